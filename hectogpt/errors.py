@@ -1,0 +1,37 @@
+"""What goes wrong through nobody's bug, told in one message: what, why, what to do, what is kept.
+
+Every room raises `UserError`; only the command line turns it into lines on stderr and an exit code.
+"""
+
+from __future__ import annotations
+
+# Exit codes. 130 and 143 (SIGINT, SIGTERM) follow the shell's convention, 128 + signal number.
+USAGE = 2
+DATA = 3
+CHECKPOINT = 4
+EXACTNESS = 5
+DIVERGED = 6
+STORAGE = 7
+MEMORY = 8
+LOCKED = 9
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class UserError(Exception):
+    """An error with its cause and its cure.
+
+    what: the thing that failed, with its path, step or value.
+    why:  what was expected and what came.
+    fix:  a command or a value that mends it.
+    kept: what survives (the last state on disk, the old file), if anything is at stake.
+    code: the process's exit code, one of the constants above.
+    """
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", kept: str = "", code: int = USAGE) -> None:
+        super().__init__(what)
+        self.what, self.why, self.fix, self.kept, self.code = what, why, fix, kept, code
+
+    def __str__(self) -> str:
+        parts = [("error", self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]
+        return "\n".join(f"{name}: {text}" for name, text in parts if text)
