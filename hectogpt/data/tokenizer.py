@@ -1,0 +1,190 @@
+"""GPT-2's byte-level BPE: text to token ids and back, with no network.
+
+The merge list is vendored (vocab.bpe.xz, credited in NOTICE) and its SHA-256 is checked whenever it is read;
+tiktoken does the merging. Refuses text that is not Unicode (lone surrogates), ids outside the vocabulary, and
+vocabularies whose ids do not fit the token files' uint16.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import lzma
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+
+VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
+VOCABULARY_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe itself
+MAX_VOCABULARY = 65_535  # ids are stored as uint16
+END_OF_TEXT = "<|endoftext|>"
+
+# GPT-2's splitting of text into words, in the possessive form tiktoken uses; same pieces, less backtracking.
+PIECES = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+# Long text is encoded in chunks. The only places where a cut never changes the ids: before a whitespace that
+# follows a non-whitespace, and before the last whitespace of a run (GPT-2 leaves that one to the next word).
+# The class is Unicode's White_Space, which tiktoken's \s means; Python's \s has four control characters more.
+CHUNK = 1 << 18
+_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_CUT = re.compile(rf"(?<=[^{_SPACE}])(?=[{_SPACE}])|(?<=[{_SPACE}])(?=[{_SPACE}][^{_SPACE}])")
+
+
+def _printable_bytes() -> dict[str, int]:
+    """The character GPT-2's files write for each byte, in the order of the ids 0 to 255."""
+    visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    hidden = [b for b in range(256) if b not in visible]
+    return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+class Tokenizer:
+    """A byte-level BPE with GPT-2's word pattern: 256 bytes, one id per merge, then <|endoftext|>.
+
+    name: what reports call it. merges: a vocab.bpe file's content, and sha256 its hash. n_vocab: number of ids.
+    end_of_text: the separator's id, the last. token_bytes: int64 [n_vocab], the bytes of text each id stands
+    for, 0 for the separator; it turns nats per token into bits per byte.
+    """
+
+    def __init__(self, merges: bytes, name: str = "gpt2") -> None:
+        """Raises UserError (DATA) for a malformed merge list or more than 65,535 ids."""
+        self.name = name
+        self.merges = merges
+        self.sha256 = hashlib.sha256(merges).hexdigest()
+        spelling = _printable_bytes()
+        to_latin1 = {ord(shown): chr(byte) for shown, byte in spelling.items()}
+        ranks = {bytes([byte]): rank for rank, byte in enumerate(spelling.values())}
+        lines = merges.decode("utf-8").splitlines()
+        if lines and lines[0].startswith("#version"):
+            del lines[0]
+        self.n_vocab = len(ranks) + len(lines) + 1
+        self.end_of_text = self.n_vocab - 1
+        if self.n_vocab > MAX_VOCABULARY:
+            raise UserError(
+                f"vocabulary {name} has {self.n_vocab:,} ids",
+                why=f"token files store ids as uint16: at most {MAX_VOCABULARY:,}",
+                fix=f"keep its first {MAX_VOCABULARY - 257:,} merges",
+                code=errors.DATA,
+            )
+        for number, line in enumerate(lines, start=1):
+            try:
+                left, right = line.split(" ")
+                merged = (left + right).translate(to_latin1).encode("latin-1")
+            except ValueError:  # UnicodeEncodeError included: a character outside GPT-2's byte alphabet
+                merged = b""
+            if not merged or merged in ranks:
+                raise UserError(
+                    f"vocabulary {name}: merge {number} is malformed: {line[:40]!r}",
+                    why="expected two byte strings in GPT-2's spelling and one space between, not merged before",
+                    fix="use an unmodified vocab.bpe",
+                    code=errors.DATA,
+                )
+            ranks[merged] = 255 + number
+        self.token_bytes: np.ndarray = np.array([len(piece) for piece in ranks] + [0], dtype=np.int64)
+        self.token_bytes.flags.writeable = False
+        self._encoding = tiktoken.Encoding(
+            name, pat_str=PIECES, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.end_of_text}
+        )
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name!r}, n_vocab={self.n_vocab}, sha256={self.sha256[:12]}...)"
+
+    def encode(self, text: str) -> np.ndarray:
+        """uint16 [tokens]. "<|endoftext|>" inside the text is plain text, never the separator.
+
+        Raises UserError (DATA) for a lone surrogate, naming its position.
+        """
+        if not text:
+            return np.empty(0, dtype=np.uint16)
+        try:
+            ids = [self._encoding.encode_to_numpy(chunk, disallowed_special=()) for chunk in _chunks(text)]
+        except UnicodeEncodeError:
+            offset = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+            raise UserError(
+                f"text is not Unicode: lone surrogate U+{ord(text[offset]):04X} at character {offset}",
+                why="half of a surrogate pair has no UTF-8 form",
+                fix="remove it, or decode the text again from its original bytes",
+                code=errors.DATA,
+            ) from None
+        return np.concatenate(ids, dtype=np.uint16, casting="unsafe")
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The bytes of a 1-D sequence of ids; the separator gives b"<|endoftext|>".
+
+        Raises UserError (DATA) for an id outside the vocabulary, naming position and id.
+        """
+        array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        check_ids(array, self.n_vocab, "token ids")
+        return self._encoding.decode_bytes(array.tolist())
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text of a 1-D sequence of ids; bytes that are not UTF-8 (half a character) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token in GPT-2's printable spelling -> id, in order of id: the content of Hugging Face's vocab.json."""
+        shown = {byte: character for character, byte in _printable_bytes().items()}
+        pieces = self._encoding.token_byte_values()
+        ids = {
+            "".join(shown[b] for b in piece): self._encoding.encode_single_token(piece) for piece in pieces
+        }
+        ids[END_OF_TEXT] = self.end_of_text
+        return dict(sorted(ids.items(), key=lambda item: item[1]))
+
+
+def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:
+    """Raise UserError (DATA) naming the first of `ids` (1-D, any integer type) outside [0, n_vocab)."""
+    if ids.size and (int(ids.max()) >= n_vocab or int(ids.min()) < 0):
+        position = int(np.flatnonzero((ids < 0) | (ids >= n_vocab))[0])
+        raise UserError(
+            f"{what}: id {int(ids[position])} at position {position} is out of range",
+            why=f"the vocabulary has {n_vocab:,} ids, 0 to {n_vocab - 1:,}",
+            fix="use tokens made with this vocabulary, as little-endian uint16",
+            code=errors.DATA,
+        )
+
+
+def _chunks(text: str) -> Iterator[str]:
+    """Pieces of about CHUNK characters whose ids, joined, are those of the whole text.
+
+    A run of whitespace longer than a chunk ends its chunk: tiktoken's regular expression overflows its stack
+    on about a million whitespace characters before a word, but not at the end of a text.
+    """
+    start = 0
+    while len(text) - start > CHUNK and (cut := _CUT.search(text, start + CHUNK)):
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:]
+
+
+def _read_vocabulary(path: Path) -> bytes:
+    """GPT-2's vocab.bpe out of the package, or UserError (DATA) naming file, cause and cure."""
+    try:
+        content = lzma.decompress(path.read_bytes())
+        found = hashlib.sha256(content).hexdigest()
+        if found == VOCABULARY_SHA256:
+            return content
+        why = f"SHA-256 of its content should be {VOCABULARY_SHA256} and is {found}"
+    except (OSError, lzma.LZMAError, EOFError) as error:
+        why = f"it cannot be read: {error}"
+    raise UserError(
+        f"GPT-2 vocabulary {path} is damaged",
+        why=why,
+        fix="python -m pip install --force-reinstall --no-deps hectogpt   (in a git clone: "
+        f"git checkout -- {path.parent.parent.name}/{path.parent.name}/{path.name})",
+        code=errors.DATA,
+    )
+
+
+@functools.cache
+def load_tokenizer() -> Tokenizer:
+    """GPT-2's tokenizer (50,257 ids), built once per process.
+
+    Raises UserError (DATA) when the vendored vocabulary is missing or damaged.
+    """
+    return Tokenizer(_read_vocabulary(VOCABULARY))
