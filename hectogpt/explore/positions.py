@@ -1,0 +1,308 @@
+"""What attention knows of order (nothing), what a causal mask leaks of it, and what sinusoids add.
+
+Pure functions of seeds and sizes, in float64 unless the question is what float32 makes of it. The real
+decoder block is measured as it is, with random weights; nothing is trained here.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.special import sici
+
+from hectogpt.errors import USAGE, UserError
+from hectogpt.model.parts import NoPositions
+from hectogpt.model.transformer import CausalAttention, ModelConfig, Transformer
+
+Array = np.ndarray
+BASE = 10000.0
+
+
+def need_even(d: int) -> None:
+    if d < 2 or d % 2:
+        raise UserError(
+            f"sinusoids of d = {d} dimensions",
+            why="sine and cosine come in pairs, so d must be even and at least 2",
+            fix=f"choose d = {max(2, d + 1)}",
+            code=USAGE,
+        )
+
+
+def need_length(T: int, least: int = 1) -> None:
+    if least > T:
+        raise UserError(
+            f"T = {T} positions", why=f"at least {least} needed", fix=f"T = {least} or more", code=USAGE
+        )
+
+
+# 6. Permutation
+
+
+class BlockWeights(NamedTuple):
+    """Weights of the question's block; every matrix acts from the right, biases are rows."""
+
+    W_q: Array
+    W_k: Array
+    W_v: Array
+    W_1: Array
+    b_1: Array
+    W_2: Array
+    b_2: Array
+
+
+def random_block(d: int, hidden: int, *, seed: int = 0) -> BlockWeights:
+    """Normal weights of variance 2/fan-in, so that attention is peaked and biases matter."""
+    rng = np.random.default_rng(seed)
+    shapes = [(d, d)] * 3 + [(d, hidden), (1, hidden), (hidden, d), (1, d)]
+    return BlockWeights(*(rng.standard_normal(s) * math.sqrt(2 / max(s[0], 2)) for s in shapes))
+
+
+def self_attention_block(
+    X: Float[Array, "T d"], w: BlockWeights, *, causal: bool = False
+) -> Float[Array, "T d"]:
+    """H = softmax(Q K^T / sqrt(d)) V with Q = X W_q and so on; Z = ReLU(H W_1 + 1 b_1) W_2 + 1 b_2."""
+    scores = (X @ w.W_q) @ (X @ w.W_k).T / math.sqrt(X.shape[1])
+    if causal:
+        scores = np.where(np.tri(len(X), dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    H = weights / weights.sum(axis=1, keepdims=True) @ (X @ w.W_v)
+    return np.maximum(H @ w.W_1 + w.b_1, 0) @ w.W_2 + w.b_2
+
+
+def equivariance_gap(
+    T: int, d: int, *, causal: bool = False, positions: bool = False, seed: int = 0
+) -> float:
+    """max |Z(P X) - P Z(X)| over one random X, P and block: 0 exactly when the block does not see order.
+
+    positions: sinusoids are added to the rows of X after permuting, as a model adds them.
+    """
+    need_length(T, 2)
+    rng = np.random.default_rng(seed)
+    X, order = rng.standard_normal((T, d)), derangement(T, rng)
+    phi = sinusoids(T, d) if positions else np.zeros((T, d))
+    w = random_block(d, 4 * d, seed=seed + 1)
+    moved = self_attention_block(X[order] + phi, w, causal=causal)
+    return float(np.abs(moved - self_attention_block(X + phi, w, causal=causal)[order]).max())
+
+
+def derangement(T: int, rng: np.random.Generator) -> Int[Array, " {T}"]:
+    """A random cyclic permutation: no element stays, so that every row must follow."""
+    cycle = rng.permutation(T)
+    order = np.empty(T, dtype=np.int64)
+    order[cycle] = np.roll(cycle, -1)
+    return order
+
+
+def stack_without_positions(
+    layers: int, d: int, *, heads: int, vocab: int, causal: bool, seed: int = 0
+) -> Transformer:
+    """The package's own model in float64, positions removed, random weights; full mask unless `causal`.
+
+    Weights of standard deviation 1/sqrt(d) and random norms and biases, so that no part is near the identity.
+    """
+    config = ModelConfig(d, heads, layers, 1, vocab, positions=NoPositions())
+    model = Transformer(config).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            p.copy_(noise / math.sqrt(d) if p.ndim == 2 else noise * 0.3 + float("norm.weight" in name))
+        model.embeddings.weight.mul_(math.sqrt(d))
+    for module in model.modules():
+        if isinstance(module, CausalAttention):
+            module.causal = causal
+    return model
+
+
+@torch.no_grad()
+def decoder_equivariance_gap(layers: int, T: int, *, causal: bool, d: int = 32, seed: int = 0) -> float:
+    """max |logits(P tokens) - P logits(tokens)| of the package's Transformer without positions."""
+    need_length(T, 2)
+    rng = np.random.default_rng(seed)
+    model = stack_without_positions(layers, d, heads=4, vocab=64, causal=causal, seed=seed)
+    ids, order = torch.from_numpy(rng.permutation(64)[:T])[None], torch.from_numpy(derangement(T, rng))
+    return float((model(ids[:, order]) - model(ids)[:, order]).abs().max())
+
+
+@torch.no_grad()
+def last_token_gap(layers: int, T: int, *, d: int = 32, seed: int = 0) -> float:
+    """max change of the last token's logits when the earlier tokens are permuted; causal mask, no positions.
+
+    One layer sees them as a set, so 0; more do not, because each earlier row has seen a different prefix.
+    """
+    need_length(T, 3)
+    rng = np.random.default_rng(seed)
+    model = stack_without_positions(layers, d, heads=4, vocab=64, causal=True, seed=seed)
+    ids = torch.from_numpy(rng.permutation(64)[:T])[None]
+    order = torch.from_numpy(np.append(derangement(T - 1, rng), T - 1))
+    return float((model(ids[:, order])[:, -1] - model(ids)[:, -1]).abs().max())
+
+
+class Probe(NamedTuple):
+    """Held-out R^2 of ln(1 + t) read from the hidden state at t, and the readings (`truth`, `reading`)."""
+
+    r2: float
+    truth: Array
+    reading: Array
+
+
+@torch.no_grad()
+def position_probe(
+    *, causal: bool, layers: int = 2, T: int = 64, texts: int = 192, d: int = 32, seed: int = 0
+) -> Probe:
+    """How much of a token's position an untrained stack without position embeddings gives away.
+
+    Tokens are uniform random, so position is in no input. A ridge regression on the last hidden state and its
+    squares (a mean of t values has a variance of order 1/t) is fitted on half of the texts, tested on the rest.
+    """
+    rng = np.random.default_rng(seed)
+    model = stack_without_positions(layers, d, heads=4, vocab=64, causal=causal, seed=seed)
+    ids = torch.from_numpy(rng.integers(64, size=(texts, T)))
+    x = model.embeddings(ids)
+    for block in model.backbone:
+        x = block(x, torch.arange(T)[None])
+    h = x.numpy().reshape(texts * T, d)
+    features = np.column_stack([np.ones(len(h)), h, h * h])
+    target = np.tile(np.log1p(np.arange(T)), texts)
+    cut = texts // 2 * T
+    scale = features[:cut].std(axis=0) + (features[:cut].std(axis=0) == 0)
+    A, y = features[:cut] / scale, target[:cut]
+    solution = np.linalg.solve(A.T @ A + np.eye(A.shape[1]), A.T @ y)
+    reading, truth = (features[cut:] / scale) @ solution, target[cut:]
+    return Probe(float(1 - np.square(truth - reading).mean() / truth.var()), truth, reading)
+
+
+# 7. Sinusoids
+
+
+def frequencies(d: int, base: float = BASE) -> Float[Array, " pairs"]:
+    """base^(-2i/d), i = 0 .. d/2 - 1 (1706.03762, section 3.5)."""
+    need_even(d)
+    return base ** (-np.arange(0, d, 2) / d)
+
+
+def sinusoids(T: int, d: int, *, base: float = BASE) -> Float[Array, "{T} {d}"]:
+    """Phi[t, 2i] = sin(t / base^(2i/d)), Phi[t, 2i+1] = cos(t / base^(2i/d))."""
+    need_length(T)
+    return sinusoids_at(np.arange(T), d, base=base)
+
+
+def sinusoids_at(t: Int[Array, " rows"], d: int, *, base: float = BASE) -> Float[Array, "rows {d}"]:
+    """The rows of Phi at any integer positions, negative ones included."""
+    angle = t[:, None] * frequencies(d, base)
+    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(len(t), d)
+
+
+def rotation(s: int, d: int, *, base: float = BASE) -> Float[Array, "{d} {d}"]:
+    """R(s) with Phi(t + s) = R(s) Phi(t) for every t: a rotation by -s omega_i in each (sin, cos) plane."""
+    R = np.zeros((d, d))
+    angle = s * frequencies(d, base)
+    even = np.arange(0, d, 2)
+    R[even, even] = R[even + 1, even + 1] = np.cos(angle)
+    R[even, even + 1], R[even + 1, even] = np.sin(angle), -np.sin(angle)
+    return R
+
+
+def similarity(distance: Int[Array, " n"], d: int, *, base: float = BASE) -> Float[Array, " n"]:
+    """Phi(t) . Phi(t + distance) = sum_i cos(omega_i distance), the same for every t; d/2 at distance 0."""
+    return np.cos(distance[:, None] * frequencies(d, base)).sum(axis=1)
+
+
+def similarity_limit(distance: Float[Array, " n"], *, base: float = BASE) -> Float[Array, " n"]:
+    """similarity / (d/2) as d grows: int_0^1 cos(s base^-u) du = (Ci(s) - Ci(s / base)) / ln(base), s > 0."""
+    return (sici(distance)[1] - sici(distance / base)[1]) / math.log(base)
+
+
+def distances(apart: Int[Array, " n"], d: int, *, base: float = BASE) -> Float[Array, " n"]:
+    """|Phi(t) - Phi(t + apart)| = sqrt(sum_i 4 sin^2(omega_i apart / 2)), the same for every t."""
+    half = np.zeros(len(apart))
+    for frequency in frequencies(
+        d, base
+    ):  # one frequency at a time: T = 10^6 and d = 512 need no d x T array
+        half += np.square(np.sin(apart * (frequency / 2)))
+    return 2 * np.sqrt(half)
+
+
+class NearestPair(NamedTuple):
+    """The two closest rows of float32 and their distance; `exact` is that distance before rounding."""
+
+    s: int
+    t: int
+    distance: float
+    exact: float
+
+
+def nearest_pair(T: int, d: int, *, base: float = BASE) -> NearestPair:
+    """The closest two of T embeddings (exact sines rounded to float32) without comparing all pairs.
+
+    Before rounding, a distance depends on t - s only, so T - 1 distances replace T (T - 1) / 2. Rounding moves
+    a coordinate by at most 2^-25, hence a distance by at most 2 sqrt(d) 2^-25: only separations within twice
+    that of the smallest can win, and for those all pairs are compared as float32 has them.
+    """
+    need_length(T, 2)
+    gap = distances(np.arange(1, T), d, base=base)
+    slack = 4 * math.sqrt(d) * 2.0**-25
+    table = None if d > 16 else sinusoids(T, d, base=base).astype(np.float32)
+    best = NearestPair(0, 0, math.inf, math.inf)
+    for apart in np.flatnonzero(gap <= gap.min() + slack) + 1:
+        for start in range(0, T - apart, 1 << 16):
+            stop = min(start + (1 << 16), T - apart)
+            near = _rows(table, start, stop, d, base)
+            far = _rows(table, start + apart, stop + apart, d, base)
+            squares = np.square(near.astype(np.float64) - far).sum(axis=1)
+            if squares.min() < best.distance**2:
+                s = int(start + squares.argmin())
+                best = NearestPair(s, int(s + apart), float(math.sqrt(squares.min())), float(gap[apart - 1]))
+    return best
+
+
+def _rows(table: Array | None, start: int, stop: int, d: int, base: float) -> Array:
+    """Float32 rows start .. stop, from the table where it fits."""
+    return (
+        sinusoids_at(np.arange(start, stop), d, base=base).astype(np.float32)
+        if table is None
+        else table[start:stop]
+    )
+
+
+def first_repeat(T: int, d: int, dtype: torch.dtype, *, base: float = BASE) -> tuple[int, int] | None:
+    """The first two positions whose rows, rounded to `dtype`, are equal, or None within T."""
+    need_length(T)
+    rows = torch.from_numpy(sinusoids(T, d, base=base)).to(dtype).float().numpy()
+    seen: dict[bytes, int] = {}
+    for t, row in enumerate(rows):
+        key = (row + 0.0).tobytes()  # -0 and 0 are the same number
+        if key in seen:
+            return seen[key], t
+        seen[key] = t
+    return None
+
+
+def single_precision_error(T: int, d: int, *, base: float = BASE) -> float:
+    """max |error| of sinusoids whose angles are computed in float32 too, as is common, below position T.
+
+    A frequency's relative error of about 2^-24 grows with the angle: near T 2^-24 for the fast pairs.
+    """
+    need_length(T)
+    t = np.unique(np.linspace(0, T - 1, 4096).astype(np.int64))
+    frequency = np.exp(np.arange(0, d, 2, dtype=np.float32) * np.float32(-math.log(base) / d))
+    angle = t.astype(np.float32)[:, None] * frequency
+    single = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(len(t), d)
+    return float(np.abs(single - sinusoids_at(t, d, base=base)).max())
+
+
+def bag_of_words(
+    sentences: Sequence[str], *, positions: bool, d: int = 16, seed: int = 0
+) -> Float[Array, "n {d}"]:
+    """Mean output of the question's block for each sentence, words embedded at random, as a classifier sees it."""
+    words = sorted({w for s in sentences for w in s.split()})
+    table = np.random.default_rng(seed).standard_normal((len(words), d))
+    w = random_block(d, 4 * d, seed=seed + 1)
+    means = []
+    for sentence in sentences:
+        X = table[[words.index(word) for word in sentence.split()]]
+        means.append(self_attention_block(X + sinusoids(len(X), d) if positions else X, w).mean(axis=0))
+    return np.array(means)
