@@ -1,0 +1,333 @@
+"""Departures from GPT-2, each a frozen description with a `build` that makes the module.
+
+They know sizes and nothing else: no run, no step, no optimizer. Attention parts are called with (q, k, positions) and
+compose in the order given; input parts are called with the embedded tokens before the first block.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hectogpt.errors import UserError
+from hectogpt.values import Value
+
+
+class Past(Protocol):
+    """What a part may ask of a cache while tokens are decoded one by one: the rows just before this call's."""
+
+    def before(self, key: object, x: Tensor, n: int) -> Tensor:
+        """Return the last `n` rows [batch, n, ...] that preceded x under this key, and remember x's own."""
+        ...
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Norm(Value):
+    """A normalisation over the last axis."""
+
+    eps: float = 1e-5
+
+    def build(self, size: int) -> nn.Module:
+        raise TypeError("choose LayerNorm or RMSNorm")
+
+
+@dataclass(frozen=True)
+class LayerNorm(Norm):
+    """GPT-2's: subtract the mean, divide by the standard deviation, learned gain and bias."""
+
+    def build(self, size: int) -> nn.Module:
+        return nn.LayerNorm(size, eps=self.eps)
+
+
+@dataclass(frozen=True)
+class RMSNorm(Norm):
+    """Divide by the root mean square (1910.07467); the gain is left out unless asked for."""
+
+    gain: bool = False
+
+    def build(self, size: int) -> nn.Module:
+        return nn.RMSNorm(size, eps=self.eps, elementwise_affine=self.gain)
+
+
+# --- the MLP's activation ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Activation(Value):
+    """The non-linearity between the MLP's two matrices."""
+
+    def build(self) -> nn.Module:
+        raise TypeError("choose GELU or ReLU2")
+
+
+@dataclass(frozen=True)
+class GELU(Activation):
+    """GPT-2's: the tanh form of the Gaussian error linear unit (1606.08415)."""
+
+    def build(self) -> nn.Module:
+        return nn.GELU(approximate="tanh")
+
+
+@dataclass(frozen=True)
+class ReLU2(Activation):
+    """The squared rectifier (2109.08668)."""
+
+    def build(self) -> nn.Module:
+        return SquaredReLU()
+
+
+class SquaredReLU(nn.Module):
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return F.relu(x).square()
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Positions(Value):
+    """How a token's place enters the embedding."""
+
+    def build(self, context_length: int, d_model: int) -> nn.Module | None:
+        raise TypeError("choose Learned, Sinusoidal or NoPositions")
+
+
+@dataclass(frozen=True)
+class NoPositions(Positions):
+    """Nothing is added to the embedding: order comes from rotary parts or from the causal mask alone."""
+
+    def build(self, context_length: int, d_model: int) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Learned(Positions):
+    """GPT-2's: one learned vector per position, added to the token's."""
+
+    def build(self, context_length: int, d_model: int) -> nn.Module:
+        return nn.Embedding(context_length, d_model)
+
+
+@dataclass(frozen=True)
+class Sinusoidal(Positions):
+    """Fixed sines on even and cosines on odd dimensions, frequency base^(-2i/d) (1706.03762, section 3.5)."""
+
+    base: float = 10000.0
+
+    def build(self, context_length: int, d_model: int) -> nn.Module:
+        if d_model % 2:
+            raise UserError(
+                f"sinusoidal positions with model.d_model = {d_model}",
+                why="sines and cosines come in pairs, so d_model must be even",
+                fix=f"--model.d-model {d_model + 1}",
+            )
+        return SinusoidalTable(context_length, d_model, self.base)
+
+
+class SinusoidalTable(nn.Module):
+    table: Tensor
+
+    def __init__(self, context_length: int, d_model: int, base: float) -> None:
+        super().__init__()
+        angle = _angles(torch.arange(context_length, dtype=torch.float64), d_model, base)
+        table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
+        self.register_buffer("table", table.float(), persistent=False)
+
+    def forward(self, positions: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
+        return self.table[positions]
+
+
+def _angles(positions: Tensor, size: int, base: float) -> Tensor:
+    """[..., T] positions -> [..., T, size / 2] angles t * base^(-2i / size), in float64."""
+    frequency = base ** (-torch.arange(0, size, 2, dtype=torch.float64, device=positions.device) / size)
+    return positions.double()[..., None] * frequency
+
+
+# --- attention parts: (q, k, positions) -> (q, k) ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadPart(Value):
+    """A change of queries and keys, [batch, head, time, d_head] each, before their dot product."""
+
+    def build(self, n_heads: int, d_head: int) -> nn.Module:
+        raise TypeError("choose Rotary, QKNorm or KeyOffset")
+
+
+@dataclass(frozen=True)
+class Rotary(HeadPart):
+    """Rotate pairs of dimensions by an angle proportional to the position (2104.09864).
+
+    `fraction` is the share of dimensions that turn: at .5 the lower half of the frequencies is set to zero, which
+    leaves half of each head free of positions, as modded-nanogpt does.
+    """
+
+    base: float = 10000.0
+    fraction: float = 1.0
+
+    def build(self, n_heads: int, d_head: int) -> nn.Module:
+        return RotaryEmbedding(d_head, self.base, self.fraction)
+
+
+class RotaryEmbedding(nn.Module):
+    frequency: Tensor
+
+    def __init__(self, d_head: int, base: float, fraction: float) -> None:
+        super().__init__()
+        turning = round(d_head // 2 * fraction)
+        frequency = base ** (-torch.arange(turning, dtype=torch.float64) / max(turning, 1))
+        self.register_buffer("frequency", frequency, persistent=False)
+        self.turning = turning
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch head time d_head"],
+        k: Float[Tensor, "batch head time d_head"],
+        positions: Int[Tensor, "rows time"],
+    ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch head time d_head"]]:
+        # Angles in float64: at position 1023 a float32 angle is already off by 6e-5.
+        angle = positions[:, None, :, None].double() * self.frequency
+        cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+        return self._turn(q, cos, sin), self._turn(k, cos, sin)
+
+    def _turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        n = self.turning
+        a, b, rest = x[..., :n], x[..., n : 2 * n], x[..., 2 * n :]
+        return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), dim=-1)
+
+
+@dataclass(frozen=True)
+class QKNorm(HeadPart):
+    """Divide each query and key by its root mean square (2010.04245), so that scores cannot grow without bound."""
+
+    eps: float = 1e-6
+
+    def build(self, n_heads: int, d_head: int) -> nn.Module:
+        return QueryKeyNorm(self.eps)
+
+
+class QueryKeyNorm(nn.Module):
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch head time d_head"],
+        k: Float[Tensor, "batch head time d_head"],
+        positions: Int[Tensor, "rows time"],
+    ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch head time d_head"]]:
+        size = (q.shape[-1],)
+        return F.rms_norm(q, size, eps=self.eps), F.rms_norm(k, size, eps=self.eps)
+
+
+# --- input parts: (x, ids, past) -> x, between the embedding and the first block --------------------------------------
+
+
+@dataclass(frozen=True)
+class InputPart(Value):
+    """A change of the embedded tokens [batch, time, d] that may look at earlier tokens."""
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        raise TypeError("choose EmbeddingNorm, Smear or BigramHash")
+
+
+@dataclass(frozen=True)
+class EmbeddingNorm(InputPart):
+    """The model's norm, applied to the embedding itself."""
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return NormedInput(norm.build(d_model))
+
+
+class NormedInput(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(
+        self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], past: Past | None = None
+    ) -> Float[Tensor, "batch time d"]:
+        return self.norm(x)
+
+
+def shifted(x: Tensor, n: int, key: object, past: Past | None) -> Tensor:
+    """Rows of x [batch, time, ...] moved `n` later in time, zeros (or the cache's rows) moving in."""
+    head = torch.zeros_like(x[:, :1]).expand(-1, n, *x.shape[2:]) if past is None else past.before(key, x, n)
+    return torch.cat((head, x), dim=1)[:, : x.shape[1]]
+
+
+@dataclass(frozen=True)
+class Smear(InputPart):
+    """Add a learned share of the previous token's embedding (modded-nanogpt, record 34), per dimension."""
+
+    start: float = 0.3
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return PreviousToken(d_model, self.start)
+
+
+class PreviousToken(nn.Module):
+    def __init__(self, d_model: int, start: float) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.full((d_model,), start))
+
+    def forward(
+        self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], past: Past | None = None
+    ) -> Float[Tensor, "batch time d"]:
+        return x + self.share * shifted(x, 1, self, past)
+
+
+@dataclass(frozen=True)
+class BigramHash(InputPart):
+    """Add a vector looked up by a hash of (previous token, token) (modded-nanogpt, record 62), zero at the start."""
+
+    rows: int = 65536
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return HashedBigrams(self.rows, d_model)
+
+
+class HashedBigrams(nn.Module):
+    def __init__(self, rows: int, d_model: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.table = nn.Embedding(rows, d_model)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(
+        self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], past: Past | None = None
+    ) -> Float[Tensor, "batch time d"]:
+        previous = shifted(ids + 1, 1, self, past)  # 0 where there is no previous token
+        # Two odd multipliers spread pairs over the rows; the mask keeps the product positive.
+        mixed = (previous * 0x9E3779B1 + ids * 0x85EBCA77) & 0x7FFFFFFFFFFF
+        return x + self.table((mixed ^ (mixed >> 17)) % self.rows)
+
+
+# --- the loss head's options ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Head:
+    """The vocabulary head: bias adds one learned number per token; soft_cap bounds logits by cap * tanh(z / cap);
+    tied shares the embedding's matrix."""
+
+    bias: bool = False
+    soft_cap: float | None = None
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
+            raise UserError(f"model.head.soft_cap = {self.soft_cap}", why="it must be positive and finite")
+
+    def cap(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)

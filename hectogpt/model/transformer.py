@@ -1,0 +1,324 @@
+"""GPT-2, written for speed: the same function as reference/model_solution.py, and nothing else by default.
+
+Queries, keys and values come from one matrix, attention from scaled_dot_product_attention, the loss from the fused
+head. State dicts carry the textbook's names in both directions. Departures from GPT-2 enter as the values of parts.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hectogpt.errors import UserError
+from hectogpt.model.head import head_loss
+from hectogpt.model.parts import (
+    GELU,
+    Activation,
+    Head,
+    HeadPart,
+    InputPart,
+    LayerNorm,
+    Learned,
+    Norm,
+    Past,
+    Positions,
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a transformer, in the textbook's order, then its departures from GPT-2 (none by default).
+
+    d_model must be divisible by n_heads. `attention_scale` multiplies q.k (None: 1 / sqrt(d_model / n_heads)).
+    `biases` says whether the linear layers of the blocks have one.
+    """
+
+    d_model: int
+    n_heads: int
+    n_layers: int
+    context_length: int
+    vocab_size: int
+    norm: Norm = field(default_factory=LayerNorm)
+    activation: Activation = field(default_factory=GELU)
+    positions: Positions = field(default_factory=Learned)
+    inputs: tuple[InputPart, ...] = ()
+    heads: tuple[HeadPart, ...] = ()
+    attention_scale: float | None = None
+    biases: bool = True
+    head: Head = field(default_factory=Head)
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_heads", "context_length", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} = {getattr(self, name)}", why="it must be at least 1")
+        if self.n_layers < 0:
+            raise UserError(f"model.n_layers = {self.n_layers}", why="it must not be negative")
+        if self.d_model % self.n_heads:
+            divisors = [n for n in range(1, min(self.d_model, 1024) + 1) if self.d_model % n == 0]
+            raise UserError(
+                f"model.d_model = {self.d_model} with model.n_heads = {self.n_heads}",
+                why="every head gets d_model / n_heads dimensions, which must be a whole number",
+                fix=f"n_heads among {', '.join(map(str, divisors[:12]))}, or another d_model",
+            )
+
+    @property
+    def d_attention(self) -> int:
+        """Dimensions of one head."""
+        return self.d_model // self.n_heads
+
+    def parameter_floor(self) -> int:
+        """Parameters of the GPT-2 of these sizes without biases and norms: a bound known before any allocation."""
+        tables = (1 if self.head.tied else 2) * self.vocab_size + self.context_length
+        return tables * self.d_model + self.n_layers * 12 * self.d_model**2
+
+
+SIZES: dict[str, ModelConfig] = {
+    "tiny": ModelConfig(33, 3, 3, 512, 50257),  # the assignment's
+    "gpt2": ModelConfig(768, 12, 12, 1024, 50257),
+    "gpt2-medium": ModelConfig(1024, 16, 24, 1024, 50257),
+    "gpt2-large": ModelConfig(1280, 20, 36, 1024, 50257),
+    "gpt2-xl": ModelConfig(1600, 25, 48, 1024, 50257),
+}
+
+
+@dataclass(frozen=True)
+class Init:
+    """Standard deviations of the weights at the start; biases are 0 and norm gains 1.
+
+    `residual` is for the two projections that write into the residual stream; None is GPT-2's rule,
+    linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: `residual=0.02` is what it did.
+    """
+
+    embedding: float = 0.02
+    position: float = 0.02
+    linear: float = 0.02
+    residual: float | None = None
+    head: float = 0.02
+
+
+class Cache(Past, Protocol):
+    """What a forward pass needs from a cache of earlier tokens (generate.py has the real one)."""
+
+    def extend(self, layer: object, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Append k, v [batch, head, time, d_head]; return all keys, all values and the mask (None: see all)."""
+        ...
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between: d -> 4d -> d, at every position alike."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.d_model, 4 * config.d_model, bias=config.biases)
+        self.activation = config.activation.build()
+        self.fc2 = nn.Linear(4 * config.d_model, config.d_model, bias=config.biases)
+
+    def forward(self, x: Float[Tensor, "batch time d"]) -> Float[Tensor, "batch time d"]:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class CausalAttention(nn.Module):
+    """Several heads of attention over the current and earlier positions.
+
+    `W_qkv` stacks the textbook's W_q, W_k and W_v (rows in this order). State dicts hold the three apart.
+    Set `causal = False` to let every position see every other.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads, self.causal = config.n_heads, True
+        self.scale = config.attention_scale or 1 / math.sqrt(config.d_attention)
+        self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
+        self.W_o = nn.Linear(config.d_model, config.d_model, bias=config.biases)
+        self.parts = nn.ModuleList(part.build(config.n_heads, config.d_attention) for part in config.heads)
+        self.register_state_dict_post_hook(_split_qkv)
+        self.register_load_state_dict_pre_hook(_fuse_qkv)
+
+    def qkv(
+        self, x: Float[Tensor, "batch time d"], positions: Int[Tensor, "rows time"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (ready for the dot product but for the scale), keys and values, [batch, head, time, d_head]."""
+        qkv = self.W_qkv(x).unflatten(-1, (3, self.n_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        for part in self.parts:
+            q, k = part(q, k, positions)
+        return q, k, v
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time d"],
+        positions: Int[Tensor, "rows time"],
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch time d"]:
+        q, k, v = self.qkv(x, positions)
+        if cache is None:
+            c = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
+        else:
+            k, v, mask = cache.extend(self, k, v)
+            c = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+        return self.W_o(c.transpose(1, 2).flatten(-2))
+
+    def weights(
+        self, x: Float[Tensor, "batch time d"], positions: Int[Tensor, "rows time"]
+    ) -> Float[Tensor, "batch head time time"]:
+        """The attention map itself, which the fused kernel never forms: row t holds the weights of position t."""
+        q, k, _ = self.qkv(x, positions)
+        scores = q @ k.transpose(-2, -1) * self.scale
+        if self.causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        return scores.softmax(dim=-1)
+
+
+_QKV = ("W_q", "W_k", "W_v")
+
+
+def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for kind in ("weight", "bias"):
+        fused = state.pop(f"{prefix}W_qkv.{kind}", None)
+        if fused is not None:
+            state.update({f"{prefix}{n}.{kind}": part for n, part in zip(_QKV, fused.chunk(3), strict=True)})
+
+
+def _fuse_qkv(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for kind in ("weight", "bias"):
+        names = [f"{prefix}{n}.{kind}" for n in _QKV]
+        if all(name in state for name in names):
+            state[f"{prefix}W_qkv.{kind}"] = torch.cat([state.pop(name) for name in names])
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm residual block. `post_layer_norm` is the textbook's name for the norm before the MLP."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.pre_layer_norm = config.norm.build(config.d_model)
+        self.attention = CausalAttention(config)
+        self.post_layer_norm = config.norm.build(config.d_model)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time d"],
+        positions: Int[Tensor, "rows time"],
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch time d"]:
+        x = x + self.attention(self.pre_layer_norm(x), positions, cache)
+        return x + self.mlp(self.post_layer_norm(x))
+
+
+class Transformer(nn.Module):
+    """Token ids to next-token logits.
+
+    `loss_precision` is the number format of the matrix products inside the training loss's head: None is the
+    parameters' own; torch.bfloat16 is faster on processors that multiply it natively (exponentials and sums stay wider).
+    """
+
+    def __init__(self, config: ModelConfig, init: Init | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.loss_precision: torch.dtype | None = None
+        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embeddings = config.positions.build(config.context_length, config.d_model)
+        self.inputs = nn.ModuleList(
+            part.build(config.d_model, config.vocab_size, config.norm) for part in config.inputs
+        )
+        self.backbone = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
+        self.final_layer_norm = config.norm.build(config.d_model)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.head.bias)
+        if config.head.tied:
+            self.lm_head.weight = self.embeddings.weight
+        self.init_weights(init or Init())
+
+    @torch.no_grad()
+    def init_weights(self, init: Init, seed: int | None = None) -> None:
+        """Draw the weights. With a seed the numbers equal the textbook's after torch.manual_seed(seed): the same
+        generator, the same order (tables, then per layer k, q, v, o, fc1, fc2, then the head)."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        linears = [m for m in self.modules() if isinstance(m, nn.Linear)]
+        for bias in (m.bias for m in linears if m.bias is not None):
+            bias.zero_()
+        for weight, std in self._initial_stds(init):
+            # Drawn on the CPU, so that a seed means the same weights on every device.
+            weight.copy_(torch.empty(weight.shape).normal_(0, std, generator=generator) if std else torch.tensor(0.0))
+
+    def _initial_stds(self, init: Init) -> Iterator[tuple[Tensor, float]]:
+        d = self.config.d_model
+        residual = init.residual
+        if residual is None:
+            residual = init.linear / math.sqrt(2 * max(self.config.n_layers, 1))
+        yield self.embeddings.weight, init.embedding
+        if isinstance(self.position_embeddings, nn.Embedding):
+            yield self.position_embeddings.weight, init.position
+        for block in self.backbone:
+            assert isinstance(block, DecoderBlock)
+            q, k, v = block.attention.W_qkv.weight.split(d)
+            yield from ((w, init.linear) for w in (k, q, v))
+            yield block.attention.W_o.weight, residual
+            yield block.mlp.fc1.weight, init.linear
+            yield block.mlp.fc2.weight, residual
+        if not self.config.head.tied:
+            yield self.lm_head.weight, init.head
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "batch time"],
+        positions: Int[Tensor, "rows time"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch time d"]:
+        """The last layer's normalised output, before the vocabulary head. `positions` default to 0, 1, 2 ..."""
+        if positions is None:
+            if ids.shape[1] > self.config.context_length and self.position_embeddings is not None:
+                raise ValueError(f"{ids.shape[1]} tokens exceed the context length {self.config.context_length}")
+            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        x = self.embeddings(ids)
+        if self.position_embeddings is not None:
+            x = x + self.position_embeddings(positions)
+        for part in self.inputs:
+            x = part(x, ids, cache)
+        for block in self.backbone:
+            x = block(x, positions, cache)
+        return self.final_layer_norm(x)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch time"],
+        positions: Int[Tensor, "rows time"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch time vocab"]:
+        """Logits of the next token after each position."""
+        return self.config.head.cap(self.lm_head(self.hidden(ids, positions, cache)))
+
+    def loss(
+        self, ids: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"], reduction: str = "mean"
+    ) -> Float[Tensor, ""]:
+        """Cross entropy in nats of `targets` given the tokens up to each position, logits never formed as a whole."""
+        return head_loss(
+            self.hidden(ids),
+            self.lm_head.weight,
+            targets,
+            bias=self.lm_head.bias,
+            soft_cap=self.config.head.soft_cap,
+            reduction=reduction,
+            precision=self.loss_precision,
+        )
+
+    def get_loss_on_batch(self, input_ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
+        """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""
+        return self.loss(input_ids[:, :-1], input_ids[:, 1:])
+
+    @torch.no_grad()
+    def generate(self, x: Int[Tensor, "batch time"], num_new_tokens: int) -> Int[Tensor, "batch longer"]:
+        """Greedy continuation: the prompt followed by `num_new_tokens` tokens. Past the context length each token is
+        conditioned on the last `context_length` ones."""
+        for _ in range(num_new_tokens):
+            last = self(x[:, -self.config.context_length :])[:, -1]
+            x = torch.cat((x, last.argmax(dim=-1, keepdim=True)), dim=1)
+        return x

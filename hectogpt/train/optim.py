@@ -1,0 +1,282 @@
+"""Optimizers and schedules: for each the mathematics as a pure function, then a thin class around it.
+
+Parameters are sorted by kind (embedding, position, matrix, head, head_bias, scalar), each kind with its own rate; every
+parameter is in exactly one group. Rates depend on the step alone, so there is no scheduler state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hectogpt.errors import UserError
+from hectogpt.model.transformer import CausalAttention, Transformer
+from hectogpt.values import Value
+
+Kind = Literal["embedding", "position", "matrix", "head", "head_bias", "scalar"]
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule(Value):
+    """A factor on every rate, a pure function of the step (0-based) and the number of steps."""
+
+    def factor(self, step: int, steps: int) -> float:
+        raise TypeError("choose Constant, Linear or Cosine")
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate at every step."""
+
+    def factor(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Rise over `warmup` steps (from 1/warmup, never 0), stay until `hold` of the run is over, fall in a straight line.
+
+    The last step's factor is one decrement above `final` (2502.15938: decay to zero).
+    """
+
+    warmup: int = 0
+    hold: float = 0.0
+    final: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        start = max(self.hold * steps, min(self.warmup, steps))
+        fall = (steps - step) / (steps - start) if step >= start else 1.0
+        return rise * (self.final + (1 - self.final) * min(1.0, fall))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Rise over `warmup` steps, then half a cosine down to `final` (1608.03983)."""
+
+    warmup: int = 0
+    final: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, steps - self.warmup)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+# --- which parameter is what ------------------------------------------------------------------------------------------
+
+
+def kinds(model: Transformer) -> dict[str, Kind]:
+    """Name -> kind for every parameter, by the module it belongs to; shared parameters appear once."""
+    modules = dict(model.named_modules())
+    found: dict[str, Kind] = {}
+    for name, _ in model.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        module = modules[path]
+        if module is model.lm_head:
+            found[name] = "head" if leaf == "weight" else "head_bias"
+        elif module is model.position_embeddings:
+            found[name] = "position"
+        elif isinstance(module, nn.Embedding):
+            found[name] = "embedding"
+        elif isinstance(module, nn.Linear) and leaf == "weight":
+            found[name] = "matrix"
+        else:
+            found[name] = "scalar"
+    return found
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of the kinds that want their own; None means the optimizer's `lr`."""
+
+    embedding: float | None = None
+    position: float | None = None
+    matrix: float | None = None
+    head: float | None = None
+    head_bias: float | None = None
+    scalar: float | None = None
+
+
+# --- AdamW ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Optim(Value):
+    """An optimizer and its rates; `build` gives the object that steps."""
+
+    def build(self, model: Transformer) -> Optimizer:
+        raise TypeError("choose AdamW or Muon")
+
+
+@dataclass(frozen=True)
+class AdamW(Optim):
+    """Adam with decoupled weight decay (1711.05101). The defaults are PyTorch's, which the assignment uses.
+
+    `decay_all=False` spares embeddings, biases and gains from weight decay.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    decay_all: bool = True
+    rates: Rates = field(default_factory=Rates)
+
+    def __post_init__(self) -> None:
+        if not (self.lr >= 0 and math.isfinite(self.lr)):
+            raise UserError(f"optim.lr = {self.lr}", why="a learning rate is finite and not negative")
+
+    def build(self, model: Transformer) -> Optimizer:
+        return Optimizer([self.part(model, set(kinds(model)))])
+
+    def part(self, model: Transformer, names: set[str]) -> Part:
+        """The torch optimizer over the named parameters, one group per (rate, weight decay)."""
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        kind_of = kinds(model)
+        for name, parameter in model.named_parameters():
+            if name in names:
+                rate = getattr(self.rates, kind_of[name])
+                decays = self.decay_all or kind_of[name] in ("matrix", "head")
+                key = (self.lr if rate is None else rate, self.weight_decay if decays else 0.0)
+                groups.setdefault(key, []).append(parameter)
+        return torch.optim.AdamW(
+            [{"params": ps, "lr": lr, "base_lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()],
+            betas=self.betas,
+            eps=self.eps,
+            fused=True,  # one pass over memory: 2.6 ms against 23 ms for 3.2 M parameters on two cores
+        )
+
+
+# --- Muon -------------------------------------------------------------------------------------------------------------
+
+# Coefficients of the quintic p(s) = a s + b s^3 + c s^5 that pushes singular values towards 1 (K. Jordan's Muon).
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(
+    update: Float[Tensor, "*batch rows columns"], steps: int = 5, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*batch rows columns"]:
+    """Replace the singular values of each matrix by values near 1 (about .7 to 1.2), by Newton-Schulz iteration.
+
+    Works on stacks of matrices of one shape. Source: Muon (Jordan et al. 2024), coefficients QUINTIC.
+    """
+    a, b, c = QUINTIC
+    x = update.to(dtype)
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # singular values at most 1, where the iteration converges
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x if wide else x.mT).to(update.dtype)
+
+
+@dataclass(frozen=True)
+class Muon(Optim):
+    """Momentum whose update is orthogonalised, for the hidden matrices; `rest` takes every other parameter.
+
+    Queries, keys and values are three matrices to it. An update of shape (rows, columns) is scaled by
+    sqrt(max(1, rows / columns)), Jordan's rule ("original" in torch.optim.Muon). Momentum rises from
+    `momentum_start` to `momentum` over `momentum_steps` steps.
+    """
+
+    lr: float = 0.02
+    momentum: float = 0.95
+    momentum_start: float = 0.85
+    momentum_steps: int = 0
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    newton_schulz_steps: int = 5
+    rest: AdamW = field(default_factory=AdamW)
+
+    def build(self, model: Transformer) -> Optimizer:
+        matrices = {name for name, kind in kinds(model).items() if kind == "matrix"}
+        others = set(kinds(model)) - matrices
+        return Optimizer([MuonPart(self, list(_whole_matrices(model, matrices))), self.rest.part(model, others)])
+
+
+def _whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:
+    """Each named parameter with the number of matrices stacked in its rows: 3 for W_qkv, else 1."""
+    stacked = {id(m.W_qkv.weight) for m in model.modules() if isinstance(m, CausalAttention)}
+    for name, parameter in model.named_parameters():
+        if name in names:
+            yield parameter, 3 if id(parameter) in stacked else 1
+
+
+class MuonPart(torch.optim.Optimizer):
+    """Muon over (parameter, stacked matrices) pairs; matrices of one shape are orthogonalised as one batch."""
+
+    def __init__(self, config: Muon, parameters: list[tuple[Tensor, int]]) -> None:
+        self.config, self.stacks = config, dict(parameters)
+        group = {"params": list(self.stacks), "lr": config.lr, "base_lr": config.lr, "momentum": config.momentum}
+        super().__init__([group], {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        group = self.param_groups[0]
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+            update = p.grad.lerp(buffer, group["momentum"]) if self.config.nesterov else buffer
+            n = self.stacks[p]
+            for whole, part in zip(p.chunk(n), update.chunk(n), strict=True):
+                by_shape.setdefault(tuple(part.shape), []).append((whole, part))
+        for (rows, columns), pairs in by_shape.items():
+            updates = orthogonalize(torch.stack([u for _, u in pairs]), self.config.newton_schulz_steps)
+            scale = math.sqrt(max(1.0, rows / columns))
+            for (p, _), update in zip(pairs, updates, strict=True):
+                p.mul_(1 - group["lr"] * self.config.weight_decay).add_(update, alpha=-group["lr"] * scale)
+
+
+# --- the object the loop drives ---------------------------------------------------------------------------------------
+
+Part = torch.optim.Optimizer
+
+
+class Optimizer:
+    """One or more torch optimizers stepped together, their rates set from the schedule's factor."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.parts = parts
+
+    def parameters(self) -> list[Tensor]:
+        return [p for part in self.parts for group in part.param_groups for p in group["params"]]
+
+    def step(self, step: int, factor: float) -> None:
+        """Apply the gradients of 0-based `step` with every base rate times `factor`."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            if isinstance(part, MuonPart):
+                part.param_groups[0]["momentum"] = _momentum(part.config, step)
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    @property
+    def lr(self) -> float:
+        """The largest current rate of the first part, for display."""
+        return max(cast(float, group["lr"]) for group in self.parts[0].param_groups)
+
+
+def _momentum(config: Muon, step: int) -> float:
+    if step >= config.momentum_steps:
+        return config.momentum
+    return config.momentum_start + (config.momentum - config.momentum_start) * step / config.momentum_steps
