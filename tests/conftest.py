@@ -1,0 +1,53 @@
+"""What every room's tests share: options, the path to the textbook, one thread.
+
+`--slow` and `--network` run the tests marked so; `gpu` tests run where there is a CUDA device. Skipped otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+REFERENCE = CHECKOUT / "reference"
+
+# The textbook is three flat files, imported by their bare names, as its graders do.
+sys.path.insert(0, str(REFERENCE))
+
+# One thread: sums come out in one order, and tests that run side by side do not fight over cores.
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow: minutes rather than seconds")
+    parser.addoption("--network", action="store_true", help="run the tests marked network: they need the hub")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = {
+        "slow": None if config.getoption("--slow") else "minutes rather than seconds; run with --slow",
+        "network": None if config.getoption("--network") else "needs the hub; run with --network",
+        "gpu": None if torch.cuda.is_available() else "no CUDA device",
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason is not None and item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of the textbook."""
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The data folder that developers have beside the checkout; skips where there is none."""
+    folder = CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return folder
