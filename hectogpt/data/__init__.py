@@ -3,6 +3,18 @@
 Needs numpy and tiktoken only; torch is never imported here. Refuses text it cannot keep byte for byte.
 """
 
+from hectogpt.data.batches import Batches
+from hectogpt.data.corpus import Corpus, build, cache_folder, open_corpus, repair, verify
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["Tokenizer", "load_tokenizer"]
+__all__ = [
+    "Batches",
+    "Corpus",
+    "Tokenizer",
+    "build",
+    "cache_folder",
+    "load_tokenizer",
+    "open_corpus",
+    "repair",
+    "verify",
+]

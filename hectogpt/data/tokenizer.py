@@ -46,8 +46,8 @@ def _printable_bytes() -> dict[str, int]:
 class Tokenizer:
     """A byte-level BPE with GPT-2's word pattern: 256 bytes, one id per merge, then <|endoftext|>.
 
-    name: what reports call it. merges: a vocab.bpe file's content, and sha256 its hash. n_vocab: number of ids.
-    end_of_text: the separator's id, the last. token_bytes: int64 [n_vocab], the bytes of text each id stands
+    name: what reports call it. merges: a vocab.bpe file's content; sha256: its hash. n_vocab: number of
+    ids. end_of_text: the separator's id, the last. token_bytes: int64 [n_vocab], the bytes of text each id stands
     for, 0 for the separator; it turns nats per token into bits per byte.
     """
 
@@ -80,7 +80,7 @@ class Tokenizer:
             if not merged or merged in ranks:
                 raise UserError(
                     f"vocabulary {name}: merge {number} is malformed: {line[:40]!r}",
-                    why="expected two byte strings in GPT-2's spelling and one space between, not merged before",
+                    why="expected two byte strings in GPT-2's spelling, one space between, not merged before",
                     fix="use an unmodified vocab.bpe",
                     code=errors.DATA,
                 )
@@ -127,12 +127,10 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def vocabulary(self) -> dict[str, int]:
-        """Token in GPT-2's printable spelling -> id, in order of id: the content of Hugging Face's vocab.json."""
+        """Token in GPT-2's printable spelling -> id, in order: the content of Hugging Face's vocab.json."""
         shown = {byte: character for character, byte in _printable_bytes().items()}
         pieces = self._encoding.token_byte_values()
-        ids = {
-            "".join(shown[b] for b in piece): self._encoding.encode_single_token(piece) for piece in pieces
-        }
+        ids = {"".join(shown[b] for b in piece): self._encoding.encode_single_token(piece) for piece in pieces}
         ids[END_OF_TEXT] = self.end_of_text
         return dict(sorted(ids.items(), key=lambda item: item[1]))
 
