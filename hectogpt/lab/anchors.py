@@ -1,0 +1,133 @@
+"""What counting alone reaches: uniform, unigram, interpolated Kneser-Ney bigram and trigram.
+
+Counted from exactly the windows a run reads, scored on the held-out tokens the run is scored on. A network above the
+trigram has learned less than a table of counts would. Refuses to count across a window's edge.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hectogpt import errors
+from hectogpt.data import Batches
+from hectogpt.errors import UserError
+
+ADDED = 0.1  # added to every count of the unigram and of the continuation counts, so that no id has probability 0
+DISCOUNT = 0.75  # taken from every n-gram's count and given to the shorter context's distribution
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Held-out cross entropy of the count models, in nats per token."""
+
+    uniform: float
+    unigram: float
+    kn2: float
+    kn3: float
+
+
+class _Table:
+    """Counts of n-grams as sorted int64 keys, context * vocab + next id, and per context their sum and number."""
+
+    def __init__(self, keys: np.ndarray, counts: np.ndarray, vocab: int) -> None:
+        self.vocab, self.keys, self.counts = vocab, keys, counts
+        self.contexts, start, self.kinds = np.unique(keys // vocab, return_index=True, return_counts=True)
+        self.totals = np.add.reduceat(counts, start) if len(keys) else np.zeros(0, np.int64)
+
+    def interpolate(self, context: np.ndarray, y: np.ndarray, shorter: np.ndarray) -> np.ndarray:
+        """max(c - D, 0) / total + (D kinds / total) shorter, or `shorter` where the context never occurred."""
+        at, seen = _find(self.contexts, context)
+        if not len(self.keys):
+            return shorter
+        total = np.where(seen, self.totals[at], 1)
+        back_off = np.where(seen, DISCOUNT * self.kinds[at] / total, 1.0)
+        at, seen = _find(self.keys, context * self.vocab + y)
+        kept = np.where(seen, self.counts[at] - DISCOUNT, 0.0)
+        return kept / total + back_off * shorter
+
+
+def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of `wanted` in sorted `keys` (any place where absent) and whether each is there."""
+    at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+    return at, (keys[at] == wanted) if len(keys) else np.zeros(wanted.shape, bool)
+
+
+class KneserNey:
+    """Interpolated Kneser-Ney (Chen and Goodman 1999, one discount) over token ids.
+
+    tokens: ids of shape [windows, window] or [n]; n-grams lie within a row. With c counts, m_y the number of distinct
+    ids before y, and table T interpolating as `max(c - D, 0) / total + (D kinds / total) shorter`:
+    unigram p_y = (c_y + a) / (N + a V); continuation p_y = (m_y + a) / sum(m + a); the bigram interpolates the pairs'
+    counts with the continuation; the trigram the triples' counts with a bigram whose count of (x, y) is the number of
+    distinct ids before it. Raises UserError (DATA) without tokens.
+    """
+
+    def __init__(self, tokens: np.ndarray, vocab: int) -> None:
+        rows = np.atleast_2d(np.asarray(tokens)).astype(np.int64)
+        if rows.size == 0:
+            raise UserError("no tokens to count", why="the anchors need the run's training tokens", code=errors.DATA)
+        if not (rows.min() >= 0 and rows.max() < vocab):
+            raise UserError(
+                f"token id {rows.max() if rows.max() >= vocab else rows.min()} with a vocabulary of {vocab}",
+                code=errors.DATA,
+            )
+        self.vocab = vocab
+        counts = np.bincount(rows.ravel(), minlength=vocab)
+        self._unigram = (counts + ADDED) / (rows.size + ADDED * vocab)
+        pairs, pair_counts = np.unique(rows[:, :-1] * vocab + rows[:, 1:], return_counts=True)
+        self._pairs = _Table(pairs, pair_counts, vocab)
+        before = np.bincount(pairs % vocab, minlength=vocab) + ADDED
+        self._continuation = before / before.sum()
+        triples, triple_counts = np.unique(
+            (rows[:, :-2] * vocab + rows[:, 1:-1]) * vocab + rows[:, 2:], return_counts=True
+        )
+        self._triples = _Table(triples, triple_counts, vocab)
+        self._continued = _Table(*np.unique(triples % vocab**2, return_counts=True), vocab)
+
+    def unigram(self, y: np.ndarray) -> np.ndarray:
+        """p(y), of y's shape."""
+        return self._unigram[y]
+
+    def bigram(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """p(y | x), elementwise over int64 arrays of one shape."""
+        return self._pairs.interpolate(x, y, self._continuation[y])
+
+    def trigram(self, w: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """p(y | w, x), elementwise over int64 arrays of one shape."""
+        shorter = self._continued.interpolate(x, y, self._continuation[y])
+        return self._triples.interpolate(w * self.vocab + x, y, shorter)
+
+
+def anchors(train_tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> Anchors:
+    """Count `train_tokens` ([windows, window] or [n]) and score every token of `held_out` ([n]) after the first.
+
+    Contexts come from the held-out stream. The second token has one token before it: the bigram stands in for the
+    trigram there. Raises UserError (DATA) for fewer than two held-out tokens or ids outside the vocabulary.
+    """
+    stream = np.asarray(held_out).astype(np.int64)
+    if len(stream) < 2:
+        raise UserError(f"{len(stream)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
+    if not (stream.min() >= 0 and stream.max() < vocab):
+        raise UserError(f"held-out token id {stream.max()} with a vocabulary of {vocab}", code=errors.DATA)
+    model = KneserNey(train_tokens, vocab)
+    two = model.bigram(stream[:-1], stream[1:])
+    three = np.concatenate([two[:1], model.trigram(stream[:-2], stream[1:-1], stream[2:])])
+    return Anchors(
+        uniform=math.log(vocab),
+        unigram=_cross_entropy(model.unigram(stream[1:])),
+        kn2=_cross_entropy(two),
+        kn3=_cross_entropy(three),
+    )
+
+
+def _cross_entropy(probabilities: np.ndarray) -> float:
+    return float(-np.log(probabilities).mean())
+
+
+def tokens_read(tokens: np.ndarray, window: int, batch_size: int, seed: int, steps: int) -> np.ndarray:
+    """int64 [steps * batch_size, window]: the windows that a run's first `steps` batches show."""
+    batches = Batches(tokens, window, batch_size, seed)
+    return np.concatenate([batches.at(step) for step in range(steps)])
