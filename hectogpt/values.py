@@ -11,6 +11,7 @@ import difflib
 import math
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hectogpt.errors import UserError
@@ -117,7 +118,7 @@ def _misfit(where: str, kind: Any, data: Any) -> UserError:
     )
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, or list them all."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -129,7 +130,7 @@ def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
     return dict(_diff(dump(before), dump(after), ""))
 
 
-def _diff(a: Any, b: Any, where: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
+def _diff(a: Any, b: Any, where: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
     same_kind = isinstance(a, dict) and isinstance(b, dict) and a.get("type") == b.get("type")
     if same_kind:
         for key in a:

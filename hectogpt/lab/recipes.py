@@ -19,9 +19,7 @@ Recipe = Callable[[Run], Run]
 
 def baseline() -> Run:
     """The assignment's own: d 33, 3 heads, 3 layers, context 512; AdamW at a constant 1e-5, clip 1, batch 16."""
-    return Run(
-        recipe="baseline", model=SIZES["tiny"], optim=AdamW(lr=1e-5), dtype="float32", gradient_clipping=1.0
-    )
+    return Run(recipe="baseline", model=SIZES["tiny"], optim=AdamW(lr=1e-5), dtype="float32", gradient_clipping=1.0)
 
 
 def first(run: Run) -> Run:
@@ -45,8 +43,12 @@ def recipe(name: str) -> Run:
     for change in RECIPES:
         if change.__name__ == name:
             return replace(change(baseline()), recipe=name)
-    known = ["baseline", *(change.__name__ for change in RECIPES)]
-    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(known)}", fix=did_you_mean(name, known))
+    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(names())}", fix=did_you_mean(name, names()))
+
+
+def names() -> list[str]:
+    """Every recipe's name, the baseline first."""
+    return ["baseline", *(change.__name__ for change in RECIPES)]
 
 
 def describe(name: str) -> str:

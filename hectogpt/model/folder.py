@@ -35,9 +35,7 @@ def save_model(model: Transformer, folder: Path) -> None:
         os.replace(temporary, folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {folder / 'model.safetensors'}", why=str(error), code=errors.STORAGE
-        ) from None
+        raise UserError(f"cannot write {folder / 'model.safetensors'}", why=str(error), code=errors.STORAGE) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from hectogpt.errors import UserError
 from hectogpt.values import Value
 
 
+@runtime_checkable
 class Past(Protocol):
     """What a part may ask of a cache while tokens are decoded one by one: the rows just before this call's."""
 
@@ -318,8 +319,8 @@ class HashedBigrams(nn.Module):
 
 @dataclass(frozen=True)
 class Head:
-    """The vocabulary head: bias adds one learned number per token; soft_cap bounds logits by cap * tanh(z / cap);
-    tied shares the embedding's matrix."""
+    """The vocabulary head: soft_cap bounds logits z by cap * tanh(z / cap) (2408.00118); bias adds one learned number
+    per token, outside the cap; tied shares the embedding's matrix."""
 
     bias: bool = False
     soft_cap: float | None = None

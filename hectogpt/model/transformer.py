@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +93,7 @@ class Init:
     """Standard deviations of the weights at the start; biases are 0 and norm gains 1.
 
     `residual` is for the two projections that write into the residual stream; None is GPT-2's rule,
-    linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: `residual=0.02` is what it did.
+    linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: it did `residual=0.02`.
     """
 
     embedding: float = 0.02
@@ -103,6 +103,7 @@ class Init:
     head: float = 0.02
 
 
+@runtime_checkable
 class Cache(Past, Protocol):
     """What a forward pass needs from a cache of earlier tokens (generate.py has the real one)."""
 
@@ -218,7 +219,7 @@ class Transformer(nn.Module):
     """Token ids to next-token logits.
 
     `loss_precision` is the number format of the matrix products inside the training loss's head: None is the
-    parameters' own; torch.bfloat16 is faster on processors that multiply it natively (exponentials and sums stay wider).
+    parameters' own; torch.bfloat16 is faster on processors that multiply it natively (sums stay wider).
     """
 
     def __init__(self, config: ModelConfig, init: Init | None = None) -> None:
@@ -242,9 +243,11 @@ class Transformer(nn.Module):
         """Draw the weights. With a seed the numbers equal the textbook's after torch.manual_seed(seed): the same
         generator, the same order (tables, then per layer k, q, v, o, fc1, fc2, then the head)."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        linears = [m for m in self.modules() if isinstance(m, nn.Linear)]
-        for bias in (m.bias for m in linears if m.bias is not None):
-            bias.zero_()
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+            elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+                module.reset_parameters()
         for weight, std in self._initial_stds(init):
             # Drawn on the CPU, so that a seed means the same weights on every device.
             weight.copy_(torch.empty(weight.shape).normal_(0, std, generator=generator) if std else torch.tensor(0.0))
@@ -294,7 +297,12 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token after each position."""
-        return self.config.head.cap(self.lm_head(self.hidden(ids, positions, cache)))
+        return self.logits(self.hidden(ids, positions, cache))
+
+    def logits(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows vocab"]:
+        """The vocabulary head. The soft cap bounds the product, the bias is added outside it, as in head_loss."""
+        logits = self.config.head.cap(F.linear(hidden, self.lm_head.weight))
+        return logits if self.lm_head.bias is None else logits + self.lm_head.bias
 
     def loss(
         self, ids: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"], reduction: str = "mean"

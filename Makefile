@@ -1,0 +1,43 @@
+# Two commands for newcomers (train, test), the rest for those who stay. PYTHON may name another python3 (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test install check bench answers clean
+
+train: install  ## install, then train the default recipe on the embedded corpus
+	$(BIN)/hectogpt train
+
+test: .venv/.test  ## install what tests need, then run them all
+	$(BIN)/python -m pytest -n 2
+
+install: .venv/.install
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) found"; \
+	    echo "fix: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.install: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[explore]'
+	@touch $@
+
+.venv/.test: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ .venv/.install
+
+check: .venv/.test  ## what pre-commit runs: formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.test  ## side-by-side timings, appended to results/bench.jsonl
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench
+
+answers: install  ## figures and PDF of answers/
+	$(BIN)/python -m hectogpt.explore.answers
+
+clean:
+	rm -rf .venv build *.egg-info
