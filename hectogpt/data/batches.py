@@ -27,7 +27,7 @@ class Batches:
         for name, value, least, most in (
             ("window", window, 1, 2**31),
             ("batch_size", batch_size, 1, 2**31),
-            ("seed", seed, 0, 2**64 - 1),
+            ("seed", seed, 0, 2**63 - 1),
         ):
             if not least <= value <= most:
                 raise UserError(

@@ -232,7 +232,9 @@ class _Place:
             )
         passage = 0
         if len(first) < MANY_DOCUMENTS:
-            first, passage = dealt(first, self.source.name)
+            first, passage, repetitive = dealt(first, self.source.name)
+            if repetitive:
+                self.source.problems.append("the text repeats itself: equal passages are in more than one split")
         about = {
             "source": self.source.identity,
             "fingerprint": self.source.fingerprint,
@@ -271,8 +273,8 @@ def _tokenised(
     def work(task: list[Document]) -> list[shards.Piece]:
         ids: dict[str, list[np.ndarray]] = {split: [] for split in shards.SPLITS}
         sizes = dict.fromkeys(shards.SPLITS, 0)
-        for _, content in task:
-            split = split_of(content)
+        for document in task:
+            split, content = split_of(document), document.content
             new = tokenizer.encode(content) if isinstance(content, str) else content
             ids[split] += [new, separator]
             sizes[split] += int(tokenizer.token_bytes[new].sum())

@@ -30,10 +30,12 @@ HASHED_BYTES = 64 << 20  # sources up to this size are recognised by their conte
 
 
 class Document(NamedTuple):
-    """One document: where it came from, and its text or (from a .bin) its token ids without the separator."""
+    """One document: where it came from, its text or (from a .bin) its token ids without the separator, and what is
+    hashed before them to choose its split (nothing, but for passages of text that repeats itself)."""
 
     label: str
     content: str | np.ndarray
+    salt: bytes = b""
 
 
 @dataclass
@@ -60,7 +62,9 @@ def resolve(name: str, encoding: str, force: bool) -> Source:
     encoding."""
     try:
         codec = codecs.lookup(encoding).name
-        b"".decode(encoding)
+        b"  ".decode(encoding)  # hex and its like are codecs, but not of text
+    except UnicodeDecodeError:
+        pass
     except LookupError:
         close = difflib.get_close_matches(encoding, ["utf-8", "utf-16", "latin-1", "cp1252"], 1)
         raise UserError(

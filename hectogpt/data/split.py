@@ -24,46 +24,52 @@ PASSAGES, SHORTEST, LONGEST = 128, 64, 8192  # passages to aim at, and their bou
 LAW = "u = first 8 bytes of the document's SHA-256 / 2**64; train u < 0.85, dev u < 0.925, else test"
 
 
-def document_number(content: str | np.ndarray) -> float:
+def document_number(content: str | np.ndarray, salt: bytes = b"") -> float:
     """A document's place in [0, 1): first 8 bytes, big-endian, of the SHA-256 of its UTF-8 text, or of its ids as
-    little-endian uint16 without the separator, divided by 2**64."""
+    little-endian uint16 without the separator, divided by 2**64. `salt` comes before the text."""
     raw = content.encode("utf-8") if isinstance(content, str) else content.astype(shards.TOKEN).tobytes()
-    return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(salt + raw).digest()[:8], "big") / 2**64
 
 
-def split_of(content: str | np.ndarray) -> str:
+def split_of(document: Document) -> str:
     """train, dev or test, by the document's number."""
-    number = document_number(content)
+    number = document_number(document.content, document.salt)
     return "train" if number < TRAIN_SHARE else "dev" if number < DEV_SHARE else "test"
 
 
-def dealt(documents: list[Document], name: str) -> tuple[list[Document], int]:
-    """The documents, or their passages if whole ones leave a split (nearly) empty, and the passages' length."""
+def dealt(documents: list[Document], name: str) -> tuple[list[Document], int, bool]:
+    """The documents, or their passages if whole ones leave a split (nearly) empty; the passages' length (0: whole);
+    whether the text repeats itself so much that equal passages had to be dealt to several splits, by their number.
+
+    Raises UserError (DATA) for text too short to be split.
+    """
+    if _fills_every_split(documents):
+        return documents, 0, False
     total = sum(len(document.content) for document in documents)
-    length = 0
-    parts = documents
-    while min(_shares(parts).values()) < LEAST_SHARE:
-        length = length // 2 if length else min(max(total // PASSAGES, SHORTEST), LONGEST)
-        if length < SHORTEST:
-            raise UserError(
-                f"{name} is too short to be split: {total:,} characters or tokens in {len(documents)} documents",
-                why=f"train, dev and test need text each, in passages of at least {SHORTEST} characters",
-                fix=f"at least {PASSAGES * SHORTEST:,} characters, or train.bin, dev.bin and test.bin of your own",
-                code=errors.DATA,
-            )
-        parts = [
-            Document(f"{document.label} passage {number}", piece)
-            for document in documents
-            for number, piece in enumerate(passages(document.content, length))
-        ]
-    return parts, length
+    for repetitive in (False, True) if total >= PASSAGES * SHORTEST else (False,):
+        length = min(max(total // PASSAGES, SHORTEST), LONGEST)
+        while length >= SHORTEST:
+            pieces = [piece for document in documents for piece in passages(document.content, length)]
+            parts = [
+                Document(f"{name} passage {number}", piece, b"%d " % number if repetitive else b"")
+                for number, piece in enumerate(pieces)
+            ]
+            if _fills_every_split(parts):
+                return parts, length, repetitive
+            length //= 2
+    raise UserError(
+        f"{name} is too short to be split: {total:,} characters or tokens in {len(documents)} documents",
+        why=f"train, dev and test need text each, in passages of at least {SHORTEST} characters",
+        fix=f"at least {PASSAGES * SHORTEST:,} characters, or train.bin, dev.bin and test.bin of your own",
+        code=errors.DATA,
+    )
 
 
-def _shares(documents: Iterable[Document]) -> dict[str, float]:
+def _fills_every_split(documents: Iterable[Document]) -> bool:
     sizes = dict.fromkeys(shards.SPLITS, 0)
     for document in documents:
-        sizes[split_of(document.content)] += len(document.content)
-    return {split: size / max(sum(sizes.values()), 1) for split, size in sizes.items()}
+        sizes[split_of(document)] += len(document.content)
+    return min(sizes.values()) >= LEAST_SHARE * sum(sizes.values())
 
 
 _BREAKS = [re.compile(p) for p in (r"\n[^\S\n]*\n\s*|\r[^\S\r\n]*\r\s*", r"\n|\r(?!\n)", r"\s(?=\S)")]
