@@ -46,9 +46,7 @@ def softmax(scores: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-def attend(
-    query: Float[Array, "*batch d"], keys: Float[Array, "n d"], values: Float[Array, "n e"]
-) -> Attended:
+def attend(query: Float[Array, "*batch d"], keys: Float[Array, "n d"], values: Float[Array, "n e"]) -> Attended:
     """c = sum_i alpha_i v_i, alpha = softmax(k_i . q): without the 1/sqrt(d), as the question has it."""
     weights = softmax(query @ keys.T)
     return Attended(weights, weights @ values)
@@ -92,12 +90,7 @@ def copying(gaps: Float[Array, " gaps"], n: int, *, e: int = 16, seed: int = 0) 
     Scores are 0, -gap and -gap - x, x exponential of mean 1; values are random unit vectors of e numbers.
     """
     need_count(n, 2)
-    need(
-        bool(np.isfinite(gaps).all()),
-        "a gap that is not finite",
-        "it is a difference of scores",
-        "use numbers",
-    )
+    need(bool(np.isfinite(gaps).all()), "a gap that is not finite", "it is a difference of scores", "use numbers")
     rng = np.random.default_rng(seed)
     below = np.concatenate([[0.0], rng.exponential(size=n - 2)])
     values = rng.standard_normal((n, e))
@@ -114,12 +107,7 @@ def copying(gaps: Float[Array, " gaps"], n: int, *, e: int = 16, seed: int = 0) 
 def gap_for_weight(weight: Real, n: int) -> float:
     """The least gap that guarantees alpha_j >= weight for any other scores: ln(n - 1) + ln(w / (1 - w))."""
     need_count(n, 2)
-    need(
-        0 < weight < 1,
-        f"weight {weight}",
-        "softmax weights lie strictly between 0 and 1",
-        "choose one in between",
-    )
+    need(0 < weight < 1, f"weight {weight}", "softmax weights lie strictly between 0 and 1", "choose one in between")
     return math.log(n - 1) + float(logit(weight))
 
 
@@ -138,18 +126,8 @@ def query_for_average(keys: Float[Array, "n d"], a: int, b: int, beta: Real) -> 
     """q = beta (k_a + k_b)."""
     need_beta(beta)
     n = len(keys)
-    need(
-        a != b,
-        f"a = b = {a}",
-        "the average of two needs two different values",
-        "choose two different indices",
-    )
-    need(
-        min(a, b) >= 0 and max(a, b) < n,
-        f"a = {a}, b = {b}",
-        f"there are keys 0 to {n - 1}",
-        "choose from those",
-    )
+    need(a != b, f"a = b = {a}", "the average of two needs two different values", "choose two different indices")
+    need(min(a, b) >= 0 and max(a, b) < n, f"a = {a}, b = {b}", f"there are keys 0 to {n - 1}", "choose from those")
     return beta * (keys[a] + keys[b])
 
 
@@ -194,12 +172,7 @@ def sample_keys(
 
 def need_noise(alpha: Real, spread: Real) -> None:
     good = math.isfinite(alpha) and math.isfinite(spread) and alpha >= 0 and spread >= 0
-    need(
-        good,
-        f"alpha = {alpha}, spread = {spread}",
-        "variances are finite and not negative",
-        "choose 0 or more",
-    )
+    need(good, f"alpha = {alpha}, spread = {spread}", "variances are finite and not negative", "choose 0 or more")
 
 
 def key_projections(
@@ -221,12 +194,7 @@ def key_projections(
     seen[:, 0, 0] += 1 + math.sqrt(spread) * rng.standard_normal(samples)
     seen[:, 1, 1] += 1
     if normalise:
-        need(
-            d > n,
-            f"d = {d}",
-            f"{n} centred orthonormal means need more than {n} dimensions",
-            f"d = {n + 1} or more",
-        )
+        need(d > n, f"d = {d}", f"{n} centred orthonormal means need more than {n} dimensions", f"d = {n + 1} or more")
         squares = np.square(seen).sum(axis=-1)
         own = 1 + math.sqrt(alpha) * rng.standard_normal((samples, n - 2))
         squares[:, 2:] += np.square(own)
@@ -323,6 +291,26 @@ def single_head_limit(beta: Real, *, n: int = 2, spread: Real = 0.5) -> Logistic
     return LogisticNormal(-rest, abs(beta) * math.sqrt(spread))
 
 
+def single_head_variance(beta: Real, n: int, *, spread: Real = 0.5) -> float:
+    """E|c - E c|^2 of one head as alpha -> 0, values orthonormal; 2 Var(alpha_a) when n = 2.
+
+    The others share 1 - alpha_a in fixed proportion, exp(beta) to 1 each, so one variance carries over to all.
+    """
+    others = np.array([1.0] + [math.exp(-beta)] * (n - 2))
+    kept = float(np.square(others / others.sum()).sum())
+    return single_head_limit(beta, n=n, spread=spread).variance() * (1 + kept)
+
+
+def takeover(beta: Real, n: int, *, weight: float = 0.99, spread: Real = 0.5) -> float:
+    """P(alpha_a or alpha_b > weight) of one head as alpha -> 0; 2 Phi(-logit(weight) / (beta sqrt(spread))) if n = 2.
+
+    alpha_b = (1 - alpha_a) / (1 + (n - 2) exp(-beta)), which for small beta never exceeds `weight`.
+    """
+    limit = single_head_limit(beta, n=n, spread=spread)
+    bar = 1 - weight * (1 + (n - 2) * math.exp(-beta))
+    return limit.above(weight) + (limit.below(bar) if bar > 0 else 0.0)
+
+
 def first_head_limit(beta: Real, n: int, *, spread: Real = 0.5) -> LogisticNormal:
     """alpha_a of the head q_1 = beta mu_a as alpha -> 0: sigma(beta eps - ln(n - 1)), eps ~ N(1, spread)."""
     need_beta(beta)
@@ -336,10 +324,5 @@ def normalised_component(eps: Float[Array, " points"], rest: Real) -> Float[Arra
     eps sqrt(1 + rest^2) / sqrt(eps^2 + rest^2), scaled so that eps = 1 stays 1; its slope there is
     rest^2 / (1 + rest^2): the factor by which small changes of the component shrink.
     """
-    need(
-        math.isfinite(rest) and rest >= 0,
-        f"rest = {rest}",
-        "a length is finite and not negative",
-        "choose 0 or more",
-    )
+    need(math.isfinite(rest) and rest >= 0, f"rest = {rest}", "a length is finite and not negative", "choose 0 or more")
     return eps * np.sqrt(1 + rest * rest) / np.sqrt(eps * eps + rest * rest)

@@ -33,9 +33,7 @@ def need_even(d: int) -> None:
 
 def need_length(T: int, least: int = 1) -> None:
     if least > T:
-        raise UserError(
-            f"T = {T} positions", why=f"at least {least} needed", fix=f"T = {least} or more", code=USAGE
-        )
+        raise UserError(f"T = {T} positions", why=f"at least {least} needed", fix=f"T = {least} or more", code=USAGE)
 
 
 # 6. Permutation
@@ -60,9 +58,7 @@ def random_block(d: int, hidden: int, *, seed: int = 0) -> BlockWeights:
     return BlockWeights(*(rng.standard_normal(s) * math.sqrt(2 / max(s[0], 2)) for s in shapes))
 
 
-def self_attention_block(
-    X: Float[Array, "T d"], w: BlockWeights, *, causal: bool = False
-) -> Float[Array, "T d"]:
+def self_attention_block(X: Float[Array, "T d"], w: BlockWeights, *, causal: bool = False) -> Float[Array, "T d"]:
     """H = softmax(Q K^T / sqrt(d)) V with Q = X W_q and so on; Z = ReLU(H W_1 + 1 b_1) W_2 + 1 b_2."""
     scores = (X @ w.W_q) @ (X @ w.W_k).T / math.sqrt(X.shape[1])
     if causal:
@@ -72,9 +68,7 @@ def self_attention_block(
     return np.maximum(H @ w.W_1 + w.b_1, 0) @ w.W_2 + w.b_2
 
 
-def equivariance_gap(
-    T: int, d: int, *, causal: bool = False, positions: bool = False, seed: int = 0
-) -> float:
+def equivariance_gap(T: int, d: int, *, causal: bool = False, positions: bool = False, seed: int = 0) -> float:
     """max |Z(P X) - P Z(X)| over one random X, P and block: 0 exactly when the block does not see order.
 
     positions: sinusoids are added to the rows of X after permuting, as a model adds them.
@@ -96,9 +90,7 @@ def derangement(T: int, rng: np.random.Generator) -> Int[Array, " {T}"]:
     return order
 
 
-def stack_without_positions(
-    layers: int, d: int, *, heads: int, vocab: int, causal: bool, seed: int = 0
-) -> Transformer:
+def stack_without_positions(layers: int, d: int, *, heads: int, vocab: int, causal: bool, seed: int = 0) -> Transformer:
     """The package's own model in float64, positions removed, random weights; full mask unless `causal`.
 
     Weights of standard deviation 1/sqrt(d) and random norms and biases, so that no part is near the identity.
@@ -156,7 +148,7 @@ def position_probe(
     """How much of a token's position an untrained stack without position embeddings gives away.
 
     Tokens are uniform random, so position is in no input. A ridge regression on the last hidden state and its
-    squares (a mean of t values has a variance of order 1/t) is fitted on half of the texts, tested on the rest.
+    squares (a mean of t values has a variance of order 1/t) is fitted on half the texts, tested on the rest.
     """
     rng = np.random.default_rng(seed)
     model = stack_without_positions(layers, d, heads=4, vocab=64, causal=causal, seed=seed)
@@ -219,9 +211,7 @@ def similarity_limit(distance: Float[Array, " n"], *, base: float = BASE) -> Flo
 def distances(apart: Int[Array, " n"], d: int, *, base: float = BASE) -> Float[Array, " n"]:
     """|Phi(t) - Phi(t + apart)| = sqrt(sum_i 4 sin^2(omega_i apart / 2)), the same for every t."""
     half = np.zeros(len(apart))
-    for frequency in frequencies(
-        d, base
-    ):  # one frequency at a time: T = 10^6 and d = 512 need no d x T array
+    for frequency in frequencies(d, base):  # one frequency at a time: T = 10^6 and d = 512 need no d x T array
         half += np.square(np.sin(apart * (frequency / 2)))
     return 2 * np.sqrt(half)
 
@@ -238,34 +228,33 @@ class NearestPair(NamedTuple):
 def nearest_pair(T: int, d: int, *, base: float = BASE) -> NearestPair:
     """The closest two of T embeddings (exact sines rounded to float32) without comparing all pairs.
 
-    Before rounding, a distance depends on t - s only, so T - 1 distances replace T (T - 1) / 2. Rounding moves
-    a coordinate by at most 2^-25, hence a distance by at most 2 sqrt(d) 2^-25: only separations within twice
-    that of the smallest can win, and for those all pairs are compared as float32 has them.
+    Before rounding, a distance depends on t - s only, so T - 1 distances replace T (T - 1) / 2. Rounding
+    moves a coordinate by at most 2^-25, hence a distance by at most 2 sqrt(d) 2^-25: only separations within
+    twice that of the smallest can win, and for those all pairs are compared as float32 has them.
     """
     need_length(T, 2)
     gap = distances(np.arange(1, T), d, base=base)
     slack = 4 * math.sqrt(d) * 2.0**-25
-    table = None if d > 16 else sinusoids(T, d, base=base).astype(np.float32)
     best = NearestPair(0, 0, math.inf, math.inf)
     for apart in np.flatnonzero(gap <= gap.min() + slack) + 1:
-        for start in range(0, T - apart, 1 << 16):
-            stop = min(start + (1 << 16), T - apart)
-            near = _rows(table, start, stop, d, base)
-            far = _rows(table, start + apart, stop + apart, d, base)
-            squares = np.square(near.astype(np.float64) - far).sum(axis=1)
+        for start in range(0, T - apart, 1 << 14):
+            stop = min(start + (1 << 14), T - apart)
+            near, far = _rounded_rows(start, stop, int(apart), d, base)
+            squares = np.square(far - near).sum(axis=1)
             if squares.min() < best.distance**2:
                 s = int(start + squares.argmin())
-                best = NearestPair(s, int(s + apart), float(math.sqrt(squares.min())), float(gap[apart - 1]))
+                best = NearestPair(s, int(s + apart), math.sqrt(squares.min()), float(gap[apart - 1]))
     return best
 
 
-def _rows(table: Array | None, start: int, stop: int, d: int, base: float) -> Array:
-    """Float32 rows start .. stop, from the table where it fits."""
-    return (
-        sinusoids_at(np.arange(start, stop), d, base=base).astype(np.float32)
-        if table is None
-        else table[start:stop]
-    )
+def _rounded_rows(start: int, stop: int, apart: int, d: int, base: float) -> tuple[Array, Array]:
+    """Rows start .. stop and those `apart` further on, as float32 has them; overlapping rows are computed once."""
+    if apart < stop - start:
+        rows = sinusoids_at(np.arange(start, stop + apart), d, base=base).astype(np.float32).astype(np.float64)
+        return rows[: stop - start], rows[apart:]
+    halves = (sinusoids_at(np.arange(a, a + stop - start), d, base=base) for a in (start, start + apart))
+    near, far = (half.astype(np.float32).astype(np.float64) for half in halves)
+    return near, far
 
 
 def first_repeat(T: int, d: int, dtype: torch.dtype, *, base: float = BASE) -> tuple[int, int] | None:
@@ -294,10 +283,8 @@ def single_precision_error(T: int, d: int, *, base: float = BASE) -> float:
     return float(np.abs(single - sinusoids_at(t, d, base=base)).max())
 
 
-def bag_of_words(
-    sentences: Sequence[str], *, positions: bool, d: int = 16, seed: int = 0
-) -> Float[Array, "n {d}"]:
-    """Mean output of the question's block for each sentence, words embedded at random, as a classifier sees it."""
+def bag_of_words(sentences: Sequence[str], *, positions: bool, d: int = 16, seed: int = 0) -> Float[Array, "n {d}"]:
+    """Mean output of the question's block for each sentence; words are random vectors."""
     words = sorted({w for s in sentences for w in s.split()})
     table = np.random.default_rng(seed).standard_normal((len(words), d))
     w = random_block(d, 4 * d, seed=seed + 1)

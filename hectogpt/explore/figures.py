@@ -1,0 +1,280 @@
+"""The figures of the written answers, one function each, drawn from the same functions as the numbers.
+
+SVG files are byte-stable: no date, a fixed salt for identifiers, text as outlines. Colours are Okabe and Ito's.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import ndtr
+
+from hectogpt.explore import attention, positions
+from hectogpt.explore.numbers import SAMPLES, VANISHING, N
+
+BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+STYLE = {
+    "svg.hashsalt": "hectogpt",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.wspace": 0.06,
+}
+
+
+def panels(columns: int, height: float = 3.0) -> tuple[Figure, list[Axes]]:
+    """A figure 7.4 inches wide with one row of axes."""
+    figure = Figure(figsize=(7.4, height))
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def copying() -> Figure:
+    figure, (left, right) = panels(2)
+    gaps = np.linspace(0.0, 20.0, 81)
+    for n, colour in ((2, GREEN), (64, BLUE), (4096, ORANGE)):
+        result = attention.copying(gaps, n)
+        left.semilogy(gaps, result.missing, color=colour, label=f"n = {n}")
+        left.semilogy(gaps, result.bound, color=colour, linestyle=":", linewidth=1.3)
+        right.semilogy(gaps, result.error, color=colour)
+        right.semilogy(gaps, result.error_bound, color=colour, linestyle=":", linewidth=1.3)
+    left.set(title="Weight not on j", xlabel="gap", ylabel=r"$1-\alpha_j$", ylim=(1e-9, 3))
+    right.set(title="Error of the copy", xlabel="gap", ylabel=r"$\Vert c-v_j\Vert$", ylim=(1e-9, 3))
+    left.plot([], [], color=GREY, linestyle=":", linewidth=1.3, label="bound")
+    left.legend()
+    return figure
+
+
+def average() -> Figure:
+    figure, (left, right) = panels(2)
+    betas = np.linspace(0.0, 20.0, 81)
+    for n, colour in ((10, GREEN), (100, BLUE), (1000, ORANGE), (4096, PINK)):
+        left.semilogy(
+            betas, [attention.average_of_two(float(b), n).error for b in betas], color=colour, label=f"n = {n}"
+        )
+    left.set(title="Error of the average", xlabel=r"$\beta$", ylabel=r"$\Vert c-\frac{1}{2}(v_a+v_b)\Vert$")
+    left.legend()
+    sizes = np.unique(np.logspace(np.log10(3), 5, 60).astype(int))
+    for error, colour in ((0.1, GREEN), (0.01, BLUE), (0.001, ORANGE)):
+        needed = [attention.beta_for_error(error, int(n)) for n in sizes]
+        right.semilogx(sizes, needed, color=colour, label=f"error {error:g}")
+    right.set(title=r"$\beta$ needed", xlabel="number of keys n", ylabel=r"$\beta$")
+    right.legend()
+    return figure
+
+
+def single_head() -> Figure:
+    """The distribution of alpha_a for three beta, simulated and in closed form."""
+    figure, axes = panels(3, 2.7)
+    seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5)
+    edges = np.linspace(0, 1, 41)
+    middle, width = (edges[1:] + edges[:-1]) / 2, edges[1]
+    for ax, beta in zip(axes, (1.5, 5.0, 20.0), strict=True):
+        weights = attention.single_head(seen, beta)
+        inside = weights[:, 0] / weights[:, :2].sum(axis=1)
+        shares = np.histogram(inside, edges)[0] / SAMPLES
+        half = 1.96 * np.sqrt(shares * (1 - shares) / SAMPLES)
+        ax.bar(middle, shares / width, width * 0.9, color="#A6CBE3", label="simulated")
+        ax.errorbar(middle, shares / width, half / width, fmt="none", ecolor=BLUE, elinewidth=1)
+        limit = attention.single_head_limit(beta)
+        below = np.array([0.0] + [limit.below(float(e)) for e in edges[1:-1]] + [1.0])
+        ax.step(middle, np.diff(below) / width, where="mid", color=ORANGE, linewidth=1.3, label="closed form")
+        ax.set(title=rf"$\beta$ = {beta:g}", xlabel="share of $v_a$ in $c$", ylim=(0, None))
+    axes[0].set_ylabel("density")
+    axes[0].legend(loc="lower center")
+    return figure
+
+
+def variance() -> Figure:
+    """Total variance of c for one head and two, and the share of samples that one value takes over."""
+    figure, (left, right) = panels(2, 3.3)
+    betas = np.linspace(0.25, 60, 120)
+    marks = np.array([2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
+    seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5)
+    one = [attention.total_variance(attention.single_head(seen, float(b))) for b in marks]
+    heads = [attention.two_heads(seen, float(b)) for b in marks]
+    two = [attention.total_variance((first + second) / 2) for first, second in heads]
+    whole = [attention.total_variance(first) for first, _ in heads]
+    curve = np.array([attention.single_head_variance(float(b), N) for b in betas])
+    curve_1 = np.array([attention.first_head_limit(float(b), N).variance() * N / (N - 1) for b in betas])
+    for line, points, colour, label in (
+        (curve, one, BLUE, "one head, c"),
+        (curve_1, whole, GREEN, "two heads, $c_1$"),
+        (curve_1 / 4, two, ORANGE, "two heads, c"),
+    ):
+        left.plot(betas, line, color=colour, label=label)
+        left.errorbar(marks, [p.value for p in points], _bars(points), fmt="o", color=colour, markersize=3.5)
+    left.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+    left.set(title="Total variance", xlabel=r"$\beta$", ylabel=r"$E\Vert c-E\,c\Vert^2$", ylim=(0, 0.55))
+    left.legend(loc="center right")
+    taken = [attention.share((attention.single_head(seen, float(b))[:, :2] > 0.99).any(axis=1)) for b in marks]
+    right.plot(
+        betas, [attention.takeover(float(b), N) for b in betas], color=BLUE, label="one head: a value above 0.99"
+    )
+    right.errorbar(marks, [t.value for t in taken], _bars(taken), fmt="o", color=BLUE, markersize=3.5)
+    fails = [attention.share(first[:, 0] < 0.5) for first, _ in heads]
+    right.plot(betas, [attention.first_head_limit(float(b), N).below(0.5) for b in betas], color=GREEN)
+    right.errorbar(marks, [f.value for f in fails], _bars(fails), fmt="o", color=GREEN, markersize=3.5)
+    right.plot([], [], color=GREEN, label="two heads: $c_1$ loses $v_a$")
+    right.axhline(float(ndtr(-math.sqrt(2))), color=GREY, linewidth=0.8, linestyle=":")
+    right.set(title="Share of samples", xlabel=r"$\beta$", ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
+    right.legend(loc="upper left")
+    return figure
+
+
+def _bars(points: list[attention.Estimate]) -> np.ndarray:
+    """Error bars, below and above."""
+    return np.array([[p.value - p.low for p in points], [p.high - p.value for p in points]])
+
+
+def losing_a_key() -> Figure:
+    """c_1's weight on a against eps_a, and where the weight goes when eps_a is negative."""
+    figure, (left, right) = panels(2)
+    eps = np.linspace(-1.5, 3.0, 400)
+    for beta, colour in ((5, GREEN), (10, BLUE), (50, ORANGE)):
+        left.plot(eps, 1 / (1 + np.exp(-(beta * eps - math.log(N - 1)))), color=colour, label=rf"$\beta$ = {beta}")
+    bell = np.exp(-((eps - 1) ** 2))
+    left.fill_between(eps, 0, bell * 0.5, color="#CCCCCC", label=r"density of $\varepsilon_a$", linewidth=0)
+    left.set(title="Weight of head 1 on a", xlabel=r"$\varepsilon_a$ (length of $k_a$)", ylabel=r"$\alpha_a^{(1)}$")
+    left.legend(loc="upper left", fontsize=8)
+    for alpha, colour, label in ((1e-6, BLUE, r"$\alpha=10^{-6}$"), (1e-2, ORANGE, r"$\alpha=10^{-2}$")):
+        seen = attention.key_projections(20_000, N, alpha, 0.5, seed=2)
+        first, _ = attention.two_heads(seen[seen[:, 0, 0] < 0], 50.0)
+        ranked = -np.sort(-first, axis=1).mean(axis=0)
+        right.plot(np.arange(1, N + 1), ranked, "o-", color=colour, markersize=4, label=label)
+    right.set(
+        title=r"Head 1 when $\varepsilon_a<0$",
+        xlabel="key, by weight",
+        ylabel="mean weight",
+        ylim=(0, 1),
+        xticks=[1, 5, 10, 15],
+    )
+    right.legend()
+    return figure
+
+
+def layer_norm() -> Figure:
+    figure, (left, right) = panels(2)
+    eps = np.linspace(-1.0, 3.0, 401)
+    left.plot(eps, eps, color=GREY, linestyle=":", label="not normalised")
+    for rest, colour in ((0.0, GREEN), (0.5, BLUE), (1.0, ORANGE), (2.0, PINK)):
+        usable = eps[np.abs(eps) > 1e-9] if rest == 0 else eps
+        left.plot(usable, attention.normalised_component(usable, rest), color=colour, label=f"rest r = {rest:g}")
+    left.set(title=r"Component along $\mu_a$", xlabel=r"$\varepsilon_a$ before", ylabel="after", ylim=(-1.6, 3))
+    left.legend(fontsize=8)
+    betas = np.array([1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0])
+    raw = attention.key_projections(SAMPLES // 2, N, VANISHING, 0.5)
+    normed = attention.key_projections(SAMPLES // 2, N, VANISHING, 0.5, d=64, normalise=True)
+    for seen, line in ((raw, "-"), (normed, "--")):
+        one = [attention.total_variance(attention.single_head(seen, float(b))).value for b in betas]
+        pairs = [attention.two_heads(seen, float(b)) for b in betas]
+        two = [attention.total_variance((first + second) / 2).value for first, second in pairs]
+        right.semilogy(betas, one, line, color=BLUE)
+        right.semilogy(betas, two, line, color=ORANGE)
+    for colour, line, label in (
+        (BLUE, "-", "one head"),
+        (ORANGE, "-", "two heads"),
+        (GREY, "--", "normalised keys"),
+    ):
+        right.plot([], [], line, color=colour, label=label)
+    right.set(title="Total variance of c", xlabel=r"$\beta$", ylim=(3e-4, 1))
+    right.legend()
+    return figure
+
+
+def why_heads() -> Figure:
+    """c in the plane of v_a and v_b, for one head and for two, on the same keys."""
+    figure, axes = panels(2, 3.6)
+    seen = attention.key_projections(2000, N, 1e-4, 0.5, seed=4)
+    first, second = attention.two_heads(seen, 20.0)
+    for ax, c, title, colour in (
+        (axes[0], attention.single_head(seen, 20.0), "One head", BLUE),
+        (axes[1], (first + second) / 2, "Two heads", ORANGE),
+    ):
+        ax.plot(c[:, 0], c[:, 1], "o", color=colour, markersize=4, alpha=0.12, markeredgewidth=0, rasterized=True)
+        ax.plot(0.5, 0.5, "k+", markersize=14, markeredgewidth=1.6)
+        near = np.hypot(c[:, 0] - 0.5, c[:, 1] - 0.5) < 0.1
+        ax.set(title=f"{title}: {100 * near.mean():.0f} % near the goal", aspect="equal")
+        ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="weight on $v_a$", ylabel="weight on $v_b$")
+    return figure
+
+
+def order() -> Figure:
+    """What a causal mask leaks: position read from the hidden state of an untrained stack without positions."""
+    figure, axes = panels(2, 3.2)
+    for ax, causal, colour in ((axes[0], False, BLUE), (axes[1], True, ORANGE)):
+        probe = positions.position_probe(causal=causal)
+        t = np.rint(np.expm1(probe.truth)).astype(int)
+        rows = np.arange(t.max() + 1)
+        by_position = [probe.reading[t == p] for p in rows]
+        middle = np.array([values.mean() for values in by_position])
+        spread = np.array([values.std() for values in by_position])
+        ax.plot(rows, np.log1p(rows), color=GREY, linestyle=":", label="truth")
+        ax.plot(rows, middle, color=colour, label="read, mean and SD")
+        ax.fill_between(rows, middle - spread, middle + spread, color=colour, alpha=0.2, linewidth=0)
+        kind = "Causal mask" if causal else "Full mask"
+        ax.set(title=f"{kind}: $R^2$ = {max(probe.r2, -0.0):.2f}".replace("-0.00", "0.00"), xlabel="position t")
+        ax.set(ylim=(-0.2, 5), ylabel="ln(1 + t)")
+        ax.legend(loc="upper left")
+    return figure
+
+
+def sinusoids() -> Figure:
+    figure, (left, right) = panels(2, 3.3)
+    phi = positions.sinusoids(128, 64)
+    left.imshow(phi.T, aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="nearest")
+    left.grid(visible=False)
+    left.set(title=r"$\Phi$, T = 128, d = 64", xlabel="position t", ylabel="dimension")
+    apart = np.unique(np.logspace(0, 4, 400).astype(int))
+    for d, colour in ((64, GREEN), (512, BLUE)):
+        right.semilogx(apart, positions.similarity(apart, d) / (d / 2), color=colour, linewidth=1.2, label=f"d = {d}")
+    right.semilogx(apart, positions.similarity_limit(apart.astype(float)), "k--", linewidth=1.2, label="d to infinity")
+    right.set(title="Dot product, relative", xlabel="distance t - s", ylabel=r"$\Phi(s)\cdot\Phi(t)\;/\;(d/2)$")
+    right.legend()
+    return figure
+
+
+def nearest() -> Figure:
+    """The smallest distance of two rows against how far positions go."""
+    figure, (ax,) = panels(1, 3.2)
+    for d, colour in ((2, ORANGE), (4, PINK), (8, GREEN), (16, BLUE), (64, GREY)):
+        running = np.minimum.accumulate(positions.distances(np.arange(1, 1_000_000), d))
+        steps = np.append(np.flatnonzero(np.diff(running, prepend=np.inf)), len(running) - 1)
+        ax.loglog(steps + 2, running[steps], drawstyle="steps-post", color=colour, label=f"d = {d}")
+    ax.set(xlabel="number of positions T", ylabel="nearest pair", ylim=(1e-7, 4), title="Smallest distance of two rows")
+    ax.legend(ncols=5, loc="lower left")
+    return figure
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    f.__name__: f
+    for f in (copying, average, single_head, variance, losing_a_key, layer_norm, why_heads, order, sinusoids, nearest)
+}
+
+
+def draw(folder: Path) -> list[Path]:
+    """Write every figure as SVG and return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with mpl.rc_context(STYLE):
+        for name, make in FIGURES.items():
+            paths.append(folder / f"{name}.svg")
+            make().savefig(paths[-1], metadata={"Date": None, "Creator": None}, dpi=200)
+    return paths

@@ -1,0 +1,200 @@
+"""Every number that the written answers quote, computed when asked, by name.
+
+A name is `question.quantity`; the answers carry it in a comment behind the number, and a test compares the two.
+"""
+
+import math
+
+import numpy as np
+import torch
+from scipy.special import ndtr
+
+from hectogpt.explore import attention, positions
+
+N = 16  # keys in the noisy questions
+SAMPLES = 100_000
+VANISHING = 1e-6  # alpha where the question lets it vanish
+BETAS = (5, 10, 20, 50, 100)
+
+
+def numbers() -> dict[str, float]:
+    """All of them; some seconds on one core."""
+    parts = (_copying, _average, _small_noise, _noisy_norm, _layer_norm, _permutation, _sinusoids, _nearest)
+    return {name: float(value) for part in parts for name, value in part().items()}
+
+
+def _copying() -> dict[str, float]:
+    n, gaps = 1000, (5, 10, 15, 20)
+    result = attention.copying(np.array(gaps, dtype=np.float64), n)
+    found = {}
+    for i, gap in enumerate(gaps):
+        found[f"copy.missing_{gap}"] = result.missing[i]
+        found[f"copy.tied_{gap}"] = result.tied[i]
+        found[f"copy.bound_{gap}"] = result.bound[i]
+        found[f"copy.error_{gap}"] = result.error[i]
+        found[f"copy.error_bound_{gap}"] = result.error_bound[i]
+    found["copy.need_2"] = attention.gap_for_weight(0.99, 2)
+    found["copy.need_1000"] = attention.gap_for_weight(0.99, n)
+    found["copy.need_50000"] = attention.gap_for_weight(0.99, 50_000)
+    found["copy.exact_in_float32"] = math.log(n - 1) + 24 * math.log(2)
+    return found
+
+
+def _average() -> dict[str, float]:
+    found = {}
+    for beta in (5, 10, 15, 20):
+        found[f"average.leak_{beta}"] = attention.average_of_two(beta, 1000).leak
+        found[f"average.error_{beta}"] = attention.average_of_two(beta, 1000).error
+    for n in (10, 100, 1000, 4096):
+        found[f"average.beta_{n}"] = attention.beta_for_error(0.01, n)
+    found["average.literal"] = literal_average_gap(2048, 10.0)
+    return found
+
+
+def literal_average_gap(n: int, beta: float) -> float:
+    """|measured - closed form| of the error, with n real orthonormal keys in n dimensions and values alike."""
+    keys, values = attention.orthonormal(n, n, seed=1), attention.orthonormal(n, n, seed=2)
+    output = attention.attend(attention.query_for_average(keys, 3, 8, beta), keys, values).output
+    measured = float(np.linalg.norm(output - (values[3] + values[8]) / 2))
+    return abs(measured - attention.average_of_two(beta, n).error)
+
+
+def _small_noise() -> dict[str, float]:
+    found = {}
+    for power in (2, 4, 6, 8):
+        alpha = 10.0**-power
+        beta = alpha**-0.25
+        weights = attention.single_head(attention.key_projections(SAMPLES, N, alpha, 0, seed=power), beta)
+        target = np.zeros(N)
+        target[:2] = 0.5
+        found[f"small.beta_{power}"] = beta
+        found[f"small.sd_{power}"] = weights[:, 0].std()
+        found[f"small.sd_formula_{power}"] = beta * math.sqrt(alpha) / 2
+        found[f"small.leak_{power}"] = 1 - weights[:, :2].sum(axis=1).mean()
+        found[f"small.rms_{power}"] = math.sqrt(np.square(weights - target).sum(axis=1).mean())
+    return found
+
+
+def _noisy_norm() -> dict[str, float]:
+    """One head and two on the same sampled keys, k_a's length uncertain."""
+    seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5)
+    found = {}
+    for beta in BETAS:
+        one = attention.single_head(seen, beta)
+        first, second = attention.two_heads(seen, beta)
+        limit, limit_1 = attention.single_head_limit(beta, n=N), attention.first_head_limit(beta, N)
+        taken = attention.share((one[:, :2] > 0.99).any(axis=1))
+        for name, estimate in {
+            f"single.variance_{beta}": attention.total_variance(one),
+            f"single.taken_{beta}": taken,
+            f"heads.variance1_{beta}": attention.total_variance(first),
+            f"heads.variance_{beta}": attention.total_variance((first + second) / 2),
+            f"heads.fails_{beta}": attention.share(first[:, 0] < 0.5),
+        }.items():
+            found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        found[f"single.mean_{beta}"] = one[:, 0].mean()
+        found[f"single.limit_{beta}"] = 2 * attention.single_head_limit(beta).variance()
+        found[f"single.exact_{beta}"] = attention.single_head_variance(beta, N)
+        found[f"single.taken_exact_{beta}"] = attention.takeover(beta, N)
+        found[f"single.asymptote_{beta}"] = 0.5 - 2 / (beta * math.sqrt(math.pi))
+        found[f"single.taken_limit_{beta}"] = 2 * ndtr(-math.sqrt(2) * math.log(99) / beta)
+        found[f"single.mean_limit_{beta}"] = limit.mean()
+        found[f"heads.limit1_{beta}"] = limit_1.variance() * N / (N - 1)
+        found[f"heads.limit_{beta}"] = found[f"heads.limit1_{beta}"] / 4
+        found[f"heads.variance2_{beta}"] = attention.total_variance(second).value
+        found[f"heads.fails_limit_{beta}"] = limit_1.below(0.5)
+        found[f"heads.mean1_{beta}"] = first[:, 0].mean()
+        found[f"heads.times_{beta}"] = found[f"single.variance_{beta}"] / found[f"heads.variance_{beta}"]
+        positive = seen[:, 0, 0] > 0
+        found[f"heads.variance_positive_{beta}"] = attention.total_variance(((first + second) / 2)[positive]).value
+    negative = float(ndtr(-math.sqrt(2)))
+    found["heads.negative"] = negative
+    found["heads.variance1_end"] = negative * (1 - negative) * N / (N - 1)
+    found["heads.variance_end"] = found["heads.variance1_end"] / 4
+    found["heads.times_end"] = 0.5 / found["heads.variance_end"]
+    return found | _jumps(seen)
+
+
+def _jumps(seen: np.ndarray) -> dict[str, float]:
+    """Where c_1 goes when k_a . q_1 < 0: its largest weight, on average over samples."""
+    found = {}
+    noisy = attention.key_projections(SAMPLES, N, 1e-2, 0.5, seed=1)
+    for name, projections in {"vanishing": seen, "noisy": noisy}.items():
+        first, _ = attention.two_heads(projections[projections[:, 0, 0] < 0], 50.0)
+        found[f"heads.jump_largest_{name}"] = first.max(axis=1).mean()
+    found["heads.jump_even"] = 1 / (N - 1)
+    found["heads.half_10"] = math.log(N - 1) / 10
+    return found
+
+
+def _layer_norm() -> dict[str, float]:
+    seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5, d=64, normalise=True)
+    positive = seen[:, 0, 0] > 0
+    found = {}
+    for beta in BETAS:
+        one = attention.single_head(seen, beta)
+        first, second = attention.two_heads(seen, beta)
+        found[f"norm.single_{beta}"] = attention.total_variance(one).value
+        found[f"norm.single_positive_{beta}"] = attention.total_variance(one[positive]).value
+        found[f"norm.heads_{beta}"] = attention.total_variance((first + second) / 2).value
+    negative = float(ndtr(-math.sqrt(2)))
+    raw = attention.single_head(attention.key_projections(SAMPLES, N, VANISHING, 0.5), 10)
+    found["norm.times_10"] = attention.total_variance(raw).value / found["norm.single_10"]
+    found["norm.single_end"] = negative * (1 - negative) / 2
+    eps = 1 + math.sqrt(0.5) * np.random.default_rng(0).standard_normal(SAMPLES)
+    for name, rest in {"half": 0.5, "one": 1.0, "two": 2.0, "four": 4.0}.items():
+        w = 1 / (1 + np.exp(-10 * (attention.normalised_component(eps, rest) - 1)))
+        found[f"norm.slope_{name}"] = rest**2 / (1 + rest**2)
+        found[f"norm.variance_{name}"] = 2 * w.var()
+    return found
+
+
+SENTENCES = ("the dog bit the man", "the man bit the dog")
+
+
+def _permutation() -> dict[str, float]:
+    found = {
+        "order.block": positions.equivariance_gap(12, 16),
+        "order.block_causal": positions.equivariance_gap(12, 16, causal=True),
+        "order.block_sinusoids": positions.equivariance_gap(12, 16, positions=True),
+    }
+    for layers in (1, 2, 3):
+        found[f"order.decoder_{layers}"] = positions.decoder_equivariance_gap(layers, 12, causal=False)
+        found[f"order.decoder_causal_{layers}"] = positions.decoder_equivariance_gap(layers, 12, causal=True)
+        found[f"order.last_{layers}"] = positions.last_token_gap(layers, 12)
+        found[f"order.probe_{layers}"] = positions.position_probe(causal=True, layers=layers).r2
+        found[f"order.probe_full_{layers}"] = positions.position_probe(causal=False, layers=layers).r2
+    for name, added in {"without": False, "with": True}.items():
+        first, second = positions.bag_of_words(SENTENCES, positions=added)
+        found[f"order.sentences_{name}"] = np.abs(first - second).max()
+    return found
+
+
+def _sinusoids() -> dict[str, float]:
+    T, d = 1000, 64
+    table = positions.sinusoids(T + 37, d)
+    found = {"sin.rotation": np.abs(table[37:] - table[:T] @ positions.rotation(37, d).T).max()}
+    apart = np.array([1, 10, 100, 1000])
+    wide, limit = positions.similarity(apart, 512) / 256, positions.similarity_limit(apart.astype(np.float64))
+    for i, s in enumerate(apart):
+        found[f"sin.similarity_{s}"] = wide[i]
+        found[f"sin.similarity_limit_{s}"] = limit[i]
+        found[f"sin.log_law_{s}"] = 1 - (math.log(s) + np.euler_gamma) / math.log(positions.BASE)
+    for s in (44, 710):
+        found[f"sin.pair_{s}"] = positions.distances(np.array([s]), 2)[0]
+        found[f"sin.pair_{s}_wide"] = positions.distances(np.array([s]), 64)[0]
+    found["sin.float32_2048"] = positions.single_precision_error(2048, 64)
+    found["sin.float32_million"] = positions.single_precision_error(10**6, 64)
+    repeat = positions.first_repeat(20_000, 2, torch.bfloat16)
+    found["sin.bf16_earlier"], found["sin.bf16_later"] = repeat or (math.nan, math.nan)
+    return found
+
+
+def _nearest() -> dict[str, float]:
+    found = {}
+    for d in (2, 4, 8, 16, 64):
+        pair = positions.nearest_pair(10**6, d)
+        found[f"near.apart_{d}"] = pair.t - pair.s
+        found[f"near.distance_{d}"] = pair.distance
+        found[f"near.exact_{d}"] = pair.exact
+    return found
