@@ -21,10 +21,11 @@ from hectogpt.values import Value
 
 @runtime_checkable
 class Past(Protocol):
-    """What a part may ask of a cache while tokens are decoded one by one: the rows just before this call's."""
+    """What a part that looks back may ask of a cache while tokens are decoded one by one."""
 
-    def before(self, key: object, x: Tensor, n: int) -> Tensor:
-        """Return the last `n` rows [batch, n, ...] that preceded x under this key, and remember x's own."""
+    def shifted(self, key: object, x: Tensor, n: int) -> Tensor:
+        """Rows of x [batch, time, ...] moved `n` later in time; rows of earlier calls under this key move in, zeros
+        where the text starts (padding is not text)."""
         ...
 
 
@@ -263,8 +264,9 @@ class NormedInput(nn.Module):
 
 def shifted(x: Tensor, n: int, key: object, past: Past | None) -> Tensor:
     """Rows of x [batch, time, ...] moved `n` later in time, zeros (or the cache's rows) moving in."""
-    head = torch.zeros_like(x[:, :1]).expand(-1, n, *x.shape[2:]) if past is None else past.before(key, x, n)
-    return torch.cat((head, x), dim=1)[:, : x.shape[1]]
+    if past is not None:
+        return past.shifted(key, x, n)
+    return torch.cat((x.new_zeros(x.shape[0], n, *x.shape[2:]), x), dim=1)[:, : x.shape[1]]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hectogpt.errors import UserError
+from hectogpt.model.cache import Continuation, KVCache, LayerCache
 from hectogpt.model.head import head_loss
 from hectogpt.model.parts import (
     GELU,
@@ -27,7 +28,6 @@ from hectogpt.model.parts import (
     LayerNorm,
     Learned,
     Norm,
-    Past,
     Positions,
 )
 
@@ -103,15 +103,6 @@ class Init:
     head: float = 0.02
 
 
-@runtime_checkable
-class Cache(Past, Protocol):
-    """What a forward pass needs from a cache of earlier tokens (generate.py has the real one)."""
-
-    def extend(self, layer: object, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Append k, v [batch, head, time, d_head]; return all keys, all values and the mask (None: see all)."""
-        ...
-
-
 class MLP(nn.Module):
     """Two linear maps with an activation between: d -> 4d -> d, at every position alike."""
 
@@ -156,14 +147,15 @@ class CausalAttention(nn.Module):
         self,
         x: Float[Tensor, "batch time d"],
         positions: Int[Tensor, "rows time"],
-        cache: Cache | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch time d"]:
         q, k, v = self.qkv(x, positions)
         if cache is None:
             c = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
         else:
-            k, v, mask = cache.extend(self, k, v)
-            c = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+            k, v = cache.extend(k, v)
+            whole = cache.mask is None
+            c = F.scaled_dot_product_attention(q, k, v, cache.mask, is_causal=whole, scale=self.scale)
         return self.W_o(c.transpose(1, 2).flatten(-2))
 
     def weights(
@@ -209,7 +201,7 @@ class DecoderBlock(nn.Module):
         self,
         x: Float[Tensor, "batch time d"],
         positions: Int[Tensor, "rows time"],
-        cache: Cache | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch time d"]:
         x = x + self.attention(self.pre_layer_norm(x), positions, cache)
         return x + self.mlp(self.post_layer_norm(x))
@@ -274,7 +266,7 @@ class Transformer(nn.Module):
         self,
         ids: Int[Tensor, "batch time"],
         positions: Int[Tensor, "rows time"] | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
     ) -> Float[Tensor, "batch time d"]:
         """The last layer's normalised output, before the vocabulary head. `positions` default to 0, 1, 2 ..."""
         if positions is None:
@@ -286,15 +278,15 @@ class Transformer(nn.Module):
             x = x + self.position_embeddings(positions)
         for part in self.inputs:
             x = part(x, ids, cache)
-        for block in self.backbone:
-            x = block(x, positions, cache)
+        for index, block in enumerate(self.backbone):
+            x = block(x, positions, None if cache is None else cache.layer(index))
         return self.final_layer_norm(x)
 
     def forward(
         self,
         ids: Int[Tensor, "batch time"],
         positions: Int[Tensor, "rows time"] | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token after each position."""
         return self.logits(self.hidden(ids, positions, cache))
@@ -326,7 +318,10 @@ class Transformer(nn.Module):
     def generate(self, x: Int[Tensor, "batch time"], num_new_tokens: int) -> Int[Tensor, "batch longer"]:
         """Greedy continuation: the prompt followed by `num_new_tokens` tokens. Past the context length each token is
         conditioned on the last `context_length` ones."""
-        for _ in range(num_new_tokens):
-            last = self(x[:, -self.config.context_length :])[:, -1]
-            x = torch.cat((x, last.argmax(dim=-1, keepdim=True)), dim=1)
-        return x
+        if num_new_tokens == 0:
+            return x
+        text = Continuation(self, x.tolist(), num_new_tokens)
+        new = [text.first().argmax(dim=-1)]
+        while len(new) < num_new_tokens:
+            new.append(text.next(new[-1].tolist()).argmax(dim=-1))
+        return torch.cat((x, torch.stack(new, dim=1)), dim=1)
