@@ -107,8 +107,15 @@ def _load_dataclass(kind: type, data: Any, where: str) -> Any:
                 why=f"{kind.__name__} has {', '.join(names)}",
                 fix=did_you_mean(key, names),
             )
+    absent = [f.name for f in dataclasses.fields(kind) if f.name not in data and _required(f)]
+    if absent:
+        raise UserError(f"{where or kind.__name__}: no {', '.join(absent)}", why=f"{kind.__name__} needs it")
     prefix = f"{where}." if where else ""
     return kind(**{key: load(hints[key], item, prefix + key) for key, item in data.items()})
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _misfit(where: str, kind: Any, data: Any) -> UserError:
