@@ -1,0 +1,90 @@
+"""Means, spreads and paired differences over seeds; pure functions of lists of losses.
+
+A difference counts only if it clears both the noise floor and .02 nats. No seed is ever left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+LEAST_DIFFERENCE = 0.02  # nats per token; less is a tie whatever the test says
+SIGNIFICANCE = 0.01  # one-sided
+
+Verdict = Literal["better", "unproven", "tie", "worse"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A sample of losses. sd has n - 1 in its denominator and is None for n = 1."""
+
+    n: int
+    mean: float
+    sd: float | None
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """New minus old over the seeds both have, in nats per token: negative is better.
+
+    low, high: 95 % confidence interval of the mean difference (Student's t). p: one-sided, of a difference this low
+    if there were none. sd: of the differences. noise_floor: 2 sd / sqrt(n). All four are None for n = 1.
+    verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both; "unproven" is lower
+    beyond both but p >= SIGNIFICANCE, or a single pair.
+    """
+
+    n: int
+    difference: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    noise_floor: float | None
+    verdict: Verdict
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Summary of at least one value."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Summary(len(values), float(np.mean(values)), sd, float(min(values)), float(max(values)))
+
+
+def paired(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
+    """Compare losses by seed over the seeds in both mappings; None if they share none."""
+    seeds = sorted(new.keys() & old.keys())
+    if not seeds:
+        return None
+    a, b = np.array([new[s] for s in seeds]), np.array([old[s] for s in seeds])
+    n, difference = len(seeds), float((a - b).mean())
+    if n == 1:
+        lower: Verdict = "unproven" if difference < 0 else "worse"
+        verdict = "tie" if abs(difference) < LEAST_DIFFERENCE else lower
+        return Paired(1, difference, None, None, None, None, None, verdict)
+    sd = float(np.std(a - b, ddof=1))
+    floor = 2 * sd / math.sqrt(n)
+    if sd <= 1e-12 * max(1.0, abs(difference)):  # every seed differs by the same: no t statistic, and no doubt
+        p = 0.5 if difference == 0 else float(difference > 0)
+        low = high = difference
+    else:
+        p = float(stats.ttest_rel(a, b, alternative="less").pvalue)
+        interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+        low, high = float(interval.low), float(interval.high)
+    if abs(difference) < max(LEAST_DIFFERENCE, floor):
+        verdict = "tie"
+    elif difference > 0:
+        verdict = "worse"
+    else:
+        verdict = "better" if p < SIGNIFICANCE else "unproven"
+    return Paired(n, difference, sd, low, high, p, floor, verdict)
+
+
+def selection_bias(sd: float, trials: int) -> float:
+    """How far the best of `trials` equally good settings is expected to lie below their true mean, sd sqrt(2 ln K)."""
+    return sd * math.sqrt(2 * math.log(trials)) if trials > 1 else 0.0
