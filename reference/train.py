@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt16
 from matplotlib.figure import Figure
 from model_solution import ModelConfig, Transformer
 from torch import Tensor
@@ -141,7 +141,7 @@ def sotu_documents() -> Iterator[str]:
             yield document.decode("utf-8")
 
 
-def concatenate(documents: Iterable[str], tokenizer: Tokenizer) -> Int[np.ndarray, " tokens"]:
+def concatenate(documents: Iterable[str], tokenizer: Tokenizer) -> UInt16[np.ndarray, " tokens"]:
     """All documents in one stream, each followed by <|endoftext|>.
 
     The starter cuts every story off at `chunk_size` tokens and puts nothing between stories. Then a shorter context
@@ -161,7 +161,7 @@ def bytes_as_tokens(text: str) -> list[int]:
     return [id_of_byte[byte] for byte in text.encode("utf-8")]
 
 
-def load_file(path: Path) -> tuple[Int[np.ndarray, " tokens"], str]:
+def load_file(path: Path) -> tuple[UInt16[np.ndarray, " tokens"], str]:
     """Token ids of a `.bin` (little-endian uint16, used whole) or of a UTF-8 text, and a description."""
     content = path.read_bytes()
     if path.suffix == ".bin":
@@ -178,7 +178,7 @@ def load_file(path: Path) -> tuple[Int[np.ndarray, " tokens"], str]:
     return concatenate([text], tokenizer), str(path)
 
 
-def load_tokens(data: str = "auto") -> tuple[Int[np.ndarray, " tokens"], str]:
+def load_tokens(data: str = "auto") -> tuple[UInt16[np.ndarray, " tokens"], str]:
     """One stream of GPT-2 token ids, and where it came from.
 
     `data` is a path, "tinystories", "sotu", or "auto": TinyStories where the hub answers, else the embedded corpus,

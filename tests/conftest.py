@@ -1,6 +1,7 @@
 """What every room's tests share: options, the path to the textbook, one thread.
 
 `--slow` and `--network` run the tests marked so; `gpu` tests run where there is a CUDA device. Skipped otherwise.
+`--reference FOLDER` tests the three files in that folder, an unzipped submission say, in place of the checkout's.
 """
 
 from __future__ import annotations
@@ -10,12 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-REFERENCE = CHECKOUT / "reference"
-
-# The textbook is three flat files, imported by their bare names, as its graders do.
-sys.path.insert(0, str(REFERENCE))
 
 # One thread: sums come out in one order, and tests that run side by side do not fight over cores.
 torch.set_num_threads(1)
@@ -24,6 +22,13 @@ torch.set_num_threads(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow: minutes rather than seconds")
     parser.addoption("--network", action="store_true", help="run the tests marked network: they need the hub")
+    parser.addoption("--reference", type=Path, default=CHECKOUT / "reference", help="folder of the textbook's files")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The textbook is three flat files, imported by their bare names, as its graders do. Its shapes are checked too.
+    sys.path.insert(0, str(config.getoption("--reference").resolve()))
+    install_import_hook(["model_solution", "utils", "train"], "beartype.beartype")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,9 +44,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def reference() -> Path:
-    """The folder of the textbook."""
-    return REFERENCE
+def reference(request: pytest.FixtureRequest) -> Path:
+    """The folder of the textbook under test."""
+    return request.config.getoption("--reference").resolve()
 
 
 @pytest.fixture(scope="session")
