@@ -29,6 +29,8 @@ def first(run: Run) -> Run:
         model=replace(run.model, d_model=128, n_heads=4),
         optim=AdamW(lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0),
         schedule=Linear(warmup=5),
+        dtype="auto",
+        head_dtype="auto",
     )
 
 

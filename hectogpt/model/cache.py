@@ -169,4 +169,4 @@ class Continuation:
         return logits
 
     def _head(self, hidden: Float[Tensor, "rows time d"]) -> Float[Tensor, "rows vocab"]:
-        return self.model.config.head.cap(self.model.lm_head(hidden[:, -1]))
+        return self.model.logits(hidden[:, -1])

@@ -14,6 +14,7 @@ import torch
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig
+from hectogpt.model.head import fastest_precision
 from hectogpt.train.run import Dtype, Run
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -52,8 +53,6 @@ def choose(run: Run) -> Machine:
     elif dtype == torch.float64:
         head_dtype = dtype
     else:
-        from hectogpt.model.head import fastest_precision
-
         head_dtype = fastest_precision(run.model.d_model, run.model.vocab_size, device)
     check_memory(run.model, device)
     return Machine(device, dtype, head_dtype, threads)
