@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -271,16 +272,24 @@ def _tokenised(
     """Pieces in the order of the documents, however many threads make them; few are held at a time."""
 
     def work(task: list[Document]) -> list[shards.Piece]:
+        if not hasattr(own, "tokenizer"):
+            own.tokenizer = tokenizer if workers == 1 else tokenizer.for_another_thread()
         ids: dict[str, list[np.ndarray]] = {split: [] for split in shards.SPLITS}
         sizes = dict.fromkeys(shards.SPLITS, 0)
         for document in task:
-            split, content = split_of(document), document.content
-            new = tokenizer.encode(content) if isinstance(content, str) else content
+            content = document.content
+            split = document.split or split_of(content)
+            new = own.tokenizer.encode(content) if isinstance(content, str) else content
             ids[split] += [new, separator]
             sizes[split] += int(tokenizer.token_bytes[new].sum())
         return [(s, np.concatenate(parts), len(parts) // 2, sizes[s]) for s, parts in ids.items() if parts]
 
+    own = threading.local()
     separator = np.array([tokenizer.end_of_text], dtype=np.uint16)
+    if workers == 1:
+        for task in _tasks(documents):
+            yield from _advanced(work(task), advance)
+        return
     running: deque[Future[list[shards.Piece]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -30,12 +30,12 @@ HASHED_BYTES = 64 << 20  # sources up to this size are recognised by their conte
 
 
 class Document(NamedTuple):
-    """One document: where it came from, its text or (from a .bin) its token ids without the separator, and what is
-    hashed before them to choose its split (nothing, but for passages of text that repeats itself)."""
+    """One document: where it came from, its text or (from a .bin) its token ids without the separator, and its split
+    where that is settled already."""
 
     label: str
     content: str | np.ndarray
-    salt: bytes = b""
+    split: str = ""
 
 
 @dataclass

@@ -31,27 +31,30 @@ def document_number(content: str | np.ndarray, salt: bytes = b"") -> float:
     return int.from_bytes(hashlib.sha256(salt + raw).digest()[:8], "big") / 2**64
 
 
-def split_of(document: Document) -> str:
+def split_of(content: str | np.ndarray, salt: bytes = b"") -> str:
     """train, dev or test, by the document's number."""
-    number = document_number(document.content, document.salt)
+    number = document_number(content, salt)
     return "train" if number < TRAIN_SHARE else "dev" if number < DEV_SHARE else "test"
 
 
 def dealt(documents: list[Document], name: str) -> tuple[list[Document], int, bool]:
-    """The documents, or their passages if whole ones leave a split (nearly) empty; the passages' length (0: whole);
-    whether the text repeats itself so much that equal passages had to be dealt to several splits, by their number.
+    """The documents with their splits, or their passages if whole ones leave a split (nearly) empty.
 
+    Also the passages' length (0: whole documents), and whether the text repeats itself so much that equal passages
+    had to be dealt to several splits, by their number.
     Raises UserError (DATA) for text too short to be split.
     """
-    if _fills_every_split(documents):
-        return documents, 0, False
+    whole = [document._replace(split=split_of(document.content)) for document in documents]
+    if _fills_every_split(whole):
+        return whole, 0, False
     total = sum(len(document.content) for document in documents)
     for repetitive in (False, True) if total >= PASSAGES * SHORTEST else (False,):
         length = min(max(total // PASSAGES, SHORTEST), LONGEST)
-        while length >= SHORTEST:
+        parts: list[Document] = []
+        while length >= SHORTEST and len(parts) < MANY_DOCUMENTS:
             pieces = [piece for document in documents for piece in passages(document.content, length)]
             parts = [
-                Document(f"{name} passage {number}", piece, b"%d " % number if repetitive else b"")
+                Document(f"{name} passage {number}", piece, split_of(piece, b"%d " % number if repetitive else b""))
                 for number, piece in enumerate(pieces)
             ]
             if _fills_every_split(parts):
@@ -68,7 +71,7 @@ def dealt(documents: list[Document], name: str) -> tuple[list[Document], int, bo
 def _fills_every_split(documents: Iterable[Document]) -> bool:
     sizes = dict.fromkeys(shards.SPLITS, 0)
     for document in documents:
-        sizes[split_of(document)] += len(document.content)
+        sizes[document.split] += len(document.content)
     return min(sizes.values()) >= LEAST_SHARE * sum(sizes.values())
 
 
