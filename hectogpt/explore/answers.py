@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +22,10 @@ FOLDER = Path(__file__).parents[2] / "answers"
 ORDER = ("attention.md", "positions.md", "learning.md")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
-# A number, optionally "× 10⁻⁵" or " %", then the comment that names it: `n:` equal to the digits shown, `n<` at most.
+# A number, optionally "× 10⁻⁵" or " %", then comments that name it: `n:` equal to the digits shown, `n<` at most.
 NUMBER = r"(?P<number>-?(?:\d[\d,]*(?:\.\d+)?(?: × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))(?P<percent> %)?"
-QUOTE = re.compile(NUMBER + r"<!-- n(?P<relation>[:<])(?P<name>[\w.]+) -->")
+NAME = re.compile(r"<!-- n([:<])([\w.]+) -->")
+QUOTE = re.compile(rf"{NUMBER}(?P<names>(?:{NAME.pattern})+)")
 SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 
@@ -37,7 +38,7 @@ class Quote(NamedTuple):
     relation: str
     name: str
 
-    def agrees(self, numbers: dict[str, float]) -> bool:
+    def agrees(self, numbers: Mapping[str, float]) -> bool:
         """True when the computed number rounds to the digits shown, or is at most it for a bound."""
         if self.name not in numbers:
             return False
@@ -56,7 +57,8 @@ def quotes(text: str) -> Iterator[Quote]:
             digits, exponent = ("1", shown[2:]) if match["number"][-1] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else (shown, "0")
         scale = 10.0 ** int(exponent) * (0.01 if match["percent"] else 1)
         decimals = len(digits.partition(".")[2])
-        yield Quote(match[0], float(digits) * scale, 0.5 * 10.0**-decimals * scale, match["relation"], match["name"])
+        for relation, name in NAME.findall(match["names"]):
+            yield Quote(match[0], float(digits) * scale, 0.5 * 10.0**-decimals * scale, relation, name)
 
 
 def unnamed(text: str) -> list[str]:
@@ -71,7 +73,7 @@ def unnamed(text: str) -> list[str]:
     return [number for number in found if number.replace(" ", "") not in given]
 
 
-def check(paths: list[Path], numbers: dict[str, float]) -> None:
+def check(paths: list[Path], numbers: Mapping[str, float]) -> None:
     """Raise UserError naming every number that the code does not give."""
     wrong = []
     for path in paths:
@@ -124,7 +126,7 @@ def page(paths: list[Path]) -> str:
         ) from None
 
     def formula(latex: str, options: dict[str, bool]) -> str:
-        return convert(latex.strip(), display="block" if options["display_mode"] else "inline")
+        return _mended(convert(latex.strip(), display="block" if options["display_mode"] else "inline"))
 
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     dollarmath_plugin(parser, renderer=formula)
@@ -138,6 +140,17 @@ def page(paths: list[Path]) -> str:
         articles.append(f"<article>{body}</article>")
     head = f'<meta charset="utf-8"><title>Answers</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(articles)}</body></html>'
+
+
+def _mended(mathml: str) -> str:
+    """Three things Chromium needs said: bars do not stretch, names of functions have space, a bold 1 is a character."""
+    mathml = re.sub(r"<mo>(&#x02016;|&#x0007C;)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml)
+    mathml = re.sub(
+        r"<mi>(ln|sin|cos|tanh)</mi>(?!<mo[^>]*>(?:\(|&#x00028;))",
+        r'<mo form="infix" lspace="0.17em" rspace="0.17em">\1</mo>',
+        mathml,
+    )
+    return mathml.replace('<mn mathvariant="bold">1</mn>', "<mn>&#x1D7CF;</mn>")
 
 
 def print_pdf(html: str, target: Path) -> None:

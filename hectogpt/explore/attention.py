@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import expit, logit, ndtr
 
 from hectogpt.errors import USAGE, UserError
@@ -233,7 +233,7 @@ def total_variance(coordinates: Float[Array, "samples n"]) -> Estimate:
     return Estimate(float(squares.mean()), float(squares.mean() - half), float(squares.mean() + half))
 
 
-def share(hits: Array) -> Estimate:
+def share(hits: Bool[Array, " samples"]) -> Estimate:
     """Fraction of true entries with Wilson's interval, which stays inside [0, 1] even at 0 hits."""
     count, z = len(hits), 1.96
     p = float(hits.mean())

@@ -6,6 +6,7 @@ SVG files are byte-stable: no date, a fixed salt for identifiers, text as outlin
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +18,7 @@ from hectogpt.explore import attention, positions
 from hectogpt.explore.numbers import SAMPLES, VANISHING, N
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
-STYLE = {
+STYLE: Any = {  # names that matplotlib knows, values of many types
     "svg.hashsalt": "hectogpt",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -124,7 +125,7 @@ def variance() -> Figure:
     left.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
     left.set(title="Total variance", xlabel=r"$\beta$", ylabel=r"$E\Vert c-E\,c\Vert^2$", ylim=(0, 0.55))
     left.legend(loc="center right")
-    taken = [attention.share((attention.single_head(seen, float(b))[:, :2] > 0.99).any(axis=1)) for b in marks]
+    taken = [attention.share(attention.single_head(seen, float(b))[:, :2].max(axis=1) > 0.99) for b in marks]
     right.plot(
         betas, [attention.takeover(float(b), N) for b in betas], color=BLUE, label="one head: a value above 0.99"
     )

@@ -26,7 +26,7 @@ def numbers() -> dict[str, float]:
 def _copying() -> dict[str, float]:
     n, gaps = 1000, (5, 10, 15, 20)
     result = attention.copying(np.array(gaps, dtype=np.float64), n)
-    found = {}
+    found: dict[str, float] = {}
     for i, gap in enumerate(gaps):
         found[f"copy.missing_{gap}"] = result.missing[i]
         found[f"copy.tied_{gap}"] = result.tied[i]
@@ -41,7 +41,7 @@ def _copying() -> dict[str, float]:
 
 
 def _average() -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for beta in (5, 10, 15, 20):
         found[f"average.leak_{beta}"] = attention.average_of_two(beta, 1000).leak
         found[f"average.error_{beta}"] = attention.average_of_two(beta, 1000).error
@@ -60,7 +60,7 @@ def literal_average_gap(n: int, beta: float) -> float:
 
 
 def _small_noise() -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for power in (2, 4, 6, 8):
         alpha = 10.0**-power
         beta = alpha**-0.25
@@ -78,12 +78,12 @@ def _small_noise() -> dict[str, float]:
 def _noisy_norm() -> dict[str, float]:
     """One head and two on the same sampled keys, k_a's length uncertain."""
     seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5)
-    found = {}
+    found: dict[str, float] = {}
     for beta in BETAS:
         one = attention.single_head(seen, beta)
         first, second = attention.two_heads(seen, beta)
         limit, limit_1 = attention.single_head_limit(beta, n=N), attention.first_head_limit(beta, N)
-        taken = attention.share((one[:, :2] > 0.99).any(axis=1))
+        taken = attention.share(one[:, :2].max(axis=1) > 0.99)
         for name, estimate in {
             f"single.variance_{beta}": attention.total_variance(one),
             f"single.taken_{beta}": taken,
@@ -117,7 +117,7 @@ def _noisy_norm() -> dict[str, float]:
 
 def _jumps(seen: np.ndarray) -> dict[str, float]:
     """Where c_1 goes when k_a . q_1 < 0: its largest weight, on average over samples."""
-    found = {}
+    found: dict[str, float] = {}
     noisy = attention.key_projections(SAMPLES, N, 1e-2, 0.5, seed=1)
     for name, projections in {"vanishing": seen, "noisy": noisy}.items():
         first, _ = attention.two_heads(projections[projections[:, 0, 0] < 0], 50.0)
@@ -130,7 +130,7 @@ def _jumps(seen: np.ndarray) -> dict[str, float]:
 def _layer_norm() -> dict[str, float]:
     seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5, d=64, normalise=True)
     positive = seen[:, 0, 0] > 0
-    found = {}
+    found: dict[str, float] = {}
     for beta in BETAS:
         one = attention.single_head(seen, beta)
         first, second = attention.two_heads(seen, beta)
@@ -185,16 +185,16 @@ def _sinusoids() -> dict[str, float]:
         found[f"sin.pair_{s}_wide"] = positions.distances(np.array([s]), 64)[0]
     found["sin.float32_2048"] = positions.single_precision_error(2048, 64)
     found["sin.float32_million"] = positions.single_precision_error(10**6, 64)
-    repeat = positions.first_repeat(20_000, 2, torch.bfloat16)
-    found["sin.bf16_earlier"], found["sin.bf16_later"] = repeat or (math.nan, math.nan)
+    repeat = positions.first_repeat(20_000, 2, torch.bfloat16) or (math.nan, math.nan)
+    found |= {"sin.bf16_earlier": repeat[0], "sin.bf16_later": repeat[1]}
     return found
 
 
 def _nearest() -> dict[str, float]:
-    found = {}
-    for d in (2, 4, 8, 16, 64):
+    found: dict[str, float] = {}
+    for d in (2, 4, 6, 8, 16, 64):
         pair = positions.nearest_pair(10**6, d)
-        found[f"near.apart_{d}"] = pair.t - pair.s
+        found[f"near.apart_{d}"] = float(pair.t - pair.s)
         found[f"near.distance_{d}"] = pair.distance
         found[f"near.exact_{d}"] = pair.exact
     return found

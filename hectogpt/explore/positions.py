@@ -236,14 +236,14 @@ def nearest_pair(T: int, d: int, *, base: float = BASE) -> NearestPair:
     gap = distances(np.arange(1, T), d, base=base)
     slack = 4 * math.sqrt(d) * 2.0**-25
     best = NearestPair(0, 0, math.inf, math.inf)
-    for apart in np.flatnonzero(gap <= gap.min() + slack) + 1:
+    for apart in (np.flatnonzero(gap <= gap.min() + slack) + 1).tolist():
         for start in range(0, T - apart, 1 << 14):
             stop = min(start + (1 << 14), T - apart)
-            near, far = _rounded_rows(start, stop, int(apart), d, base)
+            near, far = _rounded_rows(start, stop, apart, d, base)
             squares = np.square(far - near).sum(axis=1)
             if squares.min() < best.distance**2:
                 s = int(start + squares.argmin())
-                best = NearestPair(s, int(s + apart), math.sqrt(squares.min()), float(gap[apart - 1]))
+                best = NearestPair(s, s + apart, math.sqrt(squares.min()), float(gap[apart - 1]))
     return best
 
 
