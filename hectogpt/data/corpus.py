@@ -279,9 +279,13 @@ def _tokenised(
         for document in task:
             content = document.content
             split = document.split or split_of(content)
-            new = own.tokenizer.encode(content) if isinstance(content, str) else content
+            if isinstance(content, str):
+                new = own.tokenizer.encode(content)
+                sizes[split] += len(content) if content.isascii() else len(content.encode())
+            else:
+                new = content
+                sizes[split] += int(tokenizer.token_bytes[content].sum())
             ids[split] += [new, separator]
-            sizes[split] += int(tokenizer.token_bytes[new].sum())
         return [(s, np.concatenate(parts), len(parts) // 2, sizes[s]) for s, parts in ids.items() if parts]
 
     own = threading.local()
