@@ -548,24 +548,3 @@ def test_developers_tinystories(shared_data: Path) -> None:
     corpus = open_corpus(str(shared_data / "tinystories" / "train.bin"))
     assert corpus.sha256["train"] == "8150053636d3565b163db2c573ea015625ee722e2ee5a2e60450e349d7801b81"
     assert corpus.n_documents == {"train": 5059, "dev": 589, "test": 587}
-
-
-@pytest.mark.slow
-def test_as_fast_as_tiktoken(sotu: Corpus, tmp_path: Path) -> None:
-    """CPU time of one worker, from text files to synced shards, against tiktoken alone on the same documents.
-
-    0.94 by itself; the bound leaves room for the tests' type checks and for other processes.
-    """
-    texts = [raw.decode() for raw in all_documents(sotu)]
-    TOK.encode(texts[0])
-    plain, ours = [], []
-    for _ in range(5):
-        start = time.process_time()
-        for text in texts:
-            TOK._encoding.encode_ordinary(text)
-        plain.append(time.process_time() - start)
-        start = time.process_time()
-        data.build("sotu", cache=tmp_path, workers=1)
-        ours.append(time.process_time() - start)
-    print(f"tiktoken {min(plain):.3f} s, ours {min(ours):.3f} s")
-    assert min(ours) < min(plain) / 0.8

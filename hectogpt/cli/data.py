@@ -24,14 +24,23 @@ class DataArguments:
 def main(argv: list[str]) -> None:
     """Run the command."""
     arguments = tyro.cli(DataArguments, args=argv, prog="hectogpt data")
-    from hectogpt import data
+    from hectogpt import data, errors
+    from hectogpt.errors import UserError
 
     if arguments.action == "verify":
-        data.verify(arguments.source, encoding=arguments.encoding)
+        damage = data.verify(arguments.source, encoding=arguments.encoding, force=arguments.force)
+        if damage:
+            raise UserError(
+                f"{arguments.source}: {damage[0]}" + (f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""),
+                fix=f"hectogpt data repair {arguments.source}",
+                code=errors.DATA,
+            )
     elif arguments.action == "repair":
-        data.repair(arguments.source, encoding=arguments.encoding, force=arguments.force)
+        for damage in data.repair(arguments.source, encoding=arguments.encoding, force=arguments.force):
+            print(f"repaired: {damage}", file=sys.stderr)
     corpus = data.open_corpus(arguments.source, encoding=arguments.encoding, force=arguments.force)
     for split in ("train", "dev", "test"):
         tokens = getattr(corpus, split)
         print(f"{split:<6}{len(tokens):>12,} tokens {corpus.n_documents[split]:>8,} documents  {corpus.sha256[split]}")
-    print(f"{arguments.source}: ok", file=sys.stderr)
+    for problem in corpus.problems:
+        print(f"note: {problem}", file=sys.stderr)

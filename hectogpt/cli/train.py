@@ -17,10 +17,10 @@ import tyro
 
 from hectogpt import errors
 from hectogpt.cli.show import Say, final_table, stop_on_signal
-from hectogpt.data import Batches, Corpus, open_corpus
+from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import baselines, recipes
-from hectogpt.lab.anchors import anchors
+from hectogpt.lab.anchors import anchors, tokens_read
 from hectogpt.model import Transformer
 from hectogpt.model.folder import save_model
 from hectogpt.train import loop, machine, picture
@@ -77,6 +77,8 @@ def main(argv: list[str]) -> None:
     say = Say(quiet=arguments.quiet or arguments.json)
     machine.check_memory(run.model, torch.device("cpu"))
     corpus = open_corpus(run.corpus, encoding=arguments.encoding, force=arguments.force)
+    for problem in corpus.problems:
+        say.line(f"note: {problem}")
     loop.check_corpus(run, corpus)
     if arguments.dry_run:
         dry_run(run, corpus, modified)
@@ -112,8 +114,7 @@ def main(argv: list[str]) -> None:
         say.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
         score = loop.evaluate(model, corpus.dev, corpus.tokenizer.token_bytes)
         kept.add_score(len(done), score)
-        batches = Batches(corpus.train, run.data.window, run.data.batch_size, run.seed)
-        counted = np.concatenate([batches.at(step) for step in range(run.steps)])
+        counted = tokens_read(corpus.train, run.data.window, run.data.batch_size, run.seed, run.steps)
         levels = anchors(counted, corpus.dev, run.model.vocab_size)
         summary |= {"dev_loss": score.loss, "dev_bpb": score.bits_per_byte, "anchors": asdict(levels)}
         reference = baselines.find(corpus, run.steps)
