@@ -105,6 +105,8 @@ def test_page_has_formulas_and_figures_and_fetches_nothing(tmp_path: Path) -> No
     (tmp_path / "f.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (tmp_path / "a.md").write_text("# A\n\n$x_i \\lt \\ln n$\n\n$$y = 1$$\n\n![described](f.svg)\n")
     html = answers.page([tmp_path / "a.md"])
+    for path in TEXTS:
+        assert "$" not in answers.page([path])
     assert html.count("<math") == 2
     assert "data:image/svg+xml;base64," in html
     assert 'src="http' not in html
@@ -115,6 +117,16 @@ def test_without_chromium_one_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="no Chromium found"):
         answers.print_pdf("<p>hello", tmp_path / "answers.pdf")
     assert not (tmp_path / "answers.pdf").exists()
+
+
+@pytest.mark.browser
+def test_equal_pages_print_equal_pdfs(tmp_path: Path) -> None:
+    html = answers.page([answers.FOLDER / "positions.md"])
+    for name in ("a.pdf", "b.pdf"):
+        answers.print_pdf(html, tmp_path / name)
+    printed = (tmp_path / "a.pdf").read_bytes()
+    assert printed.startswith(b"%PDF")
+    assert printed == (tmp_path / "b.pdf").read_bytes()
 
 
 # Attention

@@ -154,7 +154,7 @@ def _mended(mathml: str) -> str:
 
 
 def print_pdf(html: str, target: Path) -> None:
-    """Print a page with headless Chromium and blank the dates, so that equal texts give equal files."""
+    """Print a page with headless Chromium; equal pages give equal files."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise UserError(
@@ -178,8 +178,15 @@ def print_pdf(html: str, target: Path) -> None:
             why = "it ran for more than two minutes"
         if not printed.exists():
             raise UserError(f"{target} not made: {browser} failed", why=why, fix="run it by hand", code=STORAGE)
-        dated = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
-        target.write_bytes(dated.sub(rb"\g<1>20000101000000", printed.read_bytes()))
+        target.write_bytes(_settled(printed.read_bytes()))
+
+
+def _settled(pdf: bytes) -> bytes:
+    """Blank the dates and renumber the tags, which start anywhere; lengths stay, so offsets stay true."""
+    pdf = re.sub(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}", rb"\g<1>20000101000000", pdf)
+    tag = re.compile(rb"node\d{8}")
+    names = {old: b"node%08d" % i for i, old in enumerate(sorted(set(tag.findall(pdf))))}
+    return tag.sub(lambda match: names[match[0]], pdf)
 
 
 def main(arguments: list[str] | None = None) -> int:
