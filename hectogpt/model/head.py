@@ -200,6 +200,7 @@ class _Scratch:
             self.block = rows
         if options.kernel is not None:
             rows = max(rows, 2)  # torch.compile would specialise on a single row
+        self.rows = torch.arange(rows, device=device)
         self.logits = buffer(rows, low)
         self.bias_side = buffer(rows, low) if options.soft_cap and with_bias else None
         if options.kernel is None:
@@ -226,10 +227,11 @@ def _eager_pass(
         f = z[rows]
         if scratch.work is not None:
             f = scratch.work[: rows.stop - start].copy_(f)
+        here = (scratch.rows[: f.shape[0]], target[rows])
         if exact is not None:
-            f.scatter_(1, target[rows, None], exact[rows, None])
+            f[here] = exact[rows]
         side = None if scratch.bias_side is None else scratch.bias_side[rows]
-        losses[rows] = _softmax_rows(f, target[rows], bias, scratch.spare, side, options)
+        losses[rows] = _softmax_rows(f, here, bias, scratch.spare, side, options)
         if scratch.work is not None:
             z[rows].copy_(f)
     return losses, None, z, z if scratch.bias_side is None else scratch.bias_side[: z.shape[0]]
@@ -237,7 +239,7 @@ def _eager_pass(
 
 def _softmax_rows(
     z: Tensor,
-    target: Tensor,
+    here: tuple[Tensor, Tensor],
     bias: Tensor | None,
     spare: Tensor | None,
     bias_side: Tensor | None,
@@ -247,7 +249,7 @@ def _softmax_rows(
 
     With p the softmax and s the smoothing: dz = (p - (1 - s) onehot - s / V) (1 - tanh^2).
     """
-    cap, smoothing, column = options.soft_cap, options.smoothing, target[:, None]
+    cap, smoothing = options.soft_cap, options.smoothing
     tanh = None
     if cap and spare is not None:
         tanh = torch.div(z, cap, out=spare[: z.shape[0]]).tanh_()
@@ -255,14 +257,14 @@ def _softmax_rows(
     if bias is not None:
         z.add_(bias)
     top = z.amax(1)
-    wanted = z.gather(1, column)[:, 0]
+    wanted = z[here]
     if smoothing:
         wanted = wanted.mul(1 - smoothing).add_(z.mean(1), alpha=smoothing)
     torch._softmax(z, 1, False, out=z)
     loss = top - z.amax(1).log() - wanted  # log-sum-exp: the largest p is exp(top) / sum
     if smoothing:
         z.sub_(smoothing / z.shape[1])
-    z.scatter_add_(1, column, torch.full_like(z[:, :1], smoothing - 1))
+    z[here] += smoothing - 1  # indexing: scatter_ copies the whole matrix twice
     if bias_side is not None:
         bias_side.copy_(z)
     if tanh is not None:
@@ -305,10 +307,11 @@ def _compiled_pass(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Losses of the rows, 1 / sum, and unnormalised dz, dz with respect to the bias."""
     assert options.kernel is not None
-    count, column, cap = z.shape[0], target[:, None], options.soft_cap
+    count, cap = z.shape[0], options.soft_cap
+    here = (scratch.rows[:count], target)
     rows = max(count, 2)
     bias = scratch.no_bias if bias is None else bias
-    rounded = z.gather(1, column)[:, 0].to(bias.dtype)
+    rounded = z[here].to(bias.dtype)
     exact = rounded if exact is None else exact
     e = None if scratch.exp is None else scratch.exp[:rows]
     side = None if scratch.bias_side is None else scratch.bias_side[:rows]
@@ -330,9 +333,10 @@ def _compiled_pass(
     total = total + (mine - torch.exp(rounded + shift))
     losses = total.log() - exact - shift
     hit = mine - total  # (p - 1) * total: set as a whole, so that p near 1 keeps its digits in bf16
-    e.scatter_(1, column, (hit if slope is None else hit * slope)[:, None].to(e.dtype))
+    e[here] = (hit if slope is None else hit * slope).to(e.dtype)
     if side is not None:
-        side = side[:count].scatter_(1, column, hit[:, None].to(side.dtype))
+        side = side[:count]
+        side[here] = hit.to(side.dtype)
     return losses, 1 / total, e, e if side is None else side
 
 
