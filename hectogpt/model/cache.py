@@ -16,6 +16,8 @@ from torch import Tensor
 
 # The first slots of a buffer that are attended to, in steps of this many: few shapes, little waste.
 SLOTS_STEP = 64
+# Sizes of the buffers, in coarser steps: compiled code is kept per size.
+CAPACITY_STEP = 256
 
 
 class LayerCache(NamedTuple):
@@ -102,10 +104,13 @@ class CachedModel(Protocol):
 
     config: Any
     embeddings: Any
-    lm_head: Any
 
     def hidden(self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """[batch, time] -> [batch, time, d]."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[batch, d] -> [batch, vocab]."""
         ...
 
 
@@ -130,7 +135,7 @@ class Continuation:
             model.config.n_heads,
             model.config.d_attention,
             torch.tensor(starts, device=self.device),
-            min(width + new_tokens, max(starts) + self.limit),
+            min(-(-(width + new_tokens) // CAPACITY_STEP) * CAPACITY_STEP, max(starts) + self.limit),
             self.limit,
             model.embeddings.weight.dtype,
         )

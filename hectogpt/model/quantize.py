@@ -1,0 +1,130 @@
+"""The same model in fewer bytes: bf16 or int8 weights for generation, which reads every weight once per token.
+
+Weight-only: activations, sums, norms, attention and the KV cache stay in float32 (prefill multiplies in bf16 where the
+weights are not float32). Refuses to train.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hectogpt.model.cache import LayerCache
+from hectogpt.model.transformer import Transformer
+
+Precision = Literal["float32", "bfloat16", "int8"]
+
+# Up to this many rows the compiled product reads each weight once and keeps one sum per row in registers.
+FEW_ROWS = 8
+
+
+class PackedLinear(nn.Module):
+    """x -> x W^T + b with W [out, in] in float32, bfloat16, or int8 and one float32 scale per row of W.
+
+    int8 rounds to multiples of max|row| / 127, so a weight is off by at most max|row| / 254.
+    """
+
+    weight: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear, precision: Precision) -> None:
+        super().__init__()
+        self.out_features, self.in_features = linear.weight.shape
+        weight, scale = linear.weight.detach().float(), None
+        if precision == "int8":
+            scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
+            weight = (weight / scale[:, None]).round().to(torch.int8)
+        elif precision == "bfloat16":
+            weight = weight.bfloat16()
+        # Upper and lower half of the rows are read side by side, so their number is made even.
+        self.register_buffer("weight", F.pad(weight, (0, 0, 0, self.out_features % 2)).contiguous())
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
+
+    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows out"]:
+        rows = x.numel() // self.in_features
+        if torch.compiler.is_compiling() and rows <= FEW_ROWS:
+            y = self._few(x, rows)
+        elif self.weight.dtype == torch.float32:
+            y = F.linear(x, self.weight)[..., : self.out_features]
+        else:
+            y = F.linear(x.bfloat16(), self.weight.bfloat16())[..., : self.out_features].float()
+        if self.scale is not None:
+            y = y * self.scale
+        return y if self.bias is None else y + self.bias
+
+    def _few(self, x: Tensor, rows: int) -> Tensor:
+        """Written for the compiler: one loop over W that widens, multiplies and adds up, for all rows at once.
+
+        Two independent sums per row hide the latency of an addition. as_strided makes the compiler store x first;
+        otherwise it would compute the norm before this product anew for each row of W.
+        """
+        stored = x.contiguous().as_strided((rows, self.in_features), (self.in_features, 1))
+        wide = self.weight.view(2, -1, self.in_features).float()
+        sums = [(half * row).sum(dim=-1) for row in stored.unbind(0) for half in wide.unbind(0)]
+        y = torch.stack(sums).view(rows, -1)[:, : self.out_features]
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+
+class OneTokenCompiled(nn.Module):
+    """A module whose calls for one token run as generated code; the layers of a model share it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.step = torch.compile(module)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time d"],
+        positions: Int[Tensor, "rows time"],
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "batch time d"]:
+        one = x.shape[1] == 1 and cache is not None
+        return self.step(x, positions, cache) if one else self.module(x, positions, cache)
+
+
+class LightTransformer(Transformer):
+    """A copy for generation whose linear maps, vocabulary head included, hold their weights in `precision`.
+
+    The embedding tables stay in float32, since a token reads one row of them; they share memory with `model`.
+    `compile` generates code for the one-token step at its first use (seconds, kept on disk by torch; needs a C++
+    compiler on the CPU). Without it bf16 and int8 save memory but not time.
+    """
+
+    def __init__(self, model: Transformer, precision: Precision = "float32", *, compile: bool = False) -> None:
+        nn.Module.__init__(self)
+        self.config, self.precision = model.config, precision
+        self.embeddings, self.position_embeddings = model.embeddings, model.position_embeddings
+        self.inputs, self.final_layer_norm = model.inputs, model.final_layer_norm
+        # The memo keeps parameters shared until their linear map is replaced.
+        shared: dict[int, object] = {id(p): p for p in model.parameters()}
+        self.backbone = copy.deepcopy(model.backbone, shared)
+        for module in list(self.backbone.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, PackedLinear(child, precision))
+        head = PackedLinear(model.lm_head, precision)
+        self.head_bias, head.bias = head.bias, None  # it is added outside the soft cap
+        self.add_module("lm_head", head)
+        self.eval()
+        self.head_step = torch.compile(head) if compile else head
+        if compile:
+            self.backbone = nn.ModuleList(OneTokenCompiled(block) for block in self.backbone)
+
+    def logits(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows vocab"]:
+        """The vocabulary head, as in Transformer.logits."""
+        few = hidden.numel() <= FEW_ROWS * hidden.shape[-1]
+        logits = self.config.head.cap((self.head_step if few else self.lm_head)(hidden))
+        return logits if self.head_bias is None else logits + self.head_bias
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each."""
+        tensors = [t for m in (self.backbone, self.lm_head) for t in (*m.buffers(), *m.parameters())]
+        return sum(t.numel() * t.element_size() for t in dict.fromkeys(tensors))
