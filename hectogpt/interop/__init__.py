@@ -1,0 +1,1 @@
+"""Other people's formats: Hugging Face's GPT-2 folders."""
