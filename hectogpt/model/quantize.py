@@ -7,6 +7,7 @@ weights are not float32). Refuses to train.
 from __future__ import annotations
 
 import copy
+import time
 from typing import Literal
 
 import torch
@@ -124,7 +125,20 @@ class LightTransformer(Transformer):
         logits = self.config.head.cap((self.head_step if few else self.lm_head)(hidden))
         return logits if self.head_bias is None else logits + self.head_bias
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each."""
-        tensors = [t for m in (self.backbone, self.lm_head) for t in (*m.buffers(), *m.parameters())]
-        return sum(t.numel() * t.element_size() for t in dict.fromkeys(tensors))
+
+def weight_bytes(model: Transformer) -> int:
+    """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each."""
+    tensors = [t for m in (model.backbone, model.lm_head) for t in (*m.buffers(), *m.parameters())]
+    return sum(t.numel() * t.element_size() for t in dict.fromkeys(tensors))
+
+
+def copy_bandwidth(megabytes: int = 256) -> float:
+    """Bytes per second that this machine reads and writes in a copy too large for its caches, best of five."""
+    source = torch.zeros(megabytes << 18)
+    target = torch.zeros_like(source)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - start)
+    return 2 * source.numel() * source.element_size() / min(seconds)
