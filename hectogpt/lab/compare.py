@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -28,6 +28,7 @@ from hectogpt.train.run import Run
 from hectogpt.values import dump, load
 
 Track = Literal["closed", "closed+statistics", "open-cpu", "open-gpu"]
+TRACKS: tuple[str, ...] = get_args(Track)
 STEPS, TOKENS, PARAMETERS, SECONDS, CORES = 100, 819_200, 60_000_000, 600, 2
 
 
