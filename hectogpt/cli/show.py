@@ -108,9 +108,8 @@ def final_table(summary: dict[str, Any], baseline: Curve | None) -> None:
     for name, key in (("Kneser-Ney bigram", "kn2"), ("Kneser-Ney trigram", "kn3")):
         table.add_row(name, f"{anchors[key]:.3f}", f"{anchors[key] * per_nat:.3f}", "")
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
-    if summary["recipe"] != "baseline" or summary["modified"]:
-        values = (summary["dev_loss"], summary["dev_bpb"], summary["train_loss_last"])
-        table.add_row(f"[bold]{label}[/bold]", *(f"[bold]{v:.3f}[/bold]" for v in values))
+    values = (summary["dev_loss"], summary["dev_bpb"], summary["train_loss_last"])
+    table.add_row(f"[bold]{label}[/bold]", *(f"[bold]{v:.3f}[/bold]" for v in values))
     console.print(table)
     for name, text in summary["samples"].items():
         console.print(f"{name}: {printable(text)}", markup=False, highlight=False, soft_wrap=True)

@@ -23,6 +23,7 @@ from hectogpt.lab import baselines, recipes
 from hectogpt.lab.anchors import anchors, tokens_read
 from hectogpt.model import Transformer
 from hectogpt.model.folder import save_model
+from hectogpt.model.generate import Sampling, complete
 from hectogpt.train import loop, machine, picture
 from hectogpt.train.folder import RunFolder, choose_folder
 from hectogpt.train.run import Run
@@ -117,10 +118,10 @@ def main(argv: list[str]) -> None:
         counted = tokens_read(corpus.train, run.data.window, run.data.batch_size, run.seed, run.steps)
         levels = anchors(counted, corpus.dev, run.model.vocab_size)
         summary |= {"dev_loss": score.loss, "dev_bpb": score.bits_per_byte, "anchors": asdict(levels)}
-        reference = baselines.find(corpus, run.steps)
-        if run.recipe == "baseline" and not modified:
-            reference = baselines.curve_of(run, corpus, done, score)
-            baselines.keep(reference)
+        is_baseline = run.recipe == "baseline" and not modified
+        if is_baseline:
+            baselines.keep(baselines.curve_of(run, corpus, done, score))
+        reference = None if is_baseline else baselines.find(corpus, run.steps)
         picture.plot_run(
             folder / "losses_and_grad_norms.png",
             [s.loss for s in done],
@@ -170,8 +171,10 @@ def summarize(
 
 def samples(model: Transformer, corpus: Corpus, prompt: str, seed: int) -> dict[str, str]:
     """A greedy and a sampled continuation of the prompt, 40 tokens each."""
-    model.eval()
-    return {}
+    how = {"greedy": Sampling(max_new_tokens=40), "sampled": Sampling(max_new_tokens=40, do_sample=True)}
+    return {
+        name: prompt + complete(model, corpus.tokenizer, prompt, sampling, seed=seed) for name, sampling in how.items()
+    }
 
 
 def dry_run(run: Run, corpus: Corpus, modified: bool) -> None:

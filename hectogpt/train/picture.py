@@ -14,13 +14,13 @@ def plot_run(
     baseline: tuple[Sequence[float], Sequence[float]] | None = None,
     levels: dict[str, float] | None = None,
 ) -> None:
-    """Write a PNG with two panels. `baseline` holds (losses, gradient norms); `levels` are dotted lines on the loss."""
-    import matplotlib
+    """Write a PNG with two panels. `baseline` holds (losses, gradient norms); `levels` are dotted lines on the loss,
+    drawn where the curve comes within a nat of them."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter, NullFormatter
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     figure.suptitle(title, fontsize=11)
     panels = (
         (left, "training loss (nats per token)", losses, baseline[0] if baseline else None),
@@ -35,7 +35,14 @@ def plot_run(
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     right.set_yscale("log")
+    if max(grad_norms) < 10 * min(grad_norms):  # within a decade the minor ticks carry the labels
+        right.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        right.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+    else:
+        right.yaxis.set_minor_formatter(NullFormatter())
     for name, level in (levels or {}).items():
+        if min(losses) > level + 1:
+            continue
         left.axhline(level, color="0.35", linewidth=0.9, linestyle=":")
         left.annotate(
             f"{name} {level:.2f}",
@@ -47,6 +54,6 @@ def plot_run(
             fontsize=8,
             color="0.35",
         )
-    left.legend(frameon=False, fontsize=9, loc="upper center")
+    if baseline:
+        left.legend(frameon=False, fontsize=9, loc="center right")
     figure.savefig(path, dpi=140)
-    plt.close(figure)
