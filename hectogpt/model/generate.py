@@ -10,7 +10,7 @@ import codecs
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
@@ -267,6 +267,7 @@ class TextStream:
         return self._decoder.decode(b"", final=True)
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What is asked of a tokenizer."""
 
