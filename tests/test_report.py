@@ -198,6 +198,14 @@ def test_partial_records(tmp_path: Path) -> None:
     assert gain(standing.rungs[2], standing.rungs[1])[0] is None, "no seed in common"
 
 
+def test_seeds_that_chose_a_setting_are_not_quoted() -> None:
+    rows = [record("width", s, tested=s > 2) for s in range(5)]
+    [standing] = standings(rows, NAMES)
+    entry = standing.rungs[0]
+    assert (entry.split, sorted(entry.losses("dev")), entry.untested) == ("test", [3, 4], 3)
+    assert "width: 3 seeds scored on dev only left aside" in ladder_page([standing], DESCRIPTIONS)
+
+
 def test_a_mix_of_tested_and_untested_compares_on_dev() -> None:
     rows = [record("baseline", s) for s in range(2)] + [record("learning_rate", s, tested=False) for s in range(2)]
     [standing] = standings(rows, NAMES)

@@ -120,13 +120,17 @@ class Watch:
     def __init__(self, comparison: Comparison, missing: int, quiet: bool) -> None:
         self.comparison, self.missing, self.quiet = comparison, missing, quiet
         self.console = Console(stderr=True, quiet=quiet)
-        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal and not quiet else None
+        self.live = (
+            Live(console=self.console, auto_refresh=False, transient=True)
+            if self.console.is_terminal and not quiet
+            else None
+        )
         self.begun, self.finished = time.monotonic(), 0
 
     def __enter__(self) -> Watch:
         recorded = len(self.comparison.trials()) - self.missing
         self._line(
-            f"{self.comparison.corpus.name}, {self.comparison.track}: {self.missing} trials to run, "
+            f"{self.comparison.corpus.name}, {self.comparison.track}: {self.missing} to run, "
             f"{recorded} recorded in {self.comparison.out}"
         )
         if self.live:
@@ -135,8 +139,7 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.live:
-            self.live.update(self._table(""), refresh=True)
-            self.live.stop()
+            self.live.stop()  # the table is wiped: the results follow on stdout
 
     def _line(self, text: str) -> None:
         if not self.quiet:

@@ -45,7 +45,7 @@ def plot_rung(path: Path, standing: Standing, place: int) -> None:
     split = rung.split if rung.split in standing.anchors else "dev"
     _levels(panels[0], {k: v for k, v in standing.anchors.get(split, {}).items() if k in ("unigram", "kn3")})
     if panels[0].get_legend_handles_labels()[0]:
-        panels[0].legend(frameon=False, fontsize=9, loc="upper right")
+        panels[0].legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.72))
     _save(figure, path)
 
 

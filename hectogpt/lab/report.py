@@ -145,6 +145,8 @@ def ladder_page(found: Sequence[Standing], descriptions: Mapping[str, str]) -> s
             parts += ["### Recorded sweeps\n", table.markdown(), luck(standing.swept) + "\n"]
         notes = failures(row for entry in standing.entries() for row in entry.rows)
         notes += [f"{e.label}: {e.older} records of earlier settings left aside" for e in standing.entries() if e.older]
+        aside = [entry for entry in standing.entries() if entry.untested]
+        notes += [f"{e.label}: {e.untested} seeds scored on dev only left aside" for e in aside]
         if notes:
             parts += ["### To be known\n", "".join(f"* {note}\n" for note in notes)]
     return "\n".join(parts)

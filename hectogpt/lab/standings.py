@@ -27,12 +27,14 @@ WITHOUT = "without-"
 class Entry:
     """The records of one recipe (with the same overrides) on one corpus and track, by seed.
 
-    older: how many records of other runs under the same name were left aside.
+    older: how many records of other runs under the same name were left aside. untested: how many seeds were, that had
+    not been scored on test while others had (those that chose a setting, say).
     """
 
     name: str
     rows: tuple[Row, ...]
     older: int = 0
+    untested: int = 0
 
     @property
     def overrides(self) -> Row:
@@ -60,7 +62,7 @@ class Entry:
 
     @property
     def split(self) -> str:
-        """The text that decides: test if every seed was scored on it, else dev."""
+        """The text that decides: test if the seeds were scored on it, else dev."""
         return "test" if len(self.losses("test")) == len(self.rows) else "dev"
 
     def mean(self, name: str) -> float | None:
@@ -176,7 +178,7 @@ def _standing(corpus: str, track: str, rows: Sequence[Row], ladder: Sequence[str
 
 
 def _newest(records: Sequence[Row]) -> Entry:
-    """The records of the run that was recorded last; of two for one seed, the one scored on test."""
+    """The records of the run that was recorded last, tested seeds only if there are any."""
     keys = [_experiment(row) for row in records]
     chosen: dict[int, Row] = {}
     for row, key in zip(records, keys, strict=True):
@@ -184,8 +186,10 @@ def _newest(records: Sequence[Row]) -> Entry:
             old = chosen.get(row["seed"])
             if old is None or (old.get("test_loss") is None and row.get("test_loss") is not None):
                 chosen[row["seed"]] = row
-    rows = tuple(chosen[seed] for seed in sorted(chosen))
-    return Entry(records[-1]["recipe"], rows, sum(key != keys[-1] for key in keys))
+    rows = [chosen[seed] for seed in sorted(chosen)]
+    tested = [row for row in rows if row.get("test_loss") is not None] or rows
+    older = sum(key != keys[-1] for key in keys)
+    return Entry(records[-1]["recipe"], tuple(tested), older, len(rows) - len(tested))
 
 
 def _experiment(row: Row) -> str:
