@@ -20,9 +20,9 @@ from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.cache import Continuation
 from hectogpt.model.generate import Sampling, StopStrings, TextStream, choose, complete, generate, probabilities
 from hectogpt.model.parts import (
-    NgramHash,
     EmbeddingNorm,
     Head,
+    NgramHash,
     NoPositions,
     QKNorm,
     ReLU2,
@@ -46,7 +46,7 @@ KINDS = {
         GPT2,
         positions=Sinusoidal(),
         heads=(QKNorm(), Rotary(fraction=0.5)),
-        inputs=(NgramHash(rows=31), Smear()),
+        inputs=(NgramHash(order=3, rows=31), Smear()),
         head=Head(bias=True, soft_cap=5.0, tied=True),
         attention_scale=0.7,
     ),
@@ -405,6 +405,7 @@ def test_int8_is_off_by_at_most_half_a_step():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("kind", ["gpt2", "everything"])
 def test_compiled_steps_equal_plain_ones(kind, precision):
