@@ -325,6 +325,7 @@ def test_the_page_works_offline(made: tuple[Path, list[dict[str, Any]]]) -> None
         curves.locator(".updatemenu-button", has_text="log").click()
         wait_until(page, lambda: page.evaluate(state)[0] == "log")
         assert page.locator("#tinystories-closed-ladder .point").count() >= len(NAMES)
+        assert page.locator('[data-title^="Share"]').count() == 0, "nothing offers to upload the figures"
         browser.close()
     assert len(asked) == 1
     assert asked[0].startswith("file:")

@@ -27,6 +27,8 @@ th { border-bottom-color: #888; font-weight: 600 } td { white-space: nowrap }
 .w { text-align: left; white-space: normal; min-width: 4em }
 .scroll { overflow-x: auto } p { max-width: 48rem }
 """
+# plotly.js 3 offers to upload the chart unless told not to.
+CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""}
 ANCHOR_DASH = {"uniform": "dot", "unigram": "dash", "kn2": "dashdot", "kn3": "longdash"}
 
 
@@ -53,7 +55,7 @@ def render_page(standings: Sequence[Standing], descriptions: Mapping[str, str]) 
                         include_plotlyjs=False,
                         include_mathjax=False,
                         div_id=f"{standing.slug}-{what}",
-                        config={"displaylogo": False, "responsive": True},
+                        config=CONFIG,
                     )
                 )
             parts.append(f"<div class=scroll>{ladder_table(standing, descriptions).html()}</div>")

@@ -60,10 +60,11 @@ def _levels(axes: Axes, levels: dict[str, float]) -> None:
         axes.axhline(level, color="0.35", linewidth=0.9, linestyle=":")
         axes.annotate(
             f"{ANCHOR_NAMES[name]} {level:.2f}",
-            (0, level),
+            (1, level),
             xycoords=("axes fraction", "data"),
-            xytext=(4, 2),
+            xytext=(0, 2),
             textcoords="offset points",
+            ha="right",
             fontsize=8,
             color="0.35",
         )
