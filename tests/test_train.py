@@ -21,7 +21,7 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.model import Init, ModelConfig, Transformer
-from hectogpt.model.parts import BigramHash, Head, RMSNorm, Rotary, Smear
+from hectogpt.model.parts import Head, NgramHash, RMSNorm, Rotary, Smear
 from hectogpt.train import loop, machine
 from hectogpt.train.optim import AdamW, Constant, Cosine, Linear, Muon, Optimizer, Rates, kinds, orthogonalize
 from hectogpt.train.run import Data, Run
@@ -95,7 +95,7 @@ def test_linear_reaches_its_marks() -> None:
 
 def departed() -> Transformer:
     config = replace(
-        TINY, norm=RMSNorm(gain=True), inputs=(BigramHash(64), Smear()), heads=(Rotary(),), head=Head(bias=True)
+        TINY, norm=RMSNorm(gain=True), inputs=(NgramHash(2, 64), Smear()), heads=(Rotary(),), head=Head(bias=True)
     )
     return Transformer(config)
 
@@ -111,7 +111,7 @@ def test_every_parameter_is_in_one_group(optim: AdamW | Muon, make) -> None:
 
 def test_kinds() -> None:
     found = kinds(departed())
-    assert found["embeddings.weight"] == found["inputs.0.table.weight"] == "embedding"
+    assert (found["embeddings.weight"], found["inputs.0.table.weight"]) == ("embedding", "table")
     assert found["position_embeddings.weight"] == "position"
     assert found["backbone.0.attention.W_qkv.weight"] == found["backbone.1.mlp.fc2.weight"] == "matrix"
     assert found["backbone.0.mlp.fc1.bias"] == found["inputs.1.share"] == found["final_layer_norm.weight"] == "scalar"

@@ -15,9 +15,9 @@ from hectogpt.errors import UserError
 from hectogpt.model import SIZES, Init, ModelConfig, Transformer
 from hectogpt.model.folder import load_model, save_model
 from hectogpt.model.parts import (
-    BigramHash,
     EmbeddingNorm,
     Head,
+    NgramHash,
     NoPositions,
     QKNorm,
     ReLU2,
@@ -25,6 +25,7 @@ from hectogpt.model.parts import (
     Rotary,
     Sinusoidal,
     Smear,
+    TokenTable,
 )
 
 SMALL = ModelConfig(d_model=24, n_heads=3, n_layers=2, context_length=16, vocab_size=61)
@@ -33,7 +34,8 @@ DEPARTED = replace(
     norm=RMSNorm(),
     activation=ReLU2(),
     positions=NoPositions(),
-    inputs=(EmbeddingNorm(), BigramHash(97), Smear()),
+    inputs=(EmbeddingNorm(), NgramHash(2, 97), Smear()),
+    values=(TokenTable(), NgramHash(3, 89)),
     heads=(Rotary(100.0, 0.5), QKNorm()),
     biases=False,
     head=Head(bias=True, soft_cap=15.0),

@@ -9,10 +9,10 @@ import pytest
 
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.model.parts import BigramHash, QKNorm, ReLU2, RMSNorm, Rotary, Smear
+from hectogpt.model.parts import NgramHash, QKNorm, ReLU2, RMSNorm, Rotary, Smear
 from hectogpt.train.optim import Cosine, Muon
 from hectogpt.train.run import Run, read_run, sections_changed, write_run
-from hectogpt.values import diff, did_you_mean, dump, load
+from hectogpt.values import did_you_mean, diff, dump, load
 
 
 def departed() -> Run:
@@ -21,7 +21,7 @@ def departed() -> Run:
         run.model,
         norm=RMSNorm(),
         activation=ReLU2(),
-        inputs=(Smear(0.2), BigramHash(1024)),
+        inputs=(Smear(0.2), NgramHash(2, 1024)),
         heads=(Rotary(1024.0, 0.5), QKNorm()),
     )
     return replace(run, model=model, optim=Muon(rest=run.optim), schedule=Cosine(3), gradient_clipping=None)

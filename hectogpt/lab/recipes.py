@@ -1,17 +1,30 @@
-"""Recipes: a baseline, and functions from an older Run to a new one, each a single idea.
+"""Recipes: the assignment's baseline, and a ladder of changes that compound, each a function from a Run to a Run.
 
-A recipe's name is its function's, its description the docstring, what it changes the difference of the two runs.
+A change's name is its function's, its description the docstring, its kind the section of the Run that it touches. A
+recipe named after a change is the ladder up to and including it. results/LADDER.md has what each gained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from hectogpt.errors import UserError
-from hectogpt.model import SIZES
-from hectogpt.train.optim import AdamW, Linear
-from hectogpt.train.run import Run
+from hectogpt.model import SIZES, Init
+from hectogpt.model.parts import (
+    EmbeddingNorm,
+    Head,
+    NgramHash,
+    NoPositions,
+    QKNorm,
+    ReLU2,
+    RMSNorm,
+    Rotary,
+    Smear,
+    TokenTable,
+)
+from hectogpt.train.optim import AdamW, Linear, Muon, Rates
+from hectogpt.train.run import Data, Run
 from hectogpt.values import did_you_mean
 
 Recipe = Callable[[Run], Run]
@@ -19,41 +32,163 @@ Recipe = Callable[[Run], Run]
 
 def baseline() -> Run:
     """The assignment's own: d 33, 3 heads, 3 layers, context 512; AdamW at a constant 1e-5, clip 1, batch 16."""
-    return Run(recipe="baseline", model=SIZES["tiny"], optim=AdamW(lr=1e-5), dtype="float32", gradient_clipping=1.0)
+    return Run(recipe="baseline", model=SIZES["tiny"], optim=AdamW(lr=1e-5), gradient_clipping=1.0)
 
 
-def first(run: Run) -> Run:
-    """AdamW at a rate that moves the weights, with warm-up and decay to zero; d 128, 4 heads."""
+def learning_rate(run: Run) -> Run:
+    """AdamW at a rate that moves the weights: 1e-2, no weight decay."""
+    return replace(run, optim=AdamW(lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0))
+
+
+def decay(run: Run) -> Run:
+    """Five steps of warm-up, then a straight line to zero: the last steps average out what the first ones overshot."""
+    return replace(run, schedule=Linear(warmup=5))
+
+
+def width(run: Run) -> Run:
+    """d 256, 4 heads of 64, 2 layers: the head's rank bounds what it can say about 50,257 tokens."""
+    return replace(run, model=replace(run.model, d_model=256, n_heads=4, n_layers=2))
+
+
+def short_windows(run: Run) -> Run:
+    """64 windows of 128 in place of 16 of 512, cut from the same stream: more places of the text a step."""
+    return replace(run, data=Data(batch_size=64, window=128))
+
+
+def rates(run: Run) -> Run:
+    """Every kind of parameter its own rate: a row of the embedding is seen rarely, a row of the head at every token."""
     return replace(
         run,
-        model=replace(run.model, d_model=128, n_heads=4),
-        optim=AdamW(lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0),
-        schedule=Linear(warmup=5),
-        dtype="auto",
-        head_dtype="auto",
+        optim=AdamW(
+            lr=0.01,
+            betas=(0.8, 0.95),
+            eps=1e-10,
+            weight_decay=0.0,
+            rates=Rates(embedding=0.2, table=0.1, head=0.004, head_bias=0.2, scalar=0.03),
+        ),
     )
 
 
-RECIPES: tuple[Recipe, ...] = (first,)
-DEFAULT = "first"
+def rms_norm(run: Run) -> Run:
+    """Norms without mean, gain or bias, one right after the embedding, and linear maps without biases."""
+    inputs = (EmbeddingNorm(), *run.model.inputs)
+    return replace(run, model=replace(run.model, norm=RMSNorm(eps=1e-6), inputs=inputs, biases=False))
+
+
+def zero_start(run: Run) -> Run:
+    """Embeddings of unit variance; head and residual projections at zero, so that nothing has to be unlearned."""
+    return replace(run, init=Init(embedding=1.0, linear=0.0375, residual=0.0, head=0.0))
+
+
+def unigram_bias(run: Run) -> Run:
+    """A learned bias per token in the head, at a high rate: the frequencies of words in thirty steps."""
+    return replace(run, model=replace(run.model, head=Head(bias=True)))
+
+
+def rotary(run: Run) -> Run:
+    """Rotary positions on half of each head and normalised queries and keys, no position table to be learned."""
+    heads = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
+    return replace(run, model=replace(run.model, positions=NoPositions(), heads=heads, attention_scale=0.12))
+
+
+def relu2(run: Run) -> Run:
+    """The squared rectifier in the MLP."""
+    return replace(run, model=replace(run.model, activation=ReLU2()))
+
+
+def muon(run: Run) -> Run:
+    """Orthogonalised momentum for the hidden matrices; AdamW keeps embeddings, head and gains."""
+    assert isinstance(run.optim, AdamW)
+    return replace(run, optim=Muon(lr=0.03, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
+
+
+def smear(run: Run) -> Run:
+    """Every position starts with three tenths of its predecessor's embedding, a learned share."""
+    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Smear(0.3))))
+
+
+def bigram_hash(run: Run) -> Run:
+    """A vector for every pair of neighbouring tokens, looked up by a hash, added to the embedding before its norm."""
+    return replace(run, model=replace(run.model, inputs=(NgramHash(2, 65536), *run.model.inputs)))
+
+
+def value_embedding(run: Run) -> Run:
+    """A second vector per token that goes straight into the values of every layer's attention."""
+    return replace(run, model=replace(run.model, values=(TokenTable(),)))
+
+
+LADDER: tuple[Recipe, ...] = (
+    learning_rate,
+    decay,
+    width,
+    short_windows,
+    rates,
+    rms_norm,
+    zero_start,
+    unigram_bias,
+    rotary,
+    relu2,
+    muon,
+    smear,
+    bigram_hash,
+    value_embedding,
+)
+DEFAULT = LADDER[-1].__name__
+
+
+def first(run: Run) -> Run:
+    """AdamW at a real rate with warm-up and decay to zero, d 128, 3 layers, and nothing else."""
+    run = replace(decay(run), optim=AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0))
+    return replace(run, model=replace(run.model, d_model=128, n_heads=4))
+
+
+OTHERS: tuple[Recipe, ...] = (first,)
+
+
+def compound(changes: Iterable[Recipe], name: str) -> Run:
+    """The baseline with the changes applied in order. Its numbers are pinned to float32; from the first change on the
+    machine chooses."""
+    run = baseline()
+    for change in changes:
+        run = change(run)
+    return replace(run, recipe=name, dtype="auto", head_dtype="auto")
+
+
+def rung(n: int) -> Run:
+    """The ladder's first n changes; rung(0) is the baseline."""
+    return compound(LADDER[:n], LADDER[n - 1].__name__) if n else recipe("baseline")
+
+
+def without(name: str) -> Run:
+    """The whole ladder but for one change. Raises UserError for a name that is not on it."""
+    known = [change.__name__ for change in LADDER]
+    if name not in known:
+        raise UserError(
+            f"{name!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(name, known)
+        )
+    return compound((change for change in LADDER if change.__name__ != name), f"without-{name}")
 
 
 def recipe(name: str) -> Run:
     """The Run of a named recipe. Raises UserError with the nearest name for one that does not exist."""
     if name == "baseline":
-        return baseline()
-    for change in RECIPES:
+        # float32 throughout, so that its losses and gradient norms are the textbook's to 1e-4 at every step.
+        return replace(baseline(), dtype="float32", head_dtype="float32")
+    for n, change in enumerate(LADDER, start=1):
         if change.__name__ == name:
-            return replace(change(baseline()), recipe=name)
+            return rung(n)
+    for change in OTHERS:
+        if change.__name__ == name:
+            return compound((change,), name)
     raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(names())}", fix=did_you_mean(name, names()))
 
 
 def names() -> list[str]:
-    """Every recipe's name, the baseline first."""
-    return ["baseline", *(change.__name__ for change in RECIPES)]
+    """Every recipe's name, the baseline first, the ladder in order, then the others."""
+    return ["baseline", *(change.__name__ for change in (*LADDER, *OTHERS))]
 
 
 def describe(name: str) -> str:
-    """One line on a recipe."""
-    functions = {change.__name__: change for change in RECIPES} | {"baseline": baseline}
-    return (functions[name].__doc__ or "").strip()
+    """What a recipe does, or, for one on the ladder, what it adds to the one before."""
+    functions = {change.__name__: change for change in (*LADDER, *OTHERS)} | {"baseline": baseline}
+    return " ".join((functions[name].__doc__ or "").split())

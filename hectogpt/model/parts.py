@@ -240,7 +240,7 @@ class InputPart(Value):
     """A change of the embedded tokens [batch, time, d] that may look at earlier tokens."""
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        raise TypeError("choose EmbeddingNorm, Smear or BigramHash")
+        raise TypeError("choose EmbeddingNorm, Smear or NgramHash")
 
 
 @dataclass(frozen=True)
@@ -291,28 +291,52 @@ class PreviousToken(nn.Module):
 
 
 @dataclass(frozen=True)
-class BigramHash(InputPart):
-    """Add a vector looked up by a hash of (previous token, token) (modded-nanogpt, record 62), zero at the start."""
+class TokenTable(InputPart):
+    """Add a vector looked up by the token, zero at the start: among a model's `values`, a value embedding (2410.17897
+    mixes values across layers; modded-nanogpt, record 14, looks them up)."""
 
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return LookedUpTokens(vocab_size, d_model)
+
+
+class LookedUpTokens(nn.Module):
+    def __init__(self, vocab_size: int, d_model: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, d_model)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(
+        self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], past: Past | None = None
+    ) -> Float[Tensor, "batch time d"]:
+        return x + self.table(ids)
+
+
+@dataclass(frozen=True)
+class NgramHash(InputPart):
+    """Add a vector looked up by a hash of the last `order` tokens, zero at the start (modded-nanogpt, record 62)."""
+
+    order: int = 2
     rows: int = 65536
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return HashedBigrams(self.rows, d_model)
+        return HashedNgrams(self.order, self.rows, d_model)
 
 
-class HashedBigrams(nn.Module):
-    def __init__(self, rows: int, d_model: int) -> None:
+class HashedNgrams(nn.Module):
+    def __init__(self, order: int, rows: int, d_model: int) -> None:
         super().__init__()
-        self.rows = rows
+        self.order, self.rows = order, rows
         self.table = nn.Embedding(rows, d_model)
         nn.init.zeros_(self.table.weight)
 
     def forward(
         self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], past: Past | None = None
     ) -> Float[Tensor, "batch time d"]:
-        previous = shifted(ids + 1, 1, self, past)  # 0 where there is no previous token
-        # Two odd multipliers spread pairs over the rows; the mask keeps the product positive.
-        mixed = (previous * 0x9E3779B1 + ids * 0x85EBCA77) & 0x7FFFFFFFFFFF
+        mixed = ids + 1
+        for back in range(1, self.order):
+            previous = shifted(ids + 1, back, (self, back), past)  # 0 where there is no earlier token
+            # Odd multipliers spread the tuples over the rows; the mask keeps the product positive.
+            mixed = (mixed * 0x9E3779B1 + previous * (0x85EBCA77 + 2 * back)) & 0x7FFFFFFFFFFF
         return x + self.table((mixed ^ (mixed >> 17)) % self.rows)
 
 

@@ -86,9 +86,10 @@ class OneTokenCompiled(nn.Module):
         x: Float[Tensor, "batch time d"],
         positions: Int[Tensor, "rows time"],
         cache: LayerCache | None = None,
+        extra: Float[Tensor, "batch time d"] | None = None,
     ) -> Float[Tensor, "batch time d"]:
         one = x.shape[1] == 1 and cache is not None
-        return self.step(x, positions, cache) if one else self.module(x, positions, cache)
+        return (self.step if one else self.module)(x, positions, cache, extra)
 
 
 class LightTransformer(Transformer):
@@ -103,7 +104,7 @@ class LightTransformer(Transformer):
         nn.Module.__init__(self)
         self.config, self.precision = model.config, precision
         self.embeddings, self.position_embeddings = model.embeddings, model.position_embeddings
-        self.inputs, self.final_layer_norm = model.inputs, model.final_layer_norm
+        self.inputs, self.values, self.final_layer_norm = model.inputs, model.values, model.final_layer_norm
         # The memo keeps parameters shared until their linear map is replaced.
         shared: dict[int, object] = {id(p): p for p in model.parameters()}
         self.backbone = copy.deepcopy(model.backbone, shared)

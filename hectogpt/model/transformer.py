@@ -36,8 +36,9 @@ from hectogpt.model.parts import (
 class ModelConfig:
     """Sizes of a transformer, in the textbook's order, then its departures from GPT-2 (none by default).
 
-    d_model must be divisible by n_heads. `attention_scale` multiplies q.k (None: 1 / sqrt(d_model / n_heads)).
-    `biases` says whether the linear layers of the blocks have one.
+    d_model must be divisible by n_heads. `inputs` change the embedded tokens; `values` make a vector per token, from
+    zero, that every layer adds to its attention's values with a learned factor. `attention_scale` multiplies q.k
+    (None: 1 / sqrt(d_model / n_heads)). `biases` says whether the linear layers of the blocks have one.
     """
 
     d_model: int
@@ -49,6 +50,7 @@ class ModelConfig:
     activation: Activation = field(default_factory=GELU)
     positions: Positions = field(default_factory=Learned)
     inputs: tuple[InputPart, ...] = ()
+    values: tuple[InputPart, ...] = ()
     heads: tuple[HeadPart, ...] = ()
     attention_scale: float | None = None
     biases: bool = True
@@ -130,15 +132,21 @@ class CausalAttention(nn.Module):
         self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
         self.W_o = nn.Linear(config.d_model, config.d_model, bias=config.biases)
         self.parts = nn.ModuleList(part.build(config.n_heads, config.d_attention) for part in config.heads)
+        self.extra_share = nn.Parameter(torch.ones(1)) if config.values else None
         self.register_state_dict_post_hook(_split_qkv)
         self.register_load_state_dict_pre_hook(_fuse_qkv)
 
     def qkv(
-        self, x: Float[Tensor, "batch time d"], positions: Int[Tensor, "rows time"]
+        self,
+        x: Float[Tensor, "batch time d"],
+        positions: Int[Tensor, "rows time"],
+        extra: Float[Tensor, "batch time d"] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (ready for the dot product but for the scale), keys and values, [batch, head, time, d_head]."""
         qkv = self.W_qkv(x).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if extra is not None and self.extra_share is not None:
+            v = v + self.extra_share * extra.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         for part in self.parts:
             q, k = part(q, k, positions)
         return q, k, v
@@ -148,8 +156,9 @@ class CausalAttention(nn.Module):
         x: Float[Tensor, "batch time d"],
         positions: Int[Tensor, "rows time"],
         cache: LayerCache | None = None,
+        extra: Float[Tensor, "batch time d"] | None = None,
     ) -> Float[Tensor, "batch time d"]:
-        q, k, v = self.qkv(x, positions)
+        q, k, v = self.qkv(x, positions, extra)
         if cache is None:
             c = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
         else:
@@ -202,8 +211,9 @@ class DecoderBlock(nn.Module):
         x: Float[Tensor, "batch time d"],
         positions: Int[Tensor, "rows time"],
         cache: LayerCache | None = None,
+        extra: Float[Tensor, "batch time d"] | None = None,
     ) -> Float[Tensor, "batch time d"]:
-        x = x + self.attention(self.pre_layer_norm(x), positions, cache)
+        x = x + self.attention(self.pre_layer_norm(x), positions, cache, extra)
         return x + self.mlp(self.post_layer_norm(x))
 
 
@@ -220,9 +230,9 @@ class Transformer(nn.Module):
         self.loss_precision: torch.dtype | None = None
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embeddings = config.positions.build(config.context_length, config.d_model)
-        self.inputs = nn.ModuleList(
-            part.build(config.d_model, config.vocab_size, config.norm) for part in config.inputs
-        )
+        sizes = (config.d_model, config.vocab_size, config.norm)
+        self.inputs = nn.ModuleList(part.build(*sizes) for part in config.inputs)
+        self.values = nn.ModuleList(part.build(*sizes) for part in config.values)
         self.backbone = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
         self.final_layer_norm = config.norm.build(config.d_model)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.head.bias)
@@ -278,8 +288,11 @@ class Transformer(nn.Module):
             x = x + self.position_embeddings(positions)
         for part in self.inputs:
             x = part(x, ids, cache)
+        extra = torch.zeros_like(x) if self.values else None
+        for part in self.values:
+            extra = part(extra, ids, cache)
         for index, block in enumerate(self.backbone):
-            x = block(x, positions, None if cache is None else cache.layer(index))
+            x = block(x, positions, None if cache is None else cache.layer(index), extra)
         return self.final_layer_norm(x)
 
     def forward(

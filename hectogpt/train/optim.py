@@ -1,7 +1,7 @@
 """Optimizers and schedules: for each the mathematics as a pure function, then a thin class around it.
 
-Parameters are sorted by kind (embedding, position, matrix, head, head_bias, scalar), each kind with its own rate; every
-parameter is in exactly one group. Rates depend on the step alone, so there is no scheduler state.
+Parameters are sorted by kind (embedding, other lookup table, position, matrix, head, head_bias, scalar), each kind with
+its own rate; every parameter is in exactly one group. Rates depend on the step alone, so there is no scheduler state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hectogpt.errors import UserError
 from hectogpt.model.transformer import CausalAttention, Transformer
 from hectogpt.values import Value
 
-Kind = Literal["embedding", "position", "matrix", "head", "head_bias", "scalar"]
+Kind = Literal["embedding", "table", "position", "matrix", "head", "head_bias", "scalar"]
 
 # --- schedules --------------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ def kinds(model: Transformer) -> dict[str, Kind]:
         elif module is model.position_embeddings:
             found[name] = "position"
         elif isinstance(module, nn.Embedding):
-            found[name] = "embedding"
+            found[name] = "embedding" if module is model.embeddings else "table"
         elif isinstance(module, nn.Linear) and leaf == "weight":
             found[name] = "matrix"
         else:
@@ -100,6 +100,7 @@ class Rates:
     """Learning rates of the kinds that want their own; None means the optimizer's `lr`."""
 
     embedding: float | None = None
+    table: float | None = None
     position: float | None = None
     matrix: float | None = None
     head: float | None = None

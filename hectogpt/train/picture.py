@@ -17,7 +17,7 @@ def plot_run(
     """Write a PNG with two panels. `baseline` holds (losses, gradient norms); `levels` are dotted lines on the loss,
     drawn where the curve comes within a nat of them."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter, NullFormatter
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -35,10 +35,11 @@ def plot_run(
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     right.set_yscale("log")
-    if max(grad_norms) < 10 * min(grad_norms):  # within a decade the minor ticks carry the labels
-        right.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-        right.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+    right.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    if max(grad_norms) < 4 * min(grad_norms):
+        right.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
     else:
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.yaxis.set_minor_formatter(NullFormatter())
     for name, level in (levels or {}).items():
         if min(losses) > level + 1:
