@@ -84,7 +84,7 @@ class Standing:
     """One corpus and track. rungs: the ladder's recipes in its order; the rest in the order of the records.
 
     beside: other recipes as they are; without: the top rung minus one part; longer: other numbers of steps;
-    swept: other overrides. anchors: split -> name -> mean over seeds of the count models' losses.
+    swept: other overrides. anchors: split -> name -> mean over the highest rung's seeds of the count models' losses.
     """
 
     corpus: str
@@ -170,10 +170,14 @@ def _standing(corpus: str, track: str, rows: Sequence[Row], ladder: Sequence[str
             this.beside.append(entry)
     this.rungs.sort(key=lambda entry: ladder.index(entry.name))
     for split in ("dev", "test"):
-        scored = [row for row in rows if row.get("anchor_split", "dev") == split and not row.get("overrides")]
-        levels = {name: [row[f"anchor_{name}"] for row in scored if f"anchor_{name}" in row] for name in ANCHORS}
-        if any(levels.values()):
-            this.anchors[split] = {name: float(np.mean(values)) for name, values in levels.items() if values}
+        # Rungs with other windows read other n-grams: the highest rung's count models stand for all.
+        per_entry = [
+            [row for row in entry.rows if row.get("anchor_split") == split and "anchor_kn3" in row]
+            for entry in [*this.beside, *this.rungs]
+        ]
+        scored = next((found for found in reversed(per_entry) if found), [])
+        if scored:
+            this.anchors[split] = {name: float(np.mean([row[f"anchor_{name}"] for row in scored])) for name in ANCHORS}
     return this
 
 
