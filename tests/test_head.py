@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hectogpt.errors import DATA, UserError
-from hectogpt.model.head import head_loss
+from hectogpt.model.head import fastest_precision, head_loss, prepare, shared_head_loss, used_vocabulary
 
 # Relative norm of the difference: float64, float32, and float32 with bf16 products (loss, gradients).
 LIMITS = {None: {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 2e-6)}, torch.bfloat16: (1e-3, 1e-2)}
@@ -46,7 +46,7 @@ def apart(a, b):
     return float((a - b).norm() / b.norm().clamp_min(1e-12))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     rows=st.integers(1, 19),
     vocab=st.integers(2, 70),
@@ -210,3 +210,115 @@ def test_huge_logits():
     """Row maxima are subtracted: logits of a thousand overflow nothing."""
     x, weight, _, targets = problem(8, 20, 5, torch.float64, 12, spread=1000.0)
     torch.testing.assert_close(head_loss(x, weight, targets), plain(x, weight, targets), rtol=1e-12, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised inside torch.compile
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_compiled_is_plain(precision, cap, with_bias):
+    """Chunks that do not divide, a last chunk of one row, ignored targets; nothing is compiled twice."""
+    assert prepare(1003, precision=precision, soft_cap=cap, bias=with_bias) is not None
+    x, weight, bias, targets = problem(50, 1003, 33, torch.float32, 13, spread=2.0)
+    targets[3] = -100
+    bias = bias if with_bias else None
+    inputs = [x, weight] + ([bias] if with_bias else [])
+    want = plain(x, weight, targets, bias, cap)
+    near, near_grad = (1e-6, 2e-6) if precision == torch.float32 else LIMITS[torch.bfloat16]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for chunk in (7, 49, None):
+            got = head_loss(
+                x, weight, targets, bias=bias, soft_cap=cap, precision=precision, chunk_rows=chunk,
+                backend="compiled",
+            )  # fmt: skip
+            assert abs(got - want) <= near * want
+            for a, b in zip(
+                torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs, retain_graph=True), strict=True
+            ):
+                assert apart(a, b) <= near_grad
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised inside torch.compile
+@pytest.mark.slow
+def test_without_a_compiler_prepare_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",), "force_disable_caches": True}):
+        assert prepare(77) is None
+    x, weight, _, targets = problem(4, 77, 5, torch.float32, 14)
+    assert head_loss(x, weight, targets).isfinite()
+
+
+def test_compiled_must_be_prepared():
+    x, weight, _, targets = problem(4, 21, 5, torch.float32, 15)
+    with pytest.raises(ValueError, match="prepare"):
+        head_loss(x, weight, targets, backend="compiled")
+
+
+@pytest.mark.parametrize("rows", [16, 256])
+def test_float32_products_are_float32(rows):
+    """The detour through oneDNN, which asks for permission to round to bf16, does not round here."""
+    x, weight, _, targets = problem(rows, 4096, 128, torch.float32, 16, spread=4.0)
+    want = plain(x.double(), weight.double(), targets)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    got = head_loss(x, weight, targets)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    for a, b in zip(torch.autograd.grad(got, (x, weight)), torch.autograd.grad(want, (x, weight)), strict=True):
+        assert apart(a, b) <= 2e-6
+
+
+def test_fastest_precision_is_one_of_two():
+    assert fastest_precision(33, 1000) in (torch.bfloat16, torch.float32)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    vocab=st.integers(2, 60),
+    rows=st.integers(1, 12),
+    cap=st.sampled_from((None, 3.0)),
+    with_bias=st.booleans(),
+    weighted=st.booleans(),
+    reduction=st.sampled_from(("mean", "sum")),
+    seed=st.integers(0, 99),
+)
+def test_shared_row_is_the_expanded_head(vocab, rows, cap, with_bias, weighted, reduction, seed):
+    g = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(vocab, (max(1, vocab // 2),), generator=g)
+    used, row = used_vocabulary(tokens, vocab)
+    x, weight, bias, targets = problem(rows, len(used) + 1, 4, torch.float64, seed)
+    targets = torch.randint(vocab, (rows,), generator=g)
+    if rows > 2:
+        targets[1] = -100
+    bias = bias if with_bias else None
+    share = torch.rand(rows, generator=g) + 0.1 if weighted else None
+    inputs = [x, weight] + ([bias] if with_bias else [])
+    want = plain(x, weight[row], targets, None if bias is None else bias[row], cap, share, reduction=reduction)
+    got = shared_head_loss(x, weight, targets, row, bias=bias, soft_cap=cap, token_weights=share, reduction=reduction)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    for a, b in zip(torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_shared_row_probabilities_sum_to_one():
+    """Over all 50,257 ids, of which 300 are in use."""
+    g = torch.Generator().manual_seed(17)
+    used, row = used_vocabulary(torch.randint(50257, (300,), generator=g), 50257)
+    x, weight, _, _ = problem(1, len(used) + 1, 8, torch.float64, 17)
+    ids = torch.arange(50257)
+    with torch.no_grad():
+        scores = torch.log_softmax(x @ weight[row].t(), 1)[0]
+        for some in (used[:3], ids[row == len(used)][:3]):
+            loss = shared_head_loss(x.expand(3, -1), weight, some, row, reduction="sum")
+            torch.testing.assert_close(loss, -scores[some].sum(), rtol=1e-12, atol=0)
+        mine = torch.exp(-torch.stack([
+            shared_head_loss(x, weight, torch.tensor([i]), row) for i in (*used.tolist(), int(ids[row == len(used)][0]))
+        ]))  # fmt: skip
+    assert abs(mine[:-1].sum() + mine[-1] * (50257 - len(used)) - 1) < 1e-12
+
+
+def test_every_word_in_use_leaves_the_shared_row_empty():
+    used, row = used_vocabulary(torch.arange(9), 9)
+    x, weight, _, targets = problem(5, 10, 4, torch.float64, 18)
+    targets = targets % 9
+    assert len(used) == 9
+    torch.testing.assert_close(shared_head_loss(x, weight, targets, row), plain(x, weight[:9], targets))

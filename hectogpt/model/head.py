@@ -7,12 +7,12 @@ logits never exists. Higher derivatives are refused (once_differentiable), and s
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pathlib
 import time
-import types
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,16 +20,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hectogpt.errors import DATA, UserError
+from hectogpt.model.softmax import Kernel, Options, Scratch, compiled_kernel, compiled_pass, eager_pass
 
-# Bytes of one chunk of logits (it should stay in the last-level cache; a GPU only wants it large), and of
-# the block of rows whose element-wise part runs at a time in the eager path (second-level cache).
-CHUNK_BYTES = {"cpu": 26 << 20, "cuda": 512 << 20}
-BLOCK_BYTES = 2 << 20
+# Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often.
+CHUNK_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}
 # The compiled pass subtracts (maximum of the raw logits) + (maximum of the bias), which is at most the spread
 # of the bias above the true maximum: beyond this many nats probabilities of 1e-12 would underflow.
 BIAS_SPREAD = 60.0
 
-_kernels: dict[tuple[bool, torch.dtype, int], Callable[..., tuple[Tensor, Tensor]]] = {}
+_kernels: dict[tuple[bool, torch.dtype, int], Kernel] = {}
 
 
 def head_loss(
@@ -86,21 +85,11 @@ def head_loss(
             raise ValueError(f"no compiled pass for {vocab} words in {product}: call prepare() first")
         if x.device.type != "cpu" or label_smoothing or not _narrow(bias):
             kernel = None
-    options = _Options(product, soft_cap, label_smoothing, chunk_rows, kernel)
+    options = Options(product, soft_cap, label_smoothing, chunk_rows, kernel)
     wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in (x, weight, bias))
     if not any(wanted):
         return _run(flat, weight, bias, target, share, options, wanted)[0]
     return _HeadLoss.apply(flat, weight, bias, target, share, options, wanted)
-
-
-class _Options(NamedTuple):
-    """The closed choices of one call."""
-
-    product: torch.dtype
-    soft_cap: float | None
-    smoothing: float
-    chunk_rows: int | None
-    kernel: Callable[..., tuple[Tensor, Tensor]] | None
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -127,7 +116,7 @@ def _run(
     bias: Tensor | None,
     target: Tensor,
     share: Tensor,
-    options: _Options,
+    options: Options,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Loss and the wanted gradients of rows [N, d], chunk by chunk.
@@ -143,7 +132,7 @@ def _run(
     mixed = product != high
     limit = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"]) // (vocab * x_low.element_size())
     size = max(1, min(options.chunk_rows or max(16, limit), rows))
-    scratch = _Scratch(size, vocab, options, high, bias is not None, x.device)
+    scratch = Scratch(size, vocab, options, high, bias is not None, x.device)
     grad_x = torch.empty_like(x) if wanted[0] else None
     grad_weight = torch.zeros(weight.shape[::-1], dtype=high, device=x.device) if wanted[1] else None
     grad_bias = torch.zeros(1, vocab, dtype=high, device=x.device) if wanted[2] else None
@@ -157,7 +146,7 @@ def _run(
             torch.mm(x_low[chunk], weight_low.t(), out=z)
             # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the sum as well.
             exact = (x[chunk].to(high) * weight[picked].to(high)).sum(1) if mixed else None
-            run = _eager_pass if options.kernel is None else _compiled_pass
+            run = eager_pass if options.kernel is None else compiled_pass
             losses[chunk], scale, dz, dz_bias = run(z, picked, exact, bias_high, scratch, options)
             factor = part if scale is None else part * scale
             if grad_bias is not None:
@@ -179,186 +168,21 @@ def _run(
     )
 
 
-class _Scratch:
-    """Buffers that all chunks of a call share: fresh ones would cost a page fault per 4 KiB."""
-
-    def __init__(
-        self,
-        rows: int,
-        vocab: int,
-        options: _Options,
-        high: torch.dtype,
-        with_bias: bool,
-        device: torch.device,
-    ) -> None:
-        def buffer(count: int, dtype: torch.dtype) -> Tensor:
-            return torch.empty(count, vocab, dtype=dtype, device=device)
-
-        low, mixed = options.product, options.product != high
-        self.block = min(rows, max(1, BLOCK_BYTES // (vocab * high.itemsize)))
-        if device.type != "cpu":
-            self.block = rows
-        if options.kernel is not None:
-            rows = max(rows, 2)  # torch.compile would specialise on a single row
-        self.rows = torch.arange(rows, device=device)
-        self.logits = buffer(rows, low)
-        self.bias_side = buffer(rows, low) if options.soft_cap and with_bias else None
-        if options.kernel is None:
-            self.work = buffer(self.block, high) if mixed else None
-            self.spare = buffer(self.block, high) if options.soft_cap else None
-        else:
-            # bf16 in place would stall: a masked store is not forwarded to the overlapping next load.
-            self.exp = buffer(rows, low) if mixed else None
-            self.no_bias = torch.zeros(vocab, dtype=high, device=device)
-
-
-def _eager_pass(
-    z: Tensor,
-    target: Tensor,
-    exact: Tensor | None,
-    bias: Tensor | None,
-    scratch: _Scratch,
-    options: _Options,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Losses of the rows, no factor, dz in place of the logits, and dz with respect to the bias."""
-    losses = torch.empty(z.shape[0], dtype=torch.float32 if scratch.work is not None else z.dtype, device=z.device)
-    for start in range(0, z.shape[0], scratch.block):
-        rows = slice(start, min(start + scratch.block, z.shape[0]))
-        f = z[rows]
-        if scratch.work is not None:
-            f = scratch.work[: rows.stop - start].copy_(f)
-        here = (scratch.rows[: f.shape[0]], target[rows])
-        if exact is not None:
-            f[here] = exact[rows]
-        side = None if scratch.bias_side is None else scratch.bias_side[rows]
-        losses[rows] = _softmax_rows(f, here, bias, scratch.spare, side, options)
-        if scratch.work is not None:
-            z[rows].copy_(f)
-    return losses, None, z, z if scratch.bias_side is None else scratch.bias_side[: z.shape[0]]
-
-
-def _softmax_rows(
-    z: Tensor,
-    here: tuple[Tensor, Tensor],
-    bias: Tensor | None,
-    spare: Tensor | None,
-    bias_side: Tensor | None,
-    options: _Options,
-) -> Tensor:
-    """Loss of each row; z, the raw logits, becomes the gradient with respect to them.
-
-    With p the softmax and s the smoothing: dz = (p - (1 - s) onehot - s / V) (1 - tanh^2).
-    """
-    cap, smoothing = options.soft_cap, options.smoothing
-    tanh = None
-    if cap and spare is not None:
-        tanh = torch.div(z, cap, out=spare[: z.shape[0]]).tanh_()
-        torch.mul(tanh, cap, out=z)
-    if bias is not None:
-        z.add_(bias)
-    top = z.amax(1)
-    wanted = z[here]
-    if smoothing:
-        wanted = wanted.mul(1 - smoothing).add_(z.mean(1), alpha=smoothing)
-    torch._softmax(z, 1, False, out=z)
-    loss = top - z.amax(1).log() - wanted  # log-sum-exp: the largest p is exp(top) / sum
-    if smoothing:
-        z.sub_(smoothing / z.shape[1])
-    z[here] += smoothing - 1  # indexing: scatter_ copies the whole matrix twice
-    if bias_side is not None:
-        bias_side.copy_(z)
-    if tanh is not None:
-        z.mul_(torch.mul(tanh, tanh, out=tanh).neg_().add_(1))
-    return loss
-
-
-def _plain_kernel(bias: Tensor, bias_top: Tensor, z: Tensor, e: Tensor | None, side: None) -> tuple[Tensor, Tensor]:
-    """e (None: in place of z) = exp(z + bias - top); returns top and the row sums of e before rounding."""
-    top = z.amax(1).to(bias.dtype) + bias_top
-    f = torch.exp(z.to(bias.dtype) + bias - top[:, None])
-    (z if e is None else e).copy_(f)
-    return top, f.sum(1)
-
-
-def _capped_kernel(
-    bias: Tensor, bias_top: Tensor, z: Tensor, e: Tensor | None, side: Tensor | None, cap: Tensor
-) -> tuple[Tensor, Tensor]:
-    """As above for cap(z); e holds exp times (1 - tanh^2), side the exp alone.
-
-    tanh(u) = y / (y + 2) and 1 - tanh^2 = 4 (y + 1) / (y + 2)^2 with y = exp(2 u) - 1: a third of tanh's time.
-    """
-    top = cap * torch.tanh(z.amax(1).to(bias.dtype) / cap) + bias_top
-    y = torch.expm1((z.to(bias.dtype) * (2 / cap)).clamp_max(40.0))
-    q = 1 / (y + 2)
-    f = torch.exp(cap * (y * q) + bias - top[:, None])
-    (z if e is None else e).copy_(f * (4 * q * q * (y + 1)))
-    if side is not None:
-        side.copy_(f)
-    return top, f.sum(1)
-
-
-def _compiled_pass(
-    z: Tensor,
-    target: Tensor,
-    exact: Tensor | None,
-    bias: Tensor | None,
-    scratch: _Scratch,
-    options: _Options,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Losses of the rows, 1 / sum, and unnormalised dz, dz with respect to the bias."""
-    assert options.kernel is not None
-    count, cap = z.shape[0], options.soft_cap
-    here = (scratch.rows[:count], target)
-    rows = max(count, 2)
-    bias = scratch.no_bias if bias is None else bias
-    rounded = z[here].to(bias.dtype)
-    exact = rounded if exact is None else exact
-    e = None if scratch.exp is None else scratch.exp[:rows]
-    side = None if scratch.bias_side is None else scratch.bias_side[:rows]
-    buffers = (scratch.logits[:rows], e, side)
-    for buffer in buffers:
-        if buffer is not None:
-            torch._dynamo.maybe_mark_dynamic(buffer, 0)
-    slope = None
-    if cap:
-        top, total = options.kernel(bias, bias.amax(), *buffers, torch.tensor(cap, dtype=bias.dtype))
-        tanh = torch.tanh(exact / cap)
-        slope = 1 - tanh * tanh
-        exact, rounded = cap * tanh, cap * torch.tanh(rounded / cap)
-    else:
-        top, total = options.kernel(bias, bias.amax(), *buffers)
-    top, total, e = top[:count], total[:count], z if e is None else e[:count]
-    shift = bias[target] - top
-    mine = torch.exp(exact + shift)
-    total = total + (mine - torch.exp(rounded + shift))
-    losses = total.log() - exact - shift
-    hit = mine - total  # (p - 1) * total: set as a whole, so that p near 1 keeps its digits in bf16
-    e[here] = (hit if slope is None else hit * slope).to(e.dtype)
-    if side is not None:
-        side = side[:count]
-        side[here] = hit.to(side.dtype)
-    return losses, 1 / total, e, e if side is None else side
-
-
 def prepare(
     vocab: int, *, precision: torch.dtype = torch.float32, soft_cap: float | None = None, bias: bool = False
 ) -> float | None:
     """Compile the element-wise pass for a vocabulary; from then on head_loss(backend="auto") uses it.
 
     Returns the seconds it took, or None where no C++ compiler works (head_loss then stays eager). The first
-    compilation on a machine takes about 15 s, later processes find it in the user's cache folder (about 2 s).
-    Measured gain on 2 cores: about 0.2 s per 8,192 tokens and 50,257 words, 1.3 s with a soft cap; a
-    run too short to earn that back should not call this.
+    compilation on a machine takes 10-16 s, later ones find it in the user's cache folder (about 1 s). It pays
+    with a soft cap only: per 8,192 tokens and 50,257 words 2.5 CPU-s become 1.7 (d 33, bf16), against 1.24
+    and 1.27 without a cap, where torch's own softmax is as quick.
     """
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "hectogpt"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
     key, began = (bool(soft_cap), precision, vocab), time.perf_counter()
     if key not in _kernels:
-        kernel = _capped_kernel if soft_cap else _plain_kernel
-        # A code object of its own: torch.compile counts versions per code object and gives up at 8.
-        code = kernel.__code__.replace(co_name=f"{kernel.__name__}_{vocab}_{precision.itemsize}")
-        own = types.FunctionType(code, kernel.__globals__)
-        _kernels[key] = torch.compile(own, fullgraph=True)
+        _kernels[key] = compiled_kernel(*key)
     x, weight = torch.zeros(32, 2), torch.zeros(vocab, 2)
     try:
         head_loss(
@@ -404,7 +228,7 @@ def _onednn_products(product: torch.dtype) -> Iterator[None]:
     The switch is the permission to use bf16 inside; without AMX tiles oneDNN has no such kernel and computes in
     float32 (difference 1e-7, measured and tested). With AMX it would round, so there MKL stays.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     if product != torch.float32 or torch.cpu._is_amx_tile_supported():
         yield
         return
@@ -434,3 +258,54 @@ def _check_targets(target: Tensor, valid: Tensor, vocab: int) -> None:
             fix="tokenise the text with the tokenizer of this model, or enlarge vocab_size",
             code=DATA,
         )
+
+
+def used_vocabulary(tokens: Int[Tensor, "*tokens"], vocab: int) -> tuple[Int[Tensor, " used"], Int[Tensor, " vocab"]]:
+    """The ids that occur in tokens, ascending, and for every id its row in a head of used + 1 rows.
+
+    Ids that never occur get the last row, which they share.
+    """
+    used = torch.unique(tokens.reshape(-1).long())
+    _check_targets(used, torch.ones_like(used, dtype=torch.bool), vocab)
+    rows = torch.full((vocab,), len(used), dtype=torch.long)
+    rows[used] = torch.arange(len(used))
+    return used, rows
+
+
+def shared_head_loss(
+    x: Float[Tensor, "*rows d"],
+    weight: Float[Tensor, "used_and_one d"],
+    targets: Int[Tensor, "*rows"],
+    rows: Int[Tensor, " vocab"],
+    *,
+    bias: Float[Tensor, " used_and_one"] | None = None,
+    token_weights: Float[Tensor, "*rows"] | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum"] = "mean",
+    **options: Any,
+) -> Float[Tensor, ""]:
+    """head_loss over the whole vocabulary, at the cost of the words in use, with rows from used_vocabulary.
+
+    Equal in value and gradient to head_loss(x, weight[rows], targets, bias=bias[rows]), the head in which m
+    unused words have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m): so the
+    last row counts with ln m added outside the cap. Softmax then gives it m times the probability of one
+    such word, whose loss is therefore larger by ln m, a constant. Label smoothing is refused: it would
+    spread over rows rather than over words.
+    """
+    last = weight.shape[0] - 1
+    unused = int((rows == last).sum())
+    if options.get("label_smoothing"):
+        raise ValueError("label smoothing does not go with a shared row")
+    valid = targets != ignore_index
+    _check_targets(targets.reshape(-1), valid.reshape(-1), rows.shape[0])
+    row = torch.where(valid, rows[torch.where(valid, targets, 0)], ignore_index)
+    log_count = math.log(max(unused, 1))
+    extra = torch.zeros(last + 1, dtype=weight.dtype, device=weight.device)
+    extra[last] = log_count if unused else -math.inf
+    loss = head_loss(
+        x, weight, row, bias=extra if bias is None else bias + extra, token_weights=token_weights,
+        ignore_index=ignore_index, reduction=reduction, **options,
+    )  # fmt: skip
+    share = valid.to(loss.dtype) if token_weights is None else valid * token_weights.detach().to(loss.dtype)
+    constant = (share * (row == last)).sum() * log_count
+    return loss + (constant / share.sum() if reduction == "mean" else constant)
