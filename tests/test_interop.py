@@ -1,4 +1,4 @@
-"""Models and tokenizers in Hugging Face's layout: the same numbers as transformers, or one error that names the fault."""
+"""Models and tokenizers in Hugging Face's layout: transformers' numbers, or one error that names the fault."""
 
 from __future__ import annotations
 

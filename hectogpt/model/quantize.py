@@ -1,7 +1,7 @@
 """The same model in fewer bytes: bf16 or int8 weights for generation, which reads every weight once per token.
 
-Weight-only: activations, sums, norms, attention and the KV cache stay in float32 (prefill multiplies in bf16 where the
-weights are not float32). Refuses to train.
+One or two texts: weight-only, activations and sums stay in float32. More rows (prompts, batches): oneDNN products, with
+activations rounded to bf16, or to 8 bits per row beside int8 weights. Norms, attention and cache stay in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hectogpt.model.transformer import Transformer
 Precision = Literal["float32", "bfloat16", "int8"]
 
 # Up to this many rows the compiled product reads each weight once and keeps one sum per row in registers.
-FEW_ROWS = 8
+FEW_ROWS = 2
 
 
 class PackedLinear(nn.Module):
@@ -37,6 +37,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, precision: Precision) -> None:
         super().__init__()
         self.out_features, self.in_features = linear.weight.shape
+        self.blocked: Tensor | None = None
         weight, scale = linear.weight.detach().float(), None
         if precision == "int8":
             scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
@@ -52,13 +53,35 @@ class PackedLinear(nn.Module):
         rows = x.numel() // self.in_features
         if torch.compiler.is_compiling() and rows <= FEW_ROWS:
             y = self._few(x, rows)
-        elif self.weight.dtype == torch.float32:
-            y = F.linear(x, self.weight)[..., : self.out_features]
+        elif self.weight.dtype == torch.int8 and rows > FEW_ROWS and x.device.type == "cpu":
+            y = self._int8(x, rows)
         else:
-            y = F.linear(x.bfloat16(), self.weight.bfloat16())[..., : self.out_features].float()
+            y = self._many(x)
         if self.scale is not None:
             y = y * self.scale
         return y if self.bias is None else y + self.bias
+
+    def _many(self, x: Tensor) -> Tensor:
+        """A matrix product by oneDNN, faster than MKL's in float32 on AMD processors (measured: 106 and 89 GFLOP/s)."""
+        x, weight = (x, self.weight) if self.weight.dtype == torch.float32 else (x.bfloat16(), self.weight.bfloat16())
+        if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            one_token = x.dim() == 2 or x.shape[-2] == 1
+            if one_token and FEW_ROWS < x.shape[0] <= 64 and self.weight.dtype != torch.int8:
+                # A second copy of the weights, in blocks, pays where it is read again for every token of a batch.
+                if self.blocked is None:
+                    self.blocked = torch.ops.mkldnn._reorder_linear_weight(weight, x.shape[0])
+                weight = self.blocked
+            y = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        else:
+            y = F.linear(x, weight)
+        return y[..., : self.out_features].float()
+
+    def _int8(self, x: Tensor, rows: int) -> Tensor:
+        """Integer products with each row of x rounded to 8 bits too (2208.07339, section 3.1), twice bf16's speed."""
+        step = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / 127
+        rounded = (x / step).round().to(torch.int8).reshape(rows, -1)
+        y = torch._int_mm(rounded, self.weight.t())[:, : self.out_features]
+        return y.view(*x.shape[:-1], -1).float() * step
 
     def _few(self, x: Tensor, rows: int) -> Tensor:
         """Written for the compiler: one loop over W that widens, multiplies and adds up, for all rows at once.
@@ -88,7 +111,7 @@ class OneTokenCompiled(nn.Module):
         cache: LayerCache | None = None,
         extra: Float[Tensor, "batch time d"] | None = None,
     ) -> Float[Tensor, "batch time d"]:
-        one = x.shape[1] == 1 and cache is not None
+        one = x.shape[1] == 1 and x.shape[0] <= FEW_ROWS and cache is not None
         return (self.step if one else self.module)(x, positions, cache, extra)
 
 
@@ -97,7 +120,7 @@ class LightTransformer(Transformer):
 
     The embedding tables stay in float32, since a token reads one row of them; they share memory with `model`.
     `compile` generates code for the one-token step at its first use (seconds, kept on disk by torch; needs a C++
-    compiler on the CPU). Without it bf16 and int8 save memory but not time.
+    compiler on the CPU). Without it bf16 and int8 save memory but, for one or two texts, no time.
     """
 
     def __init__(self, model: Transformer, precision: Precision = "float32", *, compile: bool = False) -> None:
@@ -123,7 +146,8 @@ class LightTransformer(Transformer):
     def logits(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows vocab"]:
         """The vocabulary head, as in Transformer.logits."""
         few = hidden.numel() <= FEW_ROWS * hidden.shape[-1]
-        logits = self.config.head.cap((self.head_step if few else self.lm_head)(hidden))
+        # contiguous: code is generated for one layout
+        logits = self.config.head.cap(self.head_step(hidden.contiguous()) if few else self.lm_head(hidden))
         return logits if self.head_bias is None else logits + self.head_bias
 
 
