@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "train": {"data", "model"},
     "lab": {"train", "data", "model"},
     "interop": {"model", "data"},
-    "explore": {"model", "data"},
+    "explore": {"interop", "model", "data"},
     "cli": {"lab", "train", "interop", "explore", "data", "model"},
 }
 

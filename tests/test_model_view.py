@@ -1,0 +1,201 @@
+"""What the pages show of a trained model: its own attention, exact ablation, every byte visible."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import model_solution as textbook
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hectogpt import errors
+from hectogpt.data import load_tokenizer
+from hectogpt.errors import UserError
+from hectogpt.explore import model_view
+from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model.folder import save_model
+from hectogpt.model.parts import Head, QKNorm, RMSNorm, Rotary
+
+SMALL = ModelConfig(24, 3, 2, 16, 61)
+DEPARTED = replace(SMALL, heads=(Rotary(), QKNorm()), norm=RMSNorm(), attention_scale=0.3, head=Head(tied=True))
+
+
+def peaked(model: torch.nn.Module) -> None:
+    """Weights that leave nothing trivial: peaked attention, gains, biases."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.7)
+
+
+def ours(config: ModelConfig = SMALL) -> Transformer:
+    model = Transformer(config).eval()
+    peaked(model)
+    return model
+
+
+def ids(time: int = 16, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(61, size=time)
+
+
+@pytest.fixture
+def slow() -> textbook.Transformer:
+    model = textbook.Transformer(textbook.ModelConfig(24, 3, 2, 16, 61)).eval()
+    peaked(model)
+    return model
+
+
+def test_maps_losses_and_next_tokens_are_the_textbook_s(slow: textbook.Transformer) -> None:
+    fast = Transformer(SMALL).eval()
+    fast.load_state_dict(slow.state_dict())
+    taken: list[torch.Tensor] = []
+    for block in slow.backbone:  # the textbook's own q and k, put together by hand as its docstring has it
+        block.attention.register_forward_pre_hook(lambda module, inputs: taken.append(_maps(module, inputs[0])))
+    x = ids()
+    with torch.no_grad():
+        logits = slow(torch.from_numpy(x)[None])[0]
+    seen = model_view.look(fast, x)
+    assert seen.maps.shape == (2, 3, 16, 16)
+    np.testing.assert_allclose(seen.maps, torch.cat(taken).numpy(), atol=1e-5)
+    expected = torch.nn.functional.cross_entropy(logits[:-1], torch.from_numpy(x[1:]), reduction="none")
+    np.testing.assert_allclose(seen.losses, expected, atol=1e-4)
+    np.testing.assert_allclose(seen.next_probabilities, logits[-1].softmax(-1), atol=1e-5)
+    assert seen.loss == pytest.approx(slow.get_loss_on_batch(torch.from_numpy(x)[None]).item(), abs=1e-4)
+
+
+def _maps(attention: textbook.CausalAttention, x: torch.Tensor) -> torch.Tensor:
+    q, k = (w(x).unflatten(-1, (3, 8)).transpose(1, 2) for w in (attention.W_q, attention.W_k))
+    scores = (q @ k.mT / math.sqrt(8)).masked_fill(torch.ones(2 * x.shape[1:2], dtype=torch.bool).triu(1), -math.inf)
+    return scores.softmax(-1)
+
+
+@pytest.mark.parametrize("config", [SMALL, DEPARTED], ids=["gpt2", "new"])
+def test_maps_rebuild_the_output_of_every_layer(config: ModelConfig) -> None:
+    model = ours(config)
+    inputs, outputs = [], []
+    for attention in model_view.attentions(model):
+        attention.register_forward_hook(lambda m, i, o: (inputs.append(i), outputs.append(o))[1])
+    seen = model_view.look(model, ids())
+    assert seen.maps.max(axis=-1).mean() > 0.25
+    for layer, attention in enumerate(model_view.attentions(model)):
+        with torch.no_grad():
+            v = attention.qkv(*inputs[layer][:2])[2][0]
+            c = torch.from_numpy(seen.maps[layer]) @ v
+            rebuilt = attention.W_o(c.transpose(0, 1).flatten(-2))
+        torch.testing.assert_close(rebuilt, outputs[layer][0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(seen.maps.sum(axis=-1), 1, atol=1e-5)
+    assert not np.triu(seen.maps, 1).any()
+
+
+def test_a_head_that_is_off_is_a_head_whose_output_weights_are_zero() -> None:
+    model, off = ours(), [(0, 1), (1, 0), (1, 2)]
+    seen = model_view.look(model, ids(), off)
+    without = ours()
+    with torch.no_grad():
+        for layer, head in off:
+            model_view.attentions(without)[layer].W_o.weight[:, head * 8 : (head + 1) * 8] = 0
+    expected = model_view.look(without, ids())
+    np.testing.assert_allclose(seen.losses, expected.losses, atol=1e-6)
+    np.testing.assert_allclose(seen.maps, expected.maps, atol=1e-6)
+    assert seen.loss != pytest.approx(model_view.look(model, ids()).loss, abs=1e-3)
+
+
+def test_heads_come_back_even_after_an_error() -> None:
+    model = ours()
+    before = model_view.look(model, ids())
+    with pytest.raises(RuntimeError), model_view.heads_off(model, [(0, 0)]):
+        raise RuntimeError
+    with pytest.raises(UserError, match="layer 3, head 1"):
+        model_view.look(model, ids(), [(0, 0), (2, 0)])
+    assert np.array_equal(model_view.look(model, ids()).losses, before.losses)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_loss_changes_are_those_of_single_heads() -> None:
+    model = ours()
+    changes = model_view.loss_changes(model, ids())
+    assert changes.shape == (2, 3)
+    alone = model_view.look(model, ids(), [(1, 2)]).loss - model_view.look(model, ids()).loss
+    assert changes[1, 2] == pytest.approx(alone, abs=1e-12)
+    with pytest.raises(UserError, match="two tokens"):
+        model_view.loss_changes(model, ids(1))
+
+
+def test_one_token_predicts_the_next_and_has_no_loss() -> None:
+    seen = model_view.look(ours(), ids(1))
+    assert seen.maps.shape == (2, 3, 1, 1)
+    assert math.isnan(seen.loss)
+    best = model_view.most_likely(seen, 5)
+    assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
+    assert seen.next_probabilities.sum() == pytest.approx(1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60))
+def test_visible_tokens_hold_every_byte(text: str) -> None:
+    tokenizer = load_tokenizer()
+    names = model_view.names_of(tokenizer.encode(text).astype(np.int64), tokenizer)
+    assert all(c.isprintable() and c != " " for name in names for c in name)
+
+
+def test_visible_spells_out_what_cannot_be_seen() -> None:
+    assert model_view.visible(b" a\n\t\\") == "␣a↵⇥\\\\"
+    assert model_view.visible("é\u202e".encode()) == "é\\u{202e}"
+    assert model_view.visible("☃".encode()[:2] + b"x") == "\\xe2\\x98x"
+    assert model_view.names_of(np.array([60_000]), load_tokenizer()) == ["id 60000"]
+
+
+def test_prompts() -> None:
+    tokenizer = load_tokenizer()
+    model = Transformer(ModelConfig(8, 2, 1, 16, 50257)).eval()
+    long = model_view.read_prompt("one two three " * 20, tokenizer, model)
+    assert len(long.ids) == 16
+    assert long.cut == len(tokenizer.encode("one two three " * 20)) - 16
+    assert len(model_view.read_prompt("one two three four", tokenizer, model, longest=3).ids) == 3
+    assert model_view.read_prompt("one", tokenizer, model, longest=3).cut == 0
+    for bad, message in (("", "empty"), ("\ud800", "surrogate")):
+        with pytest.raises(UserError, match=message):
+            model_view.read_prompt(bad, tokenizer, model)
+    with pytest.raises(UserError, match="vocabulary"):
+        model_view.read_prompt("one two three", tokenizer, ours())
+
+
+def test_folders(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    assert model_view.newest_run(tmp_path / "runs") is None
+    config = ModelConfig(8, 2, 1, 16, 50257)
+    save_model(Transformer(config), run)
+    assert model_view.newest_run(tmp_path / "runs") is None  # not finished yet
+    (run / "summary.json").write_text("{}")
+    assert model_view.newest_run(tmp_path / "runs") == run
+    model, tokenizer = model_view.open_model(run)
+    assert (model.config, tokenizer.n_vocab, model.training) == (config, 50257, False)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for folder in (tmp_path / "nowhere", foreign):
+        with pytest.raises(UserError, match="no model") as caught:
+            model_view.open_model(folder)
+        assert caught.value.code == errors.CHECKPOINT
+    (foreign / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="bert"):
+        model_view.open_model(foreign)
+
+
+def test_an_imported_gpt2_is_seen_as_its_own_library_sees_it(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=2, n_embd=32, n_head=4, n_positions=24, attn_implementation="eager")
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    peaked(theirs)
+    theirs.save_pretrained(tmp_path)
+    model, tokenizer = model_view.open_model(tmp_path)
+    prompt = model_view.read_prompt("The state of the union is strong.", tokenizer, model)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(prompt.ids)[None], output_attentions=True).attentions
+    np.testing.assert_allclose(model_view.look(model, prompt.ids).maps, torch.cat(expected).numpy(), atol=1e-4)
