@@ -1,0 +1,75 @@
+"""`hectogpt bench`: the recorded side-by-side timings as tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Draw the newest timing of every question from its records; `make bench` in a checkout makes new ones."""
+
+    records: Path = Path("results/bench.jsonl")
+    json: bool = False
+    """Print the newest records as JSON lines."""
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    arguments = tyro.cli(BenchArguments, args=argv, prog="hectogpt bench")
+    newest = read(arguments.records)
+    if arguments.json:
+        print("\n".join(json.dumps(record) for record in newest))
+        return
+    console = Console()
+    for record in newest:
+        where = f"{record['machine']}, {record['threads']} threads, {record['date'][:10]}, {record['commit']}"
+        columns = list(dict.fromkeys(key for row in record["rows"] for key in row))
+        table = Table(title=f"{record['question']} ({where})", title_justify="left")
+        for column in columns:
+            table.add_column(column.replace("_", " "), justify="left" if column == "contender" else "right")
+        for row in record["rows"]:
+            table.add_row(*(_cell(row.get(column)) for column in columns))
+        console.print(table)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The newest record of each question and setting, in the order in which they were first asked.
+
+    Raises UserError (data) for a file that is missing, empty or not JSON lines of ours, naming the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}",
+            why=error.strerror or str(error),
+            fix="make bench in a checkout, or --records FILE",
+            code=errors.DATA,
+        ) from None
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            setting = {key: record["rows"][0][key] for key in ("setting", "d") if key in record["rows"][0]}
+            newest[record["question"], str(setting)] = record
+            _ = (record["machine"], record["threads"], record["date"], record["commit"])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: not a timing", why=repr(error), code=errors.DATA) from None
+    if not newest:
+        raise UserError(f"{path} is empty", fix="make bench", code=errors.DATA)
+    return list(newest.values())
