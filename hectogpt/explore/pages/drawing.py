@@ -142,7 +142,7 @@ def svg(drawing: Drawing, *, alone: bool = False, ident: str = "") -> str:
         head += f' data-view="{escape(ident)}"'
     font = 'font-family="system-ui,DejaVu Sans,sans-serif"'
     if not alone:
-        return f'<svg class="hecto" {head} {font} style="width:100%;max-width:{_n(drawing.width)}px">{marks}</svg>'
+        return f'<svg class="hecto" {head} {font} style="width:100%;max-width:{_n(drawing.width)}px;min-width:{_n(drawing.width * 0.8)}px">{marks}</svg>'
     paper = f"svg{{background:#fff}}{style('svg')}@media(prefers-color-scheme:dark){{svg{{background:#181c1a}}}}"
     size = f'xmlns="http://www.w3.org/2000/svg" width="{_n(drawing.width)}" height="{_n(drawing.height)}"'
     return f"<svg {size} {head} {font}><style>{paper}</style>{marks}</svg>\n"

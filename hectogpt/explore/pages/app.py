@@ -1,0 +1,95 @@
+# /// script
+# [tool.marimo.display]
+# theme = "system"
+# ///
+"""The marimo app behind `hectogpt explore`: controls for the views, and nothing that computes.
+
+Only the chosen page runs, and torch is imported when a page first needs it.
+"""
+
+import marimo
+
+app = marimo.App(width="full", app_title="hectoGPT explore")
+
+
+@app.cell
+def _():
+    from pathlib import Path
+
+    import marimo as mo
+
+    from hectogpt.errors import UserError
+    from hectogpt.explore.pages import by_hand, controls
+    from hectogpt.explore.pages.view import message
+
+    mo.output.replace(mo.Html(controls.HEAD))
+    return Path, UserError, by_hand, controls, message, mo
+
+
+@app.cell
+def _(controls, mo):
+    page = mo.ui.tabs({name: mo.Html(text) for name, text in controls.PAGES.items()})
+    mo.output.replace(page)
+    return (page,)
+
+
+@app.cell
+def _(by_hand, controls, mo, page):
+    mo.stop(page.value != controls.BY_HAND)
+    hand = controls.by_hand(by_hand.ByHand())
+    controls.bar(hand)
+    return (hand,)
+
+
+@app.cell
+def _(by_hand, controls, hand):
+    controls.show(lambda: by_hand.view(controls.read_by_hand(hand.value)), "attention")
+    return
+
+
+@app.cell
+def _(controls, mo, page):
+    mo.stop(page.value != controls.ORDER)
+    from hectogpt.explore.pages import order
+
+    order_controls = controls.order(order.Order())
+    controls.bar(order_controls)
+    return order, order_controls
+
+
+@app.cell
+def _(controls, order, order_controls):
+    controls.show(lambda: order.view(order.Order(**order_controls.value)), "positions")
+    return
+
+
+@app.cell
+def _(Path, controls, mo, page):
+    mo.stop(page.value != controls.TRAINED)
+    from hectogpt.explore.pages import trained
+
+    folder = controls.folder(trained.choose(mo.cli_args().get("model"), Path("runs")))
+    mo.output.replace(folder)
+    return folder, trained
+
+
+@app.cell
+def _(Path, UserError, controls, folder, message, mo, trained):
+    mo.stop(not folder.value, mo.Html(controls.NO_RUN))
+    try:
+        sizes = trained.load(Path(folder.value))[0].config
+    except UserError as error:
+        mo.stop(True, mo.Html(message(error)))
+    seen = controls.trained(trained.Trained(), sizes.n_layers, sizes.n_heads)
+    controls.bar(seen)
+    return (seen,)
+
+
+@app.cell
+def _(Path, controls, folder, seen, trained):
+    controls.show(lambda: trained.view(Path(folder.value), controls.read_trained(seen.value)), "model")
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,143 @@
+"""The app's controls, what they mean, and how a view is put on the page with its downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import marimo as mo
+
+from hectogpt.errors import UserError
+from hectogpt.explore.pages import by_hand as hand
+from hectogpt.explore.pages import drawing
+from hectogpt.explore.pages.view import STYLE, View, export, fragment, message
+
+BY_HAND, ORDER, TRAINED = "Attention by hand", "Positions", "A trained model"
+PAGES = {
+    BY_HAND: "Keys, values and a query in two dimensions: what a head can copy or average, and what noise does.",
+    ORDER: "What attention knows of the order of tokens, and what sinusoids add.",
+    TRAINED: "What every head of a trained model looks at in your text, and what happens without it.",
+}
+APP_STYLE = """
+.hecto-bar{display:flex;flex-wrap:wrap;gap:.5rem 1.6rem;align-items:center}
+.hecto-bar>*{max-width:100%}
+.hecto-bar>.hecto-prompt{flex:1 0 100%}
+.hecto-title{color:var(--ink);font-size:1.4rem;margin:0 3rem 0 0}
+.hecto-save{margin-top:1rem}
+"""
+HEAD = (
+    f"<style>{drawing.style('.hecto', '.dark')}{STYLE}{APP_STYLE}</style>"
+    '<h1 class="hecto hecto-title">hectoGPT: attention and positions</h1>'
+)
+NO_RUN = (
+    '<div class="hecto hecto-error" role="status"><b>No trained model yet</b><div>Train one with '
+    "<code>hectogpt train</code> (it writes a folder below runs), or enter a folder above: a run's, or one in Hugging "
+    "Face's GPT-2 layout.</div></div>"
+)
+ALPHAS = [0.0, *(10.0**e for e in range(-6, 0)), 0.3]
+SHORT_QUERY: dict[str, hand.Query] = {
+    "copy one value": "copy",
+    "average, one head": "average",
+    "average, two heads": "heads",
+}
+
+
+def bar(controls: Any) -> mo.Html:
+    """Controls side by side, wrapping on narrow screens."""
+    parts = "".join(
+        f'<div class="hecto-{name}">{mo.as_html(element).text}</div>' for name, element in controls.elements.items()
+    )
+    return mo.Html(f'<div class="hecto-bar" role="group" aria-label="Controls">{parts}</div>')
+
+
+def slider(label: str, start: float, stop: float, value: float, step: float = 1) -> Any:
+    """A slider that shows its value."""
+    return mo.ui.slider(start, stop, step, value, label=label, show_value=True)
+
+
+def by_hand(s: hand.ByHand) -> Any:
+    """Controls of the first page."""
+    chosen = next(words for words, query in SHORT_QUERY.items() if query == s.query)
+    return mo.ui.dictionary(
+        {
+            "query": mo.ui.radio(list(SHORT_QUERY), value=chosen, label="goal", inline=True),
+            "beta": slider("β, scale of the query", 0, 60, s.beta, 0.5),
+            "alpha": mo.ui.slider(steps=ALPHAS, value=s.alpha, label="α, variance of keys", show_value=True),
+            "spread": slider("variance of ka along μa", 0, 2, s.spread, 0.05),
+            "n": slider("n, number of keys", 2, 64, s.n),
+            "sample": slider("draw of the keys", 0, 99, s.sample),
+            "normalised": mo.ui.checkbox(value=s.normalised, label="layer-normalised keys"),
+        }
+    )
+
+
+def read_by_hand(values: dict[str, Any]) -> hand.ByHand:
+    """Settings from the controls' values."""
+    return hand.ByHand(**(values | {"query": SHORT_QUERY[values["query"]]}))
+
+
+def order(s: Any) -> Any:
+    """Controls of the second page. d is typed, so that an odd one gets its message."""
+    return mo.ui.dictionary(
+        {
+            "causal": mo.ui.checkbox(value=s.causal, label="causal mask"),
+            "positions": mo.ui.checkbox(value=s.positions, label="add sinusoids"),
+            "T": slider("T, positions", 4, 256, s.T, 4),
+            "d": mo.ui.number(1, 1024, 1, s.d, label="d, dimensions"),
+            "distance": slider("distance", 0, 400, s.distance),
+        }
+    )
+
+
+def folder(chosen: Path | None) -> Any:
+    """Where the model is."""
+    text = "" if chosen is None else str(chosen)
+    return mo.ui.text(value=text, label="folder of the model", placeholder="runs/NAME", full_width=True)
+
+
+def trained(s: Any, layers: int, heads: int) -> Any:
+    """Controls of the third page, for a model of these sizes."""
+    names = [f"layer {i + 1} head {j + 1}" for i in range(layers) for j in range(heads)]
+    return mo.ui.dictionary(
+        {
+            "prompt": mo.ui.text_area(value=s.prompt, label="prompt", rows=3, full_width=True, debounce=400),
+            "layer": slider("layer", 1, max(1, layers), 1),
+            "head": slider("head", 1, heads, 1),
+            "row": mo.ui.number(0, 256, 1, 0, label="token to follow (0: the last)"),
+            "off": mo.ui.multiselect(names, label="heads switched off"),
+            "every_head": mo.ui.checkbox(label="loss change of every head alone (one pass each)"),
+        }
+    )
+
+
+def read_trained(values: dict[str, Any]) -> Any:
+    """Settings from the controls' values; the controls count from 1."""
+    from hectogpt.explore.pages.trained import Trained
+
+    off = tuple((int(words[1]) - 1, int(words[3]) - 1) for words in (name.split() for name in values["off"]))
+    return Trained(
+        prompt=values["prompt"],
+        layer=int(values["layer"]) - 1,
+        head=int(values["head"]) - 1,
+        row=int(values["row"] or 0) - 1,
+        off=off,
+        every_head=values["every_head"],
+    )
+
+
+def show(make: Callable[[], View], name: str) -> mo.Html:
+    """The view and its downloads, or the message of what is wrong with the settings."""
+    try:
+        view = make()
+    except UserError as error:
+        return mo.Html(message(error))
+    kinds = {".html": "text/html", ".svg": "image/svg+xml", ".png": "image/png"}
+    downloads = [
+        mo.download(
+            lambda suffix=suffix: export(view, suffix), f"{name}{suffix}", kind, label=f"Save {suffix[1:].upper()}"
+        )
+        for suffix, kind in kinds.items()
+    ]
+    buttons = "".join(mo.as_html(button).text for button in downloads)
+    return mo.Html(f'{fragment(view)}<div class="hecto-bar hecto-save">{buttons}</div>')
