@@ -219,7 +219,7 @@ def main() -> None:
     from record import record
 
     for question, rows in results.items():
-        record(question, rows)
+        record(question, rows, ("transformers", "ctranslate2"))
 
 
 def errors(model: Transformer, light: dict[str, Transformer]) -> list[dict]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +36,7 @@ from hectogpt.model.parts import (
 )
 from hectogpt.model.quantize import LightTransformer, weight_bytes
 
+CHECKOUT = Path(__file__).resolve().parent.parent
 L = 10  # context length of the small models
 GPT2 = ModelConfig(16, 2, 2, L, 40)
 KINDS = {
@@ -404,19 +408,44 @@ def test_int8_is_off_by_at_most_half_a_step():
     assert ((back - original).abs() <= original.abs().amax(1, keepdim=True) / 254 * 1.0001).all()
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("kind", ["gpt2", "everything"])
-def test_compiled_steps_equal_plain_ones(kind, precision):
+COMPILED = """
+import sys, torch
+sys.path.insert(0, "tests")
+torch.set_num_threads(1)
+from test_generate import KINDS, peaked
+from dataclasses import replace
+from hectogpt.model.cache import Continuation
+from hectogpt.model.quantize import LightTransformer, PackedLinear
+for kind in ("gpt2", "everything"):
     model = peaked(replace(KINDS[kind], vocab_size=41, context_length=200), dtype=torch.float32)
-    plain, compiled = LightTransformer(model, precision), LightTransformer(model, precision, compile=True)
-    a, b = (Continuation(m, [[1, 2, 3], [4]], 150) for m in (plain, compiled))
-    x, y = a.first(), b.first()
-    tolerance = 1e-3 if precision == "float32" else 0.2  # the plain product rounds activations to bf16
-    for step in range(150):
-        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
-        x, y = a.next([step % 40, 1]), b.next([step % 40, 1])
+    for precision in ("float32", "bfloat16", "int8"):
+        light = LightTransformer(model, precision, compile=True)
+        # What the weights stand for, multiplied in float32: the plain product would round activations to bf16.
+        exact = LightTransformer(model, "float32")
+        for to, source in zip(exact.modules(), LightTransformer(model, precision).modules(), strict=True):
+            if isinstance(source, PackedLinear):
+                to.weight = source.weight.float() * (1 if source.scale is None else source.scale[0])
+                if source.scale is not None:
+                    n = source.out_features
+                    to.weight[:n] = source.weight[:n].float() * source.scale[:, None]
+        a, b = (Continuation(m, [[1, 2, 3], [4]], 150) for m in (exact, light))
+        x, y = a.first(), b.first()
+        for step in range(150):
+            x, y = a.next([step % 40, 1]), b.next([step % 40, 1])
+            if precision == "float32":
+                torch.testing.assert_close(x, y, rtol=2e-4, atol=2e-4)
+        # The prompt passed in bf16 leaves keys and values that are a little off.
+        torch.testing.assert_close(x, y, rtol=0.1, atol=0.1)
+        print(kind, precision, (x - y).abs().max().item())
+"""
+
+
+@pytest.mark.slow
+def test_compiled_steps_equal_plain_ones():
+    # In a process of its own: the compiler cannot look through the type checks of this one.
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("\n") == 6
 
 
 def test_command_line_and_library_share_names():
