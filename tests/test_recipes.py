@@ -55,7 +55,7 @@ def test_every_recipe_takes_two_steps_within_the_limit(name: str, corpus: Corpus
     run = replace(whole, model=model, data=replace(whole.data, batch_size=2, window=32), steps=2, threads=1)
     run = replace(run, device="cpu", head_dtype="float32")
     chosen = machine.choose(run)
-    built = loop.build_model(run, chosen)
+    built = loop.build_model(run, chosen, corpus)
     before = {n: p.detach().clone() for n, p in built.named_parameters()}
     steps = list(loop.steps(run, built, run.optim.build(built), corpus, chosen))
     assert len(steps) == 2

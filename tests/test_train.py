@@ -64,7 +64,7 @@ def small_run(**changes: object) -> Run:
 
 def train(run: Run, corpus: Corpus) -> tuple[Transformer, list[loop.Step]]:
     chosen = machine.choose(run)
-    model = loop.build_model(run, chosen)
+    model = loop.build_model(run, chosen, corpus)
     return model, list(loop.steps(run, model, run.optim.build(model), corpus, chosen))
 
 
@@ -197,11 +197,19 @@ def test_it_learns_and_repeats_itself_bit_for_bit(corpus: Corpus) -> None:
     assert other[0].loss != steps[0].loss
 
 
+def test_a_shared_head_learns_on_the_words_in_use(corpus: Corpus) -> None:
+    run = small_run(model=replace(TINY, head=Head(shared=True)))
+    model, steps = train(run, corpus)
+    assert model.config.head.used == len(np.unique(corpus.train)) == model.lm_head.weight.shape[0] - 1
+    assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
+    assert steps[-1].loss < steps[0].loss
+
+
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])
 def test_accumulated_gradients_are_the_batch_s(corpus: Corpus, micro_batch: int) -> None:
     run = small_run(dtype="float64", head_dtype="float64")
     chosen = machine.choose(run)
-    model = loop.build_model(run, chosen)
+    model = loop.build_model(run, chosen, corpus)
     batch = torch.from_numpy(loop.Batches(corpus.train, 32, 8, 0).at(0))
     model.get_loss_on_batch(batch).backward()
     whole = [p.grad.clone() for p in model.parameters()]
@@ -216,7 +224,7 @@ def test_accumulated_gradients_are_the_batch_s(corpus: Corpus, micro_batch: int)
 def test_a_number_that_is_not_finite_stops_before_the_update(corpus: Corpus, poison: str) -> None:
     run = small_run()
     chosen = machine.choose(run)
-    model = loop.build_model(run, chosen)
+    model = loop.build_model(run, chosen, corpus)
     steps = loop.steps(run, model, run.optim.build(model), corpus, chosen)
     next(steps)
     if poison == "loss":
@@ -244,7 +252,7 @@ def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus) -> None
     for bound in (0.01, None):
         run = small_run(gradient_clipping=bound, steps=2)
         chosen = machine.choose(run)
-        model = loop.build_model(run, chosen)
+        model = loop.build_model(run, chosen, corpus)
         watched = Watched(run.optim.build(model).parts)
         norms = [s.grad_norm for s in loop.steps(run, model, watched, corpus, chosen)]
         assert watched.norms == pytest.approx([0.01, 0.01] if bound else norms, rel=1e-3)

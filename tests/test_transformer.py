@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hectogpt.errors import UserError
 from hectogpt.model import SIZES, Init, ModelConfig, Transformer
 from hectogpt.model.folder import load_model, save_model
+from hectogpt.model.head import used_vocabulary
 from hectogpt.model.parts import (
     EmbeddingNorm,
     Head,
@@ -208,6 +209,24 @@ def test_a_damaged_folder_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text(text.replace('"n_heads": 3', '"n_heads": 5'))
     with pytest.raises(UserError, match="n_heads"):
         load_model(tmp_path)
+
+
+def test_words_not_in_use_share_one_logit_exactly(tmp_path) -> None:
+    used, rows = used_vocabulary(torch.arange(0, 61, 2), 61)
+    model = Transformer(replace(SMALL, head=Head(bias=True, soft_cap=9.0, shared=True, used=len(used)))).double()
+    model.word_rows.copy_(rows)
+    peaked(model)
+    x = ids()
+    logits = model(x)
+    assert logits.shape[-1] == 61
+    assert (logits[..., 1::2] == logits[..., 1:2]).all()
+    log_p = logits.log_softmax(-1)  # over all 61 words
+    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(3, 16, dtype=torch.float64))
+    expected = -log_p[:, :-1].gather(-1, x[:, 1:, None]).mean()
+    torch.testing.assert_close(model.get_loss_on_batch(x), expected, rtol=1e-12, atol=1e-12)
+    save_model(model.float(), tmp_path)
+    assert torch.equal(load_model(tmp_path)(x), model(x))
+    assert torch.equal(model.generate(x[:, :4], 3)[:, :4], x[:, :4])
 
 
 def test_sizes_have_the_published_parameter_counts() -> None:

@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     if arguments[0] in ("-V", "--version"):
         print(f"hectogpt {__version__}")
         return
+    # Threads that wait for each other by spinning stall one another on a machine that does other work too: with five
+    # busy processes beside it a step took 6 s spinning and 3 s not. libgomp reads this once, when torch loads it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         _run(arguments[0], arguments[1:])
     except UserError as error:

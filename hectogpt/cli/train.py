@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
         return
     folder = choose_folder(arguments.out, run.recipe)
     chosen = machine.choose(run)
-    model = loop.build_model(run, chosen)
+    model = loop.build_model(run, chosen, corpus)
     optimizer = run.optim.build(model)
     label = run.recipe + (" (modified)" if modified else "")
     facts = chosen.describe()

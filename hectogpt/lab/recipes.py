@@ -20,6 +20,7 @@ from hectogpt.model.parts import (
     ReLU2,
     RMSNorm,
     Rotary,
+    Sinusoidal,
     Smear,
     TokenTable,
 )
@@ -142,7 +143,33 @@ def first(run: Run) -> Run:
     return replace(run, model=replace(run.model, d_model=128, n_heads=4))
 
 
-OTHERS: tuple[Recipe, ...] = (first,)
+def learned_positions(run: Run) -> Run:
+    """For answers/positions.md: the ladder up to unigram_bias at d 128 and 16 windows of 128, learned positions."""
+    for change in LADDER[: LADDER.index(unigram_bias) + 1]:
+        run = change(run)
+    model = replace(run.model, d_model=128, n_heads=2)
+    return replace(run, model=model, data=Data(batch_size=16, window=128))
+
+
+def sinusoidal_positions(run: Run) -> Run:
+    """The same with sinusoids added to the embedding."""
+    run = learned_positions(run)
+    return replace(run, model=replace(run.model, positions=Sinusoidal()))
+
+
+def rotary_positions(run: Run) -> Run:
+    """The same with rotary positions in every head and nothing added."""
+    run = learned_positions(run)
+    return replace(run, model=replace(run.model, positions=NoPositions(), heads=(Rotary(),)))
+
+
+def no_positions(run: Run) -> Run:
+    """The same without positions: order comes from the causal mask alone."""
+    run = learned_positions(run)
+    return replace(run, model=replace(run.model, positions=NoPositions()))
+
+
+OTHERS: tuple[Recipe, ...] = (first, learned_positions, sinusoidal_positions, rotary_positions, no_positions)
 
 
 def compound(changes: Iterable[Recipe], name: str) -> Run:

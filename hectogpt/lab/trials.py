@@ -202,7 +202,7 @@ def perform(run: Run, corpus: Corpus, test: bool) -> Iterator[Row]:
     losses: list[float] = []
     norms: list[float] = []
     try:
-        model = loop.build_model(run, chosen)
+        model = loop.build_model(run, chosen, corpus)
         row["params"] = sum(p.numel() for p in model.parameters())
         optimizer = run.optim.build(model)
         for step in loop.steps(run, model, optimizer, corpus, chosen):

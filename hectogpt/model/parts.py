@@ -346,15 +346,28 @@ class HashedNgrams(nn.Module):
 @dataclass(frozen=True)
 class Head:
     """The vocabulary head: soft_cap bounds logits z by cap * tanh(z / cap) (2408.00118); bias adds one learned number
-    per token, outside the cap; tied shares the embedding's matrix."""
+    per token, outside the cap; tied shares the embedding's matrix.
+
+    `shared` gives the words that never occur in the training text one learned logit between them, so that cost follows
+    the words in use, of which there are `used` (0: counted when training starts). Probabilities still sum to 1 over the
+    whole vocabulary.
+    """
 
     bias: bool = False
     soft_cap: float | None = None
     tied: bool = False
+    shared: bool = False
+    used: int = 0
 
     def __post_init__(self) -> None:
         if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
             raise UserError(f"model.head.soft_cap = {self.soft_cap}", why="it must be positive and finite")
+        if self.shared and self.tied:
+            raise UserError(
+                "model.head.shared with model.head.tied",
+                why="a tied head has a row for every word, a shared one only for those in use",
+                fix="one of the two",
+            )
 
     def cap(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)

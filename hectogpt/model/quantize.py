@@ -127,6 +127,7 @@ class LightTransformer(Transformer):
         nn.Module.__init__(self)
         self.config, self.precision = model.config, precision
         self.embeddings, self.position_embeddings = model.embeddings, model.position_embeddings
+        self.word_rows = model.word_rows
         self.inputs, self.values, self.final_layer_norm = model.inputs, model.values, model.final_layer_norm
         # The memo keeps parameters shared until their linear map is replaced.
         shared: dict[int, object] = {id(p): p for p in model.parameters()}

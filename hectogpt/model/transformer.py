@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hectogpt.errors import UserError
 from hectogpt.model.cache import Continuation, KVCache, LayerCache
-from hectogpt.model.head import head_loss
+from hectogpt.model.head import head_loss, shared_head_loss
 from hectogpt.model.parts import (
     GELU,
     Activation,
@@ -224,6 +224,8 @@ class Transformer(nn.Module):
     parameters' own; torch.bfloat16 is faster on processors that multiply it natively (sums stay wider).
     """
 
+    word_rows: Tensor | None
+
     def __init__(self, config: ModelConfig, init: Init | None = None) -> None:
         super().__init__()
         self.config = config
@@ -235,7 +237,12 @@ class Transformer(nn.Module):
         self.values = nn.ModuleList(part.build(*sizes) for part in config.values)
         self.backbone = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
         self.final_layer_norm = config.norm.build(config.d_model)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.head.bias)
+        words = config.head.used + 1 if config.head.shared else config.vocab_size
+        self.lm_head = nn.Linear(config.d_model, words, bias=config.head.bias)
+        # For each word its row of a head in which unused words share the last one.
+        self.register_buffer(
+            "word_rows", torch.zeros(config.vocab_size, dtype=torch.int64) if config.head.shared else None
+        )
         if config.head.tied:
             self.lm_head.weight = self.embeddings.weight
         self.init_weights(init or Init())
@@ -306,22 +313,27 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows vocab"]:
         """The vocabulary head. The soft cap bounds the product, the bias is added outside it, as in head_loss."""
-        logits = self.config.head.cap(F.linear(hidden, self.lm_head.weight))
-        return logits if self.lm_head.bias is None else logits + self.lm_head.bias
+        return self.finish(F.linear(hidden, self.lm_head.weight), self.lm_head.bias)
+
+    def finish(self, products: Float[Tensor, "*rows words"], bias: Tensor | None) -> Float[Tensor, "*rows vocab"]:
+        """From the head's products to logits over the whole vocabulary."""
+        logits = self.config.head.cap(products)
+        logits = logits if bias is None else logits + bias
+        return logits if self.word_rows is None else logits[..., self.word_rows]
 
     def loss(
         self, ids: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"], reduction: str = "mean"
     ) -> Float[Tensor, ""]:
         """Cross entropy in nats of `targets` given the tokens up to each position, logits never formed as a whole."""
-        return head_loss(
-            self.hidden(ids),
-            self.lm_head.weight,
-            targets,
-            bias=self.lm_head.bias,
-            soft_cap=self.config.head.soft_cap,
-            reduction=reduction,
-            precision=self.loss_precision,
-        )
+        options: dict[str, Any] = {
+            "bias": self.lm_head.bias,
+            "soft_cap": self.config.head.soft_cap,
+            "reduction": reduction,
+            "precision": self.loss_precision,
+        }
+        if self.word_rows is not None:
+            return shared_head_loss(self.hidden(ids), self.lm_head.weight, targets, self.word_rows, **options)
+        return head_loss(self.hidden(ids), self.lm_head.weight, targets, **options)
 
     def get_loss_on_batch(self, input_ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from hectogpt import errors
 from hectogpt.data import Batches, Corpus
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
+from hectogpt.model.head import used_vocabulary
 from hectogpt.train.machine import Machine
 from hectogpt.train.optim import Optimizer
 from hectogpt.train.run import Run
@@ -47,9 +48,19 @@ class Score:
     tokens: int
 
 
-def build_model(run: Run, machine: Machine) -> Transformer:
-    """The run's model on its device, weights drawn from the run's seed."""
-    model = Transformer(run.model)
+def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
+    """The run's model on its device, weights drawn from the run's seed.
+
+    Of the corpus only one thing is asked, and only if the head wants it: which words its training text uses.
+    """
+    config = run.model
+    if config.head.shared:
+        used, rows = used_vocabulary(torch.from_numpy(corpus.train.astype(np.int64)), config.vocab_size)
+        model = Transformer(replace(config, head=replace(config.head, used=len(used))))
+        assert model.word_rows is not None
+        model.word_rows.copy_(rows)
+    else:
+        model = Transformer(config)
     model.init_weights(run.init, seed=run.seed)
     model = model.to(machine.device, torch.float64 if machine.dtype == torch.float64 else torch.float32)
     model.loss_precision = machine.head_dtype
