@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hectogpt.explore.pages.drawing import Dots, Drawing, Image, Line, Point, Role, Text
+from hectogpt.explore.pages.drawing import Dots, Drawing, Image, Line, Point, Real, Role, Text
 
 SIZE = 380.0  # the usual panel's width in pixels: readable on a telephone, two fit side by side on a desk
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
+def ticks(low: Real, high: Real, about: int = 5) -> list[Real]:
     """Round numbers within [low, high], in steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
@@ -21,7 +21,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def number(value: float) -> str:
+def number(value: Real) -> str:
     """A tick's or a label's number, short."""
     return f"{value + 0.0:.4g}"
 
@@ -33,17 +33,17 @@ class Panel:
         self,
         title: str,
         alt: str,
-        xlim: tuple[float, float],
-        ylim: tuple[float, float],
+        xlim: tuple[Real, Real],
+        ylim: tuple[Real, Real],
         *,
         x: str,
         y: str = "",
-        width: float = SIZE,
-        height: float = 300.0,
-        left: float = 46.0,
-        bottom: float = 42.0,
-        xticks: Sequence[tuple[float, str]] | None = None,
-        yticks: Sequence[tuple[float, str]] | None = None,
+        width: Real = SIZE,
+        height: Real = 300.0,
+        left: Real = 46.0,
+        bottom: Real = 42.0,
+        xticks: Sequence[tuple[Real, str]] | None = None,
+        yticks: Sequence[tuple[Real, str]] | None = None,
         legend: Sequence[tuple[Role, str]] = (),
     ) -> None:
         self.drawing = Drawing(width, height, alt)
@@ -69,30 +69,30 @@ class Panel:
             add(Text(4, self.top - 8, y, "muted", 12))
 
     @staticmethod
-    def _named(given: Sequence[tuple[float, str]] | None, limits: tuple[float, float]) -> Iterable[tuple[float, str]]:
+    def _named(given: Sequence[tuple[Real, str]] | None, limits: tuple[Real, Real]) -> Iterable[tuple[Real, str]]:
         return [(v, number(v)) for v in ticks(*limits)] if given is None else given
 
-    def at(self, x: float, y: float) -> Point:
+    def at(self, x: Real, y: Real) -> Point:
         """Where a point of the plot lies on the sheet."""
         u = (x - self.xlim[0]) / (self.xlim[1] - self.xlim[0])
         v = (y - self.ylim[0]) / (self.ylim[1] - self.ylim[0])
         return self.left + u * (self.right - self.left), self.bottom - v * (self.bottom - self.top)
 
-    def _inside(self, x: float, y: float) -> bool:
+    def _inside(self, x: Real, y: Real) -> bool:
         return self.xlim[0] <= x <= self.xlim[1] and self.ylim[0] <= y <= self.ylim[1]
 
-    def line(self, xs: Iterable[float], ys: Iterable[float], role: Role, *, dashed: bool = False) -> None:
+    def line(self, xs: np.ndarray, ys: np.ndarray, role: Role, *, dashed: bool = False) -> None:
         """A curve; values beyond the upper or lower edge run along it."""
         low, high = self.ylim
         points = [self.at(float(x), min(max(float(y), low), high)) for x, y in zip(xs, ys, strict=True)]
         self.drawing.add(Line(points, role, 2.0, dashed))
 
-    def dots(self, points: Iterable[Point], role: Role, radius: float = 3.0, opacity: float = 1.0) -> None:
+    def dots(self, points: Iterable[Point] | np.ndarray, role: Role, radius: Real = 3.0, opacity: Real = 1.0) -> None:
         """Points as discs."""
         inside = [self.at(float(x), float(y)) for x, y in points if self._inside(float(x), float(y))]
         self.drawing.add(Dots(inside, role, radius, opacity))
 
-    def arrow(self, tip: Point, role: Role, label: str, *, dashed: bool = False, lift: float = -8.0) -> None:
+    def arrow(self, tip: Point, role: Role, label: str, *, dashed: bool = False, lift: Real = -8.0) -> None:
         """An arrow from the origin with a name at its tip; pulled back inside the frame if it is too long."""
         reach = 1.0
         for value, (low, high) in zip(tip, (self.xlim, self.ylim), strict=True):
@@ -102,7 +102,7 @@ class Panel:
         self.drawing.add(Line([self.at(0, 0), (x, y)], role, 2.2, dashed, arrow=True))
         self.drawing.add(Text(min(x + 7, self.right - 8 * len(label)), y + lift, label, role, 13, bold=True))
 
-    def cross(self, x: float, y: float, role: Role = "ink", size: float = 9.0) -> None:
+    def cross(self, x: Real, y: Real, role: Role = "ink", size: Real = 9.0) -> None:
         """A cross marks a goal."""
         u, v = self.at(x, y)
         self.drawing.add(Line([(u - size, v), (u + size, v)], role, 2), Line([(u, v - size), (u, v + size)], role, 2))

@@ -20,7 +20,8 @@ from jaxtyping import Float
 
 Role = Literal["ink", "muted", "grid", "blue", "orange", "green", "pink"]
 Anchor = Literal["start", "middle", "end"]
-Point = tuple[float, float]
+Real = float | int
+Point = tuple[Real, Real]
 
 # Okabe and Ito's hues: the darker set for a light page, a lighter one for a dark page.
 LIGHT: dict[Role, str] = {
@@ -50,10 +51,10 @@ class Line:
 
     points: Sequence[Point]
     role: Role = "ink"
-    width: float = 1.6
+    width: Real = 1.6
     dashed: bool = False
     filled: bool = False
-    opacity: float = 1.0
+    opacity: Real = 1.0
     arrow: bool = False
 
 
@@ -61,12 +62,12 @@ class Line:
 class Box:
     """A filled rectangle; `title` is what hovering shows."""
 
-    x: float
-    y: float
-    width: float
-    height: float
+    x: Real
+    y: Real
+    width: Real
+    height: Real
     role: Role = "blue"
-    opacity: float = 1.0
+    opacity: Real = 1.0
     title: str = ""
 
 
@@ -76,32 +77,32 @@ class Dots:
 
     points: Sequence[Point]
     role: Role = "blue"
-    radius: float = 3.0
-    opacity: float = 1.0
+    radius: Real = 3.0
+    opacity: Real = 1.0
 
 
 @dataclass(frozen=True)
 class Text:
     """One line of text; y is its baseline. turn: degrees clockwise about its anchor."""
 
-    x: float
-    y: float
+    x: Real
+    y: Real
     text: str
     role: Role = "ink"
-    size: float = 12.0
+    size: Real = 12.0
     anchor: Anchor = "start"
     bold: bool = False
-    turn: float = 0.0
+    turn: Real = 0.0
 
 
 @dataclass(frozen=True)
 class Image:
     """Numbers from -1 to 1 as a grid of cells: positive blue, negative orange, opacity the absolute value."""
 
-    x: float
-    y: float
-    width: float
-    height: float
+    x: Real
+    y: Real
+    width: Real
+    height: Real
     values: Float[np.ndarray, "rows columns"] = field(repr=False)
 
 
@@ -112,8 +113,8 @@ Shape = Line | Box | Dots | Text | Image
 class Drawing:
     """Shapes on a sheet of width x height pixels. `alt` says in words, with numbers, what is to be seen."""
 
-    width: float
-    height: float
+    width: Real
+    height: Real
     alt: str
     shapes: list[Shape] = field(default_factory=list)
 
@@ -142,13 +143,14 @@ def svg(drawing: Drawing, *, alone: bool = False, ident: str = "") -> str:
         head += f' data-view="{escape(ident)}"'
     font = 'font-family="system-ui,DejaVu Sans,sans-serif"'
     if not alone:
-        return f'<svg class="hecto" {head} {font} style="width:100%;max-width:{_n(drawing.width)}px;min-width:{_n(drawing.width * 0.8)}px">{marks}</svg>'
+        size = f"width:100%;max-width:{_n(drawing.width)}px;min-width:{_n(0.8 * drawing.width)}px"
+        return f'<svg class="hecto" {head} {font} style="{size}">{marks}</svg>'
     paper = f"svg{{background:#fff}}{style('svg')}@media(prefers-color-scheme:dark){{svg{{background:#181c1a}}}}"
     size = f'xmlns="http://www.w3.org/2000/svg" width="{_n(drawing.width)}" height="{_n(drawing.height)}"'
     return f"<svg {size} {head} {font}><style>{paper}</style>{marks}</svg>\n"
 
 
-def _n(value: float) -> str:
+def _n(value: Real) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
@@ -212,7 +214,7 @@ def png_of(values: Float[np.ndarray, "rows columns"]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def stack(drawings: Sequence[Drawing], gap: float = 24.0) -> Drawing:
+def stack(drawings: Sequence[Drawing], gap: Real = 24.0) -> Drawing:
     """Several drawings below each other as one."""
     height = sum(d.height for d in drawings) + gap * (len(drawings) + 1)
     sheet = Drawing(max(d.width for d in drawings) + 2 * gap, height, " ".join(d.alt for d in drawings))
@@ -223,17 +225,17 @@ def stack(drawings: Sequence[Drawing], gap: float = 24.0) -> Drawing:
     return sheet
 
 
-def _moved(shape: Shape, dx: float, dy: float) -> Shape:
+def _moved(shape: Shape, dx: Real, dy: Real) -> Shape:
     if isinstance(shape, (Line, Dots)):
         return type(shape)(**(vars(shape) | {"points": [(x + dx, y + dy) for x, y in shape.points]}))
     return type(shape)(**(vars(shape) | {"x": shape.x + dx, "y": shape.y + dy}))
 
 
-def png(drawing: Drawing, scale: float = 2.0) -> bytes:
+def png(drawing: Drawing, scale: Real = 2.0) -> bytes:
     """The drawing as a PNG picture in the light colours, `scale` pixels for each of its units."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.patches import Circle, Polygon, Rectangle
+    from matplotlib.patches import Polygon, Rectangle
 
     figure = Figure(figsize=(drawing.width / 100, drawing.height / 100), facecolor="white")
     ax = figure.add_axes((0, 0, 1, 1))
@@ -255,8 +257,9 @@ def png(drawing: Drawing, scale: float = 2.0) -> bytes:
             place = (shape.x, shape.y), shape.width, shape.height
             ax.add_patch(Rectangle(*place, color=LIGHT[shape.role], alpha=shape.opacity, lw=0, zorder=z))
         elif isinstance(shape, Dots):
-            for at in shape.points:
-                ax.add_patch(Circle(at, shape.radius, color=LIGHT[shape.role], alpha=shape.opacity, lw=0, zorder=z))
+            places = np.array(shape.points, dtype=float).reshape(-1, 2)
+            size = 2 * shape.radius * point
+            ax.plot(*places.T, "o", color=LIGHT[shape.role], ms=size, mew=0, alpha=shape.opacity, zorder=z)
         elif isinstance(shape, Text):
             anchors = {"start": "left", "middle": "center", "end": "right"}
             ax.text(

@@ -12,7 +12,7 @@ import numpy as np
 from hectogpt.errors import USAGE, UserError
 from hectogpt.explore import positions
 from hectogpt.explore.pages.chart import Panel
-from hectogpt.explore.pages.drawing import Box, Drawing, Role, Text
+from hectogpt.explore.pages.drawing import Box, Drawing, Real, Role, Text
 from hectogpt.explore.pages.view import Note, Quantities, Quantity, View
 
 TOKENS, WIDTH = 12, 16  # of the permuted block
@@ -112,7 +112,7 @@ def _heat_map(s: Order) -> Drawing:
     return panel.drawing
 
 
-def _rows(d: int) -> list[tuple[float, str]]:
+def _rows(d: int) -> list[tuple[Real, str]]:
     return [(float(v), str(v)) for v in range(0, d + 1, max(1, d // 4))]
 
 

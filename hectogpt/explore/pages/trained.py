@@ -131,8 +131,8 @@ def _map(seen: Seen, names: list[str], row: int, s: Trained) -> Drawing:
     size = len(weights)
     best = int(weights[row].argmax())
     alt = (
-        f"Attention of layer {s.layer + 1}, head {s.head + 1}, over {size} tokens. Token {row + 1}, {names[row]}, "
-        f"looks most at token {best + 1}, {names[best]}: weight {weights[row, best]:.3f}. On average a token gives "
+        f"Attention of layer {s.layer + 1}, head {s.head + 1}, over {size} tokens. Token {row + 1}, “{names[row]}”, "
+        f"looks most at token {best + 1}, “{names[best]}”: weight {weights[row, best]:.3f}. On average a token gives "
         f"{float(np.trace(weights)) / size:.3f} to itself and {float(weights[:, 0].mean()):.3f} to the first."
     )
     labelled = size <= LABELLED
@@ -219,11 +219,14 @@ def _next(seen: Seen, whole: Seen, tokenizer: Tokenizer, s: Trained) -> Drawing:
 
 
 def _numbers(seen: Seen, whole: Seen, s: Trained) -> Quantities:
+    tokens = Quantity("tokens", "tokens read", float(len(seen.losses) + 1), ".0f")
+    if not seen.losses.size:
+        return Quantities("Loss of the prompt: one token predicts nothing in it", (tokens,))
     rows = [
         Quantity("loss", "mean loss, nats per token", seen.loss),
         Quantity("loss_whole", "  with all heads on", whole.loss),
         Quantity("loss_change", "  change by the heads that are off", seen.loss - whole.loss, "+.4f"),
-        Quantity("tokens", "tokens read", len(seen.losses) + 1, ".0f"),
+        tokens,
     ]
     return Quantities("Loss of the prompt", tuple(rows))
 
@@ -232,7 +235,7 @@ def _row(seen: Seen, names: list[str], row: int, s: Trained) -> Table:
     weights = seen.maps[s.layer, s.head, row]
     order = np.argsort(-weights[: row + 1], kind="stable")[:8]
     rows = tuple((f"{i + 1}. {names[i]}", f"{weights[i]:.4f}") for i in order.tolist())
-    caption = f"Where token {row + 1}, {names[row]}, looks (layer {s.layer + 1}, head {s.head + 1})"
+    caption = f"Where token {row + 1}, “{names[row]}”, looks (layer {s.layer + 1}, head {s.head + 1})"
     return Table(caption, ("token", "weight"), rows)
 
 
