@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-QUESTIONS = ("start", "tokens", "head", "step", "decode")
+QUESTIONS = ("start", "tokens", "roofline", "head", "step", "decode")
 
 
 def main() -> None:

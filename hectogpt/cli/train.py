@@ -184,6 +184,5 @@ def dry_run(run: Run, corpus: Corpus, modified: bool) -> None:
     tokens = run.steps * run.data.batch_size * run.data.window
     print(json.dumps(dump(run), indent=2))
     print(f"{run.recipe}{' (modified)' if modified else ''}: {parameters:,} parameters")
-    print(
-        f"{tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({tokens / len(corpus.train):.2f} epochs)"
-    )
+    epochs = tokens / len(corpus.train)
+    print(f"{tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)")
