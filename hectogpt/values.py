@@ -24,7 +24,8 @@ class Value:
 
 def _all_values(base: type = Value) -> dict[str, type]:
     found: dict[str, type] = {}
-    for child in base.__subclasses__():
+    children: list[type] = base.__subclasses__()
+    for child in children:
         found[child.__name__] = child
         found |= _all_values(child)
     return found

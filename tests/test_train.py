@@ -312,7 +312,7 @@ def test_impossible_runs_are_refused(change: dict, named: str) -> None:
 TEXTBOOK_RUN = """
 import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])
 from model_solution import ModelConfig; from train import train
-train(1e-3, 1.0, ModelConfig(33, 3, 3, 64, 50257), 2, 12, data=sys.argv[2], log=Path(sys.argv[3]))
+train(1e-3, 1.0, ModelConfig(33, 3, 3, 64, 50257), 2, 6, data=sys.argv[2], log=Path(sys.argv[3]))
 """
 
 
@@ -331,7 +331,7 @@ def test_same_losses_and_norms_as_the_textbook_s_loop(token_file: Path, tmp_path
     log = tmp_path / "log.jsonl"
     command = [sys.executable, "-c", TEXTBOOK_RUN, str(reference), str(token_file), str(log)]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
-    run = replace(recipes.recipe("baseline"), optim=AdamW(lr=1e-3), steps=12, data=Data(2, 64), device="cpu")
+    run = replace(recipes.recipe("baseline"), optim=AdamW(lr=1e-3), steps=6, data=Data(2, 64), device="cpu")
     assert_same_run(replace(run, model=replace(run.model, context_length=64)), token_file, log)
 
 

@@ -36,8 +36,8 @@ def main(argv: list[str]) -> None:
                 code=errors.DATA,
             )
     elif arguments.action == "repair":
-        for damage in data.repair(arguments.source, encoding=arguments.encoding, force=arguments.force):
-            print(f"repaired: {damage}", file=sys.stderr)
+        for mended in data.repair(arguments.source, encoding=arguments.encoding, force=arguments.force):
+            print(f"repaired: {mended}", file=sys.stderr)
     corpus = data.open_corpus(arguments.source, encoding=arguments.encoding, force=arguments.force)
     for split in ("train", "dev", "test"):
         tokens = getattr(corpus, split)

@@ -3,7 +3,9 @@
 A name is `question.quantity`; the answers carry it in a comment behind the number, and a test compares the two.
 """
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +18,13 @@ SAMPLES = 100_000
 VANISHING = 1e-6  # alpha where the question lets it vanish
 BETAS = (5, 10, 20, 50, 100)
 
+# The one experiment too long to repeat here: its records, made by `hectogpt compare` (see answers/positions.md).
+TRAINED = Path(__file__).resolve().parents[2] / "results" / "positions.jsonl"
+
 
 def numbers() -> dict[str, float]:
     """All of them; some seconds on one core."""
-    parts = (_copying, _average, _small_noise, _noisy_norm, _layer_norm, _permutation, _sinusoids, _nearest)
+    parts = (_copying, _average, _small_noise, _noisy_norm, _layer_norm, _permutation, _sinusoids, _nearest, _trained)
     return {name: float(value) for part in parts for name, value in part().items()}
 
 
@@ -197,4 +202,21 @@ def _nearest() -> dict[str, float]:
         found[f"near.apart_{d}"] = float(pair.t - pair.s)
         found[f"near.distance_{d}"] = pair.distance
         found[f"near.exact_{d}"] = pair.exact
+    return found
+
+
+def _trained() -> dict[str, float]:
+    """Held-out losses of the short training runs with four kinds of positions; none where their records are not."""
+    if not TRAINED.exists():
+        return {}
+    rows = [json.loads(line) for line in TRAINED.read_text(encoding="utf-8").splitlines()]
+    losses: dict[str, dict[int, float]] = {}
+    for row in rows:
+        losses.setdefault(row["recipe"].removesuffix("_positions"), {})[row["seed"]] = row["dev_loss"]
+    found = {"trained.seeds": len(losses["no"]), "trained.unigram": np.mean([row["anchor_unigram"] for row in rows])}
+    for kind, by_seed in losses.items():
+        gains = [losses["no"][seed] - loss for seed, loss in by_seed.items()]
+        found[f"trained.{kind}"] = np.mean(list(by_seed.values()))
+        found[f"trained.{kind}_gain"] = np.mean(gains)
+        found[f"trained.{kind}_least"], found[f"trained.{kind}_most"] = min(gains), max(gains)
     return found
