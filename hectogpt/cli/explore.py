@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -178,11 +180,12 @@ def serve(arguments: PagesArguments) -> None:
     if arguments.model is not None:
         command += ["--", "--model", arguments.model]
     environment = os.environ | {"MARIMO_SKIP_UPDATE_CHECK": "1"}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(errors.TERMINATED))  # so that the server ends with us
     server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
-    assert server.stdin is not None
-    with server.stdin as pipe:
-        pipe.write(token.encode())
     try:
+        assert server.stdin is not None
+        with contextlib.suppress(BrokenPipeError), server.stdin as pipe:  # a server that ended is reported below
+            pipe.write(token.encode())
         wait_until_up(server, port)
         address = f"http://{HOST}:{port}/?access_token={token}"
         print(f"{address}\nCtrl-C ends it.", flush=True)

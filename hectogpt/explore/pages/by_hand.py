@@ -86,7 +86,14 @@ def _plane(seen: np.ndarray, s: ByHand) -> Drawing:
         f"{s.n - 2} keys near the origin; a band along the first axis shows where key a may lie."
     )
     panel = Panel(
-        "Keys and query", alt, (-1.3, 3.1), (-0.9, 2.4), x="component along μa", y="component along μb", height=320
+        "Keys and query",
+        alt,
+        (-1.3, 3.1),
+        (-0.9, 2.4),
+        x="component along μa",
+        y="component along μb",
+        height=320,
+        legend=[("orange", "draws of ka"), ("muted", "other keys of this draw")],
     )
     panel.dots(seen[:300, 0], "orange", 3, 0.22)
     if s.n > 2:
@@ -109,7 +116,7 @@ def _bars(heads: tuple[np.ndarray, ...], c: np.ndarray, s: ByHand) -> Drawing:
     legend: list[tuple[Role, str]] = [("blue", "head 1"), ("orange", "head 2")] if len(heads) > 1 else []
     names = ["a", "b"] + [str(i) for i in range(3, s.n + 1)]
     every = max(1, s.n // 12)
-    marks = [(i + 0.5, name) for i, name in enumerate(names) if i < 2 or (i % every == 0 and i > 2)]
+    marks = [(i + 0.5, name) for i, name in enumerate(names) if i < 2 or (i + 1) % every == 0]
     panel = Panel("Weights, this draw", alt, (0, s.n), (0, 1), x="key", y="", height=320, xticks=marks, legend=legend)
     width = 0.8 / len(heads)
     for k, w in enumerate(heads):
@@ -124,8 +131,16 @@ def _bars(heads: tuple[np.ndarray, ...], c: np.ndarray, s: ByHand) -> Drawing:
 def _scatter(c: np.ndarray, goal: np.ndarray, errors: np.ndarray, s: ByHand) -> Drawing:
     near = float((errors < 0.1).mean())
     alt = f"Outputs c of 400 draws by their weights on va and vb. {100 * near:.0f} percent of draws end near the goal."
-    x, y = "weight on va", "weight on vb"
-    panel = Panel("Output c, draw by draw", alt, (-0.05, 1.05), (-0.05, 1.05), x=x, y=y, height=320)
+    panel = Panel(
+        "Output c, draw by draw (+ the goal)",
+        alt,
+        (-0.05, 1.05),
+        (-0.05, 1.05),
+        x="weight on va",
+        y="weight on vb",
+        height=320,
+        legend=[("blue", "400 draws"), ("orange", "this draw")],
+    )
     panel.dots(c[:400, :2], "blue", 3.5, 0.25)
     panel.cross(float(goal[0]), float(goal[1]))
     panel.dots([(c[s.sample, 0], c[s.sample, 1])], "orange", 6)

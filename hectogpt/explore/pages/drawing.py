@@ -7,6 +7,7 @@ numbers is drawn as one image whose opacity is the number, so that it too suits 
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import struct
 import zlib
@@ -206,10 +207,15 @@ def rgba(values: Float[np.ndarray, "rows columns"]) -> np.ndarray:
 
 def png_of(values: Float[np.ndarray, "rows columns"]) -> bytes:
     """One pixel a number, as a PNG file (RGBA, 8 bits)."""
-    rows, columns = values.shape
-    lines = np.concatenate([np.zeros((rows, 1), np.uint8), rgba(values).reshape(rows, -1)], axis=1)  # 0: no filter
+    return _png_file(rgba(values).tobytes(), *values.shape)
+
+
+@functools.lru_cache(maxsize=512)  # moving a slider redraws a model's maps, most of which stay as they are
+def _png_file(pixels: bytes, rows: int, columns: int) -> bytes:
+    width = 4 * columns
+    lines = b"".join(b"\0" + pixels[i * width : (i + 1) * width] for i in range(rows))  # 0: no filter
     header = struct.pack(">IIBBBBB", columns, rows, 8, 6, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 4)), (b"IEND", b""))
     packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 

@@ -65,6 +65,7 @@ def view(s: Order) -> View:
             if chosen < 1e-9
             else "changes: it sees order."
         )
+        + f" Without positions and under a full mask, “{SENTENCES[0]}” and “{SENTENCES[1]}” are the same to it."
     )
     blocks = (Note(text), _bars(s), _order_numbers(s, chosen), _heat_map(s), _similarity(s), _distance_numbers(s))
     return View("Positions", blocks)
@@ -73,12 +74,8 @@ def view(s: Order) -> View:
 def _order_numbers(s: Order, chosen: float) -> Quantities:
     rows = (
         Quantity("gap", "max |Z(PX) − P Z(X)|, as chosen", chosen, ".3g"),
-        Quantity(
-            "decoder_gap", "one layer of this package's model, no positions, same mask", decoder_gap(s.causal), ".3g"
-        ),
-        Quantity(
-            "sentences", f"“{SENTENCES[0]}” or “{SENTENCES[1]}”: largest difference", sentence_gap(s.positions), ".3g"
-        ),
+        Quantity("decoder_gap", "the same of this package's block, no positions", decoder_gap(s.causal), ".3g"),
+        Quantity("sentences", "the two sentences' mean outputs, full mask", sentence_gap(s.positions), ".3g"),
     )
     return Quantities("Order", rows)
 

@@ -44,6 +44,12 @@ def load(folder: Path) -> tuple[Transformer, Tokenizer]:
     return _loaded(folder.resolve(), weights.stat().st_mtime if weights.is_file() else 0.0)
 
 
+@functools.lru_cache(maxsize=4)
+def _seen(model: Transformer, ids: tuple[int, ...], off: tuple[HeadName, ...]) -> Seen:
+    """Kept, since choosing another map of the same pass needs no new pass."""
+    return model_view.look(model, np.array(ids, dtype=np.int64), off)
+
+
 def choose(asked: object, root: Path) -> Path | None:
     """The folder that was asked for, or the run that finished last, or None."""
     return Path(asked) if isinstance(asked, str) and asked else model_view.newest_run(root)
@@ -54,8 +60,7 @@ def view(folder: Path, s: Trained) -> View:
     model, tokenizer = load(folder)
     prompt = model_view.read_prompt(s.prompt, tokenizer, model, LONGEST)
     model_view.need_head(model, (s.layer, s.head))
-    whole = model_view.look(model, prompt.ids)
-    seen = model_view.look(model, prompt.ids, s.off) if s.off else whole
+    whole, seen = (_seen(model, tuple(prompt.ids.tolist()), off) for off in ((), s.off))
     names = model_view.names_of(prompt.ids, tokenizer)
     row = s.row if 0 <= s.row < len(names) else len(names) - 1
     blocks: list[Block] = [
@@ -208,13 +213,14 @@ def _next(seen: Seen, whole: Seen, tokenizer: Tokenizer, s: Trained) -> Drawing:
     sheet = Drawing(SIZE, 44 + 26 * len(best), alt)
     sheet.add(Text(4, 18, "Next token, probability", bold=True, size=14))
     widest = max(p for _, p in best)
+    room = 110 if s.off else 170
     for k, ((i, p), name) in enumerate(zip(best, names, strict=True)):
         y = 38 + 26 * k
         short = name if len(name) <= 16 else name[:15] + "…"
         sheet.add(Text(118, y + 13, short, "ink", 13, "end"))
-        sheet.add(Box(126, y, 170 * p / widest, 17, "blue", 0.85, f"{name}: {p:.5f}"))
+        sheet.add(Box(126, y, room * p / widest, 17, "blue", 0.85, f"{name}: {p:.5f}"))
         change = f" (was {whole.next_probabilities[i]:.3g})" if s.off else ""
-        sheet.add(Text(126 + 170 * p / widest + 6, y + 13, f"{p:.3g}{change}", "muted", 12))
+        sheet.add(Text(126 + room * p / widest + 6, y + 13, f"{p:.3g}{change}", "muted", 12))
     return sheet
 
 
