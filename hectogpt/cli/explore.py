@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import secrets
 import signal
 import socket
@@ -179,9 +178,8 @@ def serve(arguments: PagesArguments) -> None:
     command += ["--port", str(port), "--token", "--token-password-file", "-", "--no-check", "--no-skew-protection"]
     if arguments.model is not None:
         command += ["--", "--model", arguments.model]
-    environment = os.environ | {"MARIMO_SKIP_UPDATE_CHECK": "1"}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(errors.TERMINATED))  # so that the server ends with us
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
         assert server.stdin is not None
         with contextlib.suppress(BrokenPipeError), server.stdin as pipe:  # a server that ended is reported below

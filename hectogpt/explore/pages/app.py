@@ -59,7 +59,7 @@ def _(controls, mo, page):
 
 @app.cell
 def _(controls, order, order_controls):
-    controls.show(lambda: order.view(order.Order(**order_controls.value)), "positions")
+    controls.show(lambda: order.view(controls.read_order(order_controls.value)), "positions")
     return
 
 
@@ -80,7 +80,9 @@ def _(Path, UserError, controls, folder, message, mo, trained):
         sizes = trained.load(Path(folder.value))[0].config
     except UserError as error:
         mo.stop(True, mo.Html(message(error)))
-    seen = controls.trained(trained.Trained(), sizes.n_layers, sizes.n_heads)
+    seen = controls.trained(
+        trained.Trained(), sizes.n_layers, sizes.n_heads, min(trained.LONGEST, sizes.context_length)
+    )
     controls.bar(seen)
     return (seen,)
 

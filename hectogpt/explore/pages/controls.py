@@ -84,10 +84,20 @@ def order(s: Any) -> Any:
             "causal": mo.ui.checkbox(value=s.causal, label="causal mask"),
             "positions": mo.ui.checkbox(value=s.positions, label="add sinusoids"),
             "T": slider("T, positions", 4, 256, s.T, 4),
-            "d": mo.ui.number(1, 1024, 1, s.d, label="d, dimensions"),
+            "d": mo.ui.text(value=str(s.d), label="d, dimensions"),
             "distance": slider("distance", 0, 400, s.distance),
         }
     )
+
+
+def read_order(values: dict[str, Any]) -> Any:
+    """Settings from the controls' values. Raises UserError if d is not a whole number."""
+    from hectogpt.explore.pages.order import Order
+
+    typed = values["d"].strip()
+    if not (typed.isascii() and typed.isdigit() and len(typed) < 10):
+        raise UserError(f"d = {typed[:40]}", why="dimensions are counted", fix="type an even number, such as 32")
+    return Order(**(values | {"d": int(typed)}))
 
 
 def folder(chosen: Path | None) -> Any:
@@ -96,15 +106,15 @@ def folder(chosen: Path | None) -> Any:
     return mo.ui.text(value=text, label="folder of the model", placeholder="runs/NAME", full_width=True)
 
 
-def trained(s: Any, layers: int, heads: int) -> Any:
-    """Controls of the third page, for a model of these sizes."""
+def trained(s: Any, layers: int, heads: int, longest: int) -> Any:
+    """Controls of the third page, for a model of these sizes that reads so many tokens here."""
     names = [f"layer {i + 1} head {j + 1}" for i in range(layers) for j in range(heads)]
     return mo.ui.dictionary(
         {
             "prompt": mo.ui.text_area(value=s.prompt, label="prompt", rows=3, full_width=True, debounce=400),
             "layer": slider("layer", 1, max(1, layers), 1),
             "head": slider("head", 1, heads, 1),
-            "row": mo.ui.number(0, 256, 1, 0, label="token to follow (0: the last)"),
+            "row": slider("token to follow (0: the last)", 0, longest, 0),
             "off": mo.ui.multiselect(names, label="heads switched off"),
             "every_head": mo.ui.checkbox(label="loss change of every head alone (one pass each)"),
         }
@@ -120,7 +130,7 @@ def read_trained(values: dict[str, Any]) -> Any:
         prompt=values["prompt"],
         layer=int(values["layer"]) - 1,
         head=int(values["head"]) - 1,
-        row=int(values["row"] or 0) - 1,
+        row=int(values["row"]) - 1,
         off=off,
         every_head=values["every_head"],
     )
