@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-QUESTIONS = ("start", "tokens", "roofline", "head", "step", "decode")
+QUESTIONS = ("start", "tokens", "roofline", "step", "head", "decode")
 
 
 def main() -> None:

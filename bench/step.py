@@ -1,7 +1,7 @@
 """One training step (forward, backward, clip, AdamW): ours, the textbook, Hugging Face, x-transformers, plain PyTorch.
 
-Contenders take turns round by round in one process; ratios are taken within a round, medians told. Memory is the peak
-of a fresh process per contender above what it held once everything was imported.
+Contenders take turns round by round in one process; ratios are taken within a round, medians told. Memory (of the
+assignment's setting) is the peak of a fresh process per contender above what it held once everything was imported.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def measure(setting: str) -> list[dict[str, float | str]]:
         for name, contender in contenders.items():
             seconds[name].append(contender.step(ids))
     del contenders
-    memory = {name: peak(name, setting) for name in names}
+    memory = {name: peak(name, setting) for name in names} if setting == "assignment" else {}
     work = products(config, rows, tokens)
     return [
         {
@@ -204,9 +204,15 @@ def measure(setting: str) -> list[dict[str, float | str]]:
                 statistics.median(t / o for t, o in zip(seconds[name], seconds["ours"], strict=True)), 2
             ),
             "gflop_per_second": round(work / statistics.median(seconds[name]) / 1e9, 1),
-            "peak_mb": round(memory[name] / 1e6, 1),
-            "memory_over_ours": round(memory[name] / memory["ours"], 1),
         }
+        | (
+            {
+                "peak_mb": round(memory[name] / 1e6, 1),
+                "memory_over_ours": round(memory[name] / memory["ours"], 1),
+            }
+            if memory
+            else {}
+        )
         for name in names
     ]
 

@@ -47,8 +47,8 @@ def decay(run: Run) -> Run:
 
 
 def width(run: Run) -> Run:
-    """d 256, 4 heads of 64, 2 layers: the head's rank bounds what it can say about 50,257 tokens."""
-    return replace(run, model=replace(run.model, d_model=256, n_heads=4, n_layers=2))
+    """d 128, 2 heads of 64: the head's rank bounds what it can say about 50,257 tokens."""
+    return replace(run, model=replace(run.model, d_model=128, n_heads=2))
 
 
 def short_windows(run: Run) -> Run:
@@ -65,7 +65,7 @@ def rates(run: Run) -> Run:
             betas=(0.8, 0.95),
             eps=1e-10,
             weight_decay=0.0,
-            rates=Rates(embedding=0.2, table=0.1, head=0.004, head_bias=0.2, scalar=0.03),
+            rates=Rates(embedding=0.2, table=0.1, head=0.01, head_bias=0.2, scalar=0.03),
         ),
     )
 
@@ -78,7 +78,7 @@ def rms_norm(run: Run) -> Run:
 
 def zero_start(run: Run) -> Run:
     """Embeddings of unit variance; head and residual projections at zero, so that nothing has to be unlearned."""
-    return replace(run, init=Init(embedding=1.0, linear=0.0375, residual=0.0, head=0.0))
+    return replace(run, init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0))
 
 
 def unigram_bias(run: Run) -> Run:
@@ -144,11 +144,10 @@ def first(run: Run) -> Run:
 
 
 def learned_positions(run: Run) -> Run:
-    """For answers/positions.md: the ladder up to unigram_bias at d 128 and 16 windows of 128, learned positions."""
+    """For answers/positions.md: the ladder up to unigram_bias with 2 layers and 16 windows of 128, learned positions."""
     for change in LADDER[: LADDER.index(unigram_bias) + 1]:
         run = change(run)
-    model = replace(run.model, d_model=128, n_heads=2)
-    return replace(run, model=model, data=Data(batch_size=16, window=128))
+    return replace(run, model=replace(run.model, n_layers=2), data=Data(batch_size=16, window=128))
 
 
 def sinusoidal_positions(run: Run) -> Run:

@@ -23,7 +23,8 @@ from torch.autograd.function import once_differentiable
 from hectogpt.errors import DATA, UserError
 from hectogpt.model.softmax import Kernel, Options, Scratch, compiled_kernel, compiled_pass, eager_pass
 
-# Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often.
+# Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often, which
+# costs in proportion to d. Up to four times as much from d = 512 on.
 CHUNK_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}
 # The compiled pass subtracts (maximum of the raw logits) + (maximum of the bias), which is at most the spread
 # of the bias above the true maximum: beyond this many nats probabilities of 1e-12 would underflow.
@@ -133,7 +134,8 @@ def _run(
     x_low, weight_low = (F.pad(t.to(product), (0, odd)) for t in (x, weight))
     bias_high = None if bias is None else bias.detach().to(high)
     mixed = product != high
-    limit = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"]) // (vocab * x_low.element_size())
+    room = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"]) * min(max(d, 128), 512) // 128
+    limit = room // (vocab * x_low.element_size())
     size = max(1, min(options.chunk_rows or max(16, limit), rows))
     scratch = Scratch(size, vocab, options, high, bias is not None, x.device)
     grad_x = torch.empty_like(x) if wanted[0] else None
