@@ -88,12 +88,13 @@ def main(argv: list[str]) -> None:
     chosen = machine.choose(run)
     model = loop.build_model(run, chosen, corpus)
     optimizer = run.optim.build(model)
+    head = loop.compile_head(run, model, chosen)
     label = run.recipe + (" (modified)" if modified else "")
     facts = chosen.describe()
     say.line(
         f"{label}: {sum(p.numel() for p in model.parameters()):,} parameters, {run.steps} steps of "
         f"{run.data.batch_size} x {run.data.window} tokens from {corpus.name}; {facts['device']}, "
-        f"{facts['threads']} threads, {facts['dtype']} blocks, {facts['head_dtype']} head"
+        f"{facts['threads']} threads, {facts['dtype']} blocks, {facts['head_dtype']} head, {head}"
     )
     done: list[loop.Step] = []
     with RunFolder(folder, run, chosen, modified) as kept:

@@ -144,7 +144,7 @@ def first(run: Run) -> Run:
 
 
 def learned_positions(run: Run) -> Run:
-    """For answers/positions.md: the ladder up to unigram_bias with 2 layers and 16 windows of 128, learned positions."""
+    """For answers/positions.md: the ladder up to unigram_bias, 2 layers, 16 windows of 128, learned positions."""
     for change in LADDER[: LADDER.index(unigram_bias) + 1]:
         run = change(run)
     return replace(run, model=replace(run.model, n_layers=2), data=Data(batch_size=16, window=128))

@@ -20,7 +20,7 @@ from hectogpt import errors
 from hectogpt.data import Batches, Corpus
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
-from hectogpt.model.head import used_vocabulary
+from hectogpt.model.head import prepare, used_vocabulary
 from hectogpt.train.machine import Machine
 from hectogpt.train.optim import Optimizer
 from hectogpt.train.run import Run
@@ -65,6 +65,25 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     model = model.to(machine.device, torch.float64 if machine.dtype == torch.float64 else torch.float32)
     model.loss_precision = machine.head_dtype
     return model
+
+
+def compile_head(run: Run, model: Transformer, machine: Machine) -> str:
+    """Compile the head's element-wise pass if this run is long enough to earn it back; says in a word what was done.
+
+    Measured on two cores per 8,192 tokens: 0.1 s less without a soft cap, 0.4 s less with one; compiling takes up to
+    16 s the first time on a machine.
+    """
+    gain = (0.4 if run.model.head.soft_cap else 0.1) * run.steps * run.data.batch_size * run.data.window / 8192
+    if machine.device.type != "cpu" or machine.head_dtype == torch.float64 or gain < 16:
+        return "eager"
+    head = run.model.head
+    seconds = prepare(
+        model.lm_head.out_features,
+        precision=machine.head_dtype,
+        soft_cap=head.soft_cap,
+        bias=head.bias or head.shared,
+    )
+    return "eager (no C++ compiler works)" if seconds is None else "compiled"
 
 
 def autocast(machine: Machine) -> AbstractContextManager[object]:
