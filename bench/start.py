@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 from record import record  # noqa: E402
 
-ROUNDS = 5
+ROUNDS = 3
 COMMANDS = {
     "hectogpt --help": ["-m", "hectogpt", "--help"],
     "import hectogpt.train.loop": ["-c", "import hectogpt.train.loop"],

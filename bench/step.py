@@ -38,8 +38,8 @@ ROUNDS = 5
 # name: (sizes, rows of a batch, tokens of a row, contenders)
 SETTINGS: dict[str, tuple[ModelConfig, int, int, tuple[str, ...]]] = {
     "assignment": (ModelConfig(33, 3, 3, 512, 50257), 16, 512, ("ours", "ours fp32", "textbook", "huggingface")),
-    "d128": (ModelConfig(128, 4, 4, 512, 50257), 16, 512, ("ours", "huggingface", "x-transformers", "pytorch")),
-    "d256": (ModelConfig(256, 4, 4, 512, 50257), 16, 512, ("ours", "huggingface", "x-transformers", "pytorch")),
+    "d128": (ModelConfig(128, 4, 4, 512, 50257), 8, 512, ("ours", "huggingface", "x-transformers", "pytorch")),
+    "d256": (ModelConfig(256, 4, 4, 512, 50257), 8, 512, ("ours", "huggingface", "x-transformers", "pytorch")),
     "gpt2": (ModelConfig(768, 12, 12, 1024, 50257), 4, 512, ("ours", "huggingface", "x-transformers", "pytorch")),
 }
 Loss = Callable[[Tensor], Tensor]

@@ -306,6 +306,34 @@ def test_impossible_runs_are_refused(change: dict, named: str) -> None:
             Data(**bad)
 
 
+COMPILED_RUN = """
+import sys
+from dataclasses import replace
+from hectogpt.data import open_corpus
+from hectogpt.lab import recipes
+from hectogpt.train import loop, machine
+from hectogpt.train.run import Data
+corpus = open_corpus(sys.argv[1])
+whole = recipes.recipe(recipes.DEFAULT)
+model = replace(whole.model, d_model=32, context_length=32)
+run = replace(whole, model=model, data=Data(4, 32), steps=3, threads=1, device="cpu", head_dtype="float32")
+losses = []
+for compile in (False, True):
+    chosen = machine.choose(replace(run, compile=compile))
+    built = loop.build_model(replace(run, compile=compile), chosen, corpus)
+    losses.append([s.loss for s in loop.steps(run, built, run.optim.build(built), corpus, chosen)])
+print(max(abs(a - b) for a, b in zip(*losses)))
+"""
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same(token_file: Path) -> None:
+    # In a process without the type checks of the tests, which the compiler cannot trace.
+    done = subprocess.run([sys.executable, "-c", COMPILED_RUN, str(token_file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-4
+
+
 # --- agreement with the textbook ----------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from hectogpt.train.run import Run
 from hectogpt.values import diff, dump
 
 # Overriding these does not make a run another recipe: they choose text, luck and machine.
-UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads"}
+UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
 
 
 @dataclass(frozen=True)

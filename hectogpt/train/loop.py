@@ -64,6 +64,9 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     model.init_weights(run.init, seed=run.seed)
     model = model.to(machine.device, torch.float64 if machine.dtype == torch.float64 else torch.float32)
     model.loss_precision = machine.head_dtype
+    if run.compile:
+        for block in model.backbone:
+            block.compile()
     return model
 
 

@@ -44,7 +44,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run. `seed` decides both the weights' initial draw and the order of the data."""
+    """A training run. `seed` decides both the weights' initial draw and the order of the data. `compile` has torch
+    generate code for the blocks: half a minute at the start, worth it for longer runs of larger models."""
 
     model: ModelConfig
     init: Init = field(default_factory=Init)
@@ -60,6 +61,7 @@ class Run:
     dtype: Dtype = "auto"
     head_dtype: Dtype = "auto"
     threads: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
