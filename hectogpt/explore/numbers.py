@@ -213,10 +213,14 @@ def _trained() -> dict[str, float]:
     losses: dict[str, dict[int, float]] = {}
     for row in rows:
         losses.setdefault(row["recipe"].removesuffix("_positions"), {})[row["seed"]] = row["dev_loss"]
-    found = {"trained.seeds": len(losses["no"]), "trained.unigram": np.mean([row["anchor_unigram"] for row in rows])}
+    none = losses["no"]
+    found = {
+        "trained.seeds": float(len(none)),
+        "trained.unigram": float(np.mean([row["anchor_unigram"] for row in rows])),
+    }
     for kind, by_seed in losses.items():
-        gains = [losses["no"][seed] - loss for seed, loss in by_seed.items() if seed in losses["no"]]
-        found[f"trained.{kind}"] = np.mean(list(by_seed.values()))
-        found[f"trained.{kind}_gain"] = np.mean(gains)
-        found[f"trained.{kind}_least"], found[f"trained.{kind}_most"] = min(gains), max(gains)
+        over = [loss - none[seed] for seed, loss in by_seed.items() if seed in none]
+        found[f"trained.{kind}"] = float(np.mean(list(by_seed.values())))
+        found[f"trained.{kind}_over"] = float(np.mean(over))
+        found[f"trained.{kind}_least"], found[f"trained.{kind}_most"] = min(over), max(over)
     return found
