@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -81,11 +80,6 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""
         write_text(self.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-
-
-def score_fields(score: Score) -> dict[str, float]:
-    """A score as plain fields."""
-    return asdict(score)
 
 
 def choose_folder(out: Path | None, recipe: str, root: Path = Path("runs")) -> Path:
