@@ -13,7 +13,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.lab.recipes import LADDER
 from hectogpt.train import loop, machine
-from hectogpt.train.run import sections_changed
+from hectogpt.train.run import Run, sections_changed
 
 RUNGS = range(1, len(LADDER) + 1)
 
@@ -27,10 +27,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return open_corpus(str(path), cache=Path(path).parent / "cache")
 
 
+def ideas(before: Run, after: Run) -> set[str]:
+    """The sections in which two runs learn differently: number formats and a shared head (see the test of zero_start)
+    change cost alone."""
+    before, after = (replace(r, model=replace(r.model, head=replace(r.model.head, shared=False))) for r in (before, after))
+    return sections_changed(before, after) - {"dtype", "head_dtype"}
+
+
 @pytest.mark.parametrize("n", RUNGS, ids=[change.__name__ for change in LADDER])
 def test_a_rung_is_one_idea(n: int) -> None:
     before, after = recipes.rung(n - 1), recipes.rung(n)
-    changed = sections_changed(before, after) - {"dtype", "head_dtype"}
+    changed = ideas(before, after)
     assert len(changed) == 1, changed
     assert changed <= {"model", "init", "data", "optim", "schedule"}
     assert after.steps == 100
@@ -40,7 +47,7 @@ def test_a_rung_is_one_idea(n: int) -> None:
 
 
 def test_the_ladder_has_several_kinds_of_ideas() -> None:
-    kinds = {tuple(sections_changed(recipes.rung(n - 1), recipes.rung(n)) - {"dtype", "head_dtype"}) for n in RUNGS}
+    kinds = {tuple(ideas(recipes.rung(n - 1), recipes.rung(n))) for n in RUNGS}
     assert len(kinds) >= 4
     assert len(LADDER) >= 14
 
@@ -62,6 +69,26 @@ def test_every_recipe_takes_two_steps_within_the_limit(name: str, corpus: Corpus
     still = [n for n, p in built.named_parameters() if (p == before[n]).all()]
     # Only what multiplies a projection or a head that started at zero may wait for the third step.
     assert not [n for n in still if "backbone" not in n and "inputs" not in n and "values" not in n], still
+
+
+def test_a_shared_head_learns_the_same_as_a_whole_one(corpus: Corpus) -> None:
+    """From zero, rows of words that never occur have equal gradients and stay equal: one row stands for all."""
+    run = recipes.recipe("zero_start")
+    assert run.model.head.shared
+    assert run.init.head == 0
+    run = replace(run, data=replace(run.data, batch_size=4, window=32), device="cpu", threads=1, head_dtype="float64")
+    run = replace(run, model=replace(run.model, d_model=12, n_layers=1, context_length=32), steps=6, dtype="float64")
+    run = replace(run, gradient_clipping=0.5, optim=replace(run.optim, eps=1e-30))
+    losses = {}
+    for shared in (True, False):
+        one = replace(run, model=replace(run.model, head=replace(run.model.head, shared=shared)))
+        chosen = machine.choose(one)
+        built = loop.build_model(one, chosen, corpus)
+        steps = loop.steps(one, built, one.optim.build(built), corpus, chosen)
+        trained = [step.loss for step in steps]
+        losses[shared] = [*trained, loop.evaluate(built, corpus.dev, corpus.tokenizer.token_bytes, 32).loss]
+    assert losses[True] == pytest.approx(losses[False], abs=1e-9)
+    assert losses[True][-1] != losses[True][0]
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:

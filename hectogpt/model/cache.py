@@ -90,6 +90,15 @@ class KVCache:
         self.past[key] = joined[:, -n:]
         return joined[:, : x.shape[1]]
 
+    def grown(self, key: object, x: Tensor) -> Tensor:
+        """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for every slot so far."""
+        self.past[key] = torch.cat((self.past[key], x), dim=1) if key in self.past else x
+        return self.past[key]
+
+    def seen(self) -> Bool[Tensor, "batch time slot"]:
+        """Which of the slots so far each of this call's tokens may look at."""
+        return self._mask()[:, 0, :, : self.length]
+
     def repeat(self, copies: int) -> None:
         """Every row `copies` times, neighbours."""
         self.keys = [k.repeat_interleave(copies, 0) for k in self.keys]
@@ -105,12 +114,8 @@ class CachedModel(Protocol):
     config: Any
     embeddings: Any
 
-    def hidden(self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """[batch, time] -> [batch, time, d]."""
-        ...
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[batch, d] -> [batch, vocab]."""
+    def next_logits(self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """[batch, time] -> [batch, vocab], after the last position."""
         ...
 
 
@@ -148,7 +153,7 @@ class Continuation:
     def first(self) -> Float[Tensor, "rows vocab"]:
         """Logits after the prompts: one pass over all of them."""
         positions = self.cache.begin(self.prompts.shape[1])
-        logits = self._head(self.model.hidden(self.prompts, positions, self.cache))
+        logits = self.model.next_logits(self.prompts, positions, self.cache)
         if self.copies > 1:
             self.cache.repeat(self.copies)
             logits = logits.repeat_interleave(self.copies, 0)
@@ -163,15 +168,12 @@ class Continuation:
         logits = None
         if len(past) < len(self.texts):
             ids = torch.tensor(tokens, device=self.device)[:, None]
-            logits = self._head(self.model.hidden(ids, self.cache.begin(1), self.cache))
+            logits = self.model.next_logits(ids, self.cache.begin(1), self.cache)
         if past:
             window = torch.tensor([self.texts[row][-self.limit :] for row in past], device=self.device)
-            afresh = self._head(self.model.hidden(window))
+            afresh = self.model.next_logits(window)
             if logits is None:
                 return afresh
             logits[past] = afresh
         assert logits is not None
         return logits
-
-    def _head(self, hidden: Float[Tensor, "rows time d"]) -> Float[Tensor, "rows vocab"]:
-        return self.model.logits(hidden[:, -1])

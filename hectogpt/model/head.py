@@ -12,7 +12,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,14 @@ BIAS_SPREAD = 60.0
 _kernels: dict[tuple[bool, torch.dtype, int], Kernel] = {}
 
 
+class Mixture(NamedTuple):
+    """A second distribution beside the softmax, as far as a loss needs it: for each row the probability it gives to the
+    target, and its weight w in (1 - w) softmax + w other. Gradients flow into both."""
+
+    probability: Float[Tensor, "*rows"]
+    weight: Float[Tensor, "*rows"]
+
+
 def head_loss(
     x: Float[Tensor, "*rows d"],
     weight: Float[Tensor, "vocab d"],
@@ -41,6 +49,7 @@ def head_loss(
     bias: Float[Tensor, " vocab"] | None = None,
     soft_cap: float | None = None,
     token_weights: Float[Tensor, "*rows"] | None = None,
+    mixture: Mixture | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
@@ -52,8 +61,9 @@ def head_loss(
 
     The bias stays outside the cap, so that a log-unigram prior keeps its range (Gemma-2's cap, 2408.00118).
     token_weights multiply the rows' losses; "mean" divides by their sum over rows whose target is not
-    ignore_index, as F.cross_entropy does with class weights. label_smoothing mixes in the uniform
-    distribution (1512.00567). precision is the type of the matrix products (None: that of the inputs);
+    ignore_index, as F.cross_entropy does with class weights. With a mixture the loss is
+    -log((1 - w) softmax + w probability). label_smoothing spreads the target uniformly (1512.00567; not together with a
+    mixture). precision is the type of the matrix products (None: that of the inputs);
     the loss is summed in float64 and returned in float32 (float64 for float64 inputs).
     chunk_rows overrides the number of rows whose logits exist at a time.
 
@@ -87,19 +97,23 @@ def head_loss(
             raise ValueError(f"no compiled pass for {vocab} words in {product}: call prepare() first")
         if x.device.type != "cpu" or label_smoothing or not _narrow(bias):
             kernel = None
+    if mixture is not None and label_smoothing:
+        raise ValueError("label smoothing does not go with a mixture")
     options = Options(product, soft_cap, label_smoothing, chunk_rows, kernel)
-    wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in (x, weight, bias))
+    chance, part = (None, None) if mixture is None else (t.reshape(-1).to(high) for t in mixture)
+    inputs = (flat, weight, bias, chance, part)
+    wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(wanted):
-        return _run(flat, weight, bias, target, share, options, wanted)[0]
-    return _HeadLoss.apply(flat, weight, bias, target, share, options, wanted)
+        return _run(*inputs, target, share, options, wanted)[0]
+    return _HeadLoss.apply(*inputs, target, share, options, wanted)
 
 
 class _HeadLoss(torch.autograd.Function):
     """Loss and gradients in forward; backward only scales them."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, target, share, options, wanted):  # type: ignore[no-untyped-def]
-        loss, *grads = _run(x, weight, bias, target, share, options, wanted)
+    def forward(ctx, *inputs):  # type: ignore[no-untyped-def]
+        loss, *grads = _run(*inputs)
         ctx.save_for_backward(*grads)
         return loss
 
@@ -116,16 +130,19 @@ def _run(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    chance: Tensor | None,
+    mixed_in: Tensor | None,
     target: Tensor,
     share: Tensor,
     options: Options,
     wanted: tuple[bool, ...],
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, ...]:
     """Loss and the wanted gradients of rows [N, d], chunk by chunk.
 
     Per chunk three products: z = x W^T, then with dz (the gradient with respect to z, up to a factor per row)
     grad_x = (dz W) * factor and grad_W^T += (x * factor)^T dz. The factor folds the row's weight, and in the
-    compiled pass 1 / sum(exp), into the small matrices, so that no pass over the logits normalises them.
+    compiled pass 1 / sum(exp), into the small matrices, so that no pass over the logits normalises them. A mixture
+    enters there too: it only scales a row's gradient, by the softmax's share of the target's probability.
     """
     rows, vocab, product, high = x.shape[0], weight.shape[0], options.product, share.dtype
     x, weight = x.detach(), weight.detach()
@@ -145,6 +162,8 @@ def _run(
     if grad_weight is not None and mixed:
         partial = torch.empty(d + odd, vocab, dtype=product, device=x.device)
     losses = torch.empty(rows, dtype=high, device=x.device)
+    grad_chance = torch.empty_like(losses) if wanted[3] else None
+    grad_mixed_in = torch.empty_like(losses) if wanted[4] else None
     with _onednn_products(product):
         for start in range(0, rows, size):
             chunk = slice(start, min(start + size, rows))
@@ -155,6 +174,12 @@ def _run(
             exact = (x[chunk].to(high) * weight[picked].to(high)).sum(1) if mixed else None
             run = eager_pass if options.kernel is None else compiled_pass
             losses[chunk], scale, dz, dz_bias = run(z, picked, exact, bias_high, scratch, options)
+            if chance is not None and mixed_in is not None:
+                losses[chunk], kept, *slopes = _mix(losses[chunk], chance[chunk].detach(), mixed_in[chunk].detach())
+                for grad, slope in zip((grad_chance, grad_mixed_in), slopes, strict=True):
+                    if grad is not None:
+                        grad[chunk] = part * slope
+                part = part * kept
             factor = part if scale is None else part * scale
             if grad_bias is not None:
                 grad_bias.add_(torch.mm(factor[None].to(product), dz_bias))
@@ -173,7 +198,20 @@ def _run(
         grad_x,
         None if grad_weight is None else grad_weight.t().contiguous().to(weight.dtype),
         None if grad_bias is None or bias is None else grad_bias[0].to(bias.dtype),
+        grad_chance,
+        grad_mixed_in,
     )
+
+
+def _mix(loss: Tensor, chance: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows' losses under the mixture; its derivatives with respect to the softmax's loss, `chance` and `weight`.
+
+    In logarithms, because a softmax alone may give a target less than float32 can hold.
+    """
+    own = torch.log1p(-weight) - loss
+    mixed = -torch.logaddexp(own, (weight * chance).log())
+    inverse = mixed.clamp(max=80.0).exp()  # 1 / probability; beyond e^80 only a chance of 0 multiplies it
+    return mixed, (own + mixed).exp(), -weight * inverse, (mixed - loss).exp() - chance * inverse
 
 
 def prepare(
@@ -288,6 +326,7 @@ def shared_head_loss(
     *,
     bias: Float[Tensor, " used_and_one"] | None = None,
     token_weights: Float[Tensor, "*rows"] | None = None,
+    mixture: Mixture | None = None,
     ignore_index: int = -100,
     reduction: Literal["mean", "sum"] = "mean",
     **options: Any,
@@ -310,9 +349,13 @@ def shared_head_loss(
     log_count = math.log(max(unused, 1))
     extra = torch.zeros(last + 1, dtype=weight.dtype, device=weight.device)
     extra[last] = log_count if unused else -math.inf
+    if mixture is not None:
+        # The constant is added to the whole loss below, so the other distribution's part is raised by as much here.
+        raised = torch.where(row == last, mixture.probability * max(unused, 1), mixture.probability)
+        mixture = Mixture(raised, mixture.weight)
     loss = head_loss(
         x, weight, row, bias=extra if bias is None else bias + extra, token_weights=token_weights,
-        ignore_index=ignore_index, reduction=reduction, **options,
+        mixture=mixture, ignore_index=ignore_index, reduction=reduction, **options,
     )  # fmt: skip
     share = valid.to(loss.dtype) if token_weights is None else valid * token_weights.detach().to(loss.dtype)
     constant = (share * (row == last)).sum() * log_count

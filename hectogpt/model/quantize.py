@@ -127,7 +127,7 @@ class LightTransformer(Transformer):
         nn.Module.__init__(self)
         self.config, self.precision = model.config, precision
         self.embeddings, self.position_embeddings = model.embeddings, model.position_embeddings
-        self.word_rows = model.word_rows
+        self.word_rows, self.copying = model.word_rows, model.copying
         self.inputs, self.values, self.final_layer_norm = model.inputs, model.values, model.final_layer_norm
         # The memo keeps parameters shared until their linear map is replaced.
         shared: dict[int, object] = {id(p): p for p in model.parameters()}
@@ -148,8 +148,7 @@ class LightTransformer(Transformer):
         """The vocabulary head, as in Transformer.logits."""
         few = hidden.numel() <= FEW_ROWS * hidden.shape[-1]
         # contiguous: code is generated for one layout
-        logits = self.config.head.cap(self.head_step(hidden.contiguous()) if few else self.lm_head(hidden))
-        return logits if self.head_bias is None else logits + self.head_bias
+        return self.finish(self.head_step(hidden.contiguous()) if few else self.lm_head(hidden), self.head_bias)
 
 
 def weight_bytes(model: Transformer) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hectogpt.errors import UserError
 from hectogpt.model.cache import Continuation, KVCache, LayerCache
+from hectogpt.model.copying import Copying
 from hectogpt.model.head import head_loss, shared_head_loss
 from hectogpt.model.parts import (
     GELU,
@@ -55,6 +56,7 @@ class ModelConfig:
     attention_scale: float | None = None
     biases: bool = True
     head: Head = field(default_factory=Head)
+    copying: Copying | None = None
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_heads", "context_length", "vocab_size"):
@@ -247,6 +249,7 @@ class Transformer(nn.Module):
         self.register_buffer(
             "word_rows", torch.zeros(config.vocab_size, dtype=torch.int64) if config.head.shared else None
         )
+        self.copying = config.copying.build(config.d_model) if config.copying else None
         if config.head.tied:
             self.lm_head.weight = self.embeddings.weight
         self.init_weights(init or Init())
@@ -313,7 +316,20 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token after each position."""
-        return self.logits(self.hidden(ids, positions, cache))
+        hidden = self.hidden(ids, positions, cache)
+        logits = self.logits(hidden)
+        return logits if self.copying is None else self.copying.mix(logits, hidden, ids, cache)
+
+    def next_logits(
+        self,
+        ids: Int[Tensor, "batch time"],
+        positions: Int[Tensor, "rows time"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch vocab"]:
+        """Logits of the token after the last position, at the cost of one row of the head."""
+        hidden = self.hidden(ids, positions, cache)
+        logits = self.logits(hidden[:, -1])
+        return logits if self.copying is None else self.copying.mix(logits[:, None], hidden, ids, cache)[:, 0]
 
     def logits(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows vocab"]:
         """The vocabulary head. The soft cap bounds the product, the bias is added outside it, as in head_loss."""
@@ -335,9 +351,12 @@ class Transformer(nn.Module):
             "reduction": reduction,
             "precision": self.loss_precision,
         }
+        hidden = self.hidden(ids)
+        if self.copying is not None:
+            options["mixture"] = self.copying.mixture(hidden, ids, targets)
         if self.word_rows is not None:
-            return shared_head_loss(self.hidden(ids), self.lm_head.weight, targets, self.word_rows, **options)
-        return head_loss(self.hidden(ids), self.lm_head.weight, targets, **options)
+            return shared_head_loss(hidden, self.lm_head.weight, targets, self.word_rows, **options)
+        return head_loss(hidden, self.lm_head.weight, targets, **options)
 
     def get_loss_on_batch(self, input_ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""

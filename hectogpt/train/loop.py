@@ -59,6 +59,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         model = Transformer(replace(config, head=replace(config.head, used=len(used))))
         assert model.word_rows is not None
         model.word_rows.copy_(rows)
+        _weigh_shared_row(model, unused=int((rows == len(used)).sum()))
     else:
         model = Transformer(config)
     model.init_weights(run.init, seed=run.seed)
@@ -68,6 +69,18 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         for block in model.backbone:
             block.compile()
     return model
+
+
+def _weigh_shared_row(model: Transformer, unused: int) -> None:
+    """Give the row that stands for `unused` equal rows their joint share of the gradient norm, sqrt(unused) times one
+    row's, where plain differentiation gives `unused` times: so clipping cuts as it would with all rows there, and Adam,
+    which does not see scale, moves it as it would move each of them."""
+
+    def rescale(gradient: Tensor) -> Tensor:
+        return torch.cat((gradient[:-1], gradient[-1:] / math.sqrt(max(unused, 1))))
+
+    for parameter in model.lm_head.parameters():
+        parameter.register_hook(rescale)
 
 
 def compile_head(run: Run, model: Transformer, machine: Machine) -> str:
