@@ -50,7 +50,7 @@ KINDS = {
         GPT2,
         positions=Sinusoidal(),
         heads=(QKNorm(), Rotary(fraction=0.5)),
-        inputs=(NgramHash(order=3, rows=31), Smear()),
+        inputs=(NgramHash(order=3, rows=31), Smear((0.3, 0.2, 0.1))),
         head=Head(bias=True, soft_cap=5.0, tied=True),
         attention_scale=0.7,
     ),

@@ -114,7 +114,7 @@ def test_kinds() -> None:
     assert (found["embeddings.weight"], found["inputs.0.table.weight"]) == ("embedding", "table")
     assert found["position_embeddings.weight"] == "position"
     assert found["backbone.0.attention.W_qkv.weight"] == found["backbone.1.mlp.fc2.weight"] == "matrix"
-    assert found["backbone.0.mlp.fc1.bias"] == found["inputs.1.share"] == found["final_layer_norm.weight"] == "scalar"
+    assert found["backbone.0.mlp.fc1.bias"] == found["inputs.1.shares"] == found["final_layer_norm.weight"] == "scalar"
     assert (found["lm_head.weight"], found["lm_head.bias"]) == ("head", "head_bias")
     tied = kinds(Transformer(replace(TINY, head=Head(tied=True))))
     assert tied["embeddings.weight"] == "embedding"

@@ -21,7 +21,7 @@ def departed() -> Run:
         run.model,
         norm=RMSNorm(),
         activation=ReLU2(),
-        inputs=(Smear(0.2), NgramHash(2, 1024)),
+        inputs=(Smear((0.2,)), NgramHash(2, 1024)),
         heads=(Rotary(1024.0, 0.5), QKNorm()),
     )
     return replace(run, model=model, optim=Muon(rest=run.optim), schedule=Cosine(3), gradient_clipping=None)

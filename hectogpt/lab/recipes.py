@@ -111,7 +111,7 @@ def short_windows(run: Run) -> Run:
 
 def smear(run: Run) -> Run:
     """Every position starts with three tenths of its predecessor's embedding, a learned share."""
-    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Smear(0.3))))
+    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Smear((0.3,)))))
 
 
 def bigram_hash(run: Run) -> Run:
@@ -122,6 +122,12 @@ def bigram_hash(run: Run) -> Run:
 def value_embedding(run: Run) -> Run:
     """A second vector per token that goes straight into the values of every layer's attention."""
     return replace(run, model=replace(run.model, values=(TokenTable(),)))
+
+
+def reach(run: Run) -> Run:
+    """The smear reaches three tokens back: order and neighbourhood are there before attention has learned to look."""
+    inputs = tuple(Smear((0.3, 0.15, 0.1)) if isinstance(part, Smear) else part for part in run.model.inputs)
+    return replace(run, model=replace(run.model, inputs=inputs))
 
 
 def copying(run: Run) -> Run:
@@ -141,6 +147,7 @@ LADDER: tuple[Recipe, ...] = (
     muon,
     short_windows,
     smear,
+    reach,
     bigram_hash,
     value_embedding,
     copying,
