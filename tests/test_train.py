@@ -23,7 +23,18 @@ from hectogpt.lab import recipes
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.parts import Head, NgramHash, RMSNorm, Rotary, Smear
 from hectogpt.train import loop, machine
-from hectogpt.train.optim import AdamW, Constant, Cosine, Linear, Muon, Optimizer, Rates, kinds, orthogonalize
+from hectogpt.train.optim import (
+    AdamW,
+    Constant,
+    Cosine,
+    Linear,
+    Muon,
+    Optimizer,
+    Rates,
+    SOAPMuon,
+    kinds,
+    orthogonalize,
+)
 from hectogpt.train.run import Data, Run
 
 TINY = ModelConfig(d_model=16, n_heads=2, n_layers=2, context_length=32, vocab_size=50257)
@@ -100,7 +111,7 @@ def departed() -> Transformer:
     return Transformer(config)
 
 
-@pytest.mark.parametrize("optim", [AdamW(), AdamW(decay_all=False, rates=Rates(head=1.0)), Muon()])
+@pytest.mark.parametrize("optim", [AdamW(), AdamW(decay_all=False, rates=Rates(head=1.0)), Muon(), SOAPMuon()])
 @pytest.mark.parametrize("make", [lambda: Transformer(TINY), departed], ids=["gpt2", "departed"])
 def test_every_parameter_is_in_one_group(optim: AdamW | Muon, make) -> None:
     model = make()
@@ -178,6 +189,20 @@ def test_muon_momentum_warms_up() -> None:
         optimizer.step(step, 1.0)
         seen.append(optimizer.parts[0].param_groups[0]["momentum"])
     assert seen == pytest.approx([0.85, 0.90, 0.95, 0.95])
+
+
+def test_soap_does_not_depend_on_the_basis() -> None:
+    """Turning every gradient by U and V turns the update by them: SOAP is Adam in a basis of the gradients' own."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    u, v = (torch.linalg.qr(draw(5, 5)).Q for _ in range(2))
+    plain, turned = {}, {}
+    for step in range(25):
+        gradient, momentum = draw(2, 5, 5), draw(2, 5, 5)
+        expected = u @ SOAPMuon().precondition(gradient, momentum, plain, step) @ v.T
+        got = SOAPMuon().precondition(u @ gradient @ v.T, u @ momentum @ v.T, turned, step)
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+        assert got.square().sum((1, 2)).max() <= 2.5**2 * 25
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Optim(Value):
     """An optimizer and its rates; `build` gives the object that steps."""
 
     def build(self, model: Transformer) -> Optimizer:
-        raise TypeError("choose AdamW or Muon")
+        raise TypeError("choose AdamW, Muon or SOAPMuon")
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,37 @@ class Muon(Optim):
         others = set(kinds(model)) - matrices
         return Optimizer([MuonPart(self, list(_whole_matrices(model, matrices))), self.rest.part(model, others)])
 
+    def precondition(self, gradient: Tensor, momentum: Tensor, state: dict[str, Tensor], step: int) -> Tensor:
+        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the stack's to keep."""
+        return momentum
+
+
+@dataclass(frozen=True)
+class SOAPMuon(Muon):
+    """SOAP (2409.11321) before Muon's orthogonalisation, as in modded-nanogpt's optimizer track: the momentum is turned
+    into the eigenbases of the running means of G G^T and G^T G (both with `beta`), divided there by Adam's root mean
+    square, and turned back. The bases follow by one power iteration with QR, at every one of the first 20 steps and then
+    at each `every`-th."""
+
+    beta: float = 0.9
+    every: int = 5
+
+    def precondition(self, gradient: Tensor, momentum: Tensor, state: dict[str, Tensor], step: int) -> Tensor:
+        for side, product in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
+            if side not in state:
+                state[side] = product
+                state[side + "_basis"] = torch.linalg.eigh(product).eigenvectors
+                continue
+            state[side].lerp_(product, 1 - self.beta)
+            if step < 20 or step % self.every == 0:
+                state[side + "_basis"] = torch.linalg.qr(state[side] @ state[side + "_basis"]).Q
+        left, right = state["left_basis"], state["right_basis"]
+        square = (left.mT @ gradient @ right).square()
+        state["square"] = state["square"].lerp_(square, 1 - self.beta) if "square" in state else square
+        # A direction new to the basis has hardly any square yet: without a bound it would drown the others.
+        turned = (left.mT @ momentum @ right / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
+        return left @ turned @ right.mT
+
 
 def _whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:
     """Each named parameter with the number of matrices stacked in its rows: 3 for W_qkv, else 1."""
@@ -220,6 +251,7 @@ class MuonPart(torch.optim.Optimizer):
     def __init__(self, config: Muon, parameters: list[tuple[Tensor, int]]) -> None:
         self.config, self.stacks = config, dict(parameters)
         group = {"params": list(self.stacks), "lr": config.lr, "base_lr": config.lr, "momentum": config.momentum}
+        group["step"] = 0
         super().__init__([group], {})
 
     @torch.no_grad()
@@ -230,12 +262,13 @@ class MuonPart(torch.optim.Optimizer):
             if p.grad is None:
                 continue
             state = self.state[p]
-            if not state:
+            if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(p)
             buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             update = p.grad.lerp(buffer, group["momentum"]) if self.config.nesterov else buffer
-            n = self.stacks[p]
-            for whole, part in zip(p.chunk(n), update.chunk(n), strict=True):
+            stack = (self.stacks[p], -1, p.shape[-1])
+            update = self.config.precondition(p.grad.view(stack), update.view(stack), state, group["step"])
+            for whole, part in zip(p.view(stack), update, strict=True):
                 by_shape.setdefault(tuple(part.shape), []).append((whole, part))
         for (rows, columns), pairs in by_shape.items():
             updates = orthogonalize(torch.stack([u for _, u in pairs]), self.config.newton_schulz_steps)
@@ -264,7 +297,7 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = group["base_lr"] * factor
             if isinstance(part, MuonPart):
-                part.param_groups[0]["momentum"] = _momentum(part.config, step)
+                part.param_groups[0].update(momentum=_momentum(part.config, step), step=step)
             part.step()
 
     def zero_grad(self) -> None:
