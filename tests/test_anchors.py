@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hectogpt.data import Batches
+from hectogpt.data import Batches, tokens_read
 from hectogpt.errors import UserError
-from hectogpt.lab.anchors import ADDED, DISCOUNT, KneserNey, anchors, tokens_read
+from hectogpt.lab.anchors import ADDED, DISCOUNT, KneserNey, anchors
 
 GPT2_IDS = 50_257
 

@@ -23,10 +23,10 @@ from scipy import stats
 
 from hectogpt import errors
 from hectogpt.cli.lab import compare
-from hectogpt.data import Corpus, open_corpus
+from hectogpt.data import Corpus, open_corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.lab.anchors import anchors, tokens_read
+from hectogpt.lab.anchors import anchors
 from hectogpt.lab.compare import Arm, Comparison, best_of, broken_rules, override, plan, short_name
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, paired, selection_bias, summarize
 from hectogpt.lab.trials import append_row, perform, read_rows

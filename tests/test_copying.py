@@ -82,7 +82,7 @@ def test_gradients_of_a_mixture(shared):
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.rand(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     targets = torch.tensor([3, 1, 8, 1, 0, 5])
-    used, rows = used_vocabulary(torch.tensor([0, 1, 3, 5]), 9)
+    _, rows = used_vocabulary(torch.tensor([0, 1, 3, 5]), 9)
     inputs = [draw(6, 4), draw(5 if shared else 9, 4), draw(5 if shared else 9), draw(6), draw(6)]
     inputs = [t.requires_grad_() for t in inputs]
 

@@ -30,7 +30,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def ideas(before: Run, after: Run) -> set[str]:
     """The sections in which two runs learn differently: number formats and a shared head (see the test of zero_start)
     change cost alone."""
-    before, after = (replace(r, model=replace(r.model, head=replace(r.model.head, shared=False))) for r in (before, after))
+    before, after = (
+        replace(r, model=replace(r.model, head=replace(r.model.head, shared=False))) for r in (before, after)
+    )
     return sections_changed(before, after) - {"dtype", "head_dtype"}
 
 

@@ -17,10 +17,10 @@ import tyro
 
 from hectogpt import errors
 from hectogpt.cli.show import Say, final_table, stop_on_signal
-from hectogpt.data import Corpus, open_corpus
+from hectogpt.data import Corpus, open_corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.lab import baselines, recipes
-from hectogpt.lab.anchors import anchors, tokens_read
+from hectogpt.lab.anchors import anchors
 from hectogpt.model import Transformer
 from hectogpt.model.folder import save_model
 from hectogpt.model.generate import Sampling, complete

@@ -3,7 +3,7 @@
 Needs numpy and tiktoken only; torch is never imported here. Refuses text it cannot keep byte for byte.
 """
 
-from hectogpt.data.batches import Batches
+from hectogpt.data.batches import Batches, tokens_read
 from hectogpt.data.corpus import Corpus, build, cache_folder, open_corpus, repair, verify
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -16,5 +16,6 @@ __all__ = [
     "load_tokenizer",
     "open_corpus",
     "repair",
+    "tokens_read",
     "verify",
 ]

@@ -69,3 +69,9 @@ class Batches:
     def at(self, step: int) -> np.ndarray:
         """int64 [batch_size, window]: the whole batch of this step (from 0)."""
         return self.rows(step, 0, self.batch_size)
+
+
+def tokens_read(tokens: np.ndarray, window: int, batch_size: int, seed: int, steps: int) -> np.ndarray:
+    """int64 [steps * batch_size, window]: the windows that a run's first `steps` batches show."""
+    batches = Batches(tokens, window, batch_size, seed)
+    return np.concatenate([batches.at(step) for step in range(steps)])

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.data import Batches
 from hectogpt.errors import UserError
 
 ADDED = 0.1  # added to every count of the unigram and of the continuation counts, so that no id has probability 0
@@ -125,9 +124,3 @@ def anchors(train_tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> Ancho
 
 def _cross_entropy(probabilities: np.ndarray) -> float:
     return float(-np.log(probabilities).mean())
-
-
-def tokens_read(tokens: np.ndarray, window: int, batch_size: int, seed: int, steps: int) -> np.ndarray:
-    """int64 [steps * batch_size, window]: the windows that a run's first `steps` batches show."""
-    batches = Batches(tokens, window, batch_size, seed)
-    return np.concatenate([batches.at(step) for step in range(steps)])

@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from hectogpt.data import Corpus
+from hectogpt.data import Corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.lab.anchors import Anchors, anchors, tokens_read
+from hectogpt.lab.anchors import Anchors, anchors
 from hectogpt.lab.statistics import Paired, Summary, paired, selection_bias, summarize
 from hectogpt.lab.trials import Row, append_row, identity, read_rows, run_trial
 from hectogpt.model import Transformer
@@ -120,6 +120,8 @@ def broken_rules(track: Track, run: Run, corpus: Corpus, row: Row) -> list[str]:
             broken.append("training text read more than once")
         if (row.get("params") or 0) > PARAMETERS:
             broken.append(f"{row['params']:,} parameters, at most {PARAMETERS:,}")
+    if track == "closed" and run.statistics is not None:
+        broken.append("a start from counts of the training text")
     if track != "open-gpu":
         if (row.get("seconds") or 0) > SECONDS:
             broken.append(f"{row['seconds']:.0f} s, at most {SECONDS}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hectogpt import errors
-from hectogpt.data import Batches, Corpus
+from hectogpt.data import Batches, Corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.head import prepare, used_vocabulary
@@ -51,7 +51,8 @@ class Score:
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     """The run's model on its device, weights drawn from the run's seed.
 
-    Of the corpus only one thing is asked, and only if the head wants it: which words its training text uses.
+    Of the corpus only one thing is asked, and only if the head wants it: which words its training text uses. A run with
+    `statistics` counts the tokens that it is going to read.
     """
     config = run.model
     if config.head.shared:
@@ -63,6 +64,10 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     else:
         model = Transformer(config)
     model.init_weights(run.init, seed=run.seed)
+    if run.statistics is not None:
+        run.statistics.apply(
+            model, tokens_read(corpus.train, run.data.window, run.data.batch_size, run.seed, run.steps)
+        )
     model = model.to(machine.device, torch.float64 if machine.dtype == torch.float64 else torch.float32)
     model.loss_precision = machine.head_dtype
     if run.compile:

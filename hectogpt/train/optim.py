@@ -214,8 +214,8 @@ class Muon(Optim):
 class SOAPMuon(Muon):
     """SOAP (2409.11321) before Muon's orthogonalisation, as in modded-nanogpt's optimizer track: the momentum is turned
     into the eigenbases of the running means of G G^T and G^T G (both with `beta`), divided there by Adam's root mean
-    square, and turned back. The bases follow by one power iteration with QR, at every one of the first 20 steps and then
-    at each `every`-th."""
+    square, and turned back. The bases follow by one power iteration with QR, at each of the first 20 steps and then at
+    every `every`-th."""
 
     beta: float = 0.9
     every: int = 5

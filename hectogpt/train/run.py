@@ -14,6 +14,7 @@ from typing import Literal
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.train.optim import AdamW, Constant, Optim, Schedule
+from hectogpt.train.statistics import BigramStart
 from hectogpt.values import diff, dump, load
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
@@ -44,7 +45,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run. `seed` decides both the weights' initial draw and the order of the data. `compile` has torch
+    """A training run. `seed` decides both the weights' initial draw and the order of the data. `statistics` start the
+    weights from counts of the training text. `compile` has torch
     generate code for the blocks: half a minute at the start, worth it for longer runs of larger models."""
 
     model: ModelConfig
@@ -52,6 +54,7 @@ class Run:
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Constant)
+    statistics: BigramStart | None = None
     recipe: str = "custom"
     corpus: str = "sotu"
     steps: int = 100
