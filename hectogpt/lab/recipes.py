@@ -24,7 +24,7 @@ from hectogpt.model.parts import (
     Smear,
     TokenTable,
 )
-from hectogpt.train.optim import AdamW, Linear, Muon, Rates
+from hectogpt.train.optim import AdamW, Linear, Muon, Optim, Rates, SOAPMuon
 from hectogpt.train.run import Data, Run
 from hectogpt.values import did_you_mean
 
@@ -186,7 +186,54 @@ def no_positions(run: Run) -> Run:
     return replace(run, model=replace(run.model, positions=NoPositions()))
 
 
-OTHERS: tuple[Recipe, ...] = (first, learned_positions, sinusoidal_positions, rotary_positions, no_positions)
+def adamw_gpt2(run: Run) -> Run:
+    """GPT-2 itself at the ladder's size, d 128, 3 layers, with the best AdamW found: rate 1e-2, warm-up, decay to zero."""
+    return width(decay(learning_rate(run)))
+
+
+def _speedrun(run: Run, optim: Optim) -> Run:
+    """The architecture that the public speed records share, at the ladder's size: RMS norms and no biases, one norm
+    after the embedding, half-truncated rotary positions and QK-norm, relu^2, logits capped at 15, head and projections
+    from zero."""
+    for change in (width, zero_start, rms_norm, rotary, relu2):
+        run = change(run)
+    model = replace(run.model, head=replace(run.model.head, soft_cap=15.0))
+    return replace(run, model=model, optim=optim, schedule=Linear(hold=0.4))
+
+
+def _speedrun_rates(embedding: float, head: float, scalar: float) -> AdamW:
+    rates = Rates(embedding=embedding, head=head, scalar=scalar)
+    return AdamW(lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, rates=rates)
+
+
+def modded_nanogpt(run: Run) -> Run:
+    """Muon and AdamW with the rates of modded-nanogpt's tuned optimizer track: embedding .7, head .004, matrices .025."""
+    rest = _speedrun_rates(0.7, 0.004, 0.015)
+    return _speedrun(run, Muon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
+
+
+def nanochat(run: Run) -> Run:
+    """Muon and AdamW with nanochat's rates, scaled by its own rules to d 128 and 8,192 tokens a step."""
+    return _speedrun(run, Muon(lr=0.0025, momentum=0.95, rest=_speedrun_rates(0.092, 0.0024, 0.06)))
+
+
+def soap_muon(run: Run) -> Run:
+    """modded_nanogpt with SOAP before Muon's orthogonalisation, the fastest at 125 steps on its optimizer track."""
+    rest = _speedrun_rates(0.7, 0.004, 0.015)
+    return _speedrun(run, SOAPMuon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
+
+
+OTHERS: tuple[Recipe, ...] = (
+    adamw_gpt2,
+    modded_nanogpt,
+    nanochat,
+    soap_muon,
+    first,
+    learned_positions,
+    sinusoidal_positions,
+    rotary_positions,
+    no_positions,
+)
 
 
 def compound(changes: Iterable[Recipe], name: str) -> Run:
