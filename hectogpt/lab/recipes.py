@@ -1,7 +1,8 @@
 """Recipes: the assignment's baseline, and a ladder of changes that compound, each a function from a Run to a Run.
 
-A change's name is its function's, its description the docstring, its kind the section of the Run that it touches. A
-recipe named after a change is the ladder up to and including it. results/LADDER.md has what each gained.
+A change's name is its function's, its kind the section of the Run that it touches; the docstring says what it does and,
+after a blank line, why it should help. A recipe named after a change is the ladder up to and including it.
+results/LADDER.md has what each gained.
 """
 
 from __future__ import annotations
@@ -37,20 +38,31 @@ def baseline() -> Run:
 
 
 def learning_rate(run: Run) -> Run:
-    """AdamW at a rate that moves the weights: 1e-2, no weight decay."""
+    """AdamW at a rate that moves the weights: 1e-2, no weight decay.
+
+    The assignment's 1e-5 moves a weight by at most 1e-3 in a hundred steps of Adam, whose updates have the size of the
+    rate whatever the gradient's. The frequencies of words alone need logits 8 to 10 nats apart. Weight decay is for
+    runs long enough to overfit.
+    """
     return replace(run, optim=AdamW(lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0))
 
 
 def decay(run: Run) -> Run:
-    """Five steps of warm-up, then a straight line to zero: the last steps average out what the first ones overshot."""
+    """Five steps of warm-up, then a straight line to zero: the last steps average out what the first ones overshot.
+
+    A rate that is good for covering ground is too high for settling: the batches are small, and their noise keeps the
+    weights a constant distance from the valley's floor. Falling to zero (2502.15938) trades one for the other.
+    """
     return replace(run, schedule=Linear(warmup=5))
 
 
 def zero_start(run: Run) -> Run:
     """Head and residual projections start at zero and embeddings at unit variance, so that nothing has to be unlearned.
 
-    Words that never occur then keep one common row in the head, so that it is computed for the words in use only: the
-    same numbers for a quarter of the time.
+    Before the first step every word then has the same logit and the network is embedding, norm and head: a log-bilinear
+    bigram, which learns at once what the deeper layers would only disturb. Words that never occur have equal gradients
+    and so keep equal rows in the head; one row stands for all of them, which makes the head four to seven times cheaper
+    and changes nothing else (a test compares the losses).
     """
     head = replace(run.model.head, shared=True)
     init = Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0)
@@ -58,12 +70,22 @@ def zero_start(run: Run) -> Run:
 
 
 def width(run: Run) -> Run:
-    """d 128, 2 heads of 64, for the time saved: the head's rank bounds what it can say about 50,257 tokens."""
+    """d 128, 2 heads of 64, for the time that the shared row saves: the head's rank bounds what it can say.
+
+    With d 33 the logits of thousands of words lie in 33 dimensions, and random embeddings of different words overlap by
+    1/sqrt(33): what is learned about one leaks into others. At 128 the overlap is half of that.
+    """
     return replace(run, model=replace(run.model, d_model=128, n_heads=2))
 
 
 def rates(run: Run) -> Run:
-    """Every kind of parameter its own rate: a row of the embedding is seen rarely, a row of the head at every token."""
+    """Every kind of parameter its own rate: a row of the embedding is seen rarely, a row of the head at every token.
+
+    A rare word's embedding gets a handful of updates in the whole run, so each must count: embeddings of unit variance
+    take a rate of .4. The head's rows act on a normalised vector with d entries of size 1, so a rate of lr moves a
+    logit by up to lr d a step: .02 is already 2.5 nats. Faster averages (.8, .95) suit a hundred steps, and a tiny
+    epsilon lets rare rows move as far as frequent ones.
+    """
     return replace(
         run,
         optim=AdamW(
@@ -77,61 +99,108 @@ def rates(run: Run) -> Run:
 
 
 def unigram_bias(run: Run) -> Run:
-    """A learned bias per token in the head, at a high rate: the frequencies of words in thirty steps."""
+    """A learned bias per token in the head, at a high rate: the frequencies of words in thirty steps.
+
+    Frequencies are the largest single thing to be learned, about five of the ten nats. With a bias of their own they do
+    not have to be written into every row of the head along the mean of the hidden vectors.
+    """
     return replace(run, model=replace(run.model, head=replace(run.model.head, bias=True)))
 
 
 def rms_norm(run: Run) -> Run:
-    """Norms without mean, gain or bias, one right after the embedding, and linear maps without biases."""
+    """Norms without mean, gain or bias, one right after the embedding, and linear maps without biases.
+
+    The norm after the embedding makes every token's vector equally long whatever its updates did, so that high rates
+    are safe, and hands the first layer and the head (through the residual path) an input of the scale they expect.
+    """
     inputs = (EmbeddingNorm(), *run.model.inputs)
     return replace(run, model=replace(run.model, norm=RMSNorm(eps=1e-6), inputs=inputs, biases=False))
 
 
 def rotary(run: Run) -> Run:
-    """Rotary positions on half of each head and normalised queries and keys, no position table to be learned."""
+    """Rotary positions on half of each head and normalised queries and keys, no position table to be learned.
+
+    A learned table is noise at first, 512 rows that each see 16 tokens a step, and it says nothing about distance.
+    Rotation makes scores depend on distance from the start; the half that does not turn can match content at any
+    distance. Normalised queries and keys bound the scores, so that high rates cannot saturate the softmax.
+    """
     heads = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
     return replace(run, model=replace(run.model, positions=NoPositions(), heads=heads, attention_scale=0.12))
 
 
 def relu2(run: Run) -> Run:
-    """The squared rectifier in the MLP."""
+    """The squared rectifier in the MLP.
+
+    Units are exactly off for half of their inputs and grow quadratically in the rest, which separates features faster
+    than a smooth gate does (2109.08668).
+    """
     return replace(run, model=replace(run.model, activation=ReLU2()))
 
 
 def muon(run: Run) -> Run:
-    """Orthogonalised momentum for the hidden matrices; AdamW keeps embeddings, head and gains."""
+    """Orthogonalised momentum for the hidden matrices; AdamW keeps embeddings, head and gains.
+
+    The gradient of a matrix is dominated by a few directions. Setting all its singular values to one (Newton-Schulz)
+    lets the rare directions learn as fast as the common ones: the steepest step under a bound on the change of the
+    layer's output.
+    """
     assert isinstance(run.optim, AdamW)
     return replace(run, optim=Muon(lr=0.03, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
 
 
 def short_windows(run: Run) -> Run:
-    """32 windows of 256 in place of 16 of 512, cut from the same stream: more places of the text a step."""
+    """32 windows of 256 in place of 16 of 512, cut from the same stream: more places of the text a step.
+
+    Tokens of one story are alike, so a batch of many stories says more about the language than one of few. Rotary
+    positions make it possible to be trained at 256 and scored at 512.
+    """
     return replace(run, data=Data(batch_size=32, window=256))
 
 
 def smear(run: Run) -> Run:
-    """Every position starts with three tenths of its predecessor's embedding, a learned share."""
+    """Every position starts with three tenths of its predecessor's embedding, a learned share.
+
+    To use the token before, attention must first learn to look one place back. A share of it in the input, per
+    dimension, makes the network a trigram model from the first step.
+    """
     return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Smear((0.3,)))))
 
 
 def bigram_hash(run: Run) -> Run:
-    """A vector for every pair of neighbouring tokens, looked up by a hash, added to the embedding before its norm."""
+    """A vector for every pair of neighbouring tokens, looked up by a hash, added to the embedding before its norm.
+
+    A sum of two embeddings cannot say what only the pair means ("once upon"). A table of 65,536 rows holds a vector for
+    each of about 97,000 pairs; frequent ones have a row nearly to themselves.
+    """
     return replace(run, model=replace(run.model, inputs=(NgramHash(2, 65536), *run.model.inputs)))
 
 
 def value_embedding(run: Run) -> Run:
-    """A second vector per token that goes straight into the values of every layer's attention."""
+    """A second vector per token that goes straight into the values of every layer's attention.
+
+    What a token tells others need not be what it is: with a table of its own, the value path learns from the first step
+    at an embedding's rate, while the matrices that would compute it still move.
+    """
     return replace(run, model=replace(run.model, values=(TokenTable(),)))
 
 
 def reach(run: Run) -> Run:
-    """The smear reaches three tokens back: order and neighbourhood are there before attention has learned to look."""
+    """The smear reaches three tokens back: order and neighbourhood are there before attention has learned to look.
+
+    A causal depthwise convolution over four tokens, as in Canon layers (2512.17351), at the one place where it needs
+    nothing else to be useful.
+    """
     inputs = tuple(Smear((0.3, 0.15, 0.1)) if isinstance(part, Smear) else part for part in run.model.inputs)
     return replace(run, model=replace(run.model, inputs=inputs))
 
 
 def copying(run: Run) -> Run:
-    """A second way to predict, mixed in by a gate: repeat the token that followed the most similar earlier output."""
+    """A second way to predict, mixed in by a gate: repeat the token that followed the most similar earlier output.
+
+    Stories repeat their names and objects. A transformer learns to copy by induction heads, which takes thousands of
+    steps; here the outputs themselves are compared, two moments that would predict alike are taken to go on alike, and
+    the token that did follow gets its share of the probability, a word that the weights have never met included.
+    """
     return replace(run, model=replace(run.model, copying=Copying()))
 
 
@@ -187,7 +256,7 @@ def no_positions(run: Run) -> Run:
 
 
 def adamw_gpt2(run: Run) -> Run:
-    """GPT-2 itself at the ladder's size, d 128, 3 layers, with the best AdamW found: rate 1e-2, warm-up, decay to zero."""
+    """GPT-2 itself at d 128, 3 layers, with the best AdamW found: rate 1e-2, warm-up, decay to zero."""
     return width(decay(learning_rate(run)))
 
 
@@ -207,7 +276,7 @@ def _speedrun_rates(embedding: float, head: float, scalar: float) -> AdamW:
 
 
 def modded_nanogpt(run: Run) -> Run:
-    """Muon and AdamW with the rates of modded-nanogpt's tuned optimizer track: embedding .7, head .004, matrices .025."""
+    """Muon and AdamW with the rates of modded-nanogpt's optimizer track: embedding .7, head .004, matrices .025."""
     rest = _speedrun_rates(0.7, 0.004, 0.015)
     return _speedrun(run, Muon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
 
@@ -280,6 +349,15 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """What a recipe does, or, for one on the ladder, what it adds to the one before."""
+    """What a recipe does, or, for one on the ladder, what it adds to the one before: one sentence or two."""
+    return _paragraphs(name)[0]
+
+
+def explain(name: str) -> str:
+    """Why it should help, as far as the recipe says; may be empty."""
+    return "\n\n".join(_paragraphs(name)[1:])
+
+
+def _paragraphs(name: str) -> list[str]:
     functions = {change.__name__: change for change in (*LADDER, *OTHERS)} | {"baseline": baseline}
-    return " ".join((functions[name].__doc__ or "").split())
+    return [" ".join(paragraph.split()) for paragraph in (functions[name].__doc__ or "").split("\n\n")]

@@ -6,7 +6,6 @@ number which cannot exist; what is not measured yet says so.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -40,7 +39,7 @@ TEMPLATE = "learning.template.md"
 
 def ladder_descriptions() -> dict[str, str]:
     """Name -> description of every recipe there is, the ladder's rungs in order first."""
-    return {name: inspect.cleandoc(recipes.describe(name)) for name in recipes.names()}
+    return {name: f"{recipes.describe(name)}\n\n{recipes.explain(name)}".strip() for name in recipes.names()}
 
 
 def ladder_names() -> list[str]:
