@@ -113,7 +113,7 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):  # type: ignore[no-untyped-def]
-        loss, *grads = _run(*inputs)
+        loss, grads = _run(*inputs)
         ctx.save_for_backward(*grads)
         return loss
 
@@ -136,7 +136,7 @@ def _run(
     share: Tensor,
     options: Options,
     wanted: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, list[Tensor | None]]:
     """Loss and the wanted gradients of rows [N, d], chunk by chunk.
 
     Per chunk three products: z = x W^T, then with dz (the gradient with respect to z, up to a factor per row)
@@ -193,14 +193,14 @@ def _run(
                     torch.mm(F.pad(scaled, (0, odd)).t(), dz, out=partial)
                     grad_weight.add_(partial[:d])
     loss = torch.dot(losses.double(), share.double()).to(high)
-    return (
-        loss,
+    grads = [
         grad_x,
         None if grad_weight is None else grad_weight.t().contiguous().to(weight.dtype),
         None if grad_bias is None or bias is None else grad_bias[0].to(bias.dtype),
         grad_chance,
         grad_mixed_in,
-    )
+    ]
+    return loss, grads
 
 
 def _mix(loss: Tensor, chance: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
