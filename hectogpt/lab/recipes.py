@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from hectogpt.errors import UserError
-from hectogpt.model import SIZES, Init
+from hectogpt.model import SIZES
 from hectogpt.model.copying import Copying
 from hectogpt.model.parts import (
     EmbeddingNorm,
@@ -57,16 +57,15 @@ def decay(run: Run) -> Run:
 
 
 def zero_start(run: Run) -> Run:
-    """Head and residual projections start at zero and embeddings at unit variance, so that nothing has to be unlearned.
+    """The head and the projections into the residual stream start at zero, so that nothing has to be unlearned.
 
     Before the first step every word then has the same logit and the network is embedding, norm and head: a log-bilinear
-    bigram, which learns at once what the deeper layers would only disturb. Words that never occur have equal gradients
-    and so keep equal rows in the head; one row stands for all of them, which makes the head four to seven times cheaper
-    and changes nothing else (a test compares the losses).
+    bigram, which learns at once what random deeper layers would only disturb. Words that never occur have equal
+    gradients and so keep equal rows in the head; one row stands for all of them, which makes the head four to seven
+    times cheaper and changes nothing else (a test compares the losses).
     """
     head = replace(run.model.head, shared=True)
-    init = Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0)
-    return replace(run, init=init, model=replace(run.model, head=head))
+    return replace(run, init=replace(run.init, residual=0.0, head=0.0), model=replace(run.model, head=head))
 
 
 def width(run: Run) -> Run:
@@ -83,7 +82,7 @@ def rates(run: Run) -> Run:
 
     A rare word's embedding gets a handful of updates in the whole run, so each must count: embeddings of unit variance
     take a rate of .4. The head's rows act on a normalised vector with d entries of size 1, so a rate of lr moves a
-    logit by up to lr d a step: .02 is already 2.5 nats. Faster averages (.8, .95) suit a hundred steps, and a tiny
+    logit by up to lr d a step: .03 is already 4 nats. Faster averages (.8, .95) suit a hundred steps, and a tiny
     epsilon lets rare rows move as far as frequent ones.
     """
     return replace(
@@ -93,9 +92,18 @@ def rates(run: Run) -> Run:
             betas=(0.8, 0.95),
             eps=1e-10,
             weight_decay=0.0,
-            rates=Rates(embedding=0.2, table=0.1, head=0.01, head_bias=0.2, scalar=0.03),
+            rates=Rates(embedding=0.4, table=0.2, head=0.03, head_bias=0.2, scalar=0.03),
         ),
     )
+
+
+def unit_embeddings(run: Run) -> Run:
+    """Embeddings of unit variance, and hidden matrices to match.
+
+    Directions of different tokens then differ as much as d allows from the first step, and an update turns a row
+    instead of replacing it.
+    """
+    return replace(run, init=replace(run.init, embedding=1.0, linear=0.05))
 
 
 def unigram_bias(run: Run) -> Run:
@@ -145,7 +153,7 @@ def muon(run: Run) -> Run:
     layer's output.
     """
     assert isinstance(run.optim, AdamW)
-    return replace(run, optim=Muon(lr=0.03, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
+    return replace(run, optim=Muon(lr=0.05, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
 
 
 def short_windows(run: Run) -> Run:
@@ -209,9 +217,10 @@ LADDER: tuple[Recipe, ...] = (
     zero_start,
     decay,
     width,
-    rates,
-    unigram_bias,
     rms_norm,
+    rates,
+    unit_embeddings,
+    unigram_bias,
     rotary,
     muon,
     short_windows,
@@ -264,7 +273,7 @@ def _speedrun(run: Run, optim: Optim) -> Run:
     """The architecture that the public speed records share, at the ladder's size: RMS norms and no biases, one norm
     after the embedding, half-truncated rotary positions and QK-norm, relu^2, logits capped at 15, head and projections
     from zero."""
-    for change in (width, zero_start, rms_norm, rotary, relu2):
+    for change in (zero_start, width, rms_norm, unit_embeddings, rotary, relu2):
         run = change(run)
     model = replace(run.model, head=replace(run.model.head, soft_cap=15.0))
     return replace(run, model=model, optim=optim, schedule=Linear(hold=0.4))
