@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from hectogpt.errors import UserError
-from hectogpt.model import SIZES
+from hectogpt.model import SIZES, Init
 from hectogpt.model.copying import Copying
 from hectogpt.model.parts import (
     EmbeddingNorm,
@@ -57,15 +57,16 @@ def decay(run: Run) -> Run:
 
 
 def zero_start(run: Run) -> Run:
-    """The head and the projections into the residual stream start at zero, so that nothing has to be unlearned.
+    """Embeddings of unit variance; the head and the projections into the residual stream start at zero.
 
-    Before the first step every word then has the same logit and the network is embedding, norm and head: a log-bilinear
-    bigram, which learns at once what random deeper layers would only disturb. Words that never occur have equal
-    gradients and so keep equal rows in the head; one row stands for all of them, which makes the head four to seven
-    times cheaper and changes nothing else (a test compares the losses).
+    Nothing has to be unlearned: before the first step every word has the same logit and the network is embedding, norm
+    and head, a log-bilinear bigram, which learns at once what random deeper layers would only disturb. Words that never
+    occur have equal gradients and so keep equal rows in the head; one row stands for all of them, which makes the head
+    two to seven times cheaper and changes nothing else (a test compares the losses).
     """
     head = replace(run.model.head, shared=True)
-    return replace(run, init=replace(run.init, residual=0.0, head=0.0), model=replace(run.model, head=head))
+    init = Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0)
+    return replace(run, init=init, model=replace(run.model, head=head))
 
 
 def width(run: Run) -> Run:
@@ -95,15 +96,6 @@ def rates(run: Run) -> Run:
             rates=Rates(embedding=0.4, table=0.2, head=0.03, head_bias=0.2, scalar=0.03),
         ),
     )
-
-
-def unit_embeddings(run: Run) -> Run:
-    """Embeddings of unit variance, and hidden matrices to match.
-
-    Directions of different tokens then differ as much as d allows from the first step, and an update turns a row
-    instead of replacing it.
-    """
-    return replace(run, init=replace(run.init, embedding=1.0, linear=0.05))
 
 
 def unigram_bias(run: Run) -> Run:
@@ -214,12 +206,11 @@ def copying(run: Run) -> Run:
 
 LADDER: tuple[Recipe, ...] = (
     learning_rate,
+    rates,
     zero_start,
+    rms_norm,
     decay,
     width,
-    rms_norm,
-    rates,
-    unit_embeddings,
     unigram_bias,
     rotary,
     muon,
@@ -273,7 +264,7 @@ def _speedrun(run: Run, optim: Optim) -> Run:
     """The architecture that the public speed records share, at the ladder's size: RMS norms and no biases, one norm
     after the embedding, half-truncated rotary positions and QK-norm, relu^2, logits capped at 15, head and projections
     from zero."""
-    for change in (zero_start, width, rms_norm, unit_embeddings, rotary, relu2):
+    for change in (zero_start, width, rms_norm, rotary, relu2):
         run = change(run)
     model = replace(run.model, head=replace(run.model.head, soft_cap=15.0))
     return replace(run, model=model, optim=optim, schedule=Linear(hold=0.4))
