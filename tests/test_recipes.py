@@ -61,7 +61,9 @@ def test_every_recipe_takes_two_steps_within_the_limit(name: str, corpus: Corpus
     # The same parts at a size for a test: every recipe's structure, few numbers.
     model = replace(whole.model, d_model=24, n_heads=2 if whole.model.d_model > 33 else 3, context_length=32)
     model = replace(model, vocab_size=50257, n_layers=min(2, model.n_layers))
-    run = replace(whole, model=model, data=replace(whole.data, batch_size=2, window=32), steps=2, threads=1)
+    run = replace(
+        whole, model=model, data=replace(whole.data, batch_size=2, window=32, micro_batch=None), steps=2, threads=1
+    )
     run = replace(run, device="cpu", head_dtype="float32")
     chosen = machine.choose(run)
     built = loop.build_model(run, chosen, corpus)

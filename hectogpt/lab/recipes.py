@@ -27,6 +27,7 @@ from hectogpt.model.parts import (
 )
 from hectogpt.train.optim import AdamW, Linear, Muon, Optim, Rates, SOAPMuon
 from hectogpt.train.run import Data, Run
+from hectogpt.train.statistics import BigramStart
 from hectogpt.values import did_you_mean
 
 Recipe = Callable[[Run], Run]
@@ -204,6 +205,16 @@ def copying(run: Run) -> Run:
     return replace(run, model=replace(run.model, copying=Copying()))
 
 
+def wide(run: Run) -> Run:
+    """d 256, 4 heads of 64.
+
+    The published rule of large models, that more parameters want more tokens, does not bind yet: what a hundred steps
+    can learn lies in the tables, and twice the width halves the overlap of their random directions. It doubles the
+    cost.
+    """
+    return replace(run, model=replace(run.model, d_model=256, n_heads=4))
+
+
 LADDER: tuple[Recipe, ...] = (
     learning_rate,
     rates,
@@ -220,6 +231,7 @@ LADDER: tuple[Recipe, ...] = (
     bigram_hash,
     value_embedding,
     copying,
+    wide,
 )
 DEFAULT = LADDER[-1].__name__
 
@@ -253,6 +265,22 @@ def no_positions(run: Run) -> Run:
     """The same without positions: order comes from the causal mask alone."""
     run = learned_positions(run)
     return replace(run, model=replace(run.model, positions=NoPositions()))
+
+
+def counts(run: Run) -> Run:
+    """The ladder's top started from the bigrams that it is going to read (track closed+statistics)."""
+    return replace(_top(run), statistics=BigramStart())
+
+
+def large_batch(run: Run) -> Run:
+    """The ladder's top with four times the tokens a step, 128 windows of 256 (track open-cpu)."""
+    return replace(_top(run), data=Data(batch_size=128, window=256, micro_batch=32))
+
+
+def _top(run: Run) -> Run:
+    for change in LADDER:
+        run = change(run)
+    return run
 
 
 def adamw_gpt2(run: Run) -> Run:
@@ -293,6 +321,8 @@ def soap_muon(run: Run) -> Run:
 
 
 OTHERS: tuple[Recipe, ...] = (
+    counts,
+    large_batch,
     adamw_gpt2,
     modded_nanogpt,
     nanochat,
