@@ -25,9 +25,9 @@ from hectogpt.model.parts import (
     Smear,
     TokenTable,
 )
+from hectogpt.train.counts import BigramStart
 from hectogpt.train.optim import AdamW, Linear, Muon, Optim, Rates, SOAPMuon
 from hectogpt.train.run import Data, Run
-from hectogpt.train.statistics import BigramStart
 from hectogpt.values import did_you_mean
 
 Recipe = Callable[[Run], Run]

@@ -14,7 +14,7 @@ from hectogpt.lab import recipes
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.parts import EmbeddingNorm, Head, NoPositions, RMSNorm
 from hectogpt.train import loop, machine
-from hectogpt.train.statistics import BigramStart
+from hectogpt.train.counts import BigramStart
 
 WORDS = 40
 CONFIG = ModelConfig(
