@@ -219,9 +219,8 @@ LADDER: tuple[Recipe, ...] = (
     learning_rate,
     rates,
     zero_start,
-    width,
-    rms_norm,
     unigram_bias,
+    rms_norm,
     rotary,
     muon,
     decay,
@@ -231,6 +230,7 @@ LADDER: tuple[Recipe, ...] = (
     bigram_hash,
     value_embedding,
     copying,
+    width,
     wide,
 )
 DEFAULT = LADDER[-1].__name__
