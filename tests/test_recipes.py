@@ -95,6 +95,10 @@ def test_a_shared_head_learns_the_same_as_a_whole_one(corpus: Corpus) -> None:
     assert losses[True][-1] != losses[True][0]
 
 
+def test_top_is_the_last_rung_and_what_train_does_by_default() -> None:
+    assert recipes.recipe("top") == recipes.recipe(recipes.DEFAULT) == recipes.rung(len(LADDER))
+
+
 def test_unknown_names_are_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'rotary'"):
         recipes.recipe("rotery")

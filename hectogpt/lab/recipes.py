@@ -376,7 +376,10 @@ def without(name: str) -> Run:
 
 
 def recipe(name: str) -> Run:
-    """The Run of a named recipe. Raises UserError with the nearest name for one that does not exist."""
+    """The Run of a named recipe, `top` being the ladder's last rung. Raises UserError with the nearest name for one that
+    does not exist."""
+    if name == "top":
+        name = DEFAULT
     if name == "baseline":
         # float32 throughout, so that its losses and gradient norms are the textbook's to 1e-4 at every step.
         return replace(baseline(), dtype="float32", head_dtype="float32")
