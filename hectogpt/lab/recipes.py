@@ -253,30 +253,18 @@ def no_positions(run: Run) -> Run:
 
 
 def rms_norm(run: Run) -> Run:
-    """Norms without mean, gain or bias, one right after the embedding, and linear maps without biases.
-
-    The norm after the embedding makes every token's vector equally long whatever its updates did, so that high rates
-    are safe, and hands the first layer and the head (through the residual path) an input of the scale they expect.
-    """
+    """Norms without mean, gain or bias, one right after the embedding, and linear maps without biases."""
     inputs = (EmbeddingNorm(), *run.model.inputs)
     return replace(run, model=replace(run.model, norm=RMSNorm(eps=1e-6), inputs=inputs, biases=False))
 
 
 def relu2(run: Run) -> Run:
-    """The squared rectifier in the MLP.
-
-    Units are exactly off for half of their inputs and grow quadratically in the rest, which separates features faster
-    than a smooth gate does (2109.08668).
-    """
+    """The squared rectifier in the MLP."""
     return replace(run, model=replace(run.model, activation=ReLU2()))
 
 
 def unigram_bias(run: Run) -> Run:
-    """A learned bias per token in the head, at a high rate: the frequencies of words in thirty steps.
-
-    Frequencies are the largest single thing to be learned, about five of the ten nats. With a bias of their own they do
-    not have to be written into every row of the head along the mean of the hidden vectors.
-    """
+    """A learned bias per token in the head, at a high rate: the frequencies of words in thirty steps."""
     return replace(run, model=replace(run.model, head=replace(run.model.head, bias=True)))
 
 
@@ -376,8 +364,8 @@ def without(name: str) -> Run:
 
 
 def recipe(name: str) -> Run:
-    """The Run of a named recipe, `top` being the ladder's last rung. Raises UserError with the nearest name for one that
-    does not exist."""
+    """The Run of a named recipe; `top` is the ladder's last rung. Raises UserError with the nearest name for one that does
+    not exist."""
     if name == "top":
         name = DEFAULT
     if name == "baseline":
