@@ -57,29 +57,6 @@ def decay(run: Run) -> Run:
     return replace(run, schedule=Linear(warmup=5))
 
 
-def zero_start(run: Run) -> Run:
-    """Embeddings of unit variance; the head and the projections into the residual stream start at zero.
-
-    Nothing has to be unlearned: before the first step every word has the same logit and the network is embedding, norm
-    and head, a log-bilinear bigram, which learns at once what random deeper layers would only disturb. Words that never
-    occur have equal gradients and so keep equal rows in the head; one row stands for all of them, which makes the head
-    two to seven times cheaper and changes nothing else (a test compares the losses).
-    """
-    head = replace(run.model.head, shared=True)
-    init = Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0)
-    return replace(run, init=init, model=replace(run.model, head=head))
-
-
-def width(run: Run) -> Run:
-    """Wider and shallower: d 128, 2 heads of 64, 2 layers, for the time that the shared row saves.
-
-    With d 33 the logits of thousands of words lie in 33 dimensions, and random embeddings of different words overlap by
-    1 / sqrt(33): what is learned about one leaks into others. At 128 the overlap is half of that. A third layer has not
-    enough steps to find its use.
-    """
-    return replace(run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2))
-
-
 def embedding_rate(run: Run) -> Run:
     """Embeddings and other tables get a rate of their own, .4 and .2, and faster averages (.8, .95) with a tiny
     epsilon.
@@ -92,15 +69,29 @@ def embedding_rate(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, rates=rates))
 
 
-def head_rate(run: Run) -> Run:
-    """The head gets a rate of .03.
+def muon(run: Run) -> Run:
+    """Orthogonalised momentum for the hidden matrices; AdamW keeps embeddings, head and gains.
 
-    Its rows act on a normalised vector with d entries of size 1, so that a rate of lr moves a logit by up to lr d a
-    step: 1 nat at d 33, 4 at d 128. Logits have to spread by ten nats for the frequencies of words alone, and as much
-    again for what follows what.
+    The gradient of a matrix is dominated by a few directions. Setting all its singular values to one (Newton-Schulz)
+    lets the rare directions learn as fast as the common ones: the steepest step under a bound on the change of the
+    layer's output.
     """
     assert isinstance(run.optim, AdamW)
-    return replace(run, optim=replace(run.optim, rates=replace(run.optim.rates, head=0.03)))
+    return replace(run, optim=Muon(lr=0.05, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
+
+
+def width(run: Run) -> Run:
+    """From zero to d 128: embeddings of unit variance, head and residual projections at zero, 2 heads of 64, 2 layers.
+
+    From a head of zeros, rows of words that never occur have equal gradients and stay equal. One row then stands for
+    all of them, and the head costs two to seven times less and learns the same (a test compares the losses). The time
+    buys width: with d 33 the logits of thousands of words lie in 33 dimensions, and random embeddings overlap by 1 /
+    sqrt(33); at 128 the overlap is half of that. Residual projections at zero make the network embedding, norm and head
+    at first, a log-bilinear bigram, which learns what random deeper layers would only disturb. A third layer has not
+    enough steps to find its use.
+    """
+    model = replace(run.model, d_model=128, n_heads=2, n_layers=2, head=replace(run.model.head, shared=True))
+    return replace(run, model=model, init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0))
 
 
 def rotary(run: Run) -> Run:
@@ -112,17 +103,6 @@ def rotary(run: Run) -> Run:
     """
     heads = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
     return replace(run, model=replace(run.model, positions=NoPositions(), heads=heads, attention_scale=0.12))
-
-
-def muon(run: Run) -> Run:
-    """Orthogonalised momentum for the hidden matrices; AdamW keeps embeddings, head and gains.
-
-    The gradient of a matrix is dominated by a few directions. Setting all its singular values to one (Newton-Schulz)
-    lets the rare directions learn as fast as the common ones: the steepest step under a bound on the change of the
-    layer's output.
-    """
-    assert isinstance(run.optim, AdamW)
-    return replace(run, optim=Muon(lr=0.05, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
 
 
 def short_windows(run: Run) -> Run:
@@ -150,6 +130,19 @@ def bigram_hash(run: Run) -> Run:
     each of about 97,000 pairs; frequent ones have a row nearly to themselves.
     """
     return replace(run, model=replace(run.model, inputs=(NgramHash(2, 65536), *run.model.inputs)))
+
+
+def head_rate(run: Run) -> Run:
+    """The head gets a rate of its own, .03.
+
+    Its rows act on a normalised vector with d entries of size 1, so that a rate of lr moves a logit by up to lr d a
+    step, here 4 nats. That pays once there is something to say: at the bigram's level three times the rate gained
+    nothing.
+    """
+    muon, rest = (run.optim, run.optim.rest) if isinstance(run.optim, Muon) else (None, run.optim)
+    assert isinstance(rest, AdamW)
+    rest = replace(rest, rates=replace(rest.rates, head=0.03))
+    return replace(run, optim=rest if muon is None else replace(muon, rest=rest))
 
 
 def value_embedding(run: Run) -> Run:
@@ -194,8 +187,6 @@ def wide(run: Run) -> Run:
 LADDER: tuple[Recipe, ...] = (
     learning_rate,
     embedding_rate,
-    zero_start,
-    head_rate,
     muon,
     width,
     rotary,
@@ -203,6 +194,7 @@ LADDER: tuple[Recipe, ...] = (
     smear,
     reach,
     bigram_hash,
+    head_rate,
     value_embedding,
     copying,
     decay,
@@ -289,14 +281,14 @@ def _top(run: Run) -> Run:
 
 def adamw_gpt2(run: Run) -> Run:
     """GPT-2 itself at the top's size, d 256, 2 layers, with AdamW at 1e-2, warm-up and decay to zero."""
-    return wide(width(decay(learning_rate(run))))
+    return replace(decay(learning_rate(run)), model=replace(run.model, d_model=256, n_heads=4, n_layers=2))
 
 
 def _speedrun(run: Run, optim: Optim) -> Run:
     """The architecture that the public speed records share, at the top's size: RMS norms and no biases, one norm
     after the embedding, half-truncated rotary positions and QK-norm, relu^2, logits capped at 15, head and projections
     from zero."""
-    for change in (zero_start, width, wide, rms_norm, rotary, relu2):
+    for change in (width, wide, rms_norm, rotary, relu2):
         run = change(run)
     model = replace(run.model, head=replace(run.model.head, soft_cap=15.0))
     return replace(run, model=model, optim=optim, schedule=Linear(hold=0.4))
@@ -364,8 +356,8 @@ def without(name: str) -> Run:
 
 
 def recipe(name: str) -> Run:
-    """The Run of a named recipe; `top` is the ladder's last rung. Raises UserError with the nearest name for one that does
-    not exist."""
+    """The Run of a named recipe; `top` is the ladder's last rung. Raises UserError with the nearest name for one that
+    does not exist."""
     if name == "top":
         name = DEFAULT
     if name == "baseline":
