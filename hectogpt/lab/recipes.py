@@ -80,18 +80,27 @@ def muon(run: Run) -> Run:
     return replace(run, optim=Muon(lr=0.05, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
 
 
-def width(run: Run) -> Run:
-    """From zero to d 128: embeddings of unit variance, head and residual projections at zero, 2 heads of 64, 2 layers.
+def zero_start(run: Run) -> Run:
+    """Embeddings of unit variance; the head and the projections into the residual stream start at zero.
 
-    From a head of zeros, rows of words that never occur have equal gradients and stay equal. One row then stands for
-    all of them, and the head costs two to seven times less and learns the same (a test compares the losses). The time
-    buys width: with d 33 the logits of thousands of words lie in 33 dimensions, and random embeddings overlap by 1 /
-    sqrt(33); at 128 the overlap is half of that. Residual projections at zero make the network embedding, norm and head
-    at first, a log-bilinear bigram, which learns what random deeper layers would only disturb. A third layer has not
+    Nothing has to be unlearned: before the first step every word has the same logit and the network is embedding, norm
+    and head, a log-bilinear bigram, which learns at once what random deeper layers would only disturb. Rows of words
+    that never occur have equal gradients and stay equal, so that one row stands for all of them: the head costs two to
+    seven times less and learns the same (a test compares the losses).
+    """
+    head = replace(run.model.head, shared=True)
+    init = Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0)
+    return replace(run, init=init, model=replace(run.model, head=head))
+
+
+def width(run: Run) -> Run:
+    """Wider and shallower: d 128, 2 heads of 64, 2 layers, for the time that the shared row saves.
+
+    With d 33 the logits of thousands of words lie in 33 dimensions, and random embeddings of different words overlap by
+    1 / sqrt(33): what is learned about one leaks into others. At 128 the overlap is half of that. A third layer has not
     enough steps to find its use.
     """
-    model = replace(run.model, d_model=128, n_heads=2, n_layers=2, head=replace(run.model.head, shared=True))
-    return replace(run, model=model, init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0))
+    return replace(run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2))
 
 
 def rotary(run: Run) -> Run:
@@ -103,15 +112,6 @@ def rotary(run: Run) -> Run:
     """
     heads = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
     return replace(run, model=replace(run.model, positions=NoPositions(), heads=heads, attention_scale=0.12))
-
-
-def short_windows(run: Run) -> Run:
-    """32 windows of 256 in place of 16 of 512, cut from the same stream: more places of the text a step.
-
-    Tokens of one story are alike, so a batch of many stories says more about the language than one of few. Rotary
-    positions make it possible to be trained at 256 and scored at 512.
-    """
-    return replace(run, data=Data(batch_size=32, window=256))
 
 
 def smear(run: Run) -> Run:
@@ -188,9 +188,9 @@ LADDER: tuple[Recipe, ...] = (
     learning_rate,
     embedding_rate,
     muon,
+    zero_start,
     width,
     rotary,
-    short_windows,
     smear,
     reach,
     bigram_hash,
@@ -269,8 +269,8 @@ def counts(run: Run) -> Run:
 
 
 def large_batch(run: Run) -> Run:
-    """The ladder's top with four times the tokens a step, 128 windows of 256 (track open-cpu)."""
-    return replace(_top(run), data=Data(batch_size=128, window=256, micro_batch=32))
+    """The ladder's top with four times the tokens a step (track open-cpu)."""
+    return replace(_top(run), data=Data(batch_size=64, window=512, micro_batch=16))
 
 
 def _top(run: Run) -> Run:
@@ -288,7 +288,7 @@ def _speedrun(run: Run, optim: Optim) -> Run:
     """The architecture that the public speed records share, at the top's size: RMS norms and no biases, one norm
     after the embedding, half-truncated rotary positions and QK-norm, relu^2, logits capped at 15, head and projections
     from zero."""
-    for change in (width, wide, rms_norm, rotary, relu2):
+    for change in (zero_start, width, wide, rms_norm, rotary, relu2):
         run = change(run)
     model = replace(run.model, head=replace(run.model.head, soft_cap=15.0))
     return replace(run, model=model, optim=optim, schedule=Linear(hold=0.4))
