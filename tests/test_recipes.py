@@ -83,7 +83,7 @@ def test_a_shared_head_learns_the_same_as_a_whole_one(corpus: Corpus) -> None:
     assert run.init.head == 0
     run = replace(run, data=replace(run.data, batch_size=4, window=32), device="cpu", threads=1, head_dtype="float64")
     run = replace(run, model=replace(run.model, d_model=12, n_layers=1, context_length=32), steps=6, dtype="float64")
-    run = replace(run, gradient_clipping=0.5, optim=replace(run.optim, rest=replace(run.optim.rest, eps=1e-30)))
+    run = replace(run, gradient_clipping=0.5, optim=replace(run.optim, eps=1e-30))
     losses = {}
     for shared in (True, False):
         one = replace(run, model=replace(run.model, head=replace(run.model.head, shared=shared)))
