@@ -13,7 +13,8 @@ from hectogpt.model.cache import Continuation
 from hectogpt.model.copying import Copying
 from hectogpt.model.folder import load_model, save_model
 from hectogpt.model.head import Mixture, head_loss, shared_head_loss, used_vocabulary
-from hectogpt.model.parts import Head, NoPositions, QKNorm, Rotary, Smear
+from hectogpt.model.inputs import Smear
+from hectogpt.model.parts import Head, NoPositions, QKNorm, Rotary
 from hectogpt.model.quantize import LightTransformer
 
 CONFIG = ModelConfig(

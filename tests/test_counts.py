@@ -12,7 +12,8 @@ from hectogpt.data import Corpus, open_corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.model import Init, ModelConfig, Transformer
-from hectogpt.model.parts import EmbeddingNorm, Head, NoPositions, RMSNorm
+from hectogpt.model.inputs import EmbeddingNorm
+from hectogpt.model.parts import Head, NoPositions, RMSNorm
 from hectogpt.train import loop, machine
 from hectogpt.train.counts import BigramStart
 

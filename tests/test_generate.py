@@ -22,18 +22,8 @@ from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.cache import Continuation
 from hectogpt.model.generate import Sampling, StopStrings, TextStream, choose, complete, generate, probabilities
-from hectogpt.model.parts import (
-    EmbeddingNorm,
-    Head,
-    NgramHash,
-    NoPositions,
-    QKNorm,
-    ReLU2,
-    RMSNorm,
-    Rotary,
-    Sinusoidal,
-    Smear,
-)
+from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear
+from hectogpt.model.parts import Head, NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, Sinusoidal
 from hectogpt.model.quantize import LightTransformer, weight_bytes
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -21,7 +21,8 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.model import Init, ModelConfig, Transformer
-from hectogpt.model.parts import Head, NgramHash, RMSNorm, Rotary, Smear
+from hectogpt.model.inputs import NgramHash, Smear
+from hectogpt.model.parts import Head, RMSNorm, Rotary
 from hectogpt.train import loop, machine
 from hectogpt.train.optim import (
     AdamW,

@@ -15,19 +15,8 @@ from hectogpt.errors import UserError
 from hectogpt.model import SIZES, Init, ModelConfig, Transformer
 from hectogpt.model.folder import load_model, save_model
 from hectogpt.model.head import used_vocabulary
-from hectogpt.model.parts import (
-    EmbeddingNorm,
-    Head,
-    NgramHash,
-    NoPositions,
-    QKNorm,
-    ReLU2,
-    RMSNorm,
-    Rotary,
-    Sinusoidal,
-    Smear,
-    TokenTable,
-)
+from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
+from hectogpt.model.parts import Head, NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, Sinusoidal
 
 SMALL = ModelConfig(d_model=24, n_heads=3, n_layers=2, context_length=16, vocab_size=61)
 DEPARTED = replace(

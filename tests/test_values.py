@@ -9,7 +9,8 @@ import pytest
 
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.model.parts import NgramHash, QKNorm, ReLU2, RMSNorm, Rotary, Smear
+from hectogpt.model.inputs import NgramHash, Smear
+from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary
 from hectogpt.train.optim import Cosine, Muon
 from hectogpt.train.run import Run, read_run, sections_changed, write_run
 from hectogpt.values import did_you_mean, diff, dump, load

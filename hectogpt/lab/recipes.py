@@ -13,18 +13,8 @@ from dataclasses import replace
 from hectogpt.errors import UserError
 from hectogpt.model import SIZES, Init
 from hectogpt.model.copying import Copying
-from hectogpt.model.parts import (
-    EmbeddingNorm,
-    NgramHash,
-    NoPositions,
-    QKNorm,
-    ReLU2,
-    RMSNorm,
-    Rotary,
-    Sinusoidal,
-    Smear,
-    TokenTable,
-)
+from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
+from hectogpt.model.parts import NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, Sinusoidal
 from hectogpt.train.counts import BigramStart
 from hectogpt.train.optim import AdamW, Linear, Muon, Optim, Rates, SOAPMuon
 from hectogpt.train.run import Data, Run
@@ -81,27 +71,26 @@ def muon(run: Run) -> Run:
     return replace(run, optim=Muon(lr=0.05, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
 
 
-def zero_start(run: Run) -> Run:
-    """Embeddings of unit variance; the head and the projections into the residual stream start at zero.
-
-    Nothing has to be unlearned: before the first step every word has the same logit and the network is embedding, norm
-    and head, a log-bilinear bigram, which learns at once what random deeper layers would only disturb. Rows of words
-    that never occur have equal gradients and stay equal, so that one row stands for all of them: the head costs two to
-    seven times less and learns the same (a test compares the losses).
-    """
-    head = replace(run.model.head, shared=True)
-    init = Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0)
-    return replace(run, init=init, model=replace(run.model, head=head))
-
-
 def width(run: Run) -> Run:
-    """Wider and shallower: d 128, 2 heads of 64, 2 layers, for the time that the shared row saves.
+    """Wider and shallower, d 128, 2 heads of 64, 2 layers, paid for by a head in which all unused words share one row.
 
     With d 33 the logits of thousands of words lie in 33 dimensions, and random embeddings of different words overlap by
     1 / sqrt(33): what is learned about one leaks into others. At 128 the overlap is half of that. A third layer has not
-    enough steps to find its use.
+    enough steps to find its use. The head starts at zero, so that rows of words that never occur have equal gradients
+    and stay equal: one row stands for all of them, and the head costs two to seven times less and learns the same (a
+    test compares the losses).
     """
-    return replace(run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2))
+    head = replace(run.model.head, shared=True)
+    return replace(run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2, head=head))
+
+
+def zero_start(run: Run) -> Run:
+    """Embeddings of unit variance; the projections into the residual stream start at zero.
+
+    Nothing has to be unlearned: before the first step the network is embedding, norm and head, a log-bilinear bigram,
+    which learns at once what random deeper layers would only disturb.
+    """
+    return replace(run, init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0))
 
 
 def rotary(run: Run) -> Run:
@@ -188,15 +177,14 @@ def wide(run: Run) -> Run:
 LADDER: tuple[Recipe, ...] = (
     learning_rate,
     embedding_rate,
-    zero_start,
+    width,
     muon,
     rotary,
     smear,
     reach,
     bigram_hash,
-    value_embedding,
-    width,
     head_rate,
+    value_embedding,
     copying,
     decay,
     wide,

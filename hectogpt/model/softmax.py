@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# The eager pass works on this much at a time. Where the last level of cache is slow (Intel's with 2 MB of second level a
-# core) 16 MB cost a fifth more CPU time; below 2 MB the thread barriers of every operation and block cost more
+# The eager pass works on this much at a time. On a processor whose last-level cache is slow (Intel, 2 MB of second
+# level a core) 16 MB cost a fifth more CPU time. Below 2 MB the thread barriers of every operation and block cost more
 # than they save, seconds when other programs want the same cores.
 BLOCK_BYTES = 4 << 20
 Kernel = Callable[..., tuple[Tensor, Tensor]]

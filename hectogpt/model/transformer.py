@@ -20,17 +20,8 @@ from hectogpt.errors import UserError
 from hectogpt.model.cache import Continuation, KVCache, LayerCache
 from hectogpt.model.copying import Copying
 from hectogpt.model.head import head_loss, shared_head_loss
-from hectogpt.model.parts import (
-    GELU,
-    Activation,
-    Head,
-    HeadPart,
-    InputPart,
-    LayerNorm,
-    Learned,
-    Norm,
-    Positions,
-)
+from hectogpt.model.inputs import InputPart
+from hectogpt.model.parts import GELU, Activation, Head, HeadPart, LayerNorm, Learned, Norm, Positions
 
 
 @dataclass(frozen=True)
@@ -98,6 +89,7 @@ class Init:
 
     `residual` is for the two projections that write into the residual stream; None is GPT-2's rule,
     linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: it did `residual=0.02`.
+    A head with a shared row starts at zero whatever `head` says.
     """
 
     embedding: float = 0.02
@@ -284,7 +276,8 @@ class Transformer(nn.Module):
             yield block.mlp.fc1.weight, init.linear
             yield block.mlp.fc2.weight, residual
         if not self.config.head.tied:
-            yield self.lm_head.weight, init.head
+            # One row can stand for all unused words only while they are equal, as they are and stay from zero.
+            yield self.lm_head.weight, 0.0 if self.config.head.shared else init.head
 
     def hidden(
         self,
