@@ -51,7 +51,7 @@ def test_a_rung_is_one_idea(n: int) -> None:
 
 def test_the_ladder_has_several_kinds_of_ideas() -> None:
     kinds = {tuple(ideas(recipes.rung(n - 1), recipes.rung(n))) for n in RUNGS}
-    assert len(kinds) >= 4
+    assert len(kinds) >= 3
     assert len(LADDER) >= 14
 
 
