@@ -79,9 +79,9 @@ def test_a_run_counts_what_it_reads(tmp_path) -> None:  # type: ignore[no-untype
     documents = [np.append(generator.integers(0, 300, 200), 50256) for _ in range(60)]
     np.concatenate(documents).astype("<u2").tofile(tmp_path / "words.bin")
     corpus: Corpus = open_corpus(str(tmp_path / "words.bin"), cache=tmp_path / "cache")
-    run = recipes.recipe("unigram_bias")
+    run = recipes.recipe("counts")
     run = replace(run, data=replace(run.data, batch_size=2, window=16), steps=3, device="cpu", threads=1)
-    run = replace(run, model=replace(run.model, d_model=16, n_layers=1), statistics=BigramStart())
+    run = replace(run, model=replace(run.model, d_model=16, n_layers=1))
     model = loop.build_model(run, machine.choose(run), corpus)
     read = tokens_read(corpus.train, 16, 2, run.seed, 3)
     assert model.word_rows is not None
