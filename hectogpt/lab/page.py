@@ -24,7 +24,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .55rem; text-align: right; border-bottom: 1px solid #e4e4e4; vertical-align: top }
 th { border-bottom-color: #888; font-weight: 600 } td { white-space: nowrap }
-.w { text-align: left; white-space: normal; min-width: 4em }
+.w { text-align: left; white-space: normal; min-width: 4em } .w:nth-child(3) { min-width: 20em }
 .scroll { overflow-x: auto } p { max-width: 48rem }
 """
 # plotly.js 3 offers to upload the chart unless told not to.

@@ -75,10 +75,9 @@ def width(run: Run) -> Run:
     """Wider and shallower, d 128, 2 heads of 64, 2 layers, paid for by a head in which all unused words share one row.
 
     With d 33 the logits of thousands of words lie in 33 dimensions, and random embeddings of different words overlap by
-    1 / sqrt(33): what is learned about one leaks into others. At 128 the overlap is half of that. A third layer has not
-    enough steps to find its use. The head starts at zero, so that rows of words that never occur have equal gradients
-    and stay equal: one row stands for all of them, and the head costs two to seven times less and learns the same (a
-    test compares the losses).
+    1 / sqrt(33): what is learned about one leaks into others. At 128 the overlap is half of that. The head starts at
+    zero, so that rows of words that never occur have equal gradients and stay equal: one row stands for all of them,
+    and the head costs two to seven times less and learns the same (a test compares the losses).
     """
     head = replace(run.model.head, shared=True)
     return replace(run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2, head=head))
@@ -168,8 +167,8 @@ def wide(run: Run) -> Run:
 def depth(run: Run) -> Run:
     """Four layers instead of two.
 
-    At d 33 a third one had not enough steps to find its use. Under Muon a new layer moves as fast as an old one, and
-    the wider it is, the more there is for it to combine.
+    In an early stack of d 128 a third layer was no better than two. With the tables and the copy path in place there is
+    more to combine, and under Muon a new layer moves as fast as an old one.
     """
     return replace(run, model=replace(run.model, n_layers=4))
 

@@ -31,7 +31,7 @@ class InputPart(Value):
     """A change of the embedded tokens [batch, time, d] that may look at earlier tokens."""
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        raise TypeError("choose EmbeddingNorm, Smear or NgramHash")
+        raise TypeError("choose EmbeddingNorm, Smear, TokenTable or NgramHash")
 
 
 @dataclass(frozen=True)

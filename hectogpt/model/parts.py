@@ -150,7 +150,7 @@ class HeadPart(Value):
     """A change of queries and keys, [batch, head, time, d_head] each, before their dot product."""
 
     def build(self, n_heads: int, d_head: int) -> nn.Module:
-        raise TypeError("choose Rotary, QKNorm or KeyOffset")
+        raise TypeError("choose Rotary or QKNorm")
 
 
 @dataclass(frozen=True)
