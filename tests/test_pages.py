@@ -311,19 +311,6 @@ class Watched:
             expect(self.page.locator(f"[data-name={name}]")).to_have_text(text, timeout=30_000)
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no Chromium: the program `chromium` is not on the PATH")
-    flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=[*flags.split(), "--no-first-run"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
 def watched(browser: Any, address: str) -> Iterator[Watched]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})

@@ -303,31 +303,25 @@ def wait_until(page: Any, condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.browser
-def test_the_page_works_offline(made: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_the_page_works_offline(made: tuple[Path, list[dict[str, Any]]], browser: Any) -> None:
     """In a real browser: draws, hides a curve, switches to a log axis, asks nobody for anything, says no error."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        asked: list[str] = []
-        said: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto((made[0] / "results" / "ladder.html").as_uri())
-        curves = page.locator("#tinystories-closed-curves")
-        curves.locator(".legendtoggle").nth(1).click()
-        state = "(() => { const f = document.getElementById('tinystories-closed-curves'); return [f.layout.yaxis.type,"
-        state += " f.data.some(t => t.visible === 'legendonly')]; })()"
-        wait_until(page, lambda: page.evaluate(state)[1])
-        curves.locator(".updatemenu-button", has_text="log").click()
-        wait_until(page, lambda: page.evaluate(state)[0] == "log")
-        assert page.locator("#tinystories-closed-ladder .point").count() >= len(NAMES)
-        assert page.locator('[data-title^="Share"]').count() == 0, "nothing offers to upload the figures"
-        browser.close()
+    page = browser.new_page()
+    asked: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((made[0] / "results" / "ladder.html").as_uri())
+    curves = page.locator("#tinystories-closed-curves")
+    curves.locator(".legendtoggle").nth(1).click()
+    state = "(() => { const f = document.getElementById('tinystories-closed-curves'); return [f.layout.yaxis.type,"
+    state += " f.data.some(t => t.visible === 'legendonly')]; })()"
+    wait_until(page, lambda: page.evaluate(state)[1])
+    curves.locator(".updatemenu-button", has_text="log").click()
+    wait_until(page, lambda: page.evaluate(state)[0] == "log")
+    assert page.locator("#tinystories-closed-ladder .point").count() >= len(NAMES)
+    assert page.locator('[data-title^="Share"]').count() == 0, "nothing offers to upload the figures"
+    page.close()
     assert len(asked) == 1
     assert asked[0].startswith("file:")
     assert said == []

@@ -20,6 +20,7 @@ from hectogpt.errors import STORAGE, USAGE, UserError
 
 FOLDER = Path(__file__).parents[2] / "answers"
 ORDER = ("attention.md", "positions.md", "learning.md")
+IMAGES = {"svg": "svg+xml", "png": "png"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 # A number, optionally "× 10⁻⁵" or " %", then comments that name it: `n:` equal to the digits shown, `n<` at most.
@@ -133,9 +134,9 @@ def page(paths: list[Path]) -> str:
     articles = []
     for path in paths:
         body = parser.render(path.read_text())
-        for image in set(re.findall(r'src="([^":]+\.svg)"', body)):
+        for image, kind in set(re.findall(r'src="([^":]+\.(svg|png))"', body)):
             data = base64.b64encode((path.parent / image).read_bytes()).decode()
-            body = body.replace(f'src="{image}"', f'src="data:image/svg+xml;base64,{data}"')
+            body = body.replace(f'src="{image}"', f'src="data:image/{IMAGES[kind]};base64,{data}"')
         body = re.sub(r'href="(?!https?:)[^"]*"', "", body)  # paths of the repository lead nowhere from a PDF
         articles.append(f"<article>{body}</article>")
     head = f'<meta charset="utf-8"><title>Answers</title><style>{STYLE}</style>'
