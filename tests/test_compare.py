@@ -105,7 +105,7 @@ def test_small_samples() -> None:
 
 
 def test_a_sweep_is_a_grid_of_overrides() -> None:
-    arms = plan(["baseline"], sweep=["optim.lr=1e-3,3e-3", "model.d_model=6,9"], steps=7)
+    arms = plan(["baseline"], sweep=["optim.lr=.001,3e-3", "model.d_model=6,9"], steps=7)
     assert [(a.run.optim.lr, a.run.model.d_model) for a in arms if isinstance(a.run.optim, AdamW)] == [
         (1e-3, 6),
         (1e-3, 9),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -80,10 +81,10 @@ def _values(text: str) -> list[tuple[str, Any]]:
 def _parse(text: str) -> Any:
     if text.lower() in ("none", "true", "false"):
         return {"none": None, "true": True, "false": False}[text.lower()]
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    for read in (json.loads, float):  # float for .5, which JSON does not have
+        with suppress(ValueError):
+            return read(text)
+    return text
 
 
 def override(run: Run, changes: dict[str, Any]) -> Run:
