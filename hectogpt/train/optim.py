@@ -97,7 +97,7 @@ def kinds(model: Transformer) -> dict[str, Kind]:
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates of the kinds that want their own; None means the optimizer's `lr`."""
+    """One number for each kind that wants its own; None means the optimizer's number for all."""
 
     embedding: float | None = None
     table: float | None = None
@@ -123,7 +123,9 @@ class Optim(Value):
 class AdamW(Optim):
     """Adam with decoupled weight decay (1711.05101). The defaults are PyTorch's, which the assignment uses.
 
-    `decay_all=False` spares embeddings, biases and gains from weight decay.
+    `decay_all=False` spares embeddings, biases and gains from weight decay. `rates` and `epsilons` are `lr` and `eps`
+    of single kinds. An epsilon of the size of one token's gradient (about 1e-6 at 8,192 tokens a step) makes a row
+    that one token has touched move less than a row that many have.
     """
 
     lr: float = 1e-3
@@ -132,6 +134,7 @@ class AdamW(Optim):
     weight_decay: float = 0.01
     decay_all: bool = True
     rates: Rates = field(default_factory=Rates)
+    epsilons: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
         if not (self.lr >= 0 and math.isfinite(self.lr)):
@@ -141,19 +144,25 @@ class AdamW(Optim):
         return Optimizer([self.part(model, set(kinds(model)))])
 
     def part(self, model: Transformer, names: set[str]) -> Part:
-        """The torch optimizer over the named parameters, one group per (rate, weight decay)."""
-        groups: dict[tuple[float, float], list[Tensor]] = {}
+        """The torch optimizer over the named parameters, one group per (rate, weight decay, epsilon)."""
+        groups: dict[tuple[float, float, float], list[Tensor]] = {}
         kind_of = kinds(model)
         for name, parameter in model.named_parameters():
             if name in names:
-                rate = getattr(self.rates, kind_of[name])
+                rate, eps = getattr(self.rates, kind_of[name]), getattr(self.epsilons, kind_of[name])
                 decays = self.decay_all or kind_of[name] in ("matrix", "head")
-                key = (self.lr if rate is None else rate, self.weight_decay if decays else 0.0)
+                key = (
+                    self.lr if rate is None else rate,
+                    self.weight_decay if decays else 0.0,
+                    self.eps if eps is None else eps,
+                )
                 groups.setdefault(key, []).append(parameter)
         return torch.optim.AdamW(
-            [{"params": ps, "lr": lr, "base_lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()],
+            [
+                {"params": ps, "lr": lr, "base_lr": lr, "weight_decay": wd, "eps": eps}
+                for (lr, wd, eps), ps in groups.items()
+            ],
             betas=self.betas,
-            eps=self.eps,
             fused=True,  # one pass over memory: 2.6 ms against 23 ms for 3.2 M parameters on two cores
         )
 
