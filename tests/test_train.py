@@ -133,13 +133,17 @@ def test_kinds() -> None:
     assert "lm_head.weight" not in tied
 
 
-def test_rates_reach_their_kinds() -> None:
+def test_rates_and_epsilons_reach_their_kinds() -> None:
     model = departed()
     optimizer = AdamW(lr=0.5, rates=Rates(head_bias=0.0, head=0.25)).build(model)
     rate = {id(p): g["base_lr"] for part in optimizer.parts for g in part.param_groups for p in g["params"]}
     assert rate[id(model.lm_head.bias)] == 0.0
     assert rate[id(model.lm_head.weight)] == 0.25
     assert rate[id(model.embeddings.weight)] == 0.5
+    optimizer = AdamW(eps=1e-9, epsilons=Rates(head=1e-5)).build(model)
+    eps = {id(p): g["eps"] for part in optimizer.parts for g in part.param_groups for p in g["params"]}
+    assert eps[id(model.lm_head.weight)] == 1e-5
+    assert eps[id(model.embeddings.weight)] == 1e-9
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 100))

@@ -60,7 +60,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         model = Transformer(replace(config, head=replace(config.head, used=len(used))))
         assert model.word_rows is not None
         model.word_rows.copy_(rows)
-        _weigh_shared_row(model, unused=int((rows == len(used)).sum()))
+        _share_equally(model)
     else:
         model = Transformer(config)
     model.init_weights(run.init, seed=run.seed)
@@ -76,16 +76,32 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     return model
 
 
-def _weigh_shared_row(model: Transformer, unused: int) -> None:
-    """Give the row that stands for `unused` equal rows their joint share of the gradient norm, sqrt(unused) times one
-    row's, where plain differentiation gives `unused` times: so clipping cuts as it would with all rows there, and Adam,
-    which does not see scale, moves it as it would move each of them."""
+def _share_equally(model: Transformer) -> None:
+    """Give the row that stands for all unused words the gradient of one of them, where differentiation gives their sum:
+    so every optimizer moves it as it would move each of them."""
 
-    def rescale(gradient: Tensor) -> Tensor:
-        return torch.cat((gradient[:-1], gradient[-1:] / math.sqrt(max(unused, 1))))
+    words = max(_unused(model), 1)
+
+    def divide(gradient: Tensor) -> Tensor:
+        return torch.cat((gradient[:-1], gradient[-1:] / words))
 
     for parameter in model.lm_head.parameters():
-        parameter.register_hook(rescale)
+        parameter.register_hook(divide)
+
+
+def _unused(model: Transformer) -> int:
+    """How many words the head's last row stands for; 0 if it is a row like the others."""
+    rows = model.word_rows
+    return 0 if rows is None else int((rows == model.lm_head.out_features - 1).sum())
+
+
+def _gradient_norm(model: Transformer, unused: int) -> Tensor:
+    """The norm of all gradients, a row that stands for `unused` words counted that often."""
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if unused:
+        shared = [p.grad[-1] for p in model.lm_head.parameters() if p.grad is not None]
+        norm = (norm.square() + (unused - 1) * get_total_norm(shared).square()).sqrt()
+    return norm
 
 
 def compile_head(run: Run, model: Transformer, machine: Machine) -> str:
@@ -137,13 +153,13 @@ def steps(
     """Train from 0-based step `start` to the run's end. Raises UserError (code DIVERGED) at a non-finite number."""
     batches = Batches(corpus.train, run.data.window, run.data.batch_size, run.seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    tokens = start * run.data.batch_size * run.data.window
+    tokens, unused = start * run.data.batch_size * run.data.window, _unused(model)
     model.train()
     for step in range(start, run.steps):
         begun = time.perf_counter()
         batch = torch.from_numpy(batches.at(step)).to(machine.device, non_blocking=True)
         loss = accumulate(run, model, batch, machine)
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = _gradient_norm(model, unused)
         # One device sync: nothing that is not finite may reach the optimizer.
         loss_value, norm_value = torch.stack((loss.double(), norm.double())).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
