@@ -115,7 +115,7 @@ def head_rate(run: Run) -> Run:
     step, here 4 nats. That pays once there is something to say: at the bigram's level, before attention works, three
     times the rate gained nothing.
     """
-    return _change_adamw(run, lambda adamw: replace(adamw, rates=replace(adamw.rates, head=0.03)))
+    return change_adamw(run, lambda adamw: replace(adamw, rates=replace(adamw.rates, head=0.03)))
 
 
 def value_embedding(run: Run) -> Run:
@@ -166,19 +166,7 @@ def depth(run: Run) -> Run:
     return replace(run, model=replace(run.model, n_layers=4))
 
 
-def epsilon(run: Run) -> Run:
-    """Adam's epsilon at the size of one token's gradient, 1e-6 in the tables and 1e-5 in the head, whose rate rises to
-    .05.
-
-    Adam divides every gradient by its own size: a row that one token has touched moves as far as a row that a hundred
-    have, and words that never occur are pushed down at the full rate for gradients next to nothing. With a floor under
-    the divisor a row moves according to its evidence.
-    """
-    floors = Rates(embedding=1e-6, table=1e-6, head=1e-5)
-    return _change_adamw(run, lambda adamw: replace(adamw, rates=replace(adamw.rates, head=0.05), epsilons=floors))
-
-
-def _change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
+def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
     """The run with its AdamW changed, be that the optimizer or what Muon leaves to it."""
     if isinstance(run.optim, Muon):
         return replace(run, optim=replace(run.optim, rest=change(run.optim.rest)))
@@ -201,6 +189,5 @@ LADDER: tuple[Recipe, ...] = (
     decay,
     reach,
     depth,
-    epsilon,
 )
 DEFAULT = LADDER[-1].__name__

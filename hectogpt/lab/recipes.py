@@ -14,6 +14,7 @@ from hectogpt.lab.ladder import (
     LADDER,
     Recipe,
     baseline,
+    change_adamw,
     decay,
     depth,
     learning_rate,
@@ -105,6 +106,18 @@ def counts(run: Run) -> Run:
     return replace(zero_start(unigram_bias(_top(run))), statistics=BigramStart())
 
 
+def epsilon(run: Run) -> Run:
+    """The ladder's top with Adam's epsilon at the size of one token's gradient, 1e-6 in the tables and 1e-5 in the
+    head.
+
+    Adam divides every gradient by its own size: a row that one token has touched moves as far as a row that a hundred
+    have, and words that never occur are pushed down at the full rate for gradients next to nothing. With a floor under
+    the divisor a row moves according to its evidence.
+    """
+    floors = Rates(embedding=1e-6, table=1e-6, head=1e-5)
+    return change_adamw(_top(run), lambda adamw: replace(adamw, epsilons=floors))
+
+
 def large_batch(run: Run) -> Run:
     """The ladder's top with four times the tokens a step (track open-cpu)."""
     return replace(_top(run), data=Data(batch_size=64, window=512, micro_batch=16))
@@ -155,6 +168,7 @@ def soap_muon(run: Run) -> Run:
 
 OTHERS: tuple[Recipe, ...] = (
     counts,
+    epsilon,
     large_batch,
     adamw_gpt2,
     modded_nanogpt,
