@@ -204,6 +204,7 @@ def perform(run: Run, corpus: Corpus, test: bool) -> Iterator[Row]:
     try:
         model = loop.build_model(run, chosen, corpus)
         row["params"] = sum(p.numel() for p in model.parameters())
+        loop.compile_head(run, model, chosen)  # as `hectogpt train` does: with a soft cap it pays
         optimizer = run.optim.build(model)
         for step in loop.steps(run, model, optimizer, corpus, chosen):
             losses.append(step.loss)
