@@ -103,12 +103,12 @@ def plot_ladder(path: Path, standing: Standing) -> None:
         left.axvline(level, color="0.35", linewidth=0.9, linestyle=":")
         left.annotate(
             f"{ANCHOR_NAMES[name]} {level:.2f}",
-            (level, 1),
+            (level, 0.02),
             xycoords=("data", "axes fraction"),
-            xytext=(0, 3),
+            xytext=(2, 0),
             textcoords="offset points",
-            rotation=25,
-            rotation_mode="anchor",
+            rotation=90,
+            verticalalignment="bottom",
             fontsize=8,
             color="0.35",
         )
