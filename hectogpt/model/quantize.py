@@ -1,7 +1,8 @@
 """The same model in fewer bytes: bf16 or int8 weights for generation, which reads every weight once per token.
 
 One or two texts: weight-only, activations and sums stay in float32. More rows (prompts, batches): oneDNN products, with
-activations rounded to bf16, or to 8 bits per row beside int8 weights. Norms, attention and cache stay in float32.
+activations rounded to bf16 (where the processor multiplies bf16), or to 8 bits per row beside int8 weights. Norms,
+attention and cache stay in float32.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ Precision = Literal["float32", "bfloat16", "int8"]
 
 # Up to this many rows the compiled product reads each weight once and keeps one sum per row in registers.
 FEW_ROWS = 2
+
+
+def _onednn_multiplies_bf16() -> bool:
+    """Whether this processor has what oneDNN's bf16 products need (on x86 from AVX-512 on), which raise without it.
+    Weights are then widened to float32 for a product."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedLinear(nn.Module):
@@ -63,7 +70,8 @@ class PackedLinear(nn.Module):
 
     def _many(self, x: Tensor) -> Tensor:
         """A matrix product by oneDNN, faster than MKL's in float32 on AMD processors (measured: 106 and 89 GFLOP/s)."""
-        x, weight = (x, self.weight) if self.weight.dtype == torch.float32 else (x.bfloat16(), self.weight.bfloat16())
+        exact = self.weight.dtype == torch.float32 or (x.device.type == "cpu" and not _onednn_multiplies_bf16())
+        x, weight = (t.to(torch.float32 if exact else torch.bfloat16) for t in (x, self.weight))
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
             one_token = x.dim() == 2 or x.shape[-2] == 1
             if one_token and FEW_ROWS < x.shape[0] <= 64 and self.weight.dtype != torch.int8:
