@@ -231,6 +231,7 @@ def test_a_shared_head_learns_on_the_words_in_use(corpus: Corpus) -> None:
     run = small_run(model=replace(TINY, head=Head(shared=True)))
     model, steps = train(run, corpus)
     assert model.config.head.used == len(np.unique(corpus.train)) == model.lm_head.weight.shape[0] - 1
+    assert loop.count_parameters(run, corpus) == sum(p.numel() for p in model.parameters())
     assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
     assert steps[-1].loss < steps[0].loss
 

@@ -27,12 +27,11 @@ from hectogpt.lab.compare import (
     best_of,
     broken_rules,
     failures,
-    parameters,
     plan,
 )
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary
 from hectogpt.lab.trials import Row
-from hectogpt.train.loop import check_corpus
+from hectogpt.train.loop import check_corpus, count_parameters
 
 
 def compare(arguments: CompareArguments) -> None:
@@ -101,7 +100,7 @@ def show_plan(comparison: Comparison, missing: Sequence[Trial]) -> None:
         table.add_column(name, justify="left" if name == "arm" else "right")
     notes = []
     for arm in comparison.arms:
-        count, data = parameters(arm.run), arm.run.data
+        count, data = count_parameters(arm.run, comparison.corpus), arm.run.data
         todo = sum(trial.arm.label == arm.label for trial in missing)
         table.add_row(arm.label, f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.window:,}", str(todo))
         broken = broken_rules(comparison.track, arm.run, comparison.corpus, {"params": count})

@@ -180,10 +180,8 @@ def samples(model: Transformer, corpus: Corpus, prompt: str, seed: int) -> dict[
 
 def dry_run(run: Run, corpus: Corpus, modified: bool) -> None:
     """Print the run and what it would read."""
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in Transformer(run.model).parameters())
     tokens = run.steps * run.data.batch_size * run.data.window
     print(json.dumps(dump(run), indent=2))
-    print(f"{run.recipe}{' (modified)' if modified else ''}: {parameters:,} parameters")
+    print(f"{run.recipe}{' (modified)' if modified else ''}: {loop.count_parameters(run, corpus):,} parameters")
     epochs = tokens / len(corpus.train)
     print(f"{tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)")

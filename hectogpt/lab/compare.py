@@ -15,15 +15,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from hectogpt.data import Corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.lab.anchors import Anchors, anchors
 from hectogpt.lab.statistics import Paired, Summary, paired, selection_bias, summarize
 from hectogpt.lab.trials import Row, append_row, identity, read_rows, run_trial
-from hectogpt.model import Transformer
 from hectogpt.train import machine
 from hectogpt.train.run import Run
 from hectogpt.values import dump, load
@@ -286,12 +283,6 @@ def short_name(corpus: str) -> str:
         return corpus
     path = Path(corpus)
     return (path.parent.resolve().name if path.name == "train.bin" else path.resolve().name) or corpus
-
-
-def parameters(run: Run) -> int:
-    """Number of parameters of a run's model, without allocating them."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in Transformer(run.model).parameters())
 
 
 def failures(rows: Iterable[Row]) -> list[str]:

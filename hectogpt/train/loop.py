@@ -76,6 +76,15 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     return model
 
 
+def count_parameters(run: Run, corpus: Corpus) -> int:
+    """Number of parameters of the model that build_model would build, without allocating them."""
+    config = run.model
+    if config.head.shared:
+        config = replace(config, head=replace(config.head, used=len(np.unique(corpus.train))))
+    with torch.device("meta"):
+        return sum(p.numel() for p in Transformer(config).parameters())
+
+
 def _share_equally(model: Transformer) -> None:
     """Give the row that stands for all unused words the gradient of one of them, where differentiation gives their sum:
     so every optimizer moves it as it would move each of them."""
