@@ -12,10 +12,11 @@ from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.cache import Continuation
 from hectogpt.model.copying import Copying
 from hectogpt.model.folder import load_model, save_model
-from hectogpt.model.head import Mixture, head_loss, shared_head_loss, used_vocabulary
+from hectogpt.model.head import Mixture, head_loss
 from hectogpt.model.inputs import Smear
 from hectogpt.model.parts import Head, NoPositions, QKNorm, Rotary
 from hectogpt.model.quantize import LightTransformer
+from hectogpt.model.shared_head import shared_head_loss, used_vocabulary
 
 CONFIG = ModelConfig(
     16, 2, 2, 24, 50, positions=NoPositions(), inputs=(Smear(),), heads=(QKNorm(), Rotary()),

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hectogpt.errors import DATA, UserError
-from hectogpt.model.head import fastest_precision, head_loss, prepare, shared_head_loss, used_vocabulary
+from hectogpt.model.head import fastest_precision, head_loss, prepare
+from hectogpt.model.shared_head import shared_head_loss, used_vocabulary
 
 # Relative norm of the difference: float64, float32, and float32 with bf16 products (loss, gradients).
 LIMITS = {None: {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 2e-6)}, torch.bfloat16: (1e-3, 1e-2)}

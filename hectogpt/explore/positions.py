@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from scipy.special import sici
 
 from hectogpt.errors import USAGE, UserError
+from hectogpt.model.config import ModelConfig
 from hectogpt.model.parts import NoPositions
-from hectogpt.model.transformer import CausalAttention, ModelConfig, Transformer
+from hectogpt.model.transformer import CausalAttention, Transformer
 
 Array = np.ndarray
 BASE = 10000.0

@@ -18,9 +18,10 @@ from torch import Tensor
 from hectogpt import errors
 from hectogpt.data import Tokenizer, load_tokenizer
 from hectogpt.errors import UserError
+from hectogpt.model.config import ModelConfig
 from hectogpt.model.folder import check_tensors, read_config, read_tensors
 from hectogpt.model.parts import Head, LayerNorm
-from hectogpt.model.transformer import ModelConfig, Transformer
+from hectogpt.model.transformer import Transformer
 
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")

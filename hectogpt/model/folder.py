@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.model.transformer import ModelConfig, Transformer
+from hectogpt.model.config import ModelConfig
+from hectogpt.model.transformer import Transformer
 from hectogpt.values import dump, load
 
 MODEL_TYPE = "hectogpt"

@@ -7,7 +7,6 @@ logits never exists. Higher derivatives are refused (once_differentiable), and s
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import pathlib
 import time
@@ -73,7 +72,7 @@ def head_loss(
     vocab, d = weight.shape
     flat, target = x.reshape(-1, d), targets.reshape(-1)
     valid = target != ignore_index
-    _check_targets(target, valid, vocab)
+    check_targets(target, valid, vocab)
     target = torch.where(valid, target, 0)
     high = torch.float64 if torch.promote_types(x.dtype, weight.dtype) == torch.float64 else torch.float32
     share = valid.to(high)
@@ -291,7 +290,7 @@ def _narrow(bias: Tensor | None) -> bool:
     return bias is None or bool(bias.detach().amax() - bias.detach().amin() <= BIAS_SPREAD)
 
 
-def _check_targets(target: Tensor, valid: Tensor, vocab: int) -> None:
+def check_targets(target: Tensor, valid: Tensor, vocab: int) -> None:
     """Names the first target outside the vocabulary; on the CPU only, since it needs the values."""
     if target.device.type != "cpu":
         return
@@ -304,59 +303,3 @@ def _check_targets(target: Tensor, valid: Tensor, vocab: int) -> None:
             fix="tokenise the text with the tokenizer of this model, or enlarge vocab_size",
             code=DATA,
         )
-
-
-def used_vocabulary(tokens: Int[Tensor, "*tokens"], vocab: int) -> tuple[Int[Tensor, " used"], Int[Tensor, " vocab"]]:
-    """The ids that occur in tokens, ascending, and for every id its row in a head of used + 1 rows.
-
-    Ids that never occur get the last row, which they share.
-    """
-    used = torch.unique(tokens.reshape(-1).long())
-    _check_targets(used, torch.ones_like(used, dtype=torch.bool), vocab)
-    rows = torch.full((vocab,), len(used), dtype=torch.long)
-    rows[used] = torch.arange(len(used))
-    return used, rows
-
-
-def shared_head_loss(
-    x: Float[Tensor, "*rows d"],
-    weight: Float[Tensor, "used_and_one d"],
-    targets: Int[Tensor, "*rows"],
-    rows: Int[Tensor, " vocab"],
-    *,
-    bias: Float[Tensor, " used_and_one"] | None = None,
-    token_weights: Float[Tensor, "*rows"] | None = None,
-    mixture: Mixture | None = None,
-    ignore_index: int = -100,
-    reduction: Literal["mean", "sum"] = "mean",
-    **options: Any,
-) -> Float[Tensor, ""]:
-    """head_loss over the whole vocabulary, at the cost of the words in use, with rows from used_vocabulary.
-
-    Equal in value and gradient to head_loss(x, weight[rows], targets, bias=bias[rows]), the head in which m
-    unused words have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m): so the
-    last row counts with ln m added outside the cap. Softmax then gives it m times the probability of one
-    such word, whose loss is therefore larger by ln m, a constant. Label smoothing is refused: it would
-    spread over rows rather than over words.
-    """
-    last = weight.shape[0] - 1
-    unused = int((rows == last).sum())
-    if options.get("label_smoothing"):
-        raise ValueError("label smoothing does not go with a shared row")
-    valid = targets != ignore_index
-    _check_targets(targets.reshape(-1), valid.reshape(-1), rows.shape[0])
-    row = torch.where(valid, rows[torch.where(valid, targets, 0)], ignore_index)
-    log_count = math.log(max(unused, 1))
-    extra = torch.zeros(last + 1, dtype=weight.dtype, device=weight.device)
-    extra[last] = log_count if unused else -math.inf
-    if mixture is not None:
-        # The constant is added to the whole loss below, so the other distribution's part is raised by as much here.
-        raised = torch.where(row == last, mixture.probability * max(unused, 1), mixture.probability)
-        mixture = Mixture(raised, mixture.weight)
-    loss = head_loss(
-        x, weight, row, bias=extra if bias is None else bias + extra, token_weights=token_weights,
-        mixture=mixture, ignore_index=ignore_index, reduction=reduction, **options,
-    )  # fmt: skip
-    share = valid.to(loss.dtype) if token_weights is None else valid * token_weights.detach().to(loss.dtype)
-    constant = (share * (row == last)).sum() * log_count
-    return loss + (constant / share.sum() if reduction == "mean" else constant)

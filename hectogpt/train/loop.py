@@ -20,7 +20,8 @@ from hectogpt import errors
 from hectogpt.data import Batches, Corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
-from hectogpt.model.head import prepare, used_vocabulary
+from hectogpt.model.head import prepare
+from hectogpt.model.shared_head import used_vocabulary
 from hectogpt.train.machine import Machine
 from hectogpt.train.optim import Optimizer
 from hectogpt.train.run import Run

@@ -1,0 +1,85 @@
+"""What a transformer is built from: its sizes, its departures from GPT-2, and the spread of its first weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hectogpt.errors import UserError
+from hectogpt.model.copying import Copying
+from hectogpt.model.inputs import InputPart
+from hectogpt.model.parts import GELU, Activation, Head, HeadPart, LayerNorm, Learned, Norm, Positions
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a transformer, in the textbook's order, then its departures from GPT-2 (none by default).
+
+    d_model must be divisible by n_heads. `inputs` change the embedded tokens; `values` make a vector per token, from
+    zero, that every layer adds to its attention's values with a learned factor. `attention_scale` multiplies q.k
+    (None: 1 / sqrt(d_model / n_heads)). `biases` says whether the linear layers of the blocks have one.
+    """
+
+    d_model: int
+    n_heads: int
+    n_layers: int
+    context_length: int
+    vocab_size: int
+    norm: Norm = field(default_factory=LayerNorm)
+    activation: Activation = field(default_factory=GELU)
+    positions: Positions = field(default_factory=Learned)
+    inputs: tuple[InputPart, ...] = ()
+    values: tuple[InputPart, ...] = ()
+    heads: tuple[HeadPart, ...] = ()
+    attention_scale: float | None = None
+    biases: bool = True
+    head: Head = field(default_factory=Head)
+    copying: Copying | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_heads", "context_length", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} = {getattr(self, name)}", why="it must be at least 1")
+        if self.n_layers < 0:
+            raise UserError(f"model.n_layers = {self.n_layers}", why="it must not be negative")
+        if self.d_model % self.n_heads:
+            divisors = [n for n in range(1, min(self.d_model, 1024) + 1) if self.d_model % n == 0]
+            raise UserError(
+                f"model.d_model = {self.d_model} with model.n_heads = {self.n_heads}",
+                why="every head gets d_model / n_heads dimensions, which must be a whole number",
+                fix=f"n_heads among {', '.join(map(str, divisors[:12]))}, or another d_model",
+            )
+
+    @property
+    def d_attention(self) -> int:
+        """Dimensions of one head."""
+        return self.d_model // self.n_heads
+
+    def parameter_floor(self) -> int:
+        """Parameters of the GPT-2 of these sizes without biases and norms: a bound known before any allocation."""
+        tables = (1 if self.head.tied else 2) * self.vocab_size + self.context_length
+        return tables * self.d_model + self.n_layers * 12 * self.d_model**2
+
+
+SIZES: dict[str, ModelConfig] = {
+    "tiny": ModelConfig(33, 3, 3, 512, 50257),  # the assignment's
+    "gpt2": ModelConfig(768, 12, 12, 1024, 50257),
+    "gpt2-medium": ModelConfig(1024, 16, 24, 1024, 50257),
+    "gpt2-large": ModelConfig(1280, 20, 36, 1024, 50257),
+    "gpt2-xl": ModelConfig(1600, 25, 48, 1024, 50257),
+}
+
+
+@dataclass(frozen=True)
+class Init:
+    """Standard deviations of the weights at the start; biases are 0 and norm gains 1.
+
+    `residual` is for the two projections that write into the residual stream; None is GPT-2's rule,
+    linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: it did `residual=0.02`.
+    A head with a shared row starts at zero whatever `head` says.
+    """
+
+    embedding: float = 0.02
+    position: float = 0.02
+    linear: float = 0.02
+    residual: float | None = None
+    head: float = 0.02
