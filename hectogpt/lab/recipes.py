@@ -125,7 +125,7 @@ def epsilon(run: Run) -> Run:
 
 
 def one_pass(run: Run) -> Run:
-    """epsilon with six layers on 19 windows a step, which read this sample of TinyStories just once (track open-cpu)."""
+    """`epsilon` with six layers and 19 windows a step, which read a million tokens just once (track open-cpu)."""
     run = epsilon(run)
     return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, window=512))
 
