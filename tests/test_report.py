@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +120,36 @@ def test_the_same_bytes_twice(made: tuple[Path, list[dict[str, Any]]], tmp_path:
     assert len(paths) == len(NAMES) + 1 + 3
     for path in paths:
         assert path.read_bytes() == (first / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from hectogpt.lab.pictures import plot_rung
+from hectogpt.lab.report import ladder_names
+from hectogpt.lab.standings import standings
+from hectogpt.lab.trials import read_rows
+for standing in standings(read_rows(Path(sys.argv[1])), ladder_names()):
+    if standing.track == "closed":
+        for place in (0, 7):
+            plot_rung(Path(sys.argv[2]) / f"{standing.corpus}-{place}.png", standing, place)
+"""
+
+
+def test_the_same_bytes_on_a_simpler_processor(tmp_path: Path) -> None:
+    """numpy picks its loops by the processor: two committed pictures once differed by a grey level in a few pixels."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__
+
+    drawn = []
+    for name, without in (("here", ""), ("simpler", " ".join(__cpu_dispatch__))):
+        folder = tmp_path / name
+        folder.mkdir()
+        environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": without}
+        records = ANSWERS.parent / "results" / "ladder.jsonl"
+        subprocess.run([sys.executable, "-W", "ignore", "-c", DRAW, records, folder], env=environment, check=True)
+        drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(drawn[0]) == 4
+    assert drawn[0] == drawn[1]
 
 
 def test_pictures_carry_no_date_and_no_version(made: tuple[Path, list[dict[str, Any]]]) -> None:
