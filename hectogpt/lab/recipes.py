@@ -14,7 +14,6 @@ from hectogpt.lab.ladder import (
     LADDER,
     Recipe,
     baseline,
-    change_adamw,
     decay,
     depth,
     learning_rate,
@@ -101,39 +100,19 @@ def unigram_bias(run: Run) -> Run:
 
 
 def counts(run: Run) -> Run:
-    """The ladder's top started from the bigrams that it is going to read, its layers from zero (track
+    """The ladder up to `depth`, started from the bigrams that it is going to read, its layers from zero (track
     closed+statistics)."""
-    return replace(zero_start(unigram_bias(_top(run))), statistics=BigramStart())
-
-
-def epsilon(run: Run) -> Run:
-    """The ladder's top with two thirds of the rates in tables and head, and Adam's epsilon there at the size of one
-    token's gradient, 1e-6 and 1e-5.
-
-    The rates were found at d 128; at 256 a step of the same size moves a logit twice as far. And Adam divides every
-    gradient by its own size: a row that one token has touched moves as far as a row that a hundred have, and words
-    that never occur are pushed down at the full rate for gradients next to nothing. With a floor under the divisor a
-    row moves according to its evidence.
-    """
-    floors = Rates(embedding=1e-6, table=1e-6, head=1e-5)
-
-    def gently(adamw: AdamW) -> AdamW:
-        rates = replace(adamw.rates, embedding=0.3, table=0.15, head=0.02)
-        return replace(adamw, rates=rates, epsilons=floors)
-
-    return change_adamw(_top(run), gently)
+    for change in LADDER[: LADDER.index(depth) + 1]:
+        run = change(run)
+    return replace(zero_start(unigram_bias(run)), statistics=BigramStart())
 
 
 def one_pass(run: Run) -> Run:
-    """`epsilon` with six layers and 19 windows a step, which read a million tokens just once (track open-cpu)."""
-    run = epsilon(run)
-    return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, window=512))
-
-
-def _top(run: Run) -> Run:
+    """The ladder's top with six layers and 19 windows a step, which read a million tokens just once (track
+    open-cpu)."""
     for change in LADDER:
         run = change(run)
-    return run
+    return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, window=512))
 
 
 def adamw_gpt2(run: Run) -> Run:
@@ -175,7 +154,6 @@ def soap_muon(run: Run) -> Run:
 
 OTHERS: tuple[Recipe, ...] = (
     counts,
-    epsilon,
     one_pass,
     adamw_gpt2,
     modded_nanogpt,
