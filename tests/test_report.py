@@ -29,7 +29,7 @@ from hectogpt.train.optim import AdamW, Linear
 from hectogpt.values import dump
 
 NAMES = ["baseline", "learning_rate", "schedule", "width"]
-BESIDE = [other.__name__ for other in recipes.OTHERS]  # the committed text names some of them
+BESIDE = [name for name in recipes.names() if name not in NAMES]  # the committed text names some of them
 DESCRIPTIONS = {name: f"What {name} does.\n\nWhy {name} works." for name in [*NAMES, *BESIDE]}
 ANSWERS = Path(__file__).resolve().parent.parent / "answers"
 LEVELS = {"baseline": 10.8, "learning_rate": 6.0, "schedule": 5.7, "width": 5.695}
