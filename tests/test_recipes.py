@@ -1,4 +1,4 @@
-"""Every rung: one idea, a hundred steps, a model that builds and takes two steps."""
+"""Every rung: one idea in one section (`plateau` has two), a hundred steps, a model that builds and takes two steps."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ def ideas(before: Run, after: Run) -> set[str]:
 def test_a_rung_is_one_idea(n: int) -> None:
     before, after = recipes.rung(n - 1), recipes.rung(n)
     changed = ideas(before, after)
-    # How large the steps are and how long they stay so is one question; every other idea has one section.
-    assert len(changed) == 1 or changed == {"optim", "schedule"}, changed
+    if after.recipe == "plateau":  # the one exception: two halves that were measured together (results/LOG.md)
+        assert changed == {"optim", "schedule"}
+    else:
+        assert len(changed) == 1, changed
     assert changed <= {"model", "init", "data", "optim", "schedule"}
     assert after.steps == 100
     assert after.data.batch_size * after.data.window == 8192

@@ -1,6 +1,6 @@
 """The ladder: the assignment's baseline and the changes that compound, each a function from a Run to a Run.
 
-A change's name is its function's, its kind the part of the Run that it touches; the docstring says what it does and,
+A change's name is its function's, its kind the section of the Run that it touches; the docstring says what it does and,
 after a blank line, why it should help. results/LADDER.md has what each gained.
 """
 
@@ -170,10 +170,10 @@ def plateau(run: Run) -> Run:
     """Smaller steps for longer: two thirds of the rates in tables and head, a floor under Adam's divisor there, and no
     fall before half the run is over.
 
-    The rates were found at d 128; at 256 a step of the same size moves a logit twice as far, and the line to zero from
-    the start was what kept that in check. Smaller steps need no check so soon, and the matrices gain the distance. The
-    floor, an epsilon of one token's gradient, belongs to it: Adam divides every gradient by its own size, so that a row
-    which one token has touched moves as far as a row that a hundred have; above the floor it moves by its evidence.
+    The rates were found at d 128; at 256 a step of the same size moves a logit twice as far. Adam divides every gradient
+    by its own size, so that a row which one token has touched moves as far as a row that a hundred have; with a floor
+    of one token's gradient it moves by its evidence. And a line to zero from the start spends half the run below half
+    the rate. Sizes and course gain about alike on dev, each less than a rung must, and were measured as one.
     """
     floors = Rates(embedding=1e-6, table=1e-6, head=1e-5)
 
