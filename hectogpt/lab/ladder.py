@@ -170,10 +170,10 @@ def plateau(run: Run) -> Run:
     """Smaller steps for longer: two thirds of the rates in tables and head, a floor under Adam's divisor there, and no
     fall before half the run is over.
 
-    The rates were found at d 128; at 256 a step of the same size moves a logit twice as far. Adam divides every gradient
-    by its own size, so that a row which one token has touched moves as far as a row that a hundred have; with a floor
-    of one token's gradient it moves by its evidence. And a line to zero from the start spends half the run below half
-    the rate. Sizes and course gain about alike on dev, each less than a rung must, and were measured as one.
+    The rates were found at d 128; at 256 a step of the same size moves a logit twice as far. Adam divides every
+    gradient by its own size, so that a row which one token has touched moves as far as a row that a hundred have; with
+    a floor of one token's gradient it moves by its evidence. And a line to zero from the start spends half the run
+    below half the rate. Sizes and course gain about alike on dev, each less than a rung must, and were measured as one.
     """
     floors = Rates(embedding=1e-6, table=1e-6, head=1e-5)
 
