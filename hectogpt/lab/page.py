@@ -167,6 +167,7 @@ def _finish(figure: go.Figure, height: int, axis: str) -> None:
         height=height,
         margin={"l": 60, "r": 20, "t": 70, "b": 50},
         hovermode="x unified",
+        legend={"tracegroupgap": 0},
         updatemenus=[
             {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.12}
             | {"yanchor": "bottom", "pad": {"b": 4}}
