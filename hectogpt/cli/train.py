@@ -91,10 +91,11 @@ def main(argv: list[str]) -> None:
     head = loop.compile_head(run, model, chosen)
     label = run.recipe + (" (modified)" if modified else "")
     facts = chosen.describe()
+    threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
     say.line(
         f"{label}: {sum(p.numel() for p in model.parameters()):,} parameters, {run.steps} steps of "
         f"{run.data.batch_size} x {run.data.window} tokens from {corpus.name}; {facts['device']}, "
-        f"{facts['threads']} threads, {facts['dtype']} blocks, {facts['head_dtype']} head, {head}"
+        f"{threads}, {facts['dtype']} blocks, {facts['head_dtype']} head, {head}"
     )
     done: list[loop.Step] = []
     with RunFolder(folder, run, chosen, modified) as kept:

@@ -31,6 +31,7 @@ def plot_run(
             axes.plot(range(1, len(behind) + 1), behind, color="0.65", linewidth=1.5, label="baseline")
         axes.plot(range(1, len(values) + 1), values, color="#0b5fa5", linewidth=1.8, label="this run")
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel(label)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
