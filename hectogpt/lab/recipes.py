@@ -101,9 +101,9 @@ def unigram_bias(run: Run) -> Run:
 
 
 def counts(run: Run) -> Run:
-    """The ladder up to `depth`, started from the bigrams that it is going to read, its layers from zero (track
+    """The ladder's top, started from the bigrams that it is going to read, its layers from zero (track
     closed+statistics)."""
-    for change in LADDER[: LADDER.index(depth) + 1]:
+    for change in LADDER:
         run = change(run)
     return replace(zero_start(unigram_bias(run)), statistics=BigramStart())
 
