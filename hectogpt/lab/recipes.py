@@ -124,8 +124,8 @@ def large_batch(run: Run) -> Run:
 
 
 def adamw_gpt2(run: Run) -> Run:
-    """GPT-2 itself at the top's size, d 256, 4 layers, with AdamW at 1e-3, the best of 1e-3, 2e-3 and 5e-3 on dev,
-    warm-up and decay to zero."""
+    """GPT-2 itself at the top's size, d 256, 4 layers, with AdamW at 1e-3, the best of 5e-4, 1e-3, 2e-3 and 5e-3 on
+    dev, warm-up and decay to zero."""
     run = change_adamw(decay(learning_rate(run)), lambda adamw: replace(adamw, lr=1e-3))
     return replace(run, model=replace(run.model, d_model=256, n_heads=4, n_layers=4))
 
