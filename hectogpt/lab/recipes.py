@@ -100,27 +100,28 @@ def unigram_bias(run: Run) -> Run:
 # --- beside the ladder ------------------------------------------------------------------------------------------------
 
 
+def _top(run: Run) -> Run:
+    for change in LADDER:
+        run = change(run)
+    return run
+
+
 def counts(run: Run) -> Run:
     """The ladder's top, started from the bigrams that it is going to read, its layers from zero (track
     closed+statistics)."""
-    for change in LADDER:
-        run = change(run)
-    return replace(zero_start(unigram_bias(run)), statistics=BigramStart())
+    return replace(zero_start(unigram_bias(_top(run))), statistics=BigramStart())
 
 
 def one_pass(run: Run) -> Run:
     """The ladder's top with six layers, rates that fall from the start, and 19 windows a step, which read a million
     tokens just once (track open-cpu)."""
-    for change in (*LADDER, decay):
-        run = change(run)
+    run = decay(_top(run))
     return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, window=512))
 
 
 def large_batch(run: Run) -> Run:
     """The ladder's top on 32 windows a step, which read a million tokens 1.6 times (track open-cpu)."""
-    for change in LADDER:
-        run = change(run)
-    return replace(run, data=Data(batch_size=32, window=512))
+    return replace(_top(run), data=Data(batch_size=32, window=512))
 
 
 def adamw_gpt2(run: Run) -> Run:
