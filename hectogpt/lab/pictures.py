@@ -15,7 +15,7 @@ from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from hectogpt.lab.standings import Entry, Standing, gain
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
@@ -46,10 +46,8 @@ def plot_rung(path: Path, standing: Standing, place: int) -> None:
         axes.set_ylabel(label)
         _plain(axes)
     panels[1].set_yscale("function", functions=LOG)
-    panels[1].yaxis.set_major_locator(LogLocator())
-    panels[1].yaxis.set_minor_locator(LogLocator(subs="auto"))
-    panels[1].yaxis.set_major_formatter(LogFormatterSciNotation())
-    panels[1].yaxis.set_minor_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].yaxis.set_major_formatter(FormatStrFormatter("%g"))
     split = rung.split if rung.split in standing.anchors else "dev"
     _levels(panels[0], {k: v for k, v in standing.anchors.get(split, {}).items() if k in ("unigram", "kn3")})
     if panels[0].get_legend_handles_labels()[0]:
