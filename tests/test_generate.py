@@ -34,7 +34,7 @@ KINDS = {
     "no layer": replace(GPT2, n_layers=0),
     "two ids": replace(GPT2, vocab_size=2, n_layers=1),
     "context of one": replace(GPT2, context_length=1),
-    "looks back": replace(GPT2, inputs=(Smear(), NgramHash(rows=97), EmbeddingNorm())),
+    "looks back": replace(GPT2, inputs=(Smear(), NgramHash(rows=97, common=9), EmbeddingNorm())),
     "rotary": replace(GPT2, positions=NoPositions(), heads=(Rotary(), QKNorm()), norm=RMSNorm(), activation=ReLU2()),
     "everything": replace(
         GPT2,

@@ -112,7 +112,16 @@ def departed() -> Transformer:
     return Transformer(config)
 
 
-@pytest.mark.parametrize("optim", [AdamW(), AdamW(decay_all=False, rates=Rates(head=1.0)), Muon(), SOAPMuon()])
+@pytest.mark.parametrize(
+    "optim",
+    [
+        AdamW(),
+        AdamW(decay_all=False, rates=Rates(head=1.0)),
+        AdamW(row_fall=0.5),
+        Muon(),
+        SOAPMuon(rest=AdamW(row_fall=1.0)),
+    ],
+)
 @pytest.mark.parametrize("make", [lambda: Transformer(TINY), departed], ids=["gpt2", "departed"])
 def test_every_parameter_is_in_one_group(optim: AdamW | Muon, make) -> None:
     model = make()
@@ -144,6 +153,29 @@ def test_rates_and_epsilons_reach_their_kinds() -> None:
     eps = {id(p): g["eps"] for part in optimizer.parts for g in part.param_groups for p in g["params"]}
     assert eps[id(model.lm_head.weight)] == 1e-5
     assert eps[id(model.embeddings.weight)] == 1e-9
+
+
+def test_a_row_keeps_its_rate_until_it_has_been_visited() -> None:
+    """With row_fall every row moves as torch's Adam moves it alone at max(the schedule's rate, the highest n^-p)."""
+    factors, touched = [0.5, 1.0, 0.5, 0.1, 0.0], {0: range(5), 1: [1, 4], 2: [4], 3: []}
+    model = Transformer(replace(TINY, vocab_size=len(touched)))
+    optimizer = AdamW(lr=0.1, eps=1e-4, weight_decay=0.01, row_fall=0.5).build(model)
+    table = model.embeddings.weight
+    alone = [torch.nn.Parameter(row.clone()) for row in table.detach()]
+    adams = [torch.optim.AdamW([row], eps=1e-4, weight_decay=0.0) for row in alone]
+    for step, factor in enumerate(factors):
+        gradient = torch.randn(table.shape, generator=torch.Generator().manual_seed(step)) * 1e-3
+        for row, steps in touched.items():
+            gradient[row] *= float(step in steps)
+            visits = sum(s <= step for s in steps)
+            alone[row].grad = gradient[row].clone()
+            alone[row].data *= 1 - 0.1 * factor * 0.01
+            adams[row].param_groups[0]["lr"] = 0.1 * max(factor, max(factors[: step + 1]) * max(visits, 1) ** -0.5)
+            adams[row].step()
+        for p in model.parameters():
+            p.grad = gradient if p is table else torch.zeros_like(p)
+        optimizer.step(step, factor)
+    torch.testing.assert_close(table.detach(), torch.stack([row.detach() for row in alone]))
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 100))

@@ -123,6 +123,18 @@ def test_logits_ignore_later_tokens_and_heed_earlier_ones(config: ModelConfig) -
     assert (gradient[:8] > 0).all()
 
 
+def test_only_tuples_of_common_tokens_have_a_row() -> None:
+    every, common = (NgramHash(2, 997, common=limit).build(4, 61, RMSNorm()) for limit in (None, 6))
+    torch.nn.init.normal_(every.table.weight)
+    common.load_state_dict(every.state_dict())
+    tokens = torch.tensor([[35, 0, 35, 1, 17, 1, 5, 60, 60]])
+    has_row = torch.tensor([[True, True, True, False, True, True, True, False, False]])  # 36 alone, then 36 x 1 ...
+    nothing = torch.zeros(1, 9, 4)
+    torch.testing.assert_close(common(nothing, tokens), every(nothing, tokens) * has_row[..., None], rtol=0, atol=0)
+    common(nothing, tokens)[0, ~has_row[0]].sum().backward()
+    assert not common.table.weight.grad.any()  # a pair without a row does not move one
+
+
 def test_attention_weights_are_the_ones_the_model_uses() -> None:
     _, fast = twins(torch.float64)
     layer = fast.backbone[1].attention

@@ -109,19 +109,25 @@ class LookedUpTokens(nn.Module):
 
 @dataclass(frozen=True)
 class NgramHash(InputPart):
-    """Add a vector looked up by a hash of the last `order` tokens, zero at the start (modded-nanogpt, record 62)."""
+    """Add a vector looked up by a hash of the last `order` tokens, zero at the start (modded-nanogpt, record 62).
+
+    With `common` only tuples of common tokens have a vector: those whose ids, counted from 1, have a geometric mean of
+    at most this. Byte-pair encoding numbers its tokens as it merges them, the most frequent first, so an id is a rank
+    in the text that the tokenizer was made from. Tuples that will not come again leave their rows to those that do.
+    """
 
     order: int = 2
     rows: int = 65536
+    common: int | None = None
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return HashedNgrams(self.order, self.rows, d_model)
+        return HashedNgrams(self.order, self.rows, d_model, self.common)
 
 
 class HashedNgrams(nn.Module):
-    def __init__(self, order: int, rows: int, d_model: int) -> None:
+    def __init__(self, order: int, rows: int, d_model: int, common: int | None) -> None:
         super().__init__()
-        self.order, self.rows = order, rows
+        self.order, self.rows, self.common = order, rows, common
         self.table = nn.Embedding(rows, d_model)
         nn.init.zeros_(self.table.weight)
 
@@ -129,8 +135,13 @@ class HashedNgrams(nn.Module):
         self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], past: Past | None = None
     ) -> Float[Tensor, "batch time d"]:
         mixed = ids + 1
+        ranks = mixed.double()
         for back in range(1, self.order):
             previous = shifted(ids + 1, back, (self, back), past)  # 0 where there is no earlier token
             # Odd multipliers spread the tuples over the rows; the mask keeps the product positive.
             mixed = (mixed * 0x9E3779B1 + previous * (0x85EBCA77 + 2 * back)) & 0x7FFFFFFFFFFF
-        return x + self.table((mixed ^ (mixed >> 17)) % self.rows)
+            ranks = ranks * previous.clamp(min=1)
+        vectors = self.table((mixed ^ (mixed >> 17)) % self.rows)
+        if self.common is not None:
+            vectors = vectors * (ranks <= float(self.common) ** self.order)[..., None]
+        return x + vectors
