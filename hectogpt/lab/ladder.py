@@ -13,7 +13,7 @@ from hectogpt.model import SIZES
 from hectogpt.model.copying import Copying
 from hectogpt.model.inputs import NgramHash, Smear, TokenTable
 from hectogpt.model.parts import NoPositions, QKNorm, Rotary
-from hectogpt.train.optim import AdamW, Linear, Muon, Rates
+from hectogpt.train.optim import AdamW, Linear, Muon, Rates, SOAPMuon
 from hectogpt.train.run import Run
 
 Recipe = Callable[[Run], Run]
@@ -184,6 +184,35 @@ def plateau(run: Run) -> Run:
     return replace(change_adamw(run, gently), schedule=Linear(warmup=5, hold=0.5))
 
 
+def soap(run: Run) -> Run:
+    """SOAP before Muon's orthogonalisation: the momentum is divided by its root mean square in the eigenbases of the
+    gradients' covariances.
+
+    Muon gives every direction of a matrix the same step, however noisy its gradients are. Adam in the directions that
+    the gradients themselves single out makes those small that change sign from batch to batch, before the rest is
+    brought to the same size.
+    """
+    assert isinstance(run.optim, Muon)
+    return replace(run, optim=SOAPMuon(**vars(run.optim)))
+
+
+def rare(run: Run) -> Run:
+    """What is rare gets room and time: rows for pairs of common tokens alone, 95,000 of them, and table rows whose rate
+    falls with their own visits.
+
+    Two thirds of the different pairs in a run's text come once, and most of them never again, but their rows were
+    shared with pairs that do come back. GPT-2's ids are ranks in the text its tokenizer was made from: pairs with ids
+    of at most 2,000 in the geometric mean are half of all different ones and three quarters of the text. And when the
+    rate falls for all rows at once, a word first met late is hardly learned; now a row that n steps have touched keeps
+    1 / sqrt(n) of its rate.
+    """
+    inputs = tuple(
+        replace(part, rows=95_000, common=2000) if isinstance(part, NgramHash) else part for part in run.model.inputs
+    )
+    run = change_adamw(run, lambda adamw: replace(adamw, row_fall=0.5))
+    return replace(run, model=replace(run.model, inputs=inputs))
+
+
 def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
     """The run with its AdamW changed, be that the optimizer or what Muon leaves to it."""
     if isinstance(run.optim, Muon):
@@ -210,3 +239,5 @@ LADDER: tuple[Recipe, ...] = (
     plateau,
 )
 DEFAULT = LADDER[-1].__name__
+# The next rungs: better on dev, on the ladder as soon as they have their seeds.
+NEXT: tuple[Recipe, ...] = (soap, rare)

@@ -12,6 +12,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab.ladder import (
     DEFAULT,
     LADDER,
+    NEXT,
     Recipe,
     baseline,
     change_adamw,
@@ -214,6 +215,9 @@ def recipe(name: str) -> Run:
     for n, change in enumerate(LADDER, start=1):
         if change.__name__ == name:
             return rung(n)
+    for n, change in enumerate(NEXT, start=1):
+        if change.__name__ == name:
+            return compound((*LADDER, *NEXT[:n]), name)
     for change in OTHERS:
         if change.__name__ == name:
             return compound((change,), name)
@@ -221,8 +225,8 @@ def recipe(name: str) -> Run:
 
 
 def names() -> list[str]:
-    """Every recipe's name, the baseline first, the ladder in order, then the others."""
-    return ["baseline", *(change.__name__ for change in (*LADDER, *OTHERS))]
+    """Every recipe's name, the baseline first, the ladder in order, the next rungs, then the others."""
+    return ["baseline", *(change.__name__ for change in (*LADDER, *NEXT, *OTHERS))]
 
 
 def describe(name: str) -> str:
@@ -236,5 +240,5 @@ def explain(name: str) -> str:
 
 
 def _paragraphs(name: str) -> list[str]:
-    functions = {change.__name__: change for change in (*LADDER, *OTHERS)} | {"baseline": baseline}
+    functions = {change.__name__: change for change in (*LADDER, *NEXT, *OTHERS)} | {"baseline": baseline}
     return [" ".join(paragraph.split()) for paragraph in (functions[name].__doc__ or "").split("\n\n")]

@@ -169,6 +169,8 @@ def _standing(corpus: str, track: str, rows: Sequence[Row], ladder: Sequence[str
         else:
             this.beside.append(entry)
     this.rungs.sort(key=lambda entry: ladder.index(entry.name))
+    places = {WITHOUT + name: place for place, name in enumerate(ladder)}
+    this.without.sort(key=lambda entry: places.get(entry.name, len(places)))
     for split in ("dev", "test"):
         # Rungs with other windows read other n-grams: the highest rung's count models stand for all.
         per_entry = [
