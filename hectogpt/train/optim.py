@@ -200,6 +200,7 @@ class RowAdamW(torch.optim.Optimizer):
         self.adam.step()
         for group, moves in zip(self.param_groups, self.moves, strict=True):
             for p, move in zip(group["params"], moves, strict=True):
+                move.grad = None
                 if p.grad is None:
                     continue
                 visits = self.state[p].setdefault("visits", p.new_zeros(len(p), 1))
