@@ -228,18 +228,21 @@ def test_muon_momentum_warms_up() -> None:
     assert seen == pytest.approx([0.85, 0.90, 0.95, 0.95])
 
 
-def test_soap_does_not_depend_on_the_basis() -> None:
+@pytest.mark.parametrize("rows", [5, 7], ids=["both sides", "a side that is too long"])
+def test_soap_does_not_depend_on_the_basis(rows: int) -> None:
     """Turning every gradient by U and V turns the update by them: SOAP is Adam in a basis of the gradients' own."""
+    soap = SOAPMuon(longest=5)
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    u, v = (torch.linalg.qr(draw(5, 5)).Q for _ in range(2))
+    u, v = (torch.linalg.qr(draw(n, n)).Q if n <= 5 else torch.eye(n, dtype=torch.float64) for n in (rows, 5))
     plain, turned = {}, {}
     for step in range(25):
-        gradient, momentum = draw(2, 5, 5), draw(2, 5, 5)
-        expected = u @ SOAPMuon().precondition(gradient, momentum, plain, step) @ v.T
-        got = SOAPMuon().precondition(u @ gradient @ v.T, u @ momentum @ v.T, turned, step)
+        gradient, momentum = draw(2, rows, 5), draw(2, rows, 5)
+        expected = u @ soap.precondition(gradient, momentum, plain, step) @ v.T
+        got = soap.precondition(u @ gradient @ v.T, u @ momentum @ v.T, turned, step)
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
-        assert got.square().sum((1, 2)).max() <= 2.5**2 * 25
+        assert got.square().sum((1, 2)).max() <= 2.5**2 * 5 * rows
+    assert ("left" in plain) == (rows == 5)
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------

@@ -268,13 +268,17 @@ class SOAPMuon(Muon):
     """SOAP (2409.11321) before Muon's orthogonalisation, as in modded-nanogpt's optimizer track: the momentum is turned
     into the eigenbases of the running means of G G^T and G^T G (both with `beta`), divided there by Adam's root mean
     square, and turned back. The bases follow by one power iteration with QR, at each of the first 20 steps and then at
-    every `every`-th."""
+    every `every`-th. A side with more than `longest` entries keeps its own basis, which costs less."""
 
     beta: float = 0.9
     every: int = 5
+    longest: int | None = None
 
     def precondition(self, gradient: Tensor, momentum: Tensor, state: dict[str, Tensor], step: int) -> Tensor:
-        for side, product in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
+        for side, of in (("left", gradient), ("right", gradient.mT)):
+            if self.longest is not None and of.shape[-2] > self.longest:
+                continue
+            product = of @ of.mT
             if side not in state:
                 state[side] = product
                 state[side + "_basis"] = torch.linalg.eigh(product).eigenvectors
@@ -282,12 +286,17 @@ class SOAPMuon(Muon):
             state[side].lerp_(product, 1 - self.beta)
             if step < 20 or step % self.every == 0:
                 state[side + "_basis"] = torch.linalg.qr(state[side] @ state[side + "_basis"]).Q
-        left, right = state["left_basis"], state["right_basis"]
-        square = (left.mT @ gradient @ right).square()
+        left, right = state.get("left_basis"), state.get("right_basis")
+
+        def turn(x: Tensor, back: bool = False) -> Tensor:
+            if left is not None:
+                x = (left if back else left.mT) @ x
+            return x if right is None else x @ (right.mT if back else right)
+
+        square = turn(gradient).square()
         state["square"] = state["square"].lerp_(square, 1 - self.beta) if "square" in state else square
         # A direction new to the basis has hardly any square yet: without a bound it would drown the others.
-        turned = (left.mT @ momentum @ right / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
-        return left @ turned @ right.mT
+        return turn((turn(momentum) / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5), back=True)
 
 
 def _whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:
