@@ -25,7 +25,8 @@ from hectogpt.lab import recipes
 from hectogpt.lab.report import TEMPLATE, UNMEASURED, fill, ladder_page, write_report
 from hectogpt.lab.standings import gain, kind, standings
 from hectogpt.lab.tables import ladder_table
-from hectogpt.train.optim import AdamW, Linear
+from hectogpt.train.optim import AdamW
+from hectogpt.train.schedules import Linear
 from hectogpt.values import dump
 
 NAMES = ["baseline", "learning_rate", "schedule", "width"]

@@ -11,8 +11,9 @@ from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.model.inputs import NgramHash, Smear
 from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary
-from hectogpt.train.optim import Cosine, Muon
+from hectogpt.train.optim import Muon
 from hectogpt.train.run import Run, read_run, sections_changed, write_run
+from hectogpt.train.schedules import Cosine
 from hectogpt.values import did_you_mean, diff, dump, load
 
 

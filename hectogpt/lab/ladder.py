@@ -13,8 +13,9 @@ from hectogpt.model import SIZES
 from hectogpt.model.copying import Copying
 from hectogpt.model.inputs import NgramHash, Smear, TokenTable
 from hectogpt.model.parts import NoPositions, QKNorm, Rotary
-from hectogpt.train.optim import AdamW, Linear, Muon, Rates, SOAPMuon
+from hectogpt.train.optim import AdamW, Muon, Rates, SOAPMuon
 from hectogpt.train.run import Run
+from hectogpt.train.schedules import Linear
 
 Recipe = Callable[[Run], Run]
 
@@ -200,10 +201,10 @@ def rare(run: Run) -> Run:
     """What is rare gets room and time: rows for pairs of common tokens alone, 95,000 of them, and table rows whose rate
     falls with their own visits.
 
-    Two thirds of the different pairs in a run's text come once, and most of them never again, but their rows were
-    shared with pairs that do come back. GPT-2's ids are ranks in the text its tokenizer was made from: pairs with ids
-    of at most 2,000 in the geometric mean are half of all different ones and three quarters of the text. And when the
-    rate falls for all rows at once, a word first met late is hardly learned; now a row that n steps have touched keeps
+    Two thirds of the different pairs in a run's text come once (on sotu), but shared their rows with pairs that do come
+    back. GPT-2's ids are ranks in the text its tokenizer was made from: pairs with ids of at most 2,000 in the
+    geometric mean are half of all different ones there and three quarters of the text. And when the rate falls for all
+    rows at once, a word first met late is hardly learned; now a row that n steps have touched keeps
     1 / sqrt(n) of its rate.
     """
     inputs = tuple(

@@ -27,8 +27,9 @@ from hectogpt.model import Init
 from hectogpt.model.inputs import EmbeddingNorm
 from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, Sinusoidal
 from hectogpt.train.counts import BigramStart
-from hectogpt.train.optim import AdamW, Linear, Muon, Optim, Rates, SOAPMuon
+from hectogpt.train.optim import AdamW, Muon, Optim, Rates, SOAPMuon
 from hectogpt.train.run import Data, Run
+from hectogpt.train.schedules import Linear
 from hectogpt.values import did_you_mean
 
 

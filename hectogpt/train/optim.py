@@ -1,4 +1,4 @@
-"""Optimizers and schedules: for each the mathematics as a pure function, then a thin class around it.
+"""Optimizers: for each the mathematics as a pure function, then a thin class around it.
 
 Parameters are sorted by kind (embedding, other lookup table, position, matrix, head, head_bias, scalar), each kind with
 its own rate; every parameter is in exactly one group. Rates depend on the step alone, so there is no scheduler state.
@@ -20,57 +20,6 @@ from hectogpt.model.transformer import CausalAttention, Transformer
 from hectogpt.values import Value
 
 Kind = Literal["embedding", "table", "position", "matrix", "head", "head_bias", "scalar"]
-
-# --- schedules --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Schedule(Value):
-    """A factor on every rate, a pure function of the step (0-based) and the number of steps."""
-
-    def factor(self, step: int, steps: int) -> float:
-        raise TypeError("choose Constant, Linear or Cosine")
-
-
-@dataclass(frozen=True)
-class Constant(Schedule):
-    """The same rate at every step."""
-
-    def factor(self, step: int, steps: int) -> float:
-        return 1.0
-
-
-@dataclass(frozen=True)
-class Linear(Schedule):
-    """Rise over `warmup` steps (from 1/warmup, never 0), stay until `hold` of the run is over, fall in a straight line.
-
-    The last step's factor is one decrement above `final` (2502.15938: decay to zero).
-    """
-
-    warmup: int = 0
-    hold: float = 0.0
-    final: float = 0.0
-
-    def factor(self, step: int, steps: int) -> float:
-        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        start = max(self.hold * steps, min(self.warmup, steps))
-        fall = (steps - step) / (steps - start) if step >= start else 1.0
-        return rise * (self.final + (1 - self.final) * min(1.0, fall))
-
-
-@dataclass(frozen=True)
-class Cosine(Schedule):
-    """Rise over `warmup` steps, then half a cosine down to `final` (1608.03983)."""
-
-    warmup: int = 0
-    final: float = 0.0
-
-    def factor(self, step: int, steps: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, steps - self.warmup)
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
-
 
 # --- which parameter is what ------------------------------------------------------------------------------------------
 
@@ -143,6 +92,8 @@ class AdamW(Optim):
     def __post_init__(self) -> None:
         if not (self.lr >= 0 and math.isfinite(self.lr)):
             raise UserError(f"optim.lr = {self.lr}", why="a learning rate is finite and not negative")
+        if self.row_fall is not None and not self.row_fall >= 0:
+            raise UserError(f"optim.row_fall = {self.row_fall}", why="rates fall with visits, so it is not negative")
 
     def build(self, model: Transformer) -> Optimizer:
         return Optimizer(self.parts(model, set(kinds(model))))
@@ -268,17 +219,13 @@ class SOAPMuon(Muon):
     """SOAP (2409.11321) before Muon's orthogonalisation, as in modded-nanogpt's optimizer track: the momentum is turned
     into the eigenbases of the running means of G G^T and G^T G (both with `beta`), divided there by Adam's root mean
     square, and turned back. The bases follow by one power iteration with QR, at each of the first 20 steps and then at
-    every `every`-th. A side with more than `longest` entries keeps its own basis, which costs less."""
+    every `every`-th."""
 
     beta: float = 0.9
     every: int = 5
-    longest: int | None = None
 
     def precondition(self, gradient: Tensor, momentum: Tensor, state: dict[str, Tensor], step: int) -> Tensor:
-        for side, of in (("left", gradient), ("right", gradient.mT)):
-            if self.longest is not None and of.shape[-2] > self.longest:
-                continue
-            product = of @ of.mT
+        for side, product in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
             if side not in state:
                 state[side] = product
                 state[side + "_basis"] = torch.linalg.eigh(product).eigenvectors
@@ -286,17 +233,12 @@ class SOAPMuon(Muon):
             state[side].lerp_(product, 1 - self.beta)
             if step < 20 or step % self.every == 0:
                 state[side + "_basis"] = torch.linalg.qr(state[side] @ state[side + "_basis"]).Q
-        left, right = state.get("left_basis"), state.get("right_basis")
-
-        def turn(x: Tensor, back: bool = False) -> Tensor:
-            if left is not None:
-                x = (left if back else left.mT) @ x
-            return x if right is None else x @ (right.mT if back else right)
-
-        square = turn(gradient).square()
+        left, right = state["left_basis"], state["right_basis"]
+        square = (left.mT @ gradient @ right).square()
         state["square"] = state["square"].lerp_(square, 1 - self.beta) if "square" in state else square
         # A direction new to the basis has hardly any square yet: without a bound it would drown the others.
-        return turn((turn(momentum) / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5), back=True)
+        turned = (left.mT @ momentum @ right / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
+        return left @ turned @ right.mT
 
 
 def _whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:

@@ -14,7 +14,8 @@ from typing import Literal
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.train.counts import BigramStart
-from hectogpt.train.optim import AdamW, Constant, Optim, Schedule
+from hectogpt.train.optim import AdamW, Optim
+from hectogpt.train.schedules import Constant, Schedule
 from hectogpt.values import diff, dump, load
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]

@@ -1,0 +1,56 @@
+"""Schedules: a factor on every learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hectogpt.values import Value
+
+
+@dataclass(frozen=True)
+class Schedule(Value):
+    """A factor on every rate, a pure function of the step (0-based) and the number of steps."""
+
+    def factor(self, step: int, steps: int) -> float:
+        raise TypeError("choose Constant, Linear or Cosine")
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate at every step."""
+
+    def factor(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Rise over `warmup` steps (from 1/warmup, never 0), stay until `hold` of the run is over, fall in a straight line.
+
+    The last step's factor is one decrement above `final` (2502.15938: decay to zero).
+    """
+
+    warmup: int = 0
+    hold: float = 0.0
+    final: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        start = max(self.hold * steps, min(self.warmup, steps))
+        fall = (steps - step) / (steps - start) if step >= start else 1.0
+        return rise * (self.final + (1 - self.final) * min(1.0, fall))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Rise over `warmup` steps, then half a cosine down to `final` (1608.03983)."""
+
+    warmup: int = 0
+    final: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, steps - self.warmup)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
