@@ -1,4 +1,4 @@
-"""Every rung: one idea in one section (`plateau` has two), a hundred steps, a model that builds and takes two steps."""
+"""Every rung: one idea, a hundred steps, a model that builds and takes two steps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from hectogpt.train import loop, machine
 from hectogpt.train.run import Run, sections_changed
 
 RUNGS = range(1, len(LADDER) + 1)
+# One idea is one section of the Run. These two are several small changes measured as one (results/LOG.md says why).
+SEVERAL = {"plateau": {"optim", "schedule"}, "rare": {"model", "optim"}}
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,8 @@ def ideas(before: Run, after: Run) -> set[str]:
 def test_a_rung_is_one_idea(n: int) -> None:
     before, after = recipes.rung(n - 1), recipes.rung(n)
     changed = ideas(before, after)
-    if after.recipe == "plateau":  # the one exception: two halves that were measured together (results/LOG.md)
-        assert changed == {"optim", "schedule"}
-    else:
-        assert len(changed) == 1, changed
+    assert changed == SEVERAL.get(after.recipe, changed)
+    assert len(changed) == 1 or after.recipe in SEVERAL, changed
     assert changed <= {"model", "init", "data", "optim", "schedule"}
     assert after.steps == 100
     assert after.data.batch_size * after.data.window == 8192

@@ -16,6 +16,7 @@ from hectogpt.model import SIZES, Init, ModelConfig, Transformer
 from hectogpt.model.folder import load_model, save_model
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
 from hectogpt.model.parts import Head, NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, Sinusoidal
+from hectogpt.model.quantize import LightTransformer
 from hectogpt.model.shared_head import used_vocabulary
 
 SMALL = ModelConfig(d_model=24, n_heads=3, n_layers=2, context_length=16, vocab_size=61)
@@ -230,6 +231,41 @@ def test_words_not_in_use_share_one_logit_exactly(tmp_path) -> None:
     assert torch.equal(model.generate(x[:, :4], 3)[:, :4], x[:, :4])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_joint_head_is_its_matrix_plus_a_map_of_the_embeddings(shared: bool, tmp_path) -> None:
+    """Same logits, loss and gradients as a head whose matrix is the sum; the embeddings get no gradient through it."""
+    used, rows = used_vocabulary(torch.arange(0, 61, 2), 61)
+    head = Head(bias=True, soft_cap=9.0, shared=shared, used=len(used) if shared else 0)
+    model, plain = (Transformer(replace(DEPARTED, head=h)).double() for h in (replace(head, joint=0.3), head))
+    peaked(model)
+    weights = model.state_dict()
+    added = 0.3 * weights["embeddings.weight"] @ weights.pop("joint.weight").T
+    if shared:
+        weights["word_rows"] = rows
+        model.word_rows.copy_(rows)
+        added = torch.cat((added[used], torch.zeros(1, 24)))
+    weights["lm_head.weight"] = weights["lm_head.weight"] + added
+    plain.load_state_dict(weights)
+    x = ids()
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-12, atol=1e-12)
+    losses = [m.get_loss_on_batch(x) for m in (model, plain)]
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
+    for loss in losses:
+        loss.backward()
+    for name, p in plain.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name).grad, p.grad, rtol=1e-10, atol=1e-12)
+    embeddings, gradient = model.embeddings.weight.detach(), model.lm_head.weight.grad
+    if shared:
+        embeddings, gradient = embeddings[used], gradient[:-1]
+    torch.testing.assert_close(model.joint.weight.grad, 0.3 * gradient.T @ embeddings, rtol=1e-10, atol=1e-12)
+    save_model(model.float(), tmp_path)
+    again = load_model(tmp_path).state_dict()
+    assert all(torch.equal(again.pop(name), tensor) for name, tensor in model.state_dict().items())
+    assert not again
+    torch.testing.assert_close(LightTransformer(model)(x), model(x), rtol=1e-4, atol=1e-4)
+    assert not Transformer(replace(DEPARTED, head=Head(joint=0.3)), Init(head=0.5)).joint.weight.any()
+
+
 def test_sizes_have_the_published_parameter_counts() -> None:
     def count(config: ModelConfig) -> int:
         with torch.device("meta"):
@@ -249,3 +285,5 @@ def test_sizes_that_cannot_be_are_refused() -> None:
         Transformer(replace(SMALL, d_model=33, positions=Sinusoidal()))
     with pytest.raises(UserError, match="soft_cap"):
         Head(soft_cap=-1.0)
+    with pytest.raises(UserError, match="tied"):
+        Head(joint=0.1, tied=True)

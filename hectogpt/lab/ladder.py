@@ -193,25 +193,28 @@ def soap(run: Run) -> Run:
     the gradients themselves single out makes those small that change sign from batch to batch, before the rest is
     brought to the same size.
     """
-    assert isinstance(run.optim, Muon)
+    if not isinstance(run.optim, Muon):  # the ladder without `muon` has nothing that this refines
+        return run
     return replace(run, optim=SOAPMuon(**vars(run.optim)))
 
 
 def rare(run: Run) -> Run:
-    """What is rare gets room and time: rows for pairs of common tokens alone, 95,000 of them, and table rows whose rate
-    falls with their own visits.
+    """What is rare gets room, time and relatives: rows for pairs of common tokens alone, 95,000 of them; rows, in
+    tables and head, whose rate falls with their own visits; head rows that lean on the embeddings.
 
     Two thirds of the different pairs in a run's text come once (on sotu), but shared their rows with pairs that do come
     back. GPT-2's ids are ranks in the text its tokenizer was made from: pairs with ids of at most 2,000 in the
-    geometric mean are half of all different ones there and three quarters of the text. And when the rate falls for all
-    rows at once, a word first met late is hardly learned; now a row that n steps have touched keeps
-    1 / sqrt(n) of its rate.
+    geometric mean are half of all different ones there and three quarters of the text. When the rate falls for all
+    rows at once, a word first met late is hardly learned; now a row that n steps have touched keeps 1 / sqrt(n) of its
+    rate. And words that are alike in what follows them are often alike in what they follow: a learned map of the
+    embeddings is added to the head, whose row knows little about a rare word. Each part gains less than a rung must.
     """
     inputs = tuple(
         replace(part, rows=95_000, common=2000) if isinstance(part, NgramHash) else part for part in run.model.inputs
     )
-    run = change_adamw(run, lambda adamw: replace(adamw, row_fall=0.5))
-    return replace(run, model=replace(run.model, inputs=inputs))
+    falls, touches = Rates(embedding=0.5, table=0.5, head=0.5), Rates(head=1e-4)
+    run = change_adamw(run, lambda adamw: replace(adamw, row_falls=falls, touches=touches))
+    return replace(run, model=replace(run.model, inputs=inputs, head=replace(run.model.head, joint=0.02)))
 
 
 def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
@@ -238,7 +241,7 @@ LADDER: tuple[Recipe, ...] = (
     reach,
     depth,
     plateau,
+    soap,
+    rare,
 )
 DEFAULT = LADDER[-1].__name__
-# The next rungs: better on dev, on the ladder as soon as they have their seeds.
-NEXT: tuple[Recipe, ...] = (soap, rare)

@@ -12,13 +12,13 @@ from hectogpt.errors import UserError
 from hectogpt.lab.ladder import (
     DEFAULT,
     LADDER,
-    NEXT,
     Recipe,
     baseline,
     change_adamw,
     decay,
     depth,
     learning_rate,
+    plateau,
     rotary,
     wide,
     width,
@@ -102,28 +102,28 @@ def unigram_bias(run: Run) -> Run:
 # --- beside the ladder ------------------------------------------------------------------------------------------------
 
 
-def _top(run: Run) -> Run:
-    for change in LADDER:
+def _plateau(run: Run) -> Run:
+    for change in LADDER[: LADDER.index(plateau) + 1]:
         run = change(run)
     return run
 
 
 def counts(run: Run) -> Run:
-    """The ladder's top, started from the bigrams that it is going to read, its layers from zero (track
+    """The ladder up to `plateau`, started from the bigrams that it is going to read, its layers from zero (track
     closed+statistics)."""
-    return replace(zero_start(unigram_bias(_top(run))), statistics=BigramStart())
+    return replace(zero_start(unigram_bias(_plateau(run))), statistics=BigramStart())
 
 
 def one_pass(run: Run) -> Run:
-    """The ladder's top with six layers, rates that fall from the start, and 19 windows a step, which read a million
-    tokens just once (track open-cpu)."""
-    run = decay(_top(run))
+    """The ladder up to `plateau` with six layers, rates that fall from the start, and 19 windows a step, which read a
+    million tokens just once (track open-cpu)."""
+    run = decay(_plateau(run))
     return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, window=512))
 
 
 def large_batch(run: Run) -> Run:
-    """The ladder's top on 32 windows a step, which read a million tokens 1.6 times (track open-cpu)."""
-    return replace(_top(run), data=Data(batch_size=32, window=512))
+    """The ladder up to `plateau` on 32 windows a step, which read a million tokens 1.6 times (track open-cpu)."""
+    return replace(_plateau(run), data=Data(batch_size=32, window=512))
 
 
 def adamw_gpt2(run: Run) -> Run:
@@ -216,9 +216,6 @@ def recipe(name: str) -> Run:
     for n, change in enumerate(LADDER, start=1):
         if change.__name__ == name:
             return rung(n)
-    for n, change in enumerate(NEXT, start=1):
-        if change.__name__ == name:
-            return compound((*LADDER, *NEXT[:n]), name)
     for change in OTHERS:
         if change.__name__ == name:
             return compound((change,), name)
@@ -226,8 +223,8 @@ def recipe(name: str) -> Run:
 
 
 def names() -> list[str]:
-    """Every recipe's name, the baseline first, the ladder in order, the next rungs, then the others."""
-    return ["baseline", *(change.__name__ for change in (*LADDER, *NEXT, *OTHERS))]
+    """Every recipe's name, the baseline first, the ladder in order, then the others."""
+    return ["baseline", *(change.__name__ for change in (*LADDER, *OTHERS))]
 
 
 def describe(name: str) -> str:
@@ -241,5 +238,5 @@ def explain(name: str) -> str:
 
 
 def _paragraphs(name: str) -> list[str]:
-    functions = {change.__name__: change for change in (*LADDER, *NEXT, *OTHERS)} | {"baseline": baseline}
+    functions = {change.__name__: change for change in (*LADDER, *OTHERS)} | {"baseline": baseline}
     return [" ".join(paragraph.split()) for paragraph in (functions[name].__doc__ or "").split("\n\n")]

@@ -231,6 +231,10 @@ class Head:
     `shared` gives the words that never occur in the training text one learned logit between them, so that cost follows
     the words in use, of which there are `used` (0: counted when training starts). Probabilities still sum to 1 over the
     whole vocabulary.
+
+    `joint` = s other than 0 adds s E B^T to the head's matrix, E its words' embeddings, B a learned d x d matrix from
+    zero: words that are alike as inputs become alike as outputs (a linear form of 1808.10681). E gets no gradient here,
+    or every word's embedding would move at every step.
     """
 
     bias: bool = False
@@ -238,10 +242,17 @@ class Head:
     tied: bool = False
     shared: bool = False
     used: int = 0
+    joint: float = 0.0
 
     def __post_init__(self) -> None:
         if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
             raise UserError(f"model.head.soft_cap = {self.soft_cap}", why="it must be positive and finite")
+        if self.joint and self.tied:
+            raise UserError(
+                "model.head.joint with model.head.tied",
+                why="a tied head is the embeddings already",
+                fix="one of the two",
+            )
         if self.shared and self.tied:
             raise UserError(
                 "model.head.shared with model.head.tied",

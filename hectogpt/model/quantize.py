@@ -41,11 +41,12 @@ class PackedLinear(nn.Module):
     scale: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, precision: Precision) -> None:
+    def __init__(self, linear: nn.Linear, precision: Precision, weight: Tensor | None = None) -> None:
+        """Packs `linear`, with `weight` in place of its own if one is given."""
         super().__init__()
         self.out_features, self.in_features = linear.weight.shape
         self.blocked: Tensor | None = None
-        weight, scale = linear.weight.detach().float(), None
+        weight, scale = (linear.weight if weight is None else weight).detach().float(), None
         if precision == "int8":
             scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
             weight = (weight / scale[:, None]).round().to(torch.int8)
@@ -144,7 +145,7 @@ class LightTransformer(Transformer):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(module, name, PackedLinear(child, precision))
-        head = PackedLinear(model.lm_head, precision)
+        head = PackedLinear(model.lm_head, precision, model.head_weight())
         self.head_bias, head.bias = head.bias, None  # it is added outside the soft cap
         self.add_module("lm_head", head)
         self.eval()

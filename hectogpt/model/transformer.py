@@ -163,6 +163,7 @@ class Transformer(nn.Module):
         self.register_buffer(
             "word_rows", torch.zeros(config.vocab_size, dtype=torch.int64) if config.head.shared else None
         )
+        self.joint = nn.Linear(config.d_model, config.d_model, bias=False) if config.head.joint else None
         self.copying = config.copying.build(config.d_model) if config.copying else None
         if config.head.tied:
             self.lm_head.weight = self.embeddings.weight
@@ -200,6 +201,8 @@ class Transformer(nn.Module):
         if not self.config.head.tied:
             # One row can stand for all unused words only while they are equal, as they are and stay from zero.
             yield self.lm_head.weight, 0.0 if self.config.head.shared else init.head
+        if self.joint is not None:
+            yield self.joint.weight, 0.0
 
     def hidden(
         self,
@@ -246,9 +249,31 @@ class Transformer(nn.Module):
         logits = self.logits(hidden[:, -1])
         return logits if self.copying is None else self.copying.mix(logits[:, None], hidden, ids, cache)[:, 0]
 
+    def head_weight(self) -> Float[Tensor, "words d"]:
+        """The head's matrix with what the embeddings add to it; the row that unused words share gets nothing."""
+        if self.joint is None:
+            return self.lm_head.weight
+        used, rows = self._words()
+        added = self.joint(self.embeddings.weight.detach()[used]).to(self.lm_head.weight.dtype)
+        return self.lm_head.weight.index_add(0, rows, added, alpha=self.config.head.joint)
+
+    def _words(self) -> tuple[Int[Tensor, " used"], Int[Tensor, " used"]]:
+        """The words that have a row of the head to themselves, and these rows."""
+        if self.word_rows is None:
+            every = torch.arange(self.config.vocab_size, device=self.lm_head.weight.device)
+            return every, every
+        used = (self.word_rows < self.lm_head.out_features - 1).nonzero().squeeze(1)
+        return used, self.word_rows[used]
+
     def logits(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows vocab"]:
         """The vocabulary head. The soft cap bounds the product, the bias is added outside it, as in head_loss."""
-        return self.finish(F.linear(hidden, self.lm_head.weight), self.lm_head.bias)
+        products = F.linear(hidden, self.lm_head.weight)
+        if self.joint is not None:
+            # h (E B^T)^T as (h B) E^T: for the few rows of decoding cheaper than head_weight
+            used, rows = self._words()
+            added = F.linear(hidden @ self.joint.weight, self.embeddings.weight.detach())[..., used]
+            products = products.index_add(-1, rows, added, alpha=self.config.head.joint)
+        return self.finish(products, self.lm_head.bias)
 
     def finish(self, products: Float[Tensor, "*rows words"], bias: Tensor | None) -> Float[Tensor, "*rows vocab"]:
         """From the head's products to logits over the whole vocabulary."""
@@ -270,8 +295,8 @@ class Transformer(nn.Module):
         if self.copying is not None:
             options["mixture"] = self.copying.mixture(hidden, ids, targets)
         if self.word_rows is not None:
-            return shared_head_loss(hidden, self.lm_head.weight, targets, self.word_rows, **options)
-        return head_loss(hidden, self.lm_head.weight, targets, **options)
+            return shared_head_loss(hidden, self.head_weight(), targets, self.word_rows, **options)
+        return head_loss(hidden, self.head_weight(), targets, **options)
 
     def get_loss_on_batch(self, input_ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""
