@@ -115,9 +115,9 @@ def departed() -> Transformer:
     [
         AdamW(),
         AdamW(decay_all=False, rates=Rates(head=1.0)),
-        AdamW(row_falls=Rates(embedding=0.5, head=0.5)),
+        AdamW(row_fall=0.5, touches=Rates(head=1e-4)),
         Muon(),
-        SOAPMuon(rest=AdamW(row_falls=Rates(table=1.0))),
+        SOAPMuon(rest=AdamW(row_fall=1.0)),
     ],
 )
 @pytest.mark.parametrize("make", [lambda: Transformer(TINY), departed], ids=["gpt2", "departed"])
@@ -154,17 +154,17 @@ def test_rates_and_epsilons_reach_their_kinds() -> None:
 
 
 def test_a_rate_that_rises_with_visits_is_refused() -> None:
-    with pytest.raises(UserError, match=r"row_falls\.table"):
-        AdamW(row_falls=Rates(table=-0.5))
+    with pytest.raises(UserError, match="row_fall"):
+        AdamW(row_fall=-0.5)
 
 
 @pytest.mark.parametrize(("name", "faint"), [("embeddings.weight", 0.0), ("lm_head.weight", 1e-4)])
 def test_a_row_keeps_its_rate_until_it_has_been_visited(name: str, faint: float) -> None:
-    """With row_falls every row moves as torch's Adam moves it alone at max(the schedule's rate, the highest n^-p)."""
+    """With row_fall every row moves as torch's Adam moves it alone at max(the schedule's rate, the highest n^-p)."""
     factors, touched = [0.5, 1.0, 0.5, 0.1, 0.0], {0: range(5), 1: [1, 4], 2: [4], 3: []}
     model = Transformer(replace(TINY, vocab_size=len(touched)))
-    falls, touches = Rates(embedding=0.5, head=0.5), Rates(head=1e-6)
-    optimizer = AdamW(lr=0.1, eps=1e-4, weight_decay=0.01, row_falls=falls, touches=touches).build(model)
+    adamw = AdamW(lr=0.1, eps=1e-4, weight_decay=0.01, row_fall=0.5, touches=Rates(head=1e-6))
+    optimizer = adamw.build(model)
     table = model.get_parameter(name)
     alone = [torch.nn.Parameter(row.clone()) for row in table.detach()]
     adams = [torch.optim.AdamW([row], eps=1e-4, weight_decay=0.0) for row in alone]

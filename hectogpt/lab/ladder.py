@@ -212,8 +212,7 @@ def rare(run: Run) -> Run:
     inputs = tuple(
         replace(part, rows=95_000, common=2000) if isinstance(part, NgramHash) else part for part in run.model.inputs
     )
-    falls, touches = Rates(embedding=0.5, table=0.5, head=0.5), Rates(head=1e-4)
-    run = change_adamw(run, lambda adamw: replace(adamw, row_falls=falls, touches=touches))
+    run = change_adamw(run, lambda adamw: replace(adamw, row_fall=0.5, touches=Rates(head=1e-4)))
     return replace(run, model=replace(run.model, inputs=inputs, head=replace(run.model.head, joint=0.02)))
 
 
