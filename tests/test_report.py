@@ -99,7 +99,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     folder = tmp_path_factory.mktemp("report")
     rows = records()
     for seed in range(2):
-        rows.append(record("without-schedule", seed, dev_loss=6.1, test_loss=6.2))
+        less = dump(recipes.without("learning_rate", "width"))
+        rows.append(record("without-learning_rate", seed, dev_loss=6.1, test_loss=6.2, run=less))
+        rows.append(record("without-schedule", seed))
         rows.append(record("published", seed))
         rows.append(record("width", seed, overrides={"steps": 30}, modified=True, tested=False))
         rows.append(record("width", seed, overrides={"optim.lr": 0.01}, modified=True, tested=False))
@@ -192,11 +194,12 @@ def test_kinds_are_the_sections_that_changed() -> None:
 
 def test_every_kind_of_record_has_its_place(made: tuple[Path, list[dict[str, Any]]]) -> None:
     page = (made[0] / "results" / "LADDER.md").read_text()
-    for heading in ("Beside the ladder", "The top without one part", "### 20 steps", "Recorded sweeps", "To be known"):
+    for heading in ("Beside the ladder", "width without one part", "### 20 steps", "Recorded sweeps", "To be known"):
         assert heading in page
     assert "schedule: diverged, counted as a uniform guess: step 3: loss nan (seed 3)" in page
     assert "width: against the rules of closed: 700 s, at most 600 (seed 3)" in page
-    assert re.search(r"\| schedule \| 6.100 ± 0.000 \|.*\| helps \|", page)
+    assert re.search(r"\| learning_rate \| 6.100 ± 0.000 \|.*\| helps \|", page)
+    assert "without-schedule: left out of a ladder that is no more" in page
 
 
 def test_failed_seeds_count() -> None:

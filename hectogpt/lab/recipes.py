@@ -195,14 +195,16 @@ def rung(n: int) -> Run:
     return compound(LADDER[:n], LADDER[n - 1].__name__) if n else recipe("baseline")
 
 
-def without(name: str) -> Run:
-    """The whole ladder but for one change. Raises UserError for a name that is not on it."""
+def without(name: str, top: str = DEFAULT) -> Run:
+    """The ladder up to `top` but for one change. Raises UserError for a name that is not on it."""
     known = [change.__name__ for change in LADDER]
-    if name not in known:
-        raise UserError(
-            f"{name!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(name, known)
-        )
-    return compound((change for change in LADDER if change.__name__ != name), f"without-{name}")
+    for wanted in (name, top):
+        if wanted not in known:
+            raise UserError(
+                f"{wanted!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(wanted, known)
+            )
+    changes = LADDER[: known.index(top) + 1]
+    return compound((change for change in changes if change.__name__ != name), f"without-{name}")
 
 
 def recipe(name: str) -> Run:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hectogpt import errors
@@ -17,7 +18,7 @@ from hectogpt.lab import recipes
 from hectogpt.lab.compare import failures
 from hectogpt.lab.page import render_page
 from hectogpt.lab.pictures import plot_ladder, plot_rung
-from hectogpt.lab.standings import ANCHORS, Entry, Standing, gain, standings
+from hectogpt.lab.standings import ANCHORS, WITHOUT, Entry, Standing, gain, standings
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE, Paired
 from hectogpt.lab.tables import (
     Table,
@@ -30,8 +31,9 @@ from hectogpt.lab.tables import (
     p_value,
     without_table,
 )
-from hectogpt.lab.trials import read_rows
+from hectogpt.lab.trials import identity, read_rows
 from hectogpt.model.folder import write_text
+from hectogpt.values import dump
 
 UNMEASURED = "(not measured yet)"
 TEMPLATE = "learning.template.md"
@@ -134,8 +136,10 @@ def ladder_page(found: Sequence[Standing], descriptions: Mapping[str, str]) -> s
         reference = top or closed.top
         if standing.beside:
             parts += ["### Beside the ladder\n", others_table(standing.beside, reference, descriptions).markdown()]
-        if standing.without:
-            parts += ["### The top without one part\n", without_table(standing.without, top).markdown()]
+        left_out = _left_out(standing)
+        for rung in standing.rungs:
+            if rung.name in left_out:
+                parts += [f"### {rung.name} without one part\n", without_table(left_out[rung.name], rung).markdown()]
         for steps in sorted({entry.steps for entry in standing.longer}):
             same = [entry for entry in standing.longer if entry.steps == steps]
             parts += [f"### {steps} steps\n", others_table(same, same[0], descriptions).markdown()]
@@ -144,11 +148,28 @@ def ladder_page(found: Sequence[Standing], descriptions: Mapping[str, str]) -> s
             parts += ["### Recorded sweeps\n", table.markdown(), luck(standing.swept) + "\n"]
         notes = failures(row for entry in standing.entries() for row in entry.rows)
         notes += [f"{e.label}: {e.older} records of earlier settings left aside" for e in standing.entries() if e.older]
+        shown = [entry for entries in left_out.values() for entry in entries]
+        notes += [f"{e.label}: left out of a ladder that is no more" for e in standing.without if e not in shown]
         aside = [entry for entry in standing.entries() if entry.untested]
         notes += [f"{e.label}: {e.untested} seeds scored on dev only left aside" for e in aside]
         if notes:
             parts += ["### To be known\n", "".join(f"* {note}\n" for note in notes)]
     return "\n".join(parts)
+
+
+def _left_out(standing: Standing) -> dict[str, list[Entry]]:
+    """Rung -> the entries that are the ladder up to it without one part: parts may have been left out of a top that
+    has rungs above it by now."""
+    found: dict[str, list[Entry]] = {}
+    for entry in standing.without:
+        row, part = entry.rows[-1], entry.name.removeprefix(WITHOUT)
+        same = identity(row["run"], row["corpus_sha256"], "", 0)
+        for rung in reversed(standing.rungs):
+            with suppress(UserError):  # not a part, or not a rung, of this version's ladder
+                if identity(dump(recipes.without(part, rung.name)), row["corpus_sha256"], "", 0) == same:
+                    found.setdefault(rung.name, []).append(entry)
+                    break
+    return found
 
 
 def _headline(standing: Standing) -> str:

@@ -83,7 +83,7 @@ class Entry:
 class Standing:
     """One corpus and track. rungs: the ladder's recipes in its order; the rest in the order of the records.
 
-    beside: other recipes as they are; without: the top rung minus one part; longer: other numbers of steps;
+    beside: other recipes as they are; without: a rung minus one part; longer: other numbers of steps;
     swept: other overrides. anchors: split -> name -> mean over the highest rung's seeds of the count models' losses.
     """
 

@@ -141,11 +141,11 @@ def others_table(entries: Sequence[Entry], reference: Entry | None, descriptions
     return Table(header, rows, left=2)
 
 
-def without_table(entries: Sequence[Entry], top: Entry | None) -> Table:
-    """What the top rung loses when one part is left out."""
+def without_table(entries: Sequence[Entry], whole: Entry) -> Table:
+    """What a rung loses when one part is left out."""
     rows = []
     for entry in entries:
-        pair = gain(entry, top)[0] if top else None
+        pair = gain(entry, whole)[0]
         word = {"worse": "helps", "tie": "tie", "better": "hurts", "unproven": "hurts, unproven"}
         rows.append(
             [
