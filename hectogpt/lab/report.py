@@ -164,7 +164,7 @@ def _left_out(standing: Standing) -> dict[str, list[Entry]]:
     for entry in standing.without:
         row, part = entry.rows[-1], entry.name.removeprefix(WITHOUT)
         same = identity(row["run"], row["corpus_sha256"], "", 0)
-        for rung in reversed(standing.rungs):
+        for rung in standing.rungs:
             with suppress(UserError):  # not a part, or not a rung, of this version's ladder
                 if identity(dump(recipes.without(part, rung.name)), row["corpus_sha256"], "", 0) == same:
                     found.setdefault(rung.name, []).append(entry)
