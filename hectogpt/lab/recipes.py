@@ -198,12 +198,14 @@ def rung(n: int) -> Run:
 def without(name: str, top: str = DEFAULT) -> Run:
     """The ladder up to `top` but for one change. Raises UserError for a name that is not on it."""
     known = [change.__name__ for change in LADDER]
-    for wanted in (name, top):
+    if top in known:
+        known = known[: known.index(top) + 1]
+    for wanted in (top, name):
         if wanted not in known:
             raise UserError(
                 f"{wanted!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(wanted, known)
             )
-    changes = LADDER[: known.index(top) + 1]
+    changes = LADDER[: len(known)]
     return compound((change for change in changes if change.__name__ != name), f"without-{name}")
 
 
