@@ -16,7 +16,7 @@ from hectogpt.model import SIZES, Init, ModelConfig, Transformer
 from hectogpt.model.folder import load_model, save_model
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
 from hectogpt.model.parts import Head, NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, Sinusoidal
-from hectogpt.model.quantize import LightTransformer
+from hectogpt.model.quantize import LightTransformer, weight_bytes
 from hectogpt.model.shared_head import used_vocabulary
 
 SMALL = ModelConfig(d_model=24, n_heads=3, n_layers=2, context_length=16, vocab_size=61)
@@ -262,7 +262,9 @@ def test_a_joint_head_is_its_matrix_plus_a_map_of_the_embeddings(shared: bool, t
     again = load_model(tmp_path).state_dict()
     assert all(torch.equal(again.pop(name), tensor) for name, tensor in model.state_dict().items())
     assert not again
-    torch.testing.assert_close(LightTransformer(model)(x), model(x), rtol=1e-4, atol=1e-4)
+    light = LightTransformer(model)
+    torch.testing.assert_close(light(x), model(x), rtol=1e-4, atol=1e-4)
+    assert weight_bytes(light) < weight_bytes(model) - 4 * 61 * 24  # which reads the embeddings beside the head
     assert not Transformer(replace(DEPARTED, head=Head(joint=0.3)), Init(head=0.5)).joint.weight.any()
 
 

@@ -145,7 +145,7 @@ class LightTransformer(Transformer):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(module, name, PackedLinear(child, precision))
-        head = PackedLinear(model.lm_head, precision, model.head_weight())
+        head, self.joint = PackedLinear(model.lm_head, precision, model.head_weight()), None
         self.head_bias, head.bias = head.bias, None  # it is added outside the soft cap
         self.add_module("lm_head", head)
         self.eval()
@@ -161,8 +161,10 @@ class LightTransformer(Transformer):
 
 
 def weight_bytes(model: Transformer) -> int:
-    """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each."""
-    tensors = [t for m in (model.backbone, model.lm_head) for t in (*m.buffers(), *m.parameters())]
+    """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each (the
+    whole embedding where it is a part of the head)."""
+    parts = [model.backbone, model.lm_head] + ([] if model.joint is None else [model.joint, model.embeddings])
+    tensors = [t for m in parts for t in (*m.buffers(), *m.parameters())]
     return sum(t.numel() * t.element_size() for t in dict.fromkeys(tensors))
 
 
