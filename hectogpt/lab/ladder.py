@@ -185,35 +185,35 @@ def plateau(run: Run) -> Run:
     return replace(change_adamw(run, gently), schedule=Linear(warmup=5, hold=0.5))
 
 
-def soap(run: Run) -> Run:
-    """SOAP before Muon's orthogonalisation: the momentum is divided by its root mean square in the eigenbases of the
-    gradients' covariances.
-
-    Muon gives every direction of a matrix the same step, however noisy its gradients are. Adam in the directions that
-    the gradients themselves single out makes those small that change sign from batch to batch, before the rest is
-    brought to the same size.
-    """
-    if not isinstance(run.optim, Muon):  # the ladder without `muon` has nothing that this refines
-        return run
-    return replace(run, optim=SOAPMuon(**vars(run.optim)))
-
-
 def rare(run: Run) -> Run:
-    """What is rare gets room, time and relatives: rows for pairs of common tokens alone, 95,000 of them; rows, in
-    tables and head, whose rate falls with their own visits; head rows that lean on the embeddings.
+    """SOAP before Muon's orthogonalisation, and for what is rare room, time and relatives: rows for pairs of common
+    tokens alone, 95,000 of them; rows, in tables and head, whose rate falls with their own visits; head rows that lean
+    on the embeddings.
+
+    Muon gives every direction of a matrix the same step, however noisy its gradients are. SOAP first divides the
+    momentum by its root mean square in the eigenbases of the gradients' covariances, which makes those directions small
+    that change sign from batch to batch.
 
     Two thirds of the different pairs in a run's text come once (on sotu), but shared their rows with pairs that do come
     back. GPT-2's ids are ranks in the text its tokenizer was made from: pairs with ids of at most 2,000 in the
     geometric mean are half of all different ones there and three quarters of the text. When the rate falls for all
     rows at once, a word first met late is hardly learned; now a row that n steps have touched keeps 1 / sqrt(n) of its
     rate. And words that are alike in what follows them are often alike in what they follow: a learned map of the
-    embeddings is added to the head, whose row knows little about a rare word. Each part gains less than a rung must.
+    embeddings is added to the head, whose row knows little about a rare word.
+
+    None of the four was shown to gain by itself what a rung must on both texts, so they are one (SOAP alone is recipe
+    `soap`).
     """
     inputs = tuple(
         replace(part, rows=95_000, common=2000) if isinstance(part, NgramHash) else part for part in run.model.inputs
     )
-    run = change_adamw(run, lambda adamw: replace(adamw, row_fall=0.5, touches=Rates(head=1e-4)))
+    run = change_adamw(soap_before_muon(run), lambda adamw: replace(adamw, row_fall=0.5, touches=Rates(head=1e-4)))
     return replace(run, model=replace(run.model, inputs=inputs, head=replace(run.model.head, joint=0.02)))
+
+
+def soap_before_muon(run: Run) -> Run:
+    """The run with SOAPMuon in place of Muon; the ladder without `muon` has nothing that it would refine."""
+    return replace(run, optim=SOAPMuon(**vars(run.optim))) if isinstance(run.optim, Muon) else run
 
 
 def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
@@ -240,7 +240,6 @@ LADDER: tuple[Recipe, ...] = (
     reach,
     depth,
     plateau,
-    soap,
     rare,
 )
 DEFAULT = LADDER[-1].__name__

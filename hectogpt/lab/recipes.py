@@ -20,6 +20,7 @@ from hectogpt.lab.ladder import (
     learning_rate,
     plateau,
     rotary,
+    soap_before_muon,
     wide,
     width,
 )
@@ -114,6 +115,11 @@ def counts(run: Run) -> Run:
     return replace(zero_start(unigram_bias(_plateau(run))), statistics=BigramStart())
 
 
+def soap(run: Run) -> Run:
+    """The ladder up to `plateau` with SOAP before Muon's orthogonalisation, the first part of `rare`."""
+    return soap_before_muon(_plateau(run))
+
+
 def one_pass(run: Run) -> Run:
     """The ladder up to `plateau` with six layers, rates that fall from the start, and 19 windows a step, which read a
     million tokens just once (track open-cpu)."""
@@ -167,6 +173,7 @@ def soap_muon(run: Run) -> Run:
 
 OTHERS: tuple[Recipe, ...] = (
     counts,
+    soap,
     one_pass,
     large_batch,
     adamw_gpt2,
