@@ -289,3 +289,5 @@ def test_sizes_that_cannot_be_are_refused() -> None:
         Head(soft_cap=-1.0)
     with pytest.raises(UserError, match="tied"):
         Head(joint=0.1, tied=True)
+    with pytest.raises(UserError, match="joint"):
+        Head(joint=math.nan)

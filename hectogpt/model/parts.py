@@ -247,6 +247,8 @@ class Head:
     def __post_init__(self) -> None:
         if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
             raise UserError(f"model.head.soft_cap = {self.soft_cap}", why="it must be positive and finite")
+        if not math.isfinite(self.joint):
+            raise UserError(f"model.head.joint = {self.joint}", why="it multiplies weights, so it must be finite")
         if self.joint and self.tied:
             raise UserError(
                 "model.head.joint with model.head.tied",
