@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -181,6 +182,29 @@ def test_a_row_keeps_its_rate_until_it_has_been_visited(name: str, faint: float)
             p.grad = gradient if p is table else torch.zeros_like(p)
         optimizer.step(step, factor)
     torch.testing.assert_close(table.detach(), torch.stack([row.detach() for row in alone]))
+
+
+@pytest.mark.parametrize("optim", [AdamW(row_fall=0.5), Muon(momentum_steps=4), SOAPMuon()])
+def test_saved_state_is_the_whole_state(optim: AdamW | Muon) -> None:
+    """An optimizer that has loaded another's states goes on as the other does, to the last bit."""
+
+    def steps(model: Transformer, optimizer: Optimizer, numbers: range) -> None:
+        for step in numbers:
+            generator = torch.Generator().manual_seed(step)
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape, generator=generator) * 1e-3
+            optimizer.step(step, 1 - step / 6)
+
+    one, other = departed(), departed()
+    first, second = optim.build(one), optim.build(other)
+    steps(one, first, range(3))
+    other.load_state_dict(one.state_dict())
+    for part, loaded in zip(first.parts, second.parts, strict=True):
+        loaded.load_state_dict(copy.deepcopy(part.state_dict()))
+    steps(one, first, range(3, 6))
+    steps(other, second, range(3, 6))
+    for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q), name
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 100))

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from hectogpt.errors import UserError
 from hectogpt.model.transformer import CausalAttention, Transformer
@@ -138,32 +139,37 @@ class RowAdamW(torch.optim.Optimizer):
     schedule, and n^-fall times its highest so far, n the steps with a gradient above `touch` somewhere in the row."""
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], fall: float) -> None:
-        super().__init__(groups, {})
+        super().__init__(groups, {"betas": betas, "fused": True})
         self.fall = fall
-        # torch's fused Adam at rate 1, on tensors that are zero before each step: its step becomes ours, row by row.
-        self.moves = [[nn.Parameter(torch.zeros_like(p)) for p in group["params"]] for group in groups]
-        adam = [{"params": moves, "eps": group["eps"]} for group, moves in zip(groups, self.moves, strict=True)]
-        self.adam = torch.optim.AdamW(adam, lr=1.0, betas=betas, weight_decay=0.0, fused=True)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self.room = torch.empty(max(p.numel() for p in parameters)).to(parameters[0])
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group, moves in zip(self.param_groups, self.moves, strict=True):
+        for group in self.param_groups:
             group["peak"] = max(group["peak"], group["lr"])
-            for p, move in zip(group["params"], moves, strict=True):
-                move.zero_()
-                move.grad = p.grad
-        self.adam.step()
-        for group, moves in zip(self.param_groups, self.moves, strict=True):
-            for p, move in zip(group["params"], moves, strict=True):
-                move.grad = None
+            for p in group["params"]:
                 if p.grad is None:
                     continue
-                visits = self.state[p].setdefault("visits", p.new_zeros(len(p), 1))
-                visits += p.grad.amax(1, keepdim=True).maximum(-p.grad.amin(1, keepdim=True)) > group["touch"]
-                rates = visits.clamp(min=1).pow(-self.fall).mul_(group["peak"]).clamp_(min=group["lr"])
+                state = self.state[p]
+                if not state:
+                    state["step"] = p.new_zeros(())
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                    state["visits"] = p.new_zeros(len(p), 1)
+                state["visits"] += p.grad.amax(1, keepdim=True).maximum(-p.grad.amin(1, keepdim=True)) > group["touch"]
+                rates = state["visits"].clamp(min=1).pow(-self.fall).mul_(group["peak"]).clamp_(min=group["lr"])
                 if group["weight_decay"]:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.addcmul_(move, rates)
+                p.addcmul_(self._move(p.grad, state, group), rates)
+
+    def _move(self, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """Where torch's fused Adam moves zeros at rate 1; its step becomes ours, row by row."""
+        move = self.room[: grad.numel()].view_as(grad).zero_()
+        averages = [state["exp_avg"]], [state["exp_avg_sq"]]
+        beta1, beta2 = group["betas"]
+        settings = {"beta1": beta1, "beta2": beta2, "lr": 1.0, "weight_decay": 0.0, "eps": group["eps"]}
+        adamw([move], [grad], *averages, [], [state["step"]], fused=True, amsgrad=False, maximize=False, **settings)
+        return move
 
 
 # --- Muon -------------------------------------------------------------------------------------------------------------
