@@ -23,7 +23,7 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.lab.report import TEMPLATE, UNMEASURED, fill, ladder_page, write_report
-from hectogpt.lab.standings import gain, kind, standings
+from hectogpt.lab.standings import curve_gains, gain, kind, standings
 from hectogpt.lab.tables import ladder_table
 from hectogpt.train.optim import AdamW
 from hectogpt.train.schedules import Linear
@@ -206,6 +206,21 @@ def test_failed_seeds_count() -> None:
     rows = [*records(2), record("width", 2, test_loss=math.log(50_257))]
     [standing] = standings(rows, NAMES)
     assert standing.rungs[3].summary("test").most == math.log(50_257)  # type: ignore[union-attr]
+
+
+def test_curves_are_compared_on_the_same_batches() -> None:
+    """Seed by seed, those that both rungs have; a run that stopped early is missing from there on."""
+    rows = [*records(2), record("schedule", 2), record("width", 2, losses=[9.0, None]), record("width", 3)]
+    _, _, below, rung = standings(rows, NAMES)[0].rungs
+    gains = curve_gains(rung, below)
+    assert gains.shape == (3, 20)
+    for seed in range(2):
+        expected = np.subtract(record("schedule", seed)["losses"], record("width", seed)["losses"])
+        np.testing.assert_array_equal(gains[seed], expected)
+    assert gains[2, 0] == record("schedule", 2)["losses"][0] - 9.0
+    assert np.isnan(gains[2, 1:]).all()
+    assert curve_gains(replace(rung, rows=rung.rows[2:3]), below).shape == (1, 1)
+    assert curve_gains(replace(rung, rows=rung.rows[3:]), below).size == 0
 
 
 def test_the_newest_settings_of_a_recipe_count() -> None:

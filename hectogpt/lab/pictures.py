@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-from hectogpt.lab.standings import Entry, Standing, gain
+from hectogpt.lab.standings import Entry, Standing, curve_gains, gain
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
 
 THIS, PREVIOUS, BASELINE, TIE = "#0b5fa5", "0.45", "0.72", "#b8860b"
@@ -28,31 +28,60 @@ ANCHOR_NAMES = {"uniform": "uniform", "unigram": "unigram", "kn2": "Kneser-Ney 2
 
 
 def plot_rung(path: Path, standing: Standing, place: int) -> None:
-    """Training loss and gradient norm of rung `place`: mean over seeds, each seed thin; baseline and last rung grey."""
+    """Training loss and gradient norm of rung `place`: mean over seeds, each seed thin; baseline and last rung grey.
+    From the first rung on also the gain over the rung below, batch by batch, where the curves lie on each other."""
     rung = standing.rungs[place]
     behind = [(standing.rungs[0], BASELINE, "--", "baseline")] if place > 1 else []
     behind += [(standing.rungs[place - 1], PREVIOUS, "-", standing.rungs[place - 1].name)] if place else []
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, panels = plt.subplots(1, 3 if place else 2, figsize=(15 if place else 11, 4.2), layout="constrained")
     figure.suptitle(f"{place} {rung.label} · {standing.name} · {_seeds(rung)}", fontsize=11)
     names = (("losses", "training loss (nats per token)"), ("grad_norms", "gradient norm before clipping"))
-    for axes, (field, label) in zip(panels, names, strict=True):
+    for axes, (field, label) in zip(panels[:2], names, strict=True):
         for entry, color, style, name in behind:
             _mean(axes, entry.curves(field), color, style, name, 1.4)
         curves = rung.curves(field)
-        for curve in curves if len(curves) > 1 else ():
-            axes.plot(range(1, len(curve) + 1), curve, color=THIS, linewidth=0.5, alpha=0.3)
+        _each(axes, curves)
         _mean(axes, curves, THIS, "-", rung.name, 2.0)
-        axes.set_xlabel("step")
         axes.set_ylabel(label)
-        _plain(axes)
     panels[1].set_yscale("function", functions=LOG)
     panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[1].yaxis.set_major_formatter(FormatStrFormatter("%g"))
     split = rung.split if rung.split in standing.anchors else "dev"
-    _levels(panels[0], {k: v for k, v in standing.anchors.get(split, {}).items() if k in ("unigram", "kn3")})
+    for name, level in standing.anchors.get(split, {}).items():
+        if name in ("unigram", "kn3"):
+            _level(panels[0], f"{ANCHOR_NAMES[name]} {level:.2f}", level)
     if panels[0].get_legend_handles_labels()[0]:
         panels[0].legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.72))
+    if place:
+        _gains(panels[2], rung, standing.rungs[place - 1])
+    for axes in panels:
+        axes.set_xlabel("step")
+        _plain(axes)
     _save(figure, path)
+
+
+def _gains(axes: Axes, rung: Entry, below: Entry) -> None:
+    """Same seed, same batch: what is hard or easy about a batch cancels."""
+    gains = curve_gains(rung, below)
+    axes.axhline(0, color=PREVIOUS, linewidth=1.4)
+    _each(axes, gains)
+    _mean(axes, gains, THIS, "-", rung.name, 2.0)
+    held_out, split = gain(rung, below)
+    level = -held_out.difference if held_out else 0.0
+    if held_out:
+        _level(axes, f"{split}\n{level:+.3f}", level, beside=True)
+    if gains.size:  # the first steps go far up and down; the scale is for the others
+        steps = gains.shape[1]
+        mean = np.nanmean(gains, axis=0)
+        shown = np.concatenate([[0.0, level], gains[:, steps // 2 :].ravel(), mean[steps // 5 :]])
+        low, high = np.nanmin(shown), np.nanmax(shown)
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    axes.set_ylabel(f"gain over {below.name} (nats per token)")
+
+
+def _each(axes: Axes, curves: np.ndarray) -> None:
+    for curve in curves if len(curves) > 1 else ():
+        axes.plot(range(1, len(curve) + 1), curve, color=THIS, linewidth=0.5, alpha=0.3)
 
 
 def _mean(axes: Axes, curves: np.ndarray, color: str, style: str, name: str, width: float) -> None:
@@ -61,19 +90,20 @@ def _mean(axes: Axes, curves: np.ndarray, color: str, style: str, name: str, wid
         axes.plot(range(1, len(mean) + 1), mean, color=color, linestyle=style, linewidth=width, label=name)
 
 
-def _levels(axes: Axes, levels: dict[str, float]) -> None:
-    for name, level in levels.items():
-        axes.axhline(level, color="0.35", linewidth=0.9, linestyle=":")
-        axes.annotate(
-            f"{ANCHOR_NAMES[name]} {level:.2f}",
-            (1, level),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color="0.35",
-        )
+def _level(axes: Axes, text: str, level: float, *, beside: bool = False) -> None:
+    """A dotted line, named above its right end or, where curves are in the way, beside it."""
+    axes.axhline(level, color="0.35", linewidth=0.9, linestyle=":")
+    axes.annotate(
+        text,
+        (1, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 0) if beside else (0, 2),
+        textcoords="offset points",
+        ha="left" if beside else "right",
+        va="center" if beside else "baseline",
+        fontsize=8,
+        color="0.35",
+    )
 
 
 def plot_ladder(path: Path, standing: Standing) -> None:

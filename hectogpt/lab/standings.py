@@ -72,11 +72,8 @@ class Entry:
 
     def curves(self, name: str) -> np.ndarray:
         """`losses` or `grad_norms` as [seeds, steps]; NaN after the last step of a run that stopped early."""
-        curves = [row.get(name) or [] for row in self.rows]
-        out = np.full((len(curves), max(map(len, curves))), np.nan)
-        for i, curve in enumerate(curves):
-            out[i, : len(curve)] = curve
-        return out[~np.isnan(out).all(axis=1)]
+        curves = _side_by_side([row.get(name) for row in self.rows])
+        return curves[~np.isnan(curves).all(axis=1)]
 
 
 @dataclass(frozen=True)
@@ -124,6 +121,22 @@ def gain(new: Entry, old: Entry) -> tuple[Paired | None, str]:
     """The paired difference new - old, on test where both were tested, else on dev; and which text it was."""
     split = "test" if new.split == old.split == "test" else "dev"
     return paired(new.losses(split), old.losses(split)), split
+
+
+def curve_gains(new: Entry, old: Entry) -> np.ndarray:
+    """[seeds, steps]: how far `new` is below `old` in training loss on the same batch, for the seeds and steps that both
+    have."""
+    after, before = ({row["seed"]: row.get("losses") for row in entry.rows} for entry in (new, old))
+    both = [seed for seed in after if seed in before]
+    curves = _side_by_side([before[seed] for seed in both] + [after[seed] for seed in both])
+    gains = curves[: len(both)] - curves[len(both) :]
+    return gains[..., ~np.isnan(gains).all(axis=0)]
+
+
+def _side_by_side(curves: Sequence[list[float | None] | None]) -> np.ndarray:
+    """[curves, steps], with NaN after the last step of those that are shorter or not there."""
+    steps = max((len(curve or []) for curve in curves), default=0)
+    return np.array([[*(curve or []), *[np.nan] * (steps - len(curve or []))] for curve in curves], dtype=float)
 
 
 def kind(new: Entry, old: Entry) -> str:
