@@ -33,7 +33,7 @@ def plot_rung(path: Path, standing: Standing, place: int) -> None:
     rung = standing.rungs[place]
     behind = [(standing.rungs[0], BASELINE, "--", "baseline")] if place > 1 else []
     behind += [(standing.rungs[place - 1], PREVIOUS, "-", standing.rungs[place - 1].name)] if place else []
-    figure, panels = plt.subplots(1, 3 if place else 2, figsize=(15 if place else 11, 4.2), layout="constrained")
+    figure, panels = plt.subplots(1, 3 if place else 2, figsize=(12.5 if place else 11, 4.0), layout="constrained")
     figure.suptitle(f"{place} {rung.label} · {standing.name} · {_seeds(rung)}", fontsize=11)
     names = (("losses", "training loss (nats per token)"), ("grad_norms", "gradient norm before clipping"))
     for axes, (field, label) in zip(panels[:2], names, strict=True):

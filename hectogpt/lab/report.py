@@ -142,7 +142,7 @@ def ladder_page(found: Sequence[Standing], descriptions: Mapping[str, str]) -> s
                 parts += [f"### {rung.name} without one part\n", without_table(left_out[rung.name], rung).markdown()]
         for steps in sorted({entry.steps for entry in standing.longer}):
             same = [entry for entry in standing.longer if entry.steps == steps]
-            parts += [f"### {steps} steps\n", others_table(same, same[0], descriptions).markdown()]
+            parts += [f"### {steps} steps\n", others_table(same, same[-1], descriptions).markdown()]
         if standing.swept:
             table = others_table(standing.swept, reference, descriptions)
             parts += ["### Recorded sweeps\n", table.markdown(), luck(standing.swept) + "\n"]

@@ -78,7 +78,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """One corpus and track. rungs: the ladder's recipes in its order; the rest in the order of the records.
+    """One corpus and track. rungs and longer: the ladder's recipes in its order; the rest in the order of the records.
 
     beside: other recipes as they are; without: a rung minus one part; longer: other numbers of steps;
     swept: other overrides. anchors: split -> name -> mean over the highest rung's seeds of the count models' losses.
@@ -181,7 +181,8 @@ def _standing(corpus: str, track: str, rows: Sequence[Row], ladder: Sequence[str
             this.without.append(entry)
         else:
             this.beside.append(entry)
-    this.rungs.sort(key=lambda entry: ladder.index(entry.name))
+    for entries in (this.rungs, this.longer):
+        entries.sort(key=lambda entry: ladder.index(entry.name) if entry.name in ladder else -1)
     places = {WITHOUT + name: place for place, name in enumerate(ladder)}
     this.without.sort(key=lambda entry: places.get(entry.name, len(places)))
     for split in ("dev", "test"):
