@@ -124,8 +124,7 @@ def gain(new: Entry, old: Entry) -> tuple[Paired | None, str]:
 
 
 def curve_gains(new: Entry, old: Entry) -> np.ndarray:
-    """[seeds, steps]: how far `new` is below `old` in training loss on the same batch, for the seeds and steps that both
-    have."""
+    """[seeds, steps]: how far `new` is below `old` in training loss on the same batch, where both have one."""
     after, before = ({row["seed"]: row.get("losses") for row in entry.rows} for entry in (new, old))
     both = [seed for seed in after if seed in before]
     curves = _side_by_side([before[seed] for seed in both] + [after[seed] for seed in both])
