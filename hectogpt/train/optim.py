@@ -142,7 +142,7 @@ class RowAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"betas": betas, "fused": True})
         self.fall = fall
         parameters = [p for group in self.param_groups for p in group["params"]]
-        self.room = torch.empty(max(p.numel() for p in parameters)).to(parameters[0])
+        self.room = parameters[0].new_empty(max(p.numel() for p in parameters))  # for one table's move after another
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
