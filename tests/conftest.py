@@ -1,13 +1,17 @@
 """What every room's tests share: options, the path to the textbook, one thread.
 
-`--slow` and `--network` run the tests marked so; `gpu` tests run where there is a CUDA device. Skipped otherwise.
+`--slow` and `--network` run the tests marked so; `gpu` tests run where there is a CUDA device, `browser` tests where
+there is a Chromium. Skipped otherwise. Caches and settings go to a temporary home, never to the user's own.
 `--reference FOLDER` tests the three files in that folder, an unzipped submission say, in place of the checkout's.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,22 @@ import torch
 from jaxtyping import install_import_hook
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+NO_BROWSER = "no Chromium; Debian: apt-get install chromium"
+
+# Where this package, torch, matplotlib, Hugging Face, marimo and browsers keep things, below a session's own home.
+# Child processes inherit it. All are named, because a variable that the user has set would win over HOME.
+KEPT_AT_HOME = {
+    "HOME": "",
+    "XDG_CACHE_HOME": ".cache",
+    "XDG_CONFIG_HOME": ".config",
+    "XDG_DATA_HOME": ".local/share",
+    "XDG_STATE_HOME": ".local/state",
+    "HECTOGPT_CACHE": ".cache/hectogpt",
+    "TORCHINDUCTOR_CACHE_DIR": ".cache/inductor",
+    "MPLCONFIGDIR": ".cache/matplotlib",
+    "HF_HOME": ".cache/huggingface",
+}
 
 # One thread: sums come out in one order, and tests that run side by side do not fight over cores.
 torch.set_num_threads(1)
@@ -29,6 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Here and not in a fixture: test files import matplotlib, which asks for its folder before any fixture runs.
+    # The workers of pytest-xdist inherit the environment, so they share one folder, and what one builds both use.
+    if not hasattr(config, "workerinput"):
+        home = Path(tempfile.mkdtemp(prefix="hectogpt-tests-"))
+        config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+        os.environ.update({name: str(home / folder) for name, folder in KEPT_AT_HOME.items()})
     # The textbook is three flat files, imported by their bare names, as its graders do. Its shapes are checked too.
     sys.path.insert(0, str(config.getoption("--reference").resolve()))
     install_import_hook(["model_solution", "utils", "train"], "beartype.beartype")
@@ -39,11 +65,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "slow": None if config.getoption("--slow") else "minutes rather than seconds; run with --slow",
         "network": None if config.getoption("--network") else "needs the hub; run with --network",
         "gpu": None if torch.cuda.is_available() else "no CUDA device",
+        "browser": None if find_browser() else NO_BROWSER,
     }
     for item in items:
         for marker, reason in reasons.items():
             if reason is not None and item.get_closest_marker(marker) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests a missing browser cost: among other skips nobody would notice."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum("browser" in report.keywords and NO_BROWSER in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{count} browser tests skipped: {NO_BROWSER}", yellow=True)
+
+
+def find_browser() -> str | None:
+    """The Chromium that the package itself would print with."""
+    from hectogpt.explore.answers import BROWSERS  # not above: run-time type checks come with pytest_configure
+
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """For tests of what torch.compile makes on the CPU: it writes C++ that includes Python's header."""
+    program = os.environ.get("CXX", "g++")
+    if shutil.which(program) is None:
+        pytest.skip(f"no C++ compiler: the program `{program}` is not on the PATH; Debian: apt-get install g++")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        pytest.skip("no Python.h, which compiled code includes; Debian: apt-get install python3-dev")
 
 
 @pytest.fixture(scope="session")
@@ -65,11 +117,8 @@ def shared_data() -> Path:
 def browser() -> Iterator[Any]:
     """One Chromium for all of a process's tests: a second one of Playwright's loops cannot run beside the first."""
     sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no Chromium: the program `chromium` is not on the PATH")
     flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=[*flags.split(), "--no-first-run"])
+        started = playwright.chromium.launch(executable_path=find_browser(), args=[*flags.split(), "--no-first-run"])
         yield started
         started.close()
