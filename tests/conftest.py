@@ -25,9 +25,11 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 NO_BROWSER = "no Chromium; Debian: apt-get install chromium"
 
 # Where this package, torch, matplotlib, Hugging Face, marimo and browsers keep things, below a session's own home.
-# Child processes inherit it. All are named, because a variable that the user has set would win over HOME.
+# Child processes inherit it. All are named, because a variable that the user has set would win over HOME. TMPDIR is
+# for what children leave in it, such as torch's compiler; this process has chosen its own by then, so tmp_path stays.
 KEPT_AT_HOME = {
     "HOME": "",
+    "TMPDIR": "",
     "XDG_CACHE_HOME": ".cache",
     "XDG_CONFIG_HOME": ".config",
     "XDG_DATA_HOME": ".local/share",
