@@ -1,18 +1,20 @@
-"""Text becomes token batches: tokenizer, named corpora, cached token shards, batches as f(seed, step).
+"""Text to token batches: tokenizer, sources of text, splits, cached token files, batches as f(seed, step).
 
-Needs numpy and tiktoken only; torch is never imported here. Refuses text it cannot keep byte for byte.
+Needs numpy and tiktoken; torch is never imported here. Text is kept byte for byte or refused.
 """
 
 from hectogpt.data.batches import Batches, tokens_read
-from hectogpt.data.corpus import Corpus, build, cache_folder, open_corpus, repair, verify
+from hectogpt.data.corpus import Corpus, CorpusCache, build, open_corpus, repair, verify
+from hectogpt.data.sources import SourceOptions
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "Batches",
     "Corpus",
+    "CorpusCache",
+    "SourceOptions",
     "Tokenizer",
     "build",
-    "cache_folder",
     "load_tokenizer",
     "open_corpus",
     "repair",

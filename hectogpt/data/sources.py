@@ -1,0 +1,264 @@
+"""Sources of documents: files, a folder, a data set of the Hugging Face hub, and token files used as they are.
+
+Each kind of source is a frozen class. `documents()` yields its documents in a fixed order, with their bytes kept, and
+a `LeftOut` for what it leaves out.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hectogpt.data.documents import Document, LeftOut, read_documents
+from hectogpt.data.text import cannot_read, cannot_use, decode, describe_binary
+from hectogpt.errors import UserError
+
+HASHED_BYTES = 64 << 20  # sources up to this size are recognised by their content, larger ones by size and times
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How text files are read.
+
+    encoding: one of Python's text encodings. binary: accept a single file that looks binary, or like a table, as plain
+    text. skip_unreadable: leave files of a folder out that cannot be read or decoded, instead of raising an error. The
+    binary files of a folder are always left out.
+    """
+
+    encoding: str = "utf-8"
+    binary: bool = False
+    skip_unreadable: bool = False
+
+    @property
+    def codec(self) -> str:
+        """Python's own name of the encoding. Raises UserError (USAGE) if there is no such text encoding."""
+        try:
+            b"  ".decode(self.encoding)  # hex and its like are codecs, but not of text
+        except UnicodeDecodeError:
+            pass
+        except LookupError:
+            close = difflib.get_close_matches(self.encoding, ["utf-8", "utf-16", "latin-1", "cp1252"], 1)
+            raise UserError(
+                f"unknown text encoding {self.encoding!r}",
+                why="it must be one of Python's",
+                fix=f"set encoding to {(close or ['latin-1'])[0]}",
+            ) from None
+        return codecs.lookup(self.encoding).name
+
+    @property
+    def key(self) -> str:
+        """What tells these options from others in the cache."""
+        if self.binary == self.skip_unreadable:
+            force = str(self.binary)  # as in caches from before `force` became two options
+        else:
+            force = "binary" if self.binary else "skip_unreadable"
+        return f"{self.encoding}\0{force}"
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """A source of documents.
+
+    name: as the user wrote it. identity: what tells it from other sources in the cache. size: bytes, for the progress
+    bar, None if unknown. fingerprint: changes when the content does; "" for hub data, which is read once.
+    """
+
+    name: str
+    identity: str
+    size: int | None
+    fingerprint: str
+
+    @abstractmethod
+    def documents(self) -> Iterator[Document | LeftOut]:
+        """Read the source from its start. Raises UserError (DATA) for a part that cannot be read without loss."""
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """Local files in a given order; each is one document or, by its ending, several (`read_documents`).
+
+    column: the field of .jsonl records that holds the text, "" to find it.
+    """
+
+    paths: tuple[Path, ...]
+    codec: str
+    binary: bool
+    column: str = ""
+
+    def documents(self) -> Iterator[Document | LeftOut]:
+        for path in self.paths:
+            yield from read_documents(path, self.codec, self.binary, self.column)
+
+
+@dataclass(frozen=True)
+class FolderSource(FileSource):
+    """The text files below a folder, sorted by the bytes of their relative paths; `left_out` are its other files."""
+
+    left_out: tuple[LeftOut, ...] = ()
+
+    def documents(self) -> Iterator[Document | LeftOut]:
+        yield from self.left_out
+        yield from super().documents()
+
+
+@dataclass(frozen=True)
+class HubSource(Source):
+    """A split of a text data set of the Hugging Face hub. column: the one that holds the text, "" to find it."""
+
+    dataset: str
+    column: str
+    split: str
+
+    def documents(self) -> Iterator[Document | LeftOut]:
+        rows, column = self._load()
+        for number, text in enumerate(rows[column]):
+            if isinstance(text, str) and text.strip():
+                yield Document(f"{self.name} row {number}", text)
+            else:
+                yield LeftOut(f"row {number}", "empty")
+
+    def _load(self) -> tuple[Any, str]:
+        """The data set's rows and the column that holds its text."""
+        try:
+            import datasets
+        except ImportError:
+            raise UserError(
+                f"corpus {self.name} needs the package datasets",
+                why="it is an optional dependency",
+                fix='pip install "hectogpt[hf]"',
+            ) from None
+        try:
+            rows = datasets.load_dataset(self.dataset, split=self.split)
+        except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split: all from the hub
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise cannot_use(
+                self.name,
+                f"the Hugging Face hub did not give {self.dataset} ({self.split}): {first[:200]}",
+                'where there is a network, run  python -c "import datasets; '
+                f"datasets.load_dataset('{self.dataset}', split='{self.split}').to_json('corpus.jsonl')\"  "
+                "then copy corpus.jsonl here and set corpus to corpus.jsonl",
+            ) from None
+        dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
+        strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
+        column = self.column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
+        if column not in strings:
+            why = f"its text columns are {', '.join(strings) or 'none'}"
+            raise cannot_use(self.name, why, f"set corpus to hf:{self.dataset}:COLUMN")
+        return rows, column
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """train.bin, dev.bin and test.bin in one folder, used as they are: nothing is split or encoded.
+
+    paths: split -> file.
+    """
+
+    name: str
+    paths: dict[str, Path]
+
+
+def open_files(
+    name: str, identity: str, files: Sequence[tuple[str, Path]], codec: str, binary: bool, column: str = ""
+) -> FileSource:
+    """The source of these (label, path), in this order. Raises UserError (DATA) for a file that cannot be read."""
+    size, fingerprint = _measure(name, files, f"{codec} {binary}")
+    return FileSource(name, identity, size, fingerprint, tuple(path for _, path in files), codec, binary, column)
+
+
+def open_folder(name: str, folder: Path, options: SourceOptions) -> FolderSource:
+    """The text files below a folder. Hidden files are ignored; empty and binary ones are left out.
+
+    Raises UserError (DATA) naming all files that cannot be read or decoded, unless `options.skip_unreadable`.
+    """
+    found, unreadable = _walk(folder)
+    texts: list[tuple[str, Path]] = []
+    left_out: list[LeftOut] = []
+    for label, path in found:
+        try:
+            if why := _why_no_text(path, options.codec):
+                left_out.append(LeftOut(label, why))
+            else:
+                texts.append((label, path))
+        except OSError as error:
+            unreadable.append(LeftOut(label, error.strerror or str(error)))
+        except UserError as error:
+            unreadable.append(LeftOut(label, error.why))
+    if unreadable and not options.skip_unreadable:
+        shown = "; ".join(f"{label}: {why}" for label, why in unreadable[:8])
+        shown += f"; and {len(unreadable) - 8} more" if len(unreadable) > 8 else ""
+        raise cannot_use(
+            name,
+            f"{len(unreadable)} of {len(found)} files: {shown}",
+            "set encoding to latin-1, or set force to True to leave them out",
+        )
+    if not texts:
+        why = "; ".join(f"{label}: {why}" for label, why in left_out[:8]) or "the folder is empty"
+        raise cannot_use(name, f"it holds no text file ({why})", "name a folder with text files")
+    size, fingerprint = _measure(name, texts, f"{options.codec} False")
+    return FolderSource(
+        name=name,
+        identity=str(folder.resolve()),
+        size=size,
+        fingerprint=fingerprint,
+        paths=tuple(path for _, path in texts),
+        codec=options.codec,
+        binary=False,
+        left_out=tuple(left_out + unreadable),
+    )
+
+
+def _walk(folder: Path) -> tuple[list[tuple[str, Path]], list[LeftOut]]:
+    """(relative path, path) of all files that are not hidden, sorted by bytes; and the folders that cannot be read.
+
+    Links to folders are not followed, so that loops end.
+    """
+    found: list[tuple[bytes, Path]] = []
+    failed: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=failed.append):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [(os.fsencode(path.relative_to(folder).as_posix()), path) for path in paths]
+    unreadable = [LeftOut(str(error.filename), error.strerror or str(error)) for error in failed]
+    return [(os.fsdecode(relative), path) for relative, path in sorted(found)], unreadable
+
+
+def _why_no_text(path: Path, codec: str) -> str:
+    """Why a file of a folder is left out; "" if it is used. Raises OSError, UserError if it cannot be decoded."""
+    if not path.is_file():
+        return "not a file (a broken link?)"
+    if path.stat().st_size == 0:
+        return "empty"
+    if path.suffix.lower() == ".bin":
+        return "a token file; name it by itself"
+    if path.suffix.lower() == ".jsonl":
+        return ""
+    raw = path.read_bytes()
+    if why := describe_binary(raw, codec):
+        return f"binary, {why}"
+    decode(raw, str(path), codec, binary=False)
+    return "" if raw.strip() else "whitespace only"
+
+
+def _measure(name: str, files: Sequence[tuple[str, Path]], reading: str) -> tuple[int, str]:
+    """Bytes of these (label, path) and a hash of labels, contents and of how they are read."""
+    try:
+        stats = [path.stat() for _, path in files]
+        size = sum(stat.st_size for stat in stats)
+        digest = hashlib.sha256(reading.encode())
+        for (label, path), stat in zip(files, stats, strict=True):
+            if size <= HASHED_BYTES:
+                state = hashlib.sha256(path.read_bytes()).hexdigest()
+            else:
+                state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+            digest.update(f"{label}\0{state}\n".encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise cannot_read(name, error) from None
+    return size, digest.hexdigest()
