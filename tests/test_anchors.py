@@ -99,11 +99,11 @@ def test_counts_stay_within_windows() -> None:
 
 def test_reads_what_the_run_reads() -> None:
     stream = np.arange(1_000, dtype=np.uint16)
-    windows = tokens_read(stream, window=10, batch_size=4, seed=3, steps=5)
+    windows = tokens_read(stream, seq_len=10, batch_size=4, seed=3, steps=5)
     batches = Batches(stream, 10, 4, 3)
     assert windows.shape == (20, 10)
     assert np.array_equal(windows[8:12], batches.at(2))
-    assert not np.array_equal(windows, tokens_read(stream, window=10, batch_size=4, seed=4, steps=5))
+    assert not np.array_equal(windows, tokens_read(stream, seq_len=10, batch_size=4, seed=4, steps=5))
 
 
 def test_counting_finds_order_where_there_is_some() -> None:

@@ -1,7 +1,6 @@
-"""Batches as a pure function of (seed, step): nothing is drawn, so nothing has to be saved to resume.
+"""Batches as a pure function of (seed, step): there is no state to save for a resume.
 
-The token stream is cut into non-overlapping windows; every epoch shows each of them once, in an order of its own.
-Refuses a stream shorter than one window.
+The token stream is cut into sequences that do not overlap. Every epoch shows each sequence once, in its own order.
 """
 
 from __future__ import annotations
@@ -13,65 +12,65 @@ from hectogpt.errors import UserError
 
 
 class Batches:
-    """Batch after batch of windows of a token stream.
+    """The batches of a token stream.
 
-    The order of an epoch sorts the windows by n_windows numbers of the counter-based generator Philox4x64
+    The order of an epoch sorts the sequences by n_sequences numbers of the counter-based generator Philox4x64
     (doi 10.1145/2063384.2063405) with key (seed, epoch). Step s takes places s * batch_size to
-    (s + 1) * batch_size - 1 of the epochs' orders written one after the other, so epochs roll over within a batch.
+    (s + 1) * batch_size - 1 of all epochs' orders joined, so a batch can hold the end of one epoch and the start of
+    the next.
 
-    tokens: [n], ids of any integer type. window: tokens per row. n_windows: n // window; the rest is never shown.
+    tokens: [n], ids of any integer type. seq_len: tokens per row. n_sequences: n // seq_len; the rest is never shown.
     """
 
-    def __init__(self, tokens: np.ndarray, window: int = 512, batch_size: int = 16, seed: int = 0) -> None:
-        """Raises UserError: DATA if `tokens` do not fill one window, USAGE for a size or seed out of range."""
-        for name, value, least, most in (
-            ("window", window, 1, 2**31),
-            ("batch_size", batch_size, 1, 2**31),
+    def __init__(self, tokens: np.ndarray, seq_len: int = 512, batch_size: int = 16, seed: int = 0) -> None:
+        """Raises UserError: DATA if `tokens` do not fill one sequence, USAGE for a size or seed out of range."""
+        for field, value, least, most in (
+            ("data.seq_len", seq_len, 1, 2**31),
+            ("data.batch_size", batch_size, 1, 2**31),
             ("seed", seed, 0, 2**63 - 1),
         ):
             if not least <= value <= most:
-                raise UserError(
-                    f"{name} is {value}", why=f"it must lie in [{least}, {most}]", fix=f"--data.{name} {least}"
-                )
-        self.n_windows = len(tokens) // window
-        if self.n_windows == 0:
+                name = field.removeprefix("data.")
+                why = f"it must lie in [{least}, {most}]"
+                raise UserError(f"{name} is {value}", why=why, fix=f"set {field} to {least}")
+        self.n_sequences = len(tokens) // seq_len
+        if self.n_sequences == 0:
             raise UserError(
-                f"the corpus is too short: {len(tokens):,} tokens in this split, one window needs {window:,}",
-                why="windows do not overlap and are never padded",
-                fix=f"more text, or --data.window {max(len(tokens), 2)}",
+                f"the corpus is too short: {len(tokens):,} tokens in this split, one sequence needs {seq_len:,}",
+                why="sequences do not overlap and are never padded",
+                fix=f"use more text, or set data.seq_len to {max(len(tokens), 2)}",
                 code=errors.DATA,
             )
-        self.window, self.batch_size, self.seed = window, batch_size, seed
-        self._windows = np.asarray(tokens[: self.n_windows * window]).reshape(self.n_windows, window)
+        self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
+        self._sequences = np.asarray(tokens[: self.n_sequences * seq_len]).reshape(self.n_sequences, seq_len)
         self._orders: dict[int, np.ndarray] = {}
 
     def order(self, epoch: int) -> np.ndarray:
-        """int64 [n_windows]: the windows in the order in which this epoch shows them."""
+        """int64 [n_sequences]: the sequences in the order in which this epoch, from 0, shows them."""
         if epoch not in self._orders:
             if len(self._orders) > 1:  # a batch of a long corpus meets two epochs at most
                 self._orders.clear()
             key = np.array([self.seed, epoch], dtype=np.uint64)
-            self._orders[epoch] = np.argsort(np.random.Philox(key=key).random_raw(self.n_windows), kind="stable")
+            self._orders[epoch] = np.argsort(np.random.Philox(key=key).random_raw(self.n_sequences), kind="stable")
         return self._orders[epoch]
 
-    def epoch(self, step: int) -> int:
-        """The epoch, from 0, that the first row of this step's batch belongs to."""
-        return step * self.batch_size // self.n_windows
-
     def rows(self, step: int, lo: int, hi: int) -> np.ndarray:
-        """int64 [hi - lo, window]: rows lo to hi - 1 of the batch, whatever the other rows' owners do."""
+        """int64 [hi - lo, seq_len]: rows lo to hi - 1 of this step's batch. Raises ValueError outside the batch."""
         if not (step >= 0 and 0 <= lo <= hi <= self.batch_size):
             raise ValueError(f"step {step}, rows {lo}:{hi} of a batch of {self.batch_size}")
         places = range(step * self.batch_size + lo, step * self.batch_size + hi)
-        chosen = [self.order(place // self.n_windows)[place % self.n_windows] for place in places]
-        return self._windows[np.array(chosen, dtype=np.int64)].astype(np.int64)
+        chosen = [self.order(place // self.n_sequences)[place % self.n_sequences] for place in places]
+        return self._sequences[np.array(chosen, dtype=np.int64)].astype(np.int64)
 
     def at(self, step: int) -> np.ndarray:
-        """int64 [batch_size, window]: the whole batch of this step (from 0)."""
+        """int64 [batch_size, seq_len]: the whole batch of this step (from 0)."""
         return self.rows(step, 0, self.batch_size)
 
 
-def tokens_read(tokens: np.ndarray, window: int, batch_size: int, seed: int, steps: int) -> np.ndarray:
-    """int64 [steps * batch_size, window]: the windows that a run's first `steps` batches show."""
-    batches = Batches(tokens, window, batch_size, seed)
+def tokens_read(tokens: np.ndarray, seq_len: int, batch_size: int, seed: int, steps: int) -> np.ndarray:
+    """int64 [steps * batch_size, seq_len]: the sequences that a run's first `steps` batches show.
+
+    Raises UserError as `Batches` does.
+    """
+    batches = Batches(tokens, seq_len, batch_size, seed)
     return np.concatenate([batches.at(step) for step in range(steps)])
