@@ -1,8 +1,8 @@
-"""GPT-2's byte-level BPE: text to token ids and back, with no network.
+"""GPT-2's byte-level BPE: text to token ids and back, without a network.
 
-The merge list is vendored (vocab.bpe.xz, credited in NOTICE) and its SHA-256 is checked whenever it is read;
-tiktoken does the merging. Refuses text that is not Unicode (lone surrogates), ids outside the vocabulary, and
-vocabularies whose ids do not fit the token files' uint16.
+The merge list is part of the package (vocab.bpe.xz, credited in NOTICE), and its SHA-256 is checked when it is read.
+tiktoken does the merging. Raises UserError (DATA) for text that is not Unicode (lone surrogates), for ids outside the
+vocabulary, and for vocabularies whose ids do not fit the token files' uint16.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ VOCABULARY_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b772
 MAX_VOCABULARY = 65_535  # ids are stored as uint16
 END_OF_TEXT = "<|endoftext|>"
 
-# GPT-2's splitting of text into words, in the possessive form tiktoken uses; same pieces, less backtracking.
-PIECES = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+# GPT-2's pattern that splits text before merging, in the possessive form tiktoken uses: same result, less backtracking.
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
-# Long text is encoded in chunks. The only places where a cut never changes the ids: before a whitespace that
-# follows a non-whitespace, and before the last whitespace of a run (GPT-2 leaves that one to the next word).
-# The class is Unicode's White_Space, which tiktoken's \s means; Python's \s has four control characters more.
+# Long text is encoded in chunks. A cut changes no ids at two places only: before a whitespace that follows a
+# non-whitespace, and before the last whitespace of a run (GPT-2's pattern joins that one to the next word).
+# The class is Unicode's White_Space, which is tiktoken's \s; Python's \s has four control characters more.
 CHUNK = 1 << 18
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _CUT = re.compile(rf"(?<=[^{_SPACE}])(?=[{_SPACE}])|(?<=[{_SPACE}])(?=[{_SPACE}][^{_SPACE}])")
 
 
 def _printable_bytes() -> dict[str, int]:
-    """The character GPT-2's files write for each byte, in the order of the ids 0 to 255."""
+    """The character that stands for each byte in GPT-2's files, in the order of the ids 0 to 255."""
     visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     hidden = [b for b in range(256) if b not in visible]
     return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
 class Tokenizer:
-    """A byte-level BPE with GPT-2's word pattern: 256 bytes, one id per merge, then <|endoftext|>.
+    """A byte-level BPE with GPT-2's pattern: ids for 256 bytes, for the merges, then for <|endoftext|>.
 
-    name: what reports call it. merges: a vocab.bpe file's content; sha256: its hash. n_vocab: number of
-    ids. end_of_text: the separator's id, the last. token_bytes: int64 [n_vocab], the bytes of text each id stands
-    for, 0 for the separator; it turns nats per token into bits per byte.
+    name: what reports call it. merges: the content of a vocab.bpe file. sha256: its hash. n_vocab: number of ids.
+    end_of_text: the separator's id, the last one. token_bytes: int64 [n_vocab], the number of bytes of each token's
+    text, 0 for the separator; with it, nats per token become bits per byte.
     """
 
     def __init__(self, merges: bytes, name: str = "gpt2") -> None:
@@ -93,14 +93,14 @@ class Tokenizer:
 
     def _new_encoding(self) -> tiktoken.Encoding:
         return tiktoken.Encoding(
-            self.name, pat_str=PIECES, mergeable_ranks=self._ranks, special_tokens={END_OF_TEXT: self.end_of_text}
+            self.name, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens={END_OF_TEXT: self.end_of_text}
         )
 
     def for_another_thread(self) -> Tokenizer:
-        """The same tokenizer, for steady use in one other thread.
+        """A copy of this tokenizer for one other thread. It takes 30 ms to make.
 
         Any thread may use any tokenizer, but tiktoken's regular expressions are about 12 % slower in threads other
-        than the first that used them (measured); making this copy takes 30 ms.
+        than the first that used them (measured).
         """
         twin = copy.copy(self)
         twin._encoding = self._new_encoding()
@@ -110,7 +110,7 @@ class Tokenizer:
         return f"Tokenizer({self.name!r}, n_vocab={self.n_vocab}, sha256={self.sha256[:12]}...)"
 
     def encode(self, text: str) -> np.ndarray:
-        """uint16 [tokens]. "<|endoftext|>" inside the text is plain text, never the separator.
+        """Return the token ids, uint16 [n]. "<|endoftext|>" inside the text is plain text, never the separator.
 
         Raises UserError (DATA) for a lone surrogate, naming its position.
         """
@@ -163,7 +163,7 @@ def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """Pieces of about CHUNK characters whose ids, joined, are those of the whole text.
+    """Parts of about CHUNK characters whose ids, joined, are those of the whole text.
 
     A run of whitespace longer than a chunk ends its chunk: tiktoken's regular expression overflows its stack
     on about a million whitespace characters before a word, but not at the end of a text.
@@ -176,7 +176,7 @@ def _chunks(text: str) -> Iterator[str]:
 
 
 def _read_vocabulary(path: Path) -> bytes:
-    """GPT-2's vocab.bpe out of the package, or UserError (DATA) naming file, cause and cure."""
+    """The content of GPT-2's vocab.bpe. Raises UserError (DATA) if the file is damaged."""
     try:
         content = lzma.decompress(path.read_bytes())
         found = hashlib.sha256(content).hexdigest()
@@ -196,8 +196,8 @@ def _read_vocabulary(path: Path) -> bytes:
 
 @functools.cache
 def load_tokenizer() -> Tokenizer:
-    """GPT-2's tokenizer (50,257 ids), built once per process.
+    """Return GPT-2's tokenizer (50,257 ids), built once per process.
 
-    Raises UserError (DATA) when the vendored vocabulary is missing or damaged.
+    Raises UserError (DATA) if its vocabulary is missing or damaged.
     """
     return Tokenizer(_read_vocabulary(VOCABULARY))
