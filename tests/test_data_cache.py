@@ -197,9 +197,21 @@ def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "file").touch()
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "file" / "cache"))
     refused(tmp_path / "x.jsonl", "cannot write token files", "HECTOGPT_CACHE", code=errors.STORAGE)
-    if Path("/dev/full").exists():  # a disk that is full from the first byte on
-        with pytest.raises(OSError, match="No space"), Path("/dev/full").open("wb", buffering=0) as full:
-            full.write(b"x")
+
+
+def test_a_disk_that_refuses_keeps_the_older_files(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk."""
+    source = tmp_path / "x.jsonl"
+    write_jsonl(source, 200)
+    folder = open_corpus(str(source)).folder
+    before = files_of(folder)
+    write_jsonl(source, 300)
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); " + OPEN
+    child = subprocess.run([sys.executable, "-c", limited, str(source)], cwd=CHECKOUT, capture_output=True, text=True)
+    assert "cannot write token files" in child.stderr
+    assert "why: File too large" in child.stderr
+    assert files_of(folder) == before
+    assert [path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")] == [folder.name]
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

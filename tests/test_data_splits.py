@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hectogpt.data import open_corpus
-from hectogpt.data.splits import passages
+from hectogpt.data.splits import cut_passages
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_one_book_is_cut_into_passages_and_keeps_its_bytes(tmp_path: Path) -> No
     corpus = open_corpus(str(tmp_path / "book.txt"))
     assert all(len(corpus.tokens[name]) > 200 for name in SPLITS)
     length = json.loads((corpus.folder / "index.json").read_bytes())["passages"]
-    pieces = [piece.encode() for piece in passages(text, length)]
+    pieces = [piece.encode() for piece in cut_passages(text, length)]
     assert b"".join(pieces) == text.encode()
     assert sorted(pieces) == sorted(all_documents(corpus))
 
@@ -61,7 +61,7 @@ def test_one_book_is_cut_into_passages_and_keeps_its_bytes(tmp_path: Path) -> No
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ab \n\r\t😀"), max_size=400), st.integers(1, 20))
 def test_passages_join_to_the_text(text: str, length: int) -> None:
-    pieces = list(passages(text, length))
+    pieces = list(cut_passages(text, length))
     assert "".join(map(str, pieces)) == text
     assert all(length <= len(piece) <= 2 * length for piece in pieces[:-1])
 

@@ -17,7 +17,7 @@ import numpy as np
 from hectogpt import errors, files, hardware
 from hectogpt.data import token_files
 from hectogpt.data.documents import DocumentReader, read_bin
-from hectogpt.data.encode import encode_documents, progress_bar
+from hectogpt.data.encode import encode_documents, show_progress
 from hectogpt.data.names import find_source
 from hectogpt.data.sources import Source, SourceOptions, TokenFiles
 from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_splits
@@ -254,7 +254,7 @@ class CorpusCache:
         )
         with (
             token_files.TokenFolderWriter(self.folder, self.tokenizer) as writer,
-            progress_bar(source.name, source.size, progress) as advance,
+            show_progress(source.name, source.size, progress) as advance,
         ):
             for chunk in chunks:
                 writer.append(chunk)

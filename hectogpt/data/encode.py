@@ -84,7 +84,7 @@ def _encode_task(task: list[Document], tokenizer: Tokenizer) -> list[EncodedChun
 
 
 @contextmanager
-def progress_bar(name: str, size: int | None, show: bool | None) -> Iterator[Callable[[int], None]]:
+def show_progress(name: str, size: int | None, show: bool | None) -> Iterator[Callable[[int], None]]:
     """A bar on stderr for encoding `size` bytes; yields the function that takes the number of bytes just done.
 
     show: None for "if stderr is a terminal". Without a bar the function does nothing.

@@ -72,12 +72,12 @@ def _table_error(name: str, path: Path) -> UserError:
     ending = path.suffix.lower()
     jsonl = path.with_suffix(".jsonl")
     command = f'python -c "import csv, json, sys; [print(json.dumps(row)) for row in {TABLES[ending]}]"'
-    convert = f"{command} < {shlex.quote(str(path))} > {shlex.quote(str(jsonl))}  then set corpus to {jsonl}:COLUMN"
-    rename = f"rename it to {jsonl.name} if each line is a JSON object, else  " if ending == ".json" else ""
+    command += f" < {shlex.quote(str(path))} > {shlex.quote(str(jsonl))}"
+    rename = f"rename it to {jsonl.name} if each line is a JSON object, or " if ending == ".json" else ""
     return cannot_use(
         name,
         f"a {ending} file holds records; its separators and quotes would be read as text",
-        f"{rename}{convert} , or set force to True to read it as plain text",
+        f"set force to True to read it as plain text, or {rename}run  {command}  then set corpus to {jsonl}:COLUMN",
     )
 
 

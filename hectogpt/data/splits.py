@@ -66,7 +66,7 @@ def assign_splits(documents: list[Document], name: str) -> Assignment:
         length = min(max(total // PASSAGES, SHORTEST), LONGEST)
         parts: list[Document] = []
         while length >= SHORTEST and len(parts) < MANY_DOCUMENTS:
-            texts = [text for document in documents for text in passages(document.content, length)]
+            texts = [text for document in documents for text in cut_passages(document.content, length)]
             parts = [
                 Document(f"{name} passage {number}", text, split_of(text, b"%d " % number if repetitive else b""))
                 for number, text in enumerate(texts)
@@ -92,7 +92,7 @@ def _fills_every_split(documents: Iterable[Document]) -> bool:
 _BREAKS = [re.compile(p) for p in (r"\n[^\S\n]*\n\s*|\r[^\S\r\n]*\r\s*", r"\n|\r(?!\n)", r"\s(?=\S)")]
 
 
-def passages(content: str | np.ndarray, length: int) -> Iterator[str | np.ndarray]:
+def cut_passages(content: str | np.ndarray, length: int) -> Iterator[str | np.ndarray]:
     """Consecutive parts that join to `content`.
 
     Text is cut into `length` to 2 * length characters, after a blank line if there is one, else after a line, else
