@@ -11,10 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hectogpt"
-GROUND = {"errors", "values"}
+GROUND = {"errors", "serialization", "files", "hardware", "worker"}
 MAY_IMPORT = {
     "errors": set(),
-    "values": set(),
+    "serialization": set(),
+    "files": set(),
+    "hardware": set(),
+    "worker": set(),
     "data": set(),
     "model": set(),
     "train": {"data", "model"},

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hectogpt.errors import UserError
-from hectogpt.model.copying import Copying
 from hectogpt.model.inputs import InputPart
-from hectogpt.model.parts import GELU, Activation, Head, HeadPart, LayerNorm, Learned, Norm, Positions
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import GELU, Activation, AttentionPart, LayerNorm, LearnedPositions, Norm, Positions
+from hectogpt.model.pointer import PointerHead
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of a transformer, in the textbook's order, then its departures from GPT-2 (none by default).
 
-    d_model must be divisible by n_heads. `inputs` change the embedded tokens; `values` make a vector per token, from
-    zero, that every layer adds to its attention's values with a learned factor. `attention_scale` multiplies q.k
-    (None: 1 / sqrt(d_model / n_heads)). `biases` says whether the linear layers of the blocks have one.
+    d_model must be divisible by n_heads.
+
+    inputs: modules applied to the embedded tokens, in order.
+    value_embeddings: modules of the same kind, applied to zeros; every layer adds the result, times a learned factor,
+        to the values of its attention.
+    attention_parts: changes of queries and keys, and biases of the scores, in every layer.
+    attention_scale: multiplies q.k (None: 1 / sqrt(d_model / n_heads)).
+    biases: whether the linear maps of the blocks have one.
+    pointer: a second distribution that copies earlier tokens, mixed with the softmax.
     """
+
+    old_fields: ClassVar[dict[str, str | None]] = {
+        "heads": "attention_parts",
+        "values": "value_embeddings",
+        "head": "lm_head",
+        "copying": "pointer",
+    }
 
     d_model: int
     n_heads: int
@@ -26,14 +41,14 @@ class ModelConfig:
     vocab_size: int
     norm: Norm = field(default_factory=LayerNorm)
     activation: Activation = field(default_factory=GELU)
-    positions: Positions = field(default_factory=Learned)
+    positions: Positions = field(default_factory=LearnedPositions)
     inputs: tuple[InputPart, ...] = ()
-    values: tuple[InputPart, ...] = ()
-    heads: tuple[HeadPart, ...] = ()
+    value_embeddings: tuple[InputPart, ...] = ()
+    attention_parts: tuple[AttentionPart, ...] = ()
     attention_scale: float | None = None
     biases: bool = True
-    head: Head = field(default_factory=Head)
-    copying: Copying | None = None
+    lm_head: LMHeadConfig = field(default_factory=LMHeadConfig)
+    pointer: PointerHead | None = None
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_heads", "context_length", "vocab_size"):
@@ -54,9 +69,9 @@ class ModelConfig:
         """Dimensions of one head."""
         return self.d_model // self.n_heads
 
-    def parameter_floor(self) -> int:
+    def min_parameters(self) -> int:
         """Parameters of the GPT-2 of these sizes without biases and norms: a bound known before any allocation."""
-        tables = (1 if self.head.tied else 2) * self.vocab_size + self.context_length
+        tables = (1 if self.lm_head.tied else 2) * self.vocab_size + self.context_length
         return tables * self.d_model + self.n_layers * 12 * self.d_model**2
 
 
@@ -73,9 +88,9 @@ SIZES: dict[str, ModelConfig] = {
 class Init:
     """Standard deviations of the weights at the start; biases are 0 and norm gains 1.
 
-    `residual` is for the two projections that write into the residual stream; None is GPT-2's rule,
+    residual: of the two projections that write into the residual stream; None is GPT-2's rule,
     linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: it did `residual=0.02`.
-    A head with a shared row starts at zero whatever `head` says.
+    A head with a compact vocabulary starts at zero whatever `head` says.
     """
 
     embedding: float = 0.02

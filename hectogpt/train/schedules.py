@@ -1,35 +1,40 @@
-"""Schedules: a factor on every learning rate."""
+"""Schedules: the factor on every learning rate at each step."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
-from hectogpt.values import Value
+from hectogpt.serialization import Value
 
 
 @dataclass(frozen=True)
 class Schedule(Value):
-    """A factor on every rate, a pure function of the step (0-based) and the number of steps."""
+    """A factor on every learning rate, a pure function of the step."""
 
+    @abstractmethod
     def factor(self, step: int, steps: int) -> float:
-        raise TypeError("choose Constant, Linear or Cosine")
+        """The factor at 0-based `step` of `steps`."""
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same rate at every step."""
+    """The same learning rate at every step."""
 
     def factor(self, step: int, steps: int) -> float:
         return 1.0
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class LinearDecay(Schedule):
     """Rise over `warmup` steps (from 1/warmup, never 0), stay until `hold` of the run is over, fall in a straight line.
 
     The last step's factor is one decrement above `final` (2502.15938: decay to zero).
     """
+
+    old_names: ClassVar[tuple[str, ...]] = ("Linear",)
 
     warmup: int = 0
     hold: float = 0.0

@@ -1,24 +1,25 @@
-"""A start from counts: what can be known of the training text in closed form, before the first gradient.
+"""Initialises embeddings, head and head bias from bigram counts of exactly the tokens the run will read.
 
-Of exactly the tokens that the run will read, and of no others. Not for the closed track: its models learn these too.
+Not for the closed track: its models learn these counts too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
-from hectogpt.values import Value
+from hectogpt.serialization import Value
 
 ADDED = 0.1  # to every count of a token, so that none has probability 0
 
 
 @dataclass(frozen=True)
-class BigramStart(Value):
+class BigramInit(Value):
     """Head bias log p(y), and embedding and head from a truncated SVD of the bigrams' lift.
 
     With c counts and p the unigram, M_xy = log(1 + c_xy / (smoothing p_y)) are the logits, up to a constant per row, of
@@ -28,25 +29,27 @@ class BigramStart(Value):
     Tokens that never occur keep their random embedding, and a head row of zero.
     """
 
+    old_names: ClassVar[tuple[str, ...]] = ("BigramStart",)
+
     smoothing: float = 30.0
     head: float = 0.3
 
     def apply(self, model: Transformer, tokens: np.ndarray) -> None:
-        """Set the weights from `tokens` [windows, time]; no pair is counted across a window's edge. The same tokens
-        give the same weights. Raises UserError for a head without bias or tied to the embedding."""
-        # Imported here: half a second that only this start needs.
+        """Set the weights from `tokens` [rows, time]; no pair is counted across a row's edge. The same tokens give the
+        same weights. Raises UserError for a head without bias or tied to the embedding."""
+        # Imported here: half a second that only this initialisation needs.
         from scipy.sparse import coo_array
         from scipy.sparse.linalg import svds
 
         head, vocab, d = model.lm_head, model.config.vocab_size, model.config.d_model
-        if head.bias is None or model.config.head.tied:
+        if head.bias is None or model.config.lm_head.tied:
             raise UserError(
-                "statistics with a head that is tied or has no bias",
+                "init_from_counts with a head that is tied or has no bias",
                 why="the bias takes the tokens' frequencies, the head's rows what follows what",
-                fix="--model.head.bias True",
+                fix="set model.lm_head.bias to True",
             )
-        rows = np.arange(vocab) if model.word_rows is None else model.word_rows.cpu().numpy()
-        size = head.weight.shape[0]
+        rows = np.arange(vocab) if head.row_of_token is None else head.row_of_token.cpu().numpy()
+        size = len(head.weight)
         counts = np.bincount(tokens.ravel(), minlength=vocab) + ADDED
         mass = np.bincount(rows, counts, minlength=size) / counts.sum()
         words = np.maximum(np.bincount(rows, minlength=size), 1)

@@ -1,28 +1,25 @@
-"""The same model in fewer bytes: bf16 or int8 weights for generation, which reads every weight once per token.
+"""A model with weights of fewer bytes, bf16 or int8, for generation, which reads every weight once per token.
 
-One or two texts: weight-only, activations and sums stay in float32. More rows (prompts, batches): oneDNN products, with
-activations rounded to bf16 (where the processor multiplies bf16), or to 8 bits per row beside int8 weights. Norms,
-attention and cache stay in float32.
+For one or two rows only the weights are rounded; activations and sums stay in float32. For more rows (prompts, batches)
+the products are oneDNN's, with activations rounded to bf16 (where the processor multiplies bf16), or to 8 bits per row
+beside int8 weights. Norms, attention and cache stay in float32.
 """
 
 from __future__ import annotations
 
 import copy
-import time
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from hectogpt.model.cache import LayerCache
+from hectogpt.generate.compiled import FEW_ROWS, CompiledDecodeBlock
+from hectogpt.model.lm_head import LMHead
 from hectogpt.model.transformer import Transformer
 
-Precision = Literal["float32", "bfloat16", "int8"]
-
-# Up to this many rows the compiled product reads each weight once and keeps one sum per row in registers.
-FEW_ROWS = 2
+WeightFormat = Literal["float32", "bfloat16", "int8"]
 
 
 def _onednn_multiplies_bf16() -> bool:
@@ -41,35 +38,34 @@ class PackedLinear(nn.Module):
     scale: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, precision: Precision, weight: Tensor | None = None) -> None:
-        """Packs `linear`, with `weight` in place of its own if one is given."""
+    def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, form: WeightFormat) -> None:
         super().__init__()
-        self.out_features, self.in_features = linear.weight.shape
+        self.out_features, self.in_features = weight.shape
         self.blocked: Tensor | None = None
-        weight, scale = (linear.weight if weight is None else weight).detach().float(), None
-        if precision == "int8":
+        weight, scale = weight.detach().float(), None
+        if form == "int8":
             scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
             weight = (weight / scale[:, None]).round().to(torch.int8)
-        elif precision == "bfloat16":
+        elif form == "bfloat16":
             weight = weight.bfloat16()
         # Upper and lower half of the rows are read side by side, so their number is made even.
         self.register_buffer("weight", F.pad(weight, (0, 0, 0, self.out_features % 2)).contiguous())
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows out"]:
         rows = x.numel() // self.in_features
         if torch.compiler.is_compiling() and rows <= FEW_ROWS:
-            y = self._few(x, rows)
+            y = self._gemv(x, rows)
         elif self.weight.dtype == torch.int8 and rows > FEW_ROWS and x.device.type == "cpu":
-            y = self._int8(x, rows)
+            y = self._gemm_int8(x, rows)
         else:
-            y = self._many(x)
+            y = self._gemm(x)
         if self.scale is not None:
             y = y * self.scale
         return y if self.bias is None else y + self.bias
 
-    def _many(self, x: Tensor) -> Tensor:
+    def _gemm(self, x: Tensor) -> Tensor:
         """A matrix product by oneDNN, faster than MKL's in float32 on AMD processors (measured: 106 and 89 GFLOP/s)."""
         exact = self.weight.dtype == torch.float32 or (x.device.type == "cpu" and not _onednn_multiplies_bf16())
         x, weight = (t.to(torch.float32 if exact else torch.bfloat16) for t in (x, self.weight))
@@ -85,18 +81,18 @@ class PackedLinear(nn.Module):
             y = F.linear(x, weight)
         return y[..., : self.out_features].float()
 
-    def _int8(self, x: Tensor, rows: int) -> Tensor:
+    def _gemm_int8(self, x: Tensor, rows: int) -> Tensor:
         """Integer products with each row of x rounded to 8 bits too (2208.07339, section 3.1), twice bf16's speed."""
         step = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / 127
         rounded = (x / step).round().to(torch.int8).reshape(rows, -1)
         y = torch._int_mm(rounded, self.weight.t())[:, : self.out_features]
         return y.view(*x.shape[:-1], -1).float() * step
 
-    def _few(self, x: Tensor, rows: int) -> Tensor:
+    def _gemv(self, x: Tensor, rows: int) -> Tensor:
         """Written for the compiler: one loop over W that widens, multiplies and adds up, for all rows at once.
 
         Two independent sums per row hide the latency of an addition. as_strided makes the compiler store x first;
-        otherwise it would compute the norm before this product anew for each row of W.
+        otherwise it would compute the norm before this product again for each row of W.
         """
         stored = x.contiguous().as_strided((rows, self.in_features), (self.in_features, 1))
         wide = self.weight.view(2, -1, self.in_features).float()
@@ -105,76 +101,53 @@ class PackedLinear(nn.Module):
         return y.reshape(*x.shape[:-1], self.out_features)
 
 
-class OneTokenCompiled(nn.Module):
-    """A module whose calls for one token run as generated code; the layers of a model share it."""
+class QuantizedLMHead(LMHead):
+    """The vocabulary head with its whole matrix, the embedding map included, in one PackedLinear."""
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.step = torch.compile(module)
+    def __init__(self, head: LMHead, embeddings: Tensor, form: WeightFormat, *, compile: bool) -> None:
+        nn.Module.__init__(self)
+        self.config, self.vocab_size, self.unused = head.config, head.vocab_size, head.unused
+        self.packed = PackedLinear(head.matrix(embeddings), None, form)  # the bias is added outside the soft cap
+        self.one_token = torch.compile(self.packed) if compile else self.packed
+        self.bias, self.embedding_map = head.bias, None
+        self.register_buffer("row_of_token", head.row_of_token)
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch time d"],
-        positions: Int[Tensor, "rows time"],
-        cache: LayerCache | None = None,
-        extra: Float[Tensor, "batch time d"] | None = None,
-    ) -> Float[Tensor, "batch time d"]:
-        one = x.shape[1] == 1 and x.shape[0] <= FEW_ROWS and cache is not None
-        return (self.step if one else self.module)(x, positions, cache, extra)
+    def products(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        few = hidden.numel() <= FEW_ROWS * hidden.shape[-1]
+        # contiguous: code is generated for one layout
+        return self.one_token(hidden.contiguous()) if few else self.packed(hidden)
 
 
-class LightTransformer(Transformer):
-    """A copy for generation whose linear maps, vocabulary head included, hold their weights in `precision`.
+class QuantizedTransformer(Transformer):
+    """A copy for generation whose linear maps, vocabulary head included, hold their weights in a smaller format.
 
     The embedding tables stay in float32, since a token reads one row of them; they share memory with `model`.
     `compile` generates code for the one-token step at its first use (seconds, kept on disk by torch; needs a C++
     compiler on the CPU). Without it bf16 and int8 save memory but, for one or two texts, no time.
     """
 
-    def __init__(self, model: Transformer, precision: Precision = "float32", *, compile: bool = False) -> None:
+    def __init__(self, model: Transformer, form: WeightFormat = "float32", *, compile: bool = False) -> None:
         nn.Module.__init__(self)
-        self.config, self.precision = model.config, precision
+        self.config, self.form = model.config, form
         self.embeddings, self.position_embeddings = model.embeddings, model.position_embeddings
-        self.word_rows, self.copying = model.word_rows, model.copying
-        self.inputs, self.values, self.final_layer_norm = model.inputs, model.values, model.final_layer_norm
+        self.inputs, self.value_embeddings = model.inputs, model.value_embeddings
+        self.final_layer_norm, self.pointer = model.final_layer_norm, model.pointer
         # The memo keeps parameters shared until their linear map is replaced.
         shared: dict[int, object] = {id(p): p for p in model.parameters()}
         self.backbone = copy.deepcopy(model.backbone, shared)
         for module in list(self.backbone.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
-                    setattr(module, name, PackedLinear(child, precision))
-        head, self.joint = PackedLinear(model.lm_head, precision, model.head_weight()), None
-        self.head_bias, head.bias = head.bias, None  # it is added outside the soft cap
-        self.add_module("lm_head", head)
+                    setattr(module, name, PackedLinear(child.weight, child.bias, form))
+        self.lm_head = QuantizedLMHead(model.lm_head, model.embeddings.weight, form, compile=compile)
         self.eval()
-        self.head_step = torch.compile(head) if compile else head
         if compile:
-            self.backbone = nn.ModuleList(OneTokenCompiled(block) for block in self.backbone)
-
-    def logits(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows vocab"]:
-        """The vocabulary head, as in Transformer.logits."""
-        few = hidden.numel() <= FEW_ROWS * hidden.shape[-1]
-        # contiguous: code is generated for one layout
-        return self.finish(self.head_step(hidden.contiguous()) if few else self.lm_head(hidden), self.head_bias)
+            self.backbone = nn.ModuleList(CompiledDecodeBlock(block) for block in self.backbone)
 
 
 def weight_bytes(model: Transformer) -> int:
     """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each (the
-    whole embedding where it is a part of the head)."""
-    parts = [model.backbone, model.lm_head] + ([] if model.joint is None else [model.joint, model.embeddings])
-    tensors = [t for m in parts for t in (*m.buffers(), *m.parameters())]
+    whole embedding where the head's embedding map reads it)."""
+    modules = [model.backbone, model.lm_head, *([model.embeddings] if model.lm_head.embedding_map is not None else [])]
+    tensors = [t for m in modules for t in (*m.buffers(), *m.parameters())]
     return sum(t.numel() * t.element_size() for t in dict.fromkeys(tensors))
-
-
-def copy_bandwidth(megabytes: int = 256) -> float:
-    """Bytes per second that this machine reads and writes in a copy too large for its caches, best of five."""
-    source = torch.zeros(megabytes << 18)
-    target = torch.zeros_like(source)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        target.copy_(source)
-        seconds.append(time.perf_counter() - start)
-    return 2 * source.numel() * source.element_size() / min(seconds)

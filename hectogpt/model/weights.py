@@ -6,7 +6,6 @@ Only numbers are read back, never code; a file that does not match its config is
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +15,27 @@ from safetensors.torch import load_file, save_file
 
 from hectogpt import errors
 from hectogpt.errors import UserError
+from hectogpt.files import replacing, write_atomic
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
-from hectogpt.values import dump, load
+from hectogpt.serialization import dump, load
 
 MODEL_TYPE = "hectogpt"
 
 
 def save_model(model: Transformer, folder: Path) -> None:
-    """Write config.json and model.safetensors, each complete or not at all."""
+    """Write config.json and model.safetensors, each complete or not at all. Raises UserError (STORAGE)."""
     config = {"model_type": MODEL_TYPE} | dump(model.config)
-    write_text(folder / "config.json", json.dumps(config, indent=2, allow_nan=False) + "\n")
+    write_atomic(folder / "config.json", json.dumps(config, indent=2, allow_nan=False) + "\n")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    if model.config.head.tied:
+    if model.config.lm_head.tied:
         del state["lm_head.weight"]  # one tensor, stored once; the config says that it is shared
-    temporary = folder / f".model.safetensors.{os.getpid()}"
+    path = folder / "model.safetensors"
     try:
-        save_file(state, temporary, metadata={"format": "pt"})
-        os.replace(temporary, folder / "model.safetensors")
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {folder / 'model.safetensors'}", why=str(error), code=errors.STORAGE) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file by new text in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}", why=error.strerror or str(error), code=errors.STORAGE) from None
+        raise UserError(f"cannot write {path}", why=str(error), code=errors.STORAGE) from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -70,19 +58,35 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path) -> Transformer:
-    """Read a model that save_model wrote, on the CPU, in evaluation mode."""
+    """Read a model that save_model wrote, on the CPU, in evaluation mode. Raises UserError (CHECKPOINT)."""
     config = read_config(folder)
     if config.pop("model_type", None) != MODEL_TYPE:
         raise UserError(f"{folder / 'config.json'} is not a hectogpt model's", code=errors.CHECKPOINT)
     try:
-        model = Transformer(load(ModelConfig, config))
+        parsed = load(ModelConfig, config)
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT) from None
-    state = read_tensors(folder / "model.safetensors")
-    if model.config.head.tied:
-        state["lm_head.weight"] = state["embeddings.weight"]
-    check_tensors(model, state, folder / "model.safetensors")
-    model.load_state_dict(state)
+    return model_of(parsed, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+
+
+def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:
+    """The model with these weights, which `path` held, on the CPU, in evaluation mode. Everything is checked before
+    memory is taken. Raises UserError (CHECKPOINT)."""
+    if config.lm_head.tied and "embeddings.weight" in state:
+        state = state | {"lm_head.weight": state["embeddings.weight"]}
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.fit_to(state)
+    check_tensors(model, state, path)
+    unsaved = [m._buffers[name] for m in model.modules() for name in m._non_persistent_buffers_set]
+    if any(buffer is not None and buffer.is_meta for buffer in unsaved):  # a part computes it: build the part for real
+        model = Transformer(config)
+        model.fit_to(state)
+        model.load_state_dict(state)
+    else:
+        model.load_state_dict(state, assign=True)
+        if config.lm_head.tied:
+            model.lm_head.tie(model.embeddings)
     return model.eval()
 
 

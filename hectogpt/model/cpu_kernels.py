@@ -1,34 +1,38 @@
-"""The element-wise part of the vocabulary head: a chunk of logits becomes losses and a gradient.
+"""The softmax of a chunk of logits: losses of its rows and the gradient with respect to the logits, in one pass.
 
-Two forms of the same pass: torch built-ins over blocks of rows that fit the last-level cache, and functions
-for torch.compile. Both take the target's logit from the caller, who knows it better than a bf16 chunk does.
+Two forms: torch's own operations over blocks of rows that fit the last-level cache, and functions for torch.compile.
+For bf16 logits the caller passes the target's logit in float32, because the one in the chunk is rounded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# The eager pass works on this much at a time. On a processor whose last-level cache is slow (Intel, 2 MB of second
-# level a core) 16 MB cost a fifth more CPU time. Below 2 MB the thread barriers of every operation and block cost more
-# than they save, seconds when other programs want the same cores.
+# The eager form works on this much at a time. On a processor whose last-level cache is slow (Intel, 2 MB of second
+# level a core) 16 MB cost a fifth more processor time. Below 2 MB the thread barriers of every operation cost more.
 BLOCK_BYTES = 4 << 20
+# The compiled form subtracts (maximum of the raw logits) + (maximum of the bias), which is at most the spread of the
+# bias above the true maximum: beyond this many nats probabilities of 1e-12 would underflow.
+BIAS_SPREAD = 60.0
 Kernel = Callable[..., tuple[Tensor, Tensor]]
+
+_kernels: dict[tuple[bool, torch.dtype, int], Kernel] = {}
 
 
 class Options(NamedTuple):
-    """The closed choices of one call."""
+    """The choices of one call of the fused cross entropy. matmul_dtype: dtype of the products and of the logits."""
 
-    product: torch.dtype
+    matmul_dtype: torch.dtype
     soft_cap: float | None
-    smoothing: float
     chunk_rows: int | None
-    kernel: Callable[..., tuple[Tensor, Tensor]] | None
+    kernel: Kernel | None
 
 
 class Scratch:
@@ -39,15 +43,16 @@ class Scratch:
         rows: int,
         vocab: int,
         options: Options,
-        high: torch.dtype,
+        acc_dtype: torch.dtype,
         with_bias: bool,
         device: torch.device,
     ) -> None:
         def buffer(count: int, dtype: torch.dtype) -> Tensor:
             return torch.empty(count, vocab, dtype=dtype, device=device)
 
-        low, mixed = options.product, options.product != high
-        self.block = min(rows, max(1, BLOCK_BYTES // (vocab * high.itemsize)))
+        low, mixed = options.matmul_dtype, options.matmul_dtype != acc_dtype
+        self.acc_dtype = acc_dtype
+        self.block = min(rows, max(1, BLOCK_BYTES // (vocab * acc_dtype.itemsize)))
         if device.type != "cpu":
             self.block = rows
         if options.kernel is not None:
@@ -56,18 +61,21 @@ class Scratch:
         self.logits = buffer(rows, low)
         self.bias_side = buffer(rows, low) if options.soft_cap and with_bias else None
         if options.kernel is None:
-            self.work = buffer(self.block, high) if mixed else None
-            self.spare = buffer(self.block, high) if options.soft_cap else None
+            self.work = buffer(self.block, acc_dtype) if mixed else None
+            self.spare = buffer(self.block, acc_dtype) if options.soft_cap else None
         else:
             # bf16 in place would stall: a masked store is not forwarded to the overlapping next load.
             self.exp = buffer(rows, low) if mixed else None
-            self.no_bias = torch.zeros(vocab, dtype=high, device=device)
+            self.no_bias = torch.zeros(vocab, dtype=acc_dtype, device=device)
 
 
-def eager_pass(
+# --- eager ------------------------------------------------------------------------------------------------------------
+
+
+def eager_softmax(
     z: Tensor,
     target: Tensor,
-    exact: Tensor | None,
+    target_logit: Tensor | None,
     bias: Tensor | None,
     scratch: Scratch,
     options: Options,
@@ -80,10 +88,10 @@ def eager_pass(
         if scratch.work is not None:
             f = scratch.work[: rows.stop - start].copy_(f)
         here = (scratch.rows[: f.shape[0]], target[rows])
-        if exact is not None:
-            f[here] = exact[rows]
+        if target_logit is not None:
+            f[here] = target_logit[rows]
         side = None if scratch.bias_side is None else scratch.bias_side[rows]
-        losses[rows] = _softmax_rows(f, here, bias, scratch.spare, side, options)
+        losses[rows] = _softmax_rows(f, here, bias, scratch.spare, side, options.soft_cap)
         if scratch.work is not None:
             z[rows].copy_(f)
     return losses, None, z, z if scratch.bias_side is None else scratch.bias_side[: z.shape[0]]
@@ -95,33 +103,31 @@ def _softmax_rows(
     bias: Tensor | None,
     spare: Tensor | None,
     bias_side: Tensor | None,
-    options: Options,
+    soft_cap: float | None,
 ) -> Tensor:
-    """Loss of each row; z, the raw logits, becomes the gradient with respect to them.
+    """Loss of each row; z, the raw logits, becomes (softmax - onehot) (1 - tanh^2), the gradient with respect to them.
 
-    With p the softmax and s the smoothing: dz = (p - (1 - s) onehot - s / V) (1 - tanh^2).
+    here: row numbers and targets. bias_side, if there is one, gets softmax - onehot, the gradient of the bias.
     """
-    cap, smoothing = options.soft_cap, options.smoothing
     tanh = None
-    if cap and spare is not None:
-        tanh = torch.div(z, cap, out=spare[: z.shape[0]]).tanh_()
-        torch.mul(tanh, cap, out=z)
+    if soft_cap and spare is not None:
+        tanh = torch.div(z, soft_cap, out=spare[: z.shape[0]]).tanh_()
+        torch.mul(tanh, soft_cap, out=z)
     if bias is not None:
         z.add_(bias)
     top = z.amax(1)
-    wanted = z[here]
-    if smoothing:
-        wanted = wanted.mul(1 - smoothing).add_(z.mean(1), alpha=smoothing)
+    target_logit = z[here]
     torch._softmax(z, 1, False, out=z)
-    loss = top - z.amax(1).log() - wanted  # log-sum-exp: the largest p is exp(top) / sum
-    if smoothing:
-        z.sub_(smoothing / z.shape[1])
-    z[here] += smoothing - 1  # indexing: scatter_ copies the whole matrix twice
+    loss = top - z.amax(1).log() - target_logit  # log-sum-exp: the largest p is exp(top) / sum
+    z[here] += -1  # indexing: scatter_ copies the whole matrix twice
     if bias_side is not None:
         bias_side.copy_(z)
     if tanh is not None:
         z.mul_(torch.mul(tanh, tanh, out=tanh).neg_().add_(1))
     return loss
+
+
+# --- compiled ---------------------------------------------------------------------------------------------------------
 
 
 def _plain_kernel(bias: Tensor, bias_top: Tensor, z: Tensor, e: Tensor | None, side: None) -> tuple[Tensor, Tensor]:
@@ -149,22 +155,22 @@ def _capped_kernel(
     return top, f.sum(1)
 
 
-def compiled_pass(
+def compiled_softmax(
     z: Tensor,
     target: Tensor,
-    exact: Tensor | None,
+    target_logit: Tensor | None,
     bias: Tensor | None,
     scratch: Scratch,
     options: Options,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Losses of the rows, 1 / sum, and unnormalised dz, dz with respect to the bias."""
+    """Losses of the rows, the factor 1 / sum, dz without that factor, and the same with respect to the bias."""
     assert options.kernel is not None
     count, cap = z.shape[0], options.soft_cap
     here = (scratch.rows[:count], target)
     rows = max(count, 2)
     bias = scratch.no_bias if bias is None else bias
     rounded = z[here].to(bias.dtype)
-    exact = rounded if exact is None else exact
+    exact = rounded if target_logit is None else target_logit
     e = None if scratch.exp is None else scratch.exp[:rows]
     side = None if scratch.bias_side is None else scratch.bias_side[:rows]
     buffers = (scratch.logits[:rows], e, side)
@@ -192,10 +198,61 @@ def compiled_pass(
     return losses, 1 / total, e, e if side is None else side
 
 
-def compiled_kernel(capped: bool, precision: torch.dtype, vocab: int) -> Kernel:
+def find_kernel(soft_cap: float | None, dtype: torch.dtype, vocab: int, bias: Tensor | None) -> Kernel | None:
+    """The kernel compiled for such a head, if there is one and the spread of this bias allows its use."""
+    kernel = _kernels.get((bool(soft_cap), dtype, vocab))
+    if kernel is None or bias is None:
+        return kernel
+    return kernel if bool(bias.detach().amax() - bias.detach().amin() <= BIAS_SPREAD) else None
+
+
+def compile_kernel(soft_cap: float | None, dtype: torch.dtype, vocab: int, bias: bool) -> bool:
+    """Compile the kernel for heads of this kind and size; False where no C++ compiler works.
+
+    The first compilation on a machine takes 10 to 16 s, later ones about 1 s (torch keeps the code on disk).
+    """
+    key = (bool(soft_cap), dtype, vocab)
+    kernel = _kernels.get(key) or _new_kernel(*key)
+    options = Options(dtype, soft_cap, None, kernel)
+    scratch = Scratch(32, vocab, options, torch.float32, bias, torch.device("cpu"))
+    scratch.logits.zero_()
+    z, target = scratch.logits, torch.zeros(32, dtype=torch.long)
+    logit = torch.zeros(32) if dtype != torch.float32 else None
+    try:
+        with torch.no_grad():  # as in the loss: the code is compiled for one grad mode
+            compiled_softmax(z, target, logit, torch.zeros(vocab) if bias else None, scratch, options)
+    except RuntimeError:  # what torch._inductor raises where the compiler is missing or fails
+        return False
+    _kernels[key] = kernel
+    return True
+
+
+def _new_kernel(capped: bool, dtype: torch.dtype, vocab: int) -> Kernel:
     """A kernel of its own for each head, compiled at its first call; rows are symbolic, so any chunk fits it."""
     kernel = inspect.unwrap(_capped_kernel if capped else _plain_kernel)  # run-time type checks do not compile
     # Its own code object: torch.compile counts versions per code object and gives up at 8.
-    code = kernel.__code__.replace(co_name=f"{kernel.__name__}_{vocab}_{precision.itemsize}")
+    code = kernel.__code__.replace(co_name=f"{kernel.__name__}_{vocab}_{dtype.itemsize}")
     compiled: Kernel = torch.compile(types.FunctionType(code, kernel.__globals__), fullgraph=True)
     return compiled
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
+    """Within the context, float32 products go to oneDNN, 2 to 3 times MKL's speed at these shapes on AMD processors.
+
+    The switch is the permission to use bf16 inside. Without AMX tiles oneDNN has no such kernel and computes in float32
+    (difference 1e-7, tested). With AMX it would round, so there MKL stays. Other dtypes are left alone.
+    """
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    if dtype != torch.float32 or torch.cpu._is_amx_tile_supported():
+        yield
+        return
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

@@ -11,10 +11,10 @@ from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.model.inputs import NgramHash, Smear
 from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary
+from hectogpt.serialization import did_you_mean, diff, dump, load
 from hectogpt.train.optim import Muon
 from hectogpt.train.run import Run, read_run, sections_changed, write_run
 from hectogpt.train.schedules import Cosine
-from hectogpt.values import did_you_mean, diff, dump, load
 
 
 def departed() -> Run:
@@ -24,7 +24,7 @@ def departed() -> Run:
         norm=RMSNorm(),
         activation=ReLU2(),
         inputs=(Smear((0.2,)), NgramHash(2, 1024)),
-        heads=(Rotary(1024.0, 0.5), QKNorm()),
+        attention_parts=(Rotary(1024.0, 0.5), QKNorm()),
     )
     return replace(run, model=model, optim=Muon(rest=run.optim), schedule=Cosine(3), gradient_clipping=None)
 

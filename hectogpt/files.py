@@ -1,0 +1,154 @@
+"""Files written whole or not at all, locks, and the cache folder. Nothing else in the package replaces, syncs or locks.
+
+Standard library only. Errors of the operating system are passed on as they are unless a function says otherwise: the
+caller knows what the file was for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: renames alone keep files whole there
+    fcntl = None  # type: ignore[assignment]
+
+
+def cache_dir(chosen: Path | str | None = None) -> Path:
+    """The folder for what can be made again: `chosen`, $HECTOGPT_CACHE, $XDG_CACHE_HOME/hectogpt or ~/.cache/hectogpt.
+
+    A relative or empty $XDG_CACHE_HOME is ignored, as its specification says.
+    """
+    chosen = chosen or os.environ.get("HECTOGPT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "hectogpt"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; at the end it takes the place of `path` in one step.
+
+    Nothing is left of it when the block raises. The new file has the permissions that the user's umask gives.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # some libraries create files that only their owner can read
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step, so that a reader never sees half of it. Raises UserError (STORAGE)."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"cannot write {path}", why=error.strerror or str(error), code=errors.STORAGE) from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that several processes may append to: locked, whole, and on disk when this returns.
+
+    A last line without its line end, which a killed process has left, is cut off first. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode("utf-8") + b"\n")  # opened for appending: lands at the end whatever was read
+        sync(file.fileno())
+
+
+def sync(descriptor: int) -> None:
+    """Wait until an open file's content is on disk."""
+    os.fsync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in `folder` durable, where folders can be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def temporary_folder(folder: Path) -> Path:
+    """The name beside `folder` under which this process writes a new one; a name that `remove_leftovers` knows."""
+    return folder.with_name(f".{folder.name}.new-{os.getpid()}")
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new`, whose files are synced, in the place of `folder`, which need not exist. Raises OSError.
+
+    If the process is killed, there is the old folder, the new one, or for an instant neither.
+    """
+    retired = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    sync_folder(new)
+    if folder.exists():
+        folder.rename(retired)
+    try:
+        new.rename(folder)
+    except OSError:
+        if retired.exists():
+            retired.rename(folder)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left of new and old versions of `folder`. Call it under the folder's lock."""
+    for kind in ("new", "old"):
+        for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.{kind}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str, patience: float = 600.0) -> Iterator[bool]:
+    """Hold the lock file `path` for the length of the block; yields False where the file system has no locks.
+
+    Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names `what`. The kernel frees the
+    lock when its holder dies, so it is never stale. Raises OSError if the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        yield fcntl is not None and _acquire(file.fileno(), path, what, patience)
+
+
+def _acquire(descriptor: int, path: Path, what: str, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{path} is locked",
+                    why=f"another process has been {what} for {patience:.0f} s",
+                    fix="wait for it or stop it, then try again",
+                    code=errors.LOCKED,
+                ) from None
+            time.sleep(0.05)
+        except OSError:
+            return False

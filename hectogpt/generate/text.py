@@ -1,0 +1,195 @@
+"""Texts continued by a model, several at once, token by token.
+
+`generate` works on ids and yields tokens as they come; `complete` takes a text and returns its continuation. Both
+refuse ids outside the vocabulary before the model sees them, and logits that are not numbers after it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.generate.decode import Decoder
+from hectogpt.generate.sampling import Sampling, choose
+from hectogpt.model.transformer import Transformer
+
+DecodeBytes = Callable[[Sequence[int]], bytes]
+
+
+class Token(NamedTuple):
+    """One new token: of which text, its id, and its log-probability in nats under the model's own softmax (before
+    temperature, penalty and truncation)."""
+
+    row: int
+    id: int
+    logprob: float
+
+
+def generate(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling | None = None,
+    *,
+    seed: int | Sequence[int] = 0,
+    decode_bytes: DecodeBytes | None = None,
+    start: int | None = None,
+) -> Iterator[Token]:
+    """Yield the new tokens of all texts, one per text and round, in the order of the texts.
+
+    Text r continues prompt r // num_return_sequences. Its generator is seeded with seed + r, or seed[r] for a sequence,
+    and draws one number per token, so a text does not depend on its neighbours. A text's last token is its stop token,
+    the one completing a stop string (for which `decode_bytes` is needed), or number max_new_tokens. An empty prompt
+    starts from `start`, by default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary).
+    Past the context length L each token is conditioned on the last L tokens of its text.
+
+    Raises UserError before the first token for ids outside the vocabulary (DATA), and for NaN or infinite logits
+    (DIVERGED). Weights are not changed; a model in training mode is switched to evaluation while tokens are computed.
+    """
+    sampling = sampling or Sampling()
+    if start is None:
+        start = (*sampling.eos_token_id, model.config.vocab_size - 1)[0]
+    texts = [list(map(int, prompt)) or [start] for prompt in prompts]
+    check_ids(texts, model.config.vocab_size)
+    if sampling.stop_strings and decode_bytes is None:
+        raise UserError("stop_strings need a tokenizer", fix="pass decode_bytes=tokenizer.decode_bytes")
+    rows = len(texts) * sampling.num_return_sequences
+    seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != rows:
+        raise UserError(f"{len(seeds)} seeds for {rows} texts", why="each text has its own generator")
+    if rows == 0 or sampling.max_new_tokens == 0:
+        return iter(())
+    return _generate(model, texts, sampling, seeds, decode_bytes)
+
+
+def _generate(
+    model: Transformer,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seeds: list[int],
+    decode_bytes: DecodeBytes | None,
+) -> Iterator[Token]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    copies = sampling.num_return_sequences
+    text = Decoder(model, prompts, sampling.max_new_tokens, copies)
+    seen = [set(prompt) for prompt in prompts for _ in range(copies)]
+    stops = [StopStrings(sampling.stop_strings) for _ in seeds]
+    open_rows = set(range(len(seeds)))
+    tokens: list[int] = []
+    for step in range(sampling.max_new_tokens):
+        training = model.training
+        model.eval()
+        try:
+            logits = text.decode(tokens) if step else text.prefill()
+        finally:
+            model.train(training)
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        total = logits.logsumexp(dim=-1)
+        totals = total.tolist()  # waits for the device, once per step
+        _check_numbers(totals, open_rows)
+        tokens = choose(logits, sampling, generators, seen).tolist()
+        picked = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+        for row in sorted(open_rows):
+            token = tokens[row]
+            seen[row].add(token)
+            if token in sampling.eos_token_id or (decode_bytes and stops[row].found(decode_bytes([token]))):
+                open_rows.discard(row)
+            yield Token(row, token, picked[row] - totals[row])
+        if not open_rows:
+            return
+
+
+def check_ids(texts: Sequence[Sequence[int]], vocab_size: int) -> None:
+    """Raise UserError (DATA) naming the first id outside [0, vocab_size)."""
+    for row, text in enumerate(texts):
+        for position, token in enumerate(text):
+            if not 0 <= token < vocab_size:
+                raise UserError(
+                    f"prompt {row}: id {token} at position {position} is out of range",
+                    why=f"the model's vocabulary has {vocab_size:,} ids, 0 to {vocab_size - 1:,}",
+                    fix="use the tokenizer that belongs to the model",
+                    code=errors.DATA,
+                )
+
+
+def _check_numbers(totals: list[float], rows: set[int]) -> None:
+    bad = [row for row in sorted(rows) if not math.isfinite(totals[row])]
+    if bad:
+        raise UserError(
+            f"the model's logits for text {bad[0]} are not finite",
+            why="its weights diverged or are damaged, or their number format overflows",
+            fix="use an earlier checkpoint, or set precision to float32",
+            code=errors.DIVERGED,
+        )
+
+
+def complete(
+    model: Transformer, tokenizer: TextTokenizer, prompt: str, sampling: Sampling | None = None, *, seed: int = 0
+) -> str:
+    """The continuation of a text (without the text): that of its first row if there are several.
+
+    Ends before an end-of-text token; a stop string is part of the text.
+    """
+    sampling = sampling or Sampling()
+    tokens = generate(
+        model,
+        [tokenizer.encode(prompt).tolist()],
+        sampling,
+        seed=seed,
+        decode_bytes=tokenizer.decode_bytes,
+        start=tokenizer.end_of_text,
+    )
+    ids = [token.id for token in tokens if token.row == 0]
+    if ids and ids[-1] in sampling.eos_token_id:
+        ids.pop()
+    return tokenizer.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """What `complete` asks of a tokenizer: hectogpt.data's, or one of your own."""
+
+    end_of_text: int
+
+    def encode(self, text: str) -> Any:
+        """Ids."""
+        ...
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        """The bytes the ids stand for."""
+        ...
+
+
+class StopStrings:
+    """Whether the bytes of a growing text have just completed one of some strings."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self.wanted = [string.encode("utf-8") for string in strings]
+        self.tail = b""
+
+    def found(self, new: bytes) -> bool:
+        """Append a token's bytes."""
+        text = self.tail + new
+        longest = max(map(len, self.wanted), default=0)
+        self.tail = text[-(longest - 1) :] if longest > 1 else b""
+        return any(wanted in text for wanted in self.wanted)
+
+
+class TextStream:
+    """Bytes in, text out: a character leaves when its last byte has come; what never becomes one is U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, new: bytes) -> str:
+        """The characters that `new` completes."""
+        return self._decoder.decode(new)
+
+    def end(self) -> str:
+        """What is left of an unfinished character."""
+        return self._decoder.decode(b"", final=True)

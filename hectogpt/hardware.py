@@ -1,0 +1,112 @@
+"""Facts about this machine and this checkout: names, cores, memory, the git revision. Decides nothing.
+
+Standard library only; torch is asked about GPUs, and imported only for that.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use: two threads of one core share its multipliers."""
+    cores = {(block.get("physical id"), block["core id"]) for block in _cpu_blocks() if "core id" in block}
+    allowed = usable_cores()
+    return max(1, min(allowed, len(cores) or allowed))
+
+
+def cpu_name() -> str:
+    """The processor's own name, such as "AMD EPYC"."""
+    names = [block["model name"] for block in _cpu_blocks() if "model name" in block]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """Which of the vector instructions that matter for matrix products this processor has."""
+    flags = next((block["flags"].split() for block in _cpu_blocks() if "flags" in block), [])
+    return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+
+
+def device_name(device: str) -> str:
+    """The name of "cpu", "cuda", "cuda:1" ...: that of the processor, or of the GPU ("NVIDIA H100")."""
+    if device.partition(":")[0] == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return cpu_name()
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Free bytes on the device: of main memory for the CPU."""
+    if device.partition(":")[0] == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    info = _fields(_read("/proc/meminfo"))
+    if "MemAvailable" in info:
+        return int(info["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_memory_mb(device: str = "cpu") -> float:
+    """MiB: on a GPU torch's largest allocation so far, else the largest resident size of this process so far.
+
+    From VmHWM where there is one: ru_maxrss starts at the size of the process that forked this one.
+    """
+    if device.partition(":")[0] == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = _fields(_read("/proc/self/status"))
+    if "VmHWM" in status:
+        return int(status["VmHWM"].split()[0]) / 2**10
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A checkout's commit, and whether its files differ from it; None outside a checkout."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+def revision(folder: Path) -> Revision:
+    """The revision of `folder`; only files below it count as changes."""
+    git = ["git", "-C", str(folder)]
+    with suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        return Revision(head.stdout.strip(), bool(changed.stdout.strip()))
+    return Revision(None, None)
+
+
+def _cpu_blocks() -> list[dict[str, str]]:
+    return [_fields(block) for block in _read("/proc/cpuinfo").split("\n\n") if block.strip()]
+
+
+def _fields(text: str) -> dict[str, str]:
+    """ "name : value" lines as a dict."""
+    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _read(path: str) -> str:
+    """A file of /proc; "" where there is none (macOS, Windows)."""
+    with suppress(OSError):
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    return ""

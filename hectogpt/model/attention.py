@@ -1,0 +1,144 @@
+"""Causal attention of several heads, with two places where ideas attach: queries and keys, and the scores.
+
+What depends on positions only (the mask, rotary angles) is made once per forward pass, as an AttentionView that all
+layers share.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hectogpt.model.config import ModelConfig
+from hectogpt.model.inputs import Cache
+from hectogpt.model.parts import ScoreBias, visible_keys
+
+
+class AttentionView(NamedTuple):
+    """What every layer's attention needs to know of one forward pass.
+
+    visible: which keys each query sees; None means the plain causal mask, which the fused kernel has built in.
+    prepared: for each QKPart, what it made of the positions.
+    """
+
+    query_positions: Int[Tensor, "rows time"]
+    key_positions: Int[Tensor, "rows slot"]
+    visible: Bool[Tensor, "rows 1 time slot"] | None
+    prepared: tuple[Any, ...]
+
+
+class LayerCache(NamedTuple):
+    """One layer's cached keys and values, [batch, head, slot, d_head], and the slots [time] of this call's own."""
+
+    keys: Tensor
+    values: Tensor
+    slots: Tensor
+
+    def update(
+        self, k: Float[Tensor, "batch head time d_head"], v: Float[Tensor, "batch head time d_head"]
+    ) -> tuple[Float[Tensor, "batch head slot d_head"], Float[Tensor, "batch head slot d_head"]]:
+        """Write k and v into their slots; return all keys and all values."""
+        return self.keys.index_copy_(2, self.slots, k), self.values.index_copy_(2, self.slots, v)
+
+
+class CausalAttention(nn.Module):
+    """Several heads of attention over the current and earlier positions.
+
+    `W_qkv` stacks the textbook's W_q, W_k and W_v (rows in this order). State dicts hold the three apart.
+    Set `causal = False` to let every position see every other.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads, self.causal = config.n_heads, True
+        self.scale = config.attention_scale or 1 / math.sqrt(config.d_attention)
+        self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
+        self.W_o = nn.Linear(config.d_model, config.d_model, bias=config.biases)
+        sizes = (config.n_heads, config.d_attention)
+        biases = [part for part in config.attention_parts if isinstance(part, ScoreBias)]
+        self.qk_parts = nn.ModuleList(part.build(*sizes) for part in config.attention_parts if part not in biases)
+        self.score_biases = nn.ModuleList(part.build(*sizes) for part in biases)
+        self.ve_scale = nn.Parameter(torch.ones(1)) if config.value_embeddings else None
+        self.register_state_dict_post_hook(_split_qkv)
+        self.register_load_state_dict_pre_hook(_fuse_qkv)
+
+    def view(self, positions: Int[Tensor, "rows time"], cache: Cache | None = None) -> AttentionView:
+        """The view of a forward pass over tokens at these positions. Every layer of a model makes the same."""
+        prepared = tuple(getattr(part, "prepare", lambda p: p)(positions) for part in self.qk_parts)
+        if cache is not None:
+            return AttentionView(positions, cache.key_positions, cache.visible, prepared)
+        visible = visible_keys(positions, positions)[:, None] if len(self.score_biases) else None
+        return AttentionView(positions, positions, visible, prepared)
+
+    def qkv(
+        self, x: Float[Tensor, "batch time d"], view: AttentionView, ve: Float[Tensor, "batch time d"] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (ready for the dot product but for the scale), keys and values, [batch, head, time, d_head]."""
+        qkv = self.W_qkv(x).unflatten(-1, (3, self.n_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if ve is not None and self.ve_scale is not None:
+            v = v + self.ve_scale * ve.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        for part, prepared in zip(self.qk_parts, view.prepared, strict=True):
+            q, k = part(q, k, prepared)
+        return q, k, v
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time d"],
+        view: AttentionView,
+        cache: LayerCache | None = None,
+        ve: Float[Tensor, "batch time d"] | None = None,
+    ) -> Float[Tensor, "batch time d"]:
+        q, k, v = self.qkv(x, view, ve)
+        if cache is not None:
+            k, v = cache.update(k, v)
+        # The CPU kernel works in vectors of 16: heads of 11 dimensions take twice the time of heads of 16.
+        pad = -q.shape[-1] % 16 if q.device.type == "cpu" and cache is None else 0
+        q, k, v = (F.pad(t, (0, pad)) for t in (q, k, v)) if pad else (q, k, v)
+        mask = self.mask(view, q.dtype)
+        c = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and self.causal, scale=self.scale)
+        return self.W_o(c[..., : c.shape[-1] - pad].transpose(1, 2).flatten(-2))
+
+    def mask(self, view: AttentionView, dtype: torch.dtype) -> Tensor | None:
+        """What the fused kernel takes as its mask: booleans, or numbers to add to the scores; None for the plain causal
+        mask (or, with `causal = False`, for none)."""
+        visible = view.visible if self.causal else None
+        if not len(self.score_biases):
+            return visible
+        queries, keys = view.query_positions[:, None, :, None], view.key_positions[:, None, None, :]
+        bias = torch.stack(torch.broadcast_tensors(*(part(queries, keys) for part in self.score_biases))).sum(0)
+        bias = bias if bias.dim() == 4 else bias[None]
+        return (bias if visible is None else bias.masked_fill(~visible, float("-inf"))).to(dtype)
+
+    def weights(self, x: Float[Tensor, "batch time d"], view: AttentionView) -> Float[Tensor, "batch head time time"]:
+        """The attention map itself, which the fused kernel never forms: row t holds the weights of position t."""
+        q, k, _ = self.qkv(x, view)
+        scores = q @ k.transpose(-2, -1) * self.scale
+        mask = self.mask(view, scores.dtype)
+        if mask is None and self.causal:
+            mask = visible_keys(view.query_positions, view.key_positions)[:, None]
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(dim=-1)
+
+
+_QKV = ("W_q", "W_k", "W_v")
+
+
+def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for kind in ("weight", "bias"):
+        fused = state.pop(f"{prefix}W_qkv.{kind}", None)
+        if fused is not None:
+            state.update({f"{prefix}{n}.{kind}": part for n, part in zip(_QKV, fused.chunk(3), strict=True)})
+
+
+def _fuse_qkv(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for kind in ("weight", "bias"):
+        names = [f"{prefix}{n}.{kind}" for n in _QKV]
+        if all(name in state for name in names):
+            state[f"{prefix}W_qkv.{kind}"] = torch.cat([state.pop(name) for name in names])

@@ -1,0 +1,247 @@
+"""Cross entropy of a large vocabulary without its logits: exact, in chunks of rows, with its own backward pass.
+
+The gradients of a chunk are computed while its logits are in the cache, and only scaled in the backward pass. The full
+matrix of logits never exists. Second derivatives are refused (once_differentiable), and so are targets out of range.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hectogpt.errors import DATA, UserError
+from hectogpt.model import cpu_kernels
+from hectogpt.model.cpu_kernels import Options, Scratch, compiled_softmax, eager_softmax, float32_by_onednn
+
+# Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often, which
+# costs in proportion to d. Up to four times as much from d = 512 on.
+CHUNK_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}
+
+
+class Mixture(NamedTuple):
+    """A second distribution beside the softmax, as far as a loss needs it: for each row the probability it gives to the
+    target, and its weight w in (1 - w) softmax + w other. Gradients flow into both."""
+
+    probability: Float[Tensor, "*rows"]
+    weight: Float[Tensor, "*rows"]
+
+
+class Inputs(NamedTuple):
+    """The tensors that may need gradients. p_other, w_other: the two tensors of a Mixture."""
+
+    x: Float[Tensor, "rows d"]
+    weight: Float[Tensor, "vocab d"]
+    bias: Float[Tensor, " vocab"] | None
+    p_other: Float[Tensor, " rows"] | None
+    w_other: Float[Tensor, " rows"] | None
+
+    def detached(self) -> Inputs:
+        """The same numbers outside the graph."""
+        bias, p_other, w_other = (None if t is None else t.detach() for t in self[2:])
+        return Inputs(self.x.detach(), self.weight.detach(), bias, p_other, w_other)
+
+
+def fused_cross_entropy(
+    x: Float[Tensor, "*rows d"],
+    weight: Float[Tensor, "vocab d"],
+    targets: Int[Tensor, "*rows"],
+    *,
+    bias: Float[Tensor, " vocab"] | None = None,
+    soft_cap: float | None = None,
+    mixture: Mixture | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    precision: torch.dtype | None = None,
+    backend: Literal["auto", "eager", "compiled"] = "auto",
+    chunk_rows: int | None = None,
+) -> Float[Tensor, ""]:
+    """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), with cap(z) = c tanh(z / c).
+
+    The bias stays outside the cap (Gemma 2's, 2408.00118), so that a log-unigram prior keeps its range. With a mixture
+    the loss is -log((1 - w) softmax + w probability).
+    precision: dtype of the matrix products (None: that of the inputs). The loss is summed in float64 and returned in
+    float32 (float64 for float64 inputs). backend: "auto" takes the compiled form of the softmax if one was compiled
+    (cpu_kernels.compile_kernel). chunk_rows: number of rows whose logits exist at a time.
+
+    Raises UserError (DATA) for a target outside [0, vocab) and for a mean over no target, on the CPU. On CUDA, where
+    looking would stall the queue, the first is a device assert and the second gives NaN.
+    """
+    vocab, d = weight.shape
+    target = targets.reshape(-1)
+    check_targets(target, vocab)
+    acc_dtype = torch.float64 if torch.promote_types(x.dtype, weight.dtype) == torch.float64 else torch.float32
+    row_weight = torch.ones(target.shape, dtype=acc_dtype, device=x.device)
+    if reduction == "mean":
+        if x.device.type == "cpu" and not len(target):
+            raise UserError("the mean loss over no targets does not exist", why="it divides by their number", code=DATA)
+        row_weight /= len(target)
+    matmul_dtype = precision or torch.promote_types(x.dtype, weight.dtype)
+    kernel = None
+    if backend != "eager" and x.device.type == "cpu":
+        kernel = cpu_kernels.find_kernel(soft_cap, matmul_dtype, vocab, bias)
+    if kernel is None and backend == "compiled":
+        raise ValueError(f"no compiled kernel for {vocab} tokens in {matmul_dtype}: call compile_kernel() first")
+    p_other, w_other = (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
+    inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
+    options = Options(matmul_dtype, soft_cap, chunk_rows, kernel)
+    needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
+    if not any(needs_grad):
+        return _loss_and_gradients(inputs, target, row_weight, options, needs_grad)[0]
+    return _FusedCrossEntropy.apply(*inputs, target, row_weight, options, needs_grad)
+
+
+def check_targets(target: Int[Tensor, " rows"], vocab: int) -> None:
+    """Name the first target outside the vocabulary; on the CPU only, since it needs the values."""
+    if target.device.type != "cpu":
+        return
+    wrong = (target < 0) | (target >= vocab)
+    if bool(wrong.any()):
+        where = int(wrong.nonzero()[0])
+        raise UserError(
+            f"target id {int(target[where])} at flat position {where} is outside the vocabulary",
+            why=f"ids run from 0 to {vocab - 1}",
+            fix="tokenise the text with the tokenizer of this model, or enlarge model.vocab_size",
+            code=DATA,
+        )
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    """Loss and gradients in forward; backward only scales them."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, p_other, w_other, target, row_weight, options, needs_grad):  # type: ignore[no-untyped-def]
+        inputs = Inputs(x, weight, bias, p_other, w_other)
+        loss, grads = _loss_and_gradients(inputs, target, row_weight, options, needs_grad)
+        ctx.save_for_backward(*grads)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
+        # On the CPU a factor of 1 costs no pass; on CUDA looking at it would be a sync.
+        unit = grad_output.device.type == "cpu" and grad_output.item() == 1.0
+        scaled = (g if g is None or unit else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)
+        return (*scaled, None, None, None, None)
+
+
+def _loss_and_gradients(
+    inputs: Inputs, target: Tensor, row_weight: Tensor, options: Options, needs_grad: tuple[bool, ...]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The loss and the wanted gradients, chunk by chunk.
+
+    Three products a chunk: z = x W^T; then, with dz the gradient with respect to z up to a factor per row,
+    grad_x = (dz W) * factor and grad_W^T += (x * factor)^T dz. The factor holds the row's weight, the compiled kernel's
+    1 / sum(exp) and the mixture's scale, so that no pass over the logits has to apply them.
+    """
+    inputs = inputs.detached()
+    work = _Buffers(inputs, row_weight.dtype, options)
+    grads = _Gradients(inputs, row_weight.dtype, options.matmul_dtype, needs_grad)
+    losses = torch.empty(len(target), dtype=row_weight.dtype, device=target.device)
+    with float32_by_onednn(options.matmul_dtype):
+        for start in range(0, len(target), work.chunk_rows):
+            rows = slice(start, min(start + work.chunk_rows, len(target)))
+            losses[rows], scale, dz, dz_bias = _forward_chunk(inputs, target[rows], rows, work, options)
+            factor = row_weight[rows]
+            if inputs.p_other is not None and inputs.w_other is not None:
+                losses[rows], softmax_slope, *slopes = _mix(losses[rows], inputs.p_other[rows], inputs.w_other[rows])
+                grads.add_mixture(rows, factor, slopes)
+                factor = factor * softmax_slope
+            factor = factor if scale is None else factor * scale
+            grads.add(rows, inputs.x[rows], factor, dz, dz_bias, work.weight)
+    loss = torch.dot(losses.double(), row_weight.double()).to(row_weight.dtype)
+    return loss, grads.result(inputs)
+
+
+class _Buffers:
+    """What all chunks share: inputs in the products' dtype, and scratch memory."""
+
+    def __init__(self, inputs: Inputs, acc_dtype: torch.dtype, options: Options) -> None:
+        rows, d, vocab, device = *inputs.x.shape, len(inputs.weight), inputs.x.device
+        pad = _padding(d, options.matmul_dtype)
+        self.x, self.weight = (F.pad(t.to(options.matmul_dtype), (0, pad)) for t in (inputs.x, inputs.weight))
+        self.bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
+        chunk_bytes = CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) * min(max(d, 128), 512) // 128
+        most = chunk_bytes // (vocab * self.x.element_size())
+        self.chunk_rows = max(1, min(options.chunk_rows or max(16, most), rows))
+        self.mixed = options.matmul_dtype != acc_dtype
+        self.scratch = Scratch(self.chunk_rows, vocab, options, acc_dtype, inputs.bias is not None, device)
+
+
+def _padding(d: int, dtype: torch.dtype) -> int:
+    """Columns of zeros to add. bf16 is multiplied in pairs: at d = 33 the three products take 0.48 s a step, padded to
+    34 only 0.34 s."""
+    return d % 2 if dtype == torch.bfloat16 else 0
+
+
+def _forward_chunk(
+    inputs: Inputs, target: Tensor, rows: slice, work: _Buffers, options: Options
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Losses of some rows, the factor that dz lacks (None: none), dz, and dz with respect to the bias."""
+    z = work.scratch.logits[: len(target)]
+    torch.mm(work.x[rows], work.weight.t(), out=z)
+    target_logit = None
+    if work.mixed:
+        # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the sum as well.
+        acc_dtype = work.scratch.acc_dtype
+        target_logit = (inputs.x[rows].to(acc_dtype) * inputs.weight[target].to(acc_dtype)).sum(1)
+    softmax = eager_softmax if options.kernel is None else compiled_softmax
+    return softmax(z, target, target_logit, work.bias, work.scratch, options)
+
+
+def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows' losses under the mixture, and their derivatives with respect to the softmax's loss, p_other and w_other.
+
+    In logarithms, because a softmax alone may give a target less than float32 can hold.
+    """
+    own = torch.log1p(-w_other) - loss
+    mixed = -torch.logaddexp(own, (w_other * p_other).log())
+    inverse = mixed.clamp(max=80.0).exp()  # 1 / probability; beyond e^80 only a probability of 0 multiplies it
+    return mixed, (own + mixed).exp(), -w_other * inverse, (mixed - loss).exp() - p_other * inverse
+
+
+class _Gradients:
+    """Sums of the wanted gradients over the chunks; None for those that nobody asked for."""
+
+    def __init__(
+        self, inputs: Inputs, acc_dtype: torch.dtype, matmul_dtype: torch.dtype, needs_grad: tuple[bool, ...]
+    ) -> None:
+        (rows, d), vocab, device = inputs.x.shape, len(inputs.weight), inputs.x.device
+        self.acc_dtype, self.matmul_dtype, self.pad = acc_dtype, matmul_dtype, _padding(d, matmul_dtype)
+        need_x, need_weight, need_bias, *need_other = needs_grad
+        self.x = torch.empty_like(inputs.x) if need_x else None
+        self.weight_t = torch.zeros(d, vocab, dtype=acc_dtype, device=device) if need_weight else None
+        self.bias = torch.zeros(1, vocab, dtype=acc_dtype, device=device) if need_bias else None
+        self.other = [torch.empty(rows, dtype=acc_dtype, device=device) if need else None for need in need_other]
+        self.partial = None
+        if need_weight and matmul_dtype != acc_dtype:
+            self.partial = torch.empty(d + self.pad, vocab, dtype=matmul_dtype, device=device)
+
+    def add_mixture(self, rows: slice, factor: Tensor, slopes: list[Tensor]) -> None:
+        """Set the gradients of the mixture's two tensors for some rows."""
+        for grad, slope in zip(self.other, slopes, strict=True):
+            if grad is not None:
+                grad[rows] = factor * slope
+
+    def add(self, rows: slice, x: Tensor, factor: Tensor, dz: Tensor, dz_bias: Tensor, weight: Tensor) -> None:
+        """Add what the logits of some rows contribute."""
+        if self.bias is not None:
+            self.bias.add_(torch.mm(factor[None].to(self.matmul_dtype), dz_bias))
+        if self.x is not None:
+            self.x[rows] = torch.mm(dz, weight)[:, : x.shape[1]] * factor[:, None]
+        if self.weight_t is not None:
+            scaled = (x.to(self.acc_dtype) * factor[:, None]).to(self.matmul_dtype)
+            if self.partial is None:
+                self.weight_t.addmm_(scaled.t(), dz)
+            else:
+                torch.mm(F.pad(scaled, (0, self.pad)).t(), dz, out=self.partial)
+                self.weight_t.add_(self.partial[: x.shape[1]])
+
+    def result(self, inputs: Inputs) -> list[Tensor | None]:
+        """The gradients in the order and the dtypes of the inputs."""
+        weight = None if self.weight_t is None else self.weight_t.t().contiguous().to(inputs.weight.dtype)
+        bias = None if self.bias is None or inputs.bias is None else self.bias[0].to(inputs.bias.dtype)
+        return [self.x, weight, bias, *self.other]

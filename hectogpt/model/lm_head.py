@@ -1,0 +1,226 @@
+"""The vocabulary head: from hidden states to logits, or straight to the loss without the logits.
+
+Everything about the vocabulary is here: soft cap, bias, the map of the embeddings, and the compact vocabulary, in which
+all tokens that the training text never uses share one row of the matrix. Nothing outside knows of that row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.model.fused_ce import Mixture, check_targets, fused_cross_entropy
+
+
+@dataclass(frozen=True)
+class LMHeadConfig:
+    """Options of the vocabulary head.
+
+    soft_cap = c bounds logits z by c tanh(z / c) (2408.00118). bias adds one learned number per token, outside the cap.
+    tied shares the embedding's matrix.
+
+    compact_vocab: the head starts at zero, so the rows of all tokens that never occur in the training text receive
+    equal gradients and stay equal; one row represents them all. The result is the same (the normaliser counts the row
+    once per token), and the cost follows the number of tokens in use.
+
+    embedding_map = s other than 0 adds s E B^T to the matrix, with E the token embeddings and B a learned d x d matrix
+    that starts at zero: tokens that are alike as inputs become alike as outputs (a linear form of 1808.10681). E gets
+    no gradient here; otherwise every token's embedding would move at every step.
+    """
+
+    old_fields: ClassVar[dict[str, str | None]] = {"shared": "compact_vocab", "used": None, "joint": "embedding_map"}
+
+    bias: bool = False
+    soft_cap: float | None = None
+    tied: bool = False
+    compact_vocab: bool = False
+    embedding_map: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
+            raise UserError(f"model.lm_head.soft_cap = {self.soft_cap}", why="it must be positive and finite")
+        if not math.isfinite(self.embedding_map):
+            raise UserError(
+                f"model.lm_head.embedding_map = {self.embedding_map}", why="it multiplies weights, so it must be finite"
+            )
+        if self.tied and self.embedding_map:
+            raise UserError(
+                "model.lm_head.embedding_map with model.lm_head.tied",
+                why="a tied head is the embeddings already",
+                fix="one of the two",
+            )
+        if self.tied and self.compact_vocab:
+            raise UserError(
+                "model.lm_head.compact_vocab with model.lm_head.tied",
+                why="a tied head has a row for every token, a compact one only for those in use",
+                fix="one of the two",
+            )
+
+
+class LMHead(nn.Module):
+    """Hidden states [..., d] to logits [..., vocab].
+
+    weight [rows, d], bias [rows] or None. rows is vocab_size; after `compact` it is the number of tokens in use plus
+    one, and row_of_token [vocab] says which row is whose. The methods that need the token embeddings [vocab, d] (for
+    the embedding map) take them as an argument.
+    """
+
+    row_of_token: Tensor | None
+
+    def __init__(self, config: LMHeadConfig, d_model: int, vocab_size: int) -> None:
+        super().__init__()
+        self.config, self.vocab_size = config, vocab_size
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if config.bias else None
+        self.embedding_map = nn.Linear(d_model, d_model, bias=False) if config.embedding_map else None
+        self.register_buffer("row_of_token", None)
+        self.unused = 0  # how many tokens share the last row; 0 if the vocabulary is not compact
+
+    def tie(self, embeddings: nn.Embedding) -> None:
+        """Use the embeddings' matrix as the weight."""
+        self.weight = cast(nn.Parameter, embeddings.weight)
+
+    # --- the compact vocabulary ---
+
+    @torch.no_grad()
+    def compact(self, used: Int[Tensor, " used"]) -> None:
+        """Keep a row for each of these ids (ascending) and one for all others together; all rows become zero."""
+        check_targets(used, self.vocab_size)
+        rows = torch.full((self.vocab_size,), len(used), dtype=torch.long, device=self.weight.device)
+        rows[used] = torch.arange(len(used), device=self.weight.device)
+        self._set_rows(rows, len(used) + 1, self.vocab_size - len(used))
+
+    def compact_like(self, row_of_token: Int[Tensor, " vocab"], rows: int) -> None:
+        """Take the compact vocabulary of a saved head. Raises UserError (CHECKPOINT) if it is not one."""
+        sound = row_of_token.dtype == torch.int64 and tuple(row_of_token.shape) == (self.vocab_size,)
+        if not sound or not 0 <= int(row_of_token.min()) <= int(row_of_token.max()) < rows:
+            raise UserError(
+                "the saved map from tokens to rows of the head is damaged",
+                why=f"it should hold {self.vocab_size} whole numbers from 0 to {rows - 1}",
+                code=errors.CHECKPOINT,
+            )
+        self._set_rows(row_of_token.to(self.weight.device), rows, int((row_of_token == rows - 1).sum()))
+
+    def _set_rows(self, row_of_token: Tensor, rows: int, unused: int) -> None:
+        self.row_of_token, self.unused = row_of_token, unused
+        self.weight = nn.Parameter(self.weight.new_zeros(rows, self.weight.shape[1]))
+        self.bias = None if self.bias is None else nn.Parameter(self.bias.new_zeros(rows))
+
+    def _counted_once(self, parameter: Tensor) -> Tensor:
+        """Weight or bias, such that the row of all unused tokens gets the gradient of one of them, where
+        differentiation gives their sum. Every optimizer then moves it as it would move each of them."""
+        if self.row_of_token is None:
+            return parameter
+        divided: Tensor = _DivideLastRow.apply(parameter, max(self.unused, 1))
+        return divided
+
+    def full_gradient_norm(self, norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The norm of a model's gradients with the row of the unused tokens counted once for each of them; `norm`
+        counts it once."""
+        if not self.unused:
+            return norm
+        last = [p.grad[-1] for p in (self.weight, self.bias) if p is not None and p.grad is not None]
+        return (norm.square() + (self.unused - 1) * get_total_norm(last).square()).sqrt()
+
+    # --- logits ---
+
+    def matrix(self, embeddings: Float[Tensor, "vocab d"]) -> Float[Tensor, "rows d"]:
+        """The whole matrix: the weight and what the embedding map adds; the row of the unused tokens gets nothing."""
+        return self._with_map(self.weight, embeddings)
+
+    def _with_map(self, weight: Tensor, embeddings: Tensor) -> Tensor:
+        if self.embedding_map is None:
+            return weight
+        used, rows = self._used_tokens()
+        added = self.embedding_map(embeddings.detach()[used]).to(weight.dtype)
+        return weight.index_add(0, rows, added, alpha=self.config.embedding_map)
+
+    def _used_tokens(self) -> tuple[Int[Tensor, " used"], Int[Tensor, " used"]]:
+        """The tokens that have a row to themselves, and these rows."""
+        if self.row_of_token is None:
+            every = torch.arange(self.vocab_size, device=self.weight.device)
+            return every, every
+        used = (self.row_of_token < len(self.weight) - 1).nonzero().squeeze(1)
+        return used, self.row_of_token[used]
+
+    def forward(
+        self, hidden: Float[Tensor, "*batch d"], embeddings: Float[Tensor, "vocab d"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        """Logits over the whole vocabulary. The soft cap bounds the product; the bias is added outside it."""
+        return self.finish(self.products(hidden, embeddings))
+
+    def products(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """[..., d] -> [..., rows], the product with `matrix(embeddings)`."""
+        products = F.linear(hidden, self._counted_once(self.weight))
+        if self.embedding_map is not None:
+            # h (E B^T)^T as (h B) E^T: for the few rows of decoding cheaper than the whole matrix
+            used, rows = self._used_tokens()
+            added = F.linear(hidden @ self.embedding_map.weight, embeddings.detach())[..., used]
+            products = products.index_add(-1, rows, added, alpha=self.config.embedding_map)
+        return products
+
+    def finish(self, products: Tensor) -> Tensor:
+        """[..., rows] products -> [..., vocab] logits."""
+        cap = self.config.soft_cap
+        logits = products if cap is None else cap * torch.tanh(products / cap)
+        logits = logits if self.bias is None else logits + self._counted_once(self.bias)
+        return logits if self.row_of_token is None else logits[..., self.row_of_token]
+
+    # --- the loss ---
+
+    def loss(
+        self,
+        hidden: Float[Tensor, "*batch d"],
+        targets: Int[Tensor, "*batch"],
+        embeddings: Float[Tensor, "vocab d"],
+        *,
+        mixture: Mixture | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+        precision: torch.dtype | None = None,
+        **options: Any,
+    ) -> Float[Tensor, ""]:
+        """Cross entropy in nats over the whole vocabulary; arguments as those of fused_cross_entropy."""
+        weight = self._with_map(self._counted_once(self.weight), embeddings)
+        bias = None if self.bias is None else self._counted_once(self.bias)
+        options |= {"soft_cap": self.config.soft_cap, "reduction": reduction, "precision": precision}
+        if self.row_of_token is None:
+            return fused_cross_entropy(hidden, weight, targets, bias=bias, mixture=mixture, **options)
+        # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the
+        # last row counts with ln m added outside the cap. The softmax then gives that row m times the probability of
+        # one such token, whose loss is therefore larger by the constant ln m.
+        check_targets(targets.reshape(-1), self.vocab_size)
+        last, unused = len(weight) - 1, self.unused
+        log_count = math.log(max(unused, 1))
+        row = self.row_of_token[targets]
+        extra = torch.zeros(last + 1, dtype=weight.dtype, device=weight.device)
+        extra[last] = log_count if unused else -math.inf
+        if mixture is not None:
+            # The constant is added to the whole loss, so the other distribution's part is raised by as much here.
+            raised = torch.where(row == last, mixture.probability * max(unused, 1), mixture.probability)
+            mixture = Mixture(raised, mixture.weight)
+        bias = extra if bias is None else bias + extra
+        loss = fused_cross_entropy(hidden, weight, row, bias=bias, mixture=mixture, **options)
+        constant = (row == last).to(loss.dtype).sum() * log_count
+        return loss + (constant / row.numel() if reduction == "mean" else constant)
+
+
+class _DivideLastRow(torch.autograd.Function):
+    """The identity whose backward pass divides the gradient of the last row by a number."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, divisor: int) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.divisor = divisor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        return torch.cat((grad[:-1], grad[-1:] / ctx.divisor)), None

@@ -1,0 +1,99 @@
+"""A second way to predict: attention over earlier tokens whose weights are the probabilities of repeating them.
+
+Its distribution is mixed with the softmax's, p = (1 - w) softmax + w copy. It has no row per token of the vocabulary,
+so it can predict from the first step tokens that the weights have never met.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hectogpt.model.fused_ce import Mixture
+from hectogpt.model.inputs import Cache
+from hectogpt.model.parts import visible_keys
+from hectogpt.serialization import Value
+
+
+@dataclass(frozen=True)
+class PointerHead(Value):
+    """A neural cache (1612.04426) trained with the model and mixed in by a gate, as in pointer networks (1609.07843).
+
+    Attention over earlier tokens: the query is the final hidden state times a learned vector, which starts at
+    `query_scale`; the key of the token at s is the hidden state at s - 1; scores are divided by sqrt(d). If two hidden
+    states are similar, the same token is likely to follow. The gate w = sigmoid(linear(hidden)) starts at
+    sigmoid(`gate`).
+    """
+
+    old_names: ClassVar[tuple[str, ...]] = ("Copying",)
+    old_fields: ClassVar[dict[str, str | None]] = {"sharpness": "query_scale"}
+
+    query_scale: float = 1.0
+    gate: float = -3.0
+
+    def build(self, d_model: int) -> PointerHeadLayer:
+        return PointerHeadLayer(d_model, self.query_scale, self.gate)
+
+
+class PointerHeadLayer(nn.Module):
+    """Pointer attention and its mixing gate, applied to the output of the final norm."""
+
+    def __init__(self, d_model: int, query_scale: float, gate: float) -> None:
+        super().__init__()
+        self.query_scale = nn.Parameter(torch.full((d_model,), query_scale))
+        self.gate = nn.Parameter(torch.zeros(d_model))
+        self.gate_bias = nn.Parameter(torch.tensor([gate]))
+
+    def weight(self, hidden: Float[Tensor, "batch time d"]) -> Float[Tensor, "batch time"]:
+        """The weight w of the copy in the mixture."""
+        return torch.sigmoid(hidden @ self.gate + self.gate_bias)
+
+    def attention(
+        self,
+        hidden: Float[Tensor, "batch time d"],
+        ids: Int[Tensor, "batch time"],
+        cache: Cache | None = None,
+    ) -> tuple[Float[Tensor, "batch time slot"], Int[Tensor, "batch slot"]]:
+        """Attention from every position to each token up to it, itself included, and those tokens' ids."""
+        if cache is None:
+            keys, tokens = F.pad(hidden, (0, 0, 1, 0))[:, :-1], ids
+            positions = torch.arange(ids.shape[1], device=ids.device)
+            visible = visible_keys(positions, positions)
+        else:
+            keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
+            tokens, visible = cache.append((self, "tokens"), ids), cache.visible_so_far()
+        scores = (hidden * self.query_scale) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
+        return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1), tokens
+
+    def mixture(
+        self,
+        hidden: Float[Tensor, "batch time d"],
+        ids: Int[Tensor, "batch time"],
+        targets: Int[Tensor, "batch time"],
+    ) -> Mixture:
+        """What the loss needs: the copy's probability of each target, and the weight."""
+        weights, tokens = self.attention(hidden, ids)
+        hit = tokens[:, None, :] == targets[:, :, None]
+        return Mixture((weights * hit).sum(dim=-1), self.weight(hidden))
+
+    def mix_log_probs(
+        self,
+        logits: Float[Tensor, "batch rows vocab"],
+        hidden: Float[Tensor, "batch time d"],
+        ids: Int[Tensor, "batch time"],
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch rows vocab"]:
+        """Log-probabilities of the mixture, from the softmax's logits at the last `rows` positions."""
+        rows = logits.shape[1]
+        weights, tokens = self.attention(hidden, ids, cache)
+        places = tokens[:, None].expand(-1, rows, -1)
+        copied = torch.zeros_like(logits).scatter_add_(2, places, weights[:, -rows:].to(logits.dtype))
+        w = self.weight(hidden[:, -rows:])[..., None]
+        # The clamp keeps the gradient of log(0), for all the tokens that cannot be copied, from being infinite.
+        copied = (w * copied).clamp_min(torch.finfo(logits.dtype).tiny).log()
+        return torch.logaddexp(logits.log_softmax(dim=-1) + torch.log1p(-w), copied)

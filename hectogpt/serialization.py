@@ -1,0 +1,198 @@
+"""Writes frozen dataclasses as plain JSON values, reads them back, and lists the fields in which two of them differ.
+
+A field that may hold one of several classes (an optimizer, a norm) is written with its class's name under "type". Such
+classes derive from `Value`, which keeps a table of them by name: a file can name these classes and nothing else.
+
+Names change. A class says which names it and its fields had before: `old_names = ("Copying",)` and
+`old_fields = {"window": "seq_len"}`, with None for a field that is gone. `load` accepts the old names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from abc import ABC
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+from hectogpt.errors import UserError
+
+_CLASSES: dict[str, type[Value]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Value(ABC):  # noqa: B024  its children declare what has to be written
+    """Base of every part of a run that can be exchanged for another: a norm, an optimizer, a schedule.
+
+    Raises UserError when a class is defined whose name another one has already (the same class defined again, as in a
+    notebook's cell, replaces the old one).
+    """
+
+    old_names: ClassVar[tuple[str, ...]] = ()
+    old_fields: ClassVar[dict[str, str | None]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in (cls.__name__, *cls.__dict__.get("old_names", ())):
+            other = _CLASSES.get(name)
+            if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise UserError(
+                    f"class {name} of {cls.__module__} has the name of a class of {other.__module__}",
+                    why="run files name classes, so two classes of one name could not be told apart",
+                    fix=f"another name, My{name} say",
+                )
+            _CLASSES[name] = cls
+
+
+def dump(value: Any) -> Any:
+    """Turn a value into dicts, lists, numbers, strings, booleans and None; floats that JSON lacks become strings."""
+    if isinstance(value, type):
+        raise TypeError(f"a class is not a value: {value}")
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: dump(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields if isinstance(value, Value) else fields
+    if isinstance(value, (tuple, list)):
+        return [dump(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"cannot write a {type(value).__name__} into a run file")
+
+
+def load(kind: Any, data: Any, where: str = "") -> Any:
+    """Rebuild a value of type `kind` from `dump`'s output. Raises UserError naming the field that does not fit."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return load(arguments[0], data, where)
+    if origin in (typing.Union, types.UnionType):
+        return _load_union(kind, arguments, data, where)
+    if origin is typing.Literal:
+        if data in arguments:
+            return data
+        raise _misfit(where, kind, data)
+    if origin is tuple:
+        return _load_tuple(kind, arguments, data, where)
+    if dataclasses.is_dataclass(kind):
+        return _load_dataclass(typing.cast(type, kind), data, where)
+    if kind is float and isinstance(data, str) and data in ("inf", "-inf", "nan"):
+        return float(data)
+    if kind is float and type(data) is int:
+        return float(data)
+    if isinstance(kind, type) and type(data) is kind:
+        return data
+    raise _misfit(where, kind, data)
+
+
+def _load_union(kind: Any, arguments: tuple[Any, ...], data: Any, where: str) -> Any:
+    if data is None and type(None) in arguments:
+        return None
+    members = [a for a in arguments if a is not type(None)]
+    if len(members) == 1:
+        return load(members[0], data, where)
+    for member in members:
+        if isinstance(member, type) and type(data) is member:
+            return data
+    raise _misfit(where, kind, data)
+
+
+def _load_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(data, list):
+        raise _misfit(where, kind, data)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(load(arguments[0], item, f"{where}.{i}") for i, item in enumerate(data))
+    if len(arguments) != len(data):
+        raise _misfit(where, kind, data)
+    return tuple(load(a, item, f"{where}.{i}") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
+
+
+def _load_dataclass(kind: type, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise _misfit(where, kind, data)
+    data = dict(data)
+    name = data.pop("type", None)
+    if issubclass(kind, Value) and name is not None:
+        kind = _class_named(str(name), kind, where)
+    names = [f.name for f in dataclasses.fields(kind)]
+    values: dict[str, Any] = {}
+    for key, item in data.items():
+        current = current_name(kind, key)
+        if current is None:
+            continue
+        if current not in names:
+            raise UserError(
+                f"{where or kind.__name__}: unknown field {key!r}",
+                why=f"{kind.__name__} has {', '.join(names)}",
+                fix=did_you_mean(key, names),
+            )
+        values[current] = item
+    absent = [f.name for f in dataclasses.fields(kind) if f.name not in values and _required(f)]
+    if absent:
+        raise UserError(f"{where or kind.__name__}: no {', '.join(absent)}", why=f"{kind.__name__} needs it")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    prefix = f"{where}." if where else ""
+    return kind(**{key: load(hints[key], item, prefix + key) for key, item in values.items()})
+
+
+def _class_named(name: str, base: type, where: str) -> type:
+    """The class of this name, old or new, if it is `base` or derives from it."""
+    found = _CLASSES.get(name)
+    if found is not None and issubclass(found, base):
+        return found
+    allowed = sorted({c.__name__ for c in _CLASSES.values() if issubclass(c, base)})
+    raise UserError(
+        f"{where or base.__name__}: unknown type {name!r}",
+        why=f"it must be one of {', '.join(allowed)}",
+        fix=did_you_mean(name, allowed),
+    )
+
+
+def current_name(kind: type, field: str) -> str | None:
+    """Today's name of a field of the dataclass `kind`; None for a field that it had and has no more."""
+    old_fields: dict[str, str | None] = getattr(kind, "old_fields", {})
+    return old_fields.get(field, field)
+
+
+def current_path(value: Any, path: str) -> str:
+    """A dotted field of `value` with today's names: "data.window" becomes "data.seq_len"; unknown parts stay."""
+    names = []
+    for name in path.split("."):
+        current = name if value is None or isinstance(value, tuple) else current_name(type(value), name) or name
+        names.append(current)
+        value = getattr(value, current, None)
+    return ".".join(names)
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _misfit(where: str, kind: Any, data: Any) -> UserError:
+    expected = getattr(kind, "__name__", str(kind))
+    return UserError(
+        f"{where or 'value'}: {data!r} does not fit", why=f"expected {expected}, got {type(data).__name__}"
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest known name, or the list of all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """Return {dotted field: (before, after)} for every leaf in which two values differ."""
+    return dict(_diff(dump(before), dump(after), ""))
+
+
+def _diff(a: Any, b: Any, where: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    same_kind = isinstance(a, dict) and isinstance(b, dict) and a.get("type") == b.get("type")
+    if same_kind:
+        for key in a:
+            yield from _diff(a[key], b[key], f"{where}.{key}" if where else key)
+    elif a != b:
+        yield where, (a, b)

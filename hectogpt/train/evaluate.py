@@ -1,0 +1,67 @@
+"""Held-out loss: every token scored once, in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer
+
+SEQ_LEN = 512  # of every score that is compared with others
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Held-out cross entropy: nats per token, bits per byte of the text, and how many tokens were scored."""
+
+    loss: float
+    bits_per_byte: float
+    tokens: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: Transformer, tokens: np.ndarray, token_bytes: np.ndarray, seq_len: int = SEQ_LEN, rows: int = 8
+) -> EvalResult:
+    """Score every token after the first once, in rows of `seq_len` that do not overlap; products in float32 and sums in
+    float64.
+
+    tokens: ids [n]. token_bytes: bytes of text that each id stands for [vocab]; end-of-text tokens are targets without
+    bytes. A token is predicted from those before it in its row (at most `seq_len`, at most the context length).
+    Raises UserError (DATA) for fewer than two tokens.
+    """
+    seq_len = min(seq_len, model.config.context_length, len(tokens) - 1)
+    if seq_len < 1:
+        raise UserError(f"{len(tokens)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
+    device = model.embeddings.weight.device
+    stream = torch.from_numpy(tokens.astype(np.int64))
+    total = 0.0
+    n_full = (len(tokens) - 1) // seq_len
+    inputs = stream[: n_full * seq_len].view(-1, seq_len)
+    targets = stream[1 : n_full * seq_len + 1].view(-1, seq_len)
+    with evaluating(model):
+        for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
+            total += model.loss(x.to(device), y.to(device), reduction="sum").item()
+        if rest := (len(tokens) - 1) % seq_len:
+            tail = stream[-rest - 1 :].to(device)[None]
+            total += model.loss(tail[:, :-1], tail[:, 1:], reduction="sum").item()
+    n_bytes = int(token_bytes[tokens[1:]].sum())
+    return EvalResult(total / (len(tokens) - 1), total / (math.log(2) * max(n_bytes, 1)), len(tokens) - 1)
+
+
+@contextmanager
+def evaluating(model: Transformer) -> Iterator[None]:
+    """Within the context the model is in evaluation mode; afterwards it is as it was, whatever happened."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

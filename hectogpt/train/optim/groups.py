@@ -1,0 +1,116 @@
+"""Which parameter is of which kind, numbers per kind, and the object that steps several optimizers together.
+
+Parameters are sorted by kind: embedding, other lookup table, position, matrix, head, head bias, scalar. Every parameter
+is of exactly one kind. Learning rates are pure functions of the step, so there is no scheduler state.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from hectogpt.model import Transformer
+from hectogpt.serialization import Value
+
+Kind = Literal["embedding", "table", "position", "matrix", "head", "head_bias", "scalar"]
+
+
+def kinds(model: Transformer) -> dict[str, Kind]:
+    """Name -> kind for every parameter, by the module it belongs to; shared parameters appear once."""
+    modules = dict(model.named_modules())
+    found: dict[str, Kind] = {}
+    for name, _ in model.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        module = modules[path]
+        if module is model.lm_head:
+            found[name] = "head" if leaf == "weight" else "head_bias"
+        elif module is model.position_embeddings:
+            found[name] = "position"
+        elif isinstance(module, nn.Embedding):
+            found[name] = "embedding" if module is model.embeddings else "table"
+        elif isinstance(module, nn.Linear) and leaf == "weight":
+            found[name] = "matrix"
+        else:
+            found[name] = "scalar"
+    return found
+
+
+@dataclass(frozen=True)
+class PerKind:
+    """One number for each kind that wants its own; None means the optimizer's number for all."""
+
+    embedding: float | None = None
+    table: float | None = None
+    position: float | None = None
+    matrix: float | None = None
+    head: float | None = None
+    head_bias: float | None = None
+    scalar: float | None = None
+
+    def of(self, kind: Kind, default: float) -> float:
+        """The kind's own number, or the default."""
+        value: float | None = getattr(self, kind)
+        return default if value is None else value
+
+
+@dataclass(frozen=True)
+class Optim(Value):
+    """An optimizer and its settings."""
+
+    @abstractmethod
+    def build(self, model: Transformer) -> OptimizerGroup:
+        """The object that steps over the model's parameters."""
+
+
+class OptimizerGroup:
+    """Torch optimizers that are stepped together, their learning rates those of their groups times a factor.
+
+    An optimizer with more that depends on the step (a momentum that rises, say) has a method `set_step(step, factor)`,
+    which is called instead. `initial_lr`, torch's own name, is a group's learning rate at a factor of 1.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters."""
+        return [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+
+    def step(self, step: int, factor: float) -> None:
+        """Apply the gradients of 0-based `step`, every learning rate times `factor`."""
+        for optimizer in self.optimizers:
+            getattr(optimizer, "set_step", lambda _, f, o=optimizer: scale_lr(o, f))(step, factor)
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def lr(self) -> float:
+        """The largest current learning rate of the first optimizer, for display."""
+        return max(cast(float, group["lr"]) for group in self.optimizers[0].param_groups)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Everything that changes while the optimizers step, one entry each."""
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
+        """Go on from what state_dict() gave."""
+        for optimizer, part in zip(self.optimizers, state, strict=True):
+            optimizer.load_state_dict(part)
+
+
+def scale_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to `factor` times its initial one."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

@@ -1,0 +1,129 @@
+"""Device, dtypes and threads of a run: every "auto" is decided here, once, as a frozen Machine."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from hectogpt import errors, hardware
+from hectogpt.errors import UserError
+from hectogpt.model import ModelConfig
+from hectogpt.model.cpu_kernels import float32_by_onednn
+from hectogpt.train.run import Dtype, Run
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The choices made for one run. `dtype` is that of the blocks' matrix products (weights stay float32, float64 if
+    asked for); `head_dtype` that of the loss head's."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dtype: torch.dtype
+    threads: int
+
+    def describe(self) -> dict[str, str | int]:
+        """The choices in words, for run.json, summary.json and records."""
+        return {
+            "kind": self.device.type,
+            "device": hardware.device_name(str(self.device)),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "head_dtype": str(self.head_dtype).removeprefix("torch."),
+            "threads": self.threads,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 products in the blocks where the machine wants them; weights and sums stay float32."""
+        if self.dtype == torch.bfloat16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def choose(run: Run) -> Machine:
+    """Decide device, dtypes and threads, and set the number of threads. Raises UserError for what cannot be had."""
+    device = torch.device(_device(run.device))
+    threads = run.threads or hardware.physical_cores()
+    torch.set_num_threads(threads)
+    d, vocab = run.model.d_model, run.model.vocab_size
+    dtype = _dtype(run.dtype, lambda: torch.bfloat16 if _prefers_bf16(device, d) else torch.float32)
+    if dtype == torch.float64:
+        head_dtype = _dtype(run.head_dtype, lambda: torch.float64)
+    else:
+        head_dtype = _dtype(run.head_dtype, lambda: faster_matmul_dtype(d, vocab, device))
+    check_memory(run.model, device)
+    return Machine(device, dtype, head_dtype, threads)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
+        have = ", ".join(k for k, ok in available.items() if ok)
+        raise UserError(f"device {name!r} is not available", why=f"this machine has {have}", fix="set device to auto")
+    return name
+
+
+def _dtype(name: Dtype, automatic: Callable[[], torch.dtype]) -> torch.dtype:
+    return automatic() if name == "auto" else _DTYPES[name]
+
+
+def _prefers_bf16(device: torch.device, d_model: int) -> bool:
+    """Whether bf16 products make a training step faster. On CPUs measured with matrix tiles (AMX) and with AVX512-BF16,
+    from d_model = 128 on, at equal held-out loss; the figures are in results/LOG.md, "precision"."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    return d_model >= 128 and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def faster_matmul_dtype(d: int, vocab: int, device: torch.device | str = "cpu") -> torch.dtype:
+    """bf16 or float32 for the products of a vocabulary head, by timing both on a slice of it (under half a second)."""
+    rows, tokens = 256, min(vocab, 8192)
+    seconds = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        x, weight = (torch.ones(n, d, dtype=dtype, device=device) for n in (rows, tokens))
+        out = torch.empty(rows, tokens, dtype=dtype, device=device)
+        tries = []
+        with float32_by_onednn(dtype):
+            for _ in range(7):
+                _synchronize(device)
+                begun = time.perf_counter()
+                torch.mm(x, weight.t(), out=out)
+                torch.mm(out, weight)
+                torch.mm(x.t(), out)
+                _synchronize(device)
+                tries.append(time.perf_counter() - begun)
+        seconds[dtype] = min(tries)
+    return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _synchronize(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check_memory(config: ModelConfig, device: torch.device) -> None:
+    """Refuse a model whose weights, gradients and two Adam moments cannot fit, before anything is allocated."""
+    parameters = config.min_parameters()
+    need, have = 16 * parameters, hardware.free_memory(str(device))
+    if need > have:
+        raise UserError(
+            f"a model of {parameters:,} parameters does not fit",
+            why=f"training it takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+            fix="a smaller model.d_model, model.n_layers or model.vocab_size",
+            code=errors.MEMORY,
+        )

@@ -1,0 +1,165 @@
+"""A run from its first weights to its scores. The command line, trials and Python users all drive a Session.
+
+session = Session.open(run, corpus)
+for step in session.steps():
+    ...
+session.evaluate("dev")
+result = session.result()
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hectogpt import hardware
+from hectogpt.data import Batches, Corpus, Tokenizer, open_corpus
+from hectogpt.model import Transformer
+from hectogpt.train import loop, precision, setup
+from hectogpt.train.evaluate import EvalResult, evaluate
+from hectogpt.train.loop import Step
+from hectogpt.train.optim import OptimizerGroup
+from hectogpt.train.precision import Machine
+from hectogpt.train.run import Run
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to. Every number that is reported anywhere is defined here.
+
+    corpus: its name. corpus_sha256: split -> hash of its tokens.
+    losses, grad_norms: of every step, nats per token and before clipping, with the weights before the update.
+    train_tokens: tokens read. params: parameters of the model.
+    seconds: of building, compiling and training; scoring is not in them. peak_mb: the process's (on a GPU torch's)
+        largest memory up to the end of training, MiB.
+    machine: device, dtypes and threads in words.
+    scores: split -> held-out score, of the splits that were scored.
+    """
+
+    run: Run
+    corpus: str
+    corpus_sha256: dict[str, str]
+    losses: tuple[float, ...]
+    grad_norms: tuple[float, ...]
+    train_tokens: int
+    params: int
+    seconds: float
+    peak_mb: float
+    machine: dict[str, str | int]
+    scores: dict[str, EvalResult]
+    model: Transformer = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+
+    @property
+    def dev_loss(self) -> float | None:
+        """Held-out loss on the dev split, nats per token; None if it was not scored."""
+        return self.scores["dev"].loss if "dev" in self.scores else None
+
+    @property
+    def train_loss_last(self) -> float:
+        """The assignment's number: the loss on the last batch, before its update. nan without steps."""
+        return self.losses[-1] if self.losses else float("nan")
+
+    @property
+    def train_loss_last10(self) -> float:
+        """Mean loss of the last ten batches (of all, if there are fewer). nan without steps."""
+        return float(np.mean(self.losses[-10:])) if self.losses else float("nan")
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as plain values, for summary.json and records."""
+        scored = {f"{split}_loss": score.loss for split, score in self.scores.items()}
+        scored |= {f"{split}_bpb": score.bits_per_byte for split, score in self.scores.items()}
+        return {
+            "recipe": self.run.recipe,
+            "corpus": self.corpus,
+            "corpus_sha256": self.corpus_sha256,
+            "tokenizer_sha256": self.tokenizer.sha256,
+            "seed": self.run.seed,
+            "steps": len(self.losses),
+            "train_tokens": self.train_tokens,
+            "params": self.params,
+            "train_loss_first": self.losses[0] if self.losses else None,
+            "train_loss_last": self.train_loss_last,
+            "train_loss_last10": self.train_loss_last10,
+            "seconds": self.seconds,
+            "peak_mb": self.peak_mb,
+            "machine": self.machine,
+            **scored,
+        }
+
+
+class Session:
+    """One run that is under way: run, corpus, machine, model and optimizer, and what has come of them so far."""
+
+    def __init__(
+        self, run: Run, corpus: Corpus, machine: Machine, model: Transformer, optimizer: OptimizerGroup, head: str
+    ) -> None:
+        self.run, self.corpus, self.machine = run, corpus, machine
+        self.model, self.optimizer, self.head = model, optimizer, head
+        self.done: list[Step] = []
+        self.scores: dict[str, EvalResult] = {}
+        self.setup_seconds = 0.0
+        self.peak_mb = 0.0
+
+    @classmethod
+    def open(cls, run: Run, corpus: Corpus | None = None) -> Session:
+        """Choose the machine, build model and optimizer. corpus: the run's own unless given.
+
+        Raises UserError for a corpus that does not fit the model, a device or memory that is not there.
+        """
+        corpus = open_corpus(run.corpus) if corpus is None else corpus
+        setup.check_corpus(run, corpus)
+        begun = time.perf_counter()
+        machine = precision.choose(run)
+        model = setup.build_model(run, machine, corpus)
+        head = setup.compile_head(run, model, machine)
+        session = cls(run, corpus, machine, model, run.optim.build(model), head)
+        session.setup_seconds = time.perf_counter() - begun
+        session.peak_mb = hardware.peak_memory_mb(str(machine.device))
+        return session
+
+    def steps(self, start: int = 0) -> Iterator[Step]:
+        """Train from 0-based step `start` to the run's end, one Step at a time. Raises UserError (DIVERGED)."""
+        data = self.run.data
+        batches = Batches(self.corpus.tokens["train"], data.seq_len, data.batch_size, self.run.seed)
+        for step in loop.steps(self.run, self.model, self.optimizer, batches, self.machine, start):
+            self.done.append(step)
+            self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
+            yield step
+
+    def evaluate(self, split: str = "dev") -> EvalResult:
+        """Score the model on a held-out split, "dev" or "test"."""
+        score = evaluate(self.model, self.corpus.tokens[split], self.corpus.tokenizer.token_bytes)
+        self.scores[split] = score
+        return score
+
+    def result(self) -> RunResult:
+        """What the run came to so far."""
+        return RunResult(
+            run=self.run,
+            corpus=self.corpus.name,
+            corpus_sha256=self.corpus.sha256,
+            losses=tuple(step.loss for step in self.done),
+            grad_norms=tuple(step.grad_norm for step in self.done),
+            train_tokens=self.done[-1].tokens if self.done else 0,
+            params=sum(p.numel() for p in self.model.parameters()),
+            seconds=self.setup_seconds + sum(step.seconds for step in self.done),
+            peak_mb=self.peak_mb,
+            machine=self.machine.describe(),
+            scores=dict(self.scores),
+            model=self.model,
+            tokenizer=self.corpus.tokenizer,
+        )
+
+
+def train(run: Run, corpus: Corpus | None = None) -> RunResult:
+    """Train a run to its end and score it on dev. Raises UserError as Session does."""
+    session = Session.open(run, corpus)
+    for _ in session.steps():
+        pass
+    session.evaluate("dev")
+    return session.result()

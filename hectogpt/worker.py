@@ -1,0 +1,117 @@
+"""A child process that is asked one thing as JSON on its standard input and answers in lines of JSON on its output.
+
+What is run apart in this way cannot take the caller with it: a crash, a leak or an endless loop ends the child alone.
+Used for the trials of a comparison; the child's module calls `answer`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
+LAST_WORDS = 100_000  # characters of standard error that are kept
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended. error: None if it ended well, else in a few words how ("exit code 1", "SIGKILL", a time-out).
+    last_words: what it wrote to standard error."""
+
+    error: str | None
+    last_words: str
+
+
+def ask(
+    module: str, request: dict[str, Any], on_message: Callable[[dict[str, Any]], None], timeout: float | None = None
+) -> Outcome:
+    """Run `python -m module` with `request` on its standard input and pass on each message that it prints.
+
+    timeout: seconds after which the child is killed. The child is killed as well when this function is left by an
+    exception (Ctrl-C, an error in on_message). Lines that are not JSON objects are the child's own output: they are
+    kept with its last words.
+    """
+    strays: list[str] = []
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+        child = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])},
+            start_new_session=True,  # Ctrl-C reaches the caller alone, which ends the child
+        )
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            child.kill()
+
+        timer = None if timeout is None else threading.Timer(timeout, stop)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            if timer:
+                timer.start()
+            with suppress(BrokenPipeError), child.stdin:  # broken: it ended before it read; the exit code tells
+                json.dump(request, child.stdin)
+            for line in child.stdout:
+                message = _message(line)
+                if message is None:
+                    strays.append(line)
+                else:
+                    on_message(message)
+            code = child.wait()
+        finally:
+            if timer:
+                timer.cancel()
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            child.stdout.close()
+        complaints.seek(0)
+        last_words = ("".join(strays) + complaints.read(LAST_WORDS)).strip()
+    if late.is_set():
+        return Outcome(f"it was stopped after {timeout:g} s", last_words)
+    if code == 0:
+        return Outcome(None, last_words)
+    return Outcome(signal.Signals(-code).name if code < 0 else f"exit code {code}", last_words)
+
+
+def _message(line: str) -> dict[str, Any] | None:
+    with suppress(ValueError):
+        message = json.loads(line)
+        return message if isinstance(message, dict) else None
+    return None
+
+
+def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
+    """The child's side: read the request, print each message of the reply as one line.
+
+    While the reply is made, `print` goes to standard error, so that a user's own code cannot break the protocol.
+    """
+    request, lines = json.load(sys.stdin), sys.stdout
+    sys.stdout = sys.stderr
+    try:
+        for message in _checked(reply(request)):
+            print(message, file=lines, flush=True)
+    finally:
+        sys.stdout = lines
+
+
+def _checked(messages: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for message in messages:
+        yield json.dumps(message, allow_nan=False)
