@@ -16,15 +16,11 @@ from safetensors.torch import load_file, save_file
 from hectogpt import errors
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
-from hectogpt.interop import huggingface
-from hectogpt.interop.huggingface import (
-    from_theirs,
-    load_model,
-    load_pretrained,
-    parse_config,
-    read_tokenizer,
-    to_theirs,
-)
+from hectogpt.interop import hf_config, hub, open_model
+from hectogpt.interop.gpt2_names import to_huggingface, to_ours
+from hectogpt.interop.hf_config import parse_config
+from hectogpt.interop.hf_tokenizer import read_tokenizer
+from hectogpt.interop.hf_weights import load_gpt2
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 24, "vocab_size": 60}
 
@@ -57,7 +53,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 def test_the_logits_are_theirs(tmp_path, dtype, tolerance, tied):
     model = theirs(dtype, tie_word_embeddings=tied, layer_norm_epsilon=1e-3)
     model.save_pretrained(tmp_path)
-    ours = load_model(tmp_path)
+    ours = load_gpt2(tmp_path)
     ids = torch.randint(60, (3, 24), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, got = model(ids).logits, ours(ids)
@@ -70,7 +66,7 @@ def test_the_logits_are_theirs(tmp_path, dtype, tolerance, tied):
 
 
 def test_the_layout_on_the_hub_without_prefix_and_with_masks(saved):
-    expected = load_model(saved).state_dict()
+    expected = load_gpt2(saved).state_dict()
     path = saved / "model.safetensors"
     old = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
     for layer in range(2):
@@ -78,13 +74,13 @@ def test_the_layout_on_the_hub_without_prefix_and_with_masks(saved):
         old[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
     save_file(old, path)
     rewrite(saved, n_ctx=24, torch_dtype="float32")
-    got = load_model(saved).state_dict()
+    got = load_gpt2(saved).state_dict()
     assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
 
 
 def test_half_precision_files_are_widened(tmp_path):
     theirs(torch.bfloat16).save_pretrained(tmp_path)
-    assert load_model(tmp_path).embeddings.weight.dtype == torch.float32
+    assert load_gpt2(tmp_path).embeddings.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -92,13 +88,13 @@ def test_the_table_reads_both_ways(saved, tied):
     file = load_file(saved / "model.safetensors")
     if not tied:
         file["lm_head.weight"] = torch.randn(60, 32)
-    back = to_theirs(from_theirs(file, 2), 2, tied=tied)
+    back = to_huggingface(to_ours(file, 2), 2, tied=tied)
     assert back.keys() == file.keys()
     assert all(torch.equal(back[name], file[name]) for name in file)
 
 
 def test_generation_matches_transformers(saved):
-    ours, other = load_model(saved), theirs()
+    ours, other = load_gpt2(saved), theirs()
     ids = torch.tensor([[1, 2, 3], [9, 8, 7]])
     expected = other.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
@@ -157,7 +153,7 @@ def test_what_is_not_gpt2_is_refused_by_name(name, value):
 json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
 
 
-@given(changes=st.dictionaries(st.sampled_from([*GOOD, *huggingface.FIXED]), json_values))
+@given(changes=st.dictionaries(st.sampled_from([*GOOD, *hf_config.FIXED]), json_values))
 @settings(max_examples=200)
 def test_any_config_is_read_or_refused(changes):
     with contextlib.suppress(UserError):  # and no other error
@@ -171,17 +167,17 @@ def test_pickles_are_refused_unread(saved):
     (saved / "model.safetensors").unlink()
     (saved / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
     with pytest.raises(UserError, match="pickle") as caught:
-        load_model(saved)
+        load_gpt2(saved)
     assert caught.value.code == errors.CHECKPOINT
 
 
 def test_missing_and_sharded_weights_are_told_apart(saved):
     (saved / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no weights"):
-        load_model(saved)
+        load_gpt2(saved)
     (saved / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="several files"):
-        load_model(saved)
+        load_gpt2(saved)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +197,7 @@ def test_tensors_that_do_not_fit_are_named(saved, name, tensor, said):
     state.pop(name, None)
     save_file(state if tensor is None else state | {name: tensor}, path)
     with pytest.raises(UserError, match="does not fit") as caught:
-        load_model(saved)
+        load_gpt2(saved)
     assert said in caught.value.why
 
 
@@ -209,7 +205,7 @@ def test_a_cut_file_is_refused(saved):
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError) as caught:
-        load_model(saved)
+        load_gpt2(saved)
     assert caught.value.code == errors.CHECKPOINT
 
 
@@ -308,7 +304,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
 def test_names_that_are_no_names_never_reach_the_hub(name, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
     with pytest.raises(UserError):
-        huggingface.fetch(name)
+        hub.fetch(name)
 
 
 def test_without_network_one_error_says_what_to_copy(monkeypatch, tmp_path):
@@ -318,12 +314,12 @@ def test_without_network_one_error_says_what_to_copy(monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "getaddrinfo", offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="neither a folder") as caught:
-        load_pretrained("gpt2")
+        open_model("gpt2", download=True)
     assert "model.safetensors" in caught.value.fix
 
 
 @pytest.mark.network
 def test_gpt2_from_the_hub():
-    model, tokenizer = load_pretrained("gpt2")
+    model, tokenizer = open_model("gpt2", download=True)
     ids = torch.tensor([tokenizer.encode("The capital of France is").astype(int).tolist()])
     assert "Paris" in tokenizer.decode(model.generate(ids, 30)[0].tolist())

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +14,9 @@ from hectogpt.cli.generate import GenerateArguments
 from hectogpt.cli.show import printable
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
-from hectogpt.interop import huggingface
-from hectogpt.model.folder import MODEL_TYPE, load_model, read_config
-from hectogpt.model.generate import Sampling, TextStream, Token, generate
-from hectogpt.model.quantize import LightTransformer, Precision, copy_bandwidth, weight_bytes
+from hectogpt.generate.quantize import Precision, QuantizedTransformer, copy_bandwidth, weight_bytes
+from hectogpt.generate.sampling import Sampling, TextStream, Token, generate
+from hectogpt.interop import open_model
 from hectogpt.model.transformer import Transformer
 
 
@@ -29,7 +27,7 @@ def run(arguments: GenerateArguments) -> None:
             raise UserError(f"threads = {arguments.threads}", why="it must be at least 1")
         torch.set_num_threads(arguments.threads)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    model, tokenizer = open_model(arguments.model)
+    model, tokenizer = open_model(arguments.model, download=True)
     sampling = sampling_of(arguments, tokenizer.end_of_text)
     ids = tokenizer.encode(prompt).tolist()
     dropped = len(ids) - model.config.context_length
@@ -48,18 +46,9 @@ def run(arguments: GenerateArguments) -> None:
     if compile is None:
         compile = not cuda and worth_compiling(model, arguments.precision, sampling.max_new_tokens)
     if compile or arguments.precision != "float32":
-        model = LightTransformer(model, arguments.precision, compile=compile)
+        model = QuantizedTransformer(model, arguments.precision, compile=compile)
     model.to("cuda" if cuda else "cpu")
     continue_prompt(arguments, model, tokenizer, sampling, ids, prompt)
-
-
-def open_model(name: str) -> tuple[Transformer, Tokenizer]:
-    """A run folder's model, or what interop can read."""
-    folder = Path(name)
-    if folder.is_dir() and read_config(folder).get("model_type") == MODEL_TYPE:
-        model = load_model(folder)
-        return model, huggingface.read_tokenizer(folder, model.config.vocab_size)
-    return huggingface.load_pretrained(name)
 
 
 def sampling_of(arguments: GenerateArguments, end_of_text: int) -> Sampling:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
-from hectogpt.interop import huggingface
-from hectogpt.model.folder import MODEL_TYPE, load_model, read_config
+from hectogpt.interop import open_model as open_model  # for callers of model_view.open_model
 from hectogpt.model.transformer import CausalAttention, DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
@@ -48,23 +47,6 @@ class Prompt(NamedTuple):
 
     ids: Int[np.ndarray, " time"]
     cut: int
-
-
-def open_model(folder: Path) -> tuple[Transformer, Tokenizer]:
-    """The model and tokenizer of a run's folder or of a Hugging Face GPT-2 folder; nothing is downloaded.
-
-    Raises UserError (CHECKPOINT or DATA) for a missing, foreign or damaged folder.
-    """
-    if not folder.is_dir():
-        raise UserError(
-            f"no model in {folder}",
-            why="there is no such folder",
-            fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
-            code=errors.CHECKPOINT,
-        )
-    own = read_config(folder).get("model_type") == MODEL_TYPE
-    model = load_model(folder) if own else huggingface.load_model(folder)
-    return model.eval(), huggingface.read_tokenizer(folder, model.config.vocab_size)
 
 
 def newest_run(root: Path) -> Path | None:

@@ -1,0 +1,63 @@
+"""A Hugging Face GPT-2's config.json as a ModelConfig. Settings that change GPT-2's formulas are refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.model.config import ModelConfig
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import LayerNorm
+
+# The largest values that are believed: a damaged file must not make torch ask for terabytes.
+LARGEST = {"vocab_size": 10**7, "n_positions": 10**6, "n_embd": 10**5, "n_layer": 1000, "n_head": 10**4}
+# Settings that can change GPT-2's formulas, with the values that do not. The first value is the default.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "reorder_and_upcast_attn": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True, False),
+}
+DEFAULTS = {name: values[0] for name, values in FIXED.items()} | {"layer_norm_epsilon": 1e-5}
+
+
+def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelConfig:
+    """The sizes of a GPT-2. Raises UserError (CHECKPOINT) that lists every problem at once."""
+    problems = []
+    for name, most in LARGEST.items():
+        value = config.get(name)
+        if type(value) is not int or not 1 <= value <= most:
+            problems.append(f"{name} is {_shown(config, name)}, expected a whole number from 1 to {most:,}")
+    if not problems and config["n_embd"] % config["n_head"]:
+        problems.append(f"n_embd {config['n_embd']} is not divisible by n_head {config['n_head']}")
+    chosen = DEFAULTS | config
+    for name, allowed in FIXED.items():
+        if not any(chosen[name] is value or (isinstance(value, str) and chosen[name] == value) for value in allowed):
+            expected = " or ".join(json.dumps(value) for value in allowed)
+            problems.append(f"{name} is {_shown(config, name)}, expected {expected}")
+    inner = config.get("n_inner")
+    if inner is not None and (type(inner) is not int or inner != 4 * (config.get("n_embd") or 0)):
+        problems.append(f"n_inner is {_shown(config, 'n_inner')}, expected null or 4 n_embd")
+    epsilon = chosen["layer_norm_epsilon"]
+    if type(epsilon) is not float or not 0 < epsilon < 1:
+        problems.append(f"layer_norm_epsilon is {_shown(config, 'layer_norm_epsilon')}, expected one between 0 and 1")
+    if problems:
+        raise UserError(f"{where} is not a GPT-2's", why="; ".join(problems), code=errors.CHECKPOINT)
+    return ModelConfig(
+        d_model=config["n_embd"],
+        n_heads=config["n_head"],
+        n_layers=config["n_layer"],
+        context_length=config["n_positions"],
+        vocab_size=config["vocab_size"],
+        norm=LayerNorm(eps=epsilon),
+        lm_head=LMHeadConfig(tied=chosen["tie_word_embeddings"]),
+    )
+
+
+def _shown(config: dict[str, Any], name: str) -> str:
+    return repr(config[name])[:40] if name in config else "missing"

@@ -1,0 +1,90 @@
+"""The tokenizer in a model's folder: tokenizer.json, or merges.txt with vocab.json. Only GPT-2's kind is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hectogpt import errors
+from hectogpt.data import Tokenizer, load_tokenizer
+from hectogpt.errors import UserError
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """The folder's byte-level BPE, for a model of `vocab_size` ids; GPT-2's own if the folder has none and the size
+    is GPT-2's.
+
+    Raises UserError (DATA) if the files describe another kind of tokenizer, contradict each other or exceed the model.
+    """
+    source = "tokenizer.json" if (folder / "tokenizer.json").exists() else "merges.txt"
+    if not (folder / source).exists():
+        own = load_tokenizer()
+        if own.n_vocab == vocab_size:
+            return own
+        raise _no_tokenizer(
+            folder, f"it has neither tokenizer.json nor merges.txt, and {vocab_size:,} ids, not GPT-2's"
+        )
+    if source == "tokenizer.json":
+        vocabulary: dict[str, Any] | None
+        merges, vocabulary = _parse_tokenizer_json(folder / source)
+    else:
+        merges = _read(folder / source).rstrip("\n").encode()
+        vocabulary = _json(folder / "vocab.json") if (folder / "vocab.json").exists() else None
+    tokenizer = Tokenizer(merges, name=folder.name)
+    if vocabulary is not None and vocabulary != tokenizer.vocabulary():
+        expected = tokenizer.vocabulary()
+        odd = next((t for t in expected if vocabulary.get(t) != expected[t]), None) or next(
+            t for t in vocabulary if t not in expected
+        )
+        raise _no_tokenizer(
+            folder,
+            f"{odd!r} has id {vocabulary.get(odd)}, where GPT-2's rule (256 bytes, the merges in order, end-of-text) "
+            f"gives {expected.get(odd)}",
+        )
+    if tokenizer.n_vocab > vocab_size:
+        raise _no_tokenizer(folder, f"it has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}")
+    return tokenizer
+
+
+def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
+    """The merges in merges.txt's form, and token -> id."""
+    content = _json(path)
+    model = content.get("model")
+    split = content.get("pre_tokenizer")
+    if not isinstance(model, dict) or not isinstance(split, dict):
+        raise _no_tokenizer(path.parent, f"{path.name} has no model or no pre_tokenizer")
+    if model.get("type", "BPE") != "BPE" or split.get("type") != "ByteLevel" or split.get("add_prefix_space"):
+        raise _no_tokenizer(path.parent, f"{path.name} is not a byte-level BPE with GPT-2's word pattern")
+    merges: Any = model.get("merges")
+    vocabulary: Any = model.get("vocab")
+    if not isinstance(merges, list) or not isinstance(vocabulary, dict):
+        raise _no_tokenizer(path.parent, f"{path.name} lacks its merges or its vocabulary")
+    lines = [merge if isinstance(merge, str) else " ".join(map(str, merge)) for merge in merges]
+    added = content.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, dict) and isinstance(token.get("content"), str) and isinstance(token.get("id"), int):
+            vocabulary[token["content"]] = token["id"]
+    return "\n".join(lines).encode(), vocabulary
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}", why=str(error), code=errors.DATA) from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}", why=str(error), code=errors.DATA) from None
+    if not isinstance(content, dict):
+        raise UserError(f"cannot read {path}", why="it is not a JSON object", code=errors.DATA)
+    return content
+
+
+def _no_tokenizer(folder: Path, why: str) -> UserError:
+    fix = "use the vocab.json and merges.txt that GPT-2 came with"
+    return UserError(f"no usable tokenizer in {folder}", why=why, fix=fix, code=errors.DATA)

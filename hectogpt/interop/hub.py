@@ -1,0 +1,49 @@
+"""A model's folder from the Hugging Face hub, or from the hub's cache on this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+
+FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json")
+HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
+TIMEOUT = 5.0  # seconds to wait for the hub's answer
+
+
+def fetch(name: str) -> Path:
+    """The folder of the hub's model `name`. Nothing is downloaded if this machine's cache has it.
+
+    Raises UserError (USAGE) for what cannot be a name, and within seconds UserError (CHECKPOINT) if the hub does not
+    give the model; both say which files to copy by hand.
+    """
+    by_hand = f"copy {', '.join(FILES[:4])} into a folder and name that folder"
+    if not HUB_NAME.match(name):
+        raise UserError(f"no folder {name!r}", why="and it cannot be a name on the hub", fix=by_hand)
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(
+            f"no folder {name!r}",
+            why="to look for it on the hub, the package huggingface_hub is needed",
+            fix=f"python -m pip install 'hectogpt[hf]', or {by_hand}",
+        ) from None
+    patterns = list(FILES)
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if (folder / "model.safetensors").exists():
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=TIMEOUT))
+    except (HfHubHTTPError, OSError, ValueError) as error:  # LocalEntryNotFoundError is one of them
+        raise UserError(
+            f"{name!r} is neither a folder here nor a model that the hub gave",
+            why=str(error).strip().splitlines()[0][:200],
+            fix=by_hand,
+            code=errors.CHECKPOINT,
+        ) from None
