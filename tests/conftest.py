@@ -90,9 +90,11 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-@pytest.fixture(scope="session")
-def compiler() -> None:
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what torch.compile makes on the CPU: it writes C++ that includes Python's header."""
+    # torch keeps compiled headers in tempfile's folder, whatever its cache folder is.
+    monkeypatch.setattr(tempfile, "tempdir", os.environ["TMPDIR"])
     program = os.environ.get("CXX", "g++")
     if shutil.which(program) is None:
         pytest.skip(f"no C++ compiler: the program `{program}` is not on the PATH; Debian: apt-get install g++")
