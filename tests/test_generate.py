@@ -434,6 +434,7 @@ for kind in ("gpt2", "everything"):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_compiled_steps_equal_plain_ones():
     # In a process of its own: the compiler cannot look through the type checks of this one.
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=CHECKOUT)

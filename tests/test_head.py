@@ -215,6 +215,7 @@ def test_huge_logits():
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised inside torch.compile
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cap", [None, 5.0])
 @pytest.mark.parametrize("with_bias", [False, True])

@@ -1,6 +1,6 @@
 """The pages: views show what the functions give, files open alone, and the app works in a real browser.
 
-Tests marked `browser` start one server and one Chromium for all of them; without Chromium they skip and say so.
+One server serves them all, and one Chromium those marked `browser`; without Chromium these skip and say so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -263,9 +262,6 @@ def test_messages_are_escaped() -> None:
 @pytest.fixture(scope="session")
 def address(run: Path) -> Iterator[str]:
     """One server for all, started as a user would, in a folder whose ./runs holds the run."""
-    if shutil.which("chromium") is None:
-        pytest.skip("no Chromium: the program `chromium` is not on the PATH")
-    pytest.importorskip("playwright")
     pytest.importorskip("marimo")
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import hectogpt.cli; hectogpt.cli.main()"
     server = subprocess.Popen(
@@ -328,7 +324,6 @@ POSTS = "kernel/run kernel/save kernel/scratchpad/run kernel/instantiate files/l
 SOCKETS = "/ws?session_id=x", "/ws_sync?session_id=x&file_key=x", "/terminal/ws", "/iosub", "/lsp/pylsp"
 
 
-@pytest.mark.browser
 def test_nobody_gets_in_without_the_token_and_nobody_runs_code(address: str) -> None:
     port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?access_token=(.+)", address).groups()
     assert len(token) >= 32

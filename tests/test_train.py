@@ -419,6 +419,7 @@ print(max(abs(a - b) for a, b in zip(*losses)))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_compiled_blocks_compute_the_same(token_file: Path) -> None:
     # In a process without the type checks of the tests, which the compiler cannot trace.
     done = subprocess.run([sys.executable, "-c", COMPILED_RUN, str(token_file)], capture_output=True, text=True)
