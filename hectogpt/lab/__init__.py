@@ -1,1 +1,1 @@
-"""Experiments: recipes and the ladder they form, count-model anchors, paired statistics, reports."""
+"""Experiments: recipes and the ladder they form, trials and their records, paired statistics, reports."""

@@ -1,6 +1,6 @@
-"""Every recipe by name: the rungs of the ladder, whole or without one, and those beside it.
+"""Every recipe by name: the rungs of the ladder, whole or without one, and the recipes beside it.
 
-A recipe named after a change on the ladder is the ladder up to and including it; the others stand alone.
+A recipe named after a rung is the ladder up to and including it; the others stand alone.
 """
 
 from __future__ import annotations
@@ -13,79 +13,99 @@ from hectogpt.lab.ladder import (
     DEFAULT,
     LADDER,
     Recipe,
+    apply,
     baseline,
     change_adamw,
-    decay,
-    depth,
+    layers_4,
     learning_rate,
-    plateau,
+    linear_decay,
+    lower_lr_long_hold,
     rotary,
     soap_before_muon,
-    wide,
-    width,
+    width_128_shared_row,
+    width_256,
 )
 from hectogpt.model import Init
 from hectogpt.model.inputs import EmbeddingNorm
-from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, Sinusoidal
-from hectogpt.train.counts import BigramStart
-from hectogpt.train.optim import AdamW, Muon, Optim, Rates, SOAPMuon
+from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, SinusoidalPositions
+from hectogpt.serialization import did_you_mean
+from hectogpt.train.init_counts import BigramInit
+from hectogpt.train.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
 from hectogpt.train.run import Data, Run
-from hectogpt.train.schedules import Linear
-from hectogpt.values import did_you_mean
+from hectogpt.train.schedules import LinearDecay
+
+WITHOUT = "without-"  # begins the name of the top of the ladder without one rung
+
+# Old name -> name, of recipes in records and in commands that people remember.
+RENAMED = {
+    "embedding_rate": "embedding_lr",
+    "width": "width_128_shared_row",
+    "head_rate": "head_lr",
+    "value_embedding": "value_embeddings",
+    "wide": "width_256",
+    "decay": "linear_decay",
+    "reach": "smear_3",
+    "depth": "layers_4",
+    "plateau": "lower_lr_long_hold",
+    "rare": "soap_rare_tokens",
+    "first": "adamw_128",
+}
+
+# --- for answers/positions.md: small models that differ in their positions --------------------------------------------
 
 
-def first(run: Run) -> Run:
-    """AdamW at a real rate with warm-up and decay to zero, d 128, 3 layers, and nothing else."""
-    run = replace(decay(run), optim=AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0))
+def adamw_128(run: Run) -> Run:
+    """GPT-2 with d_model = 128, 4 heads, 3 layers; AdamW at 0.003 with warm-up and linear decay to zero."""
+    run = replace(linear_decay(run), optim=AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0))
     return replace(run, model=replace(run.model, d_model=128, n_heads=4))
 
 
 def learned_positions(run: Run) -> Run:
-    """For answers/positions.md: 2 layers of d 128 on 16 windows of 128, in an early form of the ladder."""
-    for change in (decay, rms_norm, unigram_bias):
-        run = change(run)
-    rates = Rates(embedding=0.2, table=0.1, head=0.01, head_bias=0.2, scalar=0.03)
+    """For answers/positions.md: a learned position table; 2 layers of d_model = 128, batches of 16 rows of 128
+    tokens."""
+    run = apply(run, linear_decay, rms_norm, unigram_bias)
+    lrs = PerKind(embedding=0.2, table=0.1, head=0.01, head_bias=0.2, scalar=0.03)
     return replace(
         run,
         model=replace(run.model, d_model=128, n_heads=2, n_layers=2),
         init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0),
-        data=Data(batch_size=16, window=128),
-        optim=AdamW(lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, rates=rates),
+        data=Data(batch_size=16, seq_len=128),
+        optim=AdamW(lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, lrs=lrs),
     )
 
 
 def sinusoidal_positions(run: Run) -> Run:
-    """The same with sinusoids added to the embedding."""
+    """As learned_positions, with sinusoids added to the embeddings instead of the table."""
     run = learned_positions(run)
-    return replace(run, model=replace(run.model, positions=Sinusoidal()))
+    return replace(run, model=replace(run.model, positions=SinusoidalPositions()))
 
 
 def rotary_positions(run: Run) -> Run:
-    """The same with rotary positions in every head and nothing added."""
+    """As learned_positions, with rotary positions in every head instead of the table."""
     run = learned_positions(run)
-    return replace(run, model=replace(run.model, positions=NoPositions(), heads=(Rotary(),)))
+    return replace(run, model=replace(run.model, positions=NoPositions(), attention_parts=(Rotary(),)))
 
 
 def no_positions(run: Run) -> Run:
-    """The same without positions: order comes from the causal mask alone."""
+    """As learned_positions, without positions: order comes from the causal mask alone."""
     run = learned_positions(run)
     return replace(run, model=replace(run.model, positions=NoPositions()))
 
 
-# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by recipes below ---------------------
+# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by the recipes below -----------------
 
 
 def zero_start(run: Run) -> Run:
     """Embeddings of unit variance; the projections into the residual stream start at zero.
 
-    Nothing has to be unlearned: before the first step the network is embedding, norm and head, a log-bilinear bigram,
-    which learns at once what random deeper layers would only disturb.
+    Before the first step the network is embedding, norm and head, which is a bigram model. It learns at once, and
+    random deeper layers would only disturb it.
     """
     return replace(run, init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0))
 
 
 def rms_norm(run: Run) -> Run:
-    """Norms without mean, gain or bias, one right after the embedding, and linear maps without biases."""
+    """Norms without mean, gain or bias, one of them right after the embedding, and linear maps without biases."""
     inputs = (EmbeddingNorm(), *run.model.inputs)
     return replace(run, model=replace(run.model, norm=RMSNorm(eps=1e-6), inputs=inputs, biases=False))
 
@@ -96,78 +116,79 @@ def relu2(run: Run) -> Run:
 
 
 def unigram_bias(run: Run) -> Run:
-    """A learned bias per token in the head, at a high rate: the frequencies of words in thirty steps."""
-    return replace(run, model=replace(run.model, head=replace(run.model.head, bias=True)))
+    """A learned bias per token in the head: it can learn the tokens' frequencies in a few steps."""
+    return replace(run, model=replace(run.model, lm_head=replace(run.model.lm_head, bias=True)))
 
 
 # --- beside the ladder ------------------------------------------------------------------------------------------------
 
 
-def _plateau(run: Run) -> Run:
-    for change in LADDER[: LADDER.index(plateau) + 1]:
-        run = change(run)
-    return run
+def _up_to_lower_lr_long_hold(run: Run) -> Run:
+    return apply(run, *LADDER[: LADDER.index(lower_lr_long_hold) + 1])
 
 
 def counts(run: Run) -> Run:
-    """The ladder up to `plateau`, started from the bigrams that it is going to read, its layers from zero (track
-    closed+statistics)."""
-    return replace(zero_start(unigram_bias(_plateau(run))), statistics=BigramStart())
+    """The ladder up to `lower_lr_long_hold`. Embeddings, head and head bias start from counts of the bigrams that the
+    run is going to read, the layers from zero (track closed+statistics)."""
+    run = apply(run, _up_to_lower_lr_long_hold, unigram_bias, zero_start)
+    return replace(run, init_from_counts=BigramInit())
 
 
 def soap(run: Run) -> Run:
-    """The ladder up to `plateau` with SOAP before Muon's orthogonalisation, the first part of `rare`."""
-    return soap_before_muon(_plateau(run))
+    """The ladder up to `lower_lr_long_hold` with SOAP before Muon, which is the first part of `soap_rare_tokens`."""
+    return apply(run, _up_to_lower_lr_long_hold, soap_before_muon)
 
 
 def one_pass(run: Run) -> Run:
-    """The ladder up to `plateau` with six layers, rates that fall from the start, and 19 windows a step, which read a
-    million tokens just once (track open-cpu)."""
-    run = decay(_plateau(run))
-    return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, window=512))
+    """The ladder up to `lower_lr_long_hold` with six layers, learning rates that fall from the start, and 19 rows a
+    step, which read a million tokens once (track open-cpu)."""
+    run = apply(run, _up_to_lower_lr_long_hold, linear_decay)
+    return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, seq_len=512))
 
 
 def large_batch(run: Run) -> Run:
-    """The ladder up to `plateau` on 32 windows a step, which read a million tokens 1.6 times (track open-cpu)."""
-    return replace(_plateau(run), data=Data(batch_size=32, window=512))
+    """The ladder up to `lower_lr_long_hold` with 32 rows a step, which read a million tokens 1.6 times (track
+    open-cpu)."""
+    return replace(_up_to_lower_lr_long_hold(run), data=Data(batch_size=32, seq_len=512))
 
 
 def adamw_gpt2(run: Run) -> Run:
-    """GPT-2 itself at the top's size, d 256, 4 layers, with AdamW at 1e-3, the best of 5e-4, 1e-3, 2e-3 and 5e-3 on
-    dev, warm-up and decay to zero."""
-    run = change_adamw(decay(learning_rate(run)), lambda adamw: replace(adamw, lr=1e-3))
+    """GPT-2 at the top's size, d_model = 256 and 4 layers, with AdamW at 0.001 (the best of 0.0005, 0.001, 0.002 and
+    0.005 on dev), warm-up and linear decay to zero."""
+    run = change_adamw(apply(run, learning_rate, linear_decay), lambda adamw: replace(adamw, lr=1e-3))
     return replace(run, model=replace(run.model, d_model=256, n_heads=4, n_layers=4))
 
 
 def _speedrun(run: Run, optim: Optim) -> Run:
-    """The architecture that the public speed records share, at the top's size: RMS norms and no biases, one norm
-    after the embedding, half-truncated rotary positions and QK-norm, relu^2, logits capped at 15, head and projections
-    from zero."""
-    for change in (zero_start, width, wide, depth, rms_norm, rotary, relu2):
-        run = change(run)
-    model = replace(run.model, head=replace(run.model.head, soft_cap=15.0))
-    return replace(run, model=model, optim=optim, schedule=Linear(hold=0.4))
+    """The architecture that the public speed records share, at the top's size: RMS norms and no biases, one norm after
+    the embedding, rotary positions on half of each head, QK-norm, squared ReLU, logits capped at 15, head and
+    projections from zero."""
+    run = apply(run, zero_start, width_128_shared_row, width_256, layers_4, rms_norm, rotary, relu2)
+    model = replace(run.model, lm_head=replace(run.model.lm_head, soft_cap=15.0))
+    return replace(run, model=model, optim=optim, schedule=LinearDecay(hold=0.4))
 
 
-def _speedrun_rates(embedding: float, head: float, scalar: float) -> AdamW:
-    rates = Rates(embedding=embedding, head=head, scalar=scalar)
-    return AdamW(lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, rates=rates)
+def _speedrun_adamw(embedding: float, head: float, scalar: float) -> AdamW:
+    lrs = PerKind(embedding=embedding, head=head, scalar=scalar)
+    return AdamW(lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, lrs=lrs)
 
 
 def modded_nanogpt(run: Run) -> Run:
-    """Muon and AdamW with the rates of modded-nanogpt's optimizer track: embedding .7, head .004, matrices .025."""
-    rest = _speedrun_rates(0.7, 0.004, 0.015)
+    """Muon and AdamW with the learning rates of modded-nanogpt's optimizer track: embedding 0.7, head 0.004, matrices
+    0.025."""
+    rest = _speedrun_adamw(0.7, 0.004, 0.015)
     return _speedrun(run, Muon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
 
 
 def nanochat(run: Run) -> Run:
-    """Muon and AdamW with nanochat's rates, scaled by its own rules to d 256 and 8,192 tokens a step."""
-    return _speedrun(run, Muon(lr=0.0025, momentum=0.95, rest=_speedrun_rates(0.065, 0.0017, 0.06)))
+    """Muon and AdamW with nanochat's learning rates, scaled by its own rules to d_model = 256 and 8,192 tokens a
+    step."""
+    return _speedrun(run, Muon(lr=0.0025, momentum=0.95, rest=_speedrun_adamw(0.065, 0.0017, 0.06)))
 
 
 def soap_muon(run: Run) -> Run:
-    """modded_nanogpt with SOAP before Muon's orthogonalisation, the fastest at 125 steps on its optimizer track."""
-    rest = _speedrun_rates(0.7, 0.004, 0.015)
+    """As modded_nanogpt, with SOAP before Muon, the fastest at 125 steps on its optimizer track."""
+    rest = _speedrun_adamw(0.7, 0.004, 0.015)
     return _speedrun(run, SOAPMuon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
 
 
@@ -180,7 +201,7 @@ OTHERS: tuple[Recipe, ...] = (
     modded_nanogpt,
     nanochat,
     soap_muon,
-    first,
+    adamw_128,
     learned_positions,
     sinusoidal_positions,
     rotary_positions,
@@ -188,13 +209,12 @@ OTHERS: tuple[Recipe, ...] = (
 )
 
 
+# --- by name ----------------------------------------------------------------------------------------------------------
+
+
 def compound(changes: Iterable[Recipe], name: str) -> Run:
-    """The baseline with the changes applied in order. Its numbers are pinned to float32; from the first change on the
-    machine chooses."""
-    run = baseline()
-    for change in changes:
-        run = change(run)
-    return replace(run, recipe=name, dtype="auto", head_dtype="auto")
+    """The baseline with the changes applied in order, called `name`. Their dtypes are the machine's choice."""
+    return replace(apply(baseline(), *changes), recipe=name, dtype="auto", head_dtype="auto")
 
 
 def rung(n: int) -> Run:
@@ -203,34 +223,53 @@ def rung(n: int) -> Run:
 
 
 def without(name: str, top: str = DEFAULT) -> Run:
-    """The ladder up to `top` but for one change. Raises UserError for a name that is not on it."""
+    """The ladder up to `top` without one rung. Accepts old names. Raises UserError for a name not on the ladder."""
+    name, top = current_recipe(name), current_recipe(top)
     known = [change.__name__ for change in LADDER]
     if top in known:
         known = known[: known.index(top) + 1]
     for wanted in (top, name):
         if wanted not in known:
             raise UserError(
-                f"{wanted!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(wanted, known)
+                f"{wanted!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=_nearest(wanted, known)
             )
     changes = LADDER[: len(known)]
-    return compound((change for change in changes if change.__name__ != name), f"without-{name}")
+    return compound((change for change in changes if change.__name__ != name), WITHOUT + name)
 
 
 def recipe(name: str) -> Run:
-    """The Run of a named recipe; `top` is the ladder's last rung. Raises UserError with the nearest name for one that
-    does not exist."""
+    """The Run of a named recipe; `top` is the ladder's last rung, `without-RUNG` the top without one rung.
+
+    Old names are accepted. Raises UserError with the nearest name for one that does not exist.
+    """
+    name = current_recipe(name)
     if name == "top":
         name = DEFAULT
     if name == "baseline":
         # float32 throughout, so that its losses and gradient norms are the textbook's to 1e-4 at every step.
         return replace(baseline(), dtype="float32", head_dtype="float32")
+    if name.startswith(WITHOUT):
+        return without(name.removeprefix(WITHOUT))
     for n, change in enumerate(LADDER, start=1):
         if change.__name__ == name:
             return rung(n)
     for change in OTHERS:
         if change.__name__ == name:
             return compound((change,), name)
-    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(names())}", fix=did_you_mean(name, names()))
+    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(names())}", fix=_nearest(name, names()))
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The nearest name, if one is near; the message has listed all of them already."""
+    question = did_you_mean(name, known)
+    return question if question.startswith("did you mean") else ""
+
+
+def current_recipe(name: str) -> str:
+    """Today's name of a recipe that may be called by its old one, without-OLD included; other names stay."""
+    if name.startswith(WITHOUT):
+        return WITHOUT + current_recipe(name.removeprefix(WITHOUT))
+    return RENAMED.get(name, name)
 
 
 def names() -> list[str]:
@@ -239,7 +278,7 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """What a recipe does, or, for one on the ladder, what it adds to the one before: one sentence or two."""
+    """What a recipe does, or, for a rung, what it adds to the one before: one sentence or two."""
     return _paragraphs(name)[0]
 
 
@@ -250,4 +289,5 @@ def explain(name: str) -> str:
 
 def _paragraphs(name: str) -> list[str]:
     functions = {change.__name__: change for change in (*LADDER, *OTHERS)} | {"baseline": baseline}
-    return [" ".join(paragraph.split()) for paragraph in (functions[name].__doc__ or "").split("\n\n")]
+    text = functions[current_recipe(name)].__doc__ or ""
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]

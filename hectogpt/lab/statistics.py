@@ -1,6 +1,6 @@
-"""Means, spreads and paired differences over seeds; pure functions of lists of losses.
+"""Means, spreads and paired differences over seeds: pure functions of lists of losses.
 
-A difference counts only if it clears both the noise floor and .02 nats. No seed is ever left out.
+A difference counts only if it is larger than both the noise floor and 0.02 nats. No seed is ever left out.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Verdict = Literal["better", "unproven", "tie", "worse"]
 
 @dataclass(frozen=True)
 class Summary:
-    """A sample of losses. sd has n - 1 in its denominator and is None for n = 1."""
+    """A sample of losses, nats per token. sd has n - 1 in its denominator and is None for n = 1."""
 
     n: int
     mean: float
     sd: float | None
-    least: float
-    most: float
+    min: float
+    max: float
 
 
 @dataclass(frozen=True)
 class Paired:
-    """New minus old over the seeds both have, in nats per token: negative is better.
+    """New minus old over the seeds that both have, in nats per token: negative is better.
 
-    low, high: 95 % confidence interval of the mean difference (Student's t). p: one-sided, of a difference this low
-    if there were none. sd: of the differences. noise_floor: 2 sd / sqrt(n). All four are None for n = 1.
+    low, high: 95 % confidence interval of the mean difference (Student's t). p: one-sided, the probability of a
+    difference this low if there were none. sd: of the differences. noise_floor: 2 sd / sqrt(n). All are None for n = 1.
     verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both; "unproven" is lower
     beyond both but p >= SIGNIFICANCE, or a single pair.
     """
@@ -56,7 +56,7 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(len(values), float(np.mean(values)), sd, float(min(values)), float(max(values)))
 
 
-def paired(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
+def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
     """Compare losses by seed over the seeds in both mappings; None if they share none."""
     seeds = sorted(new.keys() & old.keys())
     if not seeds:
@@ -85,6 +85,22 @@ def paired(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
     return Paired(n, difference, sd, low, high, p, floor, verdict)
 
 
-def selection_bias(sd: float, trials: int) -> float:
-    """How far the best of `trials` equally good settings is expected to lie below their true mean, sd sqrt(2 ln K)."""
-    return sd * math.sqrt(2 * math.log(trials)) if trials > 1 else 0.0
+def pooled_sd(summaries: Sequence[Summary]) -> float | None:
+    """Root mean square of the samples' standard deviations; None if no sample has two values."""
+    spreads = [summary.sd for summary in summaries if summary.sd is not None]
+    return math.sqrt(sum(sd * sd for sd in spreads) / len(spreads)) if spreads else None
+
+
+def selection_bias(sd: float, settings: int) -> float:
+    """How far the best of K equally good `settings` is expected to lie below their true mean, sd sqrt(2 ln K).
+
+    sd: of one setting's mean.
+    """
+    return sd * math.sqrt(2 * math.log(settings)) if settings > 1 else 0.0
+
+
+def selection_bias_of(summaries: Sequence[Summary]) -> float | None:
+    """The selection bias of the best of several samples, from their pooled spread and the smallest sample's size; None
+    if no sample has two values."""
+    sd = pooled_sd(summaries)
+    return None if sd is None else selection_bias(sd / math.sqrt(min(s.n for s in summaries)), len(summaries))

@@ -1,7 +1,7 @@
-"""What counting alone reaches: uniform, unigram, interpolated Kneser-Ney bigram and trigram.
+"""N-gram baselines: uniform, unigram, and interpolated Kneser-Ney bigram and trigram models of token ids.
 
-Counted from exactly the windows a run reads, scored on the held-out tokens the run is scored on. A network above the
-trigram has learned less than a table of counts would. Refuses to count across a window's edge.
+They count exactly the tokens that a run reads and are scored on the held-out tokens that the run is scored on. A
+network with a loss above the trigram's has learned less than a table of counts. No n-gram crosses the edge of a row.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 
 ADDED = 0.1  # added to every count of the unigram and of the continuation counts, so that no id has probability 0
-DISCOUNT = 0.75  # taken from every n-gram's count and given to the shorter context's distribution
+DISCOUNT = 0.75  # subtracted from every n-gram's count; what it frees goes to the shorter context's distribution
 
 
 @dataclass(frozen=True)
-class Anchors:
-    """Held-out cross entropy of the count models, in nats per token."""
+class NgramLosses:
+    """Held-out cross entropy of the n-gram baselines, in nats per token."""
 
     uniform: float
     unigram: float
@@ -29,7 +29,7 @@ class Anchors:
 
 
 class _Table:
-    """Counts of n-grams as sorted int64 keys, context * vocab + next id, and per context their sum and number."""
+    """Counts of n-grams as sorted int64 keys, context * vocab + next id; per context the sum and the number of them."""
 
     def __init__(self, keys: np.ndarray, counts: np.ndarray, vocab: int) -> None:
         self.vocab, self.keys, self.counts = vocab, keys, counts
@@ -38,18 +38,18 @@ class _Table:
 
     def interpolate(self, context: np.ndarray, y: np.ndarray, shorter: np.ndarray) -> np.ndarray:
         """max(c - D, 0) / total + (D kinds / total) shorter, or `shorter` where the context never occurred."""
-        at, seen = _find(self.contexts, context)
         if not len(self.keys):
             return shorter
-        total = np.where(seen, self.totals[at], 1)
-        back_off = np.where(seen, DISCOUNT * self.kinds[at] / total, 1.0)
-        at, seen = _find(self.keys, context * self.vocab + y)
-        kept = np.where(seen, self.counts[at] - DISCOUNT, 0.0)
-        return kept / total + back_off * shorter
+        at, found = _find(self.contexts, context)
+        total = np.where(found, self.totals[at], 1)
+        back_off = np.where(found, DISCOUNT * self.kinds[at] / total, 1.0)
+        at, found = _find(self.keys, context * self.vocab + y)
+        discounted = np.where(found, self.counts[at] - DISCOUNT, 0.0)
+        return discounted / total + back_off * shorter
 
 
 def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of `wanted` in sorted `keys` (any place where absent) and whether each is there."""
+    """Indices of `wanted` in sorted `keys` (any index where absent), and whether each is there."""
     at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     return at, (keys[at] == wanted) if len(keys) else np.zeros(wanted.shape, bool)
 
@@ -57,17 +57,23 @@ def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 class KneserNey:
     """Interpolated Kneser-Ney (Chen and Goodman 1999, one discount) over token ids.
 
-    tokens: ids of shape [windows, window] or [n]; n-grams lie within a row. With c counts, m_y the number of distinct
-    ids before y, and table T interpolating as `max(c - D, 0) / total + (D kinds / total) shorter`:
-    unigram p_y = (c_y + a) / (N + a V); continuation p_y = (m_y + a) / sum(m + a); the bigram interpolates the pairs'
-    counts with the continuation; the trigram the triples' counts with a bigram whose count of (x, y) is the number of
-    distinct ids before it. Raises UserError (DATA) without tokens.
+    tokens: ids [rows, seq_len] or [n]; n-grams lie within a row. Let c be counts, m_y the number of distinct ids before
+    y, V the vocabulary, a = ADDED and D = DISCOUNT. A table of n-grams interpolates with a shorter context's
+    distribution as max(c - D, 0) / total + (D kinds / total) shorter.
+
+    unigram: p_y = (c_y + a) / (N + a V). continuation: p_y = (m_y + a) / sum(m + a).
+    bigram: counts of pairs, interpolated with the continuation.
+    trigram: counts of triples, interpolated with a bigram that counts, for (x, y), the distinct ids before it.
+
+    Raises UserError (DATA) without tokens or for ids outside the vocabulary.
     """
 
     def __init__(self, tokens: np.ndarray, vocab: int) -> None:
         rows = np.atleast_2d(np.asarray(tokens)).astype(np.int64)
         if rows.size == 0:
-            raise UserError("no tokens to count", why="the anchors need the run's training tokens", code=errors.DATA)
+            raise UserError(
+                "no tokens to count", why="the n-gram baselines need the run's training tokens", code=errors.DATA
+            )
         if not (rows.min() >= 0 and rows.max() < vocab):
             raise UserError(
                 f"token id {rows.max() if rows.max() >= vocab else rows.min()} with a vocabulary of {vocab}",
@@ -100,11 +106,11 @@ class KneserNey:
         return self._triples.interpolate(w * self.vocab + x, y, shorter)
 
 
-def anchors(train_tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> Anchors:
-    """Count `train_tokens` ([windows, window] or [n]) and score every token of `held_out` ([n]) after the first.
+def ngram_losses(train_tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> NgramLosses:
+    """Count `train_tokens` ([rows, seq_len] or [n]) and score every token of `held_out` ([n]) after the first.
 
-    Contexts come from the held-out stream. The second token has one token before it: the bigram stands in for the
-    trigram there. Raises UserError (DATA) for fewer than two held-out tokens or ids outside the vocabulary.
+    Contexts come from the held-out stream. The second token has only one token before it, so the bigram scores it in
+    place of the trigram. Raises UserError (DATA) for fewer than two held-out tokens or ids outside the vocabulary.
     """
     stream = np.asarray(held_out).astype(np.int64)
     if len(stream) < 2:
@@ -114,7 +120,7 @@ def anchors(train_tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> Ancho
     model = KneserNey(train_tokens, vocab)
     two = model.bigram(stream[:-1], stream[1:])
     three = np.concatenate([two[:1], model.trigram(stream[:-2], stream[1:-1], stream[2:])])
-    return Anchors(
+    return NgramLosses(
         uniform=math.log(vocab),
         unigram=_cross_entropy(model.unigram(stream[1:])),
         kn2=_cross_entropy(two),

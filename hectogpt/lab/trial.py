@@ -27,9 +27,10 @@ from hectogpt import __version__, errors
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes as _  # noqa: F401  a record may name values that are defined beside the recipes
-from hectogpt.train import loop, machine
+from hectogpt.serialization import dump, load
+from hectogpt.train import loop
+from hectogpt.train import precision as machine
 from hectogpt.train.run import Run
-from hectogpt.values import dump, load
 
 Row = dict[str, Any]
 EVALUATION_WINDOW = 512
@@ -169,7 +170,7 @@ def _guess(run: Run, corpus: Corpus, test: bool, status: str, error: str) -> Row
     nats = math.log(run.model.vocab_size)
     row: Row = {"status": status, "error": error, "train_loss_last": nats, "train_loss_last10": nats}
     for split in ("dev", "test"):
-        tokens = getattr(corpus, split)[1:]
+        tokens = corpus.tokens[split][1:]
         bits = nats * len(tokens) / (math.log(2) * max(int(corpus.tokenizer.token_bytes[tokens].sum()), 1))
         scored = split == "dev" or test
         row |= {f"{split}_loss": nats if scored else None, f"{split}_bpb": bits if scored else None}
@@ -220,7 +221,7 @@ def perform(run: Run, corpus: Corpus, test: bool) -> Iterator[Row]:
         outcome |= {"train_loss_last": losses[-1], "train_loss_last10": sum(losses[-10:]) / len(losses[-10:])}
         outcome |= {"test_loss": None, "test_bpb": None}
         for split in ("dev", "test") if test else ("dev",):
-            score = loop.evaluate(model, getattr(corpus, split), corpus.tokenizer.token_bytes, EVALUATION_WINDOW)
+            score = loop.evaluate(model, corpus.tokens[split], corpus.tokenizer.token_bytes, EVALUATION_WINDOW)
             outcome |= {f"{split}_loss": score.loss, f"{split}_bpb": score.bits_per_byte}
             if not math.isfinite(score.loss):
                 error_text = f"{split} loss {score.loss} after {len(losses)} steps"

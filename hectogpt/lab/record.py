@@ -1,0 +1,249 @@
+"""The record of a trial, a line of a JSONL file: its fields, its identity, reading and appending.
+
+Records of older versions are read with today's names: of fields, of recipes and inside their runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.files import append_line
+from hectogpt.lab.ngram import NgramLosses
+from hectogpt.lab.recipes import current_recipe
+from hectogpt.serialization import current_path, dump, load
+from hectogpt.train.run import Run
+
+# Left out of a trial's identity: the seed stands apart, the text is known by its hash, and threads change a run's
+# seconds but not what it computes.
+NOT_IDENTITY = ("seed", "threads", "corpus")
+
+Status = Literal["ok", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial: what was run, where, and what came of it. Losses are nats per token, `bpb` bits per byte of text.
+
+    A trial whose loss stopped being finite ("diverged") counts as a uniform guess. A trial that crashed ("failed") says
+    nothing about its run: it has no losses, and is run again.
+    """
+
+    OLD_FIELDS: ClassVar[dict[str, str]] = {
+        "anchor_split": "ngram_split",
+        **{f"anchor_{f.name}": f"ngram_{f.name}" for f in dataclasses.fields(NgramLosses)},
+    }
+
+    corpus: str  # its name, without a path
+    track: str  # whose rules it was checked against
+    recipe: str  # the recipe's name
+    seed: int
+    run: dict[str, Any]  # the whole Run as `dump` writes it, with today's names if this version can express it
+    corpus_sha256: dict[str, str] = field(default_factory=dict)  # split -> hash of its tokens
+    arm: str = ""  # recipe and overrides in words
+    modified: bool = False  # whether fields of the recipe were overridden
+    overrides: dict[str, Any] = field(default_factory=dict)  # dotted field of the run -> value
+    steps: int | None = None  # optimizer steps asked for
+    train_tokens: int | None = None  # training tokens asked for
+    version: str | None = None  # of this package
+    commit: str | None = None  # of the checkout; None outside one
+    dirty: bool | None = None  # whether the package's files differed from the commit
+    machine: dict[str, Any] | None = None  # device, dtypes, threads
+    params: int | None = None  # parameters of the model
+    seconds: float | None = None  # of building, compiling and training, s
+    peak_mb: float | None = None  # largest memory up to the end of training, MiB
+    status: Status = "ok"
+    error: str | None = None  # the whole message, if status is not "ok"
+    train_loss_last: float | None = None  # on the last batch
+    train_loss_last10: float | None = None  # mean over the last ten batches
+    dev_loss: float | None = None  # on the dev split
+    dev_bpb: float | None = None
+    test_loss: float | None = None  # on the test split; None unless it was asked for
+    test_bpb: float | None = None
+    ngram_split: str | None = None  # the split that the n-gram baselines were scored on
+    ngram_uniform: float | None = None
+    ngram_unigram: float | None = None
+    ngram_kn2: float | None = None
+    ngram_kn3: float | None = None
+    rules_broken: list[str] = field(default_factory=list)  # rules of the track, in words
+    wall_seconds: float | None = None  # of the whole trial, scoring included, s
+    losses: list[float] = field(default_factory=list)  # training loss at every step, five digits
+    grad_norms: list[float] = field(default_factory=list)  # gradient norm before clipping at every step, five digits
+
+    @property
+    def counts(self) -> bool:
+        """Whether the trial enters statistics and need not be run again."""
+        return self.status != "failed"
+
+    def key(self) -> str:
+        """The trial's identity: `trial_key` of its run, texts, track and seed."""
+        return trial_key(self.run, self.corpus_sha256, self.track, self.seed)
+
+    def experiment(self) -> str:
+        """The same without seed and track: equal for the seeds of one run on one text."""
+        return experiment_key(self.run, self.corpus_sha256)
+
+    def has_settings_of(self, run: Run) -> bool:
+        """Whether `run` is the run of this record but for seed, threads and corpus."""
+        return experiment_key(dump(run), {}) == experiment_key(self.run, {})
+
+    def loss(self, split: str) -> float | None:
+        """Held-out loss on "dev" or "test", None if it was not scored."""
+        loss: float | None = getattr(self, f"{split}_loss")
+        return loss
+
+    def parsed_run(self) -> Run | None:
+        """The Run; None for one that this version cannot express."""
+        return parse_run(self.run)
+
+
+def parse_run(run: Mapping[str, Any]) -> Run | None:
+    """The Run that `dump` wrote, by this version or an older one; None for one that this version cannot express."""
+    with suppress(UserError):
+        loaded: Run = load(Run, dict(run))
+        return dataclasses.replace(loaded, recipe=current_recipe(loaded.recipe))
+    return None
+
+
+def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> str:
+    """SHA-256 over the run (recipe and every field but NOT_IDENTITY) and the hashes of the three token streams.
+
+    Fields that are newer than the run get their defaults, old names become today's. A run that this version cannot
+    express stands for itself.
+    """
+    return _hash(_identity(run, corpus_sha256))
+
+
+def trial_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: str, seed: int) -> str:
+    """The same with track and seed: what tells trials apart."""
+    return _hash([*_identity(run, corpus_sha256), track, seed])
+
+
+def _identity(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> list[Any]:
+    parsed = parse_run(run)
+    fields = {k: v for k, v in (run if parsed is None else dump(parsed)).items() if k not in NOT_IDENTITY}
+    return [fields, [corpus_sha256.get(split) for split in ("train", "dev", "test")]]
+
+
+def _hash(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def failures(records: Iterable[Record]) -> list[str]:
+    """A line for each way in which trials went wrong or broke their track's rules, with the seeds."""
+    seeds: dict[str, list[int]] = {}
+    for record in records:
+        arm = record.arm or record.recipe
+        if record.status == "diverged":
+            seeds.setdefault(f"{arm}: diverged, counted as a uniform guess: {record.error}", []).append(record.seed)
+        if record.status == "failed":
+            seeds.setdefault(f"{arm}: failed, not counted: {record.error}", []).append(record.seed)
+        if record.rules_broken:
+            line = f"{arm}: against the rules of {record.track}: {'; '.join(record.rules_broken)}"
+            seeds.setdefault(line, []).append(record.seed)
+    return [f"{line} (seed {', '.join(map(str, sorted(which)))})" for line, which in seeds.items()]
+
+
+def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
+    """A recipe and what was overridden in it, in words: "muon optim.lr=0.01"."""
+    return " ".join([recipe, *(f"{name}={json.dumps(value)}" for name, value in overrides.items())])
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+_NEEDED: dict[str, type] = {"corpus": str, "track": str, "recipe": str, "seed": int, "run": dict}
+_OBJECTS = ("corpus_sha256", "overrides")
+_LISTS = ("rules_broken", "losses", "grad_norms")
+_NUMBERS = ("params", "seconds", "peak_mb", "train_loss_last", "train_loss_last10", "dev_loss", "dev_bpb", "test_loss")
+_SCORES = ("train_loss_last", "train_loss_last10", "dev_loss", "dev_bpb", "test_loss", "test_bpb")
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a JSONL file, those of failed trials included; [] for a file that does not exist.
+
+    A last line without its line end is half a record and is left out. Raises UserError (DATA), naming the line, for one
+    that is not a record.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}", why=error.strerror or str(error), code=errors.DATA) from None
+    lines = text[: text.rfind(b"\n") + 1].splitlines()
+    return [_read(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _read(path: Path, number: int, line: bytes) -> Record:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise _damaged(path, number, f"it is not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise _damaged(path, number, "a record is a JSON object")
+    row = {Record.OLD_FIELDS.get(name, name): value for name, value in row.items()}
+    for name, value in row.items():
+        if not _fits(name, value):
+            raise _damaged(path, number, f"field {name!r} is {value!r}")
+    absent = [name for name in _NEEDED if name not in row]
+    if row.get("status", "ok") != "failed" and row.get("dev_loss") is None:
+        absent.append("dev_loss")
+    if absent:
+        raise _damaged(path, number, f"it has no field {absent[0]!r}")
+    return _current(row)
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in _NEEDED:
+        return isinstance(value, _NEEDED[name])
+    if name in _OBJECTS:
+        return isinstance(value, dict)
+    if name in _LISTS:
+        return isinstance(value, list)
+    return name not in _NUMBERS or value is None or isinstance(value, (int, float))
+
+
+def _current(row: dict[str, Any]) -> Record:
+    """The record of a row with today's names and without what this version does not know."""
+    run = parse_run(row["run"])
+    old_recipe, old_overrides = row["recipe"], row.get("overrides", {})
+    recipe = current_recipe(old_recipe)
+    overrides = {current_path(run, name): value for name, value in old_overrides.items()}
+    arm = row.get("arm", arm_label(old_recipe, old_overrides))
+    row |= {
+        "recipe": recipe,
+        "run": row["run"] if run is None else dump(run),
+        "overrides": overrides,
+        "arm": arm_label(recipe, overrides) if arm == arm_label(old_recipe, old_overrides) else current_recipe(arm),
+    }
+    if row.get("status") == "failed":  # older versions wrote the loss of a uniform guess
+        row |= dict.fromkeys(_SCORES)
+    known = {f.name for f in dataclasses.fields(Record)}
+    return Record(**{name: value for name, value in row.items() if name in known})
+
+
+def _damaged(path: Path, number: int, why: str) -> UserError:
+    return UserError(f"{path}, line {number} is not a record", why=why, fix="remove that line", code=errors.DATA)
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE)."""
+    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    try:
+        append_line(path, json.dumps(fields, allow_nan=False))
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {path}",
+            why=error.strerror or str(error),
+            fix="set out to a file you may write to",
+            kept="the records written before",
+            code=errors.STORAGE,
+        ) from None
