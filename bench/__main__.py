@@ -1,26 +1,93 @@
-"""Every question of this folder in turn, each in a process of its own: `python -m bench` (make bench)."""
+"""`python -m bench [QUESTION ...]`: measure, print, and append the figures to results/bench.jsonl."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-QUESTIONS = ("start", "tokens", "roofline", "step", "head", "decode")
+from bench import QUESTIONS
+from hectogpt.hardware import physical_cores
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def main() -> None:
-    failed = []
-    for question in QUESTIONS:
-        print(f"--- {question}", flush=True)
-        start = time.perf_counter()
-        if subprocess.run([sys.executable, str(Path(__file__).with_name(f"{question}.py"))], check=False).returncode:
-            failed.append(question)
-        print(f"--- {question}: {time.perf_counter() - start:.0f} s", flush=True)
+def main() -> int:
+    """Measure the questions in turn, each in a process of its own. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Side-by-side timings. Contenders take turns in one process; medians of the rounds are told.",
+        epilog="questions (none: all of them):\n" + "\n".join(f"  {n:<10}{text}" for n, text in QUESTIONS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
+    parser.add_argument("--setting", action="append", help="only this setting of the one question; may be repeated")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that all runs; not recorded")
+    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 5, or 3 where they are slow)")
+    parser.add_argument("--threads", type=int, default=physical_cores(), help="of torch (default: physical cores)")
+    parser.add_argument("--out", type=Path, help="file to append to (default: results/bench.jsonl; with --tiny none)")
+    options = parser.parse_args()
+    names = options.questions or list(QUESTIONS)
+    if unknown := [name for name in names if name not in QUESTIONS]:
+        parser.error(f"no question {unknown[0]!r}: choose among {', '.join(QUESTIONS)}")
+    if options.setting and (options.tiny or len(names) > 1):
+        parser.error("--setting goes with one question, and not with --tiny")
+    if any(number is not None and number < 1 for number in (options.rounds, options.threads)):
+        parser.error("--rounds and --threads must be at least 1")
+    if len(names) == 1:
+        return answer(names[0], options, parser)
+    given = {"rounds": options.rounds, "threads": options.threads, "out": options.out}
+    arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    arguments += ["--tiny"] if options.tiny else []
+    failed = [name for name in names if not succeeds(name, arguments)]
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def succeeds(name: str, arguments: list[str]) -> bool:
+    """Answer one question in a process of its own."""
+    print(f"--- {name}", flush=True)
+    start = time.perf_counter()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    code = subprocess.run([sys.executable, "-m", "bench", name, *arguments], env=environment, check=False).returncode
+    print(f"--- {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return code == 0
+
+
+def answer(name: str, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Answer one question in this process. Returns the exit code."""
+    import torch
+
+    from bench.record import RESULTS, record, show
+    from hectogpt.errors import UserError
+
+    torch.set_num_threads(options.threads)
+    out = options.out or (None if options.tiny else RESULTS)
+    try:
+        question = importlib.import_module(f"bench.{name}")
+        settings = ["tiny"] if options.tiny else options.setting or [s for s in question.SETTINGS if s != "tiny"]
+        if unknown := [s for s in settings if s not in question.SETTINGS]:
+            parser.error(f"{name} has no setting {unknown[0]!r}: choose among {', '.join(question.SETTINGS)}")
+        for setting in settings:
+            for asked, rows in question.measure(setting, options.rounds or question.ROUNDS):
+                if setting == "tiny":
+                    rows = [row | {"setting": setting} for row in rows]
+                show(asked, rows)
+                if out is not None:
+                    record(out, asked, rows, question.PACKAGES)
+    except ModuleNotFoundError as error:
+        print(f"error: {name} needs the package {error.name}\nfix: pip install -e '.[bench]'", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Appends a measurement to results/bench.jsonl: what was asked, on which machine, with which versions, the figures."""
+"""A measurement as one line of JSON: what was asked, on which machine, with which versions, and the figures."""
 
 from __future__ import annotations
 
@@ -7,59 +7,50 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-RESULTS = CHECKOUT / "results" / "bench.jsonl"
+from hectogpt import hardware
+from hectogpt.files import append_line
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "bench.jsonl"
+CODE = ("hectogpt", "bench", "reference")  # what a timing depends on
+
+Row = dict[str, float | str]  # a contender and its figures
 
 
 def machine() -> str:
-    """The processor's name and the number of usable cores, or the GPU's name."""
+    """The GPU's name, or the processor's with the number of usable cores and its vector instructions."""
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name, features = platform.processor() or platform.machine(), []
-    if Path("/proc/cpuinfo").exists():
-        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in lines.items()}
-        name = fields.get("model name", name)
-        flags = fields.get("flags", "").split()
-        features = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return ", ".join([name, f"{len(os.sched_getaffinity(0))} cores", *features])
+        return hardware.device_name("cuda")
+    return ", ".join([hardware.cpu_name(), f"{hardware.usable_cores()} cores", *hardware.cpu_features()])
 
 
-def commit() -> tuple[str, bool]:
-    """Short hash of the checkout, and whether tracked files differ from it ("unknown" outside a checkout)."""
-
-    def git(*words: str) -> str:
-        run = subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=False)
-        return run.stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") or "unknown", bool(git("status", "--porcelain", "--untracked-files=no"))
-
-
-def record(question: str, rows: list[dict[str, Any]], packages: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Append one line: `rows` are the contenders' figures (numbers and short strings); returns the line."""
-    head, dirty = commit()
+def record(path: Path, question: str, rows: Sequence[Row], packages: Sequence[str] = ()) -> None:
+    """Append the figures of all contenders to a file of JSON lines. Raises OSError."""
+    revision = hardware.revision(ROOT)
     line = {
         "question": question,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
-        "commit": head,
-        "dirty": dirty,
+        "commit": (revision.commit or "unknown")[:7],
+        "dirty": any(hardware.revision(ROOT / folder).dirty for folder in CODE),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             **{name: importlib.metadata.version(name) for name in packages},
         },
-        "rows": rows,
+        "rows": list(rows),
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    return line
+    append_line(path, json.dumps(line))
+
+
+def show(question: str, rows: Sequence[Row]) -> None:
+    """Print the figures, one contender a line."""
+    for row in rows:
+        print(f"{question}:", "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)

@@ -1,74 +1,42 @@
 """Where the time of our training step goes, and how much of it this machine's measured peaks account for.
 
-Peaks: matrix products in float32 and bf16, copying, exponentials. The ideal step does its products at the peak of their
-format, one exponential per logit and one pass over weights, gradients and moments, nothing twice and nothing else.
+The ideal step does its products at the peak of their format, one exponential per logit and one pass over weights,
+gradients and moments, nothing twice and nothing else.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from record import record  # noqa: E402
-from step import SETTINGS, batch, products  # noqa: E402
-
-from hectogpt.model import ModelConfig, Transformer  # noqa: E402
-from hectogpt.model.head import _onednn_products, fastest_precision, head_loss  # noqa: E402
-from hectogpt.train.machine import physical_cores  # noqa: E402
-from hectogpt.train.optim import AdamW  # noqa: E402
+from bench.peaks import peaks
+from bench.record import Row
+from bench.step import SETTINGS as STEPS
+from bench.step import Setting
+from hectogpt.model import Transformer
+from hectogpt.train.optim import AdamW
+from hectogpt.train.precision import faster_matmul_dtype
 
 ROUNDS = 5
+PACKAGES = ()
+SETTINGS = ("peaks", "assignment", "d128", "d256", "tiny")
 
 
-def best(work: Callable[[], object], rounds: int = 7) -> float:
-    """Seconds of the quickest of several calls."""
-    work()
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def peaks() -> dict[str, float]:
-    """Floating point operations, bytes and exponentials per second, the best seen in several tries."""
-    n = 1536
-    found = {}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
-        out = torch.empty(n, n, dtype=dtype)
-        with _onednn_products(dtype):
-            found[name] = 2 * n**3 / best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))
-    source = torch.zeros(64 << 20)
-    target = torch.empty_like(source)
-    found["copy"] = 2 * 4 * source.numel() / best(lambda: target.copy_(source))
-    small = torch.randn(1 << 17)  # in cache, so that only the exponential is timed
-    exps = torch.empty_like(small)
-    found["exp"] = small.numel() / best(lambda: torch.exp(small, out=exps), 200)
-    return found
-
-
-def parts(config: ModelConfig, ids: Tensor, precision: torch.dtype) -> dict[str, float]:
-    """Median seconds of a step's parts: blocks (forward and backward), head and loss, clip and optimizer."""
-    model = Transformer(config)
+def step_parts(setting: Setting, precision: torch.dtype) -> Callable[[], dict[str, float]]:
+    """A function that takes one step and returns the seconds of its parts: blocks (forward and backward), head and
+    loss, and update (clip and optimizer)."""
+    ids, model = setting.batch(), Transformer(setting.config)
     optimizer = AdamW(lr=1e-5).build(model)
-    seconds: dict[str, list[float]] = {"blocks": [], "head": [], "update": []}
-    for turn in range(ROUNDS + 1):
+
+    def step() -> dict[str, float]:
         start = time.perf_counter()
         hidden = model.hidden(ids[:, :-1])
         forward = time.perf_counter()
         leaf = hidden.detach().requires_grad_()
-        head_loss(leaf, model.lm_head.weight, ids[:, 1:], precision=precision).backward()
+        model.lm_head.loss(leaf, ids[:, 1:], model.embeddings.weight, precision=precision).backward()
         head = time.perf_counter()
         hidden.backward(leaf.grad)
         backward = time.perf_counter()
@@ -76,41 +44,39 @@ def parts(config: ModelConfig, ids: Tensor, precision: torch.dtype) -> dict[str,
         optimizer.step(0, 1.0)
         optimizer.zero_grad()
         end = time.perf_counter()
-        if turn:
-            seconds["blocks"].append(forward - start + backward - head)
-            seconds["head"].append(head - forward)
-            seconds["update"].append(end - backward)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+        return {"blocks": forward - start + backward - head, "head": head - forward, "update": end - backward}
+
+    return step
 
 
-def ideal(
-    config: ModelConfig, rows: int, tokens: int, peak: dict[str, float], precision: torch.dtype
-) -> dict[str, float]:
-    """Seconds at the peaks."""
-    n = rows * (tokens - 1)
+def ideal_seconds(setting: Setting, precision: torch.dtype) -> dict[str, float]:
+    """The same parts at the peaks."""
+    config, peak = setting.config, peaks()
+    n = setting.rows * (setting.tokens - 1)
     head_work = 6 * n * config.vocab_size * config.d_model
     n_parameters = 2 * config.vocab_size * config.d_model + config.n_layers * 12 * config.d_model**2
     return {
-        "blocks": (products(config, rows, tokens) - head_work) / peak["float32"],
+        "blocks": (setting.operations() - head_work) / peak["float32"],
         "head": head_work / peak[str(precision).removeprefix("torch.")] + n * config.vocab_size / peak["exp"],
         "update": 7 * 4 * n_parameters / peak["copy"],  # read w, g, m, v; write w, m, v
     }
 
 
-def main() -> None:
-    """Print a table and append one line per setting to results/bench.jsonl."""
-    torch.set_num_threads(physical_cores())
-    peak = peaks()
-    print("  ".join(f"{name} {value / 1e9:.1f} G/s" for name, value in peak.items()))
-    record("peaks", [{"contender": name, "giga_per_second": round(value / 1e9, 1)} for name, value in peak.items()])
-    for setting in ("assignment", "d128", "d256"):
-        config, rows, tokens, _ = SETTINGS[setting]
-        precision = fastest_precision(config.d_model, config.vocab_size)
-        took, least = (
-            parts(config, batch(config, rows, tokens), precision),
-            ideal(config, rows, tokens, peak, precision),
-        )
-        table = [
+def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
+    """The peaks, or the median seconds of a step's parts beside the ideal ones."""
+    if setting == "peaks":
+        yield "peaks", [{"contender": n, "giga_per_second": round(value / 1e9, 1)} for n, value in peaks().items()]
+        return
+    chosen = STEPS[setting]
+    precision = faster_matmul_dtype(chosen.config.d_model, chosen.config.vocab_size)
+    step, least = step_parts(chosen, precision), ideal_seconds(chosen, precision)
+    step()
+    steps = [step() for _ in range(rounds)]
+    took = {name: statistics.median(parts[name] for parts in steps) for name in least}
+    took["step"], least["step"] = sum(took.values()), sum(least.values())
+    yield (
+        "roofline",
+        [
             {
                 "contender": name,
                 "setting": setting,
@@ -119,21 +85,5 @@ def main() -> None:
                 "share_of_roofline": round(least[name] / took[name], 2),
             }
             for name in took
-        ]
-        total, bound = sum(took.values()), sum(least.values())
-        table.append(
-            {
-                "contender": "step",
-                "setting": setting,
-                "seconds": round(total, 3),
-                "ideal_seconds": round(bound, 3),
-                "share_of_roofline": round(bound / total, 2),
-            }
-        )
-        record("roofline", list(table))
-        for row in table:
-            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        ],
+    )

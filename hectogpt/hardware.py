@@ -77,6 +77,12 @@ def peak_memory_mb(device: str = "cpu") -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def resident_memory_mb() -> float:
+    """MiB of main memory that this process holds now; its peak where the system tells no more."""
+    status = _fields(_read("/proc/self/status"))
+    return int(status["VmRSS"].split()[0]) / 2**10 if "VmRSS" in status else peak_memory_mb()
+
+
 @dataclass(frozen=True)
 class Revision:
     """A checkout's commit, and whether its files differ from it; None outside a checkout."""
