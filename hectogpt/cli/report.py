@@ -1,0 +1,33 @@
+"""`hectogpt report`: tables, pictures, a page and the written answer from the records of `hectogpt compare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw tables, pictures and a page from the records of `hectogpt compare`."""
+
+    ladder: Path = Path("results/ladder.jsonl")
+    """The file of records."""
+    out: Path = Path("results")
+    """The folder for LADDER.md, ladder.html and pictures/."""
+    answers: Path = Path("answers")
+    """The folder with learning.template.md, from which learning.md is made; without that file no answer is written."""
+
+
+def main(argv: list[str]) -> None:
+    """Run `hectogpt report`."""
+    run(tyro.cli(Arguments, args=argv, prog="hectogpt report"))
+
+
+def run(arguments: Arguments) -> None:
+    """Write the report and print the path of each file."""
+    from hectogpt.lab.report import write_report
+
+    for path in write_report(arguments.ladder, arguments.out, arguments.answers):
+        print(path)

@@ -1,0 +1,252 @@
+"""Records sorted into leaderboards, one per corpus and track: rungs, other recipes, ablations, longer runs, sweeps.
+
+Pure functions: the same records give the same leaderboards. If the settings of a recipe have changed, the records of
+its newest settings count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from hectogpt.lab.record import NOT_IDENTITY, Record, arm_label
+from hectogpt.lab.statistics import Paired, Summary, compare_pairs, summarize
+from hectogpt.lab.tracks import TRACKS
+from hectogpt.train.run import sections_changed
+
+NGRAMS = ("uniform", "unigram", "kn2", "kn3")
+WITHOUT = "without-"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The records of one recipe (with the same overrides) on one corpus and track, one per seed.
+
+    superseded: how many records of the same recipe with earlier settings are left out. dev_only: how many seeds are
+    left out because they were scored on dev only while others were scored on test (such seeds chose a setting).
+    """
+
+    name: str
+    records: tuple[Record, ...]
+    superseded: int = 0
+    dev_only: int = 0
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Fields that differ from the recipe's own."""
+        return self.records[0].overrides
+
+    @property
+    def label(self) -> str:
+        """The name, followed by the overridden fields."""
+        return arm_label(self.name, self.overrides)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return int(self.records[0].run["steps"])
+
+    @property
+    def seeds(self) -> str:
+        """The number of seeds in words, "1 seed" or "8 seeds"."""
+        return count_seeds(len(self.records))
+
+    @property
+    def split(self) -> str:
+        """The held-out text that ranks the entry: test if every seed was scored on it, else dev."""
+        return "test" if len(self.losses("test")) == len(self.records) else "dev"
+
+    def losses(self, split: str) -> dict[int, float]:
+        """Seed -> nats per token of the held-out text `split`, for the seeds that were scored on it."""
+        losses = {record.seed: record.loss(split) for record in self.records}
+        return {seed: loss for seed, loss in losses.items() if loss is not None}
+
+    def summary(self, split: str) -> Summary | None:
+        """Mean and spread over seeds; None if no seed was scored."""
+        losses = self.losses(split)
+        return summarize(list(losses.values())) if losses else None
+
+    def interval(self, split: str) -> tuple[float, float] | None:
+        """The 95 % confidence interval of the mean loss over the entry's own seeds (Student's t); None below two."""
+        summary = self.summary(split)
+        if summary is None or summary.sd is None:
+            return None
+        half = float(stats.t.ppf(0.975, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
+        return summary.mean - half, summary.mean + half
+
+    def mean(self, name: str) -> float | None:
+        """Mean of a field over the records that have it."""
+        values = [value for record in self.records if (value := getattr(record, name)) is not None]
+        return float(np.mean(values)) if values else None
+
+    def curves(self, name: str) -> np.ndarray:
+        """`losses` or `grad_norms` as [seeds, steps], with NaN after the last step of a run that stopped early."""
+        curves = _stack([getattr(record, name) for record in self.records])
+        return curves[~np.isnan(curves).all(axis=1)]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The entries of one corpus and track.
+
+    rungs: the ladder's recipes, in its order. others: other recipes without overrides, in the order of the records.
+    ablations: a rung without one of its parts. longer_runs: recipes with another number of steps, in the ladder's
+    order. sweeps: recipes with other overrides.
+    ngrams: split -> name -> loss of the n-gram baselines, the mean over the seeds of the highest rung that has them.
+    crashed: records of trials that crashed; they have no losses and are in no entry.
+    """
+
+    corpus: str
+    track: str
+    rungs: list[Entry] = field(default_factory=list)
+    others: list[Entry] = field(default_factory=list)
+    ablations: list[Entry] = field(default_factory=list)
+    longer_runs: list[Entry] = field(default_factory=list)
+    sweeps: list[Entry] = field(default_factory=list)
+    ngrams: dict[str, dict[str, float]] = field(default_factory=dict)
+    crashed: list[Record] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Corpus and track, for headings."""
+        return f"{self.corpus}, {self.track.replace('+', ' + ')}"
+
+    @property
+    def slug(self) -> str:
+        """Corpus and track, for file names."""
+        return f"{self.corpus}-{self.track}".replace("+", "-").replace("/", "-").replace(":", "-")
+
+    @property
+    def top(self) -> Entry | None:
+        """The highest rung that has records."""
+        return self.rungs[-1] if self.rungs else None
+
+    @property
+    def ngram_split(self) -> str:
+        """The held-out text whose n-gram baselines are shown: test if there are any, else dev."""
+        return "test" if "test" in self.ngrams else "dev"
+
+    def entries(self) -> list[Entry]:
+        """Every entry."""
+        return [*self.rungs, *self.others, *self.ablations, *self.longer_runs, *self.sweeps]
+
+    def find(self, name: str) -> Entry | None:
+        """The entry of a recipe without overrides."""
+        return next((e for e in [*self.rungs, *self.others, *self.ablations] if e.name == name), None)
+
+
+def count_seeds(n: int) -> str:
+    """ "1 seed" or "8 seeds"."""
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def count_pairs(n: int) -> str:
+    """ "1 pair" or "8 pairs"."""
+    return "1 pair" if n == 1 else f"{n} pairs"
+
+
+def compare_entries(new: Entry, old: Entry) -> tuple[Paired | None, str]:
+    """The paired difference new - old over the seeds that both have (None if there are none), and its held-out text.
+
+    The text is test if both entries are ranked by it, else dev.
+    """
+    split = "test" if new.split == old.split == "test" else "dev"
+    return compare_pairs(new.losses(split), old.losses(split)), split
+
+
+def compare_curves(new: Entry, old: Entry) -> np.ndarray:
+    """[seeds, steps]: training loss of `old` minus that of `new` on the same batches, for the seeds that both have."""
+    after, before = ({record.seed: record.losses for record in entry.records} for entry in (new, old))
+    both = [seed for seed in after if seed in before]
+    curves = _stack([before[seed] for seed in both] + [after[seed] for seed in both])
+    gains = curves[: len(both)] - curves[len(both) :]
+    return gains[..., ~np.isnan(gains).all(axis=0)]
+
+
+def _stack(curves: Sequence[Sequence[float | None] | None]) -> np.ndarray:
+    """[curves, steps], with NaN where a curve is shorter than the longest or is missing."""
+    steps = max((len(curve or []) for curve in curves), default=0)
+    return np.array([[*(curve or []), *[np.nan] * (steps - len(curve or []))] for curve in curves], dtype=float)
+
+
+def changed_sections(new: Entry, old: Entry) -> str:
+    """The sections of the run in which two entries differ, for example "model, optim"."""
+    ignored = {*NOT_IDENTITY, "recipe", "device", "dtype", "head_dtype"}
+    before, after = old.records[-1], new.records[-1]
+    runs = [run for record in (before, after) if (run := record.parsed_run())]
+    if len(runs) == 2:
+        names = set(sections_changed(*runs))
+    else:  # a run that this version cannot express
+        names = {name for name in before.run.keys() | after.run.keys() if before.run.get(name) != after.run.get(name)}
+    return ", ".join(sorted(names - ignored))
+
+
+def build_leaderboards(records: Sequence[Record], ladder: Sequence[str]) -> list[Leaderboard]:
+    """One leaderboard per corpus (in the order of the records) and track. ladder: its names, the baseline first."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.corpus, record.track), []).append(record)
+    corpora = list(dict.fromkeys(corpus for corpus, _ in groups))
+    tracks = list(TRACKS)
+
+    def position(key: tuple[str, str]) -> tuple[int, int, str]:
+        corpus, track = key
+        return corpora.index(corpus), tracks.index(track) if track in tracks else len(tracks), track
+
+    return [_build(corpus, track, groups[corpus, track], ladder) for corpus, track in sorted(groups, key=position)]
+
+
+def _build(corpus: str, track: str, records: Sequence[Record], ladder: Sequence[str]) -> Leaderboard:
+    groups: dict[str, list[Record]] = {}
+    for record in filter(lambda record: record.counts, records):
+        groups.setdefault(json.dumps([record.recipe, record.overrides], sort_keys=True), []).append(record)
+    board = Leaderboard(corpus, track, crashed=[record for record in records if not record.counts])
+    for group in groups.values():
+        entry = _newest(group)
+        if set(entry.overrides) == {"steps"}:
+            board.longer_runs.append(entry)
+        elif entry.overrides:
+            board.sweeps.append(entry)
+        elif entry.name in ladder:
+            board.rungs.append(entry)
+        elif entry.name.startswith(WITHOUT):
+            board.ablations.append(entry)
+        else:
+            board.others.append(entry)
+    for entries in (board.rungs, board.longer_runs):
+        entries.sort(key=lambda entry: ladder.index(entry.name) if entry.name in ladder else -1)
+    places = {WITHOUT + name: place for place, name in enumerate(ladder)}
+    board.ablations.sort(key=lambda entry: places.get(entry.name, len(places)))
+    for split in ("dev", "test"):
+        # Runs with another sequence length read other n-grams, so one entry's are shown: the highest rung's.
+        levels = [levels for entry in [*board.others, *board.rungs] if (levels := _mean_ngrams(entry, split))]
+        if levels:
+            board.ngrams[split] = levels[-1]
+    return board
+
+
+def _mean_ngrams(entry: Entry, split: str) -> dict[str, float]:
+    """Name -> mean loss of the n-gram baselines over the records that have them on this split; {} if none has."""
+    scored = [record for record in entry.records if record.ngram_split == split and record.ngram_kn3 is not None]
+    return {name: float(np.mean([getattr(record, f"ngram_{name}") for record in scored])) for name in NGRAMS if scored}
+
+
+def _newest(records: Sequence[Record]) -> Entry:
+    """The records with the settings that were recorded last, one per seed; only tested seeds if there are any."""
+    keys = [record.experiment() for record in records]
+    chosen: dict[int, Record] = {}
+    for record, key in zip(records, keys, strict=True):
+        if key == keys[-1]:
+            old = chosen.get(record.seed)
+            if old is None or (old.test_loss is None and record.test_loss is not None):
+                chosen[record.seed] = record
+    newest = [chosen[seed] for seed in sorted(chosen)]
+    tested = [record for record in newest if record.test_loss is not None] or newest
+    superseded = sum(key != keys[-1] for key in keys)
+    return Entry(records[-1].recipe, tuple(tested), superseded, len(newest) - len(tested))

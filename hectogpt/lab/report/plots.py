@@ -1,0 +1,181 @@
+"""The PNG pictures of the report: the curves of each rung, and the ladder with its losses and gains.
+
+The same leaderboard gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hectogpt.lab.report.leaderboard import Entry, Leaderboard, compare_curves, compare_entries, count_pairs
+from hectogpt.lab.report.tables import NGRAM_LABELS
+from hectogpt.lab.statistics import LEAST_DIFFERENCE
+from hectogpt.train.plot import (
+    BLUE,
+    GREY,
+    LABEL_SIZE,
+    LIGHT_GREY,
+    LOG_SCALE,
+    draw_level,
+    draw_levels,
+    place_legend,
+    plot_curve,
+    save_figure,
+    set_log_scale,
+    style_axes,
+)
+
+BELOW = "0.45"  # the curve of the rung below
+VERDICT_COLORS = {"tie": "#b8860b", "worse": "#b02a2a"}
+
+
+def plot_rung(path: Path, board: Leaderboard, place: int) -> None:
+    """Write training loss and gradient norm of rung `place`, and its gain over the rung below batch by batch.
+
+    Thick lines are means over seeds, thin lines single seeds. The baseline and the rung below are grey. The baseline
+    itself has no panel of gains.
+    """
+    rung = board.rungs[place]
+    behind = [(board.rungs[0], LIGHT_GREY, "--")] if place > 1 else []
+    behind += [(board.rungs[place - 1], BELOW, "-")] if place else []
+    figure = Figure(figsize=(12.5 if place else 11, 4.1), layout="constrained")
+    panels = figure.subplots(1, 3 if place else 2)
+    figure.suptitle(f"{place} {rung.label} · {board.name} · {rung.seeds}", fontsize=11)
+    fields = (("losses", "training loss (nats per token)"), ("grad_norms", "gradient norm before clipping"))
+    for axes, (field, label) in zip(panels[:2], fields, strict=True):
+        for entry, color, style in behind:
+            _plot_mean(axes, entry.curves(field), color, 1.4, entry.name, style)
+        _plot_seeds(axes, rung.curves(field))
+        _plot_mean(axes, rung.curves(field), BLUE, 2.0, rung.name)
+        axes.set_ylabel(label)
+    set_log_scale(panels[1])
+    levels = board.ngrams.get(rung.split if rung.split in board.ngrams else "dev", {})
+    draw_levels(panels[0], {NGRAM_LABELS[name]: levels[name] for name in ("unigram", "kn3") if name in levels})
+    place_legend(figure, panels[0])
+    if place:
+        _plot_gains(panels[2], rung, board.rungs[place - 1])
+    for axes in panels:
+        axes.set_xlabel("step")
+        style_axes(axes)
+    save_figure(figure, path)
+
+
+def _plot_gains(axes: Axes, rung: Entry, below: Entry) -> None:
+    """The differences of the training losses on the same batches; the dotted line is the gain on the held-out text."""
+    gains = compare_curves(rung, below)
+    axes.axhline(0, color=BELOW, linewidth=1.4)
+    _plot_seeds(axes, gains)
+    _plot_mean(axes, gains, BLUE, 2.0, rung.name)
+    held_out, split = compare_entries(rung, below)
+    level = -held_out.difference if held_out else 0.0
+    if held_out:
+        draw_level(axes, level)
+        axes.annotate(
+            f"{split}\n{level:+.3f}",
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=LABEL_SIZE,
+            color=GREY,
+        )
+    if gains.size:  # the first steps go far up and down, so the limits are those of the later steps
+        steps = gains.shape[1]
+        mean = np.nanmean(gains, axis=0)
+        shown = np.concatenate([[0.0, level], gains[:, steps // 2 :].ravel(), mean[steps // 5 :]])
+        low, high = np.nanmin(shown), np.nanmax(shown)
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    axes.set_ylabel(f"gain over {below.name}\n(nats per token)")
+
+
+def _plot_seeds(axes: Axes, curves: np.ndarray) -> None:
+    for curve in curves if len(curves) > 1 else ():
+        axes.plot(range(1, len(curve) + 1), curve, color=BLUE, linewidth=0.5, alpha=0.3)
+
+
+def _plot_mean(axes: Axes, curves: np.ndarray, color: str, width: float, name: str, style: str = "-") -> None:
+    if len(curves):
+        plot_curve(axes, np.nanmean(curves, axis=0), color, width, name, style)
+
+
+def plot_ladder(path: Path, board: Leaderboard) -> None:
+    """Write the ladder in two panels.
+
+    Left: the mean held-out loss of each rung with its 95 % interval over the rung's own seeds; n-gram baselines are
+    dotted lines. Right: the paired gain of each rung over the rung below, with its 95 % interval over the n seeds that
+    both have, on a scale that is linear within a tie and logarithmic beyond.
+    """
+    rungs = board.rungs
+    figure = Figure(figsize=(12.5, 1.8 + 0.36 * len(rungs)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))
+    split = "test" if {entry.split for entry in rungs} == {"test"} else "dev"
+    figure.suptitle(f"The ladder · {board.name} · {split} text", fontsize=11)
+    previous = None
+    for y, entry in enumerate(rungs):
+        summary = entry.summary(split)
+        if summary is None:
+            continue
+        _plot_interval(left, summary.mean, entry.interval(split), y, f"{summary.mean:.3f}", BLUE)
+        step = compare_entries(entry, previous)[0] if previous else None
+        previous = entry
+        if step:
+            gain = -step.difference
+            interval = None if step.low is None or step.high is None else (-step.high, -step.low)
+            color = VERDICT_COLORS.get(step.verdict, BLUE)
+            _plot_interval(right, gain, interval, y, f"{gain:+.3f} ({count_pairs(step.n)})", color)
+    left.set_yticks(range(len(rungs)), [f"{y} {e.name} (n = {len(e.records)})" for y, e in enumerate(rungs)])
+    left.set_ylim(len(rungs) - 0.5, -0.7)
+    left.set_xscale("function", functions=LOG_SCALE)
+    _set_ticks(left, [1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10])
+    left.set_xlabel("held-out loss (nats per token, log scale)\nbar: 95 % interval of the mean over the rung's n seeds")
+    _draw_ngrams(left, board.ngrams.get(split, {}))
+    right.set_xscale("symlog", linthresh=LEAST_DIFFERENCE, linscale=0.6)
+    right.axvspan(-LEAST_DIFFERENCE, LEAST_DIFFERENCE, color="0.92", zorder=0)
+    right.axvline(0, color="0.6", linewidth=0.8)
+    right.set_xlabel(
+        "gain over the rung below (nats per token; shaded: a tie)\n"
+        "bar: 95 % interval of the paired gain; pairs: seeds of both rungs"
+    )
+    right.margins(x=0.12)
+    _set_ticks(right, [-1, -0.1, -LEAST_DIFFERENCE, LEAST_DIFFERENCE, 0.1, 1])
+    style_axes(left)
+    style_axes(right)
+    save_figure(figure, path)
+
+
+def _plot_interval(axes: Axes, x: float, interval: tuple[float, float] | None, y: int, text: str, color: str) -> None:
+    """A dot with its value above, and a bar over the interval."""
+    axes.plot(x, y, "o", color=color, markersize=4)
+    if interval is not None:
+        axes.errorbar(x, y, xerr=[[x - interval[0]], [interval[1] - x]], color=color, linewidth=1.4, capsize=3)
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where it crosses a line
+    axes.annotate(text, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, path_effects=halo)
+
+
+def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
+    for name, level in levels.items():
+        draw_level(axes, level, vertical=True)
+        axes.annotate(
+            f"{NGRAM_LABELS[name]} {level:.2f}",
+            (level, 0.02),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, 0),
+            textcoords="offset points",
+            rotation=90,
+            va="bottom",
+            fontsize=LABEL_SIZE,
+            color=GREY,
+        )
+
+
+def _set_ticks(axes: Axes, wanted: list[int | float]) -> None:
+    low, high = axes.get_xlim()
+    inside = [tick for tick in wanted if low <= tick <= high]
+    axes.set_xticks(inside, [f"{tick:g}" for tick in inside])
+    axes.minorticks_off()

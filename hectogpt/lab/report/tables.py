@@ -1,0 +1,182 @@
+"""Leaderboards as tables of text cells, and the tables as Markdown or HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hectogpt.lab.report.leaderboard import NGRAMS, WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
+from hectogpt.lab.statistics import Paired, Summary, selection_bias
+
+NGRAM_LABELS = {"uniform": "uniform", "unigram": "unigram", "kn2": "Kneser-Ney 2", "kn3": "Kneser-Ney 3"}
+NGRAM_DESCRIPTIONS = {
+    "uniform": "every token id has the same probability",
+    "unigram": "counts of single tokens",
+    "kn2": "Kneser-Ney bigram",
+    "kn3": "Kneser-Ney trigram",
+}
+EMPTY = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text. The first `left` columns hold words, the others numbers."""
+
+    header: list[str]
+    rows: list[list[str]]
+    left: int = 1
+
+    def markdown(self) -> str:
+        """A pipe table that ends with a line break."""
+        rule = [":--"] * self.left + ["--:"] * (len(self.header) - self.left)
+        lines = [self.header, rule, *self.rows]
+        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+    def html(self) -> str:
+        """A table element."""
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            marked = [
+                f"<{tag}{' class=w' if i < self.left else ''}>{html.escape(cell)}</{tag}>"
+                for i, cell in enumerate(cells)
+            ]
+            return f"<tr>{''.join(marked)}</tr>\n"
+
+        body = "".join(line(row, "td") for row in self.rows)
+        return f"<table>\n<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}</tbody></table>\n"
+
+
+def first_paragraph(description: str) -> str:
+    """What a recipe changes: the first paragraph of its description, on one line."""
+    return " ".join(description.partition("\n\n")[0].split())
+
+
+def format_loss(summary: Summary | None) -> str:
+    """Mean and standard deviation, "3.154 ± 0.012"."""
+    if summary is None:
+        return EMPTY
+    return f"{summary.mean:.3f}" + (f" ± {summary.sd:.3f}" if summary.sd is not None else EMPTY)
+
+
+def format_difference(pair: Paired | None, sign: int = 1) -> str:
+    """A paired difference times `sign` with its 95 % interval, "+0.306 [+0.291, +0.320]"."""
+    if pair is None:
+        return EMPTY
+    text = f"{sign * pair.difference:+.3f}"
+    if pair.low is None or pair.high is None:
+        return text
+    low, high = sorted((sign * pair.low, sign * pair.high))
+    return f"{text} [{low:+.3f}, {high:+.3f}]"
+
+
+def format_gain(pair: Paired | None) -> str:
+    """How far the new side is below the old, for a sentence that says so: "0.306 [0.291, 0.320]"."""
+    text = format_difference(pair, -1)
+    return text if "-" in text else text.replace("+", "")
+
+
+def format_p(pair: Paired | None) -> str:
+    """The p-value with one significant digit."""
+    return EMPTY if pair is None or pair.p is None else f"{pair.p:.1g}"
+
+
+def format_number(value: float | None, digits: int = 0) -> str:
+    """A number with thousands separators; nothing for None."""
+    return EMPTY if value is None else f"{value:,.{digits}f}"
+
+
+def ladder_table(board: Leaderboard, descriptions: Mapping[str, str]) -> Table:
+    """One row per rung, then one per n-gram baseline."""
+    header = ["#", "rung", "what changed", "section", "parameters", "dev", "test", "n", "bits/byte"]
+    header += ["gain over the rung below [95 %]", "pairs", "p", "", "s", "MiB", "batch 100", "last 10"]
+    rows = []
+    below: Entry | None = None
+    for place, entry in enumerate(board.rungs):
+        pair, split = compare_entries(entry, below) if below else (None, "")
+        rows.append(
+            [
+                str(place),
+                entry.name,
+                first_paragraph(descriptions.get(entry.name, EMPTY)),
+                changed_sections(entry, below) if below else EMPTY,
+                format_number(entry.mean("params")),
+                format_loss(entry.summary("dev")),
+                format_loss(entry.summary("test")),
+                str(len(entry.records)),
+                format_number(entry.mean(f"{entry.split}_bpb"), 3),
+                format_difference(pair, -1) + (" dev" if pair and split == "dev" and entry.split == "test" else EMPTY),
+                str(pair.n) if pair else EMPTY,
+                format_p(pair),
+                pair.verdict if pair else EMPTY,
+                format_number(entry.mean("seconds")),
+                format_number(entry.mean("peak_mb")),
+                format_number(entry.mean("train_loss_last"), 3),
+                format_number(entry.mean("train_loss_last10"), 3),
+            ]
+        )
+        below = entry
+    for name in NGRAMS:
+        levels = [format_number(board.ngrams.get(split, {}).get(name), 3) for split in ("dev", "test")]
+        if any(levels):
+            rows.append(["", name, NGRAM_DESCRIPTIONS[name], "counting", "", *levels, *[""] * (len(header) - 7)])
+    return Table(header, rows, left=4)
+
+
+def comparison_table(entries: Sequence[Entry], reference: Entry | None, descriptions: Mapping[str, str]) -> Table:
+    """One row per entry with its paired difference to `reference`: a negative one is better than the reference."""
+    to = f"difference to {reference.label} [95 %]" if reference else "difference"
+    header = ["recipe", "what it is", "steps", "parameters", "dev", "test", "n", to, "pairs", "p", "", "s", "MiB"]
+    rows = []
+    for entry in entries:
+        pair = compare_entries(entry, reference)[0] if reference and reference is not entry else None
+        rows.append(
+            [
+                entry.label,
+                first_paragraph(descriptions.get(entry.name, "not a recipe of this version")),
+                str(entry.steps),
+                format_number(entry.mean("params")),
+                format_loss(entry.summary("dev")),
+                format_loss(entry.summary("test")),
+                str(len(entry.records)),
+                format_difference(pair),
+                str(pair.n) if pair else EMPTY,
+                format_p(pair),
+                pair.verdict if pair else EMPTY,
+                format_number(entry.mean("seconds")),
+                format_number(entry.mean("peak_mb")),
+            ]
+        )
+    return Table(header, rows, left=2)
+
+
+def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
+    """One row per part of `whole` that was left out, with what that costs."""
+    rows = []
+    words = {"worse": "helps", "tie": "tie", "better": "hurts", "unproven": "hurts, unproven"}
+    for entry in entries:
+        pair = compare_entries(entry, whole)[0]
+        rows.append(
+            [
+                entry.name.removeprefix(WITHOUT),
+                format_loss(entry.summary("dev")),
+                format_loss(entry.summary("test")),
+                str(len(entry.records)),
+                format_difference(pair),
+                words[pair.verdict] if pair else EMPTY,
+            ]
+        )
+    return Table(["left out", "dev", "test", "n", "loss without it [95 %]", "the part"], rows)
+
+
+def selection_bias_note(entries: Sequence[Entry]) -> str:
+    """By how much the best of several settings is expected to look better than it is."""
+    spreads = [s.sd for e in entries if (s := e.summary(e.split)) is not None and s.sd is not None]
+    if not spreads:
+        best = f"The best of {len(entries)} settings is biased low"
+        return f"{best}; with one seed per setting the bias cannot be estimated."
+    sd = (sum(x * x for x in spreads) / len(spreads)) ** 0.5 / min(len(e.records) for e in entries) ** 0.5
+    return (
+        f"The best of {len(entries)} equally good settings is expected to lie {selection_bias(sd, len(entries)):.3f} "
+        "below its true mean by chance. The figures of the ladder come from fresh seeds."
+    )
