@@ -18,12 +18,17 @@ from hectogpt import errors
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.explore import model_view
+from hectogpt.interop import open_model
 from hectogpt.model import ModelConfig, Transformer
-from hectogpt.model.folder import save_model
-from hectogpt.model.parts import Head, QKNorm, RMSNorm, Rotary
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import ALiBi, QKNorm, RMSNorm, Rotary
+from hectogpt.model.weights import save_model
 
 SMALL = ModelConfig(24, 3, 2, 16, 61)
-DEPARTED = replace(SMALL, heads=(Rotary(), QKNorm()), norm=RMSNorm(), attention_scale=0.3, head=Head(tied=True))
+DEPARTED = replace(
+    SMALL, attention_parts=(Rotary(), QKNorm()), norm=RMSNorm(), attention_scale=0.3, lm_head=LMHeadConfig(tied=True)
+)
+BIASED = replace(SMALL, attention_parts=(ALiBi(),))
 
 
 def peaked(model: torch.nn.Module) -> None:
@@ -60,7 +65,7 @@ def test_maps_losses_and_next_tokens_are_the_textbook_s(slow: textbook.Transform
     x = ids()
     with torch.no_grad():
         logits = slow(torch.from_numpy(x)[None])[0]
-    seen = model_view.look(fast, x)
+    seen = model_view.trace(fast, x)
     assert seen.maps.shape == (2, 3, 16, 16)
     np.testing.assert_allclose(seen.maps, torch.cat(taken).numpy(), atol=1e-5)
     expected = torch.nn.functional.cross_entropy(logits[:-1], torch.from_numpy(x[1:]), reduction="none")
@@ -75,15 +80,15 @@ def _maps(attention: textbook.CausalAttention, x: torch.Tensor) -> torch.Tensor:
     return scores.softmax(-1)
 
 
-@pytest.mark.parametrize("config", [SMALL, DEPARTED], ids=["gpt2", "new"])
+@pytest.mark.parametrize("config", [SMALL, DEPARTED, BIASED], ids=["gpt2", "new", "bias"])
 def test_maps_rebuild_the_output_of_every_layer(config: ModelConfig) -> None:
     model = ours(config)
     inputs, outputs = [], []
-    for attention in model_view.attentions(model):
+    for attention in model_view.attention_modules(model):
         attention.register_forward_hook(lambda m, i, o: (inputs.append(i), outputs.append(o))[1])
-    seen = model_view.look(model, ids())
+    seen = model_view.trace(model, ids())
     assert seen.maps.max(axis=-1).mean() > 0.25
-    for layer, attention in enumerate(model_view.attentions(model)):
+    for layer, attention in enumerate(model_view.attention_modules(model)):
         with torch.no_grad():
             v = attention.qkv(*inputs[layer][:2])[2][0]
             c = torch.from_numpy(seen.maps[layer]) @ v
@@ -95,43 +100,43 @@ def test_maps_rebuild_the_output_of_every_layer(config: ModelConfig) -> None:
 
 def test_a_head_that_is_off_is_a_head_whose_output_weights_are_zero() -> None:
     model, off = ours(), [(0, 1), (1, 0), (1, 2)]
-    seen = model_view.look(model, ids(), off)
+    seen = model_view.trace(model, ids(), off)
     without = ours()
     with torch.no_grad():
         for layer, head in off:
-            model_view.attentions(without)[layer].W_o.weight[:, head * 8 : (head + 1) * 8] = 0
-    expected = model_view.look(without, ids())
+            model_view.attention_modules(without)[layer].W_o.weight[:, head * 8 : (head + 1) * 8] = 0
+    expected = model_view.trace(without, ids())
     np.testing.assert_allclose(seen.losses, expected.losses, atol=1e-6)
     np.testing.assert_allclose(seen.maps, expected.maps, atol=1e-6)
-    assert seen.loss != pytest.approx(model_view.look(model, ids()).loss, abs=1e-3)
+    assert seen.loss != pytest.approx(model_view.trace(model, ids()).loss, abs=1e-3)
 
 
 def test_heads_come_back_even_after_an_error() -> None:
     model = ours()
-    before = model_view.look(model, ids())
-    with pytest.raises(RuntimeError), model_view.heads_off(model, [(0, 0)]):
+    before = model_view.trace(model, ids())
+    with pytest.raises(RuntimeError), model_view.ablate_heads(model, [(0, 0)]):
         raise RuntimeError
     with pytest.raises(UserError, match="layer 3, head 1"):
-        model_view.look(model, ids(), [(0, 0), (2, 0)])
-    assert np.array_equal(model_view.look(model, ids()).losses, before.losses)
+        model_view.trace(model, ids(), [(0, 0), (2, 0)])
+    assert np.array_equal(model_view.trace(model, ids()).losses, before.losses)
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
 def test_loss_changes_are_those_of_single_heads() -> None:
     model = ours()
-    changes = model_view.loss_changes(model, ids())
+    changes = model_view.ablate_each_head(model, ids())
     assert changes.shape == (2, 3)
-    alone = model_view.look(model, ids(), [(1, 2)]).loss - model_view.look(model, ids()).loss
+    alone = model_view.trace(model, ids(), [(1, 2)]).loss - model_view.trace(model, ids()).loss
     assert changes[1, 2] == pytest.approx(alone, abs=1e-12)
     with pytest.raises(UserError, match="two tokens"):
-        model_view.loss_changes(model, ids(1))
+        model_view.ablate_each_head(model, ids(1))
 
 
 def test_one_token_predicts_the_next_and_has_no_loss() -> None:
-    seen = model_view.look(ours(), ids(1))
+    seen = model_view.trace(ours(), ids(1))
     assert seen.maps.shape == (2, 3, 1, 1)
     assert math.isnan(seen.loss)
-    best = model_view.most_likely(seen, 5)
+    best = model_view.most_likely_tokens(seen, 5)
     assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
     assert seen.next_probabilities.sum() == pytest.approx(1)
 
@@ -140,15 +145,15 @@ def test_one_token_predicts_the_next_and_has_no_loss() -> None:
 @given(st.text(max_size=60))
 def test_visible_tokens_hold_every_byte(text: str) -> None:
     tokenizer = load_tokenizer()
-    names = model_view.names_of(tokenizer.encode(text).astype(np.int64), tokenizer)
+    names = model_view.name_tokens(tokenizer.encode(text).astype(np.int64), tokenizer)
     assert all(c.isprintable() and c != " " for name in names for c in name)
 
 
 def test_visible_spells_out_what_cannot_be_seen() -> None:
-    assert model_view.visible(b" a\n\t\\") == "␣a↵⇥\\\\"
-    assert model_view.visible("é\u202e".encode()) == "é\\u{202e}"
-    assert model_view.visible("☃".encode()[:2] + b"x") == "\\xe2\\x98x"
-    assert model_view.names_of(np.array([60_000]), load_tokenizer()) == ["id 60000"]
+    assert model_view.spell_out(b" a\n\t\\") == "␣a↵⇥\\\\"
+    assert model_view.spell_out("é\u202e".encode()) == "é\\u{202e}"
+    assert model_view.spell_out("☃".encode()[:2] + b"x") == "\\xe2\\x98x"
+    assert model_view.name_tokens(np.array([60_000]), load_tokenizer()) == ["id 60000"]
 
 
 def test_prompts() -> None:
@@ -169,23 +174,23 @@ def test_prompts() -> None:
 def test_folders(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
     run.mkdir(parents=True)
-    assert model_view.newest_run(tmp_path / "runs") is None
+    assert model_view.find_newest_run(tmp_path / "runs") is None
     config = ModelConfig(8, 2, 1, 16, 50257)
     save_model(Transformer(config), run)
-    assert model_view.newest_run(tmp_path / "runs") is None  # not finished yet
+    assert model_view.find_newest_run(tmp_path / "runs") is None  # not finished yet
     (run / "summary.json").write_text("{}")
-    assert model_view.newest_run(tmp_path / "runs") == run
-    model, tokenizer = model_view.open_model(run)
+    assert model_view.find_newest_run(tmp_path / "runs") == run
+    model, tokenizer = open_model(run)
     assert (model.config, tokenizer.n_vocab, model.training) == (config, 50257, False)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     for folder in (tmp_path / "nowhere", foreign):
         with pytest.raises(UserError, match="no model") as caught:
-            model_view.open_model(folder)
+            open_model(folder)
         assert caught.value.code == errors.CHECKPOINT
     (foreign / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match="bert"):
-        model_view.open_model(foreign)
+        open_model(foreign)
 
 
 def test_an_imported_gpt2_is_seen_as_its_own_library_sees_it(tmp_path: Path) -> None:
@@ -194,8 +199,8 @@ def test_an_imported_gpt2_is_seen_as_its_own_library_sees_it(tmp_path: Path) -> 
     theirs = transformers.GPT2LMHeadModel(config).eval()
     peaked(theirs)
     theirs.save_pretrained(tmp_path)
-    model, tokenizer = model_view.open_model(tmp_path)
+    model, tokenizer = open_model(tmp_path)
     prompt = model_view.read_prompt("The state of the union is strong.", tokenizer, model)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(prompt.ids)[None], output_attentions=True).attentions
-    np.testing.assert_allclose(model_view.look(model, prompt.ids).maps, torch.cat(expected).numpy(), atol=1e-4)
+    np.testing.assert_allclose(model_view.trace(model, prompt.ids).maps, torch.cat(expected).numpy(), atol=1e-4)

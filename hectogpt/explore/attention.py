@@ -1,8 +1,9 @@
-"""What one attention head can and cannot do: copying, averaging two values, and noisy keys.
+"""What one attention head can compute: copies of one value, averages of two, and both with noisy keys.
 
-Pure functions of seeds and sizes. Noisy keys are sampled through their projections on the two directions a
-query can look at, never as samples x n x d; `sample_keys` does it literally, for small cases and as a check.
-Nothing is fitted, and a quantity without a meaning (a beta that is not finite, a equal to b) is refused.
+Pure functions of sizes and seeds; nothing is trained. Noisy keys are sampled by their projections on the two
+directions that a query can use, so no array has samples x n x d numbers. `sample_keys` samples the keys
+themselves, for small cases and as a check. Arguments without a meaning (a beta that is not finite, a equal to
+b) raise UserError.
 """
 
 import math
@@ -19,47 +20,49 @@ Array = np.ndarray
 Real = float | int
 
 
-def need(condition: bool, what: str, why: str, fix: str) -> None:
-    """Refuse bad input with the three lines a user reads."""
+def require(condition: bool, what: str, why: str, fix: str) -> None:
+    """Raise UserError (USAGE) unless the condition holds."""
     if not condition:
         raise UserError(what, why=why, fix=fix, code=USAGE)
 
 
-def need_beta(beta: Real) -> None:
-    need(math.isfinite(beta), f"beta = {beta}", "the scale of a query must be finite", "choose a finite beta")
+def require_beta(beta: Real) -> None:
+    """Raise UserError unless beta is finite."""
+    require(math.isfinite(beta), f"beta = {beta}", "the scale of a query must be finite", "choose a finite beta")
 
 
-def need_count(n: int, least: int) -> None:
-    need(n >= least, f"n = {n} keys", f"this question needs {least} keys", f"choose n of {least} or more")
+def require_count(n: int, least: int) -> None:
+    """Raise UserError unless there are at least `least` keys."""
+    require(n >= least, f"n = {n} keys", f"this question needs {least} keys", f"choose n of {least} or more")
 
 
 class Attended(NamedTuple):
-    """What a head returns: `weights[..., n]`, which sum to one, and `output[..., e]`, the mean they weigh."""
+    """The result of attention: `weights[..., n]`, which sum to one, and `output[..., e]`, the weighted mean."""
 
     weights: Array
     output: Array
 
 
 def softmax(scores: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """exp(s_i) / sum_j exp(s_j) over the last axis, shifted by the maximum so that it cannot overflow."""
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+    """exp(s_i) / sum_j exp(s_j) over the last axis. The maximum is subtracted first, so nothing overflows."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def attend(query: Float[Array, "*batch d"], keys: Float[Array, "n d"], values: Float[Array, "n e"]) -> Attended:
-    """c = sum_i alpha_i v_i, alpha = softmax(k_i . q): without the 1/sqrt(d), as the question has it."""
+    """c = sum_i alpha_i v_i with alpha = softmax(k_i . q). As in the question, there is no factor 1/sqrt(d)."""
     weights = softmax(query @ keys.T)
     return Attended(weights, weights @ values)
 
 
-def orthonormal(n: int, d: int, *, seed: int = 0, centred: bool = False) -> Float[Array, "{n} {d}"]:
-    """n orthonormal vectors of d numbers: rows of a reflection I - 2 u u^T, so n = d = 4096 is cheap.
+def orthonormal_vectors(n: int, d: int, *, seed: int = 0, centred: bool = False) -> Float[Array, "{n} {d}"]:
+    """n orthonormal vectors of d numbers: the first rows of a reflection I - 2 u u^T, so n = d = 4096 is cheap.
 
-    centred: every vector sums to zero, as the output of a layer norm does; one dimension is lost to that.
-    Raises UserError when the space has no room for n such vectors.
+    centred: every vector sums to zero, like the output of a layer norm. This costs one dimension.
+    Raises UserError if d dimensions do not hold n such vectors.
     """
     room = d - 1 if centred else d
-    need(
+    require(
         1 <= n <= room,
         f"{n} orthonormal means in {d} dimensions",
         f"there is room for 1 to {room}{' that sum to zero' if centred else ''}",
@@ -71,51 +74,51 @@ def orthonormal(n: int, d: int, *, seed: int = 0, centred: bool = False) -> Floa
     return np.eye(n, d) - 2 * np.outer(u[:n], u)
 
 
-# 1. Copying
+# 1. Copying one value
 
 
-class Copying(NamedTuple):
-    """One row per gap. `missing` is 1 - alpha_j; bounds are exact, not asymptotic."""
+class CopyResult(NamedTuple):
+    """How well attention copies v_j: one number per gap. The bounds hold for every gap, not only for large ones."""
 
-    missing: Array
+    missing: Array  # 1 - alpha_j
     error: Array  # |c - v_j|
     bound: Array  # (n - 1) exp(-gap)
     error_bound: Array  # (1 - alpha_j) max_i |v_i - v_j|
-    tied: Array  # 1 - alpha_j when all n - 1 others tie: the worst case, (n - 1) / (n - 1 + exp(gap))
+    tied: Array  # 1 - alpha_j if all n - 1 others tie, the worst case: (n - 1) / (n - 1 + exp(gap))
 
 
-def copying(gaps: Float[Array, " gaps"], n: int, *, e: int = 16, seed: int = 0) -> Copying:
-    """Attention over n keys whose best score beats the second best by exactly `gap`.
+def measure_copy(gaps: Float[Array, " gaps"], n: int, *, e: int = 16, seed: int = 0) -> CopyResult:
+    """Attention over n keys whose best score is larger than the second best by exactly `gap`.
 
-    Scores are 0, -gap and -gap - x, x exponential of mean 1; values are random unit vectors of e numbers.
+    Scores are 0, -gap and -gap - x with x exponential of mean 1; values are random unit vectors of e numbers.
     """
-    need_count(n, 2)
-    need(bool(np.isfinite(gaps).all()), "a gap that is not finite", "it is a difference of scores", "use numbers")
+    require_count(n, 2)
+    require(bool(np.isfinite(gaps).all()), "a gap that is not finite", "it is a difference of scores", "use numbers")
     rng = np.random.default_rng(seed)
     below = np.concatenate([[0.0], rng.exponential(size=n - 2)])
     values = rng.standard_normal((n, e))
     values /= np.linalg.norm(values, axis=1, keepdims=True)
-    others = np.exp(-gaps[:, None] - below)  # exp(s_i - s_j): summed directly, since 1 - alpha_j would cancel
+    others = np.exp(-gaps[:, None] - below)  # exp(s_i - s_j); computing 1 - alpha_j would lose digits
     total = others.sum(axis=1)
-    moved = (others / (1 + total)[:, None]) @ (values[1:] - values[0])
+    difference = (others / (1 + total)[:, None]) @ (values[1:] - values[0])
     missing = total / (1 + total)
     widest = np.linalg.norm(values[1:] - values[0], axis=1).max()
     bound = (n - 1) * np.exp(-gaps)
-    return Copying(missing, np.linalg.norm(moved, axis=1), bound, missing * widest, bound / (1 + bound))
+    return CopyResult(missing, np.linalg.norm(difference, axis=1), bound, missing * widest, bound / (1 + bound))
 
 
 def gap_for_weight(weight: Real, n: int) -> float:
-    """The least gap that guarantees alpha_j >= weight for any other scores: ln(n - 1) + ln(w / (1 - w))."""
-    need_count(n, 2)
-    need(0 < weight < 1, f"weight {weight}", "softmax weights lie strictly between 0 and 1", "choose one in between")
+    """The smallest gap that guarantees alpha_j >= weight, whatever the other scores: ln(n - 1) + ln(w / (1 - w))."""
+    require_count(n, 2)
+    require(0 < weight < 1, f"weight {weight}", "softmax weights lie strictly between 0 and 1", "choose one in between")
     return math.log(n - 1) + float(logit(weight))
 
 
-# 2. The average of two
+# 2. The average of two values
 
 
 class AverageOfTwo(NamedTuple):
-    """`leak`: weight on neither a nor b; `weight`: on each of them; `error`: |c - (v_a + v_b)/2|."""
+    """`leak`: the weight on all other values; `weight`: on v_a and on v_b; `error`: |c - (v_a + v_b)/2|."""
 
     leak: float
     weight: float
@@ -123,22 +126,22 @@ class AverageOfTwo(NamedTuple):
 
 
 def query_for_average(keys: Float[Array, "n d"], a: int, b: int, beta: Real) -> Float[Array, " d"]:
-    """q = beta (k_a + k_b)."""
-    need_beta(beta)
+    """The query q = beta (k_a + k_b)."""
+    require_beta(beta)
     n = len(keys)
-    need(a != b, f"a = b = {a}", "the average of two needs two different values", "choose two different indices")
-    need(min(a, b) >= 0 and max(a, b) < n, f"a = {a}, b = {b}", f"there are keys 0 to {n - 1}", "choose from those")
+    require(a != b, f"a = b = {a}", "the average of two needs two different values", "choose two different indices")
+    require(min(a, b) >= 0 and max(a, b) < n, f"a = {a}, b = {b}", f"there are keys 0 to {n - 1}", "choose from those")
     return beta * (keys[a] + keys[b])
 
 
-def average_of_two(beta: Real, n: int) -> AverageOfTwo:
-    """Orthonormal keys, q = beta (k_a + k_b): scores beta, beta and n - 2 zeros.
+def average_two(beta: Real, n: int) -> AverageOfTwo:
+    """Attention with orthonormal keys and q = beta (k_a + k_b): the scores are beta, beta and n - 2 zeros.
 
-    leak = (n - 2) / (n - 2 + 2 exp(beta)), and c - (v_a + v_b)/2 = leak (mean of the others - (v_a + v_b)/2),
-    whose norm for orthonormal values is leak sqrt(1/2 + 1/(n - 2)).
+    leak = (n - 2) / (n - 2 + 2 exp(beta)), and c - (v_a + v_b)/2 = leak (mean of the others - (v_a + v_b)/2).
+    For orthonormal values its norm is leak sqrt(1/2 + 1/(n - 2)).
     """
-    need_beta(beta)
-    need_count(n, 2)
+    require_beta(beta)
+    require_count(n, 2)
     if n == 2:
         return AverageOfTwo(0.0, 0.5, 0.0)
     leak = float(expit(math.log((n - 2) / 2) - beta))
@@ -150,71 +153,74 @@ def beta_for_error(error: Real, n: int) -> float:
 
     beta = ln((n - 2) (1 - leak) / (2 leak)) with leak = error / sqrt(1/2 + 1/(n - 2)).
     """
-    need_count(n, 3)
+    require_count(n, 3)
     leak = error / math.sqrt(0.5 + 1 / (n - 2))
-    need(0 < leak < 1, f"error {error}", "no finite beta gives it", "choose an error between 0 and 0.7")
+    require(0 < leak < 1, f"error {error}", "no finite beta gives it", "choose an error between 0 and 0.7")
     return math.log((n - 2) / 2) - float(logit(leak))
 
 
-# 3 and 4. Noisy keys: a is key 0, b is key 1
+# 3 and 4. Noisy keys. Key 0 is a, key 1 is b.
 
 
 def sample_keys(
     means: Float[Array, "n d"], alpha: Real, spread: Real, *, samples: int, seed: int = 0
 ) -> Float[Array, "{samples} n d"]:
-    """Keys drawn literally: k_i ~ N(mu_i, alpha I), and k_0 with covariance alpha I + spread mu_0 mu_0^T."""
-    need_noise(alpha, spread)
+    """Sampled keys: k_i ~ N(mu_i, alpha I), and k_0 with covariance alpha I + spread mu_0 mu_0^T."""
+    require_noise(alpha, spread)
     rng = np.random.default_rng(seed)
     keys = means + math.sqrt(alpha) * rng.standard_normal((samples, *means.shape))
     keys[:, 0] += math.sqrt(spread) * rng.standard_normal((samples, 1)) * means[0]
     return keys
 
 
-def need_noise(alpha: Real, spread: Real) -> None:
+def require_noise(alpha: Real, spread: Real) -> None:
+    """Raise UserError unless both variances are finite and not negative."""
     good = math.isfinite(alpha) and math.isfinite(spread) and alpha >= 0 and spread >= 0
-    need(good, f"alpha = {alpha}, spread = {spread}", "variances are finite and not negative", "choose 0 or more")
+    require(good, f"alpha = {alpha}, spread = {spread}", "variances are finite and not negative", "choose 0 or more")
 
 
-def key_projections(
+def sample_projections(
     samples: int, n: int, alpha: Real, spread: Real, *, d: int = 0, normalise: bool = False, seed: int = 0
 ) -> Float[Array, "{samples} {n} 2"]:
-    """k_i . mu_a and k_i . mu_b of `sample_keys`: the same distribution without the other d - 2 dimensions.
+    """Sampled k_i . mu_a and k_i . mu_b: distributed as those of `sample_keys`, without the other d - 2 dimensions.
 
-    Along orthonormal directions isotropic noise is independent, so each projection is its mean plus
-    sqrt(alpha) z, and k_a's on mu_a has sqrt(spread) z' more: all that queries made of mu_a and mu_b can see.
-    normalise: keys are layer-normalised and scaled to length 1. Means then sum to zero, and the length needs
-    only the projection on the key's own mean and a chi-square for the d - 1 - (2 or 3) remaining dimensions.
+    Isotropic noise is independent along orthonormal directions. Each projection is therefore its mean plus
+    sqrt(alpha) z; that of k_a on mu_a has sqrt(spread) z' more. Queries made of mu_a and mu_b see nothing else.
+    normalise: keys are layer-normalised and scaled to length 1. Their means then sum to zero, and the length
+    needs the projection on the key's own mean and a chi-square for the d - 1 - (2 or 3) remaining dimensions.
     """
-    need_noise(alpha, spread)
-    need_count(n, 2)
-    need(samples >= 1, f"{samples} samples", "at least one is needed", "choose 1 or more")
+    require_noise(alpha, spread)
+    require_count(n, 2)
+    require(samples >= 1, f"{samples} samples", "at least one is needed", "choose 1 or more")
     rng = np.random.default_rng(seed)
-    seen = rng.standard_normal((samples, n, 2))
-    seen *= math.sqrt(alpha)
-    seen[:, 0, 0] += 1 + math.sqrt(spread) * rng.standard_normal(samples)
-    seen[:, 1, 1] += 1
+    projections = rng.standard_normal((samples, n, 2))
+    projections *= math.sqrt(alpha)
+    projections[:, 0, 0] += 1 + math.sqrt(spread) * rng.standard_normal(samples)
+    projections[:, 1, 1] += 1
     if normalise:
-        need(d > n, f"d = {d}", f"{n} centred orthonormal means need more than {n} dimensions", f"d = {n + 1} or more")
-        squares = np.square(seen).sum(axis=-1)
+        require(
+            d > n, f"d = {d}", f"{n} centred orthonormal means need more than {n} dimensions", f"d = {n + 1} or more"
+        )
+        squares = np.square(projections).sum(axis=-1)
         own = 1 + math.sqrt(alpha) * rng.standard_normal((samples, n - 2))
         squares[:, 2:] += np.square(own)
         free = np.array([d - 3] * 2 + [d - 4] * (n - 2))
         squares += 2 * alpha * rng.standard_gamma(free / 2, size=(samples, n))
-        seen /= np.sqrt(squares)[..., None]
-    return seen
+        projections /= np.sqrt(squares)[..., None]
+    return projections
 
 
-def single_head(projections: Float[Array, "samples n 2"], beta: Real) -> Float[Array, "samples n"]:
-    """Weights of one head with q = beta (mu_a + mu_b); for orthonormal values also c's coordinates."""
-    need_beta(beta)
+def attend_one_head(projections: Float[Array, "samples n 2"], beta: Real) -> Float[Array, "samples n"]:
+    """Weights of one head with q = beta (mu_a + mu_b). If values are orthonormal, they are also c's coordinates."""
+    require_beta(beta)
     return softmax(beta * projections.sum(axis=-1))
 
 
-def two_heads(
+def attend_two_heads(
     projections: Float[Array, "samples n 2"], beta: Real
 ) -> tuple[Float[Array, "samples n"], Float[Array, "samples n"]]:
-    """Weights of two heads, q_1 = beta mu_a and q_2 = beta mu_b; those of (c_1 + c_2)/2 are their mean."""
-    need_beta(beta)
+    """Weights of two heads, q_1 = beta mu_a and q_2 = beta mu_b. The weights of (c_1 + c_2)/2 are their mean."""
+    require_beta(beta)
     return softmax(beta * projections[..., 0]), softmax(beta * projections[..., 1])
 
 
@@ -226,15 +232,15 @@ class Estimate(NamedTuple):
     high: float
 
 
-def total_variance(coordinates: Float[Array, "samples n"]) -> Estimate:
-    """Trace of the covariance, E|c - E c|^2, with the normal interval of a mean of squared distances."""
+def estimate_total_variance(coordinates: Float[Array, "samples n"]) -> Estimate:
+    """The trace of the covariance, E|c - E c|^2, with the normal interval of a mean of squared distances."""
     squares = np.square(coordinates - coordinates.mean(axis=0)).sum(axis=1)
     half = 1.96 * squares.std() / math.sqrt(len(squares))
     return Estimate(float(squares.mean()), float(squares.mean() - half), float(squares.mean() + half))
 
 
-def share(hits: Bool[Array, " samples"]) -> Estimate:
-    """Fraction of true entries with Wilson's interval, which stays inside [0, 1] even at 0 hits."""
+def estimate_share(hits: Bool[Array, " samples"]) -> Estimate:
+    """The fraction of true entries, with Wilson's interval, which stays inside [0, 1] even at 0 hits."""
     count, z = len(hits), 1.96
     p = float(hits.mean())
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
@@ -244,7 +250,7 @@ def share(hits: Bool[Array, " samples"]) -> Estimate:
 
 @dataclass(frozen=True)
 class LogisticNormal:
-    """w = sigma(x) with x ~ N(centre, scale^2): what a softmax over two makes of one normal score.
+    """The distribution of w = sigma(x), x ~ N(centre, scale^2): the weight of one of two keys with a normal score.
 
     density(w) = exp(-(logit w - centre)^2 / (2 scale^2)) / (sqrt(2 pi) scale w (1 - w)). The moments have no
     closed form and are integrated by the trapezoid rule, which converges geometrically here.
@@ -258,7 +264,7 @@ class LogisticNormal:
         return np.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * self.scale * w * (1 - w))
 
     def moment(self, power: int) -> float:
-        """E w^power. The step resolves the logistic's poles at distance pi / scale to below 1e-16."""
+        """E w^power. The step resolves the logistic's poles at distance pi / scale; the error is below 1e-16."""
         step = 0.4 / max(1.0, self.scale)
         z = np.arange(-9.0, 9.0 + step, step)
         mass = np.exp(-z * z / 2)
@@ -280,13 +286,14 @@ class LogisticNormal:
 
 
 def single_head_limit(beta: Real, *, n: int = 2, spread: Real = 0.5) -> LogisticNormal:
-    """alpha_a of one head as alpha -> 0: k_a . q = beta eps, eps ~ N(1, spread), k_b . q = beta, others 0.
+    """The distribution of alpha_a for one head as alpha -> 0: k_a . q = beta eps, eps ~ N(1, spread), k_b . q = beta,
+    all others 0.
 
     alpha_a = exp(beta eps) / (exp(beta eps) + exp(beta) + n - 2) = sigma(beta eps - ln(exp(beta) + n - 2)).
-    With n = 2, or beta large, this is sigma(beta (eps - 1)): centred, so that the mean is one half.
+    With n = 2, or a large beta, this is sigma(beta (eps - 1)), whose mean is one half.
     """
-    need_beta(beta)
-    need_count(n, 2)
+    require_beta(beta)
+    require_count(n, 2)
     rest = math.log1p((n - 2) * math.exp(-beta)) if beta > -700 else math.inf
     return LogisticNormal(-rest, abs(beta) * math.sqrt(spread))
 
@@ -294,35 +301,38 @@ def single_head_limit(beta: Real, *, n: int = 2, spread: Real = 0.5) -> Logistic
 def single_head_variance(beta: Real, n: int, *, spread: Real = 0.5) -> float:
     """E|c - E c|^2 of one head as alpha -> 0, values orthonormal; 2 Var(alpha_a) when n = 2.
 
-    The others share 1 - alpha_a in fixed proportion, exp(beta) to 1 each, so one variance carries over to all.
+    The other keys share 1 - alpha_a in a fixed proportion, exp(beta) to 1 each, so Var(alpha_a) gives all variances.
     """
     others = np.array([1.0] + [math.exp(-beta)] * (n - 2))
-    kept = float(np.square(others / others.sum()).sum())
-    return single_head_limit(beta, n=n, spread=spread).variance() * (1 + kept)
+    proportion = float(np.square(others / others.sum()).sum())
+    return single_head_limit(beta, n=n, spread=spread).variance() * (1 + proportion)
 
 
-def takeover(beta: Real, n: int, *, weight: float = 0.99, spread: Real = 0.5) -> float:
+def takeover_probability(beta: Real, n: int, *, weight: float = 0.99, spread: Real = 0.5) -> float:
     """P(alpha_a or alpha_b > weight) of one head as alpha -> 0; 2 Phi(-logit(weight) / (beta sqrt(spread))) if n = 2.
 
     alpha_b = (1 - alpha_a) / (1 + (n - 2) exp(-beta)), which for small beta never exceeds `weight`.
     """
     limit = single_head_limit(beta, n=n, spread=spread)
-    bar = 1 - weight * (1 + (n - 2) * math.exp(-beta))
-    return limit.above(weight) + (limit.below(bar) if bar > 0 else 0.0)
+    low = 1 - weight * (1 + (n - 2) * math.exp(-beta))  # alpha_b > weight where alpha_a < low
+    return limit.above(weight) + (limit.below(low) if low > 0 else 0.0)
 
 
 def first_head_limit(beta: Real, n: int, *, spread: Real = 0.5) -> LogisticNormal:
-    """alpha_a of the head q_1 = beta mu_a as alpha -> 0: sigma(beta eps - ln(n - 1)), eps ~ N(1, spread)."""
-    need_beta(beta)
-    need_count(n, 2)
+    """The distribution of alpha_a for the head q_1 = beta mu_a as alpha -> 0: sigma(beta eps - ln(n - 1)),
+    eps ~ N(1, spread)."""
+    require_beta(beta)
+    require_count(n, 2)
     return LogisticNormal(beta - math.log(n - 1), abs(beta) * math.sqrt(spread))
 
 
-def normalised_component(eps: Float[Array, " points"], rest: Real) -> Float[Array, " points"]:
-    """What normalisation makes of a key's component eps along mu_a beside other content of length `rest`.
+def normalise_component(eps: Float[Array, " points"], rest: Real) -> Float[Array, " points"]:
+    """A key's component eps along mu_a after normalisation, if the rest of the key has length `rest`.
 
-    eps sqrt(1 + rest^2) / sqrt(eps^2 + rest^2), scaled so that eps = 1 stays 1; its slope there is
-    rest^2 / (1 + rest^2): the factor by which small changes of the component shrink.
+    eps sqrt(1 + rest^2) / sqrt(eps^2 + rest^2), scaled so that eps = 1 stays 1. The slope there is
+    rest^2 / (1 + rest^2), the factor by which normalisation shrinks small changes of the component.
     """
-    need(math.isfinite(rest) and rest >= 0, f"rest = {rest}", "a length is finite and not negative", "choose 0 or more")
+    require(
+        math.isfinite(rest) and rest >= 0, f"rest = {rest}", "a length is finite and not negative", "choose 0 or more"
+    )
     return eps * np.sqrt(1 + rest * rest) / np.sqrt(eps * eps + rest * rest)

@@ -1,6 +1,7 @@
-"""The figures of the written answers, one function each, drawn from the same functions as the numbers.
+"""The figures of the written answers, one function each; they use the same functions as the numbers.
 
-SVG files are byte-stable: no date, a fixed salt for identifiers, text as outlines. Colours are Okabe and Ito's.
+The same code writes the same bytes: SVG without a date, with a fixed salt for identifiers and text as outlines. The
+colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
 import math
@@ -41,17 +42,18 @@ STYLE: Any = {  # names that matplotlib knows, values of many types
 }
 
 
-def panels(columns: int, height: float = 3.0) -> tuple[Figure, list[Axes]]:
+def make_panels(columns: int, height: float = 3.0) -> tuple[Figure, list[Axes]]:
     """A figure 7.4 inches wide with one row of axes."""
     figure = Figure(figsize=(7.4, height))
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def copying() -> Figure:
-    figure, (left, right) = panels(2)
+def draw_copying() -> Figure:
+    """Weight not on j and error of the copy, with their bounds, against the gap."""
+    figure, (left, right) = make_panels(2)
     gaps = np.linspace(0.0, 20.0, 81)
     for n, colour in ((2, GREEN), (64, BLUE), (4096, ORANGE)):
-        result = attention.copying(gaps, n)
+        result = attention.measure_copy(gaps, n)
         left.semilogy(gaps, result.missing, color=colour, label=f"n = {n}")
         left.semilogy(gaps, result.bound, color=colour, linestyle=":", linewidth=1.3)
         right.semilogy(gaps, result.error, color=colour)
@@ -63,13 +65,12 @@ def copying() -> Figure:
     return figure
 
 
-def average() -> Figure:
-    figure, (left, right) = panels(2)
+def draw_average() -> Figure:
+    """Error of the average against beta, and the beta needed against the number of keys."""
+    figure, (left, right) = make_panels(2)
     betas = np.linspace(0.0, 20.0, 81)
     for n, colour in ((10, GREEN), (100, BLUE), (1000, ORANGE), (4096, PINK)):
-        left.semilogy(
-            betas, [attention.average_of_two(float(b), n).error for b in betas], color=colour, label=f"n = {n}"
-        )
+        left.semilogy(betas, [attention.average_two(float(b), n).error for b in betas], color=colour, label=f"n = {n}")
     left.set(title="Error of the average", xlabel=r"$\beta$", ylabel=r"$\Vert c-\frac{1}{2}(v_a+v_b)\Vert$")
     left.legend()
     sizes = np.unique(np.logspace(np.log10(3), 5, 60).astype(int))
@@ -81,14 +82,14 @@ def average() -> Figure:
     return figure
 
 
-def single_head() -> Figure:
-    """The distribution of alpha_a for three beta, simulated and in closed form."""
-    figure, axes = panels(3, 2.7)
-    seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5)
+def draw_single_head() -> Figure:
+    """The distribution of alpha_a for three values of beta, simulated and in closed form."""
+    figure, axes = make_panels(3, 2.7)
+    projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5)
     edges = np.linspace(0, 1, 41)
     middle, width = (edges[1:] + edges[:-1]) / 2, edges[1]
     for ax, beta in zip(axes, (1.5, 5.0, 20.0), strict=True):
-        weights = attention.single_head(seen, beta)
+        weights = attention.attend_one_head(projections, beta)
         inside = weights[:, 0] / weights[:, :2].sum(axis=1)
         shares = np.histogram(inside, edges)[0] / SAMPLES
         half = 1.96 * np.sqrt(shares * (1 - shares) / SAMPLES)
@@ -103,16 +104,16 @@ def single_head() -> Figure:
     return figure
 
 
-def variance() -> Figure:
-    """Total variance of c for one head and two, and the share of samples that one value takes over."""
-    figure, (left, right) = panels(2, 3.3)
+def draw_variance() -> Figure:
+    """Total variance of c for one head and for two, and the share of samples that lose v_a or v_b."""
+    figure, (left, right) = make_panels(2, 3.3)
     betas = np.linspace(0.25, 60, 120)
     marks = np.array([2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
-    seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5)
-    one = [attention.total_variance(attention.single_head(seen, float(b))) for b in marks]
-    heads = [attention.two_heads(seen, float(b)) for b in marks]
-    two = [attention.total_variance((first + second) / 2) for first, second in heads]
-    whole = [attention.total_variance(first) for first, _ in heads]
+    projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5)
+    one = [attention.estimate_total_variance(attention.attend_one_head(projections, float(b))) for b in marks]
+    heads = [attention.attend_two_heads(projections, float(b)) for b in marks]
+    two = [attention.estimate_total_variance((first + second) / 2) for first, second in heads]
+    whole = [attention.estimate_total_variance(first) for first, _ in heads]
     curve = np.array([attention.single_head_variance(float(b), N) for b in betas])
     curve_1 = np.array([attention.first_head_limit(float(b), N).variance() * N / (N - 1) for b in betas])
     for line, points, colour, label in (
@@ -121,18 +122,24 @@ def variance() -> Figure:
         (curve_1 / 4, two, ORANGE, "two heads, c"),
     ):
         left.plot(betas, line, color=colour, label=label)
-        left.errorbar(marks, [p.value for p in points], _bars(points), fmt="o", color=colour, markersize=3.5)
+        left.errorbar(marks, [p.value for p in points], _error_bars(points), fmt="o", color=colour, markersize=3.5)
     left.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
     left.set(title="Total variance", xlabel=r"$\beta$", ylabel=r"$E\Vert c-E\,c\Vert^2$", ylim=(0, 0.55))
     left.legend(loc="center right")
-    taken = [attention.share(attention.single_head(seen, float(b))[:, :2].max(axis=1) > 0.99) for b in marks]
+    taken = [
+        attention.estimate_share(attention.attend_one_head(projections, float(b))[:, :2].max(axis=1) > 0.99)
+        for b in marks
+    ]
     right.plot(
-        betas, [attention.takeover(float(b), N) for b in betas], color=BLUE, label="one head: a value above 0.99"
+        betas,
+        [attention.takeover_probability(float(b), N) for b in betas],
+        color=BLUE,
+        label="one head: a value above 0.99",
     )
-    right.errorbar(marks, [t.value for t in taken], _bars(taken), fmt="o", color=BLUE, markersize=3.5)
-    fails = [attention.share(first[:, 0] < 0.5) for first, _ in heads]
+    right.errorbar(marks, [t.value for t in taken], _error_bars(taken), fmt="o", color=BLUE, markersize=3.5)
+    fails = [attention.estimate_share(first[:, 0] < 0.5) for first, _ in heads]
     right.plot(betas, [attention.first_head_limit(float(b), N).below(0.5) for b in betas], color=GREEN)
-    right.errorbar(marks, [f.value for f in fails], _bars(fails), fmt="o", color=GREEN, markersize=3.5)
+    right.errorbar(marks, [f.value for f in fails], _error_bars(fails), fmt="o", color=GREEN, markersize=3.5)
     right.plot([], [], color=GREEN, label="two heads: $c_1$ loses $v_a$")
     right.axhline(float(ndtr(-math.sqrt(2))), color=GREY, linewidth=0.8, linestyle=":")
     right.set(title="Share of samples", xlabel=r"$\beta$", ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
@@ -140,14 +147,14 @@ def variance() -> Figure:
     return figure
 
 
-def _bars(points: list[attention.Estimate]) -> np.ndarray:
-    """Error bars, below and above."""
+def _error_bars(points: list[attention.Estimate]) -> np.ndarray:
+    """Lengths of the error bars, below and above."""
     return np.array([[p.value - p.low for p in points], [p.high - p.value for p in points]])
 
 
-def losing_a_key() -> Figure:
-    """c_1's weight on a against eps_a, and where the weight goes when eps_a is negative."""
-    figure, (left, right) = panels(2)
+def draw_losing_a_key() -> Figure:
+    """Weight of head 1 on a against eps_a, and its weights on all keys if eps_a is negative."""
+    figure, (left, right) = make_panels(2)
     eps = np.linspace(-1.5, 3.0, 400)
     for beta, colour in ((5, GREEN), (10, BLUE), (50, ORANGE)):
         left.plot(eps, 1 / (1 + np.exp(-(beta * eps - math.log(N - 1)))), color=colour, label=rf"$\beta$ = {beta}")
@@ -156,8 +163,8 @@ def losing_a_key() -> Figure:
     left.set(title="Weight of head 1 on a", xlabel=r"$\varepsilon_a$ (length of $k_a$)", ylabel=r"$\alpha_a^{(1)}$")
     left.legend(loc="upper left", fontsize=8)
     for alpha, colour, label in ((1e-6, BLUE, r"$\alpha=10^{-6}$"), (1e-2, ORANGE, r"$\alpha=10^{-2}$")):
-        seen = attention.key_projections(20_000, N, alpha, 0.5, seed=2)
-        first, _ = attention.two_heads(seen[seen[:, 0, 0] < 0], 50.0)
+        projections = attention.sample_projections(20_000, N, alpha, 0.5, seed=2)
+        first, _ = attention.attend_two_heads(projections[projections[:, 0, 0] < 0], 50.0)
         ranked = -np.sort(-first, axis=1).mean(axis=0)
         right.plot(np.arange(1, N + 1), ranked, "o-", color=colour, markersize=4, label=label)
     right.set(
@@ -171,22 +178,23 @@ def losing_a_key() -> Figure:
     return figure
 
 
-def layer_norm() -> Figure:
-    figure, (left, right) = panels(2)
+def draw_layer_norm() -> Figure:
+    """A key's component before and after normalisation, and the total variance of c with and without it."""
+    figure, (left, right) = make_panels(2)
     eps = np.linspace(-1.0, 3.0, 401)
     left.plot(eps, eps, color=GREY, linestyle=":", label="not normalised")
     for rest, colour in ((0.0, GREEN), (0.5, BLUE), (1.0, ORANGE), (2.0, PINK)):
         usable = eps[np.abs(eps) > 1e-9] if rest == 0 else eps
-        left.plot(usable, attention.normalised_component(usable, rest), color=colour, label=f"rest r = {rest:g}")
+        left.plot(usable, attention.normalise_component(usable, rest), color=colour, label=f"rest r = {rest:g}")
     left.set(title=r"Component along $\mu_a$", xlabel=r"$\varepsilon_a$ before", ylabel="after", ylim=(-1.6, 3))
     left.legend(fontsize=8)
     betas = np.array([1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0])
-    raw = attention.key_projections(SAMPLES // 2, N, VANISHING, 0.5)
-    normed = attention.key_projections(SAMPLES // 2, N, VANISHING, 0.5, d=64, normalise=True)
-    for seen, line in ((raw, "-"), (normed, "--")):
-        one = [attention.total_variance(attention.single_head(seen, float(b))).value for b in betas]
-        pairs = [attention.two_heads(seen, float(b)) for b in betas]
-        two = [attention.total_variance((first + second) / 2).value for first, second in pairs]
+    raw = attention.sample_projections(SAMPLES // 2, N, VANISHING, 0.5)
+    normed = attention.sample_projections(SAMPLES // 2, N, VANISHING, 0.5, d=64, normalise=True)
+    for projections, line in ((raw, "-"), (normed, "--")):
+        one = [attention.estimate_total_variance(attention.attend_one_head(projections, float(b))).value for b in betas]
+        pairs = [attention.attend_two_heads(projections, float(b)) for b in betas]
+        two = [attention.estimate_total_variance((first + second) / 2).value for first, second in pairs]
         right.semilogy(betas, one, line, color=BLUE)
         right.semilogy(betas, two, line, color=ORANGE)
     for colour, line, label in (
@@ -200,13 +208,13 @@ def layer_norm() -> Figure:
     return figure
 
 
-def why_heads() -> Figure:
+def draw_why_heads() -> Figure:
     """c in the plane of v_a and v_b, for one head and for two, on the same keys."""
-    figure, axes = panels(2, 3.6)
-    seen = attention.key_projections(2000, N, 1e-4, 0.5, seed=4)
-    first, second = attention.two_heads(seen, 20.0)
+    figure, axes = make_panels(2, 3.6)
+    projections = attention.sample_projections(2000, N, 1e-4, 0.5, seed=4)
+    first, second = attention.attend_two_heads(projections, 20.0)
     for ax, c, title, colour in (
-        (axes[0], attention.single_head(seen, 20.0), "One head", BLUE),
+        (axes[0], attention.attend_one_head(projections, 20.0), "One head", BLUE),
         (axes[1], (first + second) / 2, "Two heads", ORANGE),
     ):
         ax.plot(c[:, 0], c[:, 1], "o", color=colour, markersize=4, alpha=0.12, markeredgewidth=0, rasterized=True)
@@ -217,14 +225,14 @@ def why_heads() -> Figure:
     return figure
 
 
-def order() -> Figure:
-    """What a causal mask leaks: position read from the hidden state of an untrained stack without positions."""
-    figure, axes = panels(2, 3.2)
+def draw_order() -> Figure:
+    """Positions predicted from the hidden states of an untrained model without positions, for both masks."""
+    figure, axes = make_panels(2, 3.2)
     for ax, causal, colour in ((axes[0], False, BLUE), (axes[1], True, ORANGE)):
-        probe = positions.position_probe(causal=causal)
-        t = np.rint(np.expm1(probe.truth)).astype(int)
+        probe = positions.probe_positions(causal=causal)
+        t = np.rint(np.expm1(probe.target)).astype(int)
         rows = np.arange(t.max() + 1)
-        by_position = [probe.reading[t == p] for p in rows]
+        by_position = [probe.prediction[t == p] for p in rows]
         middle = np.array([values.mean() for values in by_position])
         spread = np.array([values.std() for values in by_position])
         ax.plot(rows, np.log1p(rows), color=GREY, linestyle=":", label="truth")
@@ -237,8 +245,9 @@ def order() -> Figure:
     return figure
 
 
-def sinusoids() -> Figure:
-    figure, (left, right) = panels(2, 3.3)
+def draw_sinusoids() -> Figure:
+    """The sinusoids as an image, and their dot product against the distance."""
+    figure, (left, right) = make_panels(2, 3.3)
     phi = positions.sinusoids(128, 64)
     left.imshow(phi.T, aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="nearest")
     left.grid(visible=False)
@@ -252,11 +261,11 @@ def sinusoids() -> Figure:
     return figure
 
 
-def nearest() -> Figure:
-    """The smallest distance of two rows against how far positions go."""
-    figure, (ax,) = panels(1, 3.2)
+def draw_nearest() -> Figure:
+    """The smallest distance between two rows against the number of positions."""
+    figure, (ax,) = make_panels(1, 3.2)
     for d, colour in ((2, ORANGE), (4, PINK), (8, GREEN), (16, BLUE), (64, GREY)):
-        running = np.minimum.accumulate(positions.distances(np.arange(1, 1_000_000), d))
+        running = np.minimum.accumulate(positions.embedding_distance(np.arange(1, 1_000_000), d))
         steps = np.append(np.flatnonzero(np.diff(running, prepend=np.inf)), len(running) - 1)
         ax.loglog(steps + 2, running[steps], drawstyle="steps-post", color=colour, label=f"d = {d}")
     ax.set(xlabel="number of positions T", ylabel="nearest pair", ylim=(1e-7, 4), title="Smallest distance of two rows")
@@ -265,8 +274,16 @@ def nearest() -> Figure:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    f.__name__: f
-    for f in (copying, average, single_head, variance, losing_a_key, layer_norm, why_heads, order, sinusoids, nearest)
+    "copying": draw_copying,
+    "average": draw_average,
+    "single_head": draw_single_head,
+    "variance": draw_variance,
+    "losing_a_key": draw_losing_a_key,
+    "layer_norm": draw_layer_norm,
+    "why_heads": draw_why_heads,
+    "order": draw_order,
+    "sinusoids": draw_sinusoids,
+    "nearest": draw_nearest,
 }
 
 

@@ -1,7 +1,7 @@
-"""What a trained model does with a prompt: its tokens, attention maps, losses and next tokens, with heads switched off.
+"""A trained model on one prompt: tokens, attention maps, losses, next tokens, and the effect of switching heads off.
 
-Maps and losses come from one pass of the model itself. A head is switched off exactly: its part of the input of the
-layer's output projection becomes zero, and everything downstream is computed anew. Reads local folders only.
+Maps and losses come from one forward pass of the model itself. Switching a head off is exact: its slice of the input
+of the layer's output projection W_o becomes zero, and all later layers are computed with it. W_o's bias stays.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
-from hectogpt.interop import open_model as open_model  # for callers of model_view.open_model
-from hectogpt.model.transformer import CausalAttention, DecoderBlock, Transformer
+from hectogpt.model.attention import CausalAttention
+from hectogpt.model.transformer import DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
 
 
-class Seen(NamedTuple):
-    """One pass over a prompt of T tokens.
+class Trace(NamedTuple):
+    """What one forward pass over a prompt of T tokens did.
 
-    maps[layer, head, t, s]: weight that position t gives to position s. losses[t - 1]: nats of token t given those
-    before it (T - 1 of them). next_probabilities[vocab]: the distribution after the last token.
+    maps[layer, head, t, s]: weight that position t gives to position s. losses[t - 1]: loss in nats of token t given
+    those before it (T - 1 of them). next_probabilities[vocab]: the distribution after the last token.
     """
 
     maps: Float[np.ndarray, "layers heads time time"]
@@ -38,27 +38,27 @@ class Seen(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Mean nats per predicted token; nan for a prompt of one token, which predicts nothing."""
+        """Mean loss in nats per predicted token; nan for a prompt of one token, which predicts nothing."""
         return float(self.losses.mean()) if self.losses.size else float("nan")
 
 
 class Prompt(NamedTuple):
-    """A prompt as the model reads it: the last `ids` of the text, and how many tokens before them were cut."""
+    """A prompt as the model reads it: the last tokens of the text, and how many before them were cut."""
 
     ids: Int[np.ndarray, " time"]
     cut: int
 
 
-def newest_run(root: Path) -> Path | None:
-    """The run folder under `root` that finished last (its summary.json is written at the end), or None."""
-    finished = [p for p in root.glob("*/summary.json") if (p.parent / "model.safetensors").is_file()]
-    return max(finished, key=lambda p: p.stat().st_mtime).parent if finished else None
+def find_newest_run(root: Path) -> Path | None:
+    """The run folder below `root` that finished last (its summary.json is written at the end), or None."""
+    summaries = [path for path in root.glob("*/summary.json") if (path.parent / "model.safetensors").is_file()]
+    return max(summaries, key=lambda path: path.stat().st_mtime).parent if summaries else None
 
 
 def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: int = 0) -> Prompt:
-    """Tokenize; keep the end if the text is longer than the context (or than `longest` tokens, if given).
+    """The prompt's tokens. Of a text longer than the context (or than `longest` tokens, if given) the end is kept.
 
-    Raises UserError for an empty prompt, text that is not Unicode, and ids that the model does not have.
+    Raises UserError for an empty prompt, for text that is not Unicode, and for ids that the model does not have.
     """
     ids = tokenizer.encode(text).astype(np.int64)
     if not len(ids):
@@ -73,8 +73,8 @@ def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: in
     return Prompt(ids[-room:], max(0, len(ids) - room))
 
 
-def need_head(model: Transformer, head: HeadName) -> None:
-    """Refuse a head that the model does not have."""
+def require_head(model: Transformer, head: HeadName) -> None:
+    """Raise UserError unless the model has this head."""
     layers, heads = model.config.n_layers, model.config.n_heads
     if not (0 <= head[0] < layers and 0 <= head[1] < heads):
         raise UserError(
@@ -82,32 +82,30 @@ def need_head(model: Transformer, head: HeadName) -> None:
         )
 
 
-def attentions(model: Transformer) -> list[CausalAttention]:
-    """The attention modules, first layer first."""
-    blocks = [block for block in model.backbone if isinstance(block, DecoderBlock)]
-    return [block.attention for block in blocks]
+def attention_modules(model: Transformer) -> list[CausalAttention]:
+    """The attention of every layer, first layer first."""
+    return [block.attention for block in model.backbone if isinstance(block, DecoderBlock)]
 
 
 @contextmanager
-def heads_off(model: Transformer, off: Collection[HeadName]) -> Iterator[None]:
-    """Within the context, the listed heads add nothing: their slice of each W_o's input is zero. W_o's bias stays."""
-    width = model.config.d_attention
-    layers: dict[int, list[int]] = {}
-    for layer, head in off:
-        need_head(model, (layer, head))
-        layers.setdefault(layer, []).append(head)
-    modules = attentions(model)
-    handles = []
-    try:
-        for layer, heads in layers.items():
-            mask = torch.ones(model.config.d_model)
-            for head in heads:
-                mask[head * width : (head + 1) * width] = 0
+def ablate_heads(model: Transformer, off: Collection[HeadName]) -> Iterator[None]:
+    """A context in which the listed heads add nothing: their slice of the input of W_o is zero; W_o's bias stays.
 
-            def silence(module: nn.Module, inputs: tuple[Tensor], mask: Tensor = mask) -> tuple[Tensor]:
+    Raises UserError for a head that the model does not have.
+    """
+    width = model.config.d_attention
+    masks: dict[int, Tensor] = {}
+    for layer, head in off:
+        require_head(model, (layer, head))
+        masks.setdefault(layer, torch.ones(model.config.d_model))[head * width : (head + 1) * width] = 0
+    modules, handles = attention_modules(model), []
+    try:
+        for layer, mask in masks.items():
+
+            def zero_heads(module: nn.Module, inputs: tuple[Tensor], mask: Tensor = mask) -> tuple[Tensor]:
                 return (inputs[0] * mask.to(inputs[0]),)
 
-            handles.append(modules[layer].W_o.register_forward_pre_hook(silence))
+            handles.append(modules[layer].W_o.register_forward_pre_hook(zero_heads))
         yield
     finally:
         for handle in handles:
@@ -115,57 +113,63 @@ def heads_off(model: Transformer, off: Collection[HeadName]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def look(model: Transformer, ids: Int[np.ndarray, " time"], off: Collection[HeadName] = ()) -> Seen:
-    """Run the model over 1 to context_length tokens and keep what it attended to and predicted."""
+def trace(model: Transformer, ids: Int[np.ndarray, " time"], off: Collection[HeadName] = ()) -> Trace:
+    """Run the model on 1 to context_length tokens, with the heads in `off` switched off.
+
+    Raises UserError for a head that the model does not have.
+    """
     maps: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def keep_map(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(module, CausalAttention)
         maps.append(module.weights(inputs[0], inputs[1])[0])
 
-    handles = [module.register_forward_pre_hook(keep) for module in attentions(model)]
+    handles = [module.register_forward_pre_hook(keep_map) for module in attention_modules(model)]
     try:
-        with heads_off(model, off):
+        with ablate_heads(model, off):
             logits = model(torch.from_numpy(ids)[None])[0]
     finally:
         for handle in handles:
             handle.remove()
-    logs = logits.double().log_softmax(dim=-1)
-    losses = -logs[:-1].gather(1, torch.from_numpy(ids[1:, None]))[:, 0]
+    log_probabilities = logits.double().log_softmax(dim=-1)
+    losses = -log_probabilities[:-1].gather(1, torch.from_numpy(ids[1:, None]))[:, 0]
     shape = (model.config.n_layers, model.config.n_heads, len(ids), len(ids))
     stacked = torch.stack(maps).numpy() if maps else np.zeros(shape)
-    return Seen(stacked, losses.numpy(), logs[-1].exp().numpy())
+    return Trace(stacked, losses.numpy(), log_probabilities[-1].exp().numpy())
 
 
 @torch.no_grad()
-def loss_changes(model: Transformer, ids: Int[np.ndarray, " time"]) -> Float[np.ndarray, "layers heads"]:
-    """Change of the mean loss (nats per token) when each head alone is switched off: one pass a head, exact."""
+def ablate_each_head(model: Transformer, ids: Int[np.ndarray, " time"]) -> Float[np.ndarray, "layers heads"]:
+    """Change of the mean loss (nats per token) if one head alone is switched off, for every head; one pass each.
+
+    Raises UserError for fewer than two tokens.
+    """
     if len(ids) < 2:
         raise UserError("a loss needs two tokens", why=f"the prompt has {len(ids)}", fix="type a longer prompt")
-    whole = look(model, ids).loss
+    whole = trace(model, ids).loss
     layers, heads = model.config.n_layers, model.config.n_heads
-    return np.array([[look(model, ids, [(i, j)]).loss - whole for j in range(heads)] for i in range(layers)])
+    return np.array([[trace(model, ids, [(i, j)]).loss - whole for j in range(heads)] for i in range(layers)])
 
 
-def most_likely(seen: Seen, n: int = 10) -> list[tuple[int, float]]:
-    """The n likeliest next tokens with their probabilities, likeliest first; ties by id."""
-    order = np.argsort(-seen.next_probabilities, kind="stable")[:n]
-    return [(int(i), float(seen.next_probabilities[i])) for i in order]
+def most_likely_tokens(of: Trace, n: int = 10) -> list[tuple[int, float]]:
+    """The n most likely next tokens with their probabilities, highest first; ties in order of id."""
+    order = np.argsort(-of.next_probabilities, kind="stable")[:n]
+    return [(int(i), float(of.next_probabilities[i])) for i in order]
 
 
-def visible(piece: bytes) -> str:
-    """A token's bytes as text that shows everything: space as ␣, line feed as ↵, tab as ⇥, other controls and
+def spell_out(piece: bytes) -> str:
+    """A token's bytes as text without invisible characters: space as ␣, line feed as ↵, tab as ⇥, other controls and
     unprintable characters as \\u{...}, and bytes that are not a whole UTF-8 character as \\xNN."""
-    shown = {" ": "␣", "\n": "↵", "\t": "⇥", "\\": "\\\\"}
+    symbols = {" ": "␣", "\n": "↵", "\t": "⇥", "\\": "\\\\"}
     parts = []
     for char in piece.decode("utf-8", errors="surrogateescape"):
         if "\udc80" <= char <= "\udcff":
             parts.append(f"\\x{ord(char) - 0xDC00:02x}")
         else:
-            parts.append(shown.get(char) or (char if char.isprintable() else f"\\u{{{ord(char):x}}}"))
+            parts.append(symbols.get(char) or (char if char.isprintable() else f"\\u{{{ord(char):x}}}"))
     return "".join(parts)
 
 
-def names_of(ids: Int[np.ndarray, " time"], tokenizer: Tokenizer) -> list[str]:
-    """Each token made visible; ids beyond the tokenizer's (a padded vocabulary) are named by number."""
-    return [visible(tokenizer.decode_bytes([i])) if i < tokenizer.n_vocab else f"id {i}" for i in ids.tolist()]
+def name_tokens(ids: Int[np.ndarray, " time"], tokenizer: Tokenizer) -> list[str]:
+    """Every token spelled out; ids beyond the tokenizer's (a padded vocabulary) are named by number."""
+    return [spell_out(tokenizer.decode_bytes([i])) if i < tokenizer.n_vocab else f"id {i}" for i in ids.tolist()]

@@ -1,11 +1,10 @@
-"""Every number that the written answers quote, computed when asked, by name.
+"""The numbers that the written answers quote, by name.
 
-A name is `question.quantity`; the answers carry it in a comment behind the number, and a test compares the two.
+A name is `question.quantity`. The answers carry it in a comment behind the number; tools/answers.py compares the two.
+Losses of trained models are not here: tools/answers.py reads them from their records.
 """
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,22 +14,28 @@ from hectogpt.explore import attention, positions
 
 N = 16  # keys in the noisy questions
 SAMPLES = 100_000
-VANISHING = 1e-6  # alpha where the question lets it vanish
+VANISHING = 1e-6  # alpha where the question asks for alpha -> 0
 BETAS = (5, 10, 20, 50, 100)
-
-# The one experiment too long to repeat here: its records, made by `hectogpt compare` (see answers/positions.md).
-TRAINED = Path(__file__).resolve().parents[2] / "results" / "positions.jsonl"
 
 
 def numbers() -> dict[str, float]:
-    """All of them; some seconds on one core."""
-    parts = (_copying, _average, _small_noise, _noisy_norm, _layer_norm, _permutation, _sinusoids, _nearest, _trained)
+    """Compute all of them; some seconds on one core."""
+    parts = (
+        _compute_copies,
+        _compute_average,
+        _compute_small_noise,
+        _compute_noisy_norm,
+        _compute_layer_norm,
+        _compute_permutation,
+        _compute_sinusoids,
+        _compute_nearest,
+    )
     return {name: float(value) for part in parts for name, value in part().items()}
 
 
-def _copying() -> dict[str, float]:
+def _compute_copies() -> dict[str, float]:
     n, gaps = 1000, (5, 10, 15, 20)
-    result = attention.copying(np.array(gaps, dtype=np.float64), n)
+    result = attention.measure_copy(np.array(gaps, dtype=np.float64), n)
     found: dict[str, float] = {}
     for i, gap in enumerate(gaps):
         found[f"copy.missing_{gap}"] = result.missing[i]
@@ -45,31 +50,31 @@ def _copying() -> dict[str, float]:
     return found
 
 
-def _average() -> dict[str, float]:
+def _compute_average() -> dict[str, float]:
     found: dict[str, float] = {}
     for beta in (5, 10, 15, 20):
-        found[f"average.leak_{beta}"] = attention.average_of_two(beta, 1000).leak
-        found[f"average.error_{beta}"] = attention.average_of_two(beta, 1000).error
+        found[f"average.leak_{beta}"] = attention.average_two(beta, 1000).leak
+        found[f"average.error_{beta}"] = attention.average_two(beta, 1000).error
     for n in (10, 100, 1000, 4096):
         found[f"average.beta_{n}"] = attention.beta_for_error(0.01, n)
-    found["average.literal"] = literal_average_gap(2048, 10.0)
+    found["average.literal"] = check_average_formula(2048, 10.0)
     return found
 
 
-def literal_average_gap(n: int, beta: float) -> float:
-    """|measured - closed form| of the error, with n real orthonormal keys in n dimensions and values alike."""
-    keys, values = attention.orthonormal(n, n, seed=1), attention.orthonormal(n, n, seed=2)
+def check_average_formula(n: int, beta: float) -> float:
+    """|measured - closed form| of the error; measured with n orthonormal keys and values in n dimensions."""
+    keys, values = attention.orthonormal_vectors(n, n, seed=1), attention.orthonormal_vectors(n, n, seed=2)
     output = attention.attend(attention.query_for_average(keys, 3, 8, beta), keys, values).output
     measured = float(np.linalg.norm(output - (values[3] + values[8]) / 2))
-    return abs(measured - attention.average_of_two(beta, n).error)
+    return abs(measured - attention.average_two(beta, n).error)
 
 
-def _small_noise() -> dict[str, float]:
+def _compute_small_noise() -> dict[str, float]:
     found: dict[str, float] = {}
     for power in (2, 4, 6, 8):
         alpha = 10.0**-power
         beta = alpha**-0.25
-        weights = attention.single_head(attention.key_projections(SAMPLES, N, alpha, 0, seed=power), beta)
+        weights = attention.attend_one_head(attention.sample_projections(SAMPLES, N, alpha, 0, seed=power), beta)
         target = np.zeros(N)
         target[:2] = 0.5
         found[f"small.beta_{power}"] = beta
@@ -80,75 +85,77 @@ def _small_noise() -> dict[str, float]:
     return found
 
 
-def _noisy_norm() -> dict[str, float]:
-    """One head and two on the same sampled keys, k_a's length uncertain."""
-    seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5)
+def _compute_noisy_norm() -> dict[str, float]:
+    """One head and two heads on the same sampled keys; the length of k_a is uncertain."""
+    projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5)
     found: dict[str, float] = {}
     for beta in BETAS:
-        one = attention.single_head(seen, beta)
-        first, second = attention.two_heads(seen, beta)
+        one = attention.attend_one_head(projections, beta)
+        first, second = attention.attend_two_heads(projections, beta)
         limit, limit_1 = attention.single_head_limit(beta, n=N), attention.first_head_limit(beta, N)
-        taken = attention.share(one[:, :2].max(axis=1) > 0.99)
+        taken = attention.estimate_share(one[:, :2].max(axis=1) > 0.99)
         for name, estimate in {
-            f"single.variance_{beta}": attention.total_variance(one),
+            f"single.variance_{beta}": attention.estimate_total_variance(one),
             f"single.taken_{beta}": taken,
-            f"heads.variance1_{beta}": attention.total_variance(first),
-            f"heads.variance_{beta}": attention.total_variance((first + second) / 2),
-            f"heads.fails_{beta}": attention.share(first[:, 0] < 0.5),
+            f"heads.variance1_{beta}": attention.estimate_total_variance(first),
+            f"heads.variance_{beta}": attention.estimate_total_variance((first + second) / 2),
+            f"heads.fails_{beta}": attention.estimate_share(first[:, 0] < 0.5),
         }.items():
             found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         found[f"single.mean_{beta}"] = one[:, 0].mean()
         found[f"single.limit_{beta}"] = 2 * attention.single_head_limit(beta).variance()
         found[f"single.exact_{beta}"] = attention.single_head_variance(beta, N)
-        found[f"single.taken_exact_{beta}"] = attention.takeover(beta, N)
+        found[f"single.taken_exact_{beta}"] = attention.takeover_probability(beta, N)
         found[f"single.asymptote_{beta}"] = 0.5 - 2 / (beta * math.sqrt(math.pi))
         found[f"single.taken_limit_{beta}"] = 2 * ndtr(-math.sqrt(2) * math.log(99) / beta)
         found[f"single.mean_limit_{beta}"] = limit.mean()
         found[f"heads.limit1_{beta}"] = limit_1.variance() * N / (N - 1)
         found[f"heads.limit_{beta}"] = found[f"heads.limit1_{beta}"] / 4
-        found[f"heads.variance2_{beta}"] = attention.total_variance(second).value
+        found[f"heads.variance2_{beta}"] = attention.estimate_total_variance(second).value
         found[f"heads.fails_limit_{beta}"] = limit_1.below(0.5)
         found[f"heads.mean1_{beta}"] = first[:, 0].mean()
         found[f"heads.times_{beta}"] = found[f"single.variance_{beta}"] / found[f"heads.variance_{beta}"]
-        positive = seen[:, 0, 0] > 0
-        found[f"heads.variance_positive_{beta}"] = attention.total_variance(((first + second) / 2)[positive]).value
+        positive = projections[:, 0, 0] > 0
+        found[f"heads.variance_positive_{beta}"] = attention.estimate_total_variance(
+            ((first + second) / 2)[positive]
+        ).value
     negative = float(ndtr(-math.sqrt(2)))
     found["heads.negative"] = negative
     found["heads.variance1_end"] = negative * (1 - negative) * N / (N - 1)
     found["heads.variance_end"] = found["heads.variance1_end"] / 4
     found["heads.times_end"] = 0.5 / found["heads.variance_end"]
-    return found | _jumps(seen)
+    return found | _compute_jumps(projections)
 
 
-def _jumps(seen: np.ndarray) -> dict[str, float]:
-    """Where c_1 goes when k_a . q_1 < 0: its largest weight, on average over samples."""
+def _compute_jumps(projections: np.ndarray) -> dict[str, float]:
+    """The largest weight of head 1 if k_a . q_1 < 0, on average over samples."""
     found: dict[str, float] = {}
-    noisy = attention.key_projections(SAMPLES, N, 1e-2, 0.5, seed=1)
-    for name, projections in {"vanishing": seen, "noisy": noisy}.items():
-        first, _ = attention.two_heads(projections[projections[:, 0, 0] < 0], 50.0)
+    noisy = attention.sample_projections(SAMPLES, N, 1e-2, 0.5, seed=1)
+    for name, keys in {"vanishing": projections, "noisy": noisy}.items():
+        first, _ = attention.attend_two_heads(keys[keys[:, 0, 0] < 0], 50.0)
         found[f"heads.jump_largest_{name}"] = first.max(axis=1).mean()
     found["heads.jump_even"] = 1 / (N - 1)
     found["heads.half_10"] = math.log(N - 1) / 10
     return found
 
 
-def _layer_norm() -> dict[str, float]:
-    seen = attention.key_projections(SAMPLES, N, VANISHING, 0.5, d=64, normalise=True)
-    positive = seen[:, 0, 0] > 0
+def _compute_layer_norm() -> dict[str, float]:
+    projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5, d=64, normalise=True)
+    positive = projections[:, 0, 0] > 0
     found: dict[str, float] = {}
     for beta in BETAS:
-        one = attention.single_head(seen, beta)
-        first, second = attention.two_heads(seen, beta)
-        found[f"norm.single_{beta}"] = attention.total_variance(one).value
-        found[f"norm.single_positive_{beta}"] = attention.total_variance(one[positive]).value
-        found[f"norm.heads_{beta}"] = attention.total_variance((first + second) / 2).value
+        one = attention.attend_one_head(projections, beta)
+        first, second = attention.attend_two_heads(projections, beta)
+        found[f"norm.single_{beta}"] = attention.estimate_total_variance(one).value
+        found[f"norm.single_positive_{beta}"] = attention.estimate_total_variance(one[positive]).value
+        found[f"norm.heads_{beta}"] = attention.estimate_total_variance((first + second) / 2).value
     negative = float(ndtr(-math.sqrt(2)))
-    raw = attention.single_head(attention.key_projections(SAMPLES, N, VANISHING, 0.5), 10)
-    found["norm.times_10"] = attention.total_variance(raw).value / found["norm.single_10"]
+    raw = attention.attend_one_head(attention.sample_projections(SAMPLES, N, VANISHING, 0.5), 10)
+    found["norm.times_10"] = attention.estimate_total_variance(raw).value / found["norm.single_10"]
     found["norm.single_end"] = negative * (1 - negative) / 2
     eps = 1 + math.sqrt(0.5) * np.random.default_rng(0).standard_normal(SAMPLES)
     for name, rest in {"half": 0.5, "one": 1.0, "two": 2.0, "four": 4.0}.items():
-        w = 1 / (1 + np.exp(-10 * (attention.normalised_component(eps, rest) - 1)))
+        w = 1 / (1 + np.exp(-10 * (attention.normalise_component(eps, rest) - 1)))
         found[f"norm.slope_{name}"] = rest**2 / (1 + rest**2)
         found[f"norm.variance_{name}"] = 2 * w.var()
     return found
@@ -157,7 +164,7 @@ def _layer_norm() -> dict[str, float]:
 SENTENCES = ("the dog bit the man", "the man bit the dog")
 
 
-def _permutation() -> dict[str, float]:
+def _compute_permutation() -> dict[str, float]:
     found = {
         "order.block": positions.equivariance_gap(12, 16),
         "order.block_causal": positions.equivariance_gap(12, 16, causal=True),
@@ -167,15 +174,15 @@ def _permutation() -> dict[str, float]:
         found[f"order.decoder_{layers}"] = positions.decoder_equivariance_gap(layers, 12, causal=False)
         found[f"order.decoder_causal_{layers}"] = positions.decoder_equivariance_gap(layers, 12, causal=True)
         found[f"order.last_{layers}"] = positions.last_token_gap(layers, 12)
-        found[f"order.probe_{layers}"] = positions.position_probe(causal=True, layers=layers).r2
-        found[f"order.probe_full_{layers}"] = positions.position_probe(causal=False, layers=layers).r2
+        found[f"order.probe_{layers}"] = positions.probe_positions(causal=True, layers=layers).r2
+        found[f"order.probe_full_{layers}"] = positions.probe_positions(causal=False, layers=layers).r2
     for name, added in {"without": False, "with": True}.items():
-        first, second = positions.bag_of_words(SENTENCES, positions=added)
+        first, second = positions.average_outputs(SENTENCES, positions=added)
         found[f"order.sentences_{name}"] = np.abs(first - second).max()
     return found
 
 
-def _sinusoids() -> dict[str, float]:
+def _compute_sinusoids() -> dict[str, float]:
     T, d = 1000, 64
     table = positions.sinusoids(T + 37, d)
     found = {"sin.rotation": np.abs(table[37:] - table[:T] @ positions.rotation(37, d).T).max()}
@@ -186,41 +193,20 @@ def _sinusoids() -> dict[str, float]:
         found[f"sin.similarity_limit_{s}"] = limit[i]
         found[f"sin.log_law_{s}"] = 1 - (math.log(s) + np.euler_gamma) / math.log(positions.BASE)
     for s in (44, 710):
-        found[f"sin.pair_{s}"] = positions.distances(np.array([s]), 2)[0]
-        found[f"sin.pair_{s}_wide"] = positions.distances(np.array([s]), 64)[0]
+        found[f"sin.pair_{s}"] = positions.embedding_distance(np.array([s]), 2)[0]
+        found[f"sin.pair_{s}_wide"] = positions.embedding_distance(np.array([s]), 64)[0]
     found["sin.float32_2048"] = positions.single_precision_error(2048, 64)
     found["sin.float32_million"] = positions.single_precision_error(10**6, 64)
-    repeat = positions.first_repeat(20_000, 2, torch.bfloat16) or (math.nan, math.nan)
+    repeat = positions.find_first_repeat(20_000, 2, torch.bfloat16) or (math.nan, math.nan)
     found |= {"sin.bf16_earlier": repeat[0], "sin.bf16_later": repeat[1]}
     return found
 
 
-def _nearest() -> dict[str, float]:
+def _compute_nearest() -> dict[str, float]:
     found: dict[str, float] = {}
     for d in (2, 4, 6, 8, 16, 64):
-        pair = positions.nearest_pair(10**6, d)
+        pair = positions.find_nearest_pair(10**6, d)
         found[f"near.apart_{d}"] = float(pair.t - pair.s)
         found[f"near.distance_{d}"] = pair.distance
         found[f"near.exact_{d}"] = pair.exact
-    return found
-
-
-def _trained() -> dict[str, float]:
-    """Held-out losses of the short training runs with four kinds of positions; none where their records are not."""
-    if not TRAINED.exists():
-        return {}
-    rows = [json.loads(line) for line in TRAINED.read_text(encoding="utf-8").splitlines()]
-    losses: dict[str, dict[int, float]] = {}
-    for row in rows:
-        losses.setdefault(row["recipe"].removesuffix("_positions"), {})[row["seed"]] = row["dev_loss"]
-    none = losses["no"]
-    found = {
-        "trained.seeds": float(len(none)),
-        "trained.unigram": float(np.mean([row["anchor_unigram"] for row in rows])),
-    }
-    for kind, by_seed in losses.items():
-        over = [loss - none[seed] for seed, loss in by_seed.items() if seed in none]
-        found[f"trained.{kind}"] = float(np.mean(list(by_seed.values())))
-        found[f"trained.{kind}_over"] = float(np.mean(over))
-        found[f"trained.{kind}_least"], found[f"trained.{kind}_most"] = min(over), max(over)
     return found

@@ -1,7 +1,7 @@
-"""What attention knows of order (nothing), what a causal mask leaks of it, and what sinusoids add.
+"""Order and attention: attention alone does not see it, a causal mask reveals some of it, sinusoids add it.
 
-Pure functions of seeds and sizes, in float64 unless the question is what float32 makes of it. The real
-decoder block is measured as it is, with random weights; nothing is trained here.
+Pure functions of sizes and seeds, in float64 except where rounding to float32 or bfloat16 is the question. The
+package's own Transformer is measured with random weights; nothing is trained here.
 """
 
 import math
@@ -14,34 +14,38 @@ from jaxtyping import Float, Int
 from scipy.special import sici
 
 from hectogpt.errors import USAGE, UserError
+from hectogpt.model.attention import CausalAttention
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.parts import NoPositions
-from hectogpt.model.transformer import CausalAttention, Transformer
+from hectogpt.model.transformer import DecoderBlock, Transformer
 
 Array = np.ndarray
 BASE = 10000.0
 
 
-def need_even(d: int) -> None:
+def require_even(d: int) -> None:
+    """Raise UserError unless d is even and at least 2."""
     if d < 2 or d % 2:
         raise UserError(
             f"sinusoids of d = {d} dimensions",
             why="sine and cosine come in pairs, so d must be even and at least 2",
-            fix=f"choose d = {max(2, d + 1)}",
+            fix=f"set d to {max(2, d + 1)}",
             code=USAGE,
         )
 
 
-def need_length(T: int, least: int = 1) -> None:
+def require_length(T: int, least: int = 1) -> None:
+    """Raise UserError unless there are at least `least` positions."""
     if least > T:
-        raise UserError(f"T = {T} positions", why=f"at least {least} needed", fix=f"T = {least} or more", code=USAGE)
+        why, fix = f"at least {least} are needed", f"set T to {least} or more"
+        raise UserError(f"T = {T} positions", why=why, fix=fix, code=USAGE)
 
 
 # 6. Permutation
 
 
 class BlockWeights(NamedTuple):
-    """Weights of the question's block; every matrix acts from the right, biases are rows."""
+    """Weights of the question's block. Every matrix multiplies from the right; biases are rows."""
 
     W_q: Array
     W_k: Array
@@ -52,8 +56,8 @@ class BlockWeights(NamedTuple):
     b_2: Array
 
 
-def random_block(d: int, hidden: int, *, seed: int = 0) -> BlockWeights:
-    """Normal weights of variance 2/fan-in, so that attention is peaked and biases matter."""
+def draw_block(d: int, hidden: int, *, seed: int = 0) -> BlockWeights:
+    """Normal weights of variance 2/fan-in: attention is then peaked, and biases matter."""
     rng = np.random.default_rng(seed)
     shapes = [(d, d)] * 3 + [(d, hidden), (1, hidden), (hidden, d), (1, d)]
     return BlockWeights(*(rng.standard_normal(s) * math.sqrt(2 / max(s[0], 2)) for s in shapes))
@@ -70,31 +74,33 @@ def self_attention_block(X: Float[Array, "T d"], w: BlockWeights, *, causal: boo
 
 
 def equivariance_gap(T: int, d: int, *, causal: bool = False, positions: bool = False, seed: int = 0) -> float:
-    """max |Z(P X) - P Z(X)| over one random X, P and block: 0 exactly when the block does not see order.
+    """max |Z(P X) - P Z(X)| for one random X, P and block: 0 if and only if the block does not see order.
 
     positions: sinusoids are added to the rows of X after permuting, as a model adds them.
     """
-    need_length(T, 2)
+    require_length(T, 2)
     rng = np.random.default_rng(seed)
-    X, order = rng.standard_normal((T, d)), derangement(T, rng)
+    X, order = rng.standard_normal((T, d)), draw_derangement(T, rng)
     phi = sinusoids(T, d) if positions else np.zeros((T, d))
-    w = random_block(d, 4 * d, seed=seed + 1)
-    moved = self_attention_block(X[order] + phi, w, causal=causal)
-    return float(np.abs(moved - self_attention_block(X + phi, w, causal=causal)[order]).max())
+    w = draw_block(d, 4 * d, seed=seed + 1)
+    of_permuted = self_attention_block(X[order] + phi, w, causal=causal)
+    return float(np.abs(of_permuted - self_attention_block(X + phi, w, causal=causal)[order]).max())
 
 
-def derangement(T: int, rng: np.random.Generator) -> Int[Array, " {T}"]:
-    """A random cyclic permutation: no element stays, so that every row must follow."""
+def draw_derangement(T: int, rng: np.random.Generator) -> Int[Array, " {T}"]:
+    """A random cyclic permutation: no element stays in its place."""
     cycle = rng.permutation(T)
     order = np.empty(T, dtype=np.int64)
     order[cycle] = np.roll(cycle, -1)
     return order
 
 
-def stack_without_positions(layers: int, d: int, *, heads: int, vocab: int, causal: bool, seed: int = 0) -> Transformer:
-    """The package's own model in float64, positions removed, random weights; full mask unless `causal`.
+def build_model_without_positions(
+    layers: int, d: int, *, heads: int, vocab: int, causal: bool, seed: int = 0
+) -> Transformer:
+    """The package's own model in float64, without positions, with random weights; with a full mask unless `causal`.
 
-    Weights of standard deviation 1/sqrt(d) and random norms and biases, so that no part is near the identity.
+    Weights have standard deviation 1/sqrt(d); norms and biases are random too, so that no part is near the identity.
     """
     config = ModelConfig(d, heads, layers, 1, vocab, positions=NoPositions())
     model = Transformer(config).double().eval()
@@ -113,50 +119,53 @@ def stack_without_positions(layers: int, d: int, *, heads: int, vocab: int, caus
 @torch.no_grad()
 def decoder_equivariance_gap(layers: int, T: int, *, causal: bool, d: int = 32, seed: int = 0) -> float:
     """max |logits(P tokens) - P logits(tokens)| of the package's Transformer without positions."""
-    need_length(T, 2)
+    require_length(T, 2)
     rng = np.random.default_rng(seed)
-    model = stack_without_positions(layers, d, heads=4, vocab=64, causal=causal, seed=seed)
-    ids, order = torch.from_numpy(rng.permutation(64)[:T])[None], torch.from_numpy(derangement(T, rng))
+    model = build_model_without_positions(layers, d, heads=4, vocab=64, causal=causal, seed=seed)
+    ids, order = torch.from_numpy(rng.permutation(64)[:T])[None], torch.from_numpy(draw_derangement(T, rng))
     return float((model(ids[:, order]) - model(ids)[:, order]).abs().max())
 
 
 @torch.no_grad()
 def last_token_gap(layers: int, T: int, *, d: int = 32, seed: int = 0) -> float:
-    """max change of the last token's logits when the earlier tokens are permuted; causal mask, no positions.
+    """max change of the last token's logits if the earlier tokens are permuted; causal mask, no positions.
 
-    One layer sees them as a set, so 0; more do not, because each earlier row has seen a different prefix.
+    One layer sees them as a multiset: the change is 0. With more layers it is not, since every earlier row has
+    attended to another prefix.
     """
-    need_length(T, 3)
+    require_length(T, 3)
     rng = np.random.default_rng(seed)
-    model = stack_without_positions(layers, d, heads=4, vocab=64, causal=True, seed=seed)
+    model = build_model_without_positions(layers, d, heads=4, vocab=64, causal=True, seed=seed)
     ids = torch.from_numpy(rng.permutation(64)[:T])[None]
-    order = torch.from_numpy(np.append(derangement(T - 1, rng), T - 1))
+    order = torch.from_numpy(np.append(draw_derangement(T - 1, rng), T - 1))
     return float((model(ids[:, order])[:, -1] - model(ids)[:, -1]).abs().max())
 
 
 class Probe(NamedTuple):
-    """Held-out R^2 of ln(1 + t) read from the hidden state at t, and the readings (`truth`, `reading`)."""
+    """Held-out R^2 of predicting ln(1 + t) from the hidden state at t, with the targets and the predictions."""
 
     r2: float
-    truth: Array
-    reading: Array
+    target: Array
+    prediction: Array
 
 
 @torch.no_grad()
-def position_probe(
+def probe_positions(
     *, causal: bool, layers: int = 2, T: int = 64, texts: int = 192, d: int = 32, seed: int = 0
 ) -> Probe:
-    """How much of a token's position an untrained stack without position embeddings gives away.
+    """How well a token's position can be predicted from an untrained model without position embeddings.
 
-    Tokens are uniform random, so position is in no input. A ridge regression on the last hidden state and its
-    squares (a mean of t values has a variance of order 1/t) is fitted on half the texts, tested on the rest.
+    Tokens are uniform random, so no input holds the position. A ridge regression on the last hidden state and its
+    squares (a mean of t values has a variance of order 1/t) is fitted on half of the texts and tested on the rest.
     """
     rng = np.random.default_rng(seed)
-    model = stack_without_positions(layers, d, heads=4, vocab=64, causal=causal, seed=seed)
+    model = build_model_without_positions(layers, d, heads=4, vocab=64, causal=causal, seed=seed)
     ids = torch.from_numpy(rng.integers(64, size=(texts, T)))
     x = model.embeddings(ids)
-    for block in model.backbone:
-        x = block(x, torch.arange(T)[None])
+    blocks = [block for block in model.backbone if isinstance(block, DecoderBlock)]
+    view = blocks[0].attention.view(torch.arange(T)[None])
+    for block in blocks:
+        x = block(x, view)
     h = x.numpy().reshape(texts * T, d)
     features = np.column_stack([np.ones(len(h)), h, h * h])
     target = np.tile(np.log1p(np.arange(T)), texts)
@@ -164,22 +173,23 @@ def position_probe(
     scale = features[:cut].std(axis=0) + (features[:cut].std(axis=0) == 0)
     A, y = features[:cut] / scale, target[:cut]
     solution = np.linalg.solve(A.T @ A + np.eye(A.shape[1]), A.T @ y)
-    reading, truth = (features[cut:] / scale) @ solution, target[cut:]
-    return Probe(float(1 - np.square(truth - reading).mean() / truth.var()), truth, reading)
+    prediction, held_out = (features[cut:] / scale) @ solution, target[cut:]
+    r2 = float(1 - np.square(held_out - prediction).mean() / held_out.var())
+    return Probe(r2, held_out, prediction)
 
 
 # 7. Sinusoids
 
 
 def frequencies(d: int, base: float = BASE) -> Float[Array, " pairs"]:
-    """base^(-2i/d), i = 0 .. d/2 - 1 (1706.03762, section 3.5)."""
-    need_even(d)
+    """base^(-2i/d) for i = 0 .. d/2 - 1 (arXiv 1706.03762, section 3.5)."""
+    require_even(d)
     return base ** (-np.arange(0, d, 2) / d)
 
 
 def sinusoids(T: int, d: int, *, base: float = BASE) -> Float[Array, "{T} {d}"]:
-    """Phi[t, 2i] = sin(t / base^(2i/d)), Phi[t, 2i+1] = cos(t / base^(2i/d))."""
-    need_length(T)
+    """The matrix Phi[t, 2i] = sin(t / base^(2i/d)), Phi[t, 2i+1] = cos(t / base^(2i/d))."""
+    require_length(T)
     return sinusoids_at(np.arange(T), d, base=base)
 
 
@@ -190,7 +200,7 @@ def sinusoids_at(t: Int[Array, " rows"], d: int, *, base: float = BASE) -> Float
 
 
 def rotation(s: int, d: int, *, base: float = BASE) -> Float[Array, "{d} {d}"]:
-    """R(s) with Phi(t + s) = R(s) Phi(t) for every t: a rotation by -s omega_i in each (sin, cos) plane."""
+    """The matrix R(s) with Phi(t + s) = R(s) Phi(t) for every t: a rotation by -s omega_i in each (sin, cos) plane."""
     R = np.zeros((d, d))
     angle = s * frequencies(d, base)
     even = np.arange(0, d, 2)
@@ -205,51 +215,56 @@ def similarity(distance: Int[Array, " n"], d: int, *, base: float = BASE) -> Flo
 
 
 def similarity_limit(distance: Float[Array, " n"], *, base: float = BASE) -> Float[Array, " n"]:
-    """similarity / (d/2) as d grows: int_0^1 cos(s base^-u) du = (Ci(s) - Ci(s / base)) / ln(base), s > 0."""
+    """similarity / (d/2) for d -> infinity: int_0^1 cos(s base^-u) du = (Ci(s) - Ci(s / base)) / ln(base), s > 0."""
     return (sici(distance)[1] - sici(distance / base)[1]) / math.log(base)
 
 
-def distances(apart: Int[Array, " n"], d: int, *, base: float = BASE) -> Float[Array, " n"]:
+def embedding_distance(apart: Int[Array, " n"], d: int, *, base: float = BASE) -> Float[Array, " n"]:
     """|Phi(t) - Phi(t + apart)| = sqrt(sum_i 4 sin^2(omega_i apart / 2)), the same for every t."""
     half = np.zeros(len(apart))
-    for frequency in frequencies(d, base):  # one frequency at a time: T = 10^6 and d = 512 need no d x T array
+    for frequency in frequencies(d, base):  # one at a time: no d x T array for T = 10^6 and d = 512
         half += np.square(np.sin(apart * (frequency / 2)))
     return 2 * np.sqrt(half)
 
 
 class NearestPair(NamedTuple):
-    """The two closest rows of float32 and their distance; `exact` is that distance before rounding."""
+    """The closest two rows in float32, `s` < `t`, with their distance; `exact` is their distance before rounding.
+
+    `ties`: how many pairs are equally far apart before rounding. Distance depends on t - s only, so all T - (t - s)
+    pairs with that separation tie, and rounding decides between them.
+    """
 
     s: int
     t: int
     distance: float
     exact: float
+    ties: int
 
 
-def nearest_pair(T: int, d: int, *, base: float = BASE) -> NearestPair:
-    """The closest two of T embeddings (exact sines rounded to float32) without comparing all pairs.
+def find_nearest_pair(T: int, d: int, *, base: float = BASE) -> NearestPair:
+    """The closest two of T embeddings (exact sines rounded to float32), found without comparing all pairs.
 
-    Before rounding, a distance depends on t - s only, so T - 1 distances replace T (T - 1) / 2. Rounding
-    moves a coordinate by at most 2^-25, hence a distance by at most 2 sqrt(d) 2^-25: only separations within
-    twice that of the smallest can win, and for those all pairs are compared as float32 has them.
+    Before rounding, a distance depends on t - s only: there are T - 1 distances, not T (T - 1) / 2. Rounding
+    changes a coordinate by at most 2^-25, so a distance by at most 2 sqrt(d) 2^-25. Only separations within twice
+    that of the smallest can be nearest; for these, all pairs of float32 rows are compared.
     """
-    need_length(T, 2)
-    gap = distances(np.arange(1, T), d, base=base)
+    require_length(T, 2)
+    gap = embedding_distance(np.arange(1, T), d, base=base)
     slack = 4 * math.sqrt(d) * 2.0**-25
-    best = NearestPair(0, 0, math.inf, math.inf)
+    best = NearestPair(0, 0, math.inf, math.inf, 0)
     for apart in (np.flatnonzero(gap <= gap.min() + slack) + 1).tolist():
         for start in range(0, T - apart, 1 << 14):
             stop = min(start + (1 << 14), T - apart)
-            near, far = _rounded_rows(start, stop, apart, d, base)
+            near, far = _round_rows(start, stop, apart, d, base)
             squares = np.square(far - near).sum(axis=1)
             if squares.min() < best.distance**2:
                 s = int(start + squares.argmin())
-                best = NearestPair(s, s + apart, math.sqrt(squares.min()), float(gap[apart - 1]))
+                best = NearestPair(s, s + apart, math.sqrt(squares.min()), float(gap[apart - 1]), T - apart)
     return best
 
 
-def _rounded_rows(start: int, stop: int, apart: int, d: int, base: float) -> tuple[Array, Array]:
-    """Rows start .. stop and those `apart` further on, as float32 has them; overlapping rows are computed once."""
+def _round_rows(start: int, stop: int, apart: int, d: int, base: float) -> tuple[Array, Array]:
+    """Rows start .. stop and the rows `apart` later, rounded to float32; overlapping rows are computed once."""
     if apart < stop - start:
         rows = sinusoids_at(np.arange(start, stop + apart), d, base=base).astype(np.float32).astype(np.float64)
         return rows[: stop - start], rows[apart:]
@@ -258,9 +273,9 @@ def _rounded_rows(start: int, stop: int, apart: int, d: int, base: float) -> tup
     return near, far
 
 
-def first_repeat(T: int, d: int, dtype: torch.dtype, *, base: float = BASE) -> tuple[int, int] | None:
-    """The first two positions whose rows, rounded to `dtype`, are equal, or None within T."""
-    need_length(T)
+def find_first_repeat(T: int, d: int, dtype: torch.dtype, *, base: float = BASE) -> tuple[int, int] | None:
+    """The first two of T positions whose rows are equal after rounding to `dtype`, or None."""
+    require_length(T)
     rows = torch.from_numpy(sinusoids(T, d, base=base)).to(dtype).float().numpy()
     seen: dict[bytes, int] = {}
     for t, row in enumerate(rows):
@@ -272,11 +287,11 @@ def first_repeat(T: int, d: int, dtype: torch.dtype, *, base: float = BASE) -> t
 
 
 def single_precision_error(T: int, d: int, *, base: float = BASE) -> float:
-    """max |error| of sinusoids whose angles are computed in float32 too, as is common, below position T.
+    """max |error| below position T of sinusoids whose angles are computed in float32 too, as is common.
 
-    A frequency's relative error of about 2^-24 grows with the angle: near T 2^-24 for the fast pairs.
+    A frequency has a relative error of about 2^-24, which grows with the angle to about T 2^-24 for the fast pairs.
     """
-    need_length(T)
+    require_length(T)
     t = np.unique(np.linspace(0, T - 1, 4096).astype(np.int64))
     frequency = np.exp(np.arange(0, d, 2, dtype=np.float32) * np.float32(-math.log(base) / d))
     angle = t.astype(np.float32)[:, None] * frequency
@@ -284,11 +299,11 @@ def single_precision_error(T: int, d: int, *, base: float = BASE) -> float:
     return float(np.abs(single - sinusoids_at(t, d, base=base)).max())
 
 
-def bag_of_words(sentences: Sequence[str], *, positions: bool, d: int = 16, seed: int = 0) -> Float[Array, "n {d}"]:
-    """Mean output of the question's block for each sentence; words are random vectors."""
+def average_outputs(sentences: Sequence[str], *, positions: bool, d: int = 16, seed: int = 0) -> Float[Array, "n {d}"]:
+    """The mean output of the question's block for each sentence; words are random vectors."""
     words = sorted({w for s in sentences for w in s.split()})
     table = np.random.default_rng(seed).standard_normal((len(words), d))
-    w = random_block(d, 4 * d, seed=seed + 1)
+    w = draw_block(d, 4 * d, seed=seed + 1)
     means = []
     for sentence in sentences:
         X = table[[words.index(word) for word in sentence.split()]]

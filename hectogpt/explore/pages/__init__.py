@@ -1,5 +1,6 @@
-"""Interactive pages over the functions of explore: attention by hand, positions, a trained model's attention.
+"""Interactive pages: attention by hand, positions, and the attention of a trained model.
 
-`app` is the marimo app; each view is a pure function from settings to drawings and numbers, which the app shows and
-`hectogpt explore export` writes to a file. Text from prompts is never interpreted as HTML.
+Each page has a settings class and a pure function `view` from settings to drawings and numbers (`by_hand`, `order`,
+`trained`). `app` is the marimo app that shows the views; `hectogpt explore export` writes them to files. Text from
+prompts is never interpreted as HTML.
 """

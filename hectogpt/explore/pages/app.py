@@ -2,7 +2,7 @@
 # [tool.marimo.display]
 # theme = "system"
 # ///
-"""The marimo app behind `hectogpt explore`: controls for the views, and nothing that computes.
+"""The marimo app behind `hectogpt explore`: controls and the views they set; it computes nothing itself.
 
 Only the chosen page runs, and torch is imported when a page first needs it.
 """
@@ -36,14 +36,14 @@ def _(controls, mo):
 @app.cell
 def _(by_hand, controls, mo, page):
     mo.stop(page.value != controls.BY_HAND)
-    hand = controls.by_hand(by_hand.ByHand())
-    controls.bar(hand)
-    return (hand,)
+    hand_controls = controls.make_by_hand(by_hand.ByHand())
+    controls.lay_out(hand_controls)
+    return (hand_controls,)
 
 
 @app.cell
-def _(by_hand, controls, hand):
-    controls.show(lambda: by_hand.view(controls.read_by_hand(hand.value)), "attention")
+def _(by_hand, controls, hand_controls):
+    controls.show_view(lambda: by_hand.view(controls.read_by_hand(hand_controls.value)), "attention")
     return
 
 
@@ -52,14 +52,14 @@ def _(controls, mo, page):
     mo.stop(page.value != controls.ORDER)
     from hectogpt.explore.pages import order
 
-    order_controls = controls.order(order.Order())
-    controls.bar(order_controls)
+    order_controls = controls.make_order(order.Order())
+    controls.lay_out(order_controls)
     return order, order_controls
 
 
 @app.cell
 def _(controls, order, order_controls):
-    controls.show(lambda: order.view(controls.read_order(order_controls.value)), "positions")
+    controls.show_view(lambda: order.view(controls.read_order(order_controls.value)), "positions")
     return
 
 
@@ -68,7 +68,7 @@ def _(Path, controls, mo, page):
     mo.stop(page.value != controls.TRAINED)
     from hectogpt.explore.pages import trained
 
-    folder = controls.folder(trained.choose(mo.cli_args().get("model"), Path("runs")))
+    folder = controls.make_folder(trained.choose(mo.cli_args().get("model"), Path("runs")))
     mo.output.replace(folder)
     return folder, trained
 
@@ -80,16 +80,16 @@ def _(Path, UserError, controls, folder, message, mo, trained):
         sizes = trained.load(Path(folder.value))[0].config
     except UserError as error:
         mo.stop(True, mo.Html(message(error)))
-    seen = controls.trained(
+    model_controls = controls.make_trained(
         trained.Trained(), sizes.n_layers, sizes.n_heads, min(trained.LONGEST, sizes.context_length)
     )
-    controls.bar(seen)
-    return (seen,)
+    controls.lay_out(model_controls)
+    return (model_controls,)
 
 
 @app.cell
-def _(Path, controls, folder, seen, trained):
-    controls.show(lambda: trained.view(Path(folder.value), controls.read_trained(seen.value)), "model")
+def _(Path, controls, folder, model_controls, trained):
+    controls.show_view(lambda: trained.view(Path(folder.value), controls.read_trained(model_controls.value)), "model")
     return
 
 

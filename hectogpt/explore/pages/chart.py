@@ -1,4 +1,4 @@
-"""Axes on a drawing: a frame, ticks, labels, and points of a plot turned into points of the sheet."""
+"""A drawing with axes: frame, ticks, labels, legend, and the map from a plot's coordinates to the sheet's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from hectogpt.explore.pages.drawing import Dots, Drawing, Image, Line, Point, Real, Role, Text
 
-SIZE = 380.0  # the usual panel's width in pixels: readable on a telephone, two fit side by side on a desk
+SIZE = 380.0  # the usual width of a panel in pixels: as wide as a telephone
 
 
-def ticks(low: Real, high: Real, about: int = 5) -> list[Real]:
+def choose_ticks(low: Real, high: Real, about: int = 5) -> list[Real]:
     """Round numbers within [low, high], in steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
@@ -21,13 +21,13 @@ def ticks(low: Real, high: Real, about: int = 5) -> list[Real]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def number(value: Real) -> str:
-    """A tick's or a label's number, short."""
+def format_number(value: Real) -> str:
+    """A number as ticks and labels show it, with four digits at most."""
     return f"{value + 0.0:.4g}"
 
 
 class Panel:
-    """A drawing with one pair of axes. Points outside the limits are left out; lines are cut there."""
+    """A drawing with one pair of axes. Points outside the limits are not drawn; lines are cut at them."""
 
     def __init__(
         self,
@@ -56,58 +56,58 @@ class Panel:
         for role, words in legend:
             add(Dots([(place + 5, 33)], role, 4.5), Text(place + 14, 37, words, "muted", 12))
             place += 28 + 6.7 * len(words)
-        for value, words in self._named(xticks, xlim):
-            at = self.at(value, ylim[0])[0]
-            add(Line([(at, self.top), (at, self.bottom)], "grid", 1))
-            add(Text(at, self.bottom + 16, words, "muted", 12, "middle"))
-        for value, words in self._named(yticks, ylim):
-            at = self.at(xlim[0], value)[1]
-            add(Line([(self.left, at), (self.right, at)], "grid", 1))
-            add(Text(self.left - 6, at + 4, words, "muted", 12, "end"))
+        for value, words in self._label_ticks(xticks, xlim):
+            u = self.to_sheet(value, ylim[0])[0]
+            add(Line([(u, self.top), (u, self.bottom)], "grid", 1))
+            add(Text(u, self.bottom + 16, words, "muted", 12, "middle"))
+        for value, words in self._label_ticks(yticks, ylim):
+            v = self.to_sheet(xlim[0], value)[1]
+            add(Line([(self.left, v), (self.right, v)], "grid", 1))
+            add(Text(self.left - 6, v + 4, words, "muted", 12, "end"))
         add(Text((self.left + self.right) / 2, height - 6, x, "muted", 12, "middle"))
         if y:
             add(Text(4, self.top - 8, y, "muted", 12))
 
     @staticmethod
-    def _named(given: Sequence[tuple[Real, str]] | None, limits: tuple[Real, Real]) -> Iterable[tuple[Real, str]]:
-        return [(v, number(v)) for v in ticks(*limits)] if given is None else given
+    def _label_ticks(given: Sequence[tuple[Real, str]] | None, limits: tuple[Real, Real]) -> Iterable[tuple[Real, str]]:
+        return [(v, format_number(v)) for v in choose_ticks(*limits)] if given is None else given
 
-    def at(self, x: Real, y: Real) -> Point:
-        """Where a point of the plot lies on the sheet."""
+    def to_sheet(self, x: Real, y: Real) -> Point:
+        """The point of the sheet at (x, y) of the plot."""
         u = (x - self.xlim[0]) / (self.xlim[1] - self.xlim[0])
         v = (y - self.ylim[0]) / (self.ylim[1] - self.ylim[0])
         return self.left + u * (self.right - self.left), self.bottom - v * (self.bottom - self.top)
 
-    def _inside(self, x: Real, y: Real) -> bool:
+    def _contains(self, x: Real, y: Real) -> bool:
         return self.xlim[0] <= x <= self.xlim[1] and self.ylim[0] <= y <= self.ylim[1]
 
     def line(self, xs: np.ndarray, ys: np.ndarray, role: Role, *, dashed: bool = False) -> None:
-        """A curve; values beyond the upper or lower edge run along it."""
+        """A curve. Values above or below the limits are drawn at the limit."""
         low, high = self.ylim
-        points = [self.at(float(x), min(max(float(y), low), high)) for x, y in zip(xs, ys, strict=True)]
+        points = [self.to_sheet(float(x), min(max(float(y), low), high)) for x, y in zip(xs, ys, strict=True)]
         self.drawing.add(Line(points, role, 2.0, dashed))
 
     def dots(self, points: Iterable[Point] | np.ndarray, role: Role, radius: Real = 3.0, opacity: Real = 1.0) -> None:
-        """Points as discs."""
-        inside = [self.at(float(x), float(y)) for x, y in points if self._inside(float(x), float(y))]
+        """Draw points as discs."""
+        inside = [self.to_sheet(float(x), float(y)) for x, y in points if self._contains(float(x), float(y))]
         self.drawing.add(Dots(inside, role, radius, opacity))
 
     def arrow(self, tip: Point, role: Role, label: str, *, dashed: bool = False, lift: Real = -8.0) -> None:
-        """An arrow from the origin with a name at its tip; pulled back inside the frame if it is too long."""
+        """An arrow from the origin with a label at its tip; it is shortened if the tip lies outside the limits."""
         reach = 1.0
         for value, (low, high) in zip(tip, (self.xlim, self.ylim), strict=True):
             if value > high or value < low:
                 reach = min(reach, 0.97 * (high if value > high else low) / value)
-        x, y = self.at(tip[0] * reach, tip[1] * reach)
-        self.drawing.add(Line([self.at(0, 0), (x, y)], role, 2.2, dashed, arrow=True))
+        x, y = self.to_sheet(tip[0] * reach, tip[1] * reach)
+        self.drawing.add(Line([self.to_sheet(0, 0), (x, y)], role, 2.2, dashed, arrow=True))
         self.drawing.add(Text(min(x + 7, self.right - 8 * len(label)), y + lift, label, role, 13, bold=True))
 
     def cross(self, x: Real, y: Real, role: Role = "ink", size: Real = 9.0) -> None:
-        """A cross marks a goal."""
-        u, v = self.at(x, y)
+        """Mark a point with a cross."""
+        u, v = self.to_sheet(x, y)
         self.drawing.add(Line([(u - size, v), (u + size, v)], role, 2), Line([(u, v - size), (u, v + size)], role, 2))
 
     def image(self, values: np.ndarray) -> None:
-        """A grid of cells over the whole frame, first row on top."""
+        """Draw a grid of cells over the whole frame, first row on top."""
         width, height = self.right - self.left, self.bottom - self.top
         self.drawing.add(Image(self.left, self.top, width, height, values))

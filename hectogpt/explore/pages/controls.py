@@ -1,4 +1,4 @@
-"""The app's controls, what they mean, and how a view is put on the page with its downloads."""
+"""The app's controls, the settings that their values stand for, and a view as marimo shows it, with its downloads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ APP_STYLE = """
 .hecto-save{margin-top:1rem}
 """
 HEAD = (
-    f"<style>{drawing.style('.hecto', '.dark')}{STYLE}{APP_STYLE}</style>"
+    f"<style>{drawing.css('.hecto', '.dark')}{STYLE}{APP_STYLE}</style>"
     '<h1 class="hecto hecto-title">hectoGPT: attention and positions</h1>'
 )
 NO_RUN = (
@@ -43,7 +43,7 @@ SHORT_QUERY: dict[str, hand.Query] = {
 }
 
 
-def bar(controls: Any) -> mo.Html:
+def lay_out(controls: Any) -> mo.Html:
     """Controls side by side, wrapping on narrow screens."""
     parts = "".join(
         f'<div class="hecto-{name}">{mo.as_html(element).text}</div>' for name, element in controls.elements.items()
@@ -51,23 +51,23 @@ def bar(controls: Any) -> mo.Html:
     return mo.Html(f'<div class="hecto-bar" role="group" aria-label="Controls">{parts}</div>')
 
 
-def slider(label: str, start: float, stop: float, value: float, step: float = 1) -> Any:
+def make_slider(label: str, start: float, stop: float, value: float, step: float = 1) -> Any:
     """A slider that shows its value."""
     return mo.ui.slider(start, stop, step, value, label=label, show_value=True)
 
 
-def by_hand(s: hand.ByHand) -> Any:
-    """Controls of the first page."""
-    chosen = next(words for words, query in SHORT_QUERY.items() if query == s.query)
+def make_by_hand(settings: hand.ByHand) -> Any:
+    """Controls of the page "Attention by hand"."""
+    chosen = next(words for words, query in SHORT_QUERY.items() if query == settings.query)
     return mo.ui.dictionary(
         {
             "query": mo.ui.radio(list(SHORT_QUERY), value=chosen, label="goal", inline=True),
-            "beta": slider("β, scale of the query", 0, 60, s.beta, 0.5),
-            "alpha": mo.ui.slider(steps=ALPHAS, value=s.alpha, label="α, variance of keys", show_value=True),
-            "spread": slider("variance of ka along μa", 0, 2, s.spread, 0.05),
-            "n": slider("n, number of keys", 2, 64, s.n),
-            "sample": slider("draw of the keys", 0, 99, s.sample),
-            "normalised": mo.ui.checkbox(value=s.normalised, label="layer-normalised keys"),
+            "beta": make_slider("β, scale of the query", 0, 60, settings.beta, 0.5),
+            "alpha": mo.ui.slider(steps=ALPHAS, value=settings.alpha, label="α, variance of keys", show_value=True),
+            "spread": make_slider("variance of ka along μa", 0, 2, settings.spread, 0.05),
+            "n": make_slider("n, number of keys", 2, 64, settings.n),
+            "sample": make_slider("draw of the keys", 0, 99, settings.sample),
+            "normalised": mo.ui.checkbox(value=settings.normalised, label="layer-normalised keys"),
         }
     )
 
@@ -77,15 +77,15 @@ def read_by_hand(values: dict[str, Any]) -> hand.ByHand:
     return hand.ByHand(**(values | {"query": SHORT_QUERY[values["query"]]}))
 
 
-def order(s: Any) -> Any:
-    """Controls of the second page. d is typed, so that an odd one gets its message."""
+def make_order(settings: Any) -> Any:
+    """Controls of the page "Positions". d is a text field, so that an odd d gets its message."""
     return mo.ui.dictionary(
         {
-            "causal": mo.ui.checkbox(value=s.causal, label="causal mask"),
-            "positions": mo.ui.checkbox(value=s.positions, label="add sinusoids"),
-            "T": slider("T, positions", 4, 256, s.T, 4),
-            "d": mo.ui.text(value=str(s.d), label="d, dimensions"),
-            "distance": slider("distance", 0, 400, s.distance),
+            "causal": mo.ui.checkbox(value=settings.causal, label="causal mask"),
+            "positions": mo.ui.checkbox(value=settings.positions, label="add sinusoids"),
+            "T": make_slider("T, positions", 4, 256, settings.T, 4),
+            "d": mo.ui.text(value=str(settings.d), label="d, dimensions"),
+            "distance": make_slider("distance", 0, 400, settings.distance),
         }
     )
 
@@ -100,21 +100,21 @@ def read_order(values: dict[str, Any]) -> Any:
     return Order(**(values | {"d": int(typed)}))
 
 
-def folder(chosen: Path | None) -> Any:
-    """Where the model is."""
+def make_folder(chosen: Path | None) -> Any:
+    """The text field for the model's folder."""
     text = "" if chosen is None else str(chosen)
     return mo.ui.text(value=text, label="folder of the model", placeholder="runs/NAME", full_width=True)
 
 
-def trained(s: Any, layers: int, heads: int, longest: int) -> Any:
-    """Controls of the third page, for a model of these sizes that reads so many tokens here."""
+def make_trained(settings: Any, layers: int, heads: int, longest: int) -> Any:
+    """Controls of the page "A trained model"; longest: the most tokens that the model reads here."""
     names = [f"layer {i + 1} head {j + 1}" for i in range(layers) for j in range(heads)]
     return mo.ui.dictionary(
         {
-            "prompt": mo.ui.text_area(value=s.prompt, label="prompt", rows=3, full_width=True, debounce=400),
-            "layer": slider("layer", 1, max(1, layers), 1),
-            "head": slider("head", 1, heads, 1),
-            "row": slider("token to follow (0: the last)", 0, longest, 0),
+            "prompt": mo.ui.text_area(value=settings.prompt, label="prompt", rows=2, full_width=True, debounce=400),
+            "layer": make_slider("layer", 1, max(1, layers), 1),
+            "head": make_slider("head", 1, heads, 1),
+            "row": make_slider("token to follow (0: the last)", 0, longest, 0),
             "off": mo.ui.multiselect(names, label="heads switched off"),
             "every_head": mo.ui.checkbox(label="loss change of every head alone (one pass each)"),
         }
@@ -136,8 +136,8 @@ def read_trained(values: dict[str, Any]) -> Any:
     )
 
 
-def show(make: Callable[[], View], name: str) -> mo.Html:
-    """The view and its downloads, or the message of what is wrong with the settings."""
+def show_view(make: Callable[[], View], name: str) -> mo.Html:
+    """The view with its downloads, or the error message if `make` raises UserError."""
     try:
         view = make()
     except UserError as error:

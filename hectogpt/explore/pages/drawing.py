@@ -1,7 +1,10 @@
-"""Drawings of a few shapes, written as SVG that follows the reader's light or dark theme, or as PNG.
+"""Drawings made of five shapes, written as SVG that follows the reader's light or dark theme, or as PNG.
 
-Colours are roles, resolved by the stylesheet; every drawing carries a description in words. Text is escaped. A table of
-numbers is drawn as one image whose opacity is the number, so that it too suits both themes.
+Why not matplotlib or plotly: matplotlib's SVG has fixed colours, so it cannot follow the theme, and takes about a
+hundred times as long to draw, which a slider makes felt; plotly adds a script of 4 MB to every exported page. Here a
+colour is a role that the stylesheet resolves, a page of four charts is below 100 kB and holds no script, every drawing
+has a description in words, and all text is escaped. PNG files are drawn by matplotlib from the same shapes.
+A table of numbers is one image whose opacity is the number, so that it suits both themes too.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ IMAGE_RGB = {"blue": (34, 139, 204), "orange": (224, 112, 32)}  # between the tw
 
 @dataclass(frozen=True)
 class Line:
-    """A polyline, or a filled polygon; with an arrow head at its end if asked."""
+    """A polyline, or a filled polygon; `arrow` adds a head at its end."""
 
     points: Sequence[Point]
     role: Role = "ink"
@@ -61,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Box:
-    """A filled rectangle; `title` is what hovering shows."""
+    """A filled rectangle; `title` is shown when the mouse is over it."""
 
     x: Real
     y: Real
@@ -74,7 +77,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Dots:
-    """Equal discs."""
+    """Discs of one size."""
 
     points: Sequence[Point]
     role: Role = "blue"
@@ -112,7 +115,7 @@ Shape = Line | Box | Dots | Text | Image
 
 @dataclass
 class Drawing:
-    """Shapes on a sheet of width x height pixels. `alt` says in words, with numbers, what is to be seen."""
+    """Shapes on a sheet of width x height pixels. `alt` describes in words, with numbers, what the drawing shows."""
 
     width: Real
     height: Real
@@ -120,12 +123,12 @@ class Drawing:
     shapes: list[Shape] = field(default_factory=list)
 
     def add(self, *shapes: Shape) -> None:
-        """Put shapes on top."""
+        """Add shapes on top of those before."""
         self.shapes.extend(shapes)
 
 
-def style(selector: str = ".hecto", dark: str = "") -> str:
-    """CSS of the colours. Dark colours hold under `dark`, a selector, or by the system's preference without one."""
+def css(selector: str = ".hecto", dark: str = "") -> str:
+    """CSS of the colours. Dark colours apply below the selector `dark`; without it, if the system prefers dark."""
     light_rules = ";".join(f"--{role}:{colour}" for role, colour in LIGHT.items())
     dark_rules = ";".join(f"--{role}:{colour}" for role, colour in DARK.items())
     rules = [f"{selector}{{{light_rules}}}"]
@@ -136,58 +139,63 @@ def style(selector: str = ".hecto", dark: str = "") -> str:
     return "".join(rules)
 
 
-def svg(drawing: Drawing, *, alone: bool = False, ident: str = "") -> str:
-    """An <svg> element; `alone` makes it a file of its own, with colours and namespace."""
-    marks = "".join(_element(shape) for shape in drawing.shapes)
-    head = f'viewBox="0 0 {_n(drawing.width)} {_n(drawing.height)}" role="img" aria-label="{escape(drawing.alt)}"'
-    if ident:
-        head += f' data-view="{escape(ident)}"'
+def to_svg(drawing: Drawing, *, alone: bool = False) -> str:
+    """The drawing as an <svg> element; `alone`: as a file of its own, with colours and namespace."""
+    marks = "".join(_svg_element(shape) for shape in drawing.shapes)
+    head = f'viewBox="0 0 {_num(drawing.width)} {_num(drawing.height)}" role="img" aria-label="{escape(drawing.alt)}"'
     font = 'font-family="system-ui,DejaVu Sans,sans-serif"'
     if not alone:
-        size = f"width:100%;max-width:{_n(drawing.width)}px;min-width:{_n(0.8 * drawing.width)}px"
-        return f'<svg class="hecto" {head} {font} style="{size}">{marks}</svg>'
-    paper = f"svg{{background:#fff}}{style('svg')}@media(prefers-color-scheme:dark){{svg{{background:#181c1a}}}}"
-    size = f'xmlns="http://www.w3.org/2000/svg" width="{_n(drawing.width)}" height="{_n(drawing.height)}"'
+        return f'<svg class="hecto" {head} {font}>{marks}</svg>'
+    paper = f"svg{{background:#fff}}{css('svg')}@media(prefers-color-scheme:dark){{svg{{background:#181c1a}}}}"
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{_num(drawing.width)}" height="{_num(drawing.height)}"'
     return f"<svg {size} {head} {font}><style>{paper}</style>{marks}</svg>\n"
 
 
-def _n(value: Real) -> str:
+def _num(value: Real) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def _element(shape: Shape) -> str:
+def _svg_element(shape: Shape) -> str:
     match shape:
         case Line():
-            points = " ".join(f"{_n(x)},{_n(y)}" for x, y in shape.points)
-            fade = "" if shape.opacity == 1 else f' opacity="{_n(shape.opacity)}"'
+            points = " ".join(f"{_num(x)},{_num(y)}" for x, y in shape.points)
+            fade = "" if shape.opacity == 1 else f' opacity="{_num(shape.opacity)}"'
             if shape.filled:
                 return f'<polygon points="{points}" style="fill:var(--{shape.role})"{fade}/>'
             dash = ' stroke-dasharray="5 4"' if shape.dashed else ""
-            line = f'<polyline points="{points}" fill="none" stroke-linejoin="round" stroke-width="{_n(shape.width)}"'
+            line = f'<polyline points="{points}" fill="none" stroke-linejoin="round" stroke-width="{_num(shape.width)}"'
             line += f' style="stroke:var(--{shape.role})"{dash}{fade}/>'
-            return line + (_element(_arrow_head(shape)) if shape.arrow else "")
+            return line + (_svg_element(_make_arrow_head(shape)) if shape.arrow else "")
         case Box():
             title = f"<title>{escape(shape.title)}</title>" if shape.title else ""
-            place = f'x="{_n(shape.x)}" y="{_n(shape.y)}" width="{_n(shape.width)}" height="{_n(shape.height)}"'
-            return f'<rect {place} style="fill:var(--{shape.role})" opacity="{_n(shape.opacity)}">{title}</rect>'
+            return (
+                f'<rect {_place(shape)} style="fill:var(--{shape.role})" opacity="{_num(shape.opacity)}">{title}</rect>'
+            )
         case Dots():
-            marks = "".join(f'<circle cx="{_n(x)}" cy="{_n(y)}" r="{_n(shape.radius)}"/>' for x, y in shape.points)
-            return f'<g style="fill:var(--{shape.role})" fill-opacity="{_n(shape.opacity)}">{marks}</g>'
+            marks = "".join(
+                f'<circle cx="{_num(x)}" cy="{_num(y)}" r="{_num(shape.radius)}"/>' for x, y in shape.points
+            )
+            return f'<g style="fill:var(--{shape.role})" fill-opacity="{_num(shape.opacity)}">{marks}</g>'
         case Text():
-            turn = f' transform="rotate({_n(shape.turn)} {_n(shape.x)} {_n(shape.y)})"' if shape.turn else ""
+            turn = f' transform="rotate({_num(shape.turn)} {_num(shape.x)} {_num(shape.y)})"' if shape.turn else ""
             weight = ' font-weight="600"' if shape.bold else ""
-            place = f'x="{_n(shape.x)}" y="{_n(shape.y)}" font-size="{_n(shape.size)}" text-anchor="{shape.anchor}"'
+            place = f'x="{_num(shape.x)}" y="{_num(shape.y)}" text-anchor="{shape.anchor}"'
+            place += f' font-size="{_num(shape.size)}"'
             return f'<text {place}{weight}{turn} style="fill:var(--{shape.role})">{escape(shape.text)}</text>'
         case Image():
-            data = base64.b64encode(png_of(shape.values)).decode()
-            place = f'x="{_n(shape.x)}" y="{_n(shape.y)}" width="{_n(shape.width)}" height="{_n(shape.height)}"'
+            data = base64.b64encode(encode_png(shape.values)).decode()
             return (
-                f'<image {place} preserveAspectRatio="none" style="image-rendering:pixelated" '
+                f'<image {_place(shape)} preserveAspectRatio="none" style="image-rendering:pixelated" '
                 f'href="data:image/png;base64,{data}"/>'
             )
 
 
-def _arrow_head(line: Line) -> Line:
+def _place(shape: Box | Image) -> str:
+    size = f'width="{_num(shape.width)}" height="{_num(shape.height)}"'
+    return f'x="{_num(shape.x)}" y="{_num(shape.y)}" {size}'
+
+
+def _make_arrow_head(line: Line) -> Line:
     """A triangle at the end of a line."""
     (x0, y0), (x1, y1) = line.points[-2:]
     length = max(float(np.hypot(x1 - x0, y1 - y0)), 1e-9)
@@ -197,21 +205,21 @@ def _arrow_head(line: Line) -> Line:
     return Line([(x1, y1), *corners], role=line.role, filled=True, opacity=line.opacity)
 
 
-def rgba(values: Float[np.ndarray, "rows columns"]) -> np.ndarray:
-    """uint8 [rows, columns, 4]: hue by sign, opacity by size."""
+def to_rgba(values: Float[np.ndarray, "rows columns"]) -> np.ndarray:
+    """Colours of the numbers, uint8 [rows, columns, 4]: hue by sign, opacity by absolute value."""
     pixels = np.empty((*values.shape, 4), dtype=np.uint8)
     pixels[..., :3] = np.where((values >= 0)[..., None], IMAGE_RGB["blue"], IMAGE_RGB["orange"])
     pixels[..., 3] = np.rint(np.clip(np.abs(values), 0, 1) * 255)
     return pixels
 
 
-def png_of(values: Float[np.ndarray, "rows columns"]) -> bytes:
-    """One pixel a number, as a PNG file (RGBA, 8 bits)."""
-    return _png_file(rgba(values).tobytes(), *values.shape)
+def encode_png(values: Float[np.ndarray, "rows columns"]) -> bytes:
+    """The numbers as a PNG file (RGBA, 8 bits), one pixel each."""
+    return _write_png(to_rgba(values).tobytes(), *values.shape)
 
 
 @functools.lru_cache(maxsize=512)  # moving a slider redraws a model's maps, most of which stay as they are
-def _png_file(pixels: bytes, rows: int, columns: int) -> bytes:
+def _write_png(pixels: bytes, rows: int, columns: int) -> bytes:
     width = 4 * columns
     lines = b"".join(b"\0" + pixels[i * width : (i + 1) * width] for i in range(rows))  # 0: no filter
     header = struct.pack(">IIBBBBB", columns, rows, 8, 6, 0, 0, 0)
@@ -220,24 +228,29 @@ def _png_file(pixels: bytes, rows: int, columns: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def stack(drawings: Sequence[Drawing], gap: Real = 24.0) -> Drawing:
-    """Several drawings below each other as one."""
-    height = sum(d.height for d in drawings) + gap * (len(drawings) + 1)
-    sheet = Drawing(max(d.width for d in drawings) + 2 * gap, height, " ".join(d.alt for d in drawings))
+def arrange(drawings: Sequence[Drawing], columns: int = 1, gap: Real = 24.0) -> Drawing:
+    """Several drawings as one, row by row."""
+    rows = [drawings[i : i + columns] for i in range(0, len(drawings), columns)]
+    width = max(sum(drawing.width + gap for drawing in row) for row in rows) + gap
+    height = sum(max(drawing.height for drawing in row) + gap for row in rows) + gap
+    sheet = Drawing(width, height, " ".join(drawing.alt for drawing in drawings))
     y = gap
-    for drawing in drawings:
-        sheet.add(*(_moved(shape, gap, y) for shape in drawing.shapes))
-        y += drawing.height + gap
+    for row in rows:
+        x = gap
+        for drawing in row:
+            sheet.add(*(_shift(shape, x, y) for shape in drawing.shapes))
+            x += drawing.width + gap
+        y += max(drawing.height for drawing in row) + gap
     return sheet
 
 
-def _moved(shape: Shape, dx: Real, dy: Real) -> Shape:
+def _shift(shape: Shape, dx: Real, dy: Real) -> Shape:
     if isinstance(shape, (Line, Dots)):
         return type(shape)(**(vars(shape) | {"points": [(x + dx, y + dy) for x, y in shape.points]}))
     return type(shape)(**(vars(shape) | {"x": shape.x + dx, "y": shape.y + dy}))
 
 
-def png(drawing: Drawing, scale: Real = 2.0) -> bytes:
+def to_png(drawing: Drawing, scale: Real = 2.0) -> bytes:
     """The drawing as a PNG picture in the light colours, `scale` pixels for each of its units."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -258,7 +271,7 @@ def png(drawing: Drawing, scale: Real = 2.0) -> bytes:
             colour, width = LIGHT[shape.role], shape.width * point
             ax.plot(x, y, color=colour, lw=width, ls=dash, alpha=shape.opacity, zorder=z)
             if shape.arrow:
-                ax.add_patch(Polygon(_arrow_head(shape).points, color=colour, alpha=shape.opacity, lw=0, zorder=z))
+                ax.add_patch(Polygon(_make_arrow_head(shape).points, color=colour, alpha=shape.opacity, lw=0, zorder=z))
         elif isinstance(shape, Box):
             place = (shape.x, shape.y), shape.width, shape.height
             ax.add_patch(Rectangle(*place, color=LIGHT[shape.role], alpha=shape.opacity, lw=0, zorder=z))
@@ -283,7 +296,7 @@ def png(drawing: Drawing, scale: Real = 2.0) -> bytes:
             )
         else:
             edges = (shape.x, shape.x + shape.width, shape.y + shape.height, shape.y)
-            ax.imshow(rgba(shape.values), extent=edges, interpolation="nearest", aspect="auto", zorder=z)
+            ax.imshow(to_rgba(shape.values), extent=edges, interpolation="nearest", aspect="auto", zorder=z)
     ax.set(xlim=(0, drawing.width), ylim=(drawing.height, 0))
     out = io.BytesIO()
     with mpl.rc_context({"font.family": "DejaVu Sans"}):

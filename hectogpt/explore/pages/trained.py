@@ -1,4 +1,4 @@
-"""A trained model's attention: tokens, every head's map, one map in full, losses, next tokens, heads switched off."""
+"""The page "A trained model": tokens, all attention maps, one map in full, losses, next tokens, heads switched off."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import numpy as np
 
 from hectogpt.data import Tokenizer
 from hectogpt.explore import model_view
-from hectogpt.explore.model_view import HeadName, Prompt, Seen
+from hectogpt.explore.model_view import HeadName, Prompt, Trace
 from hectogpt.explore.pages.chart import SIZE, Panel
 from hectogpt.explore.pages.drawing import Box, Drawing, Image, Line, Role, Text
 from hectogpt.explore.pages.view import Block, Note, Quantities, Quantity, Table, Tokens, View
+from hectogpt.interop import open_model
 from hectogpt.model.transformer import Transformer
 
-LONGEST = 256  # tokens a page shows; all maps of a longer prompt would take gigabytes in a large model
-LABELLED = 40  # tokens that still get a label on an axis
+LONGEST = 256  # tokens that the page reads: all maps of a longer prompt would take gigabytes for a large model
+LABELLED = 40  # the most tokens that get a label each on an axis
 PROMPT = "The state of the Union is strong because the people of the Union are strong."
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What the controls set. layer, head and row (a token's place among those read) count from 0."""
+    """Settings of the page. layer, head and row (index of a token among those read; -1: the last) count from 0."""
 
     prompt: str = PROMPT
     layer: int = 0
@@ -34,68 +35,69 @@ class Trained:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(folder: Path, changed: float) -> tuple[Transformer, Tokenizer]:
-    return model_view.open_model(folder)
+def _open(folder: Path, changed: float) -> tuple[Transformer, Tokenizer]:
+    return open_model(folder)
 
 
 def load(folder: Path) -> tuple[Transformer, Tokenizer]:
-    """A model, kept until its file changes. Raises UserError."""
+    """The model of a folder and its tokenizer, kept until the file changes. Raises UserError."""
     weights = folder / "model.safetensors"
-    return _loaded(folder.resolve(), weights.stat().st_mtime if weights.is_file() else 0.0)
+    return _open(folder.resolve(), weights.stat().st_mtime if weights.is_file() else 0.0)
 
 
 @functools.lru_cache(maxsize=4)
-def _seen(model: Transformer, ids: tuple[int, ...], off: tuple[HeadName, ...]) -> Seen:
-    """Kept, since choosing another map of the same pass needs no new pass."""
-    return model_view.look(model, np.array(ids, dtype=np.int64), off)
+def _trace(model: Transformer, ids: tuple[int, ...], off: tuple[HeadName, ...]) -> Trace:
+    """A forward pass, kept because choosing another map or token needs no new one."""
+    return model_view.trace(model, np.array(ids, dtype=np.int64), off)
 
 
 def choose(asked: object, root: Path) -> Path | None:
-    """The folder that was asked for, or the run that finished last, or None."""
-    return Path(asked) if isinstance(asked, str) and asked else model_view.newest_run(root)
+    """The folder that was asked for, or the run below `root` that finished last, or None."""
+    return Path(asked) if isinstance(asked, str) and asked else model_view.find_newest_run(root)
 
 
-def view(folder: Path, s: Trained) -> View:
-    """Everything of the page. Raises UserError for a bad folder, prompt or head."""
+def view(folder: Path, settings: Trained) -> View:
+    """The page's contents. Raises UserError for a bad folder, prompt or head."""
     model, tokenizer = load(folder)
-    prompt = model_view.read_prompt(s.prompt, tokenizer, model, LONGEST)
-    model_view.need_head(model, (s.layer, s.head))
-    whole, seen = (_seen(model, tuple(prompt.ids.tolist()), off) for off in ((), s.off))
-    names = model_view.names_of(prompt.ids, tokenizer)
-    row = s.row if 0 <= s.row < len(names) else len(names) - 1
+    prompt = model_view.read_prompt(settings.prompt, tokenizer, model, LONGEST)
+    model_view.require_head(model, (settings.layer, settings.head))
+    whole, current = (_trace(model, tuple(prompt.ids.tolist()), off) for off in ((), settings.off))
+    names = model_view.name_tokens(prompt.ids, tokenizer)
+    row = settings.row if 0 <= settings.row < len(names) else len(names) - 1
     blocks: list[Block] = [
-        _about(folder, model, prompt, s),
-        Tokens("Tokens, with their loss in nats", names, [None, *map(float, seen.losses)]),
-        _maps(seen, s),
-        _map(seen, names, row, s),
-        _losses(seen, whole, names, s),
-        _next(seen, whole, tokenizer, s),
-        _numbers(seen, whole, s),
-        _row(seen, names, row, s),
+        _describe_model(folder, model, prompt, settings),
+        Tokens("Tokens, with their loss in nats", names, [None, *map(float, current.losses)]),
+        _draw_all_maps(current, settings),
+        _draw_map(current, names, row, settings),
+        _draw_losses(current, whole, names, settings),
+        _draw_next(current, whole, tokenizer, settings),
+        _list_losses(current, whole, settings),
+        _list_weights(current, names, row, settings),
     ]
-    if s.every_head and len(names) > 1:
-        blocks.append(_every_head(model, prompt))
+    if settings.every_head and len(names) > 1:
+        blocks.append(_list_ablations(model, prompt))
     return View("A trained model's attention", tuple(blocks))
 
 
-def _about(folder: Path, model: Transformer, prompt: Prompt, s: Trained) -> Note:
-    c = model.config
-    text = f"{folder}: {c.n_layers} layers of {c.n_heads} heads, {c.d_model} dimensions, context {c.context_length}. "
+def _describe_model(folder: Path, model: Transformer, prompt: Prompt, settings: Trained) -> Note:
+    config = model.config
+    text = f"{folder}: {config.n_layers} layers of {config.n_heads} heads, {config.d_model} dimensions, "
+    text += f"context {config.context_length}. "
     text += (
         f"{len(prompt.ids)} tokens read. In the maps, a row looks at its columns; the shade is the root of the weight."
     )
     if prompt.cut:
         limit = f"{len(prompt.ids)} tokens fit " + (
-            "the model's context" if c.context_length <= LONGEST else "on this page"
+            "the model's context" if config.context_length <= LONGEST else "on this page"
         )
         text += f" The first {prompt.cut} tokens of the prompt were cut: {limit}."
-    if s.off:
-        text += f" Switched off: {', '.join(f'layer {i + 1} head {j + 1}' for i, j in s.off)}."
+    if settings.off:
+        text += f" Switched off: {', '.join(f'layer {i + 1} head {j + 1}' for i, j in settings.off)}."
     return Note(text)
 
 
-def _pooled(values: np.ndarray, most: int) -> np.ndarray:
-    """The map, or the largest weight of each square of it where it is larger than `most`."""
+def _pool(values: np.ndarray, most: int) -> np.ndarray:
+    """The map; if it has more than `most` rows, the largest weight of each square of it."""
     size = len(values)
     if size <= most:
         return values
@@ -106,13 +108,13 @@ def _pooled(values: np.ndarray, most: int) -> np.ndarray:
     return padded.reshape(most, step, most, step).max(axis=(1, 3))[:cells, :cells]
 
 
-def _maps(seen: Seen, s: Trained) -> Drawing:
-    layers, heads = seen.maps.shape[:2]
+def _draw_all_maps(current: Trace, settings: Trained) -> Drawing:
+    layers, heads = current.maps.shape[:2]
     cell = min(104.0, (2 * SIZE - 30) / heads)
     left, top = 24.0, 44.0
     alt = (
         f"Attention maps of {layers} layers, top to bottom, and {heads} heads, left to right; position t is a row, the "
-        f"position it looks at a column. Chosen: layer {s.layer + 1}, head {s.head + 1}."
+        f"position it looks at a column. Chosen: layer {settings.layer + 1}, head {settings.head + 1}."
     )
     sheet = Drawing(max(left + heads * cell + 4, 240), top + layers * cell + 4, alt)
     sheet.add(Text(4, 18, "Every head's map", bold=True, size=14))
@@ -123,21 +125,22 @@ def _maps(seen: Seen, s: Trained) -> Drawing:
         for j in range(heads):
             x, y, side = left + j * cell + 2, top + i * cell + 2, cell - 4
             frame = [(x, y), (x + side, y), (x + side, y + side), (x, y + side), (x, y)]
-            sheet.add(Image(x, y, side, side, np.sqrt(_pooled(seen.maps[i, j], 64))))
-            chosen = (i, j) == (s.layer, s.head)
+            sheet.add(Image(x, y, side, side, np.sqrt(_pool(current.maps[i, j], 64))))
+            chosen = (i, j) == (settings.layer, settings.head)
             sheet.add(Line(frame, "orange" if chosen else "grid", 2.5 if chosen else 1))
-            if (i, j) in s.off:
+            if (i, j) in settings.off:
                 sheet.add(Line([frame[0], frame[2]], "orange", 2), Line([frame[1], frame[3]], "orange", 2))
     return sheet
 
 
-def _map(seen: Seen, names: list[str], row: int, s: Trained) -> Drawing:
-    weights = seen.maps[s.layer, s.head]
+def _draw_map(current: Trace, names: list[str], row: int, settings: Trained) -> Drawing:
+    weights = current.maps[settings.layer, settings.head]
     size = len(weights)
     best = int(weights[row].argmax())
     alt = (
-        f"Attention of layer {s.layer + 1}, head {s.head + 1}, over {size} tokens. Token {row + 1}, “{names[row]}”, "
-        f"looks most at token {best + 1}, “{names[best]}”: weight {weights[row, best]:.3f}. On average a token gives "
+        f"Attention of layer {settings.layer + 1}, head {settings.head + 1}, over {size} tokens. "
+        f"Token {row + 1}, “{names[row]}”, looks most at token {best + 1}, “{names[best]}”: "
+        f"weight {weights[row, best]:.3f}. On average a token gives "
         f"{float(np.trace(weights)) / size:.3f} to itself and {float(weights[:, 0].mean()):.3f} to the first."
     )
     labelled = size <= LABELLED
@@ -145,7 +148,7 @@ def _map(seen: Seen, names: list[str], row: int, s: Trained) -> Drawing:
     frame = SIZE - 100 if size <= 18 else SIZE + 60
     sheet = Drawing(edge + frame + 6, edge + frame + 36, alt)
     top = 30.0
-    sheet.add(Text(4, 18, f"Layer {s.layer + 1}, head {s.head + 1}", bold=True, size=14))
+    sheet.add(Text(4, 18, f"Layer {settings.layer + 1}, head {settings.head + 1}", bold=True, size=14))
     step = frame / size
     if labelled:
         letters = min(12.0, max(8.0, step * 0.75))
@@ -155,7 +158,7 @@ def _map(seen: Seen, names: list[str], row: int, s: Trained) -> Drawing:
             role: Role = "orange" if i == row else "muted"
             sheet.add(Text(edge - 5, top + middle, short, role, letters, "end", bold=i == row))
             sheet.add(Text(edge + middle - 2, top + frame + 8, short, "muted", letters, "start", turn=60))
-    sheet.add(Image(edge, top, frame, frame, np.sqrt(_pooled(weights, 256))))
+    sheet.add(Image(edge, top, frame, frame, np.sqrt(_pool(weights, 256))))
     if labelled:
         for t in range(size):
             for i in range(t + 1):
@@ -167,18 +170,18 @@ def _map(seen: Seen, names: list[str], row: int, s: Trained) -> Drawing:
     return sheet
 
 
-def _losses(seen: Seen, whole: Seen, names: list[str], s: Trained) -> Drawing:
-    size = len(seen.losses)
+def _draw_losses(current: Trace, whole: Trace, names: list[str], settings: Trained) -> Drawing:
+    size = len(current.losses)
     if not size:
         return Drawing(
             SIZE, 24, "No loss: one token predicts nothing in the prompt.", [Text(4, 18, "One token, no loss")]
         )
-    worst = int(seen.losses.argmax())
+    worst = int(current.losses.argmax())
     alt = (
-        f"Loss of each token given those before it: mean {seen.loss:.2f} nats, highest {seen.losses[worst]:.2f} for "
-        f"token {worst + 2}, {names[worst + 1]}."
+        f"Loss of each token given those before it: mean {current.loss:.2f} nats, "
+        f"highest {current.losses[worst]:.2f} for token {worst + 2}, {names[worst + 1]}."
     )
-    top = 1.08 * float(max(seen.losses.max(), whole.losses.max(), 1e-3))
+    top = 1.08 * float(max(current.losses.max(), whole.losses.max(), 1e-3))
     labelled = size < LABELLED
     marks = [(i + 0.5, "") for i in range(size)] if labelled else None
     panel = Panel(
@@ -191,14 +194,14 @@ def _losses(seen: Seen, whole: Seen, names: list[str], s: Trained) -> Drawing:
         bottom=92 if labelled else 42,
         width=2 * SIZE if size > 16 else SIZE,
         xticks=marks,
-        legend=[("blue", "as chosen"), ("orange", "all heads on")] if s.off else (),
+        legend=[("blue", "as chosen"), ("orange", "all heads on")] if settings.off else (),
     )
-    for i, loss in enumerate(seen.losses):
-        x, y = panel.at(i + 0.12, float(loss))
-        right = panel.at(i + 0.88, 0)[0]
+    for i, loss in enumerate(current.losses):
+        x, y = panel.to_sheet(i + 0.12, float(loss))
+        right = panel.to_sheet(i + 0.88, 0)[0]
         panel.drawing.add(Box(x, y, right - x, panel.bottom - y, "blue", 0.85, f"{names[i + 1]}: {loss:.4f} nats"))
-        if s.off:
-            level = panel.at(0, float(whole.losses[i]))[1]
+        if settings.off:
+            level = panel.to_sheet(0, float(whole.losses[i]))[1]
             panel.drawing.add(Line([(x - 2, level), (right + 2, level)], "orange", 2.5))
         if labelled:
             name = names[i + 1] if len(names[i + 1]) <= 12 else names[i + 1][:11] + "…"
@@ -206,47 +209,47 @@ def _losses(seen: Seen, whole: Seen, names: list[str], s: Trained) -> Drawing:
     return panel.drawing
 
 
-def _next(seen: Seen, whole: Seen, tokenizer: Tokenizer, s: Trained) -> Drawing:
-    best = model_view.most_likely(seen)
-    names = model_view.names_of(np.array([i for i, _ in best]), tokenizer)
+def _draw_next(current: Trace, whole: Trace, tokenizer: Tokenizer, settings: Trained) -> Drawing:
+    best = model_view.most_likely_tokens(current)
+    names = model_view.name_tokens(np.array([i for i, _ in best]), tokenizer)
     alt = "Likeliest next tokens: " + ", ".join(f"{n} {p:.3f}" for n, (_, p) in zip(names, best, strict=True)) + "."
     sheet = Drawing(SIZE, 44 + 26 * len(best), alt)
     sheet.add(Text(4, 18, "Next token, probability", bold=True, size=14))
     widest = max(p for _, p in best)
-    room = 110 if s.off else 170
+    room = 110 if settings.off else 170
     for k, ((i, p), name) in enumerate(zip(best, names, strict=True)):
         y = 38 + 26 * k
         short = name if len(name) <= 16 else name[:15] + "…"
         sheet.add(Text(118, y + 13, short, "ink", 13, "end"))
         sheet.add(Box(126, y, room * p / widest, 17, "blue", 0.85, f"{name}: {p:.5f}"))
-        change = f" (was {whole.next_probabilities[i]:.3g})" if s.off else ""
+        change = f" (was {whole.next_probabilities[i]:.3g})" if settings.off else ""
         sheet.add(Text(126 + room * p / widest + 6, y + 13, f"{p:.3g}{change}", "muted", 12))
     return sheet
 
 
-def _numbers(seen: Seen, whole: Seen, s: Trained) -> Quantities:
-    tokens = Quantity("tokens", "tokens read", float(len(seen.losses) + 1), ".0f")
-    if not seen.losses.size:
+def _list_losses(current: Trace, whole: Trace, settings: Trained) -> Quantities:
+    tokens = Quantity("tokens", "tokens read", float(len(current.losses) + 1), ".0f")
+    if not current.losses.size:
         return Quantities("Loss of the prompt: one token predicts nothing in it", (tokens,))
     rows = [
-        Quantity("loss", "mean loss, nats per token", seen.loss),
+        Quantity("loss", "mean loss, nats per token", current.loss),
         Quantity("loss_whole", "  with all heads on", whole.loss),
-        Quantity("loss_change", "  change by the heads that are off", seen.loss - whole.loss, "+.4f"),
+        Quantity("loss_change", "  change by the heads that are off", current.loss - whole.loss, "+.4f"),
         tokens,
     ]
     return Quantities("Loss of the prompt", tuple(rows))
 
 
-def _row(seen: Seen, names: list[str], row: int, s: Trained) -> Table:
-    weights = seen.maps[s.layer, s.head, row]
+def _list_weights(current: Trace, names: list[str], row: int, settings: Trained) -> Table:
+    weights = current.maps[settings.layer, settings.head, row]
     order = np.argsort(-weights[: row + 1], kind="stable")[:8]
     rows = tuple((f"{i + 1}. {names[i]}", f"{weights[i]:.4f}") for i in order.tolist())
-    caption = f"Where token {row + 1}, “{names[row]}”, looks (layer {s.layer + 1}, head {s.head + 1})"
-    return Table(caption, ("token", "weight"), rows)
+    caption = f"Layer {settings.layer + 1}, head {settings.head + 1}: where token {row + 1} looks"
+    return Table(caption, ("token", "weight"), rows, token=names[row])
 
 
-def _every_head(model: Transformer, prompt: Prompt) -> Table:
-    changes = model_view.loss_changes(model, prompt.ids)
+def _list_ablations(model: Transformer, prompt: Prompt) -> Table:
+    changes = model_view.ablate_each_head(model, prompt.ids)
     columns = ("layer", *(f"head {j + 1}" for j in range(changes.shape[1])))
     rows = tuple((str(i + 1), *(f"{change:+.4f}" for change in layer)) for i, layer in enumerate(changes))
     return Table("Change of the mean loss with one head off, nats per token", columns, rows)

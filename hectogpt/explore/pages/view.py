@@ -1,6 +1,6 @@
-"""What a page shows, as a value: paragraphs, drawings, tables and tokens; and how it becomes HTML, SVG or PNG.
+"""A page's contents as a value (paragraphs, drawings, tables, tokens), and its HTML, SVG and PNG forms.
 
-Everything is escaped on its way into HTML. An exported page is one file that loads nothing.
+All text is escaped in HTML. An exported page is one file that loads nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with a name for programs, a label for readers, its value and how it is written."""
+    """A number: a name for programs, a label for readers, its value and its format."""
 
     name: str
     label: str
@@ -32,7 +32,7 @@ class Quantity:
 
     @property
     def text(self) -> str:
-        """As shown."""
+        """The number as the page shows it."""
         return f"{self.value:{self.digits}}"
 
 
@@ -46,23 +46,31 @@ class Quantities:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; the first column names the row."""
+    """A table of texts; the first column names the row. `token` is shown in a frame behind the caption."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    token: str = ""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A strip of tokens, each shaded by its loss in nats (None: not predicted)."""
+    """A row of tokens, each shaded by its loss in nats (None: not predicted)."""
 
     caption: str
     names: Sequence[str]
     losses: Sequence[float | None]
 
 
-Block = Note | Quantities | Table | Tokens | Drawing
+@dataclass(frozen=True)
+class Charts:
+    """Drawings of one width that belong together: all side by side, or two by two, or below each other, by the room."""
+
+    drawings: tuple[Drawing, ...]
+
+
+Block = Note | Quantities | Table | Tokens | Drawing | Charts
 
 
 @dataclass(frozen=True)
@@ -74,26 +82,31 @@ class View:
 
     @property
     def drawings(self) -> list[Drawing]:
-        """The drawings alone."""
-        return [block for block in self.blocks if isinstance(block, Drawing)]
+        """All drawings, in reading order."""
+        groups = (block.drawings if isinstance(block, Charts) else (block,) for block in self.blocks)
+        return [block for group in groups for block in group if isinstance(block, Drawing)]
 
     @property
     def values(self) -> dict[str, float]:
-        """The named numbers."""
+        """All named numbers."""
         tables = [block for block in self.blocks if isinstance(block, Quantities)]
         return {row.name: row.value for table in tables for row in table.rows}
 
 
 STYLE = """
 .hecto-view{
-  display:flex; flex-wrap:wrap; gap:1.1rem 1.6rem; align-items:flex-start; color:var(--ink);
+  container-type:inline-size; display:flex; flex-wrap:wrap; gap:1.1rem 1.6rem; align-items:flex-start; color:var(--ink);
   font-size:.95rem; line-height:1.45;}
-.hecto-view>figure{margin:0;flex:0 1 auto;max-width:100%;width:min(100%,var(--w))}
-.hecto-view>figure{overflow-x:auto}
-.hecto-view>figure svg{display:block}
-.hecto-view>p{flex:1 0 100%;margin:0;max-width:46rem}
+.hecto-view figure{margin:0}
+.hecto-view figure svg{display:block;width:100%;max-width:var(--w);min-width:calc(.8*var(--w))}
+.hecto-view>figure{flex:0 1 auto;max-width:100%;width:min(100%,var(--w));overflow-x:auto}
+.hecto-view>.charts{flex:0 0 100%;display:grid;grid-template-columns:minmax(0,1fr);gap:1.1rem 1.2rem}
+.hecto-view>.charts svg{max-width:calc(1.35*var(--w));min-width:0}
+@container(min-width:34rem){.hecto-view>.charts{grid-template-columns:repeat(2,minmax(0,1fr))}}
+@container(min-width:60rem){.hecto-view>.charts{grid-template-columns:repeat(var(--n),minmax(0,1fr))}}
+.hecto-view>p{flex:0 0 100%;box-sizing:border-box;margin:0;padding-right:max(0px,100% - 46rem)}
 .hecto-view>h2{flex:1 0 100%;margin:0;font-size:1.3rem}
-.hecto-view table{border-collapse:collapse;font-variant-numeric:tabular-nums;max-width:100%}
+.hecto-view table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:min(100%,20rem);max-width:100%}
 .hecto-view caption{text-align:left;font-weight:600;padding:.2rem 0;caption-side:top;color:var(--ink)}
 .hecto-view th,.hecto-view td{
   text-align:left; font-weight:400; padding:.18rem .9rem .18rem 0; border:0;
@@ -105,10 +118,10 @@ STYLE = """
 .hecto-view ol{
   display:flex; flex-wrap:wrap; gap:.2rem; list-style:none; margin:0; padding:0; max-height:14rem;
   overflow:auto;}
-.hecto-view li{
-  position:relative; margin:0; padding:.1rem .35rem; border:1px solid var(--grid); border-radius:.3rem;
-  font-family:ui-monospace,DejaVu Sans Mono,monospace; font-size:.85rem; overflow-wrap:anywhere;
-  isolation:isolate; overflow:hidden;}
+.hecto-view li,.hecto-view .token{
+  margin:0; padding:.1rem .35rem; border:1px solid var(--grid); border-radius:.3rem;
+  font-family:ui-monospace,DejaVu Sans Mono,monospace; font-size:.85rem; overflow-wrap:anywhere;}
+.hecto-view li{position:relative;isolation:isolate;overflow:hidden}
 .hecto-view li i{position:absolute;inset:0;z-index:-1;background:var(--orange)}
 .hecto-view li small{margin-left:.3rem;font-family:system-ui,sans-serif;opacity:.75}
 .hecto-error{border-left:4px solid var(--orange);padding:.5rem .9rem;color:var(--ink)}
@@ -119,16 +132,19 @@ STYLE = """
 
 def fragment(view: View) -> str:
     """The view as an HTML element without styles."""
-    parts = "".join(_block(block) for block in view.blocks)
+    parts = "".join(_block_html(block) for block in view.blocks)
     return f'<section class="hecto hecto-view" aria-label="{escape(view.title)}">{parts}</section>'
 
 
-def _block(block: Block) -> str:
+def _block_html(block: Block) -> str:
     match block:
         case Note():
             return f"<p>{escape(block.text)}</p>"
         case Drawing():
-            return f'<figure style="--w:{block.width:.0f}px">{drawing.svg(block)}</figure>'
+            return f'<figure style="--w:{block.width:.0f}px">{drawing.to_svg(block)}</figure>'
+        case Charts():
+            figures = "".join(_block_html(chart) for chart in block.drawings)
+            return f'<div class="charts" style="--n:{len(block.drawings)}">{figures}</div>'
         case Quantities():
             rows = "".join(
                 f'<tr><th scope="row">{escape(row.label)}</th>'
@@ -140,21 +156,22 @@ def _block(block: Block) -> str:
             head = "".join(f'<th scope="col">{escape(name)}</th>' for name in block.columns)
             rows = "".join(
                 f'<tr><th scope="row">{escape(row[0])}</th>'
-                + "".join(f"<td>{escape(c)}</td>" for c in row[1:])
+                + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
                 + "</tr>"
                 for row in block.rows
             )
-            caption = f"<caption>{escape(block.caption)}</caption>"
+            token = f' <span class="token">{escape(block.token)}</span>' if block.token else ""
+            caption = f"<caption>{escape(block.caption)}{token}</caption>"
             return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         case Tokens():
-            items = "".join(_token(n, loss) for n, loss in zip(block.names, block.losses, strict=True))
+            items = "".join(_token_html(name, loss) for name, loss in zip(block.names, block.losses, strict=True))
             return f'<div class="strip"><p>{escape(block.caption)}</p><ol>{items}</ol></div>'
 
 
-def _token(name: str, loss: float | None) -> str:
+def _token_html(name: str, loss: float | None) -> str:
     if loss is None:
         return f"<li><span>{escape(name)}</span></li>"
-    shade = min(loss / 12, 1) * 0.6  # 12 nats and more, worse than a uniform guess, is the deepest
+    shade = min(loss / 12, 1) * 0.6  # deepest from 12 nats on; a uniform guess has 10.8
     return (
         f'<li><i style="opacity:{shade:.2f}"></i><span>{escape(name)}</span>'
         f'<small aria-label="loss {loss:.2f}">{loss:.2f}</small></li>'
@@ -162,8 +179,8 @@ def _token(name: str, loss: float | None) -> str:
 
 
 def message(error: UserError) -> str:
-    """An error as an HTML element: what, why and what to do."""
-    lines = [("", error.what), ("Why: ", error.why), ("To mend it: ", error.fix)]
+    """An error as an HTML element: what failed, why, and how to fix it."""
+    lines = [("", error.what), ("Why: ", error.why), ("To fix it: ", error.fix)]
     text = "".join(
         f"<b>{escape(words)}</b>" if not label else f"<div>{label}{escape(words)}</div>"
         for label, words in lines
@@ -185,22 +202,28 @@ def page(view: View) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(view.title)}</title><style>{paper}{drawing.style()}{STYLE}</style></head>"
+        f"<title>{escape(view.title)}</title><style>{paper}{drawing.css()}{STYLE}</style></head>"
         f"<body>{body}</body></html>\n"
     )
 
 
 def export(view: View, suffix: str) -> bytes:
-    """The view as a file: .html the whole page, .svg and .png its drawings below each other.
+    """The view as a file: .html is the whole page, .svg and .png are its drawings on one sheet.
 
-    Raises UserError for another suffix.
+    Raises UserError for any other suffix.
     """
     if suffix == ".html":
         return page(view).encode()
     if suffix == ".svg":
-        return drawing.svg(drawing.stack(view.drawings), alone=True).encode()
+        return drawing.to_svg(_arrange(view), alone=True).encode()
     if suffix == ".png":
-        return drawing.png(drawing.stack(view.drawings))
+        return drawing.to_png(_arrange(view))
     raise UserError(
         f"cannot write a view as {suffix or 'a file without suffix'}", fix="a name ending in .html, .svg or .png"
     )
+
+
+def _arrange(view: View) -> Drawing:
+    """All drawings on one sheet: two by two if they have one width, else below each other."""
+    widths = {chart.width for chart in view.drawings}
+    return drawing.arrange(view.drawings, columns=2 if len(widths) == 1 else 1)

@@ -1,0 +1,195 @@
+"""One attention head by hand: closed forms agree with real keys and with simulations, and bounds hold."""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.special import expit
+from scipy.stats import ks_2samp
+
+from hectogpt.errors import USAGE, UserError
+from hectogpt.explore import attention
+
+SMALL = settings(max_examples=30, deadline=None)
+
+
+@SMALL
+@given(st.integers(2, 500), st.floats(0, 60), st.integers(0, 5))
+def test_copying_stays_within_its_bounds(n: int, gap: float, seed: int) -> None:
+    c = attention.measure_copy(np.array([gap]), n, seed=seed)
+    slack = 1 + 1e-12
+    assert math.exp(-gap) / (1 + math.exp(-gap)) <= c.missing[0] * slack
+    assert c.missing[0] <= c.tied[0] * slack <= c.bound[0] * slack**2
+    assert c.error[0] <= c.error_bound[0] * slack
+
+
+@SMALL
+@given(st.integers(2, 100_000), st.floats(0.01, 0.999))
+def test_gap_for_weight_suffices_when_all_others_tie(n: int, weight: float) -> None:
+    gap = attention.gap_for_weight(weight, n)
+    assert 1 / (1 + (n - 1) * math.exp(-gap)) == pytest.approx(weight, rel=1e-9)
+
+
+def test_a_key_in_the_hull_of_the_others_cannot_be_copied() -> None:
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((4, 3))
+    keys[0] = keys[1:].mean(axis=0)
+    weights = attention.attend(20 * rng.standard_normal((1000, 3)), keys, np.eye(4)).weights
+    assert weights[:, 0].max() <= 0.5
+
+
+@SMALL
+@given(st.integers(3, 60), st.floats(-3, 30), st.integers(0, 3))
+def test_average_of_two_is_what_real_keys_give(n: int, beta: float, seed: int) -> None:
+    keys, values = (
+        attention.orthonormal_vectors(n, n + 3, seed=seed),
+        attention.orthonormal_vectors(n, n, seed=seed + 9),
+    )
+    c = attention.attend(attention.query_for_average(keys, 0, n - 1, beta), keys, values)
+    closed = attention.average_two(beta, n)
+    assert c.weights[0] == pytest.approx(closed.weight, abs=1e-12)
+    assert np.linalg.norm(c.output - (values[0] + values[-1]) / 2) == pytest.approx(closed.error, abs=1e-12)
+
+
+@SMALL
+@given(st.integers(3, 10_000), st.floats(1e-6, 0.6))
+def test_beta_for_error_inverts_the_error(n: int, error: float) -> None:
+    beta = attention.beta_for_error(error, n)
+    assert attention.average_two(beta, n).error == pytest.approx(error, rel=1e-9)
+
+
+def test_the_widest_gap_of_a_given_length_is_the_stated_query() -> None:
+    n, beta, rng = 7, 2.0, np.random.default_rng(1)
+    keys = attention.orthonormal_vectors(n, n)
+    best = attention.query_for_average(keys, 0, 1, beta) - 2 * beta / (n - 2) * keys[2:].sum(axis=0)
+    gap = keys[0] @ best - (keys[2:] @ best).max()
+    for _ in range(300):
+        q = best + 0.3 * rng.standard_normal() * rng.standard_normal(n)
+        q += (keys[1] - keys[0]) * ((keys[0] - keys[1]) @ q) / 2  # equal scores for a and b
+        q *= np.linalg.norm(best) / np.linalg.norm(q)
+        assert keys[0] @ q - (keys[2:] @ q).max() <= gap + 1e-9
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_orthonormal_vectors_are_orthonormal(centred: bool) -> None:
+    v = attention.orthonormal_vectors(9, 10, centred=centred)
+    np.testing.assert_allclose(v @ v.T, np.eye(9), atol=1e-12)
+    if centred:
+        np.testing.assert_allclose(v.sum(axis=1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_projections_are_distributed_as_those_of_real_keys(normalise: bool) -> None:
+    n, d, alpha, spread, samples = 5, 12, 0.05, 0.5, 20_000
+    means = attention.orthonormal_vectors(n, d, centred=True)
+    keys = attention.sample_keys(means, alpha, spread, samples=samples, seed=3)
+    if normalise:
+        layer_norm = torch.nn.LayerNorm(d, eps=0, elementwise_affine=False)
+        keys = layer_norm(torch.from_numpy(keys)).numpy() / math.sqrt(d)
+    literal = keys @ means[:2].T
+    short = attention.sample_projections(samples, n, alpha, spread, d=d, normalise=normalise, seed=4)
+    for i in range(n):
+        for direction in ([1, 0], [0, 1], [1, 1], [1, -2]):
+            assert ks_2samp(literal[:, i] @ direction, short[:, i] @ direction).pvalue > 1e-4
+    one_literal = attention.estimate_total_variance(attention.softmax(8.0 * literal.sum(axis=-1)))
+    one_short = attention.estimate_total_variance(attention.attend_one_head(short, 8.0))
+    assert one_literal.low < one_short.high
+    assert one_short.low < one_literal.high
+
+
+@SMALL
+@given(st.floats(-6, 6), st.floats(0.05, 80))
+def test_logistic_normal_integrates_to_its_moments(centre: float, scale: float) -> None:
+    law = attention.LogisticNormal(centre, scale)
+    z = np.linspace(-9, 9, 400_001)
+    mass = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    w = expit(centre + scale * z)
+    assert law.mean() == pytest.approx((w * mass).sum(), abs=1e-9)
+    assert law.variance() == pytest.approx((w * w * mass).sum() - (w * mass).sum() ** 2, abs=1e-9)
+    assert law.above(0.7) + law.below(0.7) == pytest.approx(1, abs=1e-12)
+    inside = quad(lambda x: float(law.density(np.array([x]))[0]), 0.3, 0.7, epsabs=1e-9)[0]
+    assert inside == pytest.approx(law.below(0.7) - law.below(0.3), abs=1e-7)
+
+
+def test_one_head_has_two_humps_from_beta_two_on() -> None:
+    w = expit(np.linspace(-25, 25, 10_001))
+    for beta, humps in ((1.0, 1), (1.95, 1), (2.05, 2), (6.0, 2)):
+        density = attention.single_head_limit(beta).density(w)  # at beta = 6 the humps lie beyond 1 - 1e-7
+        inner = density[1:-1]
+        assert int(((inner > density[:-2]) & (inner > density[2:])).sum()) == humps
+
+
+def test_variance_of_one_head_at_both_ends() -> None:
+    small, large = 0.01, 5_000.0
+    assert attention.single_head_limit(small).mean() == pytest.approx(0.5, abs=1e-14)
+    assert attention.single_head_limit(small).variance() == pytest.approx(small**2 / 32, rel=1e-3)
+    end = 0.25 - 1 / (large * math.sqrt(math.pi))
+    assert attention.single_head_limit(large).variance() == pytest.approx(end, abs=1e-9)
+
+
+@pytest.mark.parametrize("beta", [1.0, 5.0, 10.0, 40.0])
+@pytest.mark.parametrize("n", [2, 16, 200])
+def test_closed_forms_lie_in_the_simulated_intervals(beta: float, n: int) -> None:
+    seen = attention.sample_projections(20_000, n, 1e-10, 0.5, seed=n)
+    one, (first, second) = attention.attend_one_head(seen, beta), attention.attend_two_heads(seen, beta)
+    wide = 2.0  # two half-widths: many intervals are looked at
+    for estimate, closed in (
+        (attention.estimate_total_variance(one), attention.single_head_variance(beta, n)),
+        (attention.estimate_total_variance(first), attention.first_head_limit(beta, n).variance() * n / (n - 1)),
+        (attention.estimate_share((one[:, :2] > 0.99).any(axis=1)), attention.takeover_probability(beta, n)),
+        (attention.estimate_share(first[:, 0] < 0.5), attention.first_head_limit(beta, n).below(0.5)),
+    ):
+        assert abs(estimate.value - closed) <= wide * (estimate.high - estimate.low) / 2 + 1e-9
+    assert attention.estimate_total_variance(second).value < 1e-6
+    half = attention.estimate_total_variance((first + second) / 2).value
+    assert half == pytest.approx(attention.estimate_total_variance(first).value / 4, rel=1e-2)
+
+
+def test_a_hundred_thousand_samples_take_under_two_seconds() -> None:
+    start = time.process_time()
+    seen = attention.sample_projections(100_000, 16, 1e-6, 0.5)
+    attention.attend_one_head(seen, 10.0)
+    attention.attend_two_heads(seen, 10.0)
+    assert time.process_time() - start < 2
+
+
+def test_normalised_component_has_the_stated_slope() -> None:
+    for rest in (0.3, 1.0, 4.0):
+        around = attention.normalise_component(np.array([1 - 1e-6, 1, 1 + 1e-6]), rest)
+        assert around[1] == pytest.approx(1, abs=1e-12)
+        assert (around[2] - around[0]) / 2e-6 == pytest.approx(rest**2 / (1 + rest**2), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: attention.average_two(math.nan, 5),
+        lambda: attention.average_two(math.inf, 5),
+        lambda: attention.attend_one_head(np.zeros((2, 3, 2)), math.inf),
+        lambda: attention.query_for_average(np.eye(3), 1, 1, 2.0),
+        lambda: attention.query_for_average(np.eye(3), 0, 3, 2.0),
+        lambda: attention.orthonormal_vectors(5, 4),
+        lambda: attention.orthonormal_vectors(4, 4, centred=True),
+        lambda: attention.beta_for_error(0.9, 100),
+        lambda: attention.beta_for_error(-0.1, 100),
+        lambda: attention.gap_for_weight(1.0, 10),
+        lambda: attention.measure_copy(np.array([math.nan]), 4),
+        lambda: attention.measure_copy(np.array([1.0]), 1),
+        lambda: attention.sample_projections(10, 4, -1.0, 0.5),
+        lambda: attention.sample_projections(0, 4, 0.1, 0.5),
+        lambda: attention.sample_projections(10, 4, 0.1, 0.5, d=4, normalise=True),
+    ],
+)
+def test_bad_input_is_refused_in_one_message(call: Callable[[], object]) -> None:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert caught.value.code == USAGE
+    assert caught.value.what
+    assert caught.value.why
+    assert caught.value.fix
