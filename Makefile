@@ -37,7 +37,7 @@ bench: .venv/.test  ## side-by-side timings, appended to results/bench.jsonl
 	$(BIN)/python -m bench
 
 answers: install  ## figures and PDF of answers/
-	$(BIN)/python -m hectogpt.explore.answers
+	$(BIN)/python -m tools.answers
 
 clean:
 	rm -rf .venv build *.egg-info

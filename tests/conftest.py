@@ -85,9 +85,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def find_browser() -> str | None:
     """The Chromium that the package itself would print with."""
-    from hectogpt.explore.answers import BROWSERS  # not above: run-time type checks come with pytest_configure
+    from tools.answers import find_browser as find  # not above: run-time type checks come with pytest_configure
 
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
+    return find()
 
 
 @pytest.fixture

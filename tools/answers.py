@@ -1,8 +1,11 @@
-"""`python -m hectogpt.explore.answers`: draw the figures, check every quoted number, print one PDF.
+"""The written answers as one PDF: python -m tools.answers (make answers).
 
-Markdown becomes one HTML page with MathML and embedded figures, which a headless Chromium prints. Nothing is fetched.
-A text whose numbers disagree with the code is refused, so an out-of-date PDF cannot be built.
+Draws the figures, checks every quoted number, makes one HTML page of the Markdown texts with MathML and embedded
+figures, and prints it with a headless Chromium. Nothing is fetched. A text whose numbers disagree with the code is
+refused, so an out-of-date PDF cannot be built.
 """
+
+from __future__ import annotations
 
 import argparse
 import base64
@@ -12,85 +15,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from hectogpt.errors import STORAGE, USAGE, UserError
+from tools import ROOT
+from tools.quotes import check_quotes, read_trained
 
-FOLDER = Path(__file__).parents[2] / "answers"
+FOLDER = ROOT / "answers"
+TRAINED = ROOT / "results" / "positions.jsonl"
 ORDER = ("attention.md", "positions.md", "learning.md")
+GENERATED = ("learning.md",)  # by `hectogpt report`, from the records: its numbers carry no names
 IMAGES = {"svg": "svg+xml", "png": "png"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-# A number, optionally "× 10⁻⁵" or " %", then comments that name it: `n:` equal to the digits shown, `n<` at most.
-NUMBER = r"(?P<number>-?(?:\d[\d,]*(?:\.\d+)?(?: × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))(?P<percent> %)?"
-NAME = re.compile(r"<!-- n([:<])([\w.]+) -->")
-QUOTE = re.compile(rf"{NUMBER}(?P<names>(?:{NAME.pattern})+)")
-SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
-
-
-class Quote(NamedTuple):
-    """A number as a text shows it: its value, half a unit of its last digit, and the name of what it quotes."""
-
-    shown: str
-    value: float
-    tolerance: float
-    relation: str
-    name: str
-
-    def agrees(self, numbers: Mapping[str, float]) -> bool:
-        """True when the computed number rounds to the digits shown, or is at most it for a bound."""
-        if self.name not in numbers:
-            return False
-        if self.relation == "<":
-            return numbers[self.name] <= self.value
-        return abs(numbers[self.name] - self.value) <= self.tolerance * (1 + 1e-9)
-
-
-def quotes(text: str) -> Iterator[Quote]:
-    """Every number of a text that carries a name."""
-    for match in QUOTE.finditer(text):
-        shown = match["number"].replace(",", "").translate(SUPERSCRIPTS)
-        if " × 10" in shown:
-            digits, exponent = shown.split(" × 10")
-        else:
-            digits, exponent = ("1", shown[2:]) if match["number"][-1] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else (shown, "0")
-        scale = 10.0 ** int(exponent) * (0.01 if match["percent"] else 1)
-        decimals = len(digits.partition(".")[2])
-        for relation, name in NAME.findall(match["names"]):
-            yield Quote(match[0], float(digits) * scale, 0.5 * 10.0**-decimals * scale, relation, name)
-
-
-def unnamed(text: str) -> list[str]:
-    """Decimals, percentages and powers of ten that carry no name and are not among the text's given values.
-
-    Given values are inputs, listed in a comment `<!-- given: 0.99 10⁻² -->`. Code, links and images are skipped.
-    """
-    given = set(" ".join(re.findall(r"<!-- given: (.*?) -->", text)).split())
-    rest = QUOTE.sub(" ", re.sub(r"<!-- given:.*?-->", " ", text))
-    rest = re.sub(r"```.*?```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)", " ", rest, flags=re.DOTALL)
-    found = re.findall(r"\d+\.\d+|\d+ ?%|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+|\d+e-?\d+|10\^\{[-\d]+\}", rest)
-    return [number for number in found if number.replace(" ", "") not in given]
-
-
-def check(paths: list[Path], numbers: Mapping[str, float]) -> None:
-    """Raise UserError naming every number that the code does not give."""
-    wrong = []
-    for path in paths:
-        text = path.read_text()
-        for quote in quotes(text):
-            if not quote.agrees(numbers):
-                wrong.append(f"{path.name}: {quote.shown} is {numbers.get(quote.name, 'unknown')}")
-        wrong += [f"{path.name}: {number} has no name" for number in unnamed(text)]
-    if wrong:
-        raise UserError(
-            f"{len(wrong)} numbers of the answers disagree with the code",
-            why="; ".join(wrong[:20]),
-            fix="correct the text, or the code",
-            code=USAGE,
-        )
-
 
 STYLE = """
 @page { size: A4; margin: 18mm 17mm 20mm;
@@ -103,16 +39,21 @@ h2 { font-size: 14.5pt; margin: 18pt 0 5pt; }
 h3 { font-size: 12pt; margin: 12pt 0 4pt; }
 article + article { break-before: page; }
 p { margin: 6pt 0; orphans: 3; widows: 3; } li { margin: 3pt 0; }
-img { width: 100%; break-inside: avoid; margin: 4pt 0; }
+p:has(> img) { break-inside: avoid; break-before: avoid; text-align: center; }
+p:has(> img) + p:has(> img) { break-before: auto; }
+section { break-inside: avoid; }
+img { width: 88%; margin: 2pt 0; }
+section img { width: 86%; }
 table { border-collapse: collapse; margin: 8pt auto; font-size: 9pt; line-height: 1.25; break-inside: avoid; }
 th, td { padding: 2.5pt 6pt; text-align: right; border-bottom: 0.5pt solid #bbb; vertical-align: bottom; }
 th { border-bottom: 1pt solid #333; font-weight: bold; } th:first-child, td:first-child { text-align: left; }
 a { color: #0b4f8a; text-decoration: none; } code { font: 9pt "Liberation Mono", monospace; }
 div.math { margin: 7pt 0; text-align: center; break-inside: avoid; }
+.number { white-space: nowrap; }
 """
 
 
-def page(paths: list[Path]) -> str:
+def make_page(paths: list[Path]) -> str:
     """One HTML document of the texts: formulas as MathML, figures as data, nothing left to fetch."""
     try:
         from latex2mathml.converter import convert
@@ -127,13 +68,13 @@ def page(paths: list[Path]) -> str:
         ) from None
 
     def formula(latex: str, options: dict[str, bool]) -> str:
-        return _mended(convert(latex.strip(), display="block" if options["display_mode"] else "inline"))
+        return _mend(convert(latex.strip(), display="block" if options["display_mode"] else "inline"))
 
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     dollarmath_plugin(parser, renderer=formula)
     articles = []
     for path in paths:
-        body = parser.render(path.read_text())
+        body = _keep_sections(_keep_numbers(parser.render(path.read_text(encoding="utf-8"))))
         for image, kind in set(re.findall(r'src="([^":]+\.(svg|png))"', body)):
             data = base64.b64encode((path.parent / image).read_bytes()).decode()
             body = body.replace(f'src="{image}"', f'src="data:image/{IMAGES[kind]};base64,{data}"')
@@ -143,8 +84,31 @@ def page(paths: list[Path]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(articles)}</body></html>'
 
 
-def _mended(mathml: str) -> str:
-    """Three things Chromium needs said: bars do not stretch, names of functions have space, a bold 1 is a character."""
+# "p 4e-08", "-0.02", "2.8 × 10⁻⁶", "7 %", "[+0.24, +0.29]", "4.13 ± 0.02": browsers break lines inside of them.
+_FIGURE = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?: × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?(?: %)?"
+_UNBREAKABLE = re.compile(rf"(?:\bp )?{_FIGURE}(?: ± {_FIGURE})?|\[{_FIGURE}, {_FIGURE}\]")
+_ATOMS = re.compile(r"(<math.*?</math>|<code.*?</code>|<!--.*?-->|<[^>]*>)", re.DOTALL)
+
+
+def _keep_numbers(html: str) -> str:
+    """Let no line break fall into a number."""
+
+    def mark(match: re.Match[str]) -> str:
+        return match[0] if match[0].isdigit() else f'<span class="number">{match[0]}</span>'
+
+    pieces = _ATOMS.split(html)  # every second one is a tag, a comment, a formula or code
+    return "".join(piece if i % 2 else _UNBREAKABLE.sub(mark, piece) for i, piece in enumerate(pieces))
+
+
+def _keep_sections(html: str) -> str:
+    """Keep a short section with a picture, such as that of a rung, on one page."""
+    pieces = re.split(r"(?=<h[123]>)", html)
+    short = [p.startswith("<h3>") and p.count("<img") == 1 and len(re.sub("<[^>]*>", "", p)) < 2000 for p in pieces]
+    return "".join(f"<section>{p}</section>" if keep else p for p, keep in zip(pieces, short, strict=True))
+
+
+def _mend(mathml: str) -> str:
+    """Three things Chromium must be told: bars do not stretch, names of functions have space, a bold 1 is a letter."""
     mathml = re.sub(r"<mo>(&#x02016;|&#x0007C;)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml)
     mathml = re.sub(
         r"<mi>(ln|sin|cos|tanh)</mi>(?!<mo[^>]*>(?:\(|&#x00028;))",
@@ -154,9 +118,14 @@ def _mended(mathml: str) -> str:
     return mathml.replace('<mn mathvariant="bold">1</mn>', "<mn>&#x1D7CF;</mn>")
 
 
+def find_browser() -> str | None:
+    """The path of the Chromium that prints; None if there is none on the PATH."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def print_pdf(html: str, target: Path) -> None:
-    """Print a page with headless Chromium; equal pages give equal files."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    """Print a page with headless Chromium; equal pages give equal files. Raises UserError (STORAGE)."""
+    browser = find_browser()
     if browser is None:
         raise UserError(
             f"{target} not made: no Chromium found",
@@ -167,7 +136,7 @@ def print_pdf(html: str, target: Path) -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         source, printed = Path(folder) / "answers.html", Path(folder) / "answers.pdf"
-        source.write_text(html)
+        source.write_text(html, encoding="utf-8")
         flags = ["--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={folder}/profile"]
         if os.geteuid() == 0:  # Chromium's sandbox does not run as root
             flags.append("--no-sandbox")
@@ -179,10 +148,10 @@ def print_pdf(html: str, target: Path) -> None:
             why = "it ran for more than two minutes"
         if not printed.exists():
             raise UserError(f"{target} not made: {browser} failed", why=why, fix="run it by hand", code=STORAGE)
-        target.write_bytes(_settled(printed.read_bytes()))
+        target.write_bytes(_without_chance(printed.read_bytes()))
 
 
-def _settled(pdf: bytes) -> bytes:
+def _without_chance(pdf: bytes) -> bytes:
     """Blank the dates and renumber the tags, which start anywhere; lengths stay, so offsets stay true."""
     pdf = re.sub(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}", rb"\g<1>20000101000000", pdf)
     tag = re.compile(rb"node\d{8}")
@@ -191,7 +160,8 @@ def _settled(pdf: bytes) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hectogpt.explore.answers", description=__doc__)
+    """Make the PDF. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.answers", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the Markdown texts are")
     parser.add_argument("--no-pdf", action="store_true", help="only draw the figures and check the numbers")
     options = parser.parse_args(arguments)
@@ -204,9 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"{options.folder}: no answers", why=f"expected {', '.join(ORDER)}", fix="--folder PATH")
         for figure in draw(options.folder / "figures"):
             print(figure)
-        check([path for path in paths if path.name != "learning.md"], numbers())
+        check_quotes([path for path in paths if path.name not in GENERATED], numbers() | read_trained(TRAINED))
         if not options.no_pdf:
-            print_pdf(page(paths), options.folder / "answers.pdf")
+            print_pdf(make_page(paths), options.folder / "answers.pdf")
             print(options.folder / "answers.pdf")
     except UserError as error:
         print(error, file=sys.stderr)

@@ -1,0 +1,108 @@
+"""The numbers in the texts of answers/: which are quoted from the code, and whether they agree with it.
+
+A number carries the names of what it quotes in comments behind it: `n:NAME` is equal to the digits shown, `n<NAME` at
+most the number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hectogpt.errors import USAGE, UserError
+from hectogpt.lab.record import read_records
+
+# A number may be followed by "× 10⁻⁵" or " %"; a power of ten may stand alone.
+NUMBER = r"(?P<number>-?(?:\d[\d,]*(?:\.\d+)?(?: × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))(?P<percent> %)?"
+NAME = re.compile(r"<!-- n([:<])([\w.]+) -->")
+QUOTE = re.compile(rf"{NUMBER}(?P<names>(?:{NAME.pattern})+)")
+SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+
+
+class Quote(NamedTuple):
+    """A number as a text shows it: its value, half a unit of its last digit, and the name of what it quotes."""
+
+    shown: str
+    value: float
+    tolerance: float
+    relation: str
+    name: str
+
+    def agrees(self, numbers: Mapping[str, float]) -> bool:
+        """Whether the computed number rounds to the digits shown, or is at most it for a bound."""
+        if self.name not in numbers:
+            return False
+        if self.relation == "<":
+            return numbers[self.name] <= self.value
+        return abs(numbers[self.name] - self.value) <= self.tolerance * (1 + 1e-9)
+
+
+def find_quotes(text: str) -> Iterator[Quote]:
+    """Every number of a text that carries a name."""
+    for match in QUOTE.finditer(text):
+        shown = match["number"].replace(",", "").translate(SUPERSCRIPTS)
+        if " × 10" in shown:
+            digits, exponent = shown.split(" × 10")
+        else:
+            digits, exponent = ("1", shown[2:]) if match["number"][-1] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else (shown, "0")
+        scale = 10.0 ** int(exponent) * (0.01 if match["percent"] else 1)
+        decimals = len(digits.partition(".")[2])
+        for relation, name in NAME.findall(match["names"]):
+            yield Quote(match[0], float(digits) * scale, 0.5 * 10.0**-decimals * scale, relation, name)
+
+
+def find_unnamed(text: str) -> list[str]:
+    """Decimals, percentages and powers of ten that carry no name and are not among the text's given values.
+
+    Given values are inputs, listed in a comment `<!-- given: 0.99 10⁻² -->`. Code, links and images are skipped.
+    """
+    given = set(" ".join(re.findall(r"<!-- given: (.*?) -->", text)).split())
+    rest = QUOTE.sub(" ", re.sub(r"<!-- given:.*?-->", " ", text))
+    rest = re.sub(r"```.*?```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)", " ", rest, flags=re.DOTALL)
+    found = re.findall(r"\d+\.\d+|\d+ ?%|10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+|\d+e-?\d+|10\^\{[-\d]+\}", rest)
+    return [number for number in found if number.replace(" ", "") not in given]
+
+
+def check_quotes(paths: Iterable[Path], numbers: Mapping[str, float]) -> None:
+    """Raise UserError (USAGE) that names every number of the texts that is not among `numbers`, by name."""
+    wrong = []
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        for quote in find_quotes(text):
+            if not quote.agrees(numbers):
+                wrong.append(f"{path.name}: {quote.shown} is {numbers.get(quote.name, 'unknown')}")
+        wrong += [f"{path.name}: {number} has no name" for number in find_unnamed(text)]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} numbers of the answers disagree with the code",
+            why="; ".join(wrong[:20]),
+            fix="correct the text, or the code",
+            code=USAGE,
+        )
+
+
+def read_trained(records: Path) -> dict[str, float]:
+    """Held-out losses of the short training runs with four kinds of positions, and how far three of them are above
+    those of the model without any, seed by seed.
+
+    records: made by `hectogpt compare` (answers/positions.md says how), too long to repeat here. Raises UserError
+    (DATA) for a damaged file.
+    """
+    rows = read_records(records)
+    losses: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.dev_loss is not None:
+            losses.setdefault(row.recipe.removesuffix("_positions"), {})[row.seed] = row.dev_loss
+    unigram = [row.ngram_unigram for row in rows if row.ngram_unigram is not None]
+    none = losses["no"]
+    found = {"trained.seeds": float(len(none)), "trained.unigram": float(np.mean(unigram))}
+    for kind, by_seed in losses.items():
+        over = [loss - none[seed] for seed, loss in by_seed.items() if seed in none]
+        found[f"trained.{kind}"] = float(np.mean(list(by_seed.values())))
+        found[f"trained.{kind}_over"] = float(np.mean(over))
+        found[f"trained.{kind}_least"], found[f"trained.{kind}_most"] = min(over), max(over)
+    return found
