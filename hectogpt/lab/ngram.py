@@ -112,20 +112,40 @@ def ngram_losses(train_tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> 
     Contexts come from the held-out stream. The second token has only one token before it, so the bigram scores it in
     place of the trigram. Raises UserError (DATA) for fewer than two held-out tokens or ids outside the vocabulary.
     """
+    stream = _checked(held_out, vocab)
+    model = KneserNey(train_tokens, vocab)
+    return NgramLosses(
+        uniform=math.log(vocab),
+        unigram=_cross_entropy(model.unigram(stream[1:])),
+        kn2=_cross_entropy(model.bigram(stream[:-1], stream[1:])),
+        kn3=_cross_entropy(_trigram_probabilities(model, stream)),
+    )
+
+
+def loss_standard_error(train_tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> float:
+    """Standard error of the trigram's loss on `held_out` as an estimate of its loss on more text of the same kind.
+
+    The tokens' losses are taken to be independent. A network of similar loss has a similar standard error. The
+    arguments and errors are those of `ngram_losses`.
+    """
+    stream = _checked(held_out, vocab)
+    losses = -np.log(_trigram_probabilities(KneserNey(train_tokens, vocab), stream))
+    return float(losses.std() / math.sqrt(len(losses)))
+
+
+def _checked(held_out: np.ndarray, vocab: int) -> np.ndarray:
     stream = np.asarray(held_out).astype(np.int64)
     if len(stream) < 2:
         raise UserError(f"{len(stream)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
     if not (stream.min() >= 0 and stream.max() < vocab):
         raise UserError(f"held-out token id {stream.max()} with a vocabulary of {vocab}", code=errors.DATA)
-    model = KneserNey(train_tokens, vocab)
-    two = model.bigram(stream[:-1], stream[1:])
-    three = np.concatenate([two[:1], model.trigram(stream[:-2], stream[1:-1], stream[2:])])
-    return NgramLosses(
-        uniform=math.log(vocab),
-        unigram=_cross_entropy(model.unigram(stream[1:])),
-        kn2=_cross_entropy(two),
-        kn3=_cross_entropy(three),
-    )
+    return stream
+
+
+def _trigram_probabilities(model: KneserNey, stream: np.ndarray) -> np.ndarray:
+    """Of every token after the first; of the second token the bigram's."""
+    second = model.bigram(stream[:1], stream[1:2])
+    return np.concatenate([second, model.trigram(stream[:-2], stream[1:-1], stream[2:])])
 
 
 def _cross_entropy(probabilities: np.ndarray) -> float:

@@ -159,10 +159,24 @@ def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
-_NEEDED: dict[str, type] = {"corpus": str, "track": str, "recipe": str, "seed": int, "run": dict}
-_OBJECTS = ("corpus_sha256", "overrides")
-_LISTS = ("rules_broken", "losses", "grad_norms")
-_NUMBERS = ("params", "seconds", "peak_mb", "train_loss_last", "train_loss_last10", "dev_loss", "dev_bpb", "test_loss")
+# What JSON may hold for a field, by the field's annotation.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "Status": (str,),
+    "str | None": (str, type(None)),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+    "bool | None": (bool, type(None)),
+    "dict[str, Any]": (dict,),
+    "dict[str, str]": (dict,),
+    "dict[str, Any] | None": (dict, type(None)),
+    "list[str]": (list,),
+    "list[float]": (list,),
+}
+_FIELDS = {f.name: str(f.type) for f in dataclasses.fields(Record)}
+_NEEDED = ("corpus", "track", "recipe", "seed", "run")
 _SCORES = ("train_loss_last", "train_loss_last10", "dev_loss", "dev_bpb", "test_loss", "test_bpb")
 
 
@@ -191,7 +205,7 @@ def _read(path: Path, number: int, line: bytes) -> Record:
         raise _damaged(path, number, "a record is a JSON object")
     row = {Record.OLD_FIELDS.get(name, name): value for name, value in row.items()}
     for name, value in row.items():
-        if not _fits(name, value):
+        if name in _FIELDS and not isinstance(value, _KINDS[_FIELDS[name]]):
             raise _damaged(path, number, f"field {name!r} is {value!r}")
     absent = [name for name in _NEEDED if name not in row]
     if row.get("status", "ok") != "failed" and row.get("dev_loss") is None:
@@ -199,16 +213,6 @@ def _read(path: Path, number: int, line: bytes) -> Record:
     if absent:
         raise _damaged(path, number, f"it has no field {absent[0]!r}")
     return _current(row)
-
-
-def _fits(name: str, value: Any) -> bool:
-    if name in _NEEDED:
-        return isinstance(value, _NEEDED[name])
-    if name in _OBJECTS:
-        return isinstance(value, dict)
-    if name in _LISTS:
-        return isinstance(value, list)
-    return name not in _NUMBERS or value is None or isinstance(value, (int, float))
 
 
 def _current(row: dict[str, Any]) -> Record:
@@ -226,8 +230,10 @@ def _current(row: dict[str, Any]) -> Record:
     }
     if row.get("status") == "failed":  # older versions wrote the loss of a uniform guess
         row |= dict.fromkeys(_SCORES)
-    known = {f.name for f in dataclasses.fields(Record)}
-    return Record(**{name: value for name, value in row.items() if name in known})
+    for name, value in row.items():
+        if _FIELDS.get(name) == "float | None" and value is not None:
+            row[name] = float(value)
+    return Record(**{name: value for name, value in row.items() if name in _FIELDS})
 
 
 def _damaged(path: Path, number: int, why: str) -> UserError:
@@ -236,9 +242,9 @@ def _damaged(path: Path, number: int, why: str) -> UserError:
 
 def append_record(path: Path, record: Record) -> None:
     """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE)."""
-    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    row = {name: getattr(record, name) for name in _FIELDS}
     try:
-        append_line(path, json.dumps(fields, allow_nan=False))
+        append_line(path, json.dumps(row, allow_nan=False))
     except OSError as error:
         raise UserError(
             f"cannot write to {path}",

@@ -25,7 +25,7 @@ class Track:
     steps: int
     tokens: int | None
     parameters: int | None
-    seconds: float | None
+    seconds: int | None
     cores: int | None
     allows_counts: bool
     allows_gpu: bool
@@ -74,7 +74,7 @@ def broken_rules(
     if run.init_from_counts is not None and not track.allows_counts:
         broken.append("a start from counts of the training text")
     if track.seconds is not None and (seconds or 0) > track.seconds:
-        broken.append(f"{seconds:.0f} s, at most {track.seconds:.0f}")
+        broken.append(f"{seconds:.0f} s, at most {track.seconds}")
     machine = machine or {}
     if machine.get("kind", "cpu") == "cuda" and not track.allows_gpu:
         broken.append("trained on a GPU")
