@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,10 @@ KEPT_AT_HOME = {
 # One thread: sums come out in one order, and tests that run side by side do not fight over cores.
 torch.set_num_threads(1)
 
+# No limit of Hypothesis's on an example's time (200 ms): on a busy machine it fails tests whose answers are right.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow: minutes rather than seconds")
@@ -57,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
         home = Path(tempfile.mkdtemp(prefix="hectogpt-tests-"))
         config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
         os.environ.update({name: str(home / folder) for name, folder in KEPT_AT_HOME.items()})
+    # tools/ and bench/ are not installed; pytest may have been started anywhere, or as a program of its own.
+    sys.path.insert(0, str(CHECKOUT))
     # The textbook is three flat files, imported by their bare names, as its graders do. Its shapes are checked too.
     sys.path.insert(0, str(config.getoption("--reference").resolve()))
     install_import_hook(["model_solution", "utils", "train"], "beartype.beartype")
