@@ -15,7 +15,8 @@ from hectogpt.explore.pages.chart import Panel
 from hectogpt.explore.pages.drawing import Box, Drawing, Real, Role, Text
 from hectogpt.explore.pages.view import Charts, Note, Quantities, Quantity, View
 
-TOKENS, WIDTH = 12, 16  # of the permuted block
+TOKENS, DIMENSIONS = 12, 16  # of the permuted block
+WIDTH, HEIGHT = 330, 285  # of a chart: three stand side by side
 SENTENCES = ("the dog bit the man", "the man bit the dog")
 
 
@@ -33,7 +34,7 @@ class Order:
 @functools.cache
 def measure_block(causal: bool, positions_added: bool) -> float:
     """max |Z(PX) - P Z(X)| of the question's block."""
-    return positions.equivariance_gap(TOKENS, WIDTH, causal=causal, positions=positions_added)
+    return positions.equivariance_gap(TOKENS, DIMENSIONS, causal=causal, positions=positions_added)
 
 
 @functools.cache
@@ -89,7 +90,16 @@ def _draw_gaps(settings: Order) -> Drawing:
     alt = "Change by permuting. " + "; ".join(f"{n}: {gap:.2g}" for n, (_, _, gap) in zip(names, rows, strict=True))
     marks = [(float(e), f"1e{e}") for e in (-16, -12, -8, -4, 0)]
     panel = Panel(
-        "Change by permuting the tokens", f"{alt}.", (-17, 2), (0, 4), x="max |Z(PX) − P Z(X)|", xticks=marks, yticks=()
+        "Change by permuting the tokens",
+        f"{alt}.",
+        (-17, 2),
+        (0, 4),
+        x="max |Z(PX) − P Z(X)|",
+        width=WIDTH,
+        height=HEIGHT,
+        left=12,
+        xticks=marks,
+        yticks=(),
     )
     for i, (causal, added, gap) in enumerate(rows):
         x, y = panel.to_sheet(-17, 3.5 - i)
@@ -106,7 +116,8 @@ def _draw_sinusoids(T: int, d: int) -> Drawing:
         f"The first pair turns once in 6.3 positions, the last in {2 * math.pi / positions.frequencies(d)[-1]:,.0f}."
     )
     marks: list[tuple[Real, str]] = [(float(row), str(row)) for row in range(0, d + 1, max(1, d // 4))]
-    panel = Panel(f"Φ, T = {T}, d = {d}", alt, (0, T), (d, 0), x="position t", y="dimension", yticks=marks)
+    title, limits = f"Φ, T = {T}, d = {d}", ((0, T), (d, 0))
+    panel = Panel(title, alt, *limits, x="position t", y="dimension", width=WIDTH, height=HEIGHT, yticks=marks)
     panel.image(positions.sinusoids(T, d).T)
     return panel.drawing
 
@@ -122,7 +133,8 @@ def _draw_similarity(settings: Order) -> Drawing:
         f"{here:.3f} at distance {distance}. Dashed: the limit of many dimensions."
     )
     low = min(-0.5, math.floor(5 * float(relative.min())) / 5)
-    panel = Panel("Dot product by distance", alt, (0, far), (low, 1), x="distance t − s", y="Φ(s)·Φ(t) / (d/2)")
+    x, y = "distance t − s", "Φ(s)·Φ(t) / (d/2)"
+    panel = Panel("Dot product by distance", alt, (0, far), (low, 1), x=x, y=y, width=WIDTH, height=HEIGHT)
     panel.line(apart, relative, "blue")
     panel.line(apart[1:], positions.similarity_limit(apart[1:].astype(float)), "muted", dashed=True)
     panel.dots([(distance, here)], "orange", 6)

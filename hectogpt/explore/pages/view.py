@@ -101,8 +101,9 @@ STYLE = """
 .hecto-view figure svg{display:block;width:100%;max-width:var(--w);min-width:calc(.8*var(--w))}
 .hecto-view>figure{flex:0 1 auto;max-width:100%;width:min(100%,var(--w));overflow-x:auto}
 .hecto-view>.charts{flex:0 0 100%;display:grid;grid-template-columns:minmax(0,1fr);gap:1.1rem 1.2rem}
-.hecto-view>.charts svg{max-width:calc(1.35*var(--w));min-width:0}
+.hecto-view>.charts svg{max-width:calc(1.3*var(--w));min-width:0}
 @container(min-width:34rem){.hecto-view>.charts{grid-template-columns:repeat(2,minmax(0,1fr))}}
+@container(min-width:55rem){.hecto-view>.charts.of-3{grid-template-columns:repeat(3,minmax(0,1fr))}}
 @container(min-width:60rem){.hecto-view>.charts{grid-template-columns:repeat(var(--n),minmax(0,1fr))}}
 .hecto-view>p{flex:0 0 100%;box-sizing:border-box;margin:0;padding-right:max(0px,100% - 46rem)}
 .hecto-view>h2{flex:1 0 100%;margin:0;font-size:1.3rem}
@@ -113,6 +114,7 @@ STYLE = """
   border-bottom:1px solid var(--grid); overflow-wrap:anywhere;}
 .hecto-view td{text-align:right;white-space:nowrap}
 .hecto-view thead th{color:var(--muted)}
+.hecto-view thead th+th{text-align:right}
 .hecto-view .strip{flex:1 0 100%;min-width:0}
 .hecto-view .strip p{font-weight:600;margin:0 0 .3rem}
 .hecto-view ol{
@@ -143,8 +145,8 @@ def _block_html(block: Block) -> str:
         case Drawing():
             return f'<figure style="--w:{block.width:.0f}px">{drawing.to_svg(block)}</figure>'
         case Charts():
-            figures = "".join(_block_html(chart) for chart in block.drawings)
-            return f'<div class="charts" style="--n:{len(block.drawings)}">{figures}</div>'
+            n, figures = len(block.drawings), "".join(_block_html(chart) for chart in block.drawings)
+            return f'<div class="charts of-{n}" style="--n:{n}">{figures}</div>'
         case Quantities():
             rows = "".join(
                 f'<tr><th scope="row">{escape(row.label)}</th>'
