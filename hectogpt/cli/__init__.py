@@ -1,36 +1,44 @@
-"""The one door: finds the command, runs it, and turns what goes wrong into one message and an exit code.
+"""The command line: finds the command, runs it, and turns errors into one message and an exit code.
 
-A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro.
+A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro. Each
+module has `main(argv)`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
+import re
 import sys
+from types import ModuleType
 
 from hectogpt import __version__, errors
+from hectogpt.cli.console import Stopped, printable
 from hectogpt.errors import UserError
 
-# command: (module, function, what it does)
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "train": ("hectogpt.cli.train", "main", "train a recipe for its hundred steps; writes runs/NAME"),
-    "generate": ("hectogpt.cli.generate", "main", "continue a prompt with a trained or imported model"),
-    "compare": ("hectogpt.cli.lab", "compare", "run recipes over paired seeds and test the differences"),
-    "report": ("hectogpt.cli.lab", "report", "draw the ladder's tables, pictures and page from its records"),
-    "explore": ("hectogpt.cli.explore", "main", "attention and positions, in numbers and on interactive pages"),
-    "data": ("hectogpt.cli.data", "main", "build, verify or repair a corpus of tokens"),
-    "bench": ("hectogpt.cli.bench", "main", "show the recorded side-by-side timings"),
+# command: (module, what it does)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("hectogpt.cli.train", "train a recipe for its hundred steps; writes runs/NAME"),
+    "generate": ("hectogpt.cli.generate", "continue a prompt with a trained or imported model"),
+    "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
+    "report": ("hectogpt.cli.report", "draw the ladder's tables, pictures and page from its records"),
+    "explore": ("hectogpt.cli.explore", "attention and positions, in numbers and on interactive pages"),
+    "data": ("hectogpt.cli.data", "build, verify or repair a corpus of tokens"),
+    "bench": ("hectogpt.cli.bench", "show the recorded side-by-side timings"),
 }
 
 EXIT_CODES = """Exit codes: 0 done, 2 usage, 3 data, 4 unusable checkpoint or model, 5 exactness impossible, 6 diverged,
 7 storage, 8 memory, 9 folder locked, 130 interrupted (Ctrl-C), 143 terminated."""
 
+# "set FIELD to VALUE" in an error's fix, as the layers below the command line write it.
+SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")
+
 
 def usage() -> str:
     """The text of `hectogpt --help`."""
     lines = ["usage: hectogpt COMMAND [options]        hectogpt COMMAND --help tells the options", ""]
-    lines += [f"  {name:<10}{what}" for name, (_, _, what) in COMMANDS.items()]
+    lines += [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
     lines += ["", "  --version   print the version", "  --debug     show the traceback of an error", ""]
     lines += ["Start with:  hectogpt train", "", EXIT_CODES]
     return "\n".join(lines)
@@ -41,31 +49,34 @@ def main(argv: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    # Threads that wait for each other by spinning slow down everything else on a busy machine, and with it themselves:
+    # beside five busy processes a step took 6 s spinning and 3 s not. libgomp reads this once, when torch loads it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:
+        _run(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        if debug:
+            raise
+        print(printable(str(error)), file=sys.stderr)
+        raise SystemExit(error.code) from None
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Stopped) and stop.code == errors.TERMINATED
+        print("terminated" if terminated else "interrupted", file=sys.stderr)
+        raise SystemExit(errors.TERMINATED if terminated else errors.INTERRUPTED) from None
+    except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         raise SystemExit(0 if arguments else errors.USAGE)
     if arguments[0] in ("-V", "--version"):
         print(f"hectogpt {__version__}")
         return
-    # Threads that wait for each other by spinning stall one another on a machine that does other work too: with five
-    # busy processes beside it a step took 6 s spinning and 3 s not. libgomp reads this once, when torch loads it.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    try:
-        _run(arguments[0], arguments[1:])
-    except UserError as error:
-        if debug:
-            raise
-        print(error, file=sys.stderr)
-        raise SystemExit(error.code) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(errors.INTERRUPTED) from None
-    except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-
-
-def _run(command: str, arguments: list[str]) -> None:
+    command = arguments[0]
     if command not in COMMANDS:
         import difflib
 
@@ -75,5 +86,41 @@ def _run(command: str, arguments: list[str]) -> None:
             why=f"commands: {', '.join(COMMANDS)}",
             fix=f"did you mean `hectogpt {near[0]}`?" if near else "hectogpt --help",
         )
-    module, function, _ = COMMANDS[command]
-    getattr(importlib.import_module(module), function)(arguments)
+    module = importlib.import_module(COMMANDS[command][0])
+    try:
+        module.main(arguments[1:])
+    except UserError as error:
+        error.fix = name_options(error.fix, module)
+        raise
+
+
+def name_options(fix: str, module: ModuleType) -> str:
+    """The fix of an error with fields as the command's options: "set data.seq_len to 64" as "--data.seq-len 64".
+
+    A field that is no option of the command stays as it is.
+    """
+
+    def option(match: re.Match[str]) -> str:
+        field, value = match.groups()
+        if not has_option(module, field):
+            return match[0]
+        section, _, name = field.replace("_", "-").rpartition(".")
+        prefix = f"--{section}." if section else "--"
+        if value == "False":
+            return f"{prefix}no-{name}"
+        if value in (None, "True"):
+            return prefix + name
+        return f"{prefix}{name} with {value}" if value in ("a", "an", "another", "the") else f"{prefix}{name} {value}"
+
+    changed = SETTING.sub(option, fix)
+    return changed if changed == fix else changed.replace(", or to ", ", or ")
+
+
+def has_option(module: ModuleType, field: str) -> bool:
+    """Whether an option of the command sets this field: what the module's `has_option` says, else whether one of its
+    argument classes has it, and not as a positional argument."""
+    if hasattr(module, "has_option"):
+        return bool(module.has_option(field))
+    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    named = {f.name: str(f.type) for c in classes if dataclasses.is_dataclass(c) for f in dataclasses.fields(c)}
+    return "Positional" not in named.get(field, "Positional")

@@ -7,31 +7,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-from rich.console import Console
-from rich.table import Table
-
 from hectogpt import errors
+from hectogpt.cli.console import output_console, printable
 from hectogpt.errors import UserError
+
+RECORDS = Path("results/bench.jsonl")
 
 
 @dataclass(frozen=True)
 class BenchArguments:
     """Draw the newest timing of every question from its records; `make bench` in a checkout makes new ones."""
 
-    records: Path = Path("results/bench.jsonl")
+    records: Path = RECORDS
+    """The timings, a line each."""
     json: bool = False
     """Print the newest records as JSON lines."""
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
+    import tyro
+    from rich.table import Table
+
     arguments = tyro.cli(BenchArguments, args=argv, prog="hectogpt bench")
+    if arguments.records == RECORDS and not RECORDS.exists():
+        raise UserError(
+            f"no {RECORDS} here",
+            why="the timings are part of a checkout of the repository, not of the installed package",
+            fix="run it in a checkout, or name a file with --records FILE",
+            code=errors.DATA,
+        )
     newest = read(arguments.records)
     if arguments.json:
         print("\n".join(json.dumps(record) for record in newest))
         return
-    console = Console()
+    console = output_console()
     for record in newest:
         where = f"{record['machine']}, {record['threads']} threads, {record['date'][:10]}, {record['commit']}"
         columns = list(dict.fromkeys(key for row in record["rows"] for key in row))
@@ -44,7 +54,7 @@ def main(argv: list[str]) -> None:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -53,7 +63,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises UserError (data) for a file that is missing, empty or not JSON lines of ours, naming the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise UserError(
             f"cannot read {path}",

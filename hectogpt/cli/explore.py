@@ -166,6 +166,13 @@ def serve(arguments: PagesArguments) -> None:
     It listens on this machine only, and asks for a token that changes with every start, so that neither another user
     nor a web page open in the same browser can reach it.
     """
+    if arguments.model is not None and not (Path(arguments.model) / "config.json").is_file():
+        raise UserError(
+            f"no model in {arguments.model}",
+            why="it has no config.json" if Path(arguments.model).is_dir() else "there is no such folder",
+            fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
+            code=errors.CHECKPOINT,
+        )
     if importlib.util.find_spec("marimo") is None:
         raise UserError(
             "the pages need marimo",

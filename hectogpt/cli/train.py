@@ -1,51 +1,36 @@
-"""`hectogpt train [RECIPE]`: one run, shown while it happens and kept in its folder.
+"""`hectogpt train [RECIPE]`: the options, the help, and the reading of both. train_run.py does the work.
 
-Progress and the live line go to stderr, the final table (or --json) to stdout.
+Imports neither torch nor tyro, so that --help is quick.
 """
 
 from __future__ import annotations
 
-import json
-import signal
-from dataclasses import asdict, dataclass
+import ast
+import shutil
+import textwrap
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
-import tyro
+from hectogpt.cli.console import note
 
-from hectogpt import errors
-from hectogpt.cli.show import Say, final_table, stop_on_signal
-from hectogpt.data import Corpus, open_corpus, tokens_read
-from hectogpt.errors import UserError
-from hectogpt.lab import baselines, recipes
-from hectogpt.lab.anchors import anchors
-from hectogpt.model import Transformer
-from hectogpt.model.folder import save_model
-from hectogpt.model.generate import Sampling, complete
-from hectogpt.train import loop, machine, picture
-from hectogpt.train.folder import RunFolder, choose_folder
-from hectogpt.train.run import Run
-from hectogpt.values import diff, dump
-
+DEFAULT = "top"
 # Overriding these does not make a run another recipe: they choose text, luck and machine.
 UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
 
 
 @dataclass(frozen=True)
-class TrainArguments:
+class TrainOptions:
     """Train a recipe. Every field of the run can be overridden, as in --model.d-model 64 --optim.lr 3e-3."""
 
-    run: Annotated[Run, tyro.conf.arg(name="")]
     out: Path | None = None
     """The run's folder (default: runs/RECIPE, runs/RECIPE-2 ...)."""
-    prompt: str = "The state of our"
-    """What the trained model continues at the end."""
+    prompt: str | None = None
+    """What the trained model continues at the end (default: the beginning of a held-out document)."""
     encoding: str = "utf-8"
     """Encoding of a text corpus."""
     force: bool = False
-    """Accept text that looks binary."""
+    """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
     json: bool = False
     """Print the summary as JSON on stdout."""
     quiet: bool = False
@@ -54,135 +39,140 @@ class TrainArguments:
     """Show the run, its size and its corpus; train nothing."""
 
 
-def parse(argv: list[str]) -> tuple[TrainArguments, Run]:
-    """Split off the recipe's name and read the rest as overrides. Returns the arguments and the unmodified recipe."""
-    named = bool(argv) and not argv[0].startswith("-")
-    base = recipes.recipe(argv[0] if named else recipes.DEFAULT)
-    listing = "\n".join(f"  {name}: {recipes.describe(name)}" for name in recipes.names())
-    arguments = tyro.cli(
-        TrainArguments,
-        args=argv[1:] if named else argv,
-        default=TrainArguments(base),
-        prog="hectogpt train [RECIPE]",
-        description=f"{TrainArguments.__doc__}\n\nRecipes (default {recipes.DEFAULT}):\n{listing}",
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    return arguments, base
+HELP = """\
+usage: hectogpt train [RECIPE] [options]
+
+Trains a recipe (default: top, the ladder's highest rung), scores it on held-out
+text, and keeps its weights, metrics, picture and summary in runs/RECIPE.
+
+Text
+  --corpus NAME      sotu, tinystories, hf:NAME, a text file, a folder, .bin,
+                     .jsonl or FILE.jsonl:COLUMN (default sotu)
+  --encoding NAME    of text files (default utf-8)
+  --force            read a file that looks binary, or a table, as plain text;
+                     leave out files of a folder that cannot be decoded
+Run
+  --steps N          gradient steps (default 100)
+  --seed N           draws the first weights and the order of the data (0)
+Machine
+  --device NAME      auto, cpu, cuda, cuda:1 or mps
+  --dtype NAME       of the blocks: auto, float32, bfloat16 or float64
+  --head-dtype NAME  of the vocabulary head: the same
+  --threads N        0 for one on each physical core (default)
+  --compile          generate code for the blocks; pays for long runs
+Output
+  --out FOLDER       the run's folder (default runs/RECIPE, runs/RECIPE-2 ...)
+  --prompt TEXT      what the trained model continues at the end
+  --json             print the summary as JSON on stdout
+  --quiet            print errors only
+  --dry-run          show the run's size and fields; train nothing
+
+Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
+`hectogpt train RECIPE --dry-run` lists them, --help-all explains them.
+
+Examples
+  hectogpt train
+  hectogpt train baseline --corpus stories.txt --seed 1 --out runs/mine
+  hectogpt train adamw_128 --steps 300 --data.batch-size 32 --quiet --json
+
+Recipes: the ladder from the baseline up, each with what it adds; then others
+"""
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    arguments, base = parse(argv)
-    run = arguments.run
-    modified = bool({field.split(".")[0] for field in diff(base, run)} - UNMARKED)
-    say = Say(quiet=arguments.quiet or arguments.json)
-    machine.check_memory(run.model, torch.device("cpu"))
-    corpus = open_corpus(run.corpus, encoding=arguments.encoding, force=arguments.force)
-    for problem in corpus.problems:
-        say.line(f"note: {problem}")
-    loop.check_corpus(run, corpus)
-    if arguments.dry_run:
-        dry_run(run, corpus, modified)
+    if {"-h", "--help"} & set(argv):
+        print(help_text())
         return
-    folder = choose_folder(arguments.out, run.recipe)
-    chosen = machine.choose(run)
-    model = loop.build_model(run, chosen, corpus)
-    optimizer = run.optim.build(model)
-    head = loop.compile_head(run, model, chosen)
-    label = run.recipe + (" (modified)" if modified else "")
-    facts = chosen.describe()
-    threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
-    say.line(
-        f"{label}: {sum(p.numel() for p in model.parameters()):,} parameters, {run.steps} steps of "
-        f"{run.data.batch_size} x {run.data.window} tokens from {corpus.name}; {facts['device']}, "
-        f"{threads}, {facts['dtype']} blocks, {facts['head_dtype']} head, {head}"
+    options, run, base, name = parse(argv)
+    from hectogpt.cli.train_run import train
+    from hectogpt.serialization import diff
+
+    modified = bool({path.split(".")[0] for path in diff(base, run)} - UNMARKED)
+    train(run, options, modified, name)
+
+
+def parse(argv: list[str]) -> tuple[TrainOptions, Any, Any, str]:
+    """Read a command line. Returns the options, the Run with its overrides, the recipe's own Run, and its name."""
+    import tyro
+
+    from hectogpt.lab import recipes
+    from hectogpt.train.run import Run
+
+    quiet = "--quiet" in argv
+    named = bool(argv) and not argv[0].startswith("-")
+    name, argv = (argv[0], argv[1:]) if named else (DEFAULT, argv)
+    current = recipes.current_recipe(name)
+    if current != name:
+        note(f"note: the recipe {name} is now called {current}", quiet)
+    base = recipes.recipe(current)
+    arguments = make_dataclass(
+        "Arguments",
+        [
+            ("options", Annotated[TrainOptions, tyro.conf.arg(name="")], field(default=TrainOptions())),
+            ("run", Annotated[Run, tyro.conf.arg(name="")], field(default=base)),
+        ],
+        frozen=True,
     )
-    done: list[loop.Step] = []
-    with RunFolder(folder, run, chosen, modified) as kept:
-        with stop_on_signal() as signals:
-            for step in say.steps(loop.steps(run, model, optimizer, corpus, chosen), run):
-                kept.add(step)
-                done.append(step)
-                if signals:
-                    break
-            save_model(model, folder)
-        summary = summarize(run, modified, corpus, model, folder, done, facts)
-        if signals and len(done) < run.steps:
-            kept.finish(summary | {"state": "interrupted"})
-            raise UserError(
-                f"stopped by a signal after step {len(done)} of {run.steps}",
-                kept=f"weights, metrics and run.json in {folder}",
-                code=errors.INTERRUPTED if signals[0] == signal.SIGINT else errors.TERMINATED,
-            )
-        say.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
-        score = loop.evaluate(model, corpus.dev, corpus.tokenizer.token_bytes)
-        kept.add_score(len(done), score)
-        counted = tokens_read(corpus.train, run.data.window, run.data.batch_size, run.seed, run.steps)
-        levels = anchors(counted, corpus.dev, run.model.vocab_size)
-        summary |= {"dev_loss": score.loss, "dev_bpb": score.bits_per_byte, "anchors": asdict(levels)}
-        is_baseline = run.recipe == "baseline" and not modified
-        if is_baseline:
-            baselines.keep(baselines.curve_of(run, corpus, done, score))
-        reference = None if is_baseline else baselines.find(corpus, run.steps)
-        picture.plot_run(
-            folder / "losses_and_grad_norms.png",
-            [s.loss for s in done],
-            [s.grad_norm for s in done],
-            f"{label} on {corpus.name}, seed {run.seed}",
-            baseline=(reference.losses, reference.grad_norms) if reference else None,
-            levels={"unigram counts": levels.unigram},
-        )
-        summary |= {"samples": samples(model, corpus, arguments.prompt, run.seed), "state": "done"}
-        kept.finish(summary)
-    if arguments.json:
-        print(json.dumps(summary, allow_nan=False))
-    elif not arguments.quiet:
-        final_table(summary, reference)
+    parsed: Any = tyro.cli(
+        arguments,
+        args=["--help" if a == "--help-all" else a for a in rename_options(argv, base, quiet)],
+        prog=f"hectogpt train {current}",
+        description=recipes.describe(base.recipe) if base.recipe in recipes.names() else "",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return parsed.options, parsed.run, base, current
 
 
-def summarize(
-    run: Run,
-    modified: bool,
-    corpus: Corpus,
-    model: Transformer,
-    folder: Path,
-    done: list[loop.Step],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """What is known when the last step is done."""
-    losses = [step.loss for step in done]
-    return {
-        "recipe": run.recipe,
-        "modified": modified,
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-        "tokenizer_sha256": corpus.tokenizer.sha256,
-        "seed": run.seed,
-        "steps": len(done),
-        "train_tokens": done[-1].tokens,
-        "params": sum(p.numel() for p in model.parameters()),
-        "train_loss_first": losses[0],
-        "train_loss_last": losses[-1],
-        "train_loss_last10": float(np.mean(losses[-10:])),
-        "seconds": sum(step.seconds for step in done),
-        "peak_mb": machine.peak_memory_mb(),
-        "machine": facts,
-        "folder": str(folder),
-    }
+def has_option(path: str) -> bool:
+    """Whether an option sets this field: one of the command's own, or a field of the run ("data.seq_len")."""
+    from hectogpt.train.run import Run
+
+    return path in {f.name for f in fields(TrainOptions)} or path.split(".")[0] in {f.name for f in fields(Run)}
 
 
-def samples(model: Transformer, corpus: Corpus, prompt: str, seed: int) -> dict[str, str]:
-    """A greedy and a sampled continuation of the prompt, 40 tokens each."""
-    how = {"greedy": Sampling(max_new_tokens=40), "sampled": Sampling(max_new_tokens=40, do_sample=True)}
-    return {
-        name: prompt + complete(model, corpus.tokenizer, prompt, sampling, seed=seed) for name, sampling in how.items()
-    }
+def rename_options(argv: list[str], run: Any, quiet: bool) -> list[str]:
+    """The arguments with today's names of the run's fields; a note for each one that had an older name."""
+    from hectogpt.serialization import current_path
+
+    result = []
+    for argument in argv:
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            section, dot, name = option[2:].replace("-", "_").rpartition(".")
+            negated = "no_" if name.startswith("no_") else ""
+            path = section + dot + name.removeprefix(negated)
+            now = current_path(run, path)
+            if now != path:
+                section, dot, name = now.rpartition(".")
+                new = "--" + (section + dot + negated + name).replace("_", "-")
+                note(f"note: {option} is now called {new}", quiet)
+                option = new
+        result.append(option + equals + value)
+    return result
 
 
-def dry_run(run: Run, corpus: Corpus, modified: bool) -> None:
-    """Print the run and what it would read."""
-    tokens = run.steps * run.data.batch_size * run.data.window
-    print(json.dumps(dump(run), indent=2))
-    print(f"{run.recipe}{' (modified)' if modified else ''}: {loop.count_parameters(run, corpus):,} parameters")
-    epochs = tokens / len(corpus.train)
-    print(f"{tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)")
+def help_text() -> str:
+    """The text of `hectogpt train --help`."""
+    width = max(60, min(shutil.get_terminal_size().columns, 120))
+    shortened = [(name, textwrap.shorten(text, width - 24, placeholder=" ...")) for name, text in recipe_lines()]
+    return HELP + "\n".join(f"  {name:<22}{text}" for name, text in shortened)
+
+
+def recipe_lines() -> list[tuple[str, str]]:
+    """Every recipe's name and the first sentence about it, read from the source: importing it would load torch."""
+    lab = Path(__file__).parent.parent / "lab"
+    found: dict[str, str] = {}
+    order: dict[str, list[str]] = {}
+    for file in ("ladder.py", "recipes.py"):
+        for node in ast.parse((lab / file).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                found[node.name] = ast.get_docstring(node) or ""
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Tuple):
+                order[ast.unparse(node.target)] = [ast.unparse(recipe) for recipe in node.value.elts]
+    return [(name, first_sentence(found[name])) for name in ("baseline", *order["LADDER"], *order["OTHERS"])]
+
+
+def first_sentence(docstring: str) -> str:
+    """The first sentence of the first paragraph, on one line."""
+    return " ".join(docstring.split("\n\n")[0].split()).split(". ")[0].rstrip(".")

@@ -1,0 +1,64 @@
+"""`hectogpt` as a child process, for tests of its commands; options of a small run, and a small corpus."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+HECTOGPT = [sys.executable, "-m", "hectogpt"]
+TINY = ["--model.d-model", "16", "--model.n-heads", "2", "--model.n-layers", "1", "--model.context-length", "64"]
+TINY += ["--data.seq-len", "64", "--data.batch-size", "4", "--threads", "1", "--steps", "4"]
+
+
+def write_tokens(path: Path, documents: int = 80, length: int = 120, seed: int = 1) -> Path:
+    """Documents of repeating tokens, as GPT-2 ids."""
+    generator = np.random.default_rng(seed)
+    words = generator.integers(0, 50000, 50)
+    texts = [np.append(words[generator.integers(0, 50, length)], 50256) for _ in range(documents)]
+    np.concatenate(texts).astype("<u2").tofile(path)
+    return path
+
+
+def environment(cwd: Path, **more: str) -> dict[str, str]:
+    return os.environ | {"HECTOGPT_CACHE": str(cwd / "cache"), "NO_COLOR": "1"} | more
+
+
+def hectogpt(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*HECTOGPT, *map(str, arguments)], cwd=cwd, env=environment(cwd, **more), capture_output=True, text=True
+    )
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start a command; stdout and stderr are pipes."""
+    return subprocess.Popen(
+        [*HECTOGPT, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(cwd),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it has not come"
+        time.sleep(0.02)
+
+
+def assert_good_error(done: subprocess.CompletedProcess[str], code: int, *named: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    for text in named:
+        assert text in done.stderr

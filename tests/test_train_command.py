@@ -1,0 +1,319 @@
+"""`hectogpt train` as from a shell: what a run leaves behind, how it is stopped, what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import TINY, assert_good_error, hectogpt, start, wait_for, write_tokens
+from safetensors.torch import load_file
+
+from hectogpt.cli import train
+from hectogpt.cli.train import HELP, TrainOptions, help_text, recipe_lines, rename_options
+from hectogpt.cli.train_run import default_prompt
+from hectogpt.data import open_corpus
+from hectogpt.lab import recipes
+from hectogpt.serialization import dump
+
+FILES = {"run.json", "metrics.jsonl", "losses_and_grad_norms.png", "model.safetensors", "config.json", "summary.json"}
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokens(tmp_path_factory.mktemp("corpus") / "stories.bin")
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+# --- what a run leaves ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path) -> None:
+    done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", "--optim.lr", "1e-2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert len(lines) == 4  # plain lines where there is no terminal
+    assert "loss" in lines[0]
+    assert "eta" in lines[0]
+    for word in ("unigram", "uniform", "baseline (modified)", "greedy", "sampled", "losses_and_grad_norms.png"):
+        assert word in done.stdout
+    folder = tmp_path / "here"
+    assert {p.name for p in folder.iterdir()} == FILES
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]
+    columns = {"run", "recipe", "seed", "step", "tokens", "train/loss", "train/grad_norm", "train/lr", "train/dt"}
+    assert columns | {"train/tok_per_sec", "mem_mb"} == set(rows[0])
+    assert {"val/loss", "val/bpb"} <= set(rows[-1])
+    summary = read(folder / "summary.json")
+    assert summary["state"] == "done"
+    assert summary["modified"] is True
+    assert summary["folder"] == "here"
+    assert summary["dev_loss"] == rows[-1]["val/loss"]
+    assert summary["dev_bpb"] == rows[-1]["val/bpb"]
+    assert summary["train_loss_last"] == rows[-2]["train/loss"]
+    assert summary["seconds"] > sum(row["train/dt"] for row in rows[:-1])  # building is in it
+    assert set(summary["ngrams"]) == {"uniform", "unigram", "kn2", "kn3"}
+    assert set(summary["samples"]) == {"greedy", "sampled"}
+    assert read(folder / "run.json")["machine"]["threads"] == 1
+    assert "backbone.0.attention.W_k.weight" in load_file(folder / "model.safetensors")
+    again = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", cwd=tmp_path)
+    assert_good_error(again, 2, "already holds a run", "fix: --out with another folder", "kept: ")
+    assert read(folder / "summary.json") == summary
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_others_may_read_what_the_umask_lets_them(tokens: Path, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        os.umask(0o027)
+        hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "there", cwd=tmp_path)
+    finally:
+        os.umask(before)
+    for folder, mode in (("here", 0o644), ("there", 0o640)):
+        assert {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / folder).iterdir()} == dict.fromkeys(FILES, mode)
+
+
+def test_quiet_json_and_dry_run(tokens: Path, tmp_path: Path) -> None:
+    quiet = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--quiet", "--out", "a", cwd=tmp_path)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    machine = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--json", cwd=tmp_path)
+    summary = json.loads(machine.stdout)
+    assert summary["steps"] == 4
+    assert machine.stderr.count("\nstep ") == 4  # progress is hidden by --quiet alone
+    assert summary == read(tmp_path / summary["folder"] / "summary.json")
+    same = [load_file(tmp_path / name / "model.safetensors") for name in ("a", "runs/baseline")]
+    assert all((same[0][name] == same[1][name]).all() for name in same[0])
+    both = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--json", "--quiet", cwd=tmp_path)
+    assert (json.loads(both.stdout)["steps"], both.stderr) == (4, "")
+    assert json.loads(both.stdout)["folder"] == "runs/baseline-2"
+    dry = hectogpt("train", "baseline", "--dry-run", "--corpus", tokens, cwd=tmp_path)
+    first, second, rest = dry.stdout.split("\n", 2)
+    assert first == "baseline: 3,374,415 parameters"
+    assert second.startswith("819,200 training tokens of")
+    assert json.loads(rest) == dump(recipes.recipe("baseline")) | {"corpus": str(tokens)}
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["baseline", "baseline-2"]
+
+
+def test_the_folder_is_named_as_the_recipe_was_asked_for(tokens: Path, tmp_path: Path) -> None:
+    for name in ([], ["rare"]):
+        done = hectogpt("train", *name, *TINY[:-1], "1", "--quiet", "--corpus", tokens, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["soap_rare_tokens", "top"]
+    assert {read(p)["recipe"] for p in tmp_path.glob("runs/*/summary.json")} == {"soap_rare_tokens"}
+
+
+def test_two_runs_that_start_together_keep_apart(tokens: Path, tmp_path: Path) -> None:
+    command = ["train", "baseline", *TINY, "--corpus", tokens, "--json", "--quiet"]
+    children = [start(*command, "--seed", seed, cwd=tmp_path) for seed in (1, 2)]
+    told = [json.loads(child.communicate(timeout=120)[0]) for child in children]
+    assert {summary["folder"] for summary in told} == {"runs/baseline", "runs/baseline-2"}
+    for seed, summary in zip((1, 2), told, strict=True):
+        folder = tmp_path / summary["folder"]
+        assert {p.name for p in folder.iterdir()} == FILES
+        assert read(folder / "summary.json") == summary
+        assert summary["seed"] == read(folder / "run.json")["run"]["seed"] == seed
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]
+        assert {row.get("seed", seed) for row in rows} == {seed}
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unwritable_folder_is_found_before_step_one(tokens: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "file/run", "--quiet", cwd=tmp_path)
+    assert_good_error(done, 7, "cannot write", "fix: --out")
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "a/b/run"], ["--out", "mine"]])
+def test_a_run_that_cannot_be_set_up_leaves_no_folder(tokens: Path, tmp_path: Path, out: list[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["train", "baseline", *TINY, "--corpus", str(tokens), "--device", "tpu", "--quiet", *out]
+    assert_good_error(hectogpt(*arguments, cwd=tmp_path, HECTOGPT_CACHE=str(tokens.parent / "cache")), 2, "tpu")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_diverges_keeps_its_weights(tokens: Path, tmp_path: Path) -> None:
+    arguments = ["train", "baseline", *TINY, "--corpus", tokens, "--quiet", "--optim.lr", "1e30", "--out", "here"]
+    done = hectogpt(*arguments, cwd=tmp_path)
+    assert_good_error(done, 6, "step 2", "--gradient-clipping 1", "kept: the weights after step 1", "in here")
+    assert read(tmp_path / "here" / "summary.json")["state"] == "diverged"
+    assert load_file(tmp_path / "here" / "model.safetensors")
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_was_learned(tokens: Path, tmp_path: Path, number: int, code: int) -> None:
+    child = start("train", "baseline", *TINY[:-1], 100000, "--out", "stopped", "--corpus", tokens, cwd=tmp_path)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
+    child.send_signal(number)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == code, stderr
+    assert "kept: weights, metrics and run.json in stopped" in stderr
+    assert "Traceback" not in stderr
+    summary = read(tmp_path / "stopped" / "summary.json")
+    assert summary["state"] == "interrupted"
+    assert summary["steps"] == metrics.read_text().count("\n") >= 3
+    assert (tmp_path / "stopped" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_scoring_keeps_the_weights(tmp_path: Path, number: int, code: int) -> None:
+    write_tokens(tmp_path / "train.bin")
+    write_tokens(tmp_path / "test.bin")
+    write_tokens(tmp_path / "dev.bin", documents=8000)  # takes a while to score
+    child = start("train", "baseline", *TINY, "--out", "run", "--corpus", tmp_path, cwd=tmp_path)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("scoring"):
+            break
+    child.send_signal(number)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == code, stderr
+    assert "kept: the trained weights, metrics and run.json in run" in stderr
+    assert "Traceback" not in stderr
+    summary = read(tmp_path / "run" / "summary.json")
+    assert (summary["state"], summary["steps"]) == ("unscored", 4)
+    assert "dev_loss" not in summary
+    done = hectogpt("generate", "run", "--max-new-tokens", "2", "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_error_while_scoring_keeps_the_weights(tokens: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "losses_and_grad_norms.png").mkdir(parents=True)
+    done = hectogpt("train", "baseline", *TINY, "--out", "run", "--corpus", tokens, "--quiet", cwd=tmp_path)
+    assert_good_error(done, 7, "losses_and_grad_norms.png", "kept: the trained weights, metrics and run.json in run")
+    summary = read(tmp_path / "run" / "summary.json")
+    assert summary["state"] == "unscored"
+    assert summary["dev_loss"] > 0  # known when the picture failed
+    assert load_file(tmp_path / "run" / "model.safetensors")
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_a_small_text_is_told_to_be_small(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "train.bin", documents=3)
+    write_tokens(tmp_path / "test.bin", documents=1)
+    write_tokens(tmp_path / "dev.bin", documents=1)
+    arguments = ["train", "baseline", *TINY[:-1], "8", "--corpus", tmp_path]
+    told = hectogpt(*arguments, "--dry-run", cwd=tmp_path).stderr
+    assert "note: 8 steps read the 363 tokens of training text 6 times over" in told
+    assert "note: the held-out text has only 121 tokens, so its score is rough" in told
+    assert hectogpt(*arguments, "--dry-run", "--quiet", cwd=tmp_path).stderr == ""
+    assert "note" not in hectogpt("train", "--dry-run", "--corpus", "sotu", cwd=tmp_path).stderr
+
+
+def test_the_prompt_fits_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    text = "\n\n".join(f"Émile number {n} crossed the river at dawn and said nothing at all." for n in range(300))
+    (tmp_path / "story.txt").write_text(text, encoding="utf-8")
+    corpus = open_corpus(str(tmp_path / "story.txt"))
+    prompt = default_prompt(corpus)
+    assert re.match(r"\s*Émile number \d+", prompt), prompt
+    assert prompt in corpus.tokenizer.decode(corpus.dev.tolist())
+    assert default_prompt(open_corpus("sotu")) == "The state of our"
+    # A document shorter than a prompt, and ids that end in the middle of a character.
+    ids = [*corpus.tokenizer.encode("a").tolist(), 50256, *corpus.tokenizer.encode("日本" * 9).tolist()]
+    for split in ("train", "dev", "test"):
+        np.array(ids, dtype="<u2").tofile(tmp_path / f"{split}.bin")
+    assert default_prompt(open_corpus(str(tmp_path))).startswith("日本")
+    arguments = ["--corpus", "story.txt", "--json", "--quiet", *TINY]
+    done = hectogpt("train", "baseline", *arguments, cwd=tmp_path)
+    assert all(sample.startswith(prompt) for sample in json.loads(done.stdout)["samples"].values())
+    done = hectogpt("train", "baseline", *arguments, "--prompt", "Once", cwd=tmp_path)
+    assert all(sample.startswith("Once") for sample in json.loads(done.stdout)["samples"].values())
+
+
+def test_old_names_of_recipes_and_fields_are_accepted_and_told_once(tokens: Path, tmp_path: Path) -> None:
+    arguments = ["--data.window", "64", "--dry-run", "--corpus", tokens]
+    done = hectogpt("train", "rare", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("note: the recipe rare is now called soap_rare_tokens\n") == 1
+    assert done.stderr.count("note: --data.window is now called --data.seq-len\n") == 1
+    run = json.loads(done.stdout.split("\n", 2)[2])
+    assert (run["recipe"], run["data"]["seq_len"]) == ("soap_rare_tokens", 64)
+    quiet = hectogpt("train", "without-width", *arguments, "--quiet", cwd=tmp_path)
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+
+
+def test_options_are_renamed_wherever_their_value_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    run = recipes.recipe("top")
+    old = ["--data.window=9", "--seed", "1", "--model.head.no-bias", "--steps=3", "--data.seq-len", "7", "--x=--y.z"]
+    new = [
+        "--data.seq-len=9",
+        "--seed",
+        "1",
+        "--model.lm-head.no-bias",
+        "--steps=3",
+        "--data.seq-len",
+        "7",
+        "--x=--y.z",
+    ]
+    assert rename_options(old, run, quiet=False) == new
+    assert capsys.readouterr().err.splitlines() == [
+        "note: --data.window is now called --data.seq-len",
+        "note: --model.head.no-bias is now called --model.lm-head.no-bias",
+    ]
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_names_options_that_exist_and_none_is_forgotten() -> None:
+    named = set(re.findall(r"--([a-z][a-z.-]*[a-z])", HELP)) - {"help-all"}
+    run = recipes.recipe("top")
+    for option in named:
+        value = run
+        path = option.replace("-", "_")
+        if path not in {f.name for f in fields(TrainOptions)}:
+            for name in path.split("."):
+                assert hasattr(value, name), option
+                value = getattr(value, name)
+        assert train.has_option(path)
+    own = {f.name.replace("_", "-") for f in fields(TrainOptions)}
+    plain = {"corpus", "steps", "seed", "device", "dtype", "head-dtype", "threads", "compile"}
+    assert own | plain <= named
+    assert f"gradient steps (default {run.steps})" in HELP
+    assert f"(default {run.corpus})" in HELP
+    assert f"(default {TrainOptions().encoding})" in HELP
+
+
+def test_help_lists_the_recipes_that_exist() -> None:
+    listed = recipe_lines()
+    assert [name for name, _ in listed] == recipes.names()
+    for name, sentence in listed:
+        assert sentence
+        assert recipes.describe(name).startswith(sentence)
+
+
+def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(map(len, HELP.splitlines())) <= 80
+    assert HELP.count("\n") <= 40
+    for columns in ("40", "80", "300"):
+        monkeypatch.setenv("COLUMNS", columns)
+        lines = help_text().splitlines()
+        assert max(map(len, lines)) <= max(80, min(int(columns), 120))
+
+
+def test_all_options_are_explained_on_demand(tmp_path: Path) -> None:
+    done = hectogpt("train", "muon", "--help-all", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for option in ("--optim.rest.lr", "--model.n-layers", "--dry-run", "--data.seq-len"):
+        assert option in done.stdout
