@@ -50,18 +50,18 @@ def write_report(
     descriptions = recipe_descriptions() if descriptions is None else descriptions
     boards = build_leaderboards(found, ladder)
     pictures = out / "pictures"
+    texts = {
+        out / "LADDER.md": ladder_page(boards, descriptions),
+        out / "ladder.html": render_page(boards, descriptions),
+    }
     try:
-        pictures.mkdir(parents=True, exist_ok=True)
-        written = _draw(boards, pictures)
-        texts = {out / "LADDER.md": ladder_page(boards, descriptions)}
-        texts[out / "ladder.html"] = render_page(boards, descriptions)
         template = answers / TEMPLATE
         if template.exists():
-            to_pictures = Path(os.path.relpath(pictures, answers)).as_posix()
-            filler = Filler(boards, ladder, descriptions, to_pictures)
-            texts[answers / TEMPLATE.replace(".template", "")] = filler.fill(
-                template.read_text(encoding="utf-8"), template
-            )
+            filler = Filler(boards, ladder, descriptions, Path(os.path.relpath(pictures, answers)).as_posix())
+            answer = filler.fill(template.read_text(encoding="utf-8"), template)
+            texts[answers / TEMPLATE.replace(".template", "")] = answer
+        pictures.mkdir(parents=True, exist_ok=True)
+        written = _draw(boards, pictures)
         for path, text in texts.items():
             write_atomic(path, text)
     except OSError as error:

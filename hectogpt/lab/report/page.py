@@ -51,19 +51,23 @@ THEMES = {
 }
 SPLIT_COLORS = {"light": {"test": "#0b5fa5", "dev": "#d07a00"}, "dark": {"test": "#62b0f0", "dev": "#f0a840"}}
 NGRAM_DASHES = {"uniform": "dot", "unigram": "dash", "kn2": "dashdot", "kn3": "longdash"}
-# plotly.js cannot read CSS variables or media queries, so the layout is changed when the window or the theme changes.
+# plotly.js cannot read CSS variables or media queries, so this changes the layout when the window or the theme changes.
+# The height is that of the element: with a height in its layout, plotly would fix the width too.
 SCRIPT = """
 const narrow = matchMedia("(max-width: 760px)"), dark = matchMedia("(prefers-color-scheme: dark)");
 function adapt() {
   const theme = dark.matches ? "dark" : "light", colors = THEMES[theme];
   for (const [id, figure] of Object.entries(FIGURES)) {
-    const layout = {...(narrow.matches ? figure.narrow : figure.wide), "font.color": colors.text,
+    const {height, ...shape} = narrow.matches ? figure.narrow : figure.wide;
+    document.getElementById(id).style.height = height + "px";
+    const layout = {...shape, "font.color": colors.text,
       "hoverlabel.bgcolor": colors.back, "hoverlabel.font.color": colors.text,
       "updatemenus[0].bgcolor": colors.button, "updatemenus[0].bordercolor": colors.line};
     for (const axis of Object.keys(figure.layout).filter(name => /^[xy]axis/.test(name)))
       Object.assign(layout, {[axis + ".gridcolor"]: colors.line, [axis + ".linecolor"]: colors.line,
         [axis + ".zerolinecolor"]: colors.line});
-    Plotly.update(id, {"line.color": figure.colors[theme], "marker.color": figure.colors[theme]}, layout);
+    Plotly.update(id, {"line.color": figure.colors[theme], "marker.color": figure.colors[theme]}, layout)
+      .then(() => Plotly.Plots.resize(id));
   }
 }
 for (const [id, figure] of Object.entries(FIGURES)) Plotly.newPlot(id, figure.data, figure.layout, CONFIG);
@@ -243,7 +247,7 @@ def _legend(entries: int, *, narrow: bool) -> Figure:
     margin = 60
     if narrow:
         place |= {"orientation": "h", "x": 0, "y": 0, "yanchor": "bottom", "font.size": 10}
-        place |= {"xref": "container", "yref": "container", "entrywidth": 0.495, "entrywidthmode": "fraction"}
+        place |= {"xref": "container", "yref": "container", "entrywidth": 0.48, "entrywidthmode": "fraction"}
         margin = 70 + 20 * ((entries + 1) // 2)
     return {f"legend.{name}": value for name, value in place.items()} | {"margin.b": margin}
 
