@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from hectogpt.cli import main
 
 HECTOGPT = [sys.executable, "-m", "hectogpt"]
 TINY = ["--model.d-model", "16", "--model.n-heads", "2", "--model.n-layers", "1", "--model.context-length", "64"]
@@ -34,6 +37,25 @@ def hectogpt(*arguments: object, cwd: Path, **more: str) -> subprocess.Completed
     return subprocess.run(
         [*HECTOGPT, *map(str, arguments)], cwd=cwd, env=environment(cwd, **more), capture_output=True, text=True
     )
+
+
+class Here:
+    """Runs commands in this process, which saves loading torch for each; for what needs no process of its own."""
+
+    def __init__(self, cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("HECTOGPT_CACHE", str(cwd / "cache"))
+        monkeypatch.setenv("NO_COLOR", "1")
+
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        told = self.capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, told.out, told.err)
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:

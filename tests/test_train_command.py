@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import TINY, assert_good_error, hectogpt, start, wait_for, write_tokens
+from command import TINY, Here, assert_good_error, hectogpt, start, wait_for, write_tokens
 from safetensors.torch import load_file
 
 from hectogpt.cli import train
@@ -29,6 +29,11 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("corpus") / "stories.bin")
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, monkeypatch, capsys)
+
+
 def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
@@ -36,7 +41,7 @@ def read(path: Path) -> dict:
 # --- what a run leaves ------------------------------------------------------------------------------------------------
 
 
-def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path) -> None:
+def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> None:
     done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", "--optim.lr", "1e-2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
@@ -64,26 +69,26 @@ def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path) -> None:
     assert set(summary["samples"]) == {"greedy", "sampled"}
     assert read(folder / "run.json")["machine"]["threads"] == 1
     assert "backbone.0.attention.W_k.weight" in load_file(folder / "model.safetensors")
-    again = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", cwd=tmp_path)
+    again = here("train", "baseline", *TINY, "--corpus", tokens, "--out", "here")
     assert_good_error(again, 2, "already holds a run", "fix: --out with another folder", "kept: ")
     assert read(folder / "summary.json") == summary
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
-def test_others_may_read_what_the_umask_lets_them(tokens: Path, tmp_path: Path) -> None:
-    before = os.umask(0o022)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_others_may_read_what_the_umask_lets_them(
+    tokens: Path, tmp_path: Path, here: Here, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
     try:
-        done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        os.umask(0o027)
-        hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "there", cwd=tmp_path)
+        done = here("train", "baseline", *TINY, "--corpus", tokens, "--out", "here")
     finally:
         os.umask(before)
-    for folder, mode in (("here", 0o644), ("there", 0o640)):
-        assert {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / folder).iterdir()} == dict.fromkeys(FILES, mode)
+    assert done.returncode == 0, done.stderr
+    assert {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "here").iterdir()} == dict.fromkeys(FILES, mode)
 
 
-def test_quiet_json_and_dry_run(tokens: Path, tmp_path: Path) -> None:
+def test_quiet_json_and_dry_run(tokens: Path, tmp_path: Path, here: Here) -> None:
     quiet = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--quiet", "--out", "a", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     machine = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--json", cwd=tmp_path)
@@ -93,10 +98,10 @@ def test_quiet_json_and_dry_run(tokens: Path, tmp_path: Path) -> None:
     assert summary == read(tmp_path / summary["folder"] / "summary.json")
     same = [load_file(tmp_path / name / "model.safetensors") for name in ("a", "runs/baseline")]
     assert all((same[0][name] == same[1][name]).all() for name in same[0])
-    both = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--json", "--quiet", cwd=tmp_path)
+    both = here("train", "baseline", *TINY, "--corpus", tokens, "--json", "--quiet")
     assert (json.loads(both.stdout)["steps"], both.stderr) == (4, "")
     assert json.loads(both.stdout)["folder"] == "runs/baseline-2"
-    dry = hectogpt("train", "baseline", "--dry-run", "--corpus", tokens, cwd=tmp_path)
+    dry = here("train", "baseline", "--dry-run", "--corpus", tokens)
     first, second, rest = dry.stdout.split("\n", 2)
     assert first == "baseline: 3,374,415 parameters"
     assert second.startswith("819,200 training tokens of")
@@ -104,9 +109,9 @@ def test_quiet_json_and_dry_run(tokens: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["baseline", "baseline-2"]
 
 
-def test_the_folder_is_named_as_the_recipe_was_asked_for(tokens: Path, tmp_path: Path) -> None:
+def test_the_folder_is_named_as_the_recipe_was_asked_for(tokens: Path, tmp_path: Path, here: Here) -> None:
     for name in ([], ["rare"]):
-        done = hectogpt("train", *name, *TINY[:-1], "1", "--quiet", "--corpus", tokens, cwd=tmp_path)
+        done = here("train", *name, *TINY[:-1], 1, "--quiet", "--corpus", tokens)
         assert (done.returncode, done.stderr) == (0, "")
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["soap_rare_tokens", "top"]
     assert {read(p)["recipe"] for p in tmp_path.glob("runs/*/summary.json")} == {"soap_rare_tokens"}
@@ -130,25 +135,25 @@ def test_two_runs_that_start_together_keep_apart(tokens: Path, tmp_path: Path) -
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_unwritable_folder_is_found_before_step_one(tokens: Path, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_found_before_step_one(tokens: Path, tmp_path: Path, here: Here) -> None:
     (tmp_path / "file").write_text("not a folder")
-    done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "file/run", "--quiet", cwd=tmp_path)
+    done = here("train", "baseline", *TINY, "--corpus", tokens, "--out", "file/run", "--quiet")
     assert_good_error(done, 7, "cannot write", "fix: --out")
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "a/b/run"], ["--out", "mine"]])
-def test_a_run_that_cannot_be_set_up_leaves_no_folder(tokens: Path, tmp_path: Path, out: list[str]) -> None:
+def test_a_run_that_cannot_be_set_up_leaves_no_folder(tokens: Path, tmp_path: Path, here: Here, out: list[str]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    arguments = ["train", "baseline", *TINY, "--corpus", str(tokens), "--device", "tpu", "--quiet", *out]
-    assert_good_error(hectogpt(*arguments, cwd=tmp_path, HECTOGPT_CACHE=str(tokens.parent / "cache")), 2, "tpu")
-    assert sorted(tmp_path.rglob("*")) == before
+    arguments = ["train", "baseline", *TINY, "--corpus", tokens, "--device", "tpu", "--quiet", *out]
+    assert_good_error(here(*arguments), 2, "tpu")
+    assert sorted(p for p in tmp_path.rglob("*") if "cache" not in p.parts) == before
 
 
-def test_a_run_that_diverges_keeps_its_weights(tokens: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_keeps_its_weights(tokens: Path, tmp_path: Path, here: Here) -> None:
     arguments = ["train", "baseline", *TINY, "--corpus", tokens, "--quiet", "--optim.lr", "1e30", "--out", "here"]
-    done = hectogpt(*arguments, cwd=tmp_path)
+    done = here(*arguments)
     assert_good_error(done, 6, "step 2", "--gradient-clipping 1", "kept: the weights after step 1", "in here")
     assert read(tmp_path / "here" / "summary.json")["state"] == "diverged"
     assert load_file(tmp_path / "here" / "model.safetensors")
@@ -159,7 +164,7 @@ def test_a_run_that_diverges_keeps_its_weights(tokens: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_keeps_what_was_learned(tokens: Path, tmp_path: Path, number: int, code: int) -> None:
-    child = start("train", "baseline", *TINY[:-1], 100000, "--out", "stopped", "--corpus", tokens, cwd=tmp_path)
+    child = start("train", "baseline", *TINY[:-1], 3000, "--out", "stopped", "--corpus", tokens, cwd=tmp_path)
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
     child.send_signal(number)
@@ -173,8 +178,23 @@ def test_a_signal_keeps_what_was_learned(tokens: Path, tmp_path: Path, number: i
     assert (tmp_path / "stopped" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_scoring_keeps_the_weights(tmp_path: Path, number: int, code: int) -> None:
+def test_a_second_ctrl_c_stops_at_once(tokens: Path, tmp_path: Path) -> None:
+    arguments = ["train", "baseline", *TINY, "--out", "stopped", "--corpus", tokens]
+    arguments += ["--steps", 100, "--data.batch-size", 256]
+    child = start(*arguments, cwd=tmp_path)
+    wait_for((tmp_path / "stopped" / "metrics.jsonl").exists)
+    assert child.stderr is not None
+    child.send_signal(signal.SIGINT)
+    told = "".join(iter(child.stderr.readline, "finishing this step (Ctrl-C again to stop at once)\n"))
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 130, told + stderr
+    assert "kept: metrics and run.json in stopped" in stderr
+    assert "Traceback" not in stderr
+    assert {p.name for p in (tmp_path / "stopped").iterdir()} == {"metrics.jsonl", "run.json"}
+
+
+def test_a_signal_while_scoring_keeps_the_weights(tmp_path: Path, here: Here) -> None:
     write_tokens(tmp_path / "train.bin")
     write_tokens(tmp_path / "test.bin")
     write_tokens(tmp_path / "dev.bin", documents=8000)  # takes a while to score
@@ -183,21 +203,20 @@ def test_a_signal_while_scoring_keeps_the_weights(tmp_path: Path, number: int, c
     for line in child.stderr:
         if line.startswith("scoring"):
             break
-    child.send_signal(number)
+    child.send_signal(signal.SIGTERM)
     _, stderr = child.communicate(timeout=60)
-    assert child.returncode == code, stderr
+    assert child.returncode == 143, stderr
     assert "kept: the trained weights, metrics and run.json in run" in stderr
     assert "Traceback" not in stderr
     summary = read(tmp_path / "run" / "summary.json")
     assert (summary["state"], summary["steps"]) == ("unscored", 4)
     assert "dev_loss" not in summary
-    done = hectogpt("generate", "run", "--max-new-tokens", "2", "--quiet", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert here("generate", "run", "--max-new-tokens", "2", "--quiet").returncode == 0
 
 
-def test_an_error_while_scoring_keeps_the_weights(tokens: Path, tmp_path: Path) -> None:
+def test_an_error_while_scoring_keeps_the_weights(tokens: Path, tmp_path: Path, here: Here) -> None:
     (tmp_path / "run" / "losses_and_grad_norms.png").mkdir(parents=True)
-    done = hectogpt("train", "baseline", *TINY, "--out", "run", "--corpus", tokens, "--quiet", cwd=tmp_path)
+    done = here("train", "baseline", *TINY, "--out", "run", "--corpus", tokens, "--quiet")
     assert_good_error(done, 7, "losses_and_grad_norms.png", "kept: the trained weights, metrics and run.json in run")
     summary = read(tmp_path / "run" / "summary.json")
     assert summary["state"] == "unscored"
@@ -208,20 +227,19 @@ def test_an_error_while_scoring_keeps_the_weights(tokens: Path, tmp_path: Path) 
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
-def test_a_small_text_is_told_to_be_small(tmp_path: Path) -> None:
+def test_a_small_text_is_told_to_be_small(tmp_path: Path, here: Here) -> None:
     write_tokens(tmp_path / "train.bin", documents=3)
     write_tokens(tmp_path / "test.bin", documents=1)
     write_tokens(tmp_path / "dev.bin", documents=1)
     arguments = ["train", "baseline", *TINY[:-1], "8", "--corpus", tmp_path]
-    told = hectogpt(*arguments, "--dry-run", cwd=tmp_path).stderr
+    told = here(*arguments, "--dry-run").stderr
     assert "note: 8 steps read the 363 tokens of training text 6 times over" in told
-    assert "note: the held-out text has only 121 tokens, so its score is rough" in told
-    assert hectogpt(*arguments, "--dry-run", "--quiet", cwd=tmp_path).stderr == ""
-    assert "note" not in hectogpt("train", "--dry-run", "--corpus", "sotu", cwd=tmp_path).stderr
+    assert "note: the held-out text has only 121 tokens, so the score is rough: its standard error is about" in told
+    assert here(*arguments, "--dry-run", "--quiet").stderr == ""
+    assert "note" not in here("train", "--dry-run", "--corpus", "sotu").stderr
 
 
-def test_the_prompt_fits_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+def test_the_prompt_fits_the_corpus(tmp_path: Path, here: Here) -> None:
     text = "\n\n".join(f"Émile number {n} crossed the river at dawn and said nothing at all." for n in range(300))
     (tmp_path / "story.txt").write_text(text, encoding="utf-8")
     corpus = open_corpus(str(tmp_path / "story.txt"))
@@ -235,21 +253,21 @@ def test_the_prompt_fits_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         np.array(ids, dtype="<u2").tofile(tmp_path / f"{split}.bin")
     assert default_prompt(open_corpus(str(tmp_path))).startswith("日本")
     arguments = ["--corpus", "story.txt", "--json", "--quiet", *TINY]
-    done = hectogpt("train", "baseline", *arguments, cwd=tmp_path)
+    done = here("train", "baseline", *arguments)
     assert all(sample.startswith(prompt) for sample in json.loads(done.stdout)["samples"].values())
-    done = hectogpt("train", "baseline", *arguments, "--prompt", "Once", cwd=tmp_path)
+    done = here("train", "baseline", *arguments, "--prompt", "Once")
     assert all(sample.startswith("Once") for sample in json.loads(done.stdout)["samples"].values())
 
 
-def test_old_names_of_recipes_and_fields_are_accepted_and_told_once(tokens: Path, tmp_path: Path) -> None:
+def test_old_names_of_recipes_and_fields_are_accepted_and_told_once(tokens: Path, here: Here) -> None:
     arguments = ["--data.window", "64", "--dry-run", "--corpus", tokens]
-    done = hectogpt("train", "rare", *arguments, cwd=tmp_path)
+    done = here("train", "rare", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("note: the recipe rare is now called soap_rare_tokens\n") == 1
     assert done.stderr.count("note: --data.window is now called --data.seq-len\n") == 1
     run = json.loads(done.stdout.split("\n", 2)[2])
     assert (run["recipe"], run["data"]["seq_len"]) == ("soap_rare_tokens", 64)
-    quiet = hectogpt("train", "without-width", *arguments, "--quiet", cwd=tmp_path)
+    quiet = here("train", "without-width", *arguments, "--quiet")
     assert (quiet.returncode, quiet.stderr) == (0, "")
 
 
@@ -312,8 +330,8 @@ def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert max(map(len, lines)) <= max(80, min(int(columns), 120))
 
 
-def test_all_options_are_explained_on_demand(tmp_path: Path) -> None:
-    done = hectogpt("train", "muon", "--help-all", cwd=tmp_path)
+def test_all_options_are_explained_on_demand(here: Here) -> None:
+    done = here("train", "muon", "--help-all")
     assert done.returncode == 0, done.stderr
     for option in ("--optim.rest.lr", "--model.n-layers", "--dry-run", "--data.seq-len"):
         assert option in done.stdout
