@@ -20,11 +20,12 @@ MAY_IMPORT = {
     "worker": set(),
     "data": set(),
     "model": set(),
+    "generate": {"model"},
     "train": {"data", "model"},
     "lab": {"train", "data", "model"},
     "interop": {"model", "data"},
-    "explore": {"interop", "model", "data"},
-    "cli": {"lab", "train", "interop", "explore", "data", "model"},
+    "explore": {"generate", "interop", "model", "data"},
+    "cli": {"lab", "train", "interop", "explore", "data", "generate", "model"},
 }
 
 
