@@ -61,6 +61,11 @@ class BigramInit(Value):
         lift = np.log1p(pairs.data / (self.smoothing * mass[y])) * root[x] * root[y]
         weighted = coo_array((lift, (x, y)), shape=(size, size)).tocsr()
         u, s, vt = svds(weighted, k=min(d, size - 1), v0=root)
+        # What a singular vector leaves free comes out differently from run to run: its sign, and where there are fewer
+        # pairs than dimensions also the directions without any weight (svds has them with an s of about 1e-8).
+        s = np.where(s > 1e-6 * s.max(), s, 0.0)
+        signs = np.sign(u[np.abs(u).argmax(axis=0), np.arange(len(s))])
+        u, vt = u * signs, vt * signs[:, None]
         left, right = (np.zeros((size, d)) for _ in range(2))
         left[:, : len(s)], right[:, : len(s)] = u * np.sqrt(s) / root[:, None], vt.T * np.sqrt(s) / root[:, None]
         occurs = np.bincount(tokens.ravel(), minlength=vocab) > 0
