@@ -1,0 +1,69 @@
+"""What tests of several modules share: weights that leave nothing trivial, a corpus with something to learn, a run of
+a few seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from hectogpt.data import Corpus, open_corpus
+from hectogpt.model import ModelConfig
+from hectogpt.train.optim import AdamW
+from hectogpt.train.run import Data, Run
+from hectogpt.train.schedules import LinearDecay
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ModelConfig(d_model=16, n_heads=2, n_layers=2, context_length=32, vocab_size=50257)
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def peaked(model: AnyModule, seed: int = 0, scale: float = 0.5) -> AnyModule:
+    """Give a model, in place, weights with uneven attention, norms and biases that matter; returns it.
+
+    Matrices have the standard deviation `scale`, everything else 0.3; gains of norms lie around 1. The same seed gives
+    the same weights in every dtype.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            draw = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            p.copy_(draw * (scale if p.ndim == 2 else 0.3) + ("norm.weight" in name))
+    return model
+
+
+def write_tokens(path: Path, n_documents: int = 120, seed: int = 0) -> Path:
+    """A file of documents of 200 small ids: each id is often its predecessor plus one."""
+    generator = np.random.default_rng(seed)
+    documents = []
+    for _ in range(n_documents):
+        steps = np.where(generator.random(200) < 0.8, 1, generator.integers(0, 300, 200))
+        documents.append(np.append(np.cumsum(steps) % 300, 50256))
+    np.concatenate(documents).astype("<u2").tofile(path)
+    return path
+
+
+def tiny_corpus(folder: Path, n_documents: int = 120, seed: int = 0) -> Corpus:
+    """A corpus of `write_tokens`; its file and its cache lie in `folder`."""
+    return open_corpus(str(write_tokens(folder / "tokens.bin", n_documents, seed)), cache=folder / "cache")
+
+
+def small_run(**changes: object) -> Run:
+    """Six steps of a tiny GPT-2 in float32 on one thread; `changes` are fields of the Run."""
+    run = Run(
+        model=TINY,
+        data=Data(batch_size=8, seq_len=32),
+        optim=AdamW(lr=3e-3, weight_decay=0.0),
+        schedule=LinearDecay(warmup=2),
+        steps=6,
+        device="cpu",
+        dtype="float32",
+        head_dtype="float32",
+        threads=1,
+    )
+    return replace(run, **changes)  # type: ignore[arg-type]
