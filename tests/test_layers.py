@@ -1,0 +1,70 @@
+"""The layers as they are: every arrow points down, nothing is imported in a circle, and the picture is of today."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from tools import ROOT
+from tools.layers import PICTURE, count_edges, draw, find_faults, read_imports
+
+
+def write_package(folder: Path, files: dict[str, str]) -> Path:
+    """A package hectogpt with these files."""
+    package = folder / "hectogpt"
+    for name, text in {"__init__.py": "", **files}.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text, encoding="utf-8")
+    return package
+
+
+def test_every_arrow_points_down() -> None:
+    imports = read_imports(ROOT / "hectogpt")
+    assert find_faults(imports, count_edges(imports)) == []
+
+
+def test_nothing_is_imported_in_a_circle() -> None:
+    layers: dict[str, set[str]] = {}
+    for part, other in count_edges(read_imports(ROOT / "hectogpt")):
+        layers.setdefault(part, set()).add(other)
+    TopologicalSorter(layers).prepare()  # raises CycleError, which names the circle
+    TopologicalSorter(read_imports(ROOT / "hectogpt", in_functions=False)).prepare()
+
+
+def test_the_committed_picture_is_of_todays_imports() -> None:
+    drawn = draw(read_imports(ROOT / "hectogpt"))
+    assert PICTURE.read_text(encoding="utf-8") == drawn, "the imports have changed: run `python -m tools.layers`"
+
+
+def test_the_picture_can_be_read() -> None:
+    root = ElementTree.fromstring(PICTURE.read_text(encoding="utf-8"))
+    texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"cli", "lab", "train", "model", "errors"} <= texts
+    assert "#" not in "".join(text for text in texts if text)
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    files = {
+        "errors.py": "import os",
+        "data/__init__.py": "",
+        "data/text.py": "from hectogpt import errors",
+        "train/__init__.py": "from hectogpt.train.loop import steps",
+        "train/loop.py": "import hectogpt.data.text\ndef steps():\n    from hectogpt.data import text, unknown",
+    }
+    imports = read_imports(write_package(tmp_path, files))
+    assert imports["hectogpt.train"] == {"hectogpt.train.loop"}
+    assert imports["hectogpt.train.loop"] == {"hectogpt.data.text", "hectogpt.data"}
+    assert count_edges(imports) == {("data", "errors"): 1, ("train", "data"): 1}
+    assert read_imports(tmp_path / "hectogpt", in_functions=False)["hectogpt.train.loop"] == {"hectogpt.data.text"}
+
+
+def test_an_arrow_that_points_up_is_named(tmp_path: Path) -> None:
+    files = {"model/__init__.py": "from hectogpt.train import loop", "train/__init__.py": "", "train/loop.py": ""}
+    imports = read_imports(write_package(tmp_path, files))
+    assert find_faults(imports, count_edges(imports)) == ["model imports train, which is not below it"]
+
+
+def test_a_layer_without_a_place_is_named(tmp_path: Path) -> None:
+    imports = read_imports(write_package(tmp_path, {"grade/__init__.py": "import hectogpt.errors", "errors.py": ""}))
+    assert find_faults(imports, count_edges(imports)) == ["grade has no place in tools/layers.py"]
