@@ -39,7 +39,6 @@ from hectogpt.model.weights import save_model
 from hectogpt.serialization import dump
 from hectogpt.train import precision, setup
 from hectogpt.train.loop import Step
-from hectogpt.train.plot import plot_run
 from hectogpt.train.run import Run
 from hectogpt.train.run_folder import RUN, RunFolder
 from hectogpt.train.session import Session
@@ -206,6 +205,8 @@ def score(
 ) -> tuple[dict[str, Any], Curve | None]:
     """Score the trained model, draw its picture, write its summary. Returns the summary, and the baseline's curve on
     the same text if there is one."""
+    from hectogpt.train.plot import plot_run  # loads matplotlib, which would hold up the first step
+
     run, corpus, modified = session.run, session.corpus, facts["modified"]
     progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
     found = session.evaluate("dev")
