@@ -1,4 +1,4 @@
-"""Comparisons: the statistics against scipy and by hand, records that survive kill -9, trials through the real loop."""
+"""Comparisons: each trial once, crashes again, kill -9 costs one trial; the command's table, notes and exit codes."""
 
 from __future__ import annotations
 
@@ -6,139 +6,121 @@ import contextlib
 import io
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
+from experiments import SMALL, make_corpus, small_arms, small_command, small_comparison
 
-from hectogpt import errors
-from hectogpt.cli.lab import compare
-from hectogpt.data import Corpus, open_corpus, tokens_read
+from hectogpt import cli, errors
+from hectogpt.data import Corpus, tokens_read
 from hectogpt.errors import UserError
-from hectogpt.lab import recipes
-from hectogpt.lab.anchors import anchors
-from hectogpt.lab.compare import Arm, Comparison, best_of, broken_rules, override, plan, short_name
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, paired, selection_bias, summarize
-from hectogpt.lab.trials import append_row, perform, read_rows
-from hectogpt.train.optim import AdamW
+from hectogpt.lab.compare import Comparison, best_of, short_name
+from hectogpt.lab.ngram import ngram_losses
+from hectogpt.lab.plan import plan
+from hectogpt.lab.record import Record, append_record, read_records
+from hectogpt.lab.tracks import TRACKS
+from hectogpt.serialization import dump, load
 from hectogpt.train.run import Run
-from hectogpt.values import dump, load
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-losses = st.floats(0, 12, allow_nan=False)
 
 
-@given(st.lists(st.tuples(losses, losses), min_size=2, max_size=9))
-@settings(deadline=None)
-def test_paired_is_scipys_paired_test(pairs: list[tuple[float, float]]) -> None:
-    new, old = ([pair[i] for pair in pairs] for i in (0, 1))
-    differences = np.subtract(new, old)
-    ours = paired(dict(enumerate(new)), dict(enumerate(old)))
-    assert ours is not None
-    assert ours.difference == pytest.approx(differences.mean(), abs=1e-12)
-    if differences.std() < 1e-6:
-        return
-    assert ours.p == pytest.approx(stats.ttest_1samp(differences, 0, alternative="less").pvalue)
-    assert ours.low is not None
-    assert ours.high is not None
-    assert (ours.low + ours.high) / 2 == pytest.approx(ours.difference, abs=1e-9)
-    if ours.verdict == "better":
-        assert ours.difference <= -LEAST_DIFFERENCE
-        assert ours.p is not None
-        assert ours.p < 0.01
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("tiny"))
 
 
-def test_paired_by_hand() -> None:
-    ours = paired({0: 3.0, 1: 3.1, 2: 3.2, 7: 9.9}, {0: 3.2, 1: 3.4, 2: 3.3, 8: 0.0})
-    assert ours is not None
-    # Differences -.2, -.3, -.1: mean -.2, SD .1, SE .1/sqrt(3); t(2) at 97.5 % is 4.3027.
-    assert (ours.n, ours.difference, ours.sd) == (3, pytest.approx(-0.2), pytest.approx(0.1))
-    assert ours.noise_floor == pytest.approx(0.2 / math.sqrt(3))
-    assert ours.low == pytest.approx(-0.2 - 4.30265 * 0.1 / math.sqrt(3), abs=1e-5)
-    assert ours.high == pytest.approx(-0.2 + 4.30265 * 0.1 / math.sqrt(3), abs=1e-5)
-    # Student's t with 2 degrees of freedom: p = 1/2 - t / (2 sqrt(2 + t^2)), t = 2 sqrt(3).
-    assert ours.p == pytest.approx(0.5 - 2 * math.sqrt(3) / (2 * math.sqrt(14)))
-    assert ours.verdict == "unproven"
+@pytest.fixture(scope="module")
+def performed(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """A sound arm and one that diverges, on one seed of two."""
+    this = small_comparison(tiny, tmp_path_factory.mktemp("records") / "r.jsonl", 1e-2, 1e38)
+    for trial in this.missing()[:2]:
+        this.perform(trial)
+    return this
 
 
-@pytest.mark.parametrize(
-    ("new", "verdict"),
-    [
-        ([2.9, 2.91, 2.89, 2.9, 2.9], "better"),
-        ([3.1, 3.11, 3.09, 3.1, 3.1], "worse"),
-        ([2.99, 2.99, 2.99, 2.991, 2.989], "tie"),  # certain, and too small to matter
-        ([2.5, 3.4, 2.6, 3.3, 2.9], "tie"),  # large, and within the noise
-        ([2.9, 2.9, 2.9, 2.9, 2.9], "better"),
-        ([3.0, 3.0, 3.0, 3.0, 3.0], "tie"),
-        ([2.5], "unproven"),
-        ([3.5], "worse"),
-        ([2.99], "tie"),
-    ],
-)
-def test_verdicts(new: list[float], verdict: str) -> None:
-    result = paired(dict(enumerate(new)), dict.fromkeys(range(5), 3.0))
-    assert result is not None
-    assert result.verdict == verdict
+# --- trials and records -----------------------------------------------------------------------------------------------
+
+FIELDS = {
+    *("corpus", "track", "recipe", "seed", "steps", "train_tokens", "params", "train_loss_last", "train_loss_last10"),
+    *("dev_loss", "test_loss", "test_bpb", "ngram_unigram", "ngram_kn2", "ngram_kn3", "seconds", "peak_mb", "run"),
+    *("commit", "dirty", "machine", "wall_seconds", "losses", "grad_norms"),
+}
 
 
-def test_small_samples() -> None:
-    assert paired({0: 1.0}, {1: 1.0}) is None
-    assert summarize([2.0]).sd is None
-    summary = summarize([1.0, 2.0, 3.0])
-    assert (summary.mean, summary.sd, summary.least, summary.most) == (2.0, 1.0, 1.0, 3.0)
-    assert selection_bias(0.01, 300) == pytest.approx(0.034, abs=5e-4)
-    assert selection_bias(0.01, 1) == 0
+def test_records_say_everything(performed: Comparison, tiny: Corpus) -> None:
+    for line in performed.out.read_text().splitlines():
+        assert json.loads(line).keys() >= FIELDS
+    records = read_records(performed.out)
+    assert [(r.arm, r.seed) for r in records] == [(t.arm.label, t.seed) for t in performed.trials()[:2]]
+    for record in records:
+        run = load(Run, record.run)
+        assert run == replace(run, seed=record.seed, steps=record.steps or 0, recipe=record.recipe)
+        assert record.corpus == run.corpus == tiny.folder.name
+        assert record.corpus_sha256 == tiny.sha256
+        assert record.modified is True
+        assert record.train_tokens == 3 * 2 * 16
+        assert record.rules_broken == ["3 steps, not 100"]
+        assert record.params
+        assert record.machine
+        assert record.machine["threads"] == 1
+    counted = ngram_losses(tokens_read(tiny.train, 16, 2, 0, 3), tiny.dev, tiny.n_vocab)
+    assert (records[0].ngram_split, records[0].ngram_kn3) == ("dev", counted.kn3)
 
 
-# --- plans ------------------------------------------------------------------------------------------------------------
+def test_diverged_seeds_stay(performed: Comparison) -> None:
+    record = performed.records["lr 1e+38", 0]
+    assert record.status == "diverged"
+    assert record.dev_loss == pytest.approx(math.log(50_257))
+    assert record.dev_bpb
+    sound, diverged = performed.results()
+    assert (sound.dev.n, diverged.dev.n) == (1, 1)
+    assert diverged.to_first is not None
+    assert diverged.to_first.difference == pytest.approx(math.log(50_257) - sound.dev.mean)
+    assert best_of([sound, diverged])[0] is sound
 
 
-def test_a_sweep_is_a_grid_of_overrides() -> None:
-    arms = plan(["baseline"], sweep=["optim.lr=.001,3e-3", "model.d_model=6,9"], steps=7)
-    assert [(a.run.optim.lr, a.run.model.d_model) for a in arms if isinstance(a.run.optim, AdamW)] == [
-        (1e-3, 6),
-        (1e-3, 9),
-        (3e-3, 6),
-        (3e-3, 9),
-    ]
-    assert all(arm.run.steps == 7 and arm.overrides["steps"] == 7 for arm in arms)
-    assert len({arm.label for arm in arms}) == 4
-    assert plan(["baseline"], steps=100)[0].overrides == {}, "the recipe's own number of steps is no change"
+def test_nothing_is_run_twice(performed: Comparison, tiny: Corpus) -> None:
+    assert small_comparison(tiny, performed.out, 1e-2, 1e38, seeds=1).missing() == []
+    more = small_comparison(tiny, performed.out, 1e-2, 2e-2).missing()
+    assert [(t.arm.label, t.seed) for t in more] == [("lr 0.02", 0), ("lr 0.01", 1), ("lr 0.02", 1)]
+    untested = small_comparison(tiny, performed.out, 1e-2, seeds=1, test=True)
+    assert len(untested.missing()) == 1, "no test score is recorded"
+    other = replace(tiny, sha256=tiny.sha256 | {"dev": "0"})
+    assert len(small_comparison(other, performed.out, 1e-2, seeds=1).missing()) == 1, "another text is another trial"
+    faster = [replace(arm, run=replace(arm.run, threads=2)) for arm in small_arms(1e-2)]
+    assert Comparison(faster, range(1), tiny, TRACKS["closed"], performed.out).missing() == [], "threads"
+    open_cpu = Comparison(small_arms(1e-2), range(1), tiny, TRACKS["open-cpu"], performed.out)
+    assert len(open_cpu.missing()) == 1
 
 
-@pytest.mark.parametrize("sweep", ["optim.learning=1", "optimum.lr=1", "optim.lr", "optim.lr=fast", "steps.n=2"])
-def test_a_sweep_of_nothing_is_refused(sweep: str) -> None:
-    with pytest.raises(UserError):
-        plan(["baseline"], sweep=[sweep])
+def test_a_field_newer_than_the_record_has_its_default(performed: Comparison, tiny: Corpus, tmp_path: Path) -> None:
+    for record in read_records(performed.out):
+        del record.run["init"]["residual"]
+        append_record(tmp_path / "old.jsonl", record)
+    assert small_comparison(tiny, tmp_path / "old.jsonl", 1e-2, seeds=1).missing() == []
 
 
-def test_override_keeps_the_rest() -> None:
-    run = recipes.baseline()
-    assert override(run, {}) == run
-    assert override(run, {"gradient_clipping": None}) == replace(run, gradient_clipping=None)
-
-
-def test_rules(tiny: Corpus) -> None:
-    run = replace(small(), steps=100)
-    row = {"params": 61_000_000, "seconds": 601.0, "machine": {"kind": "cpu", "threads": 3}}
-    assert broken_rules("closed", run, tiny, {}) == []
-    assert len(broken_rules("closed", run, tiny, row)) == 3
-    assert len(broken_rules("open-cpu", run, tiny, row)) == 2
-    assert broken_rules("open-gpu", run, tiny, row) == []
-    assert broken_rules("closed", replace(run, steps=99), tiny, {}) == ["99 steps, not 100"]
-    big = replace(run, data=replace(run.data, batch_size=1025))
-    assert len(broken_rules("closed", big, tiny, {})) == 2, "too many tokens, and windows shown twice"
+def test_a_crash_is_no_score_and_is_tried_again(tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    this = small_comparison(tiny, tmp_path / "r.jsonl", 1e-2, seeds=1, test=True)
+    with monkeypatch.context() as broken:
+        broken.setenv("PYTHONHASHSEED", "not a number")  # no interpreter starts like this
+        record = this.perform(this.trials()[0])
+    assert this.failed == [record]
+    (read,) = read_records(this.out)
+    assert read.status == "failed"
+    assert "PYTHONHASHSEED" in str(read.error)
+    assert (read.dev_loss, read.test_loss, read.losses) == (None, None, [])
+    assert this.missing() == this.trials()
+    assert this.results() == []
+    again = this.perform(this.trials()[0])
+    assert again.status == "ok"
+    assert this.missing() == []
+    assert this.results()[0].dev.n == 1
 
 
 def test_corpus_names_carry_no_path() -> None:
@@ -146,180 +128,24 @@ def test_corpus_names_carry_no_path() -> None:
     assert [short_name(name) for name in names] == ["sotu", "hf:a/b", "tinystories", "tinystories", "b.txt"]
 
 
-# --- trials -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Token files in which the next id mostly follows from the last."""
-    folder = tmp_path_factory.mktemp("tiny")
-    draw = np.random.default_rng(0)
-    for split, n in (("train", 20_000), ("dev", 700), ("test", 700)):
-        ids = [0]
-        for noise in draw.random(n - 1):
-            ids.append((7 * ids[-1] + 3) % 50 if noise < 0.8 else int(noise * 1e6) % 50)
-        np.array(ids, dtype="<u2").tofile(folder / f"{split}.bin")
-    return open_corpus(str(folder))
-
-
-def small(lr: float = 1e-2) -> Run:
-    """The smallest transformer over GPT-2's ids."""
-    base = recipes.baseline()
-    return replace(
-        base,
-        model=replace(base.model, d_model=4, n_heads=1, n_layers=1, context_length=16),
-        data=replace(base.data, batch_size=2, window=16),
-        optim=AdamW(lr=lr),
-        head_dtype="float32",
-        steps=3,
-        device="cpu",
-    )
-
-
-def arms(*rates: float) -> list[Arm]:
-    return [Arm(f"lr {lr}", small(lr), {"optim.lr": lr}) for lr in rates]
-
-
-def comparison(corpus: Corpus, out: Path, *rates: float, seeds: int = 2, test: bool = False) -> Comparison:
-    return Comparison(arms(*rates), range(seeds), corpus, "closed", test, 1, out)
-
-
-FIELDS = {
-    *("corpus", "track", "recipe", "seed", "steps", "train_tokens", "params", "train_loss_last", "train_loss_last10"),
-    *("dev_loss", "test_loss", "test_bpb", "anchor_unigram", "anchor_kn2", "anchor_kn3", "seconds", "peak_mb", "run"),
-    *("commit", "dirty", "machine"),
-}
-
-
-@pytest.fixture(scope="module")
-def performed(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    """A sound arm and one that diverges, on one seed of two."""
-    this = comparison(tiny, tmp_path_factory.mktemp("records") / "r.jsonl", 1e-2, 1e38)
-    for trial in this.missing()[:2]:
-        this.perform(trial)
-    return this
-
-
-def test_records_say_everything(performed: Comparison, tiny: Corpus) -> None:
-    rows = read_rows(performed.out)
-    assert [(row["arm"], row["seed"]) for row in rows] == [(t.arm.label, t.seed) for t in performed.trials()[:2]]
-    for row in rows:
-        assert row.keys() >= FIELDS
-        run = load(Run, row["run"])
-        assert run == replace(run, seed=row["seed"], steps=row["steps"], recipe=row["recipe"])
-        assert row["corpus"] == tiny.folder.name
-        assert row["modified"] is True
-        assert row["train_tokens"] == 3 * 2 * 16
-        assert row["rules_broken"] == ["3 steps, not 100"]
-    counted = anchors(tokens_read(tiny.train, 16, 2, 0, 3), tiny.dev, tiny.n_vocab)
-    assert (rows[0]["anchor_split"], rows[0]["anchor_kn3"]) == ("dev", counted.kn3)
-
-
-def test_a_trial_is_the_loop_itself(performed: Comparison, tiny: Corpus) -> None:
-    """The numbers from the child process are those of the same run in this one, seed by seed."""
-    torch.set_num_threads(1)
-    row = read_rows(performed.out)[0]
-    *steps, result = perform(load(Run, row["run"]), tiny, test=False)
-    assert [s["step"] for s in steps] == [1, 2, 3]
-    for name in ("dev_loss", "dev_bpb", "train_loss_last", "train_loss_last10", "losses", "grad_norms", "params"):
-        assert result[name] == row[name], name
-    assert row["train_loss_last"] == steps[-1]["loss"]
-
-
-def test_diverged_seeds_stay(performed: Comparison) -> None:
-    row = performed.rows["lr 1e+38", 0]
-    assert row["status"] == "diverged"
-    assert row["dev_loss"] == pytest.approx(math.log(50_257))
-    assert row["dev_bpb"] > 0
-    sound, diverged = performed.results()
-    assert (sound.dev.n, diverged.dev.n) == (1, 1)
-    assert diverged.to_first is not None
-    assert diverged.to_first.difference == pytest.approx(math.log(50_257) - sound.rows[0]["dev_loss"])
-    assert best_of([sound, diverged])[0] is sound
-
-
-def test_nothing_is_run_twice(performed: Comparison, tiny: Corpus) -> None:
-    assert comparison(tiny, performed.out, 1e-2, 1e38, seeds=1).missing() == []
-    more = comparison(tiny, performed.out, 1e-2, 2e-2).missing()
-    assert [(t.arm.label, t.seed) for t in more] == [("lr 0.02", 0), ("lr 0.01", 1), ("lr 0.02", 1)]
-    untested = comparison(tiny, performed.out, 1e-2, seeds=1, test=True)
-    assert len(untested.missing()) == 1, "no test score is recorded"
-    other = replace(tiny, sha256=tiny.sha256 | {"dev": "0"})
-    assert len(comparison(other, performed.out, 1e-2, seeds=1).missing()) == 1, "another text is another trial"
-    assert Comparison(arms(1e-2), range(1), tiny, "closed", False, 2, performed.out).missing() == [], "threads"
-    assert len(Comparison(arms(1e-2), range(1), tiny, "open-cpu", False, 1, performed.out).missing()) == 1
-
-
-def test_a_field_newer_than_the_record_has_its_default(performed: Comparison, tiny: Corpus, tmp_path: Path) -> None:
-    for row in read_rows(performed.out):
-        del row["run"]["init"]["residual"]
-        append_row(tmp_path / "old.jsonl", row)
-    assert comparison(tiny, tmp_path / "old.jsonl", 1e-2, seeds=1).missing() == []
-
-
-def test_a_crash_costs_one_trial(tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    this = comparison(tiny, tmp_path / "r.jsonl", 1e-2, seeds=1, test=True)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PYTHONHASHSEED", "not a number")  # no interpreter starts like this
-    row = this.perform(this.trials()[0])
-    assert row["status"] == "failed"
-    assert "exit code 1" in row["error"]
-    assert row["test_loss"] == row["dev_loss"] == pytest.approx(math.log(50_257))
-    assert this.missing() == []
-
-
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-def record(seed: int) -> dict[str, object]:
-    return {"corpus": "c", "track": "closed", "recipe": "r", "seed": seed, "dev_loss": 3.0, "run": dump(small())}
-
-
-def test_half_a_line_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "r.jsonl"
-    append_row(path, record(0))
-    whole = path.read_bytes()
-    append_row(path, record(1))
-    for cut in (len(whole) + 1, len(whole) + 40, path.stat().st_size - 1):
-        os.truncate(path, cut)
-        assert [row["seed"] for row in read_rows(path)] == [0]
-        append_row(path, record(2))
-        assert [row["seed"] for row in read_rows(path)] == [0, 2]
-
-
-@pytest.mark.parametrize("damage", ["{", "[]", '{"corpus": "c"}', '{"seed": "one"}'])
-def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "r.jsonl"
-    append_row(path, record(0))
-    path.write_text(path.read_text() + damage + "\n")
-    with pytest.raises(UserError, match="line 2") as caught:
-        read_rows(path)
-    assert caught.value.code == errors.DATA
-
-
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/r\.jsonl") as caught:
-        append_row(tmp_path / "file" / "r.jsonl", record(0))
-    assert caught.value.code == errors.STORAGE
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def command(corpus: Corpus, out: Path, *more: str) -> list[str]:
-    """Arguments that make the baseline small."""
-    sizes = "model.d_model=4 model.n_heads=1 model.n_layers=1 data.batch_size=2 data.window=16 head_dtype=float32"
-    swept = [*sizes.split(), "optim.lr=1e-5,1e-2"]
-    given = ["--corpus", corpus.name, "--threads", "1", "--out", str(out), "--seeds", "1"]
-    return ["baseline", *given, *more, "--sweep", *swept]
+def compare(*arguments: str) -> str:
+    """What `hectogpt compare` prints to stdout."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        cli.main(["compare", *arguments])
+    return printed.getvalue()
 
 
 def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path) -> None:
     """Killed in the second trial, the command started again does the second only and ends as if nothing happened."""
     out = tmp_path / "r.jsonl"
-    line = [sys.executable, "-m", "hectogpt", "compare", *command(tiny, out, "--steps", "20")]
-    first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    given = small_command(tiny, out, "--steps", "20")
+    first = subprocess.Popen(
+        [sys.executable, "-m", "hectogpt", "compare", *given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     until = time.monotonic() + 60
     while not (out.exists() and out.read_bytes().endswith(b"\n")) and time.monotonic() < until:
         time.sleep(0.02)
@@ -329,30 +155,130 @@ def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path) -> None:
     assert before.count(b"\n") == 1
     with open(out, "ab") as file:
         file.write(before[:99])  # what an append cut short would leave
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        compare(command(tiny, out, "--steps", "20", "--json"))
+    answer = json.loads(compare(*given, "--json"))
     assert out.read_bytes().startswith(before)
-    assert [row["run"]["optim"]["lr"] for row in read_rows(out)] == [1e-5, 1e-2]
-    answer = json.loads(printed.getvalue())
+    assert [record.run["optim"]["lr"] for record in read_records(out)] == [1e-5, 1e-2]
     assert [arm["dev"]["n"] for arm in answer["arms"]] == [1, 1]
     assert answer["arms"][1]["to_first"]["difference"] < 0
     assert answer["best"]["of"] == 2
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        compare(command(tiny, out, "--steps", "20"))
-    assert "kn3" in printed.getvalue()
-    assert "20 steps, not 100 (seed 0)" in printed.getvalue()
+    printed = compare(*given)
+    assert "kn3" in printed
+    assert "20 steps, not 100 (seed 0)" in printed
 
 
-def test_dry_run_runs_nothing(tiny: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    compare(command(tiny, tmp_path / "r.jsonl", "--dry-run"))
+def test_a_crash_ends_with_code_1_and_the_whole_message(
+    tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["compare", *small_command(tiny, tmp_path / "r.jsonl")]
+    with monkeypatch.context() as broken:
+        broken.setenv("PYTHONHASHSEED", "not a number")
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*given, "--quiet"])
+    assert caught.value.code == 1
+    told = capsys.readouterr().err
+    assert "2 of 2 trials crashed" in told
+    assert "PYTHONHASHSEED must be" in told
+    assert "the same command runs them again" in told
+    cli.main([*given, "--quiet"])
+    assert capsys.readouterr().err == ""
+    assert [record.status for record in read_records(tmp_path / "r.jsonl")] == ["failed", "failed", "ok", "ok"]
+
+
+def recorded(corpus: Corpus, out: Path, losses: dict[float, list[float]], **more: Any) -> list[str]:
+    """Arguments of a comparison whose trials are recorded: learning rate -> dev loss of each seed."""
+    sweep = [*SMALL, f"optim.lr={','.join(map(str, losses))}"]
+    arms = plan(["baseline"], sweep=sweep)
+    for arm, (lr, values) in zip(arms, losses.items(), strict=True):
+        assert arm.overrides["optim.lr"] == lr
+        for seed, loss in enumerate(values):
+            run = dump(replace(arm.run, seed=seed))
+            numbers = {"dev_loss": loss, "seconds": 12.3, "peak_mb": 456.7, "ngram_kn3": 5.0} | more
+            record = Record("tiny", "closed", "baseline", seed, run, corpus.sha256, arm.label, **numbers)
+            append_record(out, record)
+    seeds = len(next(iter(losses.values())))
+    return ["baseline", "--corpus", corpus.name, "--out", str(out), "--seeds", str(seeds), "--sweep", *sweep]
+
+
+def test_only_divergence_is_an_error(tiny: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = recorded(tiny, tmp_path / "r.jsonl", {0.1: [10.8], 0.2: [10.8]}, status="diverged", error="loss nan")
+    with pytest.raises(SystemExit) as caught:
+        compare(*given)
+    assert caught.value.code == errors.DIVERGED
+    assert "why: loss nan" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def three_arms(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments of a comparison of three arms at two seeds, recorded."""
+    losses = {1e-05: [10.821, 10.825], 0.001: [10.123, 10.3], 0.01: [9.1, 9.25]}
+    return recorded(tiny, tmp_path_factory.mktemp("three") / "r.jsonl", losses)
+
+
+def test_the_table_fits_80_columns(three_arms: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = compare(*three_arms)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "…" not in narrow
+    assert narrow.count("to the previous") == 1, "of three arms, the third alone has another one before it"
+    for text in ("9.1750 ± 0.1061", "-1.648 [", "optim.lr=0.01"):
+        assert text in narrow
+    monkeypatch.delenv("COLUMNS")
+    wide = compare(*three_arms)
+    assert 80 < max(map(len, wide.splitlines())) <= 160
+    headers = narrow.splitlines()[0], wide.splitlines()[0]
+    for column in ("arm", "n", "dev mean ± SD", "to the first [95 %]", "p", "verdict"):
+        assert all(f" {column} " in f" {header} " for header in headers)
+    for column in ("min - max", "noise", "s", "MiB"):
+        assert [f" {column} " in f" {header} " for header in headers] == [False, True]
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "MiB" in compare(*three_arms)
+
+
+def test_two_arms_have_no_difference_to_the_previous(tiny: Corpus, tmp_path: Path) -> None:
+    assert "to the previous" not in compare(*recorded(tiny, tmp_path / "r.jsonl", {0.1: [5.0, 5.1], 0.2: [4.0, 4.2]}))
+
+
+def test_json_does_not_silence_progress(three_arms: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["compare", *three_arms, "--json"])
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert "6 trials, 6 recorded" in printed.err
+    assert "the dev text has only 700 tokens" in printed.err
+    assert any("700 tokens" in note for note in answer["notes"])
+    assert answer["ngrams"] == {"kn3": 5.0}
+    cli.main(["compare", *three_arms, "--json", "--quiet"])
+    assert capsys.readouterr().err == ""
+
+
+def test_old_names_are_told_once(tiny: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--corpus", tiny.name, "--out", str(tmp_path / "r.jsonl"), "--dry-run", "--sweep", "data.window=16,32"]
+    cli.main(["compare", "rare", "decay", "rare", "muon", *given])
+    printed = capsys.readouterr()
+    for old, new in (("rare", "soap_rare_tokens"), ("decay", "linear_decay"), ("data.window", "data.seq_len")):
+        assert printed.err.count(f"note: {old} is now called {new}") == 1
+    assert "soap_rare_tokens" in printed.out
+
+
+def test_dry_run_runs_nothing(tiny: Corpus, tmp_path: Path) -> None:
+    printed = compare(*small_command(tiny, tmp_path / "r.jsonl", "--dry-run"))
     assert not (tmp_path / "r.jsonl").exists()
-    assert "2 trials, 0 recorded" in capsys.readouterr().out
+    assert "2 trials, 0 recorded" in printed
+    assert "100" in printed
 
 
-def test_no_recipe_is_an_error() -> None:
-    with pytest.raises(UserError, match="no recipe"):
-        compare([])
-    with pytest.raises(UserError, match="basline"):
-        compare(["basline"])
+def test_errors_name_options(tiny: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, fix in ((["muon", "--sweep", "lr"], "--sweep optim.lr=0.001,0.003"), ([], "hectogpt compare")):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["compare", *arguments])
+        assert caught.value.code == errors.USAGE
+        assert fix in capsys.readouterr().err
+    with pytest.raises(UserError, match="at least one seed"):
+        Comparison(small_arms(1e-2), [], tiny, TRACKS["closed"], Path("r.jsonl"))
+
+
+def test_help_is_quick() -> None:
+    program = "import sys, hectogpt.cli as c\ntry: c.main(['compare', '--help'])\nexcept SystemExit: pass\n"
+    program += "print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "False"
+    assert "--first-seed" in done.stdout

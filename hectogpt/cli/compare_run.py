@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from hectogpt import errors
 from hectogpt.cli.compare import Arguments
@@ -216,28 +217,35 @@ class LiveTable:
             left = self.missing - self.finished
             pace = (time.monotonic() - self.begun) / self.finished if self.finished else None
             remaining = f", about {left * pace / 60:.0f} min left" if pace and left else ""
-            table = results_table(self.comparison, self.comparison.results(), self.console.width)
-            state = f"{self.finished} of {self.missing} trials done{remaining}"
-            self.live.update(Group(table, state, printable(now)), refresh=True)
+            lines = results_table(self.comparison, self.comparison.results(), self.console.width)
+            lines += [f"{self.finished} of {self.missing} trials done{remaining}", now]
+            self.live.update(Text(printable("\n".join(lines))), refresh=True)
 
 
-def results_table(comparison: Comparison, results: Sequence[Result], width: int) -> Table:
-    """Losses and differences, a row per arm; with three arms or more another row for the difference to the arm before.
-    A narrow table leaves out what --json has: ranges, noise, time and memory."""
+def results_table(comparison: Comparison, results: Sequence[Result], width: int) -> list[str]:
+    """Losses and differences as lines of text: an arm per row, with three arms or more another row for the difference
+    to the arm before. A label that does not fit beside the numbers has a line of its own. A narrow table leaves out
+    what --json has: ranges, noise, time and memory."""
     wide = width >= WIDE
-    table = Table(box=box.SIMPLE)
-    table.add_column("arm", overflow="fold")
-    for name in column_names(comparison, wide):
-        table.add_column(name, justify="right", no_wrap=True)
+    names = column_names(comparison, wide)
+    rows: list[tuple[str, list[str]]] = []
     for place, result in enumerate(results):
-        table.add_row(result.arm.label, *row_of(comparison, result, wide))
+        losses = loss_cells(comparison, result, wide)
+        numbers = (result.mean("seconds"), result.mean("peak_mb")) if wide else ()
+        costs = ["" if number is None else f"{number:.0f}" for number in numbers]
+        rows.append((result.arm.label, losses + paired_cells(result.to_first, wide) + costs))
         if place > 1:
-            cells = [""] * len(column_names(comparison, wide))
-            start = len(loss_cells(comparison, result, wide))
-            pair = paired_cells(result.to_previous, wide)
-            cells[start : start + len(pair)] = pair
-            table.add_row("  to the previous", *cells)
-    return table
+            before = [""] * len(losses) + paired_cells(result.to_previous, wide) + [""] * len(costs)
+            rows.append(("  to the previous", before))
+    widths = [max(map(len, column)) for column in zip(names, *(cells for _, cells in rows), strict=True)]
+    room = width - sum(widths) - 2 * len(widths)
+    longest = max(len(label) for label, _ in [("arm", names), *rows])
+    left = longest if longest <= room else min(room, 18)
+    lines = []
+    for label, cells in [("arm", names), ("", ["-" * n for n in widths]), *rows]:
+        text = "".join(f"  {cell:>{n}}" for cell, n in zip(cells, widths, strict=True))
+        lines += [label, " " * left + text] if len(label) > left else [f"{label:<{left}}{text}"]
+    return [line.rstrip() for line in lines]
 
 
 def column_names(comparison: Comparison, wide: bool) -> list[str]:
@@ -247,15 +255,6 @@ def column_names(comparison: Comparison, wide: bool) -> list[str]:
         losses += ["min - max"] + (["dev mean ± SD"] if comparison.test else [])
     pair = ["to the first [95 %]", "p", *(["noise"] if wide else []), "verdict"]
     return losses + pair + (["s", "MiB"] if wide else [])
-
-
-def row_of(comparison: Comparison, result: Result, wide: bool) -> list[str]:
-    """The cells after the arm's."""
-    cells = loss_cells(comparison, result, wide) + paired_cells(result.to_first, wide)
-    if wide:
-        numbers = (result.mean("seconds"), result.mean("peak_mb"))
-        cells += ["" if number is None else f"{number:.0f}" for number in numbers]
-    return cells
 
 
 def loss_cells(comparison: Comparison, result: Result, wide: bool) -> list[str]:
@@ -285,9 +284,11 @@ def paired_cells(pair: Paired | None, wide: bool) -> list[str]:
 def show_results(comparison: Comparison, results: Sequence[Result], swept: bool) -> None:
     """Print the final table, the n-gram baselines and what must be said about single trials."""
     console = stdout()
-    console.print(results_table(comparison, results, console.width))
+    table = results_table(comparison, results, console.width)
     levels = ", ".join(f"{name} {level:.3f}" for name, level in ngram_means(results).items())
     lines = [
+        *table,
+        "",
         f"N-gram baselines of the same tokens ({comparison.split}): {levels}",
         f"Differences: {comparison.split} nats/token over paired seeds, negative is better. Noise: 2 SD of the "
         f"differences / sqrt(n). tie: within the noise or {LEAST_DIFFERENCE}. unproven: lower beyond both, but p >= "

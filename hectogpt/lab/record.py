@@ -91,10 +91,6 @@ class Record:
         """The same without seed and track: equal for the seeds of one run on one text."""
         return experiment_key(self.run, self.corpus_sha256)
 
-    def has_settings_of(self, run: Run) -> bool:
-        """Whether `run` is the run of this record but for seed, threads and corpus."""
-        return experiment_key(dump(run), {}) == experiment_key(self.run, {})
-
     def loss(self, split: str) -> float | None:
         """Held-out loss on "dev" or "test", None if it was not scored."""
         loss: float | None = getattr(self, f"{split}_loss")
@@ -116,8 +112,8 @@ def parse_run(run: Mapping[str, Any]) -> Run | None:
 def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> str:
     """SHA-256 over the run (recipe and every field but NOT_IDENTITY) and the hashes of the three token streams.
 
-    Fields that are newer than the run get their defaults, old names become today's. A run that this version cannot
-    express stands for itself.
+    run: as `dump` writes it today. A record's run is brought to that form when it is read, fields that are newer than
+    the record with their defaults; a run that this version cannot express stands for itself.
     """
     return _hash(_identity(run, corpus_sha256))
 
@@ -128,8 +124,7 @@ def trial_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: s
 
 
 def _identity(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> list[Any]:
-    parsed = parse_run(run)
-    fields = {k: v for k, v in (run if parsed is None else dump(parsed)).items() if k not in NOT_IDENTITY}
+    fields = {name: value for name, value in run.items() if name not in NOT_IDENTITY}
     return [fields, [corpus_sha256.get(split) for split in ("train", "dev", "test")]]
 
 
