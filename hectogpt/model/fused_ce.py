@@ -1,7 +1,7 @@
 """Cross entropy of a large vocabulary without its logits: exact, in chunks of rows, with its own backward pass.
 
 The gradients of a chunk are computed while its logits are in the cache, and only scaled in the backward pass. The full
-matrix of logits never exists. Second derivatives are refused (once_differentiable), and so are targets out of range.
+matrix of logits never exists. Second derivatives are refused, and so are targets out of range.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hectogpt.errors import DATA, UserError
 from hectogpt.model import cpu_kernels
@@ -120,8 +119,11 @@ class _FusedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
+        # Not torch's once_differentiable: it lets a plain loss.backward(create_graph=True) pass, whose second
+        # derivatives would then lack this loss's part without a word.
+        if torch.is_grad_enabled():
+            raise RuntimeError("the fused cross entropy has no second derivatives: leave out create_graph=True")
         # On the CPU a factor of 1 costs no pass; on CUDA looking at it would be a sync.
         unit = grad_output.device.type == "cpu" and grad_output.item() == 1.0
         scaled = (g if g is None or unit else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)

@@ -1,0 +1,60 @@
+"""Small models that between them have every part of the package, for laws that hold for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from helpers import peaked
+
+from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import ALiBi, NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, SinusoidalPositions
+from hectogpt.model.pointer import PointerHead
+
+L = 10  # context length
+GPT2 = ModelConfig(16, 2, 2, L, 40)
+BARE = replace(GPT2, positions=NoPositions())
+KINDS = {
+    "gpt2": GPT2,
+    "no layer": replace(GPT2, n_layers=0),
+    "two ids": replace(GPT2, vocab_size=2, n_layers=1),
+    "context of one": replace(GPT2, context_length=1),
+    "looks back": replace(GPT2, inputs=(Smear(), NgramHash(rows=97, common=9), EmbeddingNorm())),
+    "rotary": replace(BARE, attention_parts=(Rotary(), QKNorm()), norm=RMSNorm(), activation=ReLU2()),
+    "alibi": replace(BARE, attention_parts=(ALiBi(),)),
+    "alibi among others": replace(GPT2, n_heads=4, attention_parts=(QKNorm(), ALiBi(), Rotary(fraction=0.5), ALiBi())),
+    "value embeddings": replace(BARE, value_embeddings=(TokenTable(), NgramHash(3, 89)), biases=False),
+    "pointer": replace(BARE, inputs=(Smear(),), pointer=PointerHead(gate=-0.5)),
+    "everything": replace(
+        GPT2,
+        positions=SinusoidalPositions(),
+        attention_parts=(QKNorm(), Rotary(fraction=0.5)),
+        inputs=(NgramHash(order=3, rows=31), Smear((0.3, 0.2, 0.1))),
+        lm_head=LMHeadConfig(bias=True, soft_cap=5.0, tied=True),
+        attention_scale=0.7,
+    ),
+    "everything else": replace(
+        GPT2,
+        norm=RMSNorm(gain=True),
+        attention_parts=(Rotary(100.0, 0.5), ALiBi()),
+        inputs=(EmbeddingNorm(), NgramHash(), Smear()),
+        value_embeddings=(TokenTable(),),
+        lm_head=LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=True, embedding_map=0.3),
+        pointer=PointerHead(1.5, 0.0),
+    ),
+}
+
+
+def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> Transformer:
+    """A model in evaluation mode whose attention is uneven and whose every weight counts. Where the vocabulary is
+    compact, every third token is in use."""
+    model = Transformer(config).to(dtype).eval()
+    if config.lm_head.compact_vocab:
+        model.lm_head.compact(torch.arange(0, config.vocab_size, 3))
+    return peaked(model, seed, scale=0.4)
+
+
+def random_ids(rows: int, length: int, vocab: int = GPT2.vocab_size, seed: int = 1) -> torch.Tensor:
+    return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(seed))
