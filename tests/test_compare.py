@@ -166,6 +166,23 @@ def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path) -> None:
     assert "20 steps, not 100 (seed 0)" in printed
 
 
+def test_a_signal_ends_the_trial_too(tiny: Corpus, tmp_path: Path) -> None:
+    """SIGTERM stops the comparison and its child; nothing is promised to be kept when nothing was finished."""
+    line = [sys.executable, "-m", "hectogpt", "compare", *small_command(tiny, tmp_path / "r.jsonl", "--steps", "99999")]
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        while "to run" not in running.stderr.readline():
+            assert running.poll() is None
+        time.sleep(1)
+        running.send_signal(signal.SIGTERM)
+        told = running.stderr.read()
+        assert running.wait(20) == errors.TERMINATED
+    assert "interrupted, 2 of 2 trials missing" in told
+    assert "the same command goes on" in told
+    assert "kept:" not in told
+    assert not (tmp_path / "r.jsonl").exists()
+
+
 def test_a_crash_ends_with_code_1_and_the_whole_message(
     tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
