@@ -196,14 +196,15 @@ def test_rotary_scores_depend_on_distance_alone(fraction: float) -> None:
 
 
 def test_rotary_by_hand() -> None:
-    """Pair i, dimensions i and n + i of 2n that rotate, turns by position * base^(-i / n); the rest stays."""
-    q = torch.randn(1, 1, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    """Pair i, dimensions i and n + i of 2n that rotate, turns by position * base^(-i / n); the rest stays. Frequencies
+    are float32, angles float64."""
+    q = torch.randn(1, 1, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    positions = [0, 1, 17, 1023]
     for fraction, n in ((1.0, 4), (0.5, 2), (0.0, 0)):
-        turned, _ = rotated(Rotary(100.0, fraction), q, q, torch.arange(5)[None])
-        for position in range(5):
-            before, after = q[0, 0, position], turned[0, 0, position]
+        turned, _ = rotated(Rotary(100.0, fraction), q, q, torch.tensor([positions]))
+        for before, after, position in zip(q[0, 0], turned[0, 0], positions, strict=True):
             for i in range(n):
-                angle = position * 100.0 ** (-i / n)
+                angle = position * torch.tensor(100.0 ** (-i / n)).item()
                 z = complex(before[i], before[n + i]) * complex(math.cos(angle), math.sin(angle))
                 assert complex(after[i], after[n + i]) == pytest.approx(z, abs=1e-12)
             assert torch.equal(after[2 * n :], before[2 * n :])

@@ -99,13 +99,14 @@ class LMHead(nn.Module):
         rows[used] = torch.arange(len(used), device=self.weight.device)
         self._set_rows(rows, len(used) + 1, self.vocab_size - len(used))
 
-    def compact_like(self, row_of_token: Int[Tensor, " vocab"], rows: int) -> None:
+    def compact_like(self, row_of_token: Tensor, rows: int) -> None:
         """Take the compact vocabulary of a saved head. Raises UserError (CHECKPOINT) if it is not one."""
         sound = row_of_token.dtype == torch.int64 and tuple(row_of_token.shape) == (self.vocab_size,)
-        if not sound or not 0 <= int(row_of_token.min()) <= int(row_of_token.max()) < rows:
+        sound = sound and 0 <= int(row_of_token.min()) <= int(row_of_token.max()) < rows
+        if not sound or not bool((row_of_token.bincount(minlength=rows)[:-1] == 1).all()):
             raise UserError(
                 "the saved map from tokens to rows of the head is damaged",
-                why=f"it should hold {self.vocab_size} whole numbers from 0 to {rows - 1}",
+                why=f"it should hold {self.vocab_size} whole numbers from 0 to {rows - 1}, each but the last once",
                 code=errors.CHECKPOINT,
             )
         self._set_rows(row_of_token.to(self.weight.device), rows, int((row_of_token == rows - 1).sum()))

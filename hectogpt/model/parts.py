@@ -214,8 +214,10 @@ class RotaryLayer(nn.Module):
     def __init__(self, d_head: int, base: float, fraction: float) -> None:
         super().__init__()
         self.pairs = round(d_head // 2 * fraction)
+        # float32 like the weights: model.to(torch.float32) would round a float64 buffer, and the model would not be the
+        # same function after saving and loading, which rounds nothing.
         frequency = base ** (-torch.arange(self.pairs, dtype=torch.float64, device="cpu") / max(self.pairs, 1))
-        self.register_buffer("frequency", frequency, persistent=False)
+        self.register_buffer("frequency", frequency.float(), persistent=False)
 
     def prepare(self, positions: Int[Tensor, "rows time"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the angles, [rows, 1, time, pairs], in float64."""
