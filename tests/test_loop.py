@@ -1,0 +1,144 @@
+"""The training loop: it repeats itself bit for bit, adds up gradients exactly, clips, and stops before a bad update."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import TINY, small_run, tiny_corpus
+
+from hectogpt import errors
+from hectogpt.data import Batches, Corpus
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.train import loop, precision, setup
+from hectogpt.train.loop import Step
+from hectogpt.train.optim import AdamW, OptimizerGroup
+from hectogpt.train.run import Data, Run
+from hectogpt.train.session import Session
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return tiny_corpus(tmp_path_factory.mktemp("text"))
+
+
+def batches(run: Run, corpus: Corpus) -> Batches:
+    return Batches(corpus.train, run.data.seq_len, run.data.batch_size, run.seed)
+
+
+def begin(run: Run, corpus: Corpus) -> tuple[Transformer, Iterator[Step]]:
+    machine = precision.choose(run)
+    model = setup.build_model(run, machine, corpus)
+    return model, loop.steps(run, model, run.optim.build(model), batches(run, corpus), machine)
+
+
+def train(run: Run, corpus: Corpus) -> tuple[Transformer, list[Step]]:
+    model, steps = begin(run, corpus)
+    return model, list(steps)
+
+
+def test_it_learns_and_repeats_itself_bit_for_bit(corpus: Corpus) -> None:
+    run = small_run(steps=30, optim=AdamW(lr=1e-2, weight_decay=0.0), data=Data(batch_size=4, seq_len=32))
+    model, steps = train(run, corpus)
+    again, repeated = train(run, corpus)
+    assert [(s.loss, s.grad_norm) for s in steps] == [(s.loss, s.grad_norm) for s in repeated]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
+    assert steps[-1].loss < 7.5
+    assert [s.number for s in steps] == list(range(1, 31))
+    assert [s.tokens for s in steps] == [n * 4 * 32 for n in range(1, 31)]
+    assert [s.lr for s in steps] == [1e-2 * run.schedule.factor(n, 30) for n in range(30)]
+    _, other = train(replace(run, seed=1), corpus)
+    assert other[0].loss != steps[0].loss
+
+
+def test_a_compact_head_learns_on_the_tokens_in_use(corpus: Corpus) -> None:
+    run = small_run(model=replace(TINY, lm_head=LMHeadConfig(compact_vocab=True)))
+    model, steps = train(run, corpus)
+    assert len(setup.used_tokens(corpus)) == len(set(corpus.train.tolist())) == model.lm_head.weight.shape[0] - 1
+    assert setup.count_parameters(run, corpus) == sum(p.numel() for p in model.parameters())
+    assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
+    assert steps[-1].loss < steps[0].loss
+
+
+def test_a_run_goes_on_from_any_step_bit_for_bit(corpus: Corpus) -> None:
+    """Weights, the optimizer's state and the number of the step are all there is: order and schedule follow from it."""
+    run = small_run()
+    whole, steps = train(run, corpus)
+    first = Session.open(run, corpus)
+    begun = list(itertools.islice(first.steps(), 3))
+    second = Session.open(run, corpus)
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    rest = list(second.steps(start=3))
+    assert [replace(s, seconds=0.0) for s in begun + rest] == [replace(s, seconds=0.0) for s in steps]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_accumulated_gradients_are_the_batch_s(corpus: Corpus, micro_batch: int) -> None:
+    run = small_run(dtype="float64", head_dtype="float64")
+    machine = precision.choose(run)
+    model = setup.build_model(run, machine, corpus)
+    batch = torch.from_numpy(batches(run, corpus).at(0))
+    model.get_loss_on_batch(batch).backward()
+    whole = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    loss = loop.accumulate(replace(run, data=replace(run.data, micro_batch=micro_batch)), model, batch, machine)
+    torch.testing.assert_close(loss, model.get_loss_on_batch(batch).double(), rtol=1e-12, atol=1e-12)
+    for p, expected in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(p.grad, expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_stops_before_the_update(corpus: Corpus, poison: str) -> None:
+    model, steps = begin(small_run(), corpus)
+    next(steps)
+    if poison == "loss":
+        with torch.no_grad():
+            model.final_layer_norm.bias[0] = float("nan")
+    else:
+        model.backbone[0].mlp.fc1.weight.register_hook(lambda g: g * float("inf"))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(UserError, match="step 2") as caught:
+        next(steps)
+    assert caught.value.code == errors.DIVERGED
+    assert "kept: the weights after step 1" in str(caught.value)
+    if poison == "gradient":
+        assert "backbone.0.mlp.fc1.weight" in str(caught.value)
+    for name, p in model.named_parameters():
+        assert torch.equal(p.detach().nan_to_num(), before[name].nan_to_num()), name
+
+
+class Watched(OptimizerGroup):
+    """Notes the norm of the gradients that it applies."""
+
+    norms: tuple[float, ...] = ()
+
+    def step(self, step: int, factor: float) -> None:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        self.norms += (torch.nn.utils.get_total_norm(gradients).item(),)
+        super().step(step, factor)
+
+
+def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus) -> None:
+    for bound in (0.01, None):
+        run = small_run(gradient_clipping=bound, steps=2)
+        machine = precision.choose(run)
+        model = setup.build_model(run, machine, corpus)
+        watched = Watched(run.optim.build(model).optimizers)
+        norms = [s.grad_norm for s in loop.steps(run, model, watched, batches(run, corpus), machine)]
+        assert watched.norms == pytest.approx([0.01, 0.01] if bound else norms, rel=1e-3)
+
+
+def test_the_loop_trains_a_model_that_was_in_evaluation_mode(corpus: Corpus) -> None:
+    model, steps = begin(small_run(), corpus)
+    model.eval()
+    next(steps)
+    assert all(module.training for module in model.modules())
