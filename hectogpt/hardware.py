@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +84,40 @@ def resident_memory_mb() -> float:
     """MiB of main memory that this process holds now; its peak where the system tells no more."""
     status = _fields(_read("/proc/self/status"))
     return int(status["VmRSS"].split()[0]) / 2**10 if "VmRSS" in status else peak_memory_mb()
+
+
+CPP_PROBE = "#include <Python.h>\n#include <vector>\nint probe() { return std::vector<int>(1).size(); }\n"
+
+
+def cpp_compiler() -> str:
+    """The C++ compiler that torch.compile calls for code that runs on the CPU: $CXX or the system's usual one."""
+    return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+
+
+def cpp_compiler_fault() -> str | None:
+    """Why the C++ compiler does not work; None if it does. Compiles a probe of three lines, which takes about half a
+    second. Like torch's code, the probe includes Python's header."""
+    name = cpp_compiler()
+    if shutil.which(name) is None:
+        return f"there is no program {name} on the PATH"
+    include = [f"-I{sysconfig.get_path(path)}" for path in ("include", "platinclude")]
+    options = [] if sys.platform == "win32" else ["-std=c++17", "-fPIC"]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.cpp")
+            source.write_text(CPP_PROBE, encoding="utf-8")
+            command = [name, *options, *include, "-c", str(source), "-o", str(Path(folder, "probe.o"))]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+    except OSError as error:
+        return f"{name} cannot be run: {error.strerror or error}"
+    except subprocess.TimeoutExpired:
+        return f"{name} has not compiled three lines within 60 s"
+    if done.returncode == 0:
+        return None
+    if "Python.h" in done.stderr:
+        return "Python.h is missing, which generated code includes"
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return f"{name} failed: {said[0][:200] if said else f'exit code {done.returncode}'}"
 
 
 @dataclass(frozen=True)
