@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
-LAST_WORDS = 100_000  # characters of standard error that are kept
+LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a child ended. error: None if it ended well, else in a few words how ("exit code 1", "SIGKILL", a time-out).
-    last_words: what it wrote to standard error."""
+    last_words: the end of what it wrote to standard error, and to standard output beside its answer."""
 
     error: str | None
     last_words: str
@@ -38,11 +38,10 @@ def ask(
     """Run `python -m module` with `request` on its standard input and pass on each message that it prints.
 
     timeout: seconds after which the child is killed. The child is killed as well when this function is left by an
-    exception (Ctrl-C, an error in on_message). Lines that are not JSON objects are the child's own output: they are
-    kept with its last words.
+    exception (Ctrl-C, an error in on_message). Processes that the child has started are killed with it. Lines that are
+    not JSON objects are the child's own output: they are kept with its last words.
     """
-    strays: list[str] = []
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+    with tempfile.TemporaryFile() as complaints:
         child = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
@@ -58,7 +57,7 @@ def ask(
 
         def stop() -> None:
             late.set()
-            child.kill()
+            _kill(child)
 
         timer = None if timeout is None else threading.Timer(timeout, stop)
         assert child.stdin is not None
@@ -71,7 +70,7 @@ def ask(
             for line in child.stdout:
                 message = _message(line)
                 if message is None:
-                    strays.append(line)
+                    os.write(complaints.fileno(), line.encode("utf-8"))  # the child writes behind it: one position
                 else:
                     on_message(message)
             code = child.wait()
@@ -79,16 +78,25 @@ def ask(
             if timer:
                 timer.cancel()
             if child.poll() is None:
-                child.kill()
+                _kill(child)
                 child.wait()
             child.stdout.close()
-        complaints.seek(0)
-        last_words = ("".join(strays) + complaints.read(LAST_WORDS)).strip()
+        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - LAST_WORDS))
+        last_words = complaints.read().decode("utf-8", errors="replace").strip()
     if late.is_set():
         return Outcome(f"it was stopped after {timeout:g} s", last_words)
     if code == 0:
         return Outcome(None, last_words)
     return Outcome(signal.Signals(-code).name if code < 0 else f"exit code {code}", last_words)
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    """With what it has started, which may hold its output open. The child leads a group of its own."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
 
 
 def _message(line: str) -> dict[str, Any] | None:

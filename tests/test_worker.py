@@ -1,0 +1,147 @@
+"""A child process that is asked one thing: its answers, and every way in which it can end, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers import ROOT
+
+from hectogpt import worker
+from hectogpt.worker import Outcome
+
+PROGRAMS = ROOT / "tests" / "programs"
+
+
+@pytest.fixture(autouse=True)
+def children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the module `child` is found."""
+    monkeypatch.setenv("PYTHONPATH", str(PROGRAMS))
+
+
+def ask(what: str, timeout: float | None = 60.0, **more: object) -> tuple[Outcome, list[dict[str, Any]]]:
+    messages: list[dict[str, Any]] = []
+    outcome = worker.ask("child", {"do": what, **more}, messages.append, timeout)
+    assert messages[0].keys() == {"started"}
+    assert ended(messages[0]["started"])
+    return outcome, messages[1:]
+
+
+def ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    try:  # a process that has ended, but whose parent has not asked for its exit code
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_question_and_its_answer() -> None:
+    outcome, messages = ask("echo", text="ümlaut 😀", number=0.1, none=None)
+    assert outcome == Outcome(None, "")
+    assert messages == [{"echo": {"do": "echo", "text": "ümlaut 😀", "number": 0.1, "none": None}}]
+
+
+def test_what_the_child_prints_does_not_break_the_answer() -> None:
+    outcome, messages = ask("print")
+    assert messages == [{"after": "print"}]
+    assert outcome == Outcome(None, "printed by the child's own code")
+    outcome, messages = ask("rubbish")
+    assert messages == [{"after": "rubbish"}]
+    assert outcome.error is None
+    assert outcome.last_words.splitlines() == ["no JSON", "[1, 2]", "\ufffd\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "words"),
+    [
+        ("raise", "exit code 1", "ValueError: the child's own error"),
+        ("nan", "exit code 1", "not JSON compliant"),
+        ("exit", "exit code 7", ""),
+        ("die", "SIGKILL", ""),
+    ],
+)
+def test_how_a_child_ended_is_told(what: str, error: str, words: str) -> None:
+    outcome, messages = ask(what)
+    assert outcome.error == error
+    assert words in outcome.last_words
+    assert messages == []
+
+
+def test_of_many_words_the_last_are_kept() -> None:
+    outcome, _ = ask("chatter")
+    assert outcome.error == "exit code 1"
+    assert outcome.last_words.endswith("ValueError: the last words")
+    assert len(outcome.last_words) <= worker.LAST_WORDS
+
+
+def test_a_module_that_does_not_exist_is_told() -> None:
+    outcome = worker.ask("no_such_module", {}, lambda _: None)
+    assert outcome.error == "exit code 1"
+    assert "no_such_module" in outcome.last_words
+
+
+def test_a_request_larger_than_a_pipe_holds() -> None:
+    text = "x" * 2**20
+    _, messages = ask("echo", text=text)
+    assert messages[0]["echo"]["text"] == text
+
+
+def test_a_child_that_hangs_is_stopped() -> None:
+    begun = time.monotonic()
+    outcome, _ = ask("hang", timeout=2.0)
+    assert outcome.error == "it was stopped after 2 s"
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")
+def test_the_child_s_own_children_end_with_it() -> None:
+    """They hold the pipe of the answers open: without their end the caller would wait for them."""
+    outcome, messages = ask("leave a child", timeout=2.0)
+    assert outcome.error == "it was stopped after 2 s"
+    wait_for(lambda: ended(messages[0]["grandchild"]))
+
+
+def test_an_error_of_the_caller_ends_the_child() -> None:
+    pids = []
+
+    def fail(message: dict[str, Any]) -> None:
+        pids.append(message["started"])
+        raise LookupError("of the caller")
+
+    with pytest.raises(LookupError):
+        worker.ask("child", {"do": "hang"}, fail)
+    assert ended(pids[0])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_ends_the_child() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAMS)])}
+    program = [sys.executable, str(PROGRAMS / "parent.py")]
+    with subprocess.Popen(
+        program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert not ended(pid)
+        parent.send_signal(signal.SIGINT)
+        _, complaints = parent.communicate(timeout=30)
+    assert "KeyboardInterrupt" in complaints
+    assert parent.returncode != 0
+    wait_for(lambda: ended(pid))
