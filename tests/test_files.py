@@ -1,0 +1,239 @@
+"""Files whole or not at all: replacing, appending by several processes, locks, and where the cache lies."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from hectogpt import errors, files
+from hectogpt.errors import UserError
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "own", "xdg", "expected"),
+    [
+        (None, None, None, "home/.cache/hectogpt"),
+        (None, None, "", "home/.cache/hectogpt"),
+        (None, None, "relative/folder", "home/.cache/hectogpt"),
+        (None, None, "/xdg", "/xdg/hectogpt"),
+        (None, "", "/xdg", "/xdg/hectogpt"),
+        (None, "/own", "/xdg", "/own"),
+        (None, "~/own", "/xdg", "home/own"),
+        ("/chosen", "/own", "/xdg", "/chosen"),
+        (Path("~/chosen"), "/own", None, "home/chosen"),
+    ],
+)
+def test_where_the_cache_lies(
+    chosen: Path | str | None,
+    own: str | None,
+    xdg: str | None,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name, value in (("HECTOGPT_CACHE", own), ("XDG_CACHE_HOME", xdg)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert files.cache_dir(chosen) == tmp_path / expected
+    assert not list(tmp_path.iterdir()), "asking creates nothing"
+
+
+# --- replacing ----------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with files.replacing(path) as temporary:
+        assert temporary.parent == path.parent, "a rename across file systems would copy"
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half(error: type[BaseException]) -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text("half of the ne")
+            raise error
+
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error):
+            write_half(error)
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError), files.replacing(path):
+        pass  # nothing was written
+    assert path.read_text() == "old"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError), files.replacing(tmp_path / "folder") as temporary:  # noqa: PT011  its kind varies
+        temporary.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with files.replacing(tmp_path / "file") as temporary:
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors creates its files
+        files.write_atomic(tmp_path / "other", "text")
+        assert os.umask(umask) == umask, "and the umask is as it was"
+    finally:
+        os.umask(before)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_write_atomic(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    files.write_atomic(path, "ümlaut\n")
+    assert path.read_bytes() == "ümlaut\n".encode()
+    files.write_atomic(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    with pytest.raises(UserError, match="cannot write") as caught:
+        files.write_atomic(path / "below a file", "text")
+    assert caught.value.code == errors.STORAGE
+    assert path.read_bytes() == b"\x00\xff"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    folder = tmp_path / "[folder]"
+    for content in ("first", "second"):
+        new = files.temporary_folder(folder)
+        new.mkdir()
+        (new / "file").write_text(content)
+        files.replace_folder(new, folder)
+        assert (folder / "file").read_text() == content
+        assert list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(OSError):  # noqa: PT011  there is no new folder
+        files.replace_folder(tmp_path / "absent", folder)
+    assert (folder / "file").read_text() == "second"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "[f]*"
+    keep = [folder, tmp_path / "f.new-1", tmp_path / ".f.new-1", tmp_path / ".[f]*.other-1"]
+    gone = [files.temporary_folder(folder), tmp_path / ".[f]*.new-12", tmp_path / ".[f]*.old-12"]
+    for path in (*keep, *gone):
+        path.mkdir()
+    files.remove_leftovers(folder)
+    assert sorted(tmp_path.iterdir()) == sorted(keep)
+
+
+# --- appending ----------------------------------------------------------------------------------------------------
+
+
+def test_half_lines_are_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lines"
+    files.append_line(path, "one")
+    assert path.read_text() == "one\n"
+    with path.open("a") as file:
+        file.write("tw")  # a process was killed here
+    files.append_line(path, "ümlaut")
+    assert path.read_text(encoding="utf-8") == "one\nümlaut\n"
+    path.write_text("only half a li")
+    files.append_line(path, "whole")
+    assert path.read_text() == "whole\n"
+
+
+@posix
+def test_two_processes_lose_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    program = [sys.executable, str(ROOT / "tests" / "programs" / "append_lines.py"), str(path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    children = [
+        subprocess.Popen(
+            [*program, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        )
+        for name in "ab"
+    ]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        child.communicate(timeout=60)
+        assert child.returncode == 0
+    words = [line.split() for line in path.read_text().splitlines()]
+    assert all(len(word) == 3 and len(word[2]) == 5000 for word in words)
+    for name in "ab":
+        assert [int(word[1]) for word in words if word[0] == name] == list(range(200))
+
+
+# --- locks --------------------------------------------------------------------------------------------------------
+
+
+@posix
+def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lock"
+    with files.lock(path, "at work") as held:
+        assert held is True
+        with pytest.raises(UserError, match="is locked") as caught, files.lock(path, "at work", patience=0.1):
+            pass
+        assert caught.value.code == errors.LOCKED
+        assert "another process has been at work" in caught.value.why
+    with pytest.raises(ValueError, match="inside"), files.lock(path, "at work"):
+        raise ValueError("inside")
+    with files.lock(path, "at work", patience=0.0) as held:
+        assert held is True
+
+
+@posix
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    held, order = threading.Event(), []
+
+    def work() -> None:
+        with files.lock(tmp_path / "lock", "at work"):
+            held.set()
+            threading.Event().wait(0.2)
+            order.append("first")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    held.wait(10)
+    with files.lock(tmp_path / "lock", "at work"):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+@posix
+def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    program = "import sys, time; from pathlib import Path; from hectogpt import files\n"
+    program += "with files.lock(Path(sys.argv[1]), 'at work'): print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(UserError), files.lock(tmp_path / "lock", "at work", patience=0.1):
+            pass
+        child.kill()
+    with files.lock(tmp_path / "lock", "at work", patience=5.0) as held:
+        assert held is True
