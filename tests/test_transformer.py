@@ -8,60 +8,42 @@ from dataclasses import replace
 import model_solution as textbook
 import pytest
 import torch
+from helpers import peaked
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_kinds import KINDS, build, random_ids
+from torch import Tensor
 
 from hectogpt.errors import UserError
 from hectogpt.model import SIZES, Init, ModelConfig, Transformer
-from hectogpt.model.folder import load_model, save_model
-from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
-from hectogpt.model.parts import Head, NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, Sinusoidal
-from hectogpt.model.quantize import LightTransformer, weight_bytes
-from hectogpt.model.shared_head import used_vocabulary
+from hectogpt.model.inputs import NgramHash
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import RMSNorm, SinusoidalPositions
 
 SMALL = ModelConfig(d_model=24, n_heads=3, n_layers=2, context_length=16, vocab_size=61)
-DEPARTED = replace(
-    SMALL,
-    norm=RMSNorm(),
-    activation=ReLU2(),
-    positions=NoPositions(),
-    inputs=(EmbeddingNorm(), NgramHash(2, 97), Smear()),
-    values=(TokenTable(), NgramHash(3, 89)),
-    heads=(Rotary(100.0, 0.5), QKNorm()),
-    biases=False,
-    head=Head(bias=True, soft_cap=15.0),
-)
 
 
-def peaked(model: torch.nn.Module, seed: int = 0) -> None:
-    """Weights with peaked attention, norms and biases that matter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            scale = 0.5 if p.ndim == 2 else 0.3
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) * scale)
-            if "layer_norm.weight" in name:
-                p.add_(1)
-
-
-def twins(dtype: torch.dtype) -> tuple[torch.nn.Module, Transformer]:
+def twins(dtype: torch.dtype) -> tuple[textbook.Transformer, Transformer]:
     sizes = (SMALL.d_model, SMALL.n_heads, SMALL.n_layers, SMALL.context_length, SMALL.vocab_size)
-    slow = textbook.Transformer(textbook.ModelConfig(*sizes)).to(dtype)
-    peaked(slow)
+    slow = peaked(textbook.Transformer(textbook.ModelConfig(*sizes)).to(dtype))
     fast = Transformer(SMALL).to(dtype)
     fast.load_state_dict(slow.state_dict(), strict=True)
     return slow, fast
 
 
-def ids(batch: int = 3, time: int = 16, vocab: int = 61, seed: int = 1) -> torch.Tensor:
-    return torch.randint(vocab, (batch, time), generator=torch.Generator().manual_seed(seed))
+def ids(batch: int = 3, time: int = 16) -> Tensor:
+    return random_ids(batch, time, SMALL.vocab_size)
+
+
+# --- the textbook -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_equal_to_the_textbook(dtype: torch.dtype, tolerance: float) -> None:
     slow, fast = twins(dtype)
     x = ids()
-    attention = fast.backbone[0].attention.weights(torch.randn(1, 16, 24, dtype=dtype), torch.arange(16)[None])
+    layer = fast.backbone[0].attention
+    attention = layer.weights(torch.randn(1, 16, 24, dtype=dtype), layer.view(torch.arange(16)[None]))
     assert attention.amax(-1).median() > 0.5  # peaked: a missing scale or swapped head would show
     logits, expected = fast(x), slow(x)
     scale = max(1.0, expected.abs().max().item())
@@ -109,22 +91,46 @@ def test_generates_the_textbook_s_tokens(dtype: torch.dtype) -> None:
     assert torch.equal(fast.generate(ids(), 0), ids())
 
 
-@pytest.mark.parametrize(
-    "config", [SMALL, DEPARTED, replace(SMALL, positions=Sinusoidal())], ids=["gpt2", "new", "sin"]
-)
-def test_logits_ignore_later_tokens_and_heed_earlier_ones(config: ModelConfig) -> None:
-    model = Transformer(config).double()
-    peaked(model)
-    seen = {}
-    for part in (model.embeddings,):
-        part.register_forward_hook(lambda m, a, out: (out.retain_grad(), seen.__setitem__("x", out))[0])
-    model(ids(1))[0, 7].sum().backward()
-    gradient = seen["x"].grad[0].abs().sum(-1)
-    assert (gradient[8:] == 0).all()
-    assert (gradient[:8] > 0).all()
+# --- laws of its own --------------------------------------------------------------------------------------------------
 
 
-def test_only_tuples_of_common_tokens_have_a_row() -> None:
+def test_first_loss_is_that_of_guessing() -> None:
+    for head, bound in ((0.0, 1e-6), (0.02, 0.05)):
+        model = Transformer(SMALL, Init(head=head))
+        assert abs(model.get_loss_on_batch(ids()).item() - math.log(61)) < bound
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_that_of_the_logits(kind: str) -> None:
+    """Mean cross entropy over all positions, by torch's own formula; and so is its gradient, for every parameter."""
+    model = build(KINDS[kind])
+    x = random_ids(3, model.config.context_length, model.config.vocab_size)
+    targets = x.roll(1, 1) // 3 * 3  # in use where the vocabulary is compact
+    logits = model(x)
+    torch.testing.assert_close(model.next_logits(x), logits[:, -1], rtol=1e-12, atol=1e-12)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss = model.loss(x, targets)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    parameters = dict(model.named_parameters())
+    gradients = (torch.autograd.grad(value, parameters.values(), allow_unused=True) for value in (loss, expected))
+    for name, ours, plain in zip(parameters, *gradients, strict=True):
+        assert (ours is None) == (plain is None), name
+        if ours is not None:
+            torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-11, msg=name)
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(sorted(KINDS)), st.integers(1, 4), st.integers(0, 2**31))
+def test_a_row_does_not_see_the_others(kind: str, batch: int, seed: int) -> None:
+    model = build(KINDS[kind], seed % 7)
+    time = 1 + seed % model.config.context_length
+    x = random_ids(batch, time, model.config.vocab_size, seed)
+    together = model(x)
+    alone = torch.cat([model(row[None]) for row in x])
+    torch.testing.assert_close(together, alone, rtol=1e-11, atol=1e-11)
+
+
+def test_only_n_grams_of_common_tokens_have_a_row() -> None:
     every, common = (NgramHash(2, 997, common=limit).build(4, 61, RMSNorm()) for limit in (None, 6))
     torch.nn.init.normal_(every.table.weight)
     common.load_state_dict(every.state_dict())
@@ -136,136 +142,12 @@ def test_only_tuples_of_common_tokens_have_a_row() -> None:
     assert not common.table.weight.grad.any()  # a pair without a row does not move one
 
 
-def test_attention_weights_are_the_ones_the_model_uses() -> None:
-    _, fast = twins(torch.float64)
-    layer = fast.backbone[1].attention
-    x, positions = torch.randn(2, 16, 24, dtype=torch.float64), torch.arange(16)[None]
-    _, _, v = layer.qkv(x, positions)
-    joined = (layer.weights(x, positions) @ v).transpose(1, 2).flatten(-2)
-    torch.testing.assert_close(layer.W_o(joined), layer(x, positions), rtol=1e-12, atol=1e-12)
+def test_more_tokens_than_the_context_are_refused() -> None:
+    with pytest.raises(ValueError, match="17 tokens exceed the context length 16"):
+        Transformer(SMALL)(ids(time=17))
 
 
-def test_without_positions_and_with_a_full_mask_order_is_invisible() -> None:
-    model = Transformer(replace(SMALL, positions=NoPositions())).double()
-    peaked(model)
-    for block in model.backbone:
-        block.attention.causal = False
-    x, order = ids(2), torch.randperm(16, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(model(x[:, order]), model(x)[:, order], rtol=1e-12, atol=1e-12)
-    _, placed = twins(torch.float64)
-    for block in placed.backbone:
-        block.attention.causal = False
-    assert (placed(x[:, order]) - placed(x)[:, order]).abs().max() > 0.1
-
-
-def test_rotary_scores_depend_on_distance_alone() -> None:
-    part = Rotary().build(1, 8)
-    q, k = torch.randn(2, 1, 1, 6, 8, dtype=torch.float64)
-    here, there = torch.arange(6)[None], torch.arange(6)[None] + 41
-    first, second = part(q, k, here), part(q, k, there)
-    torch.testing.assert_close(first[0] @ first[1].mT, second[0] @ second[1].mT, rtol=1e-10, atol=1e-10)
-
-
-def test_first_loss_is_that_of_guessing() -> None:
-    for head, bound in ((0.0, 1e-6), (0.02, 0.05)):
-        model = Transformer(SMALL, Init(head=head))
-        assert abs(model.get_loss_on_batch(ids()).item() - math.log(61)) < bound
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.sampled_from([SMALL, DEPARTED]), st.integers(1, 4), st.integers(2, 16), st.integers(0, 2**31))
-def test_a_row_does_not_see_the_others(config: ModelConfig, batch: int, time: int, seed: int) -> None:
-    model = Transformer(config).double()
-    peaked(model, seed % 7)
-    x = ids(batch, time, seed=seed)
-    together = model(x)
-    alone = torch.cat([model(row[None]) for row in x])
-    torch.testing.assert_close(together, alone, rtol=1e-11, atol=1e-11)
-
-
-@pytest.mark.parametrize("config", [SMALL, DEPARTED, replace(SMALL, head=Head(tied=True))], ids=["gpt2", "new", "tied"])
-def test_a_saved_model_comes_back_bit_for_bit(config: ModelConfig, tmp_path) -> None:
-    model = Transformer(config)
-    peaked(model)
-    save_model(model, tmp_path)
-    again = load_model(tmp_path)
-    assert again.config == config
-    assert torch.equal(again(ids()), model.eval()(ids()))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-
-
-def test_a_damaged_folder_is_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"config\.json"):
-        load_model(tmp_path)
-    save_model(Transformer(SMALL), tmp_path)
-    weights = tmp_path / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-100])
-    with pytest.raises(UserError, match=r"model\.safetensors"):
-        load_model(tmp_path)
-    weights.write_bytes(whole)
-    text = (tmp_path / "config.json").read_text()
-    (tmp_path / "config.json").write_text(text.replace('"vocab_size": 61', '"vocab_size": 60'))
-    with pytest.raises(UserError, match="shape"):
-        load_model(tmp_path)
-    (tmp_path / "config.json").write_text(text.replace('"n_heads": 3', '"n_heads": 5'))
-    with pytest.raises(UserError, match="n_heads"):
-        load_model(tmp_path)
-
-
-def test_words_not_in_use_share_one_logit_exactly(tmp_path) -> None:
-    used, rows = used_vocabulary(torch.arange(0, 61, 2), 61)
-    model = Transformer(replace(SMALL, head=Head(bias=True, soft_cap=9.0, shared=True, used=len(used)))).double()
-    model.word_rows.copy_(rows)
-    peaked(model)
-    x = ids()
-    logits = model(x)
-    assert logits.shape[-1] == 61
-    assert (logits[..., 1::2] == logits[..., 1:2]).all()
-    log_p = logits.log_softmax(-1)  # over all 61 words
-    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(3, 16, dtype=torch.float64))
-    expected = -log_p[:, :-1].gather(-1, x[:, 1:, None]).mean()
-    torch.testing.assert_close(model.get_loss_on_batch(x), expected, rtol=1e-12, atol=1e-12)
-    save_model(model.float(), tmp_path)
-    assert torch.equal(load_model(tmp_path)(x), model(x))
-    assert torch.equal(model.generate(x[:, :4], 3)[:, :4], x[:, :4])
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_joint_head_is_its_matrix_plus_a_map_of_the_embeddings(shared: bool, tmp_path) -> None:
-    """Same logits, loss and gradients as a head whose matrix is the sum; the embeddings get no gradient through it."""
-    used, rows = used_vocabulary(torch.arange(0, 61, 2), 61)
-    head = Head(bias=True, soft_cap=9.0, shared=shared, used=len(used) if shared else 0)
-    model, plain = (Transformer(replace(DEPARTED, head=h)).double() for h in (replace(head, joint=0.3), head))
-    peaked(model)
-    weights = model.state_dict()
-    added = 0.3 * weights["embeddings.weight"] @ weights.pop("joint.weight").T
-    if shared:
-        weights["word_rows"] = rows
-        model.word_rows.copy_(rows)
-        added = torch.cat((added[used], torch.zeros(1, 24)))
-    weights["lm_head.weight"] = weights["lm_head.weight"] + added
-    plain.load_state_dict(weights)
-    x = ids()
-    torch.testing.assert_close(model(x), plain(x), rtol=1e-12, atol=1e-12)
-    losses = [m.get_loss_on_batch(x) for m in (model, plain)]
-    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
-    for loss in losses:
-        loss.backward()
-    for name, p in plain.named_parameters():
-        torch.testing.assert_close(model.get_parameter(name).grad, p.grad, rtol=1e-10, atol=1e-12)
-    embeddings, gradient = model.embeddings.weight.detach(), model.lm_head.weight.grad
-    if shared:
-        embeddings, gradient = embeddings[used], gradient[:-1]
-    torch.testing.assert_close(model.joint.weight.grad, 0.3 * gradient.T @ embeddings, rtol=1e-10, atol=1e-12)
-    save_model(model.float(), tmp_path)
-    again = load_model(tmp_path).state_dict()
-    assert all(torch.equal(again.pop(name), tensor) for name, tensor in model.state_dict().items())
-    assert not again
-    light = LightTransformer(model)
-    torch.testing.assert_close(light(x), model(x), rtol=1e-4, atol=1e-4)
-    assert weight_bytes(light) < weight_bytes(model) - 4 * 61 * 24  # which reads the embeddings beside the head
-    assert not Transformer(replace(DEPARTED, head=Head(joint=0.3)), Init(head=0.5)).joint.weight.any()
+# --- sizes ------------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_have_the_published_parameter_counts() -> None:
@@ -274,8 +156,8 @@ def test_sizes_have_the_published_parameter_counts() -> None:
             return sum(p.numel() for p in Transformer(config).parameters())
 
     assert count(SIZES["tiny"]) == 3_374_415
-    assert count(replace(SIZES["gpt2"], head=Head(tied=True))) == 124_439_808
-    assert count(SIZES["gpt2"]) > SIZES["gpt2"].parameter_floor() > 0.99 * count(SIZES["gpt2"])
+    assert count(replace(SIZES["gpt2"], lm_head=LMHeadConfig(tied=True))) == 124_439_808
+    assert count(SIZES["gpt2"]) > SIZES["gpt2"].min_parameters() > 0.99 * count(SIZES["gpt2"])
 
 
 def test_sizes_that_cannot_be_are_refused() -> None:
@@ -283,11 +165,7 @@ def test_sizes_that_cannot_be_are_refused() -> None:
         replace(SIZES["tiny"], n_heads=4)
     with pytest.raises(UserError, match="d_model"):
         replace(SMALL, d_model=0)
+    with pytest.raises(UserError, match="n_layers"):
+        replace(SMALL, n_layers=-1)
     with pytest.raises(UserError, match="even"):
-        Transformer(replace(SMALL, d_model=33, positions=Sinusoidal()))
-    with pytest.raises(UserError, match="soft_cap"):
-        Head(soft_cap=-1.0)
-    with pytest.raises(UserError, match="tied"):
-        Head(joint=0.1, tied=True)
-    with pytest.raises(UserError, match="joint"):
-        Head(joint=math.nan)
+        Transformer(replace(SMALL, d_model=33, positions=SinusoidalPositions()))

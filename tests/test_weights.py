@@ -250,7 +250,7 @@ def test_a_damaged_map_from_tokens_to_rows_is_refused(damage, tmp_path: Path) ->
     state = load_file(tmp_path / "model.safetensors")
     rows = damage(state.pop("word_rows"))
     save_file(state if rows is None else state | {"word_rows": rows}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="rows|shape|unknown") as caught:
+    with pytest.raises(UserError, match=r"rows|shape|unknown") as caught:
         load_model(tmp_path)
     assert caught.value.code == errors.CHECKPOINT
 

@@ -70,10 +70,10 @@ class CausalAttention(nn.Module):
     def view(self, positions: Int[Tensor, "rows time"], cache: Cache | None = None) -> AttentionView:
         """The view of a forward pass over tokens at these positions. Every layer of a model makes the same."""
         prepared = tuple(getattr(part, "prepare", lambda p: p)(positions) for part in self.qk_parts)
-        if cache is not None:
-            return AttentionView(positions, cache.key_positions, cache.visible, prepared)
-        visible = visible_keys(positions, positions)[:, None] if len(self.score_biases) else None
-        return AttentionView(positions, positions, visible, prepared)
+        keys, visible = (positions, None) if cache is None else (cache.key_positions, cache.visible)
+        if visible is None and len(self.score_biases):  # the kernel takes a mask or its own causal one, not both
+            visible = visible_keys(positions, keys)[:, None]
+        return AttentionView(positions, keys, visible, prepared)
 
     def qkv(
         self, x: Float[Tensor, "batch time d"], view: AttentionView, ve: Float[Tensor, "batch time d"] | None = None
