@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 
 from hectogpt.errors import UserError
 
+IDEA_MODULE = "hectogpt_idea_"  # begins the names of the modules that users' own files become
+
 _CLASSES: dict[str, type[Value]] = {}
 
 
@@ -27,8 +29,8 @@ _CLASSES: dict[str, type[Value]] = {}
 class Value(ABC):  # noqa: B024  its children declare what has to be written
     """Base of every part of a run that can be exchanged for another: a norm, an optimizer, a schedule.
 
-    Raises UserError when a class is defined whose name another one has already (the same class defined again, as in a
-    notebook's cell, replaces the old one).
+    Raises UserError when a class is defined whose name another one has already. The same class defined again, as in a
+    notebook's cell, replaces the old one; so do classes of one user's file those of another.
     """
 
     old_names: ClassVar[tuple[str, ...]] = ()
@@ -38,13 +40,25 @@ class Value(ABC):  # noqa: B024  its children declare what has to be written
         super().__init_subclass__(**options)
         for name in (cls.__name__, *cls.__dict__.get("old_names", ())):
             other = _CLASSES.get(name)
-            if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            if other is not None and not _may_replace(other, cls):
                 raise UserError(
-                    f"class {name} of {cls.__module__} has the name of a class of {other.__module__}",
+                    f"class {name} has the name of a class of {other.__module__}",
                     why="run files name classes, so two classes of one name could not be told apart",
                     fix=f"another name, My{name} say",
                 )
             _CLASSES[name] = cls
+
+
+def _may_replace(old: type, new: type) -> bool:
+    same = (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
+    return same or (old.__module__.startswith(IDEA_MODULE) and new.__module__.startswith(IDEA_MODULE))
+
+
+def register_classes(module: types.ModuleType) -> None:
+    """Make the module's own classes the ones that their names stand for, in place of another user's file's."""
+    for item in list(vars(module).values()):
+        if isinstance(item, type) and issubclass(item, Value) and item.__module__ == module.__name__:
+            _CLASSES[item.__name__] = item
 
 
 def dump(value: Any) -> Any:

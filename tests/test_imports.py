@@ -11,13 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hectogpt"
-GROUND = {"errors", "serialization", "files", "hardware", "worker"}
+GROUND = {"errors", "serialization", "files", "hardware", "worker", "idea_file"}
 MAY_IMPORT = {
     "errors": set(),
     "serialization": set(),
     "files": set(),
     "hardware": set(),
     "worker": set(),
+    "idea_file": set(),
     "data": set(),
     "model": set(),
     "generate": {"model"},

@@ -15,8 +15,6 @@ from typing import Annotated, Any
 from hectogpt.cli.console import note
 
 DEFAULT = "top"
-# Overriding these does not make a run another recipe: they choose text, luck and machine.
-UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,11 @@ class TrainOptions:
 
 
 HELP = """\
-usage: hectogpt train [RECIPE] [options]
+usage: hectogpt train [RECIPE | FILE.py:FUNCTION[@BASE]] [options]
 
-Trains a recipe (default: top, the ladder's highest rung), scores it on held-out
-text, and keeps its weights, metrics, picture and summary in runs/RECIPE.
+Trains a recipe (default: top, the ladder's highest rung), or a recipe changed by
+a function of your own; scores it on held-out text, and keeps its weights,
+metrics, picture and summary in runs/RECIPE.
 
 Text
   --corpus NAME      sotu, tinystories, hf:NAME, a text file, a folder, .bin,
@@ -85,18 +84,18 @@ def main(argv: list[str]) -> None:
         print(help_text())
         return
     options, run, base, name = parse(argv)
+    from hectogpt.api.full_run import is_modified
     from hectogpt.cli.train_run import train
-    from hectogpt.serialization import diff
 
-    modified = bool({path.split(".")[0] for path in diff(base, run)} - UNMARKED)
-    train(run, options, modified, name)
+    train(run, options, is_modified(base, run), name)
 
 
 def parse(argv: list[str]) -> tuple[TrainOptions, Any, Any, str]:
-    """Read a command line. Returns the options, the Run with its overrides, the recipe's own Run, and its name."""
+    """Read a command line. Returns the options, the Run with its overrides, the recipe's own Run, and a name for the
+    run's folder."""
     import tyro
 
-    from hectogpt.lab import recipes
+    from hectogpt.lab import ideas, recipes
     from hectogpt.train.run import Run
 
     quiet = "--quiet" in argv
@@ -105,7 +104,7 @@ def parse(argv: list[str]) -> tuple[TrainOptions, Any, Any, str]:
     current = recipes.current_recipe(name)
     if current != name:
         note(f"note: the recipe {name} is now called {current}", quiet)
-    base = recipes.recipe(current)
+    base = ideas.find_run(current)
     arguments = make_dataclass(
         "Arguments",
         [
@@ -121,7 +120,7 @@ def parse(argv: list[str]) -> tuple[TrainOptions, Any, Any, str]:
         description=recipes.describe(base.recipe) if base.recipe in recipes.names() else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return parsed.options, parsed.run, base, current
+    return parsed.options, parsed.run, base, ideas.folder_name(current)
 
 
 def has_option(path: str) -> bool:

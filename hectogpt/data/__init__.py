@@ -3,7 +3,7 @@
 Needs numpy and tiktoken; torch is never imported here. Text is kept byte for byte or refused.
 """
 
-from hectogpt.data.batches import Batches, tokens_read
+from hectogpt.data.batches import Batches, DataOrder, Shuffled, tokens_read
 from hectogpt.data.corpus import Corpus, CorpusCache, build, open_corpus, repair, verify
 from hectogpt.data.sources import SourceOptions
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
@@ -12,6 +12,8 @@ __all__ = [
     "Batches",
     "Corpus",
     "CorpusCache",
+    "DataOrder",
+    "Shuffled",
     "SourceOptions",
     "Tokenizer",
     "build",

@@ -5,24 +5,55 @@ The token stream is cut into sequences that do not overlap. Every epoch shows ea
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
+
 import numpy as np
 
 from hectogpt import errors
 from hectogpt.errors import UserError
+from hectogpt.serialization import Value
+
+
+@dataclass(frozen=True)
+class DataOrder(Value):
+    """The order in which an epoch shows the sequences of the training text."""
+
+    @abstractmethod
+    def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """int64 [n_sequences], a permutation of 0 .. n_sequences - 1: a pure function of its arguments.
+
+        sequences: ids [n_sequences, seq_len]. epoch: counts from 0.
+        """
+
+
+@dataclass(frozen=True)
+class Shuffled(DataOrder):
+    """A random order, another one every epoch: sorts the sequences by n_sequences numbers of the counter-based
+    generator Philox4x64 (doi 10.1145/2063384.2063405) with key (seed, epoch), which numpy promises not to change."""
+
+    def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        numbers = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(len(sequences))
+        return np.argsort(numbers, kind="stable")
 
 
 class Batches:
     """The batches of a token stream.
 
-    The order of an epoch sorts the sequences by n_sequences numbers of the counter-based generator Philox4x64
-    (doi 10.1145/2063384.2063405) with key (seed, epoch). Step s takes places s * batch_size to
-    (s + 1) * batch_size - 1 of all epochs' orders joined, so a batch can hold the end of one epoch and the start of
-    the next.
+    Step s takes places s * batch_size to (s + 1) * batch_size - 1 of all epochs' orders joined, so a batch can hold the
+    end of one epoch and the start of the next.
 
     tokens: [n], ids of any integer type. seq_len: tokens per row. n_sequences: n // seq_len; the rest is never shown.
     """
 
-    def __init__(self, tokens: np.ndarray, seq_len: int = 512, batch_size: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        seq_len: int = 512,
+        batch_size: int = 16,
+        seed: int = 0,
+        data_order: DataOrder = Shuffled(),
+    ) -> None:
         """Raises UserError: DATA if `tokens` do not fill one sequence, USAGE for a size or seed out of range."""
         for field, value, least, most in (
             ("data.seq_len", seq_len, 1, 2**31),
@@ -41,17 +72,26 @@ class Batches:
                 fix=f"use more text, or set data.seq_len to {max(len(tokens), 2)}",
                 code=errors.DATA,
             )
-        self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
+        self.seq_len, self.batch_size, self.seed, self.data_order = seq_len, batch_size, seed, data_order
         self._sequences = np.asarray(tokens[: self.n_sequences * seq_len]).reshape(self.n_sequences, seq_len)
         self._orders: dict[int, np.ndarray] = {}
 
     def order(self, epoch: int) -> np.ndarray:
-        """int64 [n_sequences]: the sequences in the order in which this epoch, from 0, shows them."""
+        """int64 [n_sequences]: the sequences in the order in which this epoch, from 0, shows them.
+
+        Raises UserError for a DataOrder that returns something else.
+        """
         if epoch not in self._orders:
             if len(self._orders) > 1:  # a batch of a long corpus meets two epochs at most
                 self._orders.clear()
-            key = np.array([self.seed, epoch], dtype=np.uint64)
-            self._orders[epoch] = np.argsort(np.random.Philox(key=key).random_raw(self.n_sequences), kind="stable")
+            order = np.asarray(self.data_order.order(self._sequences, self.seed, epoch))
+            if not np.array_equal(np.sort(order, axis=None), np.arange(self.n_sequences)):
+                raise UserError(
+                    f"the order of {type(self.data_order).__name__} is not a permutation",
+                    why=f"it must hold each number from 0 to {self.n_sequences - 1} once",
+                    code=errors.DATA,
+                )
+            self._orders[epoch] = order
         return self._orders[epoch]
 
     def rows(self, step: int, lo: int, hi: int) -> np.ndarray:
@@ -67,10 +107,12 @@ class Batches:
         return self.rows(step, 0, self.batch_size)
 
 
-def tokens_read(tokens: np.ndarray, seq_len: int, batch_size: int, seed: int, steps: int) -> np.ndarray:
+def tokens_read(
+    tokens: np.ndarray, seq_len: int, batch_size: int, seed: int, steps: int, data_order: DataOrder = Shuffled()
+) -> np.ndarray:
     """int64 [steps * batch_size, seq_len]: the sequences that a run's first `steps` batches show.
 
     Raises UserError as `Batches` does.
     """
-    batches = Batches(tokens, seq_len, batch_size, seed)
+    batches = Batches(tokens, seq_len, batch_size, seed, data_order)
     return np.concatenate([batches.at(step) for step in range(steps)])

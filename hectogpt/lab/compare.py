@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import hardware
-from hectogpt.data import Corpus, tokens_read
+from hectogpt.data import Corpus
 from hectogpt.errors import UserError
+from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramLosses, ngram_losses
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record, read_records, trial_key
@@ -23,7 +24,8 @@ from hectogpt.lab.statistics import Paired, Summary, compare_pairs, selection_bi
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import run_trial
 from hectogpt.serialization import dump
-from hectogpt.train.run import Run
+from hectogpt.train.run import Data, Run
+from hectogpt.train.setup import training_tokens
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Comparison:
         self.out, self.test = out, test
         self.records: dict[tuple[str, int], Record] = {}
         self.failed: list[Record] = []
-        self._ngrams: dict[tuple[int, ...], NgramLosses] = {}
+        self._ngrams: dict[tuple[Data, int, int], NgramLosses] = {}
 
     @property
     def split(self) -> str:
@@ -112,6 +114,8 @@ class Comparison:
         """Run one trial and append its record. Raises UserError (STORAGE)."""
         begun = time.perf_counter()
         run = self._run(trial)
+        for idea in files_of(run):
+            idea.keep(self.out.parent / "ideas" / f"{idea.sha256}.py")
         result = run_trial(run, self.corpus, ("dev", "test") if self.test else ("dev",), on_step)
         counted = self._ngram_fields(run) if result["status"] != "failed" else {}
         fields = result | counted
@@ -148,9 +152,9 @@ class Comparison:
         return replace(run, seed=trial.seed, threads=threads, corpus=short_name(self.corpus.name))
 
     def _ngram_fields(self, run: Run) -> dict[str, Any]:
-        reads = (run.data.seq_len, run.data.batch_size, run.seed, run.steps)
+        reads = (run.data, run.seed, run.steps)
         if reads not in self._ngrams:
-            tokens = tokens_read(self.corpus.train, *reads)
+            tokens = training_tokens(run, self.corpus)
             self._ngrams[reads] = ngram_losses(tokens, self.corpus.tokens[self.split], self.corpus.n_vocab)
         levels = asdict(self._ngrams[reads])
         return {"ngram_split": self.split, **{f"ngram_{name}": level for name, level in levels.items()}}

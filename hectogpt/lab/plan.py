@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from hectogpt.errors import UserError
-from hectogpt.lab import recipes
+from hectogpt.lab import ideas, recipes
 from hectogpt.lab.record import arm_label
 from hectogpt.serialization import current_path, did_you_mean, dump, load
 from hectogpt.train.run import Run
@@ -45,12 +45,14 @@ def plan(
     if without and not names:
         names = (recipes.DEFAULT,)
     rungs = [change.__name__ for change in recipes.LADDER] if list(without) == ["all"] else list(without)
-    bases = [recipes.recipe(name) for name in names] + [recipes.without(rung) for rung in rungs]
-    if not bases:
+    names = [*names, *(recipes.WITHOUT + rung for rung in rungs)]
+    if not names:
         raise UserError("no recipe named", fix="hectogpt compare baseline top")
     grid = list(product(*[parse_sweep(text) for text in sweep]))
     arms: dict[str, Arm] = {}
-    for base in bases:
+    for name in names:
+        # An idea's classes are found by name until the next file is loaded, so each base is used up before the next.
+        base = ideas.find_run(name, ideas.bases_for(names))
         for point in grid:
             overrides = {current_path(base, field): value for field, value in point}
             if steps is not None and steps != base.steps:

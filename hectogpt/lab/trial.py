@@ -14,6 +14,7 @@ from typing import Any
 from hectogpt import __version__, errors, hardware, worker
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
+from hectogpt.lab.ideas import load_sources, sources_of
 from hectogpt.serialization import dump, load
 from hectogpt.train.run import Run
 from hectogpt.train.session import Session
@@ -35,7 +36,8 @@ def run_trial(run: Run, corpus: Corpus, splits: Sequence[str], on_step: Callable
         else:
             result.update(message)
 
-    request = {"run": dump(run), "corpus": corpus.name, "corpus_sha256": corpus.sha256, "splits": list(splits)}
+    request: dict[str, Any] = {"ideas": sources_of(run), "run": dump(run), "splits": list(splits)}
+    request |= {"corpus": corpus.name, "corpus_sha256": corpus.sha256}
     outcome = worker.ask("hectogpt.lab.trial", request, receive)
     revision = hardware.revision(PACKAGE)
     origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
@@ -50,6 +52,7 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     Raises UserError for all that goes wrong but divergence.
     """
+    load_sources(request["ideas"])
     run: Run = load(Run, request["run"])
     corpus, splits = open_corpus(request["corpus"], progress=False), request["splits"]
     if corpus.sha256 != request["corpus_sha256"]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from hectogpt.data import DataOrder, Shuffled
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import diff
 from hectogpt.train.init_counts import BigramInit
 from hectogpt.train.optim import AdamW, Optim
 from hectogpt.train.schedules import Constant, Schedule
+from hectogpt.upward import call_api
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -24,7 +26,7 @@ class Data:
     """How the token stream becomes batches: each step takes `batch_size` rows of `seq_len` tokens.
 
     A row's tokens 1.. are predicted from tokens 0... `micro_batch` rows are computed at a time and their gradients
-    added, weighted by tokens (None: the whole batch at once).
+    added, weighted by tokens (None: the whole batch at once). `order` is that of the rows in each epoch.
     """
 
     old_fields: ClassVar[dict[str, str | None]] = {"window": "seq_len"}
@@ -32,6 +34,7 @@ class Data:
     batch_size: int = 16
     seq_len: int = 512
     micro_batch: int | None = None
+    order: DataOrder = field(default_factory=Shuffled)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -50,6 +53,7 @@ class Run:
 
     init_from_counts: start the weights from counts of the training text.
     seed: decides both the weights' initial draw and the order of the data.
+    ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
     threads: 0 means all physical cores.
     compile: torch generates code for the blocks: half a minute at the start, worth it for longer runs of larger models.
     """
@@ -63,6 +67,7 @@ class Run:
     schedule: Schedule = field(default_factory=Constant)
     init_from_counts: BigramInit | None = None
     recipe: str = "custom"
+    ideas: tuple[str, ...] = ()
     corpus: str = "sotu"
     steps: int = 100
     seed: int = 0
@@ -88,6 +93,13 @@ class Run:
                 why="a row must fit in the context",
                 fix=f"set data.seq_len to {self.model.context_length}",
             )
+
+    def __str__(self) -> str:
+        return str(call_api("show", "run_text", self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the difference to the recipe."""
+        return str(call_api("show", "run_html", self))
 
 
 def sections_changed(before: Run, after: Run) -> set[str]:

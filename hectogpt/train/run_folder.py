@@ -2,18 +2,21 @@
 
 run.json (what was asked and what the machine chose), metrics.jsonl (a line a step, written as it happens),
 losses_and_grad_norms.png, model.safetensors with config.json, summary.json (written last: its presence means done).
+A run that comes from the user's own file has a copy of it, idea.py, which nothing ever imports unasked.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
+from hectogpt.idea_file import IdeaFile
 from hectogpt.serialization import dump, load
 from hectogpt.train.evaluate import EvalResult
 from hectogpt.train.loop import Step
@@ -28,6 +31,7 @@ class RunFolder:
 
     def __init__(self, path: Path, run: Run, modified: bool) -> None:
         self.path, self.run, self.modified = path, run, modified
+        self.ideas: list[dict[str, str]] = []
         self._metrics: TextIO | None = None
 
     @classmethod
@@ -68,10 +72,17 @@ class RunFolder:
         if self._metrics is not None:
             self._metrics.close()
 
+    def keep_ideas(self, ideas: Sequence[IdeaFile]) -> None:
+        """Copy the user's own files that made the run, and name them in run.json. Call it before `begin`."""
+        for number, idea in enumerate(ideas, start=1):
+            name = "idea.py" if number == 1 else f"idea_{number}.py"
+            idea.keep(self.path / name)
+            self.ideas.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
+
     def begin(self, machine: Machine) -> None:
         """Write what the machine chose, and open metrics.jsonl."""
         record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()}
-        write_atomic(self.path / RUN, _render(record))
+        write_atomic(self.path / RUN, _render(record | ({"ideas": self.ideas} if self.ideas else {})))
         try:
             self._metrics = open(self.path / METRICS, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hectogpt import hardware
-from hectogpt.data import Batches, Corpus, Tokenizer, open_corpus
+from hectogpt.data import Corpus, Tokenizer, open_corpus
+from hectogpt.display import curve_svg, facts_html, facts_text
 from hectogpt.model import Transformer
 from hectogpt.train import loop, precision, setup
 from hectogpt.train.evaluate import EvalResult, evaluate
@@ -38,6 +40,7 @@ class RunResult:
         largest memory up to the end of training, MiB.
     machine: device, dtypes and threads in words.
     scores: split -> held-out score, of the splits that were scored.
+    folder: where it was written, if it was.
     """
 
     run: Run
@@ -53,6 +56,7 @@ class RunResult:
     scores: dict[str, EvalResult]
     model: Transformer = field(repr=False)
     tokenizer: Tokenizer = field(repr=False)
+    folder: Path | None = None
 
     @property
     def dev_loss(self) -> float | None:
@@ -68,6 +72,34 @@ class RunResult:
     def train_loss_last10(self) -> float:
         """Mean loss of the last ten batches (of all, if there are fewer). nan without steps."""
         return float(np.mean(self.losses[-10:])) if self.losses else float("nan")
+
+    def facts(self) -> dict[str, str]:
+        """The result in words, for people."""
+        facts = {
+            f"{split} loss": f"{score.loss:.4f} nats/token, {score.bits_per_byte:.4f} bits/byte"
+            for split, score in self.scores.items()
+        }
+        facts["last training loss"] = f"{self.train_loss_last:.4f}"
+        facts["parameters"] = f"{self.params:,}"
+        facts["tokens"] = f"{self.train_tokens:,} of {self.corpus}"
+        facts["time"] = f"{self.seconds:.1f} s on {self.machine['device']}, {self.machine['threads']} threads"
+        facts["folder"] = "none" if self.folder is None else str(self.folder)
+        return facts
+
+    @property
+    def _title(self) -> str:
+        return f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps"
+
+    def __repr__(self) -> str:
+        loss = "not scored" if self.dev_loss is None else f"dev loss {self.dev_loss:.4f}"
+        return f"<RunResult {self._title}: {loss}>"
+
+    def __str__(self) -> str:
+        return facts_text(self._title, self.facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and the training loss as a curve."""
+        return facts_html(self._title, self.facts(), curve_svg(self.losses))
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for summary.json and records."""
@@ -124,8 +156,7 @@ class Session:
 
     def steps(self, start: int = 0) -> Iterator[Step]:
         """Train from 0-based step `start` to the run's end, one Step at a time. Raises UserError (DIVERGED)."""
-        data = self.run.data
-        batches = Batches(self.corpus.tokens["train"], data.seq_len, data.batch_size, self.run.seed)
+        batches = setup.make_batches(self.run, self.corpus)
         for step in loop.steps(self.run, self.model, self.optimizer, batches, self.machine, start):
             self.done.append(step)
             self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))

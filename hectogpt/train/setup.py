@@ -7,8 +7,8 @@ import os
 import numpy as np
 import torch
 
-from hectogpt import errors, files
-from hectogpt.data import Corpus, tokens_read
+from hectogpt import errors, files, hardware
+from hectogpt.data import Batches, Corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.cpu_kernels import compile_kernel
@@ -37,12 +37,32 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
         )
 
 
+def make_batches(run: Run, corpus: Corpus) -> Batches:
+    """The batches of the run."""
+    data = run.data
+    return Batches(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, data.order)
+
+
+def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
+    """int64 [steps * batch_size, seq_len]: what the run reads, in its order."""
+    data = run.data
+    return tokens_read(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, run.steps, data.order)
+
+
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     """The run's model on its device, its weights drawn from the run's seed.
 
     The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids occur in the training text) and
     `init_from_counts` (counts of the tokens that this run will read).
+
+    Raises UserError if the run asks for compiled blocks on the CPU and no C++ compiler works.
     """
+    if run.compile and machine.device.type == "cpu" and (fault := hardware.cpp_compiler_fault()):
+        raise UserError(
+            "compile = True, but no C++ compiler works",
+            why=fault,
+            fix="install one (Debian: apt-get install g++ python3-dev), or set compile to False",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
@@ -50,8 +70,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         model.lm_head.compact(used_tokens(corpus))
     model.init_weights(run.init, seed=run.seed)
     if run.init_from_counts is not None:
-        seen = tokens_read(corpus.tokens["train"], run.data.seq_len, run.data.batch_size, run.seed, run.steps)
-        run.init_from_counts.apply(model, seen)
+        run.init_from_counts.apply(model, training_tokens(run, corpus))
     model = model.to(machine.device, torch.float64 if machine.dtype == torch.float64 else torch.float32)
     if run.compile:
         for block in model.backbone:
