@@ -127,3 +127,40 @@ def test_only_the_command_line_spells_options() -> None:
             strings = [str(n.value) for n in ast.walk(fix) if isinstance(n, ast.Constant)]
             ours = [s for s in strings if re.search(r"(?<!\S)--[a-z]", s) and "pip install" not in s]
             assert not ours, f"{file}: {ours}"
+
+
+# --- what the documents say -------------------------------------------------------------------------------------------
+
+
+def list_files(text: str) -> set[str]:
+    """The files of the first code block of docs/architecture.md that are below hectogpt/, by path."""
+    found, folders = set(), [""]
+    for line in text.split("```")[1].splitlines():
+        indent, name = (len(line) - len(line.lstrip())) // 2, line.split()[0] if line.strip() else ""
+        folders[indent + 1 :] = []
+        if name.endswith("/"):
+            folders.append(folders[indent] + name)
+        elif name.endswith(".py"):
+            found.add(folders[indent] + name)
+    return {path.removeprefix("hectogpt/") for path in found if path.startswith("hectogpt/")}
+
+
+def test_the_architecture_lists_every_file() -> None:
+    named = list_files((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    assert named == {file for file in FILES if Path(file).name not in ("__init__.py", "__main__.py")}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/performance.md"])
+def test_a_document_links_to_files_that_exist_and_fits_120_columns(name: str) -> None:
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    missing += [file for file in re.findall(r"`(\w+/[\w/]*\w+\.(?:py|md|jsonl))`", text) if not exists(file)]
+    assert missing == []
+    assert [line for line in text.splitlines() if len(line) > 120] == []
+
+
+def exists(file: str) -> bool:
+    """Whether a file is there, below the checkout or below the package; NAME stands for any name."""
+    return "NAME" in file or (ROOT / file).exists() or (PACKAGE / file).exists()

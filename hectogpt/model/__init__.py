@@ -1,4 +1,4 @@
-"""The transformer: GPT-2 and its departures, the vocabulary head and its loss, generation."""
+"""The transformer: GPT-2 and its departures, its first weights, the vocabulary head and the loss."""
 
 from hectogpt.model.config import SIZES, Init, ModelConfig
 from hectogpt.model.transformer import Transformer
