@@ -26,6 +26,7 @@ KINDS = {
     "alibi": replace(BARE, attention_parts=(ALiBi(),)),
     "alibi among others": replace(GPT2, n_heads=4, attention_parts=(QKNorm(), ALiBi(), Rotary(fraction=0.5), ALiBi())),
     "value embeddings": replace(BARE, value_embeddings=(TokenTable(), NgramHash(3, 89)), biases=False),
+    "embedding map": replace(GPT2, lm_head=LMHeadConfig(embedding_map=0.3)),
     "pointer": replace(BARE, inputs=(Smear(),), pointer=PointerHead(gate=-0.5)),
     "everything": replace(
         GPT2,
@@ -38,9 +39,11 @@ KINDS = {
     "everything else": replace(
         GPT2,
         norm=RMSNorm(gain=True),
-        attention_parts=(Rotary(100.0, 0.5), ALiBi()),
-        inputs=(EmbeddingNorm(), NgramHash(), Smear()),
-        value_embeddings=(TokenTable(),),
+        activation=ReLU2(),
+        biases=False,
+        attention_parts=(Rotary(100.0, 0.5), QKNorm(), ALiBi()),
+        inputs=(EmbeddingNorm(), NgramHash(2, 97), Smear()),
+        value_embeddings=(TokenTable(), NgramHash(3, 89)),
         lm_head=LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=True, embedding_map=0.3),
         pointer=PointerHead(1.5, 0.0),
     ),

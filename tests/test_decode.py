@@ -48,7 +48,7 @@ def test_cached_ragged_rows_equal_each_row_uncached(kind, lengths, new, seed, dt
     texts = [torch.randint(model.config.vocab_size, (n,), generator=generator).tolist() for n in lengths]
     decoder = Decoder(model, texts, new)
     logits = decoder.prefill()
-    tolerance = 1e-11 if dtype == torch.float64 else 4e-4
+    tolerance = 1e-11 if dtype == torch.float64 else 2e-4
     for _ in range(new):
         alone = torch.stack([uncached(model, text) for text in texts])
         torch.testing.assert_close(logits, alone, rtol=tolerance, atol=tolerance)

