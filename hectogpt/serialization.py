@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import types
 import typing
@@ -128,7 +129,7 @@ def _load_dataclass(kind: type, data: Any, where: str) -> Any:
         raise _misfit(where, kind, data)
     data = dict(data)
     name = data.pop("type", None)
-    if issubclass(kind, Value) and name is not None:
+    if issubclass(kind, Value) and (name is not None or inspect.isabstract(kind)):
         kind = _class_named(str(name), kind, where)
     names = [f.name for f in dataclasses.fields(kind)]
     values: dict[str, Any] = {}
@@ -152,11 +153,11 @@ def _load_dataclass(kind: type, data: Any, where: str) -> Any:
 
 
 def _class_named(name: str, base: type, where: str) -> type:
-    """The class of this name, old or new, if it is `base` or derives from it."""
-    found = _CLASSES.get(name)
-    if found is not None and issubclass(found, base):
-        return found
-    allowed = sorted({c.__name__ for c in _CLASSES.values() if issubclass(c, base)})
+    """The class of this name, old or new, if it is `base` or derives from it and can have values."""
+    known = {key: c for key, c in _CLASSES.items() if issubclass(c, base) and not inspect.isabstract(c)}
+    if name in known:
+        return known[name]
+    allowed = sorted({c.__name__ for c in known.values()})
     raise UserError(
         f"{where or base.__name__}: unknown type {name!r}",
         why=f"it must be one of {', '.join(allowed)}",

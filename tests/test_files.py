@@ -15,6 +15,8 @@ from helpers import ROOT
 from hectogpt import errors, files
 from hectogpt.errors import UserError
 
+PROGRAMS = ROOT / "tests" / "programs"
+
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 
@@ -143,6 +145,13 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(keep)
 
 
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start one of the programs of these tests; its standard input and output are pipes."""
+    command = [sys.executable, str(PROGRAMS / program), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 # --- appending ----------------------------------------------------------------------------------------------------
 
 
@@ -162,14 +171,7 @@ def test_half_lines_are_cut_off(tmp_path: Path) -> None:
 @posix
 def test_two_processes_lose_no_line(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    program = [sys.executable, str(ROOT / "tests" / "programs" / "append_lines.py"), str(path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    children = [
-        subprocess.Popen(
-            [*program, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
-        )
-        for name in "ab"
-    ]
+    children = [start("append_lines.py", path, name) for name in "ab"]
     for child in children:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
@@ -225,11 +227,7 @@ def test_a_lock_is_waited_for(tmp_path: Path) -> None:
 
 @posix
 def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    program = "import sys, time; from pathlib import Path; from hectogpt import files\n"
-    program += "with files.lock(Path(sys.argv[1]), 'at work'): print('held', flush=True); time.sleep(600)"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as child:
+    with start("hold_lock.py", tmp_path / "lock") as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         with pytest.raises(UserError), files.lock(tmp_path / "lock", "at work", patience=0.1):
