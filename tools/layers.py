@@ -28,9 +28,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "data": ("text becomes batches of tokens, no torch", "#9a6700"),
     "model": ("the transformer, its head and loss", "#6e7781"),
 }
-# The ground: single files on the standard library that every layer may import.
-GROUND = ("errors", "serialization", "files", "hardware", "worker")
+# The ground: single files on the standard library that every layer may import, each after those that it imports.
+GROUND = ("errors", "serialization", "files", "hardware", "worker", "idea_file")
 GROUND_COLOUR = "#57606a"
+GROUND_COLUMNS = -(-len(GROUND) // -(-len(GROUND) // 6))  # rows of at most six, of about equal length
 
 WIDTH, LEFT, RIGHT = 840, 216, 616  # of the picture, and the sides of the boxes
 HEIGHT, GAP, TOP = 50, 26, 12  # of a box, between two, above the first
@@ -106,8 +107,9 @@ def draw(imports: Mapping[str, set[str]]) -> str:
     tops = {name: TOP + place * (HEIGHT + GAP) for place, name in enumerate(LAYERS)}
     bottom = TOP + len(LAYERS) * (HEIGHT + GAP)
     listed = "; ".join(f"{a} to {b}: {n}" for (a, b), n in edges.items())
+    size = f"0 0 {WIDTH} {bottom_of_ground(bottom) + 40}"
     lines = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {bottom + 92}' role='img' {FONT}>",
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='{size}' role='img' {FONT}>",
         "<!-- drawn by `python -m tools.layers`; do not edit -->",
         "<title>The layers of hectogpt and their imports</title>",
         f"<desc>Number of modules that import: {listed}</desc>",
@@ -168,26 +170,30 @@ def draw_arrows(arrows: Edges, tops: Mapping[str, int]) -> list[str]:
 
 
 def draw_ground(edges: Edges, top: int) -> list[str]:
-    """The row of the ground's files, each with the number of modules that import it."""
+    """The ground's files in rows, each with the number of modules that import it."""
     users: Counter[str] = Counter()
     for (_, other), n in edges.items():
         users[other] += n
-    step = (WIDTH - 20) / len(GROUND)
+    step = (WIDTH - 20) / GROUND_COLUMNS
     lines = []
-    for place, name in enumerate(GROUND):
-        x, middle = 10 + place * step + 4, 10 + (place + 0.5) * step
+    for number, name in enumerate(GROUND):
+        row, column = divmod(number, GROUND_COLUMNS)
+        x, middle, y = 10 + column * step + 4, 10 + (column + 0.5) * step, top + row * (HEIGHT + 8)
         lines += [
-            f"<rect x='{x:.1f}' y='{top}' width='{step - 8:.1f}' height='{HEIGHT}' rx='8' fill='{GROUND_COLOUR}'/>",
-            f"<text x='{middle:.1f}' y='{top + 21}' fill='#fff' font-size='15' font-weight='600' "
+            f"<rect x='{x:.1f}' y='{y}' width='{step - 8:.1f}' height='{HEIGHT}' rx='8' fill='{GROUND_COLOUR}'/>",
+            f"<text x='{middle:.1f}' y='{y + 21}' fill='#fff' font-size='15' font-weight='600' "
             f"text-anchor='middle'>{name}</text>",
-            f"<text x='{middle:.1f}' y='{top + 40}' fill='#fff' font-size='13' text-anchor='middle'>"
+            f"<text x='{middle:.1f}' y='{y + 40}' fill='#fff' font-size='13' text-anchor='middle'>"
             f"imported by {users[name]}</text>",
         ]
     note = "The ground: standard library only, and every layer may import it. Numbers count importing modules."
-    lines.append(
-        f"<text x='{WIDTH // 2}' y='{top + 74}' fill='#768390' font-size='14' text-anchor='middle'>{note}</text>"
-    )
-    return lines
+    place = f"x='{WIDTH // 2}' y='{bottom_of_ground(top) + 24}' font-size='14' text-anchor='middle'"
+    return [*lines, f"<text {place} fill='#768390'>{note}</text>"]
+
+
+def bottom_of_ground(top: int) -> int:
+    """Where the last row of the ground ends, if the first begins at `top`."""
+    return top + -(-len(GROUND) // GROUND_COLUMNS) * (HEIGHT + 8) - 8
 
 
 def main() -> int:
