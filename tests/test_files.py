@@ -185,7 +185,7 @@ def test_two_processes_lose_no_line(tmp_path: Path) -> None:
     words = [line.split() for line in path.read_text().splitlines()]
     assert all(len(word) == 3 and len(word[2]) == 5000 for word in words)
     for name in "ab":
-        assert [int(word[1]) for word in words if word[0] == name] == list(range(200))
+        assert [int(word[1]) for word in words if word[0] == name] == list(range(100))
 
 
 # --- locks --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
@@ -53,6 +54,7 @@ def module_of(name: str) -> str | None:
     return name or None
 
 
+@cache
 def imports(module: str, everywhere: bool = False) -> set[str]:
     """Modules that this one imports when it is imported; `everywhere`: also inside functions."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
@@ -78,7 +80,7 @@ def at_import(node: ast.AST) -> list[ast.AST]:
 
 def test_no_circles() -> None:
     """At import; a package's __init__ counts as importing what it imports, and its modules do not count it."""
-    graph = {module: imports(module) for module in MODULES}
+    graph = {module: set(imports(module)) for module in MODULES}
     packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
     for module in MODULES:
         graph[module] -= {package for package in packages if module.startswith(package + ".")}

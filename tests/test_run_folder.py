@@ -7,12 +7,14 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT, small_run
+from programs.claim_folder import claim
 
 from hectogpt import errors
 from hectogpt.errors import UserError
@@ -46,20 +48,35 @@ def test_names_are_counted_up(tmp_path: Path) -> None:
 
 
 def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
-    """Both create folders of the same name as fast as they can."""
-    program = [sys.executable, str(ROOT / "tests" / "programs" / "claim_folder.py"), str(tmp_path / "runs")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    children = [subprocess.Popen(program, **pipes) for _ in range(2)]  # type: ignore[call-overload]
-    for child in children:
+    """This one and another create folders of the same name as fast as they can."""
+    root = tmp_path / "runs"
+    program = [sys.executable, str(ROOT / "tests" / "programs" / "claim_folder.py"), str(root)]
+    with subprocess.Popen(
+        program, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-    for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()
-    taken = [child.communicate(timeout=60)[0].split() for child in children]
-    assert [child.returncode for child in children] == [0, 0]
+        taken = [claim(root), child.communicate(timeout=60)[0].split()]
+    assert child.returncode == 0
     assert [len(names) for names in taken] == [20, 20]
     assert len({*taken[0], *taken[1]}) == 40
-    assert all(read_run(folder) == recipes.recipe("baseline") for folder in (tmp_path / "runs").iterdir())
+    assert all(read_run(folder) == recipes.recipe("baseline") for folder in root.iterdir())
+
+
+def test_of_many_that_want_one_folder_one_gets_it(tmp_path: Path) -> None:
+    def take(seed: int) -> Run | None:
+        try:
+            return RunFolder.create(small_run(seed=seed), False, "x", out=tmp_path / "new" / "mine").run
+        except UserError as error:
+            assert "already holds a run" in error.what
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        (winner,) = [run for run in pool.map(take, range(8)) if run is not None]
+    assert read_run(tmp_path / "new" / "mine") == winner
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path: Path) -> None:
@@ -113,7 +130,7 @@ def test_names_that_are_no_folder_s_are_refused(tmp_path: Path, name: str) -> No
 # --- what is in it ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["baseline", "top", "counts"])
+@pytest.mark.parametrize("name", recipes.names())
 def test_a_run_is_read_back(tmp_path: Path, name: str) -> None:
     run = replace(recipes.recipe(name), device="cpu", dtype="float32", head_dtype="float32", threads=1)
     with RunFolder.create(run, True, name, root=tmp_path) as folder:

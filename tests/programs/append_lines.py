@@ -1,4 +1,4 @@
-"""Appends 200 lines to a file when told to by a line of standard input. Arguments: the file, the lines' first word."""
+"""Appends 100 lines to a file when told to by a line of standard input. Arguments: the file, the lines' first word."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from hectogpt.files import append_line
 
 print("ready", flush=True)
 sys.stdin.readline()
-for n in range(200):
+for n in range(100):
     append_line(Path(sys.argv[1]), f"{sys.argv[2]} {n} {'x' * 5000}")

@@ -1,4 +1,4 @@
-"""Takes run folders of one name when told to by a line of standard input, and prints them. Argument: their root."""
+"""Takes 20 run folders of one name when told to by a line of standard input, and prints them. Argument: their root."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from pathlib import Path
 from hectogpt.lab import recipes
 from hectogpt.train.run_folder import RunFolder
 
-run = recipes.recipe("baseline")
-print("ready", flush=True)
-sys.stdin.readline()
-for _ in range(20):
-    print(RunFolder.create(run, False, "same", root=Path(sys.argv[1])).path.name)
+
+def claim(root: Path) -> list[str]:
+    """Take the folders; returns their names."""
+    return [RunFolder.create(recipes.recipe("baseline"), False, "same", root=root).path.name for _ in range(20)]
+
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(*claim(Path(sys.argv[1])))
