@@ -1,11 +1,70 @@
 """hectoGPT: understand, build and speed up a GPT-2 style transformer in one hundred gradient steps.
 
-Rooms, from the ground up; imports point down only (docs/architecture.md):
+    import hectogpt
+    result = hectogpt.train(hectogpt.recipe("top"), out="runs/mine")
+    print(hectogpt.generate(result, "The state of", max_new_tokens=40))
 
-data     text becomes token batches             model    the transformer, its loss head, generation
-train    a Run: optimizer, schedule, loop       lab      recipes, statistics, anchors, reports
-interop  other people's formats                 explore  attention and positions, in numbers and pages
-cli      the one door; imports a room only when its command is used
+docs/python.md explains the names below in ten minutes; docs/architecture.md says where things are.
+
+to use     recipe train generate attention_maps compare load open_corpus replace
+results    RunResult EvalResult Step ComparisonResult UserError
+a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer Sampling
+model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart EmbeddingNorm Smear TokenTable
+           NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
+           SinusoidalPositions LMHeadConfig PointerHead
+training   Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW Muon SOAPMuon
+
+A name is imported when it is first used: `import hectogpt` alone loads neither torch nor numpy.
 """
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+# module -> the public names that come from it
+_MODULES = {
+    "hectogpt.api.training": ("recipe",),
+    "hectogpt.api.models": ("attention_maps", "load"),
+    "hectogpt.api.comparing": ("compare", "ComparisonResult"),
+    "dataclasses": ("replace",),
+    "hectogpt.errors": ("UserError",),
+    "hectogpt.data": ("open_corpus", "Corpus", "Tokenizer", "DataOrder", "Shuffled"),
+    "hectogpt.generate.sampling": ("Sampling",),
+    "hectogpt.model.transformer": ("Transformer",),
+    "hectogpt.model.config": ("ModelConfig", "Init"),
+    "hectogpt.model.inputs": ("InputPart", "EmbeddingNorm", "Smear", "TokenTable", "NgramHash"),
+    "hectogpt.model.lm_head": ("LMHeadConfig",),
+    "hectogpt.model.pointer": ("PointerHead",),
+    "hectogpt.model.parts": (
+        *("AttentionPart", "QKPart", "ScoreBias", "Rotary", "QKNorm", "ALiBi"),
+        *("Norm", "LayerNorm", "RMSNorm", "Activation", "GELU", "ReLU2"),
+        *("Positions", "NoPositions", "LearnedPositions", "SinusoidalPositions"),
+    ),
+    "hectogpt.train.run": ("Run", "Data"),
+    "hectogpt.train.init_counts": ("BigramInit",),
+    "hectogpt.train.schedules": ("Schedule", "Constant", "LinearDecay", "Cosine"),
+    "hectogpt.train.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "Muon", "SOAPMuon"),
+    "hectogpt.train.loop": ("Step",),
+    "hectogpt.train.evaluate": ("EvalResult",),
+    "hectogpt.train.session": ("Session", "RunResult"),
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+_PACKAGES = ("generate", "train")  # packages that are functions too: upward.py says why
+
+__all__ = sorted([*_PLACES, *_PACKAGES])
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"hectogpt.{name}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'hectogpt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hectogpt"
-GROUND = {"errors", "serialization", "files", "hardware", "worker", "idea_file"}
+GROUND = {"errors", "serialization", "files", "hardware", "worker", "idea_file", "display", "signals", "upward"}
 MAY_IMPORT = {
     "errors": set(),
     "serialization": set(),
@@ -19,6 +19,9 @@ MAY_IMPORT = {
     "hardware": set(),
     "worker": set(),
     "idea_file": set(),
+    "display": set(),
+    "signals": set(),
+    "upward": set(),
     "data": set(),
     "model": set(),
     "generate": {"model"},
@@ -26,7 +29,8 @@ MAY_IMPORT = {
     "lab": {"train", "data", "model"},
     "interop": {"model", "data"},
     "explore": {"generate", "interop", "model", "data"},
-    "cli": {"lab", "train", "interop", "explore", "data", "generate", "model"},
+    "api": {"lab", "train", "interop", "explore", "data", "generate", "model"},
+    "cli": {"api", "lab", "train", "interop", "explore", "data", "generate", "model"},
 }
 
 

@@ -20,6 +20,7 @@ PICTURE = ROOT / "docs" / "pictures" / "layers.svg"
 # The layers from top to bottom: what each is, and its colour, which is readable on white and on GitHub's dark page.
 LAYERS: dict[str, tuple[str, str]] = {
     "cli": ("the command line, a module for each command", "#8250df"),
+    "api": ("what Python users call; a run with its folder", "#0550ae"),
     "lab": ("recipes, the ladder, paired trials, reports", "#0969da"),
     "train": ("a run: optimizers, schedules, loop, folder", "#1a7f37"),
     "explore": ("attention and positions, pages", "#bf3989"),
@@ -29,7 +30,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "model": ("the transformer, its head and loss", "#6e7781"),
 }
 # The ground: single files on the standard library that every layer may import, each after those that it imports.
-GROUND = ("errors", "serialization", "files", "hardware", "worker", "idea_file")
+GROUND = ("errors", "serialization", "files", "hardware", "worker", "idea_file", "display", "signals", "upward")
 GROUND_COLOUR = "#57606a"
 GROUND_COLUMNS = -(-len(GROUND) // -(-len(GROUND) // 6))  # rows of at most six, of about equal length
 

@@ -14,8 +14,9 @@ import sys
 from types import ModuleType
 
 from hectogpt import __version__, errors
-from hectogpt.cli.console import Stopped, printable
+from hectogpt.display import printable
 from hectogpt.errors import UserError
+from hectogpt.signals import Stopped
 
 # command: (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {

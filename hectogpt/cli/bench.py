@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
-from hectogpt.cli.console import output_console, printable
+from hectogpt.cli.console import output_console
+from hectogpt.display import printable
 from hectogpt.errors import UserError
 
 RECORDS = Path("results/bench.jsonl")

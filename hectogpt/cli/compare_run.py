@@ -18,8 +18,9 @@ from rich.text import Text
 
 from hectogpt import errors
 from hectogpt.cli.compare import Arguments
-from hectogpt.cli.console import Stopped, note, output_console, printable, raise_on_signal
+from hectogpt.cli.console import note, output_console
 from hectogpt.data import open_corpus
+from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means
 from hectogpt.lab.ngram import loss_standard_error
@@ -27,6 +28,7 @@ from hectogpt.lab.plan import old_names, plan
 from hectogpt.lab.record import Record, failures
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE, Paired, Summary
 from hectogpt.lab.tracks import broken_rules, find_track
+from hectogpt.signals import Stopped, raise_on_signal
 from hectogpt.train.setup import check_corpus, count_parameters
 
 WIDE = 160  # columns from which the table has all its columns; also those of a pipe

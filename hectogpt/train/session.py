@@ -82,9 +82,8 @@ class RunResult:
         facts["last training loss"] = f"{self.train_loss_last:.4f}"
         facts["parameters"] = f"{self.params:,}"
         facts["tokens"] = f"{self.train_tokens:,} of {self.corpus}"
-        facts["time"] = f"{self.seconds:.1f} s on {self.machine['device']}, {self.machine['threads']} threads"
-        facts["folder"] = "none" if self.folder is None else str(self.folder)
-        return facts
+        facts["seconds"] = f"{self.seconds:.1f} (threads: {self.machine['threads']}, {self.machine['device']})"
+        return facts if self.folder is None else facts | {"folder": str(self.folder)}
 
     @property
     def _title(self) -> str:

@@ -1,0 +1,104 @@
+"""Types of the public names, which __init__.py imports when they are used. tests/test_api.py compares the lists."""
+
+from dataclasses import replace
+
+from hectogpt.api.comparing import ComparisonResult, compare
+from hectogpt.api.models import attention_maps, generate, load
+from hectogpt.api.training import recipe, train
+from hectogpt.data import Corpus, DataOrder, Shuffled, Tokenizer, open_corpus
+from hectogpt.errors import UserError
+from hectogpt.generate.sampling import Sampling
+from hectogpt.model.config import Init, ModelConfig
+from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import (
+    GELU,
+    Activation,
+    ALiBi,
+    AttentionPart,
+    LayerNorm,
+    LearnedPositions,
+    NoPositions,
+    Norm,
+    Positions,
+    QKNorm,
+    QKPart,
+    ReLU2,
+    RMSNorm,
+    Rotary,
+    ScoreBias,
+    SinusoidalPositions,
+)
+from hectogpt.model.pointer import PointerHead
+from hectogpt.model.transformer import Transformer
+from hectogpt.train.evaluate import EvalResult
+from hectogpt.train.init_counts import BigramInit
+from hectogpt.train.loop import Step
+from hectogpt.train.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
+from hectogpt.train.run import Data, Run
+from hectogpt.train.schedules import Constant, Cosine, LinearDecay, Schedule
+from hectogpt.train.session import RunResult, Session
+
+__version__: str
+
+__all__ = [
+    "GELU",
+    "ALiBi",
+    "Activation",
+    "AdamW",
+    "AttentionPart",
+    "BigramInit",
+    "ComparisonResult",
+    "Constant",
+    "Corpus",
+    "Cosine",
+    "Data",
+    "DataOrder",
+    "EmbeddingNorm",
+    "EvalResult",
+    "Init",
+    "InputPart",
+    "LMHeadConfig",
+    "LayerNorm",
+    "LearnedPositions",
+    "LinearDecay",
+    "ModelConfig",
+    "Muon",
+    "NgramHash",
+    "NoPositions",
+    "Norm",
+    "Optim",
+    "OptimizerGroup",
+    "PerKind",
+    "PointerHead",
+    "Positions",
+    "QKNorm",
+    "QKPart",
+    "RMSNorm",
+    "ReLU2",
+    "Rotary",
+    "Run",
+    "RunResult",
+    "SOAPMuon",
+    "Sampling",
+    "Schedule",
+    "ScoreBias",
+    "Session",
+    "Shuffled",
+    "SinusoidalPositions",
+    "Smear",
+    "Step",
+    "TokenTable",
+    "Tokenizer",
+    "Transformer",
+    "UserError",
+    "attention_maps",
+    "compare",
+    "generate",
+    "kinds",
+    "load",
+    "open_corpus",
+    "recipe",
+    "replace",
+    "train",
+]

@@ -1,0 +1,58 @@
+"""Progress on stderr: a live line on a terminal, plain lines elsewhere (a notebook, a file), nothing when quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
+
+from hectogpt.display import printable
+
+T = TypeVar("T")
+
+
+class Progress:
+    """Shows where a long task is.
+
+    lines: about how many plain lines a task gets where there is no terminal. rich's own display for notebooks is not
+    used, because it needs ipywidgets; plain lines are shown by every notebook.
+    """
+
+    def __init__(self, quiet: bool, lines: int = 100) -> None:
+        self.quiet, self.lines = quiet, lines
+        self.console = Console(stderr=True, force_jupyter=False)
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        if not self.quiet:
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def follow(self, items: Iterable[T], total: int, describe: Callable[[T], str]) -> Iterator[T]:
+        """Pass the items through and show each; where there is no terminal, about `lines` of them."""
+        with self.task(total, "first step ...") as show:
+            for number, item in enumerate(items, start=1):
+                show(number, lambda item=item: describe(item))  # type: ignore[misc]
+                yield item
+
+    @contextmanager
+    def task(self, total: int, first: str) -> Iterator[Callable[[int, Callable[[], str]], None]]:
+        """A task of `total` parts; yields the function to call with the number of a part that is done, and its line."""
+        if self.quiet:
+            yield lambda number, line: None
+        elif self.console.is_terminal:
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
+            with Bars(*columns, console=self.console) as bars:
+                task = bars.add_task(first, total=total)
+                yield lambda number, line: bars.update(task, completed=number, description=printable(line()))
+        else:
+            every = max(1, total // self.lines)
+
+            def show(number: int, line: Callable[[], str]) -> None:
+                if number % every == 0 or number in (1, total):
+                    self.line(line())
+
+            yield show

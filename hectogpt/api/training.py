@@ -1,0 +1,81 @@
+"""Recipes by name, and training from Python."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hectogpt import errors
+from hectogpt.api.full_run import StepLine, describe, find_corpus, is_modified, label_of, run_to_folder
+from hectogpt.api.progress import Progress
+from hectogpt.api.show import recipe_of
+from hectogpt.data import Corpus
+from hectogpt.errors import UserError
+from hectogpt.lab import ideas
+from hectogpt.signals import Stopped
+from hectogpt.train import setup
+from hectogpt.train.run import Run
+from hectogpt.train.session import RunResult, Session
+
+
+def recipe(name: str = "top") -> Run:
+    """The Run of a recipe ("top" is the best of the ladder), or of an idea in a file ("my.py:idea").
+
+    A Run is frozen: `replace(run, steps=50)` gives a changed one. Raises UserError with the nearest name for one that
+    does not exist.
+    """
+    return ideas.find_run(name)
+
+
+def train(
+    run: Run | str = "top",
+    *,
+    out: Path | str | None = None,
+    corpus: Corpus | str | None = None,
+    prompt: str | None = None,
+    quiet: bool = False,
+) -> RunResult:
+    """Train a run to its end and score it on held-out text, as `hectogpt train` does, to the same bits.
+
+    run: a Run or a recipe's name. out: its folder; None writes nothing. corpus: another text than the run's.
+    prompt: what the trained model continues for summary.json. quiet: no progress on stderr.
+
+    Raises UserError as the command does. Ctrl-C lets the step under way finish; with a folder, weights, metrics and a
+    summary in state "interrupted" are in it before KeyboardInterrupt goes on.
+    """
+    run = recipe(run) if isinstance(run, str) else run
+    if corpus is not None:
+        run = replace(run, corpus=corpus.name if isinstance(corpus, Corpus) else corpus)
+    progress = Progress(quiet, lines=10)
+    if isinstance(corpus, Corpus):
+        setup.check_corpus(run, corpus)
+    else:
+        corpus = find_corpus(run, progress)
+    base = recipe_of(run)
+    modified = base is not None and is_modified(base, run)
+    if out is None:
+        return _train_without_folder(run, corpus, progress, label_of(run, modified))
+    try:
+        done = run_to_folder(
+            run, corpus, progress, name=run.recipe, modified=modified, out=Path(out).expanduser(), prompt=prompt
+        )
+    except UserError as error:
+        if error.code == errors.INTERRUPTED:
+            raise KeyboardInterrupt(str(error)) from None
+        if error.code == errors.TERMINATED:
+            raise SystemExit(error.code) from None
+        raise
+    except Stopped as stop:  # before the first step, when there is nothing to keep
+        if stop.code == errors.TERMINATED:
+            raise SystemExit(stop.code) from None
+        raise KeyboardInterrupt from None
+    return done.result
+
+
+def _train_without_folder(run: Run, corpus: Corpus, progress: Progress, label: str) -> RunResult:
+    session = Session.open(run, corpus)
+    progress.line(f"{label}: {describe(session)}")
+    for _ in progress.follow(session.steps(), run.steps, StepLine(run)):
+        pass
+    session.evaluate("dev")
+    return session.result()

@@ -1,0 +1,59 @@
+"""Text for terminals, and small tables as text and as HTML for notebooks. Nothing here imports a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+
+def printable(text: str) -> str:
+    """The text with control characters (escape sequences among them) as visible escapes; newlines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else _escape(ord(c)) for c in text)
+
+
+def _escape(number: int) -> str:
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
+
+
+def facts_text(title: str, facts: Mapping[str, str]) -> str:
+    """A title and a line for each fact, names and values in two columns."""
+    width = max(map(len, facts), default=0)
+    return printable("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in facts.items())]))
+
+
+def facts_html(title: str, facts: Mapping[str, str], picture: str = "") -> str:
+    """The same as HTML, all text escaped. picture: markup that follows the table."""
+    return table_html(title, (), list(facts.items())) + picture
+
+
+def table_text(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in columns: the first on the left, the others on the right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    told = [line[0].ljust(widths[0]) + "".join(f"  {c:>{w}}" for c, w in _after_first(line, widths)) for line in lines]
+    return printable("\n".join([title, *(line.rstrip() for line in told)]))
+
+
+def _after_first(cells: Sequence[str], widths: Sequence[int]) -> list[tuple[str, int]]:
+    return list(zip(cells[1:], widths[1:], strict=True))
+
+
+def table_html(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as HTML, all text escaped."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><caption>{escape(title)}</caption>" + (f"<tr>{head}</tr>" if head else "") + f"{body}</table>"
+
+
+def curve_svg(values: Sequence[float], width: int = 320, height: int = 80) -> str:
+    """A line through the values as SVG in the colour of the text around it; nothing for fewer than two."""
+    if len(values) < 2:
+        return ""
+    low, high = min(values), max(values)
+    across, down = (width - 4) / (len(values) - 1), (height - 4) / ((high - low) or 1.0)
+    points = " ".join(f"{2 + i * across:.1f},{2 + (high - value) * down:.1f}" for i, value in enumerate(values))
+    return (
+        f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"
+        f"<title>from {values[0]:.3f} to {values[-1]:.3f}</title>"
+        f"<polyline points='{points}' fill='none' stroke='currentColor' stroke-width='1.5'/></svg>"
+    )
