@@ -142,12 +142,13 @@ def test_a_compact_head_is_the_full_head(
 
 @pytest.mark.parametrize("embedding_map", [0.0, 0.3])
 def test_gradients_through_the_logits_are_those_of_the_loss(embedding_map: float) -> None:
-    """Whoever builds a loss from the logits trains the compact head in the same way."""
+    """Whoever builds a loss from the logits trains the compact head in the same way: the embeddings get nothing."""
     options = LMHeadConfig(bias=True, soft_cap=3.0, compact_vocab=True, embedding_map=embedding_map)
     twins = Twins(20, torch.arange(0, 20, 3), options, 6, 0)
     targets = twins.used[:6]
     parameters = list(twins.head.parameters())
     plain = F.cross_entropy(twins.head(twins.hidden, twins.embeddings), targets)
+    assert torch.autograd.grad(plain, twins.embeddings, allow_unused=True, retain_graph=True) == (None,)
     for a, b in zip(
         torch.autograd.grad(twins.compact_loss(targets, False), parameters),
         torch.autograd.grad(plain, parameters),

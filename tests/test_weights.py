@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import peaked
+from helpers import TINY, peaked, small_run, tiny_corpus
 from model_kinds import GPT2, KINDS, build, random_ids
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary, ScoreBias, Sinu
 from hectogpt.model.pointer import PointerHead
 from hectogpt.model.weights import load_model, model_of, save_model
 from hectogpt.serialization import dump
+from hectogpt.train.precision import choose
+from hectogpt.train.setup import build_model
 
 OLD_RUN = Path(__file__).parent / "data" / "old_run"
 OLD_CONFIG = ModelConfig(
@@ -66,6 +68,14 @@ def test_a_saved_model_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_a_float64_model_comes_back_in_float64(tmp_path: Path) -> None:
+    for config in (KINDS["everything else"], replace(GPT2, attention_parts=(PositionParity(),))):
+        model = build(config)
+        save_model(model, tmp_path)
+        again = load_model(tmp_path)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loaded_model_can_be_trained_further(kind: str, tmp_path: Path) -> None:
     model = build(KINDS[kind], dtype=torch.float32)
@@ -83,11 +93,12 @@ def test_a_loaded_model_can_be_trained_further(kind: str, tmp_path: Path) -> Non
 
 
 def test_the_saved_config_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
-    """What the corpus adds to a model, the tokens in use, stands in the weights and not in the config."""
-    asked = KINDS["everything else"]
-    assert asked.lm_head.compact_vocab
-    model = build(asked)
+    """What the corpus adds to a run's model, the tokens in use, stands in the weights and not in the config."""
+    asked = replace(TINY, n_layers=1, lm_head=LMHeadConfig(compact_vocab=True))
+    run = small_run(model=asked)
+    model = build_model(run, choose(run), tiny_corpus(tmp_path))
     assert model.config == asked
+    assert len(model.lm_head.weight) < 500 < asked.vocab_size
     save_model(model, tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved == {"model_type": "hectogpt", **dump(asked)}
@@ -171,7 +182,9 @@ def test_no_tensor_stays_on_the_meta_device(kind: str) -> None:
     """model_of builds the model without memory first. Buffers that files do not hold have to be real all the same."""
     model = build(CASES[kind], dtype=torch.float32)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
     again = model_of(model.config, state, Path("some.safetensors"))
+    assert torch.equal(random_state, torch.get_rng_state())  # whatever weights were drawn on the way
     tensors = all_tensors(again)
     assert tensors.keys() == all_tensors(model).keys()
     assert [name for name, tensor in tensors.items() if tensor.is_meta] == []

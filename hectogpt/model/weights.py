@@ -80,13 +80,12 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     check_tensors(model, state, path)
     unsaved = [m._buffers[name] for m in model.modules() for name in m._non_persistent_buffers_set]
     if any(buffer is not None and buffer.is_meta for buffer in unsaved):  # a part computes it: build the part for real
-        model = Transformer(config)
+        with torch.random.fork_rng(devices=[]):  # its first weights are replaced at once
+            model = Transformer(config)
         model.fit_to(state)
-        model.load_state_dict(state)
-    else:
-        model.load_state_dict(state, assign=True)
-        if config.lm_head.tied:
-            model.lm_head.tie(model.embeddings)
+    model.load_state_dict(state, assign=True)
+    if config.lm_head.tied:
+        model.lm_head.tie(model.embeddings)
     return model.eval()
 
 
