@@ -7,10 +7,10 @@
 docs/python.md explains the names below in ten minutes; docs/architecture.md says where things are.
 
 to use     recipe train generate attention_maps compare load open_corpus replace
-results    RunResult EvalResult Step ComparisonResult UserError
+results    RunResult EvalResult Step ComparisonResult Verdict UserError
 a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer Sampling
-model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart EmbeddingNorm Smear TokenTable
-           NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
+model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart shift EmbeddingNorm Smear
+           TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
            SinusoidalPositions LMHeadConfig PointerHead
 training   Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW Muon SOAPMuon
 
@@ -27,13 +27,14 @@ _MODULES = {
     "hectogpt.api.training": ("recipe",),
     "hectogpt.api.models": ("attention_maps", "load"),
     "hectogpt.api.comparing": ("compare", "ComparisonResult"),
+    "hectogpt.lab.verdict": ("Verdict",),
     "dataclasses": ("replace",),
     "hectogpt.errors": ("UserError",),
     "hectogpt.data": ("open_corpus", "Corpus", "Tokenizer", "DataOrder", "Shuffled"),
     "hectogpt.generate.sampling": ("Sampling",),
     "hectogpt.model.transformer": ("Transformer",),
     "hectogpt.model.config": ("ModelConfig", "Init"),
-    "hectogpt.model.inputs": ("InputPart", "EmbeddingNorm", "Smear", "TokenTable", "NgramHash"),
+    "hectogpt.model.inputs": ("InputPart", "shift", "EmbeddingNorm", "Smear", "TokenTable", "NgramHash"),
     "hectogpt.model.lm_head": ("LMHeadConfig",),
     "hectogpt.model.pointer": ("PointerHead",),
     "hectogpt.model.parts": (

@@ -8,8 +8,9 @@ from hectogpt.api.training import recipe, train
 from hectogpt.data import Corpus, DataOrder, Shuffled, Tokenizer, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.generate.sampling import Sampling
+from hectogpt.lab.verdict import Verdict
 from hectogpt.model.config import Init, ModelConfig
-from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable
+from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable, shift
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import (
     GELU,
@@ -92,6 +93,7 @@ __all__ = [
     "Tokenizer",
     "Transformer",
     "UserError",
+    "Verdict",
     "attention_maps",
     "compare",
     "generate",
@@ -100,5 +102,6 @@ __all__ = [
     "open_corpus",
     "recipe",
     "replace",
+    "shift",
     "train",
 ]

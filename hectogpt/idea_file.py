@@ -6,23 +6,29 @@ call: a run folder that somebody else made says which file it needs, and that is
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import hashlib
 import importlib.machinery
 import importlib.util
 import json
+import os
+import random
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import cache_dir, write_atomic
-from hectogpt.serialization import IDEA_MODULE, register_classes
+from hectogpt.serialization import idea_module
+
+_files: dict[str, IdeaFile] = {}  # by the name of the module that the file became
 
 
 @dataclass(frozen=True)
@@ -71,58 +77,149 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def load_idea(idea: IdeaFile) -> ModuleType:
-    """Import an idea, once per source, and make its classes the ones that `serialization.load` finds by name.
+    """Import an idea, once per source.
 
-    What it prints goes to standard error. Raises UserError with the cause and the line if it cannot be imported.
+    Its own `print` writes to standard error, at any time: standard output is for results. Raises UserError with the
+    cause and the line if it cannot be imported.
     """
-    name = IDEA_MODULE + idea.sha256[:16]
-    module = sys.modules.get(name)
-    if module is None:
-        loader = _Loader(name, idea)
-        spec = importlib.util.spec_from_loader(name, loader, origin=str(idea.path))
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
-        module.__file__ = str(idea.path)
-        folder = str(idea.path.parent)
-        if folder not in sys.path:
-            sys.path.append(folder)  # for what the file imports from beside it
-        sys.modules[name] = module  # dataclasses look their module up while they are made
-        try:
-            with running(idea, f"{idea.path.name} cannot be imported"):
-                loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    register_classes(module)
+    name = idea_module(idea.sha256)
+    if name in sys.modules:
+        return sys.modules[name]
+    loader = _Loader(name, idea)
+    spec = importlib.util.spec_from_loader(name, loader, origin=str(idea.path))
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    vars(module).update(__file__=str(idea.path), print=_print)
+    folder = str(idea.path.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # for what the file imports from beside it
+    sys.modules[name], _files[name] = module, idea  # dataclasses look their module up while they are made
+    try:
+        with running(f"{idea.path.name} cannot be imported"):
+            loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name], _files[name]
+        raise
     return module
 
 
+def _print(*values: Any, file: Any = None, **options: Any) -> None:
+    builtins.print(*values, file=sys.stderr if file is None else file, **options)
+
+
+# --- running what is in the file --------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def running(idea: IdeaFile, what: str) -> Iterator[None]:
-    """Run code of an idea: what it prints goes to standard error, and what it raises becomes a UserError that names the
-    cause and the line in the idea's file. Ctrl-C passes."""
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
+def running(what: str) -> Iterator[None]:
+    """Run code of an idea that says what a run is, before any training.
+
+    What it prints goes to standard error. What it raises becomes a UserError that names the cause and the line in the
+    file; Ctrl-C passes. Environment, working folder, random numbers and torch's settings are afterwards what they were,
+    so that a run computes the same here as in a process of its own.
+    """
+    with contextlib.redirect_stdout(sys.stderr), _restored():
+        try:
             yield
-    except KeyboardInterrupt:
-        raise
-    except UserError as error:
-        where = _line_of(idea, error)
-        raise UserError(f"{what}: {error.what}", why=error.why + where, fix=error.fix, code=error.code) from None
-    except (Exception, SystemExit) as error:
-        cause = traceback.format_exception_only(error)[-1].strip()
-        raise UserError(what, why=cause + _line_of(idea, error), fix=f"mend {idea.path}") from None
+        except UserError as error:
+            why = error.why + _told(_place(error))
+            raise UserError(f"{what}: {error.what}", why=why, fix=error.fix, code=error.code) from None
+        except (Exception, SystemExit) as error:
+            raise UserError(what, why=_cause(error) + _told(_place(error)), fix=_cure(error)) from None
 
 
-def _line_of(idea: IdeaFile, error: BaseException) -> str:
-    """ " (line 12: the line)" for the last line of the file that the error passed through."""
-    if isinstance(error, SyntaxError) and error.filename == str(idea.path):
-        number = error.lineno
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        number = next((f.lineno for f in reversed(frames) if f.filename == str(idea.path)), None)
+def explain(error: BaseException) -> UserError | None:
+    """An error that came while a run with an idea was at work, as one that says where; None if no idea is loaded or the
+    error is no exception of a program."""
+    if not _files or isinstance(error, UserError) or not isinstance(error, (Exception, SystemExit)):
+        return None
+    place = _place(error)
+    if place is not None:
+        return UserError(f"{place[0].path.name}: {place[2]} failed", why=_cause(error) + _told(place), fix=_cure(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SystemExit) or not frames:
+        return None
+    names = ", ".join(dict.fromkeys(idea.path.name for idea in _files.values()))
+    at = "/".join(Path(frames[-1].filename).parts[-3:])
+    return UserError(
+        f"a run of {names} failed",
+        why=f"{_cause(error)} ({at}, line {frames[-1].lineno}: {frames[-1].line}); no line of yours was at work",
+        fix=f"look at shapes and types of what {names} hands over",
+    )
+
+
+def _place(error: BaseException) -> tuple[IdeaFile, int, str] | None:
+    """The last line of an idea that the error passed through: the file, the line's number, the function's name."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        for idea in _files.values():
+            if str(idea.path) == error.filename:
+                return idea, error.lineno, "the file"
+    found = None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        file = _files.get(frame.f_globals.get("__name__", ""))
+        if file is not None and frame.f_code.co_filename == str(file.path):
+            found = file, number, frame.f_code.co_qualname
+    return found
+
+
+def _told(place: tuple[IdeaFile, int, str] | None) -> str:
+    """ " (my.py, line 12: the line)"."""
+    if place is None:
+        return ""
+    idea, number, _ = place
     lines = idea.source.splitlines()
-    return f" (line {number}: {lines[number - 1].strip()})" if number and number <= len(lines) else ""
+    text = f": {lines[number - 1].strip()}" if number <= len(lines) else ""
+    return f" ({idea.path.name}, line {number}{text})"
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return "it called exit()"
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+def _cure(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"install what has the module {error.name}, with python -m pip install"
+    place = _place(error)
+    return f"mend {place[0].path}" if place else ""
+
+
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
+    """Put back afterwards what code can change for the whole process."""
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    kept: list[tuple[Callable[[Any], Any], Any]] = [
+        (random.setstate, random.getstate()),
+        (_set_environment, dict(os.environ)),
+    ]
+    with contextlib.suppress(OSError):
+        kept.append((os.chdir, os.getcwd()))
+    if numpy is not None:
+        kept.append((numpy.random.set_state, numpy.random.get_state()))
+    if torch is not None:
+        kept += [
+            (torch.set_rng_state, torch.get_rng_state()),
+            (torch.set_default_dtype, torch.get_default_dtype()),
+            (torch.set_grad_enabled, torch.is_grad_enabled()),
+            (torch.set_num_threads, torch.get_num_threads()),
+            (torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()),
+            (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
+        ]
+    try:
+        yield
+    finally:
+        for restore, value in kept:
+            restore(value)
+
+
+def _set_environment(before: dict[str, str]) -> None:
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+# --- files that the user has run here before --------------------------------------------------------------------------
 
 
 def remember(idea: IdeaFile) -> None:

@@ -9,10 +9,12 @@ Names change. A class says which names it and its fields had before: `old_names 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
 import math
+import sys
 import types
 import typing
 from abc import ABC
@@ -55,11 +57,30 @@ def _may_replace(old: type, new: type) -> bool:
     return same or (old.__module__.startswith(IDEA_MODULE) and new.__module__.startswith(IDEA_MODULE))
 
 
-def register_classes(module: types.ModuleType) -> None:
-    """Make the module's own classes the ones that their names stand for, in place of another user's file's."""
-    for item in list(vars(module).values()):
-        if isinstance(item, type) and issubclass(item, Value) and item.__module__ == module.__name__:
-            _CLASSES[item.__name__] = item
+@contextlib.contextmanager
+def classes_of(ideas: Iterable[str]) -> Iterator[None]:
+    """Meanwhile, of the classes that users' own files define, `load` finds those of these files alone.
+
+    ideas: SHA-256 of their sources. A file that is not loaded has no classes.
+    """
+    before = dict(_CLASSES)
+    try:
+        for name, kind in before.items():
+            if kind.__module__.startswith(IDEA_MODULE):
+                del _CLASSES[name]
+        for module in [idea_module(sha256) for sha256 in ideas]:
+            for item in list(vars(sys.modules[module]).values()) if module in sys.modules else ():
+                if isinstance(item, type) and issubclass(item, Value) and item.__module__ == module:
+                    _CLASSES[item.__name__] = item
+        yield
+    finally:
+        _CLASSES.clear()
+        _CLASSES.update(before)
+
+
+def idea_module(sha256: str) -> str:
+    """The name of the module that a user's own file becomes."""
+    return IDEA_MODULE + sha256[:16]
 
 
 def dump(value: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 
 from hectogpt import errors
 from hectogpt.api.progress import Progress
-from hectogpt.data import Corpus, open_corpus, tokens_read
+from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.generate import Sampling, complete
 from hectogpt.lab import baseline_curves, ideas
@@ -223,7 +223,7 @@ def score(
     progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
     found = session.evaluate("dev")
     folder.add_score(len(session.done), found)
-    counted = tokens_read(corpus.train, run.data.seq_len, run.data.batch_size, run.seed, run.steps)
+    counted = setup.training_tokens(run, corpus)
     ngrams = ngram_losses(counted, corpus.dev, run.model.vocab_size)
     is_baseline = run.recipe == "baseline" and not modified
     if is_baseline:

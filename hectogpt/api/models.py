@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,20 @@ Source = RunResult | Path | str | tuple[Transformer, Tokenizer]
 OF_A_DRAW = {"temperature", "top_k", "top_p", "min_p", "num_return_sequences"}
 
 
-def load(source: Source) -> tuple[Transformer, Tokenizer]:
+def load(source: Source, idea: Path | str | Sequence[Path | str] = ()) -> tuple[Transformer, Tokenizer]:
     """A model, on the CPU and in evaluation mode, and its tokenizer.
 
     source: a folder that a run left, a folder in Hugging Face's GPT-2 layout, a name on the hub ("gpt2"), or a
-    RunResult, whose own model this is. Raises UserError (CHECKPOINT) for what is no model.
+    RunResult, whose own model this is. idea: your own file (or several) whose classes the model has; it is imported. A
+    file that you ran here and that has not changed since need not be named.
+
+    Raises UserError (CHECKPOINT) for what is no model, and for a file that would have to be imported unasked.
     """
     if isinstance(source, RunResult):
         return source.model, source.tokenizer
     if isinstance(source, tuple):
         return source
-    model, tokenizer = open_model(source, download=isinstance(source, str))
+    model, tokenizer = open_model(source, download=isinstance(source, str), idea=idea)
     return model, tokenizer
 
 

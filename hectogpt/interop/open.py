@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
-from hectogpt.idea_file import load_idea, read_idea, remembered
+from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_tokenizer import read_tokenizer
 from hectogpt.interop.hf_weights import load_gpt2
 from hectogpt.interop.hub import fetch
+from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, load_model, read_config
+from hectogpt.serialization import classes_of, load
 
 
 def open_model(
-    name_or_folder: str | Path, *, download: bool = False, idea: Path | str | None = None
+    name_or_folder: str | Path, *, download: bool = False, idea: Path | str | Sequence[Path | str] = ()
 ) -> tuple[Transformer, Tokenizer]:
     """The model, on the CPU and in evaluation mode, and its tokenizer.
 
     name_or_folder: a folder; with `download` also a name on the hub, such as "gpt2" or "openai-community/gpt2".
-    idea: the user's own file that defines classes of the model. It is imported, which runs it. Without it, only a file
-        is imported that the user has run here before and that is still where it was, unchanged.
+    idea: the user's own file that defines classes of the model, or several. They are imported, which runs them. Without
+        it, only a file is imported that the user has run here before and that is still where it was, unchanged.
 
     Raises UserError: CHECKPOINT for a folder that is missing, damaged or no GPT-2; DATA for its tokenizer; USAGE for
     what cannot be a name on the hub.
@@ -39,41 +44,87 @@ def open_model(
                 code=errors.CHECKPOINT,
             )
         folder = fetch(str(name_or_folder))
-    own = read_config(folder).get("model_type") == MODEL_TYPE
-    model = _load_own(folder, idea) if own else load_gpt2(folder)
+    config = read_config(folder)
+    if config.get("model_type") == MODEL_TYPE:
+        named = [idea] if isinstance(idea, (Path, str)) else idea
+        with classes_of(_import_ideas(folder, config, [read_idea(path) for path in named])):
+            model = load_model(folder)
+    else:
+        model = load_gpt2(folder)
     return model, read_tokenizer(folder, model.config.vocab_size)
 
 
-def _load_own(folder: Path, given: Path | str | None) -> Transformer:
-    """The model of a run's folder, after the ideas that it comes from are imported, as far as they may be."""
-    named = None if given is None else read_idea(given)
-    missing = []
-    for idea in ideas_of(folder):
-        found = named if named is not None and named.sha256 == idea["sha256"] else remembered(idea["sha256"])
-        if found is None:
-            missing.append(idea)
-        else:
-            load_idea(found)
-    try:
-        return load_model(folder)
-    except UserError as error:
-        if not missing:
-            raise
-        copy = folder / missing[0]["file"]
+# --- runs that come from a user's own file ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run's folder says of a file that made the run. file: the name of its copy there. path: where it was."""
+
+    file: str
+    path: str
+    sha256: str
+
+
+def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile]) -> list[str]:
+    """Import the files whose classes the model has, as far as they may be; their hashes. Raises UserError (CHECKPOINT)
+    for one that may not, and for a named file that did not make the run."""
+    sources = ideas_of(folder)
+    for idea in named:
+        if sources and idea.sha256 not in [source.sha256 for source in sources]:
+            raise UserError(
+                f"{idea.path} is not the file that made {folder}",
+                why=f"that had the SHA-256 {sources[0].sha256[:12]}..., this has {idea.sha256[:12]}...",
+                fix=_advice(folder, sources),
+                code=errors.CHECKPOINT,
+            )
+        load_idea(idea)
+    found = [idea.sha256 for idea in named]
+    if _is_readable(config, found):
+        return found
+    others = [source for source in sources if source.sha256 not in found]
+    here = [file for source in others if (file := remembered(source.sha256)) is not None]
+    missing = [source for source in others if source.sha256 not in [file.sha256 for file in here]]
+    if missing:
         raise UserError(
-            f"{error.what}",
-            why=f"it was made with the file {missing[0]['path']}"
-            + (f", and {named.path} is another version of it" if named else ", which is not imported unasked"),
-            fix=f"look at {copy}, and if you trust it, set idea to {copy}",
+            f"the model in {folder} has classes of {', '.join(Path(source.path).name for source in missing)}",
+            why="importing a file runs it, so one that was not run here, or has changed since, is not imported unasked",
+            fix=_advice(folder, missing),
             code=errors.CHECKPOINT,
-        ) from None
+        )
+    for file in here:
+        load_idea(file)
+    return found + [file.sha256 for file in here]
 
 
-def ideas_of(folder: Path) -> list[dict[str, str]]:
-    """What a run's folder says of the user's own files that made it: `file` (the copy there), `path`, `sha256`."""
+def _advice(folder: Path, sources: Sequence[Source]) -> str:
+    """How to go on without files that a folder names."""
+    copies = [folder / source.file for source in sources]
+    if not all(copy.is_file() for copy in copies):
+        return f"ask for {', '.join(source.file for source in sources)} where the folder comes from"
+    them = "it" if len(copies) == 1 else "them"
+    return (
+        f"look at {' and '.join(map(str, copies))}, and if you trust {them}, set idea to {' '.join(map(str, copies))}"
+    )
+
+
+def _is_readable(config: dict[str, Any], ideas: Sequence[str]) -> bool:
+    """Whether these ideas, beside the package, have all classes that a config.json names."""
+    with classes_of(ideas):
+        try:
+            load(ModelConfig, {name: value for name, value in config.items() if name != "model_type"})
+        except UserError:
+            return False
+    return True
+
+
+def ideas_of(folder: Path) -> list[Source]:
+    """The users' own files that made a run, as its folder tells. They are names and hashes; nothing is imported."""
     with contextlib.suppress(OSError, ValueError):
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        found = record.get("ideas", []) if isinstance(record, dict) else []
-        names = ("file", "path", "sha256")
-        return [i for i in found if isinstance(i, dict) and all(isinstance(i.get(n), str) for n in names)]
+        listed = record.get("ideas", []) if isinstance(record, dict) else []
+        found = [
+            [str(item.get(name)) for name in ("file", "path", "sha256")] for item in listed if isinstance(item, dict)
+        ]
+        return [Source(Path(file).name, path, sha256) for file, path, sha256 in found]
     return []

@@ -9,28 +9,36 @@ carries the hash of the source, so an edited file is another idea.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
-from hectogpt.serialization import did_you_mean, dump, load
-from hectogpt.train.run import Run
+from hectogpt.model import ModelConfig
+from hectogpt.model.inputs import InputPart
+from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions
+from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump
+from hectogpt.train.run import Run, load_run
 
-SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]*)(@(?P<base>.+))?\Z")
+SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
+WRITTEN = "an idea is written FILE.py:FUNCTION"
 
-_loaded: dict[str, IdeaFile] = {}
+_loaded: dict[str, IdeaFile] = {}  # by the hash of its source
 
 
 def is_idea(name: str) -> bool:
-    """Whether a recipe's name is that of an idea in a file."""
-    return SPEC.match(name) is not None or name.endswith(".py")
+    """Whether a recipe's name is that of an idea in a file, or was meant to be."""
+    return SPEC.match(name) is not None or ":" in name or name.endswith(".py")
 
 
 def find_run(name: str, base: str = "top") -> Run:
@@ -42,22 +50,42 @@ def find_run(name: str, base: str = "top") -> Run:
         return recipes.recipe(name)
     match = SPEC.match(name)
     if match is None:
-        raise UserError(
-            f"{name} names no function",
-            why="an idea is FILE.py:FUNCTION",
-            fix=f"{name}:FUNCTION, with one of {', '.join(_functions(load_idea(read_idea(name)))) or 'its functions'}",
-        )
+        raise _no_function(name)
     before = find_run(match["base"] or base)
     idea = read_idea(match["path"])
     module = load_idea(idea)
     _loaded[idea.sha256] = idea
-    after = _apply(idea, _function(idea, module, match["function"]), before)
-    remember(idea)
-    label = f"{idea.path.name}:{match['function']}"
-    if before.recipe != find_default():
-        label += f"@{before.recipe}"
+    title = f"{idea.path.name}:{match['function']}"
+    function = _function(idea, module, match["function"])
+    with running(title):
+        after = function(before)
+    if not isinstance(after, Run):
+        returned = "nothing" if after is None else f"a {type(after).__name__}"
+        raise UserError(
+            f"{title} returned {returned}, not a Run",
+            why="an idea takes a Run and returns a changed one",
+            fix="return replace(run, ...)",
+        )
+    label = title if before.recipe == find_default() else f"{title}@{before.recipe}"
     ideas = (*before.ideas, *(() if idea.sha256 in before.ideas else (idea.sha256,)))
-    return replace(after, recipe=label, ideas=ideas)
+    run = replace(after, recipe=label, ideas=ideas)
+    _check_fields(title, run)
+    _check_parts(title, run)
+    remember(idea)
+    return run
+
+
+def _no_function(name: str) -> UserError:
+    """What is wrong with a name that has a colon or .py but is no FILE.py:FUNCTION."""
+    path = name.rstrip(":")
+    if not path.endswith(".py"):
+        return UserError(f"no recipe {name}", why=WRITTEN, fix=f"recipes: {', '.join(recipes.names())}")
+    known = _functions(load_idea(read_idea(path)))
+    return UserError(
+        f"{path} alone names no function",
+        why=WRITTEN,
+        fix=", or ".join(f"{path}:{function}" for function in known[:3]) if known else f"write a function in {path}",
+    )
 
 
 def find_default() -> str:
@@ -66,41 +94,110 @@ def find_default() -> str:
 
 
 def _functions(module: ModuleType) -> list[str]:
-    """The functions that the file itself defines."""
-    return [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
+    """The public functions that the file itself defines."""
+    own = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
+    return [name for name in own if not name.startswith("_") and name != "print"]
 
 
-def _function(idea: IdeaFile, module: ModuleType, name: str) -> Any:
+def _function(idea: IdeaFile, module: ModuleType, name: str) -> Callable[[Run], Any]:
     found = getattr(module, name, None)
-    if not callable(found):
-        known = [n for n in _functions(module) if not n.startswith("_")]
-        raise UserError(
-            f"{idea.path.name} has no function {name!r}",
-            why=f"its functions: {', '.join(known) or 'none'}",
-            fix=did_you_mean(name, known) if known else "hectogpt idea FILE.py writes an example",
-        )
-    return found
+    if callable(found):
+        return found
+    known = _functions(module)
+    raise UserError(
+        f"{idea.path.name} has no function {name!r}",
+        why=f"its functions: {', '.join(known) or 'none'}",
+        fix=did_you_mean(name, known) if known else "hectogpt idea FILE.py writes an example",
+    )
 
 
-def _apply(idea: IdeaFile, function: Any, before: Run) -> Run:
-    """The idea's Run, which can also be written and read back."""
-    name = f"{idea.path.name}:{function.__name__}"
-    with running(idea, name):
-        after = function(before)
-    if not isinstance(after, Run):
+# --- what an idea returned --------------------------------------------------------------------------------------------
+
+
+def _check_fields(title: str, run: Run) -> None:
+    """Raise UserError, naming the field, for a run that cannot be written to a run file and read back."""
+    for where, fault in _unwritable(run, ""):
+        raise UserError(f"{title}: {where} is {fault}", why="a run's fields are written to files, and read back")
+    classes: dict[str, type] = {}
+    for where, part in _parts(run, ""):
+        other = classes.setdefault(type(part).__name__, type(part))
+        if other is not type(part):
+            raise UserError(
+                f"{title}: {where} is a second class called {other.__name__}",
+                why="run files name classes, so two of one name in one run could not be told apart",
+                fix="another name for one of them",
+            )
+    with running(title):
+        again = load_run(dump(run))
+    if again != run:
+        changed = [f.name for f in dataclasses.fields(Run) if getattr(again, f.name) != getattr(run, f.name)]
         raise UserError(
-            f"{name} returned {type(after).__name__}, not a Run",
-            why="an idea takes a Run and returns a changed one",
-            fix="return replace(run, ...)",
-        )
-    with running(idea, f"{name} returned a Run that cannot be written"):
-        again = load(Run, dump(after))
-    if again != after:
-        raise UserError(
-            f"{name} returned a Run that does not come back from JSON as it was",
+            f"{title}: {', '.join(changed)} does not come back from a run file as it was",
             why="its classes must be frozen dataclasses whose fields are numbers, texts, tuples or other such classes",
         )
-    return after
+
+
+def _unwritable(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """(field, what it is) for each field that a run file cannot hold."""
+    if isinstance(value, type):
+        yield where, f"the class {value.__name__}, not one of its values: {value.__name__}()"
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _unwritable(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from _unwritable(item, f"{where}.{number}")
+    elif isinstance(value, list):
+        yield where, "a list: fields hold tuples"
+    elif value is not None and not isinstance(value, (bool, int, float, str)):
+        yield where, f"a {type(value).__name__}"
+
+
+def _parts(value: Any, where: str) -> Iterator[tuple[str, Value]]:
+    """(field, value) for every exchangeable part inside a value."""
+    if isinstance(value, Value):
+        yield where, value
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _parts(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from _parts(item, f"{where}.{number}")
+
+
+# How a part is built, by its class.
+BUILDS: dict[type, Callable[[Any, ModelConfig], Any]] = {
+    InputPart: lambda part, model: part.build(model.d_model, model.vocab_size, model.norm),
+    AttentionPart: lambda part, model: part.build(model.n_heads, model.d_attention),
+    Positions: lambda part, model: part.build(model.context_length, model.d_model),
+    Norm: lambda part, model: part.build(model.d_model),
+    Activation: lambda part, model: part.build(),
+}
+
+
+def _check_parts(title: str, run: Run) -> None:
+    """Build each part that a user's file defines. Raises UserError, naming the field, for one that cannot be built."""
+    for where, part in _parts(run.model, "model"):
+        build = next((build for kind, build in BUILDS.items() if isinstance(part, kind)), None)
+        if build is None or not type(part).__module__.startswith(IDEA_MODULE):
+            continue
+        with running(f"{title}: {where} cannot be built"):
+            module = build(part, run.model)
+        if not isinstance(module, nn.Module) and not (module is None and isinstance(part, Positions)):
+            raise UserError(
+                f"{title}: {where} cannot be built",
+                why=f"{type(part).__name__}.build returned a {type(module).__name__}, not a torch.nn.Module",
+            )
+    with running(f"{title}: schedule"):
+        factor = run.schedule.factor(0, run.steps)
+    if not isinstance(factor, (int, float)) or not math.isfinite(factor):
+        raise UserError(
+            f"{title}: {type(run.schedule).__name__}.factor(0, {run.steps}) is {factor!r}",
+            why="a schedule's factor is a finite number",
+        )
+
+
+# --- the files of a run -----------------------------------------------------------------------------------------------
 
 
 def sources_of(run: Run) -> list[dict[str, str]]:
@@ -135,12 +232,6 @@ def folder_name(name: str) -> str:
         return name
     stem = re.split(r"[\\/]", match["path"])[-1].removesuffix(".py")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{stem}-{match['function']}").strip("-.")[:64] or "idea"
-
-
-def activate(run: Run) -> None:
-    """Make the classes of the run's own ideas the ones that are found by name, where several files define the same."""
-    for idea in files_of(run):
-        load_idea(idea)
 
 
 def bases_for(names: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.record import arm_label
-from hectogpt.serialization import current_path, did_you_mean, dump, load
-from hectogpt.train.run import Run
+from hectogpt.serialization import current_path, did_you_mean, dump
+from hectogpt.train.run import Run, load_run
 
 COMMA = re.compile(r",(?![^\[]*\])")  # not inside [0.9,0.95]
 
@@ -51,14 +51,15 @@ def plan(
     grid = list(product(*[parse_sweep(text) for text in sweep]))
     arms: dict[str, Arm] = {}
     for name in names:
-        # An idea's classes are found by name until the next file is loaded, so each base is used up before the next.
         base = ideas.find_run(name, ideas.bases_for(names))
         for point in grid:
             overrides = {current_path(base, field): value for field, value in point}
             if steps is not None and steps != base.steps:
                 overrides["steps"] = steps
-            label = arm_label(base.recipe, overrides)
-            arms[label] = Arm(label, override(base, overrides), overrides)
+            run, label = override(base, overrides), arm_label(base.recipe, overrides)
+            if label in arms and arms[label].run != run:  # files of one name in two folders
+                label += f" ({base.ideas[-1][:8]})"
+            arms[label] = Arm(label, run, overrides)
     return list(arms.values())
 
 
@@ -101,8 +102,7 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
                 fix=did_you_mean(last, known) if known else "",
             )
         inner[last] = value
-    changed: Run = load(Run, data)
-    return changed
+    return load_run(data)
 
 
 def old_names(names: Iterable[str], sweep: Iterable[str], arms: Sequence[Arm]) -> dict[str, str]:

@@ -19,8 +19,8 @@ from hectogpt.errors import UserError
 from hectogpt.files import append_line
 from hectogpt.lab.ngram import NgramLosses
 from hectogpt.lab.recipes import current_recipe
-from hectogpt.serialization import current_path, dump, load
-from hectogpt.train.run import Run
+from hectogpt.serialization import current_path, dump
+from hectogpt.train.run import Run, load_run
 
 # Left out of a trial's identity: the seed stands apart, the text is known by its hash, and threads change a run's
 # seconds but not what it computes.
@@ -104,7 +104,7 @@ class Record:
 def parse_run(run: Mapping[str, Any]) -> Run | None:
     """The Run that `dump` wrote, by this version or an older one; None for one that this version cannot express."""
     with suppress(UserError):
-        loaded: Run = load(Run, dict(run))
+        loaded = load_run(dict(run))
         return dataclasses.replace(loaded, recipe=current_recipe(loaded.recipe))
     return None
 

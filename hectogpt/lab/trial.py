@@ -14,9 +14,10 @@ from typing import Any
 from hectogpt import __version__, errors, hardware, worker
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
+from hectogpt.idea_file import explain
 from hectogpt.lab.ideas import load_sources, sources_of
-from hectogpt.serialization import dump, load
-from hectogpt.train.run import Run
+from hectogpt.serialization import dump
+from hectogpt.train.run import Run, load_run
 from hectogpt.train.session import Session
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -53,7 +54,7 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     Raises UserError for all that goes wrong but divergence.
     """
     load_sources(request["ideas"])
-    run: Run = load(Run, request["run"])
+    run = load_run(request["run"])
     corpus, splits = open_corpus(request["corpus"], progress=False), request["splits"]
     if corpus.sha256 != request["corpus_sha256"]:
         raise UserError(f"corpus {corpus.name} has changed since the comparison began", code=errors.DATA)
@@ -105,6 +106,12 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.code) from None
+    except (Exception, SystemExit) as error:
+        told = explain(error)
+        if told is None:
+            raise
+        print(told, file=sys.stderr)
+        raise SystemExit(told.code) from None
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ idea: `sections_changed` tells which of them a recipe changed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from hectogpt.data import DataOrder, Shuffled
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
-from hectogpt.serialization import diff
+from hectogpt.serialization import classes_of, diff, load
 from hectogpt.train.init_counts import BigramInit
 from hectogpt.train.optim import AdamW, Optim
 from hectogpt.train.schedules import Constant, Schedule
@@ -100,6 +100,15 @@ class Run:
     def _repr_html_(self) -> str:
         """What a notebook shows: the difference to the recipe."""
         return str(call_api("show", "run_html", self))
+
+
+def load_run(data: Any) -> Run:
+    """The Run that `dump` wrote. Of users' own classes it finds those of the files that `data` names, if they are
+    loaded. Raises UserError naming the field that does not fit."""
+    named = data.get("ideas") if isinstance(data, dict) else None
+    with classes_of([sha256 for sha256 in named if isinstance(sha256, str)] if isinstance(named, list) else []):
+        run: Run = load(Run, data)
+    return run
 
 
 def sections_changed(before: Run, after: Run) -> set[str]:

@@ -17,11 +17,11 @@ from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
-from hectogpt.serialization import dump, load
+from hectogpt.serialization import dump
 from hectogpt.train.evaluate import EvalResult
 from hectogpt.train.loop import Step
 from hectogpt.train.precision import Machine
-from hectogpt.train.run import Run
+from hectogpt.train.run import Run, load_run
 
 RUN, METRICS, SUMMARY = "run.json", "metrics.jsonl", "summary.json"
 
@@ -132,7 +132,7 @@ def read_run(folder: Path) -> Run:
     path = folder / RUN
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return load(Run, record["run"])
+        return load_run(record["run"])
     except UserError as error:
         raise UserError(f"{path}: {error.what}", why=error.why, fix=error.fix, code=errors.CHECKPOINT) from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -20,6 +20,7 @@ import numpy as np
 from hectogpt import hardware
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import curve_svg, facts_html, facts_text
+from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.train import loop, precision, setup
 from hectogpt.train.evaluate import EvalResult, evaluate
@@ -148,7 +149,13 @@ class Session:
         machine = precision.choose(run)
         model = setup.build_model(run, machine, corpus)
         head = setup.compile_head(run, model, machine)
-        session = cls(run, corpus, machine, model, run.optim.build(model), head)
+        optimizer = run.optim.build(model)
+        if not isinstance(optimizer, OptimizerGroup):
+            raise UserError(
+                f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not an OptimizerGroup",
+                fix="return OptimizerGroup([...]) of torch optimizers",
+            )
+        session = cls(run, corpus, machine, model, optimizer, head)
         session.setup_seconds = time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session

@@ -69,15 +69,16 @@ def _(Path, controls, mo, page):
     from hectogpt.explore.pages import trained
 
     folder = controls.make_folder(trained.choose(mo.cli_args().get("model"), Path("runs")))
+    ideas = [Path(str(file)) for file in mo.cli_args().get_all("idea")]
     mo.output.replace(folder)
-    return folder, trained
+    return folder, ideas, trained
 
 
 @app.cell
-def _(Path, UserError, controls, folder, message, mo, trained):
+def _(Path, UserError, controls, folder, ideas, message, mo, trained):
     mo.stop(not folder.value, mo.Html(controls.NO_RUN))
     try:
-        sizes = trained.load(Path(folder.value))[0].config
+        sizes = trained.load(Path(folder.value), ideas)[0].config
     except UserError as error:
         mo.stop(True, mo.Html(message(error)))
     model_controls = controls.make_trained(
@@ -88,8 +89,9 @@ def _(Path, UserError, controls, folder, message, mo, trained):
 
 
 @app.cell
-def _(Path, controls, folder, model_controls, trained):
-    controls.show_view(lambda: trained.view(Path(folder.value), controls.read_trained(model_controls.value)), "model")
+def _(Path, controls, folder, ideas, model_controls, trained):
+    settings = controls.read_trained(model_controls.value)
+    controls.show_view(lambda: trained.view(Path(folder.value), settings, ideas), "model")
     return
 
 

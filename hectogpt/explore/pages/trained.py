@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,14 +36,15 @@ class Trained:
 
 
 @functools.lru_cache(maxsize=2)
-def _open(folder: Path, changed: float) -> tuple[Transformer, Tokenizer]:
-    return open_model(folder)
+def _open(folder: Path, changed: float, ideas: tuple[Path, ...]) -> tuple[Transformer, Tokenizer]:
+    return open_model(folder, idea=ideas)
 
 
-def load(folder: Path) -> tuple[Transformer, Tokenizer]:
-    """The model of a folder and its tokenizer, kept until the file changes. Raises UserError."""
+def load(folder: Path, ideas: Sequence[Path] = ()) -> tuple[Transformer, Tokenizer]:
+    """The model of a folder and its tokenizer, kept until the file changes. ideas: the user's own files that may be
+    imported for it. Raises UserError."""
     weights = folder / "model.safetensors"
-    return _open(folder.resolve(), weights.stat().st_mtime if weights.is_file() else 0.0)
+    return _open(folder.resolve(), weights.stat().st_mtime if weights.is_file() else 0.0, tuple(ideas))
 
 
 @functools.lru_cache(maxsize=4)
@@ -56,9 +58,9 @@ def choose(asked: object, root: Path) -> Path | None:
     return Path(asked) if isinstance(asked, str) and asked else model_view.find_newest_run(root)
 
 
-def view(folder: Path, settings: Trained) -> View:
-    """The page's contents. Raises UserError for a bad folder, prompt or head."""
-    model, tokenizer = load(folder)
+def view(folder: Path, settings: Trained, ideas: Sequence[Path] = ()) -> View:
+    """The page's contents. Raises UserError for a bad folder, prompt or head, and for a file that is not in `ideas`."""
+    model, tokenizer = load(folder, ideas)
     prompt = model_view.read_prompt(settings.prompt, tokenizer, model, LONGEST)
     model_view.require_head(model, (settings.layer, settings.head))
     whole, current = (_trace(model, tuple(prompt.ids.tolist()), off) for off in ((), settings.off))

@@ -1,0 +1,28 @@
+"""Idea: keep the full learning rate for half of the run, then let it fall along 1 - sqrt(x) (2405.18392).
+
+Expected: about a tie with the top, which falls in a straight line from the same step. The square root falls faster at
+first and slower at the end, so more of the last steps are small, which averages out the noise of single batches.
+"""
+
+from dataclasses import dataclass
+
+from hectogpt import Run, Schedule, replace
+
+
+@dataclass(frozen=True)
+class SqrtCooldown(Schedule):
+    """A factor on every learning rate. A field is an option too: hectogpt compare ... --sweep schedule.hold=0.4,0.6"""
+
+    warmup: int = 5  # steps over which the factor rises to 1
+    hold: float = 0.5  # share of the run after which it falls
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at `step`, which counts from 0 to steps - 1."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        start = self.hold * steps
+        return rise if step < start else rise * (1 - ((step - start) / (steps - start)) ** 0.5)
+
+
+def idea(run: Run) -> Run:
+    """Takes a run, the ladder's top for example, and returns a changed copy."""
+    return replace(run, schedule=SqrtCooldown())
