@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_letters
 
 import pytest
 import torch
-from command import HECTOGPT, assert_good_error, environment, hectogpt
+from command import HECTOGPT, TINY, Here, assert_good_error, environment, hectogpt, write_tokens
 
 from hectogpt import errors
 from hectogpt.cli import main
-from hectogpt.cli.generate import Clock
+from hectogpt.cli.generate_run import BATCH_ROWS, Clock
 from hectogpt.data import load_tokenizer
 from hectogpt.model import SIZES, Transformer
 from hectogpt.model.weights import save_model
@@ -32,6 +34,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         save_model(Transformer(config), folder)
     return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, monkeypatch, capsys)
 
 
 def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, tmp_path: Path) -> None:
@@ -53,8 +60,9 @@ def test_json_holds_the_texts_alone(run: Path, tmp_path: Path, capsys: pytest.Ca
     told = capsys.readouterr()
     result = json.loads(told.out)
     assert told.err == ""
-    assert set(result) == {"model", "prompt", "precision", "seed", "seconds", "texts"}
+    assert set(result) == {"model", "prompt", "prompts", "precision", "seed", "seconds", "texts"}
     assert result["seconds"] > 0
+    assert [text["seed"] for text in result["texts"]] == [7, 8, 9]
     assert [len(text["ids"]) for text in result["texts"]] == [5, 5, 5]
     assert all(load_tokenizer().decode(text["ids"]) == text["text"] for text in result["texts"])
     main(["generate", str(run), "My fellow", *options])
@@ -64,11 +72,122 @@ def test_json_holds_the_texts_alone(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert "past the context" not in shown.err  # 2 + 5 tokens fit
 
 
+# --- several prompts --------------------------------------------------------------------------------------------------
+
+
+def texts_of(run: Path, here: Here, *arguments: str) -> list[dict]:
+    done = here("generate", run, *arguments, "--max-new-tokens", 6, "--temperature", "1.5", "--json", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)["texts"]
+
+
+def test_prompts_of_all_sorts_are_continued_in_their_order(run: Path, tmp_path: Path, here: Here) -> None:
+    """A text is that of its prompt and seed alone, whatever is continued beside it."""
+    prompts = ["My fellow", "", "The state of our union is strong", *(f"in {year}" for year in range(1790, 1810))]
+    assert len(prompts) > BATCH_ROWS
+    (tmp_path / "more.txt").write_text("\n".join([*prompts[3:], "", "  "]).replace("in 1799\n", "in 1799\r\n"))
+    texts = texts_of(run, here, *prompts[:3], "--prompts", "more.txt", "--seed", "5")
+    assert [text["prompt"] for text in texts] == prompts
+    assert [text["seed"] for text in texts] == list(range(5, 5 + len(prompts)))
+    for number in (0, 1, 2, BATCH_ROWS, len(prompts) - 1):
+        (alone,) = texts_of(run, here, prompts[number], "--seed", str(5 + number))
+        assert alone["ids"] == texts[number]["ids"]
+        assert alone["logprobs"] == pytest.approx(texts[number]["logprobs"], abs=1e-4)
+
+
+def test_continuations_of_a_prompt_stand_together(run: Path, here: Here) -> None:
+    texts = texts_of(run, here, "one two", "three four", "--num-return-sequences", str(BATCH_ROWS - 1))
+    assert [text["prompt"] for text in texts] == ["one two"] * (BATCH_ROWS - 1) + ["three four"] * (BATCH_ROWS - 1)
+    assert len({text["text"] for text in texts}) == len(texts)
+    shown = here("generate", run, "one two", "three four", "--max-new-tokens", 1).stdout
+    assert re.fullmatch(r"--- 1 of 2 ---\none two.*\n--- 2 of 2 ---\nthree four.*\n", shown, re.DOTALL)
+
+
+def test_prompts_come_from_standard_input(run: Path, tmp_path: Path) -> None:
+    command = [*HECTOGPT, "generate", str(run), "--prompts", "-", "first", "--max-new-tokens", "1", "--json"]
+    text = "zwölf\nBoxkämpfer\n"
+    done = subprocess.run(command, input=text.encode(), cwd=tmp_path, env=environment(tmp_path), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["prompts"] == ["first", "zwölf", "Boxkämpfer"]
+
+
+def test_standard_input_can_be_one_prompt(run: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"two\nlines")))
+    assert [text["prompt"] for text in texts_of(run, here, "-", "second")] == ["two\nlines", "second"]
+
+
+def test_words_without_quotes_are_pointed_out(run: Path, here: Here) -> None:
+    def note_of(*prompts: str) -> bool:
+        return "quoted: 'My fellow citizens'" in here("generate", run, *prompts, "--max-new-tokens", 1).stderr
+
+    assert note_of("My", "fellow", "citizens")
+    assert not note_of("My", "fellow")
+    assert not note_of("My", "fellow", "citizens ", "of these states")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["--prompts", "nowhere.txt"], errors.DATA, "cannot read nowhere.txt"),
+        (["--prompts", "latin.txt"], errors.DATA, "latin.txt is not UTF-8"),
+        (["--prompts", "empty.txt"], errors.DATA, "no prompt in empty.txt"),
+        (["-", "-"], errors.USAGE, "standard input is named twice"),
+        (["-", "--prompts", "-"], errors.USAGE, "standard input is named twice"),
+        (["a b", "one two " * CONTEXT, "--strict"], errors.USAGE, f"prompt 2 has {2 * CONTEXT + 1} tokens"),
+    ],
+)
+def test_prompts_that_cannot_be_read(run: Path, tmp_path: Path, here: Here, arguments, code: int, named: str) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert_good_error(here("generate", run, *arguments), code, named)
+
+
+# --- compiled code ----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_compiler_the_choice_falls_back(run: Path, tmp_path: Path) -> None:
+    """So many tokens are asked for that compiled code would pay; the text ends at its first letter."""
+    arguments = ["generate", run, "My fellow", "--max-new-tokens", "100000", "--stop-strings", *ascii_letters]
+    bare = {"PATH": "/nothing", "CXX": "g++"}
+    done = hectogpt(*arguments, cwd=tmp_path, **bare)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("My fellow")
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: no compiled code, which would be faster: no C++ compiler works (there is no program g++ on the PATH)"
+    ]
+
+
+@pytest.mark.parametrize("compiler", ["missing", "broken"])
+def test_compiled_code_that_was_asked_for_needs_a_compiler(
+    run: Path, tmp_path: Path, here: Here, compiler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'broken: out of order' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(tmp_path / compiler))
+    done = here("generate", run, "My fellow", "--compile", "True")
+    assert_good_error(done, errors.USAGE, "--compile True, but no C++ compiler works", "leave out --compile")
+    assert ("out of order" if compiler == "broken" else "there is no program") in done.stderr
+
+
+def test_training_with_compiled_blocks_needs_a_compiler_too(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "stories.bin")
+    arguments = ["train", "baseline", *TINY, "--corpus", "stories.bin", "--compile", "--quiet"]
+    done = hectogpt(*arguments, cwd=tmp_path, PATH="/nothing", CXX="g++")
+    assert_good_error(done, errors.USAGE, "compile = True, but no C++ compiler works", "no program g++", "--no-compile")
+    assert not (tmp_path / "runs").exists()
+
+
+# --- speed, and what is refused ---------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("prompt_tokens", [0, 1, 5, CONTEXT, CONTEXT + 9])
 def test_the_clock_tells_of_the_context_when_it_is_passed(
     prompt_tokens: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = Clock(prompt_tokens, CONTEXT, quiet=False)
+    clock = Clock(CONTEXT, quiet=False)
+    clock.begin([prompt_tokens])
     told_at = []
     for length in range(1, 40):
         for _ in range(2):  # two texts
@@ -79,6 +198,11 @@ def test_the_clock_tells_of_the_context_when_it_is_passed(
     first_long = next(n for n in range(2, 40) if min(max(prompt_tokens, 1), CONTEXT) + n - 1 > CONTEXT)
     assert told_at == [first_long]
     assert "then" in clock.summary("int8")
+    clock.begin([3, 4])  # another batch: it counts, and the note is not repeated
+    for length in range(1, 40):
+        clock.tick(length)
+    assert capsys.readouterr().err == ""
+    assert clock.summary("int8").startswith(f"{prompt_tokens + 7} prompt tokens")
 
 
 def damage_weights(folder: Path) -> None:

@@ -1,0 +1,244 @@
+"""Continues prompts for `hectogpt generate`: text on stdout as it comes (or one JSON object), remarks on stderr."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import torch
+
+from hectogpt import errors, hardware
+from hectogpt.cli.console import note
+from hectogpt.cli.generate import GenerateArguments
+from hectogpt.data import Tokenizer
+from hectogpt.display import printable
+from hectogpt.errors import UserError
+from hectogpt.generate import Sampling, Token, generate
+from hectogpt.generate.quantize import QuantizedTransformer
+from hectogpt.generate.text import TextStream
+from hectogpt.interop.open import open_model
+from hectogpt.model import Transformer
+
+BATCH_ROWS = 16  # texts that are continued side by side; their caches bound the memory (GPT-2 small: 75 MB a text)
+
+
+class Prompt(NamedTuple):
+    """A prompt and its tokens."""
+
+    text: str
+    ids: list[int]
+
+
+def continue_prompts(arguments: GenerateArguments, texts: list[str]) -> None:
+    """Load, generate, print. Raises UserError."""
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise UserError(f"threads = {arguments.threads}", why="it must be at least 1")
+        torch.set_num_threads(arguments.threads)
+    model, tokenizer = open_for(arguments)
+    sampling = Sampling(**sampling_options(arguments, tokenizer.end_of_text))
+    prompts = [Prompt(text, tokenizer.encode(text).tolist()) for text in texts]
+    for number, prompt in enumerate(prompts, start=1):
+        name = f"prompt {number}" if len(prompts) > 1 else "the prompt"
+        check_length(arguments, name, len(prompt.ids), model.config.context_length)
+    model = place(model, arguments)
+    clock = Clock(model.config.context_length, arguments.quiet)
+    total = len(prompts) * sampling.num_return_sequences
+    live = total == 1 and not arguments.json
+    found: list[dict[str, Any]] = []
+    for text in continue_all(model, tokenizer, sampling, prompts, arguments.seed, clock, live):
+        found.append(text)
+        if not arguments.json and not live:
+            show(f"--- {len(found)} of {total} ---\n{text['prompt']}{text['text']}\n")
+    if arguments.json:
+        result: dict[str, Any] = {"model": arguments.model, "prompts": texts}
+        result |= {"prompt": texts[0]} if len(texts) == 1 else {}
+        result |= {"precision": arguments.precision, "seed": arguments.seed, "seconds": clock.seconds, "texts": found}
+        print(json.dumps(result, allow_nan=False))
+    if clock.tokens:
+        note(clock.summary(arguments.precision), arguments.quiet)
+
+
+def open_for(arguments: GenerateArguments) -> tuple[Transformer, Tokenizer]:
+    """The model and its tokenizer. Raises UserError."""
+    try:
+        return open_model(arguments.model, download=True)
+    except UserError as error:
+        if error.code == errors.CHECKPOINT and not error.fix:
+            error.fix = "copy the model's folder again from where it came, or train it again with hectogpt train"
+        raise
+
+
+def place(model: Transformer, arguments: GenerateArguments) -> Transformer:
+    """The model on its device, in its weights' format, with compiled code if it was asked for or pays."""
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda", why="torch finds no CUDA device", fix="--device cpu")
+    cuda = arguments.device != "cpu" and torch.cuda.is_available()
+    compile = arguments.compile
+    if compile is None:
+        parameters = sum(p.numel() for p in model.parameters())
+        compile = not cuda and worth_compiling(parameters, arguments.precision, arguments.max_new_tokens)
+    if compile and not cuda and (fault := hardware.cpp_compiler_fault()):
+        if arguments.compile:
+            raise UserError(
+                "--compile True, but no C++ compiler works",
+                why=fault,
+                fix="install one (Debian: apt-get install g++ python3-dev), or leave out --compile",
+            )
+        note(f"note: no compiled code, which would be faster: no C++ compiler works ({fault})", arguments.quiet)
+        compile = False
+    if compile or arguments.precision != "float32":
+        model = QuantizedTransformer(model, arguments.precision, compile=compile)
+    return model.to("cuda" if cuda else "cpu")
+
+
+def continue_all(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    sampling: Sampling,
+    prompts: Sequence[Prompt],
+    seed: int,
+    clock: Clock,
+    live: bool,
+) -> Iterator[dict[str, Any]]:
+    """Continue the prompts, BATCH_ROWS texts at a time; yield each text when its batch is done. live: show the tokens
+    as they come."""
+    copies, stops, stream = sampling.num_return_sequences, sampling.eos_token_id, TextStream()
+    if live:
+        show(prompts[0].text)
+    for first in range(0, len(prompts), size := max(1, BATCH_ROWS // copies)):
+        batch = [prompt.ids for prompt in prompts[first : first + size]]
+        rows: list[list[Token]] = [[] for _ in range(len(batch) * copies)]
+        clock.begin([len(ids) for ids in batch])
+        tokens = generate(
+            model,
+            batch,
+            sampling,
+            seed=seed + first * copies,
+            decode_bytes=tokenizer.decode_bytes,
+            start=tokenizer.end_of_text,
+        )
+        for token in compiled(tokens):
+            rows[token.row].append(token)
+            clock.tick(len(rows[token.row]))
+            if live and token.id not in stops:
+                show(stream.add(tokenizer.decode_bytes([token.id])))
+        for number, row in enumerate(rows, start=first * copies):
+            yield {
+                "prompt": prompts[number // copies].text,
+                "seed": seed + number,
+                "text": tokenizer.decode([token.id for token in row if token.id not in stops]),
+                "ids": [token.id for token in row],
+                "logprobs": [token.logprob for token in row],
+            }
+    if live:
+        show(stream.end() + "\n")
+
+
+def compiled(tokens: Iterator[Token]) -> Iterator[Token]:
+    """The tokens. An error of torch's compiler, which runs at the first one, is told as a UserError."""
+    try:
+        yield from tokens
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            raise
+        why = str(error).strip().partition("\n")[0][:200]
+        raise UserError("torch cannot compile the one-token step", why=why, fix="--compile False") from None
+
+
+def sampling_options(arguments: GenerateArguments, end_of_text: int) -> dict[str, Any]:
+    """The arguments as those of Sampling."""
+    same: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(Sampling)}
+    asked = ("temperature", "top_k", "top_p", "min_p", "num_return_sequences")
+    if arguments.do_sample is None:
+        defaults = {f.name: f.default for f in fields(GenerateArguments)}
+        same["do_sample"] = any(same[name] != defaults[name] for name in asked) and arguments.temperature != 0
+    eos = end_of_text if arguments.eos_token_id is None else arguments.eos_token_id
+    same["eos_token_id"] = () if eos < 0 else (eos,)
+    return same
+
+
+def check_length(arguments: GenerateArguments, name: str, tokens: int, context_length: int) -> None:
+    """Say that a prompt is longer than the context, or refuse it."""
+    dropped = tokens - context_length
+    if dropped > 0:
+        if arguments.strict:
+            raise UserError(
+                f"{name} has {tokens} tokens",
+                why=f"the model's context is {context_length}",
+                fix="shorten the prompt, or leave out --strict to use its end",
+            )
+        note(f"note: {name}'s first {dropped} tokens lie outside the model's context", arguments.quiet)
+
+
+def worth_compiling(parameters: int, precision: str, tokens: int) -> bool:
+    """Whether the plain one-token steps would take longer than the compiler (about 8 s; a plain step reads its weights
+    at about 12 GB/s in float32, and takes three times as long where it has to widen them first)."""
+    step = 4 * parameters / 12e9 * (1 if precision == "float32" else 3)
+    return tokens * step > 10
+
+
+class Clock:
+    """When the tokens came. Says once how much slower they get past the context, where each is computed from its last
+    `context_length` tokens without a cache."""
+
+    def __init__(self, context_length: int, quiet: bool) -> None:
+        self.context_length, self.quiet, self.told = context_length, quiet, False
+        self.started = self.begun = self.newest = time.perf_counter()
+        self.rounds: list[float] = []  # of the batch: when its first text got its token, round by round
+        self.prompt_tokens = self.texts = self.tokens = 0
+        self.first_seconds = self.later_seconds = 0.0  # of all batches: up to the first token, and from there on
+
+    def begin(self, prompt_tokens: Sequence[int]) -> None:
+        """A batch of prompts of these lengths begins."""
+        self.prompt_tokens += sum(prompt_tokens)
+        # An empty prompt starts from one token. Token number `last_fast` is the last one that the cache serves.
+        self.last_fast = self.context_length - min(max(*prompt_tokens, 1), self.context_length) + 1
+        self.begun, self.rounds = time.perf_counter(), []
+
+    def tick(self, length: int) -> None:
+        """A text has its token number `length`."""
+        before, self.newest = self.newest, time.perf_counter()
+        self.tokens += 1
+        self.texts += length == 1
+        if self.rounds:
+            self.later_seconds += self.newest - before
+        else:
+            self.first_seconds += self.newest - self.begun
+        if length > len(self.rounds):
+            self.rounds.append(self.newest)
+            if length == self.last_fast + 1 and not self.told:
+                self._tell()
+
+    def _tell(self) -> None:
+        self.told = True
+        steps = [after - before for before, after in zip(self.rounds, self.rounds[1:], strict=False)]
+        factor = steps[-1] / statistics.median(steps[:-1]) if len(steps) > 1 else 0.0
+        slower = f": about {factor:.0f} times slower" if factor >= 2 else ""
+        start = "\n" if sys.stdout.isatty() and sys.stderr.isatty() else ""  # in the middle of the text
+        n = self.context_length
+        note(f"{start}note: past the context of {n} tokens each token recomputes the last {n}{slower}", self.quiet)
+
+    @property
+    def seconds(self) -> float:
+        """From the start to the newest token."""
+        return self.newest - self.started
+
+    def summary(self, precision: str) -> str:
+        """The speed in words."""
+        line = f"{self.prompt_tokens} prompt tokens and the first new one in {self.first_seconds:.2f} s"
+        if self.tokens > self.texts and self.later_seconds > 0:
+            line += f"; then {(self.tokens - self.texts) / self.later_seconds:.1f} tokens per second"
+        return f"{line} ({precision})"
+
+
+def show(text: str) -> None:
+    """Write text to stdout now; on a terminal control characters are made visible."""
+    if text:
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
