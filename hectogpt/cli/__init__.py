@@ -1,7 +1,7 @@
 """The command line: finds the command, runs it, and turns errors into one message and an exit code.
 
 A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro. Each
-module has `main(argv)`.
+module has `main(argv)`, and EXAMPLES for the end of its --help.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from hectogpt.signals import Stopped
 # command: (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hectogpt.cli.train", "train a recipe for its hundred steps; writes runs/NAME"),
-    "generate": ("hectogpt.cli.generate", "continue a prompt with a trained or imported model"),
+    "generate": ("hectogpt.cli.generate", "continue prompts with a trained or imported model"),
     "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
     "report": ("hectogpt.cli.report", "draw the ladder's tables, pictures and page from its records"),
     "explore": ("hectogpt.cli.explore", "attention and positions, in numbers and on interactive pages"),
     "data": ("hectogpt.cli.data", "build, verify or repair a corpus of tokens"),
     "bench": ("hectogpt.cli.bench", "show the recorded side-by-side timings"),
+    "list": ("hectogpt.cli.list_command", "list recipes, corpora, and the runs below ./runs"),
+    "show": ("hectogpt.cli.show", "show a run: numbers, samples, what differs from its recipe"),
+    "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, and what is missing"),
+    "completion": ("hectogpt.cli.completion", "print a completion script for bash, zsh or fish"),
 }
 
 EXIT_CODES = """Exit codes: 0 done, 2 usage, 3 data, 4 unusable checkpoint or model, 5 exactness impossible, 6 diverged,
@@ -39,7 +43,7 @@ SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")
 def usage() -> str:
     """The text of `hectogpt --help`."""
     lines = ["usage: hectogpt COMMAND [options]        hectogpt COMMAND --help tells the options", ""]
-    lines += [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
+    lines += [f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
     lines += ["", "  --version   print the version", "  --debug     show the traceback of an error", ""]
     lines += ["Start with:  hectogpt train", "", EXIT_CODES]
     return "\n".join(lines)
@@ -90,6 +94,10 @@ def _run(arguments: list[str]) -> None:
     module = importlib.import_module(COMMANDS[command][0])
     try:
         module.main(arguments[1:])
+    except SystemExit as stop:
+        if not stop.code and {"-h", "--help"} & set(arguments) and hasattr(module, "EXAMPLES"):
+            print(f"\nExamples\n{module.EXAMPLES}")
+        raise
     except UserError as error:
         error.fix = name_options(error.fix, module)
         raise
@@ -123,5 +131,6 @@ def has_option(module: ModuleType, field: str) -> bool:
     if hasattr(module, "has_option"):
         return bool(module.has_option(field))
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    classes = [c for c in classes if c.__name__.endswith(("Arguments", "Options"))]
     named = {f.name: str(f.type) for c in classes if dataclasses.is_dataclass(c) for f in dataclasses.fields(c)}
     return "Positional" not in named.get(field, "Positional")

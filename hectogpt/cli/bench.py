@@ -13,6 +13,9 @@ from hectogpt.display import printable
 from hectogpt.errors import UserError
 
 RECORDS = Path("results/bench.jsonl")
+EXAMPLES = """\
+  hectogpt bench
+  hectogpt bench --json"""
 
 
 @dataclass(frozen=True)

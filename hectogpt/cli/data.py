@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
+
+from hectogpt.display import printable
+
+EXAMPLES = """\
+  hectogpt data build stories.txt
+  hectogpt data verify sotu --json"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,8 @@ class DataArguments:
     """Of text files."""
     force: bool = False
     """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
+    json: bool = False
+    """Print one JSON object."""
 
 
 def main(argv: list[str]) -> None:
@@ -37,11 +46,19 @@ def run(arguments: DataArguments) -> None:
     cache = CorpusCache(arguments.source, options)
     if arguments.action == "verify" and (damage := cache.verify()):
         raise UserError(damage[0], fix=cache.fix, code=errors.DATA)
-    if arguments.action == "repair":
-        for repaired in cache.repair():
-            print(f"repaired: {repaired}", file=sys.stderr)
+    repaired = cache.repair() if arguments.action == "repair" else []
+    for damage_found in repaired:
+        print(f"repaired: {printable(damage_found)}", file=sys.stderr)
     corpus = cache.open()
+    if arguments.json:
+        splits = {
+            split: {"tokens": len(ids), "documents": corpus.n_documents[split], "sha256": corpus.sha256[split]}
+            for split, ids in corpus.tokens.items()
+        }
+        facts = {"corpus": corpus.name, "folder": str(corpus.folder), "splits": splits}
+        print(json.dumps(facts | {"repaired": repaired, "problems": list(corpus.problems)}))
+        return
     for split, tokens in corpus.tokens.items():
         print(f"{split:<6}{len(tokens):>12,} tokens {corpus.n_documents[split]:>8,} documents  {corpus.sha256[split]}")
     for problem in corpus.problems:
-        print(f"note: {problem}", file=sys.stderr)
+        print(f"note: {printable(problem)}", file=sys.stderr)

@@ -27,6 +27,13 @@ HOST = "127.0.0.1"
 APP = Path(__file__).parent.parent / "explore" / "pages" / "app.py"
 
 
+EXAMPLES = """\
+  hectogpt explore
+  hectogpt explore --model runs/top
+  hectogpt explore export model --model runs/top --prompt "The state of the" --out attention.html
+  hectogpt explore numbers --json"""
+
+
 @dataclass(frozen=True)
 class PagesArguments:
     """Open the pages in the browser: attention by hand, positions, a trained model's attention. Ctrl-C ends them.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+
+EXAMPLES = """\
+  hectogpt report
+  hectogpt report --ladder runs/compare.jsonl --out report --json"""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,8 @@ class Arguments:
     """The folder for LADDER.md, ladder.html and pictures/."""
     answers: Path = Path("answers")
     """The folder with learning.template.md, from which learning.md is made; without that file no answer is written."""
+    json: bool = False
+    """Print the paths as one JSON object."""
 
 
 def main(argv: list[str]) -> None:
@@ -29,5 +36,8 @@ def run(arguments: Arguments) -> None:
     """Write the report and print the path of each file."""
     from hectogpt.lab.report import write_report
 
-    for path in write_report(arguments.ladder, arguments.out, arguments.answers):
-        print(path)
+    paths = write_report(arguments.ladder, arguments.out, arguments.answers)
+    if arguments.json:
+        print(json.dumps({"files": [str(path) for path in paths]}))
+    else:
+        print("\n".join(map(str, paths)))

@@ -1,0 +1,225 @@
+"""What a run's folder tells without loading the package that wrote it: for `hectogpt list` and `hectogpt show`.
+
+Reads run.json, summary.json and metrics.jsonl with the standard library alone. A folder may be another program's,
+damaged or hostile: every value is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+
+RUN, METRICS, SUMMARY = "run.json", "metrics.jsonl", "summary.json"
+PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
+LARGEST = 16 << 20  # bytes of JSON that are read; a run's own files have a few thousand
+DEEPEST = 50  # objects inside each other; a run's own files have about six
+UNFINISHED = "unfinished"  # there is no summary.json: the run is under way, or it was killed
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's folder in numbers. None where the folder does not say.
+
+    state: done, interrupted, diverged or unscored as the summary has it, else UNFINISHED. steps: taken, of `planned`.
+    seconds: of building and training. size: bytes on disk. modified: when a file of the folder was last written, in
+    seconds since 1970. run: the fields of the Run as they are in run.json. summary: summary.json, {} without one.
+    last_row: the last row of metrics.jsonl that has a step, {} without one.
+    """
+
+    folder: Path
+    recipe: str
+    changed: bool
+    state: str
+    steps: int | None
+    planned: int | None
+    dev_loss: float | None
+    seconds: float | None
+    size: int
+    modified: float
+    run: dict[str, Any]
+    summary: dict[str, Any]
+    last_row: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `hectogpt list --json` prints of the run."""
+        from datetime import UTC, datetime
+
+        return {
+            "folder": str(self.folder),
+            "recipe": self.recipe,
+            "modified": self.changed,
+            "state": self.state,
+            "steps": self.steps,
+            "planned_steps": self.planned,
+            "dev_loss": self.dev_loss,
+            "seconds": self.seconds,
+            "bytes": self.size,
+            "written": datetime.fromtimestamp(self.modified, UTC).isoformat(timespec="seconds"),
+        }
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a run leaves it."""
+    record = read_object(folder / RUN)
+    run = record.get("run")
+    if not isinstance(run, dict):
+        raise _unreadable(folder / RUN, 'it has no object "run"')
+    summary = read_object(folder / SUMMARY) if os.path.lexists(folder / SUMMARY) else {}
+    state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
+    size, modified = measure(folder)
+    last_row = read_last_row(folder / METRICS)
+    return RunRecord(
+        folder=folder,
+        recipe=text_of(summary.get("recipe")) or text_of(run.get("recipe")) or "?",
+        changed=record.get("modified") is True,
+        state=state,
+        steps=count_of((summary or last_row).get("steps" if summary else "step")),
+        planned=count_of(run.get("steps")),
+        dev_loss=number_of(summary.get("dev_loss")),
+        seconds=number_of(summary.get("seconds")),
+        size=size,
+        modified=modified,
+        run=run,
+        summary=summary,
+        last_row=last_row,
+    )
+
+
+def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
+    """The runs below `root`, the oldest first, and a note for each folder directly below it that holds none, or that
+    cannot be read."""
+    found: list[RunRecord] = []
+    notes: list[str] = []
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        return [], [f"cannot read {root}: {error.strerror or error}"]
+    for top in folders:
+        below = [top] if (top / RUN).exists() else sorted(path.parent for path in top.rglob(RUN))
+        if not below:
+            notes.append(f"{top} holds no run: it has no {RUN}")
+        for folder in below:
+            try:
+                found.append(read_record(folder))
+            except UserError as error:
+                notes.append(f"{folder} is left out: {error.what}: {error.why}")
+    return sorted(found, key=lambda record: (record.modified, str(record.folder))), notes
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a run's folder; nan and infinity, which JSON lacks, are None. Raises UserError (CHECKPOINT)."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise _unreadable(path, "there is no such file" if not path.exists() else "it is not a regular file")
+        if path.stat().st_size > LARGEST:
+            raise _unreadable(path, f"it has {path.stat().st_size:,} bytes, a run's has a few thousand")
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None, parse_float=finite)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
+    except RecursionError:
+        raise _unreadable(path, "its objects are nested too deeply") from None
+    except ValueError as error:
+        raise _unreadable(path, f"it is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise _unreadable(path, "it is not a JSON object")
+    if not _is_shallow(found):
+        raise _unreadable(path, "its objects are nested too deeply")
+    return found
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether a JSON value has at most DEEPEST objects and arrays inside each other."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _items(outer)]
+    return not level
+
+
+def _items(outer: dict[str, Any] | list[Any]) -> list[Any]:
+    return [*outer.values()] if isinstance(outer, dict) else outer
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(
+        f"cannot read {path}",
+        why=why,
+        fix="name a folder that `hectogpt train` wrote; `hectogpt list runs` shows those here",
+        code=errors.CHECKPOINT,
+    )
+
+
+def finite(literal: str) -> float | None:
+    """A number of a JSON file; None for 1e999 and its like."""
+    value = float(literal)
+    return value if math.isfinite(value) else None
+
+
+def text_of(value: Any) -> str | None:
+    """The value if it is a string that is not empty."""
+    return value if isinstance(value, str) and value else None
+
+
+def number_of(value: Any) -> float | None:
+    """The value if it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def count_of(value: Any) -> int | None:
+    """The value if it is a whole number from 0 to 10^15."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**15 else None
+
+
+def read_last_row(path: Path) -> dict[str, Any]:
+    """The last row of metrics.jsonl that has a step; {} without one."""
+    try:
+        if not path.is_file():
+            return {}
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - (64 << 10)))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return {}
+    for line in reversed(lines[:-1]):  # what follows the last line end is a row that is being written
+        try:
+            row = json.loads(line, parse_constant=lambda name: None, parse_float=finite)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and count_of(row.get("step")) is not None:
+            return row
+    return {}
+
+
+def measure(folder: Path) -> tuple[int, float]:
+    """Bytes of all files below a folder, and when the newest of them was written. Links are not followed."""
+    size, newest = 0, 0.0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                status = os.lstat(os.path.join(parent, name))
+            except OSError:
+                continue  # removed since
+            size, newest = size + status.st_size, max(newest, status.st_mtime)
+    return size, newest
+
+
+def bytes_text(size: float) -> str:
+    """ "12.3 MB": a size in decimal units."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
