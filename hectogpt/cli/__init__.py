@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hectogpt.cli.train", "train a recipe for its hundred steps; writes runs/NAME"),
     "generate": ("hectogpt.cli.generate", "continue prompts with a trained or imported model"),
     "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
+    "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
     "report": ("hectogpt.cli.report", "draw the ladder's tables, pictures and page from its records"),
     "explore": ("hectogpt.cli.explore", "attention and positions, in numbers and on interactive pages"),
     "data": ("hectogpt.cli.data", "build, verify or repair a corpus of tokens"),
@@ -72,6 +73,21 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except (Exception, SystemExit) as error:
+        told = None if debug else _explain(error)
+        if told is None:
+            raise
+        print(printable(str(told)), file=sys.stderr)
+        raise SystemExit(told.code) from None
+
+
+def _explain(error: BaseException) -> UserError | None:
+    """An error that code of the user's own file raised, with the file's line; None for others."""
+    ideas = sys.modules.get("hectogpt.idea_file")
+    told: UserError | None = None if ideas is None else ideas.explain(error)
+    if told is not None:
+        told.fix += ("; " if told.fix else "") + "--debug shows the traceback"
+    return told
 
 
 def _run(arguments: list[str]) -> None:

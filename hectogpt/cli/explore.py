@@ -22,6 +22,7 @@ import tyro
 
 from hectogpt import errors
 from hectogpt.errors import UserError
+from hectogpt.idea_file import read_idea
 
 HOST = "127.0.0.1"
 APP = Path(__file__).parent.parent / "explore" / "pages" / "app.py"
@@ -43,6 +44,8 @@ class PagesArguments:
 
     model: str | None = None
     """Folder of a run or of a GPT-2 in Hugging Face's layout (default: the run below ./runs that finished last)."""
+    idea: tuple[Path, ...] = ()
+    """Your own file, FILE.py, if the model has classes of it; it is imported."""
     port: int | None = None
     """Port on 127.0.0.1 (default: a free one)."""
     no_browser: bool = False
@@ -66,6 +69,8 @@ class ExportArguments:
     """File to write; its suffix chooses the kind."""
     model: str | None = None
     """For the model's view: its folder (default: the run below ./runs that finished last)."""
+    idea: tuple[Path, ...] = ()
+    """For the model's view: your own file, FILE.py, if the model has classes of it; it is imported."""
     prompt: str | None = None
     """For the model's view: the text to read."""
     layer: int = 1
@@ -143,7 +148,7 @@ def export(arguments: ExportArguments) -> None:
             )
         prompt = trained.PROMPT if a.prompt is None else a.prompt
         settings = trained.Trained(prompt, a.layer - 1, a.head - 1, off=tuple(head_of(h) for h in a.off))
-        view = trained.view(folder, settings)
+        view = trained.view(folder, settings, a.idea)
     content = write(view, a.out.suffix.lower())
     try:
         a.out.write_bytes(content)
@@ -190,8 +195,9 @@ def serve(arguments: PagesArguments) -> None:
     token = secrets.token_urlsafe(24)
     command = [sys.executable, "-m", "marimo", "--quiet", "run", str(APP), "--headless", "--host", HOST]
     command += ["--port", str(port), "--token", "--token-password-file", "-", "--no-check", "--no-skew-protection"]
-    if arguments.model is not None:
-        command += ["--", "--model", arguments.model]
+    options = [] if arguments.model is None else ["--model", arguments.model]
+    options += [word for file in arguments.idea for word in ("--idea", str(read_idea(file).path))]
+    command += ["--", *options] if options else []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(errors.TERMINATED))  # so that the server ends with us
     server = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:

@@ -35,6 +35,9 @@ class GenerateArguments:
     prompt a new text is started."""
     prompts: Path | None = None
     """File with a prompt on each line, after those above; empty lines are skipped. - is standard input."""
+    idea: tuple[Path, ...] = ()
+    """Your own file, FILE.py, if the model has classes of it; it is imported. A file that you ran here and that has
+    not changed since need not be named."""
     max_new_tokens: int = 100
     """Tokens to add at most."""
     do_sample: bool | None = None

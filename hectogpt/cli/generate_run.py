@@ -67,7 +67,7 @@ def continue_prompts(arguments: GenerateArguments, texts: list[str]) -> None:
 def open_for(arguments: GenerateArguments) -> tuple[Transformer, Tokenizer]:
     """The model and its tokenizer. Raises UserError."""
     try:
-        return open_model(arguments.model, download=True)
+        return open_model(arguments.model, download=True, idea=arguments.idea)
     except UserError as error:
         if error.code == errors.CHECKPOINT and not error.fix:
             error.fix = "copy the model's folder again from where it came, or train it again with hectogpt train"
