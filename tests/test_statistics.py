@@ -14,6 +14,7 @@ from hectogpt.lab.statistics import (
     LEAST_DIFFERENCE,
     compare_pairs,
     pooled_sd,
+    seeds_needed,
     selection_bias,
     selection_bias_of,
     summarize,
@@ -65,8 +66,8 @@ def test_paired_by_hand() -> None:
         ([2.9, 2.9, 2.9, 2.9, 2.9], "better"),
         ([3.0, 3.0, 3.0, 3.0, 3.0], "tie"),
         ([2.5], "unproven"),
-        ([3.5], "worse"),
-        ([2.99], "tie"),
+        ([3.5], "unproven"),
+        ([2.99], "unproven"),
     ],
 )
 def test_verdicts(new: list[float], verdict: str) -> None:
@@ -82,6 +83,19 @@ def test_small_samples() -> None:
     assert (summary.mean, summary.sd, summary.min, summary.max) == (2.0, 1.0, 1.0, 3.0)
     assert selection_bias(0.01, 300) == pytest.approx(0.034, abs=5e-4)
     assert selection_bias(0.01, 1) == 0
+
+
+@pytest.mark.parametrize("sd", [0.003, 0.01, 0.02, 0.05, 0.1])
+def test_seeds_needed_have_the_power_that_they_promise(sd: float) -> None:
+    """Against the exact power of the paired t test, by the noncentral t distribution."""
+
+    def power(n: int) -> float:
+        return float(stats.nct.sf(stats.t.ppf(0.99, n - 1), n - 1, LEAST_DIFFERENCE * math.sqrt(n) / sd))
+
+    n = seeds_needed(sd)
+    assert power(n + 1) >= 0.8
+    assert n <= 3 or power(n - 1) < 0.8
+    assert seeds_needed(0.0) >= 2
 
 
 def test_spreads_are_pooled_over_the_samples_that_have_one() -> None:

@@ -15,8 +15,9 @@ from scipy import stats
 
 LEAST_DIFFERENCE = 0.02  # nats per token; less is a tie whatever the test says
 SIGNIFICANCE = 0.01  # one-sided
+POWER = 0.8  # probability with which `seeds_needed` seeds show a gain
 
-Verdict = Literal["better", "unproven", "tie", "worse"]
+VerdictWord = Literal["better", "unproven", "tie", "worse"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Paired:
     low, high: 95 % confidence interval of the mean difference (Student's t). p: one-sided, the probability of a
     difference this low if there were none. sd: of the differences. noise_floor: 2 sd / sqrt(n). All are None for n = 1.
     verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both; "unproven" is lower
-    beyond both but p >= SIGNIFICANCE, or a single pair.
+    beyond both but p >= SIGNIFICANCE, or any difference of a single pair.
     """
 
     n: int
@@ -47,7 +48,7 @@ class Paired:
     high: float | None
     p: float | None
     noise_floor: float | None
-    verdict: Verdict
+    verdict: VerdictWord
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -64,9 +65,7 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
     a, b = np.array([new[s] for s in seeds]), np.array([old[s] for s in seeds])
     n, difference = len(seeds), float((a - b).mean())
     if n == 1:
-        lower: Verdict = "unproven" if difference < 0 else "worse"
-        verdict = "tie" if abs(difference) < LEAST_DIFFERENCE else lower
-        return Paired(1, difference, None, None, None, None, None, verdict)
+        return Paired(1, difference, None, None, None, None, None, "unproven")
     sd = float(np.std(a - b, ddof=1))
     floor = 2 * sd / math.sqrt(n)
     if sd <= 1e-12 * max(1.0, abs(difference)):  # every seed differs by the same: no t statistic, and no doubt
@@ -77,12 +76,23 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
         interval = stats.ttest_rel(a, b).confidence_interval(0.95)
         low, high = float(interval.low), float(interval.high)
     if abs(difference) < max(LEAST_DIFFERENCE, floor):
-        verdict = "tie"
+        verdict: VerdictWord = "tie"
     elif difference > 0:
         verdict = "worse"
     else:
         verdict = "better" if p < SIGNIFICANCE else "unproven"
     return Paired(n, difference, sd, low, high, p, floor, verdict)
+
+
+def seeds_needed(sd: float, gain: float = LEAST_DIFFERENCE, p: float = SIGNIFICANCE, power: float = POWER) -> int:
+    """Paired seeds with which a true `gain` is told from none (one-sided p below `p`) with probability `power`.
+
+    sd: of the paired differences. n = ((z(1 - p) + z(power)) sd / gain)^2 + z(1 - p)^2 / 2, rounded up, where z are
+    quantiles of the normal distribution and the last term corrects for Student's t: Guenther 1981, "Sample size
+    formulas for normal theory t tests", The American Statistician 35 (4).
+    """
+    alpha, beta = stats.norm.ppf(1 - p), stats.norm.ppf(power)
+    return max(2, math.ceil(((alpha + beta) * sd / gain) ** 2 + alpha**2 / 2))
 
 
 def pooled_sd(summaries: Sequence[Summary]) -> float | None:

@@ -1,0 +1,147 @@
+"""A test of paired gains that stays valid when it is looked at after every seed, and may stop at any of them.
+
+The gains x_1, x_2, ... (old loss minus new, one for each seed) are independent draws from a normal distribution with an
+unknown mean and an unknown standard deviation. For a mean m0, with n draws, mean gain d + m0 and W the sum of squares
+around it, the e-value against m0 is
+
+    E_n(m0) = (1 + n g)^(-1/2) * [(W + n d^2 / (1 + n g)) / (W + n d^2)]^(-n/2)
+
+It is the ratio of two likelihoods of x / sigma, with sigma integrated over d sigma / sigma (the right Haar prior): the
+mean in units of sigma drawn from N(0, g), over a mean of 0. If m0 is the mean, E_1(m0), E_2(m0), ... is a nonnegative
+martingale that starts at 1, so it ever reaches 1 / ALPHA with a probability of at most ALPHA (Ville 1939). The means
+with E_n(m0) < 1 / ALPHA are an interval, and with a probability of at least 1 - ALPHA none of all these intervals
+misses the true mean. Solved for d, with r = (ALPHA^2 / (1 + n g))^(1/n):
+
+    d^2 < W (1 - r) / (n (r - 1 / (1 + n g)))      and no bound while r <= 1 / (1 + n g)
+
+Sources: Robbins 1970, "Statistical methods related to the law of the iterated logarithm"; Lai 1976, "On confidence
+sequences"; Wang and Ramdas, "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance"
+(arXiv:2310.03722); Perez-Ortiz, Lardy, de Heide and Grunwald, "E-statistics, group invariance and anytime-valid
+testing" (arXiv:2208.07610).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, VerdictWord
+
+ALPHA = 0.05  # probability that any of the intervals, at any look, misses the true gain
+# g: variance of the gain that is expected, in units of the variance of the differences. At 9 (gains of some 3 SD, as
+# rungs of the ladder have), three seeds are enough for a clear gain. Another g is as valid, and slower here.
+EFFECT_VARIANCE = 9.0
+LARGEST_EXPONENT = 700.0  # of an e-value: beyond it a float64 is infinite
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What each look says, along the last axis: after one gain, after two, and so on.
+
+    gain: the mean. low, high: the interval that is valid at every look; infinite at first. e_value: evidence against
+    "no gain" (`e_gain`). word: "better", "worse" or "tie", or "unproven" as long as nothing is decided.
+    """
+
+    gain: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    e_value: np.ndarray
+    word: np.ndarray
+
+
+def look(gains: Any) -> Looks:
+    """Look after each gain. gains: [..., n], nats per token, n at least 1.
+
+    better: the interval lies above 0 and the mean gain is at least LEAST_DIFFERENCE. worse: the same for losses. tie:
+    the interval lies within LEAST_DIFFERENCE of 0. A comparison that stops at the first of these says something false
+    (a gain that is none, a tie that is none, the wrong sign) with a probability of at most ALPHA.
+    """
+    gains = np.asarray(gains, dtype=np.float64)
+    n, mean, squares = _moments(gains)
+    half = half_width(n, squares)
+    low, high = mean - half, mean + half
+    words = [
+        (low >= -LEAST_DIFFERENCE) & (high <= LEAST_DIFFERENCE),
+        (low > 0) & (mean >= LEAST_DIFFERENCE),
+        (high < 0) & (mean <= -LEAST_DIFFERENCE),
+    ]
+    word = np.select(words, ["tie", "better", "worse"], default="unproven")
+    return Looks(mean, low, high, e_gain(n, mean, squares), word)
+
+
+def _moments(gains: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number, mean and sum of squares around the mean of the gains up to each look."""
+    n = np.arange(1, gains.shape[-1] + 1, dtype=np.float64)
+    first = gains[..., :1]
+    shifted = gains - first  # equal gains have a sum of squares of exactly 0
+    mean = shifted.cumsum(-1) / n
+    squares = np.maximum((shifted * shifted).cumsum(-1) - n * mean * mean, 0.0)
+    return n, first + mean, squares
+
+
+def half_width(n: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Half the width of the interval after n gains with this sum of squares around their mean."""
+    shrink = 1 / (1 + n * EFFECT_VARIANCE)
+    r = (ALPHA**2 * shrink) ** (1 / n)
+    bounded = r > shrink
+    return np.where(bounded, np.sqrt(squares * (1 - r) / (n * np.where(bounded, r - shrink, 1.0))), np.inf)
+
+
+def e_value(n: np.ndarray, distance: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """E_n(m0) of the module's text; distance: d, the mean gain minus m0."""
+    shrink = 1 / (1 + n * EFFECT_VARIANCE)
+    total = squares + n * distance**2
+    ratio = np.where(total > 0, (squares + n * distance**2 * shrink) / np.where(total > 0, total, 1.0), 1.0)
+    return np.exp(np.minimum(0.5 * np.log(shrink) - n / 2 * np.log(ratio), LARGEST_EXPONENT))
+
+
+def e_gain(n: np.ndarray, mean: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """The e-value against "the true gain is 0 or less": the same with the mean drawn from the positive half of N(0, g).
+
+    It is 2 T_n(s) E_n(0), where T_n is the distribution function of Student's t with n degrees of freedom and
+    s = n d sqrt(n / ((n + 1/g) (W + n d^2 / (1 + n g)))). It grows with the t statistic, which falls when all gains
+    are lowered by the same; so it is as valid for every true gain below 0 as for 0. Its inverse is a p-value that is
+    valid at every look.
+    """
+    rest = squares + n * mean**2 / (1 + n * EFFECT_VARIANCE)
+    scale = np.sqrt(n / ((n + 1 / EFFECT_VARIANCE) * np.where(rest > 0, rest, 1.0)))
+    side = 2 * stats.t.cdf(np.where(rest > 0, n * mean * scale, 0.0), n)
+    return np.asarray(side * e_value(n, mean, squares))
+
+
+def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
+    """Compare losses by seed as `statistics.compare_pairs` does, by this test, at the first look that decides; at the
+    last one if none does, and then the verdict is "unproven". None if they share no seed.
+
+    Of the result, low and high are the interval that is valid at every look (None while it has no bounds), and p is
+    1 / e_gain, at most 1. Seeds are taken in their order.
+    """
+    seeds = sorted(new.keys() & old.keys())
+    if not seeds:
+        return None
+    gains = np.array([old[seed] - new[seed] for seed in seeds])
+    looks = look(gains)
+    deciding = np.flatnonzero(looks.word != "unproven")
+    at = int(deciding[0]) if len(deciding) else len(seeds) - 1
+    sd = float(np.std(gains[: at + 1], ddof=1)) if at else None
+    bounded = bool(np.isfinite(looks.high[at]))
+    word: VerdictWord = str(looks.word[at])  # type: ignore[assignment]
+    return Paired(
+        n=at + 1,
+        difference=-float(looks.gain[at]),
+        sd=sd,
+        low=-float(looks.high[at]) if bounded else None,
+        high=-float(looks.low[at]) if bounded else None,
+        p=min(1.0, 1 / max(float(looks.e_value[at]), 1e-300)) if at else None,
+        noise_floor=None if sd is None else 2 * sd / (at + 1) ** 0.5,
+        verdict=word,
+    )
+
+
+def is_decided(pair: Paired | None) -> bool:
+    """Whether a comparison by `compare_sequentially` may stop."""
+    return pair is not None and pair.verdict != "unproven"
