@@ -21,6 +21,7 @@ from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import NOT_IDENTITY, Record, failures
 from hectogpt.lab.statistics import Summary
 from hectogpt.lab.tracks import find_track
+from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.serialization import IDEA_MODULE, Value, diff
 from hectogpt.train.run import Run
 from hectogpt.train.setup import check_corpus
@@ -34,13 +35,14 @@ class ComparisonResult:
 
     results: one for each run that has a trial, in the order of the runs: losses over the seeds, and the paired
         differences to the first run (`to_first`) and to the one before (`to_previous`).
-    records: of all trials, those that crashed included. verdicts: one for each run after the first.
+    records: of all trials, those that crashed included. verdicts: one for each run after the first; `text` is a
+        paragraph to quote, the other fields are its numbers.
     notes: a line for each way in which trials went wrong or broke the track's rules. split: what is compared.
     """
 
     results: tuple[Result, ...]
     records: tuple[Record, ...]
-    verdicts: tuple[Any, ...]
+    verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
     corpus: str
     split: str
@@ -84,7 +86,7 @@ def compare(
     seeds: int = 5,
     first_seed: int = 0,
     steps: int | None = None,
-    corpus: Corpus | str | None = None,
+    corpus: Corpus | Path | str | None = None,
     track: str = "closed",
     threads: int = 0,
     test: bool = False,
@@ -103,7 +105,7 @@ def compare(
     Raises UserError, also if no trial gave a result. KeyboardInterrupt ends it; finished trials are in `out`.
     """
     arms = make_arms(runs, steps, threads)
-    text = corpus if isinstance(corpus, Corpus) else open_corpus(corpus or _common_corpus(arms))
+    text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus) if corpus else _common_corpus(arms))
     for arm in arms:
         check_corpus(arm.run, text)
     progress = Progress(quiet, lines=1)
@@ -112,9 +114,11 @@ def compare(
         comparison = Comparison(arms, wanted, text, find_track(track), path, test)
         missing = comparison.missing()
         for number, trial in enumerate(missing, start=1):
-            _perform(comparison, trial, f"{number} of {len(missing)}", progress)
-        comparison.missing()  # reads the records, those of other processes included
+            if trial in comparison.missing():  # another process may be working on the same file
+                _perform(comparison, trial, f"{number} of {len(missing)}", progress)
+        comparison.missing()
         results = comparison.results()
+        verdicts = give_verdicts(comparison, results)
     records = [record for result in results for record in result.records] + comparison.failed
     if not results:
         raise UserError(
@@ -125,7 +129,7 @@ def compare(
     return ComparisonResult(
         results=tuple(results),
         records=tuple(records),
-        verdicts=(),
+        verdicts=tuple(verdicts),
         notes=tuple(failures(records)),
         corpus=text.name,
         split=comparison.split,
@@ -197,7 +201,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
             more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
             label = " ".join([run.recipe, *told[:SHOWN], *more])
         for earlier, other in enumerate(runs[:place]):
-            if other.recipe == run.recipe and not _differences(other, run):
+            if (other.recipe, other.ideas) == (run.recipe, run.ideas) and not _differences(other, run):
                 raise UserError(
                     f"runs {earlier + 1} and {place + 1} are the same",
                     why="seed, threads and corpus are the comparison's, so runs that differ in these alone are equal",

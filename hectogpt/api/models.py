@@ -24,7 +24,7 @@ from hectogpt.train.session import RunResult
 
 Source = RunResult | Path | str | tuple[Transformer, Tokenizer]
 # Options that only mean something when tokens are drawn; naming one asks for a draw.
-OF_A_DRAW = {"temperature", "top_k", "top_p", "min_p", "num_return_sequences"}
+OF_A_DRAW = {"temperature", "top_k", "top_p", "min_p"}
 
 
 def load(source: Source, idea: Path | str | Sequence[Path | str] = ()) -> tuple[Transformer, Tokenizer]:
@@ -60,7 +60,7 @@ def generate(source: Source, prompt: str = "", *, max_new_tokens: int = 100, see
 
 
 def _sampling(max_new_tokens: int, options: dict[str, Any], end_of_text: int) -> Sampling:
-    known = [f.name for f in fields(Sampling)]
+    known = [f.name for f in fields(Sampling) if f.name not in ("max_new_tokens", "num_return_sequences")]
     for name in options:
         if name not in known:
             raise UserError(

@@ -31,7 +31,7 @@ def train(
     run: Run | str = "top",
     *,
     out: Path | str | None = None,
-    corpus: Corpus | str | None = None,
+    corpus: Corpus | Path | str | None = None,
     prompt: str | None = None,
     quiet: bool = False,
 ) -> RunResult:
@@ -45,7 +45,7 @@ def train(
     """
     run = recipe(run) if isinstance(run, str) else run
     if corpus is not None:
-        run = replace(run, corpus=corpus.name if isinstance(corpus, Corpus) else corpus)
+        run = replace(run, corpus=corpus.name if isinstance(corpus, Corpus) else str(corpus))
     progress = Progress(quiet, lines=10)
     if isinstance(corpus, Corpus):
         setup.check_corpus(run, corpus)
