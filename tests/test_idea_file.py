@@ -1,0 +1,257 @@
+"""A user's own file: imported as it was read, its errors told with the line, nothing of the process left changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.idea_file import IdeaFile, explain, load_idea, read_idea, remember, remembered
+from hectogpt.model.parts import ScoreBias
+from hectogpt.serialization import classes_of, idea_module, load
+
+
+def write(folder: Path, source: str, name: str = "mine.py") -> IdeaFile:
+    (folder / name).write_text(source, encoding="utf-8")
+    return read_idea(folder / name)
+
+
+def refused(idea: IdeaFile) -> UserError:
+    with pytest.raises(UserError) as caught:
+        load_idea(idea)
+    assert caught.value.code == errors.USAGE
+    assert idea_module(idea.sha256) not in sys.modules
+    return caught.value
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_known_by_its_source(tmp_path: Path) -> None:
+    one, other = write(tmp_path, "x = 1\n"), write(tmp_path, "x = 1\n", "other.py")
+    assert one.sha256 == other.sha256 != write(tmp_path, "x = 2\n").sha256
+    assert one.path == (tmp_path / "mine.py").resolve()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", "folder"])
+def test_what_cannot_be_read_is_one_error(tmp_path: Path, content: bytes | str | None) -> None:
+    path = tmp_path / "mine.py"
+    if content == "folder":
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"mine\.py"):
+        read_idea(path)
+
+
+def test_a_copy_is_kept_once(tmp_path: Path) -> None:
+    idea, copy = write(tmp_path, "x = 'é'\n"), tmp_path / "ideas" / "copy.py"
+    idea.keep(copy)
+    assert read_idea(copy).sha256 == idea.sha256
+    copy.write_text("changed by hand")
+    idea.keep(copy)
+    assert copy.read_text() == "changed by hand"
+    with pytest.raises(UserError) as caught:
+        idea.keep(tmp_path / "mine.py" / "below" / "copy.py")
+    assert caught.value.code == errors.STORAGE
+
+
+# --- importing --------------------------------------------------------------------------------------------------------
+
+
+def test_the_source_that_was_read_is_imported_and_once(tmp_path: Path) -> None:
+    idea = write(tmp_path, "from beside import number\nvalues = []\nsource = 'as it was read'\n")
+    (tmp_path / "beside.py").write_text("number = 7\n")
+    idea.path.write_text("raise ValueError('edited meanwhile')\n")
+    module = load_idea(idea)
+    assert (module.source, module.number, module.__file__) == ("as it was read", 7, str(idea.path))
+    module.values.append(1)
+    assert load_idea(idea).values == [1]
+    assert not list(tmp_path.rglob("__pycache__/mine*")), "an import leaves nothing beside the file"
+
+
+def test_what_the_file_prints_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = "import sys\nprint('one')\nsys.stdout.write('two\\n')\n"
+    source += "def later(file):\n    print('three')\n    print('four', file=file)\n"
+    module = load_idea(write(tmp_path, source))
+    with open(tmp_path / "out", "w") as file:
+        module.later(file)
+    told = capsys.readouterr()
+    assert (told.out, told.err.split()) == ("", ["one", "two", "three"])
+    assert (tmp_path / "out").read_text() == "four\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("x = 1\ndef f(:\n", "SyntaxError: invalid syntax (mine.py, line 2: def f(:)"),
+        (
+            "def f():\n    return 1 / 0\n\nx = f()\n",
+            "ZeroDivisionError: division by zero (mine.py, line 2: return 1 / 0)",
+        ),
+        ("import json\nx = json.loads('{')\n", "(mine.py, line 2: x = json.loads('{'))"),
+        ("import no_such_module_at_all\n", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("import sys\nsys.exit()\n", "it called exit() (mine.py, line 2: sys.exit())"),
+        ("raise SystemExit('gone')\n", "it called exit() (mine.py, line 1"),
+        ("x = '\0'\n", "null bytes"),
+        ("assert False\n", "AssertionError (mine.py, line 1: assert False)"),
+    ],
+)
+def test_a_file_that_does_not_import_is_told_with_its_line(tmp_path: Path, source: str, why: str) -> None:
+    error = refused(write(tmp_path, source))
+    assert "mine.py cannot be imported" in error.what
+    assert why in error.why + error.fix
+    assert error.fix or "null" in why
+
+
+def test_a_class_with_the_name_of_ours_is_refused(tmp_path: Path) -> None:
+    source = "from hectogpt import ScoreBias\n\nclass ALiBi(ScoreBias):\n    pass\n"
+    error = refused(write(tmp_path, source))
+    assert "class ALiBi has the name of a class of hectogpt.model.parts" in error.what
+    assert "(mine.py, line 3: class ALiBi(ScoreBias):)" in error.why
+    assert "MyALiBi" in error.fix
+
+
+def test_ctrl_c_passes(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        load_idea(write(tmp_path, "raise KeyboardInterrupt\n"))
+
+
+def test_importing_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HECTOGPT_TEST", "before")
+    source = """
+import os, random, numpy, torch
+os.environ["HECTOGPT_TEST"] = "changed"
+os.environ["HECTOGPT_TEST_2"] = "new"
+os.chdir("/")
+torch.set_default_dtype(torch.float64)
+torch.set_grad_enabled(False)
+torch.set_num_threads(torch.get_num_threads() + 1)
+torch.use_deterministic_algorithms(True)
+torch.manual_seed(1), random.seed(1), numpy.random.seed(1)
+"""
+
+    def state() -> list[object]:
+        settings = [torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), Path.cwd()]
+        settings += [torch.are_deterministic_algorithms_enabled(), dict(os.environ)]
+        return [*settings, random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()]
+
+    before = state()
+    load_idea(write(tmp_path, source))
+    assert state() == before
+    refused(write(tmp_path, source + "\nraise ValueError\n"))
+    assert state() == before
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+BIAS = "from dataclasses import dataclass\nfrom hectogpt import ScoreBias\n\n"
+BIAS += "@dataclass(frozen=True)\nclass Same(ScoreBias):\n    {field}: float = 1.0\n    def build(self, n_heads, d_head):\n        raise NotImplementedError\n"
+
+
+def test_a_file_finds_its_own_classes_whatever_others_define(tmp_path: Path) -> None:
+    one = write(tmp_path, BIAS.format(field="a"))
+    other = write(tmp_path, BIAS.format(field="b"), "other.py")
+    kinds = {idea.sha256: load_idea(idea).Same for idea in (one, other)}
+    for idea, field in ((one, "a"), (other, "b"), (one, "a")):
+        with classes_of([idea.sha256]):
+            found = load(ScoreBias, {"type": "Same", field: 2.0})
+        assert type(found) is kinds[idea.sha256]
+    for names in ((), ("0" * 64,)):
+        with classes_of(names), pytest.raises(UserError, match="unknown type 'Same'"):
+            load(ScoreBias, {"type": "Same"})
+
+
+# --- errors while a run is at work ------------------------------------------------------------------------------------
+
+
+def explained(source: str, folder: Path) -> UserError | None:
+    module = load_idea(write(folder, source))
+    try:
+        module.work()
+    except BaseException as error:
+        return explain(error)
+    raise AssertionError("it went well")
+
+
+def test_an_error_at_work_is_told_with_part_and_line(tmp_path: Path) -> None:
+    source = "class Part:\n    def step(self):\n        return [][1]\n\ndef work():\n    Part().step()\n"
+    error = explained(source, tmp_path)
+    assert error is not None
+    assert error.what == "mine.py: Part.step failed"
+    assert error.why == "IndexError: list index out of range (mine.py, line 3: return [][1])"
+    assert str(tmp_path) in error.fix
+    error = explained("def work():\n    exit(0)\n", tmp_path)
+    assert error is not None
+    assert "it called exit()" in error.why
+
+
+def test_an_error_in_our_code_names_the_place_there(tmp_path: Path) -> None:
+    load_idea(write(tmp_path, "x = 1\n"))
+    try:
+        load_idea(None)  # type: ignore[arg-type]
+    except Exception as error:
+        told = explain(error)
+    assert told is not None
+    assert "mine.py" in told.what
+    assert "no line of yours" in told.why
+
+
+def test_what_is_no_error_of_an_idea_is_left_alone(tmp_path: Path) -> None:
+    assert (
+        explained("from hectogpt import UserError\ndef work():\n    raise UserError('told already')\n", tmp_path)
+        is None
+    )
+    assert explained("def work():\n    raise KeyboardInterrupt\n", tmp_path) is None
+    assert explain(SystemExit(0)) is None
+
+
+# --- remembering ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_remembered_while_it_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    idea = write(tmp_path, "x = 1\n")
+    assert remembered(idea.sha256) is None
+    remember(idea)
+    assert remembered(idea.sha256) == idea
+    idea.path.write_text("x = 2\n")
+    assert remembered(idea.sha256) is None
+    idea.path.write_text("x = 1\n")
+    assert remembered(idea.sha256) == idea
+    idea.path.rename(tmp_path / "moved.py")
+    assert remembered(idea.sha256) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"path": 3}', '{"path": "/"}'])
+def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
+    (tmp_path / "ideas").mkdir()
+    (tmp_path / "ideas" / f"{'a' * 64}.json").write_text(content)
+    assert remembered("a" * 64) is None
+
+
+@pytest.mark.parametrize("sha256", ["", "../" * 20 + "a" * 4, "A" * 64, "a" * 63])
+def test_a_hash_from_a_strange_folder_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
+    idea = write(tmp_path, "x = 1\n")
+    target = (tmp_path / "ideas" / f"{sha256}.json").resolve()
+    if target.is_relative_to(tmp_path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps({"path": str(idea.path)}))
+    assert remembered(sha256) is None
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    idea = write(tmp_path, "x = 1\n")
+    monkeypatch.setenv("HECTOGPT_CACHE", str(idea.path / "below"))
+    remember(idea)
+    assert remembered(idea.sha256) is None
