@@ -53,8 +53,8 @@ EXTRAS = {
     "bench": (("transformers", "xtransformers", "ctranslate2"), "the other contenders of `make bench`"),
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-TOP_MEMORY = 2.3e9  # bytes: the top recipe's largest memory, measured (results/ladder.jsonl: 2,217 MiB)
-RUN_SIZE = 0.25e9  # bytes: a run's folder of the top recipe, nearly all of it 60 M float32 weights
+TOP_MEMORY = 2_300_000_000  # bytes: the top recipe's largest memory, measured (results/ladder.jsonl: 2,217 MiB)
+RUN_SIZE = 250_000_000  # bytes: a run's folder of the top recipe, nearly all of it 60 M float32 weights
 HUB_SECONDS = 5.0
 
 State = Literal["ok", "note", "missing"]
