@@ -35,8 +35,11 @@ class BigramInit(Value):
     head: float = 0.3
 
     def apply(self, model: Transformer, tokens: np.ndarray) -> None:
-        """Set the weights from `tokens` [rows, time]; no pair is counted across a row's edge. The same tokens give the
-        same weights. Raises UserError for a head without bias or tied to the embedding."""
+        """Set the weights from `tokens` [rows, time]; no pair is counted across a row's edge.
+
+        The same tokens give the same weights, but for texts so short or regular that singular values are equal: any
+        rotation of their vectors is then as good. Raises UserError for a head without bias or tied to the embedding.
+        """
         # Imported here: half a second that only this initialisation needs.
         from scipy.sparse import coo_array
         from scipy.sparse.linalg import svds

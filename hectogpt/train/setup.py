@@ -73,6 +73,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         run.init_from_counts.apply(model, training_tokens(run, corpus))
     model = model.to(machine.device, torch.float64 if machine.dtype == torch.float64 else torch.float32)
     if run.compile:
+        _keep_compiled_code()
         for block in model.backbone:
             block.compile()
     return model
@@ -102,7 +103,12 @@ def compile_head(run: Run, model: Transformer, machine: Machine) -> str:
     gain = (0.4 if head.soft_cap else 0.1) * run.steps * run.data.batch_size * run.data.seq_len / 8192
     if machine.device.type != "cpu" or machine.head_dtype == torch.float64 or gain < 16:
         return "eager"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_dir() / "inductor"))
+    _keep_compiled_code()
     rows = len(model.lm_head.weight)
     compiled = compile_kernel(head.soft_cap, machine.head_dtype, rows, head.bias or head.compact_vocab)
     return "compiled" if compiled else "eager (no C++ compiler works)"
+
+
+def _keep_compiled_code() -> None:
+    """Have torch keep what it compiles in our cache folder, unless the user has chosen another."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_dir() / "inductor"))
