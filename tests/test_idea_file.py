@@ -153,8 +153,16 @@ torch.manual_seed(1), random.seed(1), numpy.random.seed(1)
 
 # --- classes ----------------------------------------------------------------------------------------------------------
 
-BIAS = "from dataclasses import dataclass\nfrom hectogpt import ScoreBias\n\n"
-BIAS += "@dataclass(frozen=True)\nclass Same(ScoreBias):\n    {field}: float = 1.0\n    def build(self, n_heads, d_head):\n        raise NotImplementedError\n"
+BIAS = """
+from dataclasses import dataclass
+from hectogpt import ScoreBias
+
+@dataclass(frozen=True)
+class Same(ScoreBias):
+    {field}: float = 1.0
+    def build(self, n_heads, d_head):
+        raise NotImplementedError
+"""
 
 
 def test_a_file_finds_its_own_classes_whatever_others_define(tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ def is_idea(name: str) -> bool:
     return SPEC.match(name) is not None or ":" in name or name.endswith(".py")
 
 
-def find_run(name: str, base: str = "top") -> Run:
-    """The Run of a recipe's name or of FILE.py:FUNCTION[@BASE]; `base` is what an idea without @BASE is applied to.
+def find_run(name: str, base: str | Run = "top") -> Run:
+    """The Run of a recipe's name or of FILE.py:FUNCTION[@BASE]; `base`, a name or a Run, is what an idea without @BASE
+    is applied to.
 
     Imports the file. Raises UserError for an unknown recipe, and for a file or function that cannot be used.
     """
@@ -51,7 +52,8 @@ def find_run(name: str, base: str = "top") -> Run:
     match = SPEC.match(name)
     if match is None:
         raise _no_function(name)
-    before = find_run(match["base"] or base)
+    base = match["base"] or base
+    before = find_run(base) if isinstance(base, str) else base
     idea = read_idea(match["path"])
     module = load_idea(idea)
     _loaded[idea.sha256] = idea
@@ -60,7 +62,7 @@ def find_run(name: str, base: str = "top") -> Run:
     with running(title):
         after = function(before)
     if not isinstance(after, Run):
-        returned = "nothing" if after is None else f"a {type(after).__name__}"
+        returned = "nothing" if after is None else type(after).__name__
         raise UserError(
             f"{title} returned {returned}, not a Run",
             why="an idea takes a Run and returns a changed one",
@@ -150,7 +152,7 @@ def _unwritable(value: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         yield where, "a list: fields hold tuples"
     elif value is not None and not isinstance(value, (bool, int, float, str)):
-        yield where, f"a {type(value).__name__}"
+        yield where, f"of type {type(value).__name__}"
 
 
 def _parts(value: Any, where: str) -> Iterator[tuple[str, Value]]:
@@ -186,7 +188,7 @@ def _check_parts(title: str, run: Run) -> None:
         if not isinstance(module, nn.Module) and not (module is None and isinstance(part, Positions)):
             raise UserError(
                 f"{title}: {where} cannot be built",
-                why=f"{type(part).__name__}.build returned a {type(module).__name__}, not a torch.nn.Module",
+                why=f"{type(part).__name__}.build returned {type(module).__name__}, not a torch.nn.Module",
             )
     with running(f"{title}: schedule"):
         factor = run.schedule.factor(0, run.steps)
