@@ -126,7 +126,9 @@ def find_differences(record: RunRecord) -> Differences:
     except UserError as error:
         after, note = record.run, f"compared by the text of run.json: {error.what.partition(': ')[2] or error.what}"
     fields = dict(compare(dump(base), after))
-    return Differences(base.recipe, {field: pair for field, pair in fields.items() if field != "recipe"}, note)
+    return Differences(
+        base.recipe, {field: pair for field, pair in fields.items() if field not in ("recipe", "ideas")}, note
+    )
 
 
 def base_of(recipe: str) -> str:
