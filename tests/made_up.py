@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiments import small_run
 
 from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison
@@ -15,6 +16,11 @@ from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.serialization import dump
+
+
+def numbered_arms(n: int) -> list[Arm]:
+    """Arms "lr 1", "lr 2", ... of the smallest run."""
+    return [Arm(f"lr {lr}", small_run(float(lr)), {"optim.lr": float(lr)}) for lr in range(1, n + 1)]
 
 
 def make_up(

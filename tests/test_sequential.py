@@ -93,7 +93,7 @@ def ratio_by_integration(x: np.ndarray, one_sided: bool) -> float:
     units of sigma and over log sigma. No formula of the module is used."""
 
     width = math.sqrt(EFFECT_VARIANCE)
-    log_sigmas, effects = np.linspace(-8, 14, 2001), np.linspace(0.0 if one_sided else -8 * width, 8 * width, 1001)
+    log_sigmas, effects = np.linspace(-8, 14, 1001), np.linspace(0.0 if one_sided else -8 * width, 8 * width, 4001)
 
     def likelihoods(effects: np.ndarray) -> np.ndarray:
         """[effects]: over log sigma."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from hectogpt.display import printable
 
-WIDTH, HEIGHT = 640, 400  # units of the drawing; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 70, 26, 14, 66
+WIDTH, HEIGHT = 640.0, 400.0  # units of the drawing; the page scales it
+LEFT, RIGHT, TOP, BOTTOM = 70.0, 26.0, 14.0, 66.0
 MOST_POINTS = 200  # of a curve; more steps are averaged in blocks
-LOG_TICKS = (0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 15, 20, 50, 100)
+LOG_TICKS = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 50.0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def draw_chart(curves: Sequence[Curve], levels: Sequence[Level], log: bool = Fal
         parts.append(_horizontal(scale, level.value, f"level{color}"))
         y = scale.y(level.value) - 5
         parts.append(_text(WIDTH - RIGHT - 4, y, level.name, "end", f"halo{color}", middle=False))
-    return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>{''.join(parts)}</svg>"
+    return f"<svg viewBox='0 0 {WIDTH:g} {HEIGHT:g}' role=img>{''.join(parts)}</svg>"
 
 
 def _limits(curves: Sequence[Curve], levels: Sequence[float], steps: int, log: bool, zero: bool) -> tuple[float, float]:
@@ -134,7 +134,7 @@ def _log_ticks(scale: _Scale) -> list[float]:
 
 
 def _step_ticks(steps: int) -> list[float]:
-    return [1, *(tick for tick in _ticks(0, steps, 5) if tick >= max(2, steps / 8) and tick == int(tick))]
+    return [1.0, *(tick for tick in _ticks(0.0, float(steps), 5) if tick >= max(2, steps / 8) and tick == int(tick))]
 
 
 def _draw_curve(curve: Curve, scale: _Scale) -> str:
@@ -162,7 +162,7 @@ def _averaged(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _horizontal(scale: _Scale, value: float, kind: str) -> str:
     y = scale.y(value)
-    return f"<line class='{kind}' x1={LEFT} x2={WIDTH - RIGHT} y1={y:.1f} y2={y:.1f} />"
+    return f"<line class='{kind}' x1={LEFT:g} x2={WIDTH - RIGHT:g} y1={y:.1f} y2={y:.1f} />"
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "", middle: bool = True) -> str:

@@ -22,7 +22,7 @@ def parse_duration(text: str) -> float:
     """Seconds of "90s", "60m", "2h" or "1h30m". Raises UserError for what is none, and for no time at all."""
     compact = text.replace(" ", "").lower()
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", compact) if DURATION.fullmatch(compact) else []
-    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    seconds = sum((float(number) * UNITS[unit] for number, unit in parts), 0.0)
     if not seconds:
         raise UserError(
             f"budget {text}", why="a time is a number with s, m or h, as in 90s, 60m, 2h", fix="set budget to 60m"

@@ -1,0 +1,151 @@
+"""The table of a comparison, live on stderr while it runs and at the end on stdout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from hectogpt.cli.console import note
+from hectogpt.display import printable
+from hectogpt.lab.compare import Comparison, Result, Trial
+from hectogpt.lab.record import Record
+from hectogpt.lab.statistics import Paired, Summary
+
+WIDE = 160  # columns from which the table has all its columns; also those of a pipe
+
+
+def state_of(comparison: Comparison, missing: int) -> str:
+    """How many trials there are to run, on one line."""
+    n = len(comparison.trials())
+    return (
+        f"{comparison.corpus.name}, {comparison.track.name}: {n} trials, {n - missing} recorded in {comparison.out}, "
+        f"{missing} to run"
+    )
+
+
+class LiveTable:
+    """The table of a comparison that is under way, on stderr; a line a trial where stderr is no terminal.
+
+    missing: how many trials there are to run; None if that is not known. results: what the comparison says so far.
+    """
+
+    def __init__(
+        self, comparison: Comparison, missing: int | None, quiet: bool, results: Callable[[], list[Result]]
+    ) -> None:
+        self.comparison, self.missing, self.quiet, self.results = comparison, missing, quiet, results
+        self.console = Console(stderr=True)
+        self.live: Live | None = None
+        if self.console.is_terminal and not quiet:
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.begun, self.finished = time.monotonic(), 0
+
+    def __enter__(self) -> LiveTable:
+        if self.missing is not None:
+            note(state_of(self.comparison, self.missing), self.quiet)
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()  # the table is wiped: the results follow on stdout
+
+    def follow(self, trial: Trial) -> Callable[[int, float], None]:
+        """The function to call with (step, loss) while this trial runs."""
+        name, shown = f"{trial.arm.label}, seed {trial.seed}", 0.0
+
+        def on_step(step: int, loss: float) -> None:
+            nonlocal shown
+            if time.monotonic() - shown > 0.2:
+                shown = time.monotonic()
+                self._show(f"{name}: step {step} of {trial.arm.run.steps}, loss {loss:.3f}")
+
+        self._show(f"{name}: starting")
+        return on_step
+
+    def add(self, record: Record) -> None:
+        """One trial is recorded."""
+        self.finished += 1
+        if not self.live:
+            loss, split = record.loss(self.comparison.split), self.comparison.split
+            facts = [] if loss is None else [f"{split} loss {loss:.4f}"]
+            facts += [f"{record.seconds:.0f} s"] if record.seconds is not None else []
+            facts += [f"{record.status}: {record.error}"] if record.status != "ok" else []
+            told = f"{self._place()}: {record.arm}, seed {record.seed}: {', '.join(facts)}"
+            note(told, self.quiet)
+
+    def _place(self) -> str:
+        return str(self.finished) if self.missing is None else f"{self.finished} of {self.missing}"
+
+    def _show(self, now: str) -> None:
+        if self.live:
+            left = 0 if self.missing is None else self.missing - self.finished
+            pace = (time.monotonic() - self.begun) / self.finished if self.finished else None
+            remaining = f", about {left * pace / 60:.0f} min left" if pace and left else ""
+            lines = results_table(self.comparison, self.results(), self.console.width)
+            lines += [f"{self._place()} trials done{remaining}", now]
+            self.live.update(Text(printable("\n".join(lines))), refresh=True)
+
+
+def results_table(comparison: Comparison, results: Sequence[Result], width: int) -> list[str]:
+    """Losses and differences as lines of text: an arm per row, with three arms or more another row for the difference
+    to the arm before. A label that does not fit beside the numbers has a line of its own. A narrow table leaves out
+    what --json has: ranges, noise, time and memory."""
+    wide = width >= WIDE
+    names = column_names(comparison, wide)
+    rows: list[tuple[str, list[str]]] = []
+    for place, result in enumerate(results):
+        losses = loss_cells(comparison, result, wide)
+        numbers = (result.mean("seconds"), result.mean("peak_mb")) if wide else ()
+        costs = ["" if number is None else f"{number:.0f}" for number in numbers]
+        rows.append((result.arm.label, losses + paired_cells(result.to_first, wide) + costs))
+        if place > 1 and result.to_previous is not None:
+            before = [""] * len(losses) + paired_cells(result.to_previous, wide) + [""] * len(costs)
+            rows.append(("  to the previous", before))
+    widths = [max(map(len, column)) for column in zip(names, *(cells for _, cells in rows), strict=True)]
+    room = width - sum(widths) - 2 * len(widths)
+    longest = max(len(label) for label, _ in [("arm", names), *rows])
+    left = longest if longest <= room else min(room, 18)
+    lines = []
+    for label, cells in [("arm", names), ("", ["-" * n for n in widths]), *rows]:
+        text = "".join(f"  {cell:>{n}}" for cell, n in zip(cells, widths, strict=True))
+        lines += [label, " " * left + text] if len(label) > left else [f"{label:<{left}}{text}"]
+    return [line.rstrip() for line in lines]
+
+
+def column_names(comparison: Comparison, wide: bool) -> list[str]:
+    """The columns after the arm's."""
+    losses = ["n", f"{comparison.split} mean ± SD"]
+    if wide:
+        losses += ["min - max"] + (["dev mean ± SD"] if comparison.test else [])
+    pair = ["to the first [95 %]", "p", *(["noise"] if wide else []), "verdict"]
+    return losses + pair + (["s", "MiB"] if wide else [])
+
+
+def loss_cells(comparison: Comparison, result: Result, wide: bool) -> list[str]:
+    """n, mean and spread, and on a wide table the range and the other split's mean."""
+    losses = result.compared
+    cells = [str(losses.n), mean_and_sd(losses)]
+    if wide:
+        cells += [f"{losses.min:.3f} - {losses.max:.3f}"] + ([mean_and_sd(result.dev)] if comparison.test else [])
+    return cells
+
+
+def mean_and_sd(losses: Summary) -> str:
+    """ "2.4061 ± 0.0031"."""
+    return f"{losses.mean:.4f}" + (f" ± {losses.sd:.4f}" if losses.sd is not None else "")
+
+
+def paired_cells(pair: Paired | None, wide: bool) -> list[str]:
+    """The difference with its interval, p, the noise floor on a wide table, and the verdict."""
+    if pair is None:
+        return [""] * (4 if wide else 3)
+    interval = "" if pair.low is None or pair.high is None else f" [{pair.low:+.3f}, {pair.high:+.3f}]"
+    p = "" if pair.p is None else f"{pair.p:.1g}"
+    noise = "" if pair.noise_floor is None else f"{pair.noise_floor:.3f}"
+    return [f"{pair.difference:+.3f}{interval}", p, *([noise] if wide else []), pair.verdict]
