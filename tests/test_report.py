@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -26,6 +27,7 @@ from reports import (
 )
 
 from hectogpt import errors
+from hectogpt.cli import main
 from hectogpt.errors import UserError
 from hectogpt.lab.report import ladder_names, recipe_descriptions, write_report
 from hectogpt.lab.report.leaderboard import compare_entries
@@ -198,3 +200,14 @@ def test_without_plotly_the_error_names_the_extra(tmp_path: Path, monkeypatch: p
         write_report(path, tmp_path / "out", tmp_path, NAMES, DESCRIPTIONS)
     assert "hectogpt[report]" in caught.value.fix
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_the_paths_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", make_rows())
+    main(["report", "--ladder", "rows.jsonl", "--out", "out", "--json"])
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert "out/LADDER.md" in files
+    assert all((tmp_path / file).is_file() for file in files)
