@@ -33,7 +33,7 @@ class Value(ABC):  # noqa: B024  its children declare what has to be written
     """Base of every part of a run that can be exchanged for another: a norm, an optimizer, a schedule.
 
     Raises UserError when a class is defined whose name another one has already. The same class defined again, as in a
-    notebook's cell, replaces the old one; so do classes of one user's file those of another.
+    notebook's cell, replaces the old one; so do a user's classes (of a file, a script, a notebook) each other.
     """
 
     old_names: ClassVar[tuple[str, ...]] = ()
@@ -54,7 +54,11 @@ class Value(ABC):  # noqa: B024  its children declare what has to be written
 
 def _may_replace(old: type, new: type) -> bool:
     same = (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
-    return same or (old.__module__.startswith(IDEA_MODULE) and new.__module__.startswith(IDEA_MODULE))
+    return same or (_is_users(old) and _is_users(new))
+
+
+def _is_users(kind: type) -> bool:
+    return kind.__module__ == "__main__" or kind.__module__.startswith(IDEA_MODULE)
 
 
 @contextlib.contextmanager

@@ -95,8 +95,8 @@ def compare(
 ) -> ComparisonResult:
     """Run every run at every seed and test the differences, as `hectogpt compare` does.
 
-    runs: Runs, names of recipes, or FILE.py:FUNCTION; the first is what the others are compared to. Each trial is a
-    process of its own, which starts by importing this package: classes of your own must be in a file.
+    runs: Runs, names of recipes, or FILE.py:FUNCTION; the first is what the others are compared to, and what a function
+    of a file is applied to. Each trial is a process of its own, so classes of your own must be in a file.
     seeds, first_seed: the seeds are first_seed, first_seed + 1, ... steps: another number of steps for all.
     corpus: the text, by default the runs' own. threads: of a trial; 0 for as many as the track allows.
     test: score the test split too and compare by it. out: the file of records; trials that it holds are not run
@@ -167,19 +167,25 @@ def make_arms(runs: Sequence[Run | str], steps: int | None = None, threads: int 
     """The arms of a comparison of runs and names. Raises UserError for equal runs and for classes without a file."""
     if isinstance(runs, (str, Run)) or not runs:
         raise UserError("no runs to compare", why="compare takes a list", fix='compare(["baseline", "top"])')
-    base = ideas.bases_for([runs[0]] if isinstance(runs[0], str) else [])
+    first = runs[0]
+    base = ideas.bases_for([first]) if isinstance(first, str) else "top" if ideas.is_idea(first.recipe) else first
     arms: list[Arm] = []
     for item in runs:
         run = ideas.find_run(item, base) if isinstance(item, str) else item
         check_classes(run)
-        own = recipe_of(run)
-        changed = {} if own is None else {path: pair[1] for path, pair in _differences(own, run).items()}
+        changed = _overrides(base if isinstance(base, Run) and isinstance(item, str) and run.ideas else run)
         if steps is not None and steps != run.steps:
             run, changed = replace(run, steps=steps), changed | {"steps": steps}
         run = replace(run, threads=threads or run.threads)
         arms.append(Arm(run.recipe, run, changed))
     labels = _labels([arm.run for arm in arms])
     return [replace(arm, label=label) for arm, label in zip(arms, labels, strict=True)]
+
+
+def _overrides(run: Run) -> dict[str, Any]:
+    """What was changed in a run's recipe, as dotted field -> value; {} for a run that is no recipe's."""
+    own = recipe_of(run)
+    return {} if own is None else {path: pair[1] for path, pair in _differences(own, run).items()}
 
 
 def _differences(before: Run, after: Run) -> dict[str, tuple[Any, Any]]:
