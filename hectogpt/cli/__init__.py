@@ -146,7 +146,12 @@ def has_option(module: ModuleType, field: str) -> bool:
     argument classes has it, and not as a positional argument."""
     if hasattr(module, "has_option"):
         return bool(module.has_option(field))
-    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    classes = [c for c in classes if c.__name__.endswith(("Arguments", "Options"))]
-    named = {f.name: str(f.type) for c in classes if dataclasses.is_dataclass(c) for f in dataclasses.fields(c)}
+    named = {f.name: str(f.type) for c in argument_classes(module) for f in dataclasses.fields(c)}
     return "Positional" not in named.get(field, "Positional")
+
+
+def argument_classes(module: ModuleType) -> list[type]:
+    """The dataclasses of a command's options, which are called so: its own, or those that it takes from options.py."""
+    own = (module.__name__, "hectogpt.cli.options")
+    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ in own]
+    return [c for c in classes if dataclasses.is_dataclass(c) and c.__name__.endswith(("Arguments", "Options"))]

@@ -14,9 +14,9 @@ from rich import box
 from rich.table import Table
 
 from hectogpt import errors
-from hectogpt.cli.compare import Arguments
 from hectogpt.cli.compare_table import WIDE, LiveTable, results_table, state_of
 from hectogpt.cli.console import note, output_console
+from hectogpt.cli.options import CompareArguments
 from hectogpt.data import open_corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError
@@ -54,7 +54,7 @@ class Outcome:
     ended: str
 
 
-def compare(arguments: Arguments) -> None:
+def compare(arguments: CompareArguments) -> None:
     """Run the missing trials and print what all of them say. Raises UserError, also for trials that crashed."""
     budget = None if arguments.budget is None else parse_duration(arguments.budget)
     arms = plan(arguments.recipes, arguments.without, arguments.sweep, arguments.steps)

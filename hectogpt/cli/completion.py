@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import hectogpt
-from hectogpt.cli import COMMANDS
+from hectogpt.cli import COMMANDS, argument_classes
 
 EXAMPLES = """\
   hectogpt completion bash > ~/.local/share/bash-completion/completions/hectogpt
@@ -82,12 +81,6 @@ def read_lines() -> dict[str, Line]:
     for line in lines.values():
         line.options = list(dict.fromkeys(line.options))
     return lines
-
-
-def argument_classes(module: types.ModuleType) -> list[type]:
-    """The dataclasses of a command's arguments, which are called so."""
-    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    return [c for c in classes if dataclasses.is_dataclass(c) and c.__name__.endswith(("Arguments", "Options"))]
 
 
 def add_options(line: Line, kind: type, value: Any = None, prefix: str = "") -> None:

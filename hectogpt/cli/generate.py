@@ -4,77 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
 from hectogpt import errors
 from hectogpt.cli.console import note
+from hectogpt.cli.options import GenerateArguments
 from hectogpt.errors import UserError
 
 EXAMPLES = """\
   hectogpt generate runs/top "My fellow citizens" --max-new-tokens 40
   hectogpt generate runs/top "First prompt" "Second prompt" --temperature 0.8 --seed 1 --json
   hectogpt generate gpt2 --prompts prompts.txt > texts.txt"""
-
-
-@dataclass(frozen=True)
-class GenerateArguments:
-    """Continue one prompt or several.
-
-    The model is a folder that `hectogpt train` wrote, a folder in Hugging Face's GPT-2 layout, or a name on the hub.
-    Texts come in the order of the prompts, all continuations of one before those of the next.
-    """
-
-    model: Annotated[str, tyro.conf.Positional]
-    """Folder or hub name, such as runs/top or gpt2."""
-    prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Texts to continue. Quote each: unquoted words are a prompt each. - reads one from standard input; without a
-    prompt a new text is started."""
-    prompts: Path | None = None
-    """File with a prompt on each line, after those above; empty lines are skipped. - is standard input."""
-    idea: tuple[Path, ...] = ()
-    """Your own file, FILE.py, if the model has classes of it; it is imported. A file that you ran here and that has
-    not changed since need not be named."""
-    max_new_tokens: int = 100
-    """Tokens to add at most."""
-    do_sample: bool | None = None
-    """Draw tokens rather than take the likeliest. Default: if another option below asks for a draw."""
-    temperature: float = 1.0
-    """Divides the logits before a draw; 0 takes the likeliest token."""
-    top_k: int = 50
-    """Draw among the k likeliest tokens; 0: among all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens whose probabilities reach p."""
-    min_p: float = 0.0
-    """Drop tokens less likely than min_p times the likeliest."""
-    repetition_penalty: float = 1.0
-    """Above 1: tokens already in the text become less likely."""
-    num_return_sequences: int = 1
-    """Continuations of each prompt."""
-    stop_strings: tuple[str, ...] = ()
-    """End the text after one of these."""
-    eos_token_id: int | None = None
-    """Token that ends a text. Default: end-of-text; -1: none."""
-    seed: int = 0
-    """Of the draws; text number i, counted from 0 through all prompts, uses seed + i."""
-    precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Format of the weights; the two smaller ones are faster and slightly inexact."""
-    compile: bool | None = None
-    """Generate machine code for the one-token step, seconds at the first use; needs a C++ compiler. Default: if that
-    pays."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    threads: int | None = None
-    """Processor threads. Default: torch's choice."""
-    strict: bool = False
-    """Refuse a prompt longer than the model's context instead of using its end."""
-    json: bool = False
-    """Print one JSON object: prompts, texts, ids, log-probabilities, seconds."""
-    quiet: bool = False
-    """Print the texts and errors only."""
 
 
 def main(argv: list[str]) -> None:

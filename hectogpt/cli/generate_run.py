@@ -14,7 +14,7 @@ import torch
 
 from hectogpt import errors, hardware
 from hectogpt.cli.console import note
-from hectogpt.cli.generate import GenerateArguments
+from hectogpt.cli.options import GenerateArguments
 from hectogpt.data import Tokenizer
 from hectogpt.display import printable
 from hectogpt.errors import UserError

@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     from hectogpt.api.full_run import is_modified
     from hectogpt.cli.train_run import train
 
-    train(run, options, is_modified(base, run), name)
+    train(run, name, is_modified(base, run), **vars(options))
 
 
 def parse(argv: list[str]) -> tuple[TrainOptions, Any, Any, str]:

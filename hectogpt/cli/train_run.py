@@ -5,7 +5,8 @@ Progress goes to stderr, the final table (or --json) to stdout.
 
 from __future__ import annotations
 
-import json
+from json import dumps
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -14,7 +15,6 @@ from rich.table import Table
 from hectogpt.api.full_run import PICTURE, find_corpus, label_of, run_to_folder, size_notes, tokens_of
 from hectogpt.api.progress import Progress
 from hectogpt.cli.console import output_console
-from hectogpt.cli.train import TrainOptions
 from hectogpt.data import Corpus
 from hectogpt.display import printable
 from hectogpt.lab.baseline_curves import Curve
@@ -23,21 +23,33 @@ from hectogpt.train import setup
 from hectogpt.train.run import Run
 
 
-def train(run: Run, options: TrainOptions, modified: bool, name: str) -> None:
-    """Train, score, print. Raises UserError."""
-    progress = Progress(options.quiet)
-    corpus = find_corpus(run, progress, options.encoding, options.force)
-    if options.dry_run:
-        dry_run(run, corpus, label_of(run, modified), progress)
+def train(
+    run: Run,
+    name: str,
+    modified: bool,
+    *,
+    out: Path | None,
+    prompt: str | None,
+    encoding: str,
+    force: bool,
+    json: bool,
+    quiet: bool,
+    dry_run: bool,
+) -> None:
+    """Train, score, print; the arguments after `modified` are the command's options. Raises UserError."""
+    progress = Progress(quiet)
+    corpus = find_corpus(run, progress, encoding, force)
+    if dry_run:
+        show_plan(run, corpus, label_of(run, modified), progress)
         return
-    done = run_to_folder(run, corpus, progress, name=name, modified=modified, out=options.out, prompt=options.prompt)
-    if options.json:
-        print(json.dumps(done.summary, allow_nan=False))
-    elif not options.quiet:
+    done = run_to_folder(run, corpus, progress, name=name, modified=modified, out=out, prompt=prompt)
+    if json:
+        print(dumps(done.summary, allow_nan=False))
+    elif not quiet:
         final_table(done.summary, done.baseline)
 
 
-def dry_run(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
+def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
     """Print the run's size, what it would read, and its fields."""
     for line in size_notes(run, corpus):
         progress.line(f"note: {line}")
@@ -45,7 +57,7 @@ def dry_run(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
     print(f"{label}: {setup.count_parameters(run, corpus):,} parameters")
     epochs = tokens / len(corpus.train)
     print(printable(f"{tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"))
-    print(json.dumps(dump(run), indent=2))
+    print(dumps(dump(run), indent=2))
 
 
 def final_table(summary: dict[str, Any], baseline: Curve | None) -> None:
