@@ -100,12 +100,17 @@ def test_a_small_budget_runs_one_seed_and_tells(
 
 
 def test_until_decided_runs_new_seeds_of_an_idea(tiny: Corpus, tmp_path: Path) -> None:
-    """With real trials: an idea that changes nothing ties after three seeds; its source is on the page."""
+    """With real trials after two recorded seeds: an idea that changes nothing ties; its source is on the page."""
     (tmp_path / "mine.py").write_text("def same(run):\n    return run\n", encoding="utf-8")
-    given = ["baseline", f"{tmp_path / 'mine.py'}:same", "--corpus", tiny.name, "--out", str(tmp_path / "r.jsonl")]
+    names = ["baseline", f"{tmp_path / 'mine.py'}:same"]
+    for arm in plan(names, sweep=SMALL, steps=2):
+        for seed in (0, 1):
+            append_record(tmp_path / "r.jsonl", record_of(tiny, arm, seed, 5.0))
+    given = [*names, "--corpus", tiny.name, "--out", str(tmp_path / "r.jsonl")]
     given += ["--threads", "1", "--steps", "2", "--until", "decided", "--html", str(tmp_path / "v.html"), "--json"]
     answer = json.loads(compare([*given, "--sweep", *SMALL]))
     assert answer["seeds"] == [0, 1, 2]
+    assert len(read_records(tmp_path / "r.jsonl")) == 6
     (verdict,) = answer["verdicts"]
     assert (verdict["word"], verdict["gain"]) == ("tie", 0.0)
     page = (tmp_path / "v.html").read_text(encoding="utf-8")
