@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,9 @@ def test_a_comparison_is_shown_as_a_table(compared: ComparisonResult) -> None:
     for result in compared.results:
         assert f"{result.dev.mean:.4f}" in text
         assert f"{result.dev.mean:.4f}" in html
-    assert compared.verdicts[0].text in text
+    verdict = compared.verdicts[0]
+    assert verdict.text in text
+    assert escape(verdict.text) in verdict._repr_html_()
     assert "against the rules of closed: 3 steps, not 100" in text
     assert repr(compared) == "<ComparisonResult baseline / baseline optim.lr=0.01>"
     assert text.splitlines()[0] == f"{compared.corpus}: dev loss, nats/token, 1 seed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 from hectogpt.lab.compare import Comparison, Result, short_name
@@ -86,6 +87,10 @@ class Verdict:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f"<p>{escape(self.text)}</p>"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: every field, with the costs' differences and ratios, and the text."""
