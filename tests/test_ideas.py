@@ -320,7 +320,9 @@ def f(run):
             "failed",
             "mine.py: Late.factor failed\nwhy: KeyError: 'k' (mine.py, line",
         ),
-        ("return 1.0 if step < 1 else exit(0)", "failed", "it called exit() (mine.py, line"),
+        pytest.param(
+            "return 1.0 if step < 1 else exit(0)", "failed", "it called exit() (mine.py, line", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_trial_that_goes_wrong_is_recorded_as_such(

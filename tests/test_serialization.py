@@ -76,7 +76,8 @@ def test_diff_names_exactly_the_fields_that_differ() -> None:
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError) as caught:
-        load_run(dump(recipes.recipe("adamw_128")) | change)  # without the classes of files that other tests have loaded
+        # load_run leaves out the classes of users' files that other tests have loaded.
+        load_run(dump(recipes.recipe("adamw_128")) | change)
     assert named in str(caught.value)
 
 
