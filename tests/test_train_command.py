@@ -185,7 +185,11 @@ def test_a_second_ctrl_c_stops_at_once(tokens: Path, tmp_path: Path) -> None:
     wait_for((tmp_path / "stopped" / "metrics.jsonl").exists)
     assert child.stderr is not None
     child.send_signal(signal.SIGINT)
-    told = "".join(iter(child.stderr.readline, "finishing this step (Ctrl-C again to stop at once)\n"))
+    told = ""
+    for line in child.stderr:
+        told += line
+        if line == "finishing this step (Ctrl-C again to stop at once)\n":
+            break
     child.send_signal(signal.SIGINT)
     _, stderr = child.communicate(timeout=60)
     assert child.returncode == 130, told + stderr

@@ -81,11 +81,8 @@ def run_to_folder(
     code is INTERRUPTED or TERMINATED if a signal ended the run.
     """
     with raise_on_signal():
-        folder, session = begin(run, corpus, modified, name, out)
+        folder, session = take_folder(run, corpus, progress, modified, name, out)
         with folder:
-            progress.line(f"{label_of(run, modified)}: {describe(session)}")
-            for line in size_notes(run, corpus):
-                progress.line(f"note: {line}")
             facts = {"modified": modified, "folder": str(folder.path)}
             run_steps(session, folder, progress, facts)
             try:
@@ -123,14 +120,20 @@ def tokens_of(run: Run) -> int:
     return run.steps * run.data.batch_size * run.data.seq_len
 
 
-def begin(run: Run, corpus: Corpus, modified: bool, name: str, out: Path | None) -> tuple[RunFolder, Session]:
-    """Take the run's folder, then build the model; if that fails, nothing of the folder is left."""
+def take_folder(
+    run: Run, corpus: Corpus, progress: Progress, modified: bool, name: str, out: Path | None
+) -> tuple[RunFolder, Session]:
+    """Take the run's folder, then build the model and say what will be done; if that fails, nothing of the folder is
+    left."""
     own_files = ideas.files_of(run)
     wanted = out or Path("runs") / name
     before = {path for path in (wanted, *wanted.parents) if path.exists()}
     folder = RunFolder.create(run, modified, name, out)
     try:
         session = Session.open(run, corpus)
+        progress.line(f"{label_of(run, modified)}: {describe(session)}")
+        for line in size_notes(run, corpus):
+            progress.line(f"note: {line}")
     except BaseException:
         (folder.path / RUN).unlink()
         with suppress(OSError):  # a folder that holds something else stays
@@ -139,7 +142,6 @@ def begin(run: Run, corpus: Corpus, modified: bool, name: str, out: Path | None)
                     path.rmdir()
         raise
     folder.keep_ideas(own_files)
-    folder.begin(session.machine)
     return folder, session
 
 
@@ -159,6 +161,7 @@ def run_steps(session: Session, folder: RunFolder, progress: Progress, facts: di
     and a summary are written."""
     run = session.run
     with stop_on_signal() as signals:
+        folder.begin(session.machine)
         try:
             for step in progress.follow(session.steps(), run.steps, StepLine(run)):
                 folder.add(step)
