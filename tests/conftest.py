@@ -1,7 +1,7 @@
 """What every room's tests share: options, the path to the textbook, one thread.
 
-`--slow` and `--network` run the tests marked so; `gpu` tests run where there is a CUDA device, `browser` tests where
-there is a Chromium. Skipped otherwise. Caches and settings go to a temporary home, never to the user's own.
+`--slow`, `--thorough` and `--network` run the tests marked so; `gpu` tests run where there is a CUDA device, `browser`
+tests where there is a Chromium. Skipped otherwise. Caches and settings go to a temporary home, never to the user's own.
 `--reference FOLDER` tests the three files in that folder, an unzipped submission say, in place of the checkout's.
 """
 
@@ -51,6 +51,7 @@ settings.load_profile("any machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow: minutes rather than seconds")
+    parser.addoption("--thorough", action="store_true", help="run the tests marked thorough, which .ci/run does")
     parser.addoption("--network", action="store_true", help="run the tests marked network: they need the hub")
     parser.addoption("--reference", type=Path, default=CHECKOUT / "reference", help="folder of the textbook's files")
 
@@ -72,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons = {
         "slow": None if config.getoption("--slow") else "minutes rather than seconds; run with --slow",
+        "thorough": None if config.getoption("--thorough") else "long chains of commands; run with --thorough",
         "network": None if config.getoption("--network") else "needs the hub; run with --network",
         "gpu": None if torch.cuda.is_available() else "no CUDA device",
         "browser": None if find_browser() else NO_BROWSER,

@@ -128,6 +128,7 @@ def test_the_package_of_commands_runs_as_a_module_too(tmp_path: Path) -> None:
     assert done.stdout == hectogpt("--version", cwd=tmp_path).stdout
 
 
+@pytest.mark.thorough
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     write_tokens(tmp_path / "stories.bin")
     arguments = ["train", "baseline", *TINY, "--corpus", "stories.bin"]

@@ -78,6 +78,7 @@ def test_until_decided_looks_seed_by_seed(tiny: Corpus, tmp_path: Path, capsys: 
     assert undecided["ended"] == "all of 2 seeds are run, not decided"
 
 
+@pytest.mark.thorough
 def test_a_small_budget_runs_one_seed_and_tells(
     tiny: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

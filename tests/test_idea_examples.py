@@ -81,6 +81,7 @@ def test_an_example_is_short_and_changes_what_it_says(kind: str) -> None:
 # --- the six kinds ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -> None:
     """In one comparison, which prints JSON and nothing else although one of the files prints as well."""
     for kind in KINDS:
@@ -110,6 +111,7 @@ def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -
 
 
 @pytest.mark.parametrize("kind", [pytest.param("optimizer", marks=pytest.mark.slow), "attention"])
+@pytest.mark.thorough
 def test_a_kind_from_the_first_command_to_the_last(folder: Path, kind: str) -> None:
     """Every command a process, as a user starts them."""
 
@@ -276,6 +278,7 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
 
 
+@pytest.mark.thorough
 def test_the_page_imports_what_it_was_told_alone(strange: Path) -> None:
     pytest.importorskip("marimo")
     program = [sys.executable, str(ROOT / "tests" / "programs" / "trained_page.py"), "--model", "made"]
@@ -312,6 +315,7 @@ def test_a_model_without_classes_of_the_idea_needs_no_file(here: Here, folder: P
 # --- the document -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_document_does_what_it_says(tmp_path: Path) -> None:
     """Every block of docs/add-an-idea.md, in order, in an empty folder."""
     text = (ROOT / "docs" / "add-an-idea.md").read_text(encoding="utf-8")

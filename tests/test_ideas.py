@@ -243,6 +243,7 @@ def comparison(corpus: Corpus, *names: str) -> Comparison:
     return Comparison(plan(names), [0], corpus, TRACKS["closed"], Path("records/compare.jsonl"))
 
 
+@pytest.mark.thorough
 def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write: Write) -> None:
     """An edit is another trial, undoing it finds the old one. The file may be edited while trials wait: each runs, and
     keeps, what was planned. Two files may define classes of one name."""
@@ -284,6 +285,7 @@ def trial_of(corpus: Corpus, name: str) -> Record:
     return found.perform(found.trials()[0])
 
 
+@pytest.mark.thorough
 def test_an_idea_that_prints_and_changes_the_process_harms_no_other_trial(corpus: Corpus, write: Write) -> None:
     write(
         """

@@ -43,6 +43,7 @@ def exported_cells() -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
+@pytest.mark.thorough
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "python.md").read_text(encoding="utf-8"), re.M | re.S)
     assert len(blocks) > 9
@@ -68,6 +69,7 @@ def test_the_exported_notebook_is_the_marimo_one() -> None:
     assert exported_cells() == [cell for cell in cells if not cell.startswith(("mo.md", "import marimo"))]
 
 
+@pytest.mark.thorough
 def test_the_exported_notebook_runs(tmp_path: Path) -> None:
     cells = [cell.replace("seeds=2", "seeds=1") for cell in exported_cells()]
     told = run([sys.executable, "-c", RUN_CELLS], tmp_path, json.dumps(cells))

@@ -61,6 +61,7 @@ for board in build_leaderboards(read_records(Path(sys.argv[1])), ladder_names())
 """
 
 
+@pytest.mark.thorough
 def test_the_same_bytes_on_a_simpler_processor(tmp_path: Path) -> None:
     """numpy picks its loops by the processor: two committed pictures once differed by a grey level in a few pixels."""
     from numpy._core._multiarray_umath import __cpu_dispatch__

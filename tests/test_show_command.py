@@ -28,6 +28,7 @@ def facts_of(text: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
+@pytest.mark.thorough
 def test_a_real_run_shows_what_was_changed(tmp_path: Path) -> None:
     write_tokens(tmp_path / "stories.bin")
     trained = hectogpt("train", "baseline", *TINY, "--corpus", "stories.bin", "--quiet", cwd=tmp_path)

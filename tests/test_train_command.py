@@ -178,6 +178,7 @@ def test_a_signal_keeps_what_was_learned(tokens: Path, tmp_path: Path, number: i
     assert (tmp_path / "stopped" / "model.safetensors").exists()
 
 
+@pytest.mark.thorough
 def test_a_second_ctrl_c_stops_at_once(tokens: Path, tmp_path: Path) -> None:
     arguments = ["train", "baseline", *TINY, "--out", "stopped", "--corpus", tokens]
     arguments += ["--steps", 100, "--data.batch-size", 256]

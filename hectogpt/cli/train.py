@@ -40,8 +40,8 @@ class TrainOptions:
 HELP = """\
 usage: hectogpt train [RECIPE | FILE.py:FUNCTION[@BASE]] [options]
 
-Trains a recipe (default: top, the ladder's highest rung), or a recipe changed by
-a function of your own; scores it on held-out text, and keeps its weights,
+Trains a recipe (default: top, the ladder's highest rung), or a recipe changed
+by a function of your own; scores it on held-out text, and keeps its weights,
 metrics, picture and summary in runs/RECIPE.
 
 Text
