@@ -26,8 +26,7 @@ def base_of(run: Run) -> Run:
     """What a run is shown as a difference to: its recipe; for an idea what it was applied to; else the baseline."""
     own = recipe_of(run)
     if own is None and ideas.is_idea(run.recipe):
-        last = run.recipe.rpartition("@")[2]
-        return recipes.recipe("top" if ideas.is_idea(last) else last)
+        return recipes.recipe(ideas.base_name(run.recipe))
     return own or recipes.recipe("baseline")
 
 

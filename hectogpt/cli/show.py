@@ -112,11 +112,11 @@ def find_differences(record: RunRecord) -> Differences:
     Loads torch, and runs nothing of the folder: where the run's classes are not known here, values are compared as they
     are in run.json.
     """
-    from hectogpt.lab import recipes
+    from hectogpt.lab import ideas, recipes
     from hectogpt.serialization import dump
     from hectogpt.train.run_folder import read_run
 
-    name = base_of(text_of(record.run.get("recipe")) or "")
+    name = ideas.base_name(text_of(record.run.get("recipe")) or "")
     try:
         base = recipes.recipe(name)
     except UserError as error:
@@ -129,14 +129,6 @@ def find_differences(record: RunRecord) -> Differences:
     return Differences(
         base.recipe, {field: pair for field, pair in fields.items() if field not in ("recipe", "ideas")}, note
     )
-
-
-def base_of(recipe: str) -> str:
-    """The recipe that a run is compared to: that of its name, or the one that FILE.py:FUNCTION@BASE names."""
-    if ".py:" not in recipe:
-        return recipe
-    base = recipe.rpartition("@")[2]
-    return "top" if ".py:" in base else base
 
 
 def compare(before: Any, after: Any, where: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:

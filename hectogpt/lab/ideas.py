@@ -239,3 +239,11 @@ def folder_name(name: str) -> str:
 def bases_for(names: Sequence[str]) -> str:
     """What ideas of a comparison are applied to: its first recipe, if that is not an idea itself; else the top."""
     return names[0] if names and not is_idea(names[0]) else "top"
+
+
+def base_name(recipe: str) -> str:
+    """The recipe that a run's idea was applied to, from the name of the run's recipe; any other name is itself."""
+    if not is_idea(recipe):
+        return recipe
+    last = recipe.rpartition("@")[2]
+    return "top" if is_idea(last) else last
