@@ -105,7 +105,7 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
         return [], [f"cannot read {root}: {error.strerror or error}"]
     for top in folders:
         below = [top] if (top / RUN).exists() else sorted(path.parent for path in top.rglob(RUN))
-        if not below:
+        if not below and top.name != "ideas":  # where `hectogpt compare` keeps the sources of ideas
             notes.append(f"{top} holds no run: it has no {RUN}")
         for folder in below:
             try:
