@@ -66,6 +66,7 @@ def test_what_cannot_be_asked_is_refused(arguments: list[str]) -> None:
     assert "error:" in done.stderr
 
 
+@pytest.mark.thorough
 def test_tiny_questions_run_and_are_recorded_only_where_asked(tmp_path: Path) -> None:
     results = ROOT / "results" / "bench.jsonl"
     before, out = results.read_bytes(), tmp_path / "bench.jsonl"

@@ -139,6 +139,7 @@ def compare(*arguments: str) -> str:
     return printed.getvalue()
 
 
+@pytest.mark.thorough
 def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path) -> None:
     """Killed in the second trial, the command started again does the second only and ends as if nothing happened."""
     out = tmp_path / "r.jsonl"
@@ -183,6 +184,7 @@ def test_a_signal_ends_the_trial_too(tiny: Corpus, tmp_path: Path) -> None:
     assert not (tmp_path / "r.jsonl").exists()
 
 
+@pytest.mark.thorough
 def test_a_crash_ends_with_code_1_and_the_whole_message(
     tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

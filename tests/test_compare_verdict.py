@@ -100,6 +100,7 @@ def test_a_small_budget_runs_one_seed_and_tells(
     assert f"page: {tmp_path / 'new' / 'v.html'}" in told
 
 
+@pytest.mark.thorough
 def test_until_decided_runs_new_seeds_of_an_idea(tiny: Corpus, tmp_path: Path) -> None:
     """With real trials after two recorded seeds: an idea that changes nothing ties; its source is on the page."""
     (tmp_path / "mine.py").write_text("def same(run):\n    return run\n", encoding="utf-8")

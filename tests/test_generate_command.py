@@ -41,6 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return Here(tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.thorough
 def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, tmp_path: Path) -> None:
     done = hectogpt("generate", run, "My fellow", "--max-new-tokens", "30", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

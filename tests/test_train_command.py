@@ -88,6 +88,7 @@ def test_others_may_read_what_the_umask_lets_them(
     assert {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "here").iterdir()} == dict.fromkeys(FILES, mode)
 
 
+@pytest.mark.thorough
 def test_quiet_json_and_dry_run(tokens: Path, tmp_path: Path, here: Here) -> None:
     quiet = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--quiet", "--out", "a", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
@@ -117,6 +118,7 @@ def test_the_folder_is_named_as_the_recipe_was_asked_for(tokens: Path, tmp_path:
     assert {read(p)["recipe"] for p in tmp_path.glob("runs/*/summary.json")} == {"soap_rare_tokens"}
 
 
+@pytest.mark.thorough
 def test_two_runs_that_start_together_keep_apart(tokens: Path, tmp_path: Path) -> None:
     command = ["train", "baseline", *TINY, "--corpus", tokens, "--json", "--quiet"]
     children = [start(*command, "--seed", seed, cwd=tmp_path) for seed in (1, 2)]
