@@ -5,7 +5,7 @@ Every room raises `UserError`; only the command line turns it into lines on stde
 
 from __future__ import annotations
 
-# Exit codes. 130 and 143 (SIGINT, SIGTERM) follow the shell's convention, 128 + signal number.
+# Exit codes. 129, 130 and 143 (SIGHUP, SIGINT, SIGTERM) follow the shell's convention, 128 + signal number.
 USAGE = 2
 DATA = 3
 CHECKPOINT = 4
@@ -14,6 +14,7 @@ DIVERGED = 6
 STORAGE = 7
 MEMORY = 8
 LOCKED = 9
+HANGUP = 129
 INTERRUPTED = 130
 TERMINATED = 143
 

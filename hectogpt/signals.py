@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while there is something to keep: raised at once, or collected until a step is done."""
+"""Ctrl-C, SIGTERM and SIGHUP while there is something to keep: raised at once, or collected until a step is done."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from hectogpt import errors
 
+# The exit code of each signal that ends a run. Windows has no SIGHUP, which tells that the terminal is gone.
+CODES: dict[int, int] = {signal.SIGINT: errors.INTERRUPTED, signal.SIGTERM: errors.TERMINATED}
+if hasattr(signal, "SIGHUP"):
+    CODES[signal.SIGHUP] = errors.HANGUP
+WORDS = {errors.INTERRUPTED: "interrupted", errors.TERMINATED: "terminated", errors.HANGUP: "hung up"}
+
 
 class Stopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM has arrived. `code` is the exit code that belongs to it."""
+    """SIGINT, SIGTERM or SIGHUP has arrived. `code` is the exit code that belongs to it."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -21,13 +27,13 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(number: int) -> int:
-    """The exit code after SIGINT or SIGTERM."""
-    return errors.INTERRUPTED if number == signal.SIGINT else errors.TERMINATED
+    """The exit code after SIGINT, SIGTERM or SIGHUP."""
+    return CODES[number]
 
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Within the context SIGINT and SIGTERM raise Stopped, so that both can be caught and say what is kept."""
+    """Within the context the signals raise Stopped, so that all can be caught and say what is kept."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
@@ -38,14 +44,17 @@ def raise_on_signal() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM so that the step under way can finish; a second SIGINT raises Stopped at once."""
+    """Collect the first signal so that the step under way can finish; the next one, whichever, raises Stopped."""
     received: list[int] = []
 
     def collect(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
+        if received:
             raise Stopped(number)
         received.append(number)
-        print("finishing this step (Ctrl-C again to stop at once)", file=sys.stderr)
+        # The terminal may be gone, which SIGHUP tells, or a line may be half printed: the run matters, not the words.
+        with suppress(OSError, ValueError, RuntimeError):
+            if sys.stderr is not None:
+                print("finishing this step (Ctrl-C again to stop at once)", file=sys.stderr)
 
     with _handling(collect):
         yield received
@@ -53,13 +62,19 @@ def stop_on_signal() -> Iterator[list[int]]:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle both signals by `handler`; in a thread other than the main one, which gets no signals, do nothing."""
+    """Handle the signals by `handler`; in a thread other than the main one, which gets no signals, do nothing.
+
+    SIGHUP stays ignored where the process was started so, as `nohup` does: such a run outlives its terminal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in CODES}
+    taken = [n for n, old in before.items() if not (n == getattr(signal, "SIGHUP", None) and old == signal.SIG_IGN)]
+    for number in taken:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for number in taken:
+            signal.signal(number, before[number] or signal.SIG_DFL)

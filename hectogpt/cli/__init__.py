@@ -11,12 +11,13 @@ import importlib
 import os
 import re
 import sys
+from contextlib import suppress
 from types import ModuleType
 
 from hectogpt import __version__, errors
 from hectogpt.display import printable
 from hectogpt.errors import UserError
-from hectogpt.signals import Stopped
+from hectogpt.signals import WORDS, Stopped
 
 # command: (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 EXIT_CODES = """Exit codes: 0 done, 2 usage, 3 data, 4 unusable checkpoint or model, 5 exactness impossible, 6 diverged,
-7 storage, 8 memory, 9 folder locked, 130 interrupted (Ctrl-C), 143 terminated."""
+7 storage, 8 memory, 9 folder locked, 129 hung up, 130 interrupted (Ctrl-C), 143 terminated."""
 
 # "set FIELD to VALUE" in an error's fix, as the layers below the command line write it.
 SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")
@@ -67,9 +68,10 @@ def main(argv: list[str] | None = None) -> None:
         print(printable(str(error)), file=sys.stderr)
         raise SystemExit(error.code) from None
     except KeyboardInterrupt as stop:
-        terminated = isinstance(stop, Stopped) and stop.code == errors.TERMINATED
-        print("terminated" if terminated else "interrupted", file=sys.stderr)
-        raise SystemExit(errors.TERMINATED if terminated else errors.INTERRUPTED) from None
+        code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
+        with suppress(OSError):  # after SIGHUP there may be no terminal to say it on
+            print(WORDS[code], file=sys.stderr)
+        raise SystemExit(code) from None
     except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None

@@ -1,0 +1,76 @@
+"""Ctrl-C, SIGTERM and SIGHUP: exit codes, the second signal, and what stays ignored."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from hectogpt.signals import WORDS, Stopped, exit_code, raise_on_signal, stop_on_signal
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+ALL = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.fixture(autouse=True)
+def _usual_handlers() -> Iterator[None]:
+    """The tests may themselves run under nohup, where SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("number", "code"), ALL)
+def test_a_signal_is_raised_with_its_exit_code(number: int, code: int) -> None:
+    with pytest.raises(Stopped) as stop, raise_on_signal():
+        signal.raise_signal(number)
+    assert stop.value.code == exit_code(number) == code
+    assert WORDS[code] in ("interrupted", "terminated", "hung up")
+
+
+@pytest.mark.parametrize(("second", "code"), ALL)
+def test_the_first_signal_is_collected_and_any_second_one_is_raised(
+    second: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stop_on_signal() as received:
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+        with pytest.raises(Stopped) as stop:
+            signal.raise_signal(second)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == "finishing this step (Ctrl-C again to stop at once)\n"
+
+
+def test_handlers_are_put_back() -> None:
+    before = {number: signal.getsignal(number) for number, _ in ALL}
+    with raise_on_signal(), stop_on_signal():
+        assert signal.getsignal(signal.SIGHUP) != before[signal.SIGHUP]
+    assert {number: signal.getsignal(number) for number, _ in ALL} == before
+
+
+def test_under_nohup_a_hangup_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with raise_on_signal(), stop_on_signal() as received:
+        signal.raise_signal(signal.SIGHUP)
+        assert received == []
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with stop_on_signal() as received:
+        signal.raise_signal(signal.SIGHUP)
+    assert received == [signal.SIGHUP]
+    monkeypatch.setattr(sys, "stderr", None)  # a stderr that was closed when Python started
+    with stop_on_signal() as received:
+        signal.raise_signal(signal.SIGTERM)
+    assert received == [signal.SIGTERM]
