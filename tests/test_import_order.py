@@ -20,7 +20,7 @@ MODEL = [
     ["lm_head", "pointer"],
     ["config"],
     ["attention"],
-    ["transformer"],
+    ["transformer", "safetensors_header"],
     ["weights"],
 ]
 TRAIN = [

@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hectogpt"
-GROUND = {"errors", "serialization", "files", "hardware", "worker", "idea_file", "display", "signals", "upward"}
+GROUND = {
+    "errors",
+    "serialization",
+    "files",
+    "hardware",
+    "worker",
+    "idea_file",
+    "display",
+    "signals",
+    "upward",
+    "json_files",
+}
 MAY_IMPORT = {
     "errors": set(),
     "serialization": set(),
@@ -22,6 +33,7 @@ MAY_IMPORT = {
     "display": set(),
     "signals": set(),
     "upward": set(),
+    "json_files": set(),
     "data": set(),
     "model": set(),
     "generate": {"model"},

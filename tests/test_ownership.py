@@ -147,7 +147,7 @@ def test_only_parallel_may_speak_to_other_processes_of_a_run() -> None:
 
 def test_ground_needs_the_standard_library_alone() -> None:
     """Torch is asked by hardware only, and only when somebody asks about a GPU."""
-    for name in ("errors.py", "serialization.py", "files.py", "hardware.py", "worker.py"):
+    for name in ("errors.py", "serialization.py", "files.py", "hardware.py", "worker.py", "json_files.py"):
         foreign = {n.split(".")[0] for n in imported(name)} & {"torch", "numpy", "scipy", "rich", "tyro"}
         assert foreign <= ({"torch"} if name == "hardware.py" else set()), name
         at_top = [node for node in tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -30,7 +30,18 @@ LAYERS: dict[str, tuple[str, str]] = {
     "model": ("the transformer, its head and loss", "#6e7781"),
 }
 # The ground: single files on the standard library that every layer may import, each after those that it imports.
-GROUND = ("errors", "serialization", "files", "hardware", "worker", "idea_file", "display", "signals", "upward")
+GROUND = (
+    "errors",
+    "json_files",
+    "serialization",
+    "files",
+    "hardware",
+    "worker",
+    "idea_file",
+    "display",
+    "signals",
+    "upward",
+)
 GROUND_COLOUR = "#57606a"
 GROUND_COLUMNS = -(-len(GROUND) // -(-len(GROUND) // 6))  # rows of at most six, of about equal length
 

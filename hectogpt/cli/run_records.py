@@ -15,11 +15,11 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
+from hectogpt.json_files import finite_or_none, read_json_object
 
 RUN, METRICS, SUMMARY = "run.json", "metrics.jsonl", "summary.json"
 PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
-LARGEST = 16 << 20  # bytes of JSON that are read; a run's own files have a few thousand
-DEEPEST = 50  # objects inside each other; a run's own files have about six
+FIX = "name a folder that `hectogpt train` wrote; `hectogpt list runs` shows those here"
 UNFINISHED = "unfinished"  # there is no summary.json: the run is under way, or it was killed
 
 
@@ -117,50 +117,11 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object of a run's folder; nan and infinity, which JSON lacks, are None. Raises UserError (CHECKPOINT)."""
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            raise _unreadable(path, "there is no such file" if not path.exists() else "it is not a regular file")
-        if path.stat().st_size > LARGEST:
-            raise _unreadable(path, f"it has {path.stat().st_size:,} bytes, a run's has a few thousand")
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None, parse_float=finite)
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from None
-    except RecursionError:
-        raise _unreadable(path, "its objects are nested too deeply") from None
-    except ValueError as error:
-        raise _unreadable(path, f"it is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise _unreadable(path, "it is not a JSON object")
-    if not _is_shallow(found):
-        raise _unreadable(path, "its objects are nested too deeply")
-    return found
-
-
-def _is_shallow(value: Any) -> bool:
-    """Whether a JSON value has at most DEEPEST objects and arrays inside each other."""
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _items(outer)]
-    return not level
-
-
-def _items(outer: dict[str, Any] | list[Any]) -> list[Any]:
-    return [*outer.values()] if isinstance(outer, dict) else outer
+    return read_json_object(path, nan_as_none=True, fix=FIX)
 
 
 def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(
-        f"cannot read {path}",
-        why=why,
-        fix="name a folder that `hectogpt train` wrote; `hectogpt list runs` shows those here",
-        code=errors.CHECKPOINT,
-    )
-
-
-def finite(literal: str) -> float | None:
-    """A number of a JSON file; None for 1e999 and its like."""
-    value = float(literal)
-    return value if math.isfinite(value) else None
+    return UserError(f"cannot read {path}", why=why, fix=FIX, code=errors.CHECKPOINT)
 
 
 def text_of(value: Any) -> str | None:
@@ -195,7 +156,7 @@ def read_last_row(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines[:-1]):  # what follows the last line end is a row that is being written
         try:
-            row = json.loads(line, parse_constant=lambda name: None, parse_float=finite)
+            row = json.loads(line, parse_constant=lambda name: None, parse_float=finite_or_none)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and count_of(row.get("step")) is not None:

@@ -1,0 +1,134 @@
+"""Files that somebody else may have written: opened only if they are regular, read only up to a size, parsed as JSON.
+
+Standard library only. Nothing here waits for a pipe, reads a device without end, or runs out of stack or memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+
+LARGEST = 16 << 20  # bytes of JSON that are read; our own files have a few thousand, GPT-2's tokenizer 1.4 million
+DEEPEST = 50  # objects inside each other; our own files have about six
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes. Raises OSError for what is not a regular file: a pipe, a device, a folder."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """All bytes of a regular file of at most `largest` bytes. Raises OSError, also for a larger file."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(largest + 1) if size <= largest else b""
+    if size > largest or len(content) > largest:
+        raise OSError(f"it has {max(size, len(content)):,} bytes, and at most {largest:,} are read")
+    return content
+
+
+def read_json_object(
+    path: Path,
+    *,
+    largest: int = LARGEST,
+    deepest: int = DEEPEST,
+    nan_as_none: bool = False,
+    fix: str = "",
+    code: int = errors.CHECKPOINT,
+) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    largest: bytes that are read at most. deepest: objects and arrays inside each other. nan_as_none: nan, infinity and
+    1e999, which JSON lacks, become None; otherwise they are refused.
+
+    Raises UserError (`code`, proposing `fix`) for a file that is missing, no regular file, too large, no UTF-8, no JSON
+    object, nested too deeply, or that names a key twice.
+    """
+    try:
+        return parse_json_object(read_bytes(path, largest), deepest=deepest, nan_as_none=nan_as_none)
+    except FileNotFoundError:
+        why = "there is no such file"
+    except OSError as error:
+        why = error.strerror or str(error)
+    except ValueError as error:
+        why = str(error)
+    raise UserError(f"cannot read {path}", why=why, fix=fix, code=code)
+
+
+def parse_json_object(content: bytes, *, deepest: int = DEEPEST, nan_as_none: bool = False) -> dict[str, Any]:
+    """The JSON object that `content` is, UTF-8. Raises ValueError with the reason for anything else, also for an object
+    that names a key twice."""
+    try:
+        found = json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_no_constant if not nan_as_none else lambda name: None,
+            parse_float=_finite if not nan_as_none else finite_or_none,
+        )
+    except RecursionError:
+        raise ValueError("its objects are nested too deeply") from None
+    except _OddError as error:
+        raise ValueError(str(error)) from None
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    if not is_shallow(found, deepest):
+        raise ValueError("its objects are nested too deeply")
+    return found
+
+
+class _OddError(ValueError):
+    """JSON that Python reads, but that nobody means."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise _OddError(f"it names {twice[:60]!r} twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise _OddError(f"it holds {name}, which is no JSON number")
+
+
+def _finite(literal: str) -> float:
+    value = float(literal)
+    if not math.isfinite(value):
+        raise _OddError(f"it holds the number {literal[:40]}, which is too large")
+    return value
+
+
+def finite_or_none(literal: str) -> float | None:
+    """A number of a JSON file; None for 1e999 and its like."""
+    value = float(literal)
+    return value if math.isfinite(value) else None
+
+
+def is_shallow(value: Any, deepest: int = DEEPEST) -> bool:
+    """Whether a JSON value has at most `deepest` objects and arrays inside each other."""
+    level = [value]
+    for _ in range(deepest + 1):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _items(outer)]
+    return not level
+
+
+def _items(outer: dict[str, Any] | list[Any]) -> list[Any]:
+    return [*outer.values()] if isinstance(outer, dict) else outer
