@@ -1,13 +1,17 @@
 """A child process that is asked one thing as JSON on its standard input and answers in lines of JSON on its output.
 
 What is run apart in this way cannot take the caller with it: a crash, a leak or an endless loop ends the child alone.
-Used for the trials of a comparison; the child's module calls `answer`.
+The caller takes the child with it, however it ends: the child's standard input stays open as long as the caller lives,
+and its end ends the child. Used for the trials of a comparison; the child's module calls `answer`.
+
+`python -m hectogpt.worker MODULE` is the child's side: it watches over the caller, and runs the module.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,10 +21,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
 LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
+_requests: SimpleQueue[bytes] = SimpleQueue()  # in the child: the line that it was sent
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,12 @@ def ask(
     """Run `python -m module` with `request` on its standard input and pass on each message that it prints.
 
     timeout: seconds after which the child is killed. The child is killed as well when this function is left by an
-    exception (Ctrl-C, an error in on_message). Processes that the child has started are killed with it. Lines that are
-    not JSON objects are the child's own output: they are kept with its last words.
+    exception (Ctrl-C, an error in on_message), and ends when this process dies. Processes that the child has started
+    are killed with it. Lines that are not JSON objects are the child's own output: they are kept with its last words.
     """
     with tempfile.TemporaryFile() as complaints:
         child = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", "hectogpt.worker", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
@@ -65,8 +71,9 @@ def ask(
         try:
             if timer:
                 timer.start()
-            with suppress(BrokenPipeError), child.stdin:  # broken: it ended before it read; the exit code tells
-                json.dump(request, child.stdin)
+            with suppress(BrokenPipeError):  # it ended before it read; the exit code tells
+                child.stdin.write(json.dumps(request, allow_nan=False) + "\n")
+                child.stdin.flush()  # and stays open: its end would tell that this process has died
             for line in child.stdout:
                 message = _message(line)
                 if message is None:
@@ -81,6 +88,8 @@ def ask(
                 _kill(child)
                 child.wait()
             child.stdout.close()
+            with suppress(BrokenPipeError):
+                child.stdin.close()
         complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - LAST_WORDS))
         last_words = complaints.read().decode("utf-8", errors="replace").strip()
     if late.is_set():
@@ -111,7 +120,7 @@ def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
 
     While the reply is made, `print` goes to standard error, so that a user's own code cannot break the protocol.
     """
-    request, lines = json.load(sys.stdin), sys.stdout
+    request, lines = json.loads(_requests.get()), sys.stdout
     sys.stdout = sys.stderr
     try:
         for message in _checked(reply(request)):
@@ -123,3 +132,33 @@ def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
 def _checked(messages: Iterable[dict[str, Any]]) -> Iterator[str]:
     for message in messages:
         yield json.dumps(message, allow_nan=False)
+
+
+def serve(module: str) -> None:
+    """The child's side: run the module as a program, and end with all that it has started when the caller dies."""
+    pipe = os.dup(0)  # a file descriptor that no process inherits which the module may start
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # code that reads standard input finds it empty, and does not wait
+    os.close(nothing)
+    threading.Thread(target=_watch, args=(pipe,), daemon=True).start()
+    sys.argv = [module]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _watch(pipe: int) -> None:
+    """Read the request; then wait for the end of the pipe, which only the caller's end closes."""
+    line = b""
+    while data := os.read(pipe, 1 << 16):
+        line += data
+        if line.endswith(b"\n"):
+            _requests.put(line)
+            line = b""
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    from hectogpt import worker  # this file a second time, as the module that `answer` is called in
+
+    worker.serve(sys.argv[1])

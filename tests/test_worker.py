@@ -130,13 +130,35 @@ def test_an_error_of_the_caller_ends_the_child() -> None:
     assert ended(pids[0])
 
 
+def test_code_that_reads_standard_input_finds_it_empty() -> None:
+    _, messages = ask("read")
+    assert messages == [{"read": ""}]
+
+
+def start_parent(what: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAMS)])}
+    program = [sys.executable, str(PROGRAMS / "parent.py"), what]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(program, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_child_ends_with_its_parent(number: int) -> None:
+    """D12: however the parent dies, and with what the child has started."""
+    with start_parent("leave a child") as parent:
+        assert parent.stdout is not None
+        pids = [int(parent.stdout.readline()) for _ in range(2)]
+        assert not any(map(ended, pids))
+        parent.send_signal(number)
+        parent.communicate(timeout=30)
+    assert parent.returncode == -number
+    wait_for(lambda: all(map(ended, pids)))
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_ends_the_child() -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAMS)])}
-    program = [sys.executable, str(PROGRAMS / "parent.py")]
-    with subprocess.Popen(
-        program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as parent:
+    with start_parent("hang") as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert not ended(pid)

@@ -36,6 +36,8 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for n in range(30000):
             print("line", n, "of many that nobody reads", file=sys.stderr)
         raise ValueError("the last words")
+    elif what == "read":
+        yield {"read": sys.stdin.read()}
     elif what == "hang":
         time.sleep(600)
     elif what == "leave a child":
