@@ -120,7 +120,7 @@ def load(kind: Any, data: Any, where: str = "") -> Any:
         return _load_dataclass(typing.cast(type, kind), data, where)
     if kind is float and isinstance(data, str) and data in ("inf", "-inf", "nan"):
         return float(data)
-    if kind is float and type(data) is int:
+    if kind is float and type(data) is int and abs(data) < 10**300:  # a larger one would be infinite
         return float(data)
     if isinstance(kind, type) and type(data) is kind:
         return data
@@ -162,9 +162,11 @@ def _load_dataclass(kind: type, data: Any, where: str) -> Any:
         current = current_name(kind, key)
         if current is None:
             continue
+        if current in values:
+            raise UserError(f"{where or kind.__name__}: {current} is given twice", why=f"once as {key!r}")
         if current not in names:
             raise UserError(
-                f"{where or kind.__name__}: unknown field {key!r}",
+                f"{where or kind.__name__}: unknown field {_shown(key)}",
                 why=f"{kind.__name__} has {', '.join(names)}",
                 fix=did_you_mean(key, names),
             )
@@ -184,7 +186,7 @@ def _class_named(name: str, base: type, where: str) -> type:
         return known[name]
     allowed = sorted({c.__name__ for c in known.values()})
     raise UserError(
-        f"{where or base.__name__}: unknown type {name!r}",
+        f"{where or base.__name__}: unknown type {_shown(name)}",
         why=f"it must be one of {', '.join(allowed)}",
         fix=did_you_mean(name, allowed),
     )
@@ -213,14 +215,20 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 def _misfit(where: str, kind: Any, data: Any) -> UserError:
     expected = getattr(kind, "__name__", str(kind))
     return UserError(
-        f"{where or 'value'}: {data!r} does not fit", why=f"expected {expected}, got {type(data).__name__}"
+        f"{where or 'value'}: {_shown(data)} does not fit", why=f"expected {expected}, got {type(data).__name__}"
     )
+
+
+def _shown(data: Any) -> str:
+    """A value of a file for a message, which a large value must not fill."""
+    text = repr(data)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the nearest known name, or the list of all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) <= 200 else []
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 

@@ -194,8 +194,8 @@ def test_no_tensor_stays_on_the_meta_device(kind: str) -> None:
 
 
 def test_a_state_that_does_not_fit_costs_no_memory() -> None:
-    """The check comes before the weights are allocated: this model would take 400 TB."""
-    huge = ModelConfig(1 << 20, 8, 8, 16, 1000)
+    """The check comes before the weights are allocated: this model would take 1.6 TB."""
+    huge = ModelConfig(1 << 16, 8, 8, 16, 1000)
     with pytest.raises(UserError, match=r"does not fit") as caught:
         model_of(huge, {"embeddings.weight": torch.zeros(2, 2)}, Path("some.safetensors"))
     assert caught.value.code == errors.CHECKPOINT

@@ -23,6 +23,7 @@ from hectogpt.errors import UserError
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
 VOCABULARY_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe itself
+LONGEST_TOKEN = 4096  # bytes; GPT-2's longest has 128. Merges that double the last one would fill the memory
 MAX_VOCABULARY = 65_535  # ids are stored as uint16
 END_OF_TEXT = "<|endoftext|>"
 
@@ -78,10 +79,11 @@ class Tokenizer:
                 merged = (left + right).translate(to_latin1).encode("latin-1")
             except ValueError:  # UnicodeEncodeError included: a character outside GPT-2's byte alphabet
                 merged = b""
-            if not merged or merged in ranks:
+            if not merged or merged in ranks or len(merged) > LONGEST_TOKEN:
                 raise UserError(
                     f"vocabulary {name}: merge {number} is malformed: {line[:40]!r}",
-                    why="expected two byte strings in GPT-2's spelling, one space between, not merged before",
+                    why="expected two byte strings in GPT-2's spelling, one space between, not merged before, together "
+                    f"at most {LONGEST_TOKEN:,} bytes",
                     fix="use an unmodified vocab.bpe",
                     code=errors.DATA,
                 )

@@ -60,14 +60,18 @@ def names(n_layers: int) -> Iterator[Name]:
             yield Name(f"h.{layer}.{name.theirs}", ours, name.transposed)
 
 
+def is_mask(name: str) -> bool:
+    """Whether a tensor of a Hugging Face file is one of the constants in old files."""
+    return MASKS.match(name.removeprefix(PREFIX)) is not None
+
+
 def to_ours(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
     """Rename, split and transpose a Hugging Face state dict, with or without the prefix. Mask constants are dropped.
 
     A head that the file lacks stays absent (it is tied). Names that are not in the table are kept, so that
     `check_tensors` reports them.
     """
-    left = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
-    left = {key: tensor for key, tensor in left.items() if not MASKS.match(key)}
+    left = {key.removeprefix(PREFIX): tensor for key, tensor in state.items() if not is_mask(key)}
     result: dict[str, Tensor] = {}
     for name in (*names(n_layers), HEAD):
         tensor = left.pop(name.theirs, None)

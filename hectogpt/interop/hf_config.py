@@ -12,7 +12,7 @@ from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm
 
 # The largest values that are believed: a damaged file must not make torch ask for terabytes.
-LARGEST = {"vocab_size": 10**7, "n_positions": 10**6, "n_embd": 10**5, "n_layer": 1000, "n_head": 10**4}
+LARGEST = {"vocab_size": 10**7, "n_positions": 10**6, "n_embd": 10**5, "n_layer": 500, "n_head": 10**4}
 # Settings that can change GPT-2's formulas, with the values that do not. The first value is the default.
 FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
@@ -41,7 +41,8 @@ def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelCon
             expected = " or ".join(json.dumps(value) for value in allowed)
             problems.append(f"{name} is {_shown(config, name)}, expected {expected}")
     inner = config.get("n_inner")
-    if inner is not None and (type(inner) is not int or inner != 4 * (config.get("n_embd") or 0)):
+    width = config.get("n_embd")
+    if inner is not None and not (type(inner) is type(width) is int and inner == 4 * width):
         problems.append(f"n_inner is {_shown(config, 'n_inner')}, expected null or 4 n_embd")
     epsilon = chosen["layer_norm_epsilon"]
     if type(epsilon) is not float or not 0 < epsilon < 1:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer, load_tokenizer
 from hectogpt.errors import UserError
+from hectogpt.json_files import read_bytes, read_json_object
+
+FIX = "use the vocab.json and merges.txt that the model came with"
+LARGEST_MERGES = 4 << 20  # bytes of merges.txt; GPT-2's has 456,318
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The folder's byte-level BPE, for a model of `vocab_size` ids; GPT-2's own if the folder has none and the size
     is GPT-2's.
 
-    Raises UserError (DATA) if the files describe another kind of tokenizer, contradict each other or exceed the model.
+    Raises UserError (DATA) if the files describe another kind of tokenizer, contradict each other, or have another
+    number of ids than the model.
     """
-    source = "tokenizer.json" if (folder / "tokenizer.json").exists() else "merges.txt"
-    if not (folder / source).exists():
+    source = "tokenizer.json" if os.path.lexists(folder / "tokenizer.json") else "merges.txt"
+    if not os.path.lexists(folder / source):
         own = load_tokenizer()
         if own.n_vocab == vocab_size:
             return own
@@ -29,8 +34,8 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         vocabulary: dict[str, Any] | None
         merges, vocabulary = _parse_tokenizer_json(folder / source)
     else:
-        merges = _read(folder / source).rstrip("\n").encode()
-        vocabulary = _json(folder / "vocab.json") if (folder / "vocab.json").exists() else None
+        merges = _read_merges(folder / source)
+        vocabulary = _json(folder / "vocab.json") if os.path.lexists(folder / "vocab.json") else None
     tokenizer = Tokenizer(merges, name=folder.name)
     if vocabulary is not None and vocabulary != tokenizer.vocabulary():
         expected = tokenizer.vocabulary()
@@ -39,10 +44,10 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         )
         raise _no_tokenizer(
             folder,
-            f"{odd!r} has id {vocabulary.get(odd)}, where GPT-2's rule (256 bytes, the merges in order, end-of-text) "
-            f"gives {expected.get(odd)}",
+            f"{odd[:60]!r} has id {repr(vocabulary.get(odd))[:40]}, where GPT-2's rule (256 bytes, the merges in "
+            f"order, end-of-text) gives {expected.get(odd)}",
         )
-    if tokenizer.n_vocab > vocab_size:
+    if tokenizer.n_vocab != vocab_size:  # a model with more ids would write some that no text belongs to
         raise _no_tokenizer(folder, f"it has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}")
     return tokenizer
 
@@ -60,7 +65,14 @@ def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
     vocabulary: Any = model.get("vocab")
     if not isinstance(merges, list) or not isinstance(vocabulary, dict):
         raise _no_tokenizer(path.parent, f"{path.name} lacks its merges or its vocabulary")
-    lines = [merge if isinstance(merge, str) else " ".join(map(str, merge)) for merge in merges]
+    lines = []
+    for number, merge in enumerate(merges, start=1):
+        pair = [merge] if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or not all(isinstance(part, str) and part.isprintable() for part in pair):
+            raise _no_tokenizer(
+                path.parent, f"merge {number} of {path.name} is {repr(merge)[:60]}, expected two strings"
+            )
+        lines.append(" ".join(pair))
     added = content.get("added_tokens")
     for token in added if isinstance(added, list) else []:
         if isinstance(token, dict) and isinstance(token.get("content"), str) and isinstance(token.get("id"), int):
@@ -68,23 +80,16 @@ def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
     return "\n".join(lines).encode(), vocabulary
 
 
-def _read(path: Path) -> str:
+def _read_merges(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path, LARGEST_MERGES).decode("utf-8").rstrip("\n").encode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}", why=str(error), code=errors.DATA) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}", why=str(error), code=errors.DATA) from None
-    if not isinstance(content, dict):
-        raise UserError(f"cannot read {path}", why="it is not a JSON object", code=errors.DATA)
-    return content
+    return read_json_object(path, fix=FIX, code=errors.DATA)
 
 
 def _no_tokenizer(folder: Path, why: str) -> UserError:
-    fix = "use the vocab.json and merges.txt that GPT-2 came with"
-    return UserError(f"no usable tokenizer in {folder}", why=why, fix=fix, code=errors.DATA)
+    return UserError(f"no usable tokenizer in {folder}", why=why, fix=FIX, code=errors.DATA)

@@ -21,13 +21,13 @@ def fetch(name: str) -> Path:
     """
     by_hand = f"copy {', '.join(FILES[:4])} into a folder and name that folder"
     if not HUB_NAME.match(name):
-        raise UserError(f"no folder {name!r}", why="and it cannot be a name on the hub", fix=by_hand)
+        raise UserError(f"no folder {name[:200]!r}", why="and it cannot be a name on the hub", fix=by_hand)
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise UserError(
-            f"no folder {name!r}",
+            f"no folder {name[:200]!r}",
             why="to look for it on the hub, the package huggingface_hub is needed",
             fix=f"python -m pip install 'hectogpt[hf]', or {by_hand}",
         ) from None

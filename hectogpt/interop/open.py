@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_tokenizer import read_tokenizer
 from hectogpt.interop.hf_weights import load_gpt2
 from hectogpt.interop.hub import fetch
+from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, load_model, read_config
@@ -23,22 +24,27 @@ from hectogpt.serialization import classes_of, load
 
 
 def open_model(
-    name_or_folder: str | Path, *, download: bool = False, idea: Path | str | Sequence[Path | str] = ()
+    name_or_folder: str | Path,
+    *,
+    download: bool = False,
+    idea: Path | str | Sequence[Path | str] = (),
+    note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Transformer, Tokenizer]:
     """The model, on the CPU and in evaluation mode, and its tokenizer.
 
     name_or_folder: a folder; with `download` also a name on the hub, such as "gpt2" or "openai-community/gpt2".
     idea: the user's own file that defines classes of the model, or several. They are imported, which runs them. Without
         it, only a file is imported that the user has run here before and that is still where it was, unchanged.
+    note: is told, in a sentence, that the weights of a Hugging Face folder had to be converted.
 
     Raises UserError: CHECKPOINT for a folder that is missing, damaged or no GPT-2; DATA for its tokenizer; USAGE for
     what cannot be a name on the hub.
     """
     folder = Path(name_or_folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False, and no error, also for what cannot be a path
         if not download:
             raise UserError(
-                f"no model in {folder}",
+                f"no model in {str(folder)[:200]}",
                 why="there is no such folder",
                 fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
                 code=errors.CHECKPOINT,
@@ -50,7 +56,7 @@ def open_model(
         with classes_of(_import_ideas(folder, config, [read_idea(path) for path in named])):
             model = load_model(folder)
     else:
-        model = load_gpt2(folder)
+        model = load_gpt2(folder, note)
     return model, read_tokenizer(folder, model.config.vocab_size)
 
 
@@ -100,7 +106,7 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
 def _advice(folder: Path, sources: Sequence[Source]) -> str:
     """How to go on without files that a folder names."""
     copies = [folder / source.file for source in sources]
-    if not all(copy.is_file() for copy in copies):
+    if not all(os.path.isfile(copy) for copy in copies):
         return f"ask for {', '.join(source.file for source in sources)} where the folder comes from"
     them = "it" if len(copies) == 1 else "them"
     return (
@@ -120,9 +126,9 @@ def _is_readable(config: dict[str, Any], ideas: Sequence[str]) -> bool:
 
 def ideas_of(folder: Path) -> list[Source]:
     """The users' own files that made a run, as its folder tells. They are names and hashes; nothing is imported."""
-    with contextlib.suppress(OSError, ValueError):
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        listed = record.get("ideas", []) if isinstance(record, dict) else []
+    with contextlib.suppress(UserError):
+        listed = read_json_object(folder / "run.json", nan_as_none=True).get("ideas")
+        listed = listed if isinstance(listed, list) else []
         found = [
             [str(item.get(name)) for name in ("file", "path", "sha256")] for item in listed if isinstance(item, dict)
         ]

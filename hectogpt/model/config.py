@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,6 +11,10 @@ from hectogpt.model.inputs import InputPart
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import GELU, Activation, AttentionPart, LayerNorm, LearnedPositions, Norm, Positions
 from hectogpt.model.pointer import PointerHead
+
+# Larger models are refused before anything is built for them: a damaged file must not cost minutes or terabytes.
+LARGEST = {"d_model": 10**5, "n_heads": 10**4, "n_layers": 500, "context_length": 10**6, "vocab_size": 10**7}
+MOST_PARTS = 100  # in each of inputs, value_embeddings and attention_parts
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,17 @@ class ModelConfig:
     pointer: PointerHead | None = None
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "n_heads", "context_length", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} = {getattr(self, name)}", why="it must be at least 1")
-        if self.n_layers < 0:
-            raise UserError(f"model.n_layers = {self.n_layers}", why="it must not be negative")
+        for name, most in LARGEST.items():
+            value, least = getattr(self, name), 0 if name == "n_layers" else 1
+            if value < least:
+                why = "it must not be negative" if least == 0 else "it must be at least 1"
+                raise UserError(f"model.{name} = {value}", why=why)
+            if value > most:
+                raise UserError(f"model.{name} = {_shown(value)}", why=f"it must be at most {most:,}")
+        for name in ("inputs", "value_embeddings", "attention_parts"):
+            if len(getattr(self, name)) > MOST_PARTS:
+                n_parts = len(getattr(self, name))
+                raise UserError(f"model.{name} has {n_parts:,} parts", why=f"it may have at most {MOST_PARTS}")
         if self.d_model % self.n_heads:
             divisors = [n for n in range(1, min(self.d_model, 1024) + 1) if self.d_model % n == 0]
             raise UserError(
@@ -98,3 +109,13 @@ class Init:
     linear: float = 0.02
     residual: float | None = None
     head: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "position", "linear", "residual", "head"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:  # NaN compares false
+                raise UserError(f"init.{name} = {value}", why="a standard deviation is finite and not negative")
+
+
+def _shown(value: int) -> str:
+    return f"{value:,}" if value < 10**15 else f"a number of {value.bit_length()} bits"

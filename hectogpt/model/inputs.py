@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hectogpt.errors import UserError
 from hectogpt.model.parts import Norm
 from hectogpt.serialization import Value
 
@@ -144,6 +145,11 @@ class NgramHash(InputPart):
     order: int = 2
     rows: int = 65536
     common: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, most in (("order", self.order, 64), ("rows", self.rows, 2**31)):
+            if not 1 <= value <= most:
+                raise UserError(f"NgramHash.{name} = {value}", why=f"it must lie between 1 and {most:,}")
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
         return NgramHashLayer(self.order, self.rows, d_model, self.common)

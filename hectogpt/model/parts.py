@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.serialization import Value
 
@@ -143,6 +144,14 @@ class SinusoidalPositions(Positions):
                 why="sines and cosines come in pairs, so d_model must be even",
                 fix=f"set model.d_model to {d_model + 1}",
             )
+        need, have = 3 * 8 * context_length * d_model, hardware.free_memory()  # the angles, their sines, their cosines
+        if need > have:
+            raise UserError(
+                f"a table of {context_length:,} sinusoidal positions with {d_model:,} dimensions does not fit",
+                why=f"making it takes {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+                fix="set model.context_length to a smaller number",
+                code=errors.MEMORY,
+            )
         return SinusoidalPositionsLayer(context_length, d_model, self.base)
 
 
@@ -203,6 +212,10 @@ class Rotary(QKPart):
 
     base: float = 10000.0
     fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction <= 1:
+            raise UserError(f"Rotary.fraction = {self.fraction}", why="it is a share of the dimensions, from 0 to 1")
 
     def build(self, n_heads: int, d_head: int) -> nn.Module:
         return RotaryLayer(d_head, self.base, self.fraction)

@@ -5,7 +5,11 @@ Only numbers are read back, never code; a file that does not match its config is
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +17,62 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from hectogpt import errors
+from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import replacing, write_atomic
+from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
+from hectogpt.model.safetensors_header import check_header
 from hectogpt.model.transformer import Transformer
-from hectogpt.serialization import dump, load
+from hectogpt.serialization import IDEA_MODULE, dump, load
 
 MODEL_TYPE = "hectogpt"
+LARGEST_CONFIG = 1 << 20  # bytes of a config.json; ours have about 700
 
 
 def save_model(model: Transformer, folder: Path) -> None:
     """Write config.json and model.safetensors, each complete or not at all. Raises UserError (STORAGE)."""
     config = {"model_type": MODEL_TYPE} | dump(model.config)
     write_atomic(folder / "config.json", json.dumps(config, indent=2, allow_nan=False) + "\n")
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    if model.config.lm_head.tied:
-        del state["lm_head.weight"]  # one tensor, stored once; the config says that it is shared
     path = folder / "model.safetensors"
     try:
         with replacing(path) as temporary:
-            save_file(state, temporary, metadata={"format": "pt"})
+            save_file(saved_tensors(model), temporary, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {path}", why=str(error), code=errors.STORAGE) from None
+
+
+def saved_tensors(model: Transformer) -> dict[str, torch.Tensor]:
+    """Copies of the model's tensors on the CPU, by their names in files."""
+    state = {name: copied(tensor) for name, tensor in model.state_dict().items()}
+    if model.config.lm_head.tied:
+        del state["lm_head.weight"]  # one tensor, stored once; the config says that it is shared
+    return state
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy on the CPU."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def load_tensors(model: Transformer, state: dict[str, torch.Tensor]) -> None:
+    """Give a model that is built already, on whatever device, the tensors that `saved_tensors` took of its like.
+
+    Raises UserError (CHECKPOINT) for tensors of another model.
+    """
+    if model.config.lm_head.tied and "embeddings.weight" in state:
+        state = state | {"lm_head.weight": state["embeddings.weight"]}
+    check_tensors(model, state, Path("the checkpoint"))
+    model.load_state_dict(state)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json as a dict. Raises UserError (code CHECKPOINT) if there is none or it is not JSON."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"no model in {folder}",
-            why="it has no config.json",
-            fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
-            code=errors.CHECKPOINT,
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}", why=str(error), code=errors.CHECKPOINT) from None
-    if not isinstance(config, dict):
-        raise UserError(f"cannot read {path}", why="it is not a JSON object", code=errors.CHECKPOINT)
-    return config
+    fix = "name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout"
+    if not os.path.lexists(path):
+        raise UserError(f"no model in {folder}", why="it has no config.json", fix=fix, code=errors.CHECKPOINT)
+    return read_json_object(path, largest=LARGEST_CONFIG, fix=fix)
 
 
 def load_model(folder: Path) -> Transformer:
@@ -71,16 +89,22 @@ def load_model(folder: Path) -> Transformer:
 
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:
     """The model with these weights, which `path` held, on the CPU, in evaluation mode. Everything is checked before
-    memory is taken. Raises UserError (CHECKPOINT)."""
+    memory is taken: names, shapes and dtypes on the meta device, then whether all numbers are finite.
+
+    A state whose floating-point numbers are all float64, as a run in float64 saves it, gives a model in float64. No
+    number is converted. Raises UserError (CHECKPOINT).
+    """
     if config.lm_head.tied and "embeddings.weight" in state:
         state = state | {"lm_head.weight": state["embeddings.weight"]}
-    with torch.device("meta"):
+    check_sizes(config, state, path)
+    with building(path), torch.device("meta"):
         model = Transformer(config)
-    model.fit_to(state)
-    check_tensors(model, state, path)
+        model.fit_to(state)
+    in_float64 = all(t.dtype == torch.float64 for t in state.values() if t.is_floating_point())
+    check_tensors(model, state, path, torch.float64 if in_float64 else torch.float32)
     unsaved = [m._buffers[name] for m in model.modules() for name in m._non_persistent_buffers_set]
     if any(buffer is not None and buffer.is_meta for buffer in unsaved):  # a part computes it: build the part for real
-        with torch.random.fork_rng(devices=[]):  # its first weights are replaced at once
+        with building(path), torch.random.fork_rng(devices=[]):  # its first weights are replaced at once
             model = Transformer(config)
         model.fit_to(state)
     model.load_state_dict(state, assign=True)
@@ -89,28 +113,86 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     return model.eval()
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file. Raises UserError (code CHECKPOINT) if it is missing or damaged."""
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[None]:
+    """Turn what torch raises for sizes that no model has into a UserError (CHECKPOINT). Errors of a user's own file
+    pass as they are, so that their line can be named."""
     try:
+        yield
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
+        modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if any(module.startswith(IDEA_MODULE) for module in modules):
+            raise
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(
+            f"cannot build the model of {path.parent / 'config.json'}", why=why[:200], code=errors.CHECKPOINT
+        ) from None
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file. Raises UserError: CHECKPOINT if it is missing or damaged, MEMORY if it is
+    larger than the memory that is free."""
+    check_header(path)
+    try:
+        need, have = path.stat().st_size, hardware.free_memory()
+        if need > have:
+            raise UserError(
+                f"{path} does not fit into memory",
+                why=f"it has {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+                fix="close other programs, or use a machine with more memory",
+                code=errors.MEMORY,
+            )
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read {path}", why=str(error), code=errors.CHECKPOINT) from None
 
 
-def check_tensors(model: Transformer, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Refuse a state whose names, shapes or numbers do not fit the model, naming the first few differences."""
+def check_sizes(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse a config whose main sizes are not those of the weights, before a module is built for it."""
+    table, head = state.get("embeddings.weight"), state.get("lm_head.weight")
+    expected = (config.vocab_size, config.d_model)
+    layers = len({name.split(".")[1] for name in state if name.startswith("backbone.")})
+    problems = [] if table is not None else ["embeddings.weight is missing"]
+    if table is not None and tuple(table.shape) != expected:
+        problems.append(f"embeddings.weight has shape {tuple(table.shape)}, expected {expected}")
+    if head is not None and (head.dim() != 2 or head.shape[1] != config.d_model):
+        problems.append(f"lm_head.weight has shape {tuple(head.shape)}, expected {expected}")
+    if layers != config.n_layers:
+        problems.append(f"it has tensors of {layers} layers, expected {config.n_layers}")
+    _refuse(problems, path)
+
+
+def check_tensors(
+    model: Transformer, state: dict[str, torch.Tensor], path: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Refuse a state whose names, shapes, dtypes or numbers do not fit the model, naming the first few differences.
+
+    dtype: that of the floating-point tensors; None: the model's own.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    dtypes = {
+        name: dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        for name, tensor in model.state_dict().items()
+    }
     problems = [f"{name} is missing" for name in expected if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(tensor.shape)}, expected {expected[name]}"
-        for name, tensor in state.items()
-        if name in expected and tuple(tensor.shape) != expected[name]
-    ]
+    problems += [f"{name[:80]} is unknown" for name in state if name not in expected]
+    for name, tensor in state.items():
+        if name in expected and tuple(tensor.shape) != expected[name]:
+            problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {expected[name]}")
+        if name in expected and tensor.dtype != dtypes[name]:
+            problems.append(f"{name} has the dtype {_short(tensor.dtype)}, expected {_short(dtypes[name])}")
     if not problems:
         problems += [f"{name} is not finite" for name, tensor in state.items() if not tensor.isfinite().all()]
+    _refuse(problems, path)
+
+
+def _refuse(problems: list[str], path: Path) -> None:
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise UserError(
             f"{path} does not fit its config.json", why="; ".join(problems[:5]) + more, code=errors.CHECKPOINT
         )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
