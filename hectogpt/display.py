@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
+
+
+class Unfailing:
+    """A stream for remarks and progress: a write that fails, because the disk behind it is full or the terminal gone,
+    is silently dropped. Without a stream it writes to what sys.stderr is at the time."""
+
+    def __init__(self, stream: Any = None) -> None:
+        self._chosen = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chosen or sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        """Write the text if that can be done; returns its length."""
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what is buffered if that can be done."""
+        self._try("flush")
+
+    def _try(self, name: str, *arguments: str) -> None:
+        stream = self._chosen or sys.stderr
+        try:
+            if stream is not None:
+                getattr(stream, name)(*arguments)
+        except (OSError, ValueError):  # ValueError: it is closed
+            pass
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,10 @@ Every room raises `UserError`; only the command line turns it into lines on stde
 
 from __future__ import annotations
 
+from hectogpt.display import printable
+
 # Exit codes. 129, 130 and 143 (SIGHUP, SIGINT, SIGTERM) follow the shell's convention, 128 + signal number.
+BUG = 1  # also: a check that failed, of `hectogpt doctor` say
 USAGE = 2
 DATA = 3
 CHECKPOINT = 4
@@ -34,5 +37,8 @@ class UserError(Exception):
         self.what, self.why, self.fix, self.kept, self.code = what, why, fix, kept, code
 
     def __str__(self) -> str:
+        """The error as it is shown. Names of files come from others: their control characters are made visible, and
+        no further line of a text begins where a line of ours does."""
         parts = [("error", self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]
-        return "\n".join(f"{name}: {text}" for name, text in parts if text)
+        lines = [f"{name}: {text}" for name, text in parts if text]
+        return printable("\n".join(line.replace("\n", "\n  ") for line in lines))

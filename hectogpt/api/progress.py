@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from hectogpt.display import printable
+from hectogpt.display import Unfailing, printable
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, quiet: bool, lines: int = 100) -> None:
         self.quiet, self.lines = quiet, lines
-        self.console = Console(stderr=True, force_jupyter=False)
+        self.console = Console(file=cast(TextIO, Unfailing()), force_jupyter=False)
 
     def line(self, text: str) -> None:
         """Print one line."""

@@ -11,13 +11,12 @@ import importlib
 import os
 import re
 import sys
-from contextlib import suppress
 from types import ModuleType
 
 from hectogpt import __version__, errors
-from hectogpt.display import printable
+from hectogpt.cli.streams import steady_streams
 from hectogpt.errors import UserError
-from hectogpt.signals import WORDS, Stopped
+from hectogpt.signals import WORDS, Stopped, raise_on_signal
 
 # command: (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -35,8 +34,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("hectogpt.cli.completion", "print a completion script for bash, zsh or fish"),
 }
 
-EXIT_CODES = """Exit codes: 0 done, 2 usage, 3 data, 4 unusable checkpoint or model, 5 exactness impossible, 6 diverged,
-7 storage, 8 memory, 9 folder locked, 129 hung up, 130 interrupted (Ctrl-C), 143 terminated."""
+EXIT_CODES = """Exit codes: 0 done, 1 a bug or a failed check, 2 usage, 3 data, 4 unusable
+checkpoint or model, 5 exactness impossible, 6 diverged, 7 storage, 8 memory,
+9 folder locked, 129 hung up, 130 interrupted (Ctrl-C), 143 terminated."""
 
 # "set FIELD to VALUE" in an error's fix, as the layers below the command line write it.
 SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")
@@ -44,7 +44,7 @@ SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")
 
 def usage() -> str:
     """The text of `hectogpt --help`."""
-    lines = ["usage: hectogpt COMMAND [options]        hectogpt COMMAND --help tells the options", ""]
+    lines = ["usage: hectogpt COMMAND [options]      hectogpt COMMAND --help tells the options", ""]
     lines += [f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
     lines += ["", "  --version   print the version", "  --debug     show the traceback of an error", ""]
     lines += ["Start with:  hectogpt train", "", EXIT_CODES]
@@ -59,28 +59,27 @@ def main(argv: list[str] | None = None) -> None:
     # Threads that wait for each other by spinning slow down everything else on a busy machine, and with it themselves:
     # beside five busy processes a step took 6 s spinning and 3 s not. libgomp reads this once, when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    try:
-        _run(arguments)
-        sys.stdout.flush()
-    except UserError as error:
-        if debug:
-            raise
-        print(printable(str(error)), file=sys.stderr)
-        raise SystemExit(error.code) from None
-    except KeyboardInterrupt as stop:
-        code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
-        with suppress(OSError):  # after SIGHUP there may be no terminal to say it on
+    with steady_streams():
+        try:
+            with raise_on_signal():
+                _run(arguments)
+                sys.stdout.flush()
+        except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
+            raise SystemExit(0) from None
+        except KeyboardInterrupt as stop:
+            code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
             print(WORDS[code], file=sys.stderr)
-        raise SystemExit(code) from None
-    except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-    except (Exception, SystemExit) as error:
-        told = None if debug else _explain(error)
-        if told is None:
-            raise
-        print(printable(str(told)), file=sys.stderr)
-        raise SystemExit(told.code) from None
+            raise SystemExit(code) from None
+        except (Exception, SystemExit) as error:
+            told = error if isinstance(error, UserError) else _explain(error)
+            if debug or (told is None and isinstance(error, SystemExit)):
+                raise
+            if told is None:
+                from hectogpt.cli.last_resort import tell
+
+                told = tell(error, arguments)
+            print(told, file=sys.stderr)
+            raise SystemExit(told.code) from None
 
 
 def _explain(error: BaseException) -> UserError | None:

@@ -1,0 +1,270 @@
+"""What no command may be ended by: odd characters, a full or missing stdout or stderr; and how a bug is told."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from command import HECTOGPT, TINY, environment, hectogpt, write_tokens
+
+from hectogpt import cli, errors
+from hectogpt.cli import last_resort, main
+from hectogpt.cli.streams import steady_streams
+from hectogpt.display import Unfailing
+from hectogpt.errors import UserError
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+
+
+class Failing(io.StringIO):
+    """A stream behind which the disk is full, or the terminal gone."""
+
+    def __init__(self, number: int = errno.ENOSPC) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+# --- how an error is told ---------------------------------------------------------------------------------------------
+
+
+def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
+    """D15: names of files come from others."""
+    error = UserError("cannot read a\x1b]0;pwn\x07\nerror: b\udcff.txt", why="\x9b31m", fix="\u202e", kept="é")
+    assert str(error).splitlines() == [
+        "error: cannot read a\\x1b]0;pwn\\x07",
+        "  error: b\\udcff.txt",
+        "why: \\x9b31m",
+        "fix: \\u202e",
+        "kept: é",
+    ]
+
+
+def test_help_fits_a_screen() -> None:
+    lines = cli.usage().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    codes = {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
+    assert all(f" {code} " in cli.usage().replace("\n", " ") for code in codes)
+
+
+# --- bugs -------------------------------------------------------------------------------------------------------------
+
+
+def command_that(raises: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `hectogpt broken` raise."""
+
+    def run(argv: list[str]) -> None:
+        raise raises
+
+    module = ModuleType("broken")
+    module.main = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "broken", module)
+    monkeypatch.setitem(cli.COMMANDS, "broken", ("broken", "raises"))
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(["broken", *arguments])
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "Traceback" not in told.err
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, told.err
+
+
+def test_a_bug_is_told_in_one_error_and_reported_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SECRET_OF_THE_TEST", "do-not-tell-this")
+    command_that(KeyError("no\x1bkey"), monkeypatch)
+    code, told = failed(capsys, "--corpus", "a b.txt")
+    (report,) = (tmp_path / "cache" / "reports").iterdir()
+    assert (code, told.splitlines()) == (
+        errors.BUG,
+        [
+            "error: this is a bug in hectogpt",
+            "why: KeyError: 'no\\x1bkey'",
+            f"fix: the report of it is {report}; --debug shows the traceback",
+        ],
+    )
+    text = report.read_text(encoding="utf-8")
+    assert "command:  hectogpt broken --corpus 'a b.txt'" in text
+    assert "Traceback" in text
+    assert "KeyError" in text
+    assert "Python 3." in text
+    assert "do-not-tell-this" not in text
+    assert "\x1b" not in text
+    with pytest.raises(KeyError):
+        main(["broken", "--debug"])
+
+
+def test_a_report_goes_elsewhere_if_the_cache_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    command_that(ZeroDivisionError(), monkeypatch)
+    code, told = failed(capsys)
+    (report,) = (tmp_path / "tmp").iterdir()
+    assert code == errors.BUG
+    assert str(report) in told
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere" / "tmp"))
+    monkeypatch.setattr(Path, "mkdir", lambda *a, **k: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    code, told = failed(capsys)
+    assert (code, told) == (
+        errors.BUG,
+        "error: this is a bug in hectogpt\nwhy: ZeroDivisionError\nfix: --debug shows the traceback\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "named"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a\x1bb"), errors.STORAGE, "cannot use a\\x1bb"),
+        (OSError(errno.EACCES, "Permission denied"), errors.STORAGE, "why: Permission denied"),
+        (MemoryError(), errors.MEMORY, "out of memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't"), errors.MEMORY, "smaller"),
+        (RecursionError("maximum recursion depth exceeded"), errors.BUG, "RecursionError: maximum"),
+        (OSError("of no number"), errors.BUG, "OSError: of no number"),
+    ],
+)
+def test_a_full_disk_and_full_memory_are_no_bugs(
+    raised: BaseException,
+    code: int,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    command_that(raised, monkeypatch)
+    found, told = failed(capsys)
+    assert found == code
+    assert named in told
+    assert (tmp_path / "cache").exists() == (code == errors.BUG)
+
+
+def test_a_long_message_is_shortened() -> None:
+    assert last_resort.one_line(ValueError("x" * 1000 + "\nmore")).endswith("xxx...")
+    assert len(last_resort.one_line(ValueError("x" * 1000))) == 300
+    assert last_resort.one_line(ValueError("\n")) == "ValueError"
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stderr_that_fails_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D18."""
+    for number in (errno.ENOSPC, errno.EIO, errno.EPIPE):
+        monkeypatch.setattr(sys, "stderr", Failing(number))
+        print("progress", file=Unfailing(), flush=True)
+        with steady_streams():
+            print("progress", file=sys.stderr, flush=True)
+
+
+def test_a_stdout_that_fails_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D6: `train > /dev/full`."""
+    monkeypatch.setattr(sys, "stdout", Failing())
+    with pytest.raises(UserError, match="standard output") as caught, steady_streams():
+        print("result")
+    assert caught.value.code == errors.STORAGE
+    monkeypatch.setattr(sys, "stdout", Failing(errno.EPIPE))
+    with pytest.raises(BrokenPipeError), steady_streams():
+        print("result")
+
+
+def test_streams_that_are_closed_take_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with steady_streams():
+        print("result", flush=True)
+        print("progress", file=sys.stderr, flush=True)
+    assert sys.stdout is None
+    assert sys.stderr is None
+
+
+def test_characters_that_the_encoding_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D6, L1: PYTHONIOENCODING=ascii."""
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with steady_streams():
+        print("é \udc80 → x", flush=True)
+    assert written.getvalue() == b"\\xe9 \\udc80 \\u2192 x\n"
+    assert stream.errors == "strict"
+
+
+@needs_full
+@pytest.mark.parametrize(
+    ("where", "code", "told"), [("stdout", 7, "error: cannot write to standard output"), ("stderr", 0, "")]
+)
+def test_a_full_disk_behind_a_stream(where: str, code: int, told: str, tmp_path: Path) -> None:
+    """D6, D18: the exit code is not 120, with which Python tells that it could not flush a stream at its end."""
+    with FULL.open("w") as full:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {where: full}
+        done = subprocess.run([*HECTOGPT, "--help"], cwd=tmp_path, env=environment(tmp_path), text=True, **streams)
+        unknown = subprocess.run([*HECTOGPT, "no"], cwd=tmp_path, env=environment(tmp_path), text=True, **streams)
+    assert done.returncode == code
+    assert (done.stderr or "").startswith(told)
+    assert unknown.returncode == errors.USAGE
+
+
+def test_closed_streams_in_a_shell(tmp_path: Path) -> None:
+    for closed, code in ((">&-", 0), ("2>&-", 0), ("<&-", 0), (">&- 2>&- <&-", 0)):
+        shell = f'exec "{sys.executable}" -m hectogpt --help {closed}'
+        done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, env=environment(tmp_path), capture_output=True)
+        assert (done.returncode, done.stderr) == (code, b"")
+
+
+@needs_full
+@pytest.mark.thorough
+def test_a_training_outlives_full_streams(tmp_path: Path) -> None:
+    """D6, D18."""
+    write_tokens(tmp_path / "t.bin")
+    train = [*HECTOGPT, "train", "baseline", *TINY, "--corpus", "t.bin", "--out"]
+    with FULL.open("w") as full:
+        quiet = subprocess.run([*train, "a"], cwd=tmp_path, env=environment(tmp_path), stderr=full, stdout=full)
+        told = subprocess.run(
+            [*train, "b"], cwd=tmp_path, env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+        generate = [*HECTOGPT, "generate", "a", "x", "--max-new-tokens", "2"]
+        text = subprocess.run(
+            generate, cwd=tmp_path, env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert quiet.returncode == told.returncode == text.returncode == errors.STORAGE
+    for stderr in (told.stderr, text.stderr):
+        assert "error: cannot write to standard output\nwhy: No space left" in stderr
+        assert "Traceback" not in stderr
+    for run in ("a", "b"):
+        names = {path.name for path in (tmp_path / run).iterdir()}
+        assert names >= {"run.json", "metrics.jsonl", "model.safetensors", "config.json", "summary.json"}
+
+
+@pytest.mark.thorough
+def test_markup_in_the_name_of_a_corpus(tmp_path: Path) -> None:
+    """D6: rich reads [bold] in a title as markup; and a narrow ASCII terminal gets all of it too."""
+    (tmp_path / "[bold]x[").mkdir()
+    corpus = write_tokens(tmp_path / "[bold]x[" / "nope]é.bin")
+    done = hectogpt(
+        *("train", "baseline", *TINY, "--corpus", corpus.relative_to(tmp_path), "--out", "run[red]"),
+        cwd=tmp_path,
+        PYTHONIOENCODING="ascii",
+        COLUMNS="200",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[bold]x[/nope]\\xe9.bin: held-out loss" in done.stdout
+    assert "All of it:   run[red]" in done.stdout
