@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import shutil
 import time
@@ -65,16 +66,29 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file that several processes may append to: locked, whole, and on disk when this returns.
 
-    A last line without its line end, which a killed process has left, is cut off first. Raises OSError.
+    A last line without its line end, which a killed process has left, is cut off first; a whole JSON object, which an
+    editor has left so, gets its line end instead. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(line.encode("utf-8") + b"\n")  # opened for appending: lands at the end whatever was read
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        whole = is_whole_object(content[end:])
+        if not whole:
+            file.truncate(end)
+        file.write(b"\n" * whole + line.encode("utf-8") + b"\n")  # opened for appending: lands at the end in any case
         sync(file.fileno())
+
+
+def is_whole_object(line: bytes) -> bool:
+    """Whether a line is a JSON object from its first byte to its last: the beginning of one is never so."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def sync(descriptor: int) -> None:

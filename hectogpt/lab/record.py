@@ -16,9 +16,11 @@ from typing import Any, ClassVar, Literal
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import append_line
+from hectogpt.files import append_line, is_whole_object
+from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.ngram import NgramLosses
 from hectogpt.lab.recipes import current_recipe
+from hectogpt.lab.record_fields import check_fields
 from hectogpt.serialization import current_path, dump
 from hectogpt.train.run import Run, load_run
 
@@ -103,7 +105,8 @@ class Record:
 
 def parse_run(run: Mapping[str, Any]) -> Run | None:
     """The Run that `dump` wrote, by this version or an older one; None for one that this version cannot express."""
-    with suppress(UserError):
+    # A run of another version, or one that was never a run, may fail in each of these ways.
+    with suppress(UserError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
         loaded = load_run(dict(run))
         return dataclasses.replace(loaded, recipe=current_recipe(loaded.recipe))
     return None
@@ -154,54 +157,37 @@ def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
-# What JSON may hold for a field, by the field's annotation.
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "bool": (bool,),
-    "Status": (str,),
-    "str | None": (str, type(None)),
-    "int | None": (int, type(None)),
-    "float | None": (int, float, type(None)),
-    "bool | None": (bool, type(None)),
-    "dict[str, Any]": (dict,),
-    "dict[str, str]": (dict,),
-    "dict[str, Any] | None": (dict, type(None)),
-    "list[str]": (list,),
-    "list[float]": (list,),
-}
-_FIELDS = {f.name: str(f.type) for f in dataclasses.fields(Record)}
+_FIELDS = [f.name for f in dataclasses.fields(Record)]
 _NEEDED = ("corpus", "track", "recipe", "seed", "run")
 _SCORES = ("train_loss_last", "train_loss_last10", "dev_loss", "dev_bpb", "test_loss", "test_bpb")
+LARGEST_FILE = 1 << 30  # bytes; a record has about 3000
 
 
 def read_records(path: Path) -> list[Record]:
     """The records of a JSONL file, those of failed trials included; [] for a file that does not exist.
 
-    A last line without its line end is half a record and is left out. Raises UserError (DATA), naming the line, for one
-    that is not a record.
+    A last line without its line end is left out if it is half a record. Control characters in names and messages become
+    visible escapes. Raises UserError (DATA) for a file that cannot be read, and for a line that is not a record, with
+    its number and the field.
     """
     try:
-        text = path.read_bytes()
+        content = read_bytes(path, LARGEST_FILE)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"cannot read {path}", why=error.strerror or str(error), code=errors.DATA) from None
-    lines = text[: text.rfind(b"\n") + 1].splitlines()
+    *lines, last = content.split(b"\n")
+    lines += [last] if is_whole_object(last) else []
     return [_read(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _read(path: Path, number: int, line: bytes) -> Record:
     try:
-        row = json.loads(line)
+        row = parse_json_object(line)
+        row = {Record.OLD_FIELDS.get(name, name): value for name, value in row.items()}
+        row = dict(check_fields(row))
     except ValueError as error:
-        raise _damaged(path, number, f"it is not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise _damaged(path, number, "a record is a JSON object")
-    row = {Record.OLD_FIELDS.get(name, name): value for name, value in row.items()}
-    for name, value in row.items():
-        if name in _FIELDS and not isinstance(value, _KINDS[_FIELDS[name]]):
-            raise _damaged(path, number, f"field {name!r} is {value!r}")
+        raise _damaged(path, number, str(error)) from None
     absent = [name for name in _NEEDED if name not in row]
     if row.get("status", "ok") != "failed" and row.get("dev_loss") is None:
         absent.append("dev_loss")
@@ -225,10 +211,7 @@ def _current(row: dict[str, Any]) -> Record:
     }
     if row.get("status") == "failed":  # older versions wrote the loss of a uniform guess
         row |= dict.fromkeys(_SCORES)
-    for name, value in row.items():
-        if _FIELDS.get(name) == "float | None" and value is not None:
-            row[name] = float(value)
-    return Record(**{name: value for name, value in row.items() if name in _FIELDS})
+    return Record(**row)
 
 
 def _damaged(path: Path, number: int, why: str) -> UserError:
