@@ -244,12 +244,14 @@ def test_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     texts = write_jsonl(folder / "train.jsonl", 200)
-    refused(f"hf:{folder}:story", "its text columns are text", f"hf:{folder}:COLUMN")
-    corpus = open_corpus(f"hf:{folder}")
+    load_dataset = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: load_dataset(f"{tmp_path}/{name}", split=split))
+    refused("hf:set:story", "its text columns are text", "hf:set:COLUMN")
+    corpus = open_corpus("hf:set")
     assert sorted(all_documents(corpus)) == sorted(text.encode() for text in texts)
     shutil.rmtree(folder)
-    assert open_corpus(f"hf:{folder}").sha256 == corpus.sha256
-    error = refused(f"hf:{folder}:text", "did not give", "to_json('corpus.jsonl')")
+    assert open_corpus("hf:set").sha256 == corpus.sha256
+    error = refused("hf:set:text", "did not give", "to_json('corpus.jsonl')")
     assert "set corpus to corpus.jsonl" in error.fix
 
 

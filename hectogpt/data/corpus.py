@@ -143,7 +143,8 @@ class CorpusCache:
 
     def __init__(self, name: str, options: SourceOptions, cache: Path | str | None = None) -> None:
         self.tokenizer = load_tokenizer()
-        self.source = find_source(name, options)
+        cache = files.cache_dir(cache)
+        self.source = find_source(name, options, cache)
         if isinstance(self.source, TokenFiles):
             self.folder = self.source.paths["train"].parent
             self.fix = f"make {self.folder} again with `hectogpt data repair` and the source it was made from"
@@ -151,7 +152,7 @@ class CorpusCache:
         key = f"{token_files.FORMAT}\0{self.source.identity}\0{options.key}\0{self.tokenizer.sha256}"
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        self.folder = files.cache_dir(cache) / f"{slug}-{digest[:12]}"
+        self.folder = cache / f"{slug}-{digest[:12]}"
         changed = [f"set encoding to {options.encoding}"] if options.encoding != "utf-8" else []
         changed += ["set force to True"] if options.binary or options.skip_unreadable else []
         self.fix = f"hectogpt data repair {shlex.quote(name)}" + (f" ({', '.join(changed)})" if changed else "")
@@ -196,7 +197,16 @@ class CorpusCache:
 
     def _is_fresh(self, source: Source) -> bool:
         """Whether there are token files of the source as it is now. Raises UserError (DATA) for a damaged index."""
-        if not self.folder.exists():
+        try:
+            built = self.folder.exists()
+        except OSError as error:
+            raise UserError(
+                f"cannot look into the cache folder {self.folder.parent}",
+                why=error.strerror or str(error),
+                fix="name another folder: HECTOGPT_CACHE=FOLDER",
+                code=errors.STORAGE,
+            ) from None
+        if not built:
             return False
         index = token_files.read_index(self.folder, self.fix)
         return not source.fingerprint or index["fingerprint"] == source.fingerprint

@@ -96,7 +96,7 @@ def show_progress(name: str, size: int | None, show: bool | None) -> Iterator[Ca
     from rich import progress as rich  # here, so that opening a cached corpus does not import it
     from rich.console import Console
 
-    columns = (rich.TextColumn("tokenising {task.description}"), rich.BarColumn(), rich.DownloadColumn())
+    columns = (rich.TextColumn("tokenising {task.description}", markup=False), rich.BarColumn(), rich.DownloadColumn())
     with rich.Progress(*columns, rich.TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=size)
         yield lambda n_bytes: bar.advance(task, n_bytes)

@@ -1,4 +1,5 @@
-"""Sources of documents: files, a folder, a data set of the Hugging Face hub, and token files used as they are.
+"""Sources of documents: files, a data set of the Hugging Face hub, and token files used as they are. Folders are in
+folders.py.
 
 Each kind of source is a frozen class. `documents()` yields its documents in a fixed order, with their bytes kept, and
 a `LeftOut` for what it leaves out.
@@ -7,9 +8,9 @@ a `LeftOut` for what it leaves out.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import difflib
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt.data.documents import Document, LeftOut, read_documents
-from hectogpt.data.text import cannot_read, cannot_use, decode, describe_binary
+from hectogpt.data.text import cannot_read, cannot_use
 from hectogpt.errors import UserError
 
+# Codecs of Python that read a notation, not an encoding of text: half of what they give is not what a file says.
+NOT_OF_TEXT = {"unicode_escape", "raw_unicode_escape", "undefined", "punycode", "idna", "utf-7"}
+NOT_OF_TEXT |= {name.replace("_", "-") for name in NOT_OF_TEXT}
 HASHED_BYTES = 64 << 20  # sources up to this size are recognised by their content, larger ones by size and times
 
 
@@ -39,18 +43,19 @@ class SourceOptions:
     @property
     def codec(self) -> str:
         """Python's own name of the encoding. Raises UserError (USAGE) if there is no such text encoding."""
-        try:
-            b"  ".decode(self.encoding)  # hex and its like are codecs, but not of text
-        except UnicodeDecodeError:
-            pass
-        except LookupError:
-            close = difflib.get_close_matches(self.encoding, ["utf-8", "utf-16", "latin-1", "cp1252"], 1)
+        name = ""
+        with contextlib.suppress(LookupError, ValueError):  # ValueError: a name with a NUL
+            with contextlib.suppress(UnicodeDecodeError):
+                b"  ".decode(self.encoding)  # hex and its like are codecs, but not of text
+            name = codecs.lookup(self.encoding).name
+        if not name or name in NOT_OF_TEXT:
+            close = difflib.get_close_matches(self.encoding[:60], ["utf-8", "utf-16", "latin-1", "cp1252"], 1)
             raise UserError(
-                f"unknown text encoding {self.encoding!r}",
-                why="it must be one of Python's",
+                f"unknown text encoding {self.encoding[:60]!r}",
+                why="it must be one of Python's, of plain text",
                 fix=f"set encoding to {(close or ['latin-1'])[0]}",
-            ) from None
-        return codecs.lookup(self.encoding).name
+            )
+        return name
 
     @property
     def key(self) -> str:
@@ -95,17 +100,6 @@ class FileSource(Source):
     def documents(self) -> Iterator[Document | LeftOut]:
         for path in self.paths:
             yield from read_documents(path, self.codec, self.binary, self.column)
-
-
-@dataclass(frozen=True)
-class FolderSource(FileSource):
-    """The text files below a folder, sorted by the bytes of their relative paths; `left_out` are its other files."""
-
-    left_out: tuple[LeftOut, ...] = ()
-
-    def documents(self) -> Iterator[Document | LeftOut]:
-        yield from self.left_out
-        yield from super().documents()
 
 
 @dataclass(frozen=True)
@@ -171,80 +165,6 @@ def open_files(
     """The source of these (label, path), in this order. Raises UserError (DATA) for a file that cannot be read."""
     size, fingerprint = _measure(name, files, f"{codec} {binary}")
     return FileSource(name, identity, size, fingerprint, tuple(path for _, path in files), codec, binary, column)
-
-
-def open_folder(name: str, folder: Path, options: SourceOptions) -> FolderSource:
-    """The text files below a folder. Hidden files are ignored; empty and binary ones are left out.
-
-    Raises UserError (DATA) naming all files that cannot be read or decoded, unless `options.skip_unreadable`.
-    """
-    found, unreadable = _walk(folder)
-    texts: list[tuple[str, Path]] = []
-    left_out: list[LeftOut] = []
-    for label, path in found:
-        try:
-            if why := _why_no_text(path, options.codec):
-                left_out.append(LeftOut(label, why))
-            else:
-                texts.append((label, path))
-        except OSError as error:
-            unreadable.append(LeftOut(label, error.strerror or str(error)))
-        except UserError as error:
-            unreadable.append(LeftOut(label, error.why))
-    if unreadable and not options.skip_unreadable:
-        shown = "; ".join(f"{label}: {why}" for label, why in unreadable[:8])
-        shown += f"; and {len(unreadable) - 8} more" if len(unreadable) > 8 else ""
-        raise cannot_use(
-            name,
-            f"{len(unreadable)} of {len(found)} files: {shown}",
-            "set encoding to latin-1, or set force to True to leave them out",
-        )
-    if not texts:
-        why = "; ".join(f"{label}: {why}" for label, why in left_out[:8]) or "the folder is empty"
-        raise cannot_use(name, f"it holds no text file ({why})", "name a folder with text files")
-    size, fingerprint = _measure(name, texts, f"{options.codec} False")
-    return FolderSource(
-        name=name,
-        identity=str(folder.resolve()),
-        size=size,
-        fingerprint=fingerprint,
-        paths=tuple(path for _, path in texts),
-        codec=options.codec,
-        binary=False,
-        left_out=tuple(left_out + unreadable),
-    )
-
-
-def _walk(folder: Path) -> tuple[list[tuple[str, Path]], list[LeftOut]]:
-    """(relative path, path) of all files that are not hidden, sorted by bytes; and the folders that cannot be read.
-
-    Links to folders are not followed, so that loops end.
-    """
-    found: list[tuple[bytes, Path]] = []
-    failed: list[OSError] = []
-    for parent, folders, names in os.walk(folder, onerror=failed.append):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        paths = [Path(parent, name) for name in names if not name.startswith(".")]
-        found += [(os.fsencode(path.relative_to(folder).as_posix()), path) for path in paths]
-    unreadable = [LeftOut(str(error.filename), error.strerror or str(error)) for error in failed]
-    return [(os.fsdecode(relative), path) for relative, path in sorted(found)], unreadable
-
-
-def _why_no_text(path: Path, codec: str) -> str:
-    """Why a file of a folder is left out; "" if it is used. Raises OSError, UserError if it cannot be decoded."""
-    if not path.is_file():
-        return "not a file (a broken link?)"
-    if path.stat().st_size == 0:
-        return "empty"
-    if path.suffix.lower() == ".bin":
-        return "a token file; name it by itself"
-    if path.suffix.lower() == ".jsonl":
-        return ""
-    raw = path.read_bytes()
-    if why := describe_binary(raw, codec):
-        return f"binary, {why}"
-    decode(raw, str(path), codec, binary=False)
-    return "" if raw.strip() else "whitespace only"
 
 
 def _measure(name: str, files: Sequence[tuple[str, Path]], reading: str) -> tuple[int, str]:

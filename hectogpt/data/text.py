@@ -11,8 +11,10 @@ from pathlib import Path
 
 from hectogpt import errors
 from hectogpt.errors import UserError
+from hectogpt.json_files import open_regular
 
 WIDE = ("utf-16", "utf-32")  # text in these encodings has NUL bytes
+UNICODE = ("utf-8", "utf-16", "utf-32", "ascii", "iso8859-1")  # codecs that never give half of a surrogate pair
 SIGNATURES = {
     b"\x89PNG": "PNG image",
     b"\xff\xd8\xff": "JPEG image",
@@ -29,7 +31,8 @@ SIGNATURES = {
 
 def cannot_use(name: str, why: str, fix: str) -> UserError:
     """The error for a corpus, a file or a line that cannot be used."""
-    return UserError(f"cannot use {name} as a corpus", why=why, fix=fix, code=errors.DATA)
+    shown = name if len(name) <= 200 else f"{name[:200]}..."
+    return UserError(f"cannot use {shown} as a corpus", why=why, fix=fix, code=errors.DATA)
 
 
 def cannot_read(name: str, error: OSError) -> UserError:
@@ -41,7 +44,8 @@ def cannot_read(name: str, error: OSError) -> UserError:
 def read_text(path: Path, codec: str, binary: bool) -> str:
     """A whole file as text. codec, binary: as in `decode`. Raises UserError (DATA), also for a file without text."""
     try:
-        raw = path.read_bytes()
+        with open_regular(path) as file:
+            raw = file.read()
     except OSError as error:
         raise cannot_read(str(path), error) from None
     if not raw.strip():
@@ -67,7 +71,7 @@ def decode(raw: bytes, label: str, codec: str, binary: bool) -> str:
         if not binary and (guess := _other_encoding(raw, codec)):
             at = max(raw.find(b"\0"), 0)
             raise UnicodeDecodeError(codec, raw, at, at + 1, f"it looks like {guess}")
-        return raw.decode(codec)
+        text = raw.decode(codec)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(
@@ -76,6 +80,13 @@ def decode(raw: bytes, label: str, codec: str, binary: bool) -> str:
             fix=f"set encoding to {_guess_encoding(raw) or 'latin-1'}",
             code=errors.DATA,
         ) from None
+    if not codec.startswith(UNICODE):  # Python's other codecs may give half of a surrogate pair
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            why = f"{codec} gives the lone surrogate U+{ord(text[error.start]):04X} at character {error.start:,}"
+            raise cannot_use(label, why, "set encoding to utf-8") from None
+    return text
 
 
 def describe_binary(raw: bytes, codec: str) -> str:

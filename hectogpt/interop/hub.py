@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from hectogpt import errors
+from hectogpt.data.names import HUB_NAME
 from hectogpt.errors import UserError
 
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json")
-HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 TIMEOUT = 5.0  # seconds to wait for the hub's answer
 
 
