@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,20 +29,27 @@ except ImportError:  # Windows has no flock: renames alone keep files whole ther
 def cache_dir(chosen: Path | str | None = None) -> Path:
     """The folder for what can be made again: `chosen`, $HECTOGPT_CACHE, $XDG_CACHE_HOME/hectogpt or ~/.cache/hectogpt.
 
-    A relative or empty $XDG_CACHE_HOME is ignored, as its specification says.
+    A relative or empty $XDG_CACHE_HOME is ignored, as its specification says. Raises UserError (STORAGE) for a user
+    without a home folder.
     """
     chosen = chosen or os.environ.get("HECTOGPT_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "hectogpt"
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "hectogpt"
+    except RuntimeError as error:
+        raise UserError(
+            "there is no folder for the cache", why=str(error), fix="HECTOGPT_CACHE=FOLDER", code=errors.STORAGE
+        ) from None
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; at the end it takes the place of `path` in one step.
 
-    Nothing is left of it when the block raises. The new file has the permissions that the user's umask gives.
+    The new file is on disk when the block ends: after a loss of power there is the old one or the new one. Nothing is
+    left of it when the block raises. It has the permissions that the user's umask gives.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -48,9 +57,20 @@ def replacing(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # some libraries create files that only their owner can read
+        sync_file(temporary)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, read in pieces. Raises OSError."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -96,6 +116,12 @@ def sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file that is closed again is on disk. Raises OSError."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make new names in `folder` durable, where folders can be synced."""
     with contextlib.suppress(OSError):
@@ -138,28 +164,66 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, what: str, patience: float = 600.0) -> Iterator[bool]:
+def lock(path: Path, what: str, patience: float = 600.0, remove: bool = False) -> Iterator[bool]:
     """Hold the lock file `path` for the length of the block; yields False where the file system has no locks.
 
-    Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names `what`. The kernel frees the
-    lock when its holder dies, so it is never stale. Raises OSError if the file cannot be made.
+    remove: take the file away at the end.
+
+    Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names `what` and the holder. The
+    kernel frees the lock when its holder dies, so it is never stale. Raises OSError if the file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        yield fcntl is not None and _acquire(file.fileno(), path, what, patience)
-
-
-def _acquire(descriptor: int, path: Path, what: str, patience: float) -> bool:
     deadline = time.monotonic() + patience
+    while True:
+        with path.open("a+b") as file:
+            held = fcntl is not None and _acquire(file.fileno(), path, what, deadline, patience)
+            if held and not _is_still(file.fileno(), path):
+                continue  # the holder before has removed the file: lock the one that is there now
+            if held:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+                file.flush()
+            try:
+                yield held
+            finally:
+                if remove:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file `path`. False where that cannot be known."""
+    if fcntl is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _acquire(descriptor: int, path: Path, what: str, deadline: float, patience: float) -> bool:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() > deadline:
+                holder = os.pread(descriptor, 200, 0).decode("utf-8", errors="replace") or "another process"
                 raise UserError(
                     f"{path} is locked",
-                    why=f"another process has been {what} for {patience:.0f} s",
+                    why=f"{holder} is {what}" + (f", for more than {patience:.0f} s" if patience else ""),
                     fix="wait for it or stop it, then try again",
                     code=errors.LOCKED,
                 ) from None

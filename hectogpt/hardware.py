@@ -5,6 +5,7 @@ Standard library only; torch is asked about GPUs, and imported only for that.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +138,15 @@ def revision(folder: Path) -> Revision:
         changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
         return Revision(head.stdout.strip(), bool(changed.stdout.strip()))
     return Revision(None, None)
+
+
+def code_hash(folders: Iterable[Path]) -> str:
+    """The beginning of a SHA-256 over the Python files below these folders, their names and contents."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 def _cpu_blocks() -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ import pytest
 from command import TINY, Here, assert_good_error, hectogpt, start, wait_for, write_tokens
 from safetensors.torch import load_file
 
-from hectogpt.api.full_run import default_prompt
+from hectogpt.api.scoring import default_prompt
 from hectogpt.cli import train
 from hectogpt.cli.train import HELP, TrainOptions, help_text, recipe_lines, rename_options
 from hectogpt.data import open_corpus

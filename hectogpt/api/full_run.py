@@ -5,10 +5,8 @@ Progress goes to stderr. What ends a run early raises UserError after what can b
 
 from __future__ import annotations
 
-import sys
-import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +14,21 @@ import numpy as np
 import torch
 
 from hectogpt import errors
+from hectogpt.api.describing import StepLine, say_what_is_done, spike_note
 from hectogpt.api.progress import Progress
+from hectogpt.api.resuming import Resume, take_folder_again
+from hectogpt.api.scoring import check_prompt, score, unscored
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
-from hectogpt.generate import Sampling, complete
-from hectogpt.lab import baseline_curves, ideas
+from hectogpt.lab import ideas
 from hectogpt.lab.baseline_curves import Curve
-from hectogpt.lab.ngram import loss_standard_error, ngram_losses
 from hectogpt.model.weights import save_model
-from hectogpt.serialization import diff
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.train import precision, setup
-from hectogpt.train.loop import Step
+from hectogpt.train.autosave import Autosave
 from hectogpt.train.run import Run
 from hectogpt.train.run_folder import RUN, RunFolder
 from hectogpt.train.session import RunResult, Session
-
-PICTURE = "losses_and_grad_norms.png"
-SOTU_PROMPT = "The state of our"
-PROMPT_TOKENS = 6  # of a held-out document, for other corpora
-FEW_TOKENS = 2000  # held-out tokens below which a score is rough
-# Changing these does not make a run another recipe: they choose text, luck and machine.
-UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
 
 
 @dataclass(frozen=True)
@@ -50,14 +41,9 @@ class FullRun:
     baseline: Curve | None
 
 
-def is_modified(base: Run, run: Run) -> bool:
-    """Whether a run is another recipe than `base`: whether they differ in more than text, seed and machine."""
-    return bool({path.split(".")[0] for path in diff(base, run)} - UNMARKED)
-
-
 def find_corpus(run: Run, progress: Progress, encoding: str = "utf-8", force: bool = False) -> Corpus:
     """The run's corpus, once it is known that run, corpus and memory fit each other. Raises UserError."""
-    precision.check_memory(run.model, torch.device("cpu"))
+    precision.check_memory(run.model, torch.device("cpu"), run.data, run.dtype)
     corpus = open_corpus(run.corpus, encoding=encoding, force=force)
     for problem in corpus.problems:
         progress.line(f"note: {problem}")
@@ -74,17 +60,26 @@ def run_to_folder(
     modified: bool,
     out: Path | None = None,
     prompt: str | None = None,
+    save_every: int | None = None,
+    resume: Resume | None = None,
 ) -> FullRun:
-    """Take the folder `out` (or runs/NAME, runs/NAME-2 ...), train, score, draw, summarise.
+    """Take the folder `out` (or runs/NAME, runs/NAME-2 ...) or that of `resume`, train, score, draw, summarise.
 
-    modified: whether the recipe was changed. prompt: what the trained model continues at the end. Raises UserError; its
-    code is INTERRUPTED or TERMINATED if a signal ended the run.
+    modified: whether the recipe was changed. prompt: what the trained model continues at the end. save_every: steps
+    between checkpoints, 0 for none; by default they are saved by time. Raises UserError; its code is INTERRUPTED,
+    TERMINATED or HANGUP if a signal ended the run.
     """
+    check_prompt(prompt)
+    if save_every is not None and save_every < 0:
+        raise UserError(f"save_every = {save_every}", why="it counts steps; 0 means no checkpoints")
     with raise_on_signal():
-        folder, session = take_folder(run, corpus, progress, modified, name, out)
+        if resume is None:
+            folder, session = take_folder(run, corpus, progress, modified, name, out)
+        else:
+            folder, session = take_folder_again(run, corpus, progress, resume)
         with folder:
-            facts = {"modified": modified, "folder": str(folder.path)}
-            run_steps(session, folder, progress, facts)
+            facts = {"modified": folder.modified, "folder": str(folder.path)}
+            run_steps(session, folder, progress, facts, save_every)
             try:
                 summary, baseline = score(session, folder, progress, facts, prompt)
             except (Exception, KeyboardInterrupt) as error:
@@ -92,32 +87,9 @@ def run_to_folder(
                 if told is error:
                     raise
                 raise told from None
+            if save_every is None:
+                folder.checkpoints.keep_newest(1)  # to extend the run; the others have served
     return FullRun(replace(session.result(), folder=folder.path), summary, baseline)
-
-
-def label_of(run: Run, modified: bool) -> str:
-    """The recipe's name, marked if it was changed."""
-    return run.recipe + (" (modified)" if modified else "")
-
-
-def size_notes(run: Run, corpus: Corpus) -> list[str]:
-    """What there is to say about a small corpus."""
-    found = []
-    read, have, held_out = tokens_of(run), len(corpus.train), len(corpus.dev)
-    if read >= 2 * have:
-        found.append(f"{run.steps} steps read the {have:,} tokens of training text {read / have:,.0f} times over")
-    if held_out < FEW_TOKENS:
-        error = loss_standard_error(corpus.train, corpus.dev, corpus.n_vocab)
-        found.append(
-            f"the held-out text has only {held_out:,} tokens, so the score is rough: its standard error is about "
-            f"{error:.2g} nats (a trigram's)"
-        )
-    return found
-
-
-def tokens_of(run: Run) -> int:
-    """Tokens that the run reads."""
-    return run.steps * run.data.batch_size * run.data.seq_len
 
 
 def take_folder(
@@ -131,160 +103,90 @@ def take_folder(
     folder = RunFolder.create(run, modified, name, out)
     try:
         session = Session.open(run, corpus)
-        progress.line(f"{label_of(run, modified)}: {describe(session)}")
-        for line in size_notes(run, corpus):
-            progress.line(f"note: {line}")
+        say_what_is_done(session, modified, progress)
     except BaseException:
         (folder.path / RUN).unlink()
+        folder.__exit__()
         with suppress(OSError):  # a folder that holds something else stays
             for path in (folder.path, *folder.path.parents):
                 if path not in before:
                     path.rmdir()
         raise
     folder.keep_ideas(own_files)
+    folder.begin(session.machine)
     return folder, session
 
 
-def describe(session: Session) -> str:
-    """Sizes and machine of a run, on one line."""
-    run, facts = session.run, session.machine.describe()
-    return (
-        f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x {run.data.seq_len} "
-        f"tokens from {session.corpus.name}; {facts['device']}, {facts['threads']} "
-        f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, {facts['head_dtype']} head, "
-        f"{session.head}"
-    )
-
-
-def run_steps(session: Session, folder: RunFolder, progress: Progress, facts: dict[str, Any]) -> None:
-    """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after its weights
-    and a summary are written."""
+def run_steps(
+    session: Session, folder: RunFolder, progress: Progress, facts: dict[str, Any], save_every: int | None
+) -> None:
+    """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
+    checkpoint, its weights and a summary are written."""
     run = session.run
+    autosave = Autosave(folder.checkpoints, save_every, progress.line, folder.sync_metrics)
     with stop_on_signal() as signals:
-        folder.begin(session.machine)
         try:
-            for step in progress.follow(session.steps(), run.steps, StepLine(run)):
+            steps = progress.follow(session.steps(), run.steps, StepLine(run, session.step), done=session.step)
+            for step in steps:
                 folder.add(step)
+                if step.spike:
+                    progress.line(spike_note(step))
                 if signals:
                     break
+                if step.number < run.steps:
+                    autosave.after(step.number, session.checkpoint)
+            interrupted = bool(signals) and session.step < run.steps
+            save_last(session, folder, autosave, progress, needed=interrupted)
         except Stopped as stop:
-            raise UserError(
-                f"stopped during step {len(session.done) + 1} of {run.steps}",
-                why="a second Ctrl-C ended it at once, so there are no weights",
-                kept=f"metrics and run.json in {folder.path}",
-                code=stop.code,
-            ) from None
+            raise stopped_at_once(session, folder, stop) from None
         except UserError as error:
             if error.code == errors.DIVERGED:
-                keep(session, folder, facts | {"state": "diverged"})
+                save_last(session, folder, autosave, progress, needed=False)
+                save_summary(session, folder, facts | {"state": "diverged"})
                 error.kept += f", in {folder.path}" if error.kept else str(folder.path)
+                error.fix += f"; `hectogpt diagnose {folder.path}` finds where"
             raise
-        save_model(session.model, folder.path)
-    done = len(session.done)
-    if signals and done < run.steps:
-        folder.finish(session.result().summary() | facts | {"state": "interrupted"})
+        finally:
+            autosave.wait()
+    if interrupted:
+        save_summary(session, folder, facts | {"state": "interrupted"})
         raise UserError(
-            f"stopped by a signal after step {done} of {run.steps}",
-            kept=f"weights, metrics and run.json in {folder.path}",
+            f"stopped by a signal after step {session.step} of {run.steps}",
+            fix=f"set resume to {folder.path} to go on",
+            kept=f"weights, metrics and checkpoint in {folder.path}",
             code=exit_code(signals[0]),
         )
 
 
-def keep(session: Session, folder: RunFolder, facts: dict[str, Any]) -> None:
-    """Write the weights and a summary of a run that ends early."""
+def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress: Progress, needed: bool) -> None:
+    """Save a checkpoint of the last step done, then the weights. needed: whether the run is to go on from it, so that
+    failing to save it is an error. Raises UserError (STORAGE)."""
+    try:
+        autosave.last(session.checkpoint)
+    except UserError as error:
+        if needed and error.code == errors.STORAGE:
+            raise
+        progress.line(f"note: {error.what}: {error.why}")
+    folder.unseal()
     save_model(session.model, folder.path)
+    folder.seal()
+
+
+def stopped_at_once(session: Session, folder: RunFolder, stop: Stopped) -> UserError:
+    """The error of a run that a second signal has ended in the middle of a step or of saving."""
+    steps = folder.checkpoints.steps()
+    kept = f"the checkpoint of step {steps[-1]} and the metrics" if steps else "metrics and run.json"
+    return UserError(
+        f"stopped during step {min(session.step + 1, session.run.steps)} of {session.run.steps}",
+        why="a second signal ended it at once, so its last steps are not saved",
+        fix=f"set resume to {folder.path} to go on",
+        kept=f"{kept} in {folder.path}",
+        code=stop.code,
+    )
+
+
+def save_summary(session: Session, folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Write the summary of a run that ends early."""
     summary = session.result().summary() | facts
     missing = {key: None for key, value in summary.items() if isinstance(value, float) and not np.isfinite(value)}
     folder.finish(summary | missing)  # a run that diverged at its first step has no loss
-
-
-class StepLine:
-    """One line about a step, with the time that is left."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.begun = time.perf_counter()
-
-    def __call__(self, step: Step) -> str:
-        steps = self.run.steps
-        left = (time.perf_counter() - self.begun) / step.number * (steps - step.number)
-        speed = self.run.data.batch_size * self.run.data.seq_len / step.seconds
-        return (
-            f"step {step.number:05d}/{steps:05d} | loss {step.loss:.3f} | lr {step.lr:.1e} | "
-            f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s {speed:,.0f} | eta {left / 60:.1f}m"
-        )
-
-
-def score(
-    session: Session, folder: RunFolder, progress: Progress, facts: dict[str, Any], prompt: str | None
-) -> tuple[dict[str, Any], Curve | None]:
-    """Score the trained model, draw its picture, write its summary. Returns the summary, and the baseline's curve on
-    the same text if there is one."""
-    from hectogpt.train.plot import plot_run  # loads matplotlib, which would hold up the first step
-
-    run, corpus, modified = session.run, session.corpus, facts["modified"]
-    progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
-    found = session.evaluate("dev")
-    folder.add_score(len(session.done), found)
-    counted = setup.training_tokens(run, corpus)
-    ngrams = ngram_losses(counted, corpus.dev, run.model.vocab_size)
-    is_baseline = run.recipe == "baseline" and not modified
-    if is_baseline:
-        baseline_curves.save(baseline_curves.curve_of(session.result()))
-    baseline = None if is_baseline else baseline_curves.find(corpus, run.steps)
-    plot_run(
-        folder.path / PICTURE,
-        [step.loss for step in session.done],
-        [step.grad_norm for step in session.done],
-        f"{run.recipe}{' (modified)' if modified else ''} on {corpus.name}, seed {run.seed}",
-        baseline=(baseline.losses, baseline.grad_norms) if baseline else None,
-        levels={"unigram counts": ngrams.unigram},
-    )
-    prompt = default_prompt(corpus) if prompt is None else prompt
-    summary = session.result().summary() | facts
-    summary |= {"ngrams": asdict(ngrams), "samples": samples(session, prompt), "state": "done"}
-    folder.finish(summary)
-    return summary, baseline
-
-
-def unscored(
-    error: Exception | KeyboardInterrupt, session: Session, folder: RunFolder, facts: dict[str, Any]
-) -> Exception:
-    """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
-    if that can be done."""
-    with suppress(UserError):
-        folder.finish(session.result().summary() | facts | {"state": "unscored"})
-    kept = f"the trained weights, metrics and run.json in {folder.path}"
-    if isinstance(error, KeyboardInterrupt):
-        code = error.code if isinstance(error, Stopped) else errors.INTERRUPTED
-        return UserError("stopped while the trained model was being scored", kept=kept, code=code)
-    if isinstance(error, OSError):
-        return UserError(
-            f"cannot write {error.filename or folder.path}",
-            why=error.strerror or str(error),
-            kept=kept,
-            code=errors.STORAGE,
-        )
-    if isinstance(error, UserError):
-        error.kept = kept
-    else:
-        print(f"kept: {kept}", file=sys.stderr)
-    return error
-
-
-def default_prompt(corpus: Corpus) -> str:
-    """A prompt that fits the corpus: for others than sotu, the first tokens of the first held-out document."""
-    if corpus.name == "sotu":
-        return SOTU_PROMPT
-    ends = np.flatnonzero(corpus.dev[:100_000] == corpus.tokenizer.end_of_text)
-    documents = [d[d != corpus.tokenizer.end_of_text] for d in np.split(corpus.dev[:100_000], ends + 1)]
-    first = next((d for d in documents if len(d) > PROMPT_TOKENS), documents[0])
-    text = corpus.tokenizer.decode_bytes(first[:PROMPT_TOKENS].tolist())
-    return text.decode("utf-8", errors="ignore")  # the last character may be cut
-
-
-def samples(session: Session, prompt: str) -> dict[str, str]:
-    """A greedy and a sampled continuation of the prompt, 40 tokens each."""
-    how = {"greedy": Sampling(max_new_tokens=40), "sampled": Sampling(max_new_tokens=40, do_sample=True)}
-    model, tokenizer, seed = session.model, session.corpus.tokenizer, session.run.seed
-    return {name: prompt + complete(model, tokenizer, prompt, sampling, seed=seed) for name, sampling in how.items()}

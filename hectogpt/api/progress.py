@@ -31,10 +31,11 @@ class Progress:
         if not self.quiet:
             self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
-    def follow(self, items: Iterable[T], total: int, describe: Callable[[T], str]) -> Iterator[T]:
-        """Pass the items through and show each; where there is no terminal, about `lines` of them."""
+    def follow(self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0) -> Iterator[T]:
+        """Pass the items through and show each; where there is no terminal, about `lines` of them. done: how many of
+        the total come before these."""
         with self.task(total, "first step ...") as show:
-            for number, item in enumerate(items, start=1):
+            for number, item in enumerate(items, start=done + 1):
                 show(number, lambda item=item: describe(item))  # type: ignore[misc]
                 yield item
 

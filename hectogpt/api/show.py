@@ -48,7 +48,7 @@ def _words(value: Any) -> str:
         return f"{value.get('type', '')}({inner})"
     if isinstance(value, list):
         return "[" + ", ".join(map(_words, value)) + "]"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
 
 
 def _title(run: Run, base: Run) -> str:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.api.full_run import StepLine, describe, find_corpus, is_modified, label_of, run_to_folder
+from hectogpt.api.describing import StepLine, describe, is_modified, label_of
+from hectogpt.api.full_run import find_corpus, run_to_folder
 from hectogpt.api.progress import Progress
 from hectogpt.api.show import recipe_of
 from hectogpt.data import Corpus

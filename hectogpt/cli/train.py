@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hectogpt.cli.console import note
+from hectogpt.errors import UserError
 
 DEFAULT = "top"
 
@@ -23,6 +24,14 @@ class TrainOptions:
 
     out: Path | None = None
     """The run's folder (default: runs/RECIPE, runs/RECIPE-2 ...)."""
+    save_every: int | None = None
+    """Steps between checkpoints; 0 for none (default: by time, about every 10 s)."""
+    resume: str | None = None
+    """Go on with a run: its folder, one of its checkpoints, or "auto"."""
+    extend: int | None = None
+    """Steps to add to a run that is done; with --resume."""
+    require_exact: bool = False
+    """With --resume: refuse if the machine or the program differs, so that bits may differ."""
     prompt: str | None = None
     """What the trained model continues at the end (default: the beginning of a held-out document)."""
     encoding: str = "utf-8"
@@ -53,6 +62,11 @@ Text
 Run
   --steps N          gradient steps (default 100)
   --seed N           draws the first weights and the order of the data (0)
+Going on
+  --save-every N     checkpoint every N steps, 0 for none (default: by time)
+  --resume auto|RUN  go on with the newest run of this recipe, or with a folder
+  --extend STEPS     with --resume: steps to add to a run that is done
+  --require-exact    with --resume: refuse if bits may differ from an unbroken run
 Machine
   --device NAME      auto, cpu, cuda, cuda:1 or mps
   --dtype NAME       of the blocks: auto, float32, bfloat16 or float64
@@ -84,15 +98,21 @@ def main(argv: list[str]) -> None:
         print(help_text())
         return
     options, run, base, name = parse(argv)
-    from hectogpt.api.full_run import is_modified
-    from hectogpt.cli.train_run import train
+    from hectogpt.api.describing import is_modified
+    from hectogpt.cli.train_run import resume, train
 
-    train(run, name, is_modified(base, run), **vars(options))
+    if options.resume is not None:
+        resume(run, name, base, argv, options)
+    else:
+        if options.extend is not None:
+            raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
+        train(run, name or DEFAULT, is_modified(base, run), options)
 
 
-def parse(argv: list[str]) -> tuple[TrainOptions, Any, Any, str]:
+def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, str | None]:
     """Read a command line. Returns the options, the Run with its overrides, the recipe's own Run, and a name for the
-    run's folder."""
+    run's folder, None if the command line names no recipe. base: what the overrides are applied to, instead of the
+    recipe's own Run."""
     import tyro
 
     from hectogpt.lab import ideas, recipes
@@ -104,7 +124,8 @@ def parse(argv: list[str]) -> tuple[TrainOptions, Any, Any, str]:
     current = recipes.current_recipe(name)
     if current != name:
         note(f"note: the recipe {name} is now called {current}", quiet)
-    base = ideas.find_run(current)
+    recipe = ideas.find_run(current)
+    base = recipe if base is None else base
     arguments = make_dataclass(
         "Arguments",
         [
@@ -120,7 +141,7 @@ def parse(argv: list[str]) -> tuple[TrainOptions, Any, Any, str]:
         description=recipes.describe(base.recipe) if base.recipe in recipes.names() else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return parsed.options, parsed.run, base, ideas.folder_name(current)
+    return parsed.options, parsed.run, recipe, ideas.folder_name(current) if named else None
 
 
 def has_option(path: str) -> bool:

@@ -5,6 +5,7 @@ Progress goes to stderr, the final table (or --json) to stdout.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -12,37 +13,136 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from hectogpt.api.full_run import PICTURE, find_corpus, label_of, run_to_folder, size_notes, tokens_of
+from hectogpt import errors
+from hectogpt.api.describing import is_modified, label_of, size_notes, tokens_of
+from hectogpt.api.full_run import FullRun, find_corpus, run_to_folder
 from hectogpt.api.progress import Progress
+from hectogpt.api.resuming import Resume, check_same, extended, named_folder, runs_of
+from hectogpt.api.scoring import PICTURE
 from hectogpt.cli.console import output_console
+from hectogpt.cli.train import DEFAULT, TrainOptions, parse
 from hectogpt.data import Corpus
 from hectogpt.display import printable
+from hectogpt.errors import UserError
+from hectogpt.lab import ideas
 from hectogpt.lab.baseline_curves import Curve
 from hectogpt.serialization import dump
 from hectogpt.train import setup
 from hectogpt.train.run import Run
+from hectogpt.train.run_folder import RUN, read_run, read_state
 
 
-def train(
-    run: Run,
-    name: str,
-    modified: bool,
-    *,
-    out: Path | None,
-    prompt: str | None,
-    encoding: str,
-    force: bool,
-    json: bool,
-    quiet: bool,
-    dry_run: bool,
-) -> None:
-    """Train, score, print; the arguments after `modified` are the command's options. Raises UserError."""
-    progress = Progress(quiet)
-    corpus = find_corpus(run, progress, encoding, force)
-    if dry_run:
+def train(run: Run, name: str, modified: bool, options: TrainOptions) -> None:
+    """Train a new run, score it, print it. Raises UserError."""
+    progress = Progress(options.quiet)
+    corpus = find_corpus(run, progress, options.encoding, options.force)
+    if options.dry_run:
         show_plan(run, corpus, label_of(run, modified), progress)
         return
-    done = run_to_folder(run, corpus, progress, name=name, modified=modified, out=out, prompt=prompt)
+    finish(run, corpus, progress, name, modified, options)
+
+
+def resume(run: Run, name: str | None, recipe: Run, argv: list[str], options: TrainOptions) -> None:
+    """Go on with the run that --resume names, or with the newest one that the command line fits; a new one if there is
+    none. `run` and `recipe` are what the command line means for a new run. Raises UserError."""
+    progress = Progress(options.quiet)
+    found = find(name, recipe, argv, options)
+    if found is None:
+        progress.line(f"nothing to go on with {'in ' + str(options.out) if options.out else 'below runs'}: a new run")
+        train(run, name or DEFAULT, is_modified(recipe, run), options)
+        return
+    where, run = found
+    state = read_state(where.folder)
+    if options.extend is not None:
+        run = extended(where.folder, run, options.extend, progress)
+    elif state == "done":
+        print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
+        return
+    elif state == "diverged" and where.step is None:
+        raise UserError(
+            f"the run in {where.folder} has diverged",
+            why="from the same state it would diverge again",
+            fix=f"`hectogpt diagnose {where.folder}` finds where; a new run with a lower learning rate",
+            kept="the run, untouched",
+            code=errors.DIVERGED,
+        )
+    corpus = find_corpus(run, progress, options.encoding, options.force)
+    finish(run, corpus, progress, where.folder.name, False, options, where)
+
+
+def find(name: str | None, recipe: Run, argv: list[str], options: TrainOptions) -> tuple[Resume, Run] | None:
+    """The run to go on with, and the Run that it is to go on as; None if there is none. Raises UserError."""
+    assert options.resume is not None
+    exact = options.require_exact
+    if options.resume != "auto":
+        where = named_folder(options.resume)
+        return replace(where, require_exact=exact), continued(where.folder, name, recipe, argv)
+    if options.out is not None:
+        if not (options.out / RUN).exists():
+            return None
+        return Resume(options.out, require_exact=exact), continued(options.out, name, recipe, argv)
+    for folder in runs_of(name):
+        try:
+            return Resume(folder, require_exact=exact), continued(folder, name, recipe, argv)
+        except UserError:
+            if name is None:
+                raise
+    return None
+
+
+def continued(folder: Path, name: str | None, recipe: Run, argv: list[str]) -> Run:
+    """The run in a folder with the options that the command line names. Raises UserError for another run."""
+    before = read_run(folder)
+    try:
+        ideas.files_of(before)
+    except UserError as error:
+        file = f"{before.recipe} --resume {folder}"
+        raise UserError(error.what, why=error.why, fix=f"hectogpt train {file}, with the path of the file") from None
+    if name is not None and before.recipe != recipe.recipe:
+        raise UserError(
+            f"{folder} holds a run of {before.recipe}, not of {recipe.recipe}",
+            fix=f"hectogpt train --resume {folder}, or --out with another folder",
+            kept="the old run, untouched",
+        )
+    if before.ideas != recipe.ideas and name is not None:
+        raise UserError(
+            f"the file of {before.recipe} has changed since the run in {folder} began",
+            why="with another idea it would be another run",
+            fix=f"the file as it was: {folder / 'idea.py'}",
+            kept="the old run, untouched",
+            code=errors.CHECKPOINT,
+        )
+    _, after, _, _ = parse(argv, before)
+    check_same(folder, before, after)
+    return after
+
+
+def finish(
+    run: Run,
+    corpus: Corpus,
+    progress: Progress,
+    name: str,
+    modified: bool,
+    options: TrainOptions,
+    resume: Resume | None = None,
+) -> None:
+    """Train to the end and print what came of it."""
+    done = run_to_folder(
+        run,
+        corpus,
+        progress,
+        name=name,
+        modified=modified,
+        out=options.out,
+        prompt=options.prompt,
+        save_every=options.save_every,
+        resume=resume,
+    )
+    print_result(done, options.json, options.quiet)
+
+
+def print_result(done: FullRun, json: bool, quiet: bool) -> None:
+    """Print the summary as JSON, or as a table."""
     if json:
         print(dumps(done.summary, allow_nan=False))
     elif not quiet:
@@ -57,7 +157,7 @@ def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
     print(f"{label}: {setup.count_parameters(run, corpus):,} parameters")
     epochs = tokens / len(corpus.train)
     print(printable(f"{tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"))
-    print(dumps(dump(run), indent=2))
+    print(dumps(dump(run), indent=2, allow_nan=False))
 
 
 def final_table(summary: dict[str, Any], baseline: Curve | None) -> None:

@@ -1,16 +1,20 @@
 """The training loop, a generator of `Step` records: whoever drives it decides what happens between steps.
 
 If the loss or the gradient norm is not finite, the run stops before the optimizer step, so weights never become NaN.
-This costs one device sync per step.
+This costs one device sync per step. A loss far above the last ones is a spike; `Run.on_spike` says what happens then.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
@@ -27,7 +31,8 @@ from hectogpt.train.run import Run
 @dataclass(frozen=True)
 class Step:
     """One optimizer step. `number` counts from 1; tokens: read so far; loss (nats per token) and grad_norm (before
-    clipping) belong to the weights before the update; `seconds` is the step's own time."""
+    clipping) belong to the weights before the update; `seconds` is the step's own time. spike: the loss was far above
+    those before. skipped: the weights were not updated."""
 
     number: int
     tokens: int
@@ -35,40 +40,88 @@ class Step:
     grad_norm: float
     lr: float
     seconds: float
+    spike: bool = False
+    skipped: bool = False
+
+
+class SpikeRule:
+    """Tells a loss that is more than 6 standard deviations above the mean of the last 32 that were no spikes.
+
+    It says nothing before 16 losses are known. Most runs have a hundred steps, so the window is short; losses that fall
+    make it wide, so a normal run has no spikes.
+    """
+
+    WINDOW, LEAST, DEVIATIONS = 32, 16, 6.0
+
+    def __init__(self, before: Sequence[Step]) -> None:
+        self.losses = deque([step.loss for step in before if not step.spike], maxlen=self.WINDOW)
+
+    def __call__(self, loss: float) -> bool:
+        """Whether this loss is a spike; one that is none enters the window."""
+        if len(self.losses) >= self.LEAST:
+            mean = statistics.fmean(self.losses)
+            if loss > mean + self.DEVIATIONS * statistics.pstdev(self.losses, mean):
+                return True
+        self.losses.append(loss)
+        return False
 
 
 def steps(
-    run: Run, model: Transformer, optimizer: OptimizerGroup, batches: Batches, machine: Machine, start: int = 0
+    run: Run,
+    model: Transformer,
+    optimizer: OptimizerGroup,
+    batches: Batches,
+    machine: Machine,
+    before: Sequence[Step] = (),
 ) -> Iterator[Step]:
-    """Train from 0-based step `start` to the run's end. Raises UserError (DIVERGED) at a number that is not finite."""
+    """Train to the run's end, after the steps `before` that are done already. Raises UserError (DIVERGED) at a number
+    that is not finite, and at a spike if the run says so."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    tokens = start * run.data.batch_size * run.data.seq_len
+    tokens = len(before) * run.data.batch_size * run.data.seq_len
+    is_spike = SpikeRule(before)
     model.train()
-    for step in range(start, run.steps):
+    for step in range(len(before), run.steps):
         begun = time.perf_counter()
         batch = torch.from_numpy(batches.at(step)).to(machine.device, non_blocking=True)
-        loss = accumulate(run, model, batch, machine)
+        loss = accumulate(run, model, batch, machine, step)
         norm = model.gradient_norm()
         loss_value, norm_value = torch.stack((loss.double(), norm.double())).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise _diverged(step, model, loss_value, norm_value)
-        if run.gradient_clipping is not None:
-            clip_grads_with_norm_(parameters, run.gradient_clipping, norm)
-        optimizer.step(step, run.schedule.factor(step, run.steps))
+        spike = is_spike(loss_value)
+        if spike and run.on_spike == "stop":
+            raise _spike(step, loss_value)
+        skipped = spike and run.on_spike == "skip"
+        if not skipped:
+            if run.gradient_clipping is not None:
+                clip_grads_with_norm_(parameters, run.gradient_clipping, norm)
+            optimizer.step(step, run.schedule.factor(step, run.steps))
         optimizer.zero_grad()
         tokens += batch.numel()
-        yield Step(step + 1, tokens, loss_value, norm_value, optimizer.lr, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        yield Step(step + 1, tokens, loss_value, norm_value, optimizer.lr, seconds, spike, skipped)
 
 
-def accumulate(run: Run, model: Transformer, batch: Tensor, machine: Machine) -> Tensor:
-    """Add up gradients of the batch's mean loss, `micro_batch` rows at a time; each token weighs the same."""
+@contextmanager
+def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
+    """Within the context torch's random numbers are a pure function of these three, so there is no state to save; what
+    they were before comes back. For dropout and other chance in a user's own parts: ours have none."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1))
+        yield
+
+
+def accumulate(run: Run, model: Transformer, batch: Tensor, machine: Machine, step: int) -> Tensor:
+    """Add up gradients of the mean loss of 0-based `step`'s batch, `micro_batch` rows at a time; each token weighs the
+    same."""
     n_targets = batch.shape[0] * (batch.shape[1] - 1)
     total = torch.zeros((), dtype=torch.float64 if machine.device.type != "mps" else torch.float32)
     total = total.to(machine.device)
-    for rows in batch.split(run.data.micro_batch or run.data.batch_size):
-        with machine.autocast():
-            loss = model.loss(rows[:, :-1], rows[:, 1:], reduction="sum", precision=machine.head_dtype) / n_targets
-        loss.backward()
+    for part, rows in enumerate(batch.split(run.data.micro_batch or run.data.batch_size)):
+        with seeded(run.seed, step, part, machine.device):
+            with machine.autocast():
+                loss = model.loss(rows[:, :-1], rows[:, 1:], reduction="sum", precision=machine.head_dtype) / n_targets
+            loss.backward()
         total += loss.detach()
     return total
 
@@ -80,6 +133,16 @@ def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserEr
         f"step {step + 1}: loss {loss}, gradient norm {norm}",
         why=f"a number stopped being finite{where}",
         fix="a lower learning rate, a longer warm-up, or set gradient_clipping to 1",
+        kept=f"the weights after step {step}: this step's update was not applied",
+        code=errors.DIVERGED,
+    )
+
+
+def _spike(step: int, loss: float) -> UserError:
+    return UserError(
+        f"step {step + 1}: loss {loss:.4f} is a spike",
+        why=f"it is more than {SpikeRule.DEVIATIONS:g} standard deviations above the last losses, and on_spike is stop",
+        fix="a lower learning rate, or set on_spike to skip",
         kept=f"the weights after step {step}: this step's update was not applied",
         code=errors.DIVERGED,
     )

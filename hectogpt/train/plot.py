@@ -6,6 +6,7 @@ The helpers below `plot_run` also serve the pictures of `hectogpt.lab.report`. E
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
+
+from hectogpt.display import printable
+from hectogpt.files import replacing
 
 BLUE, GREY, LIGHT_GREY = "#0b5fa5", "0.35", "0.65"
 LABEL_SIZE = 8  # points
@@ -37,7 +41,7 @@ def plot_run(
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain_text(title), fontsize=11)
     panels = (
         (left, "training loss (nats per token)", losses, baseline[0] if baseline else None),
         (right, "gradient norm before clipping", grad_norms, baseline[1] if baseline else None),
@@ -132,9 +136,16 @@ def draw_level(axes: Axes, level: float, *, vertical: bool = False) -> None:
     draw(level, color=GREY, linewidth=0.9, linestyle=":")
 
 
+def plain_text(text: str) -> str:
+    """A text of somebody else's for a figure: matplotlib sets nothing of it as mathematics."""
+    return printable(text).replace("$", r"\$")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG without date and version, so that the same figure gives the same bytes."""
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    """Write a PNG, whole or not at all, without date and version, so that the same figure gives the same bytes."""
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks is drawn as boxes
+        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
 
 
 def _label_box(side: str, above: bool, y: float, width: float, height: float) -> tuple[float, float, float, float]:

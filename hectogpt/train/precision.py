@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig
 from hectogpt.model.cpu_kernels import float32_by_onednn
-from hectogpt.train.run import Dtype, Run
+from hectogpt.train.run import Data, Dtype, Run
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -48,9 +49,25 @@ class Machine:
         return nullcontext()
 
 
+def choose_again(run: Run, chosen: Mapping[str, Any]) -> Machine:
+    """What was chosen when the run began, as `Machine.describe` told it, as far as this machine has it. What the run
+    itself names comes first. Raises UserError for what cannot be had."""
+    kind, fields = chosen.get("kind"), {}
+    if run.device == "auto" and kind in ("cpu", "cuda", "mps") and _available()[kind]:
+        fields["device"] = kind
+    for name in ("dtype", "head_dtype"):
+        if getattr(run, name) == "auto" and chosen.get(name) in _DTYPES:
+            fields[name] = chosen[name]
+    threads = chosen.get("threads")
+    if run.threads == 0 and isinstance(threads, int) and 0 < threads <= hardware.usable_cores():
+        fields["threads"] = threads
+    return choose(replace(run, **fields))
+
+
 def choose(run: Run) -> Machine:
     """Decide device, dtypes and threads, and set the number of threads. Raises UserError for what cannot be had."""
     device = torch.device(_device(run.device))
+    check_memory(run.model, device, run.data, run.dtype)
     threads = run.threads or hardware.physical_cores()
     torch.set_num_threads(threads)
     d, vocab = run.model.d_model, run.model.vocab_size
@@ -59,7 +76,6 @@ def choose(run: Run) -> Machine:
         head_dtype = _dtype(run.head_dtype, lambda: torch.float64)
     else:
         head_dtype = _dtype(run.head_dtype, lambda: faster_matmul_dtype(d, vocab, device))
-    check_memory(run.model, device)
     return Machine(device, dtype, head_dtype, threads)
 
 
@@ -69,11 +85,15 @@ def _device(name: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     kind = name.partition(":")[0]
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = _available()
     if not available.get(kind, False):
         have = ", ".join(k for k, ok in available.items() if ok)
         raise UserError(f"device {name!r} is not available", why=f"this machine has {have}", fix="set device to auto")
     return name
+
+
+def _available() -> dict[str, bool]:
+    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
 def _dtype(name: Dtype, automatic: Callable[[], torch.dtype]) -> torch.dtype:
@@ -116,10 +136,14 @@ def _synchronize(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def check_memory(config: ModelConfig, device: torch.device) -> None:
-    """Refuse a model whose weights, gradients and two Adam moments cannot fit, before anything is allocated."""
-    parameters = config.min_parameters()
-    need, have = 16 * parameters, hardware.free_memory(str(device))
+def check_memory(config: ModelConfig, device: torch.device, data: Data | None = None, dtype: Dtype = "auto") -> None:
+    """Refuse a run that cannot fit, before anything is allocated: weights, gradients and two Adam moments, and with
+    `data` what the backward pass keeps of the rows that are computed at a time.
+
+    Both are lower bounds, so that no run is refused that would fit. Raises UserError (MEMORY).
+    """
+    parameters, have = config.min_parameters(), hardware.free_memory(str(device))
+    need = 16 * parameters
     if need > have:
         raise UserError(
             f"a model of {parameters:,} parameters does not fit",
@@ -127,3 +151,28 @@ def check_memory(config: ModelConfig, device: torch.device) -> None:
             fix="a smaller model.d_model, model.n_layers or model.vocab_size",
             code=errors.MEMORY,
         )
+    if data is None:
+        return
+    rows, batch = data.micro_batch or data.batch_size, _batch_bytes(data)
+    need += batch + rows * _bytes_per_row(config, data.seq_len, dtype)
+    if need > have:
+        fits = max(1, int((have - 16 * parameters - batch) // _bytes_per_row(config, data.seq_len, dtype)))
+        smaller = "data.batch_size" if batch > have // 2 or rows == 1 else "data.micro_batch"
+        raise UserError(
+            f"{rows:,} rows of {data.seq_len:,} tokens at a time do not fit",
+            why=f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+            fix=f"set {smaller} to {fits if smaller == 'data.micro_batch' else min(fits, 16)}",
+            code=errors.MEMORY,
+        )
+
+
+def _batch_bytes(data: Data) -> int:
+    """A step's ids, int64, and the list of their places."""
+    return data.batch_size * (8 * data.seq_len + 36)
+
+
+def _bytes_per_row(config: ModelConfig, seq_len: int, dtype: Dtype) -> int:
+    """At least what the backward pass needs of a row: per layer and token the input of each of the two norms, queries,
+    keys, values, and the MLP's four times wider layer, d_model numbers each."""
+    item = {"float64": 8, "float32": 4}.get(dtype, 2)
+    return seq_len * config.d_model * (config.n_layers * 9 + 1) * item

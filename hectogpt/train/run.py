@@ -18,6 +18,7 @@ from hectogpt.train.optim import AdamW, Optim
 from hectogpt.train.schedules import Constant, Schedule
 from hectogpt.upward import call_api
 
+MOST_THREADS = 1024
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
@@ -54,6 +55,7 @@ class Run:
     init_from_counts: start the weights from counts of the training text.
     seed: decides both the weights' initial draw and the order of the data.
     ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
+    on_spike: at a loss far above the last ones, "warn" (whoever drives the run says so), "skip" the update, or "stop".
     threads: 0 means all physical cores.
     compile: torch generates code for the blocks: half a minute at the start, worth it for longer runs of larger models.
     """
@@ -72,6 +74,7 @@ class Run:
     steps: int = 100
     seed: int = 0
     gradient_clipping: float | None = 1.0
+    on_spike: Literal["warn", "skip", "stop"] = "warn"
     device: str = "auto"
     dtype: Dtype = "auto"
     head_dtype: Dtype = "auto"
@@ -81,10 +84,11 @@ class Run:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"steps = {self.steps}", why="a run needs at least one step")
-        if self.seed < 0:
-            raise UserError(f"seed = {self.seed}", why="seeds are not negative")
-        if self.threads < 0:
-            raise UserError(f"threads = {self.threads}", why="it must be positive, or 0 for all physical cores")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed = {self.seed}", why="it must lie between 0 and 2^63 - 1")
+        if not 0 <= self.threads <= MOST_THREADS:
+            why = f"it must be positive, or 0 for all physical cores, and at most {MOST_THREADS:,}"
+            raise UserError(f"threads = {self.threads}", why=why)
         if self.gradient_clipping is not None and not self.gradient_clipping > 0:
             raise UserError(f"gradient_clipping = {self.gradient_clipping}", why="it must be positive, or none")
         if self.data.seq_len > self.model.context_length:

@@ -1,37 +1,50 @@
 """The folder that a training run leaves behind, readable without this program.
 
 run.json (what was asked and what the machine chose), metrics.jsonl (a line a step, written as it happens),
-losses_and_grad_norms.png, model.safetensors with config.json, summary.json (written last: its presence means done).
-A run that comes from the user's own file has a copy of it, idea.py, which nothing ever imports unasked.
+checkpoints/ (the state to go on from), losses_and_grad_norms.png, model.safetensors with config.json, summary.json
+(its presence means that the run came to an end), manifest.json (hashes of all these, written last). A run that comes
+from the user's own file has a copy of it, idea.py, which nothing ever imports unasked.
+
+One process at a time holds the folder, by a lock on .lock that the kernel frees when the process ends, however it does.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from hectogpt import errors, hardware
+from hectogpt import errors, files, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
+from hectogpt.json_files import read_bytes, read_json_object
+from hectogpt.manifest import MANIFEST, write_manifest
 from hectogpt.serialization import dump
+from hectogpt.train import checkpoint
+from hectogpt.train.checkpoint import Checkpoints
 from hectogpt.train.evaluate import EvalResult
 from hectogpt.train.loop import Step
 from hectogpt.train.precision import Machine
 from hectogpt.train.run import Run, load_run
 
-RUN, METRICS, SUMMARY = "run.json", "metrics.jsonl", "summary.json"
+RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
+OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", "losses_and_grad_norms.png")
+DAMAGED = "metrics.damaged.jsonl"
+LARGEST_METRICS = 1 << 30  # bytes
 
 
 class RunFolder:
-    """A run folder that this process has taken. Use as a context manager."""
+    """A run folder that this process holds. Use as a context manager."""
 
-    def __init__(self, path: Path, run: Run, modified: bool) -> None:
+    def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack) -> None:
         self.path, self.run, self.modified = path, run, modified
         self.ideas: list[dict[str, str]] = []
+        self.checkpoints = Checkpoints(path / checkpoint.FOLDER)
+        self._held = held
         self._metrics: TextIO | None = None
 
     @classmethod
@@ -40,37 +53,67 @@ class RunFolder:
     ) -> RunFolder:
         """Take a folder for a new run: `out`, or root/name, root/name-2 ...
 
-        The folder is taken when its run.json is created, which only one process can do; two runs that start together
-        never share one. Raises UserError for a folder that holds a run or cannot be written.
+        The folder is locked, then its run.json is created, which only one process can do; two runs that start together
+        never share one. Raises UserError for a folder that holds a run (LOCKED if that is under way) or cannot be
+        written (STORAGE).
         """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(f"{name!r} cannot be a folder's name", fix="set out to a folder")
         text = _render({"run": dump(run), "modified": modified})
         names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
         for path in [out] if out is not None else [root / name for name in names]:
+            held = ExitStack()
             try:
                 path.mkdir(parents=True, exist_ok=out is not None)
+                _lock(path, held)
                 with open(path / RUN, "x", encoding="utf-8") as file:
                     file.write(text)
-                return cls(path, run, modified)
+                    file.flush()
+                    files.sync(file.fileno())
+                files.sync_folder(path)
+                files.sync_folder(path.parent)
+                return cls(path, run, modified, held)
             except FileExistsError as error:
+                held.close()
                 if out is not None and not (path / RUN).exists():
                     raise _unwritable(path, error) from None  # the folder's name is a file's
             except OSError as error:
+                held.close()
                 raise _unwritable(path, error) from None
         raise UserError(
             f"{out or root / name} already holds a run",
             why=f"it has a {RUN}",
-            fix=f"set out to another folder, or remove {out or root / name} first",
+            fix=f"set out to another folder, set resume to auto, or remove {out or root / name} first",
             kept="the old run, untouched",
         )
+
+    @classmethod
+    def reopen(cls, path: Path, run: Run) -> RunFolder:
+        """Take the folder of a run that is there, to go on with it as `run`. Raises UserError (LOCKED) if it is under
+        way, and for a folder that cannot be written (STORAGE)."""
+        with ExitStack() as held:
+            try:
+                _lock(path, held)
+            except OSError as error:
+                raise _unwritable(path, error) from None
+            folder = cls(path, run, read_json_object(path / RUN).get("modified") is True, held.pop_all())
+        folder.checkpoints.remove_leftovers()
+        for leftover in path.glob(".*.[0-9]*"):  # of files that a killed process was writing
+            if re.fullmatch(r"\.[A-Za-z_.]+\.(json|jsonl|png|safetensors)\.\d+", leftover.name):
+                leftover.unlink(missing_ok=True)
+        return folder
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
+        try:
+            if self._metrics is not None:
+                with suppress(OSError):  # what could not be written was told when it was written
+                    self._metrics.close()
+        finally:
+            self._metrics = None
+            self._held.close()
 
     def keep_ideas(self, ideas: Sequence[IdeaFile]) -> None:
         """Copy the user's own files that made the run, and name them in run.json. Call it before `begin`."""
@@ -83,28 +126,60 @@ class RunFolder:
         """Write what the machine chose, and open metrics.jsonl."""
         record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()}
         write_atomic(self.path / RUN, _render(record | ({"ideas": self.ideas} if self.ideas else {})))
+        self._open_metrics("")
+
+    def begin_again(self, done: Sequence[Step], differences: Sequence[str], note: Callable[[str], None]) -> None:
+        """Go on after the steps `done`: their rows stay in metrics.jsonl, those of later steps and half a row go.
+
+        Rows that are missing or damaged are made again from `done`; the old file is then kept as metrics.damaged.jsonl,
+        and `note` is told. run.json gets what differs from the machine on which the run began.
+        """
+        record = read_json_object(self.path / RUN)
+        again = record.get("resumed")
+        resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
+        write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed}))
         try:
-            self._metrics = open(self.path / METRICS, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+            old = read_bytes(self.path / METRICS, LARGEST_METRICS) if (self.path / METRICS).exists() else b""
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+        kept = _rows_of(old, done, self.run.steps)
+        if kept is None:
+            note(f"note: rows of {self.path / METRICS} are missing or damaged: they are made again, see {DAMAGED}")
+            write_atomic(self.path / DAMAGED, old)
+            kept = "".join(json.dumps(self._row(step), allow_nan=False) + "\n" for step in done)
+        self._open_metrics(kept)
+
+    def _open_metrics(self, content: str) -> None:
+        write_atomic(self.path / METRICS, content)
+        try:
+            self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
+    def sync_metrics(self) -> None:
+        """Wait until the rows written so far are on disk. Raises OSError."""
+        if self._metrics is not None:
+            files.sync(self._metrics.fileno())
+
     def add(self, step: Step) -> None:
         """Append one step to metrics.jsonl."""
-        self._write(
-            {
-                "run": self.path.name,
-                "recipe": self.run.recipe,
-                "seed": self.run.seed,
-                "step": step.number,
-                "tokens": step.tokens,
-                "train/loss": step.loss,
-                "train/grad_norm": step.grad_norm,
-                "train/lr": step.lr,
-                "train/dt": step.seconds,
-                "train/tok_per_sec": self.run.data.batch_size * self.run.data.seq_len / step.seconds,
-                "mem_mb": round(hardware.peak_memory_mb(), 1),
-            }
-        )
+        self._write(self._row(step) | {"mem_mb": round(hardware.peak_memory_mb(), 1)})
+
+    def _row(self, step: Step) -> dict[str, Any]:
+        row = {
+            "run": self.path.name,
+            "recipe": self.run.recipe,
+            "seed": self.run.seed,
+            "step": step.number,
+            "tokens": step.tokens,
+            "train/loss": step.loss,
+            "train/grad_norm": step.grad_norm,
+            "train/lr": step.lr,
+            "train/dt": step.seconds,
+            "train/tok_per_sec": self.run.data.batch_size * self.run.data.seq_len / step.seconds,
+        }
+        marks = {"spike": step.spike, "skipped": step.skipped}
+        return row | {name: True for name, is_so in marks.items() if is_so}
 
     def add_score(self, step: int, score: EvalResult) -> None:
         """Append a held-out score to metrics.jsonl."""
@@ -123,22 +198,89 @@ class RunFolder:
             ) from None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write summary.json."""
+        """Write summary.json, then the manifest of all files."""
         write_atomic(self.path / SUMMARY, _render(summary))
+        self.seal()
+
+    def seal(self) -> None:
+        """Write the manifest: the hashes of all files but the checkpoints, which have manifests of their own."""
+        names = sorted(p.name for p in self.path.iterdir() if p.is_file() and p.name[0] != "." and p.name != MANIFEST)
+        try:
+            self.sync_metrics()
+            write_manifest(self.path, [name for name in names if name in OURS or name.startswith("idea")], {})
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def unseal(self) -> None:
+        """Remove the manifest: a file that it names is about to be replaced."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
 
 
 def read_run(folder: Path) -> Run:
     """The Run of a run folder, from its run.json. Raises UserError (CHECKPOINT) that names what does not fit."""
     path = folder / RUN
+    fix = "name a folder that `hectogpt train` wrote"
+    record = read_json_object(path, fix=fix)
+    if not isinstance(record.get("run"), dict):
+        raise UserError(f"cannot read {path}", why="it is not a run's record", fix=fix, code=errors.CHECKPOINT)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         return load_run(record["run"])
     except UserError as error:
         raise UserError(f"{path}: {error.what}", why=error.why, fix=error.fix, code=errors.CHECKPOINT) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not a run's record"
-        fix = "name a folder that `hectogpt train` wrote"
-        raise UserError(f"cannot read {path}", why=why or str(error), fix=fix, code=errors.CHECKPOINT) from None
+
+
+def read_state(folder: Path) -> str:
+    """How a run stands: "done", "interrupted", "diverged" or "unscored" as its summary says, "running" while a process
+    holds it, else "unfinished"; a run that is being extended is not done. Raises UserError (CHECKPOINT) for damaged
+    files."""
+    if files.is_locked(folder / LOCK):
+        return "running"
+    if not (folder / SUMMARY).exists():
+        return "unfinished"
+    summary, run = read_json_object(folder / SUMMARY, nan_as_none=True), read_json_object(folder / RUN).get("run")
+    state = summary.get("state", "done")
+    if state == "done" and isinstance(run, dict) and summary.get("steps") != run.get("steps"):
+        return "unfinished"
+    return state if isinstance(state, str) else "unfinished"
+
+
+def _rows_of(metrics: bytes, done: Sequence[Step], steps: int) -> str | None:
+    """The lines of metrics.jsonl that stay when the steps `done` of `steps` are; None if a step's row is not there as
+    it was."""
+    kept, number = [], 0
+    for line in metrics.decode("utf-8", errors="replace").splitlines(keepends=True):
+        row = _row_of(line)
+        if row is None:
+            continue
+        step = row.get("step")
+        if "train/loss" in row and step == number + 1 <= len(done):
+            if (row["train/loss"], row.get("train/grad_norm")) != (done[number].loss, done[number].grad_norm):
+                return None
+            number += 1
+            kept.append(line)
+        elif "train/loss" not in row and isinstance(step, int) and step <= len(done) and step < steps:
+            kept.append(line)
+    return "".join(kept) if number == len(done) else None
+
+
+def _row_of(line: str) -> dict[str, Any] | None:
+    with suppress(ValueError, RecursionError):
+        row = json.loads(line) if line.endswith("\n") else None
+        return row if isinstance(row, dict) else None
+    return None
+
+
+def _lock(path: Path, held: ExitStack) -> None:
+    try:
+        held.enter_context(files.lock(path / LOCK, "training in this folder", patience=0.0, remove=True))
+    except UserError as error:
+        raise UserError(
+            f"{path} is in use",
+            why=error.why,
+            fix="wait for it or stop it, or set out to another folder",
+            kept="its run, untouched",
+            code=error.code,
+        ) from None
 
 
 def _render(record: dict[str, Any]) -> str:

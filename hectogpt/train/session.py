@@ -16,18 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from hectogpt import hardware
+from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import curve_svg, facts_html, facts_text
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
+from hectogpt.serialization import diff, dump
 from hectogpt.train import loop, precision, setup
+from hectogpt.train.checkpoint import Checkpoint
 from hectogpt.train.evaluate import EvalResult, evaluate
 from hectogpt.train.loop import Step
 from hectogpt.train.optim import OptimizerGroup
 from hectogpt.train.precision import Machine
-from hectogpt.train.run import Run
+from hectogpt.train.run import Run, load_run
+from hectogpt.train.state import put_state, take_state
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# A checkpoint serves a run that differs in these: in its length, its machine, its name, and the name of its text.
+NOT_STATE = ("steps", "device", "dtype", "head_dtype", "threads", "corpus", "recipe", "on_spike")
+COMPUTES = ("data", "model", "train")  # the layers whose code decides what a step computes
 
 
 @dataclass(frozen=True)
@@ -138,17 +147,22 @@ class Session:
         self.peak_mb = 0.0
 
     @classmethod
-    def open(cls, run: Run, corpus: Corpus | None = None) -> Session:
+    def open(cls, run: Run, corpus: Corpus | None = None, resume: Checkpoint | None = None) -> Session:
         """Choose the machine, build model and optimizer. corpus: the run's own unless given.
 
-        Raises UserError for a corpus that does not fit the model, a device or memory that is not there.
+        resume: the state to go on from; device, dtypes and threads are then those that the run began with, as far as
+        this machine has them (`differences` tells the rest).
+
+        Raises UserError for a corpus that does not fit the model, a device or memory that is not there, and for a
+        checkpoint of another run (CHECKPOINT) or another text (DATA).
         """
         corpus = open_corpus(run.corpus) if corpus is None else corpus
         setup.check_corpus(run, corpus)
         begun = time.perf_counter()
-        machine = precision.choose(run)
+        chosen: dict[str, Any] = {} if resume is None else resume.facts.get("machine", {})
+        machine = precision.choose(run) if resume is None else precision.choose_again(run, chosen)
         model = setup.build_model(run, machine, corpus)
-        head = setup.compile_head(run, model, machine)
+        head = setup.compile_head(run, model, machine, chosen.get("head"))
         optimizer = run.optim.build(model)
         if not isinstance(optimizer, OptimizerGroup):
             raise UserError(
@@ -156,17 +170,77 @@ class Session:
                 fix="return OptimizerGroup([...]) of torch optimizers",
             )
         session = cls(run, corpus, machine, model, optimizer, head)
-        session.setup_seconds = time.perf_counter() - begun
+        if resume is not None:
+            session._go_on_from(resume)
+        session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
 
-    def steps(self, start: int = 0) -> Iterator[Step]:
-        """Train from 0-based step `start` to the run's end, one Step at a time. Raises UserError (DIVERGED)."""
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return len(self.done)
+
+    def steps(self) -> Iterator[Step]:
+        """Train to the run's end, one Step at a time. Raises UserError (DIVERGED)."""
         batches = setup.make_batches(self.run, self.corpus)
-        for step in loop.steps(self.run, self.model, self.optimizer, batches, self.machine, start):
+        for step in loop.steps(self.run, self.model, self.optimizer, batches, self.machine, tuple(self.done)):
             self.done.append(step)
             self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
             yield step
+
+    def checkpoint(self) -> Checkpoint:
+        """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
+        saved."""
+        rows = [[s.loss, s.grad_norm, s.lr, s.seconds, float(s.spike), float(s.skipped)] for s in self.done]
+        history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 6)
+        return Checkpoint(self.step, take_state(self.model, self.optimizer), history, self._facts())
+
+    def differences(self, facts: dict[str, Any]) -> list[str]:
+        """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
+        now, then = self._facts()["machine"], facts.get("machine", {})
+        return [f"{name} {then.get(name)} -> {now[name]}" for name in now if now[name] != then.get(name)]
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint tells of where it was made; `machine` is what the bits depend on, the run aside."""
+        machine = self.machine.describe() | {"head": self.head, "processor": torch.backends.cpu.get_cpu_capability()}
+        del machine["python"]
+        return {
+            "machine": machine | {"code": hardware.code_hash([PACKAGE / layer for layer in COMPUTES])},
+            "version": __version__,
+            "run": dump(self.run),
+            "corpus": self.corpus.name,
+            "corpus_sha256": self.corpus.sha256,
+            "tokenizer_sha256": self.corpus.tokenizer.sha256,
+            "setup_seconds": self.setup_seconds,
+        }
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        facts, here = checkpoint.facts, self._facts()
+        changed = {path.split(".")[0]: path for path in diff(load_run(facts.get("run")), self.run)}
+        if other := [path for section, path in changed.items() if section not in NOT_STATE]:
+            raise UserError(
+                f"the checkpoint of step {checkpoint.step} is another run's",
+                why=f"{other[0]} differs",
+                kept="the run, untouched",
+                code=errors.CHECKPOINT,
+            )
+        for name in ("corpus_sha256", "tokenizer_sha256"):
+            if facts.get(name) != here[name]:
+                raise UserError(
+                    f"the text is not the one that the run has read so far (corpus {self.corpus.name})",
+                    why=f"{name} was {_short(facts.get(name))}, now it is {_short(here[name])}",
+                    fix="the old text, or a new run",
+                    kept="the run, untouched",
+                    code=errors.DATA,
+                )
+        put_state(self.model, self.optimizer, checkpoint.state)
+        tokens = self.run.data.batch_size * self.run.data.seq_len
+        self.done = [
+            Step(number, number * tokens, loss, norm, lr, seconds, bool(spike), bool(skipped))
+            for number, (loss, norm, lr, seconds, spike, skipped) in enumerate(checkpoint.history.tolist(), start=1)
+        ]
+        self.setup_seconds = float(facts.get("setup_seconds", 0.0))
 
     def evaluate(self, split: str = "dev") -> EvalResult:
         """Score the model on a held-out split, "dev" or "test"."""
@@ -200,3 +274,8 @@ def train(run: Run, corpus: Corpus | None = None) -> RunResult:
         pass
     session.evaluate("dev")
     return session.result()
+
+
+def _short(hashes: Any) -> str:
+    """The beginning of a hash, or of that of the training text."""
+    return str(hashes.get("train") if isinstance(hashes, dict) else hashes)[:12]

@@ -1,0 +1,88 @@
+"""A run in words: its name, its size, its machine, its steps as they come."""
+
+from __future__ import annotations
+
+import time
+
+from hectogpt.api.progress import Progress
+from hectogpt.data import Corpus
+from hectogpt.lab.ngram import loss_standard_error
+from hectogpt.serialization import diff
+from hectogpt.train.loop import Step
+from hectogpt.train.run import Run
+from hectogpt.train.session import Session
+
+FEW_TOKENS = 2000  # held-out tokens below which a score is rough
+# Changing these does not make a run another recipe: they choose text, luck and machine.
+UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
+
+
+def is_modified(base: Run, run: Run) -> bool:
+    """Whether a run is another recipe than `base`: whether they differ in more than text, seed and machine."""
+    return bool({path.split(".")[0] for path in diff(base, run)} - UNMARKED)
+
+
+def label_of(run: Run, modified: bool) -> str:
+    """The recipe's name, marked if it was changed."""
+    return run.recipe + (" (modified)" if modified else "")
+
+
+def size_notes(run: Run, corpus: Corpus) -> list[str]:
+    """What there is to say about a small corpus."""
+    found = []
+    read, have, held_out = tokens_of(run), len(corpus.train), len(corpus.dev)
+    if read >= 2 * have:
+        found.append(f"{run.steps} steps read the {have:,} tokens of training text {read / have:,.0f} times over")
+    if held_out < FEW_TOKENS:
+        error = loss_standard_error(corpus.train, corpus.dev, corpus.n_vocab)
+        found.append(
+            f"the held-out text has only {held_out:,} tokens, so the score is rough: its standard error is about "
+            f"{error:.2g} nats (a trigram's)"
+        )
+    return found
+
+
+def tokens_of(run: Run) -> int:
+    """Tokens that the run reads."""
+    return run.steps * run.data.batch_size * run.data.seq_len
+
+
+def say_what_is_done(session: Session, modified: bool, progress: Progress) -> None:
+    """Say the run's size and machine, and what there is to say about its text."""
+    progress.line(f"{label_of(session.run, modified)}: {describe(session)}")
+    for line in size_notes(session.run, session.corpus):
+        progress.line(f"note: {line}")
+
+
+def describe(session: Session) -> str:
+    """Sizes and machine of a run, on one line."""
+    run, facts = session.run, session.machine.describe()
+    return (
+        f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x {run.data.seq_len} "
+        f"tokens from {session.corpus.name}; {facts['device']}, {facts['threads']} "
+        f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, {facts['head_dtype']} head, "
+        f"{session.head}"
+    )
+
+
+def spike_note(step: Step) -> str:
+    """A line about a loss far above the last ones."""
+    done = "its update was skipped" if step.skipped else "set on_spike to skip to leave such updates out"
+    return f"note: step {step.number}: loss {step.loss:.3f} is a spike ({done})"
+
+
+class StepLine:
+    """One line about a step, with the time that is left. done: the steps before the first one shown."""
+
+    def __init__(self, run: Run, done: int = 0) -> None:
+        self.run, self.done = run, done
+        self.begun = time.perf_counter()
+
+    def __call__(self, step: Step) -> str:
+        steps = self.run.steps
+        left = (time.perf_counter() - self.begun) / (step.number - self.done) * (steps - step.number)
+        speed = self.run.data.batch_size * self.run.data.seq_len / step.seconds
+        return (
+            f"step {step.number:05d}/{steps:05d} | loss {step.loss:.3f} | lr {step.lr:.1e} | "
+            f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s {speed:,.0f} | eta {left / 60:.1f}m"
+        )

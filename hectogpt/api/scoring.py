@@ -1,0 +1,113 @@
+"""What follows the last step of a run: its held-out score, its picture, two continuations, its summary."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from hectogpt import errors
+from hectogpt.api.progress import Progress
+from hectogpt.data import Corpus
+from hectogpt.errors import UserError
+from hectogpt.generate import Sampling, complete
+from hectogpt.lab import baseline_curves
+from hectogpt.lab.baseline_curves import Curve
+from hectogpt.lab.ngram import ngram_losses
+from hectogpt.signals import Stopped
+from hectogpt.train import setup
+from hectogpt.train.run_folder import RunFolder
+from hectogpt.train.session import Session
+
+PICTURE = "losses_and_grad_norms.png"
+SOTU_PROMPT = "The state of our"
+PROMPT_TOKENS = 6  # of a held-out document, for other corpora
+
+
+def check_prompt(prompt: str | None) -> None:
+    """Refuse a prompt that is no text, before anything is trained."""
+    try:
+        (prompt or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"prompt {prompt!r}", why="it has bytes that are no UTF-8", fix="another prompt") from None
+
+
+def score(
+    session: Session, folder: RunFolder, progress: Progress, facts: dict[str, Any], prompt: str | None
+) -> tuple[dict[str, Any], Curve | None]:
+    """Score the trained model, draw its picture, write its summary. Returns the summary, and the baseline's curve on
+    the same text if there is one."""
+    from hectogpt.train.plot import plot_run  # loads matplotlib, which would hold up the first step
+
+    run, corpus, modified = session.run, session.corpus, facts["modified"]
+    progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
+    found = session.evaluate("dev")
+    folder.add_score(len(session.done), found)
+    counted = setup.training_tokens(run, corpus)
+    ngrams = ngram_losses(counted, corpus.dev, run.model.vocab_size)
+    is_baseline = run.recipe == "baseline" and not modified
+    if is_baseline:
+        baseline_curves.save(baseline_curves.curve_of(session.result()))
+    baseline = None if is_baseline else baseline_curves.find(corpus, run.steps)
+    try:
+        plot_run(
+            folder.path / PICTURE,
+            [step.loss for step in session.done],
+            [step.grad_norm for step in session.done],
+            f"{run.recipe}{' (modified)' if modified else ''} on {corpus.name}, seed {run.seed}",
+            baseline=(baseline.losses, baseline.grad_norms) if baseline else None,
+            levels={"unigram counts": ngrams.unigram},
+        )
+    except Exception as error:  # whatever it is: a picture is not worth a run
+        progress.line(f"note: no picture: {type(error).__name__}: {error}")
+    prompt = default_prompt(corpus) if prompt is None else prompt
+    summary = session.result().summary() | facts
+    summary |= {"ngrams": asdict(ngrams), "samples": samples(session, prompt), "state": "done"}
+    folder.finish(summary)
+    return summary, baseline
+
+
+def unscored(
+    error: Exception | KeyboardInterrupt, session: Session, folder: RunFolder, facts: dict[str, Any]
+) -> Exception:
+    """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
+    if that can be done."""
+    with suppress(UserError):
+        folder.finish(session.result().summary() | facts | {"state": "unscored"})
+    kept = f"the trained weights and metrics in {folder.path}; `hectogpt finish {folder.path}` scores them"
+    if isinstance(error, KeyboardInterrupt):
+        code = error.code if isinstance(error, Stopped) else errors.INTERRUPTED
+        return UserError("stopped while the trained model was being scored", kept=kept, code=code)
+    if isinstance(error, OSError):
+        return UserError(
+            f"cannot write {error.filename or folder.path}",
+            why=error.strerror or str(error),
+            kept=kept,
+            code=errors.STORAGE,
+        )
+    if isinstance(error, UserError):
+        error.kept = kept
+    else:
+        print(f"kept: {kept}", file=sys.stderr)
+    return error
+
+
+def default_prompt(corpus: Corpus) -> str:
+    """A prompt that fits the corpus: for others than sotu, the first tokens of the first held-out document."""
+    if corpus.name == "sotu":
+        return SOTU_PROMPT
+    ends = np.flatnonzero(corpus.dev[:100_000] == corpus.tokenizer.end_of_text)
+    documents = [d[d != corpus.tokenizer.end_of_text] for d in np.split(corpus.dev[:100_000], ends + 1)]
+    first = next((d for d in documents if len(d) > PROMPT_TOKENS), documents[0])
+    text = corpus.tokenizer.decode_bytes(first[:PROMPT_TOKENS].tolist())
+    return text.decode("utf-8", errors="ignore")  # the last character may be cut
+
+
+def samples(session: Session, prompt: str) -> dict[str, str]:
+    """A greedy and a sampled continuation of the prompt, 40 tokens each."""
+    how = {"greedy": Sampling(max_new_tokens=40), "sampled": Sampling(max_new_tokens=40, do_sample=True)}
+    model, tokenizer, seed = session.model, session.corpus.tokenizer, session.run.seed
+    return {name: prompt + complete(model, tokenizer, prompt, sampling, seed=seed) for name, sampling in how.items()}

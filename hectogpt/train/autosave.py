@@ -1,0 +1,97 @@
+"""Saves checkpoints while a run trains: every N steps, or as often as little work is at stake and it costs little time.
+
+The state is copied between two steps; a thread writes the copy while the next steps are computed. A checkpoint counts
+only when it is on disk. One that cannot be saved is told once it is known, and saved again at the next occasion.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from hectogpt import hardware
+from hectogpt.errors import UserError
+from hectogpt.train.checkpoint import Checkpoint, Checkpoints
+
+AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
+SHARE = 0.02  # of the time that saving may take
+
+
+class Autosave:
+    """Saves a session's state.
+
+    every: steps between checkpoints; 0 for none; None for by time: so often that a kill costs at most 10 s of work, but
+    not so often that saving takes more than 2 % of the time (a model of 60 million parameters has 700 MB of state).
+    note: is told of a checkpoint that could not be saved. before: is called before a checkpoint is written (to put on
+    disk what belongs to it).
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every: int | None,
+        note: Callable[[str], None],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.checkpoints, self.every, self.note, self.before = checkpoints, every, note, before
+        self.failure: UserError | OSError | None = None  # of the last attempt
+        self._thread: threading.Thread | None = None
+        self._begun = time.monotonic()  # of the last attempt
+        self._cost = self._duration = 0.0  # seconds of the last attempt: taken from training, and until it was done
+        self._last_step = time.monotonic()
+
+    def after(self, step: int, take: Callable[[], Checkpoint]) -> None:
+        """To be called when `step` steps are done: if it is time, saves what `take` returns."""
+        now = time.monotonic()
+        step_seconds, self._last_step = now - self._last_step, now
+        if self.every is None:
+            at_stake = now - self._begun + step_seconds + self._duration  # when the next occasion would be on disk
+            due = at_stake >= max(AT_STAKE, self._cost / SHARE) and not self._busy()
+        else:
+            due = self.every > 0 and step % self.every == 0
+        if due:
+            self.wait()
+            self._begun = time.monotonic()
+            try:
+                checkpoint = take()
+            except UserError as error:
+                self.note(f"note: no checkpoints: {error.what}: {error.why}")
+                self.every = 0
+                return
+            copied = time.monotonic() - self._begun
+            self._thread = threading.Thread(target=self._save, args=(checkpoint, copied), name="checkpoint")
+            self._thread.start()
+
+    def last(self, take: Callable[[], Checkpoint]) -> None:
+        """Save what `take` returns and wait until it is on disk. Raises UserError (STORAGE)."""
+        self.wait()
+        if self.every != 0:
+            checkpoint = take()
+            self.before()
+            self.checkpoints.save(checkpoint)
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _save(self, checkpoint: Checkpoint, copied: float) -> None:
+        """The thread's work. copied: seconds that the copy took."""
+        begun = time.thread_time()
+        try:
+            self.before()
+            self.checkpoints.save(checkpoint)
+            self.failure = None
+        except (UserError, OSError) as error:
+            if self.failure is None:  # once, not at every attempt
+                told = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
+                self.note(f"note: {told}; training goes on and tries again")
+            self.failure = error
+        finally:
+            self._cost = copied + (time.thread_time() - begun) / hardware.physical_cores()
+            self._duration = time.monotonic() - self._begun

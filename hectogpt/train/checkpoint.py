@@ -1,0 +1,200 @@
+"""Checkpoints on disk: each a folder step-N with state.safetensors and a manifest of hashes.
+
+Saving writes a temporary folder beside the others, waits until it is on disk, and gives it its name by one rename;
+only then are old ones removed. Loading takes the newest one whose hashes are right. A kill, a loss of power or a full
+disk at any moment therefore leaves the checkpoint before or the new one. No file is unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.files import remove_leftovers, replace_folder, sync_file, sync_folder, temporary_folder
+from hectogpt.manifest import damage, read_manifest, write_manifest
+from hectogpt.model.safetensors_header import check_header
+from hectogpt.train.state import State
+
+FOLDER, STATE = "checkpoints", "state.safetensors"
+FORMAT = 1
+KEEP = 3  # the newest, one spare for damage to it, one for a step that went wrong unnoticed
+NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two steps. step: how many are done. history: float64 [step, columns], a row for every step. facts:
+    what it was made with, plain values. path: its folder, if it was read from one."""
+
+    step: int
+    state: State
+    history: Tensor
+    facts: dict[str, Any]
+    path: Path | None = None
+
+
+class Checkpoints:
+    """The checkpoints in a folder, which only one process at a time may write: the caller holds a lock on it."""
+
+    def __init__(self, folder: Path, keep: int = KEEP) -> None:
+        self.folder, self.keep = folder, keep
+
+    def steps(self) -> list[int]:
+        """The steps of which there are folders, whether valid or not; ascending."""
+        found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(int(match[1]) for match in found if match)
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, on disk when this returns, then remove the oldest of more than `keep`.
+
+        A valid one of this step stays as it is. Raises UserError (STORAGE); what was there before is then still there,
+        and nothing of the new one.
+        """
+        step = checkpoint.step
+        path, tensors = self.path(step), checkpoint.state.tensors | {"history": checkpoint.history}
+        if path.exists() and not self.problem(step):
+            return
+        new = temporary_folder(path)
+        try:
+            self.remove_leftovers()
+            new.mkdir(parents=True)
+            sync_folder(self.folder.parent)
+            save_file(tensors, new / STATE)
+            sync_file(new / STATE)
+            described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
+            content = {"format": FORMAT, "step": step, "tensors": described}
+            content |= {"values": checkpoint.state.values, "facts": checkpoint.facts}
+            write_manifest(new, [STATE], content)
+            replace_folder(new, path)
+            self._prune(step)
+        except (OSError, SafetensorError) as error:
+            raise self._not_saved(step, sum(t.nbytes for t in tensors.values()), str(error)) from None
+        except UserError as error:
+            raise self._not_saved(step, sum(t.nbytes for t in tensors.values()), error.why) from None
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _not_saved(self, step: int, needed: int, why: str) -> UserError:
+        free = ""
+        with suppress(OSError):
+            nearest = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
+            free = f", {shutil.disk_usage(nearest).free:,} are free"
+        before = [other for other in self.steps() if other != step]
+        return UserError(
+            f"the checkpoint of step {step} could not be saved in {self.folder}",
+            why=f"{why}: it takes {needed:,} bytes{free}",
+            fix="free some space on that disk, or another folder for the run",
+            kept=f"the checkpoint of step {before[-1]}" if before else "",
+            code=errors.STORAGE,
+        )
+
+    def _prune(self, step: int) -> None:
+        """Remove all but the newest `keep` up to this step, and those of later steps: they were damaged, or the run was
+        taken back to an earlier step."""
+        steps = self.steps()
+        kept = [known for known in steps if known <= step][-self.keep :]
+        for other in [other for other in steps if other not in kept]:
+            retired = self.path(other).with_name(f".{self.path(other).name}.old-{os.getpid()}")
+            self.path(other).rename(retired)  # at once: nobody finds half a checkpoint under its name
+            shutil.rmtree(retired, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes have left of saving and removing."""
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                match = re.fullmatch(r"\.(step-\d{8,})\.(new|old)-\d+", path.name)
+                if match:
+                    remove_leftovers(self.folder / match[1])
+
+    def keep_newest(self, count: int) -> None:
+        """Remove all but the newest `count`."""
+        self.keep = count
+        if steps := self.steps():
+            with suppress(OSError):
+                self._prune(steps[-1])
+
+    def problem(self, step: int) -> str:
+        """What is wrong with a step's checkpoint, "" if it is whole."""
+        path = self.path(step)
+        try:
+            manifest = read_manifest(path)
+            if manifest.get("format") != FORMAT or manifest.get("step") != step:
+                return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
+            found = damage(path, manifest)
+            if not found and STATE not in manifest["files"]:
+                found = [f"{path}: its manifest does not name {STATE}"]
+            return found[0] if found else ""
+        except UserError as error:
+            return f"{error.what}: {error.why}"
+
+    def load(self, step: int) -> Checkpoint:
+        """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
+        path = self.path(step)
+        if problem := self.problem(step):
+            raise UserError(
+                f"the checkpoint of step {step} is damaged", why=problem, fix=self._advice(step), code=errors.CHECKPOINT
+            )
+        manifest = read_manifest(path)
+        try:
+            header = check_header(path / STATE)
+            tensors = load_file(path / STATE)
+            described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
+            if described != manifest["tensors"] or header.keys() != tensors.keys():
+                raise ValueError("its tensors are not those that its manifest names")
+            history = tensors.pop("history")
+            if history.shape[0] != step:
+                raise ValueError(f"it tells of {history.shape[0]} steps, and there should be {step}")
+            return Checkpoint(step, State(tensors, dict(manifest["values"])), history, dict(manifest["facts"]), path)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise UserError(
+                f"the checkpoint of step {step} cannot be read", why=why, fix=self._advice(step), code=errors.CHECKPOINT
+            ) from None
+
+    def _advice(self, step: int) -> str:
+        others = [str(other) for other in self.steps() if other != step and not self.problem(other)]
+        return f"valid are those of steps {', '.join(others)}" if others else ""
+
+    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None if there never was one.
+
+        warn: is told of each newer one that is damaged, and how many steps are recomputed. Raises UserError
+        (CHECKPOINT) if there are checkpoints and all are damaged: starting again unasked would look like going on.
+        """
+        steps = self.steps()
+        problems = []
+        for step in reversed(steps):
+            try:
+                found = self.load(step)
+            except UserError as error:
+                problems.append(f"{error.what}: {error.why}")
+                continue
+            if problems:
+                again = f"{steps[-1] - step} step{'s' * (steps[-1] - step != 1)}"
+                warn(f"{problems[0]}; going on from step {step}, so {again} are computed again")
+            return found
+        if not steps:
+            return None
+        raise UserError(
+            f"every checkpoint in {self.folder} is damaged",
+            why="; ".join(problems),
+            fix=f"a copy of one of them; to start the run from its first step, remove {self.folder}",
+            kept="all files, untouched",
+            code=errors.CHECKPOINT,
+        )
