@@ -228,7 +228,7 @@ def remember(idea: IdeaFile) -> None:
     path = cache_dir() / "ideas" / f"{idea.sha256}.json"
     with contextlib.suppress(OSError, UserError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps({"path": str(idea.path)}) + "\n")
+        write_atomic(path, json.dumps({"path": str(idea.path)}, allow_nan=False) + "\n")
 
 
 def remembered(sha256: str) -> IdeaFile | None:

@@ -167,21 +167,70 @@ def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path) -> None:
     assert "20 steps, not 100 (seed 0)" in printed
 
 
-def test_a_signal_ends_the_trial_too(tiny: Corpus, tmp_path: Path) -> None:
-    """SIGTERM stops the comparison and its child; nothing is promised to be kept when nothing was finished."""
-    line = [sys.executable, "-m", "hectogpt", "compare", *small_command(tiny, tmp_path / "r.jsonl", "--steps", "99999")]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+def start_comparison(tiny: Corpus, out: Path, *more: str) -> subprocess.Popen[str]:
+    """`hectogpt compare` of two long trials, whose processes it is about to start; SIGHUP is not ignored."""
+    line = [sys.executable, "-m", "hectogpt", "compare", *small_command(tiny, out, "--steps", "99999", *more)]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        running = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert running.stderr is not None
+    while "to run" not in running.stderr.readline():
+        assert running.poll() is None
+    return running
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGTERM, errors.TERMINATED, "terminated"),
+        pytest.param(signal.SIGHUP, errors.HANGUP, "hung up", marks=pytest.mark.thorough),
+        pytest.param(signal.SIGINT, errors.INTERRUPTED, "interrupted", marks=pytest.mark.thorough),
+    ],
+)
+def test_a_signal_ends_the_trial_too(tiny: Corpus, tmp_path: Path, number: int, code: int, word: str) -> None:
+    """D12: a signal stops the comparison and its child; nothing is promised to be kept when nothing was finished."""
+    with start_comparison(tiny, tmp_path / "r.jsonl") as running:
         assert running.stderr is not None
-        while "to run" not in running.stderr.readline():
-            assert running.poll() is None
         time.sleep(1)
-        running.send_signal(signal.SIGTERM)
+        running.send_signal(number)
         told = running.stderr.read()
-        assert running.wait(20) == errors.TERMINATED
-    assert "interrupted, 2 of 2 trials missing" in told
+        assert running.wait(20) == code
+    assert f"{word}, 2 of 2 trials missing" in told
     assert "the same command goes on" in told
     assert "kept:" not in told
     assert not (tmp_path / "r.jsonl").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_nothing_is_left_of_a_comparison_that_is_killed(tiny: Corpus, tmp_path: Path) -> None:
+    """D12: SIGKILL leaves nobody to end the trial's process, which ends by itself."""
+    with start_comparison(tiny, tmp_path / "r.jsonl") as running:
+        until = time.monotonic() + 60
+        while not (found := children_of(running.pid)):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.5)  # it loads torch; another half second later it would train
+        running.kill()
+        running.communicate(timeout=20)
+        while any(map(is_running, found)):
+            assert time.monotonic() < until
+            time.sleep(0.02)
 
 
 @pytest.mark.thorough

@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("hectogpt.cli.bench", "show the recorded side-by-side timings"),
     "list": ("hectogpt.cli.list_command", "list recipes, corpora, and the runs below ./runs"),
     "show": ("hectogpt.cli.show", "show a run: numbers, samples, what differs from its recipe"),
-    "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, and what is missing"),
+    "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, what is missing"),
     "completion": ("hectogpt.cli.completion", "print a completion script for bash, zsh or fish"),
 }
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
-from hectogpt.cli.console import output_console
-from hectogpt.display import printable
+from hectogpt.cli.console import one_line, output_console
 from hectogpt.errors import UserError
+from hectogpt.json_files import parse_json_object, read_bytes
 
 RECORDS = Path("results/bench.jsonl")
 EXAMPLES = """\
@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
     """Run the command."""
     import tyro
     from rich.table import Table
+    from rich.text import Text
 
     arguments = tyro.cli(BenchArguments, args=argv, prog="hectogpt bench")
     if arguments.records == RECORDS and not RECORDS.exists():
@@ -43,22 +44,26 @@ def main(argv: list[str]) -> None:
         )
     newest = read(arguments.records)
     if arguments.json:
-        print("\n".join(json.dumps(record) for record in newest))
+        print("\n".join(json.dumps(record, allow_nan=False) for record in newest))
         return
     console = output_console()
     for record in newest:
         where = f"{record['machine']}, {record['threads']} threads, {record['date'][:10]}, {record['commit']}"
         columns = list(dict.fromkeys(key for row in record["rows"] for key in row))
-        table = Table(title=f"{record['question']} ({where})", title_justify="left")
+        table = Table(title=Text(one_line(f"{record['question']} ({where})"), "italic"), title_justify="left")
         for column in columns:
-            table.add_column(column.replace("_", " "), justify="left" if column == "contender" else "right")
+            table.add_column(
+                Text(one_line(column.replace("_", " "))), justify="left" if column == "contender" else "right"
+            )
         for row in record["rows"]:
             table.add_row(*(_cell(row.get(column)) for column in columns))
         console.print(table)
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else printable(str(value))
+def _cell(value: Any) -> Any:
+    from rich.text import Text
+
+    return Text("" if value is None else f"{value:,}" if isinstance(value, int) else one_line(str(value)))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -67,7 +72,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises UserError (data) for a file that is missing, empty or not JSON lines of ours, naming the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_bytes(path).splitlines()
     except OSError as error:
         raise UserError(
             f"cannot read {path}",
@@ -78,12 +83,25 @@ def read(path: Path) -> list[dict[str, Any]]:
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            setting = {key: record["rows"][0][key] for key in ("setting", "d") if key in record["rows"][0]}
-            newest[record["question"], str(setting)] = record
-            _ = (record["machine"], record["threads"], record["date"], record["commit"])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not a timing", why=repr(error), code=errors.DATA) from None
+            record = parse_json_object(line)
+            rows = check(record)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not a timing", why=str(error), code=errors.DATA) from None
+        setting = {key: rows[0][key] for key in ("setting", "d") if key in rows[0]}
+        newest[record["question"], str(setting)] = record
     if not newest:
         raise UserError(f"{path} is empty", fix="make bench", code=errors.DATA)
     return list(newest.values())
+
+
+def check(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a record. Raises ValueError for one without the fields that are shown."""
+    texts = ("question", "machine", "date", "commit")
+    odd = [name for name in texts if not isinstance(record.get(name), str)]
+    odd += [] if isinstance(record.get("threads"), int) else ["threads"]
+    rows = record.get("rows")
+    odd += [] if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) else ["rows"]
+    if odd:
+        raise ValueError(f"it has no usable {', '.join(odd)}")
+    found: list[dict[str, Any]] = record["rows"]
+    return found

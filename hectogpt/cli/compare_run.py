@@ -12,6 +12,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from hectogpt import errors
 from hectogpt.cli.compare_table import WIDE, LiveTable, results_table, state_of
@@ -28,12 +29,12 @@ from hectogpt.lab.rounds import MOST_SEEDS, Rounds, duration_text, parse_duratio
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
-from hectogpt.signals import Stopped, raise_on_signal
+from hectogpt.signals import WORDS, Stopped, raise_on_signal
 from hectogpt.train.setup import check_corpus, count_parameters
 
 SEEDS = 5  # if no number is given
 FEW_TOKENS = 2000  # held-out tokens below which the third decimal of a loss means nothing
-WORDS = (
+VERDICT_WORDS = (
     f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: lower beyond both, but p >= {SIGNIFICANCE}; or a single "
     "seed."
 )
@@ -112,13 +113,13 @@ def check_page(path: Path) -> None:
 
 
 def perform_all(comparison: Comparison, missing: list[Trial], quiet: bool) -> None:
-    """Run the trials one after another. Raises UserError when SIGINT or SIGTERM ends it."""
+    """Run the trials one after another. Raises UserError when a signal ends it."""
     with LiveTable(comparison, len(missing), quiet, comparison.results) as table, interruptible(comparison):
         perform(comparison, missing, table)
 
 
 def perform_rounds(rounds: Rounds, quiet: bool) -> None:
-    """Run the trials seed by seed until the rounds end. Raises UserError when SIGINT or SIGTERM ends it."""
+    """Run the trials seed by seed until the rounds end. Raises UserError when a signal ends it."""
     comparison = rounds.comparison
     note(rounds_line(rounds), quiet)
     with LiveTable(comparison, None, quiet, rounds.results) as table, interruptible(comparison, rounds):
@@ -144,18 +145,19 @@ def perform(comparison: Comparison, missing: list[Trial], table: LiveTable) -> N
 
 @contextmanager
 def interruptible(comparison: Comparison, rounds: Rounds | None = None) -> Iterator[None]:
-    """Make SIGINT and SIGTERM a UserError that tells what is kept."""
+    """Make SIGINT, SIGTERM and SIGHUP a UserError that tells what is kept."""
     try:
         with raise_on_signal():
             yield
     except KeyboardInterrupt as stop:
         left, all_trials = len(comparison.missing()), len(comparison.trials())
         told = f"{left} of {all_trials} trials missing" if rounds is None else f"at seed {comparison.seeds[-1]}"
+        code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
         raise UserError(
-            f"interrupted, {told}",
+            f"{WORDS[code]}, {told}",
             fix="the same command goes on where it stopped",
             kept=f"the finished trials, in {comparison.out}" if left < all_trials else "",
-            code=stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED,
+            code=code,
         ) from None
 
 
@@ -230,7 +232,9 @@ def show_plan(comparison: Comparison, missing: Sequence[Trial], rounds: Rounds |
         count, data = count_parameters(arm.run, comparison.corpus), arm.run.data
         todo = sum(trial.arm.label == arm.label for trial in missing)
         trials = str(todo) if rounds is None else f"{todo} a seed"
-        table.add_row(arm.label, f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}", trials)
+        table.add_row(
+            Text(printable(arm.label)), f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}", trials
+        )
         broken = broken_rules(comparison.track, arm.run, comparison.corpus, count)
         if broken:
             lines.append(f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(broken)}")
@@ -260,7 +264,7 @@ def show_results(outcome: Outcome) -> None:
         f"N-gram baselines of the same tokens ({comparison.split}): {levels}",
         f"Differences: {comparison.split} nats/token over paired seeds, negative is better. Noise: 2 SD of the "
         f"differences / sqrt(n). "
-        + (SEQUENTIAL_WORDS if any(verdict.sequential for verdict in outcome.verdicts) else WORDS),
+        + (SEQUENTIAL_WORDS if any(verdict.sequential for verdict in outcome.verdicts) else VERDICT_WORDS),
     ]
     if outcome.swept and len(results) > 1:
         best, bias = best_of(results)

@@ -56,7 +56,7 @@ def run(arguments: DataArguments) -> None:
             for split, ids in corpus.tokens.items()
         }
         facts = {"corpus": corpus.name, "folder": str(corpus.folder), "splits": splits}
-        print(json.dumps(facts | {"repaired": repaired, "problems": list(corpus.problems)}))
+        print(json.dumps(facts | {"repaired": repaired, "problems": list(corpus.problems)}, allow_nan=False))
         return
     for split, tokens in corpus.tokens.items():
         print(f"{split:<6}{len(tokens):>12,} tokens {corpus.n_documents[split]:>8,} documents  {corpus.sha256[split]}")

@@ -96,7 +96,8 @@ def run(arguments: DoctorArguments) -> None:
     found = list(findings(arguments.network))
     missing = [finding for finding in found if finding.state == "missing"]
     if arguments.json:
-        print(json.dumps({"ready": not missing, "findings": [asdict(finding) for finding in found]}))
+        told = [asdict(finding) for finding in found]
+        print(json.dumps({"ready": not missing, "findings": told}, allow_nan=False))
     else:
         for finding in found:
             print(text(finding))

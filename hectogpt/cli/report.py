@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tyro
 
+from hectogpt.cli.console import one_line
+
 EXAMPLES = """\
   hectogpt report
   hectogpt report --ladder runs/compare.jsonl --out report --json"""
@@ -38,6 +40,6 @@ def run(arguments: Arguments) -> None:
 
     paths = write_report(arguments.ladder, arguments.out, arguments.answers)
     if arguments.json:
-        print(json.dumps({"files": [str(path) for path in paths]}))
+        print(json.dumps({"files": [str(path) for path in paths]}, allow_nan=False))
     else:
-        print("\n".join(map(str, paths)))
+        print("\n".join(one_line(str(path)) for path in paths))

@@ -38,7 +38,7 @@ def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelCon
     chosen = DEFAULTS | config
     for name, allowed in FIXED.items():
         if not any(chosen[name] is value or (isinstance(value, str) and chosen[name] == value) for value in allowed):
-            expected = " or ".join(json.dumps(value) for value in allowed)
+            expected = " or ".join(json.dumps(value, allow_nan=False) for value in allowed)
             problems.append(f"{name} is {_shown(config, name)}, expected {expected}")
     inner = config.get("n_inner")
     width = config.get("n_embd")

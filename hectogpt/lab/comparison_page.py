@@ -284,7 +284,7 @@ def _value(value: Any) -> str:
         fields = {name: _value(inner) for name, inner in value.items() if name != "type" and inner is not None}
         told = ", ".join(f"{name}={inner}" for name, inner in fields.items() if inner)
         return f"{value['type']}({told})" if "type" in value else told and f"({told})"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
 
 
 def _ideas(results: Sequence[Result]) -> list[str]:

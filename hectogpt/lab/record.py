@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ def _identity(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> list[
 
 
 def _hash(values: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def failures(records: Iterable[Record]) -> list[str]:
@@ -150,9 +151,18 @@ def failures(records: Iterable[Record]) -> list[str]:
     return [f"{line} (seed {', '.join(map(str, sorted(which)))})" for line, which in seeds.items()]
 
 
+def json_value(value: Any) -> Any:
+    """A field's value with the numbers that JSON lacks as texts, as `dump` writes them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return [json_value(item) for item in value] if isinstance(value, tuple | list) else value
+
+
 def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
     """A recipe and what was overridden in it, in words: "muon optim.lr=0.01"."""
-    return " ".join([recipe, *(f"{name}={json.dumps(value)}" for name, value in overrides.items())])
+    return " ".join(
+        [recipe, *(f"{name}={json.dumps(json_value(value), allow_nan=False)}" for name, value in overrides.items())]
+    )
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -221,6 +231,7 @@ def _damaged(path: Path, number: int, why: str) -> UserError:
 def append_record(path: Path, record: Record) -> None:
     """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE)."""
     row = {name: getattr(record, name) for name in _FIELDS}
+    row["overrides"] = {name: json_value(value) for name, value in record.overrides.items()}
     try:
         append_line(path, json.dumps(row, allow_nan=False))
     except OSError as error:

@@ -6,8 +6,10 @@ its newest settings count.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +24,7 @@ from hectogpt.train.run import sections_changed
 
 NGRAMS = ("uniform", "unigram", "kn2", "kn3")
 WITHOUT = "without-"
+LONGEST_SLUG = 100  # characters; a file's name may have 255 bytes
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,16 @@ class Leaderboard:
 
     @property
     def slug(self) -> str:
-        """Corpus and track, for file names."""
-        return f"{self.corpus}-{self.track}".replace("+", "-").replace("/", "-").replace(":", "-")
+        """Corpus and track, for names of files and elements of a page: letters, digits, dots, dashes and underscores.
+
+        A text that has other characters, or is long, gets a few digits of its hash, so that no two share a name.
+        """
+        text = f"{self.corpus}-{self.track}"
+        plain = text.replace("+", "-").replace("/", "-").replace(":", "-")
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+        if slug == plain and len(slug) <= LONGEST_SLUG:
+            return slug
+        return f"{slug[:LONGEST_SLUG]}-{hashlib.sha256(text.encode('utf-8')).hexdigest()[:8]}"
 
     @property
     def top(self) -> Entry | None:
@@ -205,7 +216,9 @@ def build_leaderboards(records: Sequence[Record], ladder: Sequence[str]) -> list
 def _build(corpus: str, track: str, records: Sequence[Record], ladder: Sequence[str]) -> Leaderboard:
     groups: dict[str, list[Record]] = {}
     for record in filter(lambda record: record.counts, records):
-        groups.setdefault(json.dumps([record.recipe, record.overrides], sort_keys=True), []).append(record)
+        groups.setdefault(json.dumps([record.recipe, record.overrides], sort_keys=True, allow_nan=False), []).append(
+            record
+        )
     board = Leaderboard(corpus, track, crashed=[record for record in records if not record.counts])
     for group in groups.values():
         entry = _newest(group)
@@ -234,7 +247,8 @@ def _build(corpus: str, track: str, records: Sequence[Record], ladder: Sequence[
 def _mean_ngrams(entry: Entry, split: str) -> dict[str, float]:
     """Name -> mean loss of the n-gram baselines over the records that have them on this split; {} if none has."""
     scored = [record for record in entry.records if record.ngram_split == split and record.ngram_kn3 is not None]
-    return {name: float(np.mean([getattr(record, f"ngram_{name}") for record in scored])) for name in NGRAMS if scored}
+    levels = {name: [x for r in scored if (x := getattr(r, f"ngram_{name}")) is not None] for name in NGRAMS}
+    return {name: float(np.mean(values)) for name, values in levels.items() if values}
 
 
 def _newest(records: Sequence[Record]) -> Entry:

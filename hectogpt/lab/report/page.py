@@ -17,6 +17,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex
 
+from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.lab.report.leaderboard import Leaderboard, compare_entries, count_seeds
 from hectogpt.lab.report.tables import (
@@ -95,7 +96,9 @@ def render_page(boards: Sequence[Leaderboard], descriptions: Mapping[str, str]) 
         if board.rungs:
             curves, ladder = f"{board.slug}-curves", f"{board.slug}-ladder"
             figures |= {curves: _curves(board), ladder: _ladder(board, descriptions)}
-            parts.append(f"<h2>{html.escape(board.name)}</h2>\n<div id={curves}></div>\n<div id={ladder}></div>")
+            parts.append(
+                f"<h2>{html.escape(printable(board.name))}</h2>\n<div id={curves}></div>\n<div id={ladder}></div>"
+            )
             parts.append(f"<div class=scroll>{ladder_table(board, descriptions).html()}</div>")
     constants = {"CONFIG": CONFIG, "THEMES": THEMES, "FIGURES": figures}
     script = "".join(f"const {name} = {_json(value)};\n" for name, value in constants.items())
@@ -115,8 +118,9 @@ def _plotly_javascript() -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand in a script element."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
+    """JSON that may stand in a script element: nothing in it ends the element or begins a comment."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("</", "<\\/").replace("<!", "\\u003c!").replace("<s", "\\u003cs").replace("<S", "\\u003cS")
 
 
 def _curves(board: Leaderboard) -> Figure:

@@ -24,6 +24,7 @@ from hectogpt.train.plot import (
     draw_level,
     draw_levels,
     place_legend,
+    plain_text,
     plot_curve,
     save_figure,
     set_log_scale,
@@ -45,7 +46,7 @@ def plot_rung(path: Path, board: Leaderboard, place: int) -> None:
     behind += [(board.rungs[place - 1], BELOW, "-")] if place else []
     figure = Figure(figsize=(12.5 if place else 11, 4.1), layout="constrained")
     panels = figure.subplots(1, 3 if place else 2)
-    figure.suptitle(f"{place} {rung.label} · {board.name} · {rung.seeds}", fontsize=11)
+    figure.suptitle(plain_text(f"{place} {rung.label} · {board.name} · {rung.seeds}"), fontsize=11)
     fields = (("losses", "training loss (nats per token)"), ("grad_norms", "gradient norm before clipping"))
     for axes, (field, label) in zip(panels[:2], fields, strict=True):
         for entry, color, style in behind:
@@ -115,7 +116,7 @@ def plot_ladder(path: Path, board: Leaderboard) -> None:
     figure = Figure(figsize=(12.5, 1.8 + 0.36 * len(rungs)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))
     split = "test" if {entry.split for entry in rungs} == {"test"} else "dev"
-    figure.suptitle(f"The ladder · {board.name} · {split} text", fontsize=11)
+    figure.suptitle(plain_text(f"The ladder · {board.name} · {split} text"), fontsize=11)
     previous = None
     for y, entry in enumerate(rungs):
         summary = entry.summary(split)

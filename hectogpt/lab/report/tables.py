@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hectogpt.display import printable
 from hectogpt.lab.report.leaderboard import NGRAMS, WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
 from hectogpt.lab.statistics import Paired, Summary, selection_bias
 
@@ -31,20 +33,26 @@ class Table:
         """A pipe table that ends with a line break."""
         rule = [":--"] * self.left + ["--:"] * (len(self.header) - self.left)
         lines = [self.header, rule, *self.rows]
-        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        return "".join("| " + " | ".join(map(markdown_text, line)) + " |\n" for line in lines)
 
     def html(self) -> str:
         """A table element."""
 
         def line(cells: Sequence[str], tag: str) -> str:
             marked = [
-                f"<{tag}{' class=w' if i < self.left else ''}>{html.escape(cell)}</{tag}>"
+                f"<{tag}{' class=w' if i < self.left else ''}>{html.escape(printable(cell))}</{tag}>"
                 for i, cell in enumerate(cells)
             ]
             return f"<tr>{''.join(marked)}</tr>\n"
 
         body = "".join(line(row, "td") for row in self.rows)
         return f"<table>\n<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}</tbody></table>\n"
+
+
+def markdown_text(text: str) -> str:
+    """A text of somebody else's on one line of Markdown: no HTML, no link, no cell of a table begins or ends in it."""
+    text = printable(" ".join(text.splitlines()))
+    return re.sub(r"\](?=[\[(:])", r"\\]", text.replace("<", "&lt;").replace("|", "\\|"))
 
 
 def first_paragraph(description: str) -> str:
@@ -153,9 +161,10 @@ def comparison_table(entries: Sequence[Entry], reference: Entry | None, descript
 def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
     """One row per part of `whole` that was left out, with what that costs."""
     rows = []
-    words = {"worse": "helps", "tie": "tie", "better": "hurts", "unproven": "hurts, unproven"}
+    words = {"worse": "helps", "tie": "tie", "better": "hurts"}
     for entry in entries:
         pair = compare_entries(entry, whole)[0]
+        unproven = "helps, unproven" if pair and pair.difference > 0 else "hurts, unproven"
         rows.append(
             [
                 entry.name.removeprefix(WITHOUT),
@@ -163,7 +172,7 @@ def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
                 format_loss(entry.summary("test")),
                 str(len(entry.records)),
                 format_difference(pair),
-                words[pair.verdict] if pair else EMPTY,
+                words.get(pair.verdict, unproven) if pair else EMPTY,
             ]
         )
     return Table(["left out", "dev", "test", "n", "loss without it [95 %]", "the part"], rows)

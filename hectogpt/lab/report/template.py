@@ -9,7 +9,15 @@ from pathlib import Path
 
 from hectogpt.errors import UserError
 from hectogpt.lab.report.leaderboard import NGRAMS, Entry, Leaderboard, compare_entries, count_pairs
-from hectogpt.lab.report.tables import Table, format_difference, format_gain, format_loss, format_number, format_p
+from hectogpt.lab.report.tables import (
+    Table,
+    format_difference,
+    format_gain,
+    format_loss,
+    format_number,
+    format_p,
+    markdown_text,
+)
 from hectogpt.lab.statistics import Paired
 
 UNMEASURED = "(not measured yet)"
@@ -149,7 +157,7 @@ class Filler:
                 continue
             place = board.rungs.index(entry)
             loss = format_field(board, entry, "loss")
-            text = f"*{board.name}*: {loss} nats per token ({entry.split}, {entry.seeds})"
+            text = f"*{markdown_text(board.name)}*: {loss} nats per token ({entry.split}, {entry.seeds})"
             if place:
                 below = board.rungs[place - 1]
                 pair, split = compare_entries(entry, below)
