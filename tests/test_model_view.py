@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,3 +205,17 @@ def test_an_imported_gpt2_is_seen_as_its_own_library_sees_it(tmp_path: Path) -> 
     with torch.no_grad():
         expected = theirs(torch.from_numpy(prompt.ids)[None], output_attentions=True).attentions
     np.testing.assert_allclose(model_view.trace(model, prompt.ids).maps, torch.cat(expected).numpy(), atol=1e-4)
+
+
+def test_threads_that_share_a_model_see_only_their_own_passes() -> None:
+    """K12: users of one server get their own maps, with their own heads switched off."""
+    model = ours()
+    asked = [(ids(16, seed), [(seed % 2, seed % 3)] if seed % 2 else []) for seed in range(6)]
+    alone = [model_view.trace(model, *one) for one in asked]
+
+    def look(i: int) -> bool:
+        seen = model_view.trace(model, *asked[i % 6])
+        return bool(seen.maps.shape == alone[i % 6].maps.shape and np.array_equal(seen.maps, alone[i % 6].maps))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(look, range(120)))

@@ -1,16 +1,16 @@
-"""The app behind `hectogpt explore`: its server's locks, and its pages in a real browser.
+"""The pages of `hectogpt explore` in a real browser: one server and one Chromium serve all tests.
 
-One server serves them all, and one Chromium those marked `browser`; without Chromium these skip and say so.
+Without Chromium they skip and say so. The server's locks have tests of their own, in test_pages_gate.py.
 """
 
 from __future__ import annotations
 
-import base64
-import http.client
+import http.server
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,8 @@ from hectogpt.explore.pages.by_hand import ByHand
 from hectogpt.explore.pages.order import Order
 from hectogpt.explore.pages.trained import Trained
 from hectogpt.explore.pages.view import export
+
+server = pytest.importorskip("hectogpt.explore.pages.server")  # marimo is optional
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,39 +93,6 @@ def watched(browser: Any, address: str) -> Iterator[Watched]:
     yield watched
     context.close()
     assert watched.problems == []
-
-
-# Routes of marimo that run code, write files, open a shell or tell of the machine; and its web sockets.
-POSTS = "kernel/run kernel/save kernel/scratchpad/run kernel/instantiate files/list_files packages/add terminal/start"
-SOCKETS = "/ws?session_id=x", "/ws_sync?session_id=x&file_key=x", "/terminal/ws", "/iosub", "/lsp/pylsp"
-
-
-def test_nobody_gets_in_without_the_token_and_nobody_runs_code(address: str) -> None:
-    port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?access_token=(.+)", address).groups()
-    assert len(token) >= 32
-
-    def answer(method: str, path: str, **headers: str) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
-        connection.request(method, path, headers=headers)
-        response = connection.getresponse()
-        response.read()
-        connection.close()
-        return response
-
-    entry = answer("GET", "/")
-    assert (entry.status, entry.getheader("location", "").split("?")[0]) == (303, "/auth/login")
-    let_in = {"Authorization": "Basic " + base64.b64encode(f"x:{token}".encode()).decode()}
-    assert answer("GET", "/", **let_in).status == 200
-    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    upgrade["Sec-WebSocket-Key"] = base64.b64encode(bytes(16)).decode()
-    for path in SOCKETS:
-        assert answer("GET", path, **upgrade).status == 403
-    for route in POSTS.split():
-        for headers in ({}, let_in):
-            assert answer("POST", f"/api/{route}", **headers).status in (401, 403, 404, 405), route
-    assert answer("GET", "/terminal/ws", **upgrade, **let_in).status == 403
-    for path in ("/api/status", "/api/usage", "/api/version", "/@file/0-x"):
-        assert answer("GET", path).status == 401
 
 
 @pytest.mark.browser
@@ -209,7 +178,12 @@ def test_heads_are_switched_off_and_bad_folders_get_a_message(watched: Watched, 
     watched.reads(shown(trained.view(run, Trained(off=((0, 1),)))))
     page.keyboard.press("Escape")
     folder = page.get_by_role("textbox", name="folder of the model")
-    for bad, words in ((str(tmp_path / "nowhere"), "there is no such folder"), (str(tmp_path), "no config.json")):
+    for bad, words in (
+        (str(tmp_path / "nowhere"), "there is no such folder"),
+        (str(tmp_path), "config.json"),
+        ("\0", "null byte"),  # D6
+        ("x" * 5000, "File name too long"),
+    ):
         folder.fill(bad)
         folder.press("Enter")
         page.get_by_role("alert").get_by_text(words).wait_for()
@@ -238,6 +212,47 @@ def test_a_telephone_s_width_in_both_themes(browser: Any, address: str, theme: s
         assert found == getattr(drawing, ink)["ink"]
     assert watched.problems == []
     context.close()
+
+
+@pytest.mark.browser
+def test_a_file_leads_in_and_another_server_s_page_does_not(browser: Any, address: str, tmp_path: Path) -> None:
+    """D22, D9, K3: the file is what the browser is started with. A page of another port has the same site and, once
+    the user is in, the cookie; its sockets, frames and requests are refused all the same."""
+    page = browser.new_context().new_page()
+    door = server.write_page(tmp_path, address)
+    page.goto(door.as_uri())
+    page.locator("section.hecto-view").wait_for(timeout=30_000)
+    ours = address.partition("?")[0]
+    assert page.url == ours
+
+    class Foreign(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"<!doctype html><title>x</title><iframe src={ours}></iframe>".encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Foreign) as foreign:
+        threading.Thread(target=foreign.serve_forever, daemon=True).start()
+        answers: dict[str, int] = {}
+        page.on("response", lambda r: answers.update({r.url: r.status}))
+        page.goto(f"http://127.0.0.1:{foreign.server_port}/")
+        assert answers[ours] == 403
+        outcomes = page.evaluate(
+            """async (ours) => [
+              await new Promise(done => {
+                const socket = new WebSocket(ours.replace('http', 'ws') + 'ws?session_id=x');
+                socket.onopen = () => done('open'); socket.onerror = () => done('refused'); }),
+              await fetch(ours, {credentials: 'include'}).then(() => 'read', () => 'refused'),
+              await fetch(ours + 'api/kernel/function_call', {method: 'POST', body: '{}', mode: 'no-cors',
+                credentials: 'include'}).then(() => 'sent', () => 'refused')]""",
+            ours,
+        )
+        assert outcomes == ["refused"] * 3
+        foreign.shutdown()
+    page.context.close()
 
 
 @pytest.mark.browser

@@ -5,27 +5,26 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import secrets
+import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.idea_file import read_idea
+from hectogpt.signals import Stopped, raise_on_signal
 
-HOST = "127.0.0.1"
-APP = Path(__file__).parent.parent / "explore" / "pages" / "app.py"
+SERVER = "hectogpt.explore.pages.server"
+ROOT = Path(__file__).resolve().parents[2]  # the server imports the same files as this process
+SECONDS_TO_END = 5.0
+CRASHED = 1  # the exit code of a fault that is not the user's, as Python gives it
 
 
 EXAMPLES = """\
@@ -152,10 +151,10 @@ def export(arguments: ExportArguments) -> None:
     content = write(view, a.out.suffix.lower())
     try:
         a.out.write_bytes(content)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise UserError(
             f"cannot write {a.out}",
-            why=error.strerror or str(error),
+            why=getattr(error, "strerror", None) or str(error),
             fix="--out in a folder that exists and is yours",
             code=errors.STORAGE,
         ) from None
@@ -173,15 +172,14 @@ def head_of(text: str) -> tuple[int, int]:
 
 
 def serve(arguments: PagesArguments) -> None:
-    """Run marimo's read-only server in a process of its own until Ctrl-C.
+    """Run the pages' server in a process of its own until Ctrl-C.
 
-    It listens on this machine only, and asks for a token that changes with every start, so that neither another user
-    nor a web page open in the same browser can reach it.
+    It listens on this machine only, asks for a token that changes with every start, and ends when this process does.
     """
-    if arguments.model is not None and not (Path(arguments.model) / "config.json").is_file():
+    if arguments.model is not None and not is_model(Path(arguments.model)):
         raise UserError(
             f"no model in {arguments.model}",
-            why="it has no config.json" if Path(arguments.model).is_dir() else "there is no such folder",
+            why="it has no config.json" if os.path.isdir(arguments.model) else "there is no such folder",
             fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
             code=errors.CHECKPOINT,
         )
@@ -191,56 +189,85 @@ def serve(arguments: PagesArguments) -> None:
             why="it is not installed",
             fix="python -m pip install 'hectogpt[explore]'   (`hectogpt explore export` works without it)",
         )
-    port = free_port(arguments.port)
-    token = secrets.token_urlsafe(24)
-    command = [sys.executable, "-m", "marimo", "--quiet", "run", str(APP), "--headless", "--host", HOST]
-    command += ["--port", str(port), "--token", "--token-password-file", "-", "--no-check", "--no-skew-protection"]
-    options = [] if arguments.model is None else ["--model", arguments.model]
-    options += [word for file in arguments.idea for word in ("--idea", str(read_idea(file).path))]
-    command += ["--", *options] if options else []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(errors.TERMINATED))  # so that the server ends with us
-    server = subprocess.Popen(command, stdin=subprocess.PIPE)
+    if arguments.port is not None and not 1 <= arguments.port <= 65535:
+        raise UserError(f"--port {arguments.port}", why="ports are 1 to 65535", fix="leave --port out for a free one")
+    ideas = [str(read_idea(file).path) for file in arguments.idea]
+    server = None
     try:
-        assert server.stdin is not None
-        with contextlib.suppress(BrokenPipeError), server.stdin as pipe:  # a server that ended is reported below
-            pipe.write(token.encode())
-        wait_until_up(server, port)
-        address = f"http://{HOST}:{port}/?access_token={token}"
-        print(f"{address}\nCtrl-C ends it.", flush=True)
-        if not arguments.no_browser:
-            webbrowser.open(address)
-        server.wait()
-    except KeyboardInterrupt:
+        with raise_on_signal():
+            server = start_server({"port": arguments.port, "model": arguments.model, "ideas": ideas})
+            found = wait_until_up(server, arguments.port)
+            print(f"{found['address']}\nCtrl-C ends it.", flush=True)
+            if not arguments.no_browser:
+                webbrowser.open(Path(found["page"]).as_uri())  # its name: other users can read a command line
+            raise has_ended(server.wait())
+    except Stopped as stop:
+        if stop.code != errors.INTERRUPTED:
+            raise
         print("ended", file=sys.stderr)
     finally:
-        server.terminate()
+        if server is not None:
+            end_server(server)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether the folder has a config.json."""
+    try:
+        return (folder / "config.json").is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def start_server(settings: dict[str, Any]) -> subprocess.Popen[str]:
+    """The server's process, with its settings. It ends when its standard input does, however this process ends."""
+    server = subprocess.Popen(
+        [sys.executable, "-P", "-m", SERVER],  # -P: no module is taken from the current folder
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        start_new_session=True,  # Ctrl-C reaches this process alone
+    )
+    assert server.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # a server that has ended is reported when its answer is read
+        server.stdin.write(json.dumps(settings) + "\n")
+        server.stdin.flush()
+    return server
+
+
+def wait_until_up(server: subprocess.Popen[str], port: int | None) -> dict[str, str]:
+    """The server's address and the page that leads to it, once it listens. Raises UserError when it cannot."""
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    if not line:
+        raise has_ended(server.wait())
+    found: dict[str, str] = json.loads(line)
+    if "error" in found:
+        where = "the pages' server has no port" if port is None else f"--port {port}"
+        raise UserError(where, why=found["error"], fix="leave --port out for a free one")
+    return found
+
+
+def has_ended(code: int) -> UserError:
+    """The error for a server that ended by itself. Nothing is lost: the pages keep nothing."""
+    return UserError(
+        "the pages' server has ended",
+        why=signal.Signals(-code).name if code < 0 else f"exit code {code}",
+        fix="hectogpt explore starts it again",
+        code=CRASHED,
+    )
+
+
+def end_server(server: subprocess.Popen[str]) -> None:
+    """End the server by the end of its standard input; kill it if that takes too long."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        server.stdin.close()
+    try:
+        server.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        server.kill()
         server.wait()
-
-
-def free_port(asked: int | None) -> int:
-    """The port asked for, if nobody listens there, or any free one."""
-    if asked is not None and not 1 <= asked <= 65535:
-        raise UserError(f"--port {asked}", why="ports are 1 to 65535", fix="leave --port out for a free one")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, asked or 0))
-        except OSError as error:
-            raise UserError(
-                f"--port {asked}", why=error.strerror or str(error), fix="leave --port out for a free one"
-            ) from None
-        return int(probe.getsockname()[1])
-
-
-def wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
-    """Return once the server answers. Raises UserError when it ends instead, or after two minutes."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise UserError("the pages' server did not start", why=f"marimo ended with code {server.returncode}")
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-    raise UserError("the pages' server did not start", why="it has not answered for two minutes")
+    server.stdout.close()

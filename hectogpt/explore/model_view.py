@@ -6,6 +6,7 @@ of the layer's output projection W_o becomes zero, and all later layers are comp
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ from hectogpt.model.attention import CausalAttention
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
+
+# Threads of the pages share a model, and a hook acts on every pass over it: one thread's ablation would change what
+# another one sees.
+_one_pass_at_a_time = threading.Lock()
 
 
 class Trace(NamedTuple):
@@ -114,9 +119,9 @@ def ablate_heads(model: Transformer, off: Collection[HeadName]) -> Iterator[None
 
 @torch.no_grad()
 def trace(model: Transformer, ids: Int[np.ndarray, " time"], off: Collection[HeadName] = ()) -> Trace:
-    """Run the model on 1 to context_length tokens, with the heads in `off` switched off.
+    """Run the model on 1 to context_length tokens, with the heads in `off` switched off. Threads take turns.
 
-    Raises UserError for a head that the model does not have.
+    Raises UserError for a head that the model does not have, and (DIVERGED) if its numbers overflow.
     """
     maps: list[Tensor] = []
 
@@ -124,13 +129,20 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"], off: Collection[Hea
         assert isinstance(module, CausalAttention)
         maps.append(module.weights(inputs[0], inputs[1])[0])
 
-    handles = [module.register_forward_pre_hook(keep_map) for module in attention_modules(model)]
-    try:
-        with ablate_heads(model, off):
+    with _one_pass_at_a_time, ablate_heads(model, off):
+        handles = [module.register_forward_pre_hook(keep_map) for module in attention_modules(model)]
+        try:
             logits = model(torch.from_numpy(ids)[None])[0]
-    finally:
-        for handle in handles:
-            handle.remove()
+        finally:
+            for handle in handles:
+                handle.remove()
+    if not all(numbers.isfinite().all() for numbers in (logits, *maps)):
+        raise UserError(
+            "the model's numbers overflow",
+            why="its attention maps or logits for this prompt are not finite: weights this large compute nothing",
+            fix="use a model whose training went well",
+            code=errors.DIVERGED,
+        )
     log_probabilities = logits.double().log_softmax(dim=-1)
     losses = -log_probabilities[:-1].gather(1, torch.from_numpy(ids[1:, None]))[:, 0]
     shape = (model.config.n_layers, model.config.n_heads, len(ids), len(ids))

@@ -18,12 +18,10 @@ def _():
 
     import marimo as mo
 
-    from hectogpt.errors import UserError
     from hectogpt.explore.pages import by_hand, controls
-    from hectogpt.explore.pages.view import message
 
     mo.output.replace(mo.Html(controls.HEAD))
-    return Path, UserError, by_hand, controls, message, mo
+    return Path, by_hand, controls, mo
 
 
 @app.cell
@@ -68,19 +66,18 @@ def _(Path, controls, mo, page):
     mo.stop(page.value != controls.TRAINED)
     from hectogpt.explore.pages import trained
 
-    folder = controls.make_folder(trained.choose(mo.cli_args().get("model"), Path("runs")))
-    ideas = [Path(str(file)) for file in mo.cli_args().get_all("idea")]
+    folder = controls.make_folder(trained.choose(controls.asked.model, Path("runs")))
     mo.output.replace(folder)
-    return folder, ideas, trained
+    return folder, trained
 
 
 @app.cell
-def _(Path, UserError, controls, folder, ideas, message, mo, trained):
+def _(Path, controls, folder, mo, trained):
     mo.stop(not folder.value, mo.Html(controls.NO_RUN))
     try:
-        sizes = trained.load(Path(folder.value), ideas)[0].config
-    except UserError as error:
-        mo.stop(True, mo.Html(message(error)))
+        sizes = trained.load(Path(folder.value), controls.asked.ideas)[0].config
+    except Exception as error:
+        mo.stop(True, controls.explain(error))
     model_controls = controls.make_trained(
         trained.Trained(), sizes.n_layers, sizes.n_heads, min(trained.LONGEST, sizes.context_length)
     )
@@ -89,9 +86,9 @@ def _(Path, UserError, controls, folder, ideas, message, mo, trained):
 
 
 @app.cell
-def _(Path, controls, folder, ideas, model_controls, trained):
+def _(Path, controls, folder, model_controls, trained):
     settings = controls.read_trained(model_controls.value)
-    controls.show_view(lambda: trained.view(Path(folder.value), settings, ideas), "model")
+    controls.show_view(lambda: trained.view(Path(folder.value), settings, controls.asked.ideas), "model")
     return
 
 

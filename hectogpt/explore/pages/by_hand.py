@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from hectogpt.errors import UserError
 from hectogpt.explore import attention
 from hectogpt.explore.pages.chart import Panel, format_number
 from hectogpt.explore.pages.drawing import Box, Drawing, Role
@@ -16,6 +17,8 @@ from hectogpt.explore.pages.view import Charts, Note, Quantities, Quantity, View
 
 SAMPLES = 10_000
 DIMENSIONS = 128  # of layer-normalised keys
+MOST_KEYS = 512  # of SAMPLES draws each: 160 MB
+LARGEST = 500.0  # of beta, alpha and spread: far beyond, exp(beta) overflows
 WIDTH, HEIGHT = 280, 270  # of a chart: four stand side by side on a page 1,078 pixels wide
 Query = Literal["copy", "average", "heads"]
 DESCRIPTIONS: dict[Query, str] = {
@@ -57,7 +60,21 @@ def attend(projections: np.ndarray, settings: ByHand) -> tuple[np.ndarray, ...]:
 
 
 def view(settings: ByHand) -> View:
-    """The page's contents. Raises UserError for settings without a meaning."""
+    """The page's contents. Raises UserError for settings without a meaning or beyond the ceilings above."""
+    if settings.n > MOST_KEYS:
+        raise UserError(
+            f"n = {settings.n} keys",
+            why=f"{SAMPLES:,} draws of all keys are kept in memory, so at most {MOST_KEYS} keys are drawn",
+            fix=f"set n to {MOST_KEYS} or less",
+        )
+    for name in ("beta", "alpha", "spread"):
+        value = getattr(settings, name)
+        if math.isfinite(value) and abs(value) > LARGEST:
+            raise UserError(
+                f"{name} = {value:g}",
+                why=f"the page draws up to {LARGEST:,.0f}",
+                fix=f"set {name} to {LARGEST:g} or less",
+            )
     projections = sample_projections(settings.n, settings.alpha, settings.spread, settings.normalised)
     heads = attend(projections, settings)
     outputs = np.mean(heads, axis=0)  # c by its weights on the values, [samples, n]
@@ -212,7 +229,7 @@ def _list_sample(projections: np.ndarray, outputs: np.ndarray, errors: np.ndarra
     if settings.query == "copy":
         scores = settings.beta * projections[settings.sample, :, 0]
         gap = float(scores[0] - scores[1:].max())
-        bound = (settings.n - 1) * math.exp(-gap)
+        bound = (settings.n - 1) * math.exp(min(-gap, 700.0))  # beyond, it would overflow; it says nothing from 1 on
         rows += [
             Quantity("gap", "gap of the scores", gap),
             Quantity("bound", "bound (n − 1) exp(−gap) on 1 − weight", bound, ".3g"),

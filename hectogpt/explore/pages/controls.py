@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,17 @@ SHORT_QUERY: dict[str, hand.Query] = {
     "average, one head": "average",
     "average, two heads": "heads",
 }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `hectogpt explore` was started with: a model's folder, and the user's own files that may be imported."""
+
+    model: str | None = None
+    ideas: tuple[Path, ...] = ()
+
+
+asked = Asked()  # set by the server before the first page opens
 
 
 def lay_out(controls: Any) -> mo.Html:
@@ -136,12 +151,22 @@ def read_trained(values: dict[str, Any]) -> Any:
     )
 
 
+def explain(error: Exception) -> mo.Html:
+    """An error's message. One that nobody foresaw is told by a number; its traceback goes to the terminal."""
+    if not isinstance(error, UserError):
+        number = secrets.token_hex(4)
+        text = "".join(traceback.format_exception(error))
+        print(f"error {number} in a page\n{text}", file=sys.__stderr__)  # sys.stderr is the browser's console
+        error = UserError("the page could not be made", why=f"error {number}, which the terminal tells in full")
+    return mo.Html(message(error))
+
+
 def show_view(make: Callable[[], View], name: str) -> mo.Html:
-    """The view with its downloads, or the error message if `make` raises UserError."""
+    """The view with its downloads, or the message of the error that `make` raises."""
     try:
         view = make()
-    except UserError as error:
-        return mo.Html(message(error))
+    except Exception as error:
+        return explain(error)
     kinds = {".html": "text/html", ".svg": "image/svg+xml", ".png": "image/png"}
     downloads = [
         mo.download(

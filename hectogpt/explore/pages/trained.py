@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hectogpt import errors
 from hectogpt.data import Tokenizer
+from hectogpt.display import printable
+from hectogpt.errors import UserError
 from hectogpt.explore import model_view
 from hectogpt.explore.model_view import HeadName, Prompt, Trace
 from hectogpt.explore.pages.chart import SIZE, Panel
@@ -42,9 +45,17 @@ def _open(folder: Path, changed: float, ideas: tuple[Path, ...]) -> tuple[Transf
 
 def load(folder: Path, ideas: Sequence[Path] = ()) -> tuple[Transformer, Tokenizer]:
     """The model of a folder and its tokenizer, kept until the file changes. ideas: the user's own files that may be
-    imported for it. Raises UserError."""
+    imported for it. Raises UserError, for a name that no folder can have too."""
     weights = folder / "model.safetensors"
-    return _open(folder.resolve(), weights.stat().st_mtime if weights.is_file() else 0.0, tuple(ideas))
+    try:
+        place, changed = folder.resolve(), weights.stat().st_mtime if weights.is_file() else 0.0
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a circle of links, or with a null character
+        raise UserError(
+            f"no model in {str(folder)[:80]}",
+            why=getattr(error, "strerror", None) or str(error),
+            code=errors.CHECKPOINT,
+        ) from None
+    return _open(place, changed, tuple(ideas))
 
 
 @functools.lru_cache(maxsize=4)
@@ -83,7 +94,9 @@ def view(folder: Path, settings: Trained, ideas: Sequence[Path] = ()) -> View:
 
 def _describe_model(folder: Path, model: Transformer, prompt: Prompt, settings: Trained) -> Note:
     config = model.config
-    text = f"{folder}: {config.n_layers} layers of {config.n_heads} heads, {config.d_model} dimensions, "
+    text = (
+        f"{printable(str(folder))}: {config.n_layers} layers of {config.n_heads} heads, {config.d_model} dimensions, "
+    )
     text += f"context {config.context_length}. "
     text += (
         f"{len(prompt.ids)} tokens read. In the maps, a row looks at its columns; the shade is the root of the weight."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.explore.pages import drawing
 from hectogpt.explore.pages.drawing import Drawing
@@ -181,13 +182,10 @@ def _token_html(name: str, loss: float | None) -> str:
 
 
 def message(error: UserError) -> str:
-    """An error as an HTML element: what failed, why, and how to fix it."""
+    """An error as an HTML element: what failed, why, and how to fix it; control characters as visible escapes."""
     lines = [("", error.what), ("Why: ", error.why), ("To fix it: ", error.fix)]
-    text = "".join(
-        f"<b>{escape(words)}</b>" if not label else f"<div>{label}{escape(words)}</div>"
-        for label, words in lines
-        if words
-    )
+    shown = [(label, escape(printable(words))) for label, words in lines if words]
+    text = "".join(f"<div>{label}{words}</div>" if label else f"<b>{words}</b>" for label, words in shown)
     return f'<div class="hecto hecto-error" role="alert">{text}</div>'
 
 
