@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,17 +12,52 @@ from helpers import TINY, small_run
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
+from hectogpt.model import Transformer
 from hectogpt.model.cpu_kernels import float32_by_onednn
 from hectogpt.train import precision
+from hectogpt.train.run import Data
 
 
 def test_absurd_sizes_are_refused_before_allocation() -> None:
     with pytest.raises(UserError, match="does not fit") as caught:
-        precision.check_memory(replace(TINY, d_model=2 * 10**6), torch.device("cpu"))
+        precision.check_memory(replace(TINY, d_model=10**5), torch.device("cpu"))
     assert caught.value.code == errors.MEMORY
-    with pytest.raises(UserError, match="does not fit"):
-        precision.choose(small_run(model=replace(TINY, n_layers=10**12)))
     precision.check_memory(TINY, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (Data(batch_size=2**40, seq_len=32), "batch_size"),
+        (Data(batch_size=2**40, seq_len=32, micro_batch=1), "batch_size"),
+        (Data(batch_size=10**7, seq_len=32), "(micro_batch|batch_size)"),  # 389 GB, and 3 GB of ids
+    ],
+)
+def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(data: Data, field: str) -> None:
+    """D14."""
+    with pytest.raises(UserError, match="at a time do not fit") as caught:
+        precision.choose(small_run(data=data))
+    assert caught.value.code == errors.MEMORY
+    assert re.fullmatch(rf"set data\.{field} to \d+", caught.value.fix)
+    precision.check_memory(TINY, torch.device("cpu"), Data(batch_size=64, seq_len=32))
+
+
+def test_the_estimate_of_memory_is_a_lower_bound() -> None:
+    """What the backward pass of a step keeps, counted by the bytes that autograd saves."""
+    model = Transformer(TINY)
+    saved: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(0, 50257, (4, 32))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.hidden(ids)
+    assert sum(saved.values()) > 4 * precision._bytes_per_row(TINY, 32, "float32")
 
 
 def test_auto_is_decided_and_what_is_asked_for_is_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from hectogpt.cli.console import note
 from hectogpt.cli.options import GenerateArguments
 from hectogpt.errors import UserError
 
+LARGEST = 64 << 20  # bytes of prompts
 EXAMPLES = """\
   hectogpt generate runs/top "My fellow citizens" --max-new-tokens 40
   hectogpt generate runs/top "First prompt" "Second prompt" --temperature 0.8 --seed 1 --json
@@ -56,13 +58,18 @@ def read_prompts(arguments: GenerateArguments) -> list[str]:
 
 def read_text(name: str) -> str:
     """A UTF-8 file's text; "-" is standard input. Raises UserError (DATA)."""
+    if "\0" in name:
+        raise UserError(f"cannot read {name[:200]!r}", why="no path has a NUL character", code=errors.DATA)
     try:
-        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+            raw = file.read(LARGEST + 1)  # a device may have no end; a pipe is welcome
+        if len(raw) > LARGEST:
+            raise UserError(f"{name} is too long", why=f"at most {LARGEST:,} bytes are read", code=errors.DATA)
         return raw.decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
-        raise UserError(f"cannot read {name}", why=error.strerror or str(error), code=errors.DATA) from None
+        raise UserError(f"cannot read {name[:200]}", why=error.strerror or str(error), code=errors.DATA) from None
     except UnicodeDecodeError as error:
         name = "standard input" if name == "-" else name
         raise UserError(
-            f"{name} is not UTF-8 text", why=str(error), fix="convert it to UTF-8", code=errors.DATA
+            f"{name[:200]} is not UTF-8 text", why=str(error), fix="convert it to UTF-8", code=errors.DATA
         ) from None

@@ -20,11 +20,15 @@ from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.generate import Sampling, Token, generate
 from hectogpt.generate.quantize import QuantizedTransformer
-from hectogpt.generate.text import TextStream
+from hectogpt.generate.text import TextStream, check_memory
 from hectogpt.interop.open import open_model
 from hectogpt.model import Transformer
 
 BATCH_ROWS = 16  # texts that are continued side by side; their caches bound the memory (GPT-2 small: 75 MB a text)
+
+
+TOKEN_BYTES = 200  # what is kept of each new token until all are printed
+MOST_THREADS = 1024
 
 
 class Prompt(NamedTuple):
@@ -37,8 +41,8 @@ class Prompt(NamedTuple):
 def continue_prompts(arguments: GenerateArguments, texts: list[str]) -> None:
     """Load, generate, print. Raises UserError."""
     if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise UserError(f"threads = {arguments.threads}", why="it must be at least 1")
+        if not 1 <= arguments.threads <= MOST_THREADS:
+            raise UserError(f"threads = {arguments.threads}", why=f"it must lie between 1 and {MOST_THREADS:,}")
         torch.set_num_threads(arguments.threads)
     model, tokenizer = open_for(arguments)
     sampling = Sampling(**sampling_options(arguments, tokenizer.end_of_text))
@@ -46,6 +50,8 @@ def continue_prompts(arguments: GenerateArguments, texts: list[str]) -> None:
     for number, prompt in enumerate(prompts, start=1):
         name = f"prompt {number}" if len(prompts) > 1 else "the prompt"
         check_length(arguments, name, len(prompt.ids), model.config.context_length)
+    batch = sorted(len(prompt.ids) for prompt in prompts)[-max(1, BATCH_ROWS // sampling.num_return_sequences) :]
+    check_memory(model, batch, sampling, TOKEN_BYTES * -(-len(prompts) // len(batch)))
     model = place(model, arguments)
     clock = Clock(model.config.context_length, arguments.quiet)
     total = len(prompts) * sampling.num_return_sequences
@@ -67,7 +73,12 @@ def continue_prompts(arguments: GenerateArguments, texts: list[str]) -> None:
 def open_for(arguments: GenerateArguments) -> tuple[Transformer, Tokenizer]:
     """The model and its tokenizer. Raises UserError."""
     try:
-        return open_model(arguments.model, download=True, idea=arguments.idea)
+        return open_model(
+            arguments.model,
+            download=True,
+            idea=arguments.idea,
+            note=lambda text: note(f"note: {text}", arguments.quiet),
+        )
     except UserError as error:
         if error.code == errors.CHECKPOINT and not error.fix:
             error.fix = "copy the model's folder again from where it came, or train it again with hectogpt train"

@@ -49,7 +49,7 @@ class Sampling:
         self._check("min_p", 0 <= self.min_p <= 1, "between 0 and 1")
         self._check("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a positive number")
         self._check("num_return_sequences", self.num_return_sequences >= 1, "at least 1")
-        self._check("stop_strings", all(self.stop_strings), "strings that are not empty")
+        self._check("stop_strings", all(map(_is_text, self.stop_strings)), "strings of Unicode that are not empty")
         if self.num_return_sequences > 1 and self.greedy:
             raise UserError(
                 f"num_return_sequences = {self.num_return_sequences} without sampling",
@@ -59,12 +59,17 @@ class Sampling:
 
     def _check(self, name: str, fits: bool, expected: str) -> None:
         if not fits:  # NaN fits nowhere, since it compares false with everything
-            raise UserError(f"{name} = {getattr(self, name)}", why=f"it must be {expected}")
+            raise UserError(f"{name} = {getattr(self, name)!r}", why=f"it must be {expected}")
 
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is taken."""
         return not self.do_sample or self.temperature == 0
+
+
+def _is_text(string: str) -> bool:
+    """Whether a string is not empty and has a UTF-8 form, which half of a surrogate pair has not."""
+    return bool(string) and not any("\ud800" <= character <= "\udfff" for character in string)
 
 
 def choose(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from hectogpt import errors
+from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.generate.decode import Decoder
 from hectogpt.generate.sampling import Sampling, choose
@@ -48,8 +48,9 @@ def generate(
     starts from `start`, by default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary).
     Past the context length L each token is conditioned on the last L tokens of its text.
 
-    Raises UserError before the first token for ids outside the vocabulary (DATA), and for NaN or infinite logits
-    (DIVERGED). Weights are not changed; a model in training mode is switched to evaluation while tokens are computed.
+    Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds outside [-2^63, 2^63) and
+    for texts that do not fit into memory (MEMORY), and for NaN or infinite logits (DIVERGED). Weights are not changed;
+    a model in training mode is switched to evaluation while tokens are computed.
     """
     sampling = sampling or Sampling()
     if start is None:
@@ -59,6 +60,12 @@ def generate(
     if sampling.stop_strings and decode_bytes is None:
         raise UserError("stop_strings need a tokenizer", fix="pass decode_bytes=tokenizer.decode_bytes")
     rows = len(texts) * sampling.num_return_sequences
+    check_memory(model, [len(text) for text in texts], sampling)
+    ends = [seed, seed + rows - 1] if isinstance(seed, int) else list(seed)
+    if not all(-(2**63) <= end < 2**63 for end in ends):
+        raise UserError(
+            f"seed = {seed}", why="it must lie between -2^63 and 2^63 - 1, also with the text's number added"
+        )
     seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
     if len(seeds) != rows:
         raise UserError(f"{len(seeds)} seeds for {rows} texts", why="each text has its own generator")
@@ -102,6 +109,31 @@ def _generate(
             yield Token(row, token, picked[row] - totals[row])
         if not open_rows:
             return
+
+
+def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling, per_token: int = 0) -> None:
+    """Refuse texts whose caches and logits cannot fit into memory, before anything is allocated.
+
+    prompts: the number of tokens of each prompt. per_token: bytes that the caller keeps of each new token.
+    Raises UserError (MEMORY).
+    """
+    config, weight = model.config, model.embeddings.weight
+    rows, new = len(prompts) * sampling.num_return_sequences, sampling.max_new_tokens
+    width = min(max(prompts, default=1) + new, config.context_length)
+    numbers = 2 * config.n_layers * width * config.d_model + config.vocab_size
+    # Beside keys, values and logits: the softmax and its sums in float64, a generator, Python's objects.
+    row = numbers * weight.element_size() + 10_000 + (0 if sampling.greedy else 3 * 8 * config.vocab_size)
+    row += per_token * new
+    need, have = rows * row, hardware.free_memory(str(weight.device))
+    if new and need > have:
+        fits = have // max(1, len(prompts) * row) // 2
+        fewer = fits and sampling.num_return_sequences > 1
+        raise UserError(
+            f"{rows:,} {'text' if rows == 1 else 'texts'} of up to {new:,} new tokens do not fit",
+            why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+            fix=f"set num_return_sequences to {fits}" if fewer else "set max_new_tokens to a smaller number",
+            code=errors.MEMORY,
+        )
 
 
 def check_ids(texts: Sequence[Sequence[int]], vocab_size: int) -> None:

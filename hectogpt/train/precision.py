@@ -153,22 +153,18 @@ def check_memory(config: ModelConfig, device: torch.device, data: Data | None = 
         )
     if data is None:
         return
-    rows, batch = data.micro_batch or data.batch_size, _batch_bytes(data)
-    need += batch + rows * _bytes_per_row(config, data.seq_len, dtype)
+    rows, kept = data.micro_batch or data.batch_size, _bytes_per_row(config, data.seq_len, dtype)
+    ids = 8 * data.seq_len + 36  # of a row of the batch: its ids, int64, and its place in a list
+    free, need = have - need, need + data.batch_size * ids + rows * kept
     if need > have:
-        fits = max(1, int((have - 16 * parameters - batch) // _bytes_per_row(config, data.seq_len, dtype)))
-        smaller = "data.batch_size" if batch > have // 2 or rows == 1 else "data.micro_batch"
+        fits = max(1, min(free // (ids + kept), data.batch_size) // 2)
+        field = "data.batch_size" if data.batch_size * ids > free // 2 or rows == 1 else "data.micro_batch"
         raise UserError(
             f"{rows:,} rows of {data.seq_len:,} tokens at a time do not fit",
             why=f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix=f"set {smaller} to {fits if smaller == 'data.micro_batch' else min(fits, 16)}",
+            fix=f"set {field} to {fits}",
             code=errors.MEMORY,
         )
-
-
-def _batch_bytes(data: Data) -> int:
-    """A step's ids, int64, and the list of their places."""
-    return data.batch_size * (8 * data.seq_len + 36)
 
 
 def _bytes_per_row(config: ModelConfig, seq_len: int, dtype: Dtype) -> int:
