@@ -54,14 +54,20 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # some libraries create files that only their owner can read
+        allow_others(temporary)
         sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def allow_others(path: Path) -> None:
+    """Give a file the permissions that the user's umask gives; some libraries create files only their owner can read.
+    Raises OSError."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def sha256_of(path: Path) -> str:
@@ -153,6 +159,13 @@ def replace_folder(new: Path, folder: Path) -> None:
             retired.rename(folder)
         raise
     sync_folder(folder.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Take a folder away; nobody ever finds half of it under its name. Raises OSError if it cannot be renamed."""
+    retired = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    folder.rename(retired)
     shutil.rmtree(retired, ignore_errors=True)
 
 

@@ -225,7 +225,7 @@ def test_ctrl_c_leaves_what_the_command_leaves(tokens: Path, tmp_path: Path, num
     stdout, stderr = child.communicate(timeout=60)
     assert child.returncode == code, stderr
     if number == signal.SIGINT:
-        assert re.match(r"error: stopped by a signal after step \d+ of 5000\nkept: weights, metrics", stdout)
+        assert re.match(r"error: stopped by a signal after step \d+ of 5000\nfix: .*\nkept: weights, metrics", stdout)
     summary = json.loads((tmp_path / "stopped" / "summary.json").read_text())
     assert summary["state"] == "interrupted"
     assert summary["steps"] == metrics.read_text().count("\n") >= 3

@@ -27,8 +27,9 @@ TRAIN = [
     ["schedules", "optim", "init_counts"],
     ["run"],
     ["precision"],
-    ["setup", "loop", "evaluate"],
-    ["session", "run_folder"],
+    ["setup", "loop", "evaluate", "state"],
+    ["checkpoint"],
+    ["session", "run_folder", "autosave"],
 ]
 OPTIM = [["groups"], ["adamw"], ["muon"], ["soap"]]
 GENERATE = [["cache", "sampling"], ["decode"], ["text"]]

@@ -22,6 +22,7 @@ GROUND = {
     "signals",
     "upward",
     "json_files",
+    "manifest",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "signals": set(),
     "upward": set(),
     "json_files": set(),
+    "manifest": set(),
     "data": set(),
     "model": set(),
     "generate": {"model"},

@@ -73,10 +73,8 @@ def test_a_run_goes_on_from_any_step_bit_for_bit(corpus: Corpus) -> None:
     whole, steps = train(run, corpus)
     first = Session.open(run, corpus)
     begun = list(itertools.islice(first.steps(), 3))
-    second = Session.open(run, corpus)
-    second.model.load_state_dict(first.model.state_dict())
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    rest = list(second.steps(start=3))
+    second = Session.open(run, corpus, first.checkpoint())
+    rest = list(second.steps())
     assert [replace(s, seconds=0.0) for s in begun + rest] == [replace(s, seconds=0.0) for s in steps]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.model.parameters(), strict=True))
 
@@ -90,7 +88,7 @@ def test_accumulated_gradients_are_the_batch_s(corpus: Corpus, micro_batch: int)
     model.get_loss_on_batch(batch).backward()
     whole = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
-    loss = loop.accumulate(replace(run, data=replace(run.data, micro_batch=micro_batch)), model, batch, machine)
+    loss = loop.accumulate(replace(run, data=replace(run.data, micro_batch=micro_batch)), model, batch, machine, 0)
     torch.testing.assert_close(loss, model.get_loss_on_batch(batch).double(), rtol=1e-12, atol=1e-12)
     for p, expected in zip(model.parameters(), whole, strict=True):
         torch.testing.assert_close(p.grad, expected, rtol=1e-10, atol=1e-13)

@@ -182,9 +182,9 @@ def test_a_run_of_the_first_version_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        (None, "No such file"),
-        ("not json", "not a run's record"),
-        ("[]", "not a run's record"),
+        (None, "no such file"),
+        ("not json", "not JSON"),
+        ("[]", "not a JSON object"),
         ('{"machine": {}}', "not a run's record"),
         ('{"run": {"steps": 3}}', "no model"),
         ('{"run": {"optimizer": {}}}', "optimizer"),
@@ -212,6 +212,6 @@ def test_everything_written_has_the_permissions_of_the_umask(tmp_path: Path) -> 
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.path.iterdir()}
-    names = {"run.json", "metrics.jsonl", "summary.json", "config.json", "model.safetensors"}
+    names = {"run.json", "metrics.jsonl", "summary.json", "config.json", "model.safetensors", "manifest.json"}
     assert modes == dict.fromkeys(names, 0o640), "and nothing else is left behind"
     assert torch.get_num_threads() == 1

@@ -22,6 +22,7 @@ from hectogpt.lab import recipes
 from hectogpt.serialization import dump
 
 FILES = {"run.json", "metrics.jsonl", "losses_and_grad_norms.png", "model.safetensors", "config.json", "summary.json"}
+FILES |= {"manifest.json", "checkpoints"}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,9 @@ def test_others_may_read_what_the_umask_lets_them(
     finally:
         os.umask(before)
     assert done.returncode == 0, done.stderr
-    assert {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "here").iterdir()} == dict.fromkeys(FILES, mode)
+    assert {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "here").rglob("*") if p.is_file()} == (
+        dict.fromkeys([*FILES - {"checkpoints"}, "state.safetensors"], mode)
+    )
 
 
 @pytest.mark.thorough
@@ -221,13 +224,13 @@ def test_a_signal_while_scoring_keeps_the_weights(tmp_path: Path, here: Here) ->
     assert here("generate", "run", "--max-new-tokens", "2", "--quiet").returncode == 0
 
 
-def test_an_error_while_scoring_keeps_the_weights(tokens: Path, tmp_path: Path, here: Here) -> None:
+def test_a_picture_that_fails_costs_nothing_else(tokens: Path, tmp_path: Path, here: Here) -> None:
     (tmp_path / "run" / "losses_and_grad_norms.png").mkdir(parents=True)
     done = here("train", "baseline", *TINY, "--out", "run", "--corpus", tokens, "--quiet")
-    assert_good_error(done, 7, "losses_and_grad_norms.png", "kept: the trained weights, metrics and run.json in run")
+    assert done.returncode == 0, done.stderr
     summary = read(tmp_path / "run" / "summary.json")
-    assert summary["state"] == "unscored"
-    assert summary["dev_loss"] > 0  # known when the picture failed
+    assert summary["state"] == "done"
+    assert summary["dev_loss"] > 0
     assert load_file(tmp_path / "run" / "model.safetensors")
 
 

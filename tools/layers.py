@@ -31,14 +31,15 @@ LAYERS: dict[str, tuple[str, str]] = {
 }
 # The ground: single files on the standard library that every layer may import, each after those that it imports.
 GROUND = (
+    "display",
     "errors",
     "json_files",
     "serialization",
     "files",
+    "manifest",
     "hardware",
     "worker",
     "idea_file",
-    "display",
     "signals",
     "upward",
 )

@@ -153,7 +153,7 @@ def run_steps(
         raise UserError(
             f"stopped by a signal after step {session.step} of {run.steps}",
             fix=f"set resume to {folder.path} to go on",
-            kept=f"weights, metrics and checkpoint in {folder.path}",
+            kept=f"weights, metrics and run.json in {folder.path}",
             code=exit_code(signals[0]),
         )
 

@@ -77,21 +77,18 @@ def unscored(
     if that can be done."""
     with suppress(UserError):
         folder.finish(session.result().summary() | facts | {"state": "unscored"})
-    kept = f"the trained weights and metrics in {folder.path}; `hectogpt finish {folder.path}` scores them"
+    kept = f"the trained weights, metrics and run.json in {folder.path}"
+    fix = f"hectogpt finish {folder.path}"
     if isinstance(error, KeyboardInterrupt):
         code = error.code if isinstance(error, Stopped) else errors.INTERRUPTED
-        return UserError("stopped while the trained model was being scored", kept=kept, code=code)
+        return UserError("stopped while the trained model was being scored", fix=fix, kept=kept, code=code)
     if isinstance(error, OSError):
-        return UserError(
-            f"cannot write {error.filename or folder.path}",
-            why=error.strerror or str(error),
-            kept=kept,
-            code=errors.STORAGE,
-        )
+        what = f"cannot write {error.filename or folder.path}"
+        return UserError(what, why=error.strerror or str(error), fix=fix, kept=kept, code=errors.STORAGE)
     if isinstance(error, UserError):
-        error.kept = kept
+        error.kept, error.fix = kept, error.fix or fix
     else:
-        print(f"kept: {kept}", file=sys.stderr)
+        print(f"kept: {kept}\nfix: {fix}", file=sys.stderr)
     return error
 
 

@@ -57,8 +57,7 @@ Text
   --corpus NAME      sotu, tinystories, hf:NAME, a text file, a folder, .bin,
                      .jsonl or FILE.jsonl:COLUMN (default sotu)
   --encoding NAME    of text files (default utf-8)
-  --force            read a file that looks binary, or a table, as plain text;
-                     leave out files of a folder that cannot be decoded
+  --force            read what looks binary, leave out what cannot be decoded
 Run
   --steps N          gradient steps (default 100)
   --seed N           draws the first weights and the order of the data (0)
@@ -66,7 +65,7 @@ Going on
   --save-every N     checkpoint every N steps, 0 for none (default: by time)
   --resume auto|RUN  go on with the newest run of this recipe, or with a folder
   --extend STEPS     with --resume: steps to add to a run that is done
-  --require-exact    with --resume: refuse if bits may differ from an unbroken run
+  --require-exact    with --resume: refuse if bits may differ
 Machine
   --device NAME      auto, cpu, cuda, cuda:1 or mps
   --dtype NAME       of the blocks: auto, float32, bfloat16 or float64
@@ -76,8 +75,7 @@ Machine
 Output
   --out FOLDER       the run's folder (default runs/RECIPE, runs/RECIPE-2 ...)
   --prompt TEXT      what the trained model continues at the end
-  --json             print the summary as JSON on stdout
-  --quiet            print errors only
+  --json, --quiet    the summary as JSON on stdout; errors only
   --dry-run          show the run's size and fields; train nothing
 
 Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.

@@ -7,7 +7,6 @@ disk at any moment therefore leaves the checkpoint before or the new one. No fil
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -22,7 +21,15 @@ from torch import Tensor
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import remove_leftovers, replace_folder, sync_file, sync_folder, temporary_folder
+from hectogpt.files import (
+    allow_others,
+    remove_folder,
+    remove_leftovers,
+    replace_folder,
+    sync_file,
+    sync_folder,
+    temporary_folder,
+)
 from hectogpt.manifest import damage, read_manifest, write_manifest
 from hectogpt.model.safetensors_header import check_header
 from hectogpt.train.state import State
@@ -76,6 +83,7 @@ class Checkpoints:
             new.mkdir(parents=True)
             sync_folder(self.folder.parent)
             save_file(tensors, new / STATE)
+            allow_others(new / STATE)
             sync_file(new / STATE)
             described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
             content = {"format": FORMAT, "step": step, "tensors": described}
@@ -110,9 +118,7 @@ class Checkpoints:
         steps = self.steps()
         kept = [known for known in steps if known <= step][-self.keep :]
         for other in [other for other in steps if other not in kept]:
-            retired = self.path(other).with_name(f".{self.path(other).name}.old-{os.getpid()}")
-            self.path(other).rename(retired)  # at once: nobody finds half a checkpoint under its name
-            shutil.rmtree(retired, ignore_errors=True)
+            remove_folder(self.path(other))
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes have left of saving and removing."""
@@ -152,7 +158,7 @@ class Checkpoints:
             )
         manifest = read_manifest(path)
         try:
-            header = check_header(path / STATE)
+            header = check_header(path / STATE, most_tensors=50_000)  # 500 layers with AdamW have 26,000
             tensors = load_file(path / STATE)
             described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
             if described != manifest["tensors"] or header.keys() != tensors.keys():
