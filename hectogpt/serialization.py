@@ -25,6 +25,8 @@ from hectogpt.errors import UserError
 
 IDEA_MODULE = "hectogpt_idea_"  # begins the names of the modules that users' own files become
 
+MOST_ITEMS = 1000  # of a list in a file; ours have a handful
+
 _CLASSES: dict[str, type[Value]] = {}
 
 
@@ -142,6 +144,8 @@ def _load_union(kind: Any, arguments: tuple[Any, ...], data: Any, where: str) ->
 def _load_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(data, list):
         raise _misfit(where, kind, data)
+    if len(data) > MOST_ITEMS:
+        raise UserError(f"{where or 'value'} has {len(data):,} items", why=f"at most {MOST_ITEMS:,} are read")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(load(arguments[0], item, f"{where}.{i}") for i, item in enumerate(data))
     if len(arguments) != len(data):

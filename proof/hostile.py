@@ -1,0 +1,475 @@
+"""Files from strangers: pickles that would run code, crafted and damaged headers, configs, corpora.
+
+Every file is given to every way in which a user can name a model or a corpus. It may be refused by a UserError, or read
+for what it is; it may not run code, raise anything else, or cost more time and memory than its size explains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import struct
+import tarfile
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from hectogpt.cli.run_records import read_record
+from hectogpt.data import open_corpus
+from hectogpt.errors import UserError
+from hectogpt.interop import open_model
+from hectogpt.interop.gpt2_names import to_huggingface
+from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.weights import save_model
+from hectogpt.serialization import dump
+from proof.result import Line
+
+SECONDS = 0.1  # of processor time for one refusal, and one more per 100 MB of the file
+FLOOR = 16 << 20  # bytes that a refusal may cost whatever the file's size: parsed headers, torch's modules
+HANG = 20.0  # seconds after which a try counts as one without end
+SIZES = ModelConfig(16, 2, 1, 16, 257)
+LIVE = "canary"  # the folder that a pickle makes when it is unpickled
+
+
+@dataclass
+class Tally:
+    """Tries of one promise: what went wrong, and the most that one of them cost."""
+
+    tries: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+    refused: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def attempt(
+        self, name: str, action: Callable[[], object], size: int = 0, must_refuse: bool = False, timed: bool = True
+    ) -> object:
+        """One try. size: of the file in bytes. Returns what the action returned, None if it was refused."""
+        self.tries += 1
+        begun, value, refused = time.process_time(), None, False
+        try:
+            with _no_longer_than(HANG):
+                value = action()
+        except UserError:
+            refused = True
+        except BaseException as error:  # whatever it is, a user would see a traceback
+            self.failures.append(f"{name}: {type(error).__name__}: {str(error)[:100]}")
+            return None
+        spent = time.process_time() - begun
+        self.refused += refused
+        if must_refuse and not refused:
+            self.failures.append(f"{name}: accepted")
+        if refused and timed:
+            self.seconds = max(self.seconds, spent)
+            if spent > SECONDS * (1 + size / 1e8):
+                self.failures.append(f"{name}: {1000 * spent:.0f} ms")
+        return value
+
+    def measure(self, name: str, action: Callable[[], object], size: int) -> None:
+        """The memory that Python takes for one more of the same tries."""
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(UserError):
+                action()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        self.memory = max(self.memory, peak)
+        if peak > 2 * size + FLOOR:
+            self.failures.append(f"{name}: {peak / 2**20:.0f} MiB for a file of {size / 2**20:.1f}")
+
+    def line(self, promise: str, seconds: float) -> Line:
+        detail = f"{self.refused} refused, the slowest in {1000 * self.seconds:.0f} ms of processor time"
+        detail += f", at most {self.memory / 2**20:.1f} MiB of Python's memory" if self.memory else ""
+        detail += "".join(f"; {failure}" for failure in self.failures[:5])
+        return Line(promise, self.tries, len(self.failures), seconds, detail)
+
+
+@contextlib.contextmanager
+def _no_longer_than(seconds: float) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- folders to spoil -------------------------------------------------------------------------------------------------
+
+
+def write_run(folder: Path) -> Path:
+    """A model's folder as a run leaves it, with a vocabulary of bytes alone."""
+    folder.mkdir(parents=True)
+    save_model(Transformer(SIZES), folder)
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    return folder
+
+
+def write_gpt2(folder: Path) -> Path:
+    """The same sizes as a folder in Hugging Face's layout."""
+    folder.mkdir(parents=True)
+    model = Transformer(ModelConfig(16, 2, 1, 16, 257, lm_head=LMHeadConfig(tied=True)))
+    save_file(to_huggingface(model.state_dict(), 1, tied=True), folder / "model.safetensors", metadata={"format": "pt"})
+    config = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16, "vocab_size": 257}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    return folder
+
+
+# --- pickles ----------------------------------------------------------------------------------------------------------
+
+
+class Canary:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def pickles(canary: Path) -> dict[str, bytes]:
+    """File name -> content of eight containers, each with a live canary."""
+    payload = Canary(canary)
+
+    def saved(**options: Any) -> bytes:
+        buffer = io.BytesIO()
+        torch.save({"weight": payload}, buffer, **options)
+        return buffer.getvalue()
+
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content := pickle.dumps(payload))
+            archive.addfile(member, io.BytesIO(content))
+    array = io.BytesIO()
+    np.save(array, np.array([payload], dtype=object), allow_pickle=True)
+    return {
+        "model.pt": saved(),
+        "legacy.pt": saved(_use_new_zipfile_serialization=False),
+        "model.tar": tar.getvalue(),
+        "pytorch_model.bin": saved(),
+        "renamed.safetensors": pickle.dumps({"weight": payload}),
+        "array.npy": array.getvalue(),
+        ".metadata": pickle.dumps(payload),  # of a distributed checkpoint
+        "__0_0.distcp": saved(),  # an entry of bytes in one
+    }
+
+
+def unpickle(name: str, content: bytes) -> None:
+    """Load a container as it should never be loaded: the control that its canary is alive."""
+    file = io.BytesIO(content)
+    if name == "array.npy":
+        np.load(file, allow_pickle=True)
+    elif name == "model.tar":
+        with tarfile.open(fileobj=file) as archive:
+            pickle.loads(archive.extractfile("pickle").read())  # type: ignore[union-attr]
+    elif name in ("renamed.safetensors", ".metadata"):
+        pickle.loads(content)
+    else:
+        torch.load(file, weights_only=False)
+
+
+def check_pickles(folder: Path) -> Line:
+    """No container of a pickle runs code, whatever it is called and wherever it lies."""
+    begun, tally, canary = time.perf_counter(), Tally(), folder / LIVE
+    folder.mkdir(parents=True)
+    live = 0
+    for name, content in pickles(canary).items():
+        unpickle(name, content)
+        live += canary.exists()
+        if canary.exists():
+            canary.rmdir()
+        for label, action in _ways(folder / name.strip("."), name, content):
+            tally.attempt(f"{name} as {label}", action, len(content), timed=False)
+            if canary.exists():
+                tally.failures.append(f"{name} as {label}: its code ran")
+                canary.rmdir()
+    if live != 8:
+        tally.failures.append(f"only {live} of 8 canaries are alive")
+    return tally.line("pickles in 8 containers never run", time.perf_counter() - begun)
+
+
+def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Every way in which a user can name this content as a model or as a corpus."""
+    cache = folder / "cache"
+
+    def place(*parts: str) -> Path:
+        path = folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    for kind, write in (("run", write_run), ("gpt2", write_gpt2)):
+        sound = write(folder / kind)
+        beside = shutil.copytree(sound, folder / f"{kind} beside")
+        (beside / "model.safetensors").unlink()
+        (beside / name).write_bytes(content)
+        yield f"only weights of a {kind}", _model(beside)
+        for spoilt in ("model.safetensors", *(f"{part}.json" for part in ("config", "vocab", "tokenizer", "run"))):
+            path = shutil.copytree(sound, folder / f"{kind} {spoilt}")
+            (path / spoilt).write_bytes(content)
+            yield f"{spoilt} of a {kind}", _model(path)
+        yield f"run.json of a {kind}, to be listed", _record(path)
+    yield "a model by itself", _model(place("model", name))
+    yield "a corpus", _corpus(place("corpus", name), cache)
+    for ending in (".txt", ".jsonl", ".bin", ".json"):
+        yield f"a corpus {ending}", _corpus(place("corpora", f"x{ending}"), cache)
+        yield f"a corpus {ending} by force", _corpus(folder / "corpora" / f"x{ending}", cache, "latin-1", True)
+    yield "a folder of texts", _corpus(folder / "corpora", cache)
+    for split in ("train", "dev", "test"):
+        place("tokens", f"{split}.bin")
+    yield "token files", _corpus(folder / "tokens", cache)
+    place("tokens", "index.json")
+    yield "token files with an index", _corpus(folder / "tokens", cache)
+
+
+def _model(path: Path) -> Callable[[], object]:
+    return lambda: open_model(path)
+
+
+def _record(path: Path) -> Callable[[], object]:
+    return lambda: read_record(path)
+
+
+def _corpus(path: Path | str, cache: Path, encoding: str = "utf-8", force: bool = False) -> Callable[[], object]:
+    return lambda: open_corpus(str(path), encoding=encoding, cache=cache, progress=False, force=force)
+
+
+# --- headers of safetensors files -------------------------------------------------------------------------------------
+
+
+def headers(whole: bytes) -> dict[str, bytes]:
+    """17 crafted files, made from one that is sound."""
+    length = int.from_bytes(whole[:8], "little")
+    entries: dict[str, Any] = json.loads(whole[8 : 8 + length])
+    data = whole[8 + length :]
+    names = [name for name in entries if name != "__metadata__"]
+    first, second = sorted(names, key=lambda name: entries[name]["data_offsets"])[:2]
+
+    def changed(name: str, **fields: Any) -> bytes:
+        return seal(json.dumps(entries | {name: entries[name] | fields}).encode(), data)
+
+    begin, end = entries[first]["data_offsets"]
+    text = json.dumps(entries)
+    twice = text.replace("{", "{" + f"{json.dumps(first)}: {json.dumps(entries[first])}, ", 1)
+    nothing = ",".join(f'"t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(200_000))
+    values = bytearray(data)
+    values[begin : begin + 4] = struct.pack("<f", float("nan"))
+    return {
+        "empty": b"",
+        "length 2^63": struct.pack("<Q", 2**63) + whole[8:],
+        "longer than the file": struct.pack("<Q", len(whole)) + whole[8:],
+        "no JSON": seal(b"not json" * 20, data),
+        "no UTF-8": seal(
+            text.encode().replace(b"backbone", b"back\xff\xfene", 1).replace(b"wte", b"\xff\xfee", 1), data
+        ),
+        "overlap": changed(second, data_offsets=[begin, end], shape=entries[first]["shape"]),
+        "hole": seal(json.dumps({n: e for n, e in entries.items() if n != first}).encode(), data),
+        "shape overflow": changed(first, shape=[2**62, 2**62]),
+        "negative": changed(first, shape=[-1, -(end - begin) // 4]),
+        "shape and bytes": changed(first, shape=[*entries[first]["shape"], 2]),
+        "dtype": changed(first, dtype="F31"),
+        "trailing bytes": whole + b"\0",
+        "duplicate name": seal(twice.encode(), data),
+        "metadata": seal(json.dumps(entries | {"__metadata__": {"format": 1}}).encode(), data),
+        "nesting": seal(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", data),
+        "200,000 tensors": seal(f"{{{nothing}}}".encode(), b""),
+        "not a number": whole[: 8 + length] + bytes(values),
+    }
+
+
+def seal(header: bytes, data: bytes) -> bytes:
+    """A safetensors file of a header and data."""
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def check_headers(folder: Path) -> Line:
+    """Crafted headers are refused in little time and memory."""
+    begun, tally = time.perf_counter(), Tally()
+    for kind, write in (("run", write_run), ("gpt2", write_gpt2)):
+        path = write(folder / kind)
+        open_model(path)  # once, so that nothing is imported while time is measured
+        weights = path / "model.safetensors"
+        whole = weights.read_bytes()
+        for name, content in headers(whole).items():
+            weights.write_bytes(content)
+            tally.attempt(f"{kind}, {name}", _model(path), len(content), must_refuse=True)
+            tally.measure(f"{kind}, {name}", _model(path), len(content))
+        weights.write_bytes(whole)
+    return tally.line("17 crafted safetensors headers are refused", time.perf_counter() - begun)
+
+
+LIKELY = b'0123456789{}[]":, abcFIU_.'  # bytes of a header: most others are no JSON at once
+
+
+def check_mutations(folder: Path, count: int) -> Line:
+    """A header with a changed byte is refused, or names the same tensors."""
+    begun, tally, generator = time.perf_counter(), Tally(), random.Random(0)
+    kinds = [(write_run(folder / "run"), count - count // 2), (write_gpt2(folder / "gpt2"), count // 2)]
+    for path, tries in kinds:
+        weights = path / "model.safetensors"
+        whole, expected = weights.read_bytes(), open_model(path)[0].state_dict()
+        for _ in range(tries):
+            at = generator.randrange(8 + int.from_bytes(whole[:8], "little"))
+            changed = bytearray(whole)
+            changed[at] = generator.choice(LIKELY) if generator.random() < 0.5 else generator.randrange(256)
+            weights.write_bytes(changed)
+            found = tally.attempt(f"{path.name}, byte {at}", _model(path), len(whole))
+            if found is not None and not _same(found[0].state_dict(), expected):  # type: ignore[index]
+                tally.failures.append(f"{path.name}, byte {at}: other weights")
+        weights.write_bytes(whole)
+        assert load_file(weights)
+    return tally.line("safetensors headers with a changed byte", time.perf_counter() - begun)
+
+
+def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- configs ----------------------------------------------------------------------------------------------------------
+
+
+def configs() -> list[tuple[str, str, bytes]]:
+    """60 configs that are no model's: (label, kind of folder, content of config.json)."""
+    own: dict[str, Any] = {"model_type": "hectogpt", **dump(SIZES)}
+    theirs: dict[str, Any] = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16}
+    theirs["vocab_size"] = 257
+    ours: list[dict[str, Any]] = [
+        {"d_model": 10**9, "n_heads": 1}, {"vocab_size": 10**12}, {"context_length": 10**12}, {"context_length": 2**62},
+        {"d_model": 10**30}, {"n_layers": 10**6}, {"n_layers": 10**5}, {"n_layers": 500}, {"n_layers": -1},
+        {"inputs": [{"type": "EmbeddingNorm"}] * 10**4}, {"norm": {"type": ["LayerNorm"]}}, {"norm": {"type": {}}},
+        {"norm": {"type": "Module"}}, {"norm": None}, {"norm": "LayerNorm"}, {"d_model": True}, {"d_model": "16"},
+        {"d_model": 16.0}, {"d_model": 0}, {"n_heads": 3}, {"vocab_size": None}, {"n_heads": [2]}, {"more": 1},
+        {"attention_scale": 10**400}, {"biases": 1}, {"inputs": [{"type": "NgramHash", "rows": -1}]},
+        {"inputs": [{"type": "NgramHash", "order": 10**9}]}, {"lm_head": []}, {"lm_head": {"soft_cap": -1.0}},
+        {"attention_parts": [{"type": "Rotary", "fraction": 1e9}]}, {"pointer": {"type": "Canary"}}, {"x" * 10**5: 0},
+        {"positions": {"type": "SinusoidalPositions"}, "context_length": 10**6, "d_model": 10**5, "n_heads": 1},
+    ]  # fmt: skip
+    others: list[dict[str, Any]] = [
+        {"n_layer": 10**9}, {"n_layer": 500}, {"n_embd": 10**9}, {"n_embd": {"a": 1}, "n_inner": 4},
+        {"vocab_size": 1e2}, {"n_positions": 0}, {"n_head": 3}, {"n_head": True}, {"n_inner": "64"},
+        {"activation_function": "relu"},
+        {"scale_attn_by_inverse_layer_idx": True}, {"reorder_and_upcast_attn": True}, {"layer_norm_epsilon": 1},
+        {"model_type": ["gpt2"]}, {"tie_word_embeddings": "yes"}, {"auto_map": {"AutoModel": "x.Y"}, "n_layer": 2},
+    ]  # fmt: skip
+    text = json.dumps(own)
+    raw = [
+        ("nothing", b""), ("a list", b"[]"), ("half", text.encode()[:-20]), ("no UTF-8", b"\xff\xfe" + text.encode()),
+        ("nesting", b"[" * 100_000), ("nested objects", b'{"a":' * 100_000), ("2 MB", text.encode() + b" " * (2 << 20)),
+        ("NaN", text.replace("16", "NaN", 1).encode()), ("1e999", text.replace("16", "1e999", 1).encode()),
+        ("a name twice", text.replace("{", '{"d_model": 16, ', 1).encode()), ("digits", b'{"a": ' + b"9" * 5000 + b"}"),
+    ]  # fmt: skip
+    found = [(f"run {str(change)[:60]}", "run", json.dumps(own | change).encode()) for change in ours]
+    found += [(f"gpt2 {str(change)[:60]}", "gpt2", json.dumps(theirs | change).encode()) for change in others]
+    return found + [(f"run, {label}", "run", content) for label, content in raw]
+
+
+def check_configs(folder: Path) -> Line:
+    """Configs that are no model's are refused, in little time and memory."""
+    begun, tally = time.perf_counter(), Tally()
+    paths = {"run": write_run(folder / "run"), "gpt2": write_gpt2(folder / "gpt2")}
+    for path in paths.values():
+        open_model(path)
+    for label, kind, content in configs():
+        config = paths[kind] / "config.json"
+        config.write_bytes(content)
+        tally.attempt(label, _model(paths[kind]), len(content), must_refuse=True)
+        tally.measure(label, _model(paths[kind]), len(content))
+    sound = write_run(folder / "sound")
+    for label, spoil in ODD_FILES.items():
+        for name in ("config.json", "model.safetensors", "merges.txt", "tokenizer.json"):
+            path = shutil.copytree(sound, folder / f"{label} as {name}")
+            (path / name).unlink(missing_ok=True)
+            spoil(path / name)
+            tally.attempt(f"{label} as {name}", _model(path), must_refuse=True)
+    return tally.line("configs that are no model's, and files that are none", time.perf_counter() - begun)
+
+
+ODD_FILES: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "folder": lambda path: path.mkdir(),
+    "loop": lambda path: path.symlink_to(path),
+}
+
+
+# --- corpora ----------------------------------------------------------------------------------------------------------
+
+
+def corpora(folder: Path) -> Iterator[tuple[str, Path | str, dict[str, Any]]]:
+    """60 odd corpora: (label, its name, options of open_corpus)."""
+    names = ["", " ", "x" * 5000, "y/" * 3000, "~nosuchuser/x", "hf:", "hf::text", "hf:../../x", "hf:/etc", "hf:a/b/c",
+             "hf:" + "a" * 5000, "hf:\0", "a\0b", "\udc80", "/dev/zero", "/dev/null", "/nope", "x.jsonl:y", "-rf",
+             "\x1b]0;title\x07"]  # fmt: skip
+    yield from (("the name " + repr(name)[:20], name, {}) for name in names)
+    text = b"The state of our union is strong, and its people are free. " * 400
+    contents = {
+        "empty.txt": b"", "blank.txt": b" \n\t", "short.txt": b"a few words", "png.txt": b"\x89PNG\r\n\x1a\n" + text,
+        "elf.txt": b"\x7fELF" + text, "zip.txt": b"PK\x03\x04" + text, "gzip.txt": b"\x1f\x8b" + text,
+        "pdf.txt": b"%PDF-1.7" + text, "nul.txt": text + b"\0" + text, "latin.txt": text + b"caf\xe9 " + text,
+        "utf16.txt": text.decode().encode("utf-16"), "utf16le.txt": text.decode().encode("utf-16-le"),
+        "crlf.txt": text.replace(b". ", b".\r\n"), "bom.txt": b"\xef\xbb\xbf" + text, "cut.txt": text + b"\xe2\x82",
+        "surrogate.txt": text + b"\xed\xa0\x80" + text, "separator.txt": b"<|endoftext|>" * 2000,
+        "x.csv": b"a,b\n1,2\n", "x.json": b"[]", "deep.jsonl": b"[" * 100_000,
+        "half.jsonl": b'{"text": "a"}\n{"text": ',
+        "none.jsonl": b'{"a": 1}\n', "list.jsonl": b'["x"]\n', "lone.jsonl": b'{"text": "\\ud800"}\n',
+        "digits.jsonl": b'{"text": ' + b"9" * 5000 + b"}\n", "odd.bin": b"\x01\x00\x02", "range.bin": b"\xff\xff" * 9,
+        "ends.bin": b"\x50\xc4" * 9, "none.bin": b"",
+    }  # fmt: skip
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+        yield name, folder / name, {}
+    for encoding in ("unicode_escape", "undefined", "punycode", "utf-7", "idna", "hex", "\0", "é" * 100):
+        yield f"encoding {encoding[:20]!r}", folder / "crlf.txt", {"encoding": encoding}
+    for name in ("pipe", "endless", "loop"):
+        ODD_FILES[name](folder / name)
+        yield name, folder / name, {}
+
+
+def check_corpora(folder: Path) -> Line:
+    """Odd corpora are refused, or read as they are."""
+    begun, tally, cache = time.perf_counter(), Tally(), folder / "cache"
+    here = folder / "texts"
+    here.mkdir(parents=True)
+    with contextlib.suppress(UserError):
+        open_corpus("nope", cache=cache)  # once, for the vocabulary
+    for label, name, options in corpora(here):
+        size = os.path.getsize(name) if isinstance(name, Path) and name.is_file() else 0
+        tally.attempt(label, _corpus(name, cache, **options), size)
+    return tally.line("odd corpora are refused or read as they are", time.perf_counter() - begun)
+
+
+def check(quick: bool) -> list[Line]:
+    """All of them. quick: fewer changed bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return [
+            check_pickles(folder / "pickles"),
+            check_headers(folder / "headers"),
+            check_mutations(folder / "mutations", 500 if quick else 2000),
+            check_configs(folder / "configs"),
+            check_corpora(folder / "corpora"),
+        ]
