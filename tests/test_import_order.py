@@ -30,6 +30,7 @@ TRAIN = [
     ["setup", "loop", "evaluate", "state"],
     ["checkpoint"],
     ["session", "run_folder", "autosave"],
+    ["diagnose"],
 ]
 OPTIM = [["groups"], ["adamw"], ["muon"], ["soap"]]
 GENERATE = [["cache", "sampling"], ["decode"], ["text"]]

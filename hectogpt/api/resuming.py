@@ -15,7 +15,7 @@ from hectogpt.lab import ideas
 from hectogpt.serialization import diff
 from hectogpt.train import checkpoint
 from hectogpt.train.run import Run
-from hectogpt.train.run_folder import RUN, RunFolder, read_state
+from hectogpt.train.run_folder import RUN, RunFolder, read_state, read_steps
 from hectogpt.train.session import Session
 
 # A run may go on with these changed; the first four can change bits, which is then told.
@@ -77,6 +77,18 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         )
 
 
+def check_trained(folder: Path, run: Run) -> None:
+    """Refuse to score a run that has steps left. Raises UserError."""
+    done = len(read_steps(folder))
+    if done < run.steps:
+        raise UserError(
+            f"the run in {folder} has taken {done} of {run.steps} steps",
+            why="it is scored after the last one",
+            fix=f"hectogpt train --resume {folder}",  # the command's own spelling: it has no such option itself
+            kept="the run, untouched",
+        )
+
+
 def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
     """The run with `steps` more steps, if it has taken all it was to take; else as it is. Says what that means for the
     learning rates. Raises UserError for a number that is none."""
@@ -114,7 +126,10 @@ def take_folder_again(run: Run, corpus: Corpus, progress: Progress, resume: Resu
                 code=errors.EXACTNESS,
             )
         say_what_is_done(session, folder.modified, progress)
-        if at is None:
+        if at is None and session.take_weights(read_steps(folder.path), folder.path):
+            progress.line(f"all {run.steps} steps are done in {folder.path}")
+            folder.begin_again(session.done, [], progress.line)
+        elif at is None:
             progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
             folder.keep_ideas(own_files)
             folder.begin(session.machine)

@@ -30,6 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("hectogpt.cli.bench", "show the recorded side-by-side timings"),
     "list": ("hectogpt.cli.list_command", "list recipes, corpora, and the runs below ./runs"),
     "show": ("hectogpt.cli.show", "show a run: numbers, samples, what differs from its recipe"),
+    "finish": ("hectogpt.cli.finish", "score a trained run whose process ended before its score"),
+    "verify": ("hectogpt.cli.verify", "check every hash of a run or a corpus"),
+    "replay": ("hectogpt.cli.replay", "compute a step of a run again and compare the bits"),
+    "diagnose": ("hectogpt.cli.diagnose", "find where a run's numbers stopped being finite"),
     "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, what is missing"),
     "completion": ("hectogpt.cli.completion", "print a completion script for bash, zsh or fish"),
 }

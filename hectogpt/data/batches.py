@@ -98,9 +98,12 @@ class Batches:
         """int64 [hi - lo, seq_len]: rows lo to hi - 1 of this step's batch. Raises ValueError outside the batch."""
         if not (step >= 0 and 0 <= lo <= hi <= self.batch_size):
             raise ValueError(f"step {step}, rows {lo}:{hi} of a batch of {self.batch_size}")
-        places = range(step * self.batch_size + lo, step * self.batch_size + hi)
-        chosen = [self.order(place // self.n_sequences)[place % self.n_sequences] for place in places]
-        return self._sequences[np.array(chosen, dtype=np.int64)].astype(np.int64)
+        return self._sequences[np.array(self.numbers(step)[lo:hi], dtype=np.int64)].astype(np.int64)
+
+    def numbers(self, step: int) -> list[int]:
+        """Which of the sequences are the rows of this step's batch."""
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return [int(self.order(place // self.n_sequences)[place % self.n_sequences]) for place in places]
 
     def at(self, step: int) -> np.ndarray:
         """int64 [batch_size, seq_len]: the whole batch of this step (from 0)."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import nn
 
+from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
@@ -225,6 +226,28 @@ def load_sources(sources: Iterable[dict[str, str]]) -> None:
         idea = IdeaFile(Path(source["path"]), source["source"])
         load_idea(idea)
         _loaded[idea.sha256] = idea
+
+
+def load_files(paths: Iterable[Path]) -> None:
+    """Import users' own files, which the user has named, so that runs that they made can be built again. Raises
+    UserError for one that cannot be read or imported."""
+    for path in paths:
+        idea = read_idea(str(path))
+        load_idea(idea)
+        _loaded[idea.sha256] = idea
+
+
+def check_loaded(run: Run, folder: Path) -> None:
+    """Refuse a run whose own files are not loaded, saying how to name them; `folder` holds copies. Raises UserError."""
+    missing = [sha256 for sha256 in run.ideas if sha256 not in _loaded]
+    if missing:
+        copies = sorted(folder.glob("idea*.py"))
+        raise UserError(
+            f"the run in {folder} was made by a file of its user's own, {run.recipe}",
+            why="importing a file runs it, so it is not imported unasked",
+            fix=f"look at {copies[0]}, and if you trust it, set idea to {copies[0]}" if copies else "set idea to it",
+            code=errors.CHECKPOINT,
+        )
 
 
 def folder_name(name: str) -> str:

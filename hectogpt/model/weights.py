@@ -21,6 +21,7 @@ from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import replacing, write_atomic
 from hectogpt.json_files import read_json_object
+from hectogpt.manifest import MANIFEST, damage, read_manifest
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.safetensors_header import check_header
 from hectogpt.model.transformer import Transformer
@@ -76,8 +77,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path) -> Transformer:
-    """Read a model that save_model wrote, on the CPU, in evaluation mode. Raises UserError (CHECKPOINT)."""
+    """Read a model that save_model wrote, on the CPU, in evaluation mode. Where the folder has a manifest, as a run's
+    has, the hashes of both files are checked. Raises UserError (CHECKPOINT)."""
     config = read_config(folder)
+    check_manifest(folder)
     if config.pop("model_type", None) != MODEL_TYPE:
         raise UserError(f"{folder / 'config.json'} is not a hectogpt model's", code=errors.CHECKPOINT)
     try:
@@ -85,6 +88,21 @@ def load_model(folder: Path) -> Transformer:
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT) from None
     return model_of(parsed, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+
+
+def check_manifest(folder: Path) -> None:
+    """Refuse a config.json or model.safetensors that is not as the folder's manifest has it: no file format notices a
+    flipped bit in its data. Raises UserError (CHECKPOINT)."""
+    if not (folder / MANIFEST).exists():
+        return
+    fix = f"a copy of the file; `hectogpt verify {folder}` checks all of them"
+    try:
+        found = damage(folder, read_manifest(folder), ["config.json", "model.safetensors"])
+    except UserError as error:
+        fix += f"; without {folder / MANIFEST} the model is loaded unchecked"
+        raise UserError(error.what, why=error.why, fix=fix, code=error.code) from None
+    if found:
+        raise UserError(f"the model in {folder} is damaged", why="; ".join(found), fix=fix, code=errors.CHECKPOINT)
 
 
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:

@@ -229,6 +229,26 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{path}: {error.what}", why=error.why, fix=error.fix, code=errors.CHECKPOINT) from None
 
 
+def read_steps(folder: Path) -> list[Step]:
+    """The steps that metrics.jsonl tells of, from the first up to one that is missing or damaged. [] without the
+    file."""
+    try:
+        lines = read_bytes(folder / METRICS, LARGEST_METRICS).decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    found: list[Step] = []
+    for row in filter(None, map(_row_of, lines.splitlines(keepends=True))):
+        if "train/loss" not in row:
+            continue
+        loss, norm, lr, seconds = (row.get(f"train/{name}") for name in ("loss", "grad_norm", "lr", "dt"))
+        sound = all(isinstance(number, float) for number in (loss, norm, lr, seconds))
+        if not sound or not isinstance(row.get("tokens"), int) or row.get("step") != len(found) + 1:
+            break
+        spike, skipped = (row.get(name) is True for name in ("spike", "skipped"))
+        found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, spike, skipped))  # type: ignore[arg-type]
+    return found
+
+
 def read_state(folder: Path) -> str:
     """How a run stands: "done", "interrupted", "diverged" or "unscored" as its summary says, "running" while a process
     holds it, else "unfinished"; a run that is being extended is not done. Raises UserError (CHECKPOINT) for damaged

@@ -10,7 +10,7 @@ result = session.result()
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import curve_svg, facts_html, facts_text
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
+from hectogpt.model.weights import load_model, load_tensors, saved_tensors
 from hectogpt.serialization import diff, dump
 from hectogpt.train import loop, precision, setup
 from hectogpt.train.checkpoint import Checkpoint
@@ -241,6 +242,15 @@ class Session:
             for number, (loss, norm, lr, seconds, spike, skipped) in enumerate(checkpoint.history.tolist(), start=1)
         ]
         self.setup_seconds = float(facts.get("setup_seconds", 0.0))
+
+    def take_weights(self, steps: Sequence[Step], folder: Path) -> bool:
+        """Take the weights of a run of ours without a checkpoint, if `steps` are all its steps and its weights are
+        there; enough to score it. Raises UserError (CHECKPOINT) for damaged weights."""
+        if len(steps) != self.run.steps or not (folder / "model.safetensors").exists():
+            return False
+        load_tensors(self.model, saved_tensors(load_model(folder)))
+        self.done = list(steps)
+        return True
 
     def evaluate(self, split: str = "dev") -> EvalResult:
         """Score the model on a held-out split, "dev" or "test"."""
