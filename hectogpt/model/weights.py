@@ -118,8 +118,8 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     with building(path), torch.device("meta"):
         model = Transformer(config)
         model.fit_to(state)
-    in_float64 = all(t.dtype == torch.float64 for t in state.values() if t.is_floating_point())
-    check_tensors(model, state, path, torch.float64 if in_float64 else torch.float32)
+    floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    check_tensors(model, state, path, torch.float64 if floats == {torch.float64} else torch.float32)
     unsaved = [m._buffers[name] for m in model.modules() for name in m._non_persistent_buffers_set]
     if any(buffer is not None and buffer.is_meta for buffer in unsaved):  # a part computes it: build the part for real
         with building(path), torch.random.fork_rng(devices=[]):  # its first weights are replaced at once
