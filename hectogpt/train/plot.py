@@ -77,8 +77,10 @@ def style_axes(axes: Axes) -> None:
 
 
 def set_log_scale(axes: Axes) -> None:
-    """Make the y axis of a panel logarithmic, with plain numbers at its ticks."""
+    """Make the y axis of a panel logarithmic, with plain numbers at its ticks; one without a number above 0 stays."""
     low, high = axes.dataLim.intervaly
+    if not 0 < high < float("inf"):
+        return
     axes.set_yscale("function", functions=LOG_SCALE)
     axes.yaxis.set_major_locator(MaxNLocator(6) if high < 4 * low else LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
