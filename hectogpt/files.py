@@ -89,6 +89,29 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise UserError(f"cannot write {path}", why=error.strerror or str(error), code=errors.STORAGE) from None
 
 
+def create(path: Path, content: str) -> None:
+    """Create a file that is whole from the moment it has its name, and on disk when this returns.
+
+    Of several processes one succeeds. Raises FileExistsError if the name is taken, and OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content.encode("utf-8"))
+        sync_file(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links: a kill here can leave an empty file
+            with path.open("x", encoding="utf-8") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file that several processes may append to: locked, whole, and on disk when this returns.
 

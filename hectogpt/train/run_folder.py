@@ -66,11 +66,8 @@ class RunFolder:
             try:
                 path.mkdir(parents=True, exist_ok=out is not None)
                 _lock(path, held)
-                with open(path / RUN, "x", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    files.sync(file.fileno())
-                files.sync_folder(path)
+                _remove_leftovers(path)
+                files.create(path / RUN, text)
                 files.sync_folder(path.parent)
                 return cls(path, run, modified, held)
             except FileExistsError as error:
@@ -98,9 +95,7 @@ class RunFolder:
                 raise _unwritable(path, error) from None
             folder = cls(path, run, read_json_object(path / RUN).get("modified") is True, held.pop_all())
         folder.checkpoints.remove_leftovers()
-        for leftover in path.glob(".*.[0-9]*"):  # of files that a killed process was writing
-            if re.fullmatch(r"\.[A-Za-z_.]+\.(json|jsonl|png|safetensors)\.\d+", leftover.name):
-                leftover.unlink(missing_ok=True)
+        _remove_leftovers(path)
         return folder
 
     def __enter__(self) -> RunFolder:
@@ -301,6 +296,13 @@ def _lock(path: Path, held: ExitStack) -> None:
             kept="its run, untouched",
             code=error.code,
         ) from None
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the files that a killed process was writing. Call it under the folder's lock."""
+    for leftover in path.glob(".*.[0-9]*"):
+        if re.fullmatch(r"\.[A-Za-z0-9_.]+\.(json|jsonl|png|safetensors|py)\.\d+", leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def _render(record: dict[str, Any]) -> str:
