@@ -1,0 +1,134 @@
+"""A fork server: torch is loaded once, then each try is a forked child, which takes milliseconds and may die.
+
+torch stays at one thread before any fork: a pool of threads would not be there in the children. The children leave by
+os._exit, so nothing of the parent's is run or written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar
+
+from hectogpt.errors import UserError
+from hectogpt.signals import Stopped
+
+T = TypeVar("T")
+WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+LIMIT = 120.0  # seconds after which a child hangs
+HUNG = 1000  # the code of a child that was ended because it hung
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended. code: as a command's exit code, -N for signal N, HUNG. said: what it wrote to stdout and
+    stderr. value: what its work returned, plain values."""
+
+    code: int
+    said: str
+    value: Any = None
+
+    @property
+    def killed(self) -> bool:
+        """Whether it was killed, by itself or by us."""
+        return self.code == -signal.SIGKILL
+
+
+class Child:
+    """A forked process that does one thing."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.begun = time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._do(work)
+
+    def _do(self, work: Callable[[], Any]) -> None:
+        code = 1
+        try:
+            os.dup2(self._said.fileno(), 1)
+            os.dup2(self._said.fileno(), 2)
+            self._answer.write(json.dumps(work()).encode())
+            self._answer.flush()
+            code = 0
+        except UserError as error:
+            print(error, file=sys.stderr)
+            code = error.code
+        except Stopped as stop:
+            code = stop.code
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def send(self, number: int) -> None:
+        """Send a signal, if it is still there to get it."""
+        os.kill(self.pid, number)  # a child that has ended keeps its number until it is waited for
+
+    def wait(self, kill_after: float | None = None) -> Ended:
+        """Wait for its end. kill_after: seconds after its start at which it gets SIGKILL."""
+        at = LIMIT if kill_after is None else kill_after
+        sent = False
+        while True:
+            pid, status = os.waitpid(self.pid, 0 if sent else os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() - self.begun >= at:
+                self.send(signal.SIGKILL)
+                sent = True
+            else:
+                time.sleep(0.0005)
+        code = os.waitstatus_to_exitcode(status)
+        if sent and kill_after is None:
+            code = HUNG
+        for file in (self._said, self._answer):
+            file.seek(0)
+        said, answer = self._said.read().decode(errors="replace"), self._answer.read()
+        self._said.close()
+        self._answer.close()
+        return Ended(code, said, json.loads(answer) if code == 0 and answer else None)
+
+
+def run(work: Callable[[], Any], kill_after: float | None = None) -> Ended:
+    """Do the work in a child, and wait for its end."""
+    return Child(work).wait(kill_after)
+
+
+def value_of(work: Callable[[], T]) -> T:
+    """What the work returns in a child, as plain values. Raises RuntimeError if the child does not end well."""
+    ended = run(work)
+    if ended.code != 0:
+        raise RuntimeError(f"a child of the proof ended with {ended.code}:\n{ended.said}")
+    found: T = ended.value
+    return found
+
+
+def spread(work: Callable[[Any], Any], items: Sequence[Any], workers: int = WORKERS) -> list[Any]:
+    """The work's results for the items, in their order, done by as many workers as there are cores. Each is a child
+    that forks children of its own. Results are plain values. Raises RuntimeError if a worker does not end well."""
+    workers = max(1, min(workers, len(items)))
+    if workers == 1:
+        return [work(item) for item in items]
+    begun = [Child(lambda n=n: [work(item) for item in items[n::workers]]) for n in range(workers)]  # type: ignore[misc]
+    found: list[Any] = [None] * len(items)
+    for number, child in enumerate(begun):
+        ended = child.wait(kill_after=3600)
+        if ended.code != 0:
+            raise RuntimeError(f"a worker of the proof ended with {ended.code}:\n{ended.said}")
+        found[number::workers] = ended.value
+    return found

@@ -1,0 +1,224 @@
+"""Killed anywhere: kill -9 at random moments of a run, and at every point of a step, of saving and of scoring.
+
+After each kill: no step that was reported as saved is lost, and no checkpoint is found half under its name. In the end
+weights, last checkpoint, metrics and scores are those of a run that nobody disturbed, bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proof import forks, small_runs
+from proof.result import Line
+from proof.shims import Points
+from proof.small_runs import Case
+
+Train = Callable[[Case, Path], None]
+KILLS, QUICK_KILLS = 200, 24
+STEPS = 60  # of the runs that are killed at random moments
+FEW_STEPS = 5  # of those that are killed at every point: the first checkpoints are removed at the fourth
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An undisturbed run: its signature, and how many seconds it took."""
+
+    signature: dict[str, Any]
+    seconds: float
+
+
+def reference(case: Case, where: Path, train: Train = small_runs.train) -> Reference:
+    """Run the case undisturbed. Raises RuntimeError if it does not run to its end."""
+    folder = where / "reference" / "run"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    begun = time.monotonic()
+    forks.value_of(lambda: train(case, folder))
+    seconds = time.monotonic() - begun
+    found = small_runs.signature(folder)
+    shutil.rmtree(folder.parent)
+    return Reference(found, seconds)
+
+
+def faults_after_kill(folder: Path, side: Path) -> list[str]:
+    """What a kill has broken in a run's folder, in words."""
+    told, kept = small_runs.acknowledged(side), small_runs.newest_step(folder)
+    lost = [f"lost: step {told} was reported as saved, the newest whole one is {kept}"] if kept < told else []
+    return lost + [f"half a checkpoint: {problem}" for problem in small_runs.half_checkpoints(folder)]
+
+
+def faults_at_end(ended: forks.Ended, folder: Path, expected: Reference) -> list[str]:
+    """What is wrong with a run that was left to end, in words."""
+    if ended.code != 0:
+        return [f"going on failed with {ended.code}: {ended.said[-2000:]}"]
+    found = small_runs.signature(folder)
+    faults = [f"{name} differs" for name in small_runs.differences(found, expected.signature)]
+    left = [path.name for path in folder.rglob(".*") if path.name != ".lock"]
+    return faults + ([f"left behind: {', '.join(left)}"] if left else [])
+
+
+# --- at random moments ------------------------------------------------------------------------------------------------
+
+
+def kill_at_random(case: Case, where: Path, expected: Reference, kills: int, seed: int) -> tuple[int, list[str]]:
+    """Start the run, kill it, start it again, until it ends; again from a new folder until there were `kills`. The
+    number of kills, and what they have broken."""
+    chance, done, faults = random.Random(seed), 0, []
+    while done < kills:
+        base = Path(tempfile.mkdtemp(dir=where))
+        folder, side = base / "run", base / "side"
+        while True:
+
+            def work(folder: Path = folder, side: Path = side) -> None:
+                small_runs.acknowledge_saves(side)
+                small_runs.train(case, folder)
+
+            delay = chance.uniform(0.01, 0.35 * expected.seconds) if done < kills else None
+            ended = forks.run(work, kill_after=delay)
+            if not ended.killed:
+                faults += faults_at_end(ended, folder, expected)
+                break
+            done += 1
+            faults += faults_after_kill(folder, side)
+        shutil.rmtree(base)
+    return done, faults
+
+
+def random_kills(cases: dict[str, Case], where: Path, kills: int, steps: int) -> Line:
+    """The line of kills at random moments, shared among the kinds of runs."""
+    begun = time.monotonic()
+    longer = {name: case.with_steps(steps) for name, case in cases.items()}
+    expected = {name: reference(case, where / name) for name, case in longer.items()}
+    parts = [(name, seed) for seed in range(forks.WORKERS) for name in cases]
+
+    def part(which: tuple[str, int]) -> tuple[int, list[str]]:
+        name, seed = which
+        share = kills // len(parts) + (parts.index(which) < kills % len(parts))
+        return kill_at_random(longer[name], where, expected[name], share, seed)
+
+    found = forks.spread(part, parts)
+    faults = [fault for _, some in found for fault in some]
+    return line("killed anywhere", sum(n for n, _ in found), faults, begun)
+
+
+# --- at every point ---------------------------------------------------------------------------------------------------
+
+
+def points_of(case: Case, where: Path, train: Train, begin: Path | None = None) -> list[tuple[tuple[str, int], str]]:
+    """Every point that the run passes, and its name. begin: a folder to begin with a copy of."""
+    folder, passed = where / "counted" / "run", where / "passed.json"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+
+    def work() -> None:
+        points = Points(folder)
+        if begin is not None:
+            shutil.copytree(begin, folder)
+        points.watch_all()
+        train(case, folder)
+        passed.write_text(json.dumps(points.names))
+
+    forks.value_of(work)
+    shutil.rmtree(folder.parent)
+    return [((thread, number), name) for (thread, number), name in json.loads(passed.read_text())]
+
+
+def kill_at(
+    point: tuple[str, int], case: Case, where: Path, train: Train, expected: Reference, begin: Path | None = None
+) -> list[str]:
+    """Kill a run at this point, go on with it to its end; what that has broken."""
+    base = Path(tempfile.mkdtemp(dir=where))
+    folder, side = base / "run", base / "side"
+    if begin is not None:
+        shutil.copytree(begin, folder)
+
+    def dying() -> None:
+        small_runs.acknowledge_saves(side)
+        Points(folder, lambda here, _: here == point).watch_all()
+        train(case, folder)
+
+    ended = forks.run(dying)
+    faults = [] if ended.killed else [f"it was not killed but ended with {ended.code}: {ended.said[-2000:]}"]
+    faults += faults_after_kill(folder, side)
+    faults += faults_at_end(forks.run(lambda: train(case, folder)), folder, expected)
+    shutil.rmtree(base)
+    return faults
+
+
+def point_kills(name: str, case: Case, where: Path, every: int) -> Line:
+    """The line of kills at every point of training, or at one of `every` of them."""
+    begun = time.monotonic()
+    case = case.with_steps(FEW_STEPS)
+    train = small_runs.train_unscored
+    expected = reference(case, where, train)
+    points = points_of(case, where, train)[::every]
+    found = forks.spread(
+        lambda point: [f"{point[1]} {point[0]}: {f}" for f in kill_at(point[0], case, where, train, expected)], points
+    )
+    return line(f"killed at every point, {name}", len(points), [fault for some in found for fault in some], begun)
+
+
+def score_kills(case: Case, where: Path, every: int) -> Line:
+    """The line of kills at every point of what follows the last step: weights, score, picture, summary, manifest."""
+    begun = time.monotonic()
+    case = case.with_steps(FEW_STEPS)
+    expected = reference(case, where)
+    trained = where / "trained" / "run"
+    first = _first_of_scoring(case, where)
+    forks.run(lambda: _train_until(case, trained, first))
+    points = points_of(case, where, small_runs.train, trained)[::every]
+    found = forks.spread(
+        lambda point: [
+            f"{point[1]} {point[0]}: {f}" for f in kill_at(point[0], case, where, small_runs.train, expected, trained)
+        ],
+        points,
+    )
+    return line("killed while scoring", len(points), [fault for some in found for fault in some], begun)
+
+
+def _first_of_scoring(case: Case, where: Path) -> int:
+    """How many points of the main thread come before the first row of scores."""
+    names = points_of(case, where, small_runs.train)
+    rows = [point[1] for point, name in names if name == "row of metrics"]
+    return rows[-1]
+
+
+def _train_until(case: Case, folder: Path, point: int) -> None:
+    Points(folder, lambda here, _: here == ("main", point)).watch_all()
+    small_runs.train(case, folder)
+
+
+def line(promise: str, tries: int, faults: list[str], begun: float) -> Line:
+    """A line whose detail is the number of lost steps, or the first fault."""
+    lost = sum("lost:" in fault for fault in faults)
+    detail = f"{lost} lost" + (f"; {len(faults)} faults, the first: {faults[0]}" if faults else "")
+    return Line(promise, tries, min(len(faults), tries), time.monotonic() - begun, detail)
+
+
+def check(quick: bool) -> list[Line]:
+    """All lines. quick: fewer kills."""
+    where = small_runs.scratch()
+    try:
+        cases = small_runs.make_cases(where)
+        warm_up(cases, where)
+        kinds = ["idea"] if quick else list(cases)
+        return [
+            random_kills({name: cases[name] for name in kinds}, where, QUICK_KILLS if quick else KILLS, STEPS),
+            *[point_kills(name, cases[name], where, every=7 if quick else 1) for name in kinds],
+            *([] if quick else [score_kills(cases["plain"], where, every=1)]),
+        ]
+    finally:
+        shutil.rmtree(where)
+
+
+def warm_up(cases: dict[str, Case], where: Path) -> None:
+    """Train each kind once, so that the children find loaded what is loaded on first use."""
+    for name, case in cases.items():
+        small_runs.train(case.with_steps(2), where / "warm" / name)
+    shutil.rmtree(where / "warm")

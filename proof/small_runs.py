@@ -1,0 +1,266 @@
+"""Small training runs whose steps take milliseconds, driven as `hectogpt train` drives its own, and what they leave.
+
+Three kinds, because they keep different state: "plain" (the baseline, AdamW), "idea" (a user's file with dropout, an
+optimizer and an input part of its own), "top" (SOAP before Muon, tables, the shared row).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hectogpt.api.full_run import run_steps, run_to_folder, take_folder
+from hectogpt.api.progress import Progress
+from hectogpt.api.resuming import Resume, take_folder_again
+from hectogpt.data import Corpus, Tokenizer
+from hectogpt.errors import UserError
+from hectogpt.lab import ideas, recipes
+from hectogpt.model.inputs import NgramHash
+from hectogpt.train.checkpoint import FOLDER, Checkpoint, Checkpoints
+from hectogpt.train.run import Data, Run
+from hectogpt.train.run_folder import METRICS, RUN
+from hectogpt.train.schedules import LinearDecay
+
+CLOCKS = ("train/dt", "train/tok_per_sec", "mem_mb")
+SECONDS = 3  # the column of a checkpoint's history that a clock fills
+MERGES = "t h\nth e\ni n\na n\n"
+
+IDEA = '''
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hectogpt import AdamW, InputPart, Norm, Optim, OptimizerGroup, Run, Schedule, Transformer, replace, shift
+
+
+@dataclass(frozen=True)
+class NoisyPast(InputPart):
+    """Adds a learned share of the token before, and drops a tenth."""
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return NoisyPastLayer(d_model)
+
+
+class NoisyPastLayer(nn.Module):
+    def __init__(self, d_model):
+        super().__init__()
+        self.share = nn.Parameter(torch.zeros(d_model))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x, ids, cache=None):
+        return self.dropout(x + self.share * shift(x, 1, self, cache))
+
+
+class Momentum(torch.optim.Optimizer):
+    """Keeps a tensor, a count and a list for each parameter."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state.setdefault("mean", torch.zeros_like(p)).lerp_(p.grad, 0.1)
+                state["steps"] = state.get("steps", 0) + 1
+                state["norms"] = [*state.get("norms", [])[-3:], float(p.grad.norm())]
+                size = sum(state["norms"]) / len(state["norms"]) + 1e-6
+                p.sub_(state["mean"] / (1 - 0.9 ** state["steps"]) / size, alpha=group["lr"])
+
+
+@dataclass(frozen=True)
+class OwnMomentum(Optim):
+    lr: float = 0.01
+
+    def build(self, model: Transformer) -> OptimizerGroup:
+        return OptimizerGroup([Momentum(model.parameters(), self.lr)])
+
+
+@dataclass(frozen=True)
+class Halving(Schedule):
+    def factor(self, step: int, steps: int) -> float:
+        return 0.5 ** (3 * step / steps)
+
+
+def idea(run: Run) -> Run:
+    model = replace(run.model, inputs=(*run.model.inputs, NoisyPast()))
+    return replace(run, model=model, optim=OwnMomentum(), schedule=Halving())
+'''
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run and its text."""
+
+    run: Run
+    corpus: Corpus
+
+    def with_steps(self, steps: int) -> Case:
+        """The same with another number of steps."""
+        return replace(self, run=replace(self.run, steps=steps))
+
+    def with_seed(self, seed: int) -> Case:
+        """The same with another seed."""
+        return replace(self, run=replace(self.run, seed=seed))
+
+
+def scratch() -> Path:
+    """A folder in memory if there is one, else in the temporary folder: waiting for a disk would be most of the time.
+    Whoever makes it removes it. The package's cache lies in it from now on."""
+    memory = Path("/dev/shm")
+    where = memory if os.access(memory, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="hectogpt-proof-", dir=where))
+    os.environ["HECTOGPT_CACHE"] = str(folder / "cache")
+    return folder
+
+
+def small_corpus() -> Corpus:
+    """Sentences of a few words, in a vocabulary of 261 ids."""
+    tokenizer = Tokenizer(MERGES.encode(), "small")
+    generator = np.random.default_rng(0)
+    words = ["the", "thin", "ant", "in", "an", "inn", "that", "hid", "a", "hat"]
+    tokens = {}
+    for split, sentences in (("train", 800), ("dev", 40), ("test", 40)):
+        lines = [" ".join(generator.choice(words, generator.integers(3, 9))) + "." for _ in range(sentences)]
+        ids = [np.append(tokenizer.encode(line), tokenizer.end_of_text) for line in lines]
+        tokens[split] = np.concatenate(ids).astype(np.uint16)
+    return Corpus(
+        name="small",
+        tokens=tokens,
+        sha256={split: hashlib.sha256(ids.tobytes()).hexdigest() for split, ids in tokens.items()},
+        n_documents={"train": 800, "dev": 40, "test": 40},
+        tokenizer=tokenizer,
+        folder=Path("small"),
+    )
+
+
+def make_cases(folder: Path, steps: int = 30) -> dict[str, Case]:
+    """The three kinds of runs by name. The user's file is written to `folder`."""
+    corpus = small_corpus()
+    file = folder / "proof_idea.py"
+    file.write_text(IDEA, encoding="utf-8")
+    plain = replace(recipes.recipe("baseline"), schedule=LinearDecay(warmup=3))
+    runs = {"plain": plain, "idea": ideas.find_run(f"{file}:idea@baseline"), "top": recipes.recipe("top")}
+    return {name: Case(_shrunk(run, corpus, steps), corpus) for name, run in runs.items()}
+
+
+def _shrunk(run: Run, corpus: Corpus, steps: int) -> Run:
+    inputs = tuple(replace(part, rows=512) if isinstance(part, NgramHash) else part for part in run.model.inputs)
+    sizes = {"d_model": 16, "n_heads": 2, "n_layers": 1, "context_length": 64, "vocab_size": corpus.n_vocab}
+    return replace(
+        run,
+        model=replace(run.model, inputs=inputs, **sizes),
+        data=Data(batch_size=4, seq_len=64, micro_batch=2),
+        corpus=corpus.name,
+        steps=steps,
+        threads=1,
+        device="cpu",
+        dtype="float32",
+        head_dtype="float32",
+    )
+
+
+def train(case: Case, folder: Path, save_every: int | None = 1) -> None:
+    """Begin the run in `folder`, or go on with it; to the end, scores and picture included."""
+    resume = Resume(folder) if (folder / RUN).exists() else None
+    out = folder if resume is None else None
+    progress = Progress(quiet=False, lines=1)
+    run_to_folder(
+        case.run, case.corpus, progress, name="run", modified=True, out=out, save_every=save_every, resume=resume
+    )
+
+
+def train_unscored(case: Case, folder: Path, save_every: int | None = 1) -> None:
+    """As `train`, up to the last step's weights: scores are a function of these, and take as long as sixty steps."""
+    progress = Progress(quiet=False, lines=1)
+    if (folder / RUN).exists():
+        taken, session = take_folder_again(case.run, case.corpus, progress, Resume(folder))
+    else:
+        taken, session = take_folder(case.run, case.corpus, progress, True, "run", folder)
+    with taken:
+        run_steps(session, taken, progress, {"modified": True, "folder": str(folder)}, save_every)
+
+
+def acknowledge_saves(side: Path) -> None:
+    """From now on, in this process, a step whose checkpoint is reported as saved is written to `side`: what a user may
+    rely on."""
+    save = Checkpoints.save
+
+    def saved(self: Checkpoints, checkpoint: Checkpoint) -> None:
+        save(self, checkpoint)
+        with open(side, "ab", buffering=0) as file:
+            file.write(b"%d\n" % checkpoint.step)
+
+    Checkpoints.save = saved  # type: ignore[method-assign]
+
+
+def acknowledged(side: Path) -> int:
+    """The last step that was reported as saved, 0 if none was."""
+    return max((int(line) for line in side.read_text().split()), default=0) if side.exists() else 0
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint that is whole, 0 if there is none."""
+    found = Checkpoints(folder / FOLDER)
+    return max((step for step in found.steps() if not found.problem(step)), default=0)
+
+
+def half_checkpoints(folder: Path) -> list[str]:
+    """What is wrong with checkpoints that have their final name."""
+    found = Checkpoints(folder / FOLDER)
+    return [problem for step in found.steps() if (problem := found.problem(step))]
+
+
+def content_of(checkpoint: Checkpoint) -> str:
+    """SHA-256 of all that a checkpoint holds, what clocks have measured aside."""
+    found = hashlib.sha256(json.dumps([checkpoint.step, checkpoint.state.values], sort_keys=True).encode())
+    history = checkpoint.history.clone()
+    history[:, SECONDS] = 0
+    for name, tensor in sorted((checkpoint.state.tensors | {"history": history}).items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def signature(folder: Path) -> dict[str, Any]:
+    """What must be equal in two runs of the same: weights, last checkpoint, metrics, scores."""
+    checkpoints = Checkpoints(folder / FOLDER)
+    steps = checkpoints.steps()
+    weights = folder / "model.safetensors"
+    summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
+    return {
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "",
+        "checkpoint": content_of(checkpoints.load(steps[-1])) if steps else "",
+        "steps": steps,
+        "metrics": rows_of(folder),
+        "scores": [summary.get(name) for name in ("dev_loss", "dev_bpb", "train_loss_last10", "samples", "state")],
+    }
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what clocks have measured. Raises ValueError for a damaged one."""
+    rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows]
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """The parts of two signatures that are not equal."""
+    return [name for name in expected if found.get(name) != expected[name]]
+
+
+def attempt(work: Any, *arguments: Any) -> str:
+    """What a UserError says, "" if none is raised."""
+    try:
+        work(*arguments)
+    except UserError as error:
+        return str(error)
+    return ""
