@@ -24,6 +24,7 @@ import psutil
 from proof.result import Line
 
 ROOT = Path(__file__).resolve().parent.parent
+SERVER = "hectogpt.explore.pages.server"
 PROGRAM = "import hectogpt.cli; hectogpt.cli.main()"
 HOST = "127.0.0.1"
 UPGRADE = {
@@ -61,7 +62,8 @@ class Explore:
             raise RuntimeError(self.process.communicate()[1])
         self.port = int(self.address.split(":")[2].split("/")[0])
         self.name = f"{HOST}:{self.port}"
-        self.children = psutil.Process(self.process.pid).children(recursive=True)
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        self.children = [child for child in found if SERVER in _command_line(child)]  # and not its browser
         self.cookie = {"Cookie": self.ask("GET", self.address.split(self.name)[1])[1].split(";")[0]}
 
     def ask(self, method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -99,11 +101,13 @@ class Explore:
 
     def is_gone(self) -> bool:
         """Whether neither a process nor the port is left, within ten seconds."""
-        _, alive = psutil.wait_procs(self.children, timeout=10)
+        deadline = time.monotonic() + 10
+        while any(map(_runs, self.children)) and time.monotonic() < deadline:
+            time.sleep(0.05)
         try:
             socket.create_connection((HOST, self.port), timeout=5).close()
         except OSError:
-            return not alive
+            return not any(map(_runs, self.children))
         return False
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
@@ -111,6 +115,22 @@ class Explore:
         self.process.send_signal(number)
         said = self.process.communicate(timeout=30)[1]
         return self.process.returncode, said
+
+
+def _command_line(process: psutil.Process) -> str:
+    """Empty for a process that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one that has may wait for its new parent to take note."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextlib.contextmanager
@@ -283,7 +303,7 @@ def listen_here_only(server: Explore) -> Line:
     """No socket listens but the one on 127.0.0.1, and no command line has the token."""
     token = server.address.split("=")[1]
     found = [c.laddr for child in server.children for c in child.net_connections("inet") if c.status == "LISTEN"]
-    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    lines = [_command_line(process) for process in psutil.process_iter()]
     outcomes = [("sockets", found == [(HOST, server.port)]), ("command lines", not any(token in x for x in lines))]
     return _line("pages: this machine only, token on no command line", outcomes)
 
