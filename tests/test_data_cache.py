@@ -224,6 +224,41 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert cache_dir() == Path.home() / ".cache" / "hectogpt"
 
 
+def test_a_cache_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D6. A name that is too long stands for a folder that one may not enter: root may enter all."""
+    write_jsonl(tmp_path / "x.jsonl", 200)
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / ("c" * 300)))
+    refused(tmp_path / "x.jsonl", "cannot look into the cache folder", "HECTOGPT_CACHE", code=errors.STORAGE)
+
+
+def test_a_user_without_a_home_is_told_to_name_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D6: HOME is unset and the user's number is unknown, as in some containers."""
+    write_jsonl(tmp_path / "x.jsonl", 200)
+    for name in ("HECTOGPT_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(_: int) -> object:
+        raise KeyError("no such user")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    refused(tmp_path / "x.jsonl", "no folder for the cache", "HECTOGPT_CACHE=FOLDER", code=errors.STORAGE)
+    monkeypatch.setenv("HECTOGPT_CACHE", "~nosuchuser/x")
+    refused(tmp_path / "x.jsonl", "no folder for the cache", code=errors.STORAGE)
+
+
+def test_progress_shows_names_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """D6: what looks like rich's markup in a corpus's name is part of the name."""
+    monkeypatch.chdir(tmp_path)
+    Path("[b]x[").mkdir()
+    write_jsonl(Path("[b]x[/no]\x1b[1m.jsonl"), 200)
+    data.build("[b]x[/no]\x1b[1m.jsonl", progress=True)
+    err = capfd.readouterr().err
+    assert r"[b]x[/no]\x1b[1m.jsonl" in err
+    assert "\x1b[1m" not in err
+
+
 def test_progress_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "x.jsonl", 200)
     open_corpus(str(tmp_path / "x.jsonl"))

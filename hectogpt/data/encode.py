@@ -16,6 +16,7 @@ from hectogpt.data.documents import Document
 from hectogpt.data.splits import split_of
 from hectogpt.data.token_files import SPLITS, EncodedChunk
 from hectogpt.data.tokenizer import Tokenizer
+from hectogpt.display import printable
 
 TASK_CHARACTERS = 1 << 19  # what one thread encodes at a time
 
@@ -98,5 +99,5 @@ def show_progress(name: str, size: int | None, show: bool | None) -> Iterator[Ca
 
     columns = (rich.TextColumn("tokenising {task.description}", markup=False), rich.BarColumn(), rich.DownloadColumn())
     with rich.Progress(*columns, rich.TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=size)
+        task = bar.add_task(printable(name), total=size)
         yield lambda n_bytes: bar.advance(task, n_bytes)

@@ -230,8 +230,10 @@ class SeenFiles:
         if saved["format"] != SEEN_FORMAT or saved["key"] != self._key:
             return
         columns = (saved[name] for name in ("labels", "sizes", "mtimes", "ctimes", "inodes", "whys", "sha256"))
-        for label, size, mtime, ctime, inode, why, sha256 in zip(*columns, strict=True):
-            self._found[label] = ((size, mtime, ctime, inode), Finding(why, sha256))
+        self._found = {
+            label: ((size, mtime, ctime, inode), Finding(why, sha256))
+            for label, size, mtime, ctime, inode, why, sha256 in zip(*columns, strict=True)
+        }
 
     def save(self) -> None:
         """Keep what was found out, if that was work. A cache that cannot be written is no reason to stop."""

@@ -127,9 +127,9 @@ def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling,
     need, have = rows * row, hardware.free_memory(str(weight.device))
     if new and need > have:
         fits = have // max(1, len(prompts) * row) // 2
-        fewer = fits and sampling.num_return_sequences > 1
+        fewer, verb = fits and sampling.num_return_sequences > 1, "does" if rows == 1 else "do"
         raise UserError(
-            f"{rows:,} {'text' if rows == 1 else 'texts'} of up to {new:,} new tokens do not fit",
+            f"{'a text' if rows == 1 else f'{rows:,} texts'} of up to {new:,} new tokens {verb} not fit",
             why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
             fix=f"set num_return_sequences to {fits}" if fewer else "set max_new_tokens to a smaller number",
             code=errors.MEMORY,
