@@ -192,14 +192,15 @@ def serve(arguments: PagesArguments) -> None:
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         raise UserError(f"--port {arguments.port}", why="ports are 1 to 65535", fix="leave --port out for a free one")
     ideas = [str(read_idea(file).path) for file in arguments.idea]
-    server = None
+    server, page = None, None
     try:
         with raise_on_signal():
             server = start_server({"port": arguments.port, "model": arguments.model, "ideas": ideas})
             found = wait_until_up(server, arguments.port)
+            page = Path(found["page"])
             print(f"{found['address']}\nCtrl-C ends it.", flush=True)
             if not arguments.no_browser:
-                webbrowser.open(Path(found["page"]).as_uri())  # its name: other users can read a command line
+                webbrowser.open(page.as_uri())  # and not the address: other users can read a command line
             raise has_ended(server.wait())
     except Stopped as stop:
         if stop.code != errors.INTERRUPTED:
@@ -208,6 +209,9 @@ def serve(arguments: PagesArguments) -> None:
     finally:
         if server is not None:
             end_server(server)
+        if page is not None and page.exists():  # a server that was killed has left it
+            page.unlink()
+            page.parent.rmdir()
 
 
 def is_model(folder: Path) -> bool:
@@ -220,13 +224,15 @@ def is_model(folder: Path) -> bool:
 
 def start_server(settings: dict[str, Any]) -> subprocess.Popen[str]:
     """The server's process, with its settings. It ends when its standard input does, however this process ends."""
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     server = subprocess.Popen(
-        [sys.executable, "-P", "-m", SERVER],  # -P: no module is taken from the current folder
+        [sys.executable, "-P", "-m", SERVER],  # -P, and no empty path: no module is taken from the current folder
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if sys.__stderr__ is None else None,  # marimo needs one, even if ours is closed
         text=True,
         encoding="utf-8",
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         start_new_session=True,  # Ctrl-C reaches this process alone
     )
     assert server.stdin is not None

@@ -85,6 +85,7 @@ def main() -> None:
         answer(error=error.strerror or str(error))
         return
     with tempfile.TemporaryDirectory(prefix="hectogpt-pages-", ignore_cleanup_errors=True) as folder:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and so this process
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(errors.TERMINATED))  # the folder goes with us
         server = make_server(asked, port := listener.getsockname()[1], token := secrets.token_urlsafe(24))
         threading.Thread(target=end_with_parent, args=(server,), daemon=True).start()
