@@ -244,7 +244,7 @@ class SeenFiles:
         saved: dict[str, Any] = {"format": SEEN_FORMAT, "key": self._key, "labels": list(self._used)}
         saved |= {name: [s[i] for s in states] for i, name in enumerate(("sizes", "mtimes", "ctimes", "inodes"))}
         saved |= {"whys": [f.why_no_text for f in findings], "sha256": [f.sha256 for f in findings]}
-        content = json.dumps(saved).encode()
+        content = json.dumps(saved, allow_nan=False).encode()
         with suppress(OSError, UserError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self._path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
