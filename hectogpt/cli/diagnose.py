@@ -41,7 +41,7 @@ def run(arguments: DiagnoseArguments) -> None:
 
     found = diagnose_run(arguments.run, arguments.step, arguments.idea, Progress(arguments.json))
     if arguments.json:
-        print(json.dumps(found.as_json()))
+        print(json.dumps(found.as_json(), allow_nan=False))
         return
     print(f"step {found.step}: loss {found.loss:.6g}, gradient norm {found.grad_norm:.6g}")
     print(f"first number that is not finite: {place(found)}")

@@ -237,7 +237,7 @@ def start_server(settings: dict[str, Any]) -> subprocess.Popen[str]:
     )
     assert server.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # a server that has ended is reported when its answer is read
-        server.stdin.write(json.dumps(settings) + "\n")
+        server.stdin.write(json.dumps(settings, allow_nan=False) + "\n")
         server.stdin.flush()
     return server
 

@@ -46,7 +46,7 @@ def run(arguments: ReplayArguments) -> None:
 
     found = replay_step(arguments.run, arguments.step, arguments.idea, Progress(arguments.json))
     if arguments.json:
-        print(json.dumps(found.as_json()))
+        print(json.dumps(found.as_json(), allow_nan=False))
     else:
         for name, before, again in zip(("loss", "gradient norm"), found.before, found.again, strict=True):
             print(f"{'equal' if before == again else 'differs':<8} {name}: {before!r}, again {again!r}")

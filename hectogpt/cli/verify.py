@@ -45,7 +45,8 @@ def run(arguments: VerifyArguments) -> None:
     checks = verify_run(folder)
     bad = [check for check in checks if check.problem]
     if arguments.json:
-        print(json.dumps({"run": str(folder), "checks": [check.as_json() for check in checks], "damaged": len(bad)}))
+        told = {"run": str(folder), "checks": [check.as_json() for check in checks], "damaged": len(bad)}
+        print(json.dumps(told, allow_nan=False))
     else:
         for check in checks:
             print(printable(f"{'damaged' if check.problem else 'ok':<8} {check.path}"))

@@ -76,7 +76,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever prints goes to the terminal
 
     def answer(**message: str) -> None:
-        print(json.dumps(message), file=answers, flush=True)
+        print(json.dumps(message, allow_nan=False), file=answers, flush=True)
 
     asked = json.loads(sys.stdin.readline())
     try:
