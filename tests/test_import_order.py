@@ -29,8 +29,8 @@ TRAIN = [
     ["precision"],
     ["setup", "loop", "evaluate", "state"],
     ["checkpoint"],
-    ["session", "run_folder", "autosave"],
-    ["diagnose"],
+    ["session", "run_folder"],
+    ["autosave", "diagnose"],
 ]
 OPTIM = [["groups"], ["adamw"], ["muon"], ["soap"]]
 GENERATE = [["cache", "sampling"], ["decode"], ["text"]]

@@ -134,7 +134,7 @@ def run_steps(
                 if signals:
                     break
                 if step.number < run.steps:
-                    autosave.after(step.number, session.checkpoint)
+                    autosave.after(session)
             interrupted = bool(signals) and session.step < run.steps
             save_last(session, folder, autosave, progress, needed=interrupted)
         except Stopped as stop:
@@ -162,7 +162,7 @@ def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress:
     """Save a checkpoint of the last step done, then the weights. needed: whether the run is to go on from it, so that
     failing to save it is an error. Raises UserError (STORAGE)."""
     try:
-        autosave.last(session.checkpoint)
+        autosave.last(session)
     except UserError as error:
         if needed and error.code == errors.STORAGE:
             raise

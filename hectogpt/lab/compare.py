@@ -7,8 +7,10 @@ trial that breaks the rules of its track is recorded with the rules that it brok
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +118,8 @@ class Comparison:
         run = self._run(trial)
         for idea in files_of(run):
             idea.keep(self.out.parent / "ideas" / f"{idea.sha256}.py")
-        result = run_trial(run, self.corpus, ("dev", "test") if self.test else ("dev",), on_step)
+        scratch = self._scratch(run, trial.seed)
+        result = run_trial(run, self.corpus, ("dev", "test") if self.test else ("dev",), on_step, scratch)
         counted = self._ngram_fields(run) if result["status"] != "failed" else {}
         fields = result | counted
         fields |= {
@@ -138,11 +141,20 @@ class Comparison:
         broken = broken_rules(self.track, run, self.corpus, record.params, record.seconds, record.machine)
         record = replace(record, rules_broken=broken)
         append_record(self.out, record)
+        if record.counts or not any(scratch.glob("step-*")):
+            shutil.rmtree(scratch, ignore_errors=True)
+            with suppress(OSError):  # others are still under way
+                scratch.parent.rmdir()
         if record.counts:
             self.records[trial.arm.label, trial.seed] = record
         else:
             self.failed.append(record)
         return record
+
+    def _scratch(self, run: Run, seed: int) -> Path:
+        """Where the trial keeps its checkpoints until it is recorded. Threads change bits, so they are in the name."""
+        key = trial_key(dump(run), self.corpus.sha256, self.track.name, seed)
+        return self.out.with_name(f".{self.out.name}.trials") / f"{key[:16]}-{run.threads}"
 
     def _run(self, trial: Trial) -> Run:
         """The trial's run: its seed, as many threads as the track allows unless the run says how many, and the corpus

@@ -7,27 +7,38 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hectogpt import __version__, errors, hardware, worker
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
+from hectogpt.files import lock
 from hectogpt.idea_file import explain
 from hectogpt.lab.ideas import load_sources, sources_of
 from hectogpt.serialization import dump
+from hectogpt.train.autosave import Autosave
+from hectogpt.train.checkpoint import Checkpoints
 from hectogpt.train.run import Run, load_run
 from hectogpt.train.session import Session
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def run_trial(run: Run, corpus: Corpus, splits: Sequence[str], on_step: Callable[[int, float], None]) -> dict[str, Any]:
+def run_trial(
+    run: Run,
+    corpus: Corpus,
+    splits: Sequence[str],
+    on_step: Callable[[int, float], None],
+    scratch: Path | None = None,
+) -> dict[str, Any]:
     """Train `run` and score it on the splits in a new process; the fields of its record that tell what came of it.
 
-    on_step is called with (step, loss). Never raises for what goes wrong in the process: `status` is then "diverged",
-    with the scores of a uniform guess, or "failed", without scores; `error` is the whole message.
+    on_step is called with (step, loss). scratch: a folder for the trial's checkpoints, from which it goes on if it was
+    killed before. Never raises for what goes wrong in the process: `status` is then "diverged", with the scores of a
+    uniform guess, or "failed", without scores; `error` is the whole message.
     """
     result: dict[str, Any] = {}
 
@@ -38,7 +49,11 @@ def run_trial(run: Run, corpus: Corpus, splits: Sequence[str], on_step: Callable
             result.update(message)
 
     request: dict[str, Any] = {"ideas": sources_of(run), "run": dump(run), "splits": list(splits)}
-    request |= {"corpus": corpus.name, "corpus_sha256": corpus.sha256}
+    request |= {
+        "scratch": None if scratch is None else str(scratch.absolute()),
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.sha256,
+    }
     outcome = worker.ask("hectogpt.lab.trial", request, receive)
     revision = hardware.revision(PACKAGE)
     origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
@@ -58,20 +73,62 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     corpus, splits = open_corpus(request["corpus"], progress=False), request["splits"]
     if corpus.sha256 != request["corpus_sha256"]:
         raise UserError(f"corpus {corpus.name} has changed since the comparison began", code=errors.DATA)
-    session = Session.open(run, corpus)
-    try:
-        for step in session.steps():
-            yield {"step": step.number, "loss": step.loss}
-        diverged = _score(session, splits)
-    except UserError as error:
-        if error.code != errors.DIVERGED:
-            raise
-        diverged = f"{error.what}: {error.why}"
+    with _taken(request["scratch"]) as checkpoints:
+        session = _open(run, corpus, checkpoints)
+        diverged = yield from _train(session, checkpoints, splits)
     result = session.result()
     summary = result.summary() | (_uniform_guess(run, corpus, splits) if diverged else {})
     summary |= {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
     curves = {"losses": _five_digits(result.losses), "grad_norms": _five_digits(result.grad_norms)}
     yield summary | {"status": "diverged" if diverged else "ok", "error": diverged} | curves
+
+
+@contextmanager
+def _taken(scratch: str | None) -> Iterator[Checkpoints | None]:
+    """The trial's checkpoints while this process holds their folder; None if another does, or it cannot be written."""
+    with ExitStack() as held:
+        checkpoints = None
+        with suppress(UserError, OSError):
+            if scratch is not None:
+                held.enter_context(lock(Path(scratch, ".lock"), "running this trial", patience=0.0, remove=True))
+                checkpoints = Checkpoints(Path(scratch))
+        yield checkpoints
+
+
+def _open(run: Run, corpus: Corpus, checkpoints: Checkpoints | None) -> Session:
+    """The trial where its newest checkpoint has it, if going on gives the bits of an unbroken trial; else from the
+    start, which gives them as well."""
+    try:
+        at = checkpoints.newest(_tell) if checkpoints is not None else None
+        session = Session.open(run, corpus, at)
+        if at is None or not session.differences(at.facts):
+            return session
+        _tell(f"started again instead of going on after step {at.step}: {', '.join(session.differences(at.facts))}")
+    except UserError as error:
+        if error.code != errors.CHECKPOINT:
+            raise
+        _tell(f"started again: {error.what}: {error.why}")
+    return Session.open(run, corpus)
+
+
+def _train(
+    session: Session, checkpoints: Checkpoints | None, splits: Sequence[str]
+) -> Generator[dict[str, Any], None, str | None]:
+    """Train and score, a message after every step; in words how it diverged, None if it did not."""
+    try:
+        with Autosave(checkpoints or Checkpoints(Path()), 0 if checkpoints is None else None, _tell) as autosave:
+            for step in session.steps():
+                yield {"step": step.number, "loss": step.loss}
+                autosave.after(session)
+        return _score(session, splits)
+    except UserError as error:
+        if error.code != errors.DIVERGED:
+            raise
+        return f"{error.what}: {error.why}"
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _score(session: Session, splits: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hectogpt import hardware
 from hectogpt.errors import UserError
 from hectogpt.train.checkpoint import Checkpoint, Checkpoints
+from hectogpt.train.session import Session
 
 AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
 SHARE = 0.02  # of the time that saving may take
@@ -41,20 +42,26 @@ class Autosave:
         self._cost = self._duration = 0.0  # seconds of the last attempt: taken from training, and until it was done
         self._last_step = time.monotonic()
 
-    def after(self, step: int, take: Callable[[], Checkpoint]) -> None:
-        """To be called when `step` steps are done: if it is time, saves what `take` returns."""
+    def __enter__(self) -> Autosave:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+    def after(self, session: Session) -> None:
+        """To be called after each step: saves the session's state if it is time."""
         now = time.monotonic()
         step_seconds, self._last_step = now - self._last_step, now
         if self.every is None:
             at_stake = now - self._begun + step_seconds + self._duration  # when the next occasion would be on disk
             due = at_stake >= max(AT_STAKE, self._cost / SHARE) and not self._busy()
         else:
-            due = self.every > 0 and step % self.every == 0
-        if due:
+            due = self.every > 0 and session.step % self.every == 0
+        if due and self._has_room(session):
             self.wait()
             self._begun = time.monotonic()
             try:
-                checkpoint = take()
+                checkpoint = session.checkpoint()
             except UserError as error:
                 self.note(f"note: no checkpoints: {error.what}: {error.why}")
                 self.every = 0
@@ -63,19 +70,27 @@ class Autosave:
             self._thread = threading.Thread(target=self._save, args=(checkpoint, copied), name="checkpoint")
             self._thread.start()
 
-    def last(self, take: Callable[[], Checkpoint]) -> None:
-        """Save what `take` returns and wait until it is on disk. Raises UserError (STORAGE)."""
+    def last(self, session: Session) -> None:
+        """Save the session's state and wait until it is on disk. Raises UserError (STORAGE)."""
         self.wait()
         if self.every != 0:
-            checkpoint = take()
             self.before()
-            self.checkpoints.save(checkpoint)
+            self.checkpoints.save(session.checkpoint())
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def _has_room(self, session: Session) -> bool:
+        """Whether memory has room for the copy. Training must not die of its own safety."""
+        needed, free = 3 * sum(p.nbytes for p in session.model.parameters()), hardware.free_memory()
+        if needed * 1.5 < free:
+            return True
+        self.note(f"note: no more checkpoints: a copy takes {needed:,} bytes of memory, {free:,} are free")
+        self.every = 0
+        return False
 
     def _busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
