@@ -129,7 +129,10 @@ def append_line(path: Path, line: str) -> None:
         if not whole:
             file.truncate(end)
         file.write(b"\n" * whole + line.encode("utf-8") + b"\n")  # opened for appending: lands at the end in any case
+        file.flush()
         sync(file.fileno())
+    if not content:  # the name may be new
+        sync_folder(path.parent)
 
 
 def is_whole_object(line: bytes) -> bool:
