@@ -1,0 +1,246 @@
+"""Power cut: every state that a disk may be in, at every moment of saving, is given to the code that loads.
+
+It must find what was there before, or what is new; and what is new, once saving has returned. As a control, saving
+without its precautions must fail here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hectogpt.data import open_corpus
+from hectogpt.errors import UserError
+from hectogpt.files import append_line, write_atomic
+from hectogpt.model.weights import load_model, save_model
+from hectogpt.train.checkpoint import Checkpoint, Checkpoints
+from hectogpt.train.run_folder import RunFolder
+from hectogpt.train.session import Session
+from proof import bugs, forks, small_runs
+from proof.disk import Disk, State, write_state
+from proof.result import Line
+from proof.small_runs import Case
+
+REFUSED = "refused"
+CONTROLS = (
+    bugs.no_sync_of_data,
+    bugs.no_sync_of_folders,
+    bugs.no_sync,
+    bugs.removed_first,
+    bugs.in_place,
+    bugs.overwritten,
+    bugs.no_sync_no_manifest,
+)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Something that is saved. prepare: makes the folder as it was before. act: saves. load: what is found, in words.
+    before, after: what may be found while it is being saved, and once that has returned."""
+
+    name: str
+    prepare: Callable[[Path], None]
+    act: Callable[[Path], None]
+    load: Callable[[Path], str]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def states_of(
+    saving: Saving, where: Path, plant: Callable[[], None] = bugs.nothing, most: int | None = None
+) -> tuple[int, list[str]]:
+    """The number of different states of the disk while this is saved, and the wrong ones, in words.
+
+    plant: a bug. most: stop at so many wrong ones."""
+    folder, copy = where / "disk" / "run", where / "cut" / "run"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.mkdir(parents=True)
+    saving.prepare(folder)
+    seen: dict[tuple[str, frozenset[tuple[str, bytes | None]]], State] = {}
+
+    def keep(disk: Disk, phase: str = "before") -> None:
+        for state in disk.states():
+            seen.setdefault((phase, frozenset(state.items())), state)
+
+    plant()
+    disk = Disk(folder, keep)
+    saving.act(folder)
+    disk.moment = lambda disk: None
+    keep(disk, "after")
+    wrong = []
+    for (phase, _), state in sorted(seen.items(), key=lambda item: item[0][0]):  # those after saving first
+        if len(wrong) == most:
+            break
+        write_state(state, copy)
+        found = saving.load(copy)
+        if found not in (saving.before if phase == "before" else saving.after):
+            wrong.append(f"{saving.name}, {'while it is saved' if phase == 'before' else 'once saved'}: {found}")
+    shutil.rmtree(folder.parent)
+    shutil.rmtree(copy.parent, ignore_errors=True)
+    return len(seen), wrong
+
+
+# --- what is saved ----------------------------------------------------------------------------------------------------
+
+
+def checkpoint_saving(case: Case) -> Saving:
+    """A checkpoint of step 8 beside those of steps 5, 6 and 7, of which the oldest is removed."""
+    session = Session.open(case.with_steps(10).run, case.corpus)
+    made: dict[int, Checkpoint] = {}
+    for step in session.steps():
+        made[step.number] = session.checkpoint()
+    names = {small_runs.content_of(found): f"step {step}" for step, found in made.items()}
+
+    def prepare(folder: Path) -> None:
+        for step in (5, 6, 7):
+            Checkpoints(folder).save(made[step])
+
+    def load(folder: Path) -> str:
+        try:
+            found = Checkpoints(folder).newest(lambda note: None)
+        except UserError as error:
+            return f"nothing: {error.what}"
+        return "nothing" if found is None else names.get(small_runs.content_of(found), "wrong data")
+
+    return Saving(
+        "a checkpoint",
+        prepare,
+        lambda folder: Checkpoints(folder).save(made[8]),
+        load,
+        ("step 7", "step 8"),
+        ("step 8",),
+    )
+
+
+def weights_saving(case: Case) -> Saving:
+    """The weights of an extended run, in the place of its earlier ones."""
+    models = []
+    for seed in (1, 2):
+        models.append(Session.open(case.with_seed(seed).run, case.corpus).model)
+    names = {_hash_of(model): name for model, name in zip(models, ("old", "new"), strict=True)}
+
+    def taken(folder: Path) -> RunFolder:
+        return RunFolder(folder, case.run, False, small_runs.no_locks())
+
+    def prepare(folder: Path) -> None:
+        save_model(models[0], folder)
+        taken(folder).seal()
+
+    def act(folder: Path) -> None:
+        run = taken(folder)
+        run.unseal()
+        save_model(models[1], folder)
+        run.seal()
+
+    def load(folder: Path) -> str:
+        try:
+            return names.get(_hash_of(load_model(folder)), "wrong data")
+        except UserError:
+            return REFUSED
+
+    return Saving("weights", prepare, act, load, ("old", "new", REFUSED), ("new",))
+
+
+def _hash_of(model: Any) -> str:
+    found = hashlib.sha256()
+    for _, tensor in sorted(model.state_dict().items()):
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def text_saving() -> Saving:
+    """A file of text that is replaced (run.json, summary.json, metrics.jsonl when a run goes on)."""
+    return Saving(
+        "a text",
+        lambda folder: void((folder / "a.json").write_text("old\n" * 100)),
+        lambda folder: write_atomic(folder / "a.json", "new\n" * 100),
+        lambda folder: _either((folder / "a.json").read_text() if (folder / "a.json").exists() else ""),
+        ("old", "new"),
+        ("new",),
+    )
+
+
+def _either(text: str) -> str:
+    return {"old\n" * 100: "old", "new\n" * 100: "new"}.get(text, f"wrong data: {text[:20]!r}")
+
+
+def record_saving(before: int) -> Saving:
+    """A record that is appended to those of a comparison. before: how many there are."""
+    rows = [json.dumps({"number": number, "text": "x" * 200}) for number in range(before + 1)]
+
+    def load(folder: Path) -> str:
+        lines = (folder / "a.jsonl").read_bytes().split(b"\n") if (folder / "a.jsonl").exists() else [b""]
+        found = [line.decode(errors="replace") for line in lines[:-1]]
+        whole = [row for row in rows if row in found]
+        return str(len(whole)) if whole == rows[: len(whole)] else "wrong data"
+
+    def prepare(folder: Path) -> None:
+        if before:
+            (folder / "a.jsonl").write_text("".join(row + "\n" for row in rows[:before]))
+
+    def act(folder: Path) -> None:
+        append_line(folder / "a.jsonl", rows[before])
+
+    name = f"a record after {before}"
+    return Saving(name, prepare, act, load, (str(before), str(before + 1)), (str(before + 1),))
+
+
+def corpus_saving(where: Path) -> Saving:
+    """The token files of a text. A text without token files is tokenised again."""
+    source = where / "text.txt"
+    source.write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(300)))
+    expected = open_corpus(str(source), cache=where / "expected", progress=False).sha256
+
+    def load(folder: Path) -> str:
+        try:
+            found = open_corpus(str(source), cache=folder, progress=False)
+        except UserError as error:
+            return f"{error.what}: {error.why}"
+        return "right" if found.sha256 == expected else "wrong data"
+
+    def act(folder: Path) -> None:
+        open_corpus(str(source), cache=folder, progress=False)
+
+    return Saving("token files", void, act, load, ("right",), ("right",))
+
+
+def void(_: object) -> None:
+    """Nothing, whatever it is given."""
+
+
+def check(quick: bool) -> list[Line]:
+    """All lines. quick: two of the weakened protocols."""
+    where = small_runs.scratch()
+    try:
+        case = small_runs.make_cases(where, steps=10)["plain"]
+        savings = [checkpoint_saving(case), weights_saving(case), text_saving(), record_saving(0), record_saving(3)]
+        savings.append(corpus_saving(where))
+        begun = time.monotonic()
+        found = forks.spread(
+            lambda n: forks.value_of(lambda: states_of(savings[n], where / str(n))), range(len(savings))
+        )
+        wrong = [fault for _, faults in found for fault in faults]
+        states = sum(count for count, _ in found)
+        detail = f"{len(wrong)} wrong" + (f", the first: {wrong[0]}" if wrong else "")
+        lines = [Line("power cut", states, len(wrong), time.monotonic() - begun, detail)]
+        return [*lines, control(savings[0], where, CONTROLS[2:4] if quick else CONTROLS)]
+    finally:
+        shutil.rmtree(where)
+
+
+def control(saving: Saving, where: Path, protocols: tuple[Callable[[], None], ...]) -> Line:
+    """Weakened protocols, each of which must leave a wrong state."""
+    begun = time.monotonic()
+    found = forks.spread(
+        lambda n: forks.value_of(lambda: states_of(saving, where / f"control {n}", protocols[n], most=1)),
+        range(len(protocols)),
+    )
+    unseen = [protocols[n].__name__ for n, (_, wrong) in enumerate(found) if not wrong]
+    detail = f"not seen: {', '.join(unseen)}" if unseen else "each leaves a wrong state"
+    return Line("power cut, weakened protocols seen", len(protocols), len(unseen), time.monotonic() - begun, detail)
