@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,6 @@ class Place:
         if surrounding.terminal:
             with _terminal(surrounding.terminal) as (end, collect):
                 done = subprocess.Popen(command, cwd=folder, env=known, stdin=end, stdout=end, stderr=end)
-                os.close(end)
                 said = collect()
                 return done.wait(LIMIT), said, folder
         ended = subprocess.run(command, cwd=folder, env=known, capture_output=True, timeout=LIMIT, check=False)
@@ -242,8 +241,8 @@ def errno_of_stdout(surrounding: Surrounding) -> int:
 
 @contextmanager
 def _terminal(columns: int) -> Iterator[tuple[int, Callable[[], str]]]:
-    """A terminal of so many columns: the number of its end for a child, and the function that reads what is shown
-    until the child is gone."""
+    """A terminal of so many columns: the number of its end for a child, and the function that closes this end and
+    reads what is shown until the child is gone."""
     import fcntl
     import pty
     import struct
@@ -254,6 +253,7 @@ def _terminal(columns: int) -> Iterator[tuple[int, Callable[[], str]]]:
 
     def collect() -> str:
         shown = b""
+        os.close(theirs)
         while True:
             try:
                 piece = os.read(ours, 1 << 16)
@@ -270,5 +270,3 @@ def _terminal(columns: int) -> Iterator[tuple[int, Callable[[], str]]]:
         yield theirs, collect
     finally:
         os.close(ours)
-        with suppress(OSError):
-            os.close(theirs)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -58,6 +60,31 @@ def test_help_fits_a_screen() -> None:
     assert all(f" {code} " in cli.usage().replace("\n", " ") for code in codes)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "hung up")])
+def test_every_command_ends_in_order_when_it_is_told_to(
+    name: str, code: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is half written is taken away, as after Ctrl-C."""
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup, which ignores SIGHUP
+    ended = []
+
+    def run(argv: list[str]) -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            ended.append(True)
+
+    try:
+        install(run, monkeypatch)
+        assert failed(capsys) == (code, word + "\n")
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert ended == [True]
+
+
 # --- bugs -------------------------------------------------------------------------------------------------------------
 
 
@@ -67,6 +94,11 @@ def command_that(raises: BaseException, monkeypatch: pytest.MonkeyPatch) -> None
     def run(argv: list[str]) -> None:
         raise raises
 
+    install(run, monkeypatch)
+
+
+def install(run: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `hectogpt broken` run this."""
     module = ModuleType("broken")
     module.main = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "broken", module)

@@ -48,10 +48,10 @@ SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")
 
 def usage() -> str:
     """The text of `hectogpt --help`."""
-    lines = ["usage: hectogpt COMMAND [options]      hectogpt COMMAND --help tells the options", ""]
+    lines = ["usage: hectogpt COMMAND [options]      hectogpt COMMAND --help tells the options"]
     lines += [f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
-    lines += ["", "  --version   print the version", "  --debug     show the traceback of an error", ""]
-    lines += ["Start with:  hectogpt train", "", EXIT_CODES]
+    lines += ["", "  --version   print the version       --debug   show the traceback of an error", ""]
+    lines += ["Start with:  hectogpt train", EXIT_CODES]
     return "\n".join(lines)
 
 

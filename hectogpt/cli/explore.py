@@ -17,7 +17,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from hectogpt import errors
+from hectogpt.display import printable
 from hectogpt.errors import UserError
+from hectogpt.files import replacing
 from hectogpt.idea_file import read_idea
 from hectogpt.signals import Stopped, raise_on_signal
 
@@ -150,7 +152,8 @@ def export(arguments: ExportArguments) -> None:
         view = trained.view(folder, settings, a.idea)
     content = write(view, a.out.suffix.lower())
     try:
-        a.out.write_bytes(content)
+        with replacing(a.out) as temporary:
+            temporary.write_bytes(content)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise UserError(
             f"cannot write {a.out}",
@@ -158,7 +161,7 @@ def export(arguments: ExportArguments) -> None:
             fix="--out in a folder that exists and is yours",
             code=errors.STORAGE,
         ) from None
-    print(f"{a.out} ({len(content):,} bytes)")
+    print(printable(f"{a.out} ({len(content):,} bytes)"))
 
 
 def head_of(text: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hectogpt import errors
+from hectogpt.display import printable
 from hectogpt.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / "lab" / "examples"
@@ -52,7 +53,7 @@ def run(arguments: IdeaArguments) -> None:
         ) from None
     except OSError as error:
         raise UserError(f"cannot write {file}", why=error.strerror or str(error), code=errors.STORAGE) from None
-    name = shlex.quote(f"{file}:idea")
-    print(f"{file}: an example that changes the {arguments.kind}. Read it, change it, then try it:\n")
+    name = printable(shlex.quote(f"{file}:idea"))
+    print(f"{printable(str(file))}: an example that changes the {arguments.kind}. Read it, change it, then try it:\n")
     print(f"  hectogpt train {name}")
     print(f"  hectogpt compare top {name}")

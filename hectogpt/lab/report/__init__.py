@@ -58,7 +58,7 @@ def write_report(
         template = answers / TEMPLATE
         if template.exists():
             filler = Filler(boards, ladder, descriptions, Path(os.path.relpath(pictures, answers)).as_posix())
-            answer = filler.fill(template.read_text(encoding="utf-8"), template)
+            answer = filler.fill(_read(template), template)
             texts[answers / TEMPLATE.replace(".template", "")] = answer
         pictures.mkdir(parents=True, exist_ok=True)
         written = _draw(boards, pictures)
@@ -67,6 +67,13 @@ def write_report(
     except OSError as error:
         raise UserError(f"cannot write to {out}", why=error.strerror or str(error), code=errors.STORAGE) from None
     return [*written, *texts]
+
+
+def _read(template: Path) -> str:
+    try:
+        return template.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {template}", why=f"it is not UTF-8: {error}", code=errors.DATA) from None
 
 
 def ladder_names() -> list[str]:
