@@ -22,7 +22,7 @@ from hectogpt.errors import UserError
         (["train", "basline"], 2, "did you mean 'baseline'?"),
         (["train", "baseline", "--model.n-heads", "4"], 2, "n_heads among 1, 3, 11, 33"),
         (["train", "baseline", "--steps", "0"], 2, "steps"),
-        (["train", "baseline", "--model.d-model", "3300000", "--model.n-heads", "1"], 8, "GiB"),
+        (["train", "baseline", "--model.d-model", "99000", "--model.n-heads", "1"], 8, "GiB"),
         (["train", "baseline", "--device", "tpu"], 2, "--device auto"),
         (["train", "baseline", "--corpus", "nowhere.txt"], 3, "nowhere.txt"),
         (["train", "baseline", "--optim.lr", "nan"], 2, "optim.lr"),

@@ -246,13 +246,15 @@ def test_characters_that_the_encoding_lacks_are_escaped(monkeypatch: pytest.Monk
 )
 def test_a_full_disk_behind_a_stream(where: str, code: int, told: str, tmp_path: Path) -> None:
     """D6, D18: the exit code is not 120, with which Python tells that it could not flush a stream at its end."""
-    with FULL.open("w") as full:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {where: full}
-        done = subprocess.run([*HECTOGPT, "--help"], cwd=tmp_path, env=environment(tmp_path), text=True, **streams)
-        unknown = subprocess.run([*HECTOGPT, "no"], cwd=tmp_path, env=environment(tmp_path), text=True, **streams)
-    assert done.returncode == code
-    assert (done.stderr or "").startswith(told)
-    assert unknown.returncode == errors.USAGE
+    for unbuffered in ("", "1"):
+        known = environment(tmp_path, PYTHONUNBUFFERED=unbuffered)
+        with FULL.open("w") as full:
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {where: full}
+            done = subprocess.run([*HECTOGPT, "--help"], cwd=tmp_path, env=known, text=True, **streams)
+            unknown = subprocess.run([*HECTOGPT, "no"], cwd=tmp_path, env=known, text=True, **streams)
+        assert done.returncode == code
+        assert (done.stderr or "").startswith(told)
+        assert unknown.returncode == errors.USAGE
 
 
 def test_closed_streams_in_a_shell(tmp_path: Path) -> None:

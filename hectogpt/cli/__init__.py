@@ -11,6 +11,8 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from hectogpt import __version__, errors
@@ -65,9 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with steady_streams():
         try:
-            with raise_on_signal():
+            with raise_on_signal(), _flushed():
                 _run(arguments)
-                sys.stdout.flush()
         except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
             raise SystemExit(0) from None
         except KeyboardInterrupt as stop:
@@ -84,6 +85,17 @@ def main(argv: list[str] | None = None) -> None:
                 told = tell(error, arguments)
             print(told, file=sys.stderr)
             raise SystemExit(told.code) from None
+
+
+@contextmanager
+def _flushed() -> Iterator[None]:
+    """Write out at the end what the command has printed, also after `--help`, while its failure can still be told."""
+    try:
+        yield
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def _explain(error: BaseException) -> UserError | None:
