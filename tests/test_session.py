@@ -132,5 +132,5 @@ def test_what_does_not_fit_is_refused_before_anything_is_built(corpus: Corpus) -
     with pytest.raises(UserError, match=r"model\.vocab_size"):
         Session.open(small_run(model=replace(TINY, vocab_size=10)), corpus)
     with pytest.raises(UserError, match="does not fit") as caught:
-        Session.open(small_run(model=replace(TINY, n_layers=10**12)), corpus)
+        Session.open(small_run(model=replace(TINY, d_model=10**5, n_layers=100)), corpus)
     assert caught.value.code == errors.MEMORY

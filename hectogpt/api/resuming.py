@@ -77,18 +77,6 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         )
 
 
-def check_trained(folder: Path, run: Run) -> None:
-    """Refuse to score a run that has steps left. Raises UserError."""
-    done = len(read_steps(folder))
-    if done < run.steps:
-        raise UserError(
-            f"the run in {folder} has taken {done} of {run.steps} steps",
-            why="it is scored after the last one",
-            fix=f"hectogpt train --resume {folder}",  # the command's own spelling: it has no such option itself
-            kept="the run, untouched",
-        )
-
-
 def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
     """The run with `steps` more steps, if it has taken all it was to take; else as it is. Says what that means for the
     learning rates. Raises UserError for a number that is none."""

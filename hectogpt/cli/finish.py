@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from hectogpt.errors import UserError
+
 EXAMPLES = """\
   hectogpt finish runs/top"""
 
@@ -40,11 +42,11 @@ def run(arguments: FinishArguments) -> None:
     """Score the run and print it. Raises UserError for one that is not trained to its end."""
     from hectogpt.api.full_run import find_corpus, run_to_folder
     from hectogpt.api.progress import Progress
-    from hectogpt.api.resuming import check_trained, named_folder
+    from hectogpt.api.resuming import named_folder
     from hectogpt.cli.train_run import print_result
     from hectogpt.display import printable
     from hectogpt.lab import ideas
-    from hectogpt.train.run_folder import read_run, read_state
+    from hectogpt.train.run_folder import read_run, read_state, read_steps
 
     where = named_folder(str(arguments.run))
     ideas.load_files(arguments.idea)
@@ -55,7 +57,14 @@ def run(arguments: FinishArguments) -> None:
     if read_state(where.folder) == "done" and not damage:
         print(printable(f"already complete ({trained.steps}/{trained.steps}): {where.folder}"))
         return
-    check_trained(where.folder, trained)
+    taken = len(read_steps(where.folder))
+    if taken < trained.steps:
+        raise UserError(
+            f"the run in {where.folder} has taken {taken} of {trained.steps} steps",
+            why="it is scored after the last one",
+            fix=f"hectogpt train --resume {where.folder}",
+            kept="the run, untouched",
+        )
     if damage:
         progress.line(f"{damage}: it is made again from the last checkpoint")
     corpus = find_corpus(trained, progress)
@@ -67,7 +76,6 @@ def run(arguments: FinishArguments) -> None:
 
 def damage_of(folder: Path) -> str:
     """What is wrong with a run's weights, in words; "" if nothing is known to be."""
-    from hectogpt.errors import UserError
     from hectogpt.model.weights import check_manifest
 
     try:

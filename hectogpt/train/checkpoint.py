@@ -75,10 +75,11 @@ class Checkpoints:
         """
         step = checkpoint.step
         path, tensors = self.path(step), checkpoint.state.tensors | {"history": checkpoint.history}
-        if path.exists() and not self.problem(step):
-            return
         new = temporary_folder(path)
         try:
+            if path.exists() and not self.problem(step):
+                sync_folder(self.folder)  # an attempt that failed at this may have left it
+                return
             self.remove_leftovers()
             new.mkdir(parents=True)
             sync_folder(self.folder.parent)
@@ -192,8 +193,9 @@ class Checkpoints:
                 problems.append(f"{error.what}: {error.why}")
                 continue
             if problems:
-                again = f"{steps[-1] - step} step{'s' * (steps[-1] - step != 1)}"
-                warn(f"{problems[0]}; going on from step {step}, so {again} are computed again")
+                lost = steps[-1] - step
+                again = "1 step is" if lost == 1 else f"{lost} steps are"
+                warn(f"{problems[0]}; going on from step {step}, so {again} computed again")
             return found
         if not steps:
             return None

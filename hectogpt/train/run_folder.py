@@ -207,8 +207,11 @@ class RunFolder:
             raise _unwritable(self.path, error) from None
 
     def unseal(self) -> None:
-        """Remove the manifest: a file that it names is about to be replaced."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        """Remove the manifest: a file that it names is about to be replaced. Raises UserError (STORAGE)."""
+        try:
+            (self.path / MANIFEST).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
 
 
 def read_run(folder: Path) -> Run:

@@ -146,6 +146,7 @@ class Session:
         self.scores: dict[str, EvalResult] = {}
         self.setup_seconds = 0.0
         self.peak_mb = 0.0
+        self.weights_only = False  # whether the optimizer is new although steps are done
 
     @classmethod
     def open(cls, run: Run, corpus: Corpus | None = None, resume: Checkpoint | None = None) -> Session:
@@ -192,7 +193,13 @@ class Session:
 
     def checkpoint(self) -> Checkpoint:
         """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
-        saved."""
+        saved, or is not known (`take_weights`)."""
+        if self.weights_only:
+            raise UserError(
+                "the optimizer's state is not known",
+                why="the run goes on from its weights, since it has no checkpoint",
+                code=errors.CHECKPOINT,
+            )
         rows = [[s.loss, s.grad_norm, s.lr, s.seconds, float(s.spike), float(s.skipped)] for s in self.done]
         history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 6)
         return Checkpoint(self.step, take_state(self.model, self.optimizer), history, self._facts())
@@ -250,6 +257,7 @@ class Session:
             return False
         load_tensors(self.model, saved_tensors(load_model(folder)))
         self.done = list(steps)
+        self.weights_only = True
         return True
 
     def evaluate(self, split: str = "dev") -> EvalResult:

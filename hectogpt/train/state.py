@@ -10,7 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from hectogpt import errors
 from hectogpt.errors import UserError
@@ -64,12 +66,25 @@ def _load_optimizers(model: Transformer, optimizer: OptimizerGroup, parts: list[
         by_number.append(_by_number(part))
     optimizer.load_state_dict(by_number)
     for own, part in zip(optimizer.optimizers, parts, strict=True):
+        if type(own).load_state_dict is not Optimizer.load_state_dict:
+            continue  # it has rules of its own
         for name, entries in part["state"].items():
+            # torch has given floats the parameter's dtype, and spoilt texts; it has put tensors on the right device.
+            state = own.state[parameters[name]]
             for key, value in entries.items():
-                now = own.state[parameters[name]].get(key)
-                if isinstance(value, Tensor) and isinstance(now, Tensor) and now.dtype != value.dtype:
-                    # torch gives every state the parameter's dtype when it loads
-                    own.state[parameters[name]][key] = value.to(now.device)
+                where = state[key].device if isinstance(state[key], Tensor) else parameters[name].device
+                state[key] = _moved(value, where)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """The value with all its tensors on the device, in the dtypes that they have."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_moved(item, device) for item in value)
+    return value
 
 
 def _misfit(why: str) -> UserError:
