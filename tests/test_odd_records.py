@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from command import Here
 from matplotlib.figure import Figure
-from reports import boards_of, make_row, write_rows
+from reports import DESCRIPTIONS, NAMES, boards_of, make_row, write_rows
 
 from hectogpt import errors
 from hectogpt.data import open_corpus
@@ -19,6 +19,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import baseline_curves, recipes
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.lab.record_fields import CHECKS
+from hectogpt.lab.report import write_report
 from hectogpt.lab.report.tables import Table, markdown_text
 from hectogpt.serialization import dump
 from hectogpt.train.plot import plain_text, save_figure
@@ -158,6 +159,18 @@ def test_half_a_picture_never_has_its_name(tmp_path: Path, monkeypatch: pytest.M
         save_figure(Figure(), path)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_report_was_writing_is_removed_by_the_next(tmp_path: Path) -> None:
+    """D17."""
+    ladder, out = write_rows(tmp_path / "r.jsonl", [make_row("baseline", 0)]), tmp_path / "out"
+    (out / "pictures").mkdir(parents=True)
+    for name in (".LADDER.md.123", "pictures/.tinystories-closed-ladder.png.99", "pictures/.mine.txt.5"):
+        (out / name).write_text("half")
+    write_report(ladder, out, tmp_path / "none", NAMES, DESCRIPTIONS)
+    assert {path.name for path in out.iterdir()} == {"LADDER.md", "ladder.html", "pictures"}
+    hidden = [path.name for path in (out / "pictures").iterdir() if path.name.startswith(".")]
+    assert hidden == [".mine.txt.5"]
 
 
 # --- the baseline's curve ---------------------------------------------------------------------------------------------
