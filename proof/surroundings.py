@@ -183,7 +183,7 @@ class Place:
         if not quick:
             asked |= {
                 "show": (["show", str(run)], 0),
-                "generate": (["generate", str(run), "é", "--max-new-tokens", "3"], 0),
+                "generate": (["generate", str(run), "The", "--max-new-tokens", "3"], 0),
                 "bench": (["bench", "--records", str(ROOT / "results" / "bench.jsonl")], 0),
                 "report": (["report", "--ladder", str(ROOT / "results" / "ladder.jsonl"), "--out", "rëport"], 0),
                 "completion": (["completion", "bash"], 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from experiments import small_run
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.lab.record import Record, append_record, experiment_key, failures, read_records, trial_key
+from hectogpt.lab.record import Record, append_record, check_writable, experiment_key, failures, read_records, trial_key
 from hectogpt.serialization import dump, load
 from hectogpt.train.run import Run
 
@@ -90,6 +91,30 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         append_record(tmp_path / "file" / "r.jsonl", record(0))
     assert caught.value.code == errors.STORAGE
     assert "--" not in caught.value.fix
+    spare = Path(re.findall(r"this one is in (\S+),", caught.value.kept)[0])
+    assert [r.seed for r in read_records(spare)] == [0], "a trial of hours is not lost with it"
+    spare.unlink()
+
+
+def test_a_file_that_could_not_be_written_is_told_before_any_trial(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*file/r\.jsonl") as caught:
+        check_writable(tmp_path / "file" / "r.jsonl")
+    assert (caught.value.code, caught.value.kept) == (errors.STORAGE, "")
+    check_writable(tmp_path / "new" / "folder" / "r.jsonl")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    append_record(tmp_path / "r.jsonl", record(0))
+    check_writable(tmp_path / "r.jsonl")
+    assert [r.seed for r in read_records(tmp_path / "r.jsonl")] == [0]
+
+
+def test_lines_that_end_as_on_windows_are_read(tmp_path: Path) -> None:
+    """L4: a checkout with CRLF."""
+    for seed in range(2):
+        append_record(tmp_path / "r.jsonl", record(seed))
+    text = (tmp_path / "r.jsonl").read_bytes()
+    (tmp_path / "r.jsonl").write_bytes(text.replace(b"\n", b"\r\n"))
+    assert [r.seed for r in read_records(tmp_path / "r.jsonl")] == [0, 1]
 
 
 def test_a_row_of_a_failed_trial_has_no_scores(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.lab.compare import Comparison, Result, Trial
 from hectogpt.lab.plan import Arm
-from hectogpt.lab.record import NOT_IDENTITY, Record, failures
+from hectogpt.lab.record import NOT_IDENTITY, Record, check_writable, failures
 from hectogpt.lab.statistics import Summary
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
@@ -113,6 +113,7 @@ def compare(
         wanted = range(first_seed, first_seed + seeds)
         comparison = Comparison(arms, wanted, text, find_track(track), path, test)
         missing = comparison.missing()
+        check_writable(path)
         for number, trial in enumerate(missing, start=1):
             if trial in comparison.missing():  # another process may be working on the same file
                 _perform(comparison, trial, f"{number} of {len(missing)}", progress)

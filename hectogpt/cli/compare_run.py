@@ -24,7 +24,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means
 from hectogpt.lab.ngram import loss_standard_error
 from hectogpt.lab.plan import old_names, plan
-from hectogpt.lab.record import failures
+from hectogpt.lab.record import check_writable, failures
 from hectogpt.lab.rounds import MOST_SEEDS, Rounds, duration_text, parse_duration
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
@@ -80,6 +80,7 @@ def compare(arguments: CompareArguments) -> None:
     if arguments.dry_run:
         show_plan(comparison, missing, rounds)
         return
+    check_writable(arguments.out)
     if arguments.html is not None:
         check_page(arguments.html)
     if rounds is None:

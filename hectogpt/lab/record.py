@@ -6,9 +6,12 @@ Records of older versions are read with today's names: of fields, of recipes and
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
+import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -228,17 +231,36 @@ def _damaged(path: Path, number: int, why: str) -> UserError:
     return UserError(f"{path}, line {number} is not a record", why=why, fix="remove that line", code=errors.DATA)
 
 
+def check_writable(path: Path) -> None:
+    """Make the folder of a file of records. Raises UserError (STORAGE) for a file that nothing could be added to after
+    hours of trials."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
 def append_record(path: Path, record: Record) -> None:
-    """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE)."""
+    """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE); the
+    record is then in a file among the temporary ones, if that can be written."""
     row = {name: getattr(record, name) for name in _FIELDS}
     row["overrides"] = {name: json_value(value) for name, value in record.overrides.items()}
+    line = json.dumps(row, allow_nan=False)
     try:
-        append_line(path, json.dumps(row, allow_nan=False))
+        append_line(path, line)
     except OSError as error:
-        raise UserError(
-            f"cannot write to {path}",
-            why=error.strerror or str(error),
-            fix="set out to a file you may write to",
-            kept="the records written before",
-            code=errors.STORAGE,
-        ) from None
+        told = _unwritable(path, error)
+        told.kept = "the records written before"
+        with suppress(OSError):
+            descriptor, spare = tempfile.mkstemp(prefix="hectogpt-record-", suffix=".jsonl")
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(line + "\n")
+            told.kept += f"; this one is in {spare}, whose line can be added by hand"
+        raise told from None
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    why = error.strerror or str(error)
+    return UserError(f"cannot write to {path}", why=why, fix="set out to a file you may write to", code=errors.STORAGE)
