@@ -7,6 +7,7 @@ caller knows what the file was for.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -59,7 +60,8 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong before it is what matters
+            temporary.unlink(missing_ok=True)
 
 
 def allow_others(path: Path) -> None:
@@ -108,7 +110,8 @@ def create(path: Path, content: str) -> None:
                 file.flush()
                 os.fsync(file.fileno())
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -155,13 +158,16 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in `folder` durable, where folders can be synced."""
-    with contextlib.suppress(OSError):
+    """Make new names in `folder` durable, where folders can be synced. Raises OSError if the disk fails."""
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # others tell that folders cannot be synced here
+            raise
 
 
 def temporary_folder(folder: Path) -> Path:
@@ -226,7 +232,8 @@ def lock(path: Path, what: str, patience: float = 600.0, remove: bool = False) -
                 yield held
             finally:
                 if remove:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # a lock file that stays locks nothing
+                        path.unlink(missing_ok=True)
             return
 
 
