@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
+from hectogpt import errors
+from hectogpt.cli.last_resort import tell
 from hectogpt.errors import UserError
 from hectogpt.signals import Stopped
 
@@ -42,7 +44,7 @@ class Ended:
 
 
 class Child:
-    """A forked process that does one thing."""
+    """A forked process that does one thing. Errors end it as they end a command, with a message and an exit code."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
@@ -69,8 +71,12 @@ class Child:
             code = stop.code
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            told = tell(error, ["proof"])
+            print(told, file=sys.stderr)
+            if told.code == errors.BUG:
+                traceback.print_exc()
+            code = told.code
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -111,8 +111,14 @@ def random_kills(cases: dict[str, Case], where: Path, kills: int, steps: int) ->
 # --- at every point ---------------------------------------------------------------------------------------------------
 
 
-def points_of(case: Case, where: Path, train: Train, begin: Path | None = None) -> list[tuple[tuple[str, int], str]]:
-    """Every point that the run passes, and its name. begin: a folder to begin with a copy of."""
+def points_of(
+    case: Case,
+    where: Path,
+    train: Train,
+    begin: Path | None = None,
+    watch: Callable[[Points], Points] = Points.watch_all,
+) -> list[tuple[tuple[str, int], str]]:
+    """Every point that the run passes, and its name. begin: a folder to begin with a copy of. watch: which points."""
     folder, passed = where / "counted" / "run", where / "passed.json"
     shutil.rmtree(folder.parent, ignore_errors=True)
 
@@ -120,7 +126,7 @@ def points_of(case: Case, where: Path, train: Train, begin: Path | None = None) 
         points = Points(folder)
         if begin is not None:
             shutil.copytree(begin, folder)
-        points.watch_all()
+        watch(points)
         train(case, folder)
         passed.write_text(json.dumps(points.names))
 

@@ -129,19 +129,14 @@ class Points:
         return call
 
     def watch_rows(self) -> Points:
-        """Make a point of every row of metrics.jsonl."""
-        write = RunFolder._write
+        """Make a point of every write to metrics.jsonl."""
+        opened = RunFolder._open_metrics
 
-        def written(folder: RunFolder, row: dict[str, Any]) -> None:
-            def half() -> None:
-                assert folder._metrics is not None
-                folder._metrics.write('{"run": "run", "step"')
-                folder._metrics.flush()
+        def watched(folder: RunFolder, content: str) -> None:
+            opened(folder, content)
+            folder._metrics = _Watched(folder._metrics, self)  # type: ignore[assignment]
 
-            self.reach("row of metrics", half)
-            write(folder, row)
-
-        RunFolder._write = written  # type: ignore[method-assign]
+        RunFolder._open_metrics = watched  # type: ignore[method-assign]
         return self
 
     def watch_steps(self) -> Points:
@@ -160,6 +155,26 @@ class Points:
     def watch_all(self) -> Points:
         """Make a point of all of these."""
         return self.watch_files().watch_rows().watch_steps()
+
+
+class _Watched:
+    """A file whose writes are points."""
+
+    def __init__(self, file: Any, points: Points) -> None:
+        self._file, self._points = file, points
+
+    def write(self, text: str) -> int:
+        """Write a row."""
+
+        def half() -> None:
+            self._file.write(text[: len(text) // 2])
+            self._file.flush()
+
+        self._points.reach("row of metrics", half)
+        return self._file.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def void(_: object) -> None:
