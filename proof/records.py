@@ -10,16 +10,14 @@ import contextlib
 import io
 import json
 import os
-import random
 import re
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from plotly.offline import get_plotlyjs
@@ -39,105 +37,19 @@ from hectogpt.lab.report.leaderboard import build_leaderboards
 from hectogpt.lab.report.page import render_page
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.verdict import give_verdicts
-from hectogpt.serialization import dump
-from proof.result import Line
-
-Row = dict[str, Any]
-ARMS = ("baseline", "learning_rate")
-SEEDS = 2
-MUTATIONS = 1500  # random ones, of the long proof
-
-MARKUP = 't"><img src=x onerror=document.body.remove()><i id="'
-SCRIPT = "</script><script>document.body.remove()</script><!--<script>"
-ESCAPE = "a\x1b]0;pwn\x07\x9b31mb\r\x7f"
-NUL, SURROGATE, RIGHT_TO_LEFT = "a\0b", "a\ud800b", "a\u202eb"
-MATHS = "$\\frac{$ $x^2$"
-MARKDOWN = "x](javascript:a) | y\n# heading\n<b onclick=a>"
-RICH = "[bold]x[/nope]"
-TEXTS = (
-    MARKUP,
-    SCRIPT,
+from proof.odd_records import (
+    ARMS,
+    CHANGES,
+    DRAWN_QUICKLY,
     ESCAPE,
-    NUL,
-    SURROGATE,
-    RIGHT_TO_LEFT,
-    MATHS,
-    MARKDOWN,
-    RICH,
-    "",
-    " ",
-    "日本",
-    "../../x",
-    "x" * 300,
+    LINES,
+    MUTATIONS,
+    SEEDS,
+    Row,
+    good_row,
+    random_changes,
 )
-NUMBERS: tuple[Any, ...] = (float("nan"), float("inf"), -1, True, 10**400, 1e300, "3", [3], {}, 1.5, 0, 1e12, -0.0)
-OTHERS: tuple[Any, ...] = ([], {}, [1], {"a": 1}, "x", 5, True, None, [[1]], [None], ["a"])
-TEXT_FIELDS = ("corpus", "track", "recipe", "arm", "error", "commit", "version", "ngram_split")
-NUMBER_FIELDS = ("dev_loss", "test_loss", "dev_bpb", "seconds", "peak_mb", "params", "seed", "ngram_kn3", "anchor_kn2")
-
-# Changes of one record each, by name.
-CHANGES: dict[str, Row] = {
-    **{f"{name} {text[:12]!r}": {name: text} for name in ("corpus", "track") for text in TEXTS},
-    "recipe with markup": {"recipe": MARKUP},
-    "recipe with escapes": {"recipe": ESCAPE, "arm": ESCAPE},
-    "a name of 5000 characters": {"corpus": "x" * 5000},
-    "error with markup": {"status": "failed", "error": f"{SCRIPT}\n{MARKDOWN}\n{ESCAPE}"},
-    "a rule with markup": {"rules_broken": [MARKUP, MARKDOWN, ESCAPE, SURROGATE]},
-    "a rule that is a number": {"rules_broken": [1]},
-    "commit and version with markup": {"commit": MARKUP, "version": SCRIPT},
-    **{f"dev_loss {value!r:.12}": {"dev_loss": value} for value in NUMBERS},
-    "dev_loss null": {"dev_loss": None},
-    "test_loss a text": {"test_loss": "3"},
-    "params a text": {"params": "many"},
-    "params of 60 digits": {"params": 10**60},
-    "seed a text": {"seed": "0"},
-    "seed of 30 digits": {"seed": 10**30},
-    "losses of texts": {"losses": ["a", "b"]},
-    "losses of lists": {"losses": [[1.0], [2.0]]},
-    "losses with null": {"losses": [1.0, None]},
-    "losses with NaN": {"losses": [1.0, float("nan")]},
-    "losses a text": {"losses": "abc"},
-    "losses of zero": {"losses": [0.0] * 5, "grad_norms": [0.0] * 5},
-    "losses far apart": {"losses": [1e-12, 1e12, 1.0], "grad_norms": [1e-12, 1e12, 0.0]},
-    "losses of one step": {"losses": [3.0], "grad_norms": [1.0]},
-    "no losses": {"losses": [], "grad_norms": []},
-    "a curve of 5000 steps": {"losses": [3.0] * 5000},
-    "anchors that are texts": {"ngram_kn3": None, "anchor_kn3": "3", "anchor_uniform": "10"},
-    "one n-gram baseline alone": {"ngram_split": "dev", "ngram_kn3": 3.0},
-    "overrides a list": {"overrides": ["steps"]},
-    "overrides with markup": {"overrides": {MARKUP: 1}},
-    "overrides of markup": {"overrides": {"optim.lr": MARKUP, "model.norm": {"type": SCRIPT}, "x": [ESCAPE]}},
-    "overrides of dunders": {"overrides": {"__class__.__init__": 1}},
-    "run empty": {"run": {}},
-    "run a list": {"run": []},
-    "run of steps alone": {"run": {"steps": 100}},
-    "run with steps of text": {"run": {"steps": "100"}},
-    "run with negative steps": {"run": {"steps": -1}},
-    "run with odd parts": {"run": {"steps": 3, "model": {"norm": {"type": ["LayerNorm"]}}, "ideas": [SCRIPT]}},
-    "run nested deeply": {"run": {"steps": 3, "model": json.loads("[" * 200 + "]" * 200)}},
-    "hashes that are numbers": {"corpus_sha256": {"train": 5}},
-    "machine a list": {"machine": [1]},
-    "status unknown": {"status": "great"},
-    "modified a number": {"modified": 1},
-    "steps a number with a point": {"steps": 1.5},
-    "unknown fields": {MARKUP: ESCAPE, "more": {"x": [1]}},
-}  # fmt: skip
-# The short proof draws the pictures of these; the long one all.
-DRAWN_QUICKLY = (f"corpus {MATHS[:12]!r}", "losses of zero", "no losses")
-# Lines that are no record at all.
-LINES: dict[str, bytes] = {
-    "brackets without end": b"[" * 100_000,
-    "braces without end": b'{"a":' * 100_000,
-    "nothing but NUL": b"\0" * 500,
-    "no UTF-8": b'{"corpus": "\xff\xfe"}',
-    "a byte order mark": b'\xef\xbb\xbf{"corpus": "c"}',
-    "half a record": b'{"corpus": "c", "track": "clo',
-    "two records": b'{"corpus": "c"} {"corpus": "c"}',
-    "a key twice": b'{"corpus": "c", "corpus": "d"}',
-    "a number of 5000 digits": b'{"seed": ' + b"9" * 5000 + b"}",
-    "a list": b"[1, 2]",
-    "only the needed fields": b'{"corpus": "c", "track": "t", "recipe": "r", "seed": 0, "run": {"steps": 1}}',
-}
+from proof.result import Line
 
 
 @dataclass
@@ -179,29 +91,6 @@ def check(quick: bool) -> list[Line]:
         wrong = tally.failures.get(promise, [])
         found.append(Line(promise, tries, len(wrong), seconds / len(tally.tries), "; ".join(wrong[:3])))
     return found
-
-
-def random_changes(count: int) -> Iterator[tuple[str, Row]]:
-    """Records with two fields changed at random, always the same ones."""
-    draw = random.Random(0)
-    fields = [*good_row("baseline", 0), "machine", "error", "rules_broken", "status", "ngram_kn3", "ngram_split"]
-    for number in range(count):
-        change: Row = {}
-        for _ in range(2):
-            name = draw.choice(fields)
-            change[name] = draw.choice([*TEXTS, *NUMBERS, *OTHERS, [draw.choice(NUMBERS)], [draw.choice(TEXTS)]])
-        yield f"random change {number} of {', '.join(change)}", change
-
-
-def good_row(recipe: str, seed: int, sha256: dict[str, str] | None = None) -> Row:
-    """A record as `hectogpt compare` writes it, with a made-up curve."""
-    loss = (3.5 if recipe == "baseline" else 3.0) + seed / 100
-    run = dump(replace(recipes.recipe(recipe), seed=seed))
-    curve = [round(loss + 7 * 0.9**step, 4) for step in range(1, 101)]
-    row: Row = {"corpus": "c", "track": "closed", "recipe": recipe, "arm": recipe, "seed": seed, "run": run}
-    row |= {"corpus_sha256": sha256 or {}, "overrides": {}, "modified": False, "steps": 100, "commit": "0" * 40}
-    row |= {"dev_loss": loss, "dev_bpb": 1.1, "test_loss": loss, "test_bpb": 1.1, "seconds": 9.5, "params": 1000}
-    return row | {"peak_mb": 500.0, "losses": curve, "grad_norms": curve, "version": "0", "dirty": False}
 
 
 class Place:

@@ -23,8 +23,10 @@ from hectogpt.lab.report import write_report
 from hectogpt.lab.report.tables import Table, markdown_text
 from hectogpt.serialization import dump
 from hectogpt.train.plot import plain_text, save_figure
+from proof import odd_records
 from proof import records as proof
-from proof.records import ESCAPE, MARKUP, SCRIPT, Place, Tally
+from proof.odd_records import ESCAPE, MARKUP, SCRIPT
+from proof.records import Place, Tally
 
 # --- all of them ------------------------------------------------------------------------------------------------------
 
@@ -36,8 +38,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def test_every_odd_record_is_read_or_refused_and_harms_nothing(place: Place) -> None:
     """D2, D7, D15: tables, pages, the comparison's page and what is printed."""
-    cases = {name: place.lines(change) for name, change in proof.CHANGES.items()}
-    cases |= {name: [line] for name, line in proof.LINES.items()}
+    cases = {name: place.lines(change) for name, change in odd_records.CHANGES.items()}
+    cases |= {name: [line] for name, line in odd_records.LINES.items()}
     assert len(cases) >= 47
     for name, lines in cases.items():
         place.attempt(name, lines, pictures=False)
@@ -94,7 +96,7 @@ def test_a_file_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_what_compare_writes_is_read(tmp_path: Path) -> None:
     """Names of files come into records; whatever they are, the next command can read them."""
-    for number, name in enumerate((MARKUP, SCRIPT, ESCAPE, *proof.TEXTS)):
+    for number, name in enumerate((MARKUP, SCRIPT, ESCAPE, *odd_records.TEXTS)):
         if not name.isspace() and name:
             run = dump(recipes.recipe("baseline")) | {"recipe": name}
             record = Record(name, "closed", name, number, run, dev_loss=3.0, overrides={"optim.eps": float("inf")})
