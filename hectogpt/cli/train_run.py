@@ -17,7 +17,7 @@ from hectogpt import errors
 from hectogpt.api.describing import is_modified, label_of, size_notes, tokens_of
 from hectogpt.api.full_run import FullRun, find_corpus, run_to_folder
 from hectogpt.api.progress import Progress
-from hectogpt.api.resuming import Resume, check_same, extended, named_folder, runs_of
+from hectogpt.api.resuming import Resume, changes, check_same, extended, named_folder, runs_of
 from hectogpt.api.scoring import PICTURE
 from hectogpt.cli.console import output_console
 from hectogpt.cli.train import DEFAULT, TrainOptions, parse
@@ -46,7 +46,7 @@ def resume(run: Run, name: str | None, recipe: Run, argv: list[str], options: Tr
     """Go on with the run that --resume names, or with the newest one that the command line fits; a new one if there is
     none. `run` and `recipe` are what the command line means for a new run. Raises UserError."""
     progress = Progress(options.quiet)
-    found = find(name, recipe, argv, options)
+    found = find(run, name, recipe, argv, options)
     if found is None:
         progress.line(f"nothing to go on with {'in ' + str(options.out) if options.out else 'below runs'}: a new run")
         train(run, name or DEFAULT, is_modified(recipe, run), options)
@@ -55,7 +55,7 @@ def resume(run: Run, name: str | None, recipe: Run, argv: list[str], options: Tr
     state = read_state(where.folder)
     if options.extend is not None:
         run = extended(where.folder, run, options.extend, progress)
-    elif state == "done":
+    elif state == "done" and where.step is None:
         print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
         return
     elif state == "diverged" and where.step is None:
@@ -70,8 +70,12 @@ def resume(run: Run, name: str | None, recipe: Run, argv: list[str], options: Tr
     finish(run, corpus, progress, where.folder.name, False, options, where)
 
 
-def find(name: str | None, recipe: Run, argv: list[str], options: TrainOptions) -> tuple[Resume, Run] | None:
-    """The run to go on with, and the Run that it is to go on as; None if there is none. Raises UserError."""
+def find(run: Run, name: str | None, recipe: Run, argv: list[str], options: TrainOptions) -> tuple[Resume, Run] | None:
+    """The run to go on with, and the Run that it is to go on as; None if there is none. Raises UserError.
+
+    A folder that is named keeps its own values of options that the command line does not name. Among the runs of a
+    recipe it is the newest that the same command line has begun.
+    """
     assert options.resume is not None
     exact = options.require_exact
     if options.resume != "auto":
@@ -82,12 +86,18 @@ def find(name: str | None, recipe: Run, argv: list[str], options: TrainOptions) 
             return None
         return Resume(options.out, require_exact=exact), continued(options.out, name, recipe, argv)
     for folder in runs_of(name):
-        try:
+        if name is None or is_begun_by(folder, run):
             return Resume(folder, require_exact=exact), continued(folder, name, recipe, argv)
-        except UserError:
-            if name is None:
-                raise
     return None
+
+
+def is_begun_by(folder: Path, run: Run) -> bool:
+    """Whether the run in a folder is this one, a number of added steps aside."""
+    try:
+        before = read_run(folder)
+    except UserError:  # of an idea that is not this one, or damaged
+        return False
+    return before.recipe == run.recipe and not changes(before, replace(run, steps=max(run.steps, before.steps)))
 
 
 def continued(folder: Path, name: str | None, recipe: Run, argv: list[str]) -> Run:
