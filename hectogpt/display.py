@@ -15,8 +15,15 @@ class Unfailing:
     def __init__(self, stream: Any = None) -> None:
         self._chosen = stream
 
+    def _find(self) -> Any:
+        """The stream; the one behind it while rich, which shows progress through this one, stands in its place."""
+        stream = sys.stderr if self._chosen is None else self._chosen
+        return getattr(stream, "rich_proxied_file", stream)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._chosen or sys.stderr, name)
+        if name == "rich_proxied_file":
+            raise AttributeError(name)
+        return getattr(self._find(), name)
 
     def write(self, text: str) -> int:
         """Write the text if that can be done; returns its length."""
@@ -28,7 +35,7 @@ class Unfailing:
         self._try("flush")
 
     def _try(self, name: str, *arguments: str) -> None:
-        stream = self._chosen or sys.stderr
+        stream = self._find()
         try:
             if stream is not None:
                 getattr(stream, name)(*arguments)

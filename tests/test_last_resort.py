@@ -17,6 +17,7 @@ import pytest
 from command import HECTOGPT, TINY, environment, hectogpt, write_tokens
 
 from hectogpt import cli, errors
+from hectogpt.api.progress import Progress
 from hectogpt.cli import last_resort, main
 from hectogpt.cli.streams import steady_streams
 from hectogpt.display import Unfailing
@@ -206,6 +207,34 @@ def test_a_stderr_that_fails_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
         print("progress", file=Unfailing(), flush=True)
         with steady_streams():
             print("progress", file=sys.stderr, flush=True)
+
+
+def test_progress_on_a_terminal_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D18, from Python too: rich puts itself in the place of sys.stderr while it shows something that moves."""
+
+    class Terminal(io.StringIO):
+        gone = False
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().write(text)
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    progress, seen = Progress(quiet=False), []
+    for item in progress.follow(range(4), 4, lambda item: f"at {item}"):
+        seen.append(item)
+        print("a warning", file=sys.stderr)
+        terminal.gone = item >= 2
+        progress.line("a line")
+    assert seen == [0, 1, 2, 3]
+    assert "a line" in terminal.getvalue()
 
 
 def test_a_stdout_that_fails_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
