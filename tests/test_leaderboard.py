@@ -13,7 +13,7 @@ from scipy import stats
 
 from hectogpt.lab.report.ladder_page import ladder_page
 from hectogpt.lab.report.leaderboard import changed_sections, compare_curves, compare_entries
-from hectogpt.lab.report.tables import comparison_table, ladder_table, selection_bias_note
+from hectogpt.lab.report.tables import ablation_table, comparison_table, ladder_table, selection_bias_note
 
 
 def test_numbers_are_those_of_the_records() -> None:
@@ -164,3 +164,12 @@ def test_the_best_of_several_settings() -> None:
     ]
     expected = np.std([5.0, 5.2], ddof=1) * math.sqrt(2 * math.log(2) / 2)
     assert f"{expected:.3f} below its true mean" in selection_bias_note(boards_of(rows)[0].sweeps)
+
+
+def test_the_words_for_a_part_that_one_pair_speaks_about() -> None:
+    """One pair proves nothing, but it has a side."""
+    rows = [make_row(WIDTH, 0, dev_loss=5.0, tested=False)]
+    rows += [make_row("without-a", 0, dev_loss=6.0, tested=False), make_row("without-b", 0, dev_loss=4.0, tested=False)]
+    [board] = boards_of(rows)
+    told = {row[0]: row[-1] for row in ablation_table(board.ablations, board.rungs[0]).rows}
+    assert told == {"a": "helps, unproven", "b": "hurts, unproven"}

@@ -13,7 +13,7 @@ from typing import Any
 from hectogpt.api.progress import Progress
 from hectogpt.api.show import recipe_of, short
 from hectogpt.data import Corpus, open_corpus
-from hectogpt.display import table_html, table_text
+from hectogpt.display import printable, table_html, table_text
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.lab.compare import Comparison, Result, Trial
@@ -58,7 +58,7 @@ class ComparisonResult:
 
     def __str__(self) -> str:
         verdicts = [str(verdict) for verdict in self.verdicts]
-        return "\n".join([table_text(*self._table()), *verdicts, *self.notes])
+        return "\n".join([table_text(*self._table()), *verdicts, *map(printable, self.notes)])
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

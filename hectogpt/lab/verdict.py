@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
+from hectogpt.display import printable
 from hectogpt.lab.compare import Comparison, Result, short_name
 from hectogpt.lab.record import Record
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, POWER, SIGNIFICANCE, Paired, VerdictWord, seeds_needed
@@ -86,11 +87,11 @@ class Verdict:
         return " ".join(part for part in parts if part)
 
     def __str__(self) -> str:
-        return self.text
+        return printable(self.text)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return f"<p>{escape(self.text)}</p>"
+        return f"<p>{escape(str(self))}</p>"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: every field, with the costs' differences and ratios, and the text."""
