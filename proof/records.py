@@ -142,6 +142,18 @@ class Place:
 
     def attempt(self, name: str, lines: Sequence[bytes], pictures: bool) -> None:
         """Read a file of these lines, make everything of it that can be made, and look at the result."""
+        records = self.read(name, lines)
+        if records is None:
+            return
+        try:
+            self.make(name, records, pictures)
+        except Exception:
+            self.tally.check(DRAWN, False, f"{name}: {traceback.format_exc(limit=-1)}")
+        else:
+            self.tally.check(DRAWN, True, name)
+
+    def read(self, name: str, lines: Sequence[bytes]) -> list[Record] | None:
+        """The records of a file of these lines; None if it is refused."""
         self.write(lines)
         try:
             records = read_records(self.comparison.out)
@@ -149,17 +161,12 @@ class Place:
             clear = error.code == errors.DATA and re.search(r"line \d+ is not a record", error.what) is not None
             self.tally.check(ANSWERED, clear and len(str(error)) < 2000, f"{name}: {error.what}")
             self.shown(name, str(error))
-            return
         except Exception:
             self.tally.check(ANSWERED, False, f"{name}: {traceback.format_exc(limit=-1)}")
-            return
-        self.tally.check(ANSWERED, True, name)
-        try:
-            self.make(name, records, pictures)
-        except Exception:
-            self.tally.check(DRAWN, False, f"{name}: {traceback.format_exc(limit=-1)}")
         else:
-            self.tally.check(DRAWN, True, name)
+            self.tally.check(ANSWERED, True, name)
+            return records
+        return None
 
     def make(self, name: str, records: list[Record], pictures: bool) -> None:
         """Tables, pages and, if asked for, pictures."""
