@@ -27,9 +27,21 @@ def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) ->
     Raises OSError if a file cannot be read, UserError (STORAGE) if the manifest cannot be written.
     """
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
-    content = facts | {"files": files}
-    text = json.dumps(content | {"sha256": _hash(content)}, indent=1, allow_nan=False)
-    write_atomic(folder / MANIFEST, text + "\n")
+    write_atomic(folder / MANIFEST, _sealed(facts | {"files": files}))
+
+
+def narrow_manifest(folder: Path, names: Iterable[str]) -> None:
+    """Take all other files out of a manifest: they are about to change. The hashes of these stay as they are, for the
+    files may have been damaged since. A manifest that is missing or damaged itself is left alone.
+
+    Raises UserError (STORAGE) if it cannot be written.
+    """
+    try:
+        content = read_manifest(folder)
+    except UserError:
+        return
+    content["files"] = {name: content["files"][name] for name in names if name in content["files"]}
+    write_atomic(folder / MANIFEST, _sealed(content))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -65,6 +77,10 @@ def _fault(folder: Path, name: str, expected: Any) -> str:
         )
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _sealed(content: dict[str, Any]) -> str:
+    return json.dumps(content | {"sha256": _hash(content)}, indent=1, allow_nan=False) + "\n"
 
 
 def _hash(content: dict[str, Any]) -> str:

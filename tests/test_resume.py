@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +179,28 @@ def test_no_run_an_idle_option_and_a_run_under_way(run: Path, tmp_path: Path, he
     with lock(run / ".lock", "training in this folder"):
         assert_good_error(here("train", "--resume", run), 9, "is in use", f"process {os.getpid()}", "kept: its run")
         assert_good_error(here("train", "baseline", *TINY, "--out", run), 9, "is in use")
+        assert json.loads(here("show", run, "--json").stdout)["state"] == "running"
     (run / ".lock").unlink()
     assert files(run) == before
+
+
+def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> None:
+    """Killed again, or while it is extended, it is unfinished; its old weights are still checked."""
+    from hectogpt.train.run_folder import RunFolder, read_run, read_state, read_steps
+
+    before = read_run(run)
+    for longer, summary in ((before, "interrupted"), (replace(before, steps=9), "done")):
+        path = run / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"state": summary}))
+        with RunFolder.reopen(run, longer) as folder:
+            folder.begin_again(read_steps(run)[:6], [], pytest.fail)
+            assert read_state(run) == "running"
+        assert read_state(run) == "unfinished"
+        assert path.exists() == (summary == "done")
+        assert json.loads(here("show", run, "--json").stdout)["state"] == "unfinished"
+        assert here("verify", run).returncode == 0
+        assert json.loads((run / "manifest.json").read_text())["files"].keys() == {"config.json", "model.safetensors"}
+        path.write_text(json.dumps({"state": "done", "steps": 6}))
 
 
 def test_more_steps(whole: Path, run: Path, tmp_path: Path, here: Here) -> None:

@@ -88,7 +88,7 @@ def test_an_unfinished_run_says_its_state(here: Here, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "runs" / "going", None)
     (folder / "metrics.jsonl").write_text('{"step": 12, "train/loss": 8.125}\n')
     facts = facts_of(here("show", "going").stdout)
-    assert facts["state"].startswith("unfinished: it is under way, or it was killed")
+    assert facts["state"].startswith("unfinished: it was killed: `hectogpt train --resume ")
     assert facts["steps"] == "12 of 100"
     assert facts["training loss"] == "8.1250 on the batch of step 12"
     assert "held-out loss" not in facts

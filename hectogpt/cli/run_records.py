@@ -15,12 +15,15 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
+from hectogpt.files import is_locked
 from hectogpt.json_files import finite_or_none, read_json_object
 
 RUN, METRICS, SUMMARY = "run.json", "metrics.jsonl", "summary.json"
 PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
 FIX = "name a folder that `hectogpt train` wrote; `hectogpt list runs` shows those here"
-UNFINISHED = "unfinished"  # there is no summary.json: the run is under way, or it was killed
+RUNNING = "running"  # a process holds the folder
+UNFINISHED = "unfinished"  # there is no summary of all its steps: it was killed, or cannot be seen to be running
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ def read_record(folder: Path) -> RunRecord:
         raise _unreadable(folder / RUN, 'it has no object "run"')
     summary = read_object(folder / SUMMARY) if os.path.lexists(folder / SUMMARY) else {}
     state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
+    if state == "done" and count_of(run.get("steps")) not in (None, count_of(summary.get("steps"))):
+        state = UNFINISHED  # it is being extended
+    if is_locked(folder / LOCK):
+        state = RUNNING
+    under_way = state in (UNFINISHED, RUNNING)
     size, modified = measure(folder)
     last_row = read_last_row(folder / METRICS)
     return RunRecord(
@@ -80,10 +88,10 @@ def read_record(folder: Path) -> RunRecord:
         recipe=text_of(summary.get("recipe")) or text_of(run.get("recipe")) or "?",
         changed=record.get("modified") is True,
         state=state,
-        steps=count_of((summary or last_row).get("steps" if summary else "step")),
+        steps=count_of(last_row.get("step") if under_way else summary.get("steps")),
         planned=count_of(run.get("steps")),
-        dev_loss=number_of(summary.get("dev_loss")),
-        seconds=number_of(summary.get("seconds")),
+        dev_loss=None if under_way else number_of(summary.get("dev_loss")),
+        seconds=None if under_way else number_of(summary.get("seconds")),
         size=size,
         modified=modified,
         run=run,

@@ -17,6 +17,7 @@ from hectogpt.cli.console import columns, one_line
 from hectogpt.cli.run_records import (
     IDEA,
     PICTURE,
+    RUNNING,
     UNFINISHED,
     RunRecord,
     bytes_text,
@@ -37,10 +38,11 @@ EXAMPLES = """\
 NGRAMS = {"uniform": "uniform", "unigram": "unigram counts", "kn2": "Kneser-Ney bigram", "kn3": "Kneser-Ney trigram"}
 STATES = {
     "done": "trained and scored",
-    "interrupted": "a signal ended it early; it has weights and no score",
-    "diverged": "its numbers were no longer finite; there is no score",
-    "unscored": "trained, but its scoring was ended",
-    UNFINISHED: "it is under way, or it was killed: there is no summary.json",
+    "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` goes on",
+    "diverged": "its numbers were no longer finite; `hectogpt diagnose FOLDER` finds where",
+    "unscored": "trained, but its scoring was ended; `hectogpt finish FOLDER` scores it",
+    RUNNING: "a process is training in it now",
+    UNFINISHED: "it was killed: `hectogpt train --resume FOLDER` goes on",
 }
 
 
@@ -163,7 +165,8 @@ def facts(record: RunRecord) -> Iterator[tuple[str, str]]:
         value = number_of(summary.get(key))
         return None if value is None else format(value, form)
 
-    yield "state", f"{record.state}: {STATES[record.state]}" if record.state in STATES else record.state
+    told = STATES.get(record.state, "").replace("FOLDER", str(record.folder))
+    yield "state", f"{record.state}: {told}" if told else record.state
     if record.steps is not None or record.planned is not None:
         yield "steps", f"{record.steps if record.steps is not None else '?'} of {record.planned or '?'}"
     yield "corpus", text_of(summary.get("corpus")) or text_of(record.run.get("corpus")) or "?"
@@ -176,7 +179,7 @@ def facts(record: RunRecord) -> Iterator[tuple[str, str]]:
         if loss := number(f"{split}_loss", ".4f"):
             bits = number(f"{split}_bpb", ".4f")
             yield name, f"{loss} nats per token" + (f", {bits} bits per byte" if bits else "")
-    if record.state == UNFINISHED and (now := number_of(record.last_row.get("train/loss"))) is not None:
+    if record.state in (UNFINISHED, RUNNING) and (now := number_of(record.last_row.get("train/loss"))) is not None:
         yield "training loss", f"{now:.4f} on the batch of step {record.steps}"
     if last := number("train_loss_last", ".4f"):
         mean = number("train_loss_last10", ".4f")

@@ -22,7 +22,7 @@ from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
 from hectogpt.json_files import read_bytes, read_json_object
-from hectogpt.manifest import MANIFEST, write_manifest
+from hectogpt.manifest import MANIFEST, narrow_manifest, write_manifest
 from hectogpt.serialization import dump
 from hectogpt.train import checkpoint
 from hectogpt.train.checkpoint import Checkpoints
@@ -127,9 +127,13 @@ class RunFolder:
         """Go on after the steps `done`: their rows stay in metrics.jsonl, those of later steps and half a row go.
 
         Rows that are missing or damaged are made again from `done`; the old file is then kept as metrics.damaged.jsonl,
-        and `note` is told. run.json gets what differs from the machine on which the run began.
+        and `note` is told. run.json gets what differs from the machine on which the run began. A summary stays only if
+        it is of a run that was done and has more steps now.
         """
         record = read_json_object(self.path / RUN)
+        narrow_manifest(self.path, ("config.json", "model.safetensors"))
+        if _state_of(self.path) != "done":
+            (self.path / SUMMARY).unlink(missing_ok=True)
         again = record.get("resumed")
         resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
         write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed}))
@@ -253,12 +257,19 @@ def read_state(folder: Path) -> str:
     files."""
     if files.is_locked(folder / LOCK):
         return "running"
+    state = _state_of(folder)
+    if state == "done":
+        summary, run = read_json_object(folder / SUMMARY, nan_as_none=True), read_json_object(folder / RUN).get("run")
+        if isinstance(run, dict) and summary.get("steps") != run.get("steps"):
+            return "unfinished"
+    return state
+
+
+def _state_of(folder: Path) -> str:
+    """What the summary says, "unfinished" without one."""
     if not (folder / SUMMARY).exists():
         return "unfinished"
-    summary, run = read_json_object(folder / SUMMARY, nan_as_none=True), read_json_object(folder / RUN).get("run")
-    state = summary.get("state", "done")
-    if state == "done" and isinstance(run, dict) and summary.get("steps") != run.get("steps"):
-        return "unfinished"
+    state = read_json_object(folder / SUMMARY, nan_as_none=True).get("state", "done")
     return state if isinstance(state, str) else "unfinished"
 
 
