@@ -10,7 +10,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +82,7 @@ def in_place() -> None:
     """A checkpoint is written under its final name."""
     everywhere("temporary_folder", lambda folder: folder, files)
     everywhere("replace_folder", nothing, files)
-    rmtree = shutil.rmtree
-    checkpoint.shutil = _Without(shutil, rmtree=lambda path, **k: Checkpoints.steps or rmtree(path, **k))  # type: ignore[attr-defined]
+    checkpoint.shutil = _Without(shutil, rmtree=nothing)  # type: ignore[attr-defined]  # it cleans up at the end
 
 
 def overwritten() -> None:
@@ -200,7 +198,11 @@ def second_moment_lost() -> None:
 
 def weights_in_bf16() -> None:
     """Weights are saved with 8 bits of precision."""
-    _change_tensors(lambda name, tensor: tensor.bfloat16().float() if name.startswith("model.") else tensor)
+    _change_tensors(
+        lambda name, tensor: (
+            tensor.bfloat16().float() if name.startswith("model.") and tensor.is_floating_point() else tensor
+        )
+    )
 
 
 def _after_resume(change: Callable[[session.Session], None]) -> None:
@@ -255,10 +257,9 @@ def schedule_starts_again() -> None:
     """A resumed run begins with the learning rate of the first step."""
 
     def change(self: session.Session) -> None:
-        done, schedule = len(self.done), self.run.schedule
-        kind = type("Again", (), {"factor": lambda _, step, steps: schedule.factor(step - done, steps)})
-        self.run = replace(self.run)
-        object.__setattr__(self.run, "schedule", kind())
+        done, kind = len(self.done), type(self.run.schedule)
+        factor = kind.factor
+        kind.factor = lambda schedule, step, steps: factor(schedule, step - done, steps)  # type: ignore[method-assign]
 
     _after_resume(change)
 

@@ -113,9 +113,7 @@ def targets(where: Path, case: Case) -> list[Target]:
         found.append(
             Target(
                 path,
-                lambda: refuses(
-                    lambda: open_corpus(str(source), cache=where / "tokens", progress=False), errors.DATA
-                ),
+                lambda: refuses(lambda: open_corpus(str(source), cache=where / "tokens", progress=False), errors.DATA),
             )
         )
     return found

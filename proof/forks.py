@@ -57,30 +57,37 @@ class Child:
             self._do(work)
 
     def _do(self, work: Callable[[], Any]) -> None:
-        code = 1
+        code = errors.BUG
         try:
             os.dup2(self._said.fileno(), 1)
             os.dup2(self._said.fileno(), 2)
+            code = self._answered(work)
+        except KeyboardInterrupt:  # a second Ctrl-C, while an error was being told
+            code = errors.INTERRUPTED
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _answered(self, work: Callable[[], Any]) -> int:
+        """Do the work, keep what it returns; the exit code."""
+        try:
             self._answer.write(json.dumps(work()).encode())
             self._answer.flush()
-            code = 0
+            return 0
         except UserError as error:
             print(error, file=sys.stderr)
-            code = error.code
-        except Stopped as stop:
-            code = stop.code
+            return error.code
+        except KeyboardInterrupt as stop:
+            return stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
         except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else 1
+            return leaving.code if isinstance(leaving.code, int) else errors.BUG
         except BaseException as error:
             told = tell(error, ["proof"])
             print(told, file=sys.stderr)
             if told.code == errors.BUG:
                 traceback.print_exc()
-            code = told.code
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            return told.code
 
     def send(self, number: int) -> None:
         """Send a signal, if it is still there to get it."""
@@ -124,10 +131,10 @@ def value_of(work: Callable[[], T]) -> T:
     return found
 
 
-def spread(work: Callable[[Any], Any], items: Sequence[Any], workers: int = WORKERS) -> list[Any]:
-    """The work's results for the items, in their order, done by as many workers as there are cores. Each is a child
-    that forks children of its own. Results are plain values. Raises RuntimeError if a worker does not end well."""
-    workers = max(1, min(workers, len(items)))
+def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """The work's results for the items, in their order, done by WORKERS workers. Each is a child that forks children of
+    its own. Results are plain values. Raises RuntimeError if a worker does not end well."""
+    workers = max(1, min(WORKERS, len(items)))
     if workers == 1:
         return [work(item) for item in items]
     begun = [Child(lambda n=n: [work(item) for item in items[n::workers]]) for n in range(workers)]  # type: ignore[misc]

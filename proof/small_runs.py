@@ -253,6 +253,12 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows]
 
 
+def rows_of_any(folder: Path) -> int:
+    """The number of rows of metrics.jsonl, whatever they hold; 0 if there is none."""
+    metrics = folder / METRICS
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """The parts of two signatures that are not equal."""
     return [name for name in expected if found.get(name) != expected[name]]

@@ -1,0 +1,180 @@
+"""Stopped: signals at random moments, two in a row, starts that are killed again and again, damaged metrics.
+
+A signal ends the run after the step under way, with a checkpoint of it and the signal's exit code; a second one ends it
+at once. In all cases the run then goes on to the bits of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hectogpt.signals import CODES
+from hectogpt.train.run_folder import METRICS, RUN, SUMMARY
+from proof import forks, killed, small_runs
+from proof.killed import Reference
+from proof.result import Line
+from proof.shims import Points
+from proof.small_runs import Case
+
+STEPS = 40
+SIGNALS, DOUBLES, CUTS = 60, 30, 40
+STARTS = 10
+KINDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Stopping:
+    """A run, and what it leaves undisturbed. Checkpoints are saved by time, so that a signal's is the only one."""
+
+    def __init__(self, case: Case, where: Path) -> None:
+        self.case, self.where = case.with_steps(STEPS), where
+        self.expected: Reference = killed.reference(self.case, where, by_time)
+
+    def begin(self, base: Path, every: int | None = None) -> forks.Child:
+        """Start the run, and wait until it has its folder."""
+        child = forks.Child(lambda: small_runs.train(self.case, base / "run", every))
+        while not (base / "run" / RUN).exists():
+            time.sleep(0.001)
+        return child
+
+    def once(self, number: int) -> list[str]:
+        """One signal at a random moment."""
+        base, chance = Path(tempfile.mkdtemp(dir=self.where)), random.Random(number)
+        folder, kind = base / "run", KINDS[number % len(KINDS)]
+        child = self.begin(base)
+        time.sleep(chance.uniform(0, 0.8 * self.expected.seconds))
+        child.send(kind)
+        ended = child.wait()
+        faults = []
+        if ended.code not in (0, CODES[kind]) or (ended.code == 0 and "stopped" in ended.said):
+            faults.append(f"ended with {ended.code}, not {CODES[kind]}: {ended.said[-1000:]}")
+        if "stopped by a signal after step" in ended.said:
+            rows, kept = len(small_runs.rows_of(folder)), small_runs.newest_step(folder)
+            state = json.loads((folder / SUMMARY).read_text()).get("state")
+            if (rows, state) != (kept, "interrupted"):
+                faults.append(f"{rows} steps are in the metrics, {kept} in the checkpoint, the state is {state}")
+        elif ended.code and small_runs.rows_of_any(folder) and "stopped while" not in ended.said:
+            faults.append(f"steps are lost: {ended.said[-1000:]}")
+        return faults + self.goes_on(base)
+
+    def twice(self, number: int) -> list[str]:
+        """Two signals, the second before or while the first one's checkpoint is saved; older ones must stay."""
+        base, chance = Path(tempfile.mkdtemp(dir=self.where)), random.Random(number)
+        kind = KINDS[number % len(KINDS)]
+        child = self.begin(base, every=1)
+        time.sleep(chance.uniform(0, 0.5 * self.expected.seconds))
+        before = small_runs.newest_step(base / "run")
+        child.send(kind)
+        time.sleep(chance.uniform(0, 0.02))
+        child.send(kind)
+        ended = child.wait()
+        faults = [] if ended.code in (0, CODES[kind]) else [f"ended with {ended.code}: {ended.said[-1000:]}"]
+        if small_runs.newest_step(base / "run") < before:
+            faults.append(f"the checkpoint of step {before} is lost")
+        return faults + killed.faults_after_kill(base / "run", base / "side") + self.goes_on(base)
+
+    def cut_metrics(self, number: int) -> list[str]:
+        """Metrics that are cut at a random place, or end in half a row, in a run that is then resumed."""
+        base, chance = Path(tempfile.mkdtemp(dir=self.where)), random.Random(number)
+        folder = base / "run"
+        child = self.begin(base, every=1)
+        time.sleep(chance.uniform(0.1, 0.5 * self.expected.seconds))
+        child.wait(kill_after=0)
+        metrics = folder / METRICS
+        content = metrics.read_bytes() if metrics.exists() else b""
+        ends = (b"", b'{"run": "run", "step"', b"\0" * 50, b"\xff\n", b"[]\n")
+        metrics.write_bytes(content[: chance.randrange(len(content) + 1)] + ends[number % len(ends)])
+        return self.goes_on(base)
+
+    def goes_on(self, base: Path) -> list[str]:
+        """What is wrong with the run once it has gone on to its end."""
+        ended = forks.run(lambda: by_time(self.case, base / "run"))
+        for extra in (base / "run").glob("metrics.damaged.jsonl"):
+            extra.unlink()
+        faults = killed.faults_at_end(ended, base / "run", self.expected)
+        shutil.rmtree(base)
+        return faults
+
+
+def by_time(case: Case, folder: Path) -> None:
+    """Train with checkpoints saved by time, as by default."""
+    small_runs.train(case, folder, None)
+
+
+# --- starts that are killed -------------------------------------------------------------------------------------------
+
+
+def crash_loop(case: Case, where: Path) -> list[str]:
+    """STARTS starts, each killed while it saves its first checkpoint: nothing piles up, and what was there stays."""
+    faults, train = [], small_runs.train_unscored
+    case = case.with_steps(killed.FEW_STEPS)
+    expected = killed.reference(case, where, train)
+    for begun_before in (False, True):
+        base = Path(tempfile.mkdtemp(dir=where))
+        folder = base / "run"
+        if begun_before:
+            _killed_at(case, folder, "rename", 3)
+        kept, sizes = small_runs.newest_step(folder), []
+        for _ in range(STARTS):
+            _killed_at(case, folder, "half of write tensors", 1)
+            sizes.append(len(list(folder.rglob("*"))))
+            if small_runs.newest_step(folder) < kept:
+                faults.append(f"the checkpoint of step {kept} is lost")
+        if max(sizes) > sizes[0]:
+            faults.append(f"the number of files grows: {sizes}")
+        faults += killed.faults_at_end(forks.run(lambda: train(case, folder)), folder, expected)  # noqa: B023
+        shutil.rmtree(base)
+    return faults
+
+
+def _killed_at(case: Case, folder: Path, name: str, times: int) -> None:
+    """Train until a point of this name is passed for the nth time."""
+
+    def work() -> None:
+        seen = []
+
+        def happens(_: object, named: str) -> bool:
+            seen.extend([1] if named == name else [])
+            return len(seen) == times
+
+        Points(folder, happens).watch_all()
+        small_runs.train_unscored(case, folder)
+
+    forks.run(work)
+
+
+def over(promise: str, work: Callable[[int], list[str]], tries: int) -> Line:
+    """The line of so many tries."""
+    begun = time.monotonic()
+    found = forks.spread(lambda number: [f"{number}: {fault}" for fault in work(number)], range(tries))
+    faults = [fault for some in found for fault in some]
+    detail = f"{len(faults)} faults, the first: {faults[0]}" if faults else "0 lost"
+    return Line(promise, tries, min(len(faults), tries), time.monotonic() - begun, detail)
+
+
+def check(quick: bool) -> list[Line]:
+    """All lines. quick: a tenth of the tries."""
+    where = small_runs.scratch()
+    try:
+        case = small_runs.make_cases(where)["idea"]
+        killed.warm_up({"idea": case}, where)
+        stopping, part = Stopping(case, where), 10 if quick else 1
+        begun = time.monotonic()
+        faults = crash_loop(case, where)
+        loop = Line(
+            "crash loop", 2 * STARTS, len(faults), time.monotonic() - begun, faults[0] if faults else "no growth"
+        )
+        return [
+            over("one signal", stopping.once, SIGNALS // part),
+            over("two signals", stopping.twice, DOUBLES // part),
+            loop,
+            over("damaged metrics", stopping.cut_metrics, CUTS // part),
+        ]
+    finally:
+        shutil.rmtree(where)
