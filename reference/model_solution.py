@@ -23,7 +23,8 @@ Shapes are written as jaxtyping annotations, such as Float[Tensor, "batch seq d_
     head       attention heads, each of width d_attention = d_model / n_heads
     vocab      entries of the vocabulary
 
-Written to be read, not to be fast. Papers: attention 1706.03762, GELU 1606.08415, layer norm 1607.06450, the norm
+Written to be read, not to be fast. A comment "exercise" begins what `hectogpt assignment` leaves out for a student to
+fill in, up to the end of the function. Papers: attention 1706.03762, GELU 1606.08415, layer norm 1607.06450, the norm
 before each part 2002.04745, and Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2).
 """
 
@@ -76,6 +77,7 @@ class GELU(nn.Module):
     """
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        # exercise: gelu
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -95,6 +97,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * config.d_model, config.d_model)
 
     def forward(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq d_model"]:
+        # exercise: mlp
         return self.fc2(self.gelu(self.fc1(x)))
 
 
@@ -138,6 +141,7 @@ class CausalAttention(nn.Module):
         self.register_buffer("causal_mask", rearrange(future, "query key -> 1 1 query key"), persistent=False)
 
     def forward(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq d_model"]:
+        # exercise: attention
         seq = x.shape[1]
 
         # Step 1, equation (3): project, then cut d_model into heads. Head h owns the h-th run of d_attention columns.
@@ -188,6 +192,7 @@ class DecoderBlock(nn.Module):
         self.post_layer_norm = nn.LayerNorm(config.d_model, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq d_model"]:
+        # exercise: block
         x = x + self.attention(self.pre_layer_norm(x))
         x = x + self.mlp(self.post_layer_norm(x))
         return x
@@ -226,6 +231,7 @@ class Transformer(nn.Module):
         The order of the draws is part of the contract, so that after `torch.manual_seed(s)` another implementation
         can draw the same model: embeddings, positions, then per block W_k, W_q, W_v, W_o, fc1, fc2, then the head.
         """
+        # exercise: init
         for module in self.modules():  # nothing random here
             if isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
@@ -257,6 +263,7 @@ class Transformer(nn.Module):
         if seq > context:
             raise ValueError(f"{seq} tokens do not fit a context of {context}")
 
+        # exercise: forward
         # Step 1: what each token is, plus where it stands.
         h = self.embeddings(x) + self.position_embeddings(torch.arange(seq, device=x.device))
         # Step 2: the blocks.
@@ -275,6 +282,7 @@ class Transformer(nn.Module):
         the model then sees the last `context_length` tokens, re-numbered from position 0. Without that crop
         the position table runs out and generation ends in an index error.
         """
+        # exercise: generate
         for _ in range(num_new_tokens):
             logits = self(x[:, -self.config.context_length :])
             next_token = logits[:, -1].argmax(dim=-1, keepdim=True)  # (batch, 1): one choice per row
@@ -290,6 +298,7 @@ class Transformer(nn.Module):
         model would learn to copy its input; by two, to skip a word. A row of n tokens gives n - 1 predictions: nothing
         predicts token 0, and nothing is held against the last logits, so they are not computed.
         """
+        # exercise: loss
         logits = self(input_ids[:, :-1])
         targets = input_ids[:, 1:]
         return F.cross_entropy(
@@ -309,6 +318,7 @@ class Transformer(nn.Module):
         from transformers import GPT2LMHeadModel
         from utils import state_dict_converter
 
+        # exercise: pretrained
         theirs = GPT2LMHeadModel.from_pretrained(name_or_folder)
         for field, ours in {
             "activation_function": "gelu_new",  # equation (1), by its name over there

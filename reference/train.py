@@ -220,6 +220,7 @@ def get_chunked_tinystories(chunk_size: int, data: str = "auto") -> Int[Tensor, 
     """
     tokens, source = load_tokens(data)
     print(f"data: {source}: {len(tokens):,} tokens", flush=True)
+    # exercise: chunks
     num_chunks = len(tokens) // chunk_size
     if num_chunks == 0:
         raise ValueError(f"{source}: {len(tokens)} tokens are less than one chunk of {chunk_size}")
@@ -291,6 +292,7 @@ def train(
     device = pick_device()
     model.to(device)
 
+    # exercise: train
     # Step 3: the optimizer. AdamW follows the mean of recent gradients, each divided by its own recent size: a step is
     # about `learning_rate` long in every weight, be its gradient large or small. PyTorch's defaults: betas 0.9 and
     # 0.999, eps 1e-8, and a weight decay of 0.01 on every parameter.
@@ -332,6 +334,7 @@ def train(
 
 def plot_results(losses: list[float], grad_norms: list[float], save_path: str | Path) -> None:
     """One picture, two panels: the training loss and the gradient norm of every step."""
+    # exercise: plot
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, values, title, label, color in (

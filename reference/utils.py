@@ -40,6 +40,7 @@ def switch_backbone_key(key: str, value: Tensor) -> dict[str, Tensor]:
 
     Gives three entries for c_attn, none for a mask, otherwise one. Raises KeyError for a part that GPT-2 does not have.
     """
+    # exercise: converter
     _, layer, part = key.removeprefix("transformer.").split(".", maxsplit=2)
 
     # Old checkpoints store their causal masks among the weights; a mask is not a weight.
@@ -70,6 +71,7 @@ def state_dict_converter(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     separate matrix, which training moves apart from the embeddings.
     Raises KeyError for a name that GPT-2 does not have.
     """
+    # exercise: converter
     converted: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         name = key.removeprefix("transformer.")
