@@ -23,6 +23,7 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import (
     allow_others,
+    free_bytes,
     remove_folder,
     remove_leftovers,
     replace_folder,
@@ -78,7 +79,8 @@ class Checkpoints:
         new = temporary_folder(path)
         try:
             if path.exists() and not self.problem(step):
-                sync_folder(self.folder)  # an attempt that failed at this may have left it
+                sync_folder(self.folder)  # an attempt that failed or was killed may have left it so
+                self._prune(step)
                 return
             self.remove_leftovers()
             new.mkdir(parents=True)
@@ -102,8 +104,7 @@ class Checkpoints:
     def _not_saved(self, step: int, needed: int, why: str) -> UserError:
         free = ""
         with suppress(OSError):
-            nearest = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
-            free = f", {shutil.disk_usage(nearest).free:,} are free"
+            free = f", {free_bytes(self.folder):,} are free"
         before = [other for other in self.steps() if other != step]
         return UserError(
             f"the checkpoint of step {step} could not be saved in {self.folder}",
