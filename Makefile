@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test install check bench answers clean
+.PHONY: train test install check proof bench answers clean
 
 train: install  ## install, then train the default recipe on the embedded corpus
 	$(BIN)/hectogpt train
@@ -31,6 +31,9 @@ check: .venv/.test  ## what pre-commit runs: formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+proof: .venv/.test  ## proves what docs/reliability.md promises, under ten minutes; writes its table
+	$(BIN)/python -m proof
 
 bench: .venv/.test  ## side-by-side timings, appended to results/bench.jsonl
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -6,6 +6,7 @@ weights, last checkpoint, metrics and scores are those of a run that nobody dist
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
@@ -125,6 +126,7 @@ def points_of(
     """Every point that the run passes, and its name. begin: a folder to begin with a copy of. watch: which points."""
     folder, passed = where / "counted" / "run", where / "passed.json"
     shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.parent.mkdir(parents=True)
 
     def work() -> None:
         points = Points(folder)
@@ -220,7 +222,7 @@ def check(quick: bool) -> list[Line]:
         kinds = ["idea"] if quick else list(cases)
         return [
             random_kills({name: cases[name] for name in kinds}, where, QUICK_KILLS if quick else KILLS, STEPS),
-            *[point_kills(name, cases[name], where, 11 if quick else 1 if name == "plain" else 3) for name in kinds],
+            *[point_kills(name, cases[name], where, 11 if quick else 1 if name == "plain" else 5) for name in kinds],
             *([] if quick else [score_kills(cases["plain"], where, every=2)]),
         ]
     finally:
@@ -232,3 +234,5 @@ def warm_up(cases: dict[str, Case], where: Path) -> None:
     for name, case in cases.items():
         small_runs.train(case.with_steps(2), where / "warm" / name)
     shutil.rmtree(where / "warm")
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy the pages of all these objects

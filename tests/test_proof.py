@@ -1,0 +1,111 @@
+"""The proofs of docs/reliability.md, with few tries: they hold, and they see bugs that are planted.
+
+Each test is a process of its own, because a proof forks, which a test process with threads must not.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from proof.__main__ import BEGIN, END, PAGE, PROOFS, text_of, write_table
+from proof.result import Line
+
+BEGINNING = """
+import shutil, torch
+torch.set_num_threads(1)
+from proof import bugs, damage, disk, forks, killed, mutants, power_cut, small_runs, storage
+where = small_runs.scratch()
+try:
+    cases = small_runs.make_cases(where, steps=12)
+"""
+END_OF_PROGRAM = """
+finally:
+    shutil.rmtree(where)
+"""
+
+
+def tried(program: str) -> list[str]:
+    """The lines that a program prints that has `cases` and an empty folder `where`."""
+    lines = "".join(f"    {line}\n" for line in program.strip().splitlines())
+    done = subprocess.run(
+        [sys.executable, "-c", BEGINNING + lines + END_OF_PROGRAM],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.thorough
+def test_a_run_that_is_killed_loses_nothing() -> None:
+    """D16: nor does anything pile up that killed runs were writing."""
+    found = tried("print(killed.random_kills({'idea': cases['idea']}, where, kills=3, steps=12))")
+    assert found[0].startswith("Line(promise='killed anywhere', tries=3, failures=0, ")
+
+
+@pytest.mark.thorough
+def test_bugs_of_resuming_are_seen() -> None:
+    found = tried("print(mutants.seen([bugs.chance_not_seeded, bugs.folder_not_locked], cases, where))")
+    assert found[0].startswith("Line(promise='planted bugs', tries=2, failures=0, ")
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, str]:
+    """What short tries came to, by name; of one process, since loading torch takes most of the time."""
+    lines = tried(
+        """
+for bug in (bugs.no_sync, bugs.no_manifest):
+    print(bug.__name__, len(mutants.faults_of(bug, cases, where)) > 0)
+for n in (0, 3):
+    print(f"record{n}", forks.value_of(lambda: power_cut.states_of(power_cut.record_saving(n), where))[1])
+judge = storage.Judge(cases['plain'].with_steps(2), where)
+syncs = int(storage.fail_to_sync(judge, where, -1)[0])
+print("syncs", syncs > 4, [storage.fail_to_sync(judge, where, number) for number in range(syncs)] == [[]] * syncs)
+print("run.json", killed.point_kills('plain', cases['plain'], where, every=2, only='run.json').failures)
+"""
+    )
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def test_planted_bugs_are_seen(found: dict[str, str]) -> None:
+    assert (found["no_sync"], found["no_manifest"]) == ("True", "True")
+
+
+def test_a_record_is_on_disk_when_it_is_told(found: dict[str, str]) -> None:
+    """A line that is appended survives a loss of power, and so does the name of a new file."""
+    assert (found["record0"], found["record3"]) == ("[]", "[]")
+
+
+def test_a_save_whose_fsync_fails_is_not_believed(found: dict[str, str]) -> None:
+    assert found["syncs"] == "True True"
+
+
+def test_run_json_is_whole_or_absent(found: dict[str, str]) -> None:
+    """A run that is killed while its folder is made can be started again."""
+    assert found["run.json"] == "0"
+
+
+def test_a_line_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line("killed anywhere", 200, 1, 30.13, "0 lost")
+    assert text_of(line) == "killed anywhere: 199/200 ok, 0 lost, 30.1 s"
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr("proof.__main__.PAGE", page)
+    write_table([line])
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{BEGIN}\nMeasured on ")
+    assert text.endswith(f"| killed anywhere | 199/200 | 0 lost | 30.1 |\n{END}\nafter\n")
+
+
+def test_every_proof_is_named_on_the_page() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert [name for name in PROOFS if f"proof/{name}.py" not in text] == []
+    assert text.count(BEGIN) == text.count(END) == 1
