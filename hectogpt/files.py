@@ -146,6 +146,12 @@ def is_whole_object(line: bytes) -> bool:
         return False
 
 
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the disk on which `folder` is, or would be. Raises OSError."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(nearest).free
+
+
 def sync(descriptor: int) -> None:
     """Wait until an open file's content is on disk."""
     os.fsync(descriptor)

@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "CUDA out of memory")
+
 
 def usable_cores() -> int:
     """Logical cores that this process may use."""
@@ -64,6 +66,13 @@ def free_memory(device: str = "cpu") -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception tells that memory is used up; torch raises a RuntimeError for it on the CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 def peak_memory_mb(device: str = "cpu") -> float:
     """MiB: on a GPU torch's largest allocation so far, else the largest resident size of this process so far.
 
@@ -86,6 +95,20 @@ def resident_memory_mb() -> float:
     """MiB of main memory that this process holds now; its peak where the system tells no more."""
     status = _fields(_read("/proc/self/status"))
     return int(status["VmRSS"].split()[0]) / 2**10 if "VmRSS" in status else peak_memory_mb()
+
+
+def limit_this_process(memory: int, file_size: int) -> None:
+    """Let this process take `memory` more bytes of addresses than it has now, and write no file larger than
+    `file_size` bytes. Where the system has no such limits (Windows), nothing happens."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        status = _fields(_read("/proc/self/status"))
+        if "VmSize" in status:  # elsewhere the limit on addresses is not kept, or forbids what is taken already
+            size = int(status["VmSize"].split()[0]) * 1024 + memory
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 CPP_PROBE = "#include <Python.h>\n#include <vector>\nint probe() { return std::vector<int>(1).size(); }\n"

@@ -416,3 +416,59 @@ def test_python_goes_on_too(whole: Path, run: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match="holds another run") as caught:
         hectogpt.train(recipes.recipe("muon"), out=run, resume=True, corpus=str(whole / "tokens.bin"), quiet=True)
     assert caught.value.code == errors.USAGE
+
+
+# --- what may run out -------------------------------------------------------------------------------------------------
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """A disk with so many free bytes: what the operating system says of it, not what we make of that."""
+    usage = shutil._ntuple_diskusage(10**12, 10**12 - free, free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+def test_a_disk_without_room_is_told_before_the_first_step(
+    whole: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D8: with the bytes needed and free; nothing is left of the folder."""
+    command = ["train", "baseline", *SIX, "--corpus", whole / "tokens.bin", "--out", "full"]
+    limited(monkeypatch, 1000)
+    assert_good_error(here(*command), 7, "the weights take 6,450,240 bytes, 1,000 are free")
+    assert not (tmp_path / "full").exists()
+    limited(monkeypatch, 30 << 20)
+    done = here(*command[: command.index("--quiet")], *command[command.index("--quiet") + 1 :])
+    assert done.returncode == 0, done.stderr
+    assert "one checkpoint is kept at a time" in " ".join(done.stderr.split())
+    assert [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+OOM = """
+from dataclasses import dataclass, replace
+import torch
+from hectogpt import InputPart
+
+@dataclass(frozen=True)
+class Greedy(InputPart):
+    def build(self, d_model, vocab_size, norm):
+        return GreedyLayer()
+
+class GreedyLayer(torch.nn.Module):
+    calls = 0
+    def forward(self, x, ids, cache=None):
+        GreedyLayer.calls += 1
+        if GreedyLayer.calls == 5:
+            torch.empty(1 << 50, dtype=torch.uint8)
+        return x
+
+def greedy(run):
+    return replace(run, model=replace(run.model, inputs=(Greedy(),)))
+"""
+
+
+def test_memory_that_is_used_up_keeps_the_checkpoint(whole: Path, tmp_path: Path, here: Here) -> None:
+    (tmp_path / "mine.py").write_text(OOM)
+    command = ["train", "mine.py:greedy@baseline", *SIX, "--corpus", str(whole / "tokens.bin"), "--out", "greedy"]
+    done = here(*command)
+    assert_good_error(done, 8, "out of memory in step 5 of 6", "--data.micro-batch 2", "the checkpoint of step 4")
+    done = here(*command, "--resume", "greedy")
+    assert done.returncode == 0, done.stderr

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from hectogpt import errors
+from hectogpt import errors, hardware
 from hectogpt.api.describing import StepLine, say_what_is_done, spike_note
 from hectogpt.api.progress import Progress
 from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.api.scoring import check_prompt, score, unscored
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
+from hectogpt.files import free_bytes
 from hectogpt.lab import ideas
 from hectogpt.lab.baseline_curves import Curve
 from hectogpt.model.weights import save_model
@@ -27,7 +28,7 @@ from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.train import precision, setup
 from hectogpt.train.autosave import Autosave
 from hectogpt.train.run import Run
-from hectogpt.train.run_folder import RUN, RunFolder
+from hectogpt.train.run_folder import RunFolder
 from hectogpt.train.session import RunResult, Session
 
 
@@ -103,18 +104,38 @@ def take_folder(
     folder = RunFolder.create(run, modified, name, out)
     try:
         session = Session.open(run, corpus)
+        check_space(session, folder, progress)
         say_what_is_done(session, modified, progress)
+        folder.keep_ideas(own_files)
+        folder.begin(session.machine)
     except BaseException:
-        (folder.path / RUN).unlink()
-        folder.__exit__()
+        folder.give_up()
         with suppress(OSError):  # a folder that holds something else stays
             for path in (folder.path, *folder.path.parents):
                 if path not in before:
                     path.rmdir()
         raise
-    folder.keep_ideas(own_files)
-    folder.begin(session.machine)
     return folder, session
+
+
+def check_space(session: Session, folder: RunFolder, progress: Progress) -> None:
+    """Refuse a disk without room for the weights; where there is no room for as many checkpoints as are kept, keep one.
+    Raises UserError (STORAGE)."""
+    weights = sum(p.nbytes for p in session.model.parameters())
+    try:
+        free = free_bytes(folder.path)
+    except OSError:  # it cannot be known: writing will tell
+        return
+    if free < 1.1 * weights:
+        raise UserError(
+            f"the disk of {folder.path} is full",
+            why=f"the weights take {weights:,} bytes, {free:,} are free",
+            fix="free some space on it, or set out to a folder on another disk",
+            code=errors.STORAGE,
+        )
+    if free < 1.1 * 3 * weights * (folder.checkpoints.keep + 1):
+        folder.checkpoints.keep = 1
+        progress.line(f"note: {free:,} bytes are free on the disk of {folder.path}: one checkpoint is kept at a time")
 
 
 def run_steps(
@@ -138,14 +159,28 @@ def run_steps(
             interrupted = bool(signals) and session.step < run.steps
             save_last(session, folder, autosave, progress, needed=interrupted)
         except Stopped as stop:
-            raise stopped_at_once(session, folder, stop) from None
+            raise stopped_at_once(session, folder, autosave, stop) from None
         except UserError as error:
             if error.code == errors.DIVERGED:
                 save_last(session, folder, autosave, progress, needed=False)
                 save_summary(session, folder, facts | {"state": "diverged"})
                 error.kept += f", in {folder.path}" if error.kept else str(folder.path)
                 error.fix += f"; `hectogpt diagnose {folder.path}` finds where"
+            else:
+                error.kept = error.kept or kept_so_far(folder, autosave)
             raise
+        except Exception as error:
+            if not hardware.is_out_of_memory(error):
+                progress.line(f"kept: {kept_so_far(folder, autosave)}")
+                raise
+            rows = run.data.micro_batch or run.data.batch_size
+            raise UserError(
+                f"out of memory in step {session.step + 1} of {run.steps}",
+                why=str(error).strip().partition("\n")[0][:300],
+                fix=f"set data.micro_batch to {max(rows // 2, 1)} for a new run; the batch stays the same",
+                kept=kept_so_far(folder, autosave),
+                code=errors.MEMORY,
+            ) from None
         finally:
             autosave.wait()
     if interrupted:
@@ -172,17 +207,22 @@ def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress:
     folder.seal()
 
 
-def stopped_at_once(session: Session, folder: RunFolder, stop: Stopped) -> UserError:
+def stopped_at_once(session: Session, folder: RunFolder, autosave: Autosave, stop: Stopped) -> UserError:
     """The error of a run that a second signal has ended in the middle of a step or of saving."""
-    steps = folder.checkpoints.steps()
-    kept = f"the checkpoint of step {steps[-1]} and the metrics" if steps else "metrics and run.json"
     return UserError(
         f"stopped during step {min(session.step + 1, session.run.steps)} of {session.run.steps}",
         why="a second signal ended it at once, so its last steps are not saved",
         fix=f"set resume to {folder.path} to go on",
-        kept=f"{kept} in {folder.path}",
+        kept=kept_so_far(folder, autosave),
         code=stop.code,
     )
+
+
+def kept_so_far(folder: RunFolder, autosave: Autosave) -> str:
+    """What of a run is on disk before it has ended, in words."""
+    autosave.wait()
+    steps = folder.checkpoints.steps()
+    return f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in {folder.path}"
 
 
 def save_summary(session: Session, folder: RunFolder, facts: dict[str, Any]) -> None:

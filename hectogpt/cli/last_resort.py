@@ -21,10 +21,10 @@ from hectogpt import __version__, errors
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import cache_dir
+from hectogpt.hardware import is_out_of_memory
 
 # Errors of the operating system that the user's disk, rights and limits cause, not our code.
 STORAGE_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENAMETOOLONG")
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "CUDA out of memory")
 
 
 def tell(error: BaseException, arguments: Sequence[str]) -> UserError:
@@ -38,7 +38,7 @@ def tell(error: BaseException, arguments: Sequence[str]) -> UserError:
             fix="check the disk's free space and who may write there; --debug shows where it happened",
             code=errors.STORAGE,
         )
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return UserError(
             "out of memory",
             why=one_line(error),
@@ -50,12 +50,6 @@ def tell(error: BaseException, arguments: Sequence[str]) -> UserError:
     return UserError(
         "this is a bug in hectogpt", why=one_line(error), fix=f"{where}--debug shows the traceback", code=errors.BUG
     )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:

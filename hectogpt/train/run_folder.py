@@ -110,6 +110,13 @@ class RunFolder:
             self._metrics = None
             self._held.close()
 
+    def give_up(self) -> None:
+        """Take away what this run has written so far, and let go of the folder: it was never begun."""
+        self.__exit__()
+        for name in (RUN, METRICS, *(idea["file"] for idea in self.ideas)):
+            with suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
+
     def keep_ideas(self, ideas: Sequence[IdeaFile]) -> None:
         """Copy the user's own files that made the run, and name them in run.json. Call it before `begin`."""
         for number, idea in enumerate(ideas, start=1):
