@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt.errors import UserError
-from proof import forks, small_runs
+from proof import comparing, forks, small_runs
 from proof.result import Line
 from proof.shims import Points
 from proof.small_runs import Case
@@ -224,6 +224,7 @@ def check(quick: bool) -> list[Line]:
             random_kills({name: cases[name] for name in kinds}, where, QUICK_KILLS if quick else KILLS, STEPS),
             *[point_kills(name, cases[name], where, 11 if quick else 1 if name == "plain" else 5) for name in kinds],
             *([] if quick else [score_kills(cases["plain"], where, every=2)]),
+            comparing.compare_kills({n: cases[n] for n in ("plain", "top")}, where, 4 if quick else 24),
         ]
     finally:
         shutil.rmtree(where)

@@ -1,4 +1,4 @@
-"""Two at once: runs, resumed runs and corpora that are started together, by two processes and by four.
+"""Two at once: runs, resumed runs, comparisons and corpora that are started together, by two processes and by four.
 
 Nothing is shared and nothing is lost: each run has a folder of its own or is refused, and its numbers are those that it
 has alone.
@@ -23,13 +23,14 @@ from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.data import corpus as corpora
 from hectogpt.train.checkpoint import FOLDER
 from hectogpt.train.run_folder import RUN, read_run
-from proof import forks, killed, small_runs
+from proof import comparing, forks, killed, small_runs
 from proof.result import Line
 from proof.small_runs import Case
 
 STARTS, QUICK_STARTS = 50, 8
 APART = 0.2  # seconds between the first start and the last: as long as a small run takes to build
 STEPS = 5
+KINDS = ("one name", "one folder", "resumed", "compared", "corpora")
 REFUSED = (errors.LOCKED, errors.USAGE)  # another process has it, or it holds a run
 
 
@@ -51,6 +52,9 @@ class Runs:
     def __init__(self, case: Case, where: Path) -> None:
         self.where = where
         self.cases = [case.with_steps(STEPS).with_seed(seed) for seed in range(4)]
+        out = where / "compared.jsonl"
+        forks.value_of(lambda: comparing.perform({"plain": self.cases[0]}, out, where / "side"))
+        self.compared_alone = comparing.records_of(out)
         self.alone = [killed.reference(one, where / f"alone {n}", begin) for n, one in enumerate(self.cases)]
 
     def differs(self, folder: Path) -> list[str]:
@@ -104,6 +108,18 @@ class Runs:
         shutil.rmtree(base)
         return faults
 
+    def compared(self, n: int, chance: random.Random) -> list[str]:
+        """Comparisons with one file of records: each trial is in it, and those that were done twice are equal."""
+        base = Path(tempfile.mkdtemp(dir=self.where))
+        out, cases = base / "a.jsonl", {"plain": self.cases[0]}
+        ended = together([lambda: comparing.perform(cases, out, base / "side")] * n, chance)
+        faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
+        found = comparing.records_of(out)
+        faults += ["a record is lost" for record in self.compared_alone if record not in found]
+        faults += ["a record differs" for record in found if record not in self.compared_alone]
+        shutil.rmtree(base)
+        return faults
+
 
 def begin(case: Case, out: Path | None, inside: Path | None = None) -> None:
     """Begin a run in `out`, or in a numbered folder below `inside`/runs, and train it to the end."""
@@ -138,13 +154,14 @@ def build_corpora(where: Path, n: int, chance: random.Random) -> list[str]:
     return faults + ([f"left behind: {left}"] if left else [])
 
 
-def starts(runs: Runs, where: Path, count: int, kinds: str = "one name,one folder,resumed,corpora") -> Line:
+def starts(runs: Runs, where: Path, count: int, kinds: str = ",".join(KINDS)) -> Line:
     """The line of so many starts, of two and of four processes in turn."""
     begun = time.monotonic()
     ways = {
         "one name": runs.with_one_name,
         "one folder": runs.with_one_folder,
         "resumed": runs.resumed,
+        "compared": runs.compared,
         "corpora": lambda n, chance: build_corpora(where, n, chance),
     }
     names = kinds.split(",")
