@@ -1,0 +1,207 @@
+"""What the tests share: expected values, weights to compute them with, comparisons that say where, and stand-ins.
+
+The weights are not fresh ones. Freshly initialised, attention is nearly even, both norms are equal and biases are 0,
+so that many mistakes change nothing. Here attention is peaked, gains and biases differ, rows and prompts differ.
+
+A stand-in takes the place of a part that the tested one calls, so that every part can be written and tested first.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+EXPECTED = json.loads((Path(__file__).parent / "expected.json").read_text(encoding="utf-8"))
+TOLERANCE = 1e-5  # float64 is used, but a solution may compute in float32 in places
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def value(part: str, name: str) -> Tensor:
+    """A stored array: token ids as int64, other numbers as float64."""
+    array = torch.tensor(EXPECTED[part][name])
+    return array if array.dtype == torch.int64 else torch.tensor(EXPECTED[part][name], dtype=torch.float64)
+
+
+def weights(prefix: str = "") -> dict[str, Tensor]:
+    """The stored weights whose names begin so, without the beginning."""
+    names = [name for name in EXPECTED["weights"] if name.startswith(prefix)]
+    return {name.removeprefix(prefix): value("weights", name).double() for name in names}
+
+
+def config():
+    """d_model 12, 3 heads of 4, 2 layers, context 10, 13 tokens."""
+    from model_solution import ModelConfig
+
+    return ModelConfig(**EXPECTED["config"])
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def check(truth: bool, message: str) -> None:
+    """Fail with this message unless it is true."""
+    if not truth:
+        raise AssertionError(message)
+
+
+def check_shape(yours: object, shape: tuple[int, ...], what: str) -> None:
+    """Fail unless it is a tensor of this shape."""
+    check(isinstance(yours, Tensor), f"{what}: a tensor was expected, yours is {yours!r:.60}")
+    check(tuple(yours.shape) == tuple(shape), f"{what}: the shape is {list(yours.shape)}, expected {list(shape)}")
+
+
+def check_close(yours: object, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+    """Fail where a number differs by more than the tolerance, absolutely and relatively; say where first."""
+    check_shape(yours, expected.shape, what)
+    assert isinstance(yours, Tensor)
+    mine, theirs = yours.detach().double(), expected.detach().double()
+    wrong = ~((mine - theirs).abs() <= tolerance * (1 + theirs.abs()))  # "not close", so that NaN is wrong
+    if wrong.any():
+        place = tuple(wrong.nonzero()[0].tolist())
+        at = f"first at {list(place)}: " if place else ""
+        many = f"{int(wrong.sum())} of {wrong.numel()} numbers differ, " if place else ""
+        mine_here, theirs_here = mine[place].item(), theirs[place].item()
+        difference = f"difference {mine_here - theirs_here:.2g}"
+        raise AssertionError(f"{what}: {many}{at}yours {mine_here:.6g}, expected {theirs_here:.6g}, {difference}")
+
+
+def check_tokens(yours: object, expected: Tensor, what: str) -> None:
+    """Fail unless these are the expected token ids, as integers."""
+    check_shape(yours, expected.shape, what)
+    assert isinstance(yours, Tensor)
+    check(not yours.dtype.is_floating_point, f"{what}: token ids are integers, yours are {yours.dtype}")
+    check_close(yours, expected, what, 0.0)
+
+
+def check_gradients(module: nn.Module, output: Tensor, without: tuple[str, ...] = ()) -> None:
+    """Fail unless the output can be differentiated by every parameter of the module."""
+    check(output.requires_grad, "the result has no gradient: something was detached, or converted to a number")
+    module.zero_grad()
+    output.square().sum().backward()
+    for name, parameter in module.named_parameters():
+        moves = parameter.grad is not None and bool(parameter.grad.abs().max() > 1e-12)
+        check(moves or name in without, f"the result does not depend on {name}")
+
+
+def check_error(error: type[Exception], call, what: str) -> None:
+    """Fail unless the call raises this error."""
+    try:
+        call()
+    except error:
+        return
+    raise AssertionError(f"{what}: {error.__name__} was expected, and nothing was raised")
+
+
+# --- modules with the stored weights ----------------------------------------------------------------------------------
+
+
+def fill(module: nn.Module, prefix: str = "") -> nn.Module:
+    """Give a module the stored weights, in float64. Fails if it has other parameters than it should."""
+    module.double()
+    stored, parameters = weights(prefix), dict(module.named_parameters())
+    lacking, more = sorted(stored.keys() - parameters.keys()), sorted(parameters.keys() - stored.keys())
+    check(not lacking, f"there is no parameter {', '.join(lacking)}")
+    check(not more, f"there are parameters that nothing asks for: {', '.join(more)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            check_shape(parameter, stored[name].shape, f"parameter {name}")
+            parameter.copy_(stored[name])
+    return module
+
+
+def make_mlp() -> nn.Module:
+    """The first block's MLP."""
+    from model_solution import MLP
+
+    mlp = fill(MLP(config()), "backbone.0.mlp.")
+    mlp.gelu = nn.GELU(approximate="tanh")
+    return mlp
+
+
+def make_attention() -> nn.Module:
+    """The first block's attention."""
+    from model_solution import CausalAttention
+
+    return fill(CausalAttention(config()), "backbone.0.attention.")
+
+
+def make_block() -> nn.Module:
+    """The first block, with stand-ins for its attention and its MLP."""
+    from model_solution import DecoderBlock
+
+    block = fill(DecoderBlock(config()), "backbone.0.")
+    block.attention, block.mlp = StandInAttention(), StandInMLP()
+    return block
+
+
+def make_transformer() -> nn.Module:
+    """The whole model; what draws its first weights is not called."""
+    from model_solution import Transformer
+
+    with patch.object(Transformer, "_init_weights", lambda self, *args, **kwargs: None):
+        return fill(Transformer(config()))
+
+
+def make_forward() -> nn.Module:
+    """The whole model with stand-ins for its blocks."""
+    model = make_transformer()
+    model.backbone = nn.ModuleList(StandInBlock(number) for number in range(model.config.n_layers))
+    return model
+
+
+class StandInAttention(nn.Module):
+    """Mixes earlier positions and columns; no attention at all."""
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        mean = x.cumsum(dim=1) / torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)[:, None]
+        return torch.sin(1.3 * mean.roll(1, dims=-1)) + 0.4 * x
+
+
+class StandInMLP(nn.Module):
+    """Mixes columns; no MLP at all."""
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return torch.cos(0.9 * x).roll(2, dims=-1) + 0.2 * x
+
+
+class StandInBlock(nn.Module):
+    """Another function for every number; no block at all."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        mean = x.cumsum(dim=1) / torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)[:, None]
+        return x + torch.sin((1 + self.number) * mean.roll(1 + self.number, dims=-1)) + 0.3 * self.number
+
+
+def stand_in_logits(ids: Tensor, vocab_size: int) -> Tensor:
+    """[batch, seq, vocab]: scores that depend on all tokens up to their position, and on their places."""
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    words = torch.arange(vocab_size, device=ids.device)
+    state = torch.cos(1.9 * ids.double() + 0.8 * places).cumsum(dim=1)
+    phase = state[..., None] * (1 + 0.43 * words) + 0.9 * ids[..., None]
+    return 2 * torch.sin(phase) + 1.5 * torch.cos(2.3 * phase + words)
+
+
+def make_model_with_logits() -> tuple[nn.Module, list[int], list[bool]]:
+    """A Transformer whose forward is a stand-in; the lengths that it was called with, and whether with gradients."""
+    model = make_transformer()
+    lengths: list[int] = []
+    tracked: list[bool] = []
+
+    def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        context = model.config.context_length
+        check(x.shape[1] <= context, f"the model was called with {x.shape[1]} tokens, its context is {context}")
+        lengths.append(x.shape[1])
+        tracked.append(torch.is_grad_enabled())
+        return stand_in_logits(x, model.config.vocab_size) * (1 + 0.1 * model.lm_head.weight.mean())
+
+    model.forward = forward
+    return model, lengths, tracked

@@ -1,0 +1,45 @@
+"""Transformer.generate: greedy, each row for itself, also past the context. The model's forward is a stand-in."""
+
+import torch
+from checking import check, check_tokens, make_model_with_logits, value
+
+
+def test_values():
+    prompt, expected = value("generate", "prompt"), value("generate", "tokens")
+    for new in (1, 3, 6):  # up to the context
+        result = make_model_with_logits()[0].generate(prompt, new)
+        check_tokens(result, expected[:, : prompt.shape[1] + new], f"{new} new tokens")
+
+
+def test_nothing_new():
+    prompt = value("generate", "prompt")
+    check_tokens(make_model_with_logits()[0].generate(prompt, num_new_tokens=0), prompt, "0 new tokens")
+
+
+def test_past_the_context():
+    prompt, expected = value("generate", "prompt"), value("generate", "tokens")
+    new = expected.shape[1] - prompt.shape[1]
+    model = make_model_with_logits()[0]
+    check_tokens(model.generate(prompt, new), expected, f"{new} new tokens, past the context")
+    long = expected[:, :13]
+    check_tokens(model.generate(long, 3), expected[:, :16], "a prompt longer than the context")
+
+
+def test_one_row_and_one_token():
+    prompt, expected = value("generate", "prompt"), value("generate", "tokens")
+    for row in range(len(prompt)):
+        result = make_model_with_logits()[0].generate(prompt[row : row + 1], 6)
+        check_tokens(result, expected[row : row + 1, :10], f"row {row} alone")
+    short = value("generate", "short")
+    check_tokens(make_model_with_logits()[0].generate(short[:, :1], 5), short, "prompts of one token")
+
+
+def test_what_the_caller_has_is_left_alone():
+    prompt = value("generate", "prompt")
+    kept = prompt.clone()
+    model, _, tracked = make_model_with_logits()
+    model.train()
+    model.generate(prompt, 3)
+    check(torch.equal(prompt, kept), "generate has changed the prompt in place")
+    check(model.training, "generate has left the model in eval mode")
+    check(tracked != [] and not any(tracked), "generate keeps a graph for gradients: torch.no_grad() is missing")
