@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hectogpt.display import printable
 from hectogpt.lab.report.leaderboard import NGRAMS, WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
-from hectogpt.lab.statistics import Paired, Summary, selection_bias
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary, selection_bias
 
 NGRAM_LABELS = {"uniform": "uniform", "unigram": "unigram", "kn2": "Kneser-Ney 2", "kn3": "Kneser-Ney 3"}
 NGRAM_DESCRIPTIONS = {
@@ -164,7 +164,6 @@ def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
     words = {"worse": "helps", "tie": "tie", "better": "hurts"}
     for entry in entries:
         pair = compare_entries(entry, whole)[0]
-        unproven = "helps, unproven" if pair and pair.difference > 0 else "hurts, unproven"
         rows.append(
             [
                 entry.name.removeprefix(WITHOUT),
@@ -172,10 +171,17 @@ def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
                 format_loss(entry.summary("test")),
                 str(len(entry.records)),
                 format_difference(pair),
-                words.get(pair.verdict, unproven) if pair else EMPTY,
+                words.get(pair.verdict, _unproven(pair.difference)) if pair else EMPTY,
             ]
         )
     return Table(["left out", "dev", "test", "n", "loss without it [95 %]", "the part"], rows)
+
+
+def _unproven(difference: float) -> str:
+    """What a part does, by the loss without it, where too few pairs speak."""
+    if abs(difference) <= LEAST_DIFFERENCE:
+        return "unproven"
+    return "helps, unproven" if difference > 0 else "hurts, unproven"
 
 
 def selection_bias_note(entries: Sequence[Entry]) -> str:
