@@ -75,14 +75,14 @@ def removed_first() -> None:
         files.sync_folder(self.folder)
         save(self, new)
 
-    Checkpoints.save = saved  # type: ignore[method-assign]
+    Checkpoints.save = saved
 
 
 def in_place() -> None:
     """A checkpoint is written under its final name."""
     everywhere("temporary_folder", lambda folder: folder, files)
     everywhere("replace_folder", nothing, files)
-    checkpoint.shutil = _Without(shutil, rmtree=nothing)  # type: ignore[attr-defined]  # it cleans up at the end
+    checkpoint.shutil = _Without(shutil, rmtree=nothing)  # it cleans up at the end
 
 
 def overwritten() -> None:
@@ -98,10 +98,10 @@ def overwritten() -> None:
             self.path(old[-1]).rename(self.path(new.step))
             (self.path(new.step) / "manifest.json").unlink(missing_ok=True)
         make = Path.mkdir
-        Path.mkdir = lambda path, *a, **k: make(path, *a, **(k | {"exist_ok": True}))  # type: ignore[method-assign]
+        Path.mkdir = lambda path, *a, **k: make(path, *a, **(k | {"exist_ok": True}))
         save(self, new)
 
-    Checkpoints.save = saved  # type: ignore[method-assign]
+    Checkpoints.save = saved
 
 
 def manifest_last() -> None:
@@ -116,7 +116,7 @@ def manifest_last() -> None:
         rename(new, folder)
         original(folder, *waiting[1:])
 
-    checkpoint.write_manifest, checkpoint.replace_folder = later, renamed  # type: ignore[assignment]
+    checkpoint.write_manifest, checkpoint.replace_folder = later, renamed
 
 
 def reported_early() -> None:
@@ -129,7 +129,7 @@ def reported_early() -> None:
             thread.join()
         threading.Thread(target=save, args=(self, new), name="late").start()
 
-    Checkpoints.save = saved  # type: ignore[method-assign]
+    Checkpoints.save = saved
 
 
 def failure_unnoticed() -> None:
@@ -140,12 +140,12 @@ def failure_unnoticed() -> None:
         with contextlib.suppress(Exception):
             save(self, new)
 
-    Checkpoints.save = saved  # type: ignore[method-assign]
+    Checkpoints.save = saved
 
 
 def leftovers_stay() -> None:
     """What killed processes were writing is never removed."""
-    Checkpoints.remove_leftovers = nothing  # type: ignore[method-assign]
+    Checkpoints.remove_leftovers = nothing
     run_folder._remove_leftovers = nothing
 
 
@@ -171,7 +171,7 @@ def chance_not_seeded() -> None:
 
 def optimizer_lost() -> None:
     """The optimizer starts anew."""
-    session.put_state = lambda model, optimizer, state: weights.load_tensors(  # type: ignore[assignment]
+    session.put_state = lambda model, optimizer, state: weights.load_tensors(
         model, {n.removeprefix("model."): t for n, t in state.tensors.items() if n.startswith("model.")}
     )
 
@@ -212,7 +212,7 @@ def _after_resume(change: Callable[[session.Session], None]) -> None:
         go_on(self, found)
         change(self)
 
-    session.Session._go_on_from = going  # type: ignore[method-assign]
+    session.Session._go_on_from = going
 
 
 def step_repeated() -> None:
@@ -248,7 +248,7 @@ def data_starts_again() -> None:
 
     def change(self: session.Session) -> None:
         done = len(self.done)
-        session.setup.make_batches = lambda *arguments: _Batches(make(*arguments), -done)  # type: ignore[assignment]
+        session.setup.make_batches = lambda *arguments: _Batches(make(*arguments), -done)
 
     _after_resume(change)
 
@@ -259,7 +259,7 @@ def schedule_starts_again() -> None:
     def change(self: session.Session) -> None:
         done, kind = len(self.done), type(self.run.schedule)
         factor = kind.factor
-        kind.factor = lambda schedule, step, steps: factor(schedule, step - done, steps)  # type: ignore[method-assign]
+        kind.factor = lambda schedule, step, steps: factor(schedule, step - done, steps)
 
     _after_resume(change)
 

@@ -39,7 +39,7 @@ def perform(cases: dict[str, Case], out: Path, side: Path) -> None:
     """Perform the trials that are missing; each one that is done is written to `side`, and so is each start."""
     autosave.AT_STAKE, autosave.SHARE = 0.0, 1e9
     corpus = next(iter(cases.values())).corpus
-    trial.open_corpus = lambda *_, **__: corpus  # type: ignore[assignment]
+    trial.open_corpus = lambda *_, **__: corpus
     compare.run_trial = _tried
     arms = [Arm(name, case.run, {}) for name, case in cases.items()]
     comparison = Comparison(arms, SEEDS, corpus, TRACKS["closed"], out)

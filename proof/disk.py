@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hectogpt.model.weights
-import hectogpt.train.checkpoint
+from hectogpt.model import weights
+from hectogpt.train import checkpoint
 
 MOST = 400  # states of one moment; of more a fixed random choice is taken
 State = dict[str, bytes | None]  # path -> content, None for a folder
@@ -114,9 +114,9 @@ class Disk:
             self._follow(name, renamed)
         self._follow("link", linked)
         self._follow_fsync()
-        io.open = builtins.open = self._opened(io.open)  # type: ignore[assignment]
-        for module in (hectogpt.train.checkpoint, hectogpt.model.weights):
-            module.save_file = self._saved(module.save_file)  # type: ignore[attr-defined]
+        io.open = builtins.open = self._opened(io.open)
+        for module in (checkpoint, weights):
+            module.save_file = self._saved(module.save_file)
 
     def _follow(self, name: str, then: Callable[..., None]) -> None:
         original = getattr(os, name)

@@ -137,7 +137,7 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     workers = max(1, min(WORKERS, len(items)))
     if workers == 1:
         return [work(item) for item in items]
-    begun = [Child(lambda n=n: [work(item) for item in items[n::workers]]) for n in range(workers)]  # type: ignore[misc]
+    begun = [Child(lambda n=n: [work(item) for item in items[n::workers]]) for n in range(workers)]
     found: list[Any] = [None] * len(items)
     for number, child in enumerate(begun):
         ended = child.wait(kill_after=3600)

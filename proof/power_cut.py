@@ -25,6 +25,7 @@ from hectogpt.train.session import Session
 from proof import bugs, forks, small_runs
 from proof.disk import Disk, State, write_state
 from proof.result import Line
+from proof.shims import void
 from proof.small_runs import Case
 
 REFUSED = "refused"
@@ -208,10 +209,6 @@ def corpus_saving(where: Path) -> Saving:
         open_corpus(str(source), cache=folder, progress=False)
 
     return Saving("token files", void, act, load, ("right",), ("right",))
-
-
-def void(_: object) -> None:
-    """Nothing, whatever it is given."""
 
 
 def check(quick: bool) -> list[Line]:

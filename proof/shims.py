@@ -20,9 +20,8 @@ from typing import Any
 
 import torch
 
-import hectogpt.model.weights
-import hectogpt.train.checkpoint
-from hectogpt.model import Transformer
+from hectogpt.model import Transformer, weights
+from hectogpt.train import checkpoint
 from hectogpt.train.optim import OptimizerGroup
 from hectogpt.train.run_folder import RunFolder
 
@@ -86,7 +85,7 @@ class Points:
         for name in FILE_CALLS:
             setattr(os, name, self._watched(name, getattr(os, name)))
         opened = self._opened(io.open)
-        io.open = builtins.open = opened  # type: ignore[assignment]
+        io.open = builtins.open = opened
         write_bytes = Path.write_bytes
 
         def written(path: Path, data: bytes) -> int:
@@ -94,9 +93,9 @@ class Points:
                 self.reach(f"write {path.name}", lambda: void(write_bytes(path, data[: len(data) // 2])))
             return write_bytes(path, data)
 
-        Path.write_bytes = written  # type: ignore[method-assign, assignment]
-        for module in (hectogpt.train.checkpoint, hectogpt.model.weights):
-            module.save_file = self._saved(module.save_file)  # type: ignore[attr-defined]
+        Path.write_bytes = written
+        for module in (checkpoint, weights):
+            module.save_file = self._saved(module.save_file)
         return self
 
     def _watched(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,9 +133,9 @@ class Points:
 
         def watched(folder: RunFolder, content: str) -> None:
             opened(folder, content)
-            folder._metrics = _Watched(folder._metrics, self)  # type: ignore[assignment]
+            folder._metrics = _Watched(folder._metrics, self)
 
-        RunFolder._open_metrics = watched  # type: ignore[method-assign]
+        RunFolder._open_metrics = watched
         return self
 
     def watch_steps(self) -> Points:

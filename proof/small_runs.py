@@ -21,7 +21,6 @@ from hectogpt.api.full_run import run_steps, run_to_folder, take_folder
 from hectogpt.api.progress import Progress
 from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.data import Corpus, Tokenizer
-from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.model.inputs import NgramHash
 from hectogpt.train.checkpoint import FOLDER, Checkpoint, Checkpoints
@@ -201,7 +200,7 @@ def acknowledge_saves(side: Path) -> None:
         with open(side, "ab", buffering=0) as file:
             file.write(b"%d\n" % checkpoint.step)
 
-    Checkpoints.save = saved  # type: ignore[method-assign]
+    Checkpoints.save = saved
 
 
 def acknowledged(side: Path) -> int:
@@ -262,15 +261,6 @@ def rows_of_any(folder: Path) -> int:
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """The parts of two signatures that are not equal."""
     return [name for name in expected if found.get(name) != expected[name]]
-
-
-def attempt(work: Any, *arguments: Any) -> str:
-    """What a UserError says, "" if none is raised."""
-    try:
-        work(*arguments)
-    except UserError as error:
-        return str(error)
-    return ""
 
 
 def no_locks() -> ExitStack:

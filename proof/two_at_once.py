@@ -42,7 +42,7 @@ def together(works: list[Callable[[], Any]], chance: random.Random) -> list[fork
         time.sleep(delay)
         return work()
 
-    children = [forks.Child(lambda w=work, d=delay: late(w, d)) for work, delay in zip(works, delays, strict=True)]  # type: ignore[misc]
+    children = [forks.Child(lambda w=work, d=delay: late(w, d)) for work, delay in zip(works, delays, strict=True)]
     return [child.wait() for child in children]
 
 
@@ -69,7 +69,7 @@ class Runs:
     def with_one_name(self, n: int, chance: random.Random) -> list[str]:
         """Runs that want runs/run: each gets a folder."""
         base = Path(tempfile.mkdtemp(dir=self.where))
-        ended = together([lambda c=case: begin(c, None, base) for case in self.cases[:n]], chance)  # type: ignore[misc]
+        ended = together([lambda c=case: begin(c, None, base) for case in self.cases[:n]], chance)
         faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
         folders = [path.parent for path in base.glob(f"runs/*/{RUN}")]
         if len(folders) != n:
@@ -81,7 +81,7 @@ class Runs:
     def with_one_folder(self, n: int, chance: random.Random) -> list[str]:
         """Runs that want one folder: one gets it, the others are refused."""
         base = Path(tempfile.mkdtemp(dir=self.where))
-        ended = together([lambda c=case: begin(c, base / "run") for case in self.cases[:n]], chance)  # type: ignore[misc]
+        ended = together([lambda c=case: begin(c, base / "run") for case in self.cases[:n]], chance)
         codes = sorted(one.code for one in ended)
         faults = [] if codes[0] == 0 and all(c in REFUSED for c in codes[1:]) else [f"ended with {codes}"]
         faults += self.differs(base / "run")
