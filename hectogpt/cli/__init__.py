@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("hectogpt.cli.generate", "continue prompts with a trained or imported model"),
     "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
     "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
+    "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),
     "report": ("hectogpt.cli.report", "draw the ladder's tables, pictures and page from its records"),
     "explore": ("hectogpt.cli.explore", "attention and positions, in numbers and on interactive pages"),
     "data": ("hectogpt.cli.data", "build, verify or repair a corpus of tokens"),
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("hectogpt.cli.verify", "check every hash of a run or a corpus"),
     "replay": ("hectogpt.cli.replay", "compute a step of a run again and compare the bits"),
     "diagnose": ("hectogpt.cli.diagnose", "find where a run's numbers stopped being finite"),
+    "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),
     "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, what is missing"),
     "completion": ("hectogpt.cli.completion", "print a completion script for bash, zsh or fish"),
 }

@@ -1,0 +1,120 @@
+"""Writes a kit: a folder that a student can work in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from hectogpt import errors
+from hectogpt.assignment import materials
+from hectogpt.assignment.parts import BY_NAME, PARTS, Part
+from hectogpt.assignment.regions import with_stubs
+from hectogpt.errors import UserError
+
+SOURCES = ("model_solution.py", "train.py", "utils.py")
+SCRIPT = "create_submission.sh"
+TEXT = "text.txt"
+HERE = "<!-- exercises -->"  # where the table of exercises goes in README.md
+
+
+def choose(names: str) -> list[Part]:
+    """The parts of a list with commas, in the assignment's order; "all", or "scored" for those that carry points.
+
+    Raises UserError for a name that no part has.
+    """
+    chosen: set[str] = set()
+    for name in filter(None, (name.strip() for name in names.split(","))):
+        if name in ("all", "scored"):
+            chosen |= {part.name for part in PARTS if part.points or name == "all"}
+        elif name in BY_NAME:
+            chosen.add(name)
+        else:
+            near = difflib.get_close_matches(name, [*BY_NAME, "all", "scored"], 1)
+            raise UserError(
+                f"there is no part {name[:40]!r}",
+                why=f"parts: {', '.join(BY_NAME)}; scored: those with points; all",
+                fix=f"set parts to {near[0] if near else 'all'}",
+            )
+    if not chosen:
+        raise UserError("no part is chosen", why="a kit without exercises is the solution", fix="set parts to all")
+    return [part for part in PARTS if part.name in chosen]
+
+
+def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> None:
+    """Write a kit with these parts left out into a folder that is new or empty.
+
+    solution: also the textbook and the written answers, in the folder `solution`. Raises UserError, and leaves nothing
+    of the kit behind, if the folder holds something or cannot be written.
+    """
+    kit = contents(parts, solution)  # before anything is written
+    check_empty(folder)
+    made: list[Path] = []
+    try:
+        for name, content in kit.items():
+            path = folder / name
+            for parent in reversed(path.parents):
+                if not parent.exists():
+                    parent.mkdir()
+                    made.append(parent)
+            with path.open("xb") as file:
+                made.append(path)
+                file.write(content)
+            if path.suffix == ".sh":
+                path.chmod(path.stat().st_mode | 0o111)
+    except BaseException as error:
+        for path in reversed(made):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        if isinstance(error, OSError):
+            why = error.strerror or str(error)
+            raise UserError(f"cannot write a kit to {folder}", why=why, code=errors.STORAGE) from None
+        raise
+
+
+def check_empty(folder: Path) -> None:
+    """Raise UserError unless the folder does not exist yet, or is empty."""
+    try:
+        if not folder.exists() and not folder.is_symlink():
+            return
+        if folder.is_dir() and not any(folder.iterdir()):
+            return
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(f"cannot look into {folder}", why=why, code=errors.STORAGE) from None
+    what = "holds something" if folder.is_dir() else "is no folder"
+    raise UserError(
+        f"{folder} {what}", why="it may hold work of yours", fix="another name", kept="what is there, untouched"
+    )
+
+
+def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:
+    """The kit's files: path below its folder -> content."""
+    reference, assignment, names = materials.find("reference"), materials.find("assignment"), {p.name for p in parts}
+    kit = {name: with_stubs((reference / name).read_text("utf-8"), names).encode() for name in SOURCES}
+    kit[SCRIPT] = (reference / SCRIPT).read_bytes()
+    readme = (assignment / "README.md").read_text("utf-8")
+    kit["README.md"] = readme.replace(HERE, table(parts)).encode()
+    kit[TEXT] = materials.read_text().encode()
+    left_out = {f"test_{part.name}.py" for part in PARTS if part.name not in names}
+    for file in sorted((assignment / "tests").iterdir()):
+        if file.suffix in (".py", ".json") and file.name not in left_out:
+            kit[f"tests/{file.name}"] = file.read_bytes()
+    if solution:
+        kit |= {f"solution/{name}": with_stubs((reference / name).read_text("utf-8"), ()).encode() for name in SOURCES}
+        answers = materials.find("answers")
+        for file in [*sorted(answers.glob("*.md")), *sorted((answers / "figures").glob("*.svg"))]:
+            if not file.name.endswith(".template.md"):
+                kit[f"solution/answers/{file.relative_to(answers).as_posix()}"] = file.read_bytes()
+    return kit
+
+
+def table(parts: Collection[Part]) -> str:
+    """The exercises as a Markdown table."""
+    lines = ["| exercise | write | in | question | points | its test |", "|---|---|---|---|---|---|"]
+    for part in parts:
+        what = ", ".join(f"`{function}`" for function in part.functions)
+        points = str(part.points) if part.points else ""
+        lines.append(f"| {part.name} | {what} | {part.file} | {part.question} | {points} | tests/test_{part.name}.py |")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""`hectogpt assignment DIR`: writes the assignment as a kit, or says how far one is."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hectogpt import errors
+from hectogpt.display import printable
+
+EXAMPLES = """\
+  hectogpt assignment my_gpt                      a folder with stubs, tests, questions and a text
+  hectogpt assignment --check my_gpt              a line for each part: not started, passed, failed
+  hectogpt assignment small --parts mlp,attention
+  hectogpt assignment class --parts scored --solution"""
+
+
+@dataclass(frozen=True)
+class AssignmentArguments:
+    """Write a folder to work in: the three files with parts to fill in, a test for each, the questions, a text.
+
+    The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder written before.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder to write, or to check. A folder that holds something is never written to."""
+    check: bool = False
+    """Say how far the folder is. The exit code is 0 if all parts pass, else 1."""
+    parts: str = "all"
+    """What is left out for the student, with commas between: gelu, mlp, attention, block, init, forward, generate,
+    loss, converter, pretrained, chunks, train, plot; scored for those that carry points, as in the course; all."""
+    solution: bool = False
+    """Also write the textbook's files and the written answers, to the folder `solution`: for teachers."""
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    arguments = tyro.cli(AssignmentArguments, args=argv, prog="hectogpt assignment")
+    if arguments.check:
+        check(arguments.folder)
+    else:
+        write(arguments)
+
+
+def write(arguments: AssignmentArguments) -> None:
+    """Write a kit and print what to do next. Raises UserError."""
+    from hectogpt.assignment.kit import choose, write_kit
+
+    parts = choose(arguments.parts)
+    write_kit(arguments.folder, parts, arguments.solution)
+    folder = printable(shlex.quote(str(arguments.folder)))
+    points = sum(part.points for part in parts)
+    print(
+        f"{printable(str(arguments.folder))}: {len(parts)} parts to write, {points} points. Begin with README.md; then"
+    )
+    print("fill in a part, and see how far you are:\n")
+    print(f"  hectogpt assignment --check {folder}\n  cd {folder} && pytest      the same tests, without hectogpt")
+    if arguments.solution:
+        print(f"\nFor teachers: {folder}/solution holds the textbook's files and the written answers.")
+
+
+def check(folder: Path) -> None:
+    """Print a line for each part. Raises UserError, and SystemExit where not all have passed."""
+    from hectogpt.assignment.check import Progress, check_kit
+
+    def tell(progress: Progress) -> None:
+        print(printable(f"  {progress.part:<12}{progress.state:<13}{progress.why}").rstrip(), flush=True)
+
+    found = check_kit(folder, tell)
+    passed = [progress for progress in found if progress.state == "passed"]
+    points, all_points = (sum(progress.points for progress in group) for group in (passed, found))
+    print(f"{len(passed)} of {len(found)} passed; parts worth {points} of {all_points} points")
+    failed = next((progress.part for progress in found if progress.state == "failed"), None)
+    if failed:
+        print(printable(f"the whole message: cd {shlex.quote(str(folder))} && pytest tests/test_{failed}.py"))
+    if len(passed) < len(found):
+        raise SystemExit(errors.BUG)
