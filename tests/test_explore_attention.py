@@ -14,7 +14,7 @@ from scipy.special import expit
 from scipy.stats import ks_2samp
 
 from hectogpt.errors import USAGE, UserError
-from hectogpt.explore import attention
+from hectogpt.explore import attention, estimates
 
 SMALL = settings(max_examples=30, deadline=None)
 
@@ -42,6 +42,21 @@ def test_a_key_in_the_hull_of_the_others_cannot_be_copied() -> None:
     keys[0] = keys[1:].mean(axis=0)
     weights = attention.attend(20 * rng.standard_normal((1000, 3)), keys, np.eye(4)).weights
     assert weights[:, 0].max() <= 0.5
+
+
+@pytest.mark.parametrize(("gap", "weight_is_one", "differ"), [(23.0, False, 1000), (24.0, True, 999), (104.0, True, 0)])
+def test_in_float32_a_weight_of_one_is_not_yet_a_copy(gap: float, weight_is_one: bool, differ: int) -> None:
+    """The denominator rounds to one at a gap of 23.5; the other weights round to zero at 103.97 only."""
+    rounded = attention.copy_in_float32(gap, 1000)
+    assert (rounded.weight == 1) is weight_is_one
+    assert rounded.differ == differ
+    assert (rounded.largest == 0) is (differ == 0)
+    scores = torch.full((1000,), -gap)
+    scores[0] = 0
+    alike = torch.softmax(scores, 0)  # what a model computes; tiny numbers may be flushed to zero
+    assert alike[0] == 1 or not weight_is_one
+    if gap < 80:
+        assert alike[1].item() == pytest.approx(math.exp(-gap), rel=1e-4)
 
 
 @SMALL
@@ -97,8 +112,8 @@ def test_projections_are_distributed_as_those_of_real_keys(normalise: bool) -> N
     for i in range(n):
         for direction in ([1, 0], [0, 1], [1, 1], [1, -2]):
             assert ks_2samp(literal[:, i] @ direction, short[:, i] @ direction).pvalue > 1e-4
-    one_literal = attention.estimate_total_variance(attention.softmax(8.0 * literal.sum(axis=-1)))
-    one_short = attention.estimate_total_variance(attention.attend_one_head(short, 8.0))
+    one_literal = estimates.estimate_total_variance(attention.softmax(8.0 * literal.sum(axis=-1)))
+    one_short = estimates.estimate_total_variance(attention.attend_one_head(short, 8.0))
     assert one_literal.low < one_short.high
     assert one_short.low < one_literal.high
 
@@ -140,15 +155,17 @@ def test_closed_forms_lie_in_the_simulated_intervals(beta: float, n: int) -> Non
     one, (first, second) = attention.attend_one_head(seen, beta), attention.attend_two_heads(seen, beta)
     wide = 2.0  # two half-widths: many intervals are looked at
     for estimate, closed in (
-        (attention.estimate_total_variance(one), attention.single_head_variance(beta, n)),
-        (attention.estimate_total_variance(first), attention.first_head_limit(beta, n).variance() * n / (n - 1)),
-        (attention.estimate_share((one[:, :2] > 0.99).any(axis=1)), attention.takeover_probability(beta, n)),
-        (attention.estimate_share(first[:, 0] < 0.5), attention.first_head_limit(beta, n).below(0.5)),
+        (estimates.estimate_mean(one[:, 0]), attention.single_head_limit(beta, n=n).mean()),
+        (estimates.estimate_mean(first[:, 0]), attention.first_head_limit(beta, n).mean()),
+        (estimates.estimate_total_variance(one), attention.single_head_variance(beta, n)),
+        (estimates.estimate_total_variance(first), attention.first_head_limit(beta, n).variance() * n / (n - 1)),
+        (estimates.estimate_share((one[:, :2] > 0.99).any(axis=1)), attention.takeover_probability(beta, n)),
+        (estimates.estimate_share(first[:, 0] < 0.5), attention.first_head_limit(beta, n).below(0.5)),
     ):
         assert abs(estimate.value - closed) <= wide * (estimate.high - estimate.low) / 2 + 1e-9
-    assert attention.estimate_total_variance(second).value < 1e-6
-    half = attention.estimate_total_variance((first + second) / 2).value
-    assert half == pytest.approx(attention.estimate_total_variance(first).value / 4, rel=1e-2)
+    assert estimates.estimate_total_variance(second).value < 1e-6
+    half = estimates.estimate_total_variance((first + second) / 2).value
+    assert half == pytest.approx(estimates.estimate_total_variance(first).value / 4, rel=1e-2)
 
 
 def test_a_hundred_thousand_samples_take_under_two_seconds() -> None:
@@ -164,6 +181,25 @@ def test_normalised_component_has_the_stated_slope() -> None:
         around = attention.normalise_component(np.array([1 - 1e-6, 1, 1 + 1e-6]), rest)
         assert around[1] == pytest.approx(1, abs=1e-12)
         assert (around[2] - around[0]) / 2e-6 == pytest.approx(rest**2 / (1 + rest**2), rel=1e-6)
+
+
+@pytest.mark.parametrize("rest", [0.5, 2.0])
+def test_the_variance_with_a_normalised_key_is_that_of_samples(rest: float) -> None:
+    eps = 1 + math.sqrt(0.5) * np.random.default_rng(0).standard_normal(100_000)
+    w = expit(10 * (attention.normalise_component(eps, rest) - 1))
+    estimate = estimates.estimate_total_variance(np.column_stack([w, 1 - w]))
+    assert estimate.low < attention.normalised_head_variance(10, rest) < estimate.high
+    far = attention.normalised_head_variance(10, 1e6)
+    assert far == pytest.approx(2 * attention.single_head_limit(10).variance(), rel=1e-6)
+
+
+def test_an_estimate_brackets_what_it_estimates() -> None:
+    values = np.random.default_rng(0).standard_normal(10_000)
+    mean, spread = estimates.estimate_mean(3 + values), estimates.estimate_root(np.square(values))
+    assert mean.low < 3 < mean.high
+    assert spread.low < 1 < spread.high
+    assert mean.high - mean.low == pytest.approx(2 * 1.96 / 100, rel=0.05)
+    assert spread.high - spread.low == pytest.approx(2 * 1.96 / math.sqrt(2 * 10_000), rel=0.05)
 
 
 @pytest.mark.parametrize(

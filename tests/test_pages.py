@@ -18,7 +18,7 @@ from pages import CONFIG, SCRIPT, make_run, shown
 from hectogpt import errors
 from hectogpt.cli import explore as command
 from hectogpt.errors import UserError
-from hectogpt.explore import attention, model_view, positions
+from hectogpt.explore import attention, estimates, model_view, positions
 from hectogpt.explore.pages import by_hand, drawing, order, trained
 from hectogpt.explore.pages.by_hand import ByHand
 from hectogpt.explore.pages.order import Order
@@ -44,7 +44,7 @@ def test_attention_s_numbers_are_the_functions_(query: by_hand.Query) -> None:
     assert found["weight_a"] == c[5, 0]
     assert found["weight_b"] == c[5, 1]
     assert found["mean_a"] == pytest.approx(c[:, 0].mean())
-    assert found["variance"] == pytest.approx(attention.estimate_total_variance(c).value)
+    assert found["variance"] == pytest.approx(estimates.estimate_total_variance(c).value)
     assert found["variance_low"] < found["variance_limit"] * 1.1
     goal = np.eye(11)[0] if query == "copy" else (np.eye(11)[0] + np.eye(11)[1]) / 2
     assert found["error"] == pytest.approx(np.linalg.norm(c[5] - goal))

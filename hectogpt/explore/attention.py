@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.special import expit, logit, ndtr
 
 from hectogpt.errors import USAGE, UserError
@@ -74,7 +74,7 @@ def orthonormal_vectors(n: int, d: int, *, seed: int = 0, centred: bool = False)
     return np.eye(n, d) - 2 * np.outer(u[:n], u)
 
 
-# 1. Copying one value
+# 1(a). Copying one value
 
 
 class CopyResult(NamedTuple):
@@ -114,7 +114,29 @@ def gap_for_weight(weight: Real, n: int) -> float:
     return math.log(n - 1) + float(logit(weight))
 
 
-# 2. The average of two values
+class Float32Copy(NamedTuple):
+    """What rounding to float32 makes of a copy."""
+
+    weight: float  # alpha_j
+    differ: int  # entries of c that are not those of v_j
+    largest: float  # the largest difference of an entry
+
+
+def copy_in_float32(gap: Real, n: int) -> Float32Copy:
+    """Attention in float32 over n keys with orthonormal values; all scores but the best tie, `gap` below it.
+
+    alpha_j rounds to 1 once (n - 1) exp(-gap) <= 2^-24. The other weights round to 0 only once exp(-gap) <= 2^-150,
+    half of the smallest float32. exp and the sum are computed in float64 and rounded, so that the result depends on
+    neither the order of the sum nor how a library treats tiny numbers.
+    """
+    require_count(n, 2)
+    powers = np.exp(-np.append(0.0, np.full(n - 1, float(gap)))).astype(np.float32)
+    weights = powers / np.float32(powers.sum(dtype=np.float64))
+    difference = np.abs(weights - np.eye(1, n, dtype=np.float32)[0])
+    return Float32Copy(float(weights[0]), int((difference > 0).sum()), float(difference.max()))
+
+
+# 1(b). The average of two values
 
 
 class AverageOfTwo(NamedTuple):
@@ -159,7 +181,7 @@ def beta_for_error(error: Real, n: int) -> float:
     return math.log((n - 2) / 2) - float(logit(leak))
 
 
-# 3 and 4. Noisy keys. Key 0 is a, key 1 is b.
+# 1(c) and 1(d). Noisy keys. Key 0 is a, key 1 is b.
 
 
 def sample_keys(
@@ -222,30 +244,6 @@ def attend_two_heads(
     """Weights of two heads, q_1 = beta mu_a and q_2 = beta mu_b. The weights of (c_1 + c_2)/2 are their mean."""
     require_beta(beta)
     return softmax(beta * projections[..., 0]), softmax(beta * projections[..., 1])
-
-
-class Estimate(NamedTuple):
-    """A simulated quantity and its 95 % confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def estimate_total_variance(coordinates: Float[Array, "samples n"]) -> Estimate:
-    """The trace of the covariance, E|c - E c|^2, with the normal interval of a mean of squared distances."""
-    squares = np.square(coordinates - coordinates.mean(axis=0)).sum(axis=1)
-    half = 1.96 * squares.std() / math.sqrt(len(squares))
-    return Estimate(float(squares.mean()), float(squares.mean() - half), float(squares.mean() + half))
-
-
-def estimate_share(hits: Bool[Array, " samples"]) -> Estimate:
-    """The fraction of true entries, with Wilson's interval, which stays inside [0, 1] even at 0 hits."""
-    count, z = len(hits), 1.96
-    p = float(hits.mean())
-    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return Estimate(p, centre - half, centre + half)
 
 
 @dataclass(frozen=True)
@@ -336,3 +334,13 @@ def normalise_component(eps: Float[Array, " points"], rest: Real) -> Float[Array
         math.isfinite(rest) and rest >= 0, f"rest = {rest}", "a length is finite and not negative", "choose 0 or more"
     )
     return eps * np.sqrt(1 + rest * rest) / np.sqrt(eps * eps + rest * rest)
+
+
+def normalised_head_variance(beta: Real, rest: Real, *, spread: Real = 0.5) -> float:
+    """E|c - E c|^2 of one head as alpha -> 0, n = 2, k_a normalised with a rest of length `rest`: 2 Var(w) with
+    w = sigma(beta (f(eps) - 1)), f = normalise_component, eps ~ N(1, spread). An integral by the trapezoid rule."""
+    require_beta(beta)
+    z = np.linspace(-9.0, 9.0, 40_001)
+    mass = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+    w = expit(beta * (normalise_component(1 + math.sqrt(spread) * z, rest) - 1))
+    return 2 * float((w * w * mass).sum() - (w * mass).sum() ** 2)

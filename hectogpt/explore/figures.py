@@ -1,228 +1,14 @@
-"""The figures of the written answers, one function each; they use the same functions as the numbers.
+"""The figures of the written answers: those about positions, one function each, and the list of all."""
 
-The same code writes the same bytes: SVG without a date, with a fixed salt for identifiers and text as outlines. The
-colours are Okabe and Ito's, which colour-blind readers can tell apart.
-"""
-
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.special import ndtr
 
-from hectogpt.explore import attention, positions
-from hectogpt.explore.numbers import SAMPLES, VANISHING, N
-
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
-STYLE: Any = {  # names that matplotlib knows, values of many types
-    "svg.hashsalt": "hectogpt",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
-    "mathtext.fontset": "dejavusans",
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.8,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.wspace": 0.06,
-}
-
-
-def make_panels(columns: int, height: float = 3.0) -> tuple[Figure, list[Axes]]:
-    """A figure 7.4 inches wide with one row of axes."""
-    figure = Figure(figsize=(7.4, height))
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
-def draw_copying() -> Figure:
-    """Weight not on j and error of the copy, with their bounds, against the gap."""
-    figure, (left, right) = make_panels(2)
-    gaps = np.linspace(0.0, 20.0, 81)
-    for n, colour in ((2, GREEN), (64, BLUE), (4096, ORANGE)):
-        result = attention.measure_copy(gaps, n)
-        left.semilogy(gaps, result.missing, color=colour, label=f"n = {n}")
-        left.semilogy(gaps, result.bound, color=colour, linestyle=":", linewidth=1.3)
-        right.semilogy(gaps, result.error, color=colour)
-        right.semilogy(gaps, result.error_bound, color=colour, linestyle=":", linewidth=1.3)
-    left.set(title="Weight not on j", xlabel="gap", ylabel=r"$1-\alpha_j$", ylim=(1e-9, 3))
-    right.set(title="Error of the copy", xlabel="gap", ylabel=r"$\Vert c-v_j\Vert$", ylim=(1e-9, 3))
-    left.plot([], [], color=GREY, linestyle=":", linewidth=1.3, label="bound")
-    left.legend()
-    return figure
-
-
-def draw_average() -> Figure:
-    """Error of the average against beta, and the beta needed against the number of keys."""
-    figure, (left, right) = make_panels(2)
-    betas = np.linspace(0.0, 20.0, 81)
-    for n, colour in ((10, GREEN), (100, BLUE), (1000, ORANGE), (4096, PINK)):
-        left.semilogy(betas, [attention.average_two(float(b), n).error for b in betas], color=colour, label=f"n = {n}")
-    left.set(title="Error of the average", xlabel=r"$\beta$", ylabel=r"$\Vert c-\frac{1}{2}(v_a+v_b)\Vert$")
-    left.legend()
-    sizes = np.unique(np.logspace(np.log10(3), 5, 60).astype(int))
-    for error, colour in ((0.1, GREEN), (0.01, BLUE), (0.001, ORANGE)):
-        needed = [attention.beta_for_error(error, int(n)) for n in sizes]
-        right.semilogx(sizes, needed, color=colour, label=f"error {error:g}")
-    right.set(title=r"$\beta$ needed", xlabel="number of keys n", ylabel=r"$\beta$")
-    right.legend()
-    return figure
-
-
-def draw_single_head() -> Figure:
-    """The distribution of alpha_a for three values of beta, simulated and in closed form."""
-    figure, axes = make_panels(3, 2.7)
-    projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5)
-    edges = np.linspace(0, 1, 41)
-    middle, width = (edges[1:] + edges[:-1]) / 2, edges[1]
-    for ax, beta in zip(axes, (1.5, 5.0, 20.0), strict=True):
-        weights = attention.attend_one_head(projections, beta)
-        inside = weights[:, 0] / weights[:, :2].sum(axis=1)
-        shares = np.histogram(inside, edges)[0] / SAMPLES
-        half = 1.96 * np.sqrt(shares * (1 - shares) / SAMPLES)
-        ax.bar(middle, shares / width, width * 0.9, color="#A6CBE3", label="simulated")
-        ax.errorbar(middle, shares / width, half / width, fmt="none", ecolor=BLUE, elinewidth=1)
-        limit = attention.single_head_limit(beta)
-        below = np.array([0.0] + [limit.below(float(e)) for e in edges[1:-1]] + [1.0])
-        ax.step(middle, np.diff(below) / width, where="mid", color=ORANGE, linewidth=1.3, label="closed form")
-        ax.set(title=rf"$\beta$ = {beta:g}", xlabel="share of $v_a$ in $c$", ylim=(0, None))
-    axes[0].set_ylabel("density")
-    axes[0].legend(loc="lower center")
-    return figure
-
-
-def draw_variance() -> Figure:
-    """Total variance of c for one head and for two, and the share of samples that lose v_a or v_b."""
-    figure, (left, right) = make_panels(2, 3.3)
-    betas = np.linspace(0.25, 60, 120)
-    marks = np.array([2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
-    projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5)
-    one = [attention.estimate_total_variance(attention.attend_one_head(projections, float(b))) for b in marks]
-    heads = [attention.attend_two_heads(projections, float(b)) for b in marks]
-    two = [attention.estimate_total_variance((first + second) / 2) for first, second in heads]
-    whole = [attention.estimate_total_variance(first) for first, _ in heads]
-    curve = np.array([attention.single_head_variance(float(b), N) for b in betas])
-    curve_1 = np.array([attention.first_head_limit(float(b), N).variance() * N / (N - 1) for b in betas])
-    for line, points, colour, label in (
-        (curve, one, BLUE, "one head, c"),
-        (curve_1, whole, GREEN, "two heads, $c_1$"),
-        (curve_1 / 4, two, ORANGE, "two heads, c"),
-    ):
-        left.plot(betas, line, color=colour, label=label)
-        left.errorbar(marks, [p.value for p in points], _error_bars(points), fmt="o", color=colour, markersize=3.5)
-    left.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-    left.set(title="Total variance", xlabel=r"$\beta$", ylabel=r"$E\Vert c-E\,c\Vert^2$", ylim=(0, 0.55))
-    left.legend(loc="center right")
-    taken = [
-        attention.estimate_share(attention.attend_one_head(projections, float(b))[:, :2].max(axis=1) > 0.99)
-        for b in marks
-    ]
-    right.plot(
-        betas,
-        [attention.takeover_probability(float(b), N) for b in betas],
-        color=BLUE,
-        label="one head: a value above 0.99",
-    )
-    right.errorbar(marks, [t.value for t in taken], _error_bars(taken), fmt="o", color=BLUE, markersize=3.5)
-    fails = [attention.estimate_share(first[:, 0] < 0.5) for first, _ in heads]
-    right.plot(betas, [attention.first_head_limit(float(b), N).below(0.5) for b in betas], color=GREEN)
-    right.errorbar(marks, [f.value for f in fails], _error_bars(fails), fmt="o", color=GREEN, markersize=3.5)
-    right.plot([], [], color=GREEN, label="two heads: $c_1$ loses $v_a$")
-    right.axhline(float(ndtr(-math.sqrt(2))), color=GREY, linewidth=0.8, linestyle=":")
-    right.set(title="Share of samples", xlabel=r"$\beta$", ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
-    right.legend(loc="upper left")
-    return figure
-
-
-def _error_bars(points: list[attention.Estimate]) -> np.ndarray:
-    """Lengths of the error bars, below and above."""
-    return np.array([[p.value - p.low for p in points], [p.high - p.value for p in points]])
-
-
-def draw_losing_a_key() -> Figure:
-    """Weight of head 1 on a against eps_a, and its weights on all keys if eps_a is negative."""
-    figure, (left, right) = make_panels(2)
-    eps = np.linspace(-1.5, 3.0, 400)
-    for beta, colour in ((5, GREEN), (10, BLUE), (50, ORANGE)):
-        left.plot(eps, 1 / (1 + np.exp(-(beta * eps - math.log(N - 1)))), color=colour, label=rf"$\beta$ = {beta}")
-    bell = np.exp(-((eps - 1) ** 2))
-    left.fill_between(eps, 0, bell * 0.5, color="#CCCCCC", label=r"density of $\varepsilon_a$", linewidth=0)
-    left.set(title="Weight of head 1 on a", xlabel=r"$\varepsilon_a$ (length of $k_a$)", ylabel=r"$\alpha_a^{(1)}$")
-    left.legend(loc="upper left", fontsize=8)
-    for alpha, colour, label in ((1e-6, BLUE, r"$\alpha=10^{-6}$"), (1e-2, ORANGE, r"$\alpha=10^{-2}$")):
-        projections = attention.sample_projections(20_000, N, alpha, 0.5, seed=2)
-        first, _ = attention.attend_two_heads(projections[projections[:, 0, 0] < 0], 50.0)
-        ranked = -np.sort(-first, axis=1).mean(axis=0)
-        right.plot(np.arange(1, N + 1), ranked, "o-", color=colour, markersize=4, label=label)
-    right.set(
-        title=r"Head 1 when $\varepsilon_a<0$",
-        xlabel="key, by weight",
-        ylabel="mean weight",
-        ylim=(0, 1),
-        xticks=[1, 5, 10, 15],
-    )
-    right.legend()
-    return figure
-
-
-def draw_layer_norm() -> Figure:
-    """A key's component before and after normalisation, and the total variance of c with and without it."""
-    figure, (left, right) = make_panels(2)
-    eps = np.linspace(-1.0, 3.0, 401)
-    left.plot(eps, eps, color=GREY, linestyle=":", label="not normalised")
-    for rest, colour in ((0.0, GREEN), (0.5, BLUE), (1.0, ORANGE), (2.0, PINK)):
-        usable = eps[np.abs(eps) > 1e-9] if rest == 0 else eps
-        left.plot(usable, attention.normalise_component(usable, rest), color=colour, label=f"rest r = {rest:g}")
-    left.set(title=r"Component along $\mu_a$", xlabel=r"$\varepsilon_a$ before", ylabel="after", ylim=(-1.6, 3))
-    left.legend(fontsize=8)
-    betas = np.array([1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0])
-    raw = attention.sample_projections(SAMPLES // 2, N, VANISHING, 0.5)
-    normed = attention.sample_projections(SAMPLES // 2, N, VANISHING, 0.5, d=64, normalise=True)
-    for projections, line in ((raw, "-"), (normed, "--")):
-        one = [attention.estimate_total_variance(attention.attend_one_head(projections, float(b))).value for b in betas]
-        pairs = [attention.attend_two_heads(projections, float(b)) for b in betas]
-        two = [attention.estimate_total_variance((first + second) / 2).value for first, second in pairs]
-        right.semilogy(betas, one, line, color=BLUE)
-        right.semilogy(betas, two, line, color=ORANGE)
-    for colour, line, label in (
-        (BLUE, "-", "one head"),
-        (ORANGE, "-", "two heads"),
-        (GREY, "--", "normalised keys"),
-    ):
-        right.plot([], [], line, color=colour, label=label)
-    right.set(title="Total variance of c", xlabel=r"$\beta$", ylim=(3e-4, 1))
-    right.legend()
-    return figure
-
-
-def draw_why_heads() -> Figure:
-    """c in the plane of v_a and v_b, for one head and for two, on the same keys."""
-    figure, axes = make_panels(2, 3.6)
-    projections = attention.sample_projections(2000, N, 1e-4, 0.5, seed=4)
-    first, second = attention.attend_two_heads(projections, 20.0)
-    for ax, c, title, colour in (
-        (axes[0], attention.attend_one_head(projections, 20.0), "One head", BLUE),
-        (axes[1], (first + second) / 2, "Two heads", ORANGE),
-    ):
-        ax.plot(c[:, 0], c[:, 1], "o", color=colour, markersize=4, alpha=0.12, markeredgewidth=0, rasterized=True)
-        ax.plot(0.5, 0.5, "k+", markersize=14, markeredgewidth=1.6)
-        near = np.hypot(c[:, 0] - 0.5, c[:, 1] - 0.5) < 0.1
-        ax.set(title=f"{title}: {100 * near.mean():.0f} % near the goal", aspect="equal")
-        ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="weight on $v_a$", ylabel="weight on $v_b$")
-    return figure
+from hectogpt.explore import attention_figures, positions
+from hectogpt.explore.figure_style import BLUE, GREEN, GREY, ORANGE, PINK, STYLE, make_panels
 
 
 def draw_order() -> Figure:
@@ -274,13 +60,16 @@ def draw_nearest() -> Figure:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "copying": draw_copying,
-    "average": draw_average,
-    "single_head": draw_single_head,
-    "variance": draw_variance,
-    "losing_a_key": draw_losing_a_key,
-    "layer_norm": draw_layer_norm,
-    "why_heads": draw_why_heads,
+    "copying": attention_figures.draw_copying,
+    "copy_error": attention_figures.draw_copy_error,
+    "average": attention_figures.draw_average,
+    "small_noise": attention_figures.draw_small_noise,
+    "two_heads": attention_figures.draw_two_heads,
+    "single_head": attention_figures.draw_single_head,
+    "variance": attention_figures.draw_variance,
+    "losing_a_key": attention_figures.draw_losing_a_key,
+    "layer_norm": attention_figures.draw_layer_norm,
+    "why_heads": attention_figures.draw_why_heads,
     "order": draw_order,
     "sinusoids": draw_sinusoids,
     "nearest": draw_nearest,

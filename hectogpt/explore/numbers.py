@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 
-from hectogpt.explore import attention, positions
+from hectogpt.explore import attention, estimates, positions
 
 N = 16  # keys in the noisy questions
 SAMPLES = 100_000
@@ -46,7 +46,12 @@ def _compute_copies() -> dict[str, float]:
     found["copy.need_2"] = attention.gap_for_weight(0.99, 2)
     found["copy.need_1000"] = attention.gap_for_weight(0.99, n)
     found["copy.need_50000"] = attention.gap_for_weight(0.99, 50_000)
-    found["copy.exact_in_float32"] = math.log(n - 1) + 24 * math.log(2)
+    found["copy.weight_one_in_float32"] = math.log(n - 1) + 24 * math.log(2)
+    found["copy.underflow_in_float32"] = 150 * math.log(2)
+    rounded = attention.copy_in_float32(24, n)
+    found["copy.float32_weight"] = rounded.weight
+    found["copy.float32_differ"], found["copy.float32_largest"] = rounded.differ, rounded.largest
+    found["copy.float32_differ_late"] = attention.copy_in_float32(104, n).differ
     return found
 
 
@@ -69,19 +74,29 @@ def check_average_formula(n: int, beta: float) -> float:
     return abs(measured - attention.average_two(beta, n).error)
 
 
+def _name(name: str, estimate: estimates.Estimate) -> dict[str, float]:
+    """An estimate as three numbers: NAME, NAME_low and NAME_high."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
 def _compute_small_noise() -> dict[str, float]:
     found: dict[str, float] = {}
+    target = np.zeros(N)
+    target[:2] = 0.5
     for power in (2, 4, 6, 8):
         alpha = 10.0**-power
         beta = alpha**-0.25
-        weights = attention.attend_one_head(attention.sample_projections(SAMPLES, N, alpha, 0, seed=power), beta)
-        target = np.zeros(N)
-        target[:2] = 0.5
+        projections = attention.sample_projections(SAMPLES, N, alpha, 0, seed=power)
+        weights = attention.attend_one_head(projections, beta)
         found[f"small.beta_{power}"] = beta
-        found[f"small.sd_{power}"] = weights[:, 0].std()
         found[f"small.sd_formula_{power}"] = beta * math.sqrt(alpha) / 2
-        found[f"small.leak_{power}"] = 1 - weights[:, :2].sum(axis=1).mean()
-        found[f"small.rms_{power}"] = math.sqrt(np.square(weights - target).sum(axis=1).mean())
+        found |= _name(f"small.sd_{power}", estimates.estimate_root(np.square(weights[:, 0] - weights[:, 0].mean())))
+        found |= _name(f"small.leak_{power}", estimates.estimate_mean(1 - weights[:, :2].sum(axis=1)))
+        found |= _name(f"small.rms_{power}", estimates.estimate_root(np.square(weights - target).sum(axis=1)))
+        for times in (1, 2, 4):
+            both = sum(attention.attend_two_heads(projections, times * beta)) / 2
+            estimate = estimates.estimate_root(np.square(both - target).sum(axis=1))
+            found |= _name(f"small.two_{times}_{power}", estimate)
     return found
 
 
@@ -89,36 +104,40 @@ def _compute_noisy_norm() -> dict[str, float]:
     """One head and two heads on the same sampled keys; the length of k_a is uncertain."""
     projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5)
     found: dict[str, float] = {}
+    positive, widest, off = projections[:, 0, 0] > 0, 0.0, 0.0
     for beta in BETAS:
         one = attention.attend_one_head(projections, beta)
         first, second = attention.attend_two_heads(projections, beta)
+        both = (first + second) / 2
         limit, limit_1 = attention.single_head_limit(beta, n=N), attention.first_head_limit(beta, N)
-        taken = attention.estimate_share(one[:, :2].max(axis=1) > 0.99)
+        given_positive = estimates.estimate_total_variance(both[positive])
+        widest = max(widest, given_positive.high - given_positive.value)
         for name, estimate in {
-            f"single.variance_{beta}": attention.estimate_total_variance(one),
-            f"single.taken_{beta}": taken,
-            f"heads.variance1_{beta}": attention.estimate_total_variance(first),
-            f"heads.variance_{beta}": attention.estimate_total_variance((first + second) / 2),
-            f"heads.fails_{beta}": attention.estimate_share(first[:, 0] < 0.5),
+            "single.mean": estimates.estimate_mean(one[:, 0]),
+            "single.variance": estimates.estimate_total_variance(one),
+            "single.taken": estimates.estimate_share(one[:, :2].max(axis=1) > 0.99),
+            "heads.variance1": estimates.estimate_total_variance(first),
+            "heads.variance": estimates.estimate_total_variance(both),
+            "heads.fails": estimates.estimate_share(first[:, 0] < 0.5),
+            "heads.mean1": estimates.estimate_mean(first[:, 0]),
+            "heads.variance_positive": given_positive,
         }.items():
-            found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        found[f"single.mean_{beta}"] = one[:, 0].mean()
+            found |= _name(f"{name}_{beta}", estimate)
+        found[f"single.mean_exact_{beta}"] = limit.mean()
+        error = (found[f"single.mean_{beta}_high"] - found[f"single.mean_{beta}"]) / 1.96
+        off = max(off, (limit.mean() - found[f"single.mean_{beta}"]) / error)
         found[f"single.limit_{beta}"] = 2 * attention.single_head_limit(beta).variance()
         found[f"single.exact_{beta}"] = attention.single_head_variance(beta, N)
         found[f"single.taken_exact_{beta}"] = attention.takeover_probability(beta, N)
         found[f"single.asymptote_{beta}"] = 0.5 - 2 / (beta * math.sqrt(math.pi))
         found[f"single.taken_limit_{beta}"] = 2 * ndtr(-math.sqrt(2) * math.log(99) / beta)
-        found[f"single.mean_limit_{beta}"] = limit.mean()
         found[f"heads.limit1_{beta}"] = limit_1.variance() * N / (N - 1)
         found[f"heads.limit_{beta}"] = found[f"heads.limit1_{beta}"] / 4
-        found[f"heads.variance2_{beta}"] = attention.estimate_total_variance(second).value
+        found[f"heads.variance2_{beta}"] = estimates.estimate_total_variance(second).value
         found[f"heads.fails_limit_{beta}"] = limit_1.below(0.5)
-        found[f"heads.mean1_{beta}"] = first[:, 0].mean()
+        found[f"heads.mean1_exact_{beta}"] = limit_1.mean()
         found[f"heads.times_{beta}"] = found[f"single.variance_{beta}"] / found[f"heads.variance_{beta}"]
-        positive = projections[:, 0, 0] > 0
-        found[f"heads.variance_positive_{beta}"] = attention.estimate_total_variance(
-            ((first + second) / 2)[positive]
-        ).value
+    found["heads.positive_half"], found["single.mean_off"] = widest, off
     negative = float(ndtr(-math.sqrt(2)))
     found["heads.negative"] = negative
     found["heads.variance1_end"] = negative * (1 - negative) * N / (N - 1)
@@ -133,7 +152,7 @@ def _compute_jumps(projections: np.ndarray) -> dict[str, float]:
     noisy = attention.sample_projections(SAMPLES, N, 1e-2, 0.5, seed=1)
     for name, keys in {"vanishing": projections, "noisy": noisy}.items():
         first, _ = attention.attend_two_heads(keys[keys[:, 0, 0] < 0], 50.0)
-        found[f"heads.jump_largest_{name}"] = first.max(axis=1).mean()
+        found |= _name(f"heads.jump_largest_{name}", estimates.estimate_mean(first.max(axis=1)))
     found["heads.jump_even"] = 1 / (N - 1)
     found["heads.half_10"] = math.log(N - 1) / 10
     return found
@@ -143,21 +162,22 @@ def _compute_layer_norm() -> dict[str, float]:
     projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5, d=64, normalise=True)
     positive = projections[:, 0, 0] > 0
     found: dict[str, float] = {}
+    widest = 0.0
     for beta in BETAS:
         one = attention.attend_one_head(projections, beta)
         first, second = attention.attend_two_heads(projections, beta)
-        found[f"norm.single_{beta}"] = attention.estimate_total_variance(one).value
-        found[f"norm.single_positive_{beta}"] = attention.estimate_total_variance(one[positive]).value
-        found[f"norm.heads_{beta}"] = attention.estimate_total_variance((first + second) / 2).value
+        for name, sample in {"single": one, "single_positive": one[positive], "heads": (first + second) / 2}.items():
+            estimate = estimates.estimate_total_variance(sample)
+            found |= _name(f"norm.{name}_{beta}", estimate)
+            widest = max(widest, estimate.high - estimate.value)
+    found["norm.half"] = widest
     negative = float(ndtr(-math.sqrt(2)))
     raw = attention.attend_one_head(attention.sample_projections(SAMPLES, N, VANISHING, 0.5), 10)
-    found["norm.times_10"] = attention.estimate_total_variance(raw).value / found["norm.single_10"]
+    found["norm.times_10"] = estimates.estimate_total_variance(raw).value / found["norm.single_10"]
     found["norm.single_end"] = negative * (1 - negative) / 2
-    eps = 1 + math.sqrt(0.5) * np.random.default_rng(0).standard_normal(SAMPLES)
     for name, rest in {"half": 0.5, "one": 1.0, "two": 2.0, "four": 4.0}.items():
-        w = 1 / (1 + np.exp(-10 * (attention.normalise_component(eps, rest) - 1)))
         found[f"norm.slope_{name}"] = rest**2 / (1 + rest**2)
-        found[f"norm.variance_{name}"] = 2 * w.var()
+        found[f"norm.variance_{name}"] = attention.normalised_head_variance(10, rest)
     return found
 
 
@@ -209,4 +229,5 @@ def _compute_nearest() -> dict[str, float]:
         found[f"near.apart_{d}"] = float(pair.t - pair.s)
         found[f"near.distance_{d}"] = pair.distance
         found[f"near.exact_{d}"] = pair.exact
+        found[f"near.ties_{d}"] = pair.ties
     return found

@@ -41,7 +41,7 @@ def require_length(T: int, least: int = 1) -> None:
         raise UserError(f"T = {T} positions", why=why, fix=fix, code=USAGE)
 
 
-# 6. Permutation
+# 2(a). Permutation
 
 
 class BlockWeights(NamedTuple):
@@ -178,7 +178,7 @@ def probe_positions(
     return Probe(r2, held_out, prediction)
 
 
-# 7. Sinusoids
+# 2(b). Sinusoids
 
 
 def frequencies(d: int, base: float = BASE) -> Float[Array, " pairs"]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hectogpt.errors import UserError
-from hectogpt.explore import attention
+from hectogpt.explore import attention, estimates
 from hectogpt.explore.pages.chart import Panel, format_number
 from hectogpt.explore.pages.drawing import Box, Drawing, Role
 from hectogpt.explore.pages.view import Charts, Note, Quantities, Quantity, View
@@ -238,9 +238,9 @@ def _list_sample(projections: np.ndarray, outputs: np.ndarray, errors: np.ndarra
 
 
 def _list_statistics(outputs: np.ndarray, errors: np.ndarray, settings: ByHand) -> Quantities:
-    variance = attention.estimate_total_variance(outputs)
-    taken = attention.estimate_share(outputs[:, :2].max(axis=1) > 0.99)
-    near = attention.estimate_share(errors < 0.1)
+    variance = estimates.estimate_total_variance(outputs)
+    taken = estimates.estimate_share(outputs[:, :2].max(axis=1) > 0.99)
+    near = estimates.estimate_share(errors < 0.1)
     beta, n, spread = settings.beta, settings.n, settings.spread
     rows = [
         Quantity("mean_a", "mean weight of va", float(outputs[:, 0].mean())),
