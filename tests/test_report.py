@@ -132,7 +132,12 @@ def test_pictures_of_rungs_that_are_no_more_go(tmp_path: Path) -> None:
     write_rows(path, [make_row("baseline", 0)])
     write_report(path, tmp_path, tmp_path, NAMES, DESCRIPTIONS)
     left = sorted(p.name for p in (tmp_path / "pictures").iterdir())
-    assert left == ["photo.png", "tinystories-closed-00-baseline.png", "tinystories-closed-ladder.png"]
+    assert left == [
+        "photo.png",
+        "tinystories-closed-00-baseline.png",
+        "tinystories-closed-curves.png",
+        "tinystories-closed-ladder.png",
+    ]
 
 
 # --- the committed files ----------------------------------------------------------------------------------------------

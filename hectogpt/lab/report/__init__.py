@@ -18,7 +18,7 @@ from hectogpt.lab.record import read_records
 from hectogpt.lab.report.ladder_page import ladder_page
 from hectogpt.lab.report.leaderboard import Leaderboard, build_leaderboards
 from hectogpt.lab.report.page import render_page
-from hectogpt.lab.report.plots import plot_ladder, plot_rung
+from hectogpt.lab.report.plots import plot_ladder, plot_learning_curves, plot_rung
 from hectogpt.lab.report.template import Filler, picture_name
 
 TEMPLATE = "learning.template.md"
@@ -106,7 +106,9 @@ def _draw(boards: Sequence[Leaderboard], folder: Path) -> list[Path]:
         if board.rungs:
             written.append(folder / f"{board.slug}-ladder.png")
             plot_ladder(written[-1], board)
+            written.append(folder / f"{board.slug}-curves.png")
+            plot_learning_curves(written[-1], board)
     for old in folder.glob("*.png"):
-        if old not in written and re.search(r"-(ladder|\d\d-\w+)\.png$", old.name):
+        if old not in written and re.search(r"-(curves|ladder|\d\d-\w+)\.png$", old.name):
             old.unlink()
     return written

@@ -1,4 +1,4 @@
-"""The PNG pictures of the report: the curves of each rung, and the ladder with its losses and gains.
+"""The PNG pictures of the report: the curves of each rung and of all, and the ladder with its losses and gains.
 
 The same leaderboard gives the same bytes.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib import patheffects
+from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from hectogpt.lab.report.leaderboard import Entry, Leaderboard, compare_curves, compare_entries, count_pairs
@@ -31,6 +32,7 @@ from hectogpt.train.plot import (
     style_axes,
 )
 
+LINE = 0.045  # of the height of the picture of learning curves: a line of text
 BELOW = "0.45"  # the curve of the rung below
 VERDICT_COLORS = {"tie": "#b8860b", "worse": "#b02a2a"}
 
@@ -105,6 +107,60 @@ def _plot_mean(axes: Axes, curves: np.ndarray, color: str, width: float, name: s
         plot_curve(axes, np.nanmean(curves, axis=0), color, width, name, style)
 
 
+def plot_learning_curves(path: Path, board: Leaderboard) -> None:
+    """Write the training losses of all rungs, means over seeds, in one picture; the baseline is dashed.
+
+    Left: all steps. Right: from a fifth of the steps on and without the baseline, with the names of the rungs.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(plain_text(f"Training loss, mean over seeds · {board.name}"), fontsize=11)
+    ends: list[tuple[float, str, str]] = []
+    for place, rung in enumerate(board.rungs):
+        curves = rung.curves("losses")
+        if not curves.size:
+            continue
+        mean = np.nanmean(curves, axis=0)
+        color = to_hex(colormaps["viridis"](0.9 * (1 - place / max(1, len(board.rungs) - 1))))
+        if place == 0:
+            plot_curve(left, mean, LIGHT_GREY, 1.6, rung.name, "--")
+            continue
+        plot_curve(left, mean, color, 1.2)
+        start = len(mean) // 5
+        right.plot(range(start + 1, len(mean) + 1), mean[start:], color=color, linewidth=1.2)
+        ends.append((float(mean[-1]), f"{place} {rung.name} {mean[-1]:.3f}", color))
+    right.set_yscale("function", functions=LOG_SCALE)
+    _set_ticks(right, [2, 2.5, 3, 3.5, 4, 5, 6, 8, 10], vertical=True)
+    _name_ends(right, ends)
+    place_legend(figure, left)
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.set_ylabel("training loss (nats per token)")
+        style_axes(axes)
+    save_figure(figure, path)
+
+
+def _name_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write a label to the right of each curve's end, a line or more apart and as near to the ends as that allows."""
+    low, high = (float(LOG_SCALE[0](np.array(end))) for end in axes.get_ylim())
+    ends = sorted(ends)
+    wanted = (LOG_SCALE[0](np.array([value for value, _, _ in ends])) - low) / (high - low)
+    apart = LINE * np.arange(len(ends))
+    heights = np.maximum.accumulate(wanted - apart) + apart
+    heights -= min(float((heights - wanted).mean()), float(heights.min())) if ends else 0.0
+    for (value, label, color), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            plain_text(label),
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(1.05, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=LABEL_SIZE,
+            arrowprops={"arrowstyle": "-", "color": color, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0},
+        )
+
+
 def plot_ladder(path: Path, board: Leaderboard) -> None:
     """Write the ladder in two panels.
 
@@ -175,8 +231,8 @@ def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
         )
 
 
-def _set_ticks(axes: Axes, wanted: list[int | float]) -> None:
-    low, high = axes.get_xlim()
+def _set_ticks(axes: Axes, wanted: list[int | float], *, vertical: bool = False) -> None:
+    low, high = axes.get_ylim() if vertical else axes.get_xlim()
     inside = [tick for tick in wanted if low <= tick <= high]
-    axes.set_xticks(inside, [f"{tick:g}" for tick in inside])
+    (axes.set_yticks if vertical else axes.set_xticks)(inside, [f"{tick:g}" for tick in inside])
     axes.minorticks_off()

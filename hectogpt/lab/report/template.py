@@ -102,10 +102,10 @@ class Filler:
     def fill(self, template: str, path: Path) -> str:
         """The template with every {{...}} replaced; `path` is named in errors.
 
-        {{CORPUS/TRACK/RECIPE/FIELD}} is a number (RECIPE may be `top`). {{table/CORPUS/TRACK}} is a short ladder and
-        {{picture/CORPUS/TRACK}} its picture. {{rung/NAME}} is a rung's section: description, gains, picture. {{rungs}}
-        stands for the sections of all rungs that have no {{rung/NAME}}. Raises UserError naming file and line of
-        anything else.
+        {{CORPUS/TRACK/RECIPE/FIELD}} is a number (RECIPE may be `top`). {{table/CORPUS/TRACK}} is a short ladder,
+        {{picture/CORPUS/TRACK}} its picture, {{curves/CORPUS/TRACK}} the learning curves of its rungs. {{what/NAME}} is
+        what a recipe does. {{rung/NAME}} is a rung's section: description, gains, picture. {{rungs}} stands for the
+        sections of all rungs that have no {{rung/NAME}}. Raises UserError naming file and line of anything else.
         """
         placed = set(re.findall(r"\{\{rung/([^}]+)\}\}", template))
 
@@ -118,7 +118,7 @@ class Filler:
                 raise UserError(
                     f"{path}, line {line}: {{{{{match[1]}}}}} names nothing",
                     why=f"it is CORPUS/TRACK/RECIPE/FIELD with a field among {', '.join(FIELDS)}, or "
-                    "table/CORPUS/TRACK, picture/CORPUS/TRACK, rung/NAME, rungs",
+                    "table/CORPUS/TRACK, picture/CORPUS/TRACK, curves/CORPUS/TRACK, what/NAME, rung/NAME, rungs",
                 )
             return text
 
@@ -130,14 +130,19 @@ class Filler:
         match key.split("/"):
             case ["rung", name] if name in self.ladder:
                 return self.rung_section(name)
+            case ["what", name] if name in self.descriptions:
+                return self.descriptions[name].partition("\n\n")[0]
             case ["table", corpus, track]:
                 board = self._board(corpus, track)
                 return short_table(board).markdown().rstrip() if board and board.rungs else UNMEASURED
-            case ["picture", corpus, track]:
+            case ["picture" | "curves" as kind, corpus, track]:
                 board = self._board(corpus, track)
                 if board is None or not board.rungs:
                     return UNMEASURED
-                return f"![The ladder on {corpus}, {track}]({self.pictures}/{board.slug}-ladder.png)"
+                name, text = (
+                    ("ladder", "The ladder") if kind == "picture" else ("curves", "Learning curves of all rungs")
+                )
+                return f"![{text} on {corpus}, {track}]({self.pictures}/{board.slug}-{name}.png)"
             case [corpus, track, name, field] if field in FIELDS and (name in self.descriptions or name == "top"):
                 board = self._board(corpus, track)
                 entry = (board.top if name == "top" else board.find(name)) if board else None
@@ -179,7 +184,8 @@ def short_table(board: Leaderboard) -> Table:
     for place, entry in enumerate(board.rungs):
         below = compare_entries(entry, board.rungs[place - 1])[0] if place else None
         loss = format_loss(entry.summary(entry.split))
-        rows.append([str(place), entry.name, loss, format_difference(below, -1), format_p(below)])
+        verdict = f" ({below.verdict})" if below and below.p is not None and below.verdict != "better" else ""
+        rows.append([str(place), entry.name, loss, format_difference(below, -1), format_p(below) + verdict])
     for name, level in board.ngrams.get(split, {}).items():
         rows.append(["", f"*{name}*", format_number(level, 3), "", ""])
     return Table(["#", "rung", f"loss ({split})", "gain [95 %]", "p"], rows, left=2)
