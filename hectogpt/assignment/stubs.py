@@ -73,8 +73,7 @@ Return   a dict from our names to tensors, by the table at the top of this file 
     three for attn.c_attn: its last axis, 3 d, holds query, key and value, in this order;
     none, {}, for the masks attn.bias and attn.masked_bias.
 The weights of attn.c_attn, attn.c_proj, mlp.c_fc and mlp.c_proj are stored (in, out); nn.Linear stores
-(out, in): transpose them.
-No two returned tensors share memory. Raise KeyError for a part that GPT-2 does not have.
+(out, in): transpose them. Raise KeyError for a part that GPT-2 does not have.
 """,
     ("converter", "state_dict_converter"): """
 state_dict: names of Hugging Face, with or without "transformer." in front, to tensors
