@@ -9,6 +9,7 @@ A stand-in takes the place of a part that the tested one calls, so that every pa
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -27,6 +28,7 @@ def value(part: str, name: str) -> Tensor:
     return array if array.dtype == torch.int64 else torch.tensor(EXPECTED[part][name], dtype=torch.float64)
 
 
+@cache
 def weights(prefix: str = "") -> dict[str, Tensor]:
     """The stored weights whose names begin so, without the beginning."""
     names = [name for name in EXPECTED["weights"] if name.startswith(prefix)]
@@ -51,7 +53,8 @@ def check(truth: bool, message: str) -> None:
 
 def check_shape(yours: object, shape: tuple[int, ...], what: str) -> None:
     """Fail unless it is a tensor of this shape."""
-    check(isinstance(yours, Tensor), f"{what}: a tensor was expected, yours is {yours!r:.60}")
+    if not isinstance(yours, Tensor):
+        raise AssertionError(f"{what}: a tensor was expected, yours is {yours!r:.60}")
     check(tuple(yours.shape) == tuple(shape), f"{what}: the shape is {list(yours.shape)}, expected {list(shape)}")
 
 
