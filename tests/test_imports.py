@@ -37,14 +37,16 @@ MAY_IMPORT = {
     "json_files": set(),
     "manifest": set(),
     "data": set(),
+    "assignment": set(),
     "model": set(),
     "generate": {"model"},
     "train": {"data", "model"},
     "lab": {"train", "data", "model"},
     "interop": {"model", "data"},
+    "grade": {"assignment", "interop", "model"},
     "explore": {"generate", "interop", "model", "data"},
     "api": {"lab", "train", "interop", "explore", "data", "generate", "model"},
-    "cli": {"api", "lab", "train", "interop", "explore", "data", "generate", "model"},
+    "cli": {"assignment", "grade", "api", "lab", "train", "interop", "explore", "data", "generate", "model"},
 }
 
 

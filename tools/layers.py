@@ -22,6 +22,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "cli": ("the command line, a module for each command", "#8250df"),
     "api": ("what Python users call; a run with its folder", "#0550ae"),
     "lab": ("recipes, the ladder, paired trials, reports", "#0969da"),
+    "grade": ("submissions of the assignment: laws, mistakes", "#953800"),
+    "assignment": ("the assignment as a kit", "#116329"),
     "train": ("a run: optimizers, schedules, loop, folder", "#1a7f37"),
     "explore": ("attention and positions, pages", "#bf3989"),
     "interop": ("models in Hugging Face's GPT-2 layout", "#bc4c00"),
