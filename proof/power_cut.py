@@ -127,7 +127,7 @@ def weights_saving(case: Case) -> Saving:
     names = {_hash_of(model): name for model, name in zip(models, ("old", "new"), strict=True)}
 
     def taken(folder: Path) -> RunFolder:
-        return RunFolder(folder, case.run, False, small_runs.no_locks())
+        return RunFolder(folder, case.run, False, small_runs.no_locks(), False)
 
     def prepare(folder: Path) -> None:
         save_model(models[0], folder)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, small_run, tiny_corpus
+from helpers import ROOT, TINY, small_run, tiny_corpus
 
 from hectogpt import errors
 from hectogpt.data import Batches, Corpus
@@ -17,7 +18,7 @@ from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.train import loop, precision, setup
-from hectogpt.train.loop import Step
+from hectogpt.train.loop import SpikeRule, Step
 from hectogpt.train.optim import AdamW, OptimizerGroup
 from hectogpt.train.run import Data, Run
 from hectogpt.train.session import Session
@@ -140,3 +141,70 @@ def test_the_loop_trains_a_model_that_was_in_evaluation_mode(corpus: Corpus) -> 
     model.eval()
     next(steps)
     assert all(module.training for module in model.modules())
+
+
+# --- spikes -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_recorded_run_has_a_spike() -> None:
+    """None of the 29,200 steps of the ladder's records: losses that fall and learning rates that rise are none."""
+    runs = [json.loads(line)["losses"] for line in (ROOT / "results" / "ladder.jsonl").read_text().splitlines()]
+    assert sum(map(len, runs)) > 20_000
+    for losses in runs:
+        rule = SpikeRule([])
+        assert not any(rule(loss) for loss in losses)
+
+
+def test_a_spike_is_told_and_does_not_hide_the_next() -> None:
+    rule = SpikeRule([])
+    calm = [5.0 + 0.1 * (step % 3) for step in range(40)]
+    assert [rule(loss) for loss in (*calm, 9.0, 9.0, 5.1, 5.9)] == [False] * 40 + [True, True, False, True]
+    assert [SpikeRule([])(loss) for loss in (1.0, 99.0)] == [False, False], "nothing is known yet"
+    early = SpikeRule([])
+    assert [early(loss) for loss in [5.0] * 15 + [99.0]] == [False] * 16
+    known = [Step(n, n, loss, 1.0, 0.1, 1.0) for n, loss in enumerate(calm, start=1)]
+    assert SpikeRule(known)(9.0), "a run that goes on knows the losses before"
+
+
+def spiky(corpus: Corpus, on_spike: str, steps: int = 24) -> tuple[Session, list[Step]]:
+    """A run whose weights are thrown far off after 20 steps."""
+    run = small_run(steps=steps, on_spike=on_spike, optim=AdamW(lr=1e-4))
+    session, found = Session.open(run, corpus), []
+    for step in session.steps():
+        found.append(step)
+        if step.number == 20:
+            with torch.no_grad():
+                session.model.lm_head.weight.mul_(300)
+    return session, found
+
+
+def test_a_spike_can_be_told_skipped_or_the_end(corpus: Corpus) -> None:
+    _, told = spiky(corpus, "warn")
+    assert [step.number for step in told if step.spike] == [21, 22, 23, 24]
+    assert not any(step.skipped for step in told)
+    session, skipped = spiky(corpus, "skip")
+    assert [step.number for step in skipped if step.skipped] == [21, 22, 23, 24]
+    assert all(step.spike == step.skipped for step in skipped)
+    before = [p.clone() for p in session.model.parameters()]
+    with pytest.raises(UserError, match="is a spike") as caught:
+        spiky(corpus, "stop")
+    assert caught.value.code == errors.DIVERGED
+    assert "after step 20" in caught.value.kept
+    assert all(p.isfinite().all() for p in before)
+
+
+def test_a_skipped_step_changes_nothing_and_is_remembered(corpus: Corpus) -> None:
+    run = small_run(steps=24, on_spike="skip", optim=AdamW(lr=1e-4))
+    session = Session.open(run, corpus)
+    for step in session.steps():
+        if step.number == 20:
+            with torch.no_grad():
+                session.model.lm_head.weight.mul_(300)
+            before = session.checkpoint()
+        if step.number == 22:
+            break
+    after = session.checkpoint()
+    assert all(torch.equal(tensor, after.state.tensors[name]) for name, tensor in before.state.tensors.items())
+    again = Session.open(run, corpus, after)
+    assert [step.skipped for step in again.done] == [False] * 20 + [True] * 2
+    assert next(iter(again.steps())).skipped

@@ -234,6 +234,20 @@ def test_a_picture_that_fails_costs_nothing_else(tokens: Path, tmp_path: Path, h
     assert load_file(tmp_path / "run" / "model.safetensors")
 
 
+def test_a_file_system_without_locks_is_told(
+    tokens: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hectogpt import files
+
+    def no_locks(*_: object) -> None:
+        raise OSError("locks are not supported here")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    done = here("train", "baseline", *TINY, "--out", "run", "--corpus", tokens)
+    assert done.returncode == 0, done.stderr
+    assert "has no locks: start no second run there" in " ".join(done.stderr.split())
+
+
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 

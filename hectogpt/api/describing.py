@@ -10,6 +10,7 @@ from hectogpt.lab.ngram import loss_standard_error
 from hectogpt.serialization import diff
 from hectogpt.train.loop import Step
 from hectogpt.train.run import Run
+from hectogpt.train.run_folder import RunFolder
 from hectogpt.train.session import Session
 
 FEW_TOKENS = 2000  # held-out tokens below which a score is rough
@@ -47,9 +48,11 @@ def tokens_of(run: Run) -> int:
     return run.steps * run.data.batch_size * run.data.seq_len
 
 
-def say_what_is_done(session: Session, modified: bool, progress: Progress) -> None:
-    """Say the run's size and machine, and what there is to say about its text."""
-    progress.line(f"{label_of(session.run, modified)}: {describe(session)}")
+def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) -> None:
+    """Say the run's size and machine, and what there is to say about its folder and its text."""
+    progress.line(f"{label_of(session.run, folder.modified)}: {describe(session)}")
+    if not folder.locked:
+        progress.line(f"note: the file system of {folder.path} has no locks: start no second run there")
     for line in size_notes(session.run, session.corpus):
         progress.line(f"note: {line}")
 

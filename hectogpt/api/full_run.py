@@ -105,7 +105,7 @@ def take_folder(
     try:
         session = Session.open(run, corpus)
         check_space(session, folder, progress)
-        say_what_is_done(session, modified, progress)
+        say_what_is_done(session, folder, progress)
         folder.keep_ideas(own_files)
         folder.begin(session.machine)
     except BaseException:

@@ -113,7 +113,7 @@ def take_folder_again(run: Run, corpus: Corpus, progress: Progress, resume: Resu
                 kept="the run, untouched",
                 code=errors.EXACTNESS,
             )
-        say_what_is_done(session, folder.modified, progress)
+        say_what_is_done(session, folder, progress)
         if at is None and session.take_weights(read_steps(folder.path), folder.path):
             progress.line(f"all {run.steps} steps are done in {folder.path}")
             folder.begin_again(session.done, [], progress.line)

@@ -40,10 +40,11 @@ LARGEST_METRICS = 1 << 30  # bytes
 class RunFolder:
     """A run folder that this process holds. Use as a context manager."""
 
-    def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack) -> None:
+    def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool) -> None:
         self.path, self.run, self.modified = path, run, modified
         self.ideas: list[dict[str, str]] = []
         self.checkpoints = Checkpoints(path / checkpoint.FOLDER)
+        self.locked = locked  # False where the file system has no locks
         self._held = held
         self._metrics: TextIO | None = None
 
@@ -65,11 +66,11 @@ class RunFolder:
             held = ExitStack()
             try:
                 path.mkdir(parents=True, exist_ok=out is not None)
-                _lock(path, held)
+                locked = _lock(path, held)
                 _remove_leftovers(path)
                 files.create(path / RUN, text)
                 files.sync_folder(path.parent)
-                return cls(path, run, modified, held)
+                return cls(path, run, modified, held, locked)
             except FileExistsError as error:
                 held.close()
                 if out is not None and not (path / RUN).exists():
@@ -90,10 +91,11 @@ class RunFolder:
         way, and for a folder that cannot be written (STORAGE)."""
         with ExitStack() as held:
             try:
-                _lock(path, held)
+                locked = _lock(path, held)
             except OSError as error:
                 raise _unwritable(path, error) from None
-            folder = cls(path, run, read_json_object(path / RUN).get("modified") is True, held.pop_all())
+            modified = read_json_object(path / RUN).get("modified") is True
+            folder = cls(path, run, modified, held.pop_all(), locked)
         folder.checkpoints.remove_leftovers()
         _remove_leftovers(path)
         return folder
@@ -306,9 +308,10 @@ def _row_of(line: str) -> dict[str, Any] | None:
     return None
 
 
-def _lock(path: Path, held: ExitStack) -> None:
+def _lock(path: Path, held: ExitStack) -> bool:
+    """Hold the folder as long as `held` is open; False where the file system has no locks."""
     try:
-        held.enter_context(files.lock(path / LOCK, "training in this folder", patience=0.0, remove=True))
+        return held.enter_context(files.lock(path / LOCK, "training in this folder", patience=0.0, remove=True))
     except UserError as error:
         raise UserError(
             f"{path} is in use",
