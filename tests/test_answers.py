@@ -4,28 +4,73 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
+import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 
 from hectogpt.errors import UserError
-from hectogpt.explore import figures, numbers
+from hectogpt.explore import figures
 from tools import answers
-from tools.quotes import check_quotes, find_quotes, find_unnamed, read_trained
+from tools.quotes import check_quotes, find_quotes, find_unnamed, read_reference_run
 
 TEXTS = [answers.FOLDER / name for name in answers.ORDER if name not in answers.GENERATED]
+# The assignment's questions that are answered in writing, and their points: of the 10 of 3(b), 3 are for a picture.
+POINTS = {
+    "1(a)i": 2,
+    "1(a)ii": 1,
+    "1(b)": 2,
+    "1(c)i": 2,
+    "1(c)ii": 3,
+    "1(d)i": 1,
+    "1(d)ii": 2,
+    "1(e)": 1,
+    "2(a)i": 3,
+    "2(a)ii": 1,
+    "2(b)i": 1,
+    "2(b)ii": 1,
+    "3(b)": 3,
+    "3(c)": 9,
+}
+
+
+def read_all() -> str:
+    return "\n".join((answers.FOLDER / name).read_text(encoding="utf-8") for name in answers.ORDER)
+
+
+def test_every_question_has_a_heading_with_its_points() -> None:
+    found = re.findall(r"^##? (\d\([a-e]\)i*)\. [^(\n]+\((?:bonus, )?(\d+)(?: of the 10)? points?\)$", read_all(), re.M)
+    assert {name: int(points) for name, points in found} == POINTS
+    assert [name for name, _ in found] == list(POINTS), "in the assignment's order"
+    assert sum(points for name, points in POINTS.items() if name < "2") == 14
+    assert sum(points for name, points in POINTS.items() if "2" <= name < "3") == 6
+    assert re.findall(r"^# ([123])\. \w.*\((\d+) points", read_all(), re.M) == [("1", "14"), ("2", "6"), ("3", "30")]
+
+
+def test_every_question_begins_with_its_answer() -> None:
+    sections = re.split(r"^##? (?=\d\()", read_all(), flags=re.M)[1:]
+    assert len(sections) == len(POINTS)
+    for section in sections:
+        heading, first = section.split("\n\n")[:2]
+        assert first.startswith("**Answer"), heading
+    sentence = sections[0].split("\n\n")[1].removeprefix("**Answer.** ")
+    assert len(re.findall(r"\.(?:\s|$)", sentence)) == 1, "1(a)i asks for one sentence"
+    assert "](losses_and_grad_norms.png)" in sections[-2]
 
 
 @pytest.fixture(scope="module")
 def computed() -> dict[str, float]:
-    return numbers.numbers() | read_trained(answers.TRAINED)
+    return answers.read_numbers()
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
 def test_every_quoted_number_is_what_the_code_computes(path: Path, computed: dict[str, float]) -> None:
     found = list(find_quotes(path.read_text(encoding="utf-8")))
-    assert len(found) > 30
+    assert len(found) > 10
     wrong = [(q.shown, computed.get(q.name)) for q in found if not q.agrees(computed)]
     assert not wrong
     assert all(math.isfinite(value) for value in computed.values())
@@ -111,13 +156,15 @@ def test_page_has_formulas_and_figures_and_fetches_nothing(tmp_path: Path) -> No
 @pytest.mark.usefixtures("markdown")
 def test_no_line_breaks_into_a_number(tmp_path: Path) -> None:
     text = (
-        "gained +0.266 [+0.240, +0.291] (p 4e-06), 4.13 ± 0.02, 7.2 × 10⁻⁵<!-- n:x --> and 3 %; `2 4e-5` $4e-5$ of 10\n"
+        "gained +0.266 [+0.240, +0.291] (p 4e-06), 4.13 ± 0.02, 7.2 × 10⁻⁵<!-- n:x --> and 3 %; `2 4e-5` $4e-5$ of 10 "
+        "and 2.5 (2.0<!-- n:x_low --> to 3.0<!-- n:x_high -->)\n"
     )
     (tmp_path / "a.md").write_text(text, encoding="utf-8")
     html = answers.make_page([tmp_path / "a.md"])
     marked = re.findall(r'<span class="number">(.*?)</span>', html)
-    assert marked == ["+0.266", "[+0.240, +0.291]", "p 4e-06", "4.13 ± 0.02", "7.2 × 10⁻⁵", "3 %"]
-    assert re.sub(r'<span class="number">(.*?)</span>', r"\1", html).count("<!-- n:x -->") == 1
+    plain = ["+0.266", "[+0.240, +0.291]", "p 4e-06", "4.13 ± 0.02", "7.2 × 10⁻⁵", "3 %"]
+    assert marked == [*plain, "2.5", "(2.0 to 3.0)"]
+    assert "<!--" not in html
 
 
 @pytest.mark.usefixtures("markdown")
@@ -128,6 +175,49 @@ def test_a_rung_stays_on_one_page_with_its_picture(tmp_path: Path) -> None:
     html = answers.make_page([tmp_path / "a.md"])
     assert html.count("<section>") == 2
     assert re.findall(r"<section><h3>(\w+)", html) == ["rung", "rung"]
+
+
+@pytest.mark.usefixtures("markdown")
+def test_every_question_starts_a_page(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# 1. Part\n\n## 1(a). One\n\n## Numbers\n\n## 1(b)i. Two\n", encoding="utf-8")
+    html = answers.make_page([tmp_path / "a.md"])
+    assert re.findall(r'<h2 class="question">(.*?)</h2>', html) == ["1(a). One", "1(b)i. Two"]
+    assert re.search(r"h2\.question { break-before: page; }", html)
+
+
+@pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="needs pdftoppm and pdftotext")
+def test_the_committed_pdf_has_a_page_for_every_question_and_no_empty_one(tmp_path: Path) -> None:
+    printed = answers.FOLDER / "answers.pdf"
+    text = subprocess.run(["pdftotext", "-layout", printed, "-"], capture_output=True, text=True, check=True).stdout
+    pages = text.split("\f")[:-1]
+    starts = [
+        n for name in POINTS for n, page in enumerate(pages) if re.search(rf"^ *{re.escape(name)}\. ", page, re.M)
+    ]
+    assert len(starts) == len(POINTS)
+    assert all(a < b for a, b in pairwise(starts)), "no two questions on one page"
+    subprocess.run(["pdftoppm", "-r", "20", "-gray", printed, tmp_path / "page"], check=True)
+    drawn = sorted(tmp_path.glob("page-*.pgm"))
+    assert len(drawn) == len(pages)
+    for number, path in enumerate(drawn, start=1):
+        _, size, _, pixels = path.read_bytes().split(b"\n", 3)
+        width, height = map(int, size.split())
+        image = np.frombuffer(pixels, dtype=np.uint8).reshape(height, width)[: int(0.92 * height)]  # no page number
+        rows = np.flatnonzero((image < 220).any(axis=1))
+        assert (rows[-1] - rows[0]) / height > 0.3, f"page {number} is nearly empty"
+
+
+def test_the_run_of_the_textbook_is_whole(tmp_path: Path) -> None:
+    run = read_reference_run(answers.REFERENCE_RUN)
+    assert run["run.steps"] == 100
+    assert run["run.first"] == pytest.approx(math.log(50257), abs=0.05)
+    assert run["run.last"] < run["run.first"] - 10 * run["run.noise"]
+    damaged = tmp_path / "log.jsonl"
+    for content in ('{"step": 0, "lo', '{"step": 0}', "1"):
+        damaged.write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=r"cannot read .*log\.jsonl"):
+            read_reference_run(damaged)
+    with pytest.raises(UserError, match="cannot read"):
+        read_reference_run(tmp_path / "none.jsonl")
 
 
 def test_without_chromium_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

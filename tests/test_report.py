@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_same_bytes_twice(made: Path, tmp_path: Path) -> None:
     paths = write_all(made / "l.jsonl", tmp_path)
-    assert len(paths) == len(NAMES) + 1 + 3
+    assert len(paths) == len(NAMES) + 2 + 3
     for path in paths:
         assert path.read_bytes() == (made / path.relative_to(tmp_path)).read_bytes(), path.name
 

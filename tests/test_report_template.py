@@ -25,6 +25,9 @@ def test_placeholders() -> None:
     assert filled(f"{{{{tinystories/closed/{WIDTH}/verdict}}}}", rows) == "tie"
     assert filled("{{sotu/closed/top/loss}}", rows) == UNMEASURED
     assert filled("{{picture/tinystories/closed}}", rows).endswith("(../p/tinystories-closed-ladder.png)")
+    assert filled("{{curves/tinystories/closed}}", rows).endswith("(../p/tinystories-closed-curves.png)")
+    assert filled(f"{{{{what/{WIDTH}}}}}", rows) == DESCRIPTIONS[WIDTH].partition("\n\n")[0]
+    assert "(tie)" in filled("{{table/tinystories/closed}}", rows)
     assert filled("{{table/tinystories/closed}}", rows).count("\n") == 1 + len(NAMES) + 4
     assert filled(r"$\frac{a}{{b} c}$", rows) == r"$\frac{a}{{b} c}$", "formulas stay"
 

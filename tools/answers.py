@@ -1,7 +1,8 @@
 """The written answers as one PDF: python -m tools.answers (make answers).
 
 Draws the figures, checks every quoted number, makes one HTML page of the Markdown texts with MathML and embedded
-figures, and prints it with a headless Chromium. Nothing is fetched. A text whose numbers disagree with the code is
+figures, and prints it with a headless Chromium, every question of the assignment from the top of a page and with an
+entry in the PDF's outline. Nothing is fetched. A text whose numbers disagree with the code is
 refused, so an out-of-date PDF cannot be built.
 """
 
@@ -19,11 +20,12 @@ from pathlib import Path
 
 from hectogpt.errors import STORAGE, USAGE, UserError
 from tools import ROOT
-from tools.quotes import check_quotes, read_trained
+from tools.quotes import check_quotes, read_reference_run, read_trained
 
 FOLDER = ROOT / "answers"
 TRAINED = ROOT / "results" / "positions.jsonl"
-ORDER = ("attention.md", "positions.md", "learning.md")
+REFERENCE_RUN = ROOT / "results" / "reference_run.jsonl"
+ORDER = ("attention.md", "positions.md", "baseline.md", "learning.md")
 GENERATED = ("learning.md",)  # by `hectogpt report`, from the records: its numbers carry no names
 IMAGES = {"svg": "svg+xml", "png": "png"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -37,8 +39,9 @@ h1, h2, h3 { font-family: "Liberation Sans", Arial, sans-serif; break-after: avo
 h1 { font-size: 21pt; margin: 0 0 10pt; }
 h2 { font-size: 14.5pt; margin: 18pt 0 5pt; }
 h3 { font-size: 12pt; margin: 12pt 0 4pt; }
-article + article { break-before: page; }
+article + article, h2.question { break-before: page; } h2.question:first-of-type { break-before: auto; }
 p { margin: 6pt 0; orphans: 3; widows: 3; } li { margin: 3pt 0; }
+p:has(+ ul) { break-after: avoid; }
 p:has(> img) { break-inside: avoid; break-before: avoid; text-align: center; }
 p:has(> img) + p:has(> img) { break-before: auto; }
 section { break-inside: avoid; }
@@ -75,6 +78,7 @@ def make_page(paths: list[Path]) -> str:
     articles = []
     for path in paths:
         body = _keep_sections(_keep_numbers(parser.render(path.read_text(encoding="utf-8"))))
+        body = re.sub(r"<h2>(?=\d\()", '<h2 class="question">', body)
         for image, kind in set(re.findall(r'src="([^":]+\.(svg|png))"', body)):
             data = base64.b64encode((path.parent / image).read_bytes()).decode()
             body = body.replace(f'src="{image}"', f'src="data:image/{IMAGES[kind]};base64,{data}"')
@@ -84,19 +88,21 @@ def make_page(paths: list[Path]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(articles)}</body></html>'
 
 
-# "p 4e-08", "-0.02", "2.8 × 10⁻⁶", "7 %", "[+0.24, +0.29]", "4.13 ± 0.02": browsers break lines inside of them.
+# "p 4e-08", "-0.02", "2.8 × 10⁻⁶", "7 %", "[+0.24, +0.29]", "(0.1 to 0.2)", "4.13 ± 0.02": browsers break
+# lines inside of them.
 _FIGURE = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?: × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?(?: %)?"
-_UNBREAKABLE = re.compile(rf"(?:\bp )?{_FIGURE}(?: ± {_FIGURE})?|\[{_FIGURE}, {_FIGURE}\]")
-_ATOMS = re.compile(r"(<math.*?</math>|<code.*?</code>|<!--.*?-->|<[^>]*>)", re.DOTALL)
+_UNBREAKABLE = re.compile(rf"(?:\bp )?{_FIGURE}(?: ± {_FIGURE})?|\[{_FIGURE}, {_FIGURE}\]|\({_FIGURE} to {_FIGURE}\)")
+_ATOMS = re.compile(r"(<math.*?</math>|<code.*?</code>|<[^>]*>)", re.DOTALL)
 
 
 def _keep_numbers(html: str) -> str:
-    """Let no line break fall into a number."""
+    """Let no line break fall into a number or an interval, and drop comments."""
 
     def mark(match: re.Match[str]) -> str:
         return match[0] if match[0].isdigit() else f'<span class="number">{match[0]}</span>'
 
-    pieces = _ATOMS.split(html)  # every second one is a tag, a comment, a formula or code
+    html = re.sub(r"<!--.*?-->", "", html, flags=re.DOTALL)  # names of numbers stand inside of intervals
+    pieces = _ATOMS.split(html)  # every second one is a tag, a formula or code
     return "".join(piece if i % 2 else _UNBREAKABLE.sub(mark, piece) for i, piece in enumerate(pieces))
 
 
@@ -137,7 +143,8 @@ def print_pdf(html: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, printed = Path(folder) / "answers.html", Path(folder) / "answers.pdf"
         source.write_text(html, encoding="utf-8")
-        flags = ["--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={folder}/profile"]
+        flags = ["--headless", "--disable-gpu", "--no-pdf-header-footer", "--generate-pdf-document-outline"]
+        flags += [f"--user-data-dir={folder}/profile"]
         if os.geteuid() == 0:  # Chromium's sandbox does not run as root
             flags.append("--no-sandbox")
         command = [browser, *flags, f"--print-to-pdf={printed}", source.as_uri()]
@@ -159,6 +166,13 @@ def _without_chance(pdf: bytes) -> bytes:
     return tag.sub(lambda match: names[match[0]], pdf)
 
 
+def read_numbers() -> dict[str, float]:
+    """Every number that the answers may quote: computed, or from the records of training runs."""
+    from hectogpt.explore.numbers import numbers
+
+    return numbers() | read_trained(TRAINED) | read_reference_run(REFERENCE_RUN)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Make the PDF. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.answers", description=__doc__)
@@ -166,7 +180,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-pdf", action="store_true", help="only draw the figures and check the numbers")
     options = parser.parse_args(arguments)
     from hectogpt.explore.figures import draw
-    from hectogpt.explore.numbers import numbers
 
     try:
         paths = [options.folder / name for name in ORDER if (options.folder / name).exists()]
@@ -174,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"{options.folder}: no answers", why=f"expected {', '.join(ORDER)}", fix="--folder PATH")
         for figure in draw(options.folder / "figures"):
             print(figure)
-        check_quotes([path for path in paths if path.name not in GENERATED], numbers() | read_trained(TRAINED))
+        check_quotes([path for path in paths if path.name not in GENERATED], read_numbers())
         if not options.no_pdf:
             print_pdf(make_page(paths), options.folder / "answers.pdf")
             print(options.folder / "answers.pdf")

@@ -6,6 +6,8 @@ most the number.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hectogpt.errors import USAGE, UserError
+from hectogpt.errors import DATA, USAGE, UserError
 from hectogpt.lab.record import read_records
 
 # A number may be followed by "× 10⁻⁵" or " %"; a power of ten may stand alone.
@@ -106,3 +108,34 @@ def read_trained(records: Path) -> dict[str, float]:
         found[f"trained.{kind}_over"] = float(np.mean(over))
         found[f"trained.{kind}_least"], found[f"trained.{kind}_most"] = min(over), max(over)
     return found
+
+
+def read_reference_run(log: Path) -> dict[str, float]:
+    """Losses and gradient norms of one run of reference/train.py.
+
+    log: what its option `--log` writes, a line {"step", "loss", "grad_norm"} per step. Raises UserError (DATA) if the
+    file is missing or damaged.
+    """
+    try:
+        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        losses = np.array([row["loss"] for row in rows])
+        norms = np.array([row["grad_norm"] for row in rows])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {log}", why=str(error), fix="run reference/train.py --log", code=DATA) from None
+    steps = np.arange(len(losses))
+    noise = losses - np.polyval(np.polyfit(steps, losses, 2), steps)
+    return {
+        "run.steps": float(len(losses)),
+        "run.uniform": math.log(50257),
+        "run.first": float(losses[0]),
+        "run.last": float(losses[-1]),
+        "run.last10": float(losses[-10:].mean()),
+        "run.fall": float(losses[0] - losses[-1]),
+        "run.rises": float((np.diff(losses) > 0).sum()),
+        "run.noise": float(noise.std(ddof=3)),
+        "run.norm_first": float(norms[0]),
+        "run.norm_last": float(norms[-1]),
+        "run.norm_least": float(norms.min()),
+        "run.norm_most": float(norms.max()),
+        "run.clipped": float((norms > 1).sum()),
+    }
