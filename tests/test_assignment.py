@@ -1,0 +1,382 @@
+"""`hectogpt assignment`: kits are made from the textbook, written whole or not at all, and checked."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command import Here, assert_good_error
+from helpers import ROOT
+
+from hectogpt import errors
+from hectogpt.assignment import materials
+from hectogpt.assignment.check import TOGETHER, Progress, check_kit
+from hectogpt.assignment.kit import SOURCES, choose, write_kit
+from hectogpt.assignment.parts import PARTS
+from hectogpt.assignment.regions import find_exercises, with_stubs
+from hectogpt.assignment.stubs import STUBS
+from hectogpt.errors import UserError
+
+TEXTBOOK = {name: (ROOT / "reference" / name).read_text(encoding="utf-8") for name in SOURCES}
+NAMES = [part.name for part in PARTS]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, monkeypatch, capsys)
+
+
+def solve(folder: Path, *changes: tuple[str, str, str]) -> Path:
+    """Put the textbook into a kit, with (file, text, other text) changed."""
+    for name, source in TEXTBOOK.items():
+        for file, old, new in changes:
+            if file == name:
+                assert source.count(old) == 1
+                source = source.replace(old, new)
+        (folder / name).write_text(source, encoding="utf-8")
+    return folder
+
+
+# --- stubs ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_part_is_marked_once_and_has_a_stub() -> None:
+    found = [(e.part, e.function) for source in TEXTBOOK.values() for e in find_exercises(source)]
+    assert sorted(found) == sorted(STUBS)
+    assert found == [*dict.fromkeys(found)]
+    for part in PARTS:
+        functions = [function for name, function in found if name == part.name]
+        assert functions == [function.rpartition(".")[2] for function in part.functions]
+        assert f"# exercise: {part.name}\n" in TEXTBOOK[part.file]
+    assert sum(part.points for part in PARTS) == 30
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_files_without_exercises_are_the_textbook(name: str) -> None:
+    given = with_stubs(TEXTBOOK[name], ())
+    marks = [line for line in TEXTBOOK[name].splitlines() if "# exercise:" in line]
+    assert given == "".join(line for line in TEXTBOOK[name].splitlines(keepends=True) if line.rstrip("\n") not in marks)
+    assert ast.dump(ast.parse(given)) == ast.dump(ast.parse(TEXTBOOK[name]))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_stub_has_the_frame_of_the_textbook_and_none_of_its_code(name: str) -> None:
+    stubs = with_stubs(TEXTBOOK[name], NAMES)
+    assert max(map(len, stubs.splitlines())) <= 120
+    bodies = {n.name: n for n in ast.walk(ast.parse(stubs)) if isinstance(n, ast.FunctionDef)}
+    lines = TEXTBOOK[name].splitlines()
+    for exercise in find_exercises(TEXTBOOK[name]):
+        code = "\n".join(lines[exercise.start + 1 : exercise.stop])
+        assert code not in stubs
+        assert f'raise NotImplementedError("exercise {exercise.part}: {exercise.function} is not written yet")' in stubs
+        text = STUBS[exercise.part, exercise.function]
+        assert "eturn" in text or exercise.part == "plot", text
+        assert any(sign in text for sign in ("[", "shape", "dict", "parameter", "lists")), text
+    for function in bodies.values():  # nothing follows the error
+        assert not any(isinstance(statement, ast.Raise) for statement in function.body[:-1])
+
+
+def test_an_unknown_mark_is_an_error() -> None:
+    with pytest.raises(ValueError, match="line 2: no stub for exercise 'mlq'"):
+        find_exercises("def forward(self):\n    # exercise: mlq\n    pass\n")
+    with pytest.raises(ValueError, match="line 1"):
+        find_exercises("    # exercise: mlp\n")
+
+
+# --- what the tests expect --------------------------------------------------------------------------------------------
+
+
+def test_expected_values_are_the_textbooks() -> None:
+    program = "import json, tools.assignment as a; print(json.dumps(a.compute()))"
+    environment = os.environ | {"TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    stored = json.loads((ROOT / "assignment" / "tests" / "expected.json").read_text(encoding="utf-8"))
+
+    def compare(one: Any, other: Any) -> None:
+        if isinstance(one, dict):
+            assert one.keys() == other.keys()
+            for key, value in one.items():
+                compare(value, other[key])
+        elif isinstance(one, list) and one and isinstance(one[0], (list, int, float)):
+            np.testing.assert_allclose(np.array(other), np.array(one), rtol=1e-7, atol=1e-8)
+        else:
+            assert one == pytest.approx(other, rel=1e-7)
+
+    compare(stored, json.loads(done.stdout))
+
+
+def test_weights_are_not_trivial() -> None:
+    stored = json.loads((ROOT / "assignment" / "tests" / "expected.json").read_text(encoding="utf-8"))
+    weights = {name: torch.tensor(value, dtype=torch.float64) for name, value in stored["weights"].items()}
+    for name, value in weights.items():
+        assert (value - float(name.endswith("norm.weight"))).std() > 0.25, name
+    x = torch.tensor(stored["attention"]["x"], dtype=torch.float64)
+    q, k = (
+        (x @ weights[f"backbone.0.attention.{w}.weight"].T + weights[f"backbone.0.attention.{w}.bias"])
+        .unflatten(-1, (3, 4))
+        .transpose(1, 2)
+        for w in ("W_q", "W_k")
+    )
+    scores = (q @ k.mT / 2).masked_fill(torch.ones(10, 10).triu(1) > 0, -torch.inf)
+    late = scores.softmax(-1)[:, :, 5:]  # six keys and more: even attention gives each 0.17 or less
+    assert late.amax(-1).mean() > 0.6
+    assert len({tuple(row) for row in stored["generate"]["tokens"]}) == 3
+    assert len({tuple(row[-8:]) for row in stored["together"]["tokens"]}) == 2
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_kit_is_written(here: Here, tmp_path: Path) -> None:
+    done = here("assignment", "my gpt")
+    assert done.returncode == 0, done.stderr
+    assert "13 parts to write, 30 points" in done.stdout
+    assert "hectogpt assignment --check 'my gpt'" in done.stdout
+    kit = tmp_path / "my gpt"
+    assert {path.name for path in kit.iterdir()} == {*SOURCES, "README.md", "create_submission.sh", "tests", "text.txt"}
+    assert {path.name for path in (kit / "tests").iterdir()} == {
+        *(f"test_{name}.py" for name in [*NAMES, TOGETHER]),
+        "checking.py",
+        "conftest.py",
+        "expected.json",
+    }
+    readme = (kit / "README.md").read_text(encoding="utf-8")
+    for text in ("(14 points)", "(6 points)", "(30 points)", "(9 points)", "| attention | `CausalAttention.forward` |"):
+        assert text in readme.replace("*(9 points)*", "(9 points)")
+    assert 400_000 < (kit / "text.txt").stat().st_size < 700_000
+    assert os.access(kit / "create_submission.sh", os.X_OK)
+    imports = [
+        line for path in kit.rglob("*.py") for line in path.read_text().splitlines() if "import hectogpt" in line
+    ]
+    assert imports == []
+
+
+def test_points_of_the_questions_add_up() -> None:
+    readme = (ROOT / "assignment" / "README.md").read_text(encoding="utf-8")
+    sections = {text[0]: text for text in readme.split("\n## ")[1:] if text[0] in "123"}
+
+    def points(text: str) -> int:
+        return sum(int(number) for number in re.findall(r"\*\(?(\d+) points?[^*]*\*", text))
+
+    bonus = sections["3"].partition("**(c) Bonus")[2]
+    assert (points(sections["1"]), points(sections["2"])) == (14, 6)
+    assert points(sections["3"].partition("**(c) Bonus")[0]) == 30 + 20 + 10  # (a) and (b) tell their sums too
+    assert points(bonus) == 9
+
+
+@pytest.mark.parametrize("parts", ["mlp, attention", "scored"])
+def test_parts_are_chosen(here: Here, tmp_path: Path, parts: str) -> None:
+    assert here("assignment", "kit", "--parts", parts).returncode == 0
+    names = ["mlp", "attention"] if parts != "scored" else [part.name for part in PARTS if part.points]
+    source = "".join((tmp_path / "kit" / name).read_text(encoding="utf-8") for name in SOURCES)
+    assert [name for name in NAMES if f"exercise {name}:" in source] == names
+    found = {path.name for path in (tmp_path / "kit" / "tests").glob("test_*.py")}
+    assert found == {f"test_{name}.py" for name in [*names, TOGETHER]}
+    assert "# exercise" not in source
+
+
+def test_a_kit_for_teachers_has_the_solution(here: Here, tmp_path: Path) -> None:
+    done = here("assignment", "kit", "--solution")
+    assert "kit/solution holds the textbook's files and the written answers" in done.stdout
+    for name in SOURCES:
+        solution = (tmp_path / "kit" / "solution" / name).read_text(encoding="utf-8")
+        assert ast.dump(ast.parse(solution)) == ast.dump(ast.parse(TEXTBOOK[name]))
+    answers = tmp_path / "kit" / "solution" / "answers"
+    assert {"attention.md", "positions.md", "learning.md"} <= {path.name for path in answers.iterdir()}
+    assert list((answers / "figures").glob("*.svg"))
+
+
+def test_nothing_is_ever_overwritten(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert here("assignment", "empty").returncode == 0
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / ".mine").write_text("work")
+    (tmp_path / "file").write_text("work")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, what in (("empty", "holds"), ("work", "holds"), ("file", "is no folder"), ("link", "is no folder")):
+        before = sorted(tmp_path.rglob("*"))
+        assert_good_error(here("assignment", name), errors.USAGE, f"{name} {what}", "untouched")
+        assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "work" / ".mine").read_text() == "work"
+
+
+def test_what_cannot_be_written_leaves_nothing(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("work")
+    assert_good_error(here("assignment", "file/kit"), errors.STORAGE, "file/kit")
+    assert_good_error(here("assignment", "kit", "--parts", "atention"), errors.USAGE, "--parts attention", "mlp")
+    assert_good_error(here("assignment", "kit", "--parts", ","), errors.USAGE, "no part is chosen")
+    assert here("assignment").returncode == errors.USAGE
+
+    write = Path.open
+
+    def full(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.name == "test_loss.py" and "x" in str(arguments):
+            raise OSError(28, "No space left on device")
+        return write(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    assert_good_error(here("assignment", "new/kit"), errors.STORAGE, "No space left")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_an_installation_that_lacks_the_folders_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(materials, "CHECKOUT", tmp_path)
+    with pytest.raises(UserError, match="lacks the assignment's folder reference"):
+        write_kit(tmp_path / "kit", choose("all"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def states(folder: Path, limit: float = 60.0) -> dict[str, tuple[str, str]]:
+    """State and reason by part; what is told on the way is what is returned."""
+    told: list[Progress] = []
+    assert check_kit(folder, told.append, limit) == told
+    return {progress.part: (progress.state, progress.why) for progress in told}
+
+
+def test_a_new_kit_has_not_been_started(here: Here, tmp_path: Path) -> None:
+    here("assignment", "kit")
+    before = sorted(tmp_path.rglob("*"))
+    done = here("assignment", "--check", "kit")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line.split(maxsplit=1) for line in lines[:13]] == [[name, "not started"] for name in NAMES]
+    assert lines[13].split(maxsplit=1) == ["together", "waiting      for forward"]
+    assert lines[14] == "0 of 14 passed; parts worth 0 of 30 points"
+    assert sorted(tmp_path.rglob("*")) == before  # it leaves nothing behind
+
+
+def test_a_solution_passes(here: Here, tmp_path: Path) -> None:
+    here("assignment", "kit")
+    solve(tmp_path / "kit")
+    done = here("assignment", "--check", "kit")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "14 of 14 passed; parts worth 30 of 30 points"
+
+
+@pytest.mark.thorough
+def test_whatever_a_part_does_the_others_are_judged(tmp_path: Path) -> None:
+    kit = tmp_path / "kit"
+    write_kit(kit, choose("all"))
+    mark = "        # exercise: "
+    solve(
+        kit,
+        ("model_solution.py", f"{mark}gelu\n", "        while True:\n            pass\n"),
+        ("model_solution.py", f"{mark}mlp\n", "        import os\n        os._exit(0)\n"),
+        ("model_solution.py", f"{mark}block\n", "        raise SystemExit(0)\n"),
+        ("model_solution.py", f"{mark}forward\n", '        print(\'{"part": "loss", "state": "passed"}\')\n'),
+        ("model_solution.py", f"{mark}generate\n", "        return self.generate(x, num_new_tokens)\n"),
+        ("model_solution.py", f"{mark}loss\n", "        assert False, 'mine\\x1b[31m\\nsecond line'\n"),
+        ("train.py", "import argparse\n", "import argparse\nthis is no Python\n"),
+    )
+    found = states(kit, limit=8.0)
+    line = 1 + (kit / "model_solution.py").read_text().splitlines().index("        while True:")
+    assert found["gelu"][0] == "failed"
+    assert found["gelu"][1] in {f"not done after 8 s, at model_solution.py, line {n}" for n in (line, line + 1)}
+    assert found["mlp"] == ("failed", "the process ended: exit code 0")
+    assert found["attention"] == ("passed", "")
+    assert found["block"][0] == "failed"
+    assert found["block"][1].startswith("SystemExit: 0 (model_solution.py, line ")
+    assert found["forward"] == ("passed", "")
+    assert found["generate"][1].startswith("RecursionError: ")
+    assert found["loss"][0] == "failed"
+    assert found["loss"][1].startswith("AssertionError: mine\x1b[31m (model_solution.py, line ")
+    for part in ("chunks", "train", "plot"):
+        assert found[part] == ("failed", "SyntaxError: invalid syntax (train.py, line 16)")
+    assert found["converter"] == found["pretrained"] == ("passed", "")
+
+
+def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:
+    write_kit(tmp_path / "kit", choose("mlp,attention"))
+    solve(tmp_path / "kit", ("model_solution.py", "math.sqrt(self.d_attention)", "math.sqrt(self.n_heads)"))
+    done = here("assignment", "--check", "kit")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0] == "  mlp         passed"
+    assert lines[1].startswith("  attention   failed       attention: ")
+    assert "numbers differ, first at [0, 1, 0]: yours " in lines[1]
+    assert lines[3] == "1 of 3 passed; parts worth 1 of 7 points"
+    assert lines[4] == "the whole message: cd kit && pytest tests/test_attention.py"
+
+
+def test_a_folder_that_is_no_kit(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert_good_error(here("assignment", "--check", "other"), errors.DATA, "other is no kit", "model_solution.py")
+    assert_good_error(here("assignment", "--check", "nowhere"), errors.DATA, "nowhere is no kit")
+    write_kit(tmp_path / "kit", choose("mlp"))
+    shutil.rmtree(tmp_path / "kit" / "tests")
+    assert_good_error(here("assignment", "--check", "kit"), errors.DATA, "tests/test_*.py")
+
+
+def run_pytest(kit: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=kit, capture_output=True, text=True)
+
+
+def test_plain_pytest_says_the_same(tmp_path: Path) -> None:
+    kit = tmp_path / "kit"
+    write_kit(kit, choose("all"))
+    stubs = run_pytest(kit, "tests/test_mlp.py", "tests/test_loss.py")
+    assert stubs.returncode == 1
+    assert "exercise mlp: forward is not written yet" in stubs.stdout
+    assert " passed" not in stubs.stdout
+    solve(kit)
+    done = run_pytest(kit)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+# --- from a wheel -----------------------------------------------------------------------------------------------------
+
+
+def copy_checkout(folder: Path) -> Path:
+    """What a wheel is built from, apart from the checkout, whose folders a build would write to."""
+    for name in ("hectogpt", "reference", "assignment", "answers"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("way", ["bdist_wheel", "sdist"])
+def test_a_wheel_holds_what_it_needs(tmp_path: Path, way: str) -> None:
+    pytest.importorskip("setuptools")
+    checkout = copy_checkout(tmp_path / "checkout")
+    build: Callable[..., Any] = lambda where, what: subprocess.run(  # noqa: E731
+        [sys.executable, "setup.py", "-q", what, "--dist-dir", str(tmp_path / "dist")],
+        cwd=where,
+        capture_output=True,
+        check=True,
+    )
+    if way == "sdist":  # the wheel is then built from the archive
+        build(checkout, "sdist")
+        shutil.unpack_archive(next((tmp_path / "dist").glob("*.tar.gz")), tmp_path / "unpacked", filter="data")
+        checkout = next((tmp_path / "unpacked").iterdir())
+    build(checkout, "bdist_wheel")
+    with zipfile.ZipFile(next((tmp_path / "dist").glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    shutil.rmtree(checkout)
+    for name in ("a", "b"):
+        program = f"import hectogpt.cli as c, sys; c.main(['assignment', {name!r}, '--solution'])"
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, capture_output=True)
+        for file in SOURCES:
+            assert (tmp_path / name / file).read_text(encoding="utf-8") == with_stubs(TEXTBOOK[file], NAMES)
+        assert (tmp_path / name / "solution" / "answers" / "attention.md").is_file()
