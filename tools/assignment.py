@@ -114,6 +114,7 @@ def compute(reference: Path = ROOT / "reference") -> dict[str, Any]:
     for folder in (TESTS, reference):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
+    torch.set_num_threads(1)
     random = np.random.RandomState(224)
     expected: dict[str, Any] = {"config": CONFIG, "weights": draw_weights(random), **draw_inputs(random)}
     if not EXPECTED.exists():
