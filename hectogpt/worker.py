@@ -4,6 +4,9 @@ What is run apart in this way cannot take the caller with it: a crash, a leak or
 The caller takes the child with it, however it ends: the child's standard input stays open as long as the caller lives,
 and its end ends the child. Used for the trials of a comparison; the child's module calls `answer`.
 
+`listen` is for a child that runs the code of others: its answers come as frames of raw bytes, what it prints is counted
+and capped, and it is killed when it falls silent. `Frames` is that child's side.
+
 `python -m hectogpt.worker MODULE` is the child's side: it watches over the caller, and runs the module.
 """
 
@@ -12,17 +15,19 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import IO, Any
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
 LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
@@ -99,7 +104,7 @@ def ask(
     return Outcome(signal.Signals(-code).name if code < 0 else f"exit code {code}", last_words)
 
 
-def _kill(child: subprocess.Popen[str]) -> None:
+def _kill(child: subprocess.Popen[Any]) -> None:
     """With what it has started, which may hold its output open. The child leads a group of its own."""
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError):
@@ -132,6 +137,185 @@ def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
 def _checked(messages: Iterable[dict[str, Any]]) -> Iterator[str]:
     for message in messages:
         yield json.dumps(message, allow_nan=False)
+
+
+# --- a child that runs the code of others -----------------------------------------------------------------------------
+
+FRAME_BYTES = 64 << 20  # the largest body of a frame that is believed
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How such a child ended. how: "done" (it sent its last frame), "late" (silent for too long, or too long in all),
+    "flood" (it printed too much), "cancelled", "broken" (rubbish came), or "ended" (before its last frame).
+    code: its exit code, minus a signal's number, if it ended by itself. last_words: the end of what it printed."""
+
+    how: str
+    code: int | None
+    last_words: str
+
+
+def listen(
+    module: str,
+    request: dict[str, Any],
+    on_frame: Callable[[dict[str, Any], bytes], None],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    first_seconds: float,
+    seconds: float,
+    total_seconds: float,
+    output_bytes: int,
+    cancelled: threading.Event | None = None,
+) -> Ending:
+    """Run `python -m module` in `folder`, pass on each frame it sends until the one with {"done": true}, then end it
+    with all that it has started.
+
+    first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may print.
+    environment: its variables, all of them. cancelled: once set, ends the child. The caller's death and exceptions end
+    the child as in `ask`.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hectogpt.worker", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(_ROOT)},
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    begun, token = time.monotonic(), secrets.token_hex(16)
+    watch = _Watch(child, begun + first_seconds, begun + total_seconds, cancelled)
+    printed = _Printed(child.stderr, output_bytes, watch)
+    how = "ended"
+    try:
+        with suppress(BrokenPipeError):
+            child.stdin.write(json.dumps(request | {"token": token}, allow_nan=False).encode() + b"\n")
+            child.stdin.flush()
+        while True:
+            try:
+                frame = _read_frame(child.stdout, token)
+            except ValueError:
+                how = "broken"
+                break
+            if frame is None:
+                break
+            watch.deadline = time.monotonic() + seconds
+            if frame[0].get("done") is True:
+                how = "done"
+                break
+            on_frame(*frame)
+        if how == "ended":
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=5)
+    finally:
+        watch.stop()
+        code = child.poll()
+        _kill(child)  # with processes that it has left behind
+        child.wait()
+        printed.thread.join(timeout=5)
+        child.stdout.close()
+        with suppress(BrokenPipeError):
+            child.stdin.close()
+    return Ending(watch.why or how, None if watch.why else code, printed.text())
+
+
+class _Watch:
+    """A thread that kills the child at its deadline. why: "late" or "flood" if it was killed for that."""
+
+    def __init__(
+        self, child: subprocess.Popen[Any], deadline: float, last: float, cancelled: threading.Event | None
+    ) -> None:
+        self.child, self.deadline, self.last, self.why, self.cancelled = child, deadline, last, "", cancelled
+        self._over = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.05):
+            if time.monotonic() > min(self.deadline, self.last):
+                self.kill("late")
+            if self.cancelled is not None and self.cancelled.is_set():
+                self.kill("cancelled")
+
+    def kill(self, why: str) -> None:
+        if not self._over.is_set():
+            self.why = self.why or why
+            self._over.set()
+            _kill(self.child)
+
+    def stop(self) -> None:
+        self._over.set()
+
+
+class _Printed:
+    """A thread that reads what the child prints, keeps the end of it, and has the child killed if it is too much."""
+
+    def __init__(self, stream: IO[bytes], limit: int, watch: _Watch) -> None:
+        self.stream, self.limit, self.watch, self.kept = stream, limit, watch, b""
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        count = 0
+        with suppress(OSError, ValueError), self.stream:
+            while data := os.read(self.stream.fileno(), 1 << 16):
+                count += len(data)
+                self.kept = (self.kept + data)[-LAST_WORDS:]
+                if count > self.limit:
+                    self.watch.kill("flood")
+
+    def text(self) -> str:
+        return self.kept.decode("utf-8", errors="replace").strip()
+
+
+def _read_frame(stream: IO[bytes], token: str) -> tuple[dict[str, Any], bytes] | None:
+    """A header and its body; None at the end of the stream. Raises ValueError for what is no frame, or lacks the token
+    that only the request holds."""
+    line = stream.readline(1 << 20)
+    if not line.endswith(b"\n"):
+        return None
+    header = json.loads(line)
+    size = header.get("bytes", 0) if isinstance(header, dict) and header.pop("token", None) == token else -1
+    if not isinstance(size, int) or not 0 <= size <= FRAME_BYTES:
+        raise ValueError("not a frame")
+    body = stream.read(size)
+    return (header, body) if len(body) == size else None
+
+
+class Frames:
+    """The child's side of `listen`. Made first of all: from then on standard output is standard error, for every
+    library, and only this object can answer."""
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self._file = os.fdopen(os.dup(1), "wb")  # no process inherits this descriptor
+        os.dup2(2, 1)
+        self._owner = os.getpid()
+        self._token = ""
+
+    def receive(self) -> dict[str, Any]:
+        """The request. Before it nothing can be sent."""
+        request: dict[str, Any] = json.loads(_requests.get())
+        self._token = request.pop("token")
+        return request
+
+    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        """Send one frame. A copy of this process, forked by the code of others, ends instead."""
+        if os.getpid() != self._owner:
+            os._exit(0)
+        self._file.write(json.dumps({**header, "bytes": len(body), "token": self._token}).encode() + b"\n" + body)
+        self._file.flush()
+
+    def done(self) -> None:
+        """Send the last frame, and end this process at once."""
+        self.send({"done": True})
+        os._exit(0)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def serve(module: str) -> None:

@@ -69,8 +69,8 @@ def test_an_arrow_that_points_up_is_named(tmp_path: Path) -> None:
 
 
 def test_a_layer_without_a_place_is_named(tmp_path: Path) -> None:
-    imports = read_imports(write_package(tmp_path, {"grade/__init__.py": "import hectogpt.errors", "errors.py": ""}))
-    assert find_faults(imports, count_edges(imports)) == ["grade has no place in tools/layers.py"]
+    imports = read_imports(write_package(tmp_path, {"nowhere/__init__.py": "import hectogpt.errors", "errors.py": ""}))
+    assert find_faults(imports, count_edges(imports)) == ["nowhere has no place in tools/layers.py"]
 
 
 # --- what the documents say -------------------------------------------------------------------------------------------

@@ -1,0 +1,215 @@
+"""`hectogpt grade`: what is right in a submission of the assignment, what is wrong, and the mistake's name."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from hectogpt import files, hardware
+from hectogpt.cli.console import note
+from hectogpt.errors import UserError
+
+EXAMPLES = """\
+  hectogpt grade model_solution.py
+  hectogpt grade my_folder --hints 1 --watch
+  hectogpt grade submissions/ --html grades/ --csv grades.csv"""
+
+
+@dataclass(frozen=True)
+class GradeArguments:
+    """Grade submissions: files, folders or .zip archives with model_solution.py, or folders of these.
+
+    utils.py and train.py beside model_solution.py are graded as well. Each submission runs in processes of its own,
+    in a copy. The exit code is 0 if everything is right, 1 if something is wrong, 2 for a wrong command line.
+    """
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """What to grade."""
+    json: bool = False
+    """Print one JSON object."""
+    strict: bool = False
+    """Notes count: what the assignment does not ask for, such as more tokens than the context holds."""
+    hints: Literal[1, 2, 3] | None = None
+    """1: the symptom; 2: also where; 3: also the mistake in a sentence. Default: 3; with --watch 1 at first, and one
+    level deeper after each save that changes nothing in the symptom."""
+    watch: bool = False
+    """Grade one submission again whenever a file of it changes, until Ctrl-C."""
+    html: Path | None = None
+    """Write a page for each submission, and for a class an overview, into this folder; they work offline."""
+    csv: Path | None = None
+    """Write a line for each submission to this file."""
+    gradescope: Path | None = None
+    """Write the results.json that Gradescope reads to this file; for one submission."""
+    make_autograder: Path | None = None
+    """Write the .zip archive that Gradescope takes as an autograder to this file, and do nothing else."""
+    visibility: Literal["visible", "hidden", "after_due_date", "after_published"] = "visible"
+    """When Gradescope shows the tests to a student."""
+    out: Path | None = None
+    """The records, a JSON line each, written as they come; submissions recorded there are not graded again. Default:
+    grades.jsonl for several submissions, none for one."""
+    jobs: int = 0
+    """Submissions at the same time (0: one on each core)."""
+    timeout: float = 10.0
+    """Seconds that one step of a submission may take."""
+    memory: float = 2.0
+    """GiB that a submission may take, beside torch."""
+    quiet: bool = False
+    """Print errors and results only."""
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    run(tyro.cli(GradeArguments, args=argv, prog="hectogpt grade"))
+
+
+def run(arguments: GradeArguments) -> None:
+    """Grade; leaves with code 1 if something is wrong. Raises UserError for a usage that makes no sense."""
+    if arguments.make_autograder is not None:
+        from hectogpt.cli.grade_autograder import archive
+
+        files.write_atomic(arguments.make_autograder, archive(arguments.visibility, arguments.hints or 3))
+        note(f"wrote {arguments.make_autograder}: upload it to Gradescope as the autograder", arguments.quiet)
+        return
+    if not arguments.paths:
+        raise UserError("nothing to grade", fix="hectogpt grade FOLDER, with the folder that holds model_solution.py")
+    if arguments.timeout <= 0 or arguments.memory <= 0 or arguments.jobs < 0:
+        raise UserError("timeout and memory have to be positive, jobs not negative")
+
+    import torch
+
+    from hectogpt.grade import submission
+
+    torch.set_num_threads(1)  # the parent compares small tensors, several at a time
+    if arguments.watch:
+        watch(arguments)
+        return
+    submissions = submission.find(arguments.paths)
+    if arguments.gradescope is not None and len(submissions) != 1:
+        raise UserError(f"gradescope takes one submission, {len(submissions)} were found", fix="give one folder")
+    found = list(graded(arguments, submissions))
+    write_files(arguments, found)
+    if arguments.json:
+        from hectogpt.grade.report import as_json
+
+        print(json.dumps(as_json(found), allow_nan=False))
+    if not all(result.is_right(arguments.strict) for result in found):
+        sys.stdout.flush()
+        raise SystemExit(1)
+
+
+def limits(arguments: GradeArguments):  # type: ignore[no-untyped-def]  # Limits, which loads torch
+    """The limits of one submission."""
+    from hectogpt.grade.runner import Limits
+
+    return Limits(
+        seconds=arguments.timeout,
+        total_seconds=max(90.0, 9 * arguments.timeout),
+        memory=int(arguments.memory * 2**30),
+    )
+
+
+def graded(arguments: GradeArguments, submissions):  # type: ignore[no-untyped-def]
+    """The results, shown as they come."""
+    from hectogpt.grade import classroom, report
+
+    several = len(submissions) > 1
+    out = arguments.out or (Path("grades.jsonl") if several else None)
+    jobs = arguments.jobs or hardware.usable_cores()
+    level = arguments.hints or 3
+    results = classroom.grade_all(submissions, out, jobs, limits(arguments))
+    shown = not arguments.json
+    found = []
+    for result in progress(results, len(submissions), quiet=arguments.quiet or not several):
+        found.append(result)
+        if shown:
+            print(report.line(result) if several else report.text(result, level), flush=True)
+    if several and shown:
+        print()
+        print(report.overview(found))
+    if several and out is not None:
+        note(f"records: {out}", arguments.quiet)
+    return found
+
+
+def progress(results, count: int, quiet: bool):  # type: ignore[no-untyped-def]
+    """Pass on the results, with a bar on stderr where that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=count)
+        for result in results:
+            yield result
+            bar.advance(task)
+
+
+def write_files(arguments: GradeArguments, found) -> None:  # type: ignore[no-untyped-def]
+    """The files that were asked for."""
+    from hectogpt.grade import report
+
+    level = arguments.hints or 3
+    if arguments.html is not None:
+        from hectogpt.grade.page import pages
+
+        try:
+            arguments.html.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {arguments.html}", why=error.strerror or "", code=7) from None
+        for name, content in pages(found, level).items():
+            files.write_atomic(arguments.html / name, content)
+        note(f"pages: {arguments.html / 'index.html'}", arguments.quiet)
+    if arguments.csv is not None:
+        files.write_atomic(arguments.csv, report.as_csv(found))
+    if arguments.gradescope is not None:
+        told = report.gradescope(found[0], level, arguments.visibility)
+        files.write_atomic(arguments.gradescope, report.as_text(told))
+
+
+# --- watching -------------------------------------------------------------------------------------------------------
+
+
+def watch(arguments: GradeArguments) -> None:
+    """Grade after every change, until Ctrl-C."""
+    from hectogpt.grade import report
+    from hectogpt.grade.grading import grade
+
+    level: int = arguments.hints or 1
+    before = ""
+    for found in changes(arguments.paths):
+        if len(found) != 1:
+            raise UserError(f"watch takes one submission, {len(found)} were found", fix="give one folder")
+        result = grade(found[0], limits(arguments))
+        symptoms = "\n".join(f"{p.part} {p.outcome} {p.reason} {[f.symptom for f in p.broken]}" for p in result.parts)
+        if arguments.hints is None:
+            same = symptoms == before and not result.is_right(arguments.strict)
+            level = min(3, level + 1) if same else 1
+        before = symptoms
+        print(f"\n{time.strftime('%H:%M:%S')}  hints: level {level}, {report.LEVELS[level]}")
+        print(report.text(result, level), flush=True)
+        if result.is_right(arguments.strict):
+            print("Everything is right. Ctrl-C ends.", flush=True)
+
+
+def changes(paths: tuple[Path, ...]) -> Iterator[list]:  # type: ignore[type-arg]
+    """The submissions, at first and after each change of a file."""
+    from hectogpt.grade import submission
+
+    before: list[str] = []
+    while True:
+        found = submission.find(paths)
+        keys = [one.key for one in found]
+        if keys != before:
+            before = keys
+            yield found
+        time.sleep(0.3)

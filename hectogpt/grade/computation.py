@@ -1,0 +1,227 @@
+"""The transformer of the assignment as plain functions of named tensors, cut so finely that a mistake is one method.
+
+Nothing here is shared with the textbook or with the fast model. Two uses: the parent computes what a part should have
+returned, and what a known mistake would have returned (a subclass with one or two methods replaced, see mistakes.py);
+the child puts these functions in the place of the parts below the one that it judges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hectogpt.grade.settings import Size
+
+
+class Computation:
+    """w: the tensors of a state dict, in any floating dtype. A prefix p says which block they are taken from."""
+
+    def __init__(self, w: Mapping[str, Tensor], size: Size, train_mode: bool = False) -> None:
+        self.w, self.size, self.train_mode = w, size, train_mode
+
+    # --- MLP: [batch, seq, d] -> [batch, seq, d] -----------------------------------------------------------------
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    def widen(self, p: str, x: Tensor) -> Tensor:
+        return self.linear(p + "fc1", x)
+
+    def bend(self, h: Tensor) -> Tensor:
+        return self.gelu(h)
+
+    def narrow(self, p: str, h: Tensor) -> Tensor:
+        return self.linear(p + "fc2", h)
+
+    def mlp(self, p: str, x: Tensor) -> Tensor:
+        return self.narrow(p, self.bend(self.widen(p, x)))
+
+    # --- attention: [batch, seq, d] -> [batch, seq, d]; heads are [batch, head, seq, d_attention] -----------------
+
+    def project(self, p: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (self.linear(p + name, x) for name in ("W_q", "W_k", "W_v"))
+        return q, k, v
+
+    def cut(self, t: Tensor) -> Tensor:
+        batch, seq, d = t.shape
+        return t.reshape(batch, seq, self.size.n_heads, d // self.size.n_heads).transpose(1, 2)
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.transpose(-1, -2)
+
+    def scale(self, scores: Tensor) -> Tensor:
+        return scores / math.sqrt(self.size.d_attention)
+
+    def past(self, scores: Tensor) -> Tensor:
+        """[query, key]: True where the key is not later than the query."""
+        return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+
+    def hide(self, scores: Tensor) -> Tensor:
+        return scores.masked_fill(~self.past(scores), -math.inf)
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        return scores.softmax(-1)
+
+    def pattern(self, scores: Tensor) -> Tensor:
+        return self.normalise(self.hide(self.scale(scores)))
+
+    def mix(self, pattern: Tensor, v: Tensor) -> Tensor:
+        return pattern @ v
+
+    def join(self, z: Tensor) -> Tensor:
+        return z.transpose(1, 2).flatten(2)
+
+    def output(self, p: str, z: Tensor) -> Tensor:
+        return self.linear(p + "W_o", z)
+
+    def attention(self, p: str, x: Tensor) -> Tensor:
+        q, k, v = (self.cut(t) for t in self.project(p, x))
+        return self.output(p, self.join(self.mix(self.pattern(self.scores(q, k)), v)))
+
+    # --- block: [batch, seq, d] -> [batch, seq, d] ----------------------------------------------------------------
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        variance = (centred**2).mean(-1, keepdim=True)
+        return self.affine(name, centred / torch.sqrt(variance + self.eps()))
+
+    def eps(self) -> float:
+        return 1e-5
+
+    def affine(self, name: str, x: Tensor) -> Tensor:
+        return x * self.w[name + ".weight"] + self.w[name + ".bias"]
+
+    def first_norm(self, p: str, x: Tensor) -> Tensor:
+        return self.norm(p + "pre_layer_norm", x)
+
+    def second_norm(self, p: str, x: Tensor) -> Tensor:
+        return self.norm(p + "post_layer_norm", x)
+
+    def attend(self, p: str, x: Tensor) -> Tensor:
+        return self.attention(p + "attention.", x)
+
+    def think(self, p: str, x: Tensor) -> Tensor:
+        return self.mlp(p + "mlp.", x)
+
+    def first_half(self, p: str, x: Tensor) -> Tensor:
+        return x + self.attend(p, self.first_norm(p, x))
+
+    def second_half(self, p: str, x: Tensor) -> Tensor:
+        return x + self.think(p, self.second_norm(p, x))
+
+    def block(self, p: str, x: Tensor) -> Tensor:
+        return self.second_half(p, self.first_half(p, x))
+
+    # --- transformer: ids [batch, seq] -> [batch, seq, vocab] ------------------------------------------------------
+
+    def tokens(self, ids: Tensor) -> Tensor:
+        return self.w["embeddings.weight"][ids]
+
+    def positions(self, ids: Tensor) -> Tensor:
+        return self.w["position_embeddings.weight"][: ids.shape[1]].expand(*ids.shape, -1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.tokens(ids) + self.positions(ids)
+
+    def layers(self) -> list[int]:
+        return list(range(self.size.n_layers))
+
+    def backbone(self, x: Tensor) -> Tensor:
+        for layer in self.layers():
+            x = self.block(f"backbone.{layer}.", x)
+        return x
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        return self.norm("final_layer_norm", x)
+
+    def head(self, x: Tensor) -> Tensor:
+        return x @ self.w["lm_head.weight"].T
+
+    def shown(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if ids.shape[1] > self.size.context_length:
+            raise IndexError("index out of range: more tokens than the context")
+        return self.shown(self.head(self.final_norm(self.backbone(self.embed(ids)))))
+
+    # --- generation: ids [batch, seq] -> [batch, seq + n] ----------------------------------------------------------
+
+    def window(self, ids: Tensor) -> Tensor:
+        return ids[:, -self.size.context_length :]
+
+    def last(self, logits: Tensor) -> Tensor:
+        """[batch, seq, vocab] -> [batch, vocab]."""
+        return logits[:, -1]
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """[batch, vocab] -> [batch, 1]."""
+        return logits.argmax(-1, keepdim=True)
+
+    def count(self, ids: Tensor, n: int) -> int:
+        return n
+
+    def append(self, ids: Tensor, token: Tensor) -> Tensor:
+        return torch.cat([ids, token], 1)
+
+    def result(self, text: Tensor, prompt: Tensor) -> Tensor:
+        return text
+
+    def generate(self, ids: Tensor, n: int) -> Tensor:
+        text = ids
+        for _ in range(self.count(ids, n)):
+            text = self.append(text, self.choose(self.last(self.forward(self.window(text)))))
+        return self.typed(self.result(text, ids))
+
+    def typed(self, text: Tensor) -> Tensor:
+        return text
+
+    # --- loss: ids [batch, seq] -> scalar -------------------------------------------------------------------------
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The rows of the batch that count."""
+        return ids
+
+    def align(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [batch, n, vocab] and the targets [batch, n] that they are held against."""
+        return logits[:, :-1], ids[:, 1:]
+
+    def surprise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """[batch, n], minus the log of the probability of each target."""
+        return -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+
+    def reduce(self, surprise: Tensor, targets: Tensor) -> Tensor:
+        return surprise.mean()
+
+    def finish(self, loss: Tensor, targets: Tensor) -> Tensor:
+        return loss
+
+    def loss(self, ids: Tensor) -> Tensor:
+        ids = self.rows(ids)
+        logits, targets = self.align(self.forward(ids), ids)
+        return self.finish(self.reduce(self.surprise(logits, targets), targets), targets)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return x @ self.w[name + ".weight"].T + self.w[name + ".bias"]
+
+    def run(self, part: str, x: Tensor, n: int = 0) -> Tensor:
+        """What a part returns for an input; `n` is the number of new tokens. Parts are those of the first block."""
+        if part == "gelu":
+            return self.gelu(x)
+        if part == "mlp":
+            return self.mlp("backbone.0.mlp.", x)
+        if part == "attention":
+            return self.attention("backbone.0.attention.", x)
+        if part == "block":
+            return self.block("backbone.0.", x)
+        if part == "forward":
+            return self.forward(x)
+        if part == "generate":
+            return self.generate(x, n)
+        assert part == "loss", part
+        return self.loss(x)

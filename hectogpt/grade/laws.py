@@ -1,0 +1,130 @@
+"""The laws that a submission is judged by, as data: what is run, what is checked, and the sentence it rests on.
+
+A law that does not count is a note: the assignment never asks for it. Tolerances are relative to the spread of the
+right result. They lie at least a hundred times above the error of right solutions (1e-15 in float64; about 1e-7 where a
+solution rounds to float32 inside) and at least a hundred times below what the nearest mistake changes (tests measure
+both numbers).
+"""
+
+# ruff: noqa: E501  # a table, an entry a line
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hectogpt.grade.settings import NARROW, WIDE, Setting
+
+TOLERANCE = {"float64": 1e-5, "float32": 1e-4}  # by the dtype of the weights that the submission ran with
+
+Check = Literal[
+    "values",  # the result is the right one
+    "again",  # the first input, given again at the end, gives the same result
+    "gradient",  # gradients of the result are the right ones
+    "integers",  # tokens come back in an integer dtype
+    "input kept",  # the caller's tensor has not been changed
+    "mode kept",  # the module is in the mode it was in
+    "no graph",  # no gradient is recorded
+    "names",  # every name of a mapping, with the right values
+    "fresh weights",  # the distribution of the weights of a new model
+    "training",  # losses and gradient norms of a few steps
+    "picture",  # a picture that is not blank
+]
+
+
+@dataclass(frozen=True)
+class Law:
+    """name: as shown. says: the sentence of the assignment that it rests on, in our words. counts: whether breaking it
+    fails the part; otherwise it is a note."""
+
+    name: str
+    setting: Setting
+    check: Check
+    says: str
+    counts: bool = True
+
+    @property
+    def part(self) -> str:
+        return self.setting.part
+
+
+PROMPTS = ((4, 3), (1, 1), (2, 5), (3, 2))
+GELU = Setting("gelu", "gelu")
+MLP = Setting("mlp", "mlp")
+MLP_BEND = Setting("mlp, where GELU bends", "mlp", NARROW, ((2, 5),), kind="bend")
+ATTENTION = Setting("attention", "attention")
+ATTENTION_NARROW = Setting("attention, eight heads", "attention", NARROW, ((3, 5), (2, 7)))
+ATTENTION_LOUD = Setting("attention, large scores", "attention", WIDE, ((2, 6),), kind="loud")
+ATTENTION_TRAIN = Setting("attention, train mode", "attention", NARROW, ((3, 5),), train_mode=True)
+BLOCK = Setting("block", "block")
+BLOCK_QUIET = Setting("block, small activations", "block", NARROW, ((3, 5),), kind="quiet")
+FORWARD = Setting("forward", "forward")
+FORWARD_NARROW = Setting("forward, three layers", "forward", NARROW, ((3, 5), (2, 7)))
+FORWARD_TRAIN = Setting("forward, train mode", "forward", NARROW, ((3, 5),), train_mode=True)
+GENERATE = Setting("generate", "generate", WIDE, PROMPTS, new_tokens=(6, 2, 4, 1))
+GENERATE_FULL = Setting("generate, up to the context", "generate", NARROW, ((3, 4), (2, 6)), new_tokens=(3, 1))
+GENERATE_PAST = Setting("generate, past the context", "generate", NARROW, ((3, 5),), new_tokens=(7,))
+GENERATE_LONG = Setting("generate, a prompt longer than the context", "generate", NARROW, ((2, 9),), new_tokens=(3,))
+GENERATE_TRAIN = Setting("generate, train mode", "generate", WIDE, ((2, 4),), new_tokens=(3,), train_mode=True)
+LOSS = Setting("loss", "loss", WIDE, ((4, 7), (1, 2), (2, 10), (5, 3)), gradient=True)
+LOSS_NARROW = Setting("loss, three layers", "loss", NARROW, ((3, 5), (2, 7)), gradient=True)
+INIT = Setting("init", "init", NARROW)
+CONVERTER = Setting("converter", "converter", NARROW)
+TRAIN = Setting("train", "train")
+TRAIN_CLIPPED = Setting("train, clipped", "train")
+PLOT = Setting("plot", "plot")
+
+TWICE = "The same input gives the same output, whatever was computed in between."
+MLP_SAYS = "MLP(x) = fc2(GELU(fc1(x))), for x of shape (batch, seq, d_model)."
+ATTENTION_SAYS = "softmax(q k^T / sqrt(d_attention) + causal mask) v for each head, heads joined in order, then W_o."
+BLOCK_SAYS = "x = x + attention(pre_layer_norm(x)), then x = x + mlp(post_layer_norm(x))."
+FORWARD_SAYS = "Token plus position embeddings, all blocks in order, the final layer norm, lm_head; logits come back."
+GENERATE_SAYS = "Greedy decoding: num_new_tokens times, each row is extended by its own likeliest next token."
+LOSS_SAYS = "The mean cross entropy of each next token given those before it."
+
+LAWS: tuple[Law, ...] = (
+    Law("values", GELU, "values", "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."),
+    Law("values", MLP, "values", MLP_SAYS),
+    Law("values where GELU bends", MLP_BEND, "values", MLP_SAYS),
+    Law("a second call", MLP, "again", TWICE),
+    Law("values", ATTENTION, "values", ATTENTION_SAYS),
+    Law("values with eight heads", ATTENTION_NARROW, "values", ATTENTION_SAYS),
+    Law("a second call", ATTENTION, "again", TWICE),
+    Law("a mask that no score outweighs", ATTENTION_LOUD, "values", "The causal mask hides the future.", counts=False),
+    Law("no dropout", ATTENTION_TRAIN, "values", "The assignment's attention has no dropout.", counts=False),
+    Law("the caller's input unchanged", ATTENTION, "input kept", "A forward pass computes, and changes nothing.", counts=False),
+    Law("values", BLOCK, "values", BLOCK_SAYS),
+    Law("values for small activations", BLOCK_QUIET, "values", "Layer norm with eps 1e-5, as GPT-2's."),
+    Law("a second call", BLOCK, "again", TWICE),
+    Law("the caller's input unchanged", BLOCK, "input kept", "A forward pass computes, and changes nothing.", counts=False),
+    Law("values", FORWARD, "values", FORWARD_SAYS),
+    Law("values with three layers", FORWARD_NARROW, "values", FORWARD_SAYS),
+    Law("a second call", FORWARD, "again", TWICE),
+    Law("no dropout", FORWARD_TRAIN, "values", "The assignment's transformer has no dropout.", counts=False),
+    Law("tokens", GENERATE, "values", GENERATE_SAYS),
+    Law("tokens up to the context", GENERATE_FULL, "values", GENERATE_SAYS),
+    Law("integers", GENERATE, "integers", "Token ids come back, as they were given."),
+    Law("a second call", GENERATE, "again", TWICE),
+    Law("the caller's prompt unchanged", GENERATE, "input kept", "Generation makes a new text.", counts=False),
+    Law("past the context", GENERATE_PAST, "values", "Said nowhere: the model sees the last context_length tokens.", counts=False),
+    Law("a prompt longer than the context", GENERATE_LONG, "values", "Said nowhere: the model sees the last context_length tokens.", counts=False),
+    Law("in train mode", GENERATE_TRAIN, "values", "Greedy decoding does not draw random numbers.", counts=False),
+    Law("the mode kept", GENERATE_TRAIN, "mode kept", "Generation leaves the model in the mode it was in.", counts=False),
+    Law("no graph", GENERATE, "no graph", "Generation needs no gradient.", counts=False),
+    Law("values", LOSS, "values", LOSS_SAYS),
+    Law("values with three layers", LOSS_NARROW, "values", LOSS_SAYS),
+    Law("gradient", LOSS, "gradient", "The loss is what training differentiates."),
+    Law("a second call", LOSS, "again", TWICE),
+    Law("fresh weights", INIT, "fresh weights", "Weights N(0, 0.02), biases 0, norms 1 and 0."),
+    Law("names and values", CONVERTER, "names", "Hugging Face's names become ours; Conv1D weights are transposed."),
+    Law("losses and gradient norms", TRAIN, "training", "Loss, backward, gradient norm, step, for every batch."),
+    Law("clipping", TRAIN_CLIPPED, "training", "Gradients are clipped to the given norm before each step."),
+    Law("picture", PLOT, "picture", "A figure with the training loss and the gradient norm is saved."),
+)  # fmt: skip
+
+GRADED = tuple(dict.fromkeys(law.part for law in LAWS))
+SETTINGS: dict[str, Setting] = {law.setting.name: law.setting for law in LAWS}
+
+
+def laws_of(part: str) -> list[Law]:
+    """The laws of a part, those that count first."""
+    return sorted((law for law in LAWS if law.part == part), key=lambda law: not law.counts)

@@ -1,0 +1,203 @@
+"""Known mistakes in GELU, the MLP and the block."""
+
+# ruff: noqa: E501  # a table, an entry a line
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hectogpt.grade.computation import Computation
+from hectogpt.grade.mistake import Mistake
+
+
+def curve(factor: float = math.sqrt(2 / math.pi), cubic: float = 0.044715, power: int = 3, half: float = 0.5,
+          one: float = 1.0) -> Callable[[Computation, Tensor], Tensor]:  # fmt: skip
+    """GELU with other numbers."""
+    return lambda self, x: half * x * (one + torch.tanh(factor * (x + cubic * x**power)))
+
+
+CURVES: dict[str, tuple[str, Callable[[Computation, Tensor], Tensor]]] = {
+    "erf GELU": ("it is the exact unit, by erf; the assignment asks for its tanh form", lambda s, x: F.gelu(x)),
+    "ReLU for GELU": ("it is a ReLU", lambda s, x: x.relu()),
+    "SiLU for GELU": ("it is x times the sigmoid of x (SiLU)", lambda s, x: F.silu(x)),
+    "sigmoid GELU": ("it is the sigmoid approximation (factor 1.702), another one", lambda s, x: x * (1.702 * x).sigmoid()),
+    "tanh for GELU": ("it is a plain tanh", lambda s, x: x.tanh()),
+    "no sqrt of 2/pi": ("the factor before the bracket is 2/pi; its square root is missing", curve(2 / math.pi)),
+    "sqrt of 2 pi": ("the factor before the bracket is sqrt(2 pi) instead of sqrt(2/pi)", curve(math.sqrt(2 * math.pi))),
+    "sqrt of pi/2": ("the factor before the bracket is upside down", curve(math.sqrt(math.pi / 2))),
+    "no factor in tanh": ("the factor sqrt(2/pi) is missing", curve(1.0)),
+    "sqrt 2 over pi": ("only the 2 is under the root in the factor", curve(math.sqrt(2) / math.pi)),
+    "x squared in GELU": ("the power of x inside tanh is 2 instead of 3", curve(power=2)),
+    "coefficient 0.44715": ("the coefficient of the cube is ten times too large", curve(cubic=0.44715)),
+    "coefficient 0.0044715": ("the coefficient of the cube is ten times too small", curve(cubic=0.0044715)),
+    "coefficient 0.047715": ("the digits of the coefficient of the cube are mistyped", curve(cubic=0.047715)),
+    "coefficient 0.044175": ("two digits of the coefficient of the cube are swapped", curve(cubic=0.044175)),
+    "no cube in GELU": ("the cubic term is missing", curve(cubic=0.0)),
+    "GELU not halved": ("the factor one half is missing", curve(half=1.0)),
+    "no 1 + in GELU": ("the 1 that is added to tanh is missing", curve(one=0.0)),
+    "minus in GELU": ("the sign of tanh is wrong", curve(factor=-math.sqrt(2 / math.pi))),
+}  # fmt: skip
+
+GELU = [Mistake(name, "gelu", "GELU.forward", what + ".", {"gelu": f}) for name, (what, f) in CURVES.items()]
+
+
+def without_bias(name: str) -> Callable[[Computation, str, Tensor], Tensor]:
+    return lambda self, p, x: x @ self.w[f"{p}{name}.weight"].T
+
+
+MLP = [
+    *(
+        Mistake(name, "mlp", "the activation between fc1 and fc2", f"The activation is not the tanh GELU: {what}.", {"bend": f})
+        for name, (what, f) in CURVES.items()
+        if name in ("erf GELU", "ReLU for GELU", "SiLU for GELU", "sigmoid GELU", "tanh for GELU")
+    ),
+    Mistake("no GELU", "mlp", "the activation between fc1 and fc2",
+            "There is no activation between the two linear layers.", {"bend": lambda s, h: h}),
+    Mistake("GELU twice", "mlp", "the activation between fc1 and fc2",
+            "The activation is applied twice between the two layers.", {"bend": lambda s, h: s.gelu(s.gelu(h))}),
+    Mistake("GELU after fc2 too", "mlp", "after fc2", "The result of the second layer goes through GELU once more.",
+            {"narrow": lambda s, p, h: s.gelu(s.linear(p + "fc2", h))}),
+    Mistake("GELU after fc2 only", "mlp", "the order of fc1, GELU and fc2",
+            "The activation comes after the second layer, not between the two.",
+            {"narrow": lambda s, p, h: s.gelu(s.linear(p + "fc2", h)), "bend": lambda s, h: h}),
+    Mistake("GELU before fc1", "mlp", "the order of fc1, GELU and fc2",
+            "The activation comes before the first layer, not between the two.",
+            {"widen": lambda s, p, x: s.linear(p + "fc1", s.gelu(x)), "bend": lambda s, h: h}),
+    Mistake("GELU before fc1 too", "mlp", "before fc1", "The input of the first layer goes through GELU once more.",
+            {"widen": lambda s, p, x: s.linear(p + "fc1", s.gelu(x))}),
+    Mistake("fc1 without bias", "mlp", "fc1", "The bias of the first layer is not added.", {"widen": without_bias("fc1")}),
+    Mistake("fc2 without bias", "mlp", "fc2", "The bias of the second layer is not added.", {"narrow": without_bias("fc2")}),
+    Mistake("no fc2", "mlp", "fc2", "The second layer is not applied: the result has width 4 d_model.",
+            {"narrow": lambda s, p, h: h}),
+    Mistake("residual inside the MLP", "mlp", "the result",
+            "The input is added inside the MLP; the residual sum belongs to the block.",
+            {"mlp": lambda s, p, x: x + s.narrow(p, s.bend(s.widen(p, x)))}),
+    Mistake("softmax in the MLP", "mlp", "the activation between fc1 and fc2",
+            "A softmax stands where the activation belongs.", {"bend": lambda s, h: h.softmax(-1)}),
+    Mistake("batches summed", "mlp", "the result", "The result is averaged over the batch.",
+            {"mlp": lambda s, p, x: s.narrow(p, s.bend(s.widen(p, x))).mean(0, keepdim=True).expand_as(x)}),
+]  # fmt: skip
+
+
+def over(axis: int) -> Callable[[Computation, str, Tensor], Tensor]:
+    """A norm over another axis."""
+
+    def norm(self: Computation, name: str, x: Tensor) -> Tensor:
+        centred = x - x.mean(axis, keepdim=True)
+        return self.affine(name, centred / torch.sqrt((centred**2).mean(axis, keepdim=True) + self.eps()))
+
+    return norm
+
+
+def rms(self: Computation, name: str, x: Tensor) -> Tensor:
+    return self.affine(name, x / torch.sqrt((x**2).mean(-1, keepdim=True) + self.eps()))
+
+
+def unbiased(self: Computation, name: str, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return self.affine(name, centred / (x.std(-1, keepdim=True) + self.eps()))
+
+
+def post_norm(self: Computation, p: str, x: Tensor) -> Tensor:
+    return self.first_norm(p, x + self.attend(p, x))
+
+
+def post_norm_second(self: Computation, p: str, x: Tensor) -> Tensor:
+    return self.second_norm(p, x + self.think(p, x))
+
+
+def from_normalised(self: Computation, p: str, x: Tensor) -> Tensor:
+    x = self.first_norm(p, x)
+    return x + self.attend(p, x)
+
+
+def from_normalised_second(self: Computation, p: str, x: Tensor) -> Tensor:
+    x = self.second_norm(p, x)
+    return x + self.think(p, x)
+
+
+SUMS, NORMS = "the residual sums", "where the norms stand"
+FIRST, SECOND = "the attention half of the block", "the MLP half of the block"
+BLOCK = [
+    Mistake("norms swapped", "block", "which norm belongs to which part",
+            "The two norms are swapped. Mind the names: post_layer_norm is the norm before the MLP.",
+            {"first_norm": lambda s, p, x: s.norm(p + "post_layer_norm", x),
+             "second_norm": lambda s, p, x: s.norm(p + "pre_layer_norm", x)}),
+    Mistake("pre_layer_norm used twice", "block", "the norm before the MLP",
+            "pre_layer_norm is used before both parts.", {"second_norm": lambda s, p, x: s.norm(p + "pre_layer_norm", x)}),
+    Mistake("post_layer_norm used twice", "block", "the norm before attention",
+            "post_layer_norm is used before both parts.", {"first_norm": lambda s, p, x: s.norm(p + "post_layer_norm", x)}),
+    Mistake("post-norm", "block", NORMS, "The norms are applied to the sums (post-norm); GPT-2 normalises what goes into each part.",
+            {"first_half": post_norm, "second_half": post_norm_second}),
+    Mistake("post-norm at attention", "block", FIRST, "In the attention half the norm is applied to the sum, not to the input.",
+            {"first_half": post_norm}),
+    Mistake("post-norm at the MLP", "block", SECOND, "In the MLP half the norm is applied to the sum, not to the input.",
+            {"second_half": post_norm_second}),
+    Mistake("norm after attention", "block", FIRST, "The norm is applied to what attention returns, not to what goes into it.",
+            {"first_half": lambda s, p, x: x + s.first_norm(p, s.attend(p, x))}),
+    Mistake("norm after the MLP", "block", SECOND, "The norm is applied to what the MLP returns, not to what goes into it.",
+            {"second_half": lambda s, p, x: x + s.second_norm(p, s.think(p, x))}),
+    Mistake("norms after both parts", "block", NORMS, "The norms are applied to what the parts return, not to what goes into them.",
+            {"first_half": lambda s, p, x: x + s.first_norm(p, s.attend(p, x)),
+             "second_half": lambda s, p, x: x + s.second_norm(p, s.think(p, x))}),
+    Mistake("residual from the normalised stream, both", "block", SUMS,
+            "What is added to is the normalised stream; the residual has to be the stream before each norm.",
+            {"first_half": from_normalised, "second_half": from_normalised_second}),
+    Mistake("residual from the normalised stream, at attention", "block", FIRST,
+            "The sum after attention starts from the normalised stream.", {"first_half": from_normalised}),
+    Mistake("residual from the normalised stream, at the MLP", "block", SECOND,
+            "The sum after the MLP starts from the normalised stream.", {"second_half": from_normalised_second}),
+    Mistake("parallel block", "block", "what goes into the MLP",
+            "Both parts read the block's input; the MLP has to read the stream after attention was added.",
+            {"block": lambda s, p, x: x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))}),
+    Mistake("second residual from the block's input", "block", SUMS,
+            "The second sum starts from the block's input: what attention added is lost from the stream.",
+            {"block": lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x)))}),
+    Mistake("MLP reads attention alone", "block", "what goes into the MLP",
+            "The MLP reads what attention returns, without the residual.",
+            {"block": lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + x + s.think(p, s.second_norm(p, a))}),
+    Mistake("first residual only at the end", "block", SUMS,
+            "Attention's own result takes the place of the stream, and the input is added at the very end only.",
+            {"block": lambda s, p, x: x + s.think(p, s.second_norm(p, s.attend(p, s.first_norm(p, x))))}),
+    Mistake("no residual sums", "block", SUMS, "The input of each part is not added to its result: there is no residual stream.",
+            {"first_half": lambda s, p, x: s.attend(p, s.first_norm(p, x)),
+             "second_half": lambda s, p, x: s.think(p, s.second_norm(p, x))}),
+    Mistake("no residual at attention", "block", FIRST, "The input is not added to what attention returns.",
+            {"first_half": lambda s, p, x: s.attend(p, s.first_norm(p, x))}),
+    Mistake("no residual at the MLP", "block", SECOND, "The stream is not added to what the MLP returns.",
+            {"second_half": lambda s, p, x: s.think(p, s.second_norm(p, x))}),
+    Mistake("MLP not normalised", "block", "the norm before the MLP", "What goes into the MLP is not normalised.",
+            {"second_norm": lambda s, p, x: x}),
+    Mistake("attention not normalised", "block", "the norm before attention", "What goes into attention is not normalised.",
+            {"first_norm": lambda s, p, x: x}),
+    Mistake("no norms", "block", NORMS, "Neither part's input is normalised.",
+            {"first_norm": lambda s, p, x: x, "second_norm": lambda s, p, x: x}),
+    Mistake("MLP before attention", "block", "the order of the parts", "The MLP comes first; attention has to.",
+            {"block": lambda s, p, x: s.first_half(p, s.second_half(p, x))}),
+    Mistake("MLP before attention, norms by place", "block", "the order of the parts",
+            "The MLP comes first; attention has to.",
+            {"block": lambda s, p, x: (y := x + s.think(p, s.first_norm(p, x))) + s.attend(p, s.second_norm(p, y))}),
+    Mistake("no attention", "block", FIRST, "Attention is not used.", {"first_half": lambda s, p, x: x}),
+    Mistake("no MLP", "block", SECOND, "The MLP is not used.", {"second_half": lambda s, p, x: x}),
+    Mistake("attention twice", "block", SECOND, "Attention stands where the MLP belongs.",
+            {"second_half": lambda s, p, x: x + s.attend(p, s.second_norm(p, x))}),
+    Mistake("MLP twice", "block", FIRST, "The MLP stands where attention belongs.",
+            {"first_half": lambda s, p, x: x + s.think(p, s.first_norm(p, x))}),
+    Mistake("input added twice", "block", SUMS, "The block's input is added once too often.",
+            {"block": lambda s, p, x: x + s.second_half(p, s.first_half(p, x))}),
+    Mistake("norm over positions", "block", "the axis of the norms", "The norm is taken over positions, not over d_model.", {"norm": over(1)}),
+    Mistake("norm over the batch", "block", "the axis of the norms", "The norm is taken over the batch, not over d_model.", {"norm": over(0)}),
+    Mistake("RMS norm", "block", "the norms", "The mean is not subtracted: this is an RMS norm.", {"norm": rms}),
+    Mistake("norm by the sample deviation", "block", "the norms",
+            "The norm is written by hand with the sample deviation (divided by n - 1).", {"norm": unbiased}),
+    Mistake("norm without gain and bias", "block", "the norms", "The norms' gain and bias are not applied.",
+            {"affine": lambda s, n, x: x}),
+    Mistake("norm without bias", "block", "the norms", "The norms' bias is not added.", {"affine": lambda s, n, x: x * s.w[n + ".weight"]}),
+    Mistake("eps 1e-6", "block", "the norms", "The eps of the norms is 1e-6, not GPT-2's 1e-5.", {"eps": lambda s: 1e-6}),
+    Mistake("eps 1e-8", "block", "the norms", "The eps of the norms is 1e-8, not GPT-2's 1e-5.", {"eps": lambda s: 1e-8}),
+    Mistake("eps 1e-12", "block", "the norms", "The eps of the norms is 1e-12, not GPT-2's 1e-5.", {"eps": lambda s: 1e-12}),
+]  # fmt: skip

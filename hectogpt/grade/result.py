@@ -1,0 +1,152 @@
+"""What a grading says: of a law, of a part, of a submission; and its record, a JSON object."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hectogpt.assignment.parts import BY_NAME
+from hectogpt.grade.diagnose import Diagnosis
+
+# The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are wrong.
+OUTCOMES = (
+    "passed",
+    "not handed in",  # the file is not there, and does not have to be
+    "changed",  # another architecture than the assignment's: to be judged by hand
+    "grader fault",  # the grader's own error
+    "failed",
+    "not started",
+    "blocked",  # a part that it rests on is missing, or its file cannot be imported
+    "timed out",
+    "out of memory",
+    "crashed",
+    "output flood",
+)
+WRONG = OUTCOMES[4:]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A law that was broken. symptom: what was seen, with numbers. says: the sentence that it rests on."""
+
+    law: str
+    symptom: str
+    says: str
+    counts: bool
+
+
+@dataclass
+class PartResult:
+    """error, tolerance: the largest relative error over the laws that count, and what is allowed; None if nothing
+    was compared. hint: what is common to the wrong numbers, if no mistake is known."""
+
+    part: str
+    outcome: str
+    reason: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    diagnosis: Diagnosis | None = None
+    hint: str = ""
+    error: float | None = None
+    tolerance: float | None = None
+
+    @property
+    def title(self) -> str:
+        return BY_NAME[self.part].title
+
+    @property
+    def max_points(self) -> int:
+        return BY_NAME[self.part].points
+
+    @property
+    def points(self) -> int:
+        return self.max_points if self.outcome == "passed" else 0
+
+    @property
+    def notes(self) -> list[Finding]:
+        return [finding for finding in self.findings if not finding.counts]
+
+    @property
+    def broken(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.counts]
+
+    def mistake(self) -> str:
+        """A short name for tables and counts: the diagnosis, else the outcome."""
+        if self.outcome == "passed":
+            return ""
+        return self.diagnosis.id if self.diagnosis else self.outcome
+
+
+@dataclass
+class Result:
+    """The grading of one submission."""
+
+    name: str
+    key: str
+    parts: list[PartResult]
+    seconds: float = 0.0
+    missing: list[str] = field(default_factory=list)
+    fault: str = ""  # why nothing could be graded
+    printed: str = ""
+
+    @property
+    def points(self) -> int:
+        return sum(part.points for part in self.parts)
+
+    @property
+    def max_points(self) -> int:
+        """Of what was handed in."""
+        return sum(part.max_points for part in self.parts if part.outcome != "not handed in")
+
+    @property
+    def grader_fault(self) -> bool:
+        return any(part.outcome == "grader fault" for part in self.parts)
+
+    def is_right(self, strict: bool = False) -> bool:
+        """Whether nothing is wrong; strict: nor any note."""
+        wrong = bool(self.fault) or any(part.outcome in WRONG or part.outcome == "grader fault" for part in self.parts)
+        return not wrong and not (strict and any(part.notes or part.outcome == "changed" for part in self.parts))
+
+    def part(self, name: str) -> PartResult:
+        return next(part for part in self.parts if part.part == name)
+
+    def record(self) -> dict[str, Any]:
+        """As a JSON object. Numbers that are not finite become null."""
+        parts = []
+        for part in self.parts:
+            told = asdict(part) | {"title": part.title, "points": part.points, "max_points": part.max_points}
+            if part.error is not None and not part.error < float("inf"):
+                told["error"] = None
+            parts.append(told)
+        return {
+            "name": self.name,
+            "key": self.key,
+            "points": self.points,
+            "max_points": self.max_points,
+            "seconds": round(self.seconds, 2),
+            "fault": self.fault,
+            "missing_packages": self.missing,
+            "parts": parts,
+        }
+
+
+def read(record: dict[str, Any]) -> Result:
+    """A record as a Result. Raises KeyError, TypeError and ValueError for one that is none."""
+    parts = []
+    for told in record["parts"]:
+        if told["outcome"] not in OUTCOMES or told["part"] not in BY_NAME:
+            raise ValueError("unknown outcome or part")
+        found = told["diagnosis"]
+        diagnosis = found and Diagnosis(
+            tuple(found["names"]), str(found["where"]), str(found["what"]), tuple(found["equivalent"])
+        )
+        findings = [Finding(**finding) for finding in told["findings"]]
+        rest = {name: told[name] for name in ("part", "outcome", "reason", "hint", "error", "tolerance")}
+        parts.append(PartResult(**rest, findings=findings, diagnosis=diagnosis))
+    return Result(
+        str(record["name"]),
+        str(record["key"]),
+        parts,
+        float(record["seconds"]),
+        [str(name) for name in record["missing_packages"]],
+        str(record["fault"]),
+    )

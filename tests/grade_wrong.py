@@ -1,0 +1,269 @@
+"""Wrong solutions: edits of a right one, as students make them, and the names that a diagnosis may have.
+
+Written as source, apart from the hypotheses of hectogpt/grade: what a mistake computes is decided by running it.
+"""
+
+# ruff: noqa: E501  # a table, an entry a line
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grade_solutions import BASE, body, edited
+
+Edits = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """names: acceptable diagnoses. edits: how the source was made from the right one."""
+
+    part: str
+    names: tuple[str, ...]
+    source: str
+    edits: Edits = ()  # () if the body was written anew
+
+    @property
+    def id(self) -> str:
+        return f"{self.part}: {self.names[0]}"
+
+
+def wrong(part: str, names: str, *edits: tuple[str, str]) -> Wrong:
+    return Wrong(part, tuple(names.split(" | ")), edited(BASE, *edits), edits)
+
+
+def rewritten(part: str, names: str, method: str, new: str) -> Wrong:
+    return Wrong(part, tuple(names.split(" | ")), body(BASE, method, new))
+
+
+GELU_LINE = "return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))"
+SCALE = "scores = scores / math.sqrt(self.d_attention)"
+FILL = 'scores = scores.masked_fill(mask == 0, float("-inf"))'
+SOFTMAX = "weights = F.softmax(scores, dim=-1)"
+SLICE = "mask = self.causal_mask[:, :, :T, :T]"
+JOIN = "z = z.transpose(1, 2).contiguous().view(B, T, C)"
+OUT = "out = self.W_o(z)"
+QV = "q = q.view(B, T, H, self.d_attention).transpose(1, 2)"
+KV = "k = k.view(B, T, H, self.d_attention).transpose(1, 2)"
+VV = "v = v.view(B, T, H, self.d_attention).transpose(1, 2)"
+FIRST, SECOND = "x = x + self.attention(self.pre_layer_norm(x))", "x = x + self.mlp(self.post_layer_norm(x))"
+POS = "pos = self.position_embeddings(torch.arange(T, device=x.device))"
+LOOP = "for block in self.backbone:\n            h = block(h)"
+NORM, HEAD = "h = self.final_layer_norm(h)", "logits = self.lm_head(h)\n        return logits"
+CONTEXT = "context = x[:, -self.config.context_length:]"
+LAST, TOKEN, CAT = (
+    "last = logits[:, -1, :]",
+    "token = torch.argmax(last, dim=-1, keepdim=True)",
+    "x = torch.cat([x, token], dim=1)",
+)
+CUT, TARGETS = "logits = logits[:, :-1, :]", "targets = input_ids[:, 1:]"
+CROSS = "loss = F.cross_entropy(logits.reshape(-1, logits.size(-1)), targets.reshape(-1))"
+GENERATE = (
+    CONTEXT
+    + "\n            logits = self.forward(context)\n            "
+    + LAST
+    + "\n            "
+    + TOKEN
+    + "\n            "
+    + CAT
+)
+
+
+def generating(names: str, new: str) -> Wrong:
+    return rewritten("generate", names, "Transformer.generate", new)
+
+
+WRONG: tuple[Wrong, ...] = (
+    # GELU and MLP
+    wrong("gelu", "erf GELU", (GELU_LINE, "return F.gelu(x)")),
+    wrong("gelu", "no sqrt of 2/pi", (GELU_LINE, GELU_LINE.replace("math.sqrt(2 / math.pi)", "(2 / math.pi)"))),
+    wrong("gelu", "x squared in GELU", (GELU_LINE, GELU_LINE.replace("x ** 3", "x ** 2"))),
+    wrong("gelu", "coefficient 0.44715", (GELU_LINE, GELU_LINE.replace("0.044715", "0.44715"))),
+    wrong("gelu", "GELU not halved", (GELU_LINE, GELU_LINE.replace("0.5 * x", "x"))),
+    wrong("gelu", "no 1 + in GELU", (GELU_LINE, GELU_LINE.replace("1 + ", ""))),
+    wrong("mlp", "erf GELU", ("h = self.gelu(h)", "h = F.gelu(h)")),
+    wrong("mlp", "ReLU for GELU", ("h = self.gelu(h)", "h = torch.relu(h)")),
+    wrong("mlp", "SiLU for GELU", ("h = self.gelu(h)", "h = F.silu(h)")),
+    wrong("mlp", "no GELU", ("h = self.gelu(h)", "pass")),
+    wrong("mlp", "GELU after fc2 too", ("return out\n\n\nclass CausalAttention", "return self.gelu(out)\n\n\nclass CausalAttention")),
+    wrong("mlp", "GELU after fc2 only", ("h = self.gelu(h)\n        out = self.fc2(h)", "out = self.gelu(self.fc2(h))")),
+    wrong("mlp", "GELU before fc1", ("h = self.fc1(x)\n        h = self.gelu(h)", "h = self.fc1(self.gelu(x))")),
+    wrong("mlp", "d_ff is not 4 d_model", ("nn.Linear(config.d_model, 4 * config.d_model)", "nn.Linear(config.d_model, config.d_model)"),
+          ("nn.Linear(4 * config.d_model, config.d_model)", "nn.Linear(config.d_model, config.d_model)")),
+    wrong("mlp", "residual inside the MLP", ("out = self.fc2(h)", "out = x + self.fc2(h)")),
+    wrong("mlp", "fc1 without bias", ("h = self.fc1(x)", "h = x @ self.fc1.weight.T")),
+    wrong("mlp", "nothing returned", ("return out\n\n\nclass CausalAttention", "out\n\n\nclass CausalAttention")),
+    wrong("mlp", "no fc2", ("out = self.fc2(h)", "out = h")),
+    # attention: the scale
+    wrong("attention", "scale by d_model", (SCALE, "scores = scores / C ** 0.5")),
+    wrong("attention", "scale by n_heads", (SCALE, "scores = scores / math.sqrt(H)")),
+    wrong("attention", "no scale", (SCALE, "")),
+    wrong("attention", "scale twice", (SCALE, SCALE + "\n        " + SCALE)),
+    wrong("attention", "scale twice", (SCALE, "scores = scores / self.d_attention")),
+    wrong("attention", "multiplied by the scale", (SCALE, "scores = scores * math.sqrt(self.d_attention)")),
+    wrong("attention", "scale by the sequence length", (SCALE, "scores = scores / math.sqrt(k.shape[-2])")),
+    wrong("attention", "fourth root of the width", (SCALE, "scores = scores / self.d_attention ** 0.25")),
+    # attention: the mask
+    wrong("attention", "no causal mask", (FILL, "")),
+    wrong("attention", "mask inverted", (FILL, FILL.replace("== 0", "== 1"))),
+    wrong("attention", "mask added as ones", (FILL, "scores = scores + mask")),
+    wrong("attention", "mask multiplied", (FILL, "scores = scores * mask")),
+    wrong("attention", "mask multiplied | mask filled with the smallest positive number", (FILL, FILL.replace('float("-inf")', "1e-9"))),
+    wrong("attention", "mask of plus infinity", (FILL, FILL.replace("-inf", "inf"))),
+    wrong("attention", "mask of 1e9", (FILL, FILL.replace('float("-inf")', "1e9"))),
+    wrong("attention", "mask of the future added as ones", (FILL, "scores = scores + (1 - mask)")),
+    wrong("attention", "mask not sliced", (SLICE, "mask = self.causal_mask")),
+    wrong("attention", "diagonal masked", (SLICE, "mask = torch.tril(torch.ones(T, T), diagonal=-1)")),
+    wrong("attention", "one future token seen", (SLICE, "mask = torch.tril(torch.ones(T, T), diagonal=1)")),
+    wrong("attention", "mask inverted, itself seen", (SLICE, "mask = torch.triu(torch.ones(T, T))")),
+    wrong("attention", "mask after softmax", (FILL, ""), (SOFTMAX, SOFTMAX + "\n        weights = weights.masked_fill(mask == 0, 0.0)")),
+    wrong("attention", "mask after softmax", (FILL, ""), (SOFTMAX, SOFTMAX + " * mask")),
+    wrong("attention", "-10 before the scaling | mask of -10", (SCALE, "scores = (scores - 10 * (1 - self.causal_mask[:, :, :T, :T])) / math.sqrt(self.d_attention)"), (FILL, "")),
+    wrong("attention", "NaN replaced by 0", (SLICE, "mask = torch.tril(torch.ones(T, T), diagonal=-1)"), (SOFTMAX, SOFTMAX + ".nan_to_num(0.0)")),
+    # attention: softmax
+    wrong("attention", "softmax over queries", (SOFTMAX, SOFTMAX.replace("-1", "-2"))),
+    wrong("attention", "softmax over heads", (SOFTMAX, SOFTMAX.replace("dim=-1", "dim=1"))),
+    wrong("attention", "softmax over the batch", (SOFTMAX, SOFTMAX.replace("dim=-1", "dim=0"))),
+    wrong("attention", "nn.Softmax given the scores", (SOFTMAX, "weights = nn.Softmax(scores, dim=3)")),
+    wrong("attention", "no softmax", (FILL, "scores = scores.masked_fill(mask == 0, 0.0)"), (SOFTMAX, "weights = scores")),
+    wrong("attention", "log softmax", (SOFTMAX, "weights = F.log_softmax(scores, dim=-1)")),
+    # attention: projections and heads
+    wrong("attention", "q and k swapped | scores transposed", ("scores = q @ k.transpose(-2, -1)", "scores = k @ q.transpose(-2, -1)")),
+    wrong("attention", "k and v swapped", ("k = self.W_k(x)\n        v = self.W_v(x)", "k = self.W_v(x)\n        v = self.W_k(x)")),
+    wrong("attention", "W_k for values too", ("v = self.W_v(x)", "v = self.W_k(x)")),
+    wrong("attention", "W_q for keys too", ("k = self.W_k(x)", "k = self.W_q(x)")),
+    wrong("attention", "W_q for all three", ("k = self.W_k(x)\n        v = self.W_v(x)", "k = q\n        v = q")),
+    wrong("attention", "values not projected", ("v = self.W_v(x)", "v = x")),
+    wrong("attention", "heads cut by view without transposing", (QV, "q = q.view(B, H, T, self.d_attention)"),
+          (KV, "k = k.view(B, H, T, self.d_attention)"), (VV, "v = v.view(B, H, T, self.d_attention)")),
+    wrong("attention", "columns dealt out and joined back", (QV, 'q = rearrange(q, "b t (d h) -> b h t d", h=H)'), (KV, 'k = rearrange(k, "b t (d h) -> b h t d", h=H)'),
+          (VV, 'v = rearrange(v, "b t (d h) -> b h t d", h=H)'), (JOIN, 'z = rearrange(z, "b h t d -> b t (d h)")')),
+    wrong("attention", "heads dealt out column by column", (QV, 'q = rearrange(q, "b t (d h) -> b h t d", h=H)'), (KV, 'k = rearrange(k, "b t (d h) -> b h t d", h=H)'),
+          (VV, 'v = rearrange(v, "b t (d h) -> b h t d", h=H)')),
+    wrong("attention", "heads joined without transposing", (JOIN, "z = z.reshape(B, T, C)")),
+    wrong("attention", "heads joined column by column", (JOIN, 'z = rearrange(z, "b h t d -> b t (d h)")')),
+    wrong("attention", "heads not joined", (JOIN, ""), (OUT, "out = z")),
+    wrong("attention", "heads not joined, transposed", (JOIN, "z = z.transpose(1, 2)"), (OUT, "out = z")),
+    wrong("attention", "heads averaged", (JOIN, "z = z.mean(1).repeat(1, 1, H)")),
+    wrong("attention", "one head", (QV, "q = q.unsqueeze(1)"), (KV, "k = k.unsqueeze(1)"), (VV, "v = v.unsqueeze(1)")),
+    wrong("attention", "heads attend to heads, masked", (QV, "q = q.view(B, T, H, self.d_attention)"), (KV, "k = k.view(B, T, H, self.d_attention)"),
+          (VV, "v = v.view(B, T, H, self.d_attention)"), (SLICE, "mask = self.causal_mask[:, :, :H, :H]"), (JOIN, "z = z.reshape(B, T, C)")),
+    wrong("attention", "no output projection", (OUT, "out = z")),
+    wrong("attention", "W_o twice", (OUT, "out = self.W_o(self.W_o(z))")),
+    wrong("attention", "pattern transposed", ("z = weights @ v", "z = weights.transpose(-2, -1) @ v")),
+    wrong("attention", "residual inside attention", (OUT, "out = x + self.W_o(z)")),
+    wrong("attention", "no biases of q, k and v", ("q = self.W_q(x)", "q = x @ self.W_q.weight.T"), ("k = self.W_k(x)", "k = x @ self.W_k.weight.T"), ("v = self.W_v(x)", "v = x @ self.W_v.weight.T")),
+    wrong("attention", "bias missing in a layer", ("self.W_k = nn.Linear(config.d_model, config.d_model)", "self.W_k = nn.Linear(config.d_model, config.d_model, False)")),
+    wrong("attention", "nothing returned", ("out = self.W_o(z)\n        return out", "out = self.W_o(z)")),
+    wrong("attention", "exception raised for return", ("out = self.W_o(z)\n        return out", "out = self.W_o(z)\n        raise out")),
+    wrong("attention", "n_heads not stored", ("H = C // self.d_attention", "H = self.n_heads")),
+    wrong("attention", "shape called", ("B, T, C = x.shape\n        H", "B, T, C = x.shape()\n        H")),
+    wrong("attention", "name not defined", (OUT, "out = self.W_o(context)")),
+    wrong("attention", "several values returned", ("out = self.W_o(z)\n        return out", "out = self.W_o(z)\n        return out, weights")),
+    # block
+    wrong("block", "post-norm", (FIRST, "x = self.pre_layer_norm(x + self.attention(x))"), (SECOND, "x = self.post_layer_norm(x + self.mlp(x))")),
+    wrong("block", "residual from the normalised stream, both", (FIRST, "x = self.pre_layer_norm(x)\n        x = x + self.attention(x)"), (SECOND, "x = self.post_layer_norm(x)\n        x = x + self.mlp(x)")),
+    wrong("block", "residual from the normalised stream, at attention", (FIRST, "x = self.pre_layer_norm(x)\n        x = x + self.attention(x)")),
+    wrong("block", "parallel block", (FIRST, ""), (SECOND, "x = x + self.attention(self.pre_layer_norm(x)) + self.mlp(self.post_layer_norm(x))")),
+    wrong("block", "second residual from the block's input", (FIRST, "y = x + self.attention(self.pre_layer_norm(x))"), (SECOND, "x = x + self.mlp(self.post_layer_norm(y))")),
+    wrong("block", "post-norm at the MLP", (SECOND, "x = self.post_layer_norm(x + self.mlp(x))")),
+    wrong("block", "no residual sums", (FIRST, FIRST.replace("x + ", "")), (SECOND, SECOND.replace("x + ", ""))),
+    wrong("block", "no residual at attention", (FIRST, FIRST.replace("x + ", ""))),
+    wrong("block", "no residual at the MLP", (SECOND, SECOND.replace("x + ", ""))),
+    wrong("block", "norms swapped", (FIRST, FIRST.replace("pre_", "post_")), (SECOND, SECOND.replace("post_", "pre_"))),
+    wrong("block", "pre_layer_norm used twice", (SECOND, SECOND.replace("post_", "pre_"))),
+    wrong("block", "MLP not normalised", (SECOND, "x = x + self.mlp(x)")),
+    wrong("block", "no norms", (SECOND, "x = x + self.mlp(x)"), (FIRST, "x = x + self.attention(x)")),
+    rewritten("block", "MLP before attention", "DecoderBlock.forward", f"    {SECOND}\n    {FIRST}\n    return x"),
+    wrong("block", "norms after both parts", (FIRST, "x = x + self.pre_layer_norm(self.attention(x))"), (SECOND, "x = x + self.post_layer_norm(self.mlp(x))")),
+    wrong("block", "no MLP", (SECOND, "")),
+    wrong("block", "MLP reads attention alone", (FIRST, "a = self.attention(self.pre_layer_norm(x))"), (SECOND, "x = x + a + self.mlp(self.post_layer_norm(a))")),
+    wrong("block", "norm without gain and bias", (FIRST, "x = x + self.attention(F.layer_norm(x, x.shape[-1:]))"), (SECOND, "x = x + self.mlp(F.layer_norm(x, x.shape[-1:]))")),
+    wrong("block", "eps 1e-6", ("self.pre_layer_norm = nn.LayerNorm(config.d_model)", "self.pre_layer_norm = nn.LayerNorm(config.d_model, eps=1e-6)"),
+          ("self.post_layer_norm = nn.LayerNorm(config.d_model)", "self.post_layer_norm = nn.LayerNorm(config.d_model, eps=1e-6)")),
+    wrong("block", "input added twice", (SECOND, "y = x"), (FIRST, "x0 = x\n        " + FIRST + "\n        x = x0 + x + self.mlp(self.post_layer_norm(x))")),
+    # forward
+    wrong("forward", "positions from the batch axis", (POS, "pos = self.position_embeddings(torch.arange(B))[:, None]")),
+    wrong("forward", "positions from 1", (POS, "pos = self.position_embeddings(torch.arange(1, T + 1))")),
+    wrong("forward", "positions backwards", (POS, "pos = self.position_embeddings(torch.arange(T - 1, -1, -1))")),
+    wrong("forward", "one position for all", (POS, "pos = self.position_embeddings(torch.zeros(T, dtype=torch.long))")),
+    wrong("forward", "no position embeddings", ("h = tok + pos", "h = tok")),
+    wrong("forward", "no token embeddings", ("h = tok + pos", "h = pos.expand(B, -1, -1)")),
+    wrong("forward", "whole position table", (POS, "pos = self.position_embeddings.weight")),
+    wrong("forward", "no final norm", (NORM, "")),
+    rewritten("forward", "final norm twice", "Transformer.forward", "    h = self.embeddings(x) + self.position_embeddings(torch.arange(x.shape[1]))\n    for b in self.backbone:\n        h = b(h)\n    return self.lm_head(self.final_layer_norm(self.final_layer_norm(h)))"),
+    wrong("forward", "first block each time", (LOOP, "for block in self.backbone:\n            h = self.backbone[0](h)")),
+    wrong("forward", "first block only", (LOOP, "h = self.backbone[0](h)")),
+    wrong("forward", "last block skipped", (LOOP, "for block in self.backbone[:-1]:\n            h = block(h)")),
+    wrong("forward", "each block reads the embeddings", (LOOP, "e = h\n        for block in self.backbone:\n            h = block(e)")),
+    wrong("forward", "blocks in reverse", (LOOP, "for block in reversed(self.backbone):\n            h = block(h)")),
+    wrong("forward", "residual around the blocks", (LOOP, "for block in self.backbone:\n            h = h + block(h)")),
+    wrong("forward", "softmax returned", (HEAD, "logits = self.lm_head(h)\n        return F.softmax(logits, dim=-1)")),
+    wrong("forward", "log softmax returned", (HEAD, "logits = self.lm_head(h)\n        return F.log_softmax(logits, dim=-1)")),
+    wrong("forward", "argmax returned", (HEAD, "logits = self.lm_head(h)\n        return logits.argmax(-1)")),
+    wrong("forward", "logits of the last position only", (HEAD, "logits = self.lm_head(h)\n        return logits[:, -1]")),
+    wrong("forward", "head tied to the embeddings", (HEAD, "logits = h @ self.embeddings.weight.T\n        return logits")),
+    wrong("forward", "no head", (HEAD, "return h")),
+    wrong("forward", "axes of length one dropped", (HEAD, "logits = self.lm_head(h)\n        return logits.squeeze()")),
+    wrong("forward", "token embeddings times the root of d_model", ("tok = self.embeddings(x)", "tok = self.embeddings(x) * math.sqrt(self.config.d_model)")),
+    wrong("forward", "layers outside a ModuleList", ("nn.ModuleList([DecoderBlock(config) for _ in range(config.n_layers)])", "[DecoderBlock(config) for _ in range(config.n_layers)]")),
+    wrong("forward", "extra required argument", ("def forward(self, x):\n        B, T = x.shape", "def forward(self, x, mask):\n        B, T = x.shape")),
+    # generate
+    wrong("generate", "row 0's token for every row", (TOKEN, "token = logits[0, -1].argmax().expand(x.shape[0], 1)")),
+    wrong("generate", "logits of the first position", (LAST, "last = logits[:, 0, :]")),
+    wrong("generate", "argmax over positions", (LAST, ""), (TOKEN, "token = torch.argmax(logits, dim=1)[:, -1:]")),
+    wrong("generate", "argmax over the batch", (TOKEN, "token = torch.argmax(last, dim=0)[: x.shape[0], None]")),
+    wrong("generate", "only new tokens returned", ("            x = torch.cat([x, token], dim=1)\n        return x", "            x = torch.cat([x, token], dim=1)\n        return x[:, -num_new_tokens:]")),
+    wrong("generate", "only the last token returned", ("            x = torch.cat([x, token], dim=1)\n        return x", "            x = torch.cat([x, token], dim=1)\n        return token")),
+    wrong("generate", "num_new_tokens taken as the total length", ("for _ in range(num_new_tokens):", "while x.shape[1] < num_new_tokens:")),
+    wrong("generate", "one token too few", ("range(num_new_tokens)", "range(num_new_tokens - 1)")),
+    wrong("generate", "one token too many", ("range(num_new_tokens)", "range(num_new_tokens + 1)")),
+    wrong("generate", "sampling for greedy", (TOKEN, "token = torch.multinomial(F.softmax(last / 2, dim=-1), 1)")),
+    wrong("generate", "only the last token as context", (CONTEXT, "context = x[:, -1:]")),
+    wrong("generate", "context does not grow", (GENERATE, GENERATE.replace("x[:, -self.config.context_length:]", "prompt")), ("for _ in range(num_new_tokens):", "prompt = x\n        for _ in range(num_new_tokens):")),
+    wrong("generate", "returned text cropped", (CONTEXT, "x = x[:, -self.config.context_length:]\n            context = x")),
+    wrong("generate", "the least likely token", (TOKEN, TOKEN.replace("argmax", "argmin"))),
+    wrong("generate", "new tokens in front", (CAT, "x = torch.cat([token, x], dim=1)")),
+    wrong("generate", "floats returned", ("            x = torch.cat([x, token], dim=1)\n        return x", "            x = torch.cat([x, token], dim=1)\n        return x.float()")),
+    wrong("generate", "only the prompt returned", (CAT, "text = torch.cat([x, token], dim=1)")),
+    wrong("generate", "last token missing in the context", (CONTEXT, "context = x[:, :-1] if x.shape[1] > 1 else x")),
+    wrong("generate", "first token lost from the context", (CONTEXT, "context = x[:, 1:] if x.shape[1] > 1 else x")),
+    wrong("generate", "all tokens from one pass", ("for _ in range(num_new_tokens):", "for _ in range(1):"), (TOKEN, "token = torch.argmax(logits, dim=-1)[:, -num_new_tokens:]")),
+    # loss
+    wrong("loss", "no shift", (CUT, ""), (TARGETS, "targets = input_ids")),
+    wrong("loss", "no shift, last position left out", (TARGETS, "targets = input_ids[:, :-1]")),
+    wrong("loss", "shift twice", (CUT, "logits = logits[:, :-2, :]"), (TARGETS, "targets = input_ids[:, 2:]")),
+    wrong("loss", "shift the wrong way", (CUT, "logits = logits[:, 1:, :]"), (TARGETS, "targets = input_ids[:, :-1]")),
+    wrong("loss", "targets rolled", (CUT, ""), (TARGETS, "targets = torch.roll(input_ids, -1, dims=1)")),
+    wrong("loss", "softmax before cross entropy", (CROSS, "logits = F.softmax(logits, dim=-1)\n        " + CROSS)),
+    wrong("loss", "sum for mean", (CROSS, CROSS.replace("targets.reshape(-1))", 'targets.reshape(-1), reduction="sum")'))),
+    wrong("loss", "sum over positions", (CROSS, CROSS.replace("targets.reshape(-1))", 'targets.reshape(-1), reduction="sum") / input_ids.shape[0]'))),
+    wrong("loss", "divided by all positions", (CROSS, CROSS.replace("targets.reshape(-1))", 'targets.reshape(-1), reduction="sum") / input_ids.numel()'))),
+    wrong("loss", "token 0 ignored", (CROSS, CROSS.replace("targets.reshape(-1))", "targets.reshape(-1), ignore_index=0)"))),
+    wrong("loss", "vocabulary and positions mixed up", (CROSS, "loss = F.cross_entropy(logits.reshape(logits.shape[0], logits.shape[2], logits.shape[1]), targets)")),
+    wrong("loss", "cross entropy over the wrong axis", (CROSS, "loss = F.cross_entropy(logits, targets)")),
+    wrong("loss", "no gradient", ("        return loss\n", "        return loss.detach()\n")),
+    wrong("loss", "no gradient", ("        return loss\n", "        return loss.item()\n")),
+    wrong("loss", "last prediction only", (CUT, "logits = logits[:, -2:-1, :]"), (TARGETS, "targets = input_ids[:, -1:]")),
+    wrong("loss", "a flat list of losses", (CROSS, CROSS.replace("targets.reshape(-1))", 'targets.reshape(-1), reduction="none")'))),
+    wrong("loss", "perplexity", ("        return loss\n", "        return torch.exp(loss)\n")),
+    wrong("loss", "sign", ("        return loss\n", "        return -loss\n")),
+    wrong("loss", "bits for nats", ("        return loss\n", "        return loss / math.log(2)\n")),
+    wrong("loss", "label smoothing", (CROSS, CROSS.replace("targets.reshape(-1))", "targets.reshape(-1), label_smoothing=0.1)"))),
+    wrong("loss", "nothing returned", ("        return loss\n", "        loss\n")),
+    wrong("loss", "divided by the batch size once more", ("        return loss\n", "        return loss / input_ids.shape[0]\n")),
+    wrong("loss", "first row only", (CROSS, "loss = F.cross_entropy(logits[0], targets[0])")),
+    wrong("loss", "shift after flattening", (CUT, ""), (CROSS, "loss = F.cross_entropy(logits.reshape(-1, logits.size(-1))[:-1], input_ids.reshape(-1)[1:])")),
+    # state
+    wrong("attention", "another answer the second time", (OUT, "self.calls = getattr(self, 'calls', 0) + 1\n        out = self.W_o(z) * self.calls")),
+    # init
+    wrong("init", "weights not initialised", ("        self.apply(self._init_weights)\n", "")),
+)  # fmt: skip
+
+NOTES: tuple[tuple[str, str], ...] = (
+    ("generate", edited(BASE, (CONTEXT, "context = x"))),
+    ("attention", edited(BASE, (FILL, FILL.replace('float("-inf")', "-1e4")))),
+    ("attention", edited(BASE, (SCALE, "scores = (scores - 1000.0 * (1 - self.causal_mask[:, :, :T, :T])) / math.sqrt(self.d_attention)"), (FILL, ""))),
+    ("attention", edited(BASE, (SOFTMAX, "weights = F.dropout(F.softmax(scores, dim=-1), 0.1, self.training)"))),
+    ("generate", edited(BASE, ("for _ in range(num_new_tokens):", "self.eval()\n        for _ in range(num_new_tokens):"))),
+    ("generate", edited(BASE, ("    @torch.no_grad()\n", ""))),
+)  # fmt: skip
