@@ -215,6 +215,13 @@ def test_more_steps(whole: Path, run: Path, tmp_path: Path, here: Here) -> None:
     assert json.loads((run / "summary.json").read_text())["steps"] == 10
 
 
+def test_more_steps_take_a_checkpoint(run: Path, here: Here) -> None:
+    shutil.rmtree(run / "checkpoints")
+    before = files(run)
+    assert_good_error(here("train", "--resume", run, "--extend", "4"), 4, "has no checkpoint of its last step")
+    assert files(run) == before
+
+
 def test_an_exact_run_is_demanded_where_it_cannot_be(run: Path, here: Here) -> None:
     back_to(run, 4)
     before = files(run)

@@ -14,6 +14,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.serialization import diff
 from hectogpt.train import checkpoint
+from hectogpt.train.checkpoint import Checkpoints
 from hectogpt.train.run import Run
 from hectogpt.train.run_folder import RUN, RunFolder, read_state, read_steps
 from hectogpt.train.session import Session
@@ -85,6 +86,14 @@ def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
     if read_state(folder) not in ("done", "unscored"):
         progress.line(f"note: {folder} is not done: it goes on to step {run.steps}; extend it after that")
         return run
+    if run.steps not in Checkpoints(folder / checkpoint.FOLDER).steps():
+        raise UserError(
+            f"{folder} has no checkpoint of its last step",
+            why="more steps go on from the state of the optimizer, which the weights alone do not hold",
+            fix="a run with checkpoints: leave save_every at its default",
+            kept="the run, untouched",
+            code=errors.CHECKPOINT,
+        )
     longer = replace(run, steps=run.steps + steps)
     old = run.schedule.factor(run.steps - 1, run.steps)
     new = [run.schedule.factor(step, longer.steps) for step in (run.steps, longer.steps - 1)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ class Session:
         machine = self.machine.describe() | {"head": self.head, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
         return {
-            "machine": machine | {"code": hardware.code_hash([PACKAGE / layer for layer in COMPUTES])},
+            "machine": machine | {"code": _code_hash()},
             "version": __version__,
             "run": dump(self.run),
             "corpus": self.corpus.name,
@@ -292,6 +293,12 @@ def train(run: Run, corpus: Corpus | None = None) -> RunResult:
         pass
     session.evaluate("dev")
     return session.result()
+
+
+@cache
+def _code_hash() -> str:
+    """The hash of the code that decides what a step computes, as it was when this process first asked."""
+    return hardware.code_hash([PACKAGE / layer for layer in COMPUTES])
 
 
 def _short(hashes: Any) -> str:
