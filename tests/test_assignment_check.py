@@ -113,7 +113,10 @@ def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:
     assert lines[1].startswith("  attention   failed       attention: ")
     assert "numbers differ, first at [0, 1, 0]: yours " in lines[1]
     assert lines[3] == "1 of 3 passed; parts worth 1 of 7 points"
-    assert lines[4] == "the whole message: cd kit && pytest tests/test_attention.py"
+    assert lines[4:] == [
+        "the whole message:  cd kit && pytest tests/test_attention.py",
+        "what it may be:     hectogpt grade kit",
+    ]
 
 
 def test_a_folder_that_is_no_kit(here: Here, tmp_path: Path) -> None:

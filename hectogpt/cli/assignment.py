@@ -76,6 +76,8 @@ def check(folder: Path) -> None:
     print(f"{len(passed)} of {len(found)} passed; parts worth {points} of {all_points} points")
     failed = next((progress.part for progress in found if progress.state == "failed"), None)
     if failed:
-        print(printable(f"the whole message: cd {shlex.quote(str(folder))} && pytest tests/test_{failed}.py"))
+        quoted = printable(shlex.quote(str(folder)))
+        print(f"the whole message:  cd {quoted} && pytest tests/test_{failed}.py")
+        print(f"what it may be:     hectogpt grade {quoted}")
     if len(passed) < len(found):
         raise SystemExit(errors.BUG)
