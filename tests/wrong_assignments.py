@@ -145,6 +145,7 @@ WRONG = [
     Change("forward", "the first block twice", BLOCKS, BLOCKS.replace("block(h)", "self.backbone[0](h)")),
     Change("forward", "blocks backwards", BLOCKS, BLOCKS.replace("self.backbone:", "reversed(self.backbone):")),
     Change("forward", "every block reads the embeddings", BLOCKS, BLOCKS.replace("        for block", "        e = h\n        for block").replace("block(h)", "block(e)")),
+    Change("forward", "too long, cut in silence", "            raise ValueError(f\"{seq} tokens do not fit a context of {context}\")\n", "            x, seq = x[:, -context:], context\n"),
     Change("forward", "softmax", READ, READ + ".softmax(-1)"),
     Change("forward", "log softmax", READ, READ + ".log_softmax(-1)"),
     Change("forward", "argmax", READ, READ + ".argmax(-1)"),
