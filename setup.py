@@ -18,6 +18,7 @@ PATTERNS = (
     "assignment/tests/*.py",
     "assignment/tests/*.json",
     "answers/*.md",
+    "answers/*.png",
     "answers/figures/*.svg",
 )
 

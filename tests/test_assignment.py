@@ -183,6 +183,9 @@ def test_a_kit_for_teachers_has_the_solution(here: Here, tmp_path: Path) -> None
         assert ast.dump(ast.parse(solution)) == ast.dump(ast.parse(TEXTBOOK[name]))
     answers = tmp_path / "kit" / "solution" / "answers"
     assert {"attention.md", "positions.md", "learning.md"} <= {path.name for path in answers.iterdir()}
+    for file in answers.glob("*.md"):
+        pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", file.read_text(encoding="utf-8"))
+        assert [picture for picture in pictures if not (answers / picture).is_file()] == []
     assert list((answers / "figures").glob("*.svg"))
 
 

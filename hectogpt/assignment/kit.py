@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from hectogpt.errors import UserError
 SOURCES = ("model_solution.py", "train.py", "utils.py")
 SCRIPT = "create_submission.sh"
 TEXT = "text.txt"
+ELSEWHERE = re.compile(r"!\[([^\]]*)\]\(\.\./(results/[^)]*)\)")  # a picture that a kit does not hold
 HERE = "<!-- exercises -->"  # where the table of exercises goes in README.md
 
 
@@ -103,11 +105,20 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
             kit[f"tests/{file.name}"] = file.read_bytes()
     if solution:
         kit |= {f"solution/{name}": with_stubs((reference / name).read_text("utf-8"), ()).encode() for name in SOURCES}
-        answers = materials.find("answers")
-        for file in [*sorted(answers.glob("*.md")), *sorted((answers / "figures").glob("*.svg"))]:
-            if not file.name.endswith(".template.md"):
-                kit[f"solution/answers/{file.relative_to(answers).as_posix()}"] = file.read_bytes()
+        kit |= {f"solution/answers/{name}": content for name, content in read_answers().items()}
     return kit
+
+
+def read_answers() -> dict[str, bytes]:
+    """The written answers and their figures; pictures of runs, which are large, stay in the repository."""
+    folder = materials.find("answers")
+    found: dict[str, bytes] = {}
+    for file in sorted(folder.glob("*.md")):
+        if not file.name.endswith(".template.md"):
+            found[file.name] = ELSEWHERE.sub(r"*Picture in the repository, \2: \1*", file.read_text("utf-8")).encode()
+    for file in [*sorted(folder.glob("*.png")), *sorted((folder / "figures").glob("*.svg"))]:
+        found[file.relative_to(folder).as_posix()] = file.read_bytes()
+    return found
 
 
 def table(parts: Collection[Part]) -> str:
