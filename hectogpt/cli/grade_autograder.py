@@ -26,7 +26,7 @@ mkdir -p /autograder/results
 code=$?
 # 0: all right, 1: something is wrong; anything else is the grader's own fault, and the student is told so.
 if [ $code -gt 1 ] || [ ! -s /autograder/results/results.json ]; then
-    printf '{{"score": 0, "output": "The grader failed (exit code %s). This is not your fault; tell your teacher."}}\\n' \\
+    printf '{{"score": 0, "output": "The grader failed (exit code %s). Tell your teacher."}}\\n' \\
         $code > /autograder/results/results.json
 fi
 """

@@ -11,6 +11,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
@@ -74,9 +75,11 @@ def build(setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dt
     name = CLASSES.get(setting.part, "Transformer")
     if not hasattr(solution, name):
         raise AttributeError(f"model_solution.py has no class {name}")
-    module = (
-        getattr(solution, name)() if setting.part == "gelu" else getattr(solution, name)(config(solution, setting.size))
-    )
+    if setting.part == "gelu":
+        module = getattr(solution, name)()
+    else:
+        with no_first_weights(solution):
+            module = getattr(solution, name)(config(solution, setting.size))
     load(module, setting, dtype)
     module.train(setting.train_mode)
     watch: dict[str, Any] = {}
@@ -84,6 +87,21 @@ def build(setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dt
         patch(module, setting, watch)
     method = {"generate": "generate", "loss": "get_loss_on_batch"}.get(setting.part)
     return Built(module, getattr(module, method) if method else module, watch)
+
+
+@contextmanager
+def no_first_weights(solution: ModuleType) -> Iterator[None]:
+    """A transformer that is built here draws no first weights: they are another part, and ours are loaded."""
+    kind: Any = getattr(solution, "Transformer", None)
+    written = vars(kind).get("_init_weights") if isinstance(kind, type) else None
+    if written is None:
+        yield
+        return
+    kind._init_weights = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        kind._init_weights = written
 
 
 def config(solution: ModuleType, size: Size) -> Any:

@@ -1,9 +1,9 @@
 """The laws that a submission is judged by, as data: what is run, what is checked, and the sentence it rests on.
 
 A law that does not count is a note: the assignment never asks for it. Tolerances are relative to the spread of the
-right result. They lie at least a hundred times above the error of right solutions (1e-15 in float64; about 1e-7 where a
-solution rounds to float32 inside) and at least a hundred times below what the nearest mistake changes (tests measure
-both numbers).
+right result. In float64 the allowed difference is a hundred times the error of right solutions that round to float32
+inside (3e-7; without such rounding 1e-14), and the nearest mistake is four hundred times above it. A submission that
+cannot run in float64 is judged in float32, with fifty times on both sides. Tests measure these numbers.
 """
 
 # ruff: noqa: E501  # a table, an entry a line
@@ -14,7 +14,7 @@ from typing import Literal
 
 from hectogpt.grade.settings import NARROW, WIDE, Setting
 
-TOLERANCE = {"float64": 1e-5, "float32": 1e-4}  # by the dtype of the weights that the submission ran with
+TOLERANCE = {"float64": 5e-5, "float32": 5e-4}  # by the dtype of the weights that the submission ran with
 
 Check = Literal[
     "values",  # the result is the right one
@@ -49,6 +49,7 @@ class Law:
 
 PROMPTS = ((4, 3), (1, 1), (2, 5), (3, 2))
 GELU = Setting("gelu", "gelu")
+GELU_BEND = Setting("gelu, where it bends", "gelu", kind="bend")
 MLP = Setting("mlp", "mlp")
 MLP_BEND = Setting("mlp, where GELU bends", "mlp", NARROW, ((2, 5),), kind="bend")
 ATTENTION = Setting("attention", "attention")
@@ -83,6 +84,7 @@ LOSS_SAYS = "The mean cross entropy of each next token given those before it."
 
 LAWS: tuple[Law, ...] = (
     Law("values", GELU, "values", "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."),
+    Law("values where it bends", GELU_BEND, "values", "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."),
     Law("values", MLP, "values", MLP_SAYS),
     Law("values where GELU bends", MLP_BEND, "values", MLP_SAYS),
     Law("a second call", MLP, "again", TWICE),

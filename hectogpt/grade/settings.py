@@ -126,7 +126,9 @@ def activations(setting: Setting, call: int) -> Tensor:
     x = torch.randn(batch, seq, setting.size.d_model, generator=generator, dtype=torch.float64)
     if setting.kind == "quiet":
         return 3e-3 * x
-    return 2 * x if setting.part == "gelu" else x
+    if setting.part == "gelu":
+        return 0.3 * x - 2.3 if setting.kind == "bend" else 2 * x
+    return x
 
 
 def token_ids(setting: Setting, call: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hectogpt.grade import train_case
-from hectogpt.grade.answers import Answer, config, load, patch, takes, told
+from hectogpt.grade.answers import Answer, config, load, no_first_weights, patch, takes, told
 from hectogpt.grade.settings import Setting
 
 
@@ -30,7 +30,8 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     recorded: list[tuple[Any, Any]] = []
 
     def model(*_: Any, **__: Any) -> Any:
-        made = solution.Transformer(config(solution, train_case.SIZE))
+        with no_first_weights(solution):
+            made = solution.Transformer(config(solution, train_case.SIZE))
         load(made, train_case.model_setting(), torch.float32)
         patch(made, Setting("", "train", train_case.SIZE), {})
         made.get_loss_on_batch = loss_of(made)
@@ -95,7 +96,7 @@ def found(result: Any, recorded: list[tuple[Any, Any]]) -> tuple[Any, Any]:
 def numbers(values: Any) -> Answer:
     try:
         kept = [isinstance(value, Tensor) and value.requires_grad for value in values]
-        listed = [float(value) for value in list(values)[:1000]]
+        listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
     except BaseException as error:
         return told(error)
     return Answer("tensor", torch.tensor(listed, dtype=torch.float64), facts={"graph kept": any(kept)})
