@@ -1,0 +1,105 @@
+"""Submissions in processes of their own: what they do harms nobody, and each way to end has its name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from grade_hostile import HOSTILE
+from grade_right import RIGHT
+from grade_solutions import BASE, TRAIN, edited
+from helpers import ROOT
+
+from hectogpt.grade import submission
+from hectogpt.grade.grading import grade
+from hectogpt.grade.result import Result
+from hectogpt.grade.runner import Limits
+from hectogpt.grade.submission import Submission
+
+SHORT = Limits(seconds=8.0, memory=1 << 30)
+
+
+def graded(source: str, **others: str) -> Result:
+    files = {"model_solution.py": source.encode()} | {f"{name}.py": text.encode() for name, text in others.items()}
+    return grade(Submission("a submission", Path("."), files), SHORT)
+
+
+def outcomes(result: Result) -> dict[str, str]:
+    """Those that are not passed, of what was handed in."""
+    return {p.part: p.outcome for p in result.parts if p.outcome not in ("passed", "not handed in")}
+
+
+def test_the_textbook_gets_full_points() -> None:
+    (one,) = submission.find((ROOT / "reference",))
+    result = grade(one)
+    assert outcomes(result) == {}
+    assert (result.points, result.max_points) == (30, 30)
+    assert result.is_right(strict=True)
+
+
+def test_a_submission_as_students_send_it_without_the_packages_it_imports() -> None:
+    """A crash in generate costs generate alone; stand-ins let the imports pass."""
+    crashing = RIGHT["imports of what is not installed"].replace("context = x[", "import os; os._exit(0); context = x[")
+    result = graded(crashing.replace("import math", "import nowhere_installed\nimport math", 1), train=TRAIN)
+    assert outcomes(result) == {"generate": "crashed"}
+    assert (result.points, result.max_points) == (25, 30)
+    assert result.missing == ["nowhere_installed"]
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(os.name != "posix", reason="processes of POSIX")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_submission_that_does_harm(name: str) -> None:
+    case = HOSTILE[name]
+    result = graded(case.source)
+    assert outcomes(result) == {case.part: case.outcome}
+    part = result.part(case.part)
+    assert part.points == 0
+    assert case.words in part.reason + " ".join(finding.symptom for finding in part.findings)
+    assert not (Path.cwd().parent / "evil").exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [("import sys; sys.exit(0)", "blocked"), ("import os; os._exit(0)", "crashed"), ("def x(:", "blocked"),
+     ("while True: print(1)", "output flood")],
+)  # fmt: skip
+def test_a_submission_that_cannot_be_imported(line: str, outcome: str) -> None:
+    result = graded(f"{line}\n{BASE}")
+    assert set(outcomes(result).values()) == {outcome}
+    assert result.points == 0
+
+
+@pytest.mark.thorough
+def test_a_missing_class_blocks_what_rests_on_it() -> None:
+    source = edited(BASE, ("class DecoderBlock(", "class Block("))
+    result = graded(source)
+    assert outcomes(result)["block"] == "not started"
+    assert {outcomes(result)[part] for part in ("forward", "generate", "loss")} == {"blocked"}
+    assert result.part("attention").outcome == "passed"
+
+
+@pytest.mark.thorough
+def test_the_starters_stubs_are_not_started() -> None:
+    """They return torch.empty(1), which broadcasts."""
+    source = BASE
+    for old in ("return out\n\n\nclass CausalAttention", "return out\n\n\nclass DecoderBlock", "return logits\n\n    @torch",
+                "return loss\n"):  # fmt: skip
+        source = edited(source, (old, old.replace(old.split("\n")[0], "return torch.empty(1)", 1)))
+    result = graded(source)
+    expected = {"mlp": "not started", "attention": "not started", "forward": "not started", "loss": "not started"}
+    assert outcomes(result) == expected
+
+
+def test_an_error_of_the_grader_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("hectogpt.grade.grading.run", fail)
+    result = graded(BASE)
+    assert set(outcomes(result).values()) == {"grader fault"}
+    assert result.points == 0
+    assert result.grader_fault
+    assert not result.is_right()
