@@ -306,7 +306,9 @@ class Frames:
         """Send one frame. A copy of this process, forked by the code of others, ends instead."""
         if os.getpid() != self._owner:
             os._exit(0)
-        self._file.write(json.dumps({**header, "bytes": len(body), "token": self._token}).encode() + b"\n" + body)
+        self._file.write(
+            json.dumps({**header, "bytes": len(body), "token": self._token}, allow_nan=False).encode() + b"\n" + body
+        )
         self._file.flush()
 
     def done(self) -> None:
@@ -338,7 +340,8 @@ def _watch(pipe: int) -> None:
             _requests.put(line)
             line = b""
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        os.killpg(os.getpid(), signal.SIGKILL)
+        with suppress(OSError):  # an audit hook may forbid it
+            os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 

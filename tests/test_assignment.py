@@ -84,6 +84,7 @@ def test_an_unknown_mark_is_an_error() -> None:
 # --- what the tests expect --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_expected_values_are_the_textbooks() -> None:
     program = "import json, tools.assignment as a; print(json.dumps(a.compute()))"
     environment = os.environ | {"TQDM_DISABLE": "1"}

@@ -64,7 +64,11 @@ def run_until(session: Session, step: int) -> Session:
 # --- exact resume -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.names() if name != "counts"])
+QUICK = ("baseline", "copying", "soap_rare_tokens")  # the others are run by --thorough
+RECIPES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in recipes.names() if n != "counts"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_goes_on_bit_for_bit(name: str, corpus: Corpus, tmp_path: Path) -> None:
     run = shrunk(name)
     checkpoints = Checkpoints(tmp_path / "checkpoints")

@@ -13,6 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -69,7 +70,8 @@ class Asked:
         }
         self.pieces = list(more.get("pieces", [b""]))
         self.read, self.sent = 0, list[Any]()
-        asyncio.run(lock(self.scope, self._receive, self._send))
+        with ThreadPoolExecutor(1) as thread:  # this one may have a loop already, that of a browser's tests
+            thread.submit(asyncio.run, lock(self.scope, self._receive, self._send)).result()
 
     async def _receive(self) -> Any:
         self.read += 1

@@ -92,7 +92,14 @@ def test_a_run_folder_has_its_checkpoints_and_hashes(whole: Path) -> None:
     assert {p.name for p in (whole / "run" / "checkpoints").iterdir()} == {f"step-0000000{n}" for n in (2, 4, 6)}
 
 
-@pytest.mark.parametrize("tail", ["", '{"step": 5, "train/lo', "whole row"])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        pytest.param("", marks=pytest.mark.thorough),
+        '{"step": 5, "train/lo',
+        pytest.param("whole row", marks=pytest.mark.thorough),
+    ],
+)
 def test_resume_auto_is_as_if_nothing_had_happened(whole: Path, run: Path, here: Here, tail: str) -> None:
     """Rows after the checkpoint, and half a row, go."""
     back_to(run, 4)
@@ -137,6 +144,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(whole: Path, run:
     assert_as_whole(run, whole)
 
 
+@pytest.mark.thorough
 def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tmp_path: Path, here: Here) -> None:
     common = ["train", "baseline", *SIX[:-1], "--corpus", str(whole / "tokens.bin"), "--resume", "auto"]
     done = here(*common)
@@ -203,6 +211,7 @@ def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> N
         path.write_text(json.dumps({"state": "done", "steps": 6}))
 
 
+@pytest.mark.thorough
 def test_more_steps(whole: Path, run: Path, tmp_path: Path, here: Here) -> None:
     """The baseline's rate is constant: 6 + 4 steps are 10 steps, bit for bit. What the schedule means is said."""
     done = here("train", "--resume", run, "--extend", "4", "--save-every", "2")
@@ -222,6 +231,7 @@ def test_more_steps_take_a_checkpoint(run: Path, here: Here) -> None:
     assert files(run) == before
 
 
+@pytest.mark.thorough
 def test_an_exact_run_is_demanded_where_it_cannot_be(run: Path, here: Here) -> None:
     back_to(run, 4)
     before = files(run)
@@ -256,6 +266,7 @@ def dropped(run):
 """
 
 
+@pytest.mark.thorough
 def test_a_run_with_an_idea_goes_on_when_its_file_is_named(whole: Path, tmp_path: Path, here: Here) -> None:
     """Dropout is the same again; a file that has changed is another idea."""
     (tmp_path / "mine.py").write_text(IDEA)
@@ -276,6 +287,7 @@ def test_a_run_with_an_idea_goes_on_when_its_file_is_named(whole: Path, tmp_path
 # --- signals and two at once ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_killed_and_gone_on(whole: Path, tmp_path: Path, here: Here, number: int) -> None:
     common = ["train", "baseline", *SIX[: SIX.index("6")], "40", "--save-every", "5", "--out", "cut"]
@@ -297,6 +309,7 @@ def test_killed_and_gone_on(whole: Path, tmp_path: Path, here: Here, number: int
     assert not [path for path in one.rglob("*") if path.name.startswith(".")]
 
 
+@pytest.mark.thorough
 def test_two_starts_at_once_share_nothing(whole: Path, tmp_path: Path) -> None:
     """D1: two runs without --out get two folders; of two with the same --out, one is refused."""
     common = ["train", "baseline", *SIX, "--corpus", whole / "tokens.bin"]
@@ -388,6 +401,7 @@ def test_replay_compares_every_bit(run: Path, here: Here) -> None:
     assert_good_error(here("replay", run), 4, "no step to compute again")
 
 
+@pytest.mark.thorough
 def test_replay_compares_weights_with_the_next_checkpoint(whole: Path, here: Here) -> None:
     every = [*SIX[: SIX.index("--save-every")], "--save-every", "1", "--quiet"]
     assert here("train", "baseline", *every, "--corpus", whole / "tokens.bin", "--out", "r").returncode == 0
@@ -434,6 +448,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
 
+@pytest.mark.thorough
 def test_a_disk_without_room_is_told_before_the_first_step(
     whole: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,6 +487,7 @@ def greedy(run):
 """
 
 
+@pytest.mark.thorough
 def test_memory_that_is_used_up_keeps_the_checkpoint(whole: Path, tmp_path: Path, here: Here) -> None:
     (tmp_path / "mine.py").write_text(OOM)
     command = ["train", "mine.py:greedy@baseline", *SIX, "--corpus", str(whole / "tokens.bin"), "--out", "greedy"]

