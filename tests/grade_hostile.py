@@ -1,5 +1,6 @@
 """Submissions that harm themselves, the grader or the next one, and what is to come of each."""
 
+# ruff: noqa: E501  # sources
 from __future__ import annotations
 
 from dataclasses import dataclass

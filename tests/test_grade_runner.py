@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from grade_hostile import HOSTILE
 from grade_right import RIGHT
-from grade_solutions import BASE, TRAIN, edited
+from grade_solutions import BASE, TRAIN, body, edited
 from helpers import ROOT
 
 from hectogpt.grade import submission
@@ -85,12 +89,58 @@ def test_a_missing_class_blocks_what_rests_on_it() -> None:
 def test_the_starters_stubs_are_not_started() -> None:
     """They return torch.empty(1), which broadcasts."""
     source = BASE
-    for old in ("return out\n\n\nclass CausalAttention", "return out\n\n\nclass DecoderBlock", "return logits\n\n    @torch",
-                "return loss\n"):  # fmt: skip
+    ends = (
+        "return out\n\n\nclass CausalAttention",
+        "return out\n\n\nclass DecoderBlock",
+        "return logits\n\n    @torch",
+    )
+    for old in (*ends, "return loss\n"):
         source = edited(source, (old, old.replace(old.split("\n")[0], "return torch.empty(1)", 1)))
     result = graded(source)
     expected = {"mlp": "not started", "attention": "not started", "forward": "not started", "loss": "not started"}
     assert outcomes(result) == expected
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
+    """Killed with SIGKILL, the grader can end nobody; the child notices, and ends what it has started."""
+    hang = """
+    import os, time
+    open("pid", "w").write(str(os.getpid()))
+    if os.fork() == 0:
+        time.sleep(1000)
+    while True: pass
+"""
+    (tmp_path / "model_solution.py").write_text(body(BASE, "MLP.forward", hang))
+    program = [sys.executable, "-m", "hectogpt", "grade", str(tmp_path), "--timeout", "100"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as grader:
+        until = time.monotonic() + 120
+        while not (found := list(tmp_path.glob("hectogpt-grade-*/pid"))) or not found[0].read_text():
+            assert time.monotonic() < until
+            assert grader.poll() is None
+            time.sleep(0.05)
+        pid = int(found[0].read_text())
+        grader.kill()
+        grader.communicate(timeout=60)
+    while alive(pid):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def alive(group: int) -> bool:
+    """Whether a process of the group is there, one that has not ended."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    states = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            states += [fields[0]] if int(fields[2]) == group else []
+    return any(state != "Z" for state in states) if states else Path("/proc/self/stat").exists() is False
 
 
 def test_an_error_of_the_grader_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

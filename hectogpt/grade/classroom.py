@@ -98,7 +98,7 @@ def grade_all(
             group, result = done.get()
             if result is None:
                 continue
-            if out:
+            if out and not result.fault:
                 write(out, result)
             for submission in group:
                 yield renamed(result, submission.name)

@@ -1,0 +1,201 @@
+"""Finding submissions, records that go on, and the forms of a result: nothing foreign gets through unescaped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from grade_solutions import BASE, edited, judged
+
+from hectogpt.cli.grade_autograder import archive
+from hectogpt.errors import UserError
+from hectogpt.grade import classroom, laws, page, report, result, submission
+from hectogpt.grade.result import PartResult, Result
+
+EVIL = "<script>alert(1)</script>\x1b[31m=1+1"
+
+
+@pytest.fixture(scope="module")
+def wrong() -> Result:
+    """One submission with a named mistake, an error with a foreign message, and a note."""
+    source = edited(
+        BASE,
+        ("scores = scores / math.sqrt(self.d_attention)", "scores = scores / C ** 0.5"),
+        ("        return loss\n", f"        raise ValueError({EVIL!r})\n"),
+        ("context = x[:, -self.config.context_length:]", "context = x"),
+    )
+    parts = [part for part in laws.GRADED if part not in ("train", "plot", "converter")]
+    return Result(EVIL, "0" * 64, list(judged(source, *parts).values()), 1.5)
+
+
+def write(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(BASE, encoding="utf-8")
+    return folder
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_submissions_are_found_in_files_folders_and_archives(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "anna/model_solution.py",
+        "anna/utils.py",
+        "anna/tests/test_x.py",
+        "ben/deep/model_solution.py",
+        "carl.py",
+    )
+    with zipfile.ZipFile(tmp_path / "dora.zip", "w") as file:
+        file.writestr("folder/model_solution.py", BASE)
+        file.writestr("folder/train.py", "x = 1")
+        file.writestr("__MACOSX/folder/._model_solution.py", "")
+        file.writestr("../../evil.py", "x = 1")
+    found = submission.find((tmp_path,))
+    assert {s.name: sorted(s.files) for s in found} == {
+        "anna": ["model_solution.py", "utils.py"],
+        "ben/deep": ["model_solution.py"],
+        "carl.py": ["model_solution.py"],
+        "dora": ["model_solution.py", "train.py"],
+    }
+    (alone,) = submission.find((tmp_path / "anna" / "model_solution.py",))
+    assert sorted(alone.files) == ["model_solution.py", "utils.py"]
+    assert alone.key == next(s for s in found if s.name == "anna").key
+    with alone.copied() as folder:
+        assert sorted(path.name for path in folder.iterdir()) == ["model_solution.py", "utils.py"]
+    assert not folder.exists()
+
+
+def test_what_is_no_submission(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no"):
+        submission.find((tmp_path / "nowhere",))
+    with pytest.raises(UserError, match="no submission in"):
+        submission.find((tmp_path,))
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 no archive")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr("notes.txt", "none")
+    faults = {s.name: s.fault for s in submission.find((tmp_path,))}
+    assert "cannot be read" in faults["broken"]
+    assert "no model_solution.py" in faults["other"]
+
+
+def test_a_change_of_any_file_changes_the_key(tmp_path: Path) -> None:
+    write(tmp_path, "model_solution.py", "helper.py")
+    (before,) = submission.find((tmp_path,))
+    (tmp_path / "helper.py").write_text(BASE + "\n", encoding="utf-8")
+    assert submission.find((tmp_path,))[0].key != before.key
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_read_back(wrong: Result, tmp_path: Path) -> None:
+    path = tmp_path / "grades.jsonl"
+    classroom.write(path, wrong)
+    with path.open("a") as file:
+        file.write('no JSON\n{"grader": 1}\n{"half": ')
+    back = classroom.recorded(path)[wrong.key]
+    assert report.text(back) == report.text(wrong)
+    assert back.points == wrong.points
+    json.dumps(wrong.record(), allow_nan=False)
+
+
+def test_faults_of_the_grader_and_records_of_another_version_are_not_used_again(wrong: Result, tmp_path: Path) -> None:
+    path = tmp_path / "grades.jsonl"
+    classroom.write(path, replace(wrong, parts=[PartResult("mlp", "grader fault", "a bug")]))
+    assert classroom.recorded(path) == {}
+    classroom.write(path, wrong)
+    path.write_text(path.read_text().replace(classroom.version(), "another"))
+    assert classroom.recorded(path) == {}
+    with pytest.raises((KeyError, ValueError)):
+        result.read({"parts": [{"part": "mlp", "outcome": "excellent"}]})
+
+
+def test_equal_submissions_and_recorded_ones_are_graded_once(
+    wrong: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graded = []
+
+    def grade(one: submission.Submission, *_: object) -> Result:
+        graded.append(one.name)
+        return replace(wrong, name=one.name, key=one.key)
+
+    monkeypatch.setattr(classroom, "grade", grade)
+    write(tmp_path, "a/model_solution.py", "b/model_solution.py")
+    (tmp_path / "c.py").write_text("x = 1")
+    found, out = submission.find((tmp_path,)), tmp_path / "grades.jsonl"
+    assert sorted(r.name for r in classroom.grade_all(found, out, 2)) == ["a", "b", "c.py"]
+    assert len(graded) == 2
+    assert sorted(r.name for r in classroom.grade_all(found, out, 2)) == ["a", "b", "c.py"]
+    assert len(graded) == 2
+
+
+# --- forms ------------------------------------------------------------------------------------------------------------
+
+
+def test_hints_go_as_deep_as_asked(wrong: Result) -> None:
+    part = wrong.part("attention")
+    kinds = [[kind for kind, _ in report.hints(part, level)] for level in (1, 2, 3)]
+    assert "where" not in kinds[0]
+    assert "where" in kinds[1]
+    assert "what" not in kinds[1]
+    assert "what" in kinds[2]
+    assert "d_model" in dict(report.hints(part, 3))["what"]
+
+
+def test_text_shows_points_symptoms_and_notes(wrong: Result) -> None:
+    told = report.text(wrong)
+    assert "14 of 27 points" in told
+    assert "yours" in told
+    assert "notes (beyond the tests: no points are lost)" in told
+    assert "\x1b" not in told
+
+
+def test_the_page_escapes_what_is_foreign(wrong: Result) -> None:
+    for name, content in page.pages([wrong, replace(wrong, name="../x")], 3).items():
+        assert "<script" not in content
+        assert "\x1b" not in content
+        assert "/" not in name
+        assert "http" not in content
+        HTMLParser().feed(content)
+    assert len(page.pages([wrong] * 3, 3)) == 4
+    assert list(page.pages([wrong], 3)) == ["index.html"]
+
+
+def test_no_cell_of_the_csv_is_a_formula(wrong: Result) -> None:
+    rows = list(csv.reader(io.StringIO(report.as_csv([wrong, replace(wrong, name="=1+1")]))))
+    assert len({len(row) for row in rows}) == 1
+    assert not [cell for row in rows for cell in row if cell[:1] in ("=", "+", "@")]
+
+
+def test_gradescope_gets_a_test_a_part(wrong: Result) -> None:
+    told = report.gradescope(wrong, 3, "after_published")
+    assert told["score"] == sum(test["score"] for test in told["tests"])
+    numbers = {test["number"]: test["max_score"] for test in told["tests"]}
+    assert numbers["3(a)iii"] == 6
+    assert {test["status"] for test in told["tests"]} == {"passed", "failed"}
+    assert {test["visibility"] for test in told["tests"]} == {"after_published"}
+    attention = next(test for test in told["tests"] if test["name"] == "CausalAttention")
+    assert attention["extra_data"]["diagnosis"] == "scale by d_model"
+    json.loads(report.as_text(told))
+
+
+def test_the_autograder_archive() -> None:
+    made = archive("visible", 2)
+    assert made == archive("visible", 2)
+    with zipfile.ZipFile(io.BytesIO(made)) as file:
+        assert {info.filename: info.external_attr >> 16 for info in file.infolist()} == {
+            "setup.sh": 0o755,
+            "run_autograder": 0o755,
+        }
+        run = file.read("run_autograder").decode()
+    assert run.startswith("#!")
+    assert "--hints 2" in run
+    assert "/autograder/results/results.json" in run
