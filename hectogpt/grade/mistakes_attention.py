@@ -65,6 +65,11 @@ def first_head_everywhere(self: Computation, t: Tensor) -> Tensor:
     return t[..., : t.shape[-1] // h][:, None].expand(-1, h, -1, -1)
 
 
+def exchanged(self: Computation, t: Tensor) -> Tensor:
+    batch, seq, _ = t.shape
+    return t.reshape(batch, seq, self.size.d_attention, self.size.n_heads).transpose(1, 2)
+
+
 def future(self: Computation, scores: Tensor) -> Tensor:
     return ~self.past(scores)
 
@@ -192,6 +197,10 @@ ATTENTION = [
             "The mask is applied to the probabilities, after the softmax.", {"hide": lambda s, t: t, "normalise": after_softmax(-math.inf)}),
     Mistake("-10 before the scaling", "attention", MASK, "A small constant is added to the future before the scaling, which weakens it.",
             {"pattern": hidden_before_scaling(-10.0)}),
+    Mistake("minus infinity times zero", "attention", MASK, "Minus infinity is multiplied by the mask's zeros, which gives NaN.",
+            {"hide": lambda s, t: t + future(s, t).to(t.dtype) * -math.inf}),
+    Mistake("scale after softmax", "attention", "the scale of the scores", "The probabilities are divided by the root of the head's width; the scores have to be.",
+            {"scale": lambda s, t: t, "normalise": lambda s, t: t.softmax(-1) / s.size.d_attention**0.5}),
     Mistake("softmax over queries", "attention", "the axis of the softmax", "The softmax runs over the queries, not over the keys.",
             {"normalise": lambda s, t: t.softmax(-2)}),
     Mistake("softmax over heads", "attention", "the axis of the softmax", "The softmax runs over the heads, not over the keys.",
@@ -241,6 +250,9 @@ ATTENTION = [
             {"attention": across_heads}),
     Mistake("heads attend to heads, masked", "attention", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.",
             {"attention": across_heads_masked}),
+    Mistake("number and width of heads exchanged", "attention", HEADS, "The number of heads and their width have changed places.",
+            {"cut": exchanged, "scale": lambda s, t: t / s.size.n_heads**0.5}),
+    Mistake("number and width of heads exchanged in cutting", "attention", HEADS, "The number of heads and their width have changed places.", {"cut": exchanged}),
     Mistake("first head everywhere", "attention", HEADS, "All heads compute what the first one computes.", {"cut": first_head_everywhere}),
     Mistake("heads joined without transposing", "attention", HEADS,
             "Heads are joined by a reshape without transposing first: positions and heads are mixed up.", {"join": join_untransposed}),

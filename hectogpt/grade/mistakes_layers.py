@@ -83,7 +83,7 @@ MLP = [
 ]  # fmt: skip
 
 
-def over(axis: int) -> Callable[[Computation, str, Tensor], Tensor]:
+def over(axis: int | tuple[int, int]) -> Callable[[Computation, str, Tensor], Tensor]:
     """A norm over another axis."""
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
@@ -163,6 +163,8 @@ BLOCK = [
     Mistake("first residual only at the end", "block", SUMS,
             "Attention's own result takes the place of the stream, and the input is added at the very end only.",
             {"block": lambda s, p, x: x + s.think(p, s.second_norm(p, s.attend(p, s.first_norm(p, x))))}),
+    Mistake("second sum starts from attention alone", "block", SUMS, "The second sum starts from what attention returned, without the stream.",
+            {"block": lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + s.think(p, s.second_norm(p, x + a))}),
     Mistake("no residual sums", "block", SUMS, "The input of each part is not added to its result: there is no residual stream.",
             {"first_half": lambda s, p, x: s.attend(p, s.first_norm(p, x)),
              "second_half": lambda s, p, x: s.think(p, s.second_norm(p, x))}),
@@ -191,6 +193,8 @@ BLOCK = [
             {"block": lambda s, p, x: x + s.second_half(p, s.first_half(p, x))}),
     Mistake("norm over positions", "block", "the axis of the norms", "The norm is taken over positions, not over d_model.", {"norm": over(1)}),
     Mistake("norm over the batch", "block", "the axis of the norms", "The norm is taken over the batch, not over d_model.", {"norm": over(0)}),
+    Mistake("norm over positions and channels", "block", "the axis of the norms", "The norm is taken over positions and d_model together.",
+            {"norm": over((1, 2))}),
     Mistake("RMS norm", "block", "the norms", "The mean is not subtracted: this is an RMS norm.", {"norm": rms}),
     Mistake("norm by the sample deviation", "block", "the norms",
             "The norm is written by hand with the sample deviation (divided by n - 1).", {"norm": unbiased}),

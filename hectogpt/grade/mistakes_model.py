@@ -41,6 +41,14 @@ def blocks_normalised(self: Computation, x: Tensor) -> Tensor:
     return x
 
 
+def blocks_positioned(self: Computation, x: Tensor) -> Tensor:
+    """The positions are added again before each block but the first."""
+    seen = self.w["position_embeddings.weight"][: x.shape[1]]
+    for number, layer in enumerate(self.layers()):
+        x = self.block(f"backbone.{layer}.", x + seen if number else x)
+    return x
+
+
 def blocks_on_input(self: Computation, x: Tensor) -> Tensor:
     """Every block reads the embeddings; the last one's result counts."""
     y = x
@@ -86,15 +94,16 @@ FORWARD = [
             {"embed": lambda s, ids: s.final_norm(s.tokens(ids) + s.positions(ids))}),
     Mistake("no blocks", "forward", B, "The blocks are not applied.", {"layers": through(lambda n: [])}),
     Mistake("first block only", "forward", B, "Only the first block is applied.", {"layers": through(lambda n: [0])}),
-    Mistake("last block only", "forward", B, "Only the last block is applied.", {"layers": through(lambda n: [n - 1])}),
     Mistake("last block skipped", "forward", B, "The last block is left out.", {"layers": through(lambda n: list(range(n - 1)))}),
     Mistake("first block skipped", "forward", B, "The first block is left out.", {"layers": through(lambda n: list(range(1, n)))}),
     Mistake("first block each time", "forward", B, "The first block is applied n times instead of each block once.", {"layers": through(lambda n: [0] * n)}),
-    Mistake("last block each time", "forward", B, "The last block is applied n times instead of each block once.", {"layers": through(lambda n: [n - 1] * n)}),
+    Mistake("last block each time", "forward", B, "The last block is applied n times instead of each block once; perhaps one block object stands in all places.", {"layers": through(lambda n: [n - 1] * n)}),
     Mistake("blocks in reverse", "forward", B, "The blocks are applied in reverse order.", {"layers": through(lambda n: list(range(n))[::-1])}),
     Mistake("blocks twice", "forward", B, "The blocks are applied twice.", {"layers": through(lambda n: [*range(n), *range(n)])}),
     Mistake("each block reads the embeddings", "forward", B, "Every block reads the embeddings: the result of the one before is thrown away.",
             {"backbone": blocks_on_input}),
+    Mistake("positions added before each block", "forward", B, "The position embeddings are added before every block, not once.", {"backbone": blocks_positioned}),
+    Mistake("last block only", "forward", B, "Only the last block is applied.", {"layers": through(lambda n: [n - 1])}),
     Mistake("residual around the blocks", "forward", B, "The stream is added once more around each block.", {"backbone": blocks_with_sum}),
     Mistake("final norm after each block", "forward", B, "The final norm is applied after each block.", {"backbone": blocks_normalised, "final_norm": lambda s, x: s.norm("final_layer_norm", x)}),
     Mistake("no final norm", "forward", "the final norm", "The final norm is not applied.", {"final_norm": lambda s, x: x}),
@@ -149,6 +158,14 @@ def forgetful(self: Computation, ids: Tensor, n: int) -> Tensor:
     return self.typed(self.result(text, ids))
 
 
+def last_n(self: Computation, ids: Tensor, n: int) -> Tensor:
+    """The model is given as many tokens as are to be made."""
+    text = ids
+    for _ in range(self.count(ids, n)):
+        text = self.append(text, self.choose(self.last(self.forward(text[:, -n:]))))
+    return self.typed(self.result(text, ids))
+
+
 C, R = "the choice of the next token", "the text that comes back"
 GENERATE = [
     Mistake("row 0's token for every row", "generate", C, "Every row gets the token that the first row chose.",
@@ -184,6 +201,10 @@ GENERATE = [
     Mistake("window of the new length", "generate", "what the model is given at each step",
             "The model is given as many tokens as the prompt has, whatever has been added.",
             {"generate": grow(lambda s, ids, text: text[:, -ids.shape[1] :])}),
+    Mistake("window of num_new_tokens", "generate", "what the model is given at each step",
+            "The model is given the last num_new_tokens tokens only.", {"generate": last_n}),
+    Mistake("a token dropped for each one added", "generate", R, "For each new token the first of the text is dropped.",
+            {"append": lambda s, ids, t: torch.cat([ids[:, 1:], t], 1)}),
     Mistake("first row for all rows", "generate", "what the model is given at each step", "The model is given the first row for every row.",
             {"window": lambda s, ids: ids[:1, -s.size.context_length :].expand(ids.shape[0], -1)}),
     Mistake("all tokens from one pass", "generate", "what the model is given at each step",

@@ -97,6 +97,16 @@ def by_value(optimizer: torch.optim.Optimizer, parameters: list[Tensor], limit: 
     return norm
 
 
+def clipped_before(optimizer: torch.optim.Optimizer, parameters: list[Tensor], limit: float | None) -> Tensor:
+    """The gradients of the step are not there yet: what is clipped is nothing."""
+    optimizer.step()
+    return torch.zeros(())
+
+
+def zeroed(optimizer: torch.optim.Optimizer, parameters: list[Tensor], limit: float | None) -> Tensor:
+    return torch.zeros(())
+
+
 def no_step(optimizer: torch.optim.Optimizer, parameters: list[Tensor], limit: float | None) -> Tensor:
     return norm_of(parameters)
 
@@ -154,6 +164,8 @@ MISTAKES: list[tuple[str, str, Step, bool]] = [
     ),
     ("norm after clipping", "The gradient norm is recorded after clipping.", norm_after, True),
     ("clipping by value", "Each number of the gradient is clipped by itself; the norm is meant.", by_value, True),
+    ("clipping before backward", "The gradient is clipped before it has been computed.", clipped_before, True),
+    ("zero_grad after backward", "The gradients are set to zero before they are used.", zeroed, True),
     ("no optimizer step", "The optimizer makes no step: the weights never change.", no_step, True),
     ("norm of one tensor", "The gradient norm is that of the last parameter alone.", last_norm, True),
     (
