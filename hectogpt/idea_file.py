@@ -26,6 +26,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import cache_dir, write_atomic
+from hectogpt.hardware import is_out_of_memory
 from hectogpt.serialization import idea_module
 
 _files: dict[str, IdeaFile] = {}  # by the name of the module that the file became
@@ -137,8 +138,8 @@ def explain(error: BaseException) -> UserError | None:
     if place is not None:
         return UserError(f"{place[0].path.name}: {place[2]} failed", why=_cause(error) + _told(place), fix=_cure(error))
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, SystemExit) or not frames:
-        return None
+    if isinstance(error, (SystemExit, OSError)) or is_out_of_memory(error) or not frames:
+        return None  # the last two are the machine's affair
     names = ", ".join(dict.fromkeys(idea.path.name for idea in _files.values()))
     at = "/".join(Path(frames[-1].filename).parts[-3:])
     return UserError(

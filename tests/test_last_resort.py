@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 from command import HECTOGPT, TINY, environment, hectogpt, write_tokens
 
-from hectogpt import cli, errors
+from hectogpt import cli, errors, idea_file
 from hectogpt.api.progress import Progress
 from hectogpt.cli import last_resort, main
 from hectogpt.cli.streams import steady_streams
@@ -87,6 +87,12 @@ def test_every_command_ends_in_order_when_it_is_told_to(
 
 
 # --- bugs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_ideas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other tests in this process: an error that comes while one is loaded is told as its."""
+    monkeypatch.setattr(idea_file, "_files", {})
 
 
 def command_that(raises: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
