@@ -209,8 +209,15 @@ class Computation:
     def linear(self, name: str, x: Tensor) -> Tensor:
         return x @ self.w[name + ".weight"].T + self.w[name + ".bias"]
 
+    def after(self, y: Tensor) -> Tensor:
+        """What is done to the judged part's result at its end."""
+        return y
+
     def run(self, part: str, x: Tensor, n: int = 0) -> Tensor:
         """What a part returns for an input; `n` is the number of new tokens. Parts are those of the first block."""
+        return self.after(self.compute(part, x, n))
+
+    def compute(self, part: str, x: Tensor, n: int) -> Tensor:
         if part == "gelu":
             return self.gelu(x)
         if part == "mlp":

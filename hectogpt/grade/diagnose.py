@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from hectogpt.grade import compare, mistakes_attention, mistakes_layers, mistakes_model
+from hectogpt.grade import compare, mistakes_attention, mistakes_layers, mistakes_model, mistakes_use
 from hectogpt.grade.answers import Answer
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import TOLERANCE
@@ -22,8 +22,8 @@ MISTAKES: dict[str, list[Mistake]] = {
     "attention": mistakes_attention.ATTENTION,
     "block": mistakes_layers.BLOCK,
     "forward": mistakes_model.FORWARD,
-    "generate": mistakes_model.GENERATE,
-    "loss": mistakes_model.LOSS,
+    "generate": mistakes_use.GENERATE,
+    "loss": mistakes_use.LOSS,
 }
 Outcome = Tensor | str
 Given = list[tuple[Setting, int, Answer]]  # setting, number of the call, what came back
@@ -93,10 +93,30 @@ def explain(part: str, answers: Given, dtype: str) -> Diagnosis | None:
     pairs: list[tuple[int, ...]] = [pair for pair in pairs_of(part) if reproduces(part, pair, answers, dtype)]
     if pairs:
         return diagnosis(part, pairs)
+    factor = constant_factor(part, answers, dtype)
+    if factor is not None:
+        what = f"Every number is {factor:.6g} times the right one."
+        return Diagnosis(("a constant factor",), "the result", what)
     tensors = [one for one in answers if one[2].tensor is not None]
     if 2 <= len(tensors) < len(answers):  # some calls raised for another reason: what the others returned still counts
         return explain(part, tensors, dtype)
     return None
+
+
+def constant_factor(part: str, answers: Given, dtype: str) -> float | None:
+    """The one number by which all results differ from the right ones; None if there is none."""
+    factors = []
+    for setting, number, answer in answers:
+        right = outcome(part, (), setting, order(setting)[number])
+        if answer.tensor is None or isinstance(right, str) or not right.is_floating_point():
+            return None
+        if answer.tensor.shape != right.shape or not answer.tensor.isfinite().all():
+            return None
+        yours = answer.tensor.double()
+        factors.append(float((yours * right).sum() / (right * right).sum()))
+        if factors[0] == 0 or compare.error(yours / factors[0], right) > TOLERANCE[dtype]:
+            return None
+    return factors[0] if factors else None
 
 
 @lru_cache(maxsize=16)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.mistake import Mistake
+from hectogpt.grade.mistakes_layers import ends
 
 
 def scaled(factor: Callable[[Computation, Tensor], float]) -> Callable[[Computation, Tensor], Tensor]:
@@ -74,6 +75,14 @@ def future(self: Computation, scores: Tensor) -> Tensor:
     return ~self.past(scores)
 
 
+def future_times(value: float) -> Callable[[Computation, Tensor], Tensor]:
+    return lambda self, scores: future(self, scores) * value
+
+
+def fixed(value: float) -> Callable[[Computation, Tensor], float]:
+    return lambda self, scores: value
+
+
 def filled(where: Callable[[Computation, Tensor], Tensor], value: float) -> Callable[[Computation, Tensor], Tensor]:
     return lambda self, scores: scores.masked_fill(where(self, scores), value)
 
@@ -89,6 +98,21 @@ def band(diagonal: int) -> Callable[[Computation, Tensor], Tensor]:
 
 def after_softmax(value: float) -> Callable[[Computation, Tensor], Tensor]:
     return lambda self, scores: scores.softmax(-1).masked_fill(future(self, scores), value)
+
+
+def whole_mask(self: Computation) -> Tensor:
+    """[context, context]: True where the key is later than the query."""
+    return torch.ones(self.size.context_length, self.size.context_length, dtype=torch.bool).triu(1)
+
+
+def untransposed(*names: str) -> Callable[..., tuple[Tensor, ...]]:
+    """These projections multiply by the stored matrix, not by its transpose."""
+
+    def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
+        matrices = ((n, self.w[f"{p}{n}.weight"]) for n in ("W_q", "W_k", "W_v"))
+        return tuple(x @ (w if n in names else w.T) + self.w[f"{p}{n}.bias"] for n, w in matrices)
+
+    return project
 
 
 def unsliced(self: Computation, scores: Tensor) -> Tensor:
@@ -156,6 +180,36 @@ SCALES: list[tuple[str, str, Callable[[Computation, Tensor], float]]] = [
     ("scores negated", "The sign of the scores is wrong.", lambda s, t: -(s.size.d_attention**-0.5)),
 ]  # fmt: skip
 
+# What else the scores may be divided by: (words, value). Its powers follow.
+BASES: list[tuple[str, Callable[[Computation, Tensor], float]]] = [
+    ("the head's width", lambda s, t: s.size.d_attention),
+    ("d_model", lambda s, t: s.size.d_model),
+    ("the number of heads", lambda s, t: s.size.n_heads),
+    ("the sequence length", lambda s, t: t.shape[-1]),
+    ("the context length", lambda s, t: s.size.context_length),
+]
+POWERS = {-1.0: "multiplied by", 1.0: "divided by", 1.5: "divided by the power 1.5 of", 2.0: "divided by the square of"}
+NAMED_ABOVE = {("the head's width", 1.0), ("d_model", 1.0), ("the number of heads", 1.0)}
+
+
+def raised(base: Callable[[Computation, Tensor], float], power: float) -> Callable[[Computation, Tensor], float]:
+    return lambda self, scores: base(self, scores) ** -power
+
+
+SCALES += [
+    (f"scores {word} {name}", f"The scores are {word} {name}.", raised(base, power))
+    for name, base in BASES
+    for power, word in POWERS.items()
+    if (name, power) not in NAMED_ABOVE
+]
+SCALES += [
+    (f"multiplied by the root of {name}", f"The scores are multiplied by the root of {name}.", raised(base, -0.5))
+    for name, base in BASES[1:]
+]
+SCALES += [
+    (f"scores times {n:g}", f"The scores are multiplied by {n:g}, a fixed number.", fixed(n)) for n in (0.5, 2.0, 0.1)
+]
+
 MASK = "the causal mask"
 MASKS: list[tuple[str, str, Callable[[Computation, Tensor], Tensor]]] = [
     ("no causal mask", "There is no causal mask: every position sees the whole row.", lambda s, t: t),
@@ -179,7 +233,15 @@ MASKS: list[tuple[str, str, Callable[[Computation, Tensor], Tensor]]] = [
     ("mask of 1e9", "The future is filled with a large positive number: the sign is missing.", filled(future, 1e9)),
     ("mask of -1", "The future is filled with -1, which a softmax does not ignore.", filled(future, -1.0)),
     ("mask of -10", "The future is filled with -10, which larger scores make visible.", filled(future, -10.0)),
+    *((f"mask of {value:g}", f"The future is filled with {value:g}, which larger scores make visible.", filled(future, value))
+      for value in (-2.0, -3.0, -5.0, -15.0, -20.0)),
+    *((f"{value:g} added to the future", f"{value:g} is added to the scores of the future, which larger scores make visible.",
+       added(future_times(value))) for value in (-2.0, -5.0, -10.0, -15.0, -20.0)),
     ("mask by absolute value", "The future is filled with 1.", filled(future, 1.0)),
+    ("mask cut from the last rows", "The mask's last rows are taken, not its first: early positions see the future.",
+     lambda s, t: t.masked_fill(whole_mask(s)[-t.shape[-1]:, :t.shape[-1]], -math.inf)),
+    ("mask cut from the last columns", "The mask's last columns are taken, not its first: the past is hidden.",
+     lambda s, t: t.masked_fill(whole_mask(s)[:t.shape[-1], -t.shape[-1]:], -math.inf)),
     ("mask not sliced", "The mask is not cut to the length of the input: shorter inputs raise an error.", unsliced),
     ("mask in the first row of the batch only", "The mask reaches the first row of the batch only.", past_only_first("row")),
     ("mask in the first head only", "The mask reaches the first head only.", past_only_first("head")),
@@ -266,6 +328,17 @@ ATTENTION = [
     Mistake("heads not joined", "attention", HEADS, "The heads are not joined: the result has four axes.", {"join": lambda s, z: z, "output": lambda s, p, z: z}),
     Mistake("heads not joined, transposed", "attention", HEADS, "The heads are not joined: the result has four axes.",
             {"join": lambda s, z: z.transpose(1, 2), "output": lambda s, p, z: z}),
+    *(Mistake(f"{' and '.join(names)} not transposed", "attention", "the projections",
+              "A projection is written by hand, and multiplies by the stored matrix instead of its transpose.", {"project": untransposed(*names)})
+      for names in (("W_q",), ("W_k",), ("W_v",), ("W_q", "W_k", "W_v"))),
+    Mistake("W_o not transposed", "attention", "W_o", "The output projection multiplies by the stored matrix instead of its transpose.",
+            {"output": lambda s, p, z: z @ s.w[p + "W_o.weight"] + s.w[p + "W_o.bias"]}),
+    Mistake("ReLU for softmax", "attention", "the softmax", "A ReLU stands where the softmax belongs.", {"normalise": lambda s, t: t.relu()}),
+    Mistake("weights divided by their sum", "attention", "the softmax", "The scores are divided by their sum: the exponential is missing.",
+            {"normalise": lambda s, t: (u := t.nan_to_num(neginf=0.0)) / u.sum(-1, keepdim=True)}),
+    Mistake("exponential without the sum", "attention", "the softmax", "The exponentials are not divided by their sum.", {"normalise": lambda s, t: t.exp()}),
+    Mistake("softmax on the values", "attention", "the values", "The values go through a softmax.",
+            {"mix": lambda s, a, v: a @ v.softmax(-1)}),
     Mistake("no output projection", "attention", "W_o", "The output projection W_o is not applied.", {"output": lambda s, p, z: z}),
     Mistake("W_o without bias", "attention", "W_o", "The bias of W_o is not added.", {"output": lambda s, p, z: z @ s.w[p + "W_o.weight"].T}),
     Mistake("W_o twice", "attention", "W_o", "The output projection is applied twice.",
@@ -279,3 +352,4 @@ ATTENTION = [
     Mistake("residual inside attention", "attention", "the result", "The input is added inside attention; the residual sum belongs to the block.",
             {"attention": with_residual}),
 ]  # fmt: skip
+ATTENTION += ends("attention", ATTENTION)

@@ -26,6 +26,15 @@ CURVES: dict[str, tuple[str, Callable[[Computation, Tensor], Tensor]]] = {
     "SiLU for GELU": ("it is x times the sigmoid of x (SiLU)", lambda s, x: F.silu(x)),
     "sigmoid GELU": ("it is the sigmoid approximation (factor 1.702), another one", lambda s, x: x * (1.702 * x).sigmoid()),
     "tanh for GELU": ("it is a plain tanh", lambda s, x: x.tanh()),
+    "leaky ReLU for GELU": ("it is a leaky ReLU", lambda s, x: F.leaky_relu(x)),
+    "ELU for GELU": ("it is an ELU", lambda s, x: F.elu(x)),
+    "sigmoid for GELU": ("it is a sigmoid", lambda s, x: x.sigmoid()),
+    "softplus for GELU": ("it is a softplus", lambda s, x: F.softplus(x)),
+    "squared ReLU for GELU": ("it is a squared ReLU", lambda s, x: x.relu() ** 2),
+    "bracket misplaced in GELU": ("the factor sqrt(2/pi) multiplies x alone; it stands before the whole bracket",
+                                  lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))),
+    "1 + inside tanh": ("the 1 is added inside tanh", lambda s, x: 0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "no x before the bracket": ("the x before the bracket is missing", lambda s, x: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
     "no sqrt of 2/pi": ("the factor before the bracket is 2/pi; its square root is missing", curve(2 / math.pi)),
     "sqrt of 2 pi": ("the factor before the bracket is sqrt(2 pi) instead of sqrt(2/pi)", curve(math.sqrt(2 * math.pi))),
     "sqrt of pi/2": ("the factor before the bracket is upside down", curve(math.sqrt(math.pi / 2))),
@@ -53,7 +62,7 @@ MLP = [
     *(
         Mistake(name, "mlp", "the activation between fc1 and fc2", f"The activation is not the tanh GELU: {what}.", {"bend": f})
         for name, (what, f) in CURVES.items()
-        if name in ("erf GELU", "ReLU for GELU", "SiLU for GELU", "sigmoid GELU", "tanh for GELU")
+        if name in ("erf GELU", "sigmoid GELU") or name.endswith("for GELU")
     ),
     Mistake("no GELU", "mlp", "the activation between fc1 and fc2",
             "There is no activation between the two linear layers.", {"bend": lambda s, h: h}),
@@ -81,6 +90,38 @@ MLP = [
     Mistake("batches summed", "mlp", "the result", "The result is averaged over the batch.",
             {"mlp": lambda s, p, x: s.narrow(p, s.bend(s.widen(p, x))).mean(0, keepdim=True).expand_as(x)}),
 ]  # fmt: skip
+
+
+# What is done to a part's result at its end: (name, sentence, function).
+ENDS: list[tuple[str, str, Callable[[Computation, Tensor], Tensor]]] = [
+    ("ReLU at the end", "The result goes through a ReLU.", lambda s, y: y.relu()),
+    ("GELU at the end", "The result goes through a GELU.", lambda s, y: Computation.gelu(s, y)),
+    ("tanh at the end", "The result goes through a tanh.", lambda s, y: y.tanh()),
+    ("sigmoid at the end", "The result goes through a sigmoid.", lambda s, y: y.sigmoid()),
+    ("softmax at the end", "The result goes through a softmax.", lambda s, y: y.softmax(-1)),
+    ("norm at the end", "The result is normalised, without gain and bias.", lambda s, y: F.layer_norm(y, y.shape[-1:], eps=1e-5)),
+    ("averaged over positions", "The result is averaged over the positions.", lambda s, y: y.mean(1)),
+    ("averaged over positions, axis kept", "The result is averaged over the positions.", lambda s, y: y.mean(1, keepdim=True)),
+    ("summed over positions", "The result is summed over the positions.", lambda s, y: y.sum(1)),
+    ("averaged over the batch", "The result is averaged over the batch.", lambda s, y: y.mean(0)),
+    ("first position only", "Only the first position comes back.", lambda s, y: y[:, 0]),
+    ("last position only", "Only the last position comes back.", lambda s, y: y[:, -1]),
+    ("first row only", "Only the first row of the batch comes back.", lambda s, y: y[0]),
+    ("rows and positions swapped", "The axes of batch and positions are swapped in the result.", lambda s, y: y.transpose(0, 1)),
+    ("axes transposed at the end", "The last two axes of the result are swapped.", lambda s, y: y.transpose(-1, -2)),
+    ("axes of length one squeezed away", "Axes of length one are squeezed away.", lambda s, y: y.squeeze()),
+    ("sign of the result", "The sign of the result is wrong.", lambda s, y: -y),
+    ("cumulative sum", "The result is summed up along the positions.", lambda s, y: y.cumsum(1)),
+]  # fmt: skip
+
+
+def ends(part: str, listed: list[Mistake]) -> list[Mistake]:
+    """The mistakes at the end of a part, where none of the listed ones has that name."""
+    names = {mistake.name for mistake in listed}
+    return [Mistake(n, part, "the result", what, {"after": f}) for n, what, f in ENDS if n not in names]
+
+
+MLP += ends("mlp", MLP)
 
 
 def over(axis: int | tuple[int, int]) -> Callable[[Computation, str, Tensor], Tensor]:
@@ -176,6 +217,28 @@ BLOCK = [
             {"second_norm": lambda s, p, x: x}),
     Mistake("attention not normalised", "block", "the norm before attention", "What goes into attention is not normalised.",
             {"first_norm": lambda s, p, x: x}),
+    Mistake("norms before and after the MLP", "block", SECOND, "The second norm is applied twice: before the MLP and to its result.",
+            {"second_half": lambda s, p, x: x + s.second_norm(p, s.think(p, s.second_norm(p, x)))}),
+    Mistake("norms before and after attention", "block", FIRST, "The first norm is applied twice: before attention and to its result.",
+            {"first_half": lambda s, p, x: x + s.first_norm(p, s.attend(p, s.first_norm(p, x)))}),
+    Mistake("post_layer_norm at the end too", "block", NORMS, "The block's result is normalised once more, by post_layer_norm.",
+            {"block": lambda s, p, x: s.second_norm(p, s.second_half(p, s.first_half(p, x)))}),
+    Mistake("post_layer_norm at the end only", "block", NORMS, "post_layer_norm stands at the end of the block instead of before the MLP.",
+            {"block": lambda s, p, x: s.second_norm(p, (y := s.first_half(p, x)) + s.think(p, y))}),
+    Mistake("post_layer_norm after attention's sum, not before the MLP alone", "block", NORMS,
+            "The stream itself is normalised between the two parts.",
+            {"block": lambda s, p, x: s.second_norm(p, s.first_half(p, x)) + s.think(p, s.first_half(p, x))}),
+    Mistake("MLP's result subtracted", "block", SUMS, "What the MLP returns is subtracted.",
+            {"second_half": lambda s, p, x: x - s.think(p, s.second_norm(p, x))}),
+    Mistake("attention's result subtracted", "block", SUMS, "What attention returns is subtracted.",
+            {"first_half": lambda s, p, x: x - s.attend(p, s.first_norm(p, x))}),
+    Mistake("GELU on the MLP's result", "block", SECOND, "What the MLP returns goes through GELU once more.",
+            {"second_half": lambda s, p, x: x + s.gelu(s.think(p, s.second_norm(p, x)))}),
+    Mistake("sums averaged", "block", SUMS, "Each sum is divided by two.",
+            {"first_half": lambda s, p, x: (x + s.attend(p, s.first_norm(p, x))) / 2,
+             "second_half": lambda s, p, x: (x + s.think(p, s.second_norm(p, x))) / 2}),
+    Mistake("second sum averaged", "block", SUMS, "The second sum is divided by two.",
+            {"second_half": lambda s, p, x: (x + s.think(p, s.second_norm(p, x))) / 2}),
     Mistake("no norms", "block", NORMS, "Neither part's input is normalised.",
             {"first_norm": lambda s, p, x: x, "second_norm": lambda s, p, x: x}),
     Mistake("MLP before attention", "block", "the order of the parts", "The MLP comes first; attention has to.",
@@ -205,3 +268,4 @@ BLOCK = [
     Mistake("eps 1e-8", "block", "the norms", "The eps of the norms is 1e-8, not GPT-2's 1e-5.", {"eps": lambda s: 1e-8}),
     Mistake("eps 1e-12", "block", "the norms", "The eps of the norms is 1e-12, not GPT-2's 1e-5.", {"eps": lambda s: 1e-12}),
 ]  # fmt: skip
+BLOCK += ends("block", BLOCK)
