@@ -42,7 +42,7 @@ HEAD_LOOP = """
         k = F.linear(x, self.W_k.weight[cols], self.W_k.bias[cols])
         v = F.linear(x, self.W_v.weight[cols], self.W_v.bias[cols])
         s = torch.bmm(q, k.transpose(1, 2)) * d ** -0.5
-        s[:, torch.triu(torch.ones(T, T), diagonal=1).bool()] = float("-inf")
+        s[:, torch.triu(torch.ones(T, T, device=x.device), diagonal=1).bool()] = float("-inf")
         outs.append(torch.bmm(torch.softmax(s, 2), v))
     return self.W_o(torch.cat(outs, dim=-1))
 """
@@ -60,7 +60,7 @@ FUSED = """
     q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
     q, k, v = [p.reshape(b, t, h, -1).permute(0, 2, 1, 3) for p in (q, k, v)]
     scores = torch.matmul(q, k.mT) / torch.sqrt(torch.tensor(self.d_attention))
-    mask = torch.ones(t, t, dtype=torch.bool).tril()
+    mask = torch.ones(t, t, dtype=torch.bool, device=x.device).tril()
     probs = scores.where(mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
     return self.W_o(torch.matmul(probs, v).permute(0, 2, 1, 3).flatten(-2))
 """
@@ -78,7 +78,7 @@ BY_HAND = """
     K = self.W_k(x).reshape(B, T, nh, hs).swapaxes(1, 2)
     Q = self.W_q(x).reshape(B, T, nh, hs).swapaxes(1, 2)
     V = self.W_v(x).reshape(B, T, nh, hs).swapaxes(1, 2)
-    out = torch.zeros(B, nh, T, hs)
+    out = torch.zeros(B, nh, T, hs, device=x.device)
     for i in range(T):
         s = (Q[:, :, i : i + 1] * K[:, :, : i + 1]).sum(-1) / hs ** 0.5
         e = torch.exp(s - s.max(dim=-1, keepdim=True).values)
@@ -158,7 +158,7 @@ RIGHT: dict[str, str] = {
         ('        self.register_buffer("causal_mask", torch.tril(ones)[None, None], persistent=False)\n', ""),
         (
             "mask = self.causal_mask[:, :, :T, :T]",
-            "assert T > 0 and C % H == 0\n        mask = torch.tril(torch.ones(T, T))",
+            "assert T > 0 and C % H == 0\n        mask = torch.tril(torch.ones(T, T, device=x.device))",
         ),
     ),
     "the scale on the queries": edited(
@@ -188,7 +188,11 @@ RIGHT: dict[str, str] = {
     ),
     "positions from the table, a loop by index": body(BASE, FORWARD, CACHED_FORWARD),
     "positions as a batch, float32 kept out": edited(
-        BASE, (POS, "pos = self.position_embeddings(torch.arange(0, T, dtype=torch.long).unsqueeze(0).repeat(B, 1))")
+        BASE,
+        (
+            POS,
+            "pos = self.position_embeddings(torch.arange(0, T, dtype=torch.long, device=x.device).unsqueeze(0).repeat(B, 1))",
+        ),
     ),
     "a stack as nn.Sequential": edited(
         BASE,

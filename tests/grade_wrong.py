@@ -266,4 +266,6 @@ NOTES: tuple[tuple[str, str], ...] = (
     ("attention", edited(BASE, (SOFTMAX, "weights = F.dropout(F.softmax(scores, dim=-1), 0.1, self.training)"))),
     ("generate", edited(BASE, ("for _ in range(num_new_tokens):", "self.eval()\n        for _ in range(num_new_tokens):"))),
     ("generate", edited(BASE, ("    @torch.no_grad()\n", ""))),
+    ("forward", edited(BASE, (POS, "pos = self.position_embeddings(torch.arange(T))"))),
+    ("attention", edited(BASE, (SLICE, "mask = torch.tril(torch.ones(T, T))"))),
 )  # fmt: skip

@@ -21,6 +21,12 @@ from hectogpt.grade.result import Result
 from hectogpt.grade.runner import Limits
 from hectogpt.grade.submission import Submission
 
+AT_THE_TOP = """
+import nowhere_installed
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("gpt2")
+tokenizer.pad_token = tokenizer.eos_token
+import math"""
 SHORT = Limits(seconds=8.0, memory=1 << 30)
 
 
@@ -45,7 +51,7 @@ def test_the_textbook_gets_full_points() -> None:
 def test_a_submission_as_students_send_it_without_the_packages_it_imports() -> None:
     """A crash in generate costs generate alone; stand-ins let the imports pass."""
     crashing = RIGHT["imports of what is not installed"].replace("context = x[", "import os; os._exit(0); context = x[")
-    result = graded(crashing.replace("import math", "import nowhere_installed\nimport math", 1), train=TRAIN)
+    result = graded(crashing.replace("import math", AT_THE_TOP, 1), train=TRAIN)
     assert outcomes(result) == {"generate": "crashed"}
     assert (result.points, result.max_points) == (25, 30)
     assert result.missing == ["nowhere_installed"]

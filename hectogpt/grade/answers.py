@@ -7,6 +7,7 @@ An `Answer` is one result of one call. Parts that the judged one rests on are re
 from __future__ import annotations
 
 import inspect
+import os
 import random
 import sys
 import traceback
@@ -50,6 +51,8 @@ def answers(setting: Setting, modules: dict[str, ModuleType], patched: bool, dty
     random.seed(0)
     np.random.seed(0)  # the submission may draw from the global generator
     made: list[Answer] = []
+    if setting.kind == "elsewhere":
+        return [elsewhere(setting, modules["model_solution"])]
     try:
         call = build(setting, modules["model_solution"], patched, DTYPES[dtype])
     except BaseException as error:
@@ -59,6 +62,33 @@ def answers(setting: Setting, modules: dict[str, ModuleType], patched: bool, dty
         if made[-1].kind == "memory":
             break  # filling memory takes seconds; once is enough
     return made
+
+
+DEVICE_WORDS = ("expected device", "same device", "different device", "is on the device", "device meta")
+
+
+def elsewhere(setting: Setting, solution: ModuleType) -> Answer:
+    """Whether the part runs on another device than the CPU: "meta", which every machine has. Tables that are asked
+    with a tensor of another device raise there as they do on a GPU. Other errors tell nothing about devices."""
+
+    def same_device(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(given[0], Tensor) and given[0].device != next(module.parameters()).device:
+            raise RuntimeError(f"{given[0].device} and {next(module.parameters()).device}: not the same device")
+
+    try:
+        built = build(setting, solution, False, torch.float32)
+        built.module.to("meta")  # makes new parameters, so that ours below come after it
+        patch(built.module, setting, built.watch)
+        for table in built.module.modules():
+            if isinstance(table, nn.Embedding):
+                table.register_forward_pre_hook(same_device)
+        with torch.no_grad():
+            built.call(given(setting, 0).to("meta", torch.float32 if setting.part == "attention" else None))
+    except BaseException as error:
+        answer = told(error)
+        if any(word in answer.text.lower() for word in DEVICE_WORDS):
+            return Answer("other", text="", line=answer.line, facts={"device": answer.text[:200]})
+    return Answer("other", text="")
 
 
 @dataclass
@@ -239,8 +269,8 @@ def place(error: BaseException) -> str:
     with_line = ""
     try:
         for frame in traceback.extract_tb(error.__traceback__)[-200:]:
-            name = frame.filename.replace("\\", "/").rpartition("/")[2]
-            if name in FILES and "/hectogpt/grade/" not in frame.filename.replace("\\", "/"):
+            folder, name = os.path.split(frame.filename)
+            if name in FILES and folder in ("", os.getcwd()):
                 with_line = f"{name}:{frame.lineno}: {(frame.line or '').strip()[:160]}"
         if isinstance(error, SyntaxError) and error.filename:
             with_line = f"{error.filename.rpartition('/')[2]}:{error.lineno}: {(error.text or '').strip()[:160]}"

@@ -90,14 +90,14 @@ def pattern(answers: list[Answer], expected: list[Tensor | str], tolerance: floa
         first_position &= bool(((a - b).abs()[:, 0] <= tolerance * scale).all())
     if not shapes_wrong:
         return ""
+    if rows and first_row and max(rows) > 1:
+        return "the first row of the batch is right, the others are not"
     if (
         shapes_right
         and all(shape[:1] == (1,) for shape in shapes_right)
         and all(shape[:1] > (1,) for shape in shapes_wrong)
     ):
         return "a batch of one row is right, larger ones are not"
-    if rows and first_row and max(rows) > 1:
-        return "the first row of the batch is right, the others are not"
     if rows and first_position:
         return "the first position is right, later ones are not"
     return ""

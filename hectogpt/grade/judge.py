@@ -174,6 +174,11 @@ def is_cropped(law: Law, answers: list[Answer]) -> bool:
 
 def check(law: Law, answers: list[Answer], tolerance: float) -> tuple[str, float | None]:
     """("", error) if the law holds, else what was seen."""
+    if law.check == "device":
+        seen = next((answer for answer in answers if answer.facts.get("device")), None)
+        return (
+            (f"a tensor is made on the CPU, whatever device the input is on: {seen.line}", None) if seen else ("", None)
+        )
     setting, right = law.setting, expected(law.setting)
     if len(answers) < len(right):  # it could not be built: one answer for all
         return (symptom_of(answers[0]), None) if law.check == "values" else ("", None)

@@ -24,6 +24,7 @@ Check = Literal[
     "input kept",  # the caller's tensor has not been changed
     "mode kept",  # the module is in the mode it was in
     "no graph",  # no gradient is recorded
+    "device",  # tensors are made on the device of the input
     "names",  # every name of a mapping, with the right values
     "fresh weights",  # the distribution of the weights of a new model
     "training",  # losses and gradient norms of a few steps
@@ -61,6 +62,8 @@ BLOCK_QUIET = Setting("block, small activations", "block", NARROW, ((3, 5),), ki
 FORWARD = Setting("forward", "forward")
 FORWARD_NARROW = Setting("forward, three layers", "forward", NARROW, ((3, 5), (2, 7)))
 FORWARD_TRAIN = Setting("forward, train mode", "forward", NARROW, ((3, 5),), train_mode=True)
+ATTENTION_ELSEWHERE = Setting("attention, on another device", "attention", NARROW, ((3, 5),), kind="elsewhere")
+FORWARD_ELSEWHERE = Setting("forward, on another device", "forward", NARROW, ((3, 5),), kind="elsewhere")
 GENERATE = Setting("generate", "generate", WIDE, PROMPTS, new_tokens=(6, 2, 4, 1))
 GENERATE_FULL = Setting("generate, up to the context", "generate", NARROW, ((3, 4), (2, 6)), new_tokens=(3, 1))
 GENERATE_PAST = Setting("generate, past the context", "generate", NARROW, ((3, 5),), new_tokens=(7,))
@@ -94,6 +97,7 @@ LAWS: tuple[Law, ...] = (
     Law("a mask that no score outweighs", ATTENTION_LOUD, "values", "The causal mask hides the future.", counts=False),
     Law("no dropout", ATTENTION_TRAIN, "values", "The assignment's attention has no dropout.", counts=False),
     Law("the caller's input unchanged", ATTENTION, "input kept", "A forward pass computes, and changes nothing.", counts=False),
+    Law("any device", ATTENTION_ELSEWHERE, "device", "The model runs on a GPU as well.", counts=False),
     Law("values", BLOCK, "values", BLOCK_SAYS),
     Law("values for small activations", BLOCK_QUIET, "values", "Layer norm with eps 1e-5, as GPT-2's."),
     Law("a second call", BLOCK, "again", TWICE),
@@ -102,6 +106,7 @@ LAWS: tuple[Law, ...] = (
     Law("values with three layers", FORWARD_NARROW, "values", FORWARD_SAYS),
     Law("a second call", FORWARD, "again", TWICE),
     Law("no dropout", FORWARD_TRAIN, "values", "The assignment's transformer has no dropout.", counts=False),
+    Law("any device", FORWARD_ELSEWHERE, "device", "The model runs on a GPU as well.", counts=False),
     Law("tokens", GENERATE, "values", GENERATE_SAYS),
     Law("tokens up to the context", GENERATE_FULL, "values", GENERATE_SAYS),
     Law("integers", GENERATE, "integers", "Token ids come back, as they were given."),

@@ -41,7 +41,8 @@ class Setting:
     """One model of a part, and the inputs it is called with, in this order; the first is given again at the end.
 
     inputs: (batch, seq) of each call. kind: "trained"; "bend" (the MLP works where the two forms of GELU differ most);
-    "loud" (scores of some 10^5); "quiet" (inputs so small that a norm's eps matters). new_tokens: for generate, one
+    "loud" (scores of some 10^5); "quiet" (inputs so small that a norm's eps matters);
+    "elsewhere" (on torch's meta device, which has no numbers: only devices are compared). new_tokens: for generate, one
     number a call. train_mode: the module is left in train mode. gradient: gradients of the result come back as well.
     """
 
