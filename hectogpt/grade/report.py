@@ -21,7 +21,7 @@ def hints(part: PartResult, level: int) -> Iterator[tuple[str, str]]:
     """(kind, sentence) of a part that is not right, up to a level: 1 the symptom, 2 where, 3 what."""
     if part.reason:
         yield "reason", part.reason
-    for finding in part.broken[:2]:
+    for finding in part.broken[:1]:  # the others say the same of other inputs
         yield "symptom", finding.symptom
     if part.hint:
         yield "symptom", part.hint
