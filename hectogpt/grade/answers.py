@@ -110,7 +110,7 @@ def build(setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dt
     else:
         with no_first_weights(solution):
             module = getattr(solution, name)(config(solution, setting.size))
-    load(module, setting, dtype)
+    load(module, setting, dtype, patched)
     module.train(setting.train_mode)
     watch: dict[str, Any] = {}
     if patched:
@@ -140,17 +140,40 @@ def config(solution: ModuleType, size: Size) -> Any:
     return getattr(solution, "ModelConfig", Size)(**fields)
 
 
-def load(module: nn.Module, setting: Setting, dtype: torch.dtype) -> None:
+# Parameters of the parts right below the judged one, which a mistake there may have renamed or reshaped.
+BELOW = {"block": ("mlp.", "attention."), "forward": ("backbone.",), "generate": ("backbone.",), "loss": ("backbone.",)}
+BELOW["train"] = ("backbone.",)
+
+
+def state_of(setting: Setting) -> dict[str, Tensor]:
+    """Our weights of the setting's part, by the names that they have in it."""
+    prefix = PREFIXES.get(setting.part, "")
+    return {k.removeprefix(prefix): v for k, v in weights(setting).items() if k.startswith(prefix)}
+
+
+def load(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
     """Our weights into the module, in the dtype. Raises LookupError for a parameter that is missing, that we do not
-    know, or that has another shape."""
+    know, or that has another shape; if the parts below are to be patched, not for theirs, but all of a block's must
+    not be missing."""
     module.to(dtype)
     if setting.part == "gelu":
         return
-    prefix = PREFIXES.get(setting.part, "")
-    state = {k.removeprefix(prefix): v for k, v in weights(setting).items() if k.startswith(prefix)}
+    state = state_of(setting)
     own = dict(module.named_parameters(remove_duplicate=False))
+    there = {name.rpartition(".")[0].split(".")[1] for name in own if name.startswith("backbone.")}
+    below = BELOW.get(setting.part, ()) if patched else ()
+
+    def needed(name: str) -> bool:
+        return not name.startswith(below) or (name.startswith("backbone.") and name.split(".")[1] not in there)
+
+    if below:
+        state = {n: v for n, v in state.items() if needed(n) or (n in own and own[n].shape == v.shape)}
     missing = [name for name in state if name not in own]
-    extra = [name for name, value in own.items() if name not in state and value.requires_grad]
+    extra = [
+        name
+        for name, value in own.items()
+        if name not in state and value.requires_grad and not (below and name.startswith(below))
+    ]
     shape = [
         f"{n}: {list(own[n].shape)}, expected {list(state[n].shape)}"
         for n in state
@@ -171,9 +194,16 @@ def load(module: nn.Module, setting: Setting, dtype: torch.dtype) -> None:
 def patch(module: nn.Module, setting: Setting, watch: dict[str, Any]) -> None:
     """Replace the parts right below the judged one by ours, which use the module's own parameters."""
     size, part = setting.size, setting.part
+    wanted = {} if part == "gelu" else state_of(setting)
 
     def ours(owner: nn.Module) -> Computation:
-        return Computation(dict(owner.named_parameters(remove_duplicate=False)), size)
+        """On the owner's parameters; where it lacks one, or has it in another shape, on our own."""
+        prefix = next((f"{name}." for name, child in module.named_modules() if child is owner and name), "")
+        state = {n.removeprefix(prefix): v for n, v in wanted.items() if n.startswith(prefix)}
+        own = dict(owner.named_parameters(remove_duplicate=False))
+        like = next(iter(own.values()), torch.zeros((), dtype=torch.float64))
+        usable = {n: own[n] if n in own and own[n].shape == v.shape else v.to(like) for n, v in state.items()}
+        return Computation(usable, size)
 
     def replace(owner: Any, function: Callable[[Tensor], Tensor]) -> None:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -32,8 +32,8 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     def model(*_: Any, **__: Any) -> Any:
         with no_first_weights(solution):
             made = solution.Transformer(config(solution, train_case.SIZE))
-        load(made, train_case.model_setting(), torch.float32)
-        patch(made, Setting("", "train", train_case.SIZE), {})
+        load(made, train_case.model_setting(), torch.float32, patched=True)
+        patch(made, train_case.model_setting(), {})
         made.get_loss_on_batch = loss_of(made)
         made._init_weights = lambda *_, **__: None  # train() may draw again after a seed of its own
         return made
