@@ -41,6 +41,12 @@ CHANGED = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are written into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_a_mistake_in_the_loop_is_named(name: str) -> None:
     result = judged(BASE, "train", train=WRONG[name])["train"]
@@ -75,8 +81,7 @@ def test_a_graph_that_is_kept_is_a_note() -> None:
     assert "memory" in result.notes[0].symptom
 
 
-def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_pictures(tmp_path: Path) -> None:
     early = (
         "fig, (a, b) = plt.subplots(1, 2)",
         "fig = plt.figure()\n    fig.savefig(save_path)\n    a, b = fig.subplots(1, 2)",
