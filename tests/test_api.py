@@ -92,6 +92,7 @@ def test_the_stub_names_the_places_that_the_package_imports_from() -> None:
     assert places == package._PLACES
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "program",
     [
@@ -143,6 +144,7 @@ def test_a_users_program_has_types(tmp_path: Path) -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_command_and_python_give_the_same_bits(tokens: Path, tmp_path: Path, result: RunResult) -> None:
     done = hectogpt("train", "adamw_128", *TINY, "--corpus", tokens, "--out", "theirs", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -213,6 +215,7 @@ def test_errors_are_the_commands(tokens: Path, tmp_path: Path, result: RunResult
     assert (tmp_path / "far" / "model.safetensors").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
 def test_ctrl_c_leaves_what_the_command_leaves(tokens: Path, tmp_path: Path, number: int, code: int) -> None:
     program = [sys.executable, PROGRAMS / "interrupted_training.py", tokens, "stopped"]

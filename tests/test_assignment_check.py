@@ -133,6 +133,7 @@ def run_pytest(kit: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=kit, capture_output=True, text=True)
 
 
+@pytest.mark.thorough
 def test_plain_pytest_names_a_stub(tmp_path: Path) -> None:
     write_kit(tmp_path / "kit", choose("all"))
     done = run_pytest(tmp_path / "kit", "tests/test_mlp.py", "tests/test_loss.py")

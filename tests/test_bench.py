@@ -39,6 +39,7 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     assert laps.median("a") == 2.0
 
 
+@pytest.mark.thorough
 def test_peak_memory_is_that_of_the_work_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = "def prepare(setting, contender):\n    kept = bytearray(b'x' * (64 << 20))\n"
     program += "    return lambda: (kept, bytearray(b'x') * int(setting))\n"

@@ -105,6 +105,7 @@ def test_a_field_newer_than_the_record_has_its_default(performed: Comparison, ti
     assert small_comparison(tiny, tmp_path / "old.jsonl", 1e-2, seeds=1).missing() == []
 
 
+@pytest.mark.thorough
 def test_a_crash_is_no_score_and_is_tried_again(tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     this = small_comparison(tiny, tmp_path / "r.jsonl", 1e-2, seeds=1, test=True)
     with monkeypatch.context() as broken:
@@ -195,6 +196,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [
@@ -217,6 +219,7 @@ def test_a_signal_ends_the_trial_too(tiny: Corpus, tmp_path: Path, number: int, 
     assert not (tmp_path / "r.jsonl").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
 def test_nothing_is_left_of_a_comparison_that_is_killed(tiny: Corpus, tmp_path: Path) -> None:
     """D12: SIGKILL leaves nobody to end the trial's process, which ends by itself."""

@@ -104,6 +104,7 @@ def test_continuations_of_a_prompt_stand_together(run: Path, here: Here) -> None
     assert re.fullmatch(r"--- 1 of 2 ---\none two.*\n--- 2 of 2 ---\nthree four.*\n", shown, re.DOTALL)
 
 
+@pytest.mark.thorough
 def test_prompts_come_from_standard_input(run: Path, tmp_path: Path) -> None:
     command = [*HECTOGPT, "generate", str(run), "--prompts", "-", "first", "--max-new-tokens", "1", "--json"]
     text = "zwölf\nBoxkämpfer\n"
@@ -146,6 +147,7 @@ def test_prompts_that_cannot_be_read(run: Path, tmp_path: Path, here: Here, argu
 # --- compiled code ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_without_a_compiler_the_choice_falls_back(run: Path, tmp_path: Path) -> None:
     """So many tokens are asked for that compiled code would pay; the text ends at its first letter."""
     arguments = ["generate", run, "My fellow", "--max-new-tokens", "100000", "--stop-strings", *ascii_letters]

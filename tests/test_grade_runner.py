@@ -48,6 +48,7 @@ def test_the_textbook_gets_full_points() -> None:
     assert result.is_right(strict=True)
 
 
+@pytest.mark.thorough
 def test_a_submission_as_students_send_it_without_the_packages_it_imports() -> None:
     """A crash in generate costs generate alone; stand-ins let the imports pass."""
     crashing = RIGHT["imports of what is not installed"].replace("context = x[", "import os; os._exit(0); context = x[")

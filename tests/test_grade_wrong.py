@@ -94,6 +94,7 @@ def test_what_the_assignment_does_not_ask_for_is_a_note(part: str, source: str) 
     assert result.notes
 
 
+@pytest.mark.thorough
 def test_a_pair_is_named() -> None:
     scale = ("scores = scores / math.sqrt(self.d_attention)", "scores = scores / math.sqrt(H)")
     values = ("v = self.W_v(x)", "v = self.W_k(x)")

@@ -203,6 +203,7 @@ class Bad(ScoreBias):
     assert "mine.py" in str(error)
 
 
+@pytest.mark.thorough
 def test_a_field_of_the_wrong_type_is_named(write: Write) -> None:
     """In a process without the type checks of these tests."""
     wrong = {
@@ -313,6 +314,7 @@ def f(run):
     assert run_trial(small_run(), corpus, ("dev",), ignore)["dev_loss"] == train(small_run(), corpus).dev_loss
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("body", "status", "told"),
     [

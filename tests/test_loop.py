@@ -178,6 +178,7 @@ def spiky(corpus: Corpus, on_spike: str, steps: int = 24) -> tuple[Session, list
     return session, found
 
 
+@pytest.mark.thorough
 def test_a_spike_can_be_told_skipped_or_the_end(corpus: Corpus) -> None:
     _, told = spiky(corpus, "warn")
     assert [step.number for step in told if step.spike] == [21, 22, 23, 24]

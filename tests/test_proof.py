@@ -75,6 +75,7 @@ print("run.json", killed.point_kills('plain', cases['plain'], where, every=2, on
     return dict(line.split(" ", 1) for line in lines)
 
 
+@pytest.mark.thorough
 def test_planted_bugs_are_seen(found: dict[str, str]) -> None:
     assert (found["no_sync"], found["no_manifest"]) == ("True", "True")
 

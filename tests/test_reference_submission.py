@@ -47,6 +47,7 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_submission_runs_elsewhere(textbook: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(textbook / "submission.zip", "w") as stale:
         stale.writestr("old.py", "")

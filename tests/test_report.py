@@ -39,6 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_report(tmp_path_factory)
 
 
+@pytest.mark.thorough
 def test_the_same_bytes_twice(made: Path, tmp_path: Path) -> None:
     paths = write_all(made / "l.jsonl", tmp_path)
     assert len(paths) == len(NAMES) + 2 + 3
@@ -77,6 +78,7 @@ def test_the_same_bytes_on_a_simpler_processor(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.thorough
 def test_drawing_changes_no_global_state() -> None:
     """Importing the report chooses no backend for matplotlib, and loads neither pyplot nor plotly."""
     program = "import sys, hectogpt.lab.report, matplotlib\n"

@@ -47,6 +47,7 @@ def test_names_are_counted_up(tmp_path: Path) -> None:
     assert RunFolder.create(small_run(), False, "mine", root=tmp_path / "runs").path.name == "mine-6"
 
 
+@pytest.mark.thorough
 def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     """This one and another create folders of the same name as fast as they can."""
     root = tmp_path / "runs"

@@ -34,6 +34,7 @@ def numbers(summary: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in summary.items() if key not in own}
 
 
+@pytest.mark.thorough
 def test_command_line_trial_and_python_give_one_definition(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

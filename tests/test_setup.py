@@ -149,6 +149,7 @@ def run_program(name: str, *arguments: object, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.thorough
 def test_compiled_code_lies_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the folder that the user has chosen for it, else in ours; where $XDG_CACHE_HOME is no use below the home
     folder, and never where the program was started."""

@@ -204,6 +204,7 @@ def test_a_second_ctrl_c_stops_at_once(tokens: Path, tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "stopped").iterdir()} == {"metrics.jsonl", "run.json"}
 
 
+@pytest.mark.thorough
 def test_a_signal_while_scoring_keeps_the_weights(tmp_path: Path, here: Here) -> None:
     write_tokens(tmp_path / "train.bin")
     write_tokens(tmp_path / "test.bin")

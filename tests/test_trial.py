@@ -46,10 +46,12 @@ def test_a_trial_is_a_session(corpus: Corpus) -> None:
     assert result["peak_mb"] > 50
 
 
+@pytest.mark.thorough
 def test_only_the_splits_asked_for_are_scored(corpus: Corpus) -> None:
     assert run_trial(small_run(), corpus, ("dev",), ignore).get("test_loss") is None
 
 
+@pytest.mark.thorough
 def test_a_run_that_diverges_is_a_uniform_guess(corpus: Corpus) -> None:
     result = run_trial(small_run(1e38), corpus, ("dev",), ignore)
     assert result["status"] == "diverged"
