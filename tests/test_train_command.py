@@ -188,7 +188,8 @@ def test_a_second_ctrl_c_stops_at_once(tokens: Path, tmp_path: Path) -> None:
     arguments = ["train", "baseline", *TINY, "--out", "stopped", "--corpus", tokens]
     arguments += ["--steps", 100, "--data.batch-size", 256]
     child = start(*arguments, cwd=tmp_path)
-    wait_for((tmp_path / "stopped" / "metrics.jsonl").exists)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and "\n" in metrics.read_text())  # the first step is done
     assert child.stderr is not None
     child.send_signal(signal.SIGINT)
     told = ""
