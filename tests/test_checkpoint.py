@@ -13,7 +13,7 @@ import torch
 from helpers import small_run, tiny_corpus
 from torch import Tensor
 
-from hectogpt import errors
+from hectogpt import errors, hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
@@ -368,6 +368,22 @@ def test_a_checkpoint_that_fails_is_told_once_and_tried_again(corpus: Corpus, tm
     assert len(notes) == 1
     assert "training goes on and tries again" in notes[0]
     assert checkpoints.steps() == [5, 6]
+
+
+def test_without_memory_for_a_copy_training_goes_on_and_the_last_state_is_saved(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, checkpoints = Session.open(small_run(), corpus), Checkpoints(tmp_path)
+    monkeypatch.setattr(hardware, "free_memory", lambda device="cpu": 1000)
+    notes: list[str] = []
+    with Autosave(checkpoints, 1, notes.append) as autosave:
+        for _ in session.steps():
+            autosave.after(session)
+    assert len(notes) == 1
+    assert "1,000 are free" in notes[0]
+    assert checkpoints.steps() == []
+    autosave.last(session)
+    assert checkpoints.steps() == [6]
 
 
 def test_a_checkpoint_is_a_copy(corpus: Corpus) -> None:

@@ -128,6 +128,7 @@ def take_folder_again(run: Run, corpus: Corpus, progress: Progress, resume: Resu
             folder.begin_again(session.done, [], progress.line)
         elif at is None:
             progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
+            folder.start_over()
             folder.keep_ideas(own_files)
             folder.begin(session.machine)
         else:

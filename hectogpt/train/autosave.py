@@ -37,6 +37,7 @@ class Autosave:
     ) -> None:
         self.checkpoints, self.every, self.note, self.before = checkpoints, every, note, before
         self.failure: UserError | OSError | None = None  # of the last attempt
+        self._no_room_told = False
         self._thread: threading.Thread | None = None
         self._begun = time.monotonic()  # of the last attempt
         self._cost = self._duration = 0.0  # seconds of the last attempt: taken from training, and until it was done
@@ -88,8 +89,9 @@ class Autosave:
         needed, free = 3 * sum(p.nbytes for p in session.model.parameters()), hardware.free_memory()
         if needed * 1.5 < free:
             return True
-        self.note(f"note: no more checkpoints: a copy takes {needed:,} bytes of memory, {free:,} are free")
-        self.every = 0
+        if not self._no_room_told:  # once: there may be room again at the next occasion
+            self.note(f"note: no checkpoint for now: a copy takes {needed:,} bytes of memory, {free:,} are free")
+            self._no_room_told = True
         return False
 
     def _busy(self) -> bool:

@@ -132,16 +132,21 @@ class RunFolder:
         write_atomic(self.path / RUN, _render(record | ({"ideas": self.ideas} if self.ideas else {})))
         self._open_metrics("")
 
+    def start_over(self) -> None:
+        """Take away how the run ended before: it begins at its first step. Raises UserError (STORAGE)."""
+        self.unseal()
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
     def begin_again(self, done: Sequence[Step], differences: Sequence[str], note: Callable[[str], None]) -> None:
         """Go on after the steps `done`: their rows stay in metrics.jsonl, those of later steps and half a row go.
 
         Rows that are missing or damaged are made again from `done`; the old file is then kept as metrics.damaged.jsonl,
         and `note` is told. run.json gets what differs from the machine on which the run began. A summary stays only if
-        it is of a run that was done and has more steps now.
+        it is of the end of these steps.
         """
         record = read_json_object(self.path / RUN)
         narrow_manifest(self.path, ("config.json", "model.safetensors"))
-        if _state_of(self.path) != "done":
+        if _state_of(self.path) != "done" or read_json_object(self.path / SUMMARY).get("steps") != len(done):
             (self.path / SUMMARY).unlink(missing_ok=True)
         again = record.get("resumed")
         resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
