@@ -65,7 +65,7 @@ def run_until(session: Session, step: int) -> Session:
 
 
 QUICK = ("baseline", "copying", "soap_rare_tokens")  # the others are run by --thorough
-RECIPES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in recipes.names() if n != "counts"]
+RECIPES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in recipes.names()]
 
 
 @pytest.mark.parametrize("name", RECIPES)
