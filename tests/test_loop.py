@@ -62,10 +62,23 @@ def test_it_learns_and_repeats_itself_bit_for_bit(corpus: Corpus) -> None:
 def test_a_compact_head_learns_on_the_tokens_in_use(corpus: Corpus) -> None:
     run = small_run(model=replace(TINY, lm_head=LMHeadConfig(compact_vocab=True)))
     model, steps = train(run, corpus)
-    assert len(setup.used_tokens(corpus)) == len(set(corpus.train.tolist())) == model.lm_head.weight.shape[0] - 1
+    read = setup.training_tokens(run, corpus)
+    assert setup.used_tokens(run, corpus).tolist() == sorted(set(read.flatten().tolist()))
+    assert len(setup.used_tokens(run, corpus)) == model.lm_head.weight.shape[0] - 1
     assert setup.count_parameters(run, corpus) == sum(p.numel() for p in model.parameters())
     assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
     assert steps[-1].loss < steps[0].loss
+
+
+def test_a_run_that_is_extended_keeps_the_rows_of_its_compact_head(corpus: Corpus) -> None:
+    """Tokens that the added steps read for the first time share the last row with those that are never read."""
+    run = small_run(steps=2, model=replace(TINY, lm_head=LMHeadConfig(compact_vocab=True)))
+    session = Session.open(run, corpus)
+    list(session.steps())
+    longer = Session.open(replace(run, steps=5), corpus, session.checkpoint())
+    assert len(setup.used_tokens(longer.run, corpus)) > len(setup.used_tokens(run, corpus))
+    assert torch.equal(longer.model.lm_head.row_of_token, session.model.lm_head.row_of_token)
+    assert [step.number for step in longer.steps()] == [3, 4, 5]
 
 
 def test_a_run_goes_on_from_any_step_bit_for_bit(corpus: Corpus) -> None:

@@ -58,13 +58,14 @@ def embedding_lr(run: Run) -> Run:
 
 
 def width_128_shared_row(run: Run) -> Run:
-    """A wider and shallower model: d_model = 128, 2 heads of 64, 2 layers. All tokens that the training text never uses
-    share one row of the head, which makes it cheap enough.
+    """A wider and shallower model: d_model = 128, 2 heads of 64, 2 layers. All tokens that the run never reads share one
+    row of the head, which makes it cheap enough.
 
     At d_model = 33 the logits of thousands of tokens lie in 33 dimensions, and the random embeddings of two tokens
     overlap by about 1 / sqrt(33), so what is learned about one token changes others. At 128 the overlap is half of
-    that. The head starts at zero; the rows of tokens that never occur then have equal gradients and stay equal, so one
-    row can represent them all. The head costs two to seven times less and learns the same (a test compares the losses).
+    that. The head starts at zero; the rows of tokens that are never read then have equal gradients and stay equal, so
+    one row can represent them all. The head costs two to seven times less and learns the same (a test compares the
+    losses).
     """
     lm_head = replace(run.model.lm_head, compact_vocab=True)
     return replace(run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2, lm_head=lm_head))

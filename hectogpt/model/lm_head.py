@@ -1,7 +1,7 @@
 """The vocabulary head: from hidden states to logits, or straight to the loss without the logits.
 
 Everything about the vocabulary is here: soft cap, bias, the map of the embeddings, and the compact vocabulary, in which
-all tokens that the training text never uses share one row of the matrix. Nothing outside knows of that row.
+all tokens that a run never reads share one row of the matrix. Nothing outside knows of that row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LMHeadConfig:
     soft_cap = c bounds logits z by c tanh(z / c) (2408.00118). bias adds one learned number per token, outside the cap.
     tied shares the embedding's matrix.
 
-    compact_vocab: the head starts at zero, so the rows of all tokens that never occur in the training text receive
+    compact_vocab: the head starts at zero, so the rows of all tokens that the run never reads receive
     equal gradients and stay equal; one row represents them all. The result is the same (the normaliser counts the row
     once per token), and the cost follows the number of tokens in use.
 

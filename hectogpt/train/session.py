@@ -165,6 +165,8 @@ class Session:
         chosen: dict[str, Any] = {} if resume is None else resume.facts.get("machine", {})
         machine = precision.choose(run) if resume is None else precision.choose_again(run, chosen)
         model = setup.build_model(run, machine, corpus)
+        if resume is not None:
+            model.fit_to(resume.state.weights())
         head = setup.compile_head(run, model, machine, chosen.get("head"))
         optimizer = run.optim.build(model)
         if not isinstance(optimizer, OptimizerGroup):
@@ -256,7 +258,9 @@ class Session:
         there; enough to score it. Raises UserError (CHECKPOINT) for damaged weights."""
         if len(steps) != self.run.steps or not (folder / "model.safetensors").exists():
             return False
-        load_tensors(self.model, saved_tensors(load_model(folder)))
+        weights = saved_tensors(load_model(folder))
+        self.model.fit_to(weights)
+        load_tensors(self.model, weights)
         self.done = list(steps)
         self.weights_only = True
         return True

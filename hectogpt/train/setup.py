@@ -52,8 +52,8 @@ def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     """The run's model on its device, its weights drawn from the run's seed.
 
-    The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids occur in the training text) and
-    `init_from_counts` (counts of the tokens that this run will read).
+    The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read) and
+    `init_from_counts` (counts of the tokens that it will read).
 
     Raises UserError if the run asks for compiled blocks on the CPU and no C++ compiler works.
     """
@@ -67,7 +67,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
     if run.model.lm_head.compact_vocab:
-        model.lm_head.compact(used_tokens(corpus))
+        model.lm_head.compact(used_tokens(run, corpus))
     model.init_weights(run.init, seed=run.seed)
     if run.init_from_counts is not None:
         run.init_from_counts.apply(model, training_tokens(run, corpus))
@@ -79,9 +79,13 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     return model
 
 
-def used_tokens(corpus: Corpus) -> torch.Tensor:
-    """int64 [used]: the ids that occur in the training text, ascending."""
-    return torch.from_numpy(np.unique(corpus.tokens["train"]).astype(np.int64))
+def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
+    """int64 [used]: the ids that occur in what the run reads, ascending."""
+    batches, seen = make_batches(run, corpus), np.zeros(run.model.vocab_size, dtype=bool)
+    # After one epoch every sequence has been read.
+    for step in range(min(run.steps, -(-batches.n_sequences // run.data.batch_size))):
+        seen[batches.at(step)] = True
+    return torch.from_numpy(seen.nonzero()[0])
 
 
 def count_parameters(run: Run, corpus: Corpus) -> int:
@@ -89,7 +93,7 @@ def count_parameters(run: Run, corpus: Corpus) -> int:
     with torch.device("meta"):
         model = Transformer(run.model)
     if run.model.lm_head.compact_vocab:
-        model.lm_head.compact(used_tokens(corpus))
+        model.lm_head.compact(used_tokens(run, corpus))
     return sum(p.numel() for p in model.parameters())
 
 

@@ -30,6 +30,10 @@ class State:
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by the names that they are saved under."""
+        return {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
+
 
 def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
     """A copy of the state of a run between two steps.
@@ -47,7 +51,7 @@ def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
 
 def put_state(model: Transformer, optimizer: OptimizerGroup, state: State) -> None:
     """Give model and optimizer this state. Raises UserError (CHECKPOINT) if it is not a state of theirs."""
-    load_tensors(model, {name.removeprefix(MODEL): t for name, t in state.tensors.items() if name.startswith(MODEL)})
+    load_tensors(model, state.weights())
     try:
         parts = [_give(value, state.tensors) for value in state.values["optimizers"]]
         _load_optimizers(model, optimizer, parts)
