@@ -58,8 +58,8 @@ def embedding_lr(run: Run) -> Run:
 
 
 def width_128_shared_row(run: Run) -> Run:
-    """A wider and shallower model: d_model = 128, 2 heads of 64, 2 layers. All tokens that the run never reads share one
-    row of the head, which makes it cheap enough.
+    """A wider and shallower model: d_model = 128, 2 heads of 64, 2 layers. All tokens that the run never reads share
+    one row of the head, which makes it cheap enough.
 
     At d_model = 33 the logits of thousands of tokens lie in 33 dimensions, and the random embeddings of two tokens
     overlap by about 1 / sqrt(33), so what is learned about one token changes others. At 128 the overlap is half of
