@@ -197,7 +197,7 @@ def test_another_text_and_a_recipe_by_name(tokens: Path, tmp_path: Path, result:
     same = package.train(tiny_run(tokens, corpus="sotu"), corpus=corpus, quiet=True)
     assert same.losses == result.losses
     assert same.run.corpus == corpus.name
-    assert package.recipe() == package.recipe("top") == recipes.recipe("top")
+    assert package.recipe() == package.recipe(recipes.DEFAULT) == recipes.recipe("minute")
     with pytest.raises(UserError, match="no_such_file"):
         package.train("baseline", corpus=tmp_path / "no_such_file.txt", quiet=True)
 

@@ -71,7 +71,7 @@ def test_the_ladder_has_several_kinds_of_ideas() -> None:
 
 
 def test_top_is_the_last_rung_and_what_train_does_by_default() -> None:
-    assert recipes.recipe("top") == recipes.recipe(recipes.DEFAULT) == recipes.rung(len(LADDER))
+    assert recipes.recipe("top") == recipes.recipe(recipes.TOP) == recipes.rung(len(LADDER))
 
 
 # --- width_128_shared_row ---------------------------------------------------------------------------------------------

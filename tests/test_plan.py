@@ -70,7 +70,7 @@ def test_override_keeps_the_rest() -> None:
 
 def test_without_all_leaves_out_each_rung_once() -> None:
     arms = plan([], without=["all"])
-    assert arms[0].label == recipes.DEFAULT
+    assert arms[0].label == recipes.TOP
     assert len(arms) == 1 + len(recipes.LADDER)
     assert all(arm.run.recipe == arm.label and not arm.overrides for arm in arms)
 

@@ -25,6 +25,7 @@ def test_rules(corpus: Corpus) -> None:
     assert len(broken_rules(TRACKS["closed"], run, corpus, *facts)) == 3
     assert len(broken_rules(TRACKS["open-cpu"], run, corpus, *facts)) == 2
     assert broken_rules(TRACKS["open-gpu"], run, corpus, *facts) == []
+    assert broken_rules(TRACKS["minute"], run, corpus, 1, 61.0) == ["61 s, at most 60"]
     assert broken_rules(TRACKS["closed"], replace(run, steps=99), corpus) == ["99 steps, not 100"]
     big = replace(run, data=replace(run.data, batch_size=1025))
     assert len(broken_rules(TRACKS["closed"], big, corpus)) == 2, "too many tokens, and text read twice"
@@ -35,9 +36,9 @@ def test_who_may_use_a_gpu_and_counts(corpus: Corpus) -> None:
     run = replace(small_run(), steps=100)
     counted = replace(run, init_from_counts=BigramInit())
     gpu = {"kind": "cuda", "threads": 1}
-    assert [name for name, track in TRACKS.items() if broken_rules(track, counted, corpus)] == ["closed"]
+    assert [name for name, track in TRACKS.items() if broken_rules(track, counted, corpus)] == ["closed", "minute"]
     closed = [name for name, track in TRACKS.items() if broken_rules(track, run, corpus, machine=gpu)]
-    assert closed == ["closed", "closed+statistics", "open-cpu"]
+    assert closed == ["closed", "minute", "closed+statistics", "open-cpu"]
 
 
 def test_an_unknown_track_is_answered_with_the_nearest() -> None:

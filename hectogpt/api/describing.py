@@ -6,6 +6,7 @@ import time
 
 from hectogpt.api.progress import Progress
 from hectogpt.data import Corpus
+from hectogpt.lab import recipes
 from hectogpt.lab.ngram import loss_standard_error
 from hectogpt.serialization import diff
 from hectogpt.train.loop import Step
@@ -13,6 +14,7 @@ from hectogpt.train.run import Run
 from hectogpt.train.run_folder import RunFolder
 from hectogpt.train.session import Session
 
+LONG_SECONDS = 90.0  # a run that takes longer is told of a shorter one
 FEW_TOKENS = 2000  # held-out tokens below which a score is rough
 # Changing these does not make a run another recipe: they choose text, luck and machine.
 UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
@@ -72,6 +74,21 @@ def spike_note(step: Step) -> str:
     """A line about a loss far above the last ones."""
     done = "its update was skipped" if step.skipped else "set on_spike to skip to leave such updates out"
     return f"note: step {step.number}: loss {step.loss:.3f} is a spike ({done})"
+
+
+def long_run_note(session: Session) -> str | None:
+    """How long a run that has done a few steps will take in all, and a shorter one; None if that is not long."""
+    run, seconds = session.run, [step.seconds for step in session.done[-4:]]  # the first ones also warm up
+    left = (run.steps - session.step) * sum(seconds) / len(seconds)
+    total = session.setup_seconds + sum(step.seconds for step in session.done) + left
+    if total <= LONG_SECONDS:
+        return None
+    if run.recipe == recipes.DEFAULT:
+        rows = max(run.data.batch_size // 4, 1)
+        shorter = f"with data.batch_size = {rows} it reads less text and takes less time"
+    else:
+        shorter = f"the recipe {recipes.DEFAULT} is made to take one on two cores"
+    return f"this run takes about {total / 60:.0f} min on this machine; {shorter}"
 
 
 class StepLine:

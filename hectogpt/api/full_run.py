@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hectogpt import errors, hardware
-from hectogpt.api.describing import StepLine, say_what_is_done, spike_note
+from hectogpt.api.describing import StepLine, long_run_note, say_what_is_done, spike_note
 from hectogpt.api.progress import Progress
 from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.api.scoring import check_prompt, score, unscored
@@ -152,6 +152,8 @@ def run_steps(
                 folder.add(step)
                 if step.spike:
                     progress.line(spike_note(step))
+                if step.number == 5 and (long := long_run_note(session)):
+                    progress.line(f"note: {long}")
                 if signals:
                     break
                 if step.number < run.steps:

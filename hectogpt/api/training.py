@@ -13,7 +13,7 @@ from hectogpt.api.resuming import Resume, check_same, extended
 from hectogpt.api.show import recipe_of
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import ideas
+from hectogpt.lab import ideas, recipes
 from hectogpt.signals import Stopped
 from hectogpt.train import setup
 from hectogpt.train.run import Run
@@ -21,8 +21,9 @@ from hectogpt.train.run_folder import RUN, read_run
 from hectogpt.train.session import RunResult, Session
 
 
-def recipe(name: str = "top") -> Run:
-    """The Run of a recipe ("top" is the best of the ladder), or of an idea in a file ("my.py:idea").
+def recipe(name: str = recipes.DEFAULT) -> Run:
+    """The Run of a recipe ("top" is the best of the ladder, "minute" the best in about a minute), or of an idea in a
+    file ("my.py:idea").
 
     A Run is frozen: `replace(run, steps=50)` gives a changed one. Raises UserError with the nearest name for one that
     does not exist.
@@ -31,7 +32,7 @@ def recipe(name: str = "top") -> Run:
 
 
 def train(
-    run: Run | str = "top",
+    run: Run | str = recipes.DEFAULT,
     *,
     out: Path | str | None = None,
     corpus: Corpus | Path | str | None = None,

@@ -93,7 +93,7 @@ def run(arguments: ListArguments) -> None:
 def recipes_text(recipes: list[tuple[str, str]]) -> str:
     """A line for each recipe; a terminal's width cuts it."""
     room = shutil.get_terminal_size().columns - 26 if sys.stdout.isatty() else 10_000
-    rows = [*recipes, ("top", "Another name of the ladder's last rung, and the default")]
+    rows = [*recipes, ("top", "Another name of the ladder's last rung, which reaches the lowest loss")]
     title = "Recipes: the ladder from the baseline up, each with what it adds, then others (hectogpt train NAME)"
     lines = [f"  {name:<22}  {textwrap.shorten(what, max(room, 40), placeholder=' ...')}" for name, what in rows]
     return "\n".join([title, *lines])

@@ -283,4 +283,4 @@ LADDER: tuple[Recipe, ...] = (
     lower_lr_long_hold,
     soap_rare_tokens,
 )
-DEFAULT = LADDER[-1].__name__
+TOP = LADDER[-1].__name__

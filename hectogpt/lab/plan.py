@@ -43,7 +43,7 @@ def plan(
     Raises UserError for an unknown recipe, field or value.
     """
     if without and not names:
-        names = (recipes.DEFAULT,)
+        names = (recipes.TOP,)
     rungs = [change.__name__ for change in recipes.LADDER] if list(without) == ["all"] else list(without)
     names = [*names, *(recipes.WITHOUT + rung for rung in rungs)]
     if not names:

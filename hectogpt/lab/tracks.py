@@ -35,6 +35,7 @@ TRACKS: dict[str, Track] = {
     track.name: track
     for track in (
         Track("closed", 100, 819_200, 60_000_000, 600, 2, allows_counts=False, allows_gpu=False),
+        Track("minute", 100, 819_200, 60_000_000, 60, 2, allows_counts=False, allows_gpu=False),
         Track("closed+statistics", 100, 819_200, 60_000_000, 600, 2, allows_counts=True, allows_gpu=False),
         Track("open-cpu", 100, None, None, 600, 2, allows_counts=True, allows_gpu=False),
         Track("open-gpu", 100, None, None, None, None, allows_counts=True, allows_gpu=True),
