@@ -4,8 +4,8 @@ What is run apart in this way cannot take the caller with it: a crash, a leak or
 The caller takes the child with it, however it ends: the child's standard input stays open as long as the caller lives,
 and its end ends the child. Used for the trials of a comparison; the child's module calls `answer`.
 
-`listen` is for a child that runs the code of others: its answers come as frames of raw bytes, what it prints is counted
-and capped, and it is killed when it falls silent. `Frames` is that child's side.
+`Child` is one that runs the code of others: its answers come as frames of raw bytes, what it prints is counted and
+capped, and it is killed when it falls silent. `frames.Frames` is that child's side.
 
 `python -m hectogpt.worker MODULE` is the child's side: it watches over the caller, and runs the module.
 """
@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
+
+from hectogpt import frames
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
 LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
@@ -141,7 +143,14 @@ def _checked(messages: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 # --- a child that runs the code of others -----------------------------------------------------------------------------
 
-FRAME_BYTES = 64 << 20  # the largest body of a frame that is believed
+
+@dataclass(frozen=True)
+class Program:
+    """Another way to start a child, in a container say. start: a command line that runs `python -m hectogpt.worker
+    MODULE` elsewhere and passes its three standard streams on. stop: one that ends whatever `start` leaves behind."""
+
+    start: tuple[str, ...]
+    stop: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -155,72 +164,94 @@ class Ending:
     last_words: str
 
 
-def listen(
-    module: str,
-    request: dict[str, Any],
-    on_frame: Callable[[dict[str, Any], bytes], None],
-    *,
-    folder: Path,
-    environment: Mapping[str, str],
-    first_seconds: float,
-    seconds: float,
-    total_seconds: float,
-    output_bytes: int,
-    cancelled: threading.Event | None = None,
-) -> Ending:
-    """Run `python -m module` in `folder`, pass on each frame it sends until the one with {"done": true}, then end it
-    with all that it has started.
+class Child:
+    """A child that runs the code of others: `python -m module` in `folder`, started and waiting for its request.
 
-    first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may print.
-    environment: its variables, all of them. cancelled: once set, ends the child. The caller's death and exceptions end
-    the child as in `ask`.
+    environment: its variables, all of them. program: starts it in another way. It ends when this process does. Raises
+    OSError for a program that is not there.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-m", "hectogpt.worker", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(_ROOT)},
-        start_new_session=True,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stderr is not None
-    begun, token = time.monotonic(), secrets.token_hex(16)
-    watch = _Watch(child, begun + first_seconds, begun + total_seconds, cancelled)
-    printed = _Printed(child.stderr, output_bytes, watch)
-    how = "ended"
-    try:
-        with suppress(BrokenPipeError):
-            child.stdin.write(json.dumps(request | {"token": token}, allow_nan=False).encode() + b"\n")
-            child.stdin.flush()
-        while True:
-            try:
-                frame = _read_frame(child.stdout, token)
-            except ValueError:
-                how = "broken"
-                break
-            if frame is None:
-                break
-            watch.deadline = time.monotonic() + seconds
-            if frame[0].get("done") is True:
-                how = "done"
-                break
-            on_frame(*frame)
-        if how == "ended":
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=5)
-    finally:
-        watch.stop()
+
+    def __init__(
+        self, module: str, folder: Path, environment: Mapping[str, str], program: Program | None = None
+    ) -> None:
+        self._program, self._asked = program, False
+        self._process = subprocess.Popen(
+            program.start if program else [sys.executable, "-m", "hectogpt.worker", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env={**environment, "PYTHONPATH": str(_ROOT)},
+            start_new_session=True,
+        )
+
+    def listen(
+        self,
+        request: dict[str, Any],
+        on_frame: Callable[[dict[str, Any], bytes], None],
+        *,
+        first_seconds: float,
+        seconds: float,
+        total_seconds: float,
+        output_bytes: int,
+        cancelled: threading.Event | None = None,
+    ) -> Ending:
+        """Ask it, pass on each frame that it sends until the one with {"done": true}, then end it with all that it has
+        started; an exception ends it too.
+
+        first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may
+        print. cancelled: once set, ends the child.
+        """
+        child, self._asked = self._process, True
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        begun, token = time.monotonic(), secrets.token_hex(16)
+        watch = _Watch(child, begun + first_seconds, begun + total_seconds, cancelled)
+        printed = _Printed(child.stderr, output_bytes, watch)
+        how = "ended"
+        try:
+            with suppress(BrokenPipeError):
+                child.stdin.write(json.dumps(request | {"token": token}, allow_nan=False).encode() + b"\n")
+                child.stdin.flush()
+            while True:
+                try:
+                    frame = frames.read(child.stdout, token)
+                except ValueError:
+                    how = "broken"
+                    break
+                if frame is None:
+                    break
+                watch.deadline = time.monotonic() + seconds
+                if frame[0].get("done") is True:
+                    how = "done"
+                    break
+                on_frame(*frame)
+            if how == "ended" or (self._program and how == "done"):  # a container is taken away by its program
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=5)
+        finally:
+            watch.stop()
+            code = self.end()
+            printed.thread.join(timeout=5)
+        return Ending(watch.why or how, None if watch.why else code, printed.text())
+
+    def end(self) -> int | None:
+        """End it, with processes that it has left behind. Returns the exit code that it had by then: containers tell a
+        signal as 128 + its number."""
+        child = self._process
         code = child.poll()
-        _kill(child)  # with processes that it has left behind
+        _kill(child)
         child.wait()
-        printed.thread.join(timeout=5)
-        child.stdout.close()
-        with suppress(BrokenPipeError):
-            child.stdin.close()
-    return Ending(watch.why or how, None if watch.why else code, printed.text())
+        if self._program:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(self._program.stop, capture_output=True, timeout=30, check=False)
+            code = 128 - code if code is not None and code > 128 else code
+        for stream in (child.stdout, child.stdin, None if self._asked else child.stderr):  # _Printed closes the last
+            with suppress(BrokenPipeError):
+                if stream is not None:
+                    stream.close()
+        return code
 
 
 class _Watch:
@@ -271,53 +302,12 @@ class _Printed:
         return self.kept.decode("utf-8", errors="replace").strip()
 
 
-def _read_frame(stream: IO[bytes], token: str) -> tuple[dict[str, Any], bytes] | None:
-    """A header and its body; None at the end of the stream. Raises ValueError for what is no frame, or lacks the token
-    that only the request holds."""
-    line = stream.readline(1 << 20)
-    if not line.endswith(b"\n"):
-        return None
-    header = json.loads(line)
-    size = header.get("bytes", 0) if isinstance(header, dict) and header.pop("token", None) == token else -1
-    if not isinstance(size, int) or not 0 <= size <= FRAME_BYTES:
-        raise ValueError("not a frame")
-    body = stream.read(size)
-    return (header, body) if len(body) == size else None
-
-
-class Frames:
-    """The child's side of `listen`. Made first of all: from then on standard output is standard error, for every
-    library, and only this object can answer."""
-
-    def __init__(self) -> None:
-        sys.stdout.flush()
-        self._file = os.fdopen(os.dup(1), "wb")  # no process inherits this descriptor
-        os.dup2(2, 1)
-        self._owner = os.getpid()
-        self._token = ""
-
-    def receive(self) -> dict[str, Any]:
-        """The request. Before it nothing can be sent."""
-        request: dict[str, Any] = json.loads(_requests.get())
-        self._token = request.pop("token")
-        return request
-
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        """Send one frame. A copy of this process, forked by the code of others, ends instead."""
-        if os.getpid() != self._owner:
-            os._exit(0)
-        self._file.write(
-            json.dumps({**header, "bytes": len(body), "token": self._token}, allow_nan=False).encode() + b"\n" + body
-        )
-        self._file.flush()
-
-    def done(self) -> None:
-        """Send the last frame, and end this process at once."""
-        self.send({"done": True})
-        os._exit(0)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def request() -> bytes:
+    """In a child: the line that it was sent, once."""
+    return _requests.get()
 
 
 def serve(module: str) -> None:

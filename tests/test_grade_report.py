@@ -15,7 +15,7 @@ from grade_solutions import BASE, edited, judged
 
 from hectogpt.cli.grade_autograder import archive
 from hectogpt.errors import UserError
-from hectogpt.grade import classroom, laws, page, report, result, submission
+from hectogpt.grade import classroom, laws, page, report, result, settings, submission
 from hectogpt.grade.result import PartResult, Result
 
 EVIL = "<script>alert(1)</script>\x1b[31m=1+1"
@@ -68,7 +68,8 @@ def test_submissions_are_found_in_files_folders_and_archives(tmp_path: Path) -> 
     (alone,) = submission.find((tmp_path / "anna" / "model_solution.py",))
     assert sorted(alone.files) == ["model_solution.py", "utils.py"]
     assert alone.key == next(s for s in found if s.name == "anna").key
-    with alone.copied() as folder:
+    with submission.temporary() as folder:
+        alone.write(folder)
         assert sorted(path.name for path in folder.iterdir()) == ["model_solution.py", "utils.py"]
     assert not folder.exists()
 
@@ -112,7 +113,7 @@ def test_faults_of_the_grader_and_records_of_another_version_are_not_used_again(
     classroom.write(path, replace(wrong, parts=[PartResult("mlp", "grader fault", "a bug")]))
     assert classroom.recorded(path) == {}
     classroom.write(path, wrong)
-    path.write_text(path.read_text().replace(classroom.version(), "another"))
+    path.write_text(path.read_text().replace(settings.version(), "another"))
     assert classroom.recorded(path) == {}
     with pytest.raises((KeyError, ValueError)):
         result.read({"parts": [{"part": "mlp", "outcome": "excellent"}]})
@@ -191,11 +192,14 @@ def test_the_autograder_archive() -> None:
     made = archive("visible", 2)
     assert made == archive("visible", 2)
     with zipfile.ZipFile(io.BytesIO(made)) as file:
-        assert {info.filename: info.external_attr >> 16 for info in file.infolist()} == {
-            "setup.sh": 0o755,
-            "run_autograder": 0o755,
-        }
+        modes = {info.filename: info.external_attr >> 16 for info in file.infolist()}
         run = file.read("run_autograder").decode()
+        needed = file.read("requirements.txt").decode()
+    assert modes["setup.sh"] == modes["run_autograder"] == 0o755
+    assert modes["hectogpt/grade/child.py"] == 0o644
+    assert not [name for name in modes if "__pycache__" in name or name.startswith("hectogpt/assignment/files")]
+    assert "torch>=" in needed
+    assert "extra" not in needed.replace("--extra-index-url", "")
     assert run.startswith("#!")
     assert "--hints 2" in run
     assert "/autograder/results/results.json" in run

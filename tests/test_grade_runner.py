@@ -124,7 +124,7 @@ def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as grader:
         until = time.monotonic() + 120
-        while not (found := list(tmp_path.glob("hectogpt-grade-*/pid"))) or not found[0].read_text():
+        while not (found := list(tmp_path.glob("hectogpt-grade-*/submission/pid"))) or not found[0].read_text():
             assert time.monotonic() < until
             assert grader.poll() is None
             time.sleep(0.05)

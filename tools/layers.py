@@ -40,6 +40,7 @@ GROUND = (
     "files",
     "manifest",
     "hardware",
+    "frames",
     "worker",
     "idea_file",
     "signals",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -60,6 +61,12 @@ class GradeArguments:
     """Seconds that one step of a submission may take."""
     memory: float = 2.0
     """GiB that a submission may take, beside torch."""
+    container: Literal["podman", "docker"] | None = None
+    """Run submissions in containers of this engine: without network, rights, and a view of this machine."""
+    image: str = "hectogpt-grade"
+    """The image for --container."""
+    make_container: Path | None = None
+    """Write a folder to build that image from, and do nothing else."""
     quiet: bool = False
     """Print errors and results only."""
 
@@ -77,6 +84,13 @@ def run(arguments: GradeArguments) -> None:
         files.write_atomic(arguments.make_autograder, archive(arguments.visibility, arguments.hints or 3))
         note(f"wrote {arguments.make_autograder}: upload it to Gradescope as the autograder", arguments.quiet)
         return
+    if arguments.make_container is not None:
+        from hectogpt.cli.grade_container import IMAGE, make_container
+
+        make_container(arguments.make_container)
+        build = f"podman build -t {IMAGE} {shlex.quote(str(arguments.make_container))}"
+        note(f"wrote {arguments.make_container}; build the image with: {build}", arguments.quiet)
+        return
     if not arguments.paths:
         raise UserError("nothing to grade", fix="hectogpt grade FOLDER, with the folder that holds model_solution.py")
     if arguments.timeout <= 0 or arguments.memory <= 0 or arguments.jobs < 0:
@@ -87,12 +101,11 @@ def run(arguments: GradeArguments) -> None:
     from hectogpt.grade import submission
 
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
+    submission.remove_leftovers()
     if arguments.watch:
         watch(arguments)
         return
-    submissions = submission.find(arguments.paths)
-    if arguments.gradescope is not None and len(submissions) != 1:
-        raise UserError(f"gradescope takes one submission, {len(submissions)} were found", fix="give one folder")
+    submissions = [submission.find_one(arguments.paths)] if arguments.gradescope else submission.find(arguments.paths)
     found = list(graded(arguments, submissions))
     write_files(arguments, found)
     if arguments.json:
@@ -105,14 +118,15 @@ def run(arguments: GradeArguments) -> None:
 
 
 def limits(arguments: GradeArguments):  # type: ignore[no-untyped-def]  # Limits, which loads torch
-    """The limits of one submission."""
+    """The limits of one submission, and where it runs. Raises UserError if containers do not work."""
     from hectogpt.grade.runner import Limits
 
-    return Limits(
-        seconds=arguments.timeout,
-        total_seconds=max(90.0, 9 * arguments.timeout),
-        memory=int(arguments.memory * 2**30),
-    )
+    total, memory, elsewhere = max(90.0, 9 * arguments.timeout), int(arguments.memory * 2**30), None
+    if arguments.container is not None:
+        from hectogpt.cli import grade_container
+
+        elsewhere = grade_container.elsewhere(arguments.container, arguments.image, memory, total)
+    return Limits(seconds=arguments.timeout, total_seconds=total, memory=memory, elsewhere=elsewhere)
 
 
 def graded(arguments: GradeArguments, submissions):  # type: ignore[no-untyped-def]
@@ -181,35 +195,67 @@ def write_files(arguments: GradeArguments, found) -> None:  # type: ignore[no-un
 
 def watch(arguments: GradeArguments) -> None:
     """Grade after every change, until Ctrl-C."""
-    from hectogpt.grade import report
     from hectogpt.grade.grading import grade
+    from hectogpt.grade.runner import Spare
 
-    level: int = arguments.hints or 1
-    before = ""
-    for found in changes(arguments.paths):
-        if len(found) != 1:
-            raise UserError(f"watch takes one submission, {len(found)} were found", fix="give one folder")
-        result = grade(found[0], limits(arguments))
-        symptoms = "\n".join(f"{p.part} {p.outcome} {p.reason} {[f.symptom for f in p.broken]}" for p in result.parts)
-        if arguments.hints is None:
-            same = symptoms == before and not result.is_right(arguments.strict)
-            level = min(3, level + 1) if same else 1
-        before = symptoms
-        print(f"\n{time.strftime('%H:%M:%S')}  hints: level {level}, {report.LEVELS[level]}")
-        print(report.text(result, level), flush=True)
-        if result.is_right(arguments.strict):
+    allowed = limits(arguments)
+    told = Telling(arguments.hints, arguments.strict)
+    spare = Spare(allowed)
+    try:
+        for found in changes(arguments.paths):
+            if len(found) != 1:
+                names = ", ".join(one.name for one in found[:4])
+                raise UserError(f"watch takes one submission, {len(found)} were found: {names}", fix="give one folder")
+            began = time.perf_counter()
+            result = grade(found[0], allowed, spare=spare)
+            told.tell(result, time.perf_counter() - began)
+            spare.close()
+            spare = Spare(allowed)  # gets ready while the student reads
+    finally:
+        spare.close()
+
+
+@dataclass
+class Telling:
+    """What is told of a submission that is graded again and again. hints: the level, None for one that deepens."""
+
+    hints: int | None
+    strict: bool
+    level: int = 1
+    before: str = ""
+
+    def tell(self, result, seconds: float) -> None:  # type: ignore[no-untyped-def]
+        """Print the result, one level deeper if its symptoms are those of the last save."""
+        from hectogpt.grade import report
+
+        parts = [f"{p.part} {p.outcome} {p.reason} {[f.symptom for f in p.broken]}" for p in result.parts]
+        symptoms = result.fault + "\n".join(parts)
+        wrong = result.fault or any(p.broken or p.diagnosis for p in result.parts)  # and not merely not started
+        same = symptoms == self.before and wrong
+        self.level = self.hints or (min(3, self.level + 1) if same else 1)
+        self.before = symptoms
+        clock, level = time.strftime("%H:%M:%S"), report.LEVELS[self.level]
+        print(f"\n{clock}  graded in {seconds:.1f} s; hints: level {self.level}, {level}")
+        print(report.text(result, self.level), flush=True)
+        if result.is_right(self.strict):
             print("Everything is right. Ctrl-C ends.", flush=True)
 
 
 def changes(paths: tuple[Path, ...]) -> Iterator[list]:  # type: ignore[type-arg]
-    """The submissions, at first and after each change of a file."""
+    """The submissions, at first and after each change of a file. One that is gone for a moment, as some editors save, is
+    waited for."""
     from hectogpt.grade import submission
 
     before: list[str] = []
     while True:
-        found = submission.find(paths)
+        try:
+            found = submission.find(paths)
+        except UserError:
+            if not before:
+                raise
+            found = []
         keys = [one.key for one in found]
-        if keys != before:
+        if found and keys != before:
             before = keys
             yield found
         time.sleep(0.3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -148,14 +149,6 @@ def shut_in(folder: Path) -> None:
     sys.addaudithook(hook)
 
 
-def calm_torch() -> None:
-    """One thread, no GPU, no compiler."""
-    import torch
-
-    torch.set_num_threads(1)
-    torch.backends.mps.is_available = lambda: False  # type: ignore[assignment]
-
-
 def not_written(function: Any) -> bool:
     """Whether a function consists of nothing, `pass` or `return None` say: it uses no name and no attribute."""
     code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
@@ -178,34 +171,50 @@ def empty_functions(modules: dict[str, ModuleType]) -> list[str]:
     return found
 
 
-def main() -> None:
-    """Read the request {"settings": [names], "modules": [names], "memory": bytes}; send frames; end."""
-    from hectogpt import hardware, worker
+def prepare_everything() -> None:
+    """Load libraries and make weights and inputs now: before the limits, which count what is taken from then on, before
+    foreign code can change what torch does, and as a spare child does it while nobody waits."""
+    import matplotlib.pyplot  # noqa: F401
+    import torch
 
-    frames = worker.Frames()
-    request = frames.receive()
-    import numpy  # noqa: F401  # before the limits: it takes addresses
-    import torch  # noqa: F401
-
-    from hectogpt.grade import answers, laws, train_case
+    from hectogpt.grade import laws, train_case
     from hectogpt.grade.settings import hugging_face_names, prepare
-    from hectogpt.grade.train_answers import data_file
 
-    folder = Path.cwd()
-    calm_torch()
-    data_file(folder / "datasets")
-    settings = [laws.SETTINGS[name] for name in request["settings"]]
-    if any(setting.part in ("train", "plot") for setting in settings):
-        import matplotlib.pyplot  # noqa: F401
-    for setting in (*settings, train_case.model_setting()):
+    torch.set_num_threads(1)
+    torch.backends.mps.is_available = lambda: False  # type: ignore[assignment]  # no GPU
+    for setting in (*laws.SETTINGS.values(), train_case.model_setting()):
         prepare(setting)
     hugging_face_names(1)
+    torch.nn.Linear(1, 1, device="meta")(torch.empty(1, 1, device="meta"))  # the first call there takes a second
+
+
+def main() -> None:
+    """Prepare; read the request {"settings": [names], "modules": [names], "memory": bytes, "copy": folder}; send
+    frames; end.
+
+    copy: where the submission is, in a container; "" if it is in the working folder already."""
+    from hectogpt import hardware, worker
+    from hectogpt.frames import Frames
+
+    frames = Frames()
+    prepare_everything()
+
+    from hectogpt.grade import answers, laws
+    from hectogpt.grade.settings import version
+    from hectogpt.grade.train_answers import data_file
+
+    request = frames.receive(worker.request)
+    folder = Path.cwd()
+    for path in Path(request["copy"]).iterdir() if request["copy"] else ():
+        shutil.copyfile(path, folder / path.name)
+    data_file(folder / "datasets")
+    settings = [laws.SETTINGS[name] for name in request["settings"]]
     last = Finder(folder, first=False)
     sys.meta_path[:] = [Finder(folder, first=True), *sys.meta_path, last]
     sys.path.insert(0, str(folder))
     hardware.limit_this_process(request["memory"], 1 << 28)
     shut_in(folder)
-    frames.send({"ready": True})
+    frames.send({"ready": version()})
 
     modules, errors = answers.import_submission(tuple(request["modules"]))
     _Absent.importing = False

@@ -9,20 +9,16 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from hectogpt import files, hardware
+from hectogpt import files
 from hectogpt.errors import DATA, STORAGE, UserError
 from hectogpt.grade import result as results
 from hectogpt.grade.grading import grade
 from hectogpt.grade.result import Result
 from hectogpt.grade.runner import CancelledError, Limits
+from hectogpt.grade.settings import version
 from hectogpt.grade.submission import Submission
 
 LARGEST_RECORDS = 1 << 30
-
-
-def version() -> str:
-    """The beginning of a hash over the grader's code: records of another version are not used again."""
-    return hardware.code_hash([Path(__file__).parent])
 
 
 def recorded(path: Path) -> dict[str, Result]:
@@ -117,8 +113,6 @@ def counts(found: list[Result]) -> list[tuple[str, str, int]]:
     """(part, mistake or outcome, how many submissions), the most frequent first."""
     counted: dict[tuple[str, str], int] = {}
     for result in found:
-        for part in result.parts:
-            if part.outcome not in ("passed", "not handed in"):
-                key = (part.title, part.mistake())
-                counted[key] = counted.get(key, 0) + 1
+        for _, title, what in result.wrongs():
+            counted[title, what] = counted.get((title, what), 0) + 1
     return sorted(((part, what, n) for (part, what), n in counted.items()), key=lambda row: (-row[2], row[0], row[1]))

@@ -25,6 +25,7 @@ MISTAKES: dict[str, list[Mistake]] = {
     "generate": mistakes_use.GENERATE,
     "loss": mistakes_use.LOSS,
 }
+TOLD = 3  # explanations of the same results that are told in words
 Outcome = Tensor | str
 Given = list[tuple[Setting, int, Answer]]  # setting, number of the call, what came back
 _remembered: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
@@ -33,12 +34,13 @@ _remembered: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
 @dataclass(frozen=True)
 class Diagnosis:
     """names: the mistake, or both of a pair. equivalent: other names that explain the same results. where, what: the
-    second and the third hint."""
+    second and the third hint. alternatives: what else explains the same results, the first few as sentences."""
 
     names: tuple[str, ...]
     where: str
     what: str
     equivalent: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -158,11 +160,10 @@ def same(answer: Answer, made: Outcome, tolerance: float) -> bool:
 
 
 def diagnosis(part: str, found: list[tuple[int, ...]]) -> Diagnosis:
-    """The first of the explanations, with the names of the others."""
+    """The first of the explanations, with the names of the others; the first few are told in words as well."""
     listed = MISTAKES[part]
-    first, *others = found
-    chosen = [listed[n] for n in first]
-    where = "; ".join(dict.fromkeys(mistake.where for mistake in chosen))
-    what = " ".join(mistake.what for mistake in chosen)
-    names = tuple(mistake.name for mistake in chosen)
-    return Diagnosis(names, where, what, tuple(" + ".join(listed[n].name for n in other) for other in others))
+    names = [tuple(listed[n].name for n in numbers) for numbers in found]
+    wheres = ["; ".join(dict.fromkeys(listed[n].where for n in numbers)) for numbers in found[:TOLD]]
+    what, *others = [" ".join(listed[n].what for n in numbers) for numbers in found[:TOLD]]
+    equivalent = tuple(" + ".join(other) for other in names[1:])
+    return Diagnosis(names[0], ", or ".join(dict.fromkeys(wheres)), what, equivalent, tuple(others))

@@ -8,16 +8,22 @@ import traceback
 from hectogpt.grade import laws
 from hectogpt.grade.judge import judge
 from hectogpt.grade.result import PartResult, Result
-from hectogpt.grade.runner import CancelledError, Limits, run
+from hectogpt.grade.runner import CancelledError, Limits, Spare, run
 from hectogpt.grade.submission import SOLUTION, Submission
 
 
-def grade(submission: Submission, limits: Limits | None = None, cancelled: threading.Event | None = None) -> Result:
-    """Run and judge a submission. Does not raise for anything that a submission does; raises CancelledError."""
+def grade(
+    submission: Submission,
+    limits: Limits | None = None,
+    cancelled: threading.Event | None = None,
+    spare: Spare | None = None,
+) -> Result:
+    """Run and judge a submission. spare: a child to begin with. Does not raise for anything that a submission does;
+    raises CancelledError."""
     if submission.fault or SOLUTION not in submission.files:
         return Result(submission.name, submission.key, [], fault=submission.fault or f"there is no {SOLUTION}")
     try:
-        transcript = run(submission, limits or Limits(), cancelled)
+        transcript = run(submission, limits or Limits(), cancelled, spare)
         return Result(
             submission.name,
             submission.key,

@@ -368,7 +368,7 @@ def joined(first: Diagnosis, second: Diagnosis | None) -> Diagnosis:
         return first
     where, what = f"{first.where}; {second.where}", f"{first.what} {second.what}"
     also = tuple(f"{other} + {second.id}" for other in first.equivalent)
-    return Diagnosis(first.names + second.names, where, what, also)
+    return Diagnosis(first.names + second.names, where, what, also, first.alternatives)
 
 
 def graph_fault(part: str, listed: list[tuple[Setting, list[Answer]]]) -> Diagnosis | None:

@@ -17,13 +17,13 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #8886; vertical-align: top; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.n { text-align: right !important; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code { overflow-wrap: anywhere; }
 .passed { color: #1a7f37; } .wrong { color: #cf222e; } .other { color: #9a6700; }
 @media (prefers-color-scheme: dark) {
   .passed { color: #3fb950; } .wrong { color: #ff7b72; } .other { color: #d29922; }
 }
-dl { margin: .2rem 0; display: grid; grid-template-columns: max-content 1fr; gap: 0 .8rem; }
+dl { margin: 0; display: grid; grid-template-columns: max-content 1fr; gap: 0 .8rem; }
 dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 .bar { background: #0969da; height: .8rem; display: inline-block; }
 """
@@ -83,7 +83,7 @@ def submission_page(result: Result, level: int, alone: bool = False) -> str:
             result.name, f"{back}<h1>{text(result.name)}</h1><p class='wrong'>not graded: {text(result.fault)}</p>"
         )
     rows = "".join(part_row(part, level) for part in result.parts)
-    head = "<tr><th>part</th><th>outcome</th><th>points</th><th>what was seen</th></tr>"
+    head = "<tr><th>part</th><th>outcome</th><th class='n'>points</th><th>what was seen</th></tr>"
     notes = [f"<li>{text(p.title)}: {text(n.law)}: {text(n.symptom)}</li>" for p in result.parts for n in p.notes]
     beyond = f"<h2>Notes</h2><p>Beyond the tests: no points are lost.</p><ul>{''.join(notes)}</ul>" if notes else ""
     points = f"<p>{result.points} of {result.max_points} points</p>"
@@ -107,7 +107,8 @@ def class_page(found: list[Result], names: list[str]) -> str:
     graded = [result for result in found if not result.fault]
     mean = sum(result.points for result in graded) / max(1, len(graded))
     full = sum(result.points == result.max_points for result in graded)
-    intro = f"<h1>{len(found)} submissions</h1><p>{full} with full points; {mean:.1f} points on average.</p>"
+    told = f"{len(graded)} graded, {full} with full points, {mean:.1f} points on average."
+    intro = f"<h1>{len(found)} submissions</h1><p>{told}</p>"
     largest = max((n for *_, n in counts(found)), default=1)
     mistakes = "".join(
         f"<tr><td>{text(part)}</td><td>{text(what)}</td><td class='n'>{n}</td>"
@@ -118,15 +119,16 @@ def class_page(found: list[Result], names: list[str]) -> str:
     rows = "".join(student_row(result, name) for result, name in zip(found, names, strict=True))
     content = (
         intro
-        + table("Mistakes", ("part", "mistake or outcome", "submissions", ""), mistakes)
-        + table("Parts", ("part", "passed", "wrong", "not started or blocked"), by_part)
-        + table("Submissions", ("name", "points", "wrong"), rows)
+        + table("Mistakes", ("part", "mistake or outcome", "#submissions", ""), mistakes)
+        + table("Parts", ("part", "#passed", "#wrong", "#not started or blocked"), by_part)
+        + table("Submissions", ("name", "#points", "wrong"), rows)
     )
     return document(f"{len(found)} submissions", content)
 
 
 def table(title: str, header: tuple[str, ...], rows: str) -> str:
-    cells = "".join(f"<th>{cell}</th>" for cell in header)
+    """header: names of columns, with # in front of those that hold numbers."""
+    cells = "".join(f"<th class='n'>{cell[1:]}</th>" if cell[:1] == "#" else f"<th>{cell}</th>" for cell in header)
     return f"<h2>{title}</h2><table><tr>{cells}</tr>{rows}</table>\n"
 
 
@@ -140,7 +142,7 @@ def part_line(name: str, graded: list[Result]) -> str:
 
 
 def student_row(result: Result, name: str) -> str:
-    wrong = "; ".join(f"{p.part}: {p.mistake()}" for p in result.parts if p.outcome not in ("passed", "not handed in"))
+    wrong = "; ".join(f"{part}: {what}" for part, _, what in result.wrongs())
     points = "" if result.fault else f"{result.points}/{result.max_points}"
     return (
         f"<tr><td><a href='{escape(name)}'>{text(result.name)}</a></td><td class='n'>{points}</td>"

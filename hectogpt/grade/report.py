@@ -33,8 +33,11 @@ def hints(part: PartResult, level: int) -> Iterator[tuple[str, str]]:
         yield "where", part.diagnosis.where
     if level >= 3:
         yield "what", part.diagnosis.what
-        if part.diagnosis.equivalent:
-            yield "or", "; ".join(part.diagnosis.equivalent[:3]) + " (the same results)"
+        for sentence in part.diagnosis.alternatives:
+            yield "or", sentence + " (It gives the same results.)"
+        told = len(part.diagnosis.alternatives)
+        if part.diagnosis.equivalent[told:]:
+            yield "or", "; ".join(part.diagnosis.equivalent[told:][:3]) + " (the same results)"
 
 
 def deepest(part: PartResult) -> int:
@@ -49,12 +52,13 @@ def text(result: Result, level: int = 3) -> str:
     lines = [f"{one(result.name)}: {result.points} of {result.max_points} points"]
     for part in result.parts:
         points = f"{part.points}/{part.max_points}" if part.max_points else ""
-        exact = ""
+        beside = one(part.reason) if not part.broken else ""
         if part.outcome == "passed" and part.error is not None and part.tolerance is not None and part.error > 0:
-            exact = f"largest relative error {part.error:.0e}, allowed {part.tolerance:.0e}"
-        lines.append(f"  {part.outcome:<14} {part.title:<30} {points:>5}  {exact}".rstrip())
+            beside = f"largest relative error {part.error:.0e}, allowed {part.tolerance:.0e}"
+        lines.append(f"  {part.outcome:<14} {part.title:<30} {points:>5}  {beside}".rstrip())
         if part.outcome != "passed":
-            lines += [f"      {kind + ':':<10} {one(said)}" for kind, said in hints(part, level)]
+            said = [(kind, sentence) for kind, sentence in hints(part, level) if one(sentence) != beside]
+            lines += [f"      {kind + ':':<10} {one(sentence)}" for kind, sentence in said]
     notes = [(part.title, note) for part in result.parts for note in part.notes]
     if notes:
         lines.append("  notes (beyond the tests: no points are lost)")
@@ -73,9 +77,7 @@ def line(result: Result) -> str:
     """A submission of a class on one line."""
     if result.fault:
         return printable(f"{one(result.name)}: not graded: {one(result.fault)}")
-    wrong = [
-        f"{part.part}: {part.mistake()}" for part in result.parts if part.outcome not in ("passed", "not handed in")
-    ]
+    wrong = [f"{name}: {one(what)}" for name, _, what in result.wrongs()]
     return printable(
         f"{one(result.name)}: {result.points}/{result.max_points}" + (f"  {'; '.join(wrong)}" if wrong else "")
     )
@@ -86,9 +88,7 @@ def overview(found: list[Result]) -> str:
     graded = [result for result in found if not result.fault]
     mean = sum(result.points for result in graded) / max(1, len(graded))
     full = sum(result.points == result.max_points for result in graded)
-    lines = [f"{len(found)} submissions, {full} with full points, {mean:.1f} points on average"]
-    if len(found) > len(graded):
-        lines.append(f"{len(found) - len(graded)} could not be read")
+    lines = [f"{len(found)} submissions, {len(graded)} graded, {full} with full points, {mean:.1f} points on average"]
     lines += [f"  {n:>4}  {part}: {what}" for part, what, n in counts(found)[:20]]
     return printable("\n".join(lines))
 

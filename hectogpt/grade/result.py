@@ -97,6 +97,20 @@ class Result:
         """Of what was handed in."""
         return sum(part.max_points for part in self.parts if part.outcome != "not handed in")
 
+    def wrongs(self) -> list[tuple[str, str, str]]:
+        """(name, title, mistake or outcome) of each part that is not passed; parts with one reason, a file that cannot
+        be imported say, are one entry."""
+        parts = [part for part in self.parts if part.outcome not in ("passed", "not handed in")]
+        reasons = [part.reason for part in parts]
+        found = []
+        for part in parts:
+            if part.reason and reasons.count(part.reason) > 1:
+                words = f"{part.outcome}: {part.reason.partition(': ')[0]}"
+                found.append(("several parts", "several parts", words))
+            else:
+                found.append((part.part, part.title, part.mistake()))
+        return list(dict.fromkeys(found))
+
     @property
     def grader_fault(self) -> bool:
         return any(part.outcome == "grader fault" for part in self.parts)
@@ -137,7 +151,11 @@ def read(record: dict[str, Any]) -> Result:
             raise ValueError("unknown outcome or part")
         found = told["diagnosis"]
         diagnosis = found and Diagnosis(
-            tuple(found["names"]), str(found["where"]), str(found["what"]), tuple(found["equivalent"])
+            tuple(found["names"]),
+            str(found["where"]),
+            str(found["what"]),
+            tuple(found["equivalent"]),
+            tuple(found["alternatives"]),
         )
         findings = [Finding(**finding) for finding in told["findings"]]
         rest = {name: told[name] for name in ("part", "outcome", "reason", "hint", "error", "tolerance")}

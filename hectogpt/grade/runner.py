@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,22 +18,25 @@ import torch
 from hectogpt import worker
 from hectogpt.grade import laws
 from hectogpt.grade.answers import Answer
-from hectogpt.grade.submission import Submission
+from hectogpt.grade.submission import Submission, temporary
 
 CHILD = "hectogpt.grade.child"
 FACTS = 12  # facts of an answer that are believed
+SUBMISSION = "/submission"  # where a container sees the submission's copy
 
 
 @dataclass(frozen=True)
 class Limits:
     """seconds: the longest silence, that is the time of one setting. start_seconds: until the child is ready, which
-    includes loading torch. total_seconds: of all children of a submission. memory, output: bytes."""
+    includes loading torch. total_seconds: of all children of a submission. memory, output: bytes. elsewhere: from the
+    folder with a submission's copy, how a child is started in a container; None starts it on this machine."""
 
     seconds: float = 10.0
     start_seconds: float = 60.0
     total_seconds: float = 90.0
     memory: int = 2 << 30
     output: int = 1 << 20
+    elsewhere: Callable[[Path], worker.Program] | None = None
 
 
 @dataclass
@@ -55,12 +60,12 @@ class Transcript:
     seconds: float = 0.0
     now: str = ""  # the setting that the child is in; "" while it imports
     variant: str = ""
-    ready: bool = False
+    ready: str = ""  # the version of the grader in the child, once it is ready
 
     def receive(self, header: dict[str, Any], body: bytes) -> None:
         """Take in one frame. Raises ValueError for one that cannot be understood."""
         if "ready" in header:
-            self.ready = True
+            self.ready = str(header["ready"])
         elif "begin" in header:
             self.now, self.variant = str(header["begin"]), str(header["variant"])
         elif "imported" in header:
@@ -91,8 +96,39 @@ class CancelledError(Exception):
     """The grading was asked to stop."""
 
 
-def run(submission: Submission, limits: Limits, cancelled: threading.Event | None = None) -> Transcript:
-    """All that a submission's code returned in every setting. Raises CancelledError once `cancelled` is set."""
+class Spare:
+    """A child that waits for a submission, in an empty folder of its own; at the end of the `with` block both go. One
+    that was started early has loaded torch by the time a file is saved."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._stack = ExitStack()
+        self.folder = self._stack.enter_context(temporary())
+        program = limits.elsewhere(self.folder) if limits.elsewhere else None
+        self.elsewhere = program is not None
+        try:
+            variables = os.environ if program else environment(self.folder)
+            self.child = worker.Child(CHILD, self.folder, variables, program)
+        except BaseException:
+            self._stack.close()
+            raise
+        self._stack.callback(self.child.end)
+
+    def __enter__(self) -> Spare:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child, if it has not ended yet, and remove its folder."""
+        self._stack.close()
+
+
+def run(
+    submission: Submission, limits: Limits, cancelled: threading.Event | None = None, spare: Spare | None = None
+) -> Transcript:
+    """All that a submission's code returned in every setting. spare: a child to begin with. Raises CancelledError once
+    `cancelled` is set."""
     transcript = Transcript()
     begun = time.monotonic()
     modules = [name for name in ("utils", "model_solution", "train") if f"{name}.py" in submission.files]
@@ -107,8 +143,10 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event | Non
         if rest <= 0:
             transcript.ends |= {name: ("timed out", "the time for the whole submission was over") for name in left}
             break
-        with submission.copied() as folder:
-            ending = attempt(transcript, folder, left, modules, limits, rest, cancelled)
+        with spare or Spare(limits) as waiting:
+            submission.write(waiting.folder)
+            ending = attempt(transcript, waiting, left, modules, limits, rest, cancelled)
+        spare = None
         if ending.how == "cancelled":
             raise CancelledError
         transcript.printed = ending.last_words[-4000:]
@@ -135,16 +173,17 @@ def home(part: str) -> str:
 
 def attempt(
     transcript: Transcript,
-    folder: Path,
+    waiting: Spare,
     left: list[str],
     modules: list[str],
     limits: Limits,
     rest: float,
-    cancelled: threading.Event | None,
+    cancelled: threading.Event | None = None,
 ) -> worker.Ending:
     """One child."""
-    transcript.now, transcript.variant, transcript.ready = "", "", False
-    request = {"settings": left, "modules": modules, "memory": limits.memory}
+    transcript.now, transcript.variant, transcript.ready = "", "", ""
+    copy = SUBMISSION if waiting.elsewhere else ""
+    request = {"settings": left, "modules": modules, "memory": limits.memory, "copy": copy}
 
     def receive(header: dict[str, Any], body: bytes) -> None:
         try:
@@ -153,12 +192,9 @@ def attempt(
             raise RubbishError(str(error)) from None
 
     try:
-        return worker.listen(
-            CHILD,
+        return waiting.child.listen(
             request,
             receive,
-            folder=folder,
-            environment=environment(folder),
             first_seconds=min(limits.start_seconds, rest),
             seconds=limits.seconds,
             total_seconds=rest,
@@ -167,6 +203,15 @@ def attempt(
         )
     except RubbishError as error:
         return worker.Ending("broken", None, str(error))
+
+
+def try_out(limits: Limits) -> tuple[str, worker.Ending]:
+    """Start a child that gets no submission; returns the version of its grader ("": none was ready) and how it ended.
+    Raises OSError for a program that is not there."""
+    transcript = Transcript()
+    with Spare(limits) as waiting:
+        ending = attempt(transcript, waiting, [], [], limits, limits.total_seconds)
+    return transcript.ready, ending
 
 
 class RubbishError(Exception):
@@ -180,14 +225,12 @@ def environment(folder: Path) -> dict[str, str]:
         for name in ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
         if name in os.environ
     }
-    home = str(folder)
-    return kept | {
-        "HOME": home,
-        "USERPROFILE": home,
-        "TMPDIR": home,
-        "TEMP": home,
-        "TMP": home,
-        "MPLCONFIGDIR": matplotlib_folder(),
+    return kept | own_variables(str(folder)) | {"MPLCONFIGDIR": matplotlib_folder()}
+
+
+def own_variables(folder: str) -> dict[str, str]:
+    """Those that every child gets, also in a container. folder: its working folder, the only one that it writes to."""
+    return dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), folder) | {
         "MPLBACKEND": "Agg",
         "CUDA_VISIBLE_DEVICES": "",
         "TORCHDYNAMO_DISABLE": "1",
@@ -197,6 +240,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8:replace",
         "PYTHONHASHSEED": "0",
+        "PYTHONSAFEPATH": "1",  # a file of the submission's never stands in for a library's that the grader imports
     }
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from hectogpt import hardware
 
 
 @dataclass(frozen=True)
@@ -166,3 +169,9 @@ def hugging_face_names(n_layers: int) -> dict[str, tuple[str, ...]]:
 
     table = {PREFIX + name.theirs: name.ours for name in names(n_layers)}
     return table | {HEAD.theirs: HEAD.ours}
+
+
+def version() -> str:
+    """The beginning of a hash over the grader's code: records of another version are not used again, and children of
+    another one not listened to."""
+    return hardware.code_hash([Path(__file__).parent])

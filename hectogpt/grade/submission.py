@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hectogpt import errors
+from hectogpt import errors, files
 from hectogpt.errors import UserError
 
 SOLUTION = "model_solution.py"
@@ -18,6 +21,7 @@ GRADED_FILES = (SOLUTION, "utils.py", "train.py")
 LARGEST = 2_000_000  # bytes of one file
 MOST = 60  # files of one submission
 DEEPEST = 4  # folders between a path that is given and a submission
+TEMPORARY, LOCK = "hectogpt-grade-", "lock"  # how temporary folders begin, and the file in them that is locked
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
 
 
@@ -39,19 +43,46 @@ class Submission:
             found.update(f"{name}\0{len(content)}\0".encode() + content)
         return found.hexdigest()
 
-    @contextmanager
-    def copied(self) -> Iterator[Path]:
-        """A temporary folder with the files, which is removed at the end."""
-        with tempfile.TemporaryDirectory(prefix="hectogpt-grade-", ignore_cleanup_errors=True) as folder:
-            for name, content in self.files.items():
-                Path(folder, name).write_bytes(content)
-            yield Path(folder)
+    def write(self, folder: Path) -> None:
+        """Copy the files into a folder; whoever can reach it may read them."""
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+            (folder / name).chmod(0o644)
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """An empty temporary folder, which is removed at the end. A container's user may read it; other users of this
+    machine may not, because the folder around it is the grader's own. The lock in that tells a later grader that this
+    one lives."""
+    with (
+        tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as outer,
+        files.lock(Path(outer, LOCK), "grading"),
+    ):
+        folder = Path(outer, "submission")
+        folder.mkdir()
+        folder.chmod(0o755)
+        yield folder
+
+
+def remove_leftovers() -> None:
+    """Remove the temporary copies of graders that were killed: folders of this user whose lock nobody holds. Where
+    there are no locks (Windows), nothing happens."""
+    for outer in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        with suppress(OSError, AttributeError, UserError):  # gone, no users here, or locked: its grader lives
+            told = outer.lstat()
+            if not stat.S_ISDIR(told.st_mode) or told.st_uid != os.geteuid() or not (outer / LOCK).exists():
+                continue
+            with files.lock(outer / LOCK, "grading", patience=0.0) as held:
+                if held:
+                    shutil.rmtree(outer, ignore_errors=True)
 
 
 def find(paths: tuple[Path, ...]) -> list[Submission]:
     """The submissions in these paths, each once, in the order of the paths and then of names.
 
-    A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with such things inside.
+    A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with such things inside; in that
+    one, a folder of somebody who handed in nothing that can be graded is a submission with a fault.
     Raises UserError for a path that does not exist, and for one without a submission.
     """
     found: list[Submission] = []
@@ -65,8 +96,36 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
                 why=f"no {SOLUTION} and no .zip archive with one is in it, or up to {DEEPEST} folders below",
                 fix=f"give the folder with {SOLUTION}",
             )
-        found += here
+        found += here + list(_empty_handed(path, here))
     return _distinct(found)
+
+
+def _empty_handed(root: Path, found: list[Submission]) -> Iterator[Submission]:
+    """The folders right below `root` in which there was nothing to grade."""
+    if not root.is_dir() or any(one.path == root for one in found):
+        return
+    for entry in sorted(root.iterdir()):
+        looked_at = entry.is_dir() and entry.name not in SKIPPED and not entry.name.startswith(".")
+        if looked_at and not any(one.path == entry or entry in one.path.parents for one in found):
+            yield Submission(entry.name, entry, {}, f"there is no {SOLUTION} in it")
+
+
+def find_one(paths: tuple[Path, ...]) -> Submission:
+    """The one submission in these paths. Where there is none, or more than one, it has a fault that tells a student so:
+    nobody may take that for an error of the grader. Raises UserError for a path that does not exist."""
+    if not paths[0].exists():
+        return find(paths)[0]  # raises
+    try:
+        found = find(paths)
+    except UserError:
+        found = []
+    if len(found) == 1:
+        return found[0]
+    fault = f"there is no {SOLUTION} in what was handed in; hand it in together with utils.py and train.py"
+    if found:
+        names = ", ".join(one.name for one in found[:4])
+        fault = f"there is more than one submission in what was handed in ({names}); hand in one {SOLUTION}"
+    return Submission(paths[0].resolve().name, paths[0], {}, fault)
 
 
 def _distinct(found: list[Submission]) -> list[Submission]:
