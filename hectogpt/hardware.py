@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,11 @@ def cpu_features() -> list[str]:
     """Which of the vector instructions that matter for matrix products this processor has."""
     flags = next((block["flags"].split() for block in _cpu_blocks() if "flags" in block), [])
     return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+
+
+def has_cpu_flag(flag: str) -> bool:
+    """Whether the processor has an instruction set, by Linux's name for it; False where the system does not tell."""
+    return any(flag in block["flags"].split() for block in _cpu_blocks() if "flags" in block)
 
 
 def device_name(device: str) -> str:
@@ -127,22 +132,49 @@ def cpp_compiler_fault() -> str | None:
         return f"there is no program {name} on the PATH"
     include = [f"-I{sysconfig.get_path(path)}" for path in ("include", "platinclude")]
     options = [] if sys.platform == "win32" else ["-std=c++17", "-fPIC"]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text(CPP_PROBE, encoding="utf-8")
+        fault = _compile([name, *options, *include, "-c", str(source), "-o", str(Path(folder, "probe.o"))])
+    return "Python.h is missing, which generated code includes" if fault and "Python.h" in fault else fault
+
+
+def compile_cpp_library(source: Path, target: Path, options: Sequence[str]) -> str | None:
+    """Compile a C++ file to a shared library; return why that failed, or None.
+
+    The library is linked with nothing: what it needs of OpenMP it finds in the process, where torch has brought it.
+    """
+    name = cpp_compiler()
+    if shutil.which(name) is None:
+        return f"there is no program {name} on the PATH"
+    with tempfile.TemporaryDirectory() as folder:
+        made = str(Path(folder, "made.o"))
+        fault = _compile([name, *options, "-fPIC", "-c", str(source), "-o", made])
+        return fault or _compile([name, "-shared", made, "-o", str(target)])
+
+
+def _compile(command: Sequence[str]) -> str | None:
+    """Why a call of the compiler failed; None if it did not."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.cpp")
-            source.write_text(CPP_PROBE, encoding="utf-8")
-            command = [name, *options, *include, "-c", str(source), "-o", str(Path(folder, "probe.o"))]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except OSError as error:
-        return f"{name} cannot be run: {error.strerror or error}"
+        return f"{command[0]} cannot be run: {error.strerror or error}"
     except subprocess.TimeoutExpired:
-        return f"{name} has not compiled three lines within 60 s"
-    if done.returncode == 0:
-        return None
-    if "Python.h" in done.stderr:
-        return "Python.h is missing, which generated code includes"
+        return f"{command[0]} has not compiled a small file within 60 s"
     said = [line for line in done.stderr.splitlines() if line.strip()]
-    return f"{name} failed: {said[0][:200] if said else f'exit code {done.returncode}'}"
+    failed = f"{command[0]} failed: {said[0][:200] if said else f'exit code {done.returncode}'}"
+    return failed if done.returncode else None
+
+
+def compile_library(source: Path, library: Path, options: Sequence[str]) -> None:
+    """Compile a C++ file into a library. Raises OSError with the compiler's words if that fails."""
+    command = [cpp_compiler(), *options, str(source), "-o", str(library)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{command[0]} has not compiled {source.name} within 120 s") from None
+    if done.returncode:
+        raise OSError(f"{command[0]} failed: {done.stderr[:500]}")
 
 
 @dataclass(frozen=True)

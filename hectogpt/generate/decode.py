@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hectogpt.generate.cache import KVCache
@@ -38,7 +38,8 @@ class Decoder:
         self.cache = KVCache(*sizes, torch.tensor(starts, device=self.device), capacity, self.limit, dtype)
         padded = [[0] * start + text for start, text in zip(starts, cropped, strict=True)]
         self.prompts = torch.tensor(padded, device=self.device)
-        self.texts = [list(text) for text in cropped for _ in range(copies)]
+        self.lengths = [len(text) for text in cropped for _ in range(copies)]
+        self.newest = self.prompts.repeat_interleave(copies, 0)  # of each row its last tokens, up to L of them
 
     @torch.no_grad()
     def prefill(self) -> Float[Tensor, "rows vocab"]:
@@ -51,18 +52,17 @@ class Decoder:
         return logits
 
     @torch.no_grad()
-    def decode(self, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
-        """Append one token to each row; return the logits after them."""
-        for text, token in zip(self.texts, tokens, strict=True):
-            text.append(token)
-        long = [row for row, text in enumerate(self.texts) if len(text) > self.limit]
+    def decode(self, tokens: Sequence[int] | Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+        """Append one token to each row; return the logits after them. Ids in a tensor are not waited for."""
+        tokens = torch.as_tensor(tokens, device=self.device)
+        self.lengths = [length + 1 for length in self.lengths]
+        self.newest = torch.cat((self.newest, tokens[:, None]), dim=1)[:, -self.limit :]
+        long = [row for row, length in enumerate(self.lengths) if length > self.limit]
         logits = None
-        if len(long) < len(self.texts):
-            ids = torch.tensor(tokens, device=self.device)[:, None]
-            logits = self.model.next_logits(ids, self.cache.advance(1), self.cache)
+        if len(long) < len(self.lengths):
+            logits = self.model.next_logits(tokens[:, None], self.cache.advance(1), self.cache)
         if long:
-            newest = torch.tensor([self.texts[row][-self.limit :] for row in long], device=self.device)
-            anew = self.model.next_logits(newest)
+            anew = self.model.next_logits(self.newest[long])
             if logits is None:
                 return anew
             logits[long] = anew

@@ -1,8 +1,9 @@
-"""A model with weights of fewer bytes, bf16 or int8, for generation, which reads every weight once per token.
+"""A model with weights of fewer bytes, bf16, int8 or int4, for generation, which reads every weight once per token.
 
-For one or two rows only the weights are rounded; activations and sums stay in float32. For more rows (prompts, batches)
-the products are oneDNN's, with activations rounded to bf16 (where the processor multiplies bf16), or to 8 bits per row
-beside int8 weights. Norms, attention and cache stay in float32.
+int8 and int4 products are our own where they can be compiled (native.py): the rows of x are rounded to 8 bits, each by
+its own maximum, and every weight is read once for all rows. Elsewhere, and in bf16, only the weights are rounded for
+one or two rows; for more rows (prompts, batches) the products are oneDNN's, with activations rounded to bf16 (where the
+processor multiplies bf16), or to 8 bits per row beside int8 weights. Norms, attention and cache stay in float32.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
+from hectogpt.generate import native
 from hectogpt.generate.compiled import FEW_ROWS, CompiledDecodeBlock
 from hectogpt.model.lm_head import LMHead
 from hectogpt.model.transformer import Transformer
 
-WeightFormat = Literal["float32", "bfloat16", "int8"]
+WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
+BITS: dict[str, native.Bits] = {"int8": 8, "int4": 4}
 
 
 def _onednn_multiplies_bf16() -> bool:
@@ -28,33 +31,77 @@ def _onednn_multiplies_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-class PackedLinear(nn.Module):
-    """x -> x W^T + b with W [out, in] in float32, bfloat16, or int8 and one float32 scale per row of W.
+def round_rows(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"], Float[Tensor, "out 1"]]:
+    """int8: multiples of max|row| / 127, and this scale. A weight is off by at most max|row| / 254."""
+    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
+    return (weight / scale).round().to(torch.int8), scale
 
-    int8 rounds to multiples of max|row| / 127, so a weight is off by at most max|row| / 254.
+
+def round_groups(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"], Float[Tensor, "out groups"]]:
+    """int4: numbers from -8 to 7 and a float16 scale for each 32 weights of a row. A scale may be negative, so that the
+    largest weight of a group is -8 times it."""
+    groups = F.pad(weight, (0, -weight.shape[1] % native.GROUP)).unflatten(1, (-1, native.GROUP))
+    largest = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True))
+    scale = (largest / -8).half().float()
+    numbers = (groups / torch.where(scale == 0, 1.0, scale)).round_().clamp_(-8, 7)
+    return numbers.to(torch.int8).flatten(1)[:, : weight.shape[1]], scale[..., 0]
+
+
+def widen_groups(numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out groups"]) -> Float[Tensor, "out in"]:
+    """The weights that int4 numbers and their scales stand for."""
+    return numbers * scale.repeat_interleave(native.GROUP, dim=1)[:, : numbers.shape[1]]
+
+
+class PackedLinear(nn.Module):
+    """x -> x W^T + b with W [out, in] in float32, bfloat16, int8 with a float32 scale per row (round_rows), or int4
+    with a float16 scale per 32 weights (round_groups).
+
+    own_code: int8 and int4 are laid out for native.py, on the CPU; `excess` then belongs to the layout. Without it int4
+    weights, rounded as they are, are held in bf16.
     """
 
     weight: Tensor
     scale: Tensor | None
     bias: Tensor | None
+    excess: Tensor | None
 
-    def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, form: WeightFormat) -> None:
+    def __init__(
+        self,
+        weight: Float[Tensor, "out in"],
+        bias: Float[Tensor, " out"] | None,
+        form: WeightFormat,
+        *,
+        own_code: bool = False,
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
+        self.bits = BITS.get(form) if own_code else None
         self.blocked: Tensor | None = None
-        weight, scale = weight.detach().float(), None
-        if form == "int8":
-            scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
-            weight = (weight / scale[:, None]).round().to(torch.int8)
+        weight, scale, excess = weight.detach().float(), None, None
+        if form in BITS:
+            weight, scale = (round_rows if form == "int8" else round_groups)(weight)
+        if self.bits is not None:
+            assert scale is not None
+            _, weight, scale, excess = native.pack(self.bits, weight, scale)
+        elif form == "int4":
+            assert scale is not None
+            weight, scale = widen_groups(weight, scale).bfloat16(), None
         elif form == "bfloat16":
             weight = weight.bfloat16()
-        # Upper and lower half of the rows are read side by side, so their number is made even.
-        self.register_buffer("weight", F.pad(weight, (0, 0, 0, self.out_features % 2)).contiguous())
+        if self.bits is None:
+            # Upper and lower half of the rows are read side by side, so their number is made even.
+            weight = F.pad(weight, (0, 0, 0, self.out_features % 2)).contiguous()
+            scale = None if scale is None else scale[:, 0]
+        self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
+        self.register_buffer("excess", excess)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows out"]:
         rows = x.numel() // self.in_features
+        if self.bits is not None:
+            packed = native.PackedWeights(self.bits, self.weight, self.scale, self.excess)
+            return native.linear(x.reshape(rows, -1), self.out_features, packed, self.bias).view(*x.shape[:-1], -1)
         if torch.compiler.is_compiling() and rows <= FEW_ROWS:
             y = self._gemv(x, rows)
         elif self.weight.dtype == torch.int8 and rows > FEW_ROWS and x.device.type == "cpu":
@@ -104,12 +151,12 @@ class PackedLinear(nn.Module):
 class QuantizedLMHead(LMHead):
     """The vocabulary head with its whole matrix, the embedding map included, in one PackedLinear."""
 
-    def __init__(self, head: LMHead, embeddings: Tensor, form: WeightFormat, *, compile: bool) -> None:
+    def __init__(self, head: LMHead, packed: PackedLinear, *, compile: bool) -> None:
         nn.Module.__init__(self)
         self.config, self.vocab_size, self.unused = head.config, head.vocab_size, head.unused
-        self.packed = PackedLinear(head.matrix(embeddings), None, form)  # the bias is added outside the soft cap
-        self.one_token = torch.compile(self.packed) if compile else self.packed
-        self.bias, self.embedding_map = head.bias, None
+        self.packed = packed
+        self.one_token = torch.compile(packed) if compile else packed
+        self.bias, self.embedding_map = head.bias, None  # the bias is added outside the soft cap
         self.register_buffer("row_of_token", head.row_of_token)
 
     def products(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
@@ -122,8 +169,9 @@ class QuantizedTransformer(Transformer):
     """A copy for generation whose linear maps, vocabulary head included, hold their weights in a smaller format.
 
     The embedding tables stay in float32, since a token reads one row of them; they share memory with `model`.
-    `compile` generates code for the one-token step at its first use (seconds, kept on disk by torch; needs a C++
-    compiler on the CPU). Without it bf16 and int8 save memory but, for one or two texts, no time.
+    `compile` uses machine code that is made here once (seconds) and kept on disk, and needs a C++ compiler on the CPU:
+    for int8 and int4 that of native.py where it works (`own_code` then says so), otherwise torch's, for the one-token
+    step. Without either the small formats save memory but, for one or two texts, no time.
     """
 
     def __init__(self, model: Transformer, form: WeightFormat = "float32", *, compile: bool = False) -> None:
@@ -132,14 +180,18 @@ class QuantizedTransformer(Transformer):
         self.embeddings, self.position_embeddings = model.embeddings, model.position_embeddings
         self.inputs, self.value_embeddings = model.inputs, model.value_embeddings
         self.final_layer_norm, self.pointer = model.final_layer_norm, model.pointer
+        on_cpu = model.embeddings.weight.device.type == "cpu"
+        self.own_code = compile and form in BITS and on_cpu and native.fault() is None
         # The memo keeps parameters shared until their linear map is replaced.
         shared: dict[int, object] = {id(p): p for p in model.parameters()}
         self.backbone = copy.deepcopy(model.backbone, shared)
         for module in list(self.backbone.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
-                    setattr(module, name, PackedLinear(child.weight, child.bias, form))
-        self.lm_head = QuantizedLMHead(model.lm_head, model.embeddings.weight, form, compile=compile)
+                    setattr(module, name, PackedLinear(child.weight, child.bias, form, own_code=self.own_code))
+        head = PackedLinear(model.lm_head.matrix(model.embeddings.weight), None, form, own_code=self.own_code)
+        compile = compile and not self.own_code
+        self.lm_head = QuantizedLMHead(model.lm_head, head, compile=compile)
         self.eval()
         if compile:
             self.backbone = nn.ModuleList(CompiledDecodeBlock(block) for block in self.backbone)

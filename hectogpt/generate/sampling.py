@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from hectogpt.errors import UserError
@@ -76,11 +76,11 @@ def choose(
     logits: Float[Tensor, "rows vocab"],
     sampling: Sampling,
     generators: Sequence[torch.Generator],
-    seen: Sequence[set[int]],
-) -> Tensor:
-    """One id per row, int64 [rows]: the likeliest token, or the one at which the cumulative probability passes a
-    uniform number drawn from the row's generator."""
-    if sampling.repetition_penalty != 1.0:
+    seen: Bool[Tensor, "rows vocab"] | None = None,
+) -> Int[Tensor, " rows"]:
+    """One id per row: the likeliest token, or the one at which the cumulative probability passes a uniform number drawn
+    from the row's generator. seen: which tokens are in each row's text, for the repetition penalty."""
+    if sampling.repetition_penalty != 1.0 and seen is not None:
         logits = penalise(logits, sampling.repetition_penalty, seen)
     if sampling.greedy:
         return logits.argmax(dim=-1)
@@ -91,15 +91,10 @@ def choose(
 
 
 def penalise(
-    logits: Float[Tensor, "rows vocab"], penalty: float, seen: Sequence[set[int]]
+    logits: Float[Tensor, "rows vocab"], penalty: float, seen: Bool[Tensor, "rows vocab"]
 ) -> Float[Tensor, "rows vocab"]:
-    """Make the tokens of each row's set less likely (more, if penalty < 1)."""
-    logits = logits.clone()
-    for row, ids in zip(logits, seen, strict=True):
-        index = torch.tensor(sorted(ids), device=logits.device)
-        old = row[index]
-        row[index] = torch.where(old < 0, old * penalty, old / penalty)
-    return logits
+    """Make the tokens that each row has seen less likely (more, if penalty < 1)."""
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Float64[Tensor, "rows vocab"]:

@@ -7,11 +7,14 @@ refuse ids outside the vocabulary before the model sees them, and logits that ar
 from __future__ import annotations
 
 import codecs
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
@@ -39,6 +42,7 @@ def generate(
     seed: int | Sequence[int] = 0,
     decode_bytes: DecodeBytes | None = None,
     start: int | None = None,
+    block: int = 1,
 ) -> Iterator[Token]:
     """Yield the new tokens of all texts, one per text and round, in the order of the texts.
 
@@ -47,6 +51,10 @@ def generate(
     the one completing a stop string (for which `decode_bytes` is needed), or number max_new_tokens. An empty prompt
     starts from `start`, by default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary).
     Past the context length L each token is conditioned on the last L tokens of its text.
+
+    block: rounds that are computed before their tokens are read and yielded. The tokens are the same. More than 1 saves
+    waiting for the device in every round; a reader who shows tokens as they come wants 1. Texts that can end early (at
+    a stop token or string) are always read in every round.
 
     Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds outside [-2^63, 2^63) and
     for texts that do not fit into memory (MEMORY), and for NaN or infinite logits (DIVERGED). Weights are not changed;
@@ -69,9 +77,13 @@ def generate(
     seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
     if len(seeds) != rows:
         raise UserError(f"{len(seeds)} seeds for {rows} texts", why="each text has its own generator")
+    if block < 1:
+        raise UserError(f"block = {block}", why="it must be at least 1")
     if rows == 0 or sampling.max_new_tokens == 0:
         return iter(())
-    return _generate(model, texts, sampling, seeds, decode_bytes)
+    if sampling.eos_token_id or sampling.stop_strings:
+        block = 1
+    return _generate(model, texts, sampling, seeds, decode_bytes, block)
 
 
 def _generate(
@@ -80,35 +92,54 @@ def _generate(
     sampling: Sampling,
     seeds: list[int],
     decode_bytes: DecodeBytes | None,
+    block: int,
 ) -> Iterator[Token]:
+    stops = [StopStrings(sampling.stop_strings) for _ in seeds]
+    open_rows = set(range(len(seeds)))
+    rounds = _rounds(model, prompts, sampling, seeds)
+    while computed := list(itertools.islice(rounds, block)):
+        # Waits for the device, once for all rounds of the block.
+        ids, picked, totals = (torch.stack(numbers).tolist() for numbers in zip(*computed, strict=True))
+        for round_ids, round_picked, round_totals in zip(ids, picked, totals, strict=True):
+            _check_numbers(round_totals, open_rows)
+            for row in sorted(open_rows):
+                token = round_ids[row]
+                if token in sampling.eos_token_id or (decode_bytes and stops[row].found(decode_bytes([token]))):
+                    open_rows.discard(row)
+                yield Token(row, token, round_picked[row] - round_totals[row])
+        if not open_rows:
+            return
+
+
+def _rounds(
+    model: Transformer, prompts: list[list[int]], sampling: Sampling, seeds: list[int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each round, of every row: the chosen id, its logit, and the log of the sum of all exponentials."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     copies = sampling.num_return_sequences
     text = Decoder(model, prompts, sampling.max_new_tokens, copies)
-    seen = [set(prompt) for prompt in prompts for _ in range(copies)]
-    stops = [StopStrings(sampling.stop_strings) for _ in seeds]
-    open_rows = set(range(len(seeds)))
-    tokens: list[int] = []
-    for step in range(sampling.max_new_tokens):
+    seen = _tokens_in(prompts, model, copies) if sampling.repetition_penalty != 1.0 else None
+    tokens: Tensor | None = None
+    for _ in range(sampling.max_new_tokens):
         training = model.training
         model.eval()
         try:
-            logits = text.decode(tokens) if step else text.prefill()
+            logits = text.prefill() if tokens is None else text.decode(tokens)
         finally:
             model.train(training)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        total = logits.logsumexp(dim=-1)
-        totals = total.tolist()  # waits for the device, once per step
-        _check_numbers(totals, open_rows)
-        tokens = choose(logits, sampling, generators, seen).tolist()
-        picked = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
-        for row in sorted(open_rows):
-            token = tokens[row]
-            seen[row].add(token)
-            if token in sampling.eos_token_id or (decode_bytes and stops[row].found(decode_bytes([token]))):
-                open_rows.discard(row)
-            yield Token(row, token, picked[row] - totals[row])
-        if not open_rows:
-            return
+        tokens = choose(logits, sampling, generators, seen)
+        if seen is not None:
+            seen.scatter_(1, tokens[:, None], True)
+        yield tokens, logits.gather(1, tokens[:, None])[:, 0], logits.logsumexp(dim=-1)
+
+
+def _tokens_in(prompts: list[list[int]], model: Transformer, copies: int) -> Bool[Tensor, "rows vocab"]:
+    """Which tokens of the vocabulary each text has."""
+    seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
+    for row, prompt in zip(seen, prompts, strict=True):
+        row[torch.tensor(prompt)] = True
+    return seen.repeat_interleave(copies, 0).to(model.embeddings.weight.device)
 
 
 def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling, per_token: int = 0) -> None:
@@ -175,6 +206,7 @@ def complete(
         seed=seed,
         decode_bytes=tokenizer.decode_bytes,
         start=tokenizer.end_of_text,
+        block=32,
     )
     ids = [token.id for token in tokens if token.row == 0]
     if ids and ids[-1] in sampling.eos_token_id:

@@ -1,0 +1,100 @@
+"""Products with weights of 8 and 4 bits: int_linear.cpp, compiled once on this machine and called through ctypes.
+
+torch 2.13 has no operator that reads such weights as fast as memory delivers them: its own widen them to float32, and
+those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int8, Int32, UInt8
+from torch import Tensor
+
+from hectogpt import files, hardware
+from hectogpt.errors import UserError
+
+Bits = Literal[8, 4]
+
+# Written out rather than "native": the cache folder may be shared by machines with different processors.
+OPTIONS = ["-std=c++17", "-O3", "-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512vnni", "-fopenmp"]
+INSTRUCTIONS = ("avx512f", "avx512bw", "avx512_vnni")
+COLUMNS, GROUP = 64, 32  # as in int_linear.cpp
+
+
+class PackedWeights(NamedTuple):
+    """A matrix W [out, in] as int_linear.cpp reads it: panels of 64 rows, and for 8 bits the scales and 128 times the
+    sums of the rows of W (for 4 bits the scales lie between the weights)."""
+
+    bits: Bits
+    panels: UInt8[Tensor, " bytes"]
+    scale: Float[Tensor, " out"] | None
+    excess: Int32[Tensor, " out"] | None
+
+
+def pack(bits: Bits, numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out groups"]) -> PackedWeights:
+    """Whole numbers times scales: one scale a row (8 bits), or one for each 32 numbers from -8 to 7 in a row (4 bits,
+    scales in float16)."""
+    out, width = numbers.shape
+    rows = F.pad(numbers, (0, -width % GROUP, 0, -out % COLUMNS))
+    if bits == 8:
+        panels = rows.view(-1, COLUMNS, rows.shape[1] // 4, 4).transpose(1, 2).contiguous().view(torch.uint8).flatten()
+        excess = 128 * numbers.sum(dim=1, dtype=torch.int32)
+        return PackedWeights(8, panels, scale[:, 0].float().contiguous(), excess)
+    # [panel, vector, column, group, half, step, 4] -> [panel, group, vector, step, column, 4]; the second half of a
+    # group's numbers in the upper four bits
+    shape = (-1, 4, COLUMNS // 4, rows.shape[1] // GROUP, 2, GROUP // 8, 4)
+    low, high = (rows + 8).to(torch.uint8).view(shape).permute(0, 3, 1, 5, 2, 6, 4).unbind(-1)
+    weights = (low | high << 4).flatten(2)
+    scales = F.pad(scale, (0, 0, 0, -out % COLUMNS)).view(-1, COLUMNS, scale.shape[1]).transpose(1, 2).half()
+    return PackedWeights(4, torch.cat((weights, scales.contiguous().view(torch.uint8)), dim=2).flatten(), None, None)
+
+
+def linear(
+    x: Float[Tensor, "rows in"], out: int, weights: PackedWeights, bias: Float[Tensor, " out"] | None
+) -> Float[Tensor, "rows out"]:
+    """x W^T + bias in float32; each row of x is rounded to multiples of max|row| / 127."""
+    library = _load()
+    assert isinstance(library, ctypes.CDLL)
+    x = x.float().contiguous()
+    y = torch.empty(x.shape[0], out)
+    tensors = (weights.panels, weights.scale, weights.excess, bias, y)
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    library.int_linear(weights.bits, x.data_ptr(), *x.shape, out, *addresses, torch.get_num_threads())
+    return y
+
+
+def fault() -> str | None:
+    """Why `linear` cannot be used here; None if it can. The first call on a machine compiles for a few seconds."""
+    library = _load()
+    return library if isinstance(library, str) else None
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    missing = [name for name in INSTRUCTIONS if not hardware.has_cpu_flag(name)]
+    if missing:
+        return f"the processor has no {missing[0]}"
+    source = Path(__file__).with_name("int_linear.cpp")
+    digest = hashlib.sha256(source.read_bytes() + " ".join(OPTIONS).encode()).hexdigest()[:16]
+    try:
+        path = files.cache_dir() / "native" / f"int_linear-{digest}.so"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.replacing(path) as temporary:
+                if why := hardware.compile_cpp_library(source, temporary, OPTIONS):
+                    return why
+        library = ctypes.CDLL(str(path))
+    except (OSError, UserError) as error:
+        return f"int_linear.cpp: {error}"
+    number, address = ctypes.c_int, ctypes.c_void_p
+    library.int_linear.argtypes = [number, address, *[number] * 3, *[address] * 5, number]
+    library.int_linear.restype = None
+    return library
