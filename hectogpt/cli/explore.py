@@ -31,8 +31,8 @@ CRASHED = 1  # the exit code of a fault that is not the user's, as Python gives 
 
 EXAMPLES = """\
   hectogpt explore
-  hectogpt explore --model runs/top
-  hectogpt explore export model --model runs/top --prompt "The state of the" --out attention.html
+  hectogpt explore --model runs/minute
+  hectogpt explore export model --model runs/minute --prompt "The state of the" --out attention.html
   hectogpt explore numbers --json"""
 
 

@@ -11,7 +11,7 @@ import tyro
 from hectogpt.errors import UserError
 
 EXAMPLES = """\
-  hectogpt finish runs/top"""
+  hectogpt finish runs/minute"""
 
 
 @dataclass(frozen=True)

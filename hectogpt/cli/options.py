@@ -65,7 +65,7 @@ class GenerateArguments:
     """
 
     model: Annotated[str, tyro.conf.Positional]
-    """Folder or hub name, such as runs/top or gpt2."""
+    """Folder or hub name, such as runs/minute or gpt2."""
     prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Texts to continue. Quote each: unquoted words are a prompt each. - reads one from standard input; without a
     prompt a new text is started."""

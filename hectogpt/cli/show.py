@@ -33,7 +33,7 @@ from hectogpt.serialization import did_you_mean
 
 EXAMPLES = """\
   hectogpt show
-  hectogpt show runs/top --json"""
+  hectogpt show runs/minute --json"""
 
 NGRAMS = {"uniform": "uniform", "unigram": "unigram counts", "kn2": "Kneser-Ney bigram", "kn3": "Kneser-Ney trigram"}
 STATES = {

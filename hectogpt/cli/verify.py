@@ -14,7 +14,7 @@ from hectogpt.display import printable
 from hectogpt.errors import UserError
 
 EXAMPLES = """\
-  hectogpt verify runs/top
+  hectogpt verify runs/minute
   hectogpt verify sotu"""
 
 
