@@ -132,38 +132,22 @@ def cpp_compiler_fault() -> str | None:
         return f"there is no program {name} on the PATH"
     include = [f"-I{sysconfig.get_path(path)}" for path in ("include", "platinclude")]
     options = [] if sys.platform == "win32" else ["-std=c++17", "-fPIC"]
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "probe.cpp")
-        source.write_text(CPP_PROBE, encoding="utf-8")
-        fault = _compile([name, *options, *include, "-c", str(source), "-o", str(Path(folder, "probe.o"))])
-    return "Python.h is missing, which generated code includes" if fault and "Python.h" in fault else fault
-
-
-def compile_cpp_library(source: Path, target: Path, options: Sequence[str]) -> str | None:
-    """Compile a C++ file to a shared library; return why that failed, or None.
-
-    The library is linked with nothing: what it needs of OpenMP it finds in the process, where torch has brought it.
-    """
-    name = cpp_compiler()
-    if shutil.which(name) is None:
-        return f"there is no program {name} on the PATH"
-    with tempfile.TemporaryDirectory() as folder:
-        made = str(Path(folder, "made.o"))
-        fault = _compile([name, *options, "-fPIC", "-c", str(source), "-o", made])
-        return fault or _compile([name, "-shared", made, "-o", str(target)])
-
-
-def _compile(command: Sequence[str]) -> str | None:
-    """Why a call of the compiler failed; None if it did not."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.cpp")
+            source.write_text(CPP_PROBE, encoding="utf-8")
+            command = [name, *options, *include, "-c", str(source), "-o", str(Path(folder, "probe.o"))]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except OSError as error:
-        return f"{command[0]} cannot be run: {error.strerror or error}"
+        return f"{name} cannot be run: {error.strerror or error}"
     except subprocess.TimeoutExpired:
-        return f"{command[0]} has not compiled a small file within 60 s"
+        return f"{name} has not compiled three lines within 60 s"
+    if done.returncode == 0:
+        return None
+    if "Python.h" in done.stderr:
+        return "Python.h is missing, which generated code includes"
     said = [line for line in done.stderr.splitlines() if line.strip()]
-    failed = f"{command[0]} failed: {said[0][:200] if said else f'exit code {done.returncode}'}"
-    return failed if done.returncode else None
+    return f"{name} failed: {said[0][:200] if said else f'exit code {done.returncode}'}"
 
 
 def compile_library(source: Path, library: Path, options: Sequence[str]) -> None:

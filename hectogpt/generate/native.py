@@ -23,7 +23,8 @@ from hectogpt.errors import UserError
 Bits = Literal[8, 4]
 
 # Written out rather than "native": the cache folder may be shared by machines with different processors.
-OPTIONS = ["-std=c++17", "-O3", "-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512vnni", "-fopenmp"]
+OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=off")
+OPTIONS += ("-mavx512f", "-mavx512bw", "-mavx512vnni")
 INSTRUCTIONS = ("avx512f", "avx512bw", "avx512_vnni")
 COLUMNS, GROUP = 64, 32  # as in int_linear.cpp
 
@@ -85,15 +86,14 @@ def _load() -> ctypes.CDLL | str:
     source = Path(__file__).with_name("int_linear.cpp")
     digest = hashlib.sha256(source.read_bytes() + " ".join(OPTIONS).encode()).hexdigest()[:16]
     try:
-        path = files.cache_dir() / "native" / f"int_linear-{digest}.so"
+        path = files.cache_dir() / "kernels" / f"int_linear-{digest}.so"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.replacing(path) as temporary:
-                if why := hardware.compile_cpp_library(source, temporary, OPTIONS):
-                    return why
+                hardware.compile_library(source, temporary, OPTIONS)
         library = ctypes.CDLL(str(path))
     except (OSError, UserError) as error:
-        return f"int_linear.cpp: {error}"
+        return f"{source.name}: {error}".partition("\n")[0]
     number, address = ctypes.c_int, ctypes.c_void_p
     library.int_linear.argtypes = [number, address, *[number] * 3, *[address] * 5, number]
     library.int_linear.restype = None
