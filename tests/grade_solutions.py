@@ -10,7 +10,8 @@ from hectogpt.grade import judge, laws
 from hectogpt.grade.answers import every_answer, told
 from hectogpt.grade.child import empty_functions
 from hectogpt.grade.result import PartResult
-from hectogpt.grade.runner import Transcript, home
+from hectogpt.grade.runner import Transcript
+from hectogpt.grade.settings import home
 
 BASE = """
 import math

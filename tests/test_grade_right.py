@@ -6,7 +6,7 @@ import pytest
 from grade_right import NO_CROP, RIGHT
 from grade_solutions import judged, module
 
-from hectogpt.grade import compare, judge, laws
+from hectogpt.grade import compare, laws, view
 from hectogpt.grade.answers import answers
 
 PARTS = [part for part in laws.GRADED if part not in ("train", "plot", "converter")]
@@ -38,7 +38,7 @@ def test_right_ones_stay_a_hundred_times_below_the_tolerance() -> None:
                 continue
             for dtype in worst:
                 for answer, right in zip(
-                    answers(law.setting, modules, True, dtype), judge.expected(law.setting), strict=True
+                    answers(law.setting, modules, True, dtype), view.expected(law.setting), strict=True
                 ):
                     assert answer.tensor is not None
                     assert not isinstance(right, str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -110,8 +111,9 @@ def test_the_starters_stubs_are_not_started() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
-    """Killed with SIGKILL, the grader can end nobody; the child notices, and ends what it has started."""
+def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed with SIGKILL, the grader can end nobody; the child notices, and ends what it has started. The folder that
+    is left goes when another grader begins."""
     hang = """
     import os, time
     open("pid", "w").write(str(os.getpid()))
@@ -134,6 +136,28 @@ def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
     while alive(pid):
         assert time.monotonic() < until
         time.sleep(0.05)
+    assert found[0].exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    submission.remove_leftovers()
+    assert list(tmp_path.glob("hectogpt-grade-*")) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_only_folders_of_graders_that_are_gone_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone, begun, other = (tmp_path / name for name in ("hectogpt-grade-gone", "hectogpt-grade-begun", "other"))
+    for folder in (gone, begun, other):
+        folder.mkdir()
+        (folder / "kept").touch()
+    for folder in (gone, other):
+        (folder / "lock").touch()
+    link = tmp_path / "hectogpt-grade-link"
+    link.symlink_to(other)
+    with submission.temporary() as alive_one:
+        submission.remove_leftovers()
+        assert alive_one.is_dir()
+        assert not gone.exists()
+        assert [folder / "kept" for folder in (begun, other, link) if not (folder / "kept").exists()] == []
 
 
 def alive(group: int) -> bool:

@@ -125,6 +125,7 @@ def limits(arguments: GradeArguments):  # type: ignore[no-untyped-def]  # Limits
     if arguments.container is not None:
         from hectogpt.cli import grade_container
 
+        total *= 2  # containers take their time to start
         elsewhere = grade_container.elsewhere(arguments.container, arguments.image, memory, total)
     return Limits(seconds=arguments.timeout, total_seconds=total, memory=memory, elsewhere=elsewhere)
 
@@ -242,8 +243,8 @@ class Telling:
 
 
 def changes(paths: tuple[Path, ...]) -> Iterator[list]:  # type: ignore[type-arg]
-    """The submissions, at first and after each change of a file. One that is gone for a moment, as some editors save, is
-    waited for."""
+    """The submissions, at first and after each change of a file. One that an editor takes away for a moment is waited
+    for."""
     from hectogpt.grade import submission
 
     before: list[str] = []

@@ -26,7 +26,7 @@ CONTAINERFILE = """\
 #     podman build -t {image} .        or: docker build -t {image} .
 FROM docker.io/library/python:3.12-slim
 COPY requirements.txt /opt/hectogpt/
-RUN pip install --no-cache-dir --no-compile -r /opt/hectogpt/requirements.txt
+RUN pip install --no-cache-dir -r /opt/hectogpt/requirements.txt
 ENV MPLCONFIGDIR=/opt/matplotlib
 RUN python -c "import matplotlib.font_manager"
 COPY hectogpt /opt/hectogpt/hectogpt

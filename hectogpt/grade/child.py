@@ -200,7 +200,7 @@ def main() -> None:
     prepare_everything()
 
     from hectogpt.grade import answers, laws
-    from hectogpt.grade.settings import version
+    from hectogpt.grade.settings import home, version
     from hectogpt.grade.train_answers import data_file
 
     request = frames.receive(worker.request)
@@ -223,7 +223,7 @@ def main() -> None:
     frames.send({"imported": sorted(modules), "missing": sorted(last.missing), "empty": empty_functions(modules)})
     # Our lower parts first: what dies there is the part's own fault, and what dies later costs nothing.
     for variant in ("patched", "own"):
-        for setting in settings:
+        for setting in (s for s in settings if home(s.part) in modules):
             frames.send({"begin": setting.name, "variant": variant})
             for dtype, made in answers.every_answer(setting, modules, variant):
                 for number, answer in enumerate(made):

@@ -12,8 +12,9 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.display import printable
 from hectogpt.grade import laws
 from hectogpt.grade.classroom import counts
-from hectogpt.grade.result import PartResult, Result
+from hectogpt.grade.result import WRONG, PartResult, Result
 
+LOUD = set(WRONG) - {"not started"}  # outcomes whose reason is told also if many parts share it
 LEVELS = {1: "symptom", 2: "where", 3: "what"}
 
 
@@ -50,14 +51,17 @@ def text(result: Result, level: int = 3) -> str:
     if result.fault:
         return printable(f"{one(result.name)}: not graded: {one(result.fault)}")
     lines = [f"{one(result.name)}: {result.points} of {result.max_points} points"]
+    reasons = [part.reason for part in result.parts if part.reason]
+    often = {reason for reason in reasons if reasons.count(reason) > 1}
+    lines += [f"  {one(p.reason)}" for p in first_of_each(result.parts) if p.reason in often and p.outcome in LOUD]
     for part in result.parts:
         points = f"{part.points}/{part.max_points}" if part.max_points else ""
-        beside = one(part.reason) if not part.broken else ""
+        beside = one(part.reason) if not part.broken and part.reason not in often else ""
         if part.outcome == "passed" and part.error is not None and part.tolerance is not None and part.error > 0:
             beside = f"largest relative error {part.error:.0e}, allowed {part.tolerance:.0e}"
         lines.append(f"  {part.outcome:<14} {part.title:<30} {points:>5}  {beside}".rstrip())
         if part.outcome != "passed":
-            said = [(kind, sentence) for kind, sentence in hints(part, level) if one(sentence) != beside]
+            said = [(k, sentence) for k, sentence in hints(part, level) if k != "reason" or part.broken]
             lines += [f"      {kind + ':':<10} {one(sentence)}" for kind, sentence in said]
     notes = [(part.title, note) for part in result.parts for note in part.notes]
     if notes:
@@ -66,6 +70,11 @@ def text(result: Result, level: int = 3) -> str:
     if result.missing:
         lines.append(f"  not installed here, replaced by stand-ins: {one(', '.join(result.missing))}")
     return printable("\n".join(lines))
+
+
+def first_of_each(parts: list[PartResult]) -> list[PartResult]:
+    """The first part with each reason."""
+    return list({part.reason: part for part in reversed(parts)}.values())[::-1]
 
 
 def one(said: str) -> str:
@@ -152,7 +161,7 @@ def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> d
         "output": printable(output),
         "output_format": "text",
         "test_output_format": "text",
-        "visibility": visibility,
+        "visibility": "visible" if result.fault and visibility != "hidden" else visibility,  # hand it in again
         "stdout_visibility": "hidden",
         "extra_data": {"key": result.key},
         "tests": tests,

@@ -18,6 +18,7 @@ import torch
 from hectogpt import worker
 from hectogpt.grade import laws
 from hectogpt.grade.answers import Answer
+from hectogpt.grade.settings import home
 from hectogpt.grade.submission import Submission, temporary
 
 CHILD = "hectogpt.grade.child"
@@ -164,11 +165,6 @@ def run(
         left = [name for name in left[done + 1 :] if laws.SETTINGS[name].part != part]
     transcript.seconds = time.monotonic() - begun
     return transcript
-
-
-def home(part: str) -> str:
-    """The module that a part is in."""
-    return {"train": "train", "plot": "train", "converter": "utils"}.get(part, "model_solution")
 
 
 def attempt(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hectogpt.grade import train_case
-from hectogpt.grade.answers import Answer, config, load, no_first_weights, patch, takes, told
+from hectogpt.grade.answers import Answer, takes, told
+from hectogpt.grade.built import config, load, no_first_weights, patch
 from hectogpt.grade.settings import Setting
 
 
