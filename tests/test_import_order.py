@@ -16,6 +16,7 @@ PACKAGE = ROOT / "hectogpt"
 MODEL = [
     ["parts"],
     ["inputs"],
+    ["native"],
     ["fused_ce", "cpu_kernels"],
     ["lm_head", "pointer"],
     ["config"],

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hectogpt.model import native
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.inputs import Cache
 from hectogpt.model.parts import ScoreBias, visible_keys
@@ -97,12 +98,27 @@ class CausalAttention(nn.Module):
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)
+        return self.W_o(self.attend(q, k, v, self.mask(view, q.dtype), cache is None).transpose(1, 2).flatten(-2))
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch head time d_head"],
+        k: Float[Tensor, "batch head slot d_head"],
+        v: Float[Tensor, "batch head slot d_head"],
+        mask: Tensor | None,
+        whole: bool,
+    ) -> Float[Tensor, "batch head time d_head"]:
+        """The attended values. whole: queries and keys are those of the same tokens, from the first on."""
+        is_causal = mask is None and self.causal
+        if whole and is_causal and q.device.type == "cpu" and native.in_use():
+            narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
+            if native.attention_fits(narrow, q.shape[-1]):
+                return native.causal_attention(q.to(narrow), k.to(narrow), v.to(narrow), self.scale)
         # The CPU kernel works in vectors of 16: heads of 11 dimensions take twice the time of heads of 16.
-        pad = -q.shape[-1] % 16 if q.device.type == "cpu" and cache is None else 0
+        pad = -q.shape[-1] % 16 if q.device.type == "cpu" and whole else 0
         q, k, v = (F.pad(t, (0, pad)) for t in (q, k, v)) if pad else (q, k, v)
-        mask = self.mask(view, q.dtype)
-        c = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and self.causal, scale=self.scale)
-        return self.W_o(c[..., : c.shape[-1] - pad].transpose(1, 2).flatten(-2))
+        attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=self.scale)
+        return attended[..., : attended.shape[-1] - pad]
 
     def mask(self, view: AttentionView, dtype: torch.dtype) -> Tensor | None:
         """What the fused kernel takes as its mask: booleans, or numbers to add to the scores; None for the plain causal

@@ -1,6 +1,7 @@
 """The softmax of a chunk of logits: losses of its rows and the gradient with respect to the logits, in one pass.
 
-Two forms: torch's own operations over blocks of rows that fit the last-level cache, and functions for torch.compile.
+Three forms: torch's own operations over blocks of rows that fit the last-level cache, functions for torch.compile, and
+the C++ kernel of native.py, for bf16 logits only.
 For bf16 logits the caller passes the target's logit in float32, because the one in the chunk is rounded.
 """
 
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hectogpt.model import native
+
 # The eager form works on this much at a time. On a processor whose last-level cache is slow (Intel, 2 MB of second
 # level a core) 16 MB cost a fifth more processor time. Below 2 MB the thread barriers of every operation cost more.
 BLOCK_BYTES = 4 << 20
@@ -27,12 +30,14 @@ _kernels: dict[tuple[bool, torch.dtype, int], Kernel] = {}
 
 
 class Options(NamedTuple):
-    """The choices of one call of the fused cross entropy. matmul_dtype: dtype of the products and of the logits."""
+    """The choices of one call of the fused cross entropy. matmul_dtype: dtype of the products and of the logits.
+    kernel: the compiled softmax; native: that of native.py, which needs none. Neither: the eager one."""
 
     matmul_dtype: torch.dtype
     soft_cap: float | None
     chunk_rows: int | None
     kernel: Kernel | None
+    native: bool = False
 
 
 class Scratch:
@@ -60,6 +65,8 @@ class Scratch:
         self.rows = torch.arange(rows, device=device)
         self.logits = buffer(rows, low)
         self.bias_side = buffer(rows, low) if options.soft_cap and with_bias else None
+        if options.native:
+            return
         if options.kernel is None:
             self.work = buffer(self.block, acc_dtype) if mixed else None
             self.spare = buffer(self.block, acc_dtype) if options.soft_cap else None
@@ -67,6 +74,24 @@ class Scratch:
             # bf16 in place would stall: a masked store is not forwarded to the overlapping next load.
             self.exp = buffer(rows, low) if mixed else None
             self.no_bias = torch.zeros(vocab, dtype=acc_dtype, device=device)
+
+
+# --- native -----------------------------------------------------------------------------------------------------------
+
+
+def native_softmax(
+    z: Tensor,
+    target: Tensor,
+    target_logit: Tensor | None,
+    bias: Tensor | None,
+    scratch: Scratch,
+    options: Options,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Losses of the rows, the factor 1 / sum, dz without that factor, and the same with respect to the bias."""
+    assert target_logit is not None
+    side = None if scratch.bias_side is None else scratch.bias_side[: len(z)]
+    losses, scale = native.head_softmax(z, side, target.contiguous(), target_logit, bias, options.soft_cap)
+    return losses, scale, z, z if side is None else side
 
 
 # --- eager ------------------------------------------------------------------------------------------------------------
@@ -201,9 +226,16 @@ def compiled_softmax(
 def find_kernel(soft_cap: float | None, dtype: torch.dtype, vocab: int, bias: Tensor | None) -> Kernel | None:
     """The kernel compiled for such a head, if there is one and the spread of this bias allows its use."""
     kernel = _kernels.get((bool(soft_cap), dtype, vocab))
-    if kernel is None or bias is None:
-        return kernel
-    return kernel if bool(bias.detach().amax() - bias.detach().amin() <= BIAS_SPREAD) else None
+    return None if kernel is None or not _spread_allows(bias) else kernel
+
+
+def native_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
+    """Whether the C++ kernel is in use and takes such logits; with a cap the spread of this bias must allow it."""
+    return native.in_use() and dtype == torch.bfloat16 and (soft_cap is None or _spread_allows(bias))
+
+
+def _spread_allows(bias: Tensor | None) -> bool:
+    return bias is None or bool(bias.detach().amax() - bias.detach().amin() <= BIAS_SPREAD)
 
 
 def compile_kernel(soft_cap: float | None, dtype: torch.dtype, vocab: int, bias: bool) -> bool:

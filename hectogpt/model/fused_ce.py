@@ -15,7 +15,14 @@ from torch import Tensor
 
 from hectogpt.errors import DATA, UserError
 from hectogpt.model import cpu_kernels
-from hectogpt.model.cpu_kernels import Options, Scratch, compiled_softmax, eager_softmax, float32_by_onednn
+from hectogpt.model.cpu_kernels import (
+    Options,
+    Scratch,
+    compiled_softmax,
+    eager_softmax,
+    float32_by_onednn,
+    native_softmax,
+)
 
 # Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often, which
 # costs in proportion to d. Up to four times as much from d = 512 on.
@@ -55,7 +62,7 @@ def fused_cross_entropy(
     mixture: Mixture | None = None,
     reduction: Literal["mean", "sum"] = "mean",
     precision: torch.dtype | None = None,
-    backend: Literal["auto", "eager", "compiled"] = "auto",
+    backend: Literal["auto", "eager", "compiled", "native"] = "auto",
     chunk_rows: int | None = None,
 ) -> Float[Tensor, ""]:
     """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), with cap(z) = c tanh(z / c).
@@ -63,8 +70,9 @@ def fused_cross_entropy(
     The bias stays outside the cap (Gemma 2's, 2408.00118), so that a log-unigram prior keeps its range. With a mixture
     the loss is -log((1 - w) softmax + w probability).
     precision: dtype of the matrix products (None: that of the inputs). The loss is summed in float64 and returned in
-    float32 (float64 for float64 inputs). backend: "auto" takes the compiled form of the softmax if one was compiled
-    (cpu_kernels.compile_kernel). chunk_rows: number of rows whose logits exist at a time.
+    float32 (float64 for float64 inputs). backend: "auto" takes the C++ kernel of the softmax if it is in use
+    (native.use) and the logits are bf16, else the compiled form if one was compiled (cpu_kernels.compile_kernel).
+    chunk_rows: number of rows whose logits exist at a time.
 
     Raises UserError (DATA) for a target outside [0, vocab) and for a mean over no target, on the CPU. On CUDA, where
     looking would stall the queue, the first is a device assert and the second gives NaN.
@@ -80,13 +88,17 @@ def fused_cross_entropy(
         row_weight /= len(target)
     matmul_dtype = precision or torch.promote_types(x.dtype, weight.dtype)
     kernel = None
-    if backend != "eager" and x.device.type == "cpu":
+    by_native = backend in ("auto", "native") and x.device.type == "cpu" and acc_dtype == torch.float32
+    by_native = by_native and cpu_kernels.native_fits(soft_cap, matmul_dtype, bias)
+    if not by_native and backend in ("auto", "compiled") and x.device.type == "cpu":
         kernel = cpu_kernels.find_kernel(soft_cap, matmul_dtype, vocab, bias)
     if kernel is None and backend == "compiled":
         raise ValueError(f"no compiled kernel for {vocab} tokens in {matmul_dtype}: call compile_kernel() first")
+    if not by_native and backend == "native":
+        raise ValueError(f"no native kernel for these logits in {matmul_dtype}: call native.use(True) first")
     p_other, w_other = (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
     inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
-    options = Options(matmul_dtype, soft_cap, chunk_rows, kernel)
+    options = Options(matmul_dtype, soft_cap, chunk_rows, kernel, by_native)
     needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(needs_grad):
         return _loss_and_gradients(inputs, target, row_weight, options, needs_grad)[0]
@@ -190,7 +202,7 @@ def _forward_chunk(
         # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the sum as well.
         acc_dtype = work.scratch.acc_dtype
         target_logit = (inputs.x[rows].to(acc_dtype) * inputs.weight[target].to(acc_dtype)).sum(1)
-    softmax = eager_softmax if options.kernel is None else compiled_softmax
+    softmax = native_softmax if options.native else eager_softmax if options.kernel is None else compiled_softmax
     return softmax(z, target, target_logit, work.bias, work.scratch, options)
 
 

@@ -10,7 +10,7 @@ import torch
 from hectogpt import errors, files, hardware
 from hectogpt.data import Batches, Corpus, tokens_read
 from hectogpt.errors import UserError
-from hectogpt.model import Transformer
+from hectogpt.model import Transformer, native
 from hectogpt.model.cpu_kernels import compile_kernel
 from hectogpt.train.precision import Machine
 from hectogpt.train.run import Run
@@ -18,6 +18,8 @@ from hectogpt.train.run import Run
 # torch's random numbers while modules are built, from which parts of a user's own may draw their first weights; a
 # number of its own, so that they do not repeat those that the run's seed gives the other weights.
 PARTS_SEED = 1 << 40
+# The C++ kernels are compiled for runs whose steps have at least this many logits.
+NATIVE_FROM = 1 << 24
 
 
 def check_corpus(run: Run, corpus: Corpus) -> None:
@@ -98,20 +100,27 @@ def count_parameters(run: Run, corpus: Corpus) -> int:
 
 
 def compile_head(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
-    """Compile the loss head's softmax if this run is long enough to earn it back; returns in words what was done.
+    """Compile what makes this run faster than torch's own operations; returns in words what was done.
+
+    "native": the C++ kernels of softmax and bf16 attention, if the head's products are in bf16 and a step is large
+    enough (16 x 512 tokens save 0.1 to 0.7 s of processor time a step; compiling takes 2 s, once on a machine).
+    "compiled": the softmax by torch.compile, if the run is long enough to earn it back. On two cores and 8,192 tokens
+    it saves 0.1 s a step (measured), with a soft cap about 0.4 s (half of the 0.8 s of processor time measured);
+    compiling takes up to 16 s the first time on a machine.
 
     chosen: what was done when the run began, to do it again: its sums round in another order.
-
-    On two cores and 8,192 tokens it saves 0.1 s a step (measured), with a soft cap about 0.4 s (half of the 0.8 s of
-    processor time measured); compiling takes up to 16 s the first time on a machine.
     """
-    head = run.model.lm_head
+    head, rows = run.model.lm_head, len(model.lm_head.weight)
+    on_cpu = machine.device.type == "cpu"
+    step_logits = run.data.batch_size * run.data.seq_len * rows
+    worth_it = step_logits >= NATIVE_FROM if chosen is None else chosen == "native"
+    if native.use(on_cpu and machine.head_dtype == torch.bfloat16 and worth_it):
+        return "native"
     gain = (0.4 if head.soft_cap else 0.1) * run.steps * run.data.batch_size * run.data.seq_len / 8192
     worth_it = gain >= 16 if chosen is None else chosen == "compiled"
-    if machine.device.type != "cpu" or machine.head_dtype == torch.float64 or not worth_it:
-        return chosen if chosen is not None and chosen != "compiled" else "eager"
+    if not on_cpu or machine.head_dtype == torch.float64 or not worth_it:
+        return chosen if chosen is not None and chosen not in ("compiled", "native") else "eager"
     _keep_compiled_code()
-    rows = len(model.lm_head.weight)
     compiled = compile_kernel(head.soft_cap, machine.head_dtype, rows, head.bias or head.compact_vocab)
     return "compiled" if compiled else "eager (no C++ compiler works)"
 

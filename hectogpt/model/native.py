@@ -1,0 +1,164 @@
+"""Kernels in C++ for processors that multiply bf16: the softmax of a chunk of logits, and causal attention.
+
+`build` compiles kernels.cpp once per machine (about two seconds) and keeps the result in the cache folder. Nothing here
+is used before `use(True)`, which training calls where it pays. Without a compiler, on other systems and on other
+processors torch's own operations do the same work; results differ in the last place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hectogpt import files, hardware
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+# The processor is named by what the kernels need, not as "native": a cache folder may be shared by several machines.
+OPTIONS = ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+OPTIONS += ["-mavx512bf16", "-mfma"]
+HEAD_SIZES = (64, 128)  # dimensions of an attention head that there is code for
+
+_in_use = False
+
+
+def use(wanted: bool) -> bool:
+    """Use the kernels from now on, or do not; returns whether they are used."""
+    global _in_use
+    _in_use = wanted and build() is not None
+    return _in_use
+
+
+def in_use() -> bool:
+    """Whether the kernels are used."""
+    return _in_use
+
+
+@contextmanager
+def using(wanted: bool) -> Iterator[bool]:
+    """Use the kernels within the context, or do not."""
+    before = _in_use
+    try:
+        yield use(wanted)
+    finally:
+        use(before)
+
+
+@cache
+def build() -> ctypes.CDLL | None:
+    """The compiled kernels; None where they cannot be compiled or the processor cannot run them."""
+    if not sys.platform.startswith("linux") or not torch.cpu._is_avx512_bf16_supported():
+        return None
+    source = SOURCE.read_bytes()
+    name = hashlib.sha256(source + " ".join((hardware.cpp_compiler(), *OPTIONS)).encode()).hexdigest()[:16]
+    library = files.cache_dir() / "kernels" / f"training-{name}.so"
+    try:
+        if not library.exists():
+            library.parent.mkdir(parents=True, exist_ok=True)
+            with files.replacing(library) as temporary:
+                hardware.compile_library(SOURCE, temporary, OPTIONS)
+        return ctypes.CDLL(str(library))
+    except OSError:  # no compiler, a fault of it, a folder that cannot be written, a library that cannot be loaded
+        return None
+
+
+# --- the softmax of the head ------------------------------------------------------------------------------------------
+
+
+def head_softmax(
+    z: Tensor,
+    side: Tensor | None,
+    target: Int[Tensor, " rows"],
+    target_logit: Float[Tensor, " rows"],
+    bias: Float[Tensor, " vocab"] | None,
+    soft_cap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Losses of the rows of bf16 logits z [rows, vocab] and the factor that the gradient lacks, which takes the place
+    of z. side: gets the gradient with respect to the bias, if there is a cap."""
+    rows, vocab = z.shape
+    losses, scale = torch.empty(rows), torch.empty(rows)
+    bias_top = 0.0 if bias is None else float(bias.amax())
+    _call(
+        "head_softmax",
+        *(_pointer(z), _pointer(side), ctypes.c_int64(rows), ctypes.c_int64(vocab), _pointer(bias)),
+        *(ctypes.c_float(bias_top), _pointer(target), _pointer(target_logit), ctypes.c_float(soft_cap or 0.0)),
+        *(_pointer(losses), _pointer(scale)),
+    )
+    return losses, scale
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
+    """Whether `causal_attention` is in use and takes heads of this dtype and size."""
+    return _in_use and not torch.compiler.is_compiling() and dtype == torch.bfloat16 and d_head in HEAD_SIZES
+
+
+def causal_attention(
+    q: Float[Tensor, "batch head time d"],
+    k: Float[Tensor, "batch head time d"],
+    v: Float[Tensor, "batch head time d"],
+    scale: float,
+) -> Float[Tensor, "batch head time d"]:
+    """softmax(scale q k^T) v under the causal mask, for bf16; as torch's scaled_dot_product_attention.
+
+    Scores are never stored (2205.14135). Products are of bf16 numbers with float32 sums.
+    """
+    attended: Tensor = _CausalAttention.apply(q, k, v, scale)
+    return attended
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, scale):  # type: ignore[no-untyped-def]
+        q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+        out, lse = _like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
+        _call(
+            "attention_forward", *map(_pointer, (q, k, v, out, lse)), *_sizes(q, (q, k, v, out)), ctypes.c_float(scale)
+        )
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        if torch.is_grad_enabled():
+            raise RuntimeError("this attention has no second derivatives: leave out create_graph=True")
+        q, k, v, out, lse = ctx.saved_tensors
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        grads = [_like(t) for t in (q, k, v)]
+        tensors = (q, k, v, out, grad)
+        sizes = _sizes(q, (*tensors, *grads))
+        _call("attention_backward", *map(_pointer, (*tensors, lse, *grads)), *sizes, ctypes.c_float(ctx.scale))
+        return (*grads, None)
+
+
+def _like(x: Tensor) -> Tensor:
+    """An empty tensor [batch, head, time, d] whose memory is [batch, time, head, d], as linear maps want it."""
+    batch, heads, time, d = x.shape
+    return x.new_empty(batch, time, heads, d).transpose(1, 2)
+
+
+def _sizes(q: Tensor, tensors: tuple[Tensor, ...]) -> list[object]:
+    """The strides of the tensors, then batch, heads, time and d."""
+    strides = [stride for t in tensors for stride in t.stride()[:3]]
+    return [(ctypes.c_int64 * len(strides))(*strides), *map(ctypes.c_int64, q.shape)]
+
+
+def _pointer(t: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if t is None else t.data_ptr())
+
+
+def _call(name: str, *arguments: object) -> None:
+    """Call a kernel on torch's number of threads. Raises MemoryError."""
+    if getattr(build(), name)(*arguments, ctypes.c_int(torch.get_num_threads())):
+        raise MemoryError(f"no memory for {name}")

@@ -1,0 +1,145 @@
+"""The C++ kernels of training: equal to float64 within bf16's rounding, and the same for any number of threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import TINY, small_run, tiny_corpus
+from torch import Tensor
+
+from hectogpt import hardware
+from hectogpt.model import Transformer, native
+from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
+from hectogpt.train import precision, setup
+
+pytestmark = pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported() or hardware.cpp_compiler_fault() is not None,
+    reason="needs a processor with AVX512-BF16 and a C++ compiler",
+)
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    with native.using(True) as used:
+        assert used
+        yield
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@pytest.mark.parametrize("cap", [None, 15.0])
+@pytest.mark.parametrize("vocab", [1003, 96, 7])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_loss_and_its_gradients_are_those_of_float64(vocab: int, cap: float | None, with_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    x, weight = (torch.randn(n, 32, generator=generator) for n in (50, vocab))
+    tensors = [x, weight / 3, torch.randn(vocab, generator=generator)]
+    target = torch.randint(vocab, (50,), generator=generator)
+    mixture = Mixture(torch.rand(50, generator=generator), torch.rand(50, generator=generator) * 0.5)
+    found: dict[str, list[Tensor]] = {}
+    for backend, dtype in (("eager", torch.float64), ("native", torch.float32)):
+        x, weight, bias = (t.to(dtype, copy=True).requires_grad_() for t in tensors)
+        loss = fused_cross_entropy(
+            *(x, weight, target),
+            bias=bias if with_bias else None,
+            soft_cap=cap,
+            mixture=mixture,
+            precision=torch.bfloat16 if backend == "native" else None,
+            backend=backend,  # type: ignore[arg-type]
+            chunk_rows=20,
+        )
+        loss.backward()
+        found[backend] = [loss.detach(), x.grad, weight.grad] + ([bias.grad] if with_bias else [])
+    for got, exact, allowed in zip(found["native"], found["eager"], (1e-4, 0.01, 0.01, 0.01), strict=False):
+        assert distance(got, exact) < allowed
+
+
+def test_a_row_of_the_head_may_be_absent() -> None:
+    """A bias of minus infinity gives a token no probability."""
+    x, weight = torch.ones(3, 4), torch.ones(5, 4, requires_grad=True)
+    bias = torch.tensor([0.0, 0.0, 0.0, 0.0, -torch.inf])
+    loss = fused_cross_entropy(x, weight, torch.tensor([0, 1, 2]), bias=bias, precision=torch.bfloat16)
+    loss.backward()
+    assert loss.item() == pytest.approx(torch.tensor(4.0).log().item(), abs=1e-6)
+    assert weight.grad is not None
+    assert not weight.grad[4].any()
+
+
+@pytest.mark.parametrize(("time", "d"), [(1, 64), (16, 64), (70, 64), (191, 128)])
+def test_attention_is_that_of_float64(time: int, d: int) -> None:
+    generator = torch.Generator().manual_seed(time)
+    # [batch, time, head, d] in memory, as the model has it
+    tensors = [torch.randn(2, time, 3, d, generator=generator).bfloat16().transpose(1, 2) for _ in range(4)]
+    *qkv, grad = tensors
+    narrow, wide = ([t.detach().to(dtype).requires_grad_() for t in qkv] for dtype in (torch.bfloat16, torch.float64))
+    got = native.causal_attention(*narrow, 0.1)
+    exact = F.scaled_dot_product_attention(*wide, is_causal=True, scale=0.1)
+    assert distance(got.detach(), exact.detach()) < 0.005
+    got.backward(grad)
+    exact.backward(grad.double())
+    for ours, theirs in zip(narrow, wide, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        error = (ours.grad.double() - theirs.grad).norm()
+        assert error < 0.01 * theirs.grad.norm() + 1e-3
+
+
+def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 2, 70, 64, generator=generator).bfloat16() for _ in range(3))
+    alone = native.causal_attention(q[1:2], k[1:2], v[1:2], 0.1)
+    torch.set_num_threads(2)
+    try:
+        together = native.causal_attention(q, k, v, 0.1)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(together[1:2], alone)
+
+
+def test_no_second_derivatives() -> None:
+    q = torch.randn(1, 1, 4, 64, dtype=torch.bfloat16, requires_grad=True)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(native.causal_attention(q, q, q, 1.0).sum(), q, create_graph=True)
+
+
+def test_a_model_computes_the_same_with_and_without() -> None:
+    config = TINY.__class__(128, 2, 2, 64, 300)
+    model, ids = Transformer(config), torch.randint(300, (2, 33), generator=torch.Generator().manual_seed(0))
+    grads = []
+    for wanted in (True, False):
+        with native.using(wanted), torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(ids[:, :-1], ids[:, 1:], precision=torch.bfloat16)
+        grads.append(torch.autograd.grad(loss, list(model.parameters())))
+    for ours, theirs in zip(*grads, strict=True):
+        assert distance(ours, theirs) < 0.02
+
+
+def test_large_steps_in_bf16_use_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = small_run(head_dtype="bfloat16")
+    corpus = tiny_corpus(tmp_path)
+    model = setup.build_model(run, precision.choose(run), corpus)
+    assert setup.compile_head(run, model, precision.choose(run)) == "eager"
+    assert not native.in_use()
+    assert setup.compile_head(run, model, precision.choose(run), "native") == "native"
+    monkeypatch.setattr(setup, "NATIVE_FROM", 1)
+    assert setup.compile_head(run, model, precision.choose(run)) == "native"
+    assert native.in_use()
+    assert setup.compile_head(run, model, precision.choose(run), "eager") == "eager"
+    assert not native.in_use()
+
+
+def test_without_a_compiler_torch_does_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
+    native.build.cache_clear()
+    try:
+        assert not native.use(True)
+        with pytest.raises(ValueError, match=r"native\.use"):
+            fused_cross_entropy(torch.ones(2, 4), torch.ones(3, 4), torch.tensor([0, 1]), backend="native")
+    finally:
+        native.build.cache_clear()
