@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import QUESTIONS
+from bench import BY_NAME_ONLY, QUESTIONS
 from hectogpt.hardware import physical_cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=physical_cores(), help="of torch (default: physical cores)")
     parser.add_argument("--out", type=Path, help="file to append to (default: results/bench.jsonl; with --tiny none)")
     options = parser.parse_args()
-    names = options.questions or list(QUESTIONS)
+    names = options.questions or [name for name in QUESTIONS if name not in BY_NAME_ONLY]
     if unknown := [name for name in names if name not in QUESTIONS]:
         parser.error(f"no question {unknown[0]!r}: choose among {', '.join(QUESTIONS)}")
     if options.setting and (options.tiny or len(names) > 1):

@@ -21,6 +21,8 @@ class Arguments:
 
     ladder: Path = Path("results/ladder.jsonl")
     """The file of records."""
+    timings: Path = Path("results/bench.jsonl")
+    """The file with the seconds of `python -m bench recipes`; without it loss is not drawn against seconds."""
     out: Path = Path("results")
     """The folder for LADDER.md, ladder.html and pictures/."""
     answers: Path = Path("answers")
@@ -38,7 +40,7 @@ def run(arguments: Arguments) -> None:
     """Write the report and print the path of each file."""
     from hectogpt.lab.report import write_report
 
-    paths = write_report(arguments.ladder, arguments.out, arguments.answers)
+    paths = write_report(arguments.ladder, arguments.out, arguments.answers, timings=arguments.timings)
     if arguments.json:
         print(json.dumps({"files": [str(path) for path in paths]}, allow_nan=False))
     else:

@@ -15,10 +15,12 @@ from hectogpt.errors import UserError
 from hectogpt.files import lock, write_atomic
 from hectogpt.lab import recipes
 from hectogpt.lab.record import read_records
+from hectogpt.lab.report.front import Front, build_fronts
 from hectogpt.lab.report.ladder_page import ladder_page
 from hectogpt.lab.report.leaderboard import Leaderboard, build_leaderboards
 from hectogpt.lab.report.page import render_page
-from hectogpt.lab.report.plots import plot_ladder, plot_learning_curves, plot_rung
+from hectogpt.lab.report.plots import plot_front, plot_ladder, plot_learning_curves, plot_rung
+from hectogpt.lab.report.seconds import read_seconds
 from hectogpt.lab.report.template import Filler, picture_name
 
 TEMPLATE = "learning.template.md"
@@ -30,12 +32,14 @@ def write_report(
     answers: Path,
     ladder: Sequence[str] | None = None,
     descriptions: Mapping[str, str] | None = None,
+    timings: Path | None = None,
 ) -> list[Path]:
     """Write everything and return the paths.
 
     records: the JSONL file of `hectogpt compare`. out: the folder for LADDER.md, ladder.html and pictures/. answers:
     the folder with learning.template.md; without that file no answer is written. ladder, descriptions: names of the
-    rungs and name -> description; those of `hectogpt.lab.recipes` unless given.
+    rungs and name -> description; those of `hectogpt.lab.recipes` unless given. timings: the JSONL file with the
+    seconds of `python -m bench recipes`; without it loss is not drawn against seconds.
     Raises UserError (DATA) if there are no records or one is damaged, (STORAGE) if a file cannot be written.
     """
     found = read_records(records)
@@ -49,10 +53,12 @@ def write_report(
     ladder = ladder_names() if ladder is None else ladder
     descriptions = recipe_descriptions() if descriptions is None else descriptions
     boards = build_leaderboards(found, ladder)
+    seconds = read_seconds(timings)
+    fronts = build_fronts(boards, seconds, ladder)
     pictures = out / "pictures"
     texts = {
-        out / "LADDER.md": ladder_page(boards, descriptions),
-        out / "ladder.html": render_page(boards, descriptions),
+        out / "LADDER.md": ladder_page(boards, descriptions, fronts, seconds),
+        out / "ladder.html": render_page(boards, descriptions, fronts, seconds),
     }
     try:
         template = answers / TEMPLATE
@@ -63,7 +69,7 @@ def write_report(
         pictures.mkdir(parents=True, exist_ok=True)
         with lock(out / ".report.lock", "drawing a report there", remove=True):
             _remove_leftovers(out, pictures)
-            written = _draw(boards, pictures)
+            written = _draw(boards, fronts, pictures)
             for path, text in texts.items():
                 write_atomic(path, text)
     except OSError as error:
@@ -96,7 +102,7 @@ def _remove_leftovers(*folders: Path) -> None:
                 leftover.unlink()
 
 
-def _draw(boards: Sequence[Leaderboard], folder: Path) -> list[Path]:
+def _draw(boards: Sequence[Leaderboard], fronts: Sequence[Front], folder: Path) -> list[Path]:
     """Draw every picture, and remove those of rungs that no longer exist."""
     written = []
     for board in boards:
@@ -108,7 +114,11 @@ def _draw(boards: Sequence[Leaderboard], folder: Path) -> list[Path]:
             plot_ladder(written[-1], board)
             written.append(folder / f"{board.slug}-curves.png")
             plot_learning_curves(written[-1], board)
+    for front in fronts:
+        if front.drawn:
+            written.append(folder / f"{front.slug}.png")
+            plot_front(written[-1], front)
     for old in folder.glob("*.png"):
-        if old not in written and re.search(r"-(curves|ladder|\d\d-\w+)\.png$", old.name):
+        if old not in written and re.search(r"-(curves|front|ladder|\d\d-\w+)\.png$", old.name):
             old.unlink()
     return written

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,10 @@ from matplotlib.colors import to_hex
 
 from hectogpt.display import printable
 from hectogpt.errors import UserError
+from hectogpt.lab.report import front as fronts
+from hectogpt.lab.report.front import LOSS_TICKS, SECOND_TICKS, Front, Point
 from hectogpt.lab.report.leaderboard import Leaderboard, compare_entries, count_seeds
+from hectogpt.lab.report.seconds import Seconds
 from hectogpt.lab.report.tables import (
     NGRAM_LABELS,
     first_paragraph,
@@ -27,6 +31,7 @@ from hectogpt.lab.report.tables import (
     format_loss,
     format_p,
     ladder_table,
+    paragraphs_html,
 )
 
 Figure = dict[str, Any]  # data and layout as plotly.js takes them, `wide` and `narrow` changes of the layout, colours
@@ -78,8 +83,10 @@ dark.addEventListener("change", adapt);
 """
 
 
-def render_page(boards: Sequence[Leaderboard], descriptions: Mapping[str, str]) -> str:
-    """The whole page as text. Raises UserError if plotly is not installed."""
+def render_page(
+    boards: Sequence[Leaderboard], descriptions: Mapping[str, str], found: Sequence[Front], seconds: Seconds
+) -> str:
+    """The whole page as text. found: the front of each corpus. Raises UserError if plotly is not installed."""
     figures: dict[str, Figure] = {}
     parts = [
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>",
@@ -90,7 +97,8 @@ def render_page(boards: Sequence[Leaderboard], descriptions: Mapping[str, str]) 
         "<h1>One hundred gradient steps</h1>",
         "<p>Training loss is the loss of each batch before its update, as a mean over seeds. Held-out loss is in nats "
         "per token; its bar is the 95 % interval of the mean over the rung's own seeds. Click a name in a legend to "
-        "hide it, double-click to see it alone, drag to zoom. The buttons switch the axis.</p>",
+        "hide it, double-click to see it alone, drag to zoom, double-click a figure to see all of it. The buttons "
+        "switch the axis.</p>",
     ]
     for board in boards:
         if board.rungs:
@@ -100,6 +108,13 @@ def render_page(boards: Sequence[Leaderboard], descriptions: Mapping[str, str]) 
                 f"<h2>{html.escape(printable(board.name))}</h2>\n<div id={curves}></div>\n<div id={ladder}></div>"
             )
             parts.append(f"<div class=scroll>{ladder_table(board, descriptions).html()}</div>")
+    parts += ["<h2>Loss against seconds</h2>", paragraphs_html(fronts.where_measured(seconds) + "\n" + fronts.LEGEND)]
+    for front in found:
+        parts.append(f"<h3>{html.escape(printable(front.corpus))}, loss against seconds</h3>")
+        if front.drawn:
+            figures[front.slug] = _front(front, descriptions)
+            parts.append(f"<div id={front.slug}></div>")
+        parts.append(f"<div class=scroll>{fronts.front_table(front).html()}</div>")
     constants = {"CONFIG": CONFIG, "THEMES": THEMES, "FIGURES": figures}
     script = "".join(f"const {name} = {_json(value)};\n" for name, value in constants.items())
     return "\n".join([*parts, f"<script>{script}{SCRIPT}</script>", "</body></html>\n"])
@@ -222,6 +237,67 @@ def _ladder(board: Leaderboard, descriptions: Mapping[str, str]) -> Figure:
     wide = {"height": 170 + 26 * len(names), "yaxis.tickfont.size": 12} | _legend(len(data), narrow=False)
     narrow = {"height": 240 + 22 * len(names), "yaxis.tickfont.size": 10} | _legend(len(data), narrow=True)
     return {"data": data, "layout": layout, "wide": wide, "narrow": narrow, "colors": colors}
+
+
+def _front(front: Front, descriptions: Mapping[str, str]) -> Figure:
+    """Held-out loss against the seconds of 100 steps; hovering tells what a recipe is."""
+    data: list[Figure] = []
+    colors: dict[str, list[str]] = {theme: [] for theme in THEMES}
+    blue = {theme: SPLIT_COLORS[theme]["test"] for theme in THEMES}
+    trace: Figure = {
+        "x": [round(seconds, 1) for seconds, _ in front.line],
+        "y": [round(loss, 5) for _, loss in front.line],
+        "name": "the front",
+        "line": {"width": 1.6, "shape": "hv"},
+        "hoverinfo": "skip",
+    }
+    _add(data, colors, trace, blue)
+    for best, name in ((True, "on the front"), (False, "other recipes")):
+        points = [(point, seconds, loss) for point, seconds, loss in front.drawn if point.best == best]
+        trace = {
+            "x": [round(seconds, 1) for _, seconds, _ in points],
+            "y": [round(loss, 5) for _, _, loss in points],
+            "mode": "markers+text",
+            "name": name,
+            "text": [point.mark for point, _, _ in points],
+            "textposition": "bottom left",
+            "textfont": {"size": 11},
+            "hovertext": [_front_hover(*point, descriptions) for point in points],
+            "hoverinfo": "text",
+            "marker": {
+                "size": 9,
+                "symbol": [("circle" if p.is_rung else "square") + ("" if best else "-open") for p, _, _ in points],
+            },
+        }
+        _add(data, colors, trace, blue if best else dict.fromkeys(THEMES, "#8a8f98"))
+    if "kn3" in front.levels and front.drawn:
+        ends = [round(end(seconds for _, seconds, _ in front.drawn), 1) for end in (min, max)]
+        trace = {
+            "x": ends,
+            "y": [round(front.levels["kn3"], 5)] * 2,
+            "name": NGRAM_LABELS["kn3"],
+            "line": {"width": 1, "dash": NGRAM_DASHES["kn3"]},
+            "hovertemplate": "%{y:.3f}",
+        }
+        _add(data, colors, trace, dict.fromkeys(THEMES, "#8a8f98"))
+    layout = _layout("yaxis.type") | {
+        "hovermode": "closest",
+        "xaxis": {"title": {"text": "seconds of 100 steps"}, "type": "log", "tickvals": SECOND_TICKS},
+        "yaxis": {
+            "title": {"text": "held-out loss (nats per token)"},
+            "type": "log",
+            "tickvals": LOSS_TICKS,
+            "range": [round(math.log10(0.97 * front.line[-1][1]), 4), round(math.log10(1.04 * front.top), 4)],
+        },
+    }
+    wide = {"height": 520} | _legend(len(data), narrow=False)
+    narrow = {"height": 480} | _legend(len(data), narrow=True)
+    return {"data": data, "layout": layout, "wide": wide, "narrow": narrow, "colors": colors}
+
+
+def _front_hover(point: Point, seconds: float, loss: float, descriptions: Mapping[str, str]) -> str:
+    what = "<br>".join(textwrap.wrap(html.escape(first_paragraph(descriptions.get(point.entry.name, ""))), 60))
+    return f"<b>{point.mark} {html.escape(point.entry.name)}</b> {loss:.3f}, {seconds:.0f} s<br>{what}"
 
 
 def _add(data: list[Figure], colors: dict[str, list[str]], trace: Figure, of: Mapping[str, str]) -> None:

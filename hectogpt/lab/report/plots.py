@@ -1,10 +1,12 @@
-"""The PNG pictures of the report: the curves of each rung and of all, and the ladder with its losses and gains.
+"""The PNG pictures of the report: the curves of each rung and of all, the ladder with its losses and gains, and loss
+against seconds.
 
 The same leaderboard gives the same bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from hectogpt.lab.report.front import LOSS_TICKS, SECOND_TICKS, Front
 from hectogpt.lab.report.leaderboard import Entry, Leaderboard, compare_curves, compare_entries, count_pairs
 from hectogpt.lab.report.tables import NGRAM_LABELS
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
+from hectogpt.lab.tracks import TRACKS
 from hectogpt.train.plot import (
     BLUE,
     GREY,
@@ -206,6 +210,78 @@ def plot_ladder(path: Path, board: Leaderboard) -> None:
     save_figure(figure, path)
 
 
+def plot_front(path: Path, front: Front) -> None:
+    """Write held-out loss against the seconds of 100 steps, both on logarithmic scales.
+
+    Filled marks are on the front, which is a line of steps: the lowest loss within so many seconds. Circles with
+    numbers are rungs, squares with letters are other recipes; the key is on the right. Vertical lines are the tracks'
+    limits. A recipe whose loss is above the unigram baseline's is drawn at the upper edge.
+    """
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    axes, key = figure.subplots(1, 2, width_ratios=(3.4, 1))
+    figure.suptitle(plain_text(f"Loss against seconds · {front.corpus} · {front.points[0].split} text"), fontsize=11)
+    top = 1.04 * front.top
+    limits = sorted({track.seconds for track in TRACKS.values() if track.seconds is not None})
+    seconds = [x for _, x, _ in front.drawn]
+    axes.set_xscale("function", functions=LOG_SCALE)
+    axes.set_yscale("function", functions=LOG_SCALE)
+    axes.set_xlim(0.8 * min([*seconds, *limits[:1]]), 1.25 * max([*seconds, *limits[-1:]]))
+    axes.set_ylim(0.97 * min(loss for _, _, loss in front.drawn), top)
+    if front.line:
+        line = [*front.line, (axes.get_xlim()[1], front.line[-1][1])]
+        axes.step(*zip(*line, strict=True), where="post", color=BLUE, linewidth=1.4, zorder=1)
+    for limit in limits:
+        draw_level(axes, float(limit), vertical=True)
+        axes.text(limit, top, f" limit {limit} s", rotation=90, ha="right", va="top", fontsize=LABEL_SIZE, color=GREY)
+    _set_ticks(axes, LOSS_TICKS, vertical=True)
+    _set_ticks(axes, SECOND_TICKS)
+    axes.set_xlabel(
+        "seconds of 100 steps (log scale)\nfilled: on the front; circles: rungs; squares: other recipes; "
+        "arrows: the loss is higher"
+    )
+    axes.set_ylabel("held-out loss (nats per token, log scale)")
+    style_axes(axes)
+    low, high = axes.get_ylim()
+    draw_levels(axes, {NGRAM_LABELS[n]: y for n, y in front.levels.items() if n == "kn3" and low < y < high})
+    _name_recipes(key, front)
+    figure.draw_without_rendering()  # places the panels, so that marks have their final places
+    _draw_marks(axes, front, top)
+    save_figure(figure, path)
+
+
+def _name_recipes(key: Axes, front: Front) -> None:
+    """The marks and what they stand for, those on the front in bold."""
+    key.axis("off")
+    for place, (point, _, _) in enumerate(front.drawn):
+        weight, color = ("bold", BLUE) if point.best else ("normal", "0.2")
+        text, height = plain_text(f"{point.mark}  {point.entry.name}"), 1 - place / max(len(front.drawn), 24)
+        key.text(0, height, text, va="top", fontsize=LABEL_SIZE, weight=weight, color=color)
+
+
+def _draw_marks(axes: Axes, front: Front, top: float) -> None:
+    """The points, each with its mark at that corner where it covers least of other points and marks."""
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where it crosses a line
+    places = axes.transData.transform([(x, min(y, top)) for _, x, y in front.drawn]) * 72 / axes.figure.dpi  # in points
+    taken = [tuple(place) for place in np.round(places)]
+    for (point, x, y), (left, low) in zip(front.drawn, np.round(places), strict=True):
+        marker = "^" if y > top else "o" if point.is_rung else "s"
+        color, order = (BLUE, 4) if point.best else ("0.45", 3)
+        fill = color if point.best else "white"
+        axes.plot(x, min(y, top), marker, color=color, markerfacecolor=fill, markersize=6, zorder=order, clip_on=False)
+        size = 5.5 * len(point.mark)  # points
+        others = [place for place in taken if place != (left, low)]
+        corners = [(-5 - size, -10), (5, 3), (-size / 2, -14), (-size / 2, 7), (5, -10), (-5 - size, 3)]
+        near = [
+            sum(abs(a - left - dx - size / 2) < size / 2 + 6 and abs(b - low - dy - 3.5) < 9 for a, b in others)
+            for dx, dy in corners
+        ]
+        dx, dy = corners[int(np.argmin(near))]  # the first of the best
+        taken.append((left + dx + size / 2, low + dy + 3.5))
+        axes.annotate(
+            point.mark, (x, min(y, top)), (dx, dy), textcoords="offset points", fontsize=9, path_effects=halo, zorder=5
+        )
+
+
 def _plot_interval(axes: Axes, x: float, interval: tuple[float, float] | None, y: int, text: str, color: str) -> None:
     """A dot with its value above, and a bar over the interval."""
     axes.plot(x, y, "o", color=color, markersize=4)
@@ -231,7 +307,7 @@ def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
         )
 
 
-def _set_ticks(axes: Axes, wanted: list[int | float], *, vertical: bool = False) -> None:
+def _set_ticks(axes: Axes, wanted: Sequence[int | float], *, vertical: bool = False) -> None:
     low, high = axes.get_ylim() if vertical else axes.get_xlim()
     inside = [tick for tick in wanted if low <= tick <= high]
     (axes.set_yticks if vertical else axes.set_xticks)(inside, [f"{tick:g}" for tick in inside])

@@ -55,6 +55,13 @@ def markdown_text(text: str) -> str:
     return re.sub(r"\](?=[\[(:])", r"\\]", text.replace("<", "&lt;").replace("|", "\\|"))
 
 
+def paragraphs_html(markdown: str) -> str:
+    """Paragraphs of Markdown, with bold text and names of commands, as HTML."""
+    text = html.escape(printable(markdown), quote=False)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text))
+    return "\n".join(f"<p>{' '.join(paragraph.split())}</p>" for paragraph in text.strip().split("\n\n"))
+
+
 def first_paragraph(description: str) -> str:
     """What a recipe changes: the first paragraph of its description, on one line."""
     return " ".join(description.partition("\n\n")[0].split())

@@ -1,0 +1,126 @@
+"""Seconds that a hundred steps of each recipe take on this machine, counted from a few of its steps.
+
+A recipe is built and takes its first step; then a few steps are timed, and their median stands for the rest. A step of
+SOAP that follows its eigenbases takes longer than the others, so the two kinds are timed and counted apart. The report
+draws loss against these seconds.
+
+Recipes follow each other and do not take turns: with their optimizers' state, thirty models do not fit into memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.record import ROOT, Row
+from hectogpt.data import Corpus, load_tokenizer, open_corpus
+from hectogpt.data.corpus import CorpusCache
+from hectogpt.data.sources import SourceOptions
+from hectogpt.lab import recipes
+from hectogpt.lab.ladder import LADDER
+from hectogpt.lab.record import read_records
+from hectogpt.lab.report.seconds import QUESTION
+from hectogpt.train import loop, setup
+from hectogpt.train.loop import Step
+from hectogpt.train.optim import SOAPMuon
+from hectogpt.train.run import Run
+from hectogpt.train.session import Session
+
+ROUNDS = 3  # timed steps of each kind
+PACKAGES = ()
+SETTINGS = ("tinystories", "sotu", "tiny")  # corpora
+# Where tinystories is not in the cache, a text of the same shapes stands in for it: as many token ids as a hundred
+# batches of it have (7,302 occur in all of it, by the sizes of recorded models; of sotu's ids four fifths are read).
+STAND_IN_IDS = 5_900
+
+
+def names(corpus: str) -> list[str]:
+    """The recipes to time on a corpus: the ladder, the default, and what has records there."""
+    recorded = {
+        record.recipe
+        for record in read_records(ROOT / "results" / "ladder.jsonl")
+        if record.corpus == corpus and not record.overrides
+    }
+    wanted = {"baseline", "minute", *(rung.__name__ for rung in LADDER), *recorded}
+    return [name for name in recipes.names() if name in wanted]
+
+
+def read_text(name: str) -> tuple[Corpus, str]:
+    """The corpus, and what it is: its name, or "stand-in" for a text of its shapes. Nothing is downloaded."""
+    if name == "tinystories" and not CorpusCache(name, SourceOptions()).folder.exists():
+        return make_stand_in(name), "stand-in"
+    return open_corpus(name), name
+
+
+def make_stand_in(name: str) -> Corpus:
+    """A text of 900,000 tokens with STAND_IN_IDS ids, whose frequencies fall with their ranks as those of words do."""
+    draw, tokenizer = np.random.default_rng(0), load_tokenizer()
+    ids = draw.permutation(tokenizer.n_vocab - 1)[:STAND_IN_IDS].astype(np.uint16)
+    weights = 1 / (np.arange(STAND_IN_IDS) + 3.0)
+    train = ids[draw.choice(STAND_IN_IDS, 900_000, p=weights / weights.sum())]
+    train[:STAND_IN_IDS] = ids
+    splits = {"train": train, "dev": train[:2000], "test": train[:2000]}
+    return Corpus(name, splits, dict.fromkeys(splits, ""), dict.fromkeys(splits, 1), tokenizer, Path())
+
+
+def kinds_of(run: Run) -> Callable[[int], str]:
+    """0-based step -> its kind, "slow" or "usual"."""
+    optim = run.optim
+    if isinstance(optim, SOAPMuon):
+        return lambda step: "slow" if step < 20 or step % optim.every == 0 else "usual"
+    return lambda step: "usual"
+
+
+def take_step(session: Session, number: int) -> float:
+    """Take one step as if `number` steps were done. Returns its seconds."""
+    run = session.run
+    done = [Step(n + 1, 0, 0.0, 0.0, 0.0, 0.0, spike=True) for n in range(number)]
+    batches = setup.make_batches(run, session.corpus)
+    return next(loop.steps(run, session.model, session.optimizer, batches, session.machine, done)).seconds
+
+
+def time_recipe(run: Run, corpus: Corpus, rounds: int) -> Row:
+    """Seconds of building, of the first step, of the others by kind, and of all steps."""
+    kind_of = kinds_of(run)
+    count = Counter(kind_of(step) for step in range(1, run.steps))
+    session = Session.open(run, corpus)
+    first = take_step(session, 0)
+    median = {}
+    for kind in sorted(count):
+        steps = itertools.islice((step for step in range(1, run.steps) if kind_of(step) == kind), rounds)
+        median[kind] = statistics.median([take_step(session, step) for step in steps])
+    seconds = session.setup_seconds + first + sum(count[kind] * median[kind] for kind in count)
+    row: Row = {
+        "steps": run.steps,
+        "rounds": rounds,
+        "seconds": round(seconds, 1),
+        "build_seconds": round(session.setup_seconds, 2),
+        "first_step_seconds": round(first, 3),
+        "step_seconds": round(median["usual"], 3),
+    }
+    if "slow" in count:
+        row |= {"slow_steps": count["slow"] + 1, "slow_step_seconds": round(median["slow"], 3)}
+    return row
+
+
+def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
+    """A row for each recipe; "tiny" is two recipes on short rows of the stand-in."""
+    corpus, text = (make_stand_in("tiny"), "stand-in") if setting == "tiny" else read_text(setting)
+    rows: list[Row] = []
+    for name in ("baseline", "minute") if setting == "tiny" else names(setting):
+        run = replace(recipes.recipe(name), threads=torch.get_num_threads())
+        if setting == "tiny":
+            run = replace(run, steps=25, data=replace(run.data, batch_size=1, seq_len=16))
+        row: Row = {"contender": name, "setting": setting, "text": text}
+        rows.append(row | time_recipe(run, corpus, rounds))
+        print(f"{name}: {rows[-1]['seconds']} s", flush=True)
+        gc.collect()
+    yield QUESTION, rows

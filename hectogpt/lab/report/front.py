@@ -1,0 +1,199 @@
+"""Loss against seconds: every recipe of a corpus, which of them are on the front, and two measures of its curve.
+
+A measure is computed from the recorded losses of every step, each taken before the step's update.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hectogpt.lab.record import Record
+from hectogpt.lab.report.leaderboard import Entry, Leaderboard
+from hectogpt.lab.report.seconds import Seconds
+from hectogpt.lab.report.tables import EMPTY, Table, format_loss, format_number
+
+WINDOW = 5  # batches whose mean loss is compared with the trigram's
+LOSS_TICKS = (1, 1.5, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 10)
+SECOND_TICKS = (1, 2, 5, 10, 20, 30, 60, 100, 200, 300, 600, 1000, 2000)
+LEGEND = f"""\
+A recipe is on the **front** if no other has both a lower loss and fewer seconds. Every recipe stands once, with the
+track that has most of its seeds.
+
+**Steps to the trigram**: the first step at which the mean training loss of the last {WINDOW} batches is below the
+Kneser-Ney trigram's loss on the held-out text, as a mean over seeds. The trigram has counted all tokens that the run
+reads in all of its steps. A batch is scored before its update, and in the tracks of one pass the run has not read its
+text before; so its loss is one on new text, like the trigram's, of the same corpus but not of the same documents.
+
+**Code length**: the mean of the training losses of all steps, each before its update, as a mean over seeds: the nats
+per token that it takes to code the training text while it is learned (prequential coding). The first token of each row
+is not counted.
+"""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A recipe on a corpus. mark: the rung's number, or a letter. split: the held-out text of the loss. seconds: of 100
+    steps, None if they were not measured. best: whether it is on the front."""
+
+    entry: Entry
+    track: str
+    mark: str
+    split: str
+    loss: float | None
+    seconds: float | None
+    best: bool = False
+
+    @property
+    def is_rung(self) -> bool:
+        """Whether it is a rung of the ladder."""
+        return self.mark.isdigit()
+
+
+@dataclass(frozen=True)
+class Front:
+    """The points of one corpus, the rungs first. levels: losses of the n-gram baselines on the held-out text of the
+    points, as far as they are known."""
+
+    corpus: str
+    points: list[Point]
+    levels: dict[str, float]
+
+    @property
+    def slug(self) -> str:
+        """The corpus, for names of files and elements of a page."""
+        return Leaderboard(self.corpus, "front").slug
+
+    @property
+    def drawn(self) -> list[tuple[Point, float, float]]:
+        """(point, seconds, loss) of those that have both."""
+        return [(p, p.seconds, p.loss) for p in self.points if p.seconds is not None and p.loss is not None]
+
+    @property
+    def top(self) -> float:
+        """The highest loss that is drawn: of the points whose loss is not above the unigram baseline's, or of all."""
+        losses = [loss for _, _, loss in self.drawn]
+        return max([y for y in losses if y <= self.levels.get("unigram", y)], default=max(losses))
+
+    @property
+    def line(self) -> list[tuple[float, float]]:
+        """(seconds, loss) along the front."""
+        return sorted((seconds, loss) for point, seconds, loss in self.drawn if point.best)
+
+
+def build_fronts(boards: Sequence[Leaderboard], seconds: Seconds, ladder: Sequence[str]) -> list[Front]:
+    """A front for each corpus, in the order of the leaderboards. ladder: its names, the baseline first."""
+    return [_build(corpus, boards, seconds, ladder) for corpus in dict.fromkeys(board.corpus for board in boards)]
+
+
+def _build(corpus: str, boards: Sequence[Leaderboard], seconds: Seconds, ladder: Sequence[str]) -> Front:
+    chosen: dict[str, tuple[Entry, str]] = {}
+    own = [board for board in boards if board.corpus == corpus]
+    for board in own:
+        for entry in [*board.rungs, *board.others]:
+            old = chosen.get(entry.name)
+            if old is None or len(entry.records) > len(old[0].records):
+                chosen[entry.name] = (entry, board.track)
+    rungs = [name for name in ladder if name in chosen]
+    split = "test" if any(entry.split == "test" for entry, _ in chosen.values()) else "dev"
+    letters = _letters()
+    points = []
+    for name in [*rungs, *(name for name in chosen if name not in rungs)]:
+        entry, track = chosen[name]
+        mark = str(ladder.index(name)) if name in rungs else next(letters)
+        summary = entry.summary(split)
+        points.append(
+            Point(entry, track, mark, split, summary.mean if summary else None, seconds.of.get((corpus, name)))
+        )
+    front = Front(corpus, points, next((board.ngrams[split] for board in own if split in board.ngrams), {}))
+    return replace(front, points=[replace(p, best=_is_best(p, front)) for p in points])
+
+
+def _letters() -> Iterator[str]:
+    """a, b ... z, aa, bb ..."""
+    return (letter * times for times in range(1, 100) for letter in string.ascii_lowercase)
+
+
+def _is_best(point: Point, front: Front) -> bool:
+    """Whether no other point has a loss and seconds that are as low, one of them lower."""
+    if point.seconds is None or point.loss is None:
+        return False
+    mine = (point.seconds, point.loss)
+    return not any(
+        seconds <= mine[0] and loss <= mine[1] and (seconds, loss) != mine for _, seconds, loss in front.drawn
+    )
+
+
+def steps_to_trigram(record: Record) -> int | None:
+    """The first step whose last WINDOW batches have a mean training loss below the trigram's held-out loss; None if
+    there is none, or the trigram was not scored."""
+    level, losses = record.ngram_kn3, np.array(record.losses, dtype=float)
+    if level is None or len(losses) < WINDOW:
+        return None
+    means = np.lib.stride_tricks.sliding_window_view(losses, WINDOW).mean(axis=1)
+    below = np.flatnonzero(means < level)
+    return int(below[0]) + WINDOW if len(below) else None
+
+
+def code_length(record: Record) -> float | None:
+    """Mean training loss over all steps, each before its update, nats per token; None for a run that stopped early."""
+    losses = np.array(record.losses, dtype=float)
+    whole = len(losses) == record.run.get("steps") and bool(np.isfinite(losses).all())
+    return float(losses.mean()) if whole else None
+
+
+def format_steps_to_trigram(entry: Entry) -> str:
+    """The mean over seeds; how many seeds got there, if not all did."""
+    found = [steps for record in entry.records if (steps := steps_to_trigram(record)) is not None]
+    if not found:
+        return "never" if any(record.ngram_kn3 is not None for record in entry.records) else EMPTY
+    mean = f"{np.mean(found):.0f}"
+    return mean if len(found) == len(entry.records) else f"{mean} ({len(found)} of {len(entry.records)} seeds)"
+
+
+def mean_code_length(entry: Entry) -> float | None:
+    """The mean over seeds; None if a run stopped early."""
+    lengths = [code_length(record) for record in entry.records]
+    known = [length for length in lengths if length is not None]
+    return float(np.mean(known)) if len(known) == len(lengths) else None
+
+
+def front_table(front: Front) -> Table:
+    """One row per recipe."""
+    split = front.points[0].split if front.points else "test"
+    header = ["", "recipe", "track", "front", f"loss ({split})", "n", "seconds of 100 steps", "steps to the trigram"]
+    header.append("code length")
+    rows = [
+        [
+            point.mark,
+            point.entry.name,
+            point.track,
+            "on it" if point.best else EMPTY,
+            format_loss(point.entry.summary(split)),
+            str(len(point.entry.records)),
+            format_number(point.seconds),
+            format_steps_to_trigram(point.entry),
+            format_number(mean_code_length(point.entry), 3),
+        ]
+        for point in front.points
+    ]
+    return Table(header, rows, left=2)
+
+
+def where_measured(seconds: Seconds) -> str:
+    """The sentences that say what the seconds are."""
+    if not seconds.where:
+        return "No seconds have been measured yet: `python -m bench recipes` in a checkout measures them.\n"
+    text = (
+        f"**Seconds** of 100 steps, from the median of {seconds.rounds} steps, measured on one machine in one pass "
+        f"({seconds.where}): building, the first step, and 99 times the median of {seconds.rounds} further steps. SOAP "
+        "has two kinds of steps, which are timed and counted apart. They are seconds of today's recipes; the trials "
+        "that the losses come from ran on several machines.\n"
+    )
+    if seconds.stand_in:
+        names = " and ".join(seconds.stand_in)
+        text += f"\nFor the seconds of {names}, a text with the same number of token ids was read in its place.\n"
+    return text
