@@ -18,8 +18,8 @@ from hectogpt.cli.options import GenerateArguments
 from hectogpt.data import Tokenizer
 from hectogpt.display import printable
 from hectogpt.errors import UserError
-from hectogpt.generate import Sampling, Token, generate
-from hectogpt.generate.quantize import QuantizedTransformer
+from hectogpt.generate import Sampling, Token, generate, native
+from hectogpt.generate.quantize import BITS, QuantizedTransformer
 from hectogpt.generate.text import TextStream, check_memory
 from hectogpt.interop.open import open_model
 from hectogpt.model import Transformer
@@ -29,6 +29,10 @@ BATCH_ROWS = 16  # texts that are continued side by side; their caches bound the
 
 TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 MOST_THREADS = 1024
+INT4_ERROR = (
+    "note: int4 is less exact than the other formats: with a model trained here it changed 1 in 60 of the likeliest"
+    " tokens and raised perplexity by 0.4 %"
+)
 
 
 class Prompt(NamedTuple):
@@ -90,10 +94,18 @@ def place(model: Transformer, arguments: GenerateArguments) -> Transformer:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda", why="torch finds no CUDA device", fix="--device cpu")
     cuda = arguments.device != "cpu" and torch.cuda.is_available()
-    compile = arguments.compile
+    form, compile = arguments.precision, arguments.compile
+    if form == "int4":
+        note(INT4_ERROR, arguments.quiet)
+    own_code = form in BITS and not cuda and compile is not False
+    if own_code and (fault := native.fault()):
+        note(f"note: {form} without our own code for it, which would be faster: {fault}", arguments.quiet)
+        own_code = False
+    if own_code:
+        return QuantizedTransformer(model, form, compile=True)
     if compile is None:
         parameters = sum(p.numel() for p in model.parameters())
-        compile = not cuda and worth_compiling(parameters, arguments.precision, arguments.max_new_tokens)
+        compile = not cuda and worth_compiling(parameters, form, arguments.max_new_tokens)
     if compile and not cuda and (fault := hardware.cpp_compiler_fault()):
         if arguments.compile:
             raise UserError(
@@ -103,9 +115,8 @@ def place(model: Transformer, arguments: GenerateArguments) -> Transformer:
             )
         note(f"note: no compiled code, which would be faster: no C++ compiler works ({fault})", arguments.quiet)
         compile = False
-    if compile or arguments.precision != "float32":
-        model = QuantizedTransformer(model, arguments.precision, compile=compile)
-    return model.to("cuda" if cuda else "cpu")
+    model = model.to("cuda" if cuda else "cpu")
+    return QuantizedTransformer(model, form, compile=compile) if compile or form != "float32" else model
 
 
 def continue_all(

@@ -93,7 +93,7 @@ def _load() -> ctypes.CDLL | str:
                 hardware.compile_library(source, temporary, OPTIONS)
         library = ctypes.CDLL(str(path))
     except (OSError, UserError) as error:
-        return f"{source.name}: {error}".partition("\n")[0]
+        return hardware.cpp_compiler_fault() or f"{source.name}: {error}".partition("\n")[0]
     number, address = ctypes.c_int, ctypes.c_void_p
     library.int_linear.argtypes = [number, address, *[number] * 3, *[address] * 5, number]
     library.int_linear.restype = None

@@ -168,7 +168,8 @@ class QuantizedLMHead(LMHead):
 class QuantizedTransformer(Transformer):
     """A copy for generation whose linear maps, vocabulary head included, hold their weights in a smaller format.
 
-    The embedding tables stay in float32, since a token reads one row of them; they share memory with `model`.
+    The embedding tables stay in float32, since a token reads one row of them; they share memory with `model`. With
+    int4 the vocabulary head is int8.
     `compile` uses machine code that is made here once (seconds) and kept on disk, and needs a C++ compiler on the CPU:
     for int8 and int4 that of native.py where it works (`own_code` then says so), otherwise torch's, for the one-token
     step. Without either the small formats save memory but, for one or two texts, no time.
@@ -189,7 +190,9 @@ class QuantizedTransformer(Transformer):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(module, name, PackedLinear(child.weight, child.bias, form, own_code=self.own_code))
-        head = PackedLinear(model.lm_head.matrix(model.embeddings.weight), None, form, own_code=self.own_code)
+        # In 4 bits the head alone changes most of the tokens that int4 changes, so it keeps 8.
+        head_form: WeightFormat = "int8" if form == "int4" else form
+        head = PackedLinear(model.lm_head.matrix(model.embeddings.weight), None, head_form, own_code=self.own_code)
         compile = compile and not self.own_code
         self.lm_head = QuantizedLMHead(model.lm_head, head, compile=compile)
         self.eval()
