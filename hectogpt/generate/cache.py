@@ -45,7 +45,9 @@ class KVCache:
         self.slots = torch.arange(0, device=starts.device)
         self.key_positions: Int[Tensor, "batch slot"] = torch.empty(len(starts), 0, dtype=torch.long)
         self.visible: Bool[Tensor, "batch 1 time slot"] | None = None
+        self.text: Bool[Tensor, "batch time"] | None = None  # which slots of this call are text; None: all
         self.remembered: dict[object, Tensor] = {}
+        self.appended: dict[object, Tensor] = {}
 
     def advance(self, time: int) -> Int[Tensor, "batch time"]:
         """Open the next `time` slots for one call of the model; return the positions of their tokens."""
@@ -55,6 +57,7 @@ class KVCache:
         end = self.length if first else min(-(-self.length // SLOTS_STEP) * SLOTS_STEP, self.capacity)
         self.key_positions = torch.arange(end, device=device) - self.starts[:, None]
         positions = self.slots - self.starts[:, None]
+        self.text = positions >= 0 if first and self.padded else None
         plain = first and not self.padded
         self.visible = None if plain else visible_keys(positions, self.key_positions)[:, None]
         # Padding gets position 0; a row past the context length is recomputed elsewhere and ignored here.
@@ -68,8 +71,8 @@ class KVCache:
 
     def shift(self, key: object, x: Tensor, n: int) -> Tensor:
         """Rows of x [batch, time, ...] moved `n` later, after the rows that earlier calls left under this key."""
-        text = self.slots >= self.starts[:, None]
-        x = x * text.reshape(*text.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
+        if self.text is not None:
+            x = x * self.text.reshape(*self.text.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
         before = self.remembered[key] if key in self.remembered else x.new_zeros(x.shape[0], n, *x.shape[2:])
         joined = torch.cat((before, x), dim=1)
         self.remembered[key] = joined[:, -n:]
@@ -77,8 +80,11 @@ class KVCache:
 
     def append(self, key: object, x: Tensor) -> Tensor:
         """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for each slot so far."""
-        self.remembered[key] = torch.cat((self.remembered[key], x), dim=1) if key in self.remembered else x
-        return self.remembered[key]
+        if key not in self.appended:
+            self.appended[key] = x.new_zeros(x.shape[0], self.capacity, *x.shape[2:])
+        so_far = self.appended[key][:, : self.length]
+        so_far[:, self.length - x.shape[1] :] = x
+        return so_far
 
     def visible_so_far(self) -> Bool[Tensor, "batch time slot"]:
         """Which of the slots so far each token of this call may look at."""
@@ -89,5 +95,6 @@ class KVCache:
         """Repeat every row `copies` times, the copies side by side."""
         self.keys = [k.repeat_interleave(copies, 0) for k in self.keys]
         self.values = [v.repeat_interleave(copies, 0) for v in self.values]
-        self.remembered = {key: rows.repeat_interleave(copies, 0) for key, rows in self.remembered.items()}
+        for kept in (self.remembered, self.appended):
+            kept.update({key: rows.repeat_interleave(copies, 0) for key, rows in kept.items()})
         self.starts = self.starts.repeat_interleave(copies)

@@ -94,6 +94,12 @@ class PointerHeadLayer(nn.Module):
         places = tokens[:, None].expand(-1, rows, -1)
         copied = torch.zeros_like(logits).scatter_add_(2, places, weights[:, -rows:].to(logits.dtype))
         w = self.weight(hidden[:, -rows:])[..., None]
+        softmax = logits.log_softmax(dim=-1) + torch.log1p(-w)
         # The clamp keeps the gradient of log(0), for all the tokens that cannot be copied, from being infinite.
-        copied = (w * copied).clamp_min(torch.finfo(logits.dtype).tiny).log()
-        return torch.logaddexp(logits.log_softmax(dim=-1) + torch.log1p(-w), copied)
+        tiny = torch.finfo(logits.dtype).tiny
+        if cache is None:
+            return torch.logaddexp(softmax, (w * copied).clamp_min(tiny).log())
+        # While decoding only the tokens of the text are visited, a few of the vocabulary. (Without gradients: those of
+        # a token that the text has twice would count twice.)
+        added = (w * copied.gather(2, places)).clamp_min(tiny).log()
+        return softmax.scatter_(2, places, torch.logaddexp(softmax.gather(2, places), added))
