@@ -29,8 +29,13 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that all runs; not recorded")
     parser.add_argument("--rounds", type=int, help="turns of each contender (default: 5, or 3 where they are slow)")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="of torch (default: physical cores)")
+    parser.add_argument(
+        "--page", action="store_true", help="measure nothing: fill docs/performance.md from the records"
+    )
     parser.add_argument("--out", type=Path, help="file to append to (default: results/bench.jsonl; with --tiny none)")
     options = parser.parse_args()
+    if options.page:
+        return fill_pages(options)
     names = options.questions or [name for name in QUESTIONS if name not in BY_NAME_ONLY]
     if unknown := [name for name in names if name not in QUESTIONS]:
         parser.error(f"no question {unknown[0]!r}: choose among {', '.join(QUESTIONS)}")
@@ -47,6 +52,20 @@ def main() -> int:
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
+
+
+def fill_pages(options: argparse.Namespace) -> int:
+    """Fill in the pages from the records. Returns the exit code."""
+    from bench.page import write_pages
+    from bench.record import RESULTS
+
+    try:
+        pages = write_pages(results=options.out or RESULTS)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    print("\n".join(str(page.relative_to(ROOT)) for page in pages))
+    return 0
 
 
 def succeeds(name: str, arguments: list[str]) -> bool:

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench import QUESTIONS
+from bench import BY_NAME_ONLY, QUESTIONS
+from bench.page import PAGES, UNMEASURED, render, write_pages
 from bench.race import Laps, peak_memory, race
-from bench.record import ROOT
+from bench.record import RESULTS, ROOT
+from hectogpt.cli import main
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -82,3 +85,107 @@ def test_tiny_questions_run_and_are_recorded_only_where_asked(tmp_path: Path) ->
     assert lines[1]["threads"] == 1
     assert [row["contender"] for row in lines[1]["rows"]] == ["blocks", "head", "update", "step"]
     assert results.read_bytes() == before
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def lines(*records: dict[str, Any]) -> str:
+    """Records of a question each, a day and a processor unless they say otherwise."""
+    same = {"date": "2026-01-02T03:04:05+00:00", "machine": "a", "threads": 2, "load": 0.5, "commit": "1234567"}
+    return "".join(json.dumps(same | {"versions": {"torch": "2"}} | record) + "\n" for record in records)
+
+
+def row(contender: str, seconds: float, **more: Any) -> dict[str, Any]:
+    return {"contender": contender, "rounds": 5, "seconds": seconds, **more}
+
+
+def fill(mark: str, results: str) -> str:
+    """What is written at a mark."""
+    begin, end = f"<!-- bench: {mark} -->", "<!-- end -->"
+    return render(f"text {begin}old\n{end} text", results).removeprefix(f"text {begin}").removesuffix(f"{end} text")
+
+
+def test_the_committed_pages_are_what_the_committed_records_give() -> None:
+    """Byte for byte; `python -m bench --page` writes them."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert render(text, RESULTS.read_text(encoding="utf-8")) == text, page.name
+    assert "<!-- bench: tables" in PAGES[0].read_text(encoding="utf-8")
+
+
+def test_filling_in_twice_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text(lines({"question": "waiting", "rows": [row("b", 2.0)]}))
+    page = tmp_path / "page.md"
+    page.write_text("a <!-- bench: tables wait* --><!-- end -->\nb <!-- bench: value waiting | | b | seconds -->"
+                    "<!-- end -->\n")  # fmt: skip
+    plain = tmp_path / "plain.md"
+    plain.write_text("no mark")
+    assert write_pages([page, plain], tmp_path / "results.jsonl") == [page]
+    once = page.read_text()
+    assert "| b | 2 |" in once
+    assert "-->2<!-- end -->" in once
+    write_pages([page], tmp_path / "results.jsonl")
+    assert page.read_text() == once
+
+
+def test_a_table_has_whatever_the_newest_rows_have() -> None:
+    """A setting's newest record counts, one that the newest pass no longer has is left out, columns differ."""
+    old = {"question": "step", "date": "2026-01-01T00:00:00+00:00"}
+    results = lines(
+        old | {"rows": [row("ours", 1.0, setting="large")]},
+        old | {"rows": [row("ours", 1.0, setting="small")]},
+        {"question": "step", "rows": [row("ours", 1234.5, setting="small"), row("new|er", 0.00012, setting="small")]},
+        {"question": "step", "rows": [row("ours", 3.0, setting="wide", peak_mb=7)]},
+    )
+    text = fill("tables step", results)
+    assert text.splitlines() == [
+        "",
+        "| setting | contender | seconds | peak MB |",
+        "| --- | --- | --: | --: |",
+        "| small | ours | 1,234 |  |",
+        "| small | new\\|er | 0.00012 |  |",
+        "| wide | ours | 3 | 7 |",
+        "",
+        "Rounds: 5.",
+    ]
+    assert fill("value step | small | ours | seconds", results) == "1,234"
+    assert fill("value step | large | ours | seconds", results) == UNMEASURED
+    assert fill("tables nothing", results).strip() == UNMEASURED
+
+
+def test_figures_are_of_one_machine() -> None:
+    """Of the machine and threads that answer most questions; a few figures of another machine do not replace them."""
+    asked = [{"question": name, "rows": [row("ours", 1.0)]} for name in ("head", "step")]
+    results = lines(*asked, {"question": "step", "rows": [row("ours", 9.0)], "machine": "b", "dirty": True})
+    assert fill("value step | | ours | seconds", results) == "1"
+    assert "2026-01-02; a, with 2 threads; load 0.5 to 0.5; torch 2; commit 1234567." in fill("where", results)
+    results += lines(*(record | {"threads": 1, "date": "2026-01-03T00:00:00+00:00"} for record in asked))
+    assert "a, with 1 thread" in fill("where", results), "the newest of equals"
+
+
+def test_an_older_record_names_contenders_otherwise() -> None:
+    results = lines({"question": "decode", "rows": [{"name": "ours", "tokens_per_s": 80.0}]})
+    assert fill("value decode | | ours | tokens_per_s", results) == "80"
+    assert fill("tables dec*", results).startswith("\n**decode**\n\n| contender | tokens/s |\n")
+
+
+def test_a_mark_that_is_none_is_an_error() -> None:
+    with pytest.raises(ValueError, match="a mark is one of where, tables, value"):
+        fill("tabel step", "")
+
+
+def test_a_damaged_line_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no usable"):
+        fill("where", lines({"question": "step", "rows": []}))
+
+
+def test_the_command_shows_the_newest_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bench.jsonl"
+    path.write_text(lines(*({"question": "step", "rows": [row("ours", s, setting="small")]} for s in (1.0, 2.0))))
+    main(["bench", "--records", str(path), "--json"])
+    assert [json.loads(line)["rows"][0]["seconds"] for line in capsys.readouterr().out.splitlines()] == [2.0]
+
+
+def test_what_takes_long_is_asked_by_name_only() -> None:
+    assert set(BY_NAME_ONLY) < set(QUESTIONS)

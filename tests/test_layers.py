@@ -105,7 +105,7 @@ def test_a_document_links_to_files_that_exist_and_fits_120_columns(name: str) ->
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     missing += [file for file in re.findall(r"`(\w+/[\w/]*\w+\.(?:py|md|jsonl))`", text) if not exists(file)]
     assert missing == []
-    assert [line for line in text.splitlines() if len(line) > 120] == []
+    assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
 def exists(file: str) -> bool:

@@ -67,7 +67,7 @@ def _cell(value: Any) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The newest record of each question and setting, in the order in which they were first asked.
+    """The newest record of each question and setting, in the order in which these were recorded.
 
     Raises UserError (data) for a file that is missing, empty or not JSON lines of ours, naming the line.
     """
@@ -84,14 +84,20 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = parse_json_object(line)
-            rows = check(record)
+            check(record)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: not a timing", why=str(error), code=errors.DATA) from None
-        setting = {key: rows[0][key] for key in ("setting", "d") if key in rows[0]}
-        newest[record["question"], str(setting)] = record
+        newest.pop(key := (record["question"], setting_of(record)), None)
+        newest[key] = record
     if not newest:
         raise UserError(f"{path} is empty", fix="make bench", code=errors.DATA)
     return list(newest.values())
+
+
+def setting_of(record: dict[str, Any]) -> str:
+    """What a record's question was asked of, in words; "" where it has no settings."""
+    row = record["rows"][0]
+    return ", ".join(f"{key} {row[key]}" for key in ("setting", "d") if key in row)
 
 
 def check(record: dict[str, Any]) -> list[dict[str, Any]]:
