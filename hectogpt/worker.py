@@ -236,6 +236,10 @@ class Child:
             printed.thread.join(timeout=5)
         return Ending(watch.why or how, None if watch.why else code, printed.text())
 
+    def is_alive(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process.poll() is None
+
     def end(self) -> int | None:
         """End it, with processes that it has left behind. Returns the exit code that it had by then: containers tell a
         signal as 128 + its number."""

@@ -141,7 +141,7 @@ def graded(arguments: GradeArguments, submissions):  # type: ignore[no-untyped-d
     results = classroom.grade_all(submissions, out, jobs, limits(arguments))
     shown = not arguments.json
     found = []
-    for result in progress(results, len(submissions), quiet=arguments.quiet or not several):
+    for result in progress(results, len(submissions), quiet=arguments.quiet):
         found.append(result)
         if shown:
             print(report.line(result) if several else report.text(result, level), flush=True)
@@ -159,14 +159,25 @@ def progress(results, count: int, quiet: bool):  # type: ignore[no-untyped-def]
         yield from results
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    left = TimeRemainingColumn() if count > 1 else TimeElapsedColumn()
+    columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), left)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=count)
         for result in results:
-            yield result
             bar.advance(task)
+            bar.stop()  # while it is drawn, it would take what is printed, and wrap it
+            yield result
+            if not bar.finished:
+                bar.start()
 
 
 def write_files(arguments: GradeArguments, found) -> None:  # type: ignore[no-untyped-def]
@@ -201,6 +212,10 @@ def watch(arguments: GradeArguments) -> None:
 
     allowed = limits(arguments)
     told = Telling(arguments.hints, arguments.strict)
+    note(
+        f"watching {', '.join(map(str, arguments.paths))}: graded now and after every save; Ctrl-C ends",
+        arguments.quiet,
+    )
     spare = Spare(allowed)
     try:
         for found in changes(arguments.paths):

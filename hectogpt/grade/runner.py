@@ -144,7 +144,7 @@ def run(
         if rest <= 0:
             transcript.ends |= {name: ("timed out", "the time for the whole submission was over") for name in left}
             break
-        with spare or Spare(limits) as waiting:
+        with spare if spare and spare.child.is_alive() else Spare(limits) as waiting:
             submission.write(waiting.folder)
             ending = attempt(transcript, waiting, left, modules, limits, rest, cancelled)
         spare = None
