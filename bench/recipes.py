@@ -49,7 +49,7 @@ def names(corpus: str) -> list[str]:
         for record in read_records(ROOT / "results" / "ladder.jsonl")
         if record.corpus == corpus and not record.overrides
     }
-    wanted = {"baseline", "minute", *(rung.__name__ for rung in LADDER), *recorded}
+    wanted = {"baseline", recipes.DEFAULT, *(rung.__name__ for rung in LADDER), *recorded}
     return [name for name in recipes.names() if name in wanted]
 
 
@@ -115,7 +115,7 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     """A row for each recipe; "tiny" is two recipes on short rows of the stand-in."""
     corpus, text = (make_stand_in("tiny"), "stand-in") if setting == "tiny" else read_text(setting)
     rows: list[Row] = []
-    for name in ("baseline", "minute") if setting == "tiny" else names(setting):
+    for name in ("baseline", recipes.DEFAULT) if setting == "tiny" else names(setting):
         run = replace(recipes.recipe(name), threads=torch.get_num_threads())
         if setting == "tiny":
             run = replace(run, steps=25, data=replace(run.data, batch_size=1, seq_len=16))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch.overrides import TorchFunctionMode
+
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
@@ -21,6 +23,20 @@ from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, load_model, read_config
 from hectogpt.serialization import classes_of, load
+
+
+class WithoutInit(TorchFunctionMode):
+    """Within it torch.nn.init leaves tensors on the meta device alone. They have no numbers; but to find that out,
+    torch would load its compiler, which takes as long as to load torch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, or return the tensor that it was to fill."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 def open_model(
@@ -53,10 +69,11 @@ def open_model(
     config = read_config(folder)
     if config.get("model_type") == MODEL_TYPE:
         named = [idea] if isinstance(idea, (Path, str)) else idea
-        with classes_of(_import_ideas(folder, config, [read_idea(path) for path in named])):
+        with classes_of(_import_ideas(folder, config, [read_idea(path) for path in named])), WithoutInit():
             model = load_model(folder)
     else:
-        model = load_gpt2(folder, note)
+        with WithoutInit():
+            model = load_gpt2(folder, note)
     return model, read_tokenizer(folder, model.config.vocab_size)
 
 
