@@ -29,9 +29,15 @@ from reports import (
 from hectogpt import errors
 from hectogpt.cli import main
 from hectogpt.errors import UserError
-from hectogpt.lab.report import ladder_names, recipe_descriptions, write_report
-from hectogpt.lab.report.leaderboard import compare_entries
-from hectogpt.lab.report.template import UNMEASURED
+from hectogpt.lab.record import read_records
+from hectogpt.lab.report import TEMPLATE, ladder_names, recipe_descriptions, write_report
+from hectogpt.lab.report.front import build_fronts
+from hectogpt.lab.report.ladder_page import ladder_page
+from hectogpt.lab.report.leaderboard import build_leaderboards, compare_entries
+from hectogpt.lab.report.seconds import read_seconds
+from hectogpt.lab.report.template import UNMEASURED, Filler
+
+TIMINGS = ROOT / "results" / "bench.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +164,7 @@ def test_the_committed_report_is_of_todays_ladder() -> None:
     page = (ROOT / "results" / "LADDER.md").read_text(encoding="utf-8")
     answer = (ANSWERS / "learning.md").read_text(encoding="utf-8")
     for place, name in enumerate(ladder_names()):
-        assert page.count(f"\n| {place} | {name} | ") == 2, "on both corpora"
+        assert page.count(f"\n| {place} | {name} | ") == 4, "on both corpora, in the ladder and against seconds"
         assert answer.count(f"\n### {place} {name}\n") == 1
     for text, folder in ((page, ROOT / "results"), (answer, ANSWERS)):
         pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
@@ -167,6 +173,27 @@ def test_the_committed_report_is_of_todays_ladder() -> None:
             assert (folder / picture).is_file(), picture
     assert "{{" not in answer
     assert UNMEASURED not in answer
+
+
+def test_the_committed_texts_are_what_the_committed_records_give() -> None:
+    """Byte for byte; `hectogpt report` writes them."""
+    seconds = read_seconds(TIMINGS)
+    boards = build_leaderboards(read_records(LADDER), ladder_names())
+    page = ladder_page(boards, recipe_descriptions(), build_fronts(boards, seconds, ladder_names()), seconds)
+    assert (ROOT / "results" / "LADDER.md").read_text(encoding="utf-8") == page
+    template = ANSWERS / TEMPLATE
+    filler = Filler(boards, ladder_names(), recipe_descriptions(), "../results/pictures")
+    answer = filler.fill(template.read_text(encoding="utf-8"), template)
+    assert (ANSWERS / "learning.md").read_text(encoding="utf-8") == answer
+
+
+@pytest.mark.thorough
+def test_the_committed_pictures_are_what_the_committed_records_give(tmp_path: Path) -> None:
+    written = write_report(LADDER, tmp_path, tmp_path, timings=TIMINGS)
+    pictures = {path.name: path.read_bytes() for path in written if path.suffix == ".png"}
+    committed = ROOT / "results" / "pictures"
+    assert {path.name for path in committed.glob("*.png")} == set(pictures)
+    assert [name for name, content in pictures.items() if (committed / name).read_bytes() != content] == []
 
 
 def test_no_number_of_the_committed_text_is_missing(made: Path) -> None:
