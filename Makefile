@@ -35,9 +35,10 @@ check: .venv/.test  ## what pre-commit runs: formatting, lint, types
 proof: .venv/.test  ## proves what docs/reliability.md promises, under ten minutes; writes its table
 	$(BIN)/python -m proof
 
-bench: .venv/.test  ## side-by-side timings, appended to results/bench.jsonl
+bench: .venv/.test  ## side-by-side timings, 15 minutes, appended to results/bench.jsonl; fills docs/performance.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench --page
 
 answers: install  ## figures and PDF of answers/
 	$(BIN)/python -m tools.answers

@@ -14,6 +14,7 @@ from bench import BY_NAME_ONLY, QUESTIONS
 from hectogpt.hardware import physical_cores
 
 ROOT = Path(__file__).resolve().parent.parent
+ROUNDS_OF_ALL = 3  # where no question is named, so that all of them fit into a quarter of an hour on two cores
 
 
 def main() -> int:
@@ -27,7 +28,11 @@ def main() -> int:
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
     parser.add_argument("--setting", action="append", help="only this setting of the one question; may be repeated")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that all runs; not recorded")
-    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 5, or 3 where they are slow)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="turns of each contender (default: the question's own, most often 5; 3 for all questions)",
+    )
     parser.add_argument("--threads", type=int, default=physical_cores(), help="of torch (default: physical cores)")
     parser.add_argument(
         "--page", action="store_true", help="measure nothing: fill docs/performance.md from the records"
@@ -45,10 +50,14 @@ def main() -> int:
         parser.error("--rounds and --threads must be at least 1")
     if len(names) == 1:
         return answer(names[0], options, parser)
+    if not options.questions and not options.tiny:
+        options.rounds = options.rounds or ROUNDS_OF_ALL
     given = {"rounds": options.rounds, "threads": options.threads, "out": options.out}
     arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
     arguments += ["--tiny"] if options.tiny else []
+    begun = time.perf_counter()
     failed = [name for name in names if not succeeds(name, arguments)]
+    print(f"--- all: {time.perf_counter() - begun:.0f} s")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
