@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from grade_hostile import HOSTILE
-from grade_solutions import BASE, TRAIN
+from grade_solutions import BASE, KIT, TRAIN
 from grade_wrong import WRONG
 from helpers import ROOT
 from test_grade_command import command, start, submit
@@ -25,45 +25,6 @@ from hectogpt.cli import main
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(os.name != "posix", reason="signals of POSIX, and bash")]
 REFERENCE = ROOT / "reference"
 
-ATTENTION = """
-b, t, d = x.shape
-q = self.W_q(x).view(b, t, self.n_heads, self.d_attention).transpose(1, 2)
-k = self.W_k(x).view(b, t, self.n_heads, self.d_attention).transpose(1, 2)
-v = self.W_v(x).view(b, t, self.n_heads, self.d_attention).transpose(1, 2)
-score = q @ k.transpose(-2, -1) / math.sqrt(self.d_attention)
-pattern = torch.softmax(score + self.causal_mask[:, :, :t, :t], dim=-1)
-return self.W_o((pattern @ v).transpose(1, 2).reshape(b, t, d))
-"""
-GENERATE = """
-for _ in range(num_new_tokens):
-    logits = self(x[:, -self.config.context_length:])[:, -1]
-    x = torch.cat([x, logits.argmax(-1, keepdim=True)], dim=1)
-return x
-"""
-RIGHT = {
-    "gelu": "return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))",
-    "mlp": "return self.fc2(self.gelu(self.fc1(x)))",
-    "attention": ATTENTION,
-    "block": "x = x + self.attention(self.pre_layer_norm(x))\nreturn x + self.mlp(self.post_layer_norm(x))",
-    "init": """
-for module in self.modules():
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, 0, INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-""",
-    "forward": """
-h = self.embeddings(x) + self.position_embeddings(torch.arange(seq, device=x.device))
-for block in self.backbone:
-    h = block(h)
-return self.lm_head(self.final_layer_norm(h))
-""",
-    "generate": GENERATE,
-    "loss": """
-logits = self(input_ids[:, :-1])
-return F.cross_entropy(logits.flatten(0, 1), input_ids[:, 1:].flatten())
-""",
-}
 # part, what is written instead of the right lines, where the second hint points, what the third says
 MISTAKES = (
     ("attention", "score + self.causal_mask[:, :, :t, :t], dim=-1)", "score, dim=-1) + self.causal_mask[:, :, :t, :t]",
@@ -134,7 +95,7 @@ def test_a_student_from_stubs_to_full_points_by_the_hints_alone(tmp_path: Path) 
         assert "x: 0 of 30 points" in told
         assert "NotImplementedError" not in told  # the outcome says so already
         points = 0
-        for part, right in RIGHT.items():
+        for part, right in KIT.items():
             for wrong, old, new, where, what in MISTAKES:
                 if wrong == part:
                     make_and_find_out(student, part, right, old, new, where, what, points)

@@ -154,6 +154,8 @@ MASKS: list[tuple[str, str, Callable[[Computation, Tensor], Tensor]]] = [
     ("mask not sliced", "The mask is not cut to the length of the input: shorter inputs raise an error.", unsliced),
     ("mask in the first row of the batch only", "The mask reaches the first row of the batch only.", past_only_first("row")),
     ("mask in the first head only", "The mask reaches the first head only.", past_only_first("head")),
+    ("additive mask multiplied", "The mask of zeros and minus infinity is multiplied with the scores; it is to be added.",
+     lambda s, t: t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(future(s, t), -math.inf)),
     ("mask sees only itself", "Every position sees itself alone.",
      filled(lambda s, t: ~torch.eye(t.shape[-1], dtype=torch.bool), -math.inf)),
 ]  # fmt: skip
