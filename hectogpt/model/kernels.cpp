@@ -26,10 +26,6 @@ static inline __m512 widen16(const bf16* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 
-static inline __m512 widen_masked(__mmask16 mask, const bf16* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16));
-}
-
 static inline __m256i narrow16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 static inline bf16 narrow(float x) { return (bf16)_mm256_extract_epi16(narrow16(_mm512_set1_ps(x)), 0); }
@@ -68,13 +64,16 @@ template <bool CAPPED>
 static void softmax_row(bf16* z, bf16* side, i64 vocab, const float* bias, float bias_top, i64 target, float exact,
                         float cap, float* loss, float* scale) {
     float rounded = widen(z[target]), slope = 1;
-    const __m512 none = _mm512_setzero_ps();
-    __m512 top16 = _mm512_set1_ps(-INFINITY), slope16 = _mm512_set1_ps(1.0f);
-    for (i64 j = 0; j < vocab; j += 16) {
-        const __mmask16 mask = vocab - j >= 16 ? 0xffff : (__mmask16)((1 << (vocab - j)) - 1);
-        const __m512 b = bias && !CAPPED ? _mm512_maskz_loadu_ps(mask, bias + j) : none;
-        top16 = _mm512_mask_max_ps(top16, mask, top16, _mm512_add_ps(widen_masked(mask, z + j), b));
-    }
+    const i64 whole = vocab / 16 * 16, rest = vocab - whole;
+    bf16 last_z[16] = {0}, last_side[16];  // the last logits, filled up with some of no probability
+    float last_bias[16];
+    for (i64 j = 0; j < 16; j++) last_bias[j] = j >= rest ? -INFINITY : bias ? bias[whole + j] : 0.0f;
+    memcpy(last_z, z + whole, rest * sizeof(bf16));
+    const auto biased = [&](const bf16* at, const float* b) {
+        return b && !CAPPED ? _mm512_add_ps(widen16(at), _mm512_loadu_ps(b)) : widen16(at);
+    };
+    __m512 top16 = biased(last_z, last_bias);
+    for (i64 j = 0; j < whole; j += 16) top16 = _mm512_max_ps(top16, biased(z + j, bias ? bias + j : nullptr));
     float top = _mm512_reduce_max_ps(top16);
     if (CAPPED) {
         top = cap * std::tanh(top / cap) + bias_top;  // not the maximum, but at least as large
@@ -84,20 +83,26 @@ static void softmax_row(bf16* z, bf16* side, i64 vocab, const float* bias, float
         rounded = cap * std::tanh(rounded / cap);
     }
     const __m512 minus_top = _mm512_set1_ps(-top);
-    __m512 sums[2] = {none, none};
-    for (i64 j = 0; j < vocab; j += 32)
-        for (int half = 0; half < 2; half++) {
-            const i64 at = j + 16 * half, left = vocab - at;
-            const __mmask16 mask = left >= 16 ? 0xffff : left > 0 ? (__mmask16)((1 << left) - 1) : 0;
-            const __m512 b = bias ? _mm512_maskz_loadu_ps(mask, bias + at) : none;
-            const __m512 x = logit16<CAPPED>(widen_masked(mask, z + at), b, cap, slope16);
-            const __m512 e = exp16(_mm512_add_ps(x, minus_top));
-            sums[half] = _mm512_mask_add_ps(sums[half], mask, sums[half], e);
-            _mm256_mask_storeu_epi16(z + at, mask, narrow16(CAPPED ? _mm512_mul_ps(e, slope16) : e));
-            if (CAPPED && side) _mm256_mask_storeu_epi16(side + at, mask, narrow16(e));
-        }
+    const auto sixteen = [&](bf16* at, const float* b, bf16* beside, __m512& sum) {
+        __m512 slope16;
+        const __m512 x = logit16<CAPPED>(widen16(at), b ? _mm512_loadu_ps(b) : _mm512_setzero_ps(), cap, slope16);
+        const __m512 e = exp16(_mm512_add_ps(x, minus_top));
+        sum = _mm512_add_ps(sum, e);
+        _mm256_storeu_si256((__m256i*)at, narrow16(CAPPED ? _mm512_mul_ps(e, slope16) : e));
+        if (CAPPED && beside) _mm256_storeu_si256((__m256i*)beside, narrow16(e));
+    };
+    __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0;
+    i64 j = 0;
+    for (; j + 32 <= whole; j += 32) {
+        sixteen(z + j, bias ? bias + j : nullptr, side ? side + j : nullptr, sum0);
+        sixteen(z + j + 16, bias ? bias + j + 16 : nullptr, side ? side + j + 16 : nullptr, sum1);
+    }
+    if (j < whole) sixteen(z + j, bias ? bias + j : nullptr, side ? side + j : nullptr, sum0);
+    sixteen(last_z, last_bias, last_side, sum1);
+    memcpy(z + whole, last_z, rest * sizeof(bf16));
+    if (side) memcpy(side + whole, last_side, rest * sizeof(bf16));
     const double shift = (double)(bias ? bias[target] : 0.0f) - top, mine = std::exp(exact + shift);
-    const double total = (double)_mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) + (mine - std::exp(rounded + shift));
+    const double total = (double)_mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1)) + (mine - std::exp(rounded + shift));
     *loss = (float)(std::log(total) - exact - shift);
     *scale = (float)(1 / total);
     z[target] = narrow((float)(mine - total) * slope);
