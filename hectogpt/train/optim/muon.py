@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -97,6 +98,7 @@ class MuonOptimizer(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         group = self.param_groups[0]
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        stacks_so_far = {True: 0, False: 0}
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -106,14 +108,23 @@ class MuonOptimizer(torch.optim.Optimizer):
             buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             update = p.grad.lerp(buffer, group["momentum"]) if self.config.nesterov else buffer
             stack = (self.stacks[p], -1, p.shape[-1])
-            update = self.precondition(p.grad.view(stack), update.view(stack), state, group["step"])
+            gradient = p.grad.view(stack)
+            square = gradient.shape[1] == gradient.shape[2]
+            turn, stacks_so_far[square] = stacks_so_far[square], stacks_so_far[square] + 1
+            with self.products(p.dtype):
+                update = self.precondition(gradient, update.view(stack), state, group["step"], turn)
             for matrix, part in zip(p.view(stack), update, strict=True):
                 by_shape.setdefault(tuple(part.shape), []).append((matrix, part))
         for (rows, columns), pairs in by_shape.items():
-            updates = orthogonalize(torch.stack([u for _, u in pairs]), self.config.newton_schulz_steps)
+            with self.products(pairs[0][1].dtype):
+                updates = orthogonalize(torch.stack([u for _, u in pairs]), self.config.newton_schulz_steps)
             scale = math.sqrt(max(1.0, rows / columns))
             for (p, _), update in zip(pairs, updates, strict=True):
                 p.mul_(1 - group["lr"] * self.config.weight_decay).add_(update, alpha=-group["lr"] * scale)
+
+    def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
+        """The context of all products: which library computes them."""
+        return nullcontext()
 
     def precondition(
         self,
@@ -121,6 +132,9 @@ class MuonOptimizer(torch.optim.Optimizer):
         momentum: Float[Tensor, "stack rows columns"],
         state: dict[str, Tensor],
         step: int,
+        turn: int = 0,
     ) -> Float[Tensor, "stack rows columns"]:
-        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the stack's to keep."""
+        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the stack's to keep.
+
+        turn: the stack's number among those of square matrices, or among the others."""
         return momentum
