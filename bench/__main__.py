@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Side-by-side timings. Contenders take turns in one process; medians of the rounds are told.",
-        epilog="questions (none: all of them):\n" + "\n".join(f"  {n:<10}{text}" for n, text in QUESTIONS.items()),
+        epilog="questions (none: all of them but recipes):\n" + "\n".join(f"  {n:<10}{text}" for n, text in QUESTIONS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench import BY_NAME_ONLY, QUESTIONS
 from bench.page import PAGES, UNMEASURED, render, write_pages
 from bench.race import Laps, peak_memory, race
+from bench.recipes import STAND_IN_IDS, kinds_of, make_stand_in, time_recipe
 from bench.record import RESULTS, ROOT
 from hectogpt.cli import main
+from hectogpt.lab.recipes import recipe
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -185,6 +190,25 @@ def test_the_command_shows_the_newest_tables(tmp_path: Path, capsys: pytest.Capt
     path.write_text(lines(*({"question": "step", "rows": [row("ours", s, setting="small")]} for s in (1.0, 2.0))))
     main(["bench", "--records", str(path), "--json"])
     assert [json.loads(line)["rows"][0]["seconds"] for line in capsys.readouterr().out.splitlines()] == [2.0]
+
+
+def test_the_two_kinds_of_steps_of_soap_are_counted_apart() -> None:
+    """Its bases follow in the first twenty steps and in every fifth after them."""
+    count = Counter(map(kinds_of(recipe("soap")), range(100)))
+    assert count == {"slow": 20 + 16, "usual": 64}
+    assert Counter(map(kinds_of(recipe("muon")), range(100))) == {"usual": 100}
+
+
+def test_the_seconds_of_a_recipe_are_counted_from_a_few_steps() -> None:
+    corpus = make_stand_in("tinystories")
+    assert len(np.unique(corpus.train)) == STAND_IN_IDS
+    run = recipe("soap")
+    model = replace(run.model, d_model=32, n_heads=1, n_layers=1, inputs=(), value_embeddings=())
+    run = replace(run, steps=23, threads=1, model=model, data=replace(run.data, batch_size=1, seq_len=16))
+    found = {key: float(number) for key, number in time_recipe(run, corpus, 1).items()}
+    assert (found["steps"], found["rounds"], found["slow_steps"]) == (23, 1, 21)
+    counted = found["build_seconds"] + found["first_step_seconds"] + 20 * found["slow_step_seconds"]
+    assert found["seconds"] == pytest.approx(counted + 2 * found["step_seconds"], abs=0.1)
 
 
 def test_what_takes_long_is_asked_by_name_only() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hectogpt.errors import UserError
+from hectogpt.lab.report.front import format_steps_to_trigram, mean_code_length
 from hectogpt.lab.report.leaderboard import NGRAMS, Entry, Leaderboard, compare_entries, count_pairs
 from hectogpt.lab.report.tables import (
     Table,
@@ -39,6 +40,8 @@ FIELDS: tuple[str, ...] = (
     "train10",
     "steps",
     "below_kn3",
+    "steps_to_kn3",
+    "code_length",
     *NGRAMS,
 )
 
@@ -53,7 +56,8 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
 
     loss: on test if every seed was scored on it, else on dev. gain, p, verdict: against the rung below. total: the
     paired gain over the baseline, total_pairs: its number of seeds. below_kn3: the loss of the trigram minus that of
-    the entry. train: the training loss of the last batch, train10: the mean of the last ten.
+    the entry. train: the training loss of the last batch, train10: the mean of the last ten. steps_to_kn3,
+    code_length: as front.py defines them.
     """
     place = board.rungs.index(entry) if entry in board.rungs else 0
     below: Paired | None = compare_entries(entry, board.rungs[place - 1])[0] if place else None
@@ -82,6 +86,8 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
             "train": format_number(entry.mean("train_loss_last"), 3),
             "train10": format_number(entry.mean("train_loss_last10"), 3),
             "steps": str(entry.steps),
+            "steps_to_kn3": format_steps_to_trigram(entry),
+            "code_length": format_number(mean_code_length(entry), 3),
         }[field]
     return text or UNMEASURED
 
