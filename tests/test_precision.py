@@ -113,3 +113,13 @@ def test_timing_of_products_leaves_no_switch_behind() -> None:
     with pytest.raises(RuntimeError), float32_by_onednn(torch.float32):
         raise RuntimeError
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_probing_leaves_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        precision.faster_matmul_dtype(8, 64)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
