@@ -87,6 +87,26 @@ def test_what_is_no_submission(tmp_path: Path) -> None:
     assert "no model_solution.py" in faults["other"]
 
 
+def test_who_handed_in_nothing_is_listed_and_stops_nobody(tmp_path: Path) -> None:
+    write(tmp_path, "anna/model_solution.py", "ben/notes.txt", "carl/deep/model_solution.py", "tests/test_x.txt")
+    faults = {s.name: s.fault for s in submission.find((tmp_path,))}
+    assert faults == {"anna": "", "carl/deep": "", "ben": "there is no model_solution.py in it"}
+    faults = {s.name: s.fault for s in submission.find((tmp_path / "anna", tmp_path / "ben"))}
+    assert faults == {"anna": "", "ben": "there is no model_solution.py in it"}
+
+
+def test_the_one_submission_of_a_student(tmp_path: Path) -> None:
+    """None, or more than one, is the student's affair and not the grader's."""
+    write(tmp_path, "notes.txt")
+    assert "there is no model_solution.py" in submission.find_one((tmp_path,)).fault
+    write(tmp_path, "a/model_solution.py")
+    assert submission.find_one((tmp_path,)).fault == ""
+    write(tmp_path, "b/model_solution.py")
+    assert "more than one submission" in submission.find_one((tmp_path,)).fault
+    with pytest.raises(UserError, match="there is no"):
+        submission.find_one((tmp_path / "nowhere",))
+
+
 def test_a_change_of_any_file_changes_the_key(tmp_path: Path) -> None:
     write(tmp_path, "model_solution.py", "helper.py")
     (before,) = submission.find((tmp_path,))

@@ -90,6 +90,8 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
         if not path.exists():
             raise UserError(f"there is no {path}", fix="give a file, a folder or several")
         here = list(_below(path, path, 0))
+        if not here and len(paths) > 1:  # one of a class must not stop the others
+            here = [Submission(_name(path, path), path, {}, f"there is no {SOLUTION} in it")]
         if not here:
             raise UserError(
                 f"no submission in {path}",
