@@ -142,7 +142,7 @@ def part_line(name: str, graded: list[Result]) -> str:
 
 
 def student_row(result: Result, name: str) -> str:
-    wrong = "; ".join(f"{part}: {what}" for part, _, what in result.wrongs())
+    wrong = result.wrongs_in_words()
     points = "" if result.fault else f"{result.points}/{result.max_points}"
     return (
         f"<tr><td><a href='{escape(name)}'>{text(result.name)}</a></td><td class='n'>{points}</td>"

@@ -86,9 +86,8 @@ def line(result: Result) -> str:
     """A submission of a class on one line."""
     if result.fault:
         return printable(f"{one(result.name)}: not graded: {one(result.fault)}")
-    wrong = [f"{name}: {one(what)}" for name, _, what in result.wrongs()]
     return printable(
-        f"{one(result.name)}: {result.points}/{result.max_points}" + (f"  {'; '.join(wrong)}" if wrong else "")
+        f"{one(result.name)}: {result.points}/{result.max_points}  {one(result.wrongs_in_words())}".rstrip()
     )
 
 

@@ -99,17 +99,21 @@ class Result:
 
     def wrongs(self) -> list[tuple[str, str, str]]:
         """(name, title, mistake or outcome) of each part that is not passed; parts with one reason, a file that cannot
-        be imported say, are one entry."""
+        be imported say, are one entry without a name."""
         parts = [part for part in self.parts if part.outcome not in ("passed", "not handed in")]
         reasons = [part.reason for part in parts]
         found = []
         for part in parts:
             if part.reason and reasons.count(part.reason) > 1:
                 words = f"{part.outcome}: {part.reason.partition(': ')[0]}"
-                found.append(("several parts", "several parts", words))
+                found.append(("", "several parts", words))
             else:
                 found.append((part.part, part.title, part.mistake()))
         return list(dict.fromkeys(found))
+
+    def wrongs_in_words(self) -> str:
+        """On one line."""
+        return "; ".join(f"{name}: {what}" if name else what for name, _, what in self.wrongs())
 
     @property
     def grader_fault(self) -> bool:
