@@ -116,7 +116,9 @@ def place(model: Transformer, arguments: GenerateArguments) -> Transformer:
         note(f"note: no compiled code, which would be faster: no C++ compiler works ({fault})", arguments.quiet)
         compile = False
     model = model.to("cuda" if cuda else "cpu")
-    return QuantizedTransformer(model, form, compile=compile) if compile or form != "float32" else model
+    # The copy also multiplies the head's embedding map out, which would be done anew for every token.
+    copied = compile or form != "float32" or model.lm_head.embedding_map is not None
+    return QuantizedTransformer(model, form, compile=compile) if copied else model
 
 
 def continue_all(

@@ -6,6 +6,9 @@ in attention, has no position, and reads as zeros to parts that look at earlier 
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -15,6 +18,14 @@ from hectogpt.model.parts import visible_keys
 
 # The first slots of a buffer are attended to, in steps of this many: few shapes, little waste.
 SLOTS_STEP = 64
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, not garbage: a masked slot has weight 0, and 0 times a NaN is NaN. On the CPU numpy asks the system for
+    them, which gives a page when it is first used, most of them never."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 class KVCache:
@@ -36,9 +47,8 @@ class KVCache:
         dtype: torch.dtype,
     ) -> None:
         shape = (starts.shape[0], heads, capacity, d_head)
-        # Zeros, not garbage: a masked slot has weight 0, and 0 times a NaN is NaN.
-        self.keys = [torch.zeros(shape, dtype=dtype, device=starts.device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=starts.device) for _ in range(layers)]
+        buffers = [zeros(shape, dtype, starts.device) for _ in range(2 * layers)]
+        self.keys, self.values = buffers[:layers], buffers[layers:]
         self.starts, self.capacity, self.context_length = starts, capacity, context_length
         self.padded = bool((starts > 0).any())
         self.length = 0
@@ -81,7 +91,7 @@ class KVCache:
     def append(self, key: object, x: Tensor) -> Tensor:
         """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for each slot so far."""
         if key not in self.appended:
-            self.appended[key] = x.new_zeros(x.shape[0], self.capacity, *x.shape[2:])
+            self.appended[key] = zeros((x.shape[0], self.capacity, *x.shape[2:]), x.dtype, x.device)
         so_far = self.appended[key][:, : self.length]
         so_far[:, self.length - x.shape[1] :] = x
         return so_far

@@ -1,4 +1,5 @@
-"""Products with weights of 8 and 4 bits: int_linear.cpp, compiled once on this machine and called through ctypes.
+"""Products with weights of 8 and 4 bits, and attention over a cache: kernels.cpp, compiled once on this machine and
+called through ctypes.
 
 torch 2.13 has no operator that reads such weights as fast as memory delivers them: its own widen them to float32, and
 those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982).
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int8, Int32, UInt8
+from jaxtyping import Float, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
 from hectogpt import files, hardware
@@ -23,14 +24,16 @@ from hectogpt.errors import UserError
 Bits = Literal[8, 4]
 
 # Written out rather than "native": the cache folder may be shared by machines with different processors.
-OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=off")
-OPTIONS += ("-mavx512f", "-mavx512bw", "-mavx512vnni")
+OPTIONS = (
+    *("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=off"),
+    *("-mavx512f", "-mavx512bw", "-mavx512vnni"),
+)
 INSTRUCTIONS = ("avx512f", "avx512bw", "avx512_vnni")
-COLUMNS, GROUP = 64, 32  # as in int_linear.cpp
+COLUMNS, GROUP = 64, 32  # as in kernels.cpp
 
 
 class PackedWeights(NamedTuple):
-    """A matrix W [out, in] as int_linear.cpp reads it: panels of 64 rows, and for 8 bits the scales and 128 times the
+    """A matrix W [out, in] as kernels.cpp reads it: panels of 64 rows, and for 8 bits the scales and 128 times the
     sums of the rows of W (for 4 bits the scales lie between the weights)."""
 
     bits: Bits
@@ -71,6 +74,27 @@ def linear(
     return y
 
 
+def attend(
+    q: Float[Tensor, "batch head time d"],
+    keys: Float[Tensor, "batch head slot d"],
+    values: Float[Tensor, "batch head slot d"],
+    starts: Int64[Tensor, " batch"],
+    first: int,
+    scale: float,
+) -> Float[Tensor, "batch time head_d"]:
+    """Causal attention of the queries at slots first, first + 1 ... over float32 keys and values that lie in a cache's
+    buffers. Row b sees slots from starts[b] on; before them its result is 0."""
+    library = _load()
+    assert isinstance(library, ctypes.CDLL)
+    batch, heads, time, d = q.shape
+    q, capacity = q.contiguous(), keys.stride(1) // d
+    assert keys.stride() == values.stride() == (heads * capacity * d, capacity * d, d, 1)
+    out = torch.empty(batch, time, heads * d)
+    addresses = [tensor.data_ptr() for tensor in (q, keys, values, starts, out)]
+    library.attend(*addresses, batch, heads, time, d, capacity, first, scale, torch.get_num_threads())
+    return out
+
+
 def fault() -> str | None:
     """Why `linear` cannot be used here; None if it can. The first call on a machine compiles for a few seconds."""
     library = _load()
@@ -83,10 +107,10 @@ def _load() -> ctypes.CDLL | str:
     missing = [name for name in INSTRUCTIONS if not hardware.has_cpu_flag(name)]
     if missing:
         return f"the processor has no {missing[0]}"
-    source = Path(__file__).with_name("int_linear.cpp")
+    source = Path(__file__).with_name("kernels.cpp")
     digest = hashlib.sha256(source.read_bytes() + " ".join(OPTIONS).encode()).hexdigest()[:16]
     try:
-        path = files.cache_dir() / "kernels" / f"int_linear-{digest}.so"
+        path = files.cache_dir() / "kernels" / f"decoding-{digest}.so"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.replacing(path) as temporary:
@@ -96,5 +120,6 @@ def _load() -> ctypes.CDLL | str:
         return hardware.cpp_compiler_fault() or f"{source.name}: {error}".partition("\n")[0]
     number, address = ctypes.c_int, ctypes.c_void_p
     library.int_linear.argtypes = [number, address, *[number] * 3, *[address] * 5, number]
-    library.int_linear.restype = None
+    library.attend.argtypes = [*[address] * 5, *[number] * 6, ctypes.c_float, number]
+    library.int_linear.restype = library.attend.restype = None
     return library

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from hectogpt.generate import native
-from hectogpt.generate.compiled import FEW_ROWS, CompiledDecodeBlock
+from hectogpt.generate.compiled import FEW_ROWS, CompiledDecodeBlock, OwnAttention
 from hectogpt.model.lm_head import LMHead
-from hectogpt.model.transformer import Transformer
+from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
 BITS: dict[str, native.Bits] = {"int8": 8, "int4": 4}
@@ -190,6 +190,10 @@ class QuantizedTransformer(Transformer):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(module, name, PackedLinear(child.weight, child.bias, form, own_code=self.own_code))
+        if self.own_code:
+            for block in self.backbone:
+                assert isinstance(block, DecoderBlock)
+                block.attention = OwnAttention(block.attention)  # type: ignore[assignment]
         # In 4 bits the head alone changes most of the tokens that int4 changes, so it keeps 8.
         head_form: WeightFormat = "int8" if form == "int4" else form
         head = PackedLinear(model.lm_head.matrix(model.embeddings.weight), None, head_form, own_code=self.own_code)
