@@ -14,9 +14,9 @@ PACKAGE = ROOT / "hectogpt"
 # Each line may import from the lines above it and not from its own or those below; a module that is in no line is free
 # as far as these laws go. `optim` and `schedules` stand for all that is in them.
 MODEL = [
+    ["native"],
     ["parts"],
     ["inputs"],
-    ["native"],
     ["fused_ce", "cpu_kernels"],
     ["lm_head", "pointer"],
     ["config"],

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, small_run, tiny_corpus
+from helpers import small_run, tiny_corpus
 from torch import Tensor
 
 from hectogpt import hardware
-from hectogpt.model import Transformer, native
+from hectogpt.model import ModelConfig, Transformer, native
 from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
+from hectogpt.model.inputs import TokenTable
+from hectogpt.model.parts import QKNorm, Rotary
 from hectogpt.train import precision, setup
 
 pytestmark = pytest.mark.skipif(
@@ -101,6 +103,34 @@ def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
     assert torch.equal(together[1:2], alone)
 
 
+@pytest.mark.parametrize(("d", "fraction"), [(64, 0.5), (64, 1.0), (128, 0.5), (64, 0.0)])
+def test_norm_and_rotation_are_those_of_the_parts(d: int, fraction: float) -> None:
+    generator = torch.Generator().manual_seed(d)
+    x, grad = (torch.randn(2, 9, 3, d, generator=generator).bfloat16().transpose(1, 2) for _ in range(2))
+    norm, rotary = QKNorm().build(3, d), Rotary(fraction=fraction).build(3, d)
+    angles = rotary.prepare(torch.arange(9)[None])
+    narrow, wide = x.clone().requires_grad_(), x.double().requires_grad_()
+    assert native.norm_rotate_fits(x.dtype, d, angles[0])
+    got = native.norm_rotate(narrow, *angles, 1e-6)
+    exact, _ = rotary(*norm(wide, wide, None), angles)
+    got.backward(grad)
+    exact.backward(grad.double())
+    assert distance(got.detach(), exact.detach()) < 0.004
+    assert distance(narrow.grad, wide.grad) < 0.004
+
+
+@pytest.mark.parametrize("n", [1, 16, 5000])
+def test_gelu_is_torchs(n: int) -> None:
+    x = (torch.randn(n, generator=torch.Generator().manual_seed(n)) * 4).bfloat16()
+    x[0] = -200.0
+    narrow, wide = x.clone().requires_grad_(), x.double().requires_grad_()
+    got, exact = native.gelu(narrow), F.gelu(wide, approximate="tanh")
+    got.sum().backward()
+    exact.sum().backward()
+    torch.testing.assert_close(got, exact.bfloat16(), rtol=0.01, atol=1e-6)
+    torch.testing.assert_close(narrow.grad, wide.grad.bfloat16(), rtol=0.01, atol=1e-6)
+
+
 def test_no_second_derivatives() -> None:
     q = torch.randn(1, 1, 4, 64, dtype=torch.bfloat16, requires_grad=True)
     with pytest.raises(RuntimeError, match="second derivatives"):
@@ -108,8 +138,12 @@ def test_no_second_derivatives() -> None:
 
 
 def test_a_model_computes_the_same_with_and_without() -> None:
-    config = TINY.__class__(128, 2, 2, 64, 300)
+    parts = (QKNorm(), Rotary(fraction=0.5))
+    config = ModelConfig(128, 2, 2, 64, 300, attention_parts=parts, value_embeddings=(TokenTable(),))
     model, ids = Transformer(config), torch.randint(300, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     grads = []
     for wanted in (True, False):
         with native.using(wanted), torch.autocast("cpu", torch.bfloat16):

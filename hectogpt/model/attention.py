@@ -7,7 +7,7 @@ layers share.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hectogpt.model import native
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.inputs import Cache
-from hectogpt.model.parts import ScoreBias, visible_keys
+from hectogpt.model.parts import QKNormLayer, RotaryLayer, ScoreBias, visible_keys
 
 
 class AttentionView(NamedTuple):
@@ -84,6 +84,11 @@ class CausalAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if ve is not None and self.ve_scale is not None:
             v = v + self.ve_scale * ve.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        if [type(part) for part in self.qk_parts] == [QKNormLayer, RotaryLayer] and native.in_use():
+            eps, (cosines, sines) = cast(QKNormLayer, self.qk_parts[0]).eps, view.prepared[1]
+            if native.norm_rotate_fits(q.dtype, q.shape[-1], cosines):
+                q, k = (native.norm_rotate(t, cosines, sines, eps) for t in (q, k))
+                return q, k, v
         for part, prepared in zip(self.qk_parts, view.prepared, strict=True):
             q, k = part(q, k, prepared)
         return q, k, v

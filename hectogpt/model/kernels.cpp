@@ -451,3 +451,98 @@ extern "C" int attention_backward(const bf16* q, const bf16* k, const bf16* v, c
     }
     return fault;
 }
+
+// --- queries and keys: norm and rotation ------------------------------------------------------------------------------
+
+// y = rotation of x / rms(x), for rows of D numbers. pairs: how many pairs (i, i + pairs) rotate, a multiple of 16.
+template <int D>
+static inline float normed(const bf16* x, float eps, __m512 v[D / 16]) {
+    __m512 squares = _mm512_setzero_ps();
+    for (int i = 0; i < D / 16; i++) {
+        v[i] = widen16(x + 16 * i);
+        squares = _mm512_fmadd_ps(v[i], v[i], squares);
+    }
+    const float r = 1 / std::sqrt(_mm512_reduce_add_ps(squares) / D + eps);
+    for (int i = 0; i < D / 16; i++) v[i] = _mm512_mul_ps(v[i], _mm512_set1_ps(r));
+    return r;
+}
+
+template <int D>
+static void norm_rotate_row(const bf16* x, const bf16* grad, bf16* out, const float* cosines, const float* sines,
+                            i64 pairs, float eps) {
+    __m512 v[D / 16];
+    const int half = (int)pairs / 16;
+    const float r = normed<D>(x, eps, v);
+    if (!grad) {
+        for (int i = 0; i < half; i++) {
+            const __m512 c = _mm512_loadu_ps(cosines + 16 * i), s = _mm512_loadu_ps(sines + 16 * i);
+            const __m512 a = v[i], b = v[i + half];
+            v[i] = _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s));
+            v[i + half] = _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c));
+        }
+        for (int i = 0; i < D / 16; i++) _mm256_storeu_si256((__m256i*)(out + 16 * i), narrow16(v[i]));
+        return;
+    }
+    // backward: turn the gradient back, then out = r (g - v mean(g v))
+    __m512 g[D / 16], products = _mm512_setzero_ps();
+    for (int i = 0; i < D / 16; i++) g[i] = widen16(grad + 16 * i);
+    for (int i = 0; i < half; i++) {
+        const __m512 c = _mm512_loadu_ps(cosines + 16 * i), s = _mm512_loadu_ps(sines + 16 * i);
+        const __m512 a = g[i], b = g[i + half];
+        g[i] = _mm512_fmadd_ps(a, c, _mm512_mul_ps(b, s));
+        g[i + half] = _mm512_fmsub_ps(b, c, _mm512_mul_ps(a, s));
+    }
+    for (int i = 0; i < D / 16; i++) products = _mm512_fmadd_ps(g[i], v[i], products);
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(products) / D), r16 = _mm512_set1_ps(r);
+    for (int i = 0; i < D / 16; i++)
+        _mm256_storeu_si256((__m256i*)(out + 16 * i),
+                            narrow16(_mm512_mul_ps(r16, _mm512_fnmadd_ps(v[i], mean, g[i]))));
+}
+
+// x, out, and in the backward pass grad (else null): [batch, head, time, d] by strides; cosines, sines [time, pairs].
+extern "C" int norm_rotate(const bf16* x, const bf16* grad, bf16* out, const float* cosines, const float* sines,
+                           const i64* strides, i64 batch, i64 heads, i64 n, i64 d, i64 pairs, float eps, int threads) {
+    const Strides* s = (const Strides*)strides;
+    auto one = d == 64 ? norm_rotate_row<64> : norm_rotate_row<128>;
+#pragma omp parallel for num_threads(threads) schedule(static) collapse(2)
+    for (i64 b = 0; b < batch; b++)
+        for (i64 t = 0; t < n; t++)
+            for (i64 h = 0; h < heads; h++)
+                one(AT(x, 0) + t * s[0].time, grad ? AT(grad, 2) + t * s[2].time : nullptr, AT(out, 1) + t * s[1].time,
+                    cosines + t * pairs, sines + t * pairs, pairs, eps);
+    return 0;
+}
+
+// --- GELU in its tanh form --------------------------------------------------------------------------------------------
+
+// x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3); with grad its derivative times grad.
+extern "C" int gelu(const bf16* x, const bf16* grad, bf16* out, i64 n, int threads) {
+    const __m512 one = _mm512_set1_ps(1.0f), c1 = _mm512_set1_ps(-1.5957691216f), c3 = _mm512_set1_ps(-0.0713548163f),
+                 d3 = _mm512_set1_ps(0.2140644489f);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 part = 0; part < (n + 4095) / 4096; part++)
+        for (i64 i = part * 4096; i < std::min(n, (part + 1) * 4096); i += 16) {
+            const i64 left = n - i;
+            bf16 in[16] = {0}, by[16] = {0};
+            if (left < 16) {
+                memcpy(in, x + i, left * sizeof(bf16));
+                if (grad) memcpy(by, grad + i, left * sizeof(bf16));
+            }
+            const __m512 v = widen16(left < 16 ? in : x + i), square = _mm512_mul_ps(v, v);
+            const __m512 e = exp16(_mm512_min_ps(_mm512_mul_ps(v, _mm512_fmadd_ps(c3, square, c1)), _mm512_set1_ps(80.0f)));
+            const __m512 s = _mm512_div_ps(one, _mm512_add_ps(one, e));
+            __m512 y = _mm512_mul_ps(v, s);
+            if (grad) {
+                const __m512 slope = _mm512_fmsub_ps(d3, square, c1);  // 2 du/dx
+                y = _mm512_fmadd_ps(_mm512_mul_ps(y, _mm512_sub_ps(one, s)), slope, s);
+                y = _mm512_mul_ps(y, widen16(left < 16 ? by : grad + i));
+            }
+            if (left < 16) {
+                _mm256_storeu_si256((__m256i*)in, narrow16(y));
+                memcpy(out + i, in, left * sizeof(bf16));
+            } else {
+                _mm256_storeu_si256((__m256i*)(out + i), narrow16(y));
+            }
+        }
+    return 0;
+}

@@ -1,4 +1,5 @@
-"""Kernels in C++ for processors that multiply bf16: the softmax of a chunk of logits, and causal attention.
+"""Kernels in C++ for processors that multiply bf16: the softmax of a chunk of logits, causal attention, and the
+element-wise parts of a block that cost most.
 
 `build` compiles kernels.cpp once per machine (about two seconds) and keeps the result in the cache folder. Nothing here
 is used before `use(True)`, which training calls where it pays. Without a compiler, on other systems and on other
@@ -131,8 +132,7 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        if torch.is_grad_enabled():
-            raise RuntimeError("this attention has no second derivatives: leave out create_graph=True")
+        _refuse_second_derivatives("this attention")
         q, k, v, out, lse = ctx.saved_tensors
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grads = [_like(t) for t in (q, k, v)]
@@ -140,6 +140,81 @@ class _CausalAttention(torch.autograd.Function):
         sizes = _sizes(q, (*tensors, *grads))
         _call("attention_backward", *map(_pointer, (*tensors, lse, *grads)), *sizes, ctypes.c_float(ctx.scale))
         return (*grads, None)
+
+
+# --- norm and rotation of queries and keys, GELU ----------------------------------------------------------------------
+
+
+def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
+    """Whether `norm_rotate` is in use and takes heads of this dtype and size with these angles."""
+    return attention_fits(dtype, d_head) and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
+
+
+def norm_rotate(
+    x: Float[Tensor, "batch head time d"], cosines: Float[Tensor, "1 1 time pairs"], sines: Tensor, eps: float
+) -> Float[Tensor, "batch head time d"]:
+    """x divided by its root mean square, then rotated, for bf16; inside in float32."""
+    turned: Tensor = _NormRotate.apply(x, cosines.float().contiguous(), sines.float().contiguous(), eps)
+    return turned
+
+
+class _NormRotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, cosines, sines, eps):  # type: ignore[no-untyped-def]
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        ctx.save_for_backward(x, cosines, sines)
+        ctx.eps = eps
+        return _norm_rotate(x, None, cosines, sines, eps)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        _refuse_second_derivatives("this norm")
+        x, cosines, sines = ctx.saved_tensors
+        return _norm_rotate(x, grad if grad.stride(-1) == 1 else grad.contiguous(), cosines, sines, ctx.eps), *[
+            None
+        ] * 3
+
+
+def _norm_rotate(x: Tensor, grad: Tensor | None, cosines: Tensor, sines: Tensor, eps: float) -> Tensor:
+    out = _like(x)
+    sizes = _sizes(x, (x, out) if grad is None else (x, out, grad))
+    pairs = ctypes.c_int64(cosines.shape[-1])
+    _call("norm_rotate", *map(_pointer, (x, grad, out, cosines, sines)), *sizes, pairs, ctypes.c_float(eps))
+    return out
+
+
+def gelu_fits(x: Tensor) -> bool:
+    """Whether `gelu` is in use and takes this tensor."""
+    compiling = torch.compiler.is_compiling()
+    return _in_use and not compiling and x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.is_contiguous()
+
+
+def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """GELU in its tanh form, for bf16; inside in float32."""
+    activated: Tensor = _GELU.apply(x)
+    return activated
+
+
+class _GELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        out = torch.empty_like(x)
+        _call("gelu", _pointer(x), _pointer(None), _pointer(out), ctypes.c_int64(x.numel()))
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        _refuse_second_derivatives("this GELU")
+        (x,) = ctx.saved_tensors
+        out, grad = torch.empty_like(x), grad.contiguous()
+        _call("gelu", _pointer(x), _pointer(grad), _pointer(out), ctypes.c_int64(x.numel()))
+        return out
+
+
+def _refuse_second_derivatives(what: str) -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{what} has no second derivatives: leave out create_graph=True")
 
 
 def _like(x: Tensor) -> Tensor:

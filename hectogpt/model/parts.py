@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
+from hectogpt.model import native
 from hectogpt.serialization import Value
 
 # --- norms ------------------------------------------------------------------------------------------------------------
@@ -71,7 +72,14 @@ class GELU(Activation):
     """GPT-2's activation: the Gaussian error linear unit in its tanh form (1606.08415)."""
 
     def build(self) -> nn.Module:
-        return nn.GELU(approximate="tanh")
+        return GELULayer(approximate="tanh")
+
+
+class GELULayer(nn.GELU):
+    """torch's, or our own kernel where it is in use."""
+
+    def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return native.gelu(input) if native.gelu_fits(input) else super().forward(input)
 
 
 @dataclass(frozen=True)
