@@ -22,7 +22,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Side-by-side timings. Contenders take turns in one process; medians of the rounds are told.",
-        epilog="questions (none: all of them but recipes):\n" + "\n".join(f"  {n:<10}{text}" for n, text in QUESTIONS.items()),
+        epilog="questions (none: all of them but recipes):\n"
+        + "\n".join(f"  {n:<10}{text}" for n, text in QUESTIONS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
@@ -91,23 +92,25 @@ def answer(name: str, options: argparse.Namespace, parser: argparse.ArgumentPars
     """Answer one question in this process. Returns the exit code."""
     import torch
 
-    from bench.record import RESULTS, record, show
+    from bench.record import RESULTS, Asked, now, record, show
     from hectogpt.errors import UserError
 
     torch.set_num_threads(options.threads)
     out = options.out or (None if options.tiny else RESULTS)
     try:
         question = importlib.import_module(f"bench.{name}")
-        settings = ["tiny"] if options.tiny else options.setting or [s for s in question.SETTINGS if s != "tiny"]
+        every = tuple(setting for setting in question.SETTINGS if setting != "tiny")
+        settings = ["tiny"] if options.tiny else options.setting or every
         if unknown := [s for s in settings if s not in question.SETTINGS]:
             parser.error(f"{name} has no setting {unknown[0]!r}: choose among {', '.join(question.SETTINGS)}")
         for setting in settings:
-            for asked, rows in question.measure(setting, options.rounds or question.ROUNDS):
+            asked = Asked(name, setting, every, now())
+            for text, rows in question.measure(setting, options.rounds or question.ROUNDS):
                 if setting == "tiny":
                     rows = [row | {"setting": setting} for row in rows]
-                show(asked, rows)
+                show(text, rows)
                 if out is not None:
-                    record(out, asked, rows, question.PACKAGES)
+                    record(out, text, rows, asked, question.PACKAGES)
     except ModuleNotFoundError as error:
         print(f"error: {name} needs the package {error.name}\nfix: pip install -e '.[bench]'", file=sys.stderr)
         return 2

@@ -7,13 +7,12 @@ The page marks their places, and what stands between a mark and the next `<!-- e
     <!-- bench: value QUESTION | SETTING | CONTENDER | KEY -->    one figure, in a sentence; SETTING may be empty
 
 The figures are of one machine and number of threads: those that answer most questions, the newest if several do. Of
-each question and setting the newest record counts. A setting that was measured more than a day before its question's
-newest record is not shown: it belongs to an older pass, or is no longer asked. README.md may have the same marks.
+each setting of each module the newest run counts. A setting that its module no longer has is not shown, nor a question
+that is no longer asked. README.md may have the same marks.
 """
 
 from __future__ import annotations
 
-import datetime
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -29,7 +28,6 @@ from hectogpt.json_files import parse_json_object
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
 UNMEASURED = "(not measured)"
 MARK = re.compile(r"(<!-- bench: (\w+) ?(.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
-A_DAY = datetime.timedelta(days=1)
 SAME_FOR_ALL = ("rounds",)  # left out of a table and said below it, where all rows agree
 HEADINGS = {
     "peak_mb": "peak MB",
@@ -83,26 +81,37 @@ def read(results: str) -> list[Record]:
 
 
 def choose(records: Sequence[Record]) -> list[Record]:
-    """The newest record of each question and setting, of one machine and number of threads."""
+    """The records that stand, of one machine and number of threads."""
     machines: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         machines.setdefault((record["machine"], record["threads"]), []).append(record)
     if not machines:
         return []
     chosen = max(machines.values(), key=lambda own: (len({r["question"] for r in own}), own[-1]["date"]))
+    return keep_newest([record for record in chosen if "bench" in record]) or keep_newest_of_old(chosen)
+
+
+def keep_newest(records: Sequence[Record]) -> list[Record]:
+    """The records of the newest run of each setting that its module has, in the order of the module's settings."""
+    newest = {record["bench"]: record for record in records}
+    begun = {(record["bench"], record["setting"]): record["begun"] for record in records}
+    kept = [
+        record
+        for record in records
+        if record["setting"] in newest[record["bench"]]["settings"]
+        and record["begun"] == begun[record["bench"], record["setting"]]
+    ]
+    return sorted(kept, key=lambda record: newest[record["bench"]]["settings"].index(record["setting"]))
+
+
+def keep_newest_of_old(records: Sequence[Record]) -> list[Record]:
+    """The newest of each question and setting, among records that do not tell which module was asked."""
     newest: dict[tuple[str, str], Record] = {}
-    last: dict[str, datetime.datetime] = {}
-    for record in chosen:
+    for record in records:
         key = record["question"], setting_of(record)
-        newest.pop(key, None)  # so that the order is that of the newest pass
+        newest.pop(key, None)  # so that the order is that of the newest
         newest[key] = record
-        last[record["question"]] = date_of(record)
-    return [record for record in newest.values() if last[record["question"]] - date_of(record) <= A_DAY]
-
-
-def date_of(record: Record) -> datetime.datetime:
-    """When it was measured."""
-    return datetime.datetime.fromisoformat(record["date"])
+    return list(newest.values())
 
 
 def where(records: Sequence[Record]) -> str:

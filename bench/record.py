@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -29,12 +30,29 @@ def machine() -> str:
     return ", ".join([hardware.cpu_name(), f"{hardware.usable_cores()} cores", *hardware.cpu_features()])
 
 
-def record(path: Path, question: str, rows: Sequence[Row], packages: Sequence[str] = ()) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """Which setting of which module (a file of bench/) was asked, with all settings that it has, and when: what of an
+    older record still stands can be told by these."""
+
+    bench: str
+    setting: str
+    settings: tuple[str, ...]
+    begun: str
+
+
+def now() -> str:
+    """The time, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def record(path: Path, question: str, rows: Sequence[Row], asked: Asked, packages: Sequence[str] = ()) -> None:
     """Append the figures of all contenders to a file of JSON lines. Raises OSError."""
     revision = hardware.revision(ROOT)
     line = {
         "question": question,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **asdict(asked),
+        "date": now(),
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),

@@ -83,7 +83,21 @@ def test_tiny_questions_run_and_are_recorded_only_where_asked(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [line["question"] for line in lines] == ["waiting", "roofline"]
-    keys = {"question", "date", "machine", "threads", "load", "commit", "dirty", "versions", "rows"}
+    keys = {
+        "question",
+        "bench",
+        "setting",
+        "settings",
+        "begun",
+        "date",
+        "machine",
+        "threads",
+        "load",
+        "commit",
+        "dirty",
+        "versions",
+        "rows",
+    }
     for line in lines:
         assert line.keys() == keys
         assert all(row["setting"] == "tiny" and row["contender"] and row["seconds"] >= 0 for row in line["rows"])
@@ -134,14 +148,20 @@ def test_filling_in_twice_changes_nothing(tmp_path: Path) -> None:
     assert page.read_text() == once
 
 
+def asked(setting: str, day: int, settings: tuple[str, ...] = ("small", "wide")) -> dict[str, Any]:
+    begun = f"2026-01-0{day}T00:00:00+00:00"
+    return {"bench": "step", "setting": setting, "settings": list(settings), "begun": begun, "date": begun}
+
+
 def test_a_table_has_whatever_the_newest_rows_have() -> None:
-    """A setting's newest record counts, one that the newest pass no longer has is left out, columns differ."""
-    old = {"question": "step", "date": "2026-01-01T00:00:00+00:00"}
+    """Of each setting the newest run; what the module no longer has or asks is left out; columns differ."""
     results = lines(
-        old | {"rows": [row("ours", 1.0, setting="large")]},
-        old | {"rows": [row("ours", 1.0, setting="small")]},
-        {"question": "step", "rows": [row("ours", 1234.5, setting="small"), row("new|er", 0.00012, setting="small")]},
-        {"question": "step", "rows": [row("ours", 3.0, setting="wide", peak_mb=7)]},
+        asked("large", 1, ("large", "small")) | {"question": "step", "rows": [row("ours", 1.0, setting="large")]},
+        asked("wide", 1) | {"question": "step", "rows": [row("ours", 3.0, setting="wide", peak_mb=7)]},
+        asked("small", 1) | {"question": "step", "rows": [row("ours", 2.0, setting="small")]},
+        asked("small", 1) | {"question": "step, memory", "rows": [row("ours", 2.0, setting="small")]},
+        asked("small", 2)
+        | {"question": "step", "rows": [row("ours", 1234.5, setting="small"), row("new|er", 0.00012, setting="small")]},
     )
     text = fill("tables step", results)
     assert text.splitlines() == [
@@ -156,16 +176,17 @@ def test_a_table_has_whatever_the_newest_rows_have() -> None:
     ]
     assert fill("value step | small | ours | seconds", results) == "1,234"
     assert fill("value step | large | ours | seconds", results) == UNMEASURED
+    assert fill("tables step,*", results).strip() == UNMEASURED, "the newest run of small no longer asks it"
     assert fill("tables nothing", results).strip() == UNMEASURED
 
 
 def test_figures_are_of_one_machine() -> None:
     """Of the machine and threads that answer most questions; a few figures of another machine do not replace them."""
-    asked = [{"question": name, "rows": [row("ours", 1.0)]} for name in ("head", "step")]
-    results = lines(*asked, {"question": "step", "rows": [row("ours", 9.0)], "machine": "b", "dirty": True})
+    both = [{"question": name, "rows": [row("ours", 1.0)]} for name in ("head", "step")]
+    results = lines(*both, {"question": "step", "rows": [row("ours", 9.0)], "machine": "b", "dirty": True})
     assert fill("value step | | ours | seconds", results) == "1"
     assert "2026-01-02; a, with 2 threads; load 0.5 to 0.5; torch 2; commit 1234567." in fill("where", results)
-    results += lines(*(record | {"threads": 1, "date": "2026-01-03T00:00:00+00:00"} for record in asked))
+    results += lines(*(record | {"threads": 1, "date": "2026-01-03T00:00:00+00:00"} for record in both))
     assert "a, with 1 thread" in fill("where", results), "the newest of equals"
 
 
