@@ -14,7 +14,8 @@ QUESTIONS = {
     "roofline": "the peaks of this machine, and how near to them a training step comes",
     "step": "one training step: ours, the textbook, Hugging Face, x-transformers, PyTorch's layers",
     "head": "the vocabulary head: ours, F.cross_entropy, F.linear_cross_entropy",
-    "decode": "tokens per second: ours, Hugging Face's generate, CTranslate2, the textbook's way",
+    "decode": "tokens per second: ours, Hugging Face's generate, CTranslate2, llama.cpp, the textbook's way",
+    "formats": "what smaller weights change in trained models; how fast the ladder's top decodes",
     "recipes": "seconds of a hundred steps of every recipe, for `hectogpt report`; asked by name only, eight minutes",
 }
 BY_NAME_ONLY = ("recipes",)

@@ -1,6 +1,8 @@
-"""Tokens per second of generation, side by side: ours, Hugging Face's generate, CTranslate2, the textbook's way.
+"""Tokens per second of generation, side by side: ours, Hugging Face, CTranslate2, llama.cpp, the textbook's way.
 
-GPT-2 small's shape with random weights, greedy. The prompt's pass is not counted in "decode" and is all of "prefill".
+GPT-2 small's shape with random weights, greedy. The prompt's pass is not counted in "decode"; "prefill" is the time
+until the first token of a prompt. CTranslate2 uses oneDNN on processors that are not Intel's. CT2_USE_MKL=1, set before
+the start, has it use MKL, which packs weights (on an AMD processor it took more than ten times as long).
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bench import llama
 from bench.peaks import peaks
 from bench.race import Lap, Laps, Work, race, timed
 from bench.record import Row
 from hectogpt.data import load_tokenizer
+from hectogpt.generate import Sampling, generate
 from hectogpt.generate.decode import Decoder
 from hectogpt.generate.quantize import QuantizedTransformer, WeightFormat, weight_bytes
 from hectogpt.interop import open_model
@@ -28,7 +32,7 @@ from hectogpt.model import Transformer
 
 ROUNDS = 5
 PACKAGES = ("transformers", "ctranslate2")
-FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
+FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8", "int4")
 AGAINST = "hf float32"
 
 
@@ -45,12 +49,13 @@ SETTINGS = {"gpt2": Setting({}), "tiny": Setting({"n_layer": 2, "n_embd": 64, "n
 
 
 class Models(NamedTuple):
-    """The same weights, as everybody reads them; the three dicts are by format."""
+    """The same weights, as everybody reads them; the dicts are by format. llama: files for llama.cpp, if it is here."""
 
     ours: Transformer
     quantized: dict[str, Transformer]
     huggingface: dict[str, Any]
     ctranslate: dict[str, Any]
+    llama: dict[str, Path]
 
 
 def load(setting: Setting, folder: Path) -> Models:
@@ -68,12 +73,17 @@ def load(setting: Setting, folder: Path) -> Models:
     tokenizer = load_tokenizer()
     (folder / "hf" / "merges.txt").write_bytes(tokenizer.merges)
     (folder / "hf" / "vocab.json").write_text(json.dumps(tokenizer.vocabulary()), encoding="utf-8")
-    files = [str(folder / "hf" / name) for name in ("vocab.json", "merges.txt")]
-    GPT2Tokenizer(*files).save_pretrained(folder / "hf")
+    vocabulary = [str(folder / "hf" / name) for name in ("vocab.json", "merges.txt")]
+    GPT2Tokenizer(*vocabulary).save_pretrained(folder / "hf")
     with contextlib.redirect_stderr(sys.stdout):
         TransformersConverter(str(folder / "hf")).convert(str(folder / "ct2"))
     threads = torch.get_num_threads()
     model, _ = open_model(folder / "hf")
+    files = {form: folder / f"{form}.gguf" for form in llama.FORMATS} if llama.installed() else {}
+    for form, path in files.items():
+        llama.write_gguf(model, path, form)
+    if not files:
+        print(llama.MISSING, flush=True)
     return Models(
         model,
         {form: QuantizedTransformer(model, form, compile=True) for form in FORMATS},
@@ -85,6 +95,7 @@ def load(setting: Setting, folder: Path) -> Models:
             form: ctranslate2.Generator(str(folder / "ct2"), compute_type=form, intra_threads=threads)
             for form in ("float32", "int8")
         },
+        files,
     )
 
 
@@ -93,12 +104,12 @@ def decode_ours(model: Transformer, prompts: list[list[int]], new: int) -> Lap:
 
     def lap() -> float:
         decoder = Decoder(model, prompts, new + 1)
-        tokens = decoder.prefill().argmax(dim=-1).tolist()
+        tokens = decoder.prefill().argmax(dim=-1)
 
         def work() -> None:
             nonlocal tokens
             for _ in range(new):
-                tokens = decoder.decode(tokens).argmax(dim=-1).tolist()
+                tokens = decoder.decode(tokens).argmax(dim=-1)
 
         return timed(work)()
 
@@ -145,6 +156,9 @@ def decoders(models: Models, setting: Setting, batch: int) -> dict[str, Lap]:
     laps = {f"hectogpt {form}": decode_ours(m, prompts, new) for form, m in models.quantized.items()}
     laps |= {f"hf {form}": decode_huggingface(m, prompts, new) for form, m in models.huggingface.items()}
     laps |= {f"ctranslate2 {form}": decode_ctranslate(m, prompts, new) for form, m in models.ctranslate.items()}
+    for form, path in models.llama.items():
+        model = llama.Llama(path, torch.get_num_threads(), batch, setting.prompt + new)
+        laps[f"llama.cpp {form}"] = llama.decode_lap(model, prompts, new)
     if batch == 1:
         ids = torch.tensor(prompts)
         laps["textbook uncached"] = timed(lambda: decode_uncached(models.ours, ids, new))
@@ -159,18 +173,21 @@ def decode_uncached(model: Transformer, ids: Tensor, new: int) -> None:
 
 
 def prefills(models: Models, tokens: int) -> dict[str, Lap]:
-    """Everybody who can pass over a prompt, up to the logits of its next token."""
+    """Everybody who can pass over a prompt, up to its first new token."""
     prompts = random_prompts(1, tokens)
     ids, texts = torch.tensor(prompts), spell(prompts)
     works: dict[str, Work] = {}
     for form, model in models.quantized.items():
-        works[f"hectogpt {form}"] = partial(lambda m: Decoder(m, prompts, 1).prefill(), model)
+        works[f"hectogpt {form}"] = partial(lambda m: list(generate(m, prompts, Sampling(1))), model)
     for form, model in models.huggingface.items():
-        works[f"hf {form}"] = torch.no_grad()(partial(model, ids, use_cache=True, logits_to_keep=1))
+        fixed = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 50256}
+        works[f"hf {form}"] = partial(model.generate, ids, max_new_tokens=1, **fixed)
     for form, generator in models.ctranslate.items():
         works[f"ctranslate2 {form}"] = partial(
             generator.generate_batch, texts, max_length=1, include_prompt_in_result=False
         )
+    for form, path in models.llama.items():
+        works[f"llama.cpp {form}"] = partial(llama.Llama(path, torch.get_num_threads(), 1, tokens).prefill, prompts)
     return {name: timed(work) for name, work in works.items()}
 
 
@@ -217,5 +234,8 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
             read = {f"hectogpt {form}": weight_bytes(m) / batch for form, m in models.quantized.items()}
             yield f"decode_batch_{batch}", speeds(laps, batch * chosen.new, read)
         laps = race(prefills(models, chosen.prefill), rounds)
-        yield f"prefill_{chosen.prefill}", speeds(laps, chosen.prefill)
+        rows = speeds(laps, chosen.prefill)
+        for row in rows:
+            row["first_token_ms"] = round(1000 * laps.median(str(row["contender"])), 1)
+        yield f"prefill_{chosen.prefill}", rows
         yield "decode_error", logit_errors(models, chosen.prompt * 4)
