@@ -15,7 +15,7 @@ QUESTIONS = {
     "step": "one training step: ours, the textbook, Hugging Face, x-transformers, PyTorch's layers",
     "head": "the vocabulary head: ours, F.cross_entropy, F.linear_cross_entropy",
     "decode": "tokens per second: ours, Hugging Face's generate, CTranslate2, llama.cpp, the textbook's way",
-    "formats": "what smaller weights change in trained models; how fast the ladder's top decodes",
-    "recipes": "seconds of a hundred steps of every recipe, for `hectogpt report`; asked by name only, eight minutes",
+    "formats": "what smaller weights change in trained models; how fast the ladder's top decodes; by name only",
+    "recipes": "seconds of a hundred steps of every recipe, for `hectogpt report`, eight minutes; by name only",
 }
-BY_NAME_ONLY = ("recipes",)
+BY_NAME_ONLY = ("formats", "recipes")  # they train, for minutes

@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Side-by-side timings. Contenders take turns in one process; medians of the rounds are told.",
-        epilog="questions (none: all of them but recipes):\n"
+        epilog=f"questions (none: all but {' and '.join(BY_NAME_ONLY)}):\n"
         + "\n".join(f"  {n:<10}{text}" for n, text in QUESTIONS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -168,12 +168,12 @@ def table(rows: Sequence[Record]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A cell: numbers with four digits, and with separators from a thousand on."""
+    """A cell: numbers with five digits, and with separators from a thousand on."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return " ".join(str(value).replace("|", "\\|").split())
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.5g}"
 
 
 def value(records: Sequence[Record], path: Sequence[str]) -> str:

@@ -183,6 +183,11 @@ def front_table(front: Front) -> Table:
     return Table(header, rows, left=2)
 
 
+def introduction(seconds: Seconds) -> str:
+    """What the seconds, the front and the two measures are, as Markdown."""
+    return f"{where_measured(seconds)}\n{LEGEND}"
+
+
 def where_measured(seconds: Seconds) -> str:
     """The sentences that say what the seconds are."""
     if not seconds.where:

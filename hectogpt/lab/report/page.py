@@ -23,7 +23,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab.report import front as fronts
 from hectogpt.lab.report.front import LOSS_TICKS, SECOND_TICKS, Front, Point
 from hectogpt.lab.report.leaderboard import Leaderboard, compare_entries, count_seeds
-from hectogpt.lab.report.seconds import Seconds
+from hectogpt.lab.report.seconds import NO_SECONDS, Seconds
 from hectogpt.lab.report.tables import (
     NGRAM_LABELS,
     first_paragraph,
@@ -84,9 +84,13 @@ dark.addEventListener("change", adapt);
 
 
 def render_page(
-    boards: Sequence[Leaderboard], descriptions: Mapping[str, str], found: Sequence[Front], seconds: Seconds
+    boards: Sequence[Leaderboard],
+    descriptions: Mapping[str, str],
+    found: Sequence[Front] = (),
+    seconds: Seconds = NO_SECONDS,
 ) -> str:
-    """The whole page as text. found: the front of each corpus. Raises UserError if plotly is not installed."""
+    """The whole page as text. found: the front of each corpus, drawn from these seconds. Raises UserError without
+    plotly."""
     figures: dict[str, Figure] = {}
     parts = [
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>",
@@ -108,7 +112,8 @@ def render_page(
                 f"<h2>{html.escape(printable(board.name))}</h2>\n<div id={curves}></div>\n<div id={ladder}></div>"
             )
             parts.append(f"<div class=scroll>{ladder_table(board, descriptions).html()}</div>")
-    parts += ["<h2>Loss against seconds</h2>", paragraphs_html(fronts.where_measured(seconds) + "\n" + fronts.LEGEND)]
+    if found:
+        parts.append("<h2>Loss against seconds</h2>" + paragraphs_html(fronts.introduction(seconds)))
     for front in found:
         parts.append(f"<h3>{html.escape(printable(front.corpus))}, loss against seconds</h3>")
         if front.drawn:
@@ -244,13 +249,9 @@ def _front(front: Front, descriptions: Mapping[str, str]) -> Figure:
     data: list[Figure] = []
     colors: dict[str, list[str]] = {theme: [] for theme in THEMES}
     blue = {theme: SPLIT_COLORS[theme]["test"] for theme in THEMES}
-    trace: Figure = {
-        "x": [round(seconds, 1) for seconds, _ in front.line],
-        "y": [round(loss, 5) for _, loss in front.line],
-        "name": "the front",
-        "line": {"width": 1.6, "shape": "hv"},
-        "hoverinfo": "skip",
-    }
+    x, y = [round(seconds, 1) for seconds, _ in front.line], [round(loss, 5) for _, loss in front.line]
+    style: Figure = {"name": "the front", "line": {"width": 1.6, "shape": "hv"}, "hoverinfo": "skip"}
+    trace: Figure = {"x": x, "y": y} | style
     _add(data, colors, trace, blue)
     for best, name in ((True, "on the front"), (False, "other recipes")):
         points = [(point, seconds, loss) for point, seconds, loss in front.drawn if point.best == best]

@@ -24,11 +24,14 @@ class Seconds:
     where: str = ""
 
 
+NO_SECONDS = Seconds()
+
+
 def read_seconds(path: Path | None) -> Seconds:
     """The newest seconds of each corpus among the timings in a file, all of the newest pass's machine, threads and
     commit; none without the file. Raises UserError (DATA) for a line that is no timing."""
     if path is None or not path.exists():
-        return Seconds()
+        return NO_SECONDS
     try:
         lines = read_bytes(path).splitlines()
     except OSError as error:
@@ -43,7 +46,7 @@ def read_seconds(path: Path | None) -> Seconds:
             why = f"it has no usable {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{path}, line {number}: not a timing", why=why, code=errors.DATA) from None
     if not found:
-        return Seconds()
+        return NO_SECONDS
     same = ("machine", "threads", "commit")
     newest = found[-1][1]
     by_corpus = {corpus: rows for corpus, record, rows in found if all(record[n] == newest[n] for n in same)}
