@@ -116,17 +116,17 @@ def test_own_products_are_those_of_the_rounded_numbers(bits, out, width, threads
     torch.set_num_threads(threads)
     weight, bias = torch.randn(out, width), torch.randn(out)
     numbers, scale = (round_rows if bits == 8 else round_groups)(weight)
-    packed = native.pack(bits, numbers, scale)
+    packed = native.pack(bits, numbers, scale)._replace(bias=bias)
     stands_for = (numbers * scale if bits == 8 else widen_groups(numbers, scale)).double()
     for rows in (1, 2, 3, 4, 5, 6, 7, 8, 33):
         x = torch.randn(rows, width)
         step = (x.abs().amax(1, keepdim=True) / 127).double()
-        y = native.linear(x, out, packed, bias)
+        y = native.linear(x, out, packed)
         exact = (x / step).round() * step @ stands_for.T + bias
         # A quotient of x that lies between two numbers may be rounded to the other one.
         torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=0.02 * stands_for.abs().amax().item())
         for row in range(rows):
-            assert torch.equal(native.linear(x[row : row + 1], out, packed, bias)[0], y[row])
+            assert torch.equal(native.linear(x[row : row + 1], out, packed)[0], y[row])
     torch.set_num_threads(before)
 
 
@@ -136,11 +136,11 @@ def test_own_products_are_those_of_the_rounded_numbers(bits, out, width, threads
 def test_own_products_pass_on_what_is_not_a_number(bits, poison) -> None:
     weight, x = torch.randn(70, 50), torch.randn(2, 50)
     x[0, 7] = poison
-    y = native.linear(x, 70, native.pack(bits, *(round_rows if bits == 8 else round_groups)(weight)), None)
+    y = native.linear(x, 70, native.pack(bits, *(round_rows if bits == 8 else round_groups)(weight)))
     assert not y[0].isfinite().any()
     assert y[1].isfinite().all()
     weight[3, 5] = poison
-    y = native.linear(x[1:], 70, native.pack(bits, *(round_rows if bits == 8 else round_groups)(weight)), None)
+    y = native.linear(x[1:], 70, native.pack(bits, *(round_rows if bits == 8 else round_groups)(weight)))
     assert y.isfinite().all(dim=0).logical_not().nonzero().flatten().tolist() == [3]
 
 

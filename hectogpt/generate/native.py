@@ -40,6 +40,7 @@ class PackedWeights(NamedTuple):
     panels: UInt8[Tensor, " bytes"]
     scale: Float[Tensor, " out"] | None
     excess: Int32[Tensor, " out"] | None
+    bias: Float[Tensor, " out"] | None = None
 
 
 def pack(bits: Bits, numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out groups"]) -> PackedWeights:
@@ -60,17 +61,15 @@ def pack(bits: Bits, numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out 
     return PackedWeights(4, torch.cat((weights, scales.contiguous().view(torch.uint8)), dim=2).flatten(), None, None)
 
 
-def linear(
-    x: Float[Tensor, "rows in"], out: int, weights: PackedWeights, bias: Float[Tensor, " out"] | None
-) -> Float[Tensor, "rows out"]:
+def linear(x: Float[Tensor, "*rows in"], out: int, weights: PackedWeights) -> Float[Tensor, "*rows out"]:
     """x W^T + bias in float32; each row of x is rounded to multiples of max|row| / 127."""
     library = _load()
     assert isinstance(library, ctypes.CDLL)
-    x = x.float().contiguous()
-    y = torch.empty(x.shape[0], out)
-    tensors = (weights.panels, weights.scale, weights.excess, bias, y)
-    addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-    library.int_linear(weights.bits, x.data_ptr(), *x.shape, out, *addresses, torch.get_num_threads())
+    x, width = x.float().contiguous(), x.shape[-1]
+    y = torch.empty(*x.shape[:-1], out)
+    bits, *tensors = weights
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in (*tensors, y)]
+    library.int_linear(bits, x.data_ptr(), x.numel() // width, width, out, *addresses, torch.get_num_threads())
     return y
 
 

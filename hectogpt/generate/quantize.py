@@ -75,33 +75,34 @@ class PackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.bits = BITS.get(form) if own_code else None
+        self.packed: native.PackedWeights | None = None
         self.blocked: Tensor | None = None
         weight, scale, excess = weight.detach().float(), None, None
         if form in BITS:
             weight, scale = (round_rows if form == "int8" else round_groups)(weight)
-        if self.bits is not None:
+        bias = None if bias is None else bias.detach().float()
+        if own_code and form in BITS:
             assert scale is not None
-            _, weight, scale, excess = native.pack(self.bits, weight, scale)
+            self.packed = native.pack(BITS[form], weight, scale)._replace(bias=bias)
+            _, weight, scale, excess, bias = self.packed
         elif form == "int4":
             assert scale is not None
             weight, scale = widen_groups(weight, scale).bfloat16(), None
         elif form == "bfloat16":
             weight = weight.bfloat16()
-        if self.bits is None:
+        if self.packed is None:
             # Upper and lower half of the rows are read side by side, so their number is made even.
             weight = F.pad(weight, (0, 0, 0, self.out_features % 2)).contiguous()
             scale = None if scale is None else scale[:, 0]
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
         self.register_buffer("excess", excess)
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self.register_buffer("bias", bias)
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows out"]:
+        if self.packed is not None:
+            return native.linear(x, self.out_features, self.packed)
         rows = x.numel() // self.in_features
-        if self.bits is not None:
-            packed = native.PackedWeights(self.bits, self.weight, self.scale, self.excess)
-            return native.linear(x.reshape(rows, -1), self.out_features, packed, self.bias).view(*x.shape[:-1], -1)
         if torch.compiler.is_compiling() and rows <= FEW_ROWS:
             y = self._gemv(x, rows)
         elif self.weight.dtype == torch.int8 and rows > FEW_ROWS and x.device.type == "cpu":
