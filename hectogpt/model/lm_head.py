@@ -174,7 +174,7 @@ class LMHead(nn.Module):
         cap = self.config.soft_cap
         logits = products if cap is None else cap * torch.tanh(products / cap)
         logits = logits if self.bias is None else logits + self._counted_once(self.bias)
-        return logits if self.row_of_token is None else logits[..., self.row_of_token]
+        return logits if self.row_of_token is None else logits.index_select(-1, self.row_of_token)
 
     # --- the loss ---
 
