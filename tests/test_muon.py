@@ -119,3 +119,14 @@ def test_long_sides_follow_by_turns() -> None:
     assert soap.follows(8, True, 8)  # the ninth matrix has the first one's turns
     with pytest.raises(UserError, match="wide_every"):
         SOAPMuon(wide_every=0)
+
+
+def test_newton_schulz_in_bf16_gives_nearly_the_same_directions() -> None:
+    updates = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    parameter = (torch.nn.Parameter(torch.zeros(1)), 1)
+    narrow, wide = (SOAPMuonOptimizer(SOAPMuon(newton_schulz_dtype=d), [parameter]) for d in ("bfloat16", "float32"))
+    got, exact = narrow.orthogonal(updates), wide.orthogonal(updates)
+    assert got.dtype == torch.float32
+    assert (got - exact).norm() < 0.1 * exact.norm()
+    values = torch.linalg.svdvals(got)
+    assert ((values > 0.6) & (values < 1.3)).all()

@@ -117,10 +117,14 @@ class MuonOptimizer(torch.optim.Optimizer):
                 by_shape.setdefault(tuple(part.shape), []).append((matrix, part))
         for (rows, columns), pairs in by_shape.items():
             with self.products(pairs[0][1].dtype):
-                updates = orthogonalize(torch.stack([u for _, u in pairs]), self.config.newton_schulz_steps)
+                updates = self.orthogonal(torch.stack([u for _, u in pairs]))
             scale = math.sqrt(max(1.0, rows / columns))
             for (p, _), update in zip(pairs, updates, strict=True):
                 p.mul_(1 - group["lr"] * self.config.weight_decay).add_(update, alpha=-group["lr"] * scale)
+
+    def orthogonal(self, updates: Float[Tensor, "matrix rows columns"]) -> Float[Tensor, "matrix rows columns"]:
+        """The updates, orthogonalised."""
+        return orthogonalize(updates, self.config.newton_schulz_steps)
 
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
         """The context of all products: which library computes them."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hectogpt.errors import UserError
 from hectogpt.model.cpu_kernels import float32_by_onednn
-from hectogpt.train.optim.muon import Muon, MuonOptimizer
+from hectogpt.train.optim.muon import Muon, MuonOptimizer, orthogonalize
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,16 @@ class SOAPMuon(Muon):
 
     wide_every: a long side's basis follows only at one in so many of the steps at which the others follow. The matrices
     take turns, so that every step costs about the same.
+
+    newton_schulz_dtype: of the products of Muon's orthogonalisation. bfloat16 (Muon's own choice) is quicker on
+    processors that multiply it; others compute in float32 all the same.
     """
 
     beta: float = 0.9
     every: int = 5
     wide: Literal["whole", "blocks"] = "whole"
     wide_every: int = 1
+    newton_schulz_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         for name, value in (("every", self.every), ("wide_every", self.wide_every)):
@@ -56,6 +60,13 @@ class SOAPMuonOptimizer(MuonOptimizer):
     """MuonOptimizer with SOAP as the preconditioner of its momentum."""
 
     config: SOAPMuon
+
+    def orthogonal(self, updates: Float[Tensor, "matrix rows columns"]) -> Float[Tensor, "matrix rows columns"]:
+        on_cpu = updates.device.type == "cpu"
+        quick = not on_cpu or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        narrow = quick and self.config.newton_schulz_dtype == "bfloat16"
+        dtype = torch.bfloat16 if narrow else torch.float32
+        return orthogonalize(updates, self.config.newton_schulz_steps, dtype)
 
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
         return float32_by_onednn(dtype)
