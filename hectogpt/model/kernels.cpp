@@ -546,3 +546,41 @@ extern "C" int gelu(const bf16* x, const bf16* grad, bf16* out, i64 n, int threa
         }
     return 0;
 }
+
+// --- the row-wise AdamW of tables -------------------------------------------------------------------------------------
+
+struct RowAdam {
+    float beta1, beta2, correction1, correction2, eps, keep, threshold, lr, highest_lr, power;
+};
+
+// One step over the rows of a float32 table, in one pass; d is a multiple of 16. correction: 1 - beta^step; keep: 1 - lr
+// times weight decay. A row that has never had a gradient does not change, and is not read.
+extern "C" int row_adam(float* weights, const float* grads, float* averages, float* squares, float* updates, i64 rows,
+                        i64 d, const RowAdam* settings, int threads) {
+    const RowAdam& o = *settings;
+    const __m512 beta1 = _mm512_set1_ps(o.beta1), beta2 = _mm512_set1_ps(o.beta2), eps = _mm512_set1_ps(o.eps);
+    const __m512 rest1 = _mm512_set1_ps(1 - o.beta1), rest2 = _mm512_set1_ps(1 - o.beta2);
+    const __m512 root = _mm512_set1_ps(1 / std::sqrt(o.correction2)), keep = _mm512_set1_ps(o.keep);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 row = 0; row < rows; row++) {
+        const float* g = grads + row * d;
+        __m512 largest = _mm512_setzero_ps();
+        for (i64 j = 0; j < d; j += 16) largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_loadu_ps(g + j)));
+        if (_mm512_reduce_max_ps(largest) > o.threshold) updates[row] += 1;
+        if (updates[row] == 0 && o.threshold == 0 && o.keep == 1) continue;
+        const float own = o.highest_lr * std::pow(std::max(updates[row], 1.0f), -o.power);
+        const __m512 by = _mm512_set1_ps(-std::max(own, o.lr) / o.correction1);
+        float *w = weights + row * d, *m = averages + row * d, *v = squares + row * d;
+        for (i64 j = 0; j < d; j += 16) {
+            const __m512 x = _mm512_loadu_ps(g + j);
+            const __m512 a = _mm512_fmadd_ps(beta1, _mm512_loadu_ps(m + j), _mm512_mul_ps(rest1, x));
+            const __m512 b = _mm512_fmadd_ps(beta2, _mm512_loadu_ps(v + j), _mm512_mul_ps(rest2, _mm512_mul_ps(x, x)));
+            const __m512 below = _mm512_fmadd_ps(_mm512_sqrt_ps(b), root, eps);
+            const __m512 y = _mm512_mul_ps(keep, _mm512_loadu_ps(w + j));
+            _mm512_storeu_ps(m + j, a);
+            _mm512_storeu_ps(v + j, b);
+            _mm512_storeu_ps(w + j, _mm512_fmadd_ps(by, _mm512_div_ps(a, below), y));
+        }
+    }
+    return 0;
+}

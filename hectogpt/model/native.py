@@ -212,6 +212,30 @@ class _GELU(torch.autograd.Function):
         return out
 
 
+# --- the row-wise AdamW -----------------------------------------------------------------------------------------------
+
+
+class RowAdamSettings(ctypes.Structure):
+    """What a step of `row_adam` needs to know; correction: 1 - beta^step, keep: 1 - lr times weight decay."""
+
+    NAMES = ("beta1", "beta2", "correction1", "correction2", "eps", "keep", "threshold", "lr", "highest_lr", "power")
+    _fields_ = [(name, ctypes.c_float) for name in NAMES]
+
+
+def row_adam_fits(p: Tensor, grad: Tensor) -> bool:
+    """Whether `row_adam` is in use and takes this table."""
+    plain = p.device.type == "cpu" and p.dtype == grad.dtype == torch.float32 and p.shape[-1] % 16 == 0
+    return _in_use and plain and p.is_contiguous() and grad.is_contiguous()
+
+
+def row_adam(
+    p: Float[Tensor, "rows d"], grad: Tensor, averages: Tensor, squares: Tensor, updates: Tensor, o: RowAdamSettings
+) -> None:
+    """One step of RowAdamW over a table, in one pass over memory; changes all but the gradient."""
+    pointers = map(_pointer, (p, grad, averages, squares, updates))
+    _call("row_adam", *pointers, *map(ctypes.c_int64, p.shape), ctypes.byref(o))
+
+
 def _refuse_second_derivatives(what: str) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(f"{what} has no second derivatives: leave out create_graph=True")

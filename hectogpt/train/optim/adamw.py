@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from hectogpt.errors import UserError
-from hectogpt.model import Transformer
+from hectogpt.model import Transformer, native
 from hectogpt.train.optim.groups import Kind, Optim, OptimizerGroup, PerKind, kinds
 
 
@@ -111,6 +111,9 @@ class RowAdamW(torch.optim.Optimizer):
                     state["step"] = p.new_zeros(())
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
                     state["row_updates"] = p.new_zeros(len(p), 1)
+                if native.row_adam_fits(p, p.grad):
+                    self._native_step(p, state, group)
+                    continue
                 largest = p.grad.amax(1, keepdim=True).maximum(-p.grad.amin(1, keepdim=True))
                 state["row_updates"] += largest > group["update_threshold"]
                 lrs = state["row_updates"].clamp(min=1).pow(-self.power)
@@ -118,6 +121,26 @@ class RowAdamW(torch.optim.Optimizer):
                 if group["weight_decay"]:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.addcmul_(self._adam_update(p.grad, state, group), lrs)
+
+    def _native_step(self, p: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """The same by a kernel of our own, in one pass over memory."""
+        state["step"] += 1
+        done, (beta1, beta2) = state["step"].item(), group["betas"]
+        settings = native.RowAdamSettings(
+            beta1=beta1,
+            beta2=beta2,
+            correction1=1 - beta1**done,
+            correction2=1 - beta2**done,
+            eps=group["eps"],
+            keep=1 - group["lr"] * group["weight_decay"],
+            threshold=group["update_threshold"],
+            lr=group["lr"],
+            highest_lr=group["highest_lr"],
+            power=self.power,
+        )
+        assert p.grad is not None
+        averages, squares, updates = (state[name] for name in ("exp_avg", "exp_avg_sq", "row_updates"))
+        native.row_adam(p, p.grad, averages, squares, updates, settings)
 
     def _adam_update(self, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """The update of torch's fused Adam at a learning rate of 1, which the caller scales row by row: the optimizer
