@@ -76,7 +76,7 @@ CASES = [
     (["explore", "export", "--al"], "--alpha"),
     (["explore", "--al"], ""),
     (["generate", "runs/top", "--prec"], "--precision"),
-    (["generate", "--precision", "int"], "int8"),
+    (["generate", "--precision", "float"], "float32"),
     (["compare", "--without", "smear_"], "smear_3"),
 ]
 
