@@ -180,10 +180,10 @@ def revision(folder: Path) -> Revision:
 
 
 def code_hash(folders: Iterable[Path]) -> str:
-    """The beginning of a SHA-256 over the Python files below these folders, their names and contents."""
+    """The beginning of a SHA-256 over the Python and C++ files below these folders, their names and contents."""
     found = hashlib.sha256()
     for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".cpp")):
             found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]
 
