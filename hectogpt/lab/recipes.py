@@ -130,12 +130,13 @@ def minute(run: Run) -> Run:
 
     A table costs little time: a lookup, and a pass of the optimizer over its rows. At this width the limit of 60
     million parameters leaves room for a table of all pairs. What a pair means then reaches the values of both layers
-    from the first step on.
+    from the first step on. Muon's products are in bf16, which saves seconds and changes the loss by less than seeds do.
     """
     run = apply(run, *LADDER)
     values = (*run.model.value_embeddings, NgramHash(2, rows=131_072))
     model = replace(run.model, d_model=128, n_heads=2, n_layers=2, value_embeddings=values)
-    return replace(run, model=model)
+    assert isinstance(run.optim, SOAPMuon)
+    return replace(run, model=model, optim=replace(run.optim, newton_schulz_dtype="bfloat16"))
 
 
 def _up_to_lower_lr_long_hold(run: Run) -> Run:
