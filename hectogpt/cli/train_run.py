@@ -24,8 +24,9 @@ from hectogpt.cli.train import DEFAULT, TrainOptions, parse
 from hectogpt.data import Corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError
-from hectogpt.lab import ideas
+from hectogpt.lab import ideas, recipes
 from hectogpt.lab.baseline_curves import Curve
+from hectogpt.lab.outlook import find_outlook
 from hectogpt.serialization import dump
 from hectogpt.train import setup
 from hectogpt.train.run import Run
@@ -157,6 +158,9 @@ def print_result(done: FullRun, json: bool, quiet: bool) -> None:
         print(dumps(done.summary, allow_nan=False))
     elif not quiet:
         final_table(done.summary, done.baseline)
+        if done.summary["recipe"] == recipes.DEFAULT and not done.summary["modified"]:
+            sentence = find_outlook().sentence(done.result.corpus_sha256["train"], done.result.seconds)
+            print(f"\n{sentence}: hectogpt train top")
 
 
 def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
