@@ -38,7 +38,11 @@ def main() -> int:
     parser.add_argument(
         "--page", action="store_true", help="measure nothing: fill docs/performance.md from the records"
     )
-    parser.add_argument("--out", type=Path, help="file to append to (default: results/bench.jsonl; with --tiny none)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="file to append to (default: results/bench.jsonl, for recipes results/seconds.jsonl; with --tiny none)",
+    )
     options = parser.parse_args()
     if options.page:
         return fill_pages(options)
@@ -92,11 +96,11 @@ def answer(name: str, options: argparse.Namespace, parser: argparse.ArgumentPars
     """Answer one question in this process. Returns the exit code."""
     import torch
 
-    from bench.record import RESULTS, Asked, now, record, show
+    from bench.record import RESULTS, SECONDS, Asked, now, record, show
     from hectogpt.errors import UserError
 
     torch.set_num_threads(options.threads)
-    out = options.out or (None if options.tiny else RESULTS)
+    out = options.out or (None if options.tiny else SECONDS if name == "recipes" else RESULTS)
     try:
         question = importlib.import_module(f"bench.{name}")
         every = tuple(setting for setting in question.SETTINGS if setting != "tiny")

@@ -18,6 +18,7 @@ from hectogpt.files import append_line
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "bench.jsonl"
+SECONDS = ROOT / "results" / "seconds.jsonl"  # of every recipe, which the report of the ladder reads
 CODE = ("hectogpt", "bench", "reference")  # what a timing depends on
 
 Row = dict[str, float | str]  # a contender and its figures

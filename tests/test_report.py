@@ -37,7 +37,7 @@ from hectogpt.lab.report.leaderboard import build_leaderboards, compare_entries
 from hectogpt.lab.report.seconds import read_seconds
 from hectogpt.lab.report.template import UNMEASURED, Filler
 
-TIMINGS = ROOT / "results" / "bench.jsonl"
+TIMINGS = ROOT / "results" / "seconds.jsonl"
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ TARGET = ROOT / "hectogpt" / "lab" / "baselines" / "outlook.json"
 
 
 def build(results: Path) -> Outlook:
-    """The figures of results/ladder.jsonl and results/bench.jsonl. Raises KeyError or StatisticsError where some are
+    """The figures of results/ladder.jsonl and results/seconds.jsonl. Raises KeyError or StatisticsError where some are
     missing."""
     records = [r for r in read_records(results / "ladder.jsonl") if r.counts and not r.overrides and not r.rules_broken]
-    seconds = read_seconds(results / "bench.jsonl").of
+    seconds = read_seconds(results / "seconds.jsonl").of
     top = recipes.recipe("top").recipe
     losses = []
     for corpus, text in sorted({(r.corpus, r.corpus_sha256["train"]) for r in records if r.recipe == top}):

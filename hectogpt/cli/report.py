@@ -21,7 +21,7 @@ class Arguments:
 
     ladder: Path = Path("results/ladder.jsonl")
     """The file of records."""
-    timings: Path = Path("results/bench.jsonl")
+    timings: Path = Path("results/seconds.jsonl")
     """The file with the seconds of `python -m bench recipes`; without it loss is not drawn against seconds."""
     out: Path = Path("results")
     """The folder for LADDER.md, ladder.html and pictures/."""
