@@ -304,7 +304,7 @@ def test_a_run_with_an_idea_goes_on_when_its_file_is_named(whole: Path, tmp_path
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_killed_and_gone_on(whole: Path, tmp_path: Path, here: Here, number: int) -> None:
-    common = ["train", "baseline", *SIX[: SIX.index("6")], "40", "--save-every", "5", "--out", "cut"]
+    common = ["train", "baseline", *SIX[: SIX.index("6")], "150", "--save-every", "5", "--out", "cut"]
     common += ["--corpus", str(whole / "tokens.bin")]
     child = start(*common, cwd=tmp_path)
     wait_for(lambda: len(list((tmp_path / "cut" / "checkpoints").glob("step-*"))) >= 2)
