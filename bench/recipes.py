@@ -28,6 +28,7 @@ from hectogpt.lab import recipes
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
 from hectogpt.lab.report.seconds import QUESTION
+from hectogpt.model import native
 from hectogpt.train import loop, setup
 from hectogpt.train.loop import Step
 from hectogpt.train.optim import SOAPMuon
@@ -84,7 +85,8 @@ def take_step(session: Session, number: int) -> float:
     run = session.run
     done = [Step(n + 1, 0, 0.0, 0.0, 0.0, 0.0, spike=True) for n in range(number)]
     batches = setup.make_batches(run, session.corpus)
-    return next(loop.steps(run, session.model, session.optimizer, batches, session.machine, done)).seconds
+    with native.using(session.head == "native"):
+        return next(loop.steps(run, session.model, session.optimizer, batches, session.machine, done)).seconds
 
 
 def time_recipe(run: Run, corpus: Corpus, rounds: int) -> Row:

@@ -59,10 +59,8 @@ class Setting(NamedTuple):
 # The recipe `top` with some fields of its SOAPMuon, and whether the C++ kernels may be used.
 TOP: dict[str, tuple[dict[str, Any], bool]] = {
     "ours": ({}, True),
-    "ours by turns of 2": ({"wide": "whole", "wide_every": 2}, True),
-    "ours by turns of 4": ({"wide": "whole", "wide_every": 4}, True),
-    "ours in blocks": ({"wide": "blocks", "wide_every": 1}, True),
-    "torch's kernels": ({"wide": "whole", "wide_every": 1}, False),
+    "ours, Newton-Schulz in bf16": ({"newton_schulz_dtype": "bfloat16"}, True),
+    "torch's kernels": ({}, False),
 }
 
 OURS_TOO = ("ours", "ours bf16", "huggingface", "x-transformers", "pytorch")
@@ -265,12 +263,11 @@ def measure_top(rounds: int) -> Iterator[tuple[str, list[Row]]]:
     kind_of = kinds_of(run)
     count = Counter(map(kind_of, range(run.steps)))
 
-    def lap(name: str, steps: Iterator[int]) -> Lap:
-        def take() -> float:
-            with native.using(TOP[name][1]):
-                return take_step(sessions[name], next(steps))
+    for name, (_, kernels) in TOP.items():
+        sessions[name].head = "native" if kernels else "eager"
 
-        return take
+    def lap(name: str, steps: Iterator[int]) -> Lap:
+        return lambda: take_step(sessions[name], next(steps))
 
     laps = {}
     for kind in sorted(count):

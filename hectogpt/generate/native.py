@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,16 +17,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
-from hectogpt import files, hardware
-from hectogpt.errors import UserError
+from hectogpt import hardware
+from hectogpt.model.native import load_library
 
 Bits = Literal[8, 4]
 
 # Written out rather than "native": the cache folder may be shared by machines with different processors.
-OPTIONS = (
-    *("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=off"),
-    *("-mavx512f", "-mavx512bw", "-mavx512vnni"),
-)
+OPTIONS = ("-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512vnni")
 INSTRUCTIONS = ("avx512f", "avx512bw", "avx512_vnni")
 COLUMNS, GROUP = 64, 32  # as in kernels.cpp
 
@@ -107,15 +103,9 @@ def _load() -> ctypes.CDLL | str:
     if missing:
         return f"the processor has no {missing[0]}"
     source = Path(__file__).with_name("kernels.cpp")
-    digest = hashlib.sha256(source.read_bytes() + " ".join(OPTIONS).encode()).hexdigest()[:16]
     try:
-        path = files.cache_dir() / "kernels" / f"decoding-{digest}.so"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with files.replacing(path) as temporary:
-                hardware.compile_library(source, temporary, OPTIONS)
-        library = ctypes.CDLL(str(path))
-    except (OSError, UserError) as error:
+        library = load_library("decoding", source, OPTIONS)
+    except OSError as error:
         return hardware.cpp_compiler_fault() or f"{source.name}: {error}".partition("\n")[0]
     number, address = ctypes.c_int, ctypes.c_void_p
     library.int_linear.argtypes = [number, address, *[number] * 3, *[address] * 5, number]

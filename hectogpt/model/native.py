@@ -1,9 +1,9 @@
 """Kernels in C++ for processors that multiply bf16: the softmax of a chunk of logits, causal attention, and the
 element-wise parts of a block that cost most.
 
-`build` compiles kernels.cpp once per machine (about two seconds) and keeps the result in the cache folder. Nothing here
-is used before `use(True)`, which training calls where it pays. Without a compiler, on other systems and on other
-processors torch's own operations do the same work; results differ in the last place.
+`build` compiles kernels.cpp once per machine (about two seconds). Nothing here is used before `use(True)`: the steps of
+a run for which it pays are taken within `using(True)`. Without a compiler, on other systems and on other processors
+torch's own operations do the same work; results differ in the last place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,11 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hectogpt import files, hardware
+from hectogpt.errors import UserError
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
 # The processor is named by what the kernels need, not as "native": a cache folder may be shared by several machines.
-OPTIONS = ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-OPTIONS += ["-mavx512bf16", "-mfma"]
+OPTIONS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma")
 HEAD_SIZES = (64, 128)  # dimensions of an attention head that there is code for
 
 _in_use = False
@@ -58,17 +57,29 @@ def build() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be compiled or the processor cannot run them."""
     if not sys.platform.startswith("linux") or not torch.cpu._is_avx512_bf16_supported():
         return None
-    source = SOURCE.read_bytes()
-    name = hashlib.sha256(source + " ".join((hardware.cpp_compiler(), *OPTIONS)).encode()).hexdigest()[:16]
-    library = files.cache_dir() / "kernels" / f"training-{name}.so"
     try:
-        if not library.exists():
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with files.replacing(library) as temporary:
-                hardware.compile_library(SOURCE, temporary, OPTIONS)
-        return ctypes.CDLL(str(library))
-    except OSError:  # no compiler, a fault of it, a folder that cannot be written, a library that cannot be loaded
+        return load_library("training", Path(__file__).with_name("kernels.cpp"), OPTIONS)
+    except OSError:
         return None
+
+
+def load_library(name: str, source: Path, options: Sequence[str]) -> ctypes.CDLL:
+    """A C++ file as a library, compiled once on this machine and kept in the cache folder.
+
+    Raises OSError without a compiler, for a fault of it, for a folder that cannot be written and for a library that
+    cannot be loaded.
+    """
+    options = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", *options)
+    text = source.read_bytes() + " ".join((hardware.cpp_compiler(), *options)).encode()
+    try:
+        library = files.cache_dir() / "kernels" / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}.so"
+    except UserError as error:  # no folder for the cache
+        raise OSError(str(error)) from None
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(library) as temporary:
+            hardware.compile_library(source, temporary, options)
+    return ctypes.CDLL(str(library))
 
 
 # --- the softmax of the head ------------------------------------------------------------------------------------------

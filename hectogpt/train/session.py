@@ -23,7 +23,7 @@ from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import curve_svg, facts_html, facts_text
 from hectogpt.errors import UserError
-from hectogpt.model import Transformer
+from hectogpt.model import Transformer, native
 from hectogpt.model.weights import load_model, load_tensors, saved_tensors
 from hectogpt.serialization import diff, dump
 from hectogpt.train import loop, precision, setup
@@ -189,7 +189,12 @@ class Session:
     def steps(self) -> Iterator[Step]:
         """Train to the run's end, one Step at a time. Raises UserError (DIVERGED)."""
         batches = setup.make_batches(self.run, self.corpus)
-        for step in loop.steps(self.run, self.model, self.optimizer, batches, self.machine, tuple(self.done)):
+        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, tuple(self.done))
+        while True:
+            with native.using(self.head == "native"):  # for this step alone: another session may take its own between
+                step = next(steps, None)
+            if step is None:
+                return
             self.done.append(step)
             self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
             yield step

@@ -102,7 +102,7 @@ def count_parameters(run: Run, corpus: Corpus) -> int:
 def compile_head(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
     """Compile what makes this run faster than torch's own operations; returns in words what was done.
 
-    "native": the C++ kernels of softmax and bf16 attention, if the head's products are in bf16 and a step is large
+    "native": the C++ kernels, if the head's products are in bf16 and a step is large
     enough (16 x 512 tokens save 0.1 to 0.7 s of processor time a step; compiling takes 2 s, once on a machine).
     "compiled": the softmax by torch.compile, if the run is long enough to earn it back. On two cores and 8,192 tokens
     it saves 0.1 s a step (measured), with a soft cap about 0.4 s (half of the 0.8 s of processor time measured);
@@ -114,7 +114,7 @@ def compile_head(run: Run, model: Transformer, machine: Machine, chosen: str | N
     on_cpu = machine.device.type == "cpu"
     step_logits = run.data.batch_size * run.data.seq_len * rows
     worth_it = step_logits >= NATIVE_FROM if chosen is None else chosen == "native"
-    if native.use(on_cpu and machine.head_dtype == torch.bfloat16 and worth_it):
+    if on_cpu and machine.head_dtype == torch.bfloat16 and worth_it and native.build() is not None:
         return "native"
     gain = (0.4 if head.soft_cap else 0.1) * run.steps * run.data.batch_size * run.data.seq_len / 8192
     worth_it = gain >= 16 if chosen is None else chosen == "compiled"
