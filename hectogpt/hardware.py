@@ -150,15 +150,16 @@ def cpp_compiler_fault() -> str | None:
     return f"{name} failed: {said[0][:200] if said else f'exit code {done.returncode}'}"
 
 
-def compile_library(source: Path, library: Path, options: Sequence[str]) -> None:
-    """Compile a C++ file into a library. Raises OSError with the compiler's words if that fails."""
-    command = [cpp_compiler(), *options, str(source), "-o", str(library)]
+def compile_library(sources: Sequence[Path], library: Path, options: Sequence[str]) -> None:
+    """Compile C++ files into a library. Raises OSError with the compiler's words if that fails."""
+    command = [cpp_compiler(), *options, *map(str, sources), "-o", str(library)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
     except subprocess.TimeoutExpired:
-        raise OSError(f"{command[0]} has not compiled {source.name} within 120 s") from None
+        raise OSError(f"{command[0]} has not compiled {sources[0].name} within 120 s") from None
     if done.returncode:
-        raise OSError(f"{command[0]} failed: {done.stderr[:500]}")
+        said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        raise OSError(f"{command[0]} failed: {' '.join(said[:1])[:300]}")
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def code_hash(folders: Iterable[Path]) -> str:
     """The beginning of a SHA-256 over the Python and C++ files below these folders, their names and contents."""
     found = hashlib.sha256()
     for folder in folders:
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".cpp")):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".cpp", ".h")):
             found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]
 

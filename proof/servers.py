@@ -113,7 +113,7 @@ class Explore:
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """End the command by a signal; its exit code and what it said on stderr."""
         self.process.send_signal(number)
-        said = self.process.communicate(timeout=60)[1]
+        said = self.process.communicate(timeout=30)[1]
         return self.process.returncode, said
 
 
@@ -341,6 +341,6 @@ def tell_of_a_crash() -> Line:
     """The server killed: the command says so and fails."""
     with exploring() as server:
         server.children[0].kill()
-        said = server.process.communicate(timeout=60)[1]
+        said = server.process.communicate(timeout=30)[1]
         good = server.process.returncode == 1 and "SIGKILL" in said and "Traceback" not in said
         return _line("pages: a crash of the server is told", [("SIGKILL", good and server.is_gone())])

@@ -15,9 +15,11 @@ from command import Here
 from helpers import TINY, small_run, tiny_corpus
 
 from hectogpt import errors, hardware
+from hectogpt.api.describing import long_run_note
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab.trial import run_trial
+from hectogpt.train.loop import Step
 from hectogpt.train.run import Run
 from hectogpt.train.run_folder import read_run
 from hectogpt.train.session import RunResult, Session, train
@@ -135,3 +137,21 @@ def test_what_does_not_fit_is_refused_before_anything_is_built(corpus: Corpus) -
     with pytest.raises(UserError, match="does not fit") as caught:
         Session.open(small_run(model=replace(TINY, d_model=10**5, n_layers=100)), corpus)
     assert caught.value.code == errors.MEMORY
+
+
+def test_a_long_run_is_told_of_a_shorter_one(corpus: Corpus) -> None:
+    """After five steps; the first one, which also warms up, does not count for the others."""
+
+    def note(seconds: float, **changes: object) -> str | None:
+        session = Session.open(small_run(steps=100, **changes), corpus)
+        session.done = [Step(number, number, 1.0, 1.0, 0.1, seconds if number > 1 else 9.0) for number in range(1, 6)]
+        return long_run_note(session)
+
+    assert note(0.8) is None
+    assert note(1.8) == (
+        "this run takes about 3 min on this machine; the recipe minute takes about a minute on two recent cores"
+    )
+    assert "with data.batch_size = 2 it reads less" in str(note(1.8, recipe="minute"))
+    session = Session.open(small_run(steps=101), corpus)
+    session.done = [Step(1, 1, 1.0, 1.0, 0.1, 99.0)]
+    assert long_run_note(session) is None

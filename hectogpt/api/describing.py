@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 
 from hectogpt.api.progress import Progress
@@ -77,17 +78,18 @@ def spike_note(step: Step) -> str:
 
 
 def long_run_note(session: Session) -> str | None:
-    """How long a run that has done a few steps will take in all, and a shorter one; None if that is not long."""
-    run, seconds = session.run, [step.seconds for step in session.done[-4:]]  # the first ones also warm up
-    left = (run.steps - session.step) * sum(seconds) / len(seconds)
-    total = session.setup_seconds + sum(step.seconds for step in session.done) + left
-    if total <= LONG_SECONDS:
+    """How long a run of at most a hundred steps will take in all, judged by those that it has done, and a shorter run;
+    None if that is not long."""
+    run, seconds = session.run, [step.seconds for step in session.done]
+    usual = statistics.median(seconds[1:] or seconds)  # the first step also warms up
+    total = session.setup_seconds + sum(seconds) + (run.steps - session.step) * usual
+    if total <= LONG_SECONDS or run.steps > 100:
         return None
     if run.recipe == recipes.DEFAULT:
         rows = max(run.data.batch_size // 4, 1)
         shorter = f"with data.batch_size = {rows} it reads less text and takes less time"
     else:
-        shorter = f"the recipe {recipes.DEFAULT} is made to take one on two cores"
+        shorter = f"the recipe {recipes.DEFAULT} takes about a minute on two recent cores"
     return f"this run takes about {total / 60:.0f} min on this machine; {shorter}"
 
 

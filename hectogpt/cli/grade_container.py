@@ -108,13 +108,9 @@ def make_container(folder: Path) -> None:
     a folder that holds something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something already", fix="give a new folder", kept="what is in it")
-    content: dict[str, bytes] = {
-        "Containerfile": CONTAINERFILE.format(image=IMAGE).encode(),
-        "Dockerfile": b"",  # docker's name for it
-        "requirements.txt": requirements().encode(),
-        **package_files(),
-    }
-    content["Dockerfile"] = content["Containerfile"]
+    recipe = CONTAINERFILE.format(image=IMAGE).encode()
+    content = {"Containerfile": recipe, "Dockerfile": recipe}  # the second is docker's name for it
+    content |= {"requirements.txt": requirements().encode(), **package_files()}
     new = files.temporary_folder(folder.absolute())
     try:
         for name, data in content.items():

@@ -1,5 +1,5 @@
-"""Products with weights of 8 and 4 bits, and attention over a cache: kernels.cpp, compiled once on this machine and
-called through ctypes.
+"""Products with weights of 8 and 4 bits (int_linear.cpp), and attention over a cache (attend.cpp): compiled once on
+this machine and called through ctypes.
 
 torch 2.13 has no operator that reads such weights as fast as memory delivers them: its own widen them to float32, and
 those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982).
@@ -25,11 +25,11 @@ Bits = Literal[8, 4]
 # Written out rather than "native": the cache folder may be shared by machines with different processors.
 OPTIONS = ("-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512vnni")
 INSTRUCTIONS = ("avx512f", "avx512bw", "avx512_vnni")
-COLUMNS, GROUP = 64, 32  # as in kernels.cpp
+COLUMNS, GROUP = 64, 32  # as in int_linear.cpp
 
 
 class PackedWeights(NamedTuple):
-    """A matrix W [out, in] as kernels.cpp reads it: panels of 64 rows, and for 8 bits the scales and 128 times the
+    """A matrix W [out, in] as int_linear.cpp reads it: panels of 64 rows, and for 8 bits the scales and 128 times the
     sums of the rows of W (for 4 bits the scales lie between the weights)."""
 
     bits: Bits
@@ -102,11 +102,10 @@ def _load() -> ctypes.CDLL | str:
     missing = [name for name in INSTRUCTIONS if not hardware.has_cpu_flag(name)]
     if missing:
         return f"the processor has no {missing[0]}"
-    source = Path(__file__).with_name("kernels.cpp")
     try:
-        library = load_library("decoding", source, OPTIONS)
+        library = load_library("decoding", Path(__file__).parent, OPTIONS)
     except OSError as error:
-        return hardware.cpp_compiler_fault() or f"{source.name}: {error}".partition("\n")[0]
+        return hardware.cpp_compiler_fault() or f"compiling: {error}".partition("\n")[0]
     number, address = ctypes.c_int, ctypes.c_void_p
     library.int_linear.argtypes = [number, address, *[number] * 3, *[address] * 5, number]
     library.attend.argtypes = [*[address] * 5, *[number] * 6, ctypes.c_float, number]

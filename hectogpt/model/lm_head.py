@@ -28,9 +28,9 @@ class LMHeadConfig:
     soft_cap = c bounds logits z by c tanh(z / c) (2408.00118). bias adds one learned number per token, outside the cap.
     tied shares the embedding's matrix.
 
-    compact_vocab: the head starts at zero, so the rows of all tokens that the run never reads receive
-    equal gradients and stay equal; one row represents them all. The result is the same (the normaliser counts the row
-    once per token), and the cost follows the number of tokens in use.
+    compact_vocab: the head starts at zero, so the rows of all tokens that the run never reads receive equal gradients
+    and stay equal; one row represents them all. The result is the same (the normaliser counts the row once per token),
+    and the cost follows the number of tokens in use.
 
     embedding_map = s other than 0 adds s E B^T to the matrix, with E the token embeddings and B a learned d x d matrix
     that starts at zero: tokens that are alike as inputs become alike as outputs (a linear form of 1808.10681). E gets

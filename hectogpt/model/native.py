@@ -1,9 +1,9 @@
 """Kernels in C++ for processors that multiply bf16: the softmax of a chunk of logits, causal attention, and the
 element-wise parts of a block that cost most.
 
-`build` compiles kernels.cpp once per machine (about two seconds). Nothing here is used before `use(True)`: the steps of
-a run for which it pays are taken within `using(True)`. Without a compiler, on other systems and on other processors
-torch's own operations do the same work; results differ in the last place.
+`build` compiles the .cpp files of this folder once per machine (about two seconds). Nothing here is used before
+`use(True)`: the steps of a run for which it pays are taken within `using(True)`. Without a compiler, on other systems
+and on other processors torch's own operations do the same work; results differ in the last place.
 """
 
 from __future__ import annotations
@@ -58,19 +58,21 @@ def build() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux") or not torch.cpu._is_avx512_bf16_supported():
         return None
     try:
-        return load_library("training", Path(__file__).with_name("kernels.cpp"), OPTIONS)
+        return load_library("training", Path(__file__).parent, OPTIONS)
     except OSError:
         return None
 
 
-def load_library(name: str, source: Path, options: Sequence[str]) -> ctypes.CDLL:
-    """A C++ file as a library, compiled once on this machine and kept in the cache folder.
+def load_library(name: str, folder: Path, options: Sequence[str]) -> ctypes.CDLL:
+    """The C++ files of a folder as a library, compiled once on this machine and kept in the cache folder.
 
     Raises OSError without a compiler, for a fault of it, for a folder that cannot be written and for a library that
     cannot be loaded.
     """
-    options = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", *options)
-    text = source.read_bytes() + " ".join((hardware.cpp_compiler(), *options)).encode()
+    options = ("-w", "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", *options)
+    sources = sorted(folder.glob("*.cpp"))
+    text = b"".join(path.read_bytes() for path in (*sorted(folder.glob("*.h")), *sources))
+    text += " ".join((hardware.cpp_compiler(), *options)).encode()
     try:
         library = files.cache_dir() / "kernels" / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}.so"
     except UserError as error:  # no folder for the cache
@@ -78,7 +80,7 @@ def load_library(name: str, source: Path, options: Sequence[str]) -> ctypes.CDLL
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(library) as temporary:
-            hardware.compile_library(source, temporary, options)
+            hardware.compile_library(sources, temporary, options)
     return ctypes.CDLL(str(library))
 
 
