@@ -262,7 +262,7 @@ def test_half_a_request_is_dropped_in_time(monkeypatch: pytest.MonkeyPatch) -> N
     """D11, K7: silence, half a head, and bytes that drip; a connection between two requests is not half a request."""
     monkeypatch.setattr(server, "SECONDS", 0.4)
     listener = server.listen(None)
-    config = uvicorn.Config(Behind(), http=server.Protocol, lifespan="off", log_level="error")
+    config = uvicorn.Config(Behind(), http=server.Protocol, loop="asyncio", lifespan="off", log_level="error")
     serving = uvicorn.Server(config)
     thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -112,6 +112,7 @@ def make_server(asked: dict[str, Any], port: int, token: str) -> uvicorn.Server:
     config = uvicorn.Config(
         Gate(pages, port, token),
         http=Protocol,
+        loop="asyncio",  # uvloop, which other packages bring, does not end connections that Protocol closes
         ws_max_size=LONGEST_BODY,
         lifespan="off",
         log_level="error",
