@@ -66,6 +66,30 @@ class SpikeRule:
         return False
 
 
+class Gradients:
+    """Computes the gradients of a run's batches, here the whole batch or micro-batches in turn."""
+
+    def __init__(self, run: Run, model: Transformer, batches: Batches, machine: Machine) -> None:
+        self.run, self.model, self.batches, self.machine = run, model, batches, machine
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def compute(self, step: int) -> Tensor:
+        """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss, float64 []."""
+        batch = torch.from_numpy(self.batches.at(step)).to(self.machine.device, non_blocking=True)
+        return accumulate(self.run, self.model, batch, self.machine, step)
+
+    def norm(self) -> Tensor:
+        """The norm of all gradients together, []."""
+        return self.model.gradient_norm()
+
+    def clip(self, most: float, norm: Tensor) -> None:
+        """Scale the gradients, whose norm is `norm`, to a norm of at most `most`."""
+        clip_grads_with_norm_(self.parameters, most, norm)
+
+    def close(self) -> None:
+        """Let go of the model."""
+
+
 def steps(
     run: Run,
     model: Transformer,
@@ -73,18 +97,19 @@ def steps(
     batches: Batches,
     machine: Machine,
     before: Sequence[Step] = (),
+    gradients: Gradients | None = None,
 ) -> Iterator[Step]:
-    """Train to the run's end, after the steps `before` that are done already. Raises UserError (DIVERGED) at a number
-    that is not finite, and at a spike if the run says so."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """Train to the run's end, after the steps `before` that are done already. gradients: how those of a batch are
+    computed, if not here and in one process. Raises UserError (DIVERGED) at a number that is not finite, and at a spike
+    if the run says so."""
+    gradients = Gradients(run, model, batches, machine) if gradients is None else gradients
     tokens = len(before) * run.data.batch_size * run.data.seq_len
     is_spike = SpikeRule(before)
     model.train()
     for step in range(len(before), run.steps):
         begun = time.perf_counter()
-        batch = torch.from_numpy(batches.at(step)).to(machine.device, non_blocking=True)
-        loss = accumulate(run, model, batch, machine, step)
-        norm = model.gradient_norm()
+        loss = gradients.compute(step)
+        norm = gradients.norm()
         loss_value, norm_value = torch.stack((loss.double(), norm.double())).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise _diverged(step, model, loss_value, norm_value)
@@ -94,10 +119,10 @@ def steps(
         skipped = spike and run.on_spike == "skip"
         if not skipped:
             if run.gradient_clipping is not None:
-                clip_grads_with_norm_(parameters, run.gradient_clipping, norm)
+                gradients.clip(run.gradient_clipping, norm)
             optimizer.step(step, run.schedule.factor(step, run.steps))
         optimizer.zero_grad()
-        tokens += batch.numel()
+        tokens += run.data.batch_size * run.data.seq_len
         seconds = time.perf_counter() - begun
         yield Step(step + 1, tokens, loss_value, norm_value, optimizer.lr, seconds, spike, skipped)
 
@@ -112,18 +137,26 @@ def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[No
 
 
 def accumulate(run: Run, model: Transformer, batch: Tensor, machine: Machine, step: int) -> Tensor:
-    """Add up gradients of the mean loss of 0-based `step`'s batch, `micro_batch` rows at a time; each token weighs the
+    """Add up gradients of the mean loss of 0-based `step`'s batch, `rows_at_once` rows at a time; each token weighs the
     same."""
     n_targets = batch.shape[0] * (batch.shape[1] - 1)
     total = torch.zeros((), dtype=torch.float64 if machine.device.type != "mps" else torch.float32)
     total = total.to(machine.device)
-    for part, rows in enumerate(batch.split(run.data.micro_batch or run.data.batch_size)):
-        with seeded(run.seed, step, part, machine.device):
-            with machine.autocast():
-                loss = model.loss(rows[:, :-1], rows[:, 1:], reduction="sum", precision=machine.head_dtype) / n_targets
-            loss.backward()
-        total += loss.detach()
+    for part, rows in enumerate(batch.split(run.data.rows_at_once)):
+        total += backward(run, model, rows, machine, step, part, n_targets)
     return total
+
+
+def backward(
+    run: Run, model: Transformer, rows: Tensor, machine: Machine, step: int, part: int, n_targets: int
+) -> Tensor:
+    """Differentiate the loss of the part-th rows of a batch; returns their share of its mean loss. n_targets: of the
+    whole batch."""
+    with seeded(run.seed, step, part, machine.device):
+        with machine.autocast():
+            loss = model.loss(rows[:, :-1], rows[:, 1:], reduction="sum", precision=machine.head_dtype) / n_targets
+        loss.backward()
+    return loss.detach()
 
 
 def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserError:

@@ -164,7 +164,7 @@ def check_memory(config: ModelConfig, device: torch.device, data: Data | None = 
         )
     if data is None:
         return
-    rows, kept = data.micro_batch or data.batch_size, _bytes_per_row(config, data.seq_len, dtype)
+    rows, kept = data.rows_at_once, _bytes_per_row(config, data.seq_len, dtype)
     ids = 8 * data.seq_len + 36  # of a row of the batch: its ids, int64, and its place in a list
     free, need = have - need, need + data.batch_size * ids + rows * kept
     if need > have:

@@ -28,6 +28,9 @@ class Data:
 
     A row's tokens 1.. are predicted from tokens 0... `micro_batch` rows are computed at a time and their gradients
     added, weighted by tokens (None: the whole batch at once). `order` is that of the rows in each epoch.
+
+    leaves: the batch is computed in so many equal parts, whose gradients are added in a fixed binary tree. Its bits are
+    then the same for any number of processes (None: no tree). Processes of torchrun choose a number by themselves.
     """
 
     old_fields: ClassVar[dict[str, str | None]] = {"window": "seq_len"}
@@ -36,6 +39,7 @@ class Data:
     seq_len: int = 512
     micro_batch: int | None = None
     order: DataOrder = field(default_factory=Shuffled)
+    leaves: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -46,6 +50,26 @@ class Data:
             raise UserError(
                 f"data.micro_batch = {self.micro_batch}", why=f"it must lie between 1 and {self.batch_size}"
             )
+        if self.leaves is None:
+            return
+        if self.leaves < 1 or self.batch_size % self.leaves:
+            divisors = [str(n) for n in range(1, min(self.batch_size, 1024) + 1) if self.batch_size % n == 0]
+            raise UserError(
+                f"data.leaves = {self.leaves}",
+                why=f"it must divide data.batch_size = {self.batch_size}: {', '.join(divisors)}",
+                fix=f"set data.leaves to {max(n for n in map(int, divisors) if n <= max(self.leaves, 1))}",
+            )
+        if self.micro_batch is not None:
+            raise UserError(
+                "data.leaves with data.micro_batch",
+                why="a leaf is what is computed at a time",
+                fix="set data.micro_batch to None, and as many leaves as memory asks for",
+            )
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are computed at a time."""
+        return self.micro_batch or self.batch_size // (self.leaves or 1)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from hectogpt.serialization import diff, dump
 from hectogpt.train import loop, precision, setup
 from hectogpt.train.checkpoint import Checkpoint
 from hectogpt.train.evaluate import EvalResult, evaluate
-from hectogpt.train.loop import Step
+from hectogpt.train.leaves import LeafGradients
+from hectogpt.train.loop import Gradients, Step
 from hectogpt.train.optim import OptimizerGroup
 from hectogpt.train.precision import Machine
 from hectogpt.train.run import Run, load_run
@@ -188,16 +189,20 @@ class Session:
 
     def steps(self) -> Iterator[Step]:
         """Train to the run's end, one Step at a time. Raises UserError (DIVERGED)."""
-        batches = setup.make_batches(self.run, self.corpus)
-        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, tuple(self.done))
-        while True:
-            with native.using(self.head == "native"):  # for this step alone: another session may take its own between
-                step = next(steps, None)
-            if step is None:
-                return
-            self.done.append(step)
-            self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
-            yield step
+        parts = self.run, self.model, setup.make_batches(self.run, self.corpus), self.machine
+        gradients = Gradients(*parts) if self.run.data.leaves is None else LeafGradients(*parts)
+        steps = loop.steps(self.run, self.model, self.optimizer, parts[2], self.machine, tuple(self.done), gradients)
+        try:
+            while True:
+                with native.using(self.head == "native"):  # for this step alone: another session may take its own
+                    step = next(steps, None)
+                if step is None:
+                    return
+                self.done.append(step)
+                self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
+                yield step
+        finally:
+            gradients.close()
 
     def checkpoint(self) -> Checkpoint:
         """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
