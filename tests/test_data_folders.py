@@ -119,6 +119,26 @@ def test_an_unchanged_folder_is_not_read_again(texts: Path) -> None:
     assert len(all_documents(open_corpus(str(texts)))) == 120
 
 
+@pytest.mark.usefixtures("settled")
+def test_an_unchanged_folder_is_recognised_as_a_whole(texts: Path, tmp_path: Path) -> None:
+    """A walk and one hash give what looking at each file gave: for text, binary files, links and empty ones."""
+    (texts / "binary").write_bytes(bytes(range(256)) * 9)
+    (texts / "d0" / "empty.txt").touch()
+    (texts / "link.txt").symlink_to(tmp_path / "nowhere")
+    (texts / "\u00e9.txt").write_text("accent", encoding="utf-8")
+    first, again, cold = (
+        folders.open_folder("texts", texts, SourceOptions(), path) for path in (tmp_path / "m", tmp_path / "m", None)
+    )
+    walk = folders._walk(texts)
+    assert folders.SeenFiles(tmp_path / "m", f"{texts.resolve()}\0utf-8").recall(walk.digest())
+    assert first == again == cold
+    assert [item.label for item in again.left_out] == ["binary", "d0/empty.txt", "link.txt"]
+    for change in (lambda: (texts / "d0" / "empty.txt").unlink(), lambda: (texts / "new.txt").write_text("new")):
+        change()
+        found = [folders.open_folder("texts", texts, SourceOptions(), path) for path in (tmp_path / "m", None)]
+        assert found[0] == found[1] != again
+
+
 def test_files_that_have_just_changed_are_read_again(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """D21: within two seconds of a change a file may change again and keep its times."""
     monkeypatch.setattr(folders, "WORTH_FILES", 1)

@@ -52,6 +52,20 @@ class Place(NamedTuple):
     why: str = ""
 
 
+class Walk(NamedTuple):
+    """What is below a folder. files: label, state and why (of Place) of all that are not hidden, sorted by the bytes of
+    their paths. outside: what is left out unlooked at. failed: what cannot be read."""
+
+    files: list[tuple[str, tuple[int, int, int, int] | None, str]]
+    outside: list[LeftOut]
+    failed: list[LeftOut]
+
+    def digest(self) -> str:
+        """A hash of the walk. As long as it is the same, so is what the files hold."""
+        lines = [f"{label}\0{state}\0{why}" for label, state, why in [*self.files, ("", None, str(self[1:]))]]
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 class Finding(NamedTuple):
     """What reading a file told. why_no_text: "" if it is text. sha256: of its bytes, "" if it was not computed."""
 
@@ -68,8 +82,14 @@ def open_folder(name: str, folder: Path, options: SourceOptions, seen_at: Path |
     Raises UserError (DATA) naming all files that cannot be read or decoded, unless `options.skip_unreadable`.
     """
     codec = options.codec
-    places, left_out, unreadable = _walk(folder)
-    seen = SeenFiles(seen_at, f"{os.fspath(folder.resolve())}\0{codec}")
+    walk = _walk(folder)
+    seen, digest = SeenFiles(seen_at, f"{os.fspath(folder.resolve())}\0{codec}"), walk.digest()
+    if (known := seen.recall(digest)) is not None:
+        left_out = [LeftOut(*item) for item in known["left_out"]]
+        not_text = {item.label for item in left_out}
+        labels = tuple(label for label, _, _ in walk.files if label not in not_text)
+        return _folder_source(name, folder, labels, codec, left_out, known["size"], known["fingerprint"])
+    places, left_out, unreadable = [Place(*file) for file in walk.files], walk.outside, walk.failed
     texts: list[Place] = []
     for place in places:
         if place.why:
@@ -96,48 +116,65 @@ def open_folder(name: str, folder: Path, options: SourceOptions, seen_at: Path |
         why = "; ".join(f"{label}: {why}" for label, why in left_out[:8]) or "the folder is empty"
         raise cannot_use(name, f"it holds no text file ({why})", "name a folder with text files")
     size, fingerprint = _measure(name, folder, texts, codec, seen)
-    seen.save()
+    summary = {"digest": digest, "left_out": left_out, "size": size, "fingerprint": fingerprint}
+    seen.save(None if unreadable else summary)
+    labels = tuple(place.label for place in texts)
+    return _folder_source(name, folder, labels, codec, left_out + unreadable, size, fingerprint)
+
+
+def _folder_source(
+    name: str,
+    folder: Path,
+    labels: tuple[str, ...],
+    codec: str,
+    left_out: list[LeftOut],
+    size: int,
+    fingerprint: str,
+) -> FolderSource:
     return FolderSource(
         name=name,
         identity=str(folder.resolve()),
         size=size,
         fingerprint=fingerprint,
         folder=folder,
-        labels=tuple(place.label for place in texts),
+        labels=labels,
         codec=codec,
-        left_out=tuple(left_out + unreadable),
+        left_out=tuple(left_out),
     )
 
 
-def _walk(folder: Path) -> tuple[list[Place], list[LeftOut], list[LeftOut]]:
-    """All files that are not hidden, sorted by the bytes of their paths; what is left out unlooked at; and what cannot
-    be read.
+def _walk(folder: Path) -> Walk:
+    """Look at the folder: one call of the system for each file, and little more, as there may be 100,000.
 
     Links to folders are not followed, so that loops end. Links to files outside the folder are not followed either: who
     trains on a folder from elsewhere and publishes the model must not publish a file of their own.
     """
     inside = os.path.join(os.path.realpath(folder), "")
-    places: list[tuple[bytes, Place]] = []
-    outside: list[LeftOut] = []
-    failed: list[LeftOut] = []
+    walk = Walk([], [], [])
     waiting = [""]
     while waiting:
         below = waiting.pop()
+        start = f"{below}/" if below else ""
         try:
             with os.scandir(os.path.join(folder, below)) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    label = f"{below}/{entry.name}" if below else entry.name
+                    label = start + entry.name
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(label)
                     elif entry.is_symlink() and (why := _why_not_followed(entry.path, inside)):
-                        outside.append(LeftOut(label, why))
+                        walk.outside.append(LeftOut(label, why))
                     else:
-                        places.append((os.fsencode(label), _look(entry, label)))
+                        walk.files.append((label, *_look(entry)))
         except OSError as error:
-            failed.append(LeftOut(str(error.filename), error.strerror or str(error)))
-    return [place for _, place in sorted(places)], sorted(outside), sorted(failed)
+            walk.failed.append(LeftOut(str(error.filename), error.strerror or str(error)))
+    # Text sorts as its bytes do, unless names hold bytes that are not UTF-8.
+    by_bytes = any("\udc80" <= max(label) <= "\udcff" for label, _, _ in walk.files if not label.isascii())
+    walk.files.sort(key=(lambda file: os.fsencode(file[0])) if by_bytes else None)
+    walk.outside.sort()
+    walk.failed.sort()
+    return walk
 
 
 def _why_not_followed(link: str, inside: str) -> str:
@@ -148,19 +185,20 @@ def _why_not_followed(link: str, inside: str) -> str:
     return "" if target.startswith(inside) or not os.path.lexists(target) else "a link to a file outside the folder"
 
 
-def _look(entry: os.DirEntry[str], label: str) -> Place:
+def _look(entry: os.DirEntry[str]) -> tuple[tuple[int, int, int, int] | None, str]:
+    """State and why of an entry's Place."""
     try:
         status = entry.stat()
     except OSError as error:
         gone = isinstance(error, FileNotFoundError) or entry.is_symlink()
-        return Place(label, None, "not a file (a broken link?)" if gone else error.strerror or str(error))
+        return None, "not a file (a broken link?)" if gone else error.strerror or str(error)
     if not stat.S_ISREG(status.st_mode):
-        return Place(label, None, "not a file (a broken link?)")
+        return None, "not a file (a broken link?)"
     if status.st_size == 0:
-        return Place(label, None, "empty")
-    if label.lower().endswith(".bin"):
-        return Place(label, None, "a token file; name it by itself")
-    return Place(label, _state(status))
+        return None, "empty"
+    if entry.name.lower().endswith(".bin"):
+        return None, "a token file; name it by itself"
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino), ""
 
 
 def _state(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -186,20 +224,26 @@ def _measure(name: str, folder: Path, texts: list[Place], codec: str, seen: Seen
 
 
 class SeenFiles:
-    """What was found out about the files of a folder, by path and state.
+    """What was found out about the files of a folder, by path and state, and about the folder as a whole.
 
-    Kept in a file of the cache whose first line is the SHA-256 of the rest; a damaged one counts as absent. A file
-    whose last change was less than two seconds before it was read is not remembered: it may have changed since without
-    a change of its times.
+    Kept in a file of the cache. Its first line has the SHA-256 of the rest, and the summary of the folder with its own;
+    a damaged file counts as absent. A file whose last change was less than two seconds before it was read is not
+    remembered, nor is a summary then: it may have changed since without a change of its times.
     """
 
     def __init__(self, path: Path | None, key: str) -> None:
         self._path, self._key = path, key
+        self._summary: dict[str, Any] | None = None
+        self._content = b""  # what was found out, not parsed yet
         self._found: dict[str, tuple[tuple[int, ...], Finding]] = {}
         self._used: dict[str, tuple[tuple[int, ...], Finding]] = {}
-        self._news = self._bytes = 0
+        self._news = self._bytes = self._unsettled = 0
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             self._read()
+
+    def recall(self, digest: str) -> dict[str, Any] | None:
+        """The summary of the folder if a walk of it has this digest: left_out, size, fingerprint."""
+        return self._summary if self._summary is not None and self._summary["digest"] == digest else None
 
     def find(self, folder: Path, place: Place, codec: str, hashed: bool = False) -> Finding:
         """What is in a file: from memory, or by reading it. hashed: its hash is needed.
@@ -207,6 +251,10 @@ class SeenFiles:
         Raises OSError, and UserError if it cannot be decoded.
         """
         assert place.state is not None
+        if self._content:
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                self._parse()
+            self._content = b""
         known = self._used.get(place.label) or self._found.get(place.label)
         if known is not None and known[0] == place.state and (known[1].sha256 or not hashed):
             self._used[place.label] = known
@@ -217,16 +265,28 @@ class SeenFiles:
         if state == place.state and changed + SETTLED_NS < began:
             self._used[place.label] = (state, finding)
             self._news, self._bytes = self._news + 1, self._bytes + state[0]
+        else:
+            self._unsettled += 1
         return finding
 
     def _read(self) -> None:
         if self._path is None:
             return
         with open_regular(self._path) as file:
-            seal, content = file.readline().strip(), file.read()
-        if hashlib.sha256(content).hexdigest().encode() != seal:
+            first, content = file.readline().decode().strip(), file.read()
+        seal, _, rest = first.partition(" ")
+        if hashlib.sha256(content).hexdigest() != seal:
             return
-        saved = json.loads(content)
+        self._content = content
+        summary_seal, _, summary = rest.partition(" ")
+        if (
+            hashlib.sha256(f"{seal} {self._key} {summary}".encode("utf-8", "surrogateescape")).hexdigest()
+            == summary_seal
+        ):
+            self._summary = json.loads(summary)
+
+    def _parse(self) -> None:
+        saved = json.loads(self._content)
         if saved["format"] != SEEN_FORMAT or saved["key"] != self._key:
             return
         columns = (saved[name] for name in ("labels", "sizes", "mtimes", "ctimes", "inodes", "whys", "sha256"))
@@ -235,9 +295,10 @@ class SeenFiles:
             for label, size, mtime, ctime, inode, why, sha256 in zip(*columns, strict=True)
         }
 
-    def save(self) -> None:
+    def save(self, summary: dict[str, Any] | None) -> None:
         """Keep what was found out, if that was work. A cache that cannot be written is no reason to stop."""
-        if self._path is None or (self._news < WORTH_FILES and self._bytes < WORTH_BYTES):
+        without = self._summary is None and len(self._found) >= WORTH_FILES  # written by an older version
+        if self._path is None or not (self._news >= WORTH_FILES or self._bytes >= WORTH_BYTES or without):
             return
         states = [state for state, _ in self._used.values()]
         findings = [finding for _, finding in self._used.values()]
@@ -245,9 +306,14 @@ class SeenFiles:
         saved |= {name: [s[i] for s in states] for i, name in enumerate(("sizes", "mtimes", "ctimes", "inodes"))}
         saved |= {"whys": [f.why_no_text for f in findings], "sha256": [f.sha256 for f in findings]}
         content = json.dumps(saved, allow_nan=False).encode()
+        seal, first = hashlib.sha256(content).hexdigest(), ""
+        if summary is not None and not self._unsettled:
+            told = json.dumps(summary, allow_nan=False)
+            key = f"{seal} {self._key} {told}".encode("utf-8", "surrogateescape")
+            first = f" {hashlib.sha256(key).hexdigest()} {told}"
         with suppress(OSError, UserError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+            write_atomic(self._path, f"{seal}{first}\n".encode() + content)
 
 
 def _read_file(path: Path, codec: str, hashed: bool) -> tuple[Finding, tuple[int, int, int, int]]:
