@@ -22,18 +22,19 @@ from hectogpt.train.precision import faster_matmul_dtype
 
 ROUNDS = 5
 PACKAGES = ()
-SETTINGS = ("peaks", "assignment", "d128", "d256", "tiny")
+SETTINGS = ("peaks", "assignment", "d128", "d128 bf16", "d256", "d256 bf16", "tiny")  # bf16: of the blocks too
 
 
-def step_parts(setting: Setting, precision: torch.dtype) -> Callable[[], dict[str, float]]:
+def step_parts(setting: Setting, precision: torch.dtype, blocks: torch.dtype) -> Callable[[], dict[str, float]]:
     """A function that takes one step and returns the seconds of its parts: blocks (forward and backward), head and
-    loss, and update (clip and optimizer)."""
+    loss, and update (clip and optimizer). precision: the dtype of the head's products; blocks: of theirs."""
     ids, model = setting.batch(), Transformer(setting.config)
     optimizer = AdamW(lr=1e-5).build(model)
 
     def step() -> dict[str, float]:
         start = time.perf_counter()
-        hidden = model.hidden(ids[:, :-1])
+        with torch.autocast("cpu", torch.bfloat16, enabled=blocks == torch.bfloat16):
+            hidden = model.hidden(ids[:, :-1])
         forward = time.perf_counter()
         leaf = hidden.detach().requires_grad_()
         model.lm_head.loss(leaf, ids[:, 1:], model.embeddings.weight, precision=precision).backward()
@@ -49,15 +50,16 @@ def step_parts(setting: Setting, precision: torch.dtype) -> Callable[[], dict[st
     return step
 
 
-def ideal_seconds(setting: Setting, precision: torch.dtype) -> dict[str, float]:
+def ideal_seconds(setting: Setting, precision: torch.dtype, blocks: torch.dtype) -> dict[str, float]:
     """The same parts at the peaks."""
     config, peak = setting.config, peaks()
+    head_peak, blocks_peak = (peak[str(dtype).removeprefix("torch.")] for dtype in (precision, blocks))
     n = setting.rows * (setting.tokens - 1)
     head_work = 6 * n * config.vocab_size * config.d_model
     n_parameters = 2 * config.vocab_size * config.d_model + config.n_layers * 12 * config.d_model**2
     return {
-        "blocks": (setting.operations() - head_work) / peak["float32"],
-        "head": head_work / peak[str(precision).removeprefix("torch.")] + n * config.vocab_size / peak["exp"],
+        "blocks": (setting.operations() - head_work) / blocks_peak,
+        "head": head_work / head_peak + n * config.vocab_size / peak["exp"],
         "update": 7 * 4 * n_parameters / peak["copy"],  # read w, g, m, v; write w, m, v
     }
 
@@ -67,10 +69,12 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     if setting == "peaks":
         yield "peaks", [{"contender": n, "giga_per_second": round(value / 1e9, 1)} for n, value in peaks().items()]
         return
-    chosen = STEPS[setting]
+    name, _, bf16 = setting.partition(" ")
+    chosen = STEPS[name]
     native.use(True)
     precision = faster_matmul_dtype(chosen.config.d_model, chosen.config.vocab_size)
-    step, least = step_parts(chosen, precision), ideal_seconds(chosen, precision)
+    blocks = torch.bfloat16 if bf16 else torch.float32
+    step, least = step_parts(chosen, precision, blocks), ideal_seconds(chosen, precision, blocks)
     step()
     steps = [step() for _ in range(rounds)]
     took = {name: statistics.median(parts[name] for parts in steps) for name in least}

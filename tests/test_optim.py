@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -194,3 +196,42 @@ def test_a_row_keeps_its_learning_rate_until_it_has_been_updated(name: str, fain
             p.grad = gradient if p is table else torch.zeros_like(p)
         optimizer.step(step, factor)
     torch.testing.assert_close(table.detach(), torch.stack([row.detach() for row in alone]))
+
+
+def test_fused_adamw_is_torchs() -> None:
+    """Three steps of ours and of torch.optim.AdamW(fused=True): weights and state equal to the last bit."""
+    settings = AdamW(lr=0.01, eps=1e-6, weight_decay=0.1, decay_all=False)
+    one, other = Transformer(DEPARTED), Transformer(DEPARTED)
+    other.load_state_dict(one.state_dict())
+    ours = settings.build(one)
+    (own,) = ours.optimizers
+    names = {p: name for name, p in one.named_parameters()}
+    theirs_of = dict(other.named_parameters())
+    groups = [group | {"params": [theirs_of[names[p]] for p in group["params"]]} for group in own.param_groups]
+    theirs = torch.optim.AdamW(groups, fused=True)
+    for step in range(3):
+        set_gradients(one, step)
+        set_gradients(other, step)
+        ours.step(step, 1.0)
+        theirs.step()
+    for name, parameter in one.named_parameters():
+        assert torch.equal(parameter, theirs_of[name])
+        for key, value in own.state[parameter].items():
+            assert torch.equal(value, theirs.state[theirs_of[name]][key])
+
+
+def test_a_step_does_not_import_torchs_compiler() -> None:
+    """Its import takes more than a second, which a run would wait for before its first step."""
+    code = (
+        "import sys, torch\n"
+        "from hectogpt.model import ModelConfig, Transformer\n"
+        "from hectogpt.train.optim import AdamW, SOAPMuon\n"
+        "model = Transformer(ModelConfig(16, 2, 1, 8, 20))\n"
+        "for optim in (AdamW(), AdamW(row_lr_power=0.5), SOAPMuon()):\n"
+        "    optimizer = optim.build(model)\n"
+        "    model.loss(torch.arange(8)[None], torch.arange(8)[None]).backward()\n"
+        "    optimizer.step(0, 1.0)\n"
+        "    optimizer.zero_grad()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

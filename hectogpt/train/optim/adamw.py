@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer, native
-from hectogpt.train.optim.groups import Kind, Optim, OptimizerGroup, PerKind, kinds
+from hectogpt.train.optim.groups import Kind, Optim, OptimizerGroup, PerKind, QuickOptimizer, kinds
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ class AdamW(Optim):
                 groups.setdefault(tuple(settings.values()), settings | {"params": []})["params"].append(parameter)
         found: list[torch.optim.Optimizer] = []
         if whole:
-            # fused: one pass over memory, 2.6 ms against 23 ms for 3.2 M parameters on two cores
-            found.append(torch.optim.AdamW(list(whole.values()), betas=self.betas, fused=True))
+            found.append(FusedAdamW(list(whole.values()), self.betas))
         if by_row and self.row_lr_power is not None:
             found.append(RowAdamW(list(by_row.values()), self.betas, self.row_lr_power))
         return found
@@ -88,7 +86,43 @@ class AdamW(Optim):
         return settings | {"update_threshold": self.row_update_threshold.of(kind, 0.0), "highest_lr": 0.0}
 
 
-class RowAdamW(torch.optim.Optimizer):
+def fused_adam(
+    parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], settings: dict[str, Any]
+) -> None:
+    """torch's fused kernel of AdamW: one pass over memory, 2.6 ms against 23 ms for 3.2 M parameters on two cores.
+
+    settings: lr, beta1, beta2, weight_decay, eps.
+    """
+    averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    torch._foreach_add_(steps, 1)
+    torch._fused_adamw_(  # type: ignore[call-overload]
+        parameters, gradients, averages, squares, [], steps, amsgrad=False, maximize=False, **settings
+    )
+
+
+class FusedAdamW(QuickOptimizer):
+    """torch.optim.AdamW(fused=True), bit for bit."""
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
+        super().__init__(groups, {"betas": betas, "fused": True})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            states = [self.state[p] for p in parameters]
+            for p, state in zip(parameters, states, strict=True):
+                if not state:
+                    state["step"] = torch.zeros((), device=p.device)
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+            beta1, beta2 = group["betas"]
+            settings = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+            fused_adam(parameters, [p.grad for p in parameters], states, settings | {"beta1": beta1, "beta2": beta2})
+
+
+class RowAdamW(QuickOptimizer):
     """AdamW for matrices whose rows have learning rates of their own: the larger of the group's `lr`, which follows the
     schedule, and n^-power times its highest so far, where n counts the steps with a gradient above `update_threshold`
     somewhere in the row."""
@@ -146,8 +180,7 @@ class RowAdamW(torch.optim.Optimizer):
         """The update of torch's fused Adam at a learning rate of 1, which the caller scales row by row: the optimizer
         is applied to a tensor of zeros."""
         update = self.scratch[: grad.numel()].view_as(grad).zero_()
-        averages = [state["exp_avg"]], [state["exp_avg_sq"]]
         beta1, beta2 = group["betas"]
-        settings = {"beta1": beta1, "beta2": beta2, "lr": 1.0, "weight_decay": 0.0, "eps": group["eps"]}
-        adamw([update], [grad], *averages, [], [state["step"]], fused=True, amsgrad=False, maximize=False, **settings)
+        settings = {"lr": 1.0, "beta1": beta1, "beta2": beta2, "weight_decay": 0.0, "eps": group["eps"]}
+        fused_adam([update], [grad], [state], settings)
         return update

@@ -6,6 +6,7 @@ is of exactly one kind. Learning rates are pure functions of the step, so there 
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,18 @@ class Optim(Value):
         """The object that steps over the model's parameters."""
 
 
+class QuickOptimizer(torch.optim.Optimizer):
+    """torch's Optimizer without the import of torch's compiler, which takes a second or more.
+
+    torch wraps some methods so that its compiler leaves them alone, and the first call imports it. The method inside
+    the wrapper does the work. A subclass brings its own `step`.
+    """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters."""
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+
 class OptimizerGroup:
     """Torch optimizers that are stepped together, their learning rates those of their groups times a factor.
 
@@ -92,8 +105,8 @@ class OptimizerGroup:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters():
+            parameter.grad = None
 
     @property
     def lr(self) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hectogpt.model import Transformer
 from hectogpt.model.attention import CausalAttention
 from hectogpt.train.optim.adamw import AdamW
-from hectogpt.train.optim.groups import Optim, OptimizerGroup, kinds, scale_lr
+from hectogpt.train.optim.groups import Optim, OptimizerGroup, QuickOptimizer, kinds, scale_lr
 
 # Coefficients of the quintic p(s) = a s + b s^3 + c s^5 that pushes singular values towards 1 (K. Jordan's Muon).
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -92,7 +92,7 @@ def whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor
             yield parameter, 3 if id(parameter) in stacked else 1
 
 
-class MuonOptimizer(torch.optim.Optimizer):
+class MuonOptimizer(QuickOptimizer):
     """Muon over (parameter, stacked matrices) pairs; matrices of one shape are orthogonalised as one batch."""
 
     def __init__(self, config: Muon, matrices: list[tuple[Tensor, int]]) -> None:
