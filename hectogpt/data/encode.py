@@ -21,14 +21,14 @@ from hectogpt.display import printable
 TASK_CHARACTERS = 1 << 19  # what one thread encodes at a time
 
 
-def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, workers: int) -> Iterator[EncodedChunk]:
-    """Chunks of encoded documents, in the documents' order. Few of them are in memory at a time.
+def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, workers: int) -> Iterator[list[EncodedChunk]]:
+    """Consecutive documents, encoded: at most one chunk for each split. Few of them are in memory at a time.
 
     Documents without a split get theirs by hash. workers: threads; tiktoken releases the interpreter lock.
     """
     if workers == 1:
         for task in _group(documents):
-            yield from _encode_task(task, tokenizer)
+            yield _encode_task(task, tokenizer)
         return
     own = threading.local()
 
@@ -44,9 +44,9 @@ def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, worker
             for task in _group(documents):
                 running.append(pool.submit(work, task))
                 if len(running) > 2 * workers:
-                    yield from running.popleft().result()
+                    yield running.popleft().result()
             while running:
-                yield from running.popleft().result()
+                yield running.popleft().result()
         finally:
             for future in running:
                 future.cancel()

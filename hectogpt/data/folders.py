@@ -320,7 +320,7 @@ def _read_file(path: Path, codec: str, hashed: bool) -> tuple[Finding, tuple[int
     """What is in a file, and its state before it was read. Raises OSError, UserError if it cannot be decoded."""
     with open_regular(path) as file:
         state = _state(os.fstat(file.fileno()))
-        lines = path.suffix.lower() == ".jsonl"  # read line by line when it is used
+        lines = path.suffix.lower() in (".jsonl", ".parquet")  # read piece by piece when it is used
         if lines and not hashed:
             return Finding("", ""), state
         raw = file.read()

@@ -99,8 +99,9 @@ def _missing(name: str, path: Path) -> UserError:
 
 
 def _split_column(name: str) -> tuple[Path, str]:
-    """FILE.jsonl:COLUMN as file and column; any other name is a path alone."""
-    path, match = Path(name).expanduser(), re.fullmatch(r"(.+?\.jsonl):(.+)", name, re.IGNORECASE | re.DOTALL)
+    """FILE.jsonl:COLUMN and FILE.parquet:COLUMN as file and column; any other name is a path alone."""
+    path = Path(name).expanduser()
+    match = re.fullmatch(r"(.+?\.(?:jsonl|parquet)):(.+)", name, re.IGNORECASE | re.DOTALL)
     return (path, "") if match is None or path.exists() else (Path(match[1]).expanduser(), match[2])
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hectogpt.data.documents import Document, LeftOut, read_documents
+from hectogpt.data.documents import Document, LeftOut, column_of_text, read_documents
 from hectogpt.data.text import cannot_read, cannot_use
 from hectogpt.errors import UserError
 
@@ -104,7 +104,10 @@ class FileSource(Source):
 
 @dataclass(frozen=True)
 class HubSource(Source):
-    """A split of a text data set of the Hugging Face hub. column: the one that holds the text, "" to find it."""
+    """A split of a text data set of the Hugging Face hub, read as a stream: neither memory nor disk hold the whole.
+
+    column: the one that holds the text, "" to find it. A part of a split, as in train[:1%], is downloaded first.
+    """
 
     dataset: str
     column: str
@@ -112,7 +115,8 @@ class HubSource(Source):
 
     def documents(self) -> Iterator[Document | LeftOut]:
         rows, column = self._load()
-        for number, text in enumerate(rows[column]):
+        for number, row in enumerate(rows.select_columns([column])):
+            text = row[column]
             if isinstance(text, str) and text.strip():
                 yield Document(f"{self.name} row {number}", text)
             else:
@@ -129,7 +133,9 @@ class HubSource(Source):
                 fix='pip install "hectogpt[hf]"',
             ) from None
         try:
-            rows = datasets.load_dataset(self.dataset, split=self.split)
+            rows = datasets.load_dataset(self.dataset, split=self.split, streaming="[" not in self.split)
+            if rows.features is None:  # of a stream, whose first rows tell
+                rows = rows._resolve_features()
         except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split: all from the hub
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise cannot_use(
@@ -141,7 +147,7 @@ class HubSource(Source):
             ) from None
         dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
         strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
-        column = self.column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
+        column = column_of_text(strings, self.column)
         if column not in strings:
             why = f"its text columns are {', '.join(strings) or 'none'}"
             raise cannot_use(self.name, why, f"set corpus to hf:{self.dataset}:COLUMN")

@@ -1,0 +1,243 @@
+"""Large corpora: builds that are killed and go on, Parquet, several builders at once, bounded memory, and batches of a
+mapped file that are read ahead."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpora import SPLITS, all_documents, prose, refused, write_jsonl
+from helpers import ROOT
+from test_data_cache import files_of
+
+from hectogpt import errors
+from hectogpt.data import CorpusCache, SourceOptions, open_corpus, token_files
+from hectogpt.data.batches import Batches
+from hectogpt.data.documents import Document, LeftOut
+from hectogpt.data.sources import FileSource
+from hectogpt.data.token_files import SplitWriter, partial_folder, read_mark
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+
+
+# --- builds that are killed -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupted(FileSource):
+    """A source whose reader is interrupted after some documents."""
+
+    after: int = 0
+
+    def documents(self) -> Iterator[Document | LeftOut]:
+        for number, document in enumerate(super().documents()):
+            if number == self.after:
+                raise KeyboardInterrupt
+            yield document
+
+
+def interrupt(path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> CorpusCache:
+    """Build a corpus until its reader is interrupted; every group of documents is marked."""
+    cache = CorpusCache(str(path), SourceOptions())
+    assert isinstance(cache.source, FileSource)
+    known = {field.name: getattr(cache.source, field.name) for field in dataclasses.fields(cache.source)}
+    whole, cache.source = cache.source, Interrupted(**known, after=after)
+    with monkeypatch.context() as often:
+        often.setattr(token_files, "MARK_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            cache.build(workers=1)
+    cache.source = whole
+    return cache
+
+
+def left_of(cache: CorpusCache) -> list[str]:
+    return sorted(path.name for path in cache.folder.parent.iterdir() if not path.name.endswith(".lock"))
+
+
+def test_a_build_goes_on_after_its_last_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted twice, in different blocks of hashes, it ends with the bytes of an undisturbed one."""
+    monkeypatch.setattr("hectogpt.data.encode.TASK_CHARACTERS", 1 << 12)
+    monkeypatch.setattr(token_files, "BLOCK_TOKENS", 1 << 12)
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, 3000)
+    with path.open("a") as file:
+        file.write("".join(json.dumps({"text": text}) + "\n" for text in [" ", *(f"{n} more" for n in range(500))]))
+    undisturbed = open_corpus(str(path), cache=tmp_path / "other")
+    done = []
+    for after in (1500, 2500):
+        cache = interrupt(path, after, monkeypatch)
+        mark = read_mark(
+            partial_folder(cache.folder),
+            json.loads((partial_folder(cache.folder) / "progress.json").read_text())["key"],
+        )
+        assert mark is not None
+        done.append(mark.documents)
+        assert not cache.folder.exists()
+    assert 1000 < done[0] <= 1500 < 2000 < done[1] <= 2500
+    encoded: list[str] = []
+    encode = type(cache.tokenizer).encode
+    monkeypatch.setattr(type(cache.tokenizer), "encode", lambda own, text: encoded.append(text) or encode(own, text))  # type: ignore[func-returns-value]
+    corpus = open_corpus(str(path))
+    assert len(encoded) == 3500 - done[1]
+    assert files_of(corpus.folder) == files_of(undisturbed.folder)
+    assert corpus.problems == undisturbed.problems != ()
+    assert left_of(cache) == [corpus.folder.name]
+
+
+@pytest.mark.parametrize("damage", ["other text", "shorter file", "flipped mark", "no mark"])
+def test_what_cannot_be_gone_on_with_is_started_again(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hectogpt.data.encode.TASK_CHARACTERS", 1 << 12)
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, 2000)
+    cache = interrupt(path, 1500, monkeypatch)
+    partial = partial_folder(cache.folder)
+    assert (partial / "progress.json").exists()
+    if damage == "other text":
+        write_jsonl(path, 2001)
+    elif damage == "shorter file":
+        (partial / "train.bin").write_bytes((partial / "train.bin").read_bytes()[:-2000])
+    elif damage == "flipped mark":
+        mark = partial / "progress.json"
+        mark.write_bytes(mark.read_bytes().replace(b'"documents": 1', b'"documents": 2'))
+    else:
+        (partial / "progress.json").unlink()
+    corpus = open_corpus(str(path))
+    assert files_of(corpus.folder) == files_of(open_corpus(str(path), cache=tmp_path / "other").folder)
+    assert left_of(cache) == [corpus.folder.name]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hectogpt.data.encode.TASK_CHARACTERS", 1 << 12)
+    monkeypatch.setattr(token_files, "MARK_SECONDS", 0.0)
+    write_jsonl(tmp_path / "x.jsonl", 2000)
+    with (tmp_path / "x.jsonl").open("a") as file:
+        file.write("no record\n")
+    refused(tmp_path / "x.jsonl", "line 2001")
+    assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_a_split_is_gone_on_with_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut anywhere, also at the end of a block, with rubbish behind what was marked."""
+    monkeypatch.setattr(token_files, "BLOCK_TOKENS", 100)
+    ids = np.random.default_rng(0).integers(0, 50_000, 350).astype(np.uint16)
+    whole = SplitWriter(tmp_path / "whole.bin")
+    whole.append(token_files.EncodedChunk("train", ids, 5, 1000))
+    expected = whole.finish() | {"file": "x.bin"}
+    for cut in (1, 99, 100, 101, 200, 349, 350):
+        path = tmp_path / "x.bin"
+        path.write_bytes(ids[:cut].tobytes() + b"rubbish")
+        again = SplitWriter(path, (cut, 2, 400))
+        again.append(token_files.EncodedChunk("train", ids[cut:], 3, 600))
+        assert again.finish() == expected
+        assert path.read_bytes() == ids.tobytes()
+    with pytest.raises(OSError, match="shorter"):
+        SplitWriter(tmp_path / "x.bin", (351, 1, 1))
+
+
+# --- several builders -------------------------------------------------------------------------------------------------
+
+
+def test_a_builder_that_writes_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patience is for one that does nothing: a large corpus takes longer."""
+    monkeypatch.setattr(token_files, "LOCK_PATIENCE_S", 0.2)
+    folder, held, ended = tmp_path / "corpus", threading.Event(), threading.Event()
+
+    def build() -> None:
+        with token_files.lock_folder(folder):
+            partial_folder(folder).mkdir()
+            held.set()
+            for number in range(20):
+                (partial_folder(folder) / "train.bin").write_bytes(b"ab" * (number + 1))
+                if ended.wait(0.05):
+                    return
+            (partial_folder(folder) / "train.bin").unlink()
+
+    builder = threading.Thread(target=build)
+    builder.start()
+    held.wait(10)
+    with token_files.lock_folder(folder):
+        builder.join(0.1)
+        assert not builder.is_alive()
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def test_parquet_is_read_row_by_row(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = [f"{i} {prose(i, 12)}" for i in range(700)]
+    texts[3] = " "
+    columns = {"id": list(range(700)), "text": texts, "title": [f"title {i}" for i in range(700)]}
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "set" / "a.parquet", row_group_size=100)
+    corpus = open_corpus(str(tmp_path / "set" / "a.parquet"))
+    assert sorted(all_documents(corpus)) == sorted(text.encode() for text in texts if text.strip())
+    assert corpus.problems == (f"left out {tmp_path}/set/a.parquet row 3: empty or whitespace only",)
+    titles = open_corpus(f"{tmp_path}/set/a.parquet:title")
+    assert len(all_documents(titles)) == 700
+    write_jsonl(tmp_path / "set" / "b.jsonl", 50)
+    assert len(all_documents(open_corpus(str(tmp_path / "set")))) == 749
+    refused(f"{tmp_path}/set/a.parquet:none", "its text columns are text, title")
+    pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), tmp_path / "two.parquet")
+    refused(tmp_path / "two.parquet", "its text columns are a, b", "two.parquet:a")
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "none.parquet")
+    refused(tmp_path / "none.parquet", "its text columns are none")
+    whole = (tmp_path / "set" / "a.parquet").read_bytes()
+    for broken in (b"", b"PAR1", whole[:-9], b"PAR1" + bytes(500) + b"PAR1"):
+        (tmp_path / "broken.parquet").write_bytes(broken)
+        refused(tmp_path / "broken.parquet", "Parquet", code=errors.DATA)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+PEAK = """
+import sys
+from hectogpt import hardware
+from hectogpt.data import CorpusCache, SourceOptions
+CorpusCache(sys.argv[1], SourceOptions()).build(progress=False, workers=2)
+print(hardware.peak_memory_mb())
+"""
+
+
+@pytest.mark.thorough
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    peaks = []
+    line = json.dumps({"text": prose(1, 900)}) + "\n"
+    for megabytes in (8, 64):
+        path = tmp_path / f"{megabytes}.jsonl"
+        with path.open("w") as file:
+            for number in range((megabytes << 20) // len(line)):
+                file.write(line.replace('"text": "', f'"text": "{number} ', 1))
+        done = subprocess.run([sys.executable, "-c", PEAK, str(path)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append(float(done.stdout))
+    assert peaks[1] < peaks[0] + 30
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_mapped_batches_are_read_ahead(tmp_path: Path) -> None:
+    """The same rows as without, in any order of asking, one batch ahead and no more."""
+    ids = np.random.default_rng(0).integers(0, 50_000, 5000).astype(np.uint16)
+    ids.tofile(tmp_path / "x.bin")
+    mapped = Batches(np.memmap(tmp_path / "x.bin", dtype=np.uint16, mode="r"), 16, 8, seed=3)
+    plain = Batches(ids, 16, 8, seed=3)
+    assert (mapped.reads_ahead, plain.reads_ahead) == (True, False)
+    for step in [0, 1, 2, 3, 7, 8, 2, 60, 61, 0]:
+        for lo, hi in ((0, 8), (4, 8)) if step % 3 else ((0, 8),):
+            assert np.array_equal(mapped.rows(step, lo, hi), plain.rows(step, lo, hi))
+    assert all(np.array_equal(mapped.at(step), plain.at(step)) for step in range(100))
+    assert SPLITS == token_files.SPLITS
