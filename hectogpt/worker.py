@@ -13,6 +13,7 @@ capped, and it is killed when it falls silent. `frames.Frames` is that child's s
 from __future__ import annotations
 
 import json
+import math
 import os
 import runpy
 import secrets
@@ -45,15 +46,26 @@ class Outcome:
     last_words: str
 
 
+class CancelledError(Exception):
+    """A child was killed because its caller asked for it."""
+
+
 def ask(
-    module: str, request: dict[str, Any], on_message: Callable[[dict[str, Any]], None], timeout: float | None = None
+    module: str,
+    request: dict[str, Any],
+    on_message: Callable[[dict[str, Any]], None],
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+    cancelled: threading.Event | None = None,
 ) -> Outcome:
     """Run `python -m module` with `request` on its standard input and pass on each message that it prints.
 
-    timeout: seconds after which the child is killed. The child is killed as well when this function is left by an
-    exception (Ctrl-C, an error in on_message), and ends when this process dies. Processes that the child has started
-    are killed with it. Lines that are not JSON objects are the child's own output: they are kept with its last words.
+    timeout: seconds after which the child is killed. environment: variables for it beside this process's. cancelled:
+    once set, the child is killed and CancelledError is raised. The child is killed as well when this function is left
+    by an exception (Ctrl-C, an error in on_message), and ends when this process dies; with it those that it has
+    started. Lines that are not JSON objects are the child's own output: they are kept with its last words.
     """
+    path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryFile() as complaints:
         child = subprocess.Popen(
             [sys.executable, "-m", "hectogpt.worker", module],
@@ -63,21 +75,14 @@ def ask(
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])},
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
             start_new_session=True,  # Ctrl-C reaches the caller alone, which ends the child
         )
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            _kill(child)
-
-        timer = None if timeout is None else threading.Timer(timeout, stop)
+        last = math.inf if timeout is None else time.monotonic() + timeout
+        watch = None if timeout is None and cancelled is None else _Watch(child, math.inf, last, cancelled)
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            if timer:
-                timer.start()
             with suppress(BrokenPipeError):  # it ended before it read; the exit code tells
                 child.stdin.write(json.dumps(request, allow_nan=False) + "\n")
                 child.stdin.flush()  # and stays open: its end would tell that this process has died
@@ -89,8 +94,8 @@ def ask(
                     on_message(message)
             code = child.wait()
         finally:
-            if timer:
-                timer.cancel()
+            if watch:
+                watch.stop()
             if child.poll() is None:
                 _kill(child)
                 child.wait()
@@ -99,7 +104,9 @@ def ask(
                 child.stdin.close()
         complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - LAST_WORDS))
         last_words = complaints.read().decode("utf-8", errors="replace").strip()
-    if late.is_set():
+    if watch and watch.why == "cancelled":
+        raise CancelledError
+    if watch and watch.why:
         return Outcome(f"it was stopped after {timeout:g} s", last_words)
     if code == 0:
         return Outcome(None, last_words)
@@ -304,9 +311,6 @@ class _Printed:
 
     def text(self) -> str:
         return self.kept.decode("utf-8", errors="replace").strip()
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def request() -> bytes:

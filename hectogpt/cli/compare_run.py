@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hectogpt import errors
+from hectogpt.cli.compare_engines import Runner, array_script, is_task, open_runner, write_script
 from hectogpt.cli.compare_table import WIDE, LiveTable, results_table, state_of
 from hectogpt.cli.console import note, output_console
 from hectogpt.cli.options import CompareArguments
@@ -70,23 +71,32 @@ def compare(arguments: CompareArguments) -> None:
     first, sequential = arguments.first_seed, arguments.until is not None
     seeds = range(first, first + (SEEDS if arguments.seeds is None else arguments.seeds))
     comparison = Comparison(arms, seeds, corpus, track, arguments.out, arguments.test)
-    rounds = None
+    rounds, most = None, MOST_SEEDS if arguments.seeds is None else arguments.seeds
     if budget is not None or sequential:
-        most = MOST_SEEDS if arguments.seeds is None else arguments.seeds
         rounds = Rounds(comparison, first, most, budget, sequential)
     for line in size_notes(comparison):
         note(f"note: {line}", arguments.quiet)
     missing = comparison.missing()
     if arguments.dry_run:
-        show_plan(comparison, missing, rounds)
+        if arguments.engine == "slurm":
+            print(array_script(arguments, comparison, rounds is not None), end="")
+        else:
+            show_plan(comparison, missing, rounds)
         return
     check_writable(arguments.out)
     if arguments.html is not None:
         check_page(arguments.html)
-    if rounds is None:
-        perform_all(comparison, missing, arguments.quiet)
-    else:
-        perform_rounds(rounds, arguments.quiet)
+    if write_script(arguments, comparison, missing, rounds is not None):
+        return
+    with open_runner(arguments, comparison, rounds is not None) as runner:
+        if rounds is None:
+            perform_all(comparison, missing, runner, arguments.quiet)
+        else:
+            rounds.workers = runner.workers
+            perform_rounds(rounds, runner, arguments.quiet)
+    if is_task(arguments):
+        raise_for_crashes(comparison, bool(comparison.records))
+        return
     results = comparison.results() if rounds is None else rounds.results()
     ended = rounds.ended if rounds else ""
     outcome = Outcome(comparison, results, give_verdicts(comparison, results, sequential), bool(arguments.sweep), ended)
@@ -113,19 +123,21 @@ def check_page(path: Path) -> None:
         raise UserError(f"cannot write {path}", why="it is a folder", fix=f"set html to {path / 'verdict.html'}")
 
 
-def perform_all(comparison: Comparison, missing: list[Trial], quiet: bool) -> None:
-    """Run the trials one after another. Raises UserError when a signal ends it."""
+def perform_all(comparison: Comparison, missing: list[Trial], runner: Runner, quiet: bool) -> None:
+    """Run the trials. Raises UserError when a signal ends it."""
     with LiveTable(comparison, len(missing), quiet, comparison.results) as table, interruptible(comparison):
-        perform(comparison, missing, table)
+        perform(missing, runner, table)
+        comparison.missing()  # of the others' trials too
 
 
-def perform_rounds(rounds: Rounds, quiet: bool) -> None:
+def perform_rounds(rounds: Rounds, runner: Runner, quiet: bool) -> None:
     """Run the trials seed by seed until the rounds end. Raises UserError when a signal ends it."""
     comparison = rounds.comparison
     note(rounds_line(rounds), quiet)
     with LiveTable(comparison, None, quiet, rounds.results) as table, interruptible(comparison, rounds):
         for trials in rounds:
-            perform(comparison, trials, table)
+            perform(trials, runner, table)
+            comparison.missing()
             if rounds.until_decided and trials and not table.live:
                 for verdict in give_verdicts(comparison, rounds.results(), sequential=True):
                     interval = "" if verdict.low is None else f" [{verdict.low:+.4f}, {verdict.high:+.4f}]"
@@ -134,14 +146,11 @@ def perform_rounds(rounds: Rounds, quiet: bool) -> None:
     note(rounds.ended, quiet)
 
 
-def perform(comparison: Comparison, missing: list[Trial], table: LiveTable) -> None:
-    """Run those of the trials that nobody has run when it is their turn."""
-    while missing:
-        trial = missing.pop(0)
-        table.add(comparison.perform(trial, table.follow(trial)))
-        # Read the records again: another process may be working on the same list.
-        still = comparison.missing()
-        missing = [trial for trial in missing if trial in still]
+def perform(trials: Sequence[Trial], runner: Runner, table: LiveTable) -> None:
+    """Run those of the trials that nobody has run when it is their turn. An exception ends those under way."""
+    with closing(runner.run(trials)) as all_news:  # type: ignore[type-var]
+        for news in all_news:
+            table.tell(news)
 
 
 @contextmanager
@@ -162,8 +171,8 @@ def interruptible(comparison: Comparison, rounds: Rounds | None = None) -> Itera
         ) from None
 
 
-def raise_for_lost_trials(comparison: Comparison, results: Sequence[Result]) -> None:
-    """Raise UserError if trials of this call crashed, or if no trial gave a model."""
+def raise_for_crashes(comparison: Comparison, kept: bool) -> None:
+    """Raise UserError if trials of this call crashed. kept: whether there are records of others."""
     if comparison.failed:
         seeds: dict[tuple[str, str], list[str]] = {}
         for record in comparison.failed:
@@ -173,9 +182,14 @@ def raise_for_lost_trials(comparison: Comparison, results: Sequence[Result]) -> 
             f"{len(comparison.failed)} of {len(comparison.trials())} trials crashed and are not counted",
             why="\n".join(whys),
             fix="the same command runs them again",
-            kept=f"the other trials, in {comparison.out}" if results else "",
+            kept=f"the other trials, in {comparison.out}" if kept else "",
             code=1,
         )
+
+
+def raise_for_lost_trials(comparison: Comparison, results: Sequence[Result]) -> None:
+    """Raise UserError if trials of this call crashed, or if no trial gave a model."""
+    raise_for_crashes(comparison, bool(results))
     records = [record for result in results for record in result.records]
     if all(record.status == "diverged" for record in records):
         raise UserError(

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from hectogpt.cli.console import note
 from hectogpt.display import printable
-from hectogpt.lab.compare import Comparison, Result, Trial
-from hectogpt.lab.record import Record
+from hectogpt.lab.compare import Comparison, Result
+from hectogpt.lab.engines import News
 from hectogpt.lab.statistics import Paired, Summary
 
 WIDE = 160  # columns from which the table has all its columns; also those of a pipe
@@ -42,7 +42,8 @@ class LiveTable:
         self.live: Live | None = None
         if self.console.is_terminal and not quiet:
             self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self.begun, self.finished = time.monotonic(), 0
+        self.begun, self.shown, self.finished = time.monotonic(), 0.0, 0
+        self.running: dict[tuple[str, int], str] = {}  # a line for each trial that is under way
 
     def __enter__(self) -> LiveTable:
         if self.missing is not None:
@@ -55,40 +56,36 @@ class LiveTable:
         if self.live:
             self.live.stop()  # the table is wiped: the results follow on stdout
 
-    def follow(self, trial: Trial) -> Callable[[int, float], None]:
-        """The function to call with (step, loss) while this trial runs."""
-        name, shown = f"{trial.arm.label}, seed {trial.seed}", 0.0
-
-        def on_step(step: int, loss: float) -> None:
-            nonlocal shown
-            if time.monotonic() - shown > 0.2:
-                shown = time.monotonic()
-                self._show(f"{name}: step {step} of {trial.arm.run.steps}, loss {loss:.3f}")
-
-        self._show(f"{name}: starting")
-        return on_step
-
-    def add(self, record: Record) -> None:
-        """One trial is recorded."""
-        self.finished += 1
-        if not self.live:
+    def tell(self, news: News) -> None:
+        """Show what has become of a trial."""
+        trial, record = news.trial, news.record
+        if record is None and not news.elsewhere:
+            at = f"step {news.step} of {trial.arm.run.steps}, loss {news.loss:.3f}" if news.step else "starting"
+            self.running[trial.name] = f"{trial.arm.label}, seed {trial.seed}: {at}"
+        else:
+            self.running.pop(trial.name, None)
+            self.finished += 1
+        if record is not None and not self.live:
             loss, split = record.loss(self.comparison.split), self.comparison.split
             facts = [] if loss is None else [f"{split} loss {loss:.4f}"]
             facts += [f"{record.seconds:.0f} s"] if record.seconds is not None else []
             facts += [f"{record.status}: {record.error}"] if record.status != "ok" else []
             told = f"{self._place()}: {record.arm}, seed {record.seed}: {', '.join(facts)}"
             note(told, self.quiet)
+        if not news.step or time.monotonic() - self.shown > 0.2:
+            self.shown = time.monotonic()
+            self._show()
 
     def _place(self) -> str:
         return str(self.finished) if self.missing is None else f"{self.finished} of {self.missing}"
 
-    def _show(self, now: str) -> None:
+    def _show(self) -> None:
         if self.live:
             left = 0 if self.missing is None else self.missing - self.finished
             pace = (time.monotonic() - self.begun) / self.finished if self.finished else None
             remaining = f", about {left * pace / 60:.0f} min left" if pace and left else ""
             lines = results_table(self.comparison, self.results(), self.console.width)
-            lines += [f"{self._place()} trials done{remaining}", now]
+            lines += [f"{self._place()} trials done{remaining}", *self.running.values()]
             self.live.update(Text(printable("\n".join(lines))), refresh=True)
 
 

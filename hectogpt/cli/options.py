@@ -46,8 +46,12 @@ class CompareArguments:
     """Score the test text too and compare by it; without, by the dev text."""
     threads: int = 0
     """Threads a trial (0: as many as the track allows, at most one on each core)."""
+    workers: int | None = None
+    """Trials at a time: 1; with an engine as many as there is room for. Each has a GPU where there are several."""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """ray: tasks of a Ray cluster. slurm: writes the script of an array, or follows one that runs."""
     dry_run: bool = False
-    """Show what would be run."""
+    """Show what would be run; with slurm the script."""
     json: bool = False
     """Print the results as JSON on stdout."""
     html: Path | None = None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from typing import Any
 from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
+from hectogpt.files import is_locked, lock
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramLosses, ngram_losses
 from hectogpt.lab.plan import Arm
-from hectogpt.lab.record import Record, append_record, read_records, trial_key
+from hectogpt.lab.record import Record, RecordFile, append_record, trial_key
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, selection_bias_of, summarize
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import run_trial
@@ -36,6 +38,11 @@ class Trial:
 
     arm: Arm
     seed: int
+
+    @property
+    def name(self) -> tuple[str, int]:
+        """The arm's label and the seed, as `Comparison.records` has them."""
+        return self.arm.label, self.seed
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,9 @@ class Comparison:
         self.records: dict[tuple[str, int], Record] = {}
         self.failed: list[Record] = []
         self._ngrams: dict[tuple[Data, int, int], NgramLosses] = {}
+        self._file = RecordFile(out)
+        self._known: dict[str, Record] = {}  # what the file of records had when it was last read
+        self._crashes: Counter[str] = Counter()
 
     @property
     def split(self) -> str:
@@ -100,26 +110,52 @@ class Comparison:
 
     def missing(self) -> list[Trial]:
         """Read the records; the trials that have none that counts (if `test`: none with a test score)."""
-        known: dict[str, Record] = {}
-        for record in read_records(self.out):
-            key = record.key()
-            if record.counts and (key not in known or known[key].test_loss is None):
-                known[key] = record
-        self.records = {}
-        for trial in self.trials():
-            found = known.get(trial_key(dump(trial.arm.run), self.corpus.sha256, self.track.name, trial.seed))
-            if found is not None and found.loss(self.split) is not None:
-                self.records[trial.arm.label, trial.seed] = found
-        return [t for t in self.trials() if (t.arm.label, t.seed) not in self.records]
+        self.refresh()
+        found = {trial.name: self.find(trial) for trial in self.trials()}
+        self.records = {name: record for name, record in found.items() if record is not None}
+        return [trial for trial in self.trials() if trial.name not in self.records]
+
+    def refresh(self) -> None:
+        """Read what is new in the file of records."""
+        self._known, self._crashes = {}, Counter()
+        for key, record in self._file.read():
+            self._crashes[key] += not record.counts
+            if record.counts and (key not in self._known or self._known[key].test_loss is None):
+                self._known[key] = record
+
+    def find(self, trial: Trial) -> Record | None:
+        """The trial's record among those that were read last; None if there is none that counts."""
+        found = self._known.get(self._key(trial))
+        return None if found is None or found.loss(self.split) is None else found
+
+    def crashes(self, trial: Trial) -> int:
+        """How often the trial has crashed, by the records that were read last."""
+        return self._crashes[self._key(trial)]
+
+    def _key(self, trial: Trial) -> str:
+        return trial_key(dump(trial.arm.run), self.corpus.sha256, self.track.name, trial.seed)
 
     def perform(self, trial: Trial, on_step: Callable[[int, float], None] = lambda step, loss: None) -> Record:
         """Run one trial and append its record. Raises UserError (STORAGE)."""
-        begun = time.perf_counter()
-        run = self._run(trial)
+        begun, run = time.perf_counter(), self.begin(trial)
+        scratch = self.scratch(run)
+        return self.add(trial, run, run_trial(run, self.corpus, self.splits, on_step, scratch), begun)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that a trial is scored on."""
+        return ("dev", "test") if self.test else ("dev",)
+
+    def begin(self, trial: Trial) -> Run:
+        """The trial's run; its ideas are kept beside the records."""
+        run = self.run_of(trial)
         for idea in files_of(run):
             idea.keep(self.out.parent / "ideas" / f"{idea.sha256}.py")
-        scratch = self._scratch(run, trial.seed)
-        result = run_trial(run, self.corpus, ("dev", "test") if self.test else ("dev",), on_step, scratch)
+        return run
+
+    def add(self, trial: Trial, run: Run, result: dict[str, Any], begun: float) -> Record:
+        """Append the record of a trial that has ended. run, result: as `begin` and `trial.ask` gave them. begun: of
+        time.perf_counter, when the trial began. Raises UserError (STORAGE)."""
         counted = self._ngram_fields(run) if result["status"] != "failed" else {}
         fields = result | counted
         fields |= {
@@ -141,22 +177,42 @@ class Comparison:
         broken = broken_rules(self.track, run, self.corpus, record.params, record.seconds, record.machine)
         record = replace(record, rules_broken=broken)
         append_record(self.out, record)
+        scratch = self.scratch(run)
         if record.counts or not any(scratch.glob("step-*")):
             shutil.rmtree(scratch, ignore_errors=True)
             with suppress(OSError):  # others are still under way
                 scratch.parent.rmdir()
         if record.counts:
-            self.records[trial.arm.label, trial.seed] = record
+            self.records[trial.name] = record
         else:
             self.failed.append(record)
         return record
 
-    def _scratch(self, run: Run, seed: int) -> Path:
-        """Where the trial keeps its checkpoints until it is recorded. Threads change bits, so they are in the name."""
-        key = trial_key(dump(run), self.corpus.sha256, self.track.name, seed)
+    def scratch(self, run: Run) -> Path:
+        """Where a trial keeps its checkpoints until it is recorded. Threads change bits, so they are in the name."""
+        key = trial_key(dump(run), self.corpus.sha256, self.track.name, run.seed)
         return self.out.with_name(f".{self.out.name}.trials") / f"{key[:16]}-{run.threads}"
 
-    def _run(self, trial: Trial) -> Run:
+    @contextmanager
+    def claim(self, trial: Trial) -> Iterator[bool]:
+        """Hold the right to run a trial; False if another process holds it. A holder that dies loses it.
+
+        Where the file system has no locks everybody gets it, and a trial may be run twice, which harms nothing.
+        """
+        path = self._claim_path(trial)
+        with ExitStack() as held:
+            yield _take(path, held)
+        with suppress(OSError):
+            path.parent.rmdir()
+
+    def is_claimed(self, trial: Trial) -> bool:
+        """Whether a process is running the trial, as far as locks tell."""
+        return is_locked(self._claim_path(trial))
+
+    def _claim_path(self, trial: Trial) -> Path:
+        return self.scratch(self.run_of(trial)).with_suffix(".claim")
+
+    def run_of(self, trial: Trial) -> Run:
         """The trial's run: its seed, as many threads as the track allows unless the run says how many, and the corpus
         by a name that means the same on another machine."""
         run, cores = trial.arm.run, self.track.cores
@@ -192,6 +248,22 @@ class Comparison:
             records = [self.records[arm.label, seed] for seed in losses]
             found.append(Result(arm, dev, test, to_first, to_previous, records))
         return found
+
+
+def _take(path: Path, held: ExitStack) -> bool:
+    """Lock a file for as long as `held` is; False if another process holds it. A tenth of a second is for one that
+    only asks whether it is locked."""
+    for _ in range(100):
+        try:
+            held.enter_context(lock(path, "running this trial", patience=0.1, remove=True))
+        except FileNotFoundError:  # the holder before has taken the folder away, which was empty
+            continue
+        except UserError:
+            return False
+        except OSError:  # nothing can be written there: the record will tell
+            break
+        return True
+    return True
 
 
 def best_of(results: Sequence[Result]) -> tuple[Result, float]:

@@ -183,6 +183,29 @@ def read_records(path: Path) -> list[Record]:
     visible escapes. Raises UserError (DATA) for a file that cannot be read, and for a line that is not a record, with
     its number and the field.
     """
+    return [record for _, record in RecordFile(path).read()]
+
+
+class RecordFile:
+    """A file of records that grows: lines that were there at the last look are not parsed again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lines, self._records = path, list[bytes](), list[tuple[str, Record]]()
+
+    def read(self) -> list[tuple[str, Record]]:
+        """All its records as `read_records` has them, each behind its `key`."""
+        lines = _lines_of(self.path)
+        if lines[: len(self._lines)] != self._lines:  # somebody has edited it
+            self._lines, self._records = [], []
+        for number, line in enumerate(lines[len(self._lines) :], start=len(self._lines) + 1):
+            if line.strip():
+                record = _read(self.path, number, line)
+                self._records.append((record.key(), record))
+            self._lines.append(line)
+        return list(self._records)
+
+
+def _lines_of(path: Path) -> list[bytes]:
     try:
         content = read_bytes(path, LARGEST_FILE)
     except FileNotFoundError:
@@ -190,8 +213,7 @@ def read_records(path: Path) -> list[Record]:
     except OSError as error:
         raise UserError(f"cannot read {path}", why=error.strerror or str(error), code=errors.DATA) from None
     *lines, last = content.split(b"\n")
-    lines += [last] if is_whole_object(last) else []
-    return [_read(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return lines + ([last] if is_whole_object(last) else [])
 
 
 def _read(path: Path, number: int, line: bytes) -> Record:

@@ -1,10 +1,15 @@
-"""Seed by seed: a comparison whose number of seeds is found while it runs, by a budget of time or by its result."""
+"""Seed by seed: a comparison whose number of seeds is found while it runs, by a budget of time or by its result.
+
+With several workers the trials of a seed that leave workers idle come with the first of the seeds after it. What is
+decided does not depend on that: seeds are looked at one after another, each when all its trials have ended, and a
+later seed's losses count only when it is that seed's turn.
+"""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from hectogpt.errors import UserError
@@ -41,14 +46,15 @@ def duration_text(seconds: float) -> str:
 
 
 class Rounds:
-    """The trials to run, a seed a round; iterating adds the seed to the comparison and yields its missing trials.
+    """The trials to run, a seed a round; iterating adds the seed to the comparison and yields its missing trials, and
+    as many of later seeds as `workers` would be idle otherwise.
 
     The rounds end after `most` seeds; before a seed that would not fit into `budget` seconds; and, with
     `until_decided`, when every arm is decided against the first one by `sequential`. Arms that are decided are not run
     further. A seed fits if the slowest trials so far of its arms do; the first seed is run in any case. Two seeds in a
-    row at which an arm crashes end them too.
+    row at which an arm crashes end them too. A trial is yielded once: one that has crashed is not run again.
 
-    ended: why they have ended, in words; "" before.
+    workers: how many trials run at a time. ended: why they have ended, in words; "" before.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Rounds:
         most: int = MOST_SEEDS,
         budget: float | None = None,
         until_decided: bool = False,
+        workers: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if until_decided and len(comparison.arms) < 2:
@@ -65,8 +72,9 @@ class Rounds:
         if most < 1:
             raise UserError(f"seeds = {most}", why="a comparison needs at least one seed")
         self.comparison, self.seeds = comparison, range(first_seed, first_seed + most)
-        self.budget, self.until_decided, self.clock = budget, until_decided, clock
+        self.budget, self.until_decided, self.clock, self.workers = budget, until_decided, clock, workers
         self.ended = ""
+        self._yielded: set[tuple[str, int]] = set()
         comparison.seeds = [first_seed]
 
     def __iter__(self) -> Iterator[list[Trial]]:
@@ -79,12 +87,16 @@ class Rounds:
                 return
             comparison.seeds = list(self.seeds[: place + 1])
             trials = [t for t in comparison.missing() if t.seed == seed and t.arm in open_arms]
-            if trials and place and (told := self._no_room(trials, self.clock() - begun, place)):
+            new = [t for t in trials if t.name not in self._yielded]
+            if new and place and (told := self._no_room(new, self.clock() - begun, place)):
                 comparison.seeds.pop()
                 self.ended = told
                 return
-            yield trials
-            lost = {t.arm.label for t in trials if (t.arm.label, t.seed) not in comparison.records}
+            if new:
+                new += self._ahead(open_arms, place, new, self.clock() - begun)
+            self._yielded |= {t.name for t in new}
+            yield new
+            lost = {t.arm.label for t in trials if t.name not in comparison.records}
             if lost & crashed:
                 self.ended = f"{', '.join(sorted(lost & crashed))} crashed at two seeds in a row"
                 return
@@ -93,6 +105,21 @@ class Rounds:
         self.ended = f"decided after {_count(len(self.seeds))}" if done else f"all of {_count(len(self.seeds))} are run"
         if self.until_decided and not done:
             self.ended += ", not decided"
+
+    def _ahead(self, arms: Sequence[Arm], place: int, trials: list[Trial], spent: float) -> list[Trial]:
+        """Trials of the seeds after this one, for the workers that `trials` leave idle; none that the budget has no
+        room for."""
+        found: list[Trial] = []
+        for seed in self.seeds[place + 1 : place + 1 + self.workers]:
+            for trial in (Trial(arm, seed) for arm in arms):
+                if len(trials) + len(found) >= self.workers:
+                    return found
+                if trial.name in self._yielded or self.comparison.find(trial):
+                    continue
+                if self.budget is not None and (not place or self._no_room([*trials, *found, trial], spent, place)):
+                    return found
+                found.append(trial)
+        return found
 
     def open_arms(self) -> list[Arm]:
         """The arms to run at the next seed: all, or the first and those that are not decided; [] if all are."""
@@ -120,8 +147,11 @@ class Rounds:
         """Why these trials do not fit into what is left of the budget; "" if they do."""
         if self.budget is None:
             return ""
-        slowest = [self._slowest(trial.arm) for trial in trials]
-        needed, left = sum(seconds or 0.0 for seconds in slowest), self.budget - spent
+        ends = [0.0] * self.workers  # when each worker is free again, if every trial goes to the first that is
+        for trial in trials:
+            ends.sort()
+            ends[0] += self._slowest(trial.arm) or 0.0
+        needed, left = max(ends), self.budget - spent
         if left > 0 and needed <= left:
             return ""
         return (

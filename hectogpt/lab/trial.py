@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,36 @@ def run_trial(
     on_step: Callable[[int, float], None],
     scratch: Path | None = None,
 ) -> dict[str, Any]:
-    """Train `run` and score it on the splits in a new process; the fields of its record that tell what came of it.
+    """Train `run` and score it on the splits in a new process, as `request_of` and `ask` do."""
+    return ask(request_of(run, corpus, splits, scratch), on_step)
 
-    on_step is called with (step, loss). scratch: a folder for the trial's checkpoints, from which it goes on if it was
-    killed before. Never raises for what goes wrong in the process: `status` is then "diverged", with the scores of a
-    uniform guess, or "failed", without scores; `error` is the whole message.
+
+def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scratch: Path | None = None) -> dict[str, Any]:
+    """What a trial's process is asked, as plain values that another machine understands too.
+
+    scratch: a folder for the trial's checkpoints, from which it goes on if it was killed before.
+    """
+    return {
+        "ideas": sources_of(run),
+        "run": dump(run),
+        "splits": list(splits),
+        "scratch": None if scratch is None else str(scratch.absolute()),
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.sha256,
+    }
+
+
+def ask(
+    request: dict[str, Any],
+    on_step: Callable[[int, float], None],
+    environment: Mapping[str, str] | None = None,
+    cancelled: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Do a trial in a new process on this machine; the fields of its record that tell what came of it.
+
+    on_step is called with (step, loss). environment, cancelled: as `worker.ask` has them. Never raises for what goes
+    wrong in the process: `status` is then "diverged", with the scores of a uniform guess, or "failed", without scores;
+    `error` is the whole message. Raises worker.CancelledError once `cancelled` is set.
     """
     result: dict[str, Any] = {}
 
@@ -48,13 +74,7 @@ def run_trial(
         else:
             result.update(message)
 
-    request: dict[str, Any] = {"ideas": sources_of(run), "run": dump(run), "splits": list(splits)}
-    request |= {
-        "scratch": None if scratch is None else str(scratch.absolute()),
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-    }
-    outcome = worker.ask("hectogpt.lab.trial", request, receive)
+    outcome = worker.ask("hectogpt.lab.trial", request, receive, environment=environment or {}, cancelled=cancelled)
     revision = hardware.revision(PACKAGE)
     origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
     if outcome.error is None and result:
