@@ -17,6 +17,7 @@ DIVERGED = 6
 STORAGE = 7
 MEMORY = 8
 LOCKED = 9
+PEER = 10  # another process of a parallel run has failed
 HANGUP = 129
 INTERRUPTED = 130
 TERMINATED = 143

@@ -78,6 +78,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
+def is_process(pid: int) -> bool:
+    """Whether this machine has such a process and it has not ended; True where that cannot be told."""
+    if sys.platform == "win32":
+        return True  # a signal of 0 would end it there
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _fields(_read(f"/proc/{pid}/status")).get("State", "")[:1] != "Z"  # ended, and not yet waited for
+
+
 def peak_memory_mb(device: str = "cpu") -> float:
     """MiB: on a GPU torch's largest allocation so far, else the largest resident size of this process so far.
 

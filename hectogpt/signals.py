@@ -43,8 +43,9 @@ def raise_on_signal() -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[list[int]]:
-    """Collect the first signal so that the step under way can finish; the next one, whichever, raises Stopped."""
+def stop_on_signal(quiet: bool = False) -> Iterator[list[int]]:
+    """Collect the first signal so that the step under way can finish; the next one, whichever, raises Stopped. quiet:
+    whether to say nothing of it."""
     received: list[int] = []
 
     def collect(number: int, frame: FrameType | None) -> None:
@@ -53,7 +54,7 @@ def stop_on_signal() -> Iterator[list[int]]:
         received.append(number)
         # The terminal may be gone, which SIGHUP tells, or a line may be half printed: the run matters, not the words.
         with suppress(OSError, ValueError, RuntimeError):
-            if sys.stderr is not None:
+            if sys.stderr is not None and not quiet:
                 print("finishing this step (Ctrl-C again to stop at once)", file=sys.stderr)
 
     with _handling(collect):

@@ -22,8 +22,8 @@ UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compi
 
 
 def is_modified(base: Run, run: Run) -> bool:
-    """Whether a run is another recipe than `base`: whether they differ in more than text, seed and machine."""
-    return bool({path.split(".")[0] for path in diff(base, run)} - UNMARKED)
+    """Whether a run is another recipe than `base`: whether they differ in more than text, seed, machine and leaves."""
+    return bool({path.split(".")[0] for path in diff(base, run) if path != "data.leaves"} - UNMARKED)
 
 
 def label_of(run: Run, modified: bool) -> str:

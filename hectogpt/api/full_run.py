@@ -5,6 +5,7 @@ Progress goes to stderr. What ends a run early raises UserError after what can b
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.train import precision, setup
 from hectogpt.train.autosave import Autosave
 from hectogpt.train.run import Run
+from hectogpt.train.parallel import World
 from hectogpt.train.run_folder import RunFolder
 from hectogpt.train.session import RunResult, Session
 
@@ -64,22 +66,27 @@ def run_to_folder(
     save_every: int | None = None,
     resume: Resume | None = None,
 ) -> FullRun:
+    world: World | None = None,
     """Take the folder `out` (or runs/NAME, runs/NAME-2 ...) or that of `resume`, train, score, draw, summarise.
 
     modified: whether the recipe was changed. prompt: what the trained model continues at the end. save_every: steps
-    between checkpoints, 0 for none; by default they are saved by time. Raises UserError; its code is INTERRUPTED,
-    TERMINATED or HANGUP if a signal ended the run.
+    between checkpoints, 0 for none; by default they are saved by time. world: the processes that share the run, of
+    which this is rank 0; the others `follow`. Raises UserError; its code is INTERRUPTED, TERMINATED or HANGUP if a
+    signal ended the run.
     """
     check_prompt(prompt)
     if save_every is not None and save_every < 0:
         raise UserError(f"save_every = {save_every}", why="it counts steps; 0 means no checkpoints")
     with raise_on_signal():
         if resume is None:
-            folder, session = take_folder(run, corpus, progress, modified, name, out)
+            folder, session = take_folder(run, corpus, progress, modified, name, out, world)
         else:
-            folder, session = take_folder_again(run, corpus, progress, resume)
+            folder, session = take_folder_again(run, corpus, progress, resume, world)
         with folder:
             facts = {"modified": folder.modified, "folder": str(folder.path)}
+            if world is not None:
+                world.keep("folder", str(folder.path.resolve()))
+                world.tell(session.step)
             run_steps(session, folder, progress, facts, save_every)
             try:
                 summary, baseline = score(session, folder, progress, facts, prompt)
@@ -94,7 +101,13 @@ def run_to_folder(
 
 
 def take_folder(
-    run: Run, corpus: Corpus, progress: Progress, modified: bool, name: str, out: Path | None
+    run: Run,
+    corpus: Corpus,
+    progress: Progress,
+    modified: bool,
+    name: str,
+    out: Path | None,
+    world: World | None = None,
 ) -> tuple[RunFolder, Session]:
     """Take the run's folder, then build the model and say what will be done; if that fails, nothing of the folder is
     left."""
@@ -103,7 +116,8 @@ def take_folder(
     before = {path for path in (wanted, *wanted.parents) if path.exists()}
     folder = RunFolder.create(run, modified, name, out)
     try:
-        session = Session.open(run, corpus)
+        folder.sharing = {} if world is None else {"sharing": world.describe()}
+        session = Session.open(run, corpus, world=world)
         check_space(session, folder, progress)
         say_what_is_done(session, folder, progress)
         folder.keep_ideas(own_files)
@@ -147,18 +161,18 @@ def run_steps(
     autosave = Autosave(folder.checkpoints, save_every, progress.line, folder.sync_metrics)
     with stop_on_signal() as signals:
         try:
-            steps = progress.follow(session.steps(), run.steps, StepLine(run, session.step), done=session.step)
+            steps = progress.follow(session.steps(signals), run.steps, StepLine(run, session.step), done=session.step)
             for step in steps:
                 folder.add(step)
                 if step.spike:
                     progress.line(spike_note(step))
                 if step.number == 5 and (long := long_run_note(session)):
                     progress.line(f"note: {long}")
-                if signals:
+                if session.stopping:
                     break
                 if step.number < run.steps:
                     autosave.after(session)
-            interrupted = bool(signals) and session.step < run.steps
+            interrupted = session.stopping and session.step < run.steps
             save_last(session, folder, autosave, progress, needed=interrupted)
         except Stopped as stop:
             raise stopped_at_once(session, folder, autosave, stop) from None
@@ -171,15 +185,19 @@ def run_steps(
             else:
                 error.kept = error.kept or kept_so_far(folder, autosave)
             raise
+                if error.code == errors.PEER and session.step:  # the steps done are whole here
+                    with suppress(UserError):
+                        autosave.last(session)
         except Exception as error:
             if not hardware.is_out_of_memory(error):
                 progress.line(f"kept: {kept_so_far(folder, autosave)}")
                 raise
-            rows = run.data.micro_batch or run.data.batch_size
+            rows, leaves = run.data.rows_at_once, run.data.leaves
+            field = f"data.micro_batch to {max(rows // 2, 1)}" if leaves is None else f"data.leaves to {2 * leaves}"
             raise UserError(
                 f"out of memory in step {session.step + 1} of {run.steps}",
                 why=str(error).strip().partition("\n")[0][:300],
-                fix=f"set data.micro_batch to {max(rows // 2, 1)} for a new run; the batch stays the same",
+                fix=f"set {field} for a new run; the batch stays the same",
                 kept=kept_so_far(folder, autosave),
                 code=errors.MEMORY,
             ) from None
@@ -191,7 +209,7 @@ def run_steps(
             f"stopped by a signal after step {session.step} of {run.steps}",
             fix=f"set resume to {folder.path} to go on",
             kept=f"weights, metrics and run.json in {folder.path}",
-            code=exit_code(signals[0]),
+            code=exit_code(signals[0] if signals else signal.SIGTERM),  # it came to another process
         )
 
 

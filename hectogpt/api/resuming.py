@@ -15,12 +15,14 @@ from hectogpt.lab import ideas
 from hectogpt.serialization import diff
 from hectogpt.train import checkpoint
 from hectogpt.train.checkpoint import Checkpoints
+from hectogpt.train.parallel import World
 from hectogpt.train.run import Run
 from hectogpt.train.run_folder import RUN, RunFolder, read_state, read_steps
 from hectogpt.train.session import Session
 
-# A run may go on with these changed; the first four can change bits, which is then told.
-CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "corpus", "on_spike", "recipe"}
+# A run may go on with these changed; all but the last three can change bits, which is then told.
+CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "data.micro_batch"}
+CHANGEABLE |= {"corpus", "on_spike", "recipe"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def runs_of(name: str | None, root: Path = Path("runs")) -> list[Path]:
 
 def changes(before: Run, after: Run) -> list[str]:
     """What differs between a run and the one that is to go on with its state, and may not; in words."""
-    found = {path: pair for path, pair in diff(before, after).items() if path.split(".")[0] not in CHANGEABLE}
+    found = {path: pair for path, pair in diff(before, after).items() if not CHANGEABLE & {path, path.split(".")[0]}}
     return [f"{path} was {old}, now {new}" for path, (old, new) in found.items()]
 
 
@@ -105,14 +107,18 @@ def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
     return longer
 
 
-def take_folder_again(run: Run, corpus: Corpus, progress: Progress, resume: Resume) -> tuple[RunFolder, Session]:
-    """Take the folder of a run that was begun before, and bring model and optimizer to where it is."""
+def take_folder_again(
+    run: Run, corpus: Corpus, progress: Progress, resume: Resume, world: World | None = None
+) -> tuple[RunFolder, Session]:
+    """Take the folder of a run that was begun before, and bring model and optimizer to where it is. world: the
+    processes that share it."""
     own_files = ideas.files_of(run)
     folder = RunFolder.reopen(resume.folder, run)
     try:
         checkpoints = folder.checkpoints
         at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
-        session = Session.open(run, corpus, at)
+        folder.sharing = {} if world is None else {"sharing": world.describe()}
+        session = Session.open(run, corpus, at, world)
         differences = [] if at is None else session.differences(at.facts)
         if differences and resume.require_exact:
             raise UserError(

@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 EXIT_CODES = """Exit codes: 0 done, 1 a bug or a failed check, 2 usage, 3 data, 4 unusable
 checkpoint or model, 5 exactness impossible, 6 diverged, 7 storage, 8 memory,
-9 folder locked, 129 hung up, 130 interrupted (Ctrl-C), 143 terminated."""
+9 folder locked, 10 a peer failed, 129 hung up, 130 Ctrl-C, 143 terminated."""
 
 # "set FIELD to VALUE" in an error's fix, as the layers below the command line write it.
 SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")

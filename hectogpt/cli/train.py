@@ -10,7 +10,7 @@ import shutil
 import textwrap
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from hectogpt.cli.console import note
 from hectogpt.errors import UserError
@@ -34,6 +34,12 @@ class TrainOptions:
     """With --resume: refuse if the machine or the program differs, so that bits may differ."""
     prompt: str | None = None
     """What the trained model continues at the end (default: the beginning of a held-out document)."""
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """Under torchrun: every process has all weights (ddp, the default), or a shard of them (fsdp)."""
+    reduction: Literal["tree", "fast"] = "tree"
+    """How processes add up gradients: in a fixed tree (the same bits for any number of them), or by all-reduce."""
+    dist_timeout: float = 120.0
+    """Seconds that one process waits for another."""
     encoding: str = "utf-8"
     """Encoding of a text corpus."""
     force: bool = False
@@ -104,7 +110,20 @@ def main(argv: list[str]) -> None:
     else:
         if options.extend is not None:
             raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
+    from hectogpt.train.launch import find_launch
         train(run, name or DEFAULT, is_modified(base, run), options)
+    launch = find_launch()
+    if launch is not None:
+        from hectogpt.cli import train_parallel
+
+        train_parallel.train(launch, run, name, base, argv, options)
+        return
+    if options.parallel is not None:
+        raise UserError(
+            f"--parallel {options.parallel} without torchrun",
+            why="one process has nobody to share the run with",
+            fix="torchrun --standalone --nproc-per-node 2 -m hectogpt train ...",
+        )
 
 
 def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, str | None]:

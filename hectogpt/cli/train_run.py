@@ -29,6 +29,7 @@ from hectogpt.lab.baseline_curves import Curve
 from hectogpt.lab.outlook import find_outlook
 from hectogpt.serialization import dump
 from hectogpt.train import setup
+from hectogpt.train.parallel import World
 from hectogpt.train.run import Run
 from hectogpt.train.run_folder import RUN, read_run, read_state
 
@@ -47,18 +48,33 @@ def resume(run: Run, name: str | None, recipe: Run, argv: list[str], options: Tr
     """Go on with the run that --resume names, or with the newest one that the command line fits; a new one if there is
     none. `run` and `recipe` are what the command line means for a new run. Raises UserError."""
     progress = Progress(options.quiet)
+    settled = settle(run, name, recipe, argv, options, progress)
+    if settled is None:
+        return
+    where, run = settled
+    if where is None:
+        train(run, name or DEFAULT, is_modified(recipe, run), options)
+        return
+    corpus = find_corpus(run, progress, options.encoding, options.force)
+    finish(run, corpus, progress, where.folder.name, False, options, where)
+
+
+def settle(
+    run: Run, name: str | None, recipe: Run, argv: list[str], options: TrainOptions, progress: Progress
+) -> tuple[Resume | None, Run] | None:
+    """What is to be trained: the run to go on with, if there is one, and the Run that it goes on as, or the new one;
+    None if there is nothing left to do. Raises UserError."""
     found = find(run, name, recipe, argv, options)
     if found is None:
         progress.line(f"nothing to go on with {'in ' + str(options.out) if options.out else 'below runs'}: a new run")
-        train(run, name or DEFAULT, is_modified(recipe, run), options)
-        return
+        return None, run
     where, run = found
     state = read_state(where.folder)
     if options.extend is not None:
         run = extended(where.folder, run, options.extend, progress)
     elif state == "done" and where.step is None:
         print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
-        return
+        return None
     elif state == "diverged" and where.step is None:
         raise UserError(
             f"the run in {where.folder} has diverged",
@@ -67,8 +83,7 @@ def resume(run: Run, name: str | None, recipe: Run, argv: list[str], options: Tr
             kept="the run, untouched",
             code=errors.DIVERGED,
         )
-    corpus = find_corpus(run, progress, options.encoding, options.force)
-    finish(run, corpus, progress, where.folder.name, False, options, where)
+    return where, run
 
 
 def find(run: Run, name: str | None, recipe: Run, argv: list[str], options: TrainOptions) -> tuple[Resume, Run] | None:
@@ -136,8 +151,9 @@ def finish(
     modified: bool,
     options: TrainOptions,
     resume: Resume | None = None,
+    world: World | None = None,
 ) -> None:
-    """Train to the end and print what came of it."""
+    """Train to the end and print what came of it. world: the processes that share the run, of which this is rank 0."""
     done = run_to_folder(
         run,
         corpus,
@@ -148,6 +164,7 @@ def finish(
         prompt=options.prompt,
         save_every=options.save_every,
         resume=resume,
+        world=world,
     )
     print_result(done, options.json, options.quiet)
 
@@ -189,6 +206,8 @@ def final_table(summary: dict[str, Any], baseline: Curve | None) -> None:
         table.add_row("baseline", f"{baseline.dev_loss:.3f}", f"{baseline.dev_bpb:.3f}", f"{baseline.losses[-1]:.3f}")
     for name, key in (("Kneser-Ney bigram", "kn2"), ("Kneser-Ney trigram", "kn3")):
         table.add_row(name, f"{ngrams[key]:.3f}", f"{ngrams[key] * per_nat:.3f}", "")
+    if "dev_loss_before" in summary:
+        table.add_row("before training", f"{summary['dev_loss_before']:.3f}", f"{summary['dev_bpb_before']:.3f}", "")
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
     values = (summary["dev_loss"], summary["dev_bpb"], summary["train_loss_last"])
     table.add_row(f"[bold]{label}[/bold]", *(f"[bold]{v:.3f}[/bold]" for v in values))

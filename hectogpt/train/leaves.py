@@ -7,7 +7,6 @@ processes give the same bits. Knows nothing of how processes speak to each other
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -24,8 +23,6 @@ from hectogpt.train.run import Data, Run
 USUAL = 8  # leaves of a run that does not name a number, if that divides its batch
 BUCKET = 4 << 20  # bytes of gradients that are sent together
 ALIGN = 16  # numbers: every parameter's part of a bucket begins at a multiple of 64 bytes
-
-Wishes = tuple[bool, bool]  # to stop after this step; to gather the run's state after it
 
 
 def process_counts(leaves: int) -> list[int]:
@@ -115,7 +112,7 @@ class LeafGradients(Gradients):
     """Gradients of the leaves that this process owns, added up over all processes.
 
     A parameter's gradient is added to its neighbour's as soon as the backward pass has it; a bucket is sent while the
-    last leaf's backward pass goes on. wishes: what this process wants; agreed: what any of them has wanted.
+    last leaf's backward pass goes on.
     """
 
     def __init__(
@@ -126,8 +123,6 @@ class LeafGradients(Gradients):
         leaves = run.data.leaves or 1
         self.leaf_rows = run.data.batch_size // leaves
         self.own = leaves // self.exchange.size
-        self.wishes: Callable[[], Wishes] = lambda: (False, False)
-        self.agreed: Wishes = (False, False)
         self.buckets, self.parts = _lay_out(self.parameters, self.exchange.size)
         self.missing = [0] * len(self.buckets)  # parts that a bucket waits for
         self.sent = 0  # buckets

@@ -30,6 +30,7 @@ from hectogpt.train.evaluate import EvalResult
 from hectogpt.train.loop import Step
 from hectogpt.train.precision import Machine
 from hectogpt.train.run import Run, load_run
+from hectogpt.train.status import clear_status
 
 RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
 OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", "losses_and_grad_norms.png")
@@ -44,6 +45,7 @@ class RunFolder:
         self.path, self.run, self.modified = path, run, modified
         self.ideas: list[dict[str, str]] = []
         self.checkpoints = Checkpoints(path / checkpoint.FOLDER)
+        self.sharing: dict[str, Any] = {}  # how processes share the run
         self.locked = locked  # False where the file system has no locks
         self._held = held
         self._metrics: TextIO | None = None
@@ -128,7 +130,7 @@ class RunFolder:
 
     def begin(self, machine: Machine) -> None:
         """Write what the machine chose, and open metrics.jsonl."""
-        record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()}
+        record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()} | self.sharing
         write_atomic(self.path / RUN, _render(record | ({"ideas": self.ideas} if self.ideas else {})))
         self._open_metrics("")
 
@@ -150,7 +152,7 @@ class RunFolder:
             (self.path / SUMMARY).unlink(missing_ok=True)
         again = record.get("resumed")
         resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
-        write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed}))
+        write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed} | self.sharing))
         try:
             old = read_bytes(self.path / METRICS, LARGEST_METRICS) if (self.path / METRICS).exists() else b""
         except OSError as error:
@@ -163,6 +165,7 @@ class RunFolder:
         self._open_metrics(kept)
 
     def _open_metrics(self, content: str) -> None:
+        clear_status(self.path)
         write_atomic(self.path / METRICS, content)
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,17 @@ from hectogpt.display import curve_svg, facts_html, facts_text
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer, native
 from hectogpt.model.weights import load_model, load_tensors, saved_tensors
-from hectogpt.serialization import diff, dump
-from hectogpt.train import loop, precision, setup
+from hectogpt.serialization import dump
+from hectogpt.train import loop, precision, setup, together
 from hectogpt.train.checkpoint import Checkpoint
 from hectogpt.train.evaluate import EvalResult, evaluate
-from hectogpt.train.leaves import LeafGradients
-from hectogpt.train.loop import Gradients, Step
+from hectogpt.train.facts import check_same, code_hash, differences
+from hectogpt.train.loop import Step
 from hectogpt.train.optim import OptimizerGroup
+from hectogpt.train.parallel import World
 from hectogpt.train.precision import Machine
-from hectogpt.train.run import Run, load_run
+from hectogpt.train.run import Run
 from hectogpt.train.state import put_state, take_state
-
-PACKAGE = Path(__file__).resolve().parents[1]
-# A checkpoint serves a run that differs in these: in its length, its machine, its name, and the name of its text.
-NOT_STATE = ("steps", "device", "dtype", "head_dtype", "threads", "corpus", "recipe", "on_spike")
-COMPUTES = ("data", "model", "train")  # the layers whose code decides what a step computes
 
 
 @dataclass(frozen=True)
@@ -149,13 +144,19 @@ class Session:
         self.setup_seconds = 0.0
         self.peak_mb = 0.0
         self.weights_only = False  # whether the optimizer is new although steps are done
+        self.world: World | None = None  # the processes that share the run, None for one alone
+        self._signals: Sequence[int] = ()
+        self._agreed_to_stop = False
 
     @classmethod
-    def open(cls, run: Run, corpus: Corpus | None = None, resume: Checkpoint | None = None) -> Session:
+    def open(
+        cls, run: Run, corpus: Corpus | None = None, resume: Checkpoint | None = None, world: World | None = None
+    ) -> Session:
         """Choose the machine, build model and optimizer. corpus: the run's own unless given.
 
         resume: the state to go on from; device, dtypes and threads are then those that the run began with, as far as
-        this machine has them (`differences` tells the rest).
+        this machine has them (`differences` tells the rest). world: the processes that share the run; all of them open
+        it, and only rank 0 passes `resume`.
 
         Raises UserError for a corpus that does not fit the model, a device or memory that is not there, and for a
         checkpoint of another run (CHECKPOINT) or another text (DATA).
@@ -163,8 +164,13 @@ class Session:
         corpus = open_corpus(run.corpus) if corpus is None else corpus
         setup.check_corpus(run, corpus)
         begun = time.perf_counter()
+        if world is not None:
+            resume = together.share_checkpoint(world, resume)
         chosen: dict[str, Any] = {} if resume is None else resume.facts.get("machine", {})
-        machine = precision.choose(run) if resume is None else precision.choose_again(run, chosen)
+        if world is not None:
+            machine = together.choose_machine(world, run, chosen)
+        else:
+            machine = precision.choose(run) if resume is None else precision.choose_again(run, chosen)
         model = setup.build_model(run, machine, corpus)
         if resume is not None:
             model.fit_to(resume.state.weights())
@@ -181,17 +187,28 @@ class Session:
         session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
+        session.world = world
 
     @property
+        if world is not None:
+            together.check_equal(world, model, session._facts()["machine"])
     def step(self) -> int:
         """How many steps are done."""
         return len(self.done)
 
-    def steps(self) -> Iterator[Step]:
-        """Train to the run's end, one Step at a time. Raises UserError (DIVERGED)."""
-        parts = self.run, self.model, setup.make_batches(self.run, self.corpus), self.machine
-        gradients = Gradients(*parts) if self.run.data.leaves is None else LeafGradients(*parts)
-        steps = loop.steps(self.run, self.model, self.optimizer, parts[2], self.machine, tuple(self.done), gradients)
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to end after the last step done: a signal has come to it, or to any of its processes."""
+        return bool(self._signals) if self.world is None else self._agreed_to_stop
+
+    def steps(self, signals: Sequence[int] = ()) -> Iterator[Step]:
+        """Train to the run's end, one Step at a time. signals: those that have come to this process, which may grow.
+        Raises UserError: DIVERGED, or PEER if another process has failed."""
+        self._signals = signals
+        batches = setup.make_batches(self.run, self.corpus)
+        gradients = together.make_gradients(self.world, self.run, self.model, batches, self.machine)
+        gradients.wishes = lambda: (bool(signals), False)
+        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, tuple(self.done), gradients)
         try:
             while True:
                 with native.using(self.head == "native"):  # for this step alone: another session may take its own
@@ -204,6 +221,7 @@ class Session:
         finally:
             gradients.close()
 
+                self._agreed_to_stop = gradients.agreed[0]
     def checkpoint(self) -> Checkpoint:
         """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
         saved, or is not known (`take_weights`)."""
@@ -219,49 +237,33 @@ class Session:
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
-        now, then = self._facts()["machine"], facts.get("machine", {})
-        return [f"{name} {then.get(name)} -> {now[name]}" for name in now if now[name] != then.get(name)]
+        return differences(facts, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint tells of where it was made; `machine` is what the bits depend on, the run aside."""
         machine = self.machine.describe() | {"head": self.head, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
         return {
-            "machine": machine | {"code": _code_hash()},
+            "machine": machine | {"code": code_hash()},
             "version": __version__,
             "run": dump(self.run),
             "corpus": self.corpus.name,
+        if self.world is not None and not self.world.describe()["elastic"]:
+            machine["sharing"] = self.world.describe()["in_words"]
             "corpus_sha256": self.corpus.sha256,
             "tokenizer_sha256": self.corpus.tokenizer.sha256,
             "setup_seconds": self.setup_seconds,
         }
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        facts, here = checkpoint.facts, self._facts()
-        changed = {path.split(".")[0]: path for path in diff(load_run(facts.get("run")), self.run)}
-        if other := [path for section, path in changed.items() if section not in NOT_STATE]:
-            raise UserError(
-                f"the checkpoint of step {checkpoint.step} is another run's",
-                why=f"{other[0]} differs",
-                kept="the run, untouched",
-                code=errors.CHECKPOINT,
-            )
-        for name in ("corpus_sha256", "tokenizer_sha256"):
-            if facts.get(name) != here[name]:
-                raise UserError(
-                    f"the text is not the one that the run has read so far (corpus {self.corpus.name})",
-                    why=f"{name} was {_short(facts.get(name))}, now it is {_short(here[name])}",
-                    fix="the old text, or a new run",
-                    kept="the run, untouched",
-                    code=errors.DATA,
-                )
+        check_same(checkpoint.step, self.run, checkpoint.facts, self._facts())
         put_state(self.model, self.optimizer, checkpoint.state)
         tokens = self.run.data.batch_size * self.run.data.seq_len
         self.done = [
             Step(number, number * tokens, loss, norm, lr, seconds, bool(spike), bool(skipped))
             for number, (loss, norm, lr, seconds, spike, skipped) in enumerate(checkpoint.history.tolist(), start=1)
         ]
-        self.setup_seconds = float(facts.get("setup_seconds", 0.0))
+        self.setup_seconds = float(checkpoint.facts.get("setup_seconds", 0.0))
 
     def take_weights(self, steps: Sequence[Step], folder: Path) -> bool:
         """Take the weights of a run of ours without a checkpoint, if `steps` are all its steps and its weights are
@@ -307,14 +309,3 @@ def train(run: Run, corpus: Corpus | None = None) -> RunResult:
         pass
     session.evaluate("dev")
     return session.result()
-
-
-@cache
-def _code_hash() -> str:
-    """The hash of the code that decides what a step computes, as it was when this process first asked."""
-    return hardware.code_hash([PACKAGE / layer for layer in COMPUTES])
-
-
-def _short(hashes: Any) -> str:
-    """The beginning of a hash, or of that of the training text."""
-    return str(hashes.get("train") if isinstance(hashes, dict) else hashes)[:12]
