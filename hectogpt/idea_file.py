@@ -104,6 +104,11 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     return module
 
 
+def imported(module: str) -> IdeaFile | None:
+    """The file that became a module of this name, if one did."""
+    return _files.get(module)
+
+
 def _print(*values: Any, file: Any = None, **options: Any) -> None:
     builtins.print(*values, file=sys.stderr if file is None else file, **options)
 

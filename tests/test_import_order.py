@@ -25,7 +25,7 @@ MODEL = [
     ["weights"],
 ]
 TRAIN = [
-    ["schedules", "optim", "init_counts"],
+    ["schedules", "optim", "init_counts", "first_weights"],
     ["run"],
     ["precision"],
     ["setup", "loop", "evaluate", "state"],

@@ -88,7 +88,10 @@ def test_no_file_can_run_code_from_elsewhere(path: Path) -> None:
             if isinstance(node.func, ast.Name):
                 assert name not in {"eval", "exec"}, f"{path}: {name}"
             where = ast.unparse(node.func)
-            assert where not in {"torch.load", "yaml.load"}, f"{path}: {where}"
+            assert where != "yaml.load", path
+            if where == "torch.load":  # of others' .bin files, by the reader that makes tensors and nothing else
+                options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert (path.name, options.get("weights_only")) == ("weight_files.py", "True"), path
             for keyword in node.keywords:
                 if keyword.arg in {"allow_pickle", "shell"}:
                     assert ast.unparse(keyword.value) == "False"

@@ -16,6 +16,7 @@ import torch
 
 from hectogpt import errors, hardware
 from hectogpt.api.describing import StepLine, long_run_note, say_what_is_done, spike_note
+from hectogpt.api.first_weights import score_before
 from hectogpt.api.progress import Progress
 from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.api.scoring import check_prompt, score, unscored
@@ -87,6 +88,7 @@ def run_to_folder(
             if world is not None:
                 world.keep("folder", str(folder.path.resolve()))
                 world.tell(session.step)
+            facts |= score_before(session, folder, progress)
             run_steps(session, folder, progress, facts, save_every)
             try:
                 summary, baseline = score(session, folder, progress, facts, prompt)

@@ -24,6 +24,7 @@ from hectogpt.signals import WORDS, Stopped, raise_on_signal
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hectogpt.cli.train", "train a recipe for its hundred steps; writes runs/NAME"),
     "generate": ("hectogpt.cli.generate", "continue prompts with a trained or imported model"),
+    "export": ("hectogpt.cli.export", "write a model for transformers, vLLM or llama.cpp"),
     "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
     "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
     "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),

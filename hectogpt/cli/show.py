@@ -179,6 +179,8 @@ def facts(record: RunRecord) -> Iterator[tuple[str, str]]:
         if loss := number(f"{split}_loss", ".4f"):
             bits = number(f"{split}_bpb", ".4f")
             yield name, f"{loss} nats per token" + (f", {bits} bits per byte" if bits else "")
+    if (before := number("dev_loss_before", ".4f")) and isinstance(first := summary.get("first_weights"), dict):
+        yield "before training", f"{before} nats per token, with the weights of {text_of(first.get('source')) or '?'}"
     if record.state in (UNFINISHED, RUNNING) and (now := number_of(record.last_row.get("train/loss"))) is not None:
         yield "training loss", f"{now:.4f} on the batch of step {record.steps}"
     if last := number("train_loss_last", ".4f"):

@@ -28,6 +28,8 @@ class TrainOptions:
     """Steps between checkpoints; 0 for none (default: by time, about every 10 s)."""
     resume: str | None = None
     """Go on with a run: its folder, one of its checkpoints, or "auto"."""
+    init: str | None = None
+    """Start from the weights of a model: a run, a folder in Hugging Face's layout, or a name on the hub."""
     extend: int | None = None
     """Steps to add to a run that is done; with --resume."""
     require_exact: bool = False
@@ -67,6 +69,7 @@ Text
 Run
   --steps N          gradient steps (default 100)
   --seed N           draws the first weights and the order of the data (0)
+  --init MODEL       start from the weights of a run, a folder or a hub name
 Going on
   --save-every N     checkpoint every N steps, 0 for none (default: by time)
   --resume auto|RUN  go on with the newest run of this recipe, or with a folder
@@ -102,6 +105,9 @@ def main(argv: list[str]) -> None:
         print(help_text())
         return
     options, run, base, name = parse(argv)
+    if options.resume is None and run.recipe == "finetune" and run.first_weights is None:
+        fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
+        raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
     from hectogpt.api.describing import is_modified
     from hectogpt.cli.train_run import resume, train
 
@@ -142,6 +148,9 @@ def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, st
     if current != name:
         note(f"note: the recipe {name} is now called {current}", quiet)
     recipe = ideas.find_run(current)
+    if source := value_of("--init", argv):
+        recipe = started_from(source, recipe, quiet)
+        base = None if base is None else started_from(source, base, quiet)
     base = recipe if base is None else base
     arguments = make_dataclass(
         "Arguments",
@@ -159,6 +168,21 @@ def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, st
         config=(tyro.conf.AvoidSubcommands,),
     )
     return parsed.options, parsed.run, recipe, ideas.folder_name(current) if named else None
+
+
+def value_of(option: str, argv: list[str]) -> str | None:
+    """The value of an option that has to be known before the others are read."""
+    for argument, following in zip(argv, [*argv[1:], None], strict=False):
+        if argument == option or argument.startswith(f"{option}="):
+            return argument.partition("=")[2] or following
+    return None
+
+
+def started_from(source: str, run: Any, quiet: bool) -> Any:
+    """The run that starts from a model's weights. Raises UserError."""
+    from hectogpt.api.first_weights import start_from
+
+    return start_from(run, source, note=lambda text: note(f"note: {text}", quiet))
 
 
 def has_option(path: str) -> bool:

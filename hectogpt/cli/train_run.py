@@ -208,6 +208,8 @@ def final_table(summary: dict[str, Any], baseline: Curve | None) -> None:
         table.add_row(name, f"{ngrams[key]:.3f}", f"{ngrams[key] * per_nat:.3f}", "")
     if "dev_loss_before" in summary:
         table.add_row("before training", f"{summary['dev_loss_before']:.3f}", f"{summary['dev_bpb_before']:.3f}", "")
+    if "dev_loss_before" in summary:
+        table.add_row("before training", f"{summary['dev_loss_before']:.3f}", f"{summary['dev_bpb_before']:.3f}", "")
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
     values = (summary["dev_loss"], summary["dev_bpb"], summary["train_loss_last"])
     table.add_row(f"[bold]{label}[/bold]", *(f"[bold]{v:.3f}[/bold]" for v in values))

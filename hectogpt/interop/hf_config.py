@@ -1,8 +1,10 @@
-"""A Hugging Face GPT-2's config.json as a ModelConfig. Settings that change GPT-2's formulas are refused."""
+"""A Hugging Face GPT-2's config.json as a ModelConfig, and back. Settings that change GPT-2's formulas are refused."""
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 from hectogpt import errors
@@ -10,6 +12,7 @@ from hectogpt.errors import UserError
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm
+from hectogpt.serialization import diff
 
 # The largest values that are believed: a damaged file must not make torch ask for terabytes.
 LARGEST = {"vocab_size": 10**7, "n_positions": 10**6, "n_embd": 10**5, "n_layer": 500, "n_head": 10**4}
@@ -58,6 +61,49 @@ def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelCon
         norm=LayerNorm(eps=epsilon),
         lm_head=LMHeadConfig(tied=chosen["tie_word_embeddings"]),
     )
+
+
+def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    """Field -> (GPT-2's value, this model's) for every field in which a model is not the GPT-2 of its sizes; empty for
+    a GPT-2. What GPT-2's own config.json can say (sizes, the norm's epsilon, a tied head) is no difference."""
+    gpt2 = ModelConfig(config.d_model, config.n_heads, config.n_layers, config.context_length, config.vocab_size)
+    gpt2 = replace(gpt2, lm_head=LMHeadConfig(tied=config.lm_head.tied))
+    if type(config.norm) is LayerNorm:
+        gpt2 = replace(gpt2, norm=config.norm)
+    if config.attention_scale is not None and math.isclose(config.attention_scale, config.d_attention**-0.5):
+        gpt2 = replace(gpt2, attention_scale=config.attention_scale)
+    if not config.n_layers:
+        gpt2 = replace(gpt2, n_layers=1)
+    return diff(gpt2, config)
+
+
+def write_config(config: ModelConfig, end_of_text: int, dtype: str) -> dict[str, Any]:
+    """config.json of a GPT2LMHeadModel; the inverse of `parse_config`. dtype: that of the weights, as torch names it.
+
+    There is no dropout here, so its probabilities are 0.
+    """
+    assert isinstance(config.norm, LayerNorm)
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_embd": config.d_model,
+        "n_layer": config.n_layers,
+        "n_head": config.n_heads,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": config.norm.eps,
+        "initializer_range": 0.02,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "tie_word_embeddings": config.lm_head.tied,
+        "use_cache": True,
+        "dtype": dtype,
+    }
 
 
 def _shown(config: dict[str, Any], name: str) -> str:

@@ -1,4 +1,5 @@
-"""The tokenizer in a model's folder: tokenizer.json, or merges.txt with vocab.json. Only GPT-2's kind is read."""
+"""The tokenizer in a model's folder: tokenizer.json, or merges.txt with vocab.json. Only GPT-2's kind is read; the form
+that is written is tokenizer.json."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer, load_tokenizer
+from hectogpt.data.tokenizer import END_OF_TEXT
 from hectogpt.errors import UserError
 from hectogpt.json_files import read_bytes, read_json_object
 
@@ -36,7 +38,11 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     else:
         merges = _read_merges(folder / source)
         vocabulary = _json(folder / "vocab.json") if os.path.lexists(folder / "vocab.json") else None
-    tokenizer = Tokenizer(merges, name=folder.name)
+    own = load_tokenizer()
+    is_gpt2 = own.n_vocab == vocab_size and own.merges.splitlines()[1:] == [
+        line for line in merges.splitlines() if not line.startswith(b"#version")
+    ]
+    tokenizer = own if is_gpt2 else Tokenizer(merges, name=folder.name)
     if vocabulary is not None and vocabulary != tokenizer.vocabulary():
         expected = tokenizer.vocabulary()
         odd = next((t for t in expected if vocabulary.get(t) != expected[t]), None) or next(
@@ -50,6 +56,46 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     if tokenizer.n_vocab != vocab_size:  # a model with more ids would write some that no text belongs to
         raise _no_tokenizer(folder, f"it has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}")
     return tokenizer
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of tokenizer.json, as the library tokenizers writes a GPT-2's. There, unlike here, the text
+    <|endoftext|> becomes the separator."""
+    vocabulary = tokenizer.vocabulary()
+    end = vocabulary.pop(END_OF_TEXT)
+    merges = [line for line in tokenizer.merges.decode("utf-8").splitlines() if not line.startswith("#version")]
+    by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    options: dict[str, Any] = {"dropout": None, "unk_token": None, "continuing_subword_prefix": ""}
+    options |= {"end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": end, "content": END_OF_TEXT, **flags}],
+        "normalizer": None,
+        "pre_tokenizer": by_bytes,
+        "post_processor": by_bytes | {"trim_offsets": False},
+        "decoder": by_bytes,
+        "model": {
+            "type": "BPE",
+            **options,
+            "vocab": vocabulary | {END_OF_TEXT: end},
+            "merges": [line.split(" ") for line in merges],
+        },
+    }
+
+
+def tokenizer_config(context_length: int) -> dict[str, Any]:
+    """The content of tokenizer_config.json."""
+    names = {name: END_OF_TEXT for name in ("bos_token", "eos_token", "unk_token")}
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context_length,
+        **names,
+    }
 
 
 def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:

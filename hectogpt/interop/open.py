@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
+from hectogpt.interop.exported import is_exported
 from hectogpt.interop.hf_tokenizer import read_tokenizer
-from hectogpt.interop.hf_weights import load_gpt2
+from hectogpt.interop.hf_weights import load_exported, load_gpt2
 from hectogpt.interop.hub import fetch
 from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
-from hectogpt.model.weights import MODEL_TYPE, load_model, read_config
+from hectogpt.model.weights import MODEL_TYPE, load_model, model_of, read_config
 from hectogpt.serialization import classes_of, load
 
 
@@ -56,24 +58,46 @@ def open_model(
     Raises UserError: CHECKPOINT for a folder that is missing, damaged or no GPT-2; DATA for its tokenizer; USAGE for
     what cannot be a name on the hub.
     """
-    folder = Path(name_or_folder)
-    if not os.path.isdir(folder):  # False, and no error, also for what cannot be a path
-        if not download:
-            raise UserError(
-                f"no model in {str(folder)[:200]}",
-                why="there is no such folder",
-                fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
-                code=errors.CHECKPOINT,
-            )
-        folder = fetch(str(name_or_folder))
+    folder = find_folder(name_or_folder, download)
     config = read_config(folder)
     if config.get("model_type") == MODEL_TYPE:
         named = [idea] if isinstance(idea, (Path, str)) else idea
-        with classes_of(_import_ideas(folder, config, [read_idea(path) for path in named])), WithoutInit():
-            model = load_model(folder)
+        fields = config["model"] if is_exported(config) else config
+        with classes_of(_import_ideas(folder, fields, [read_idea(path) for path in named])), WithoutInit():
+            model = load_exported(folder, config, note) if is_exported(config) else load_model(folder)
     else:
         with WithoutInit():
             model = load_gpt2(folder, note)
+    return model, read_tokenizer(folder, model.config.vocab_size)
+
+
+def find_folder(name_or_folder: str | Path, download: bool) -> Path:
+    """A model's folder: the one that is named, or with `download` that of a name on the hub. Raises UserError as
+    `open_model` does."""
+    folder = Path(name_or_folder)
+    if os.path.isdir(folder):  # False, and no error, also for what cannot be a path
+        return folder
+    if download:
+        return fetch(str(name_or_folder))
+    raise UserError(
+        f"no model in {str(folder)[:200]}",
+        why="there is no such folder",
+        fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
+        code=errors.CHECKPOINT,
+    )
+
+
+def open_state(
+    folder: Path, state: dict[str, Tensor], idea: Path | str | Sequence[Path | str] = ()
+) -> tuple[Transformer, Tokenizer]:
+    """The model of a run's folder with these weights, which one of its checkpoints holds; else as `open_model`."""
+    record = read_json_object(folder / "run.json", nan_as_none=True)
+    fields = record["run"].get("model") if isinstance(record.get("run"), dict) else None
+    if not isinstance(fields, dict):
+        raise UserError(f"no model in {folder / 'run.json'}", why="it is no run's record", code=errors.CHECKPOINT)
+    named = [idea] if isinstance(idea, (Path, str)) else idea
+    with classes_of(_import_ideas(folder, fields, [read_idea(path) for path in named])), WithoutInit():
+        model = model_of(load(ModelConfig, fields), state, folder / "run.json")
     return model, read_tokenizer(folder, model.config.vocab_size)
 
 
@@ -143,8 +167,9 @@ def _is_readable(config: dict[str, Any], ideas: Sequence[str]) -> bool:
 
 def ideas_of(folder: Path) -> list[Source]:
     """The users' own files that made a run, as its folder tells. They are names and hashes; nothing is imported."""
+    file = "run.json" if (folder / "run.json").exists() else "config.json"  # the latter of an exported model
     with contextlib.suppress(UserError):
-        listed = read_json_object(folder / "run.json", nan_as_none=True).get("ideas")
+        listed = read_json_object(folder / file, nan_as_none=True).get("ideas")
         listed = listed if isinstance(listed, list) else []
         found = [
             [str(item.get(name)) for name in ("file", "path", "sha256")] for item in listed if isinstance(item, dict)

@@ -208,8 +208,20 @@ def soap_muon(run: Run) -> Run:
     return _speedrun(run, SOAPMuon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
 
 
+def finetune(run: Run) -> Run:
+    """Fine-tuning of another model (option init): AdamW at 0.00005 with warm-up and linear decay to zero, 4 rows of up
+    to 512 tokens a step.
+
+    A learning rate as for random weights would undo what the model has learned. The model's sizes come with its
+    weights; those of this recipe alone are the baseline's.
+    """
+    optim = AdamW(lr=5e-5, betas=(0.9, 0.95), weight_decay=0.0)
+    return replace(run, optim=optim, schedule=LinearDecay(warmup=10), data=Data(batch_size=4, seq_len=512))
+
+
 OTHERS: tuple[Recipe, ...] = (
     minute,
+    finetune,
     counts,
     soap,
     one_pass,

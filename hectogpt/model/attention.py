@@ -65,7 +65,7 @@ class CausalAttention(nn.Module):
         self.qk_parts = nn.ModuleList(part.build(*sizes) for part in config.attention_parts if part not in biases)
         self.score_biases = nn.ModuleList(part.build(*sizes) for part in biases)
         self.ve_scale = nn.Parameter(torch.ones(1)) if config.value_embeddings else None
-        self.register_state_dict_post_hook(_split_qkv)
+        self.register_state_dict_post_hook(split_qkv)
         self.register_load_state_dict_pre_hook(_fuse_qkv)
 
     def view(self, positions: Int[Tensor, "rows time"], cache: Cache | None = None) -> AttentionView:
@@ -151,7 +151,8 @@ class CausalAttention(nn.Module):
 _QKV = ("W_q", "W_k", "W_v")
 
 
-def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+def split_qkv(module: nn.Module | None, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Put the textbook's three weights and biases in place of `W_qkv` of the attention with this prefix."""
     for kind in ("weight", "bias"):
         fused = state.pop(f"{prefix}W_qkv.{kind}", None)
         if fused is not None:

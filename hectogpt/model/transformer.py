@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache
+from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache, split_qkv
 from hectogpt.model.config import Init, ModelConfig
 from hectogpt.model.inputs import Cache
 from hectogpt.model.lm_head import LMHead
@@ -134,7 +134,7 @@ class Transformer(nn.Module):
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.embeddings(ids)
         if self.position_embeddings is not None:
-            x = x + self.position_embeddings(positions)
+            x = x + self.position_embeddings(positions).to(x.dtype)  # a table of constants may be wider
         for part in self.inputs:
             x = part(x, ids, cache)
         ve = torch.zeros_like(x) if self.value_embeddings else None
@@ -229,6 +229,15 @@ _SAVED_NAMES = (
     ("value_embeddings.", "values."),
     (".attention.ve_scale", ".attention.extra_share"),
 )
+
+
+def name_as_saved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state with the names that parameters and buffers have in the modules, under the names of saved weights."""
+    named: dict[str, Tensor] = dict(state)
+    for prefix in {name.rpartition("W_qkv.")[0] for name in state if "W_qkv." in name}:
+        split_qkv(None, named, prefix, None)
+    _rename(named, "", _SAVED_NAMES)
+    return named
 
 
 def _to_saved_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

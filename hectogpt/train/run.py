@@ -13,6 +13,7 @@ from hectogpt.data import DataOrder, Shuffled
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
+from hectogpt.train.first_weights import FirstWeights
 from hectogpt.train.init_counts import BigramInit
 from hectogpt.train.optim import AdamW, Optim
 from hectogpt.train.schedules import Constant, Schedule
@@ -77,6 +78,7 @@ class Run:
     """A training run.
 
     init_from_counts: start the weights from counts of the training text.
+    first_weights: start from another model's weights, as fine-tuning does.
     seed: decides both the weights' initial draw and the order of the data.
     ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
     on_spike: at a loss far above the last ones, "warn" (whoever drives the run says so), "skip" the update, or "stop".
@@ -92,6 +94,7 @@ class Run:
     optim: Optim = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Constant)
     init_from_counts: BigramInit | None = None
+    first_weights: FirstWeights | None = None
     recipe: str = "custom"
     ideas: tuple[str, ...] = ()
     corpus: str = "sotu"

@@ -174,6 +174,8 @@ class Session:
         model = setup.build_model(run, machine, corpus)
         if resume is not None:
             model.fit_to(resume.state.weights())
+        elif run.first_weights is not None:
+            run.first_weights.load_into(model)
         head = setup.compile_head(run, model, machine, chosen.get("head"))
         optimizer = run.optim.build(model)
         if not isinstance(optimizer, OptimizerGroup):

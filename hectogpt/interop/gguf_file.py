@@ -1,0 +1,93 @@
+"""A GPT-2 as one GGUF file, which llama.cpp and what is built on it (Ollama, LM Studio) load.
+
+Names and keys are those of llama.cpp's converter for GPT-2. Weights are written in float32; llama.cpp's own tool
+quantizes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hectogpt.data import Tokenizer
+from hectogpt.errors import UserError
+from hectogpt.files import replacing
+from hectogpt.model.parts import LayerNorm
+from hectogpt.model.transformer import Transformer
+from hectogpt.model.weights import saved_tensors
+
+FILE = "model.gguf"
+# GGUF's name -> our names; several are stacked. In the blocks both stand behind their prefix and before .weight, .bias.
+BLOCK = {
+    "attn_norm": ("pre_layer_norm",),
+    "attn_qkv": ("attention.W_q", "attention.W_k", "attention.W_v"),
+    "attn_output": ("attention.W_o",),
+    "ffn_norm": ("post_layer_norm",),
+    "ffn_up": ("mlp.fc1",),
+    "ffn_down": ("mlp.fc2",),
+}
+
+
+def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str) -> None:
+    """Write the file, whole or not at all. The model is a GPT-2. Raises UserError without the package gguf, OSError."""
+    try:
+        import gguf
+    except ImportError:
+        raise UserError(
+            "GGUF files are written by the package gguf, which is not installed",
+            fix="python -m pip install 'hectogpt[gguf]'",
+        ) from None
+    config = model.config
+    assert isinstance(config.norm, LayerNorm)
+    with replacing(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, "gpt2")
+        writer.add_name(title)
+        writer.add_block_count(config.n_layers)
+        writer.add_context_length(config.context_length)
+        writer.add_embedding_length(config.d_model)
+        writer.add_feed_forward_length(4 * config.d_model)
+        writer.add_head_count(config.n_heads)
+        writer.add_layer_norm_eps(config.norm.eps)
+        writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        tokens = list(tokenizer.vocabulary())
+        writer.add_token_list(tokens)
+        kinds = [gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL]
+        writer.add_token_types(kinds)
+        merges = tokenizer.merges.decode("utf-8").splitlines()
+        writer.add_token_merges([line for line in merges if not line.startswith("#version")])
+        writer.add_bos_token_id(tokenizer.end_of_text)
+        writer.add_eos_token_id(tokenizer.end_of_text)
+        writer.add_add_bos_token(False)
+        for name, tensor in tensors(model):
+            writer.add_tensor(name, tensor)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def tensors(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors by GGUF's names, float32, matrices as [out, in]. A tied head has none of its own."""
+    state = saved_tensors(model)
+
+    def stacked(names: tuple[str, ...]) -> np.ndarray:
+        joined: Tensor = torch.cat([state[name] for name in names])
+        return joined.to(torch.float32).contiguous().numpy()
+
+    yield "token_embd.weight", stacked(("embeddings.weight",))
+    yield "position_embd.weight", stacked(("position_embeddings.weight",))
+    for layer in range(model.config.n_layers):
+        for theirs, ours in BLOCK.items():
+            for kind in ("weight", "bias"):
+                names = tuple(f"backbone.{layer}.{name}.{kind}" for name in ours)
+                yield f"blk.{layer}.{theirs}.{kind}", stacked(names)
+    for kind in ("weight", "bias"):
+        yield f"output_norm.{kind}", stacked((f"final_layer_norm.{kind}",))
+    if not model.config.lm_head.tied:
+        yield "output.weight", stacked(("lm_head.weight",))

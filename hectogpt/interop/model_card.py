@@ -1,0 +1,152 @@
+"""README.md of an exported model: what it is, how to use it, how it was trained, whose licences apply.
+
+The facts come from the run's own files, which somebody else may have written: nothing in them can break out of its line
+or of its cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hectogpt import __version__
+from hectogpt.display import printable
+from hectogpt.errors import UserError
+from hectogpt.json_files import read_json_object
+
+# What is known of the texts that have a name here.
+TEXTS = {
+    "sotu": "State of the Union addresses, works of the United States Government, in the public domain there; "
+    "transcriptions by The American Presidency Project, University of California, Santa Barbara "
+    "(https://www.presidency.ucsb.edu), please cite them; package sotu, MIT License.",
+    "tinystories": "TinyStories (arXiv 2305.07759), CDLA-Sharing-1.0.",
+}
+USE = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{folder}"{option})
+ids = tokenizer("Once upon a time", return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
+```
+"""
+LOSSES = {"dev": "held-out loss", "test": "loss on the test text"}
+NGRAMS = {"uniform": "uniform", "unigram": "unigram", "kn2": "Kneser-Ney bigram", "kn3": "Kneser-Ney trigram"}
+
+
+def read_facts(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a run's folder tells of itself: {"run": ..., "summary": ...}, both empty for another folder."""
+    found: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
+    for name in found:
+        with contextlib.suppress(UserError):
+            found[name] = read_json_object(folder / f"{name}.json", nan_as_none=True)
+    return found
+
+
+def title_of(facts: Mapping[str, dict[str, Any]], name: str) -> str:
+    """A title: the recipe and the text, or the name of the folder or of the hub's model."""
+    run = _object(facts["run"].get("run"))
+    if "recipe" not in run:
+        return _line(name)
+    changed = " (modified)" if facts["run"].get("modified") is True else ""
+    return f"{_line(run['recipe'])}{changed} on {_line(run.get('corpus', 'unknown text'))}"
+
+
+def write_card(
+    facts: Mapping[str, dict[str, Any]], name: str, folder: str, parameters: int, differences: Mapping[str, Any]
+) -> str:
+    """The README. folder: where it goes. differences: field -> (GPT-2's value, the model's), empty for a GPT-2."""
+    run, summary = _object(facts["run"].get("run")), facts["summary"]
+    remote = bool(differences)
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [hectogpt]", "---", ""]
+    lines += [f"# {title_of(facts, name)}", ""]
+    lines += [f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT {__version__}.", ""]
+    option = ", trust_remote_code=True" if remote else ""
+    lines += ["## Use", "", USE.format(folder=_line(folder).replace('"', "'"), option=option)]
+    if remote:
+        lines += ["The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at it first.", ""]
+    trained = list(_training(run, summary))
+    if trained:
+        lines += ["## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in trained), ""]
+    lines += ["## Architecture", ""]
+    if remote:
+        lines += ["| field | GPT-2 | here |", "|---|---|---|"]
+        lines += [f"| {field} | {_cell(a)} | {_cell(b)} |" for field, (a, b) in differences.items()]
+    else:
+        lines += ["GPT-2: transformers opens it as GPT2LMHeadModel, without code of its own."]
+    lines += ["", "## Licences", "", *(f"* {line}" for line in _licences(run, remote))]
+    return "\n".join(lines) + "\n"
+
+
+def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what, value) of what the run's files tell."""
+    for key in ("recipe", "corpus", "seed", "steps"):
+        if key in run:
+            yield key, _cell(run[key])
+    first = run.get("first_weights")
+    if isinstance(first, dict):
+        yield "first weights", f"{_cell(first.get('source'))}, SHA-256 {_cell(first.get('sha256'))}"
+    if type(tokens := summary.get("train_tokens")) is int:
+        yield "tokens read", f"{tokens:,}"
+    for key, what in (("train_loss_last", "last training loss"), ("train_loss_last10", "mean of the last ten")):
+        if (loss := _number(summary.get(key))) is not None:
+            yield what, f"{loss:.4f} nats per token"
+    if (before := _number(summary.get("dev_loss_before"))) is not None:
+        yield "held-out loss before training", f"{before:.4f} nats per token"
+    for split, what in LOSSES.items():
+        if (loss := _number(summary.get(f"{split}_loss"))) is not None:
+            bits = _number(summary.get(f"{split}_bpb"))
+            yield what, f"{loss:.4f} nats per token" + (f", {bits:.4f} bits per byte" if bits is not None else "")
+    for key, what in NGRAMS.items():
+        if (loss := _number(_object(summary.get("ngrams")).get(key))) is not None:
+            yield f"{what} model on the same text", f"{loss:.4f} nats per token"
+    if (seconds := _number(summary.get("seconds"))) is not None:
+        yield "seconds", f"{seconds:,.0f}, {_cell(_object(summary.get('machine')).get('device', 'unknown device'))}"
+
+
+def _licences(run: dict[str, Any], remote: bool) -> Iterator[str]:
+    yield (
+        "Tokenizer: GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License, if the vocabulary is GPT-2's."
+    )
+    if remote:
+        yield "modeling_hectogpt.py: the hectoGPT authors, MIT License."
+    if "corpus" in run:
+        corpus = str(run["corpus"])
+        yield f"Training text {_line(corpus)}: {TEXTS.get(corpus, 'as its owners say; hectoGPT does not know it.')}"
+    if isinstance(first := run.get("first_weights"), dict):
+        yield f"First weights {_line(first.get('source'))}: as their owners say."
+    yield "Weights: whoever trained them says; no licence is given here."
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+
+
+def _line(value: Any) -> str:
+    """A value as text on one line, without what Markdown and HTML would act on."""
+    text = printable(str(value)).replace("\n", " ").replace("\t", " ")[:200]
+    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in text)
+
+
+def _cell(value: Any) -> str:
+    """A value for a cell of a table, as in Rotary(base=10000.0)."""
+    if isinstance(value, dict):
+        inside = ", ".join(f"{key}={_plain(item)}" for key, item in value.items() if key != "type")
+        return _line(f"{value.get('type', '')}({inside})")
+    if isinstance(value, list):
+        return ", ".join(_cell(item) for item in value) or "none"
+    return _line("none" if value is None else value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value.get('type', '')}({', '.join(f'{k}={_plain(v)}' for k, v in value.items() if k != 'type')})"
+    return f"({', '.join(map(_plain, value))})" if isinstance(value, list) else str(value)
