@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hectogpt.cli.train", "train a recipe for its hundred steps; writes runs/NAME"),
     "generate": ("hectogpt.cli.generate", "continue prompts with a trained or imported model"),
     "export": ("hectogpt.cli.export", "write a model for transformers, vLLM or llama.cpp"),
+    "score": ("hectogpt.cli.score", "score models on held-out text beside n-gram models"),
     "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
     "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
     "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),

@@ -1,0 +1,88 @@
+"""`hectogpt score`: the loss of a run is the one that the run has; other tokenizers read the same text."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import TINY, Here, assert_good_error
+from exported_models import write_model
+from model_kinds import KINDS
+
+from hectogpt import errors
+from hectogpt.api.score_models import encoded_anew, score_model, score_ngrams
+from hectogpt.data import Tokenizer, load_tokenizer, open_corpus
+from hectogpt.errors import UserError
+from hectogpt.interop import open_model
+
+TEXT = "\n\n".join(f"Document {n}: the hello world of well-known words, number {n * 7}." for n in range(400))
+
+
+@pytest.mark.thorough
+def test_a_run_has_the_score_of_its_summary(tmp_path, monkeypatch, capsys) -> None:
+    here = Here(tmp_path, monkeypatch, capsys)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    options = ["--corpus", "text.txt", "--quiet", "--out", "run", "--dtype", "float32", "--head-dtype", "float32"]
+    done = here("train", "baseline", *TINY, *options)
+    assert done.returncode == 0, done.stderr
+    assert here("export", "run", "exported").returncode == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    told = json.loads(here("score", "run", "--corpus", "text.txt", "--json").stdout)
+    assert told["models"][0]["loss"] == pytest.approx(summary["dev_loss"], abs=1e-9)
+    assert told["models"][0]["bits_per_byte"] == pytest.approx(summary["dev_bpb"], abs=1e-9)
+    assert {score["name"]: score["loss"] for score in told["ngrams"]} == pytest.approx(summary["ngrams"])
+    shown = here("score", "run", "exported", "--corpus", "text.txt", "--quiet")
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert next(row for row in rows if row[0] == "run")[1:] == next(row for row in rows if row[0] == "exported")[1:]
+    assert "whole training text" in shown.stdout
+    assert_good_error(here("score", "--corpus", "text.txt"), errors.USAGE, "no model")
+    assert_good_error(here("score", "run", "--corpus", "text.txt", "--max-tokens", "1"), errors.USAGE, "at least 2")
+
+
+def test_a_model_with_its_own_tokenizer_reads_the_same_text(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    corpus = open_corpus(str(tmp_path / "text.txt"), cache=tmp_path / "cache")
+    model = write_model(tmp_path / "model", KINDS["gpt2"], torch.float32)
+    score = score_model(str(tmp_path / "model"), corpus, max_tokens=200)
+    own = open_model(tmp_path / "model")[1]
+    anew = encoded_anew(corpus.dev[:200], corpus.tokenizer, own)
+    total, length = 0.0, model.config.context_length
+    for start in range(0, len(anew) - 1, length):
+        row = torch.from_numpy(anew[start : start + length + 1].astype("int64"))[None]
+        with torch.no_grad():
+            logits = model(row[:, :-1]).double().log_softmax(-1)
+        total -= float(logits.gather(2, row[:, 1:, None]).sum())
+    n_bytes = sum(own.token_bytes[anew[1:]])
+    assert score.loss == pytest.approx(total / (len(anew) - 1), rel=1e-6)
+    assert score.bits_per_byte == pytest.approx(total / math.log(2) / n_bytes, rel=1e-6)
+
+
+def test_texts_keep_their_bytes_in_other_tokens(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT + "\n\nnaïve \U0001f600 日本", encoding="utf-8")
+    corpus = open_corpus(str(tmp_path / "text.txt"), cache=tmp_path / "cache")
+    small = Tokenizer(b"h e\nl l\nhe ll")
+    for split in ("dev", "test", "train"):
+        tokens = corpus.tokens[split]
+        assert small.decode_bytes(encoded_anew(tokens, corpus.tokenizer, small)) == corpus.tokenizer.decode_bytes(
+            tokens
+        )
+
+
+def test_tokens_that_are_no_text(tmp_path: Path) -> None:
+    old = load_tokenizer()
+    lone = next(i for i in range(256) if old.decode_bytes([i]) == b"\xff")
+    with pytest.raises(UserError, match="no text"):
+        encoded_anew(np.array([lone], dtype=np.uint16), old, Tokenizer(b"h e"))
+
+
+def test_the_models_with_counts_know_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    corpus = open_corpus(str(tmp_path / "text.txt"), cache=tmp_path / "cache")
+    scores = score_ngrams(corpus)
+    assert {"uniform", "unigram", "kn2", "kn3"} <= {score.name for score in scores}
+    ratios = {round(score.bits_per_byte / score.loss, 9) for score in scores}
+    assert len(ratios) == 1
