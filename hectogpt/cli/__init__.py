@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("hectogpt.cli.bench", "show the recorded side-by-side timings"),
     "list": ("hectogpt.cli.list_command", "list recipes, corpora, and the runs below ./runs"),
     "show": ("hectogpt.cli.show", "show a run: numbers, samples, what differs from its recipe"),
+    "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
     "finish": ("hectogpt.cli.finish", "score a trained run whose process ended before its score"),
     "verify": ("hectogpt.cli.verify", "check every hash of a run or a corpus"),
     "replay": ("hectogpt.cli.replay", "compute a step of a run again and compare the bits"),

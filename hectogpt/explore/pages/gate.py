@@ -8,13 +8,15 @@ kind. Nothing behind the gate sees a refused request, and a body that is announc
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 from typing import Any, NamedTuple
 
 Message = MutableMapping[str, Any]
@@ -50,6 +52,15 @@ HEADERS = {
 }
 
 
+def write_page(folder: Path, address: str) -> Path:
+    """A page that leads to the address, readable by the user alone, in a folder that only the user can enter."""
+    page = folder / "open.html"
+    text = f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={address}">'
+    with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f'{text}<title>hectoGPT</title><a href="{address}">hectoGPT</a>\n')
+    return page
+
+
 class Refusal(NamedTuple):
     """The answer to a request that is not passed on."""
 
@@ -58,15 +69,25 @@ class Refusal(NamedTuple):
 
 
 class Gate:
-    """The application `app` for those who know the token, on this port of 127.0.0.1.
+    """The application `app` for those who know the token, on this port of 127.0.0.1. routes: by method, the paths that
+    there are. policy: where pages may load from. command: what has printed the address.
 
     GET /?access_token=TOKEN sets a cookie and leads to the page. The cookie holds another secret than the address, it
     ends with the browser's session, and its name has the port, because browsers send cookies to all ports of a host.
     """
 
-    def __init__(self, app: App, port: int, token: str) -> None:
+    def __init__(
+        self,
+        app: App,
+        port: int,
+        token: str,
+        routes: Mapping[str, re.Pattern[str]] = ROUTES,
+        policy: str = POLICY,
+        command: str = "hectogpt explore",
+    ) -> None:
         names = [f"{HOST}:{port}", f"localhost:{port}"] + ([HOST, "localhost"] if port == 80 else [])
-        self.app = app
+        self.app, self.routes, self.command = app, routes, command
+        self.headers = HEADERS | {"Content-Security-Policy": policy}
         self.origins = {name.encode(): f"http://{name}".encode() for name in names}
         self.query = f"access_token={token}".encode()
         self.cookie, self.secret = f"hectogpt_{port}", secrets.token_urlsafe(24)
@@ -103,7 +124,7 @@ class Gate:
         await self._pass_on(scope, _first({"type": "http.request", "body": body}, receive), send)
 
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
-        answer, details = _Answer(send), ""
+        answer, details = _Answer(send, self.headers), ""
         try:
             await self.app(scope, receive, answer)
         except RecursionError:
@@ -133,9 +154,9 @@ class Gate:
         if any(site not in (b"same-origin", b"none") for site in _values(scope, b"sec-fetch-site")):
             return Refusal(HTTPStatus.FORBIDDEN, "another page has sent this request")
         if not self._has_cookie(scope):
-            return Refusal(HTTPStatus.UNAUTHORIZED, "open the address that `hectogpt explore` has printed")
+            return Refusal(HTTPStatus.UNAUTHORIZED, f"open the address that `{self.command}` has printed")
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        if method not in ROUTES or not ROUTES[method].fullmatch(scope["path"]):
+        if method not in self.routes or not self.routes[method].fullmatch(scope["path"]):
             return Refusal(HTTPStatus.NOT_FOUND, "there is no such page")
         length = _value(scope, b"content-length")
         if length and (not length.isdigit() or len(length) > 19 or int(length) > LONGEST_BODY):
@@ -168,14 +189,14 @@ class _Answer:
     """Passes on an answer with our headers and without any that lets other pages read it. The answer to a fault, whose
     text may name files, is not passed on; `started` is False then."""
 
-    def __init__(self, send: Send) -> None:
-        self.send, self.started = send, False
+    def __init__(self, send: Send, headers: dict[str, str]) -> None:
+        self.send, self.headers, self.started = send, headers, False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] < 500:
             self.started = True
             kept = [(k, v) for k, v in message["headers"] if not k.lower().startswith(b"access-control-")]
-            message = {**message, "headers": kept + _headers(HEADERS)}
+            message = {**message, "headers": kept + _headers(self.headers)}
         if self.started:
             await self.send(message)
 

@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hectogpt import errors
 from hectogpt.explore.pages import controls
-from hectogpt.explore.pages.gate import HOST, LONGEST_BODY, SECONDS, Gate
+from hectogpt.explore.pages.gate import HOST, LONGEST_BODY, SECONDS, Gate, write_page
 
 CONNECTIONS = 512
 SECONDS_TO_END = 3.0
@@ -121,15 +121,6 @@ def make_server(asked: dict[str, Any], port: int, token: str) -> uvicorn.Server:
         timeout_graceful_shutdown=1,
     )
     return uvicorn.Server(config)
-
-
-def write_page(folder: Path, address: str) -> Path:
-    """A page that leads to the address, readable by the user alone, in a folder that only the user can enter."""
-    page = folder / "open.html"
-    text = f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={address}">'
-    with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(f'{text}<title>hectoGPT</title><a href="{address}">hectoGPT</a>\n')
-    return page
 
 
 def end_with_parent(server: uvicorn.Server) -> None:

@@ -1,0 +1,135 @@
+"""The rows of a run's metrics.jsonl, read as they are appended, as one list of numbers a column.
+
+A file may be another program's, damaged, or a copy that is replaced while it is read: every value is checked, half a
+row waits for its end, and a file that is no longer the one read before is read from its start.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hectogpt.json_files import finite_or_none, open_regular
+
+# column -> the row's key
+COLUMNS = {
+    "step": "step",
+    "tokens": "tokens",
+    "loss": "train/loss",
+    "norm": "train/grad_norm",
+    "lr": "train/lr",
+    "dt": "train/dt",
+    "speed": "train/tok_per_sec",
+}
+AT_ONCE = 8 << 20  # bytes that are read at a time, so that a long file does not hold up the page
+MOST_POINTS = 1000  # of a curve as it is drawn
+
+Number = float | None
+
+
+class Rows:
+    """What metrics.jsonl has told so far. scores: (step, held-out loss). spikes: steps that the run has marked so.
+    generation: how often the file was read from its start."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.generation = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self.columns: dict[str, list[Number]] = {name: [] for name in COLUMNS}
+        self.scores: list[tuple[int, float]] = []
+        self.spikes: list[int] = []
+        self._file: tuple[int, int] | None = None  # device and number of the file that was read
+        self._offset, self._rest, self._end = 0, b"", b""
+
+    def __len__(self) -> int:
+        return len(self.columns["step"])
+
+    def refresh(self) -> bool:
+        """Read what was appended; whether anything has changed. A file that cannot be read tells nothing new."""
+        try:
+            with open_regular(self.path) as file:
+                status = os.fstat(file.fileno())
+                known = (status.st_dev, status.st_ino)
+                again = self._file is not None and (known != self._file or not self._goes_on(file, status.st_size))
+                if again:
+                    self._forget()
+                    self.generation += 1
+                self._file = known
+                file.seek(self._offset)
+                new = file.read(AT_ONCE)
+        except OSError:
+            return False
+        self._offset += len(new)
+        self._end = (self._end + new)[-4096:]
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
+            self._add(line)
+        return again or bool(lines)
+
+    def _goes_on(self, file: Any, size: int) -> bool:
+        """Whether the file still ends, up to where it was read, as it did: otherwise it was written anew."""
+        if size < self._offset:
+            return False
+        file.seek(self._offset - len(self._end))
+        return bool(file.read(len(self._end)) == self._end)
+
+    def _add(self, line: bytes) -> None:
+        row: Any = None
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line, parse_constant=lambda name: None, parse_float=finite_or_none)
+        step = number(row.get("step")) if isinstance(row, dict) else None
+        if step is None:
+            return
+        if "train/loss" in row:
+            for column, key in COLUMNS.items():
+                self.columns[column].append(number(row.get(key)))
+            if row.get("spike") is True:
+                self.spikes.append(int(step))
+        elif (score := number(row.get("val/loss"))) is not None:
+            self.scores.append((int(step), score))
+
+    def drawn(self) -> dict[str, list[Number]]:
+        """The columns as they are drawn: means over equal blocks if there are more rows than MOST_POINTS; the last row
+        stays as it is. "seconds" is the time of the steps so far."""
+        seconds, total = [], 0.0
+        for dt in self.columns["dt"]:
+            total += dt or 0.0
+            seconds.append(total)
+        columns: dict[str, list[Number]] = {name: self.columns[name] for name in COLUMNS if name != "dt"}
+        columns["seconds"] = [*seconds]
+        size = -(-len(self) // MOST_POINTS)
+        if size > 1:
+            columns = {name: [*_means(values[:-1], size), values[-1]] for name, values in columns.items()}
+        return {name: [_short(value) for value in values] for name, values in columns.items()}
+
+    def remaining(self, planned: int | None) -> float | None:
+        """Seconds that the planned steps still need, at the median pace of the last ten; None if that is unknown."""
+        last = sorted(dt for dt in self.columns["dt"][-10:] if dt is not None)
+        step = self.columns["step"][-1] if len(self) else None
+        if not last or planned is None or step is None:
+            return None
+        return max(planned - step, 0.0) * last[len(last) // 2]
+
+
+def number(value: Any) -> Number:
+    """The value if it is a finite number that a drawing can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _means(values: list[Number], size: int) -> list[Number]:
+    blocks = (values[start : start + size] for start in range(0, len(values), size))
+    known = ([value for value in block if value is not None] for block in blocks)
+    return [sum(block) / len(block) if block else None for block in known]
+
+
+def _short(value: Number) -> Number:
+    """Seven digits: more than any screen shows."""
+    return None if value is None else float(f"{value:.7g}")
