@@ -1,0 +1,98 @@
+"""A run that several processes share: the same bits for any number of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from experiments import make_corpus
+from helpers import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hectogpt.errors import UserError
+from hectogpt.train.leaves import add_in_tree, choose_leaves, process_counts
+from hectogpt.train.run import Data
+
+PROGRAM = ROOT / "tests" / "programs" / "shared_runs.py"
+
+
+def ask(scenario: str, folder: Path) -> Any:
+    """What the program says of a scenario."""
+    make_corpus(folder)
+    environment = os.environ | {"HECTOGPT_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), scenario, str(folder)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def assert_elastic(found: dict[str, Any]) -> None:
+    for name, runs in found.items():
+        (alone,) = runs["0"]
+        for how, told in runs.items():
+            for rank, one in enumerate(told):
+                assert one == alone, f"{name}, {how} processes, rank {rank}"
+        assert len(set(alone["losses"])) == len(alone["losses"])
+
+
+def test_one_two_and_four_processes_give_the_same_bits(tmp_path: Path) -> None:
+    """Losses, gradient norms and weights, with dropout; a run that moves from four to one, to two, to none as well."""
+    assert_elastic(ask("elastic", tmp_path))
+
+
+@pytest.mark.thorough
+def test_they_do_for_a_hundred_steps(tmp_path: Path) -> None:
+    assert_elastic(ask("hundred", tmp_path))
+
+
+# --- the tree ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 64), st.integers(0, 1000))
+def test_processes_build_the_tree_of_all_leaves(leaves: int, seed: int) -> None:
+    """Whatever numbers are added: floats show the order of additions."""
+    numbers = torch.randn(leaves, 3, generator=torch.Generator().manual_seed(seed)) * 1e3 ** torch.rand(leaves, 1)
+    whole = add_in_tree(list(numbers.clone()))
+    for count in process_counts(leaves):
+        own = leaves // count
+        parts = [add_in_tree(list(numbers[r * own : (r + 1) * own].clone())) for r in range(count)]
+        assert torch.equal(add_in_tree(parts), whole), count
+
+
+def test_the_tree_is_the_one_that_the_documents_tell() -> None:
+    a, b, c, d, e = torch.randn(5, 4).unbind()
+    assert torch.equal(add_in_tree([t.clone() for t in (a, b, c, d)]), (a + b) + (c + d))
+    assert torch.equal(add_in_tree([t.clone() for t in (a, b, c, d, e)]), ((a + b) + (c + d)) + e)
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "leaves"),
+    [(16, 1, 8), (16, 2, 8), (16, 16, 16), (4, 1, 4), (12, 3, 6), (12, 1, 4), (7, 1, 1)],
+)
+def test_a_batch_chooses_its_leaves(batch: int, processes: int, leaves: int) -> None:
+    assert choose_leaves(Data(batch_size=batch, seq_len=8), processes).leaves == leaves
+
+
+def test_leaves_are_no_larger_than_a_micro_batch() -> None:
+    data = choose_leaves(Data(batch_size=64, seq_len=8, micro_batch=2), 1)
+    assert (data.leaves, data.micro_batch, data.rows_at_once) == (32, None, 2)
+
+
+def test_processes_that_cannot_share_a_batch_are_told_which_numbers_can() -> None:
+    with pytest.raises(UserError, match="5 processes cannot share a batch") as caught:
+        choose_leaves(Data(batch_size=12, seq_len=8), 5)
+    assert "there may be 1, 2, 3, 4, 6 or 12" in caught.value.why
+    with pytest.raises(UserError, match="3 processes cannot share") as caught:
+        choose_leaves(Data(batch_size=16, seq_len=8, leaves=8), 3)
+    assert "there may be 1, 2, 4 or 8" in caught.value.why
+    with pytest.raises(UserError, match=r"data.leaves = 3") as caught:
+        Data(batch_size=16, seq_len=8, leaves=3)
+    assert caught.value.fix == "set data.leaves to 2"
