@@ -122,7 +122,7 @@ def test_what_else_transformers_does_with_a_model(tmp_path: Path) -> None:
         assert difference(padded[1, :6], theirs(ids[1:, :6]).logits[0]) < 1e-5
     theirs.train()
     loss = theirs(ids, labels=ids).loss
-    assert abs(float(loss) - float(model.get_loss_on_batch(ids))) < 1e-4
+    assert abs(loss.item() - model.get_loss_on_batch(ids).item()) < 1e-4
     loss.backward()
     assert all(p.grad is not None for p in theirs.parameters())
     theirs.save_pretrained(tmp_path / "saved")

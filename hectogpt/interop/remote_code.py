@@ -69,6 +69,7 @@ WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEM
 COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
 OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
+SHARED = {"Float", "Int", "Bool", "Value"}  # the names of:
 # What stands in the file for definitions that would bring much with them.
 OWN = '''\
 Float = Int = Bool = Annotated  # of tensors with a shape in words, such as "batch time d"
@@ -89,7 +90,7 @@ def assemble(config: ModelConfig, ideas: Sequence[IdeaFile]) -> str:
     sources[-1:-1] = own
     by_name = {source.module: source for source in sources}
     taken: dict[str, set[str]] = {source.module: set() for source in sources}
-    imports: set[str] = set()
+    imports: dict[str, str] = {}  # name -> the statement that imports it
     wrapper = by_name["hectogpt.interop.remote_model"]
     todo = [(wrapper if root in wrapper.nodes else _home(root, sources), root) for root in ROOTS]
     for kind in classes_in(config):
@@ -103,7 +104,8 @@ def assemble(config: ModelConfig, ideas: Sequence[IdeaFile]) -> str:
         todo.append((by_name[kind.__module__], kind.__name__))
     while todo:
         source, name = todo.pop()
-        source = wrapper if name in wrapper.nodes else source  # its LayerCache takes the place of the model's
+        if name in wrapper.nodes and not source.is_idea:
+            source = wrapper  # its LayerCache takes the place of the model's
         if name in taken[source.module]:
             continue
         taken[source.module].add(name)
@@ -114,10 +116,10 @@ def assemble(config: ModelConfig, ideas: Sequence[IdeaFile]) -> str:
                 todo += _resolve(source, used, by_name, imports)
             elif not hasattr(builtins, used) and used not in source.own_names:
                 raise _cannot(source, f"{name} uses the name {used}, which the file does not define")
-    _refuse_doubles(own, taken)
+    _refuse_doubles(own, taken, imports)
     parts = [source.text(taken[source.module]) for source in sources]
     body = "\n\n\n".join(part for part in parts if part)
-    return f"{_header(ideas)}\n{_import_lines(imports)}\n\n{OWN}\n\n{body}\n"
+    return f"{_header(ideas)}\n{_import_lines(set(imports.values()))}\n\n{OWN}\n\n{body}\n"
 
 
 def settings(value: Any) -> Any:
@@ -145,25 +147,32 @@ def state_of(model: Transformer) -> dict[str, Tensor]:
 # --- following names --------------------------------------------------------------------------------------------------
 
 
-def _resolve(source: Source, name: str, by_name: dict[str, Source], imports: set[str]) -> Iterator[tuple[Source, str]]:
+def _resolve(
+    source: Source, name: str, by_name: dict[str, Source], imports: dict[str, str]
+) -> Iterator[tuple[Source, str]]:
     """Where an imported name comes from: a definition of the package, or a line for `imports`."""
     module, inner = source.imports[name]
     if module.startswith("hectogpt") and inner is not None:
+        if name != inner:
+            raise _cannot(source, f"it imports {inner} of {module} under the name {name}")
         module, inner = _origin(module, inner)
     if module in by_name and inner is not None and inner in by_name[module].nodes:
         yield by_name[module], inner
-    elif inner in ("Float", "Int", "Bool") and module == "jaxtyping":
-        imports.add("from typing import Annotated")
-    elif module == "hectogpt.serialization" and inner == "Value":
-        pass
+        return
+    if module == "hectogpt.serialization" and inner == "Value":
+        return
+    if inner in ("Float", "Int", "Bool") and module == "jaxtyping":
+        name, line = "Annotated", "from typing import Annotated"
     elif module.startswith(("hectogpt", ".")):
         raise _cannot(source, f"its classes use {inner or name} of {module}, which is not part of a model")
-    elif source.is_idea and not _is_installed(module, inner):
+    elif source.is_idea and not _is_installed(module):
         raise _cannot(source, f"it imports {module}, which is no installed package")
     elif inner is None:
-        imports.add(f"import {module}" + (f" as {name}" if name != module else ""))
+        line = f"import {module}" + (f" as {name}" if name != module else "")
     else:
-        imports.add(f"from {module} import {inner}" + (f" as {name}" if name != inner else ""))
+        line = f"from {module} import {inner}" + (f" as {name}" if name != inner else "")
+    if imports.setdefault(name, line) != line:
+        raise _cannot(source, f"the name {name} stands for two things: {line}, and {imports[name]}")
 
 
 def _origin(module: str, name: str) -> tuple[str, str]:
@@ -177,7 +186,7 @@ def _origin(module: str, name: str) -> tuple[str, str]:
     return getattr(value, "__module__", None) or module, name
 
 
-def _is_installed(module: str, name: str | None) -> bool:
+def _is_installed(module: str) -> bool:
     """Whether an import of a user's file would work on a machine that has its packages, but not its folder."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
@@ -194,12 +203,14 @@ def _home(name: str, sources: Iterable[Source]) -> Source:
     return next(source for source in sources if name in source.nodes)
 
 
-def _refuse_doubles(own: Sequence[Source], taken: dict[str, set[str]]) -> None:
-    """Two definitions of one name cannot be in one file."""
+def _refuse_doubles(own: Sequence[Source], taken: dict[str, set[str]], imports: dict[str, str]) -> None:
+    """Two things of one name cannot be in one file."""
     for source in own:
-        for module, names in taken.items():
-            if both := names & taken[source.module] if module != source.module else set():
-                raise _cannot(source, f"the name {min(both)} is also one of {module}, and one file has room for one")
+        others = {module: names for module, names in taken.items() if module != source.module}
+        others |= {"what the file imports": set(imports), "what every such file has": SHARED}
+        for what, names in others.items():
+            if both := names & taken[source.module]:
+                raise _cannot(source, f"the name {min(both)} is also one of {what}, and one file has room for one")
 
 
 def _cannot(source: Source, why: str) -> UserError:
