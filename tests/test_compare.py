@@ -20,6 +20,7 @@ from experiments import SMALL, make_corpus, small_arms, small_command, small_com
 from hectogpt import cli, errors
 from hectogpt.data import Corpus, tokens_read
 from hectogpt.errors import UserError
+from hectogpt.files import lock
 from hectogpt.lab.compare import Comparison, best_of, short_name
 from hectogpt.lab.ngram import ngram_losses
 from hectogpt.lab.plan import plan
@@ -96,6 +97,17 @@ def test_nothing_is_run_twice(performed: Comparison, tiny: Corpus) -> None:
     assert Comparison(faster, range(1), tiny, TRACKS["closed"], performed.out).missing() == [], "threads"
     open_cpu = Comparison(small_arms(1e-2), range(1), tiny, TRACKS["open-cpu"], performed.out)
     assert len(open_cpu.missing()) == 1
+
+
+def test_what_is_left_of_a_recorded_trial_is_removed(performed: Comparison) -> None:
+    """A process may be killed after the record and before its checkpoints are gone."""
+    scratch = performed.scratch(performed.run_of(performed.trials()[0]))
+    (scratch / "step-3").mkdir(parents=True)
+    with lock(scratch / ".lock", "running this trial", remove=True):
+        performed.missing()
+        assert scratch.exists()
+    performed.missing()
+    assert not scratch.parent.exists()
 
 
 def test_a_field_newer_than_the_record_has_its_default(performed: Comparison, tiny: Corpus, tmp_path: Path) -> None:

@@ -113,7 +113,16 @@ class Comparison:
         self.refresh()
         found = {trial.name: self.find(trial) for trial in self.trials()}
         self.records = {name: record for name, record in found.items() if record is not None}
+        for trial in self.trials():
+            if trial.name in self.records:
+                self._tidy(trial)
         return [trial for trial in self.trials() if trial.name not in self.records]
+
+    def _tidy(self, trial: Trial) -> None:
+        """Remove what a process left that was killed after the trial's record and before its end."""
+        scratch = self.scratch(self.run_of(trial))
+        if scratch.exists() and not is_locked(scratch / ".lock"):
+            _remove(scratch)
 
     def refresh(self) -> None:
         """Read what is new in the file of records."""
@@ -179,9 +188,7 @@ class Comparison:
         append_record(self.out, record)
         scratch = self.scratch(run)
         if record.counts or not any(scratch.glob("step-*")):
-            shutil.rmtree(scratch, ignore_errors=True)
-            with suppress(OSError):  # others are still under way
-                scratch.parent.rmdir()
+            _remove(scratch)
         if record.counts:
             self.records[trial.name] = record
         else:
@@ -223,7 +230,8 @@ class Comparison:
         reads = (run.data, run.seed, run.steps)
         if reads not in self._ngrams:
             tokens = training_tokens(run, self.corpus)
-            self._ngrams[reads] = ngram_losses(tokens, self.corpus.tokens[self.split], self.corpus.n_vocab)
+            fit_on = self.corpus.dev if self.test else None
+            self._ngrams[reads] = ngram_losses(tokens, self.corpus.tokens[self.split], self.corpus.n_vocab, fit_on)
         levels = asdict(self._ngrams[reads])
         return {"ngram_split": self.split, **{f"ngram_{name}": level for name, level in levels.items()}}
 
@@ -248,6 +256,13 @@ class Comparison:
             records = [self.records[arm.label, seed] for seed in losses]
             found.append(Result(arm, dev, test, to_first, to_previous, records))
         return found
+
+
+def _remove(scratch: Path) -> None:
+    """Remove the checkpoints of a trial that is recorded."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    with suppress(OSError):  # others are still under way
+        scratch.parent.rmdir()
 
 
 def _take(path: Path, held: ExitStack) -> bool:
