@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 from hectogpt.cli.console import note
@@ -39,11 +39,12 @@ def open_runner(arguments: CompareArguments, comparison: Comparison, seed_by_see
     if arguments.engine == "ray":
         from hectogpt.lab.ray_engine import RayEngine
 
-        engine = RayEngine(comparison, arguments.workers)
-        try:
-            yield Runner(engine.workers, lambda trials: run_trials(comparison, trials, engine))
-        finally:
-            engine.close()
+        with redirect_stdout(sys.stderr):  # where Ray tells of workers that die; stdout is for the results
+            engine = RayEngine(comparison, arguments.workers)
+            try:
+                yield Runner(engine.workers, lambda trials: run_trials(comparison, trials, engine))
+            finally:
+                engine.close()
     elif arguments.engine == "slurm":
         workers = tasks_of(arguments, comparison, seed_by_seed)
         if is_task(arguments):

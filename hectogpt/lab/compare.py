@@ -163,7 +163,7 @@ class Comparison:
         return run
 
     def add(self, trial: Trial, run: Run, result: dict[str, Any], begun: float) -> Record:
-        """Append the record of a trial that has ended. run, result: as `begin` and `trial.ask` gave them. begun: of
+        """Append the record of a trial that has ended. run: of `begin`. result: of `trial_process.ask`. begun: of
         time.perf_counter, when the trial began. Raises UserError (STORAGE)."""
         counted = self._ngram_fields(run) if result["status"] != "failed" else {}
         fields = result | counted

@@ -20,10 +20,11 @@ from typing import Any
 
 from hectogpt import hardware
 from hectogpt.errors import UserError
-from hectogpt.lab import trial as trials_side
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record
+from hectogpt.lab.trial import request_of
+from hectogpt.lab.trial_process import ask
 from hectogpt.train.run import Run
 
 POLL_SECONDS = 0.5  # between looks for a trial that another process has left
@@ -53,8 +54,8 @@ class Engine(ABC):
 
     @abstractmethod
     def do(self, request: dict[str, Any], slot: int, on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
-        """Do one trial, in a thread of its own; what `trial.ask` returns. slot: from 0 to workers - 1, the trial's own
-        as long as it runs. Raises worker.CancelledError soon after `cancelled` is set, and LostError."""
+        """Do one trial, in a thread of its own; what `trial_process.ask` returns. slot: from 0 to workers - 1, the
+        trial's own as long as it runs. Raises worker.CancelledError soon after `cancelled` is set, and LostError."""
 
 
 class LocalEngine(Engine):
@@ -68,7 +69,7 @@ class LocalEngine(Engine):
     def do(self, request: dict[str, Any], slot: int, on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
         """A trial in a process; with several GPUs it sees one."""
         environment = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
-        return trials_side.ask(request, on_step, environment, cancelled)
+        return ask(request, on_step, environment, cancelled)
 
 
 def local_engine(comparison: Comparison, workers: int) -> LocalEngine:
@@ -190,7 +191,7 @@ class _HandOut:
             running = _Running(trial, self.comparison.begin(trial), slot, time.perf_counter(), claim)
             self.running[trial.name] = running
             scratch = self.comparison.scratch(running.run)
-            request = trials_side.request_of(running.run, self.comparison.corpus, self.comparison.splits, scratch)
+            request = request_of(running.run, self.comparison.corpus, self.comparison.splits, scratch)
             thread = threading.Thread(target=self._do, args=(trial, request, slot), daemon=True)
             self.threads.append(thread)
             thread.start()

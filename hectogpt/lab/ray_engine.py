@@ -7,21 +7,16 @@ where the comparison runs. docs.ray.io: "Ray generators", "Fault tolerance".
 from __future__ import annotations
 
 import os
-import socket
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-from hectogpt import __version__, errors, hardware, worker
+from hectogpt import errors, worker
 from hectogpt.errors import UserError
-from hectogpt.lab import trial as trials_side
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.engines import Engine, LostError, OnStep, gpus_for, threads_of
+from hectogpt.lab.ray_task import code_here, do_trial
 
-NEWS_SECONDS = 0.3  # between two messages of a trial: each costs Ray an object
 POLL_SECONDS = 0.2
 
 
@@ -37,6 +32,7 @@ class RayEngine(Engine):
         # Ray asks and counts over the network unless it is told not to.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: trials would wait for all else here
         try:
             import ray as ray_module
         except ImportError:
@@ -97,46 +93,6 @@ class RayEngine(Engine):
     def close(self) -> None:
         """Leave the cluster; end the Ray that this process has started."""
         self._ray.shutdown()
-
-
-def code_here() -> dict[str, str]:
-    """Whose files a trial would run here, and what must be equal everywhere: their version and hash."""
-    where = f"{socket.gethostname()}:{trials_side.PACKAGE}"
-    return {"where": where, "code": f"{__version__}, files {hardware.code_hash([trials_side.PACKAGE])}"}
-
-
-def do_trial(request: dict[str, Any], code: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The task, on Ray's side: {step, loss} now and then, at last the fields of the record."""
-    here = code_here()
-    if here["where"] != code["where"] and here["code"] != code["code"]:
-        raise UserError(
-            "another hectogpt is installed where Ray runs trials",
-            why=f"there {here['code']}; here {code['code']}. Other code may compute other losses",
-            fix="install the same version on every machine",
-        )
-    folder = request["scratch"] and Path(request["scratch"])
-    if folder and not folder.with_suffix(".claim").exists():  # the comparison's folder is not shared with this machine
-        request = request | {"scratch": None}
-    posts: SimpleQueue[Any] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            posts.put(trials_side.ask(request, lambda step, loss: posts.put((step, loss))))
-        except Exception as error:
-            posts.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    told = 0.0
-    while True:
-        post = posts.get()
-        if isinstance(post, Exception):
-            raise post
-        if isinstance(post, dict):
-            yield post
-            return
-        if time.monotonic() - told > NEWS_SECONDS:
-            told = time.monotonic()
-            yield {"step": post[0], "loss": post[1]}
 
 
 def _as_user_error(error: Any) -> UserError:

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hectogpt import __version__, errors, hardware, worker
+from hectogpt import errors, worker
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.idea_file import explain
 from hectogpt.lab.ideas import load_sources, sources_of
+from hectogpt.lab.trial_process import ask
 from hectogpt.serialization import dump
 from hectogpt.train.autosave import Autosave
 from hectogpt.train.checkpoint import Checkpoints
 from hectogpt.train.run import Run, load_run
 from hectogpt.train.session import Session
-
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def run_trial(
@@ -52,35 +50,6 @@ def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scratch: Path | 
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
     }
-
-
-def ask(
-    request: dict[str, Any],
-    on_step: Callable[[int, float], None],
-    environment: Mapping[str, str] | None = None,
-    cancelled: threading.Event | None = None,
-) -> dict[str, Any]:
-    """Do a trial in a new process on this machine; the fields of its record that tell what came of it.
-
-    on_step is called with (step, loss). environment, cancelled: as `worker.ask` has them. Never raises for what goes
-    wrong in the process: `status` is then "diverged", with the scores of a uniform guess, or "failed", without scores;
-    `error` is the whole message. Raises worker.CancelledError once `cancelled` is set.
-    """
-    result: dict[str, Any] = {}
-
-    def receive(message: dict[str, Any]) -> None:
-        if "step" in message:
-            on_step(message["step"], message["loss"])
-        else:
-            result.update(message)
-
-    outcome = worker.ask("hectogpt.lab.trial", request, receive, environment=environment or {}, cancelled=cancelled)
-    revision = hardware.revision(PACKAGE)
-    origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
-    if outcome.error is None and result:
-        return origin | result
-    ended = f"the trial's process ended with {outcome.error or 'no result'}"
-    return origin | {"status": "failed", "error": "\n".join(filter(None, [ended, outcome.last_words]))}
 
 
 def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
