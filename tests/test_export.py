@@ -149,6 +149,18 @@ def test_the_tokenizer_gives_our_ids(tmp_path: Path) -> None:
     assert (theirs.eos_token_id, len(theirs), theirs.model_max_length) == (50256, 50257, 16)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["gpt2", "pointer"])
+def test_what_the_card_shows_runs(tmp_path: Path, kind: str) -> None:
+    done = export_kind(tmp_path, kind)[1]
+    code = (done.folder / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("python\n")
+    code = code.replace("Once upon a time", "hello").replace("max_new_tokens=40", "max_new_tokens=3")
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, stdin=-3)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("hello")
+    assert "y/N" not in ran.stdout
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
+from hectogpt.data.tokenizer import VOCABULARY_SHA256
 from hectogpt.errors import UserError
 from hectogpt.files import remove_leftovers, replace_folder, replacing, temporary_folder, write_atomic
 from hectogpt.idea_file import IdeaFile, imported
@@ -208,7 +209,8 @@ def _write_card(job: _Job) -> None:
         write_atomic(job.new / README, read_bytes(old, LARGEST_CARD))
         return
     parameters = sum(p.numel() for p in job.model.parameters())
-    card = write_card(read_facts(job.place), job.name, job.target.name, parameters, job.differences)
+    own = job.tokenizer.sha256 != VOCABULARY_SHA256
+    card = write_card(read_facts(job.place), job.name, job.target.name, parameters, job.differences, own)
     write_atomic(job.new / README, card)
 
 

@@ -28,14 +28,21 @@ USE = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}"{option})
 model = AutoModelForCausalLM.from_pretrained("{folder}"{option})
 ids = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
 """
 LOSSES = {"dev": "held-out loss", "test": "loss on the test text"}
-NGRAMS = {"uniform": "uniform", "unigram": "unigram", "kn2": "Kneser-Ney bigram", "kn3": "Kneser-Ney trigram"}
+NGRAMS = {
+    "uniform": "uniform",
+    "unigram": "unigram",
+    "kn2": "Kneser-Ney bigram",
+    "kn3": "Kneser-Ney trigram",
+    "mkn5": "modified Kneser-Ney 5-gram",
+    "best": "best mixture of n-grams",
+}
 
 
 def read_facts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -57,9 +64,15 @@ def title_of(facts: Mapping[str, dict[str, Any]], name: str) -> str:
 
 
 def write_card(
-    facts: Mapping[str, dict[str, Any]], name: str, folder: str, parameters: int, differences: Mapping[str, Any]
+    facts: Mapping[str, dict[str, Any]],
+    name: str,
+    folder: str,
+    parameters: int,
+    differences: Mapping[str, Any],
+    own_vocabulary: bool = False,
 ) -> str:
-    """The README. folder: where it goes. differences: field -> (GPT-2's value, the model's), empty for a GPT-2."""
+    """The README. facts: as `read_facts` gives them. folder: where it goes. differences: field -> (GPT-2's value, the
+    model's), empty for a GPT-2. own_vocabulary: whether the tokenizer is not GPT-2's."""
     run, summary = _object(facts["run"].get("run")), facts["summary"]
     remote = bool(differences)
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [hectogpt]", "---", ""]
@@ -78,7 +91,7 @@ def write_card(
         lines += [f"| {field} | {_cell(a)} | {_cell(b)} |" for field, (a, b) in differences.items()]
     else:
         lines += ["GPT-2: transformers opens it as GPT2LMHeadModel, without code of its own."]
-    lines += ["", "## Licences", "", *(f"* {line}" for line in _licences(run, remote))]
+    lines += ["", "## Licences", "", *(f"* {line}" for line in _licences(run, remote, own_vocabulary))]
     return "\n".join(lines) + "\n"
 
 
@@ -108,10 +121,11 @@ def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[st
         yield "seconds", f"{seconds:,.0f}, {_cell(_object(summary.get('machine')).get('device', 'unknown device'))}"
 
 
-def _licences(run: dict[str, Any], remote: bool) -> Iterator[str]:
-    yield (
-        "Tokenizer: GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License, if the vocabulary is GPT-2's."
-    )
+def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterator[str]:
+    if own_vocabulary:
+        yield "Tokenizer: a vocabulary of its own, which came with the model."
+    else:
+        yield "Tokenizer: GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
     if remote:
         yield "modeling_hectogpt.py: the hectoGPT authors, MIT License."
     if "corpus" in run:
