@@ -35,7 +35,14 @@ EXAMPLES = """\
   hectogpt show
   hectogpt show runs/minute --json"""
 
-NGRAMS = {"uniform": "uniform", "unigram": "unigram counts", "kn2": "Kneser-Ney bigram", "kn3": "Kneser-Ney trigram"}
+NGRAMS = {
+    "uniform": "uniform",
+    "unigram": "unigram counts",
+    "kn2": "Kneser-Ney bigram",
+    "kn3": "Kneser-Ney trigram",
+    "mkn5": "Kneser-Ney of order 5",
+    "best": "best counting",
+}
 STATES = {
     "done": "trained and scored",
     "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` goes on",

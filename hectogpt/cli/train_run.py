@@ -32,6 +32,7 @@ from hectogpt.train import setup
 from hectogpt.train.parallel import World
 from hectogpt.train.run import Run
 from hectogpt.train.run_folder import RUN, read_run, read_state
+from hectogpt.train.trackers import parse_names
 
 
 def train(run: Run, name: str, modified: bool, options: TrainOptions) -> None:
@@ -163,6 +164,7 @@ def finish(
         out=options.out,
         prompt=options.prompt,
         save_every=options.save_every,
+        track=parse_names(options.track),
         resume=resume,
         world=world,
     )
@@ -204,10 +206,8 @@ def final_table(summary: dict[str, Any], baseline: Curve | None) -> None:
         table.add_row(name, f"{ngrams[key]:.3f}", f"{ngrams[key] * per_nat:.3f}", "")
     if baseline:
         table.add_row("baseline", f"{baseline.dev_loss:.3f}", f"{baseline.dev_bpb:.3f}", f"{baseline.losses[-1]:.3f}")
-    for name, key in (("Kneser-Ney bigram", "kn2"), ("Kneser-Ney trigram", "kn3")):
+    for name, key in (("Kneser-Ney bigram", "kn2"), ("Kneser-Ney trigram", "kn3"), ("best counting", "best")):
         table.add_row(name, f"{ngrams[key]:.3f}", f"{ngrams[key] * per_nat:.3f}", "")
-    if "dev_loss_before" in summary:
-        table.add_row("before training", f"{summary['dev_loss_before']:.3f}", f"{summary['dev_bpb_before']:.3f}", "")
     if "dev_loss_before" in summary:
         table.add_row("before training", f"{summary['dev_loss_before']:.3f}", f"{summary['dev_bpb_before']:.3f}", "")
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")

@@ -79,6 +79,8 @@ class Record:
     ngram_unigram: float | None = None
     ngram_kn2: float | None = None
     ngram_kn3: float | None = None
+    ngram_mkn5: float | None = None  # records of earlier versions lack this one and the next
+    ngram_best: float | None = None
     rules_broken: list[str] = field(default_factory=list)  # rules of the track, in words
     wall_seconds: float | None = None  # of the whole trial, scoring included, s
     losses: list[float] = field(default_factory=list)  # training loss at every step, five digits

@@ -129,6 +129,7 @@ CHECKS: dict[str, tuple[Check, bool]] = {
     **dict.fromkeys(("seconds", "wall_seconds", "peak_mb", "train_loss_last", "train_loss_last10"), (_number, True)),
     **dict.fromkeys(("dev_loss", "dev_bpb", "test_loss", "test_bpb"), (_number, True)),
     **dict.fromkeys(("ngram_uniform", "ngram_unigram", "ngram_kn2", "ngram_kn3"), (_number, True)),
+    **dict.fromkeys(("ngram_mkn5", "ngram_best"), (_number, True)),
 }
 
 

@@ -1,0 +1,184 @@
+"""The best that counting does here: n-grams of the training text and of the tokens just read, mixed by learned weights.
+
+The mixture reads what a network reads: the training text, and of a held-out text the tokens before the target in the
+same sequence. Its weights are fitted on held-out text, about 300 numbers; everything else is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.optimize import minimize
+
+from hectogpt.lab.ngram_modified import NEIGHBOURS, ModifiedKneserNey
+
+# (tokens that must match, factor per token of distance) of the caches: distributions of what this sequence has had.
+CACHES: tuple[tuple[int, float], ...] = ((0, 1.0), (0, 0.99), (0, 0.95), (1, 0.995), (2, 0.995), (3, 0.995), (4, 1.0))
+LONGEST = max(n for n, _ in CACHES)
+FITTED = 1 << 17  # held-out tokens to fit on, at most; of a longer text, whole sequences spread over it evenly
+STEPS = 80  # of L-BFGS
+
+
+def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
+    """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each begins with the token that
+    the one before ended with, so every token after the first is a target once. The last array is one shorter row."""
+    whole = (len(stream) - 1) // seq_len
+    parts = []
+    if whole:
+        parts.append(stream[np.arange(whole)[:, None] * seq_len + np.arange(seq_len + 1)])
+    if whole * seq_len + 1 < len(stream):
+        parts.append(stream[None, whole * seq_len :])
+    return parts
+
+
+class Mixture:
+    """A mixture of distributions over token ids, its weights a softmax of linear functions of the context.
+
+    Distributions: modified Kneser-Ney of orders 2 to 5, the same with gaps, and caches. A cache is what followed the
+    last n tokens at earlier places of the sequence (n = 0: the tokens of the sequence themselves), each weighed by its
+    distance. Where they have not occurred before, the next shorter cache stands in. Every distribution sums to 1, and
+    the weights do, so the mixture does.
+
+    The weights depend on what is known before the target: how often the contexts occurred in training and in the
+    sequence, how many tokens followed them, and the place in the sequence.
+    """
+
+    def __init__(self, rows: np.ndarray, vocab: int) -> None:
+        """Count `rows`, training ids [rows, seq_len] below `vocab`. The weights are equal until `fit`."""
+        self.counts = ModifiedKneserNey(rows, vocab)
+        n_parts, n_features = len(self.counts.tables) + len(CACHES), 2 + 2 * len(NEIGHBOURS) + 2 * LONGEST
+        self.weights = np.zeros((n_parts, n_features), np.float32)
+
+    def fit(self, held_out: Sequence[np.ndarray]) -> None:
+        """Choose discounts, then weights, with the lowest loss on held-out sequences, as `cut` gives them.
+
+        The weights have a normal prior of variance 1: a short text moves them little.
+        """
+        self.counts.fit(held_out)
+        found = [self.parts(rows) for rows in held_out]
+        p = np.concatenate([part for part, _ in found], axis=1)
+        features = np.concatenate([part for _, part in found], axis=1)
+        n, shape = p.shape[1], self.weights.shape
+
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            weights = flat.reshape(shape).astype(np.float32)
+            shares = _softmax(weights @ features)
+            joint = shares * p
+            mixed = joint.sum(axis=0)
+            gradient = (shares - joint / mixed) @ features.T / n
+            value = -np.log(mixed.astype(np.float64)).mean() + (flat**2).sum() / (2 * n)
+            return float(value), (gradient + weights / n).ravel().astype(np.float64)
+
+        start = np.zeros(self.weights.size)
+        best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
+        self.weights = best.reshape(shape).astype(np.float32)
+
+    def probabilities(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """p of every token of `rows` [rows, n] after the first, given those before it in its row: that of modified
+        Kneser-Ney of order 5 and that of the mixture, both [rows, n - 1]."""
+        p, features = self.parts(rows)
+        # In float64: in float32 a product rounds each column its own way, and the targets of one context would differ.
+        mixed = (_softmax(self.weights.astype(np.float64) @ features) * p).sum(axis=0)
+        return p[len(NEIGHBOURS) - 1].reshape(len(rows), -1), mixed.reshape(len(rows), -1)
+
+    def parts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """p of every token after the first by each distribution, float64 [distributions, tokens]; and the features
+        [features, tokens], float32."""
+        levels = self.counts.levels(rows)
+        by_pattern = self.counts.probabilities(rows, levels)
+        p = [by_pattern[pattern] for pattern in self.counts.tables]
+        features = [np.ones(p[0].shape), np.broadcast_to(np.log1p(np.arange(p[0].shape[1])) / 5, p[0].shape)]
+        for pattern in NEIGHBOURS:
+            level = levels[pattern]
+            features += [np.log1p(level.total) / 3, level.kinds.sum(axis=0) / np.maximum(level.total, 1)]
+        cached, matches = caches(rows)
+        features += [f for n in range(LONGEST) for f in (np.log1p(matches[n]), matches[n] > 0)]
+        flat = [array.reshape(-1) for array in (*p, *cached)]
+        return np.stack(flat), np.stack([f.reshape(-1) for f in features]).astype(np.float32)
+
+
+def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The caches' p of every token of `rows` [rows, n] after the first, [caches, rows, n - 1]; and at how many earlier
+    places the last 1, 2 ... LONGEST tokens occurred, [LONGEST, rows, n - 1]."""
+    length = rows.shape[1] - 1
+    distance = np.arange(length)[:, None] - np.arange(length)
+    before = distance > 0
+    fading = {factor: np.tril(factor ** np.maximum(distance, 0).astype(np.float64)) for _, factor in CACHES}
+    p = np.zeros((len(CACHES), *rows[:, 1:].shape))
+    matches = np.zeros((LONGEST, *rows[:, 1:].shape))
+    for number, row in enumerate(rows):
+        same_place = row[None, :-1] == row[1:, None]  # [target, earlier place]: the token there is the target
+        followed = np.zeros_like(same_place)
+        followed[:, :-1] = same_place[:, 1:]  # the token after it is the target
+        matched = list(_matches(row[:-1], before))
+        for i, found in enumerate(matched):
+            matches[i, number] = found.sum(axis=1)
+        shorter: np.ndarray | None = None
+        for i, (n, factor) in enumerate(CACHES):
+            weight = fading[factor] if n == 0 else fading[factor] * matched[n - 1]
+            total = weight.sum(axis=1)
+            own = (weight * (same_place if n == 0 else followed)).sum(axis=1)
+            seen = total > 0
+            own = own / np.where(seen, total, 1.0)
+            shorter = own if shorter is None or n == 0 else np.where(seen, own, shorter)
+            p[i, number] = shorter
+    return p, matches
+
+
+def _matches(context: np.ndarray, before: np.ndarray) -> Iterator[np.ndarray]:
+    """For n = 1, 2 ... LONGEST: [place, earlier place], whether the n tokens that end at both are the same."""
+    same = (context[:, None] == context) & before
+    matched = same
+    yield matched
+    for _ in range(LONGEST - 1):
+        longer = np.zeros_like(same)
+        longer[1:, 1:] = matched[:-1, :-1]
+        matched = longer & same
+        yield matched
+
+
+def mixture_losses(
+    train_tokens: np.ndarray, held_out: np.ndarray, vocab: int, seq_len: int, fit_on: np.ndarray | None
+) -> tuple[float, float]:
+    """Held-out cross entropy, nats per token, of modified Kneser-Ney of order 5 and of the mixture.
+
+    train_tokens: ids [rows, seq_len]. held_out: [n >= 2], scored in sequences of `seq_len`. fit_on: the held-out text
+    that discounts and weights are fitted on. None: on `held_out` itself, its odd sequences scored with what its even
+    ones gave and the other way round, so that no token is scored with numbers that it has influenced.
+    """
+    mixture = Mixture(train_tokens, vocab)
+    parts = cut(held_out, min(seq_len, len(held_out) - 1))
+    if fit_on is not None and len(fit_on) > 1:
+        mixture.fit(_spread(cut(fit_on, min(seq_len, len(fit_on) - 1))))
+        return _cross_entropies(mixture, parts)
+    if len(parts[0]) < 2:
+        return _cross_entropies(mixture, parts)
+    halves = [parts[0][::2]], [parts[0][1::2], *parts[1:]]
+    losses = []
+    for fitted, scored in (halves, halves[::-1]):
+        mixture.fit(_spread(fitted))
+        tokens = sum(rows[:, 1:].size for rows in scored)
+        losses.append([tokens * loss for loss in _cross_entropies(mixture, scored)])
+    order_5, best = np.sum(losses, axis=0) / (len(held_out) - 1)
+    return float(order_5), float(best)
+
+
+def _spread(parts: list[np.ndarray]) -> list[np.ndarray]:
+    """Sequences of at most FITTED tokens, spread evenly over those of `parts`."""
+    most = max(FITTED // parts[0].shape[1], 1)
+    if len(parts[0]) <= most:
+        return parts
+    return [parts[0][np.arange(most) * len(parts[0]) // most]]
+
+
+def _cross_entropies(mixture: Mixture, parts: Sequence[np.ndarray]) -> tuple[float, float]:
+    found = [mixture.probabilities(block) for rows in parts for block in np.array_split(rows, -(-len(rows) // 64))]
+    order_5, best = (np.concatenate([p.ravel() for p in kind]) for kind in zip(*found, strict=True))
+    return float(-np.log(order_5).mean()), float(-np.log(best).mean())
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    """Over the first axis."""
+    e = np.exp(x - x.max(axis=0))
+    return e / e.sum(axis=0)
