@@ -97,7 +97,11 @@ def test_the_architecture_lists_every_file() -> None:
     assert named == {file for file in files if Path(file).name not in ("__init__.py", "__main__.py")}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/performance.md"])
+DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
+DOCUMENTS += [f"docs/{name}.md" for name in ("architecture", "performance", "interop", "serving")]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_links_to_files_that_exist_and_fits_120_columns(name: str) -> None:
     path = ROOT / name
     text = path.read_text(encoding="utf-8")

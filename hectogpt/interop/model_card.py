@@ -55,12 +55,12 @@ def read_facts(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def title_of(facts: Mapping[str, dict[str, Any]], name: str) -> str:
-    """A title: the recipe and the text, or the name of the folder or of the hub's model."""
+    """A title on one line: the recipe and the text, or the name of the folder or of the hub's model."""
     run = _object(facts["run"].get("run"))
     if "recipe" not in run:
-        return _line(name)
+        return _plain_line(name)
     changed = " (modified)" if facts["run"].get("modified") is True else ""
-    return f"{_line(run['recipe'])}{changed} on {_line(run.get('corpus', 'unknown text'))}"
+    return _plain_line(f"{run['recipe']}{changed} on {run.get('corpus', 'unknown text')}")
 
 
 def write_card(
@@ -76,7 +76,7 @@ def write_card(
     run, summary = _object(facts["run"].get("run")), facts["summary"]
     remote = bool(differences)
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [hectogpt]", "---", ""]
-    lines += [f"# {title_of(facts, name)}", ""]
+    lines += [f"# {_line(title_of(facts, name))}", ""]
     lines += [f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT {__version__}.", ""]
     option = ", trust_remote_code=True" if remote else ""
     lines += ["## Use", "", USE.format(folder=_line(folder).replace('"', "'"), option=option)]
@@ -144,10 +144,14 @@ def _number(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
+def _plain_line(value: Any) -> str:
+    """A value as text on one line."""
+    return printable(str(value)).replace("\n", " ").replace("\t", " ")[:200]
+
+
 def _line(value: Any) -> str:
     """A value as text on one line, without what Markdown and HTML would act on."""
-    text = printable(str(value)).replace("\n", " ").replace("\t", " ")[:200]
-    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in text)
+    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in _plain_line(value))
 
 
 def _cell(value: Any) -> str:
