@@ -87,7 +87,7 @@ def ask(
                 child.stdin.write(json.dumps(request, allow_nan=False) + "\n")
                 child.stdin.flush()  # and stays open: its end would tell that this process has died
             for line in child.stdout:
-                message = _message(line)
+                message = message_of(line)
                 if message is None:
                     os.write(complaints.fileno(), line.encode("utf-8"))  # the child writes behind it: one position
                 else:
@@ -97,7 +97,7 @@ def ask(
             if watch:
                 watch.stop()
             if child.poll() is None:
-                _kill(child)
+                kill(child)
                 child.wait()
             child.stdout.close()
             with suppress(BrokenPipeError):
@@ -113,8 +113,8 @@ def ask(
     return Outcome(signal.Signals(-code).name if code < 0 else f"exit code {code}", last_words)
 
 
-def _kill(child: subprocess.Popen[Any]) -> None:
-    """With what it has started, which may hold its output open. The child leads a group of its own."""
+def kill(child: subprocess.Popen[Any]) -> None:
+    """End it with what it has started, which may hold its output open. The child leads a group of its own."""
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -122,7 +122,8 @@ def _kill(child: subprocess.Popen[Any]) -> None:
         child.kill()
 
 
-def _message(line: str) -> dict[str, Any] | None:
+def message_of(line: str) -> dict[str, Any] | None:
+    """The JSON object that a line is, if it is one."""
     with suppress(ValueError):
         message = json.loads(line)
         return message if isinstance(message, dict) else None
@@ -252,7 +253,7 @@ class Child:
         signal as 128 + its number."""
         child = self._process
         code = child.poll()
-        _kill(child)
+        kill(child)
         child.wait()
         if self._program:
             with suppress(OSError, subprocess.TimeoutExpired):
@@ -286,7 +287,7 @@ class _Watch:
         if not self._over.is_set():
             self.why = self.why or why
             self._over.set()
-            _kill(self.child)
+            kill(self.child)
 
     def stop(self) -> None:
         self._over.set()
@@ -314,7 +315,7 @@ class _Printed:
 
 
 def request() -> bytes:
-    """In a child: the line that it was sent, once."""
+    """In a child: the line that it was sent, or the next lines of those that it is fed."""
     return _requests.get()
 
 

@@ -42,6 +42,7 @@ GROUND = (
     "hardware",
     "frames",
     "worker",
+    "feed",
     "idea_file",
     "signals",
     "upward",

@@ -6,6 +6,7 @@ Progress goes to stderr. What ends a run early raises UserError after what can b
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from hectogpt.api.first_weights import score_before
 from hectogpt.api.progress import Progress
 from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.api.scoring import check_prompt, score, unscored
+from hectogpt.api.tracking import tracking
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import free_bytes
@@ -29,8 +31,8 @@ from hectogpt.model.weights import save_model
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.train import precision, setup
 from hectogpt.train.autosave import Autosave
-from hectogpt.train.run import Run
 from hectogpt.train.parallel import World
+from hectogpt.train.run import Run
 from hectogpt.train.run_folder import RunFolder
 from hectogpt.train.session import RunResult, Session
 
@@ -66,14 +68,15 @@ def run_to_folder(
     prompt: str | None = None,
     save_every: int | None = None,
     resume: Resume | None = None,
-) -> FullRun:
     world: World | None = None,
+    track: Sequence[str] = (),
+) -> FullRun:
     """Take the folder `out` (or runs/NAME, runs/NAME-2 ...) or that of `resume`, train, score, draw, summarise.
 
     modified: whether the recipe was changed. prompt: what the trained model continues at the end. save_every: steps
     between checkpoints, 0 for none; by default they are saved by time. world: the processes that share the run, of
-    which this is rank 0; the others `follow`. Raises UserError; its code is INTERRUPTED, TERMINATED or HANGUP if a
-    signal ended the run.
+    which this is rank 0; the others `follow`. track: trackers that hear of it. Raises UserError; its code is
+    INTERRUPTED, TERMINATED or HANGUP if a signal ended the run.
     """
     check_prompt(prompt)
     if save_every is not None and save_every < 0:
@@ -84,19 +87,20 @@ def run_to_folder(
         else:
             folder, session = take_folder_again(run, corpus, progress, resume, world)
         with folder:
-            facts = {"modified": folder.modified, "folder": str(folder.path)}
             if world is not None:
                 world.keep("folder", str(folder.path.resolve()))
                 world.tell(session.step)
+            facts = {"modified": folder.modified, "folder": str(folder.path)}
             facts |= score_before(session, folder, progress)
-            run_steps(session, folder, progress, facts, save_every)
-            try:
-                summary, baseline = score(session, folder, progress, facts, prompt)
-            except (Exception, KeyboardInterrupt) as error:
-                told = unscored(error, session, folder, facts)
-                if told is error:
-                    raise
-                raise told from None
+            with tracking(track, session, folder, progress.line):
+                run_steps(session, folder, progress, facts, save_every)
+                try:
+                    summary, baseline = score(session, folder, progress, facts, prompt)
+                except (Exception, KeyboardInterrupt) as error:
+                    told = unscored(error, session, folder, facts)
+                    if told is error:
+                        raise
+                    raise told from None
             if save_every is None:
                 folder.checkpoints.keep_newest(1)  # to extend the run; the others have served
     return FullRun(replace(session.result(), folder=folder.path), summary, baseline)
@@ -185,11 +189,11 @@ def run_steps(
                 error.kept += f", in {folder.path}" if error.kept else str(folder.path)
                 error.fix += f"; `hectogpt diagnose {folder.path}` finds where"
             else:
-                error.kept = error.kept or kept_so_far(folder, autosave)
-            raise
                 if error.code == errors.PEER and session.step:  # the steps done are whole here
                     with suppress(UserError):
                         autosave.last(session)
+                error.kept = error.kept or kept_so_far(folder, autosave)
+            raise
         except Exception as error:
             if not hardware.is_out_of_memory(error):
                 progress.line(f"kept: {kept_so_far(folder, autosave)}")

@@ -6,6 +6,7 @@ Imports neither torch nor tyro, so that --help is quick.
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import textwrap
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -34,18 +35,20 @@ class TrainOptions:
     """Steps to add to a run that is done; with --resume."""
     require_exact: bool = False
     """With --resume: refuse if the machine or the program differs, so that bits may differ."""
-    prompt: str | None = None
-    """What the trained model continues at the end (default: the beginning of a held-out document)."""
     parallel: Literal["ddp", "fsdp"] | None = None
     """Under torchrun: every process has all weights (ddp, the default), or a shard of them (fsdp)."""
     reduction: Literal["tree", "fast"] = "tree"
     """How processes add up gradients: in a fixed tree (the same bits for any number of them), or by all-reduce."""
     dist_timeout: float = 120.0
     """Seconds that one process waits for another."""
+    prompt: str | None = None
+    """What the trained model continues at the end (default: the beginning of a held-out document)."""
     encoding: str = "utf-8"
     """Encoding of a text corpus."""
     force: bool = False
     """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
+    track: str = ""
+    """Trackers that hear of the run, such as tensorboard,trackio,wandb."""
     json: bool = False
     """Print the summary as JSON on stdout."""
     quiet: bool = False
@@ -84,6 +87,7 @@ Machine
 Output
   --out FOLDER       the run's folder (default runs/RECIPE, runs/RECIPE-2 ...)
   --prompt TEXT      what the trained model continues at the end
+  --track NAMES      also tell tensorboard, trackio or wandb
   --json, --quiet    the summary as JSON on stdout; errors only
   --dry-run          show the run's size and fields; train nothing
 
@@ -104,20 +108,19 @@ def main(argv: list[str]) -> None:
     if {"-h", "--help"} & set(argv):
         print(help_text())
         return
+    from hectogpt.train.trackers import parse_names
+
+    if "RANK" in os.environ:  # what torch writes about broken connections, with its own stack, hides what broke them
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     options, run, base, name = parse(argv)
+    parse_names(options.track)  # before anything is done
     if options.resume is None and run.recipe == "finetune" and run.first_weights is None:
         fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
     from hectogpt.api.describing import is_modified
     from hectogpt.cli.train_run import resume, train
-
-    if options.resume is not None:
-        resume(run, name, base, argv, options)
-    else:
-        if options.extend is not None:
-            raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
     from hectogpt.train.launch import find_launch
-        train(run, name or DEFAULT, is_modified(base, run), options)
+
     launch = find_launch()
     if launch is not None:
         from hectogpt.cli import train_parallel
@@ -130,6 +133,12 @@ def main(argv: list[str]) -> None:
             why="one process has nobody to share the run with",
             fix="torchrun --standalone --nproc-per-node 2 -m hectogpt train ...",
         )
+    if options.resume is not None:
+        resume(run, name, base, argv, options)
+    else:
+        if options.extend is not None:
+            raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
+        train(run, name or DEFAULT, is_modified(base, run), options)
 
 
 def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, str | None]:

@@ -47,6 +47,7 @@ class RunFolder:
         self.checkpoints = Checkpoints(path / checkpoint.FOLDER)
         self.sharing: dict[str, Any] = {}  # how processes share the run
         self.locked = locked  # False where the file system has no locks
+        self.heard: Callable[[dict[str, Any]], None] | None = None  # is told of every row that was written
         self._held = held
         self._metrics: TextIO | None = None
 
@@ -212,6 +213,8 @@ class RunFolder:
                 kept="the rows written so far",
                 code=errors.STORAGE,
             ) from None
+        if self.heard is not None:
+            self.heard(row)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json, then the manifest of all files."""

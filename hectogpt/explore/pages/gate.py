@@ -109,6 +109,7 @@ class Gate:
             cookie = f"{self.cookie}={self.secret}; HttpOnly; SameSite=Strict; Path=/"
             # A page of ours that leads on, not a redirect: browsers then see our own page ask for the next.
             entrance = '<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>hectoGPT</title>'
+            entrance += '<link rel="icon" href="data:,">'  # else the browser asks for one that is not there
             return await _reply(send, HTTPStatus.OK, entrance, {"Content-Type": "text/html", "Set-Cookie": cookie})
         refusal = self.refuse(scope)
         if refusal is None and self.requests > REQUESTS_AT_ONCE:
