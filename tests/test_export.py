@@ -41,7 +41,7 @@ def check_logits_and_texts(folder: Path, kind: str, dtype: torch.dtype) -> None:
         assert torch.equal(theirs.generate(half, max_new_tokens=new, **options), model.generate(half, new))
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.thorough), False])
 def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
     from dataclasses import replace
 
@@ -83,7 +83,7 @@ def test_any_other_model_brings_its_code(tmp_path: Path) -> None:
     assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["pointer", "looks back"])
+@pytest.mark.parametrize("kind", [pytest.param("pointer", marks=pytest.mark.thorough), "looks back"])
 def test_prompts_of_unequal_length_in_one_batch(tmp_path: Path, kind: str) -> None:
     """Padded on the left, past the context, with a copy of each text: as our own decoder continues each alone."""
     model, done = export_kind(tmp_path, kind)

@@ -42,10 +42,8 @@ def with_input(module: Any, config: ModelConfig) -> ModelConfig:
     return replace(config, inputs=(module.RecentMean(3),))
 
 
-@pytest.mark.parametrize(
-    ("example", "change"),
-    [("attention.py", with_score_bias), pytest.param("input.py", with_input, marks=pytest.mark.thorough)],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("example", "change"), [("attention.py", with_score_bias), ("input.py", with_input)])
 def test_the_file_carries_the_idea(tmp_path: Path, example: str, change: Any) -> None:
     model = write_run(tmp_path / "run", EXAMPLES / example, change)
     done = export(tmp_path / "run", tmp_path / "out", idea=[EXAMPLES / example])

@@ -15,6 +15,7 @@ from model_kinds import KINDS, build
 
 from hectogpt import errors
 from hectogpt.api.first_weights import read_state, start_from, whole
+from hectogpt.cli.train import parse
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
 from hectogpt.interop.export import export
@@ -93,11 +94,21 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == errors.DATA
 
 
+def test_the_command_reads_where_to_start(tmp_path, monkeypatch, capsys) -> None:
+    here = Here(tmp_path, monkeypatch, capsys)
+    assert_good_error(here("train", "finetune"), errors.USAGE, "--init")
+    assert_good_error(here("train", "finetune", "--init", "no/where/at/all"), errors.USAGE, "no folder")
+    write_run(tmp_path / "base")
+    options, run, recipe, name = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
+    assert (options.init, name, run.model) == ("base", "finetune", SMALL)
+    assert run == replace(recipe, optim=replace(recipe.optim, lr=0.001))
+
+
+@pytest.mark.thorough
 def test_the_command_shows_before_and_after_and_goes_on(tmp_path, monkeypatch, capsys) -> None:
     here = Here(tmp_path, monkeypatch, capsys)
     write_tokens(tmp_path / "a.bin")
     write_run(tmp_path / "base")
-    assert_good_error(here("train", "finetune"), errors.USAGE, "--init")
     options = ["--corpus", "a.bin", "--steps", "4", "--threads", "1", "--data.batch-size", "2"]
     done = here("train", "finetune", "--init", "base", *options, "--out", "whole", "--save-every", "2")
     assert done.returncode == 0, done.stderr
