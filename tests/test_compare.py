@@ -195,10 +195,12 @@ def start_comparison(tiny: Corpus, out: Path, *more: str) -> subprocess.Popen[st
 
 
 def children_of(pid: int) -> list[int]:
+    """Child processes that any of the process's threads has started."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        of_threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
         return []
+    return [int(child) for children in of_threads for child in children.split()]
 
 
 def is_running(pid: int) -> bool:

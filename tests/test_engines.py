@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from experiments import SMALL, make_corpus, small_comparison
 from made_up import numbered_arms
-from test_compare import is_running
+from test_compare import children_of, is_running
 
 from hectogpt import worker
 from hectogpt.data import Corpus
@@ -365,13 +365,8 @@ def until(condition: Callable[[], bool], seconds: float) -> Iterator[None]:
 
 
 def children(pid: int) -> list[int]:
-    """Child processes of any of a process's threads that are not threads of git."""
-    try:
-        tasks = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
-        found = [c for t in tasks for c in map(int, Path(f"/proc/{pid}/task/{t}/children").read_text().split())]
-    except OSError:
-        return []
-    return [child for child in found if "hectogpt.worker" in command_line(child)]
+    """Processes of trials that the process has started."""
+    return [child for child in children_of(pid) if "hectogpt.worker" in command_line(child)]
 
 
 def command_line(pid: int) -> str:
@@ -391,9 +386,5 @@ def trials_below(pid: int) -> list[int]:
     while waiting:
         at = waiting.pop()
         found += children(at)
-        try:
-            tasks = [path.name for path in Path(f"/proc/{at}/task").iterdir()]
-            waiting += [c for t in tasks for c in map(int, Path(f"/proc/{at}/task/{t}/children").read_text().split())]
-        except OSError:
-            continue
+        waiting += children_of(at)
     return found
