@@ -41,7 +41,7 @@ class ScoreArguments:
     split: Literal["dev", "test"] = "dev"
     """The held-out text; test is for the last word."""
     max_tokens: int | None = None
-    """Score only the first tokens; GPT-2 small takes about a second per thousand on two cores."""
+    """Score only the first tokens; GPT-2 small takes some seconds per thousand on two cores."""
     idea: tuple[Path, ...] = ()
     """Your own file, FILE.py, if a model has classes of it; it is imported."""
     json: bool = False
