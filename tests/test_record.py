@@ -17,7 +17,17 @@ from experiments import small_run
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.lab.record import Record, append_record, check_writable, experiment_key, failures, read_records, trial_key
+from hectogpt.lab.record import (
+    Record,
+    append_record,
+    check_writable,
+    experiment_key,
+    failures,
+    mixed_threads,
+    notes_on,
+    read_records,
+    trial_key,
+)
 from hectogpt.serialization import dump, load
 from hectogpt.train.run import Run
 
@@ -137,6 +147,15 @@ def test_failures_name_the_seeds() -> None:
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_different_numbers_of_threads_are_told() -> None:
+    one, two = record(0, machine={"threads": 1}), record(1, machine={"threads": 2}, arm="muon")
+    assert mixed_threads([one, record(2, machine={"threads": 1}), record(3)]) == []
+    (line,) = mixed_threads([two, one])
+    assert "1 thread: " in line
+    assert "2 threads: muon" in line
+    assert notes_on([two, one]) == [line], "nothing failed"
 
 
 def test_identity_is_the_run_the_texts_the_track_and_the_seed() -> None:

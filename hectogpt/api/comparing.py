@@ -18,7 +18,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.lab.compare import Comparison, Result, Trial
 from hectogpt.lab.plan import Arm
-from hectogpt.lab.record import NOT_IDENTITY, Record, check_writable, failures
+from hectogpt.lab.record import NOT_IDENTITY, Record, check_writable, notes_on
 from hectogpt.lab.statistics import Summary
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
@@ -131,7 +131,7 @@ def compare(
         results=tuple(results),
         records=tuple(records),
         verdicts=tuple(verdicts),
-        notes=tuple(failures(records)),
+        notes=tuple(notes_on(records)),
         corpus=text.name,
         split=comparison.split,
         seeds=tuple(comparison.seeds),

@@ -25,7 +25,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means
 from hectogpt.lab.ngram import loss_standard_error
 from hectogpt.lab.plan import old_names, plan
-from hectogpt.lab.record import check_writable, failures
+from hectogpt.lab.record import check_writable, notes_on
 from hectogpt.lab.rounds import MOST_SEEDS, Rounds, duration_text, parse_duration
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
@@ -234,7 +234,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 def all_failures(comparison: Comparison, results: Sequence[Result]) -> list[str]:
     """A line for each way in which trials went wrong, those of this call that crashed included."""
-    return failures([*(record for result in results for record in result.records), *comparison.failed])
+    return notes_on([*(record for result in results for record in result.records), *comparison.failed])
 
 
 def show_plan(comparison: Comparison, missing: Sequence[Trial], rounds: Rounds | None = None) -> None:
@@ -288,7 +288,7 @@ def show_results(outcome: Outcome) -> None:
             f"Best of {len(results)}: {best.arm.label}. The best of so many equal settings would lie about {bias:.3f} "
             f"below its true mean by luck alone: run it again on fresh seeds (--first-seed {again}) and quote those."
         )
-    lines += failures(record for result in results for record in result.records)
+    lines += notes_on(record for result in results for record in result.records)
     lines += [""] * bool(outcome.verdicts) + [verdict.text for verdict in outcome.verdicts]
     lines += [f"Seeds: {outcome.ended}."] * bool(outcome.ended)
     for line in lines:
