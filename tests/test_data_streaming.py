@@ -226,6 +226,20 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     assert peaks[1] < peaks[0] + 30
 
 
+@pytest.mark.parametrize("n", [300, 999, 1000, 1001, 1500])
+def test_large_documents_are_not_held(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the first documents are kept or read twice, the files are the same, and what is left out is told once."""
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, n - 1, n_words=5)
+    with path.open("a") as file:
+        file.write(json.dumps({"text": " "}) + "\n" + json.dumps({"text": "last"}) + "\n")
+    kept = open_corpus(str(path), cache=tmp_path / "kept")
+    monkeypatch.setattr("hectogpt.data.corpus.HELD_CHARACTERS", 500)
+    again = open_corpus(str(path), cache=tmp_path / "again")
+    assert files_of(again.folder) == files_of(kept.folder)
+    assert again.problems == (f"left out {path} line {n}: empty or whitespace only",)
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from hectogpt import errors, files, hardware
 from hectogpt.data import token_files
-from hectogpt.data.documents import DocumentReader, read_bin
+from hectogpt.data.documents import Document, DocumentReader, read_bin
 from hectogpt.data.encode import encode_documents, show_progress
 from hectogpt.data.names import find_source
 from hectogpt.data.sources import Source, SourceOptions, TokenFiles
@@ -24,6 +25,8 @@ from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_
 from hectogpt.data.token_files import SPLITS
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
 from hectogpt.errors import UserError
+
+HELD_CHARACTERS = 1 << 26  # of the first documents, which are held in memory until it is known how many there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,19 +249,15 @@ class CorpusCache:
 
     def _build(self, source: Source, progress: bool | None, workers: int | None) -> None:
         """Tokenise the source and replace the folder; the caller holds the lock."""
-        reader = DocumentReader(source.documents())
-        documents = iter(reader)
-        first = list(islice(documents, MANY_DOCUMENTS))
-        if not first:
+        reader, documents, first = _begin(source)
+        if not first and documents is None:
             raise UserError(
                 f"{source.name} holds no text",
                 why="; ".join(reader.notes()[:3]) or "it has no documents",
                 fix="name a source with text",
                 code=errors.DATA,
             )
-        assigned = Assignment(first, 0, False)
-        if len(first) < MANY_DOCUMENTS:
-            assigned = assign_splits(first, source.name)
+        assigned = Assignment(first, 0, False) if documents else assign_splits(first, source.name)
         # What tells whether a build that was killed was of the same text; "" for one that cannot be known again.
         key = source.fingerprint and f"{source.fingerprint} {SPLIT_RULE} {assigned.passage_length}"
         with (
@@ -266,7 +265,7 @@ class CorpusCache:
             show_progress(source.name, source.size, progress) as advance,
         ):
             advance(writer.n_bytes)
-            left = islice(chain(assigned.documents, documents), writer.documents, None)
+            left = islice(chain(assigned.documents, documents or ()), writer.documents, None)
             for chunks in encode_documents(left, self.tokenizer, workers or hardware.usable_cores()):
                 for chunk in chunks:
                     writer.append(chunk)
@@ -282,3 +281,19 @@ class CorpusCache:
                     "problems": (repeats if assigned.repetitive else []) + reader.notes(),
                 }
             )
+
+
+def _begin(source: Source) -> tuple[DocumentReader, Iterator[Document] | None, list[Document]]:
+    """The source's reader, its documents behind the first ones, and those. There are none behind (None) if the source
+    has so few that its splits depend on all of them: only then all are in memory."""
+    reader = DocumentReader(source.documents())
+    documents, first, count, held = iter(reader), list[Document](), 0, 0
+    for document in islice(documents, MANY_DOCUMENTS):
+        count, held = count + 1, held + len(document.content)
+        if held <= HELD_CHARACTERS:
+            first.append(document)
+    many = count == MANY_DOCUMENTS
+    if len(first) == count:
+        return reader, documents if many else None, first
+    reader = DocumentReader(source.documents())  # large documents: read those again that were not kept
+    return (reader, iter(reader), []) if many else (reader, None, list(reader))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +63,7 @@ class Walk(NamedTuple):
 
     def digest(self) -> str:
         """A hash of the walk. As long as it is the same, so is what the files hold."""
-        lines = [f"{label}\0{state}\0{why}" for label, state, why in [*self.files, ("", None, str(self[1:]))]]
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256(repr(tuple(self)).encode()).hexdigest()
 
 
 class Finding(NamedTuple):
@@ -169,9 +169,9 @@ def _walk(folder: Path) -> Walk:
                         walk.files.append((label, *_look(entry)))
         except OSError as error:
             walk.failed.append(LeftOut(str(error.filename), error.strerror or str(error)))
-    # Text sorts as its bytes do, unless names hold bytes that are not UTF-8.
-    by_bytes = any("\udc80" <= max(label) <= "\udcff" for label, _, _ in walk.files if not label.isascii())
-    walk.files.sort(key=(lambda file: os.fsencode(file[0])) if by_bytes else None)
+    # ASCII sorts as its bytes do; other text does not where a name has bytes that are not UTF-8.
+    in_ascii = all(map(str.isascii, map(itemgetter(0), walk.files)))
+    walk.files.sort(key=None if in_ascii else lambda file: os.fsencode(file[0]))
     walk.outside.sort()
     walk.failed.sort()
     return walk
