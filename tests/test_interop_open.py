@@ -90,3 +90,28 @@ def test_gpt2_from_the_hub():
     model, tokenizer = open_model("gpt2", download=True)
     ids = torch.tensor([tokenizer.encode("The capital of France is").astype(int).tolist()])
     assert "Paris" in tokenizer.decode(model.generate(ids, 30)[0].tolist())
+
+
+def test_a_run_that_has_saved_no_weights_yet(tmp_path):
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="no model yet") as caught:
+        open_model(tmp_path)
+    assert caught.value.code == errors.CHECKPOINT
+
+
+def test_a_hub_that_never_answers_is_told_within_seconds(monkeypatch, tmp_path):
+    import time
+
+    with socket.socket() as silent:  # it takes connections, and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(5)
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr(hub, "TIMEOUT", 0.3)
+        begun = time.monotonic()
+        with pytest.raises(UserError, match="neither a folder") as caught:
+            open_model("gpt2", download=True)
+        assert time.monotonic() - begun < 3
+    assert address in caught.value.why
+    assert "config.json" in caught.value.fix

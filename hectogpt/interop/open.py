@@ -59,6 +59,9 @@ def open_model(
     what cannot be a name on the hub.
     """
     folder = find_folder(name_or_folder, download)
+    if (folder / "run.json").is_file() and not os.path.lexists(folder / "config.json"):
+        why, fix = "it writes its weights when it ends", "train the run to its end"
+        raise UserError(f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT)
     config = read_config(folder)
     if config.get("model_type") == MODEL_TYPE:
         named = [idea] if isinstance(idea, (Path, str)) else idea
