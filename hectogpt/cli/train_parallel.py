@@ -41,8 +41,9 @@ def train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[st
     try:
         recorded(lambda: _train(launch, run, name, recipe, argv, options))()
     except Exception as error:
-        failed = error.failure["rank"] if isinstance(error, PeerError) else None
-        if launch.rank == 0 or (failed == 0 and launch.rank == 1):
+        failure = error.failure if isinstance(error, PeerError) else {}
+        alone = failure.get("rank") == 0 and "wordless" in failure  # rank 0 cannot tell it
+        if launch.rank == 0 or (launch.rank == 1 and alone):
             raise
         if "--debug" in sys.argv:
             raise

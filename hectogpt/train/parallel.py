@@ -74,6 +74,7 @@ class World:
         self.timeout, self.sharded, self.fast = timeout, sharded, fast
         self.step = 0  # that this process is in, from 1; 0 before the first
         self._told = 0
+        self._store_is_gone = False
         limit = timedelta(seconds=timeout)
         owns = not launch.agent and launch.rank == 0
         try:
@@ -149,15 +150,19 @@ class World:
 
     def _wait_for(self, key: str, what: str) -> str:
         deadline, pause = time.monotonic() + START, 0.01
-        while not self._store.check([key]):
-            failure = self._failure()
-            if failure is None and time.monotonic() > deadline:
-                failure = {"rank": 0, "cause": f"{what} did not come in {START:.0f} s", "step": 0}
-            if failure is not None:
-                raise PeerError(failure, self.size)
-            time.sleep(pause)
-            pause = min(2 * pause, 0.2)
-        return self._store.get(key).decode()
+        try:
+            while not self._store.check([key]):
+                failure = self._failure()
+                if failure is None and time.monotonic() > deadline:
+                    failure = {"rank": 0, "cause": f"{what} did not come in {START:.0f} s", "step": 0}
+                if failure is not None:
+                    raise PeerError(failure, self.size)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.2)
+            return self._store.get(key).decode()
+        except RuntimeError:
+            self._store_is_gone = True
+            raise PeerError(self._store_failure(), self.size) from None
 
     def keep(self, name: str, value: str) -> None:
         """Keep a text for later attempts of the same launch."""
@@ -165,7 +170,9 @@ class World:
 
     def kept(self, name: str) -> str | None:
         """A text that an earlier attempt has kept."""
-        return self._kept.get(name).decode() if self._kept.check([name]) else None
+        with suppress(RuntimeError):
+            return self._kept.get(name).decode() if self._kept.check([name]) else None
+        return None
 
     # --- agreement ---
 
@@ -186,6 +193,8 @@ class World:
                 usual = usual if 2 * count > self.size else values[0]
                 odd = [rank for rank, value in enumerate(values) if value != usual]
                 told = {r: json.loads(self._store.get(f"facts/{r}"))[name] for r in (values.index(usual), odd[0])}
+                with suppress(RuntimeError):
+                    dist.barrier()  # all have read before the one that keeps the store ends
                 raise _describe_odd(name, odd, told)
 
     # --- failures ---
@@ -207,8 +216,10 @@ class World:
         self._mark("computes")
 
     def _mark(self, doing: str) -> None:
-        with suppress(RuntimeError):
+        try:
             self._store.set(f"at/{self.rank}", json.dumps([self.step, doing]))
+        except RuntimeError:
+            self._store_is_gone = True
 
     def publish(self, error: BaseException) -> dict[str, Any] | None:
         """Write into the store what this process dies of. Returns the first failure of the run; None if all processes
@@ -227,20 +238,25 @@ class World:
 
     def _claim(self, failure: dict[str, Any]) -> dict[str, Any]:
         """Make this the run's failure, if there is none; returns the one that is."""
-        with suppress(RuntimeError):
-            failure = json.loads(self._store.compare_set("failure", "", json.dumps(failure)))
+        if not self._store_is_gone:
+            with suppress(RuntimeError):
+                failure = json.loads(self._store.compare_set("failure", "", json.dumps(failure)))
         return failure
 
     def _failure(self) -> dict[str, Any] | None:
         """The run's failure, if it is known; a process of this machine that is gone is one."""
-        with suppress(RuntimeError):
+        if self._store_is_gone:
+            return None
+        try:
             if self._store.check(["failure"]):
                 found: dict[str, Any] = json.loads(self._store.get("failure"))
                 return found
             for rank in range(self.size):
                 if rank != self.rank and self._is_gone(rank):
                     cause = "its process has ended without a word: killed, or by an exit in the middle of the run"
-                    return self._claim({"rank": rank, "cause": cause, "step": self.step})
+                    return self._claim({"rank": rank, "cause": cause, "step": self.step, "wordless": True})
+        except RuntimeError:
+            self._store_is_gone = True
         return None
 
     def _is_gone(self, rank: int) -> bool:
@@ -255,11 +271,17 @@ class World:
         while time.monotonic() < deadline:
             if (failure := self._failure()) is not None:
                 return failure
+            if self._store_is_gone:
+                return self._store_failure()
             if "timed out" in str(error).lower():
                 return self._claim(self._hanging(operation))
             time.sleep(0.02)
         first = str(error).strip().partition("\n")[0][:300]
         return self._claim({"rank": None, "cause": f"{operation}: {first}", "step": self.step})
+
+    def _store_failure(self) -> dict[str, Any]:
+        """The failure that the store is gone. Where torchrun does not keep it, rank 0 does."""
+        return {"rank": 0, "cause": "its process has ended, and the store with it", "step": self.step, "wordless": True}
 
     def _hanging(self, operation: str) -> dict[str, Any]:
         """The failure that a process does not answer: one that is behind this one."""
