@@ -176,7 +176,10 @@ class Session:
             model.fit_to(resume.state.weights())
         elif run.first_weights is not None:
             run.first_weights.load_into(model)
-        head = setup.compile_head(run, model, machine, chosen.get("head"))
+        head = chosen.get("head") if world is None or world.is_first else world.hear()
+        head = setup.compile_head(run, model, machine, head)
+        if world is not None and world.is_first:
+            world.tell(head)
         optimizer = run.optim.build(model)
         if not isinstance(optimizer, OptimizerGroup):
             raise UserError(
@@ -184,16 +187,16 @@ class Session:
                 fix="return OptimizerGroup([...]) of torch optimizers",
             )
         session = cls(run, corpus, machine, model, optimizer, head)
+        session.world = world
         if resume is not None:
             session._go_on_from(resume)
+        if world is not None:
+            together.check_equal(world, model, session._facts()["machine"])
         session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
-        session.world = world
 
     @property
-        if world is not None:
-            together.check_equal(world, model, session._facts()["machine"])
     def step(self) -> int:
         """How many steps are done."""
         return len(self.done)
@@ -218,12 +221,12 @@ class Session:
                 if step is None:
                     return
                 self.done.append(step)
+                self._agreed_to_stop = gradients.agreed[0]
                 self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
                 yield step
         finally:
             gradients.close()
 
-                self._agreed_to_stop = gradients.agreed[0]
     def checkpoint(self) -> Checkpoint:
         """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
         saved, or is not known (`take_weights`)."""
@@ -245,13 +248,13 @@ class Session:
         """What a checkpoint tells of where it was made; `machine` is what the bits depend on, the run aside."""
         machine = self.machine.describe() | {"head": self.head, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
+        if self.world is not None and not self.world.describe()["elastic"]:
+            machine["sharing"] = self.world.describe()["in_words"]
         return {
             "machine": machine | {"code": code_hash()},
             "version": __version__,
             "run": dump(self.run),
             "corpus": self.corpus.name,
-        if self.world is not None and not self.world.describe()["elastic"]:
-            machine["sharing"] = self.world.describe()["in_words"]
             "corpus_sha256": self.corpus.sha256,
             "tokenizer_sha256": self.corpus.tokenizer.sha256,
             "setup_seconds": self.setup_seconds,
