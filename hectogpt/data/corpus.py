@@ -20,6 +20,7 @@ from hectogpt.data import token_files
 from hectogpt.data.documents import Document, DocumentReader, read_bin
 from hectogpt.data.encode import encode_documents, show_progress
 from hectogpt.data.names import find_source
+from hectogpt.data.near_duplicates import keep_apart
 from hectogpt.data.sources import Source, SourceOptions, TokenFiles
 from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_splits
 from hectogpt.data.token_files import SPLITS
@@ -257,7 +258,11 @@ class CorpusCache:
                 fix="name a source with text",
                 code=errors.DATA,
             )
-        assigned = Assignment(first, 0, False) if documents else assign_splits(first, source.name)
+        assigned, near = Assignment(first, 0, False) if documents else assign_splits(first, source.name), list[str]()
+        if (
+            not documents and source.name != "sotu"
+        ):  # its split is that of recorded results, LADDER.md tells of its pair
+            assigned, near = keep_apart(assigned)
         # What tells whether a build that was killed was of the same text; "" for one that cannot be known again.
         key = source.fingerprint and f"{source.fingerprint} {SPLIT_RULE} {assigned.passage_length}"
         with (
@@ -278,7 +283,7 @@ class CorpusCache:
                     "fingerprint": source.fingerprint,
                     "split": SPLIT_RULE,
                     "passages": assigned.passage_length,
-                    "problems": (repeats if assigned.repetitive else []) + reader.notes(),
+                    "problems": (repeats if assigned.repetitive else []) + near + reader.notes(),
                 }
             )
 

@@ -59,7 +59,7 @@ def assign_splits(documents: list[Document], name: str) -> Assignment:
     Raises UserError (DATA) for text that is too short to be split.
     """
     whole = [document._replace(split=split_of(document.content)) for document in documents]
-    if _fills_every_split(whole):
+    if fills_every_split(whole):
         return Assignment(whole, 0, False)
     total = sum(len(document.content) for document in documents)
     for repetitive in (False, True) if total >= PASSAGES * SHORTEST else (False,):
@@ -71,7 +71,7 @@ def assign_splits(documents: list[Document], name: str) -> Assignment:
                 Document(f"{name} passage {number}", text, split_of(text, b"%d " % number if repetitive else b""))
                 for number, text in enumerate(texts)
             ]
-            if _fills_every_split(parts):
+            if fills_every_split(parts):
                 return Assignment(parts, length, repetitive)
             length //= 2
     raise UserError(
@@ -82,7 +82,8 @@ def assign_splits(documents: list[Document], name: str) -> Assignment:
     )
 
 
-def _fills_every_split(documents: Iterable[Document]) -> bool:
+def fills_every_split(documents: Iterable[Document]) -> bool:
+    """Whether train, dev and test have LEAST_SHARE of the text each."""
     sizes = dict.fromkeys(SPLITS, 0)
     for document in documents:
         sizes[document.split] += len(document.content)
