@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test install check proof bench answers clean
+.PHONY: train test install check proof bench answers package clean
 
 train: install  ## install, then train the default recipe on the embedded corpus
 	$(BIN)/hectogpt train
@@ -43,5 +43,8 @@ bench: .venv/.test  ## side-by-side timings, 15 minutes, appended to results/ben
 answers: install  ## figures and PDF of answers/
 	$(BIN)/python -m tools.answers
 
+package: .venv/.test  ## wheel and source archive in dist/, built from the tracked files and checked
+	$(BIN)/python -m tools.package
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "CUDA out of memory")
 
@@ -68,6 +69,8 @@ def free_memory(device: str = "cpu") -> int:
     info = _fields(_read("/proc/meminfo"))
     if "MemAvailable" in info:
         return int(info["MemAvailable"].split()[0]) * 1024
+    if sys.platform == "win32":
+        return _windows_memory()[0]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -103,10 +106,25 @@ def peak_memory_mb(device: str = "cpu") -> float:
     status = _fields(_read("/proc/self/status"))
     if "VmHWM" in status:
         return int(status["VmHWM"].split()[0]) / 2**10
-    import resource  # not on Windows
+    if sys.platform == "win32":
+        return _windows_memory()[1] / 2**20
+    import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _windows_memory() -> tuple[int, int]:
+    """Free bytes of main memory, and the largest working set of this process: GlobalMemoryStatusEx and
+    K32GetProcessMemoryInfo of the Windows API, whose structures on 64-bit systems are rows of eight-byte numbers behind
+    their own size."""
+    import ctypes
+
+    kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009  not there for type checkers elsewhere
+    memory, counters = (ctypes.c_uint64 * 8)(64), (ctypes.c_uint64 * 9)(72)
+    kernel.GlobalMemoryStatusEx(ctypes.byref(memory))
+    kernel.K32GetProcessMemoryInfo(ctypes.c_void_p(-1), ctypes.byref(counters), 72)  # -1 is this process
+    return int(memory[2]), int(counters[1])
 
 
 def resident_memory_mb() -> float:

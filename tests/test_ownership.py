@@ -20,6 +20,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 FLAGS_OF_OTHERS = {
     "data/tokenizer.py": "python -m pip install --force-reinstall --no-deps",  # how to mend a broken installation
     "hardware.py": "--porcelain",  # git's
+    "train/tracker_child.py": "tensorboard --logdir",  # how to look at what was written
 }
 FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
 CSS_VARIABLE = re.compile(r"--[a-z]+:|var\(--[a-z]+\)")

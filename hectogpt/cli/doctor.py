@@ -49,8 +49,8 @@ REQUIRED = {
 EXTRAS = {
     "hf": (("datasets", "huggingface_hub"), "the corpora tinystories and hf:NAME, and models by their name on the hub"),
     "explore": (("marimo", "markdown_it", "mdit_py_plugins", "latex2mathml"), "the pages of `hectogpt explore`"),
-    "report": (("plotly",), "ladder.html of `hectogpt report`, and `hectogpt explore export`"),
-    "bench": (("transformers", "xtransformers", "ctranslate2"), "the other contenders of `make bench`"),
+    "report": (("plotly",), "ladder.html of `hectogpt report`"),
+    "bench": (("transformers", "xtransformers", "ctranslate2", "llama_cpp"), "the other contenders of `make bench`"),
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 TOP_MEMORY = 2_300_000_000  # bytes: the top recipe's largest memory, measured (results/ladder.jsonl: 2,217 MiB)

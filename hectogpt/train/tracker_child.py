@@ -123,7 +123,7 @@ class Trackio:
         options: dict[str, Any] = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False, "resume": "allow"}
         name = f"{run['name']} {run['id']}"
         trackio.init(run["project"], name=name, group=run["group"] or None, config=_flat(run["fields"]), **options)
-        return f"trackio show --project {run['project']}"
+        return "trackio show"
 
     def row(self, step: int, values: dict[str, float]) -> None:
         """A row."""
