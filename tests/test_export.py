@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -191,6 +192,8 @@ def test_a_target_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         export(tmp_path / "run", tmp_path / "file")
     (tmp_path / "empty").mkdir()
+    with contextlib.chdir(tmp_path / "empty"), pytest.raises(UserError, match="where you are"):
+        export(tmp_path / "run", Path("."))
     assert export(tmp_path / "run", tmp_path / "empty").kind == "GPT2LMHeadModel"
     with pytest.raises(UserError, match="not empty"):
         export(tmp_path / "run", tmp_path / "run", overwrite=True)  # it has merges.txt, which no export writes
@@ -232,3 +235,16 @@ def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:
     assert card.splitlines().count("---") == 2
     assert "| held-out loss | 5.2500 nats per token |" in card
     assert "| Kneser-Ney trigram model on the same text | 5.0000 nats per token |" in card
+
+
+@pytest.mark.thorough
+def test_every_recipe_has_a_form() -> None:
+    """GPT-2's, or a modelling file that Python compiles."""
+    from hectogpt.interop.remote_code import assemble
+    from hectogpt.lab import recipes
+
+    gpt2 = {name for name in recipes.names() if not gpt2_differences(recipes.recipe(name).model)}
+    assert {"baseline", "adamw_128", "adamw_gpt2", "finetune"} <= gpt2
+    assert not gpt2 & {"minute", "rotary", "value_embeddings"}
+    for name in set(recipes.names()) - gpt2:
+        compile(assemble(recipes.recipe(name).model, []), name, "exec")

@@ -72,19 +72,20 @@ def export(
     cannot be written, and what `open_model` raises. Nothing is left of an export that fails.
     """
     check_target(folder, overwrite)
+    target = folder.resolve()
     place = find_folder(source, download=True)
     model, tokenizer = open_model(place, idea=idea, note=note)
     differences = gpt2_differences(model.config)
     name = place.name if place.resolve() == Path(source).resolve() else str(source)  # no path, which tells of a home
     write = _write_gguf if to == "gguf" else _write_remote if differences else _write_gpt2
-    new = temporary_folder(folder)
+    new = temporary_folder(target)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)
         new.mkdir()
         kind = write(_Job(model, tokenizer, place, name, new, folder, differences))
         written = tuple(sorted(path.name for path in new.iterdir()))
-        replace_folder(new, folder)
+        replace_folder(new, target)
     except OSError as error:
         raise UserError(
             f"cannot write {folder}", why=error.strerror or str(error), fix="another folder", code=errors.STORAGE
@@ -101,6 +102,8 @@ def check_target(folder: Path, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{folder} is a file", fix="name a folder", kept="the file, untouched")
+    if folder.samefile("."):
+        raise UserError(f"{folder} is where you are", why="it would be replaced", fix="name a folder inside it")
     found = sorted(path.name for path in folder.iterdir())
     if not found:
         return
