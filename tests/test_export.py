@@ -203,7 +203,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path, monkeypatch: py
     write_model(tmp_path / "run", GPT2)
     monkeypatch.setattr("hectogpt.interop.export.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(UserError, match="cannot write") as caught:
-        export(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "new" / "folders" / "out")
     assert caught.value.code == errors.STORAGE
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -6,6 +6,7 @@ folder is written beside its place and gets its name when it is whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -78,7 +79,7 @@ def export(
     differences = gpt2_differences(model.config)
     name = place.name if place.resolve() == Path(source).resolve() else str(source)  # no path, which tells of a home
     write = _write_gguf if to == "gguf" else _write_remote if differences else _write_gpt2
-    new = temporary_folder(target)
+    new, missing = temporary_folder(target), [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)
@@ -92,6 +93,9 @@ def export(
         ) from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        for parent in missing if not target.exists() else ():
+            with contextlib.suppress(OSError):
+                parent.rmdir()
     return Exported(folder, kind, differences, written)
 
 
