@@ -202,6 +202,31 @@ def test_decisions_do_not_depend_on_workers(tiny: Corpus, tmp_path: Path) -> Non
     assert [pair and pair.verdict for pair in said[0][2]] == [None, "tie", "better"]
 
 
+@pytest.mark.thorough
+def test_the_tasks_of_an_array_decide_together(tiny: Corpus, tmp_path: Path) -> None:
+    """Three processes over one file, each with the rounds of its own: each trial is run once, and all say the same."""
+    said, done = [], []
+
+    def work(chance: int) -> None:
+        this, engine = compared(tiny, tmp_path / "r.jsonl", seeds=1), Threads(1, losses)
+        engine.chance = random.Random(chance)
+        rounds = Rounds(this, workers=3, until_decided=True, most=40)
+        for trials in rounds:
+            list(run_trials(this, trials, engine))
+            this.missing()
+        said.append((rounds.ended, this.seeds, [result.to_first for result in rounds.results()]))
+        done.extend(engine.done)
+
+    threads = [threading.Thread(target=work, args=(chance,)) for chance in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    alone, _ = rounds_of(tiny, tmp_path / "alone.jsonl", 1, until_decided=True, most=40)
+    assert said == [(alone.ended, alone.comparison.seeds, [r.to_first for r in alone.results()])] * 3
+    assert len(done) == len(set(done))
+
+
 def test_idle_workers_begin_the_next_seeds(tiny: Corpus, tmp_path: Path) -> None:
     this = compared(tiny, tmp_path / "r.jsonl", arms=2, seeds=1)
     rounds, engine = Rounds(this, most=3, workers=5), Threads(5, losses)
