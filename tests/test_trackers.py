@@ -149,7 +149,7 @@ def test_tensorboard_reads_the_rows_and_a_resumed_run_replaces_later_ones(tmp_pa
 
 def record(seed: int) -> Record:
     more: dict[str, Any] = {"losses": [5.0, 4.0], "grad_norms": [1.0, 0.5], "dev_loss": 4.5, "seconds": 2.0}
-    return Record(corpus="c", track="closed", recipe="muon", seed=seed, run={"seed": seed}, arm="muon", **more)
+    return Record(corpus="c", track="closed", recipe="muon", seed=seed, run={"seed": seed}, arm="/a.py:muon", **more)
 
 
 def test_trials_become_runs_of_a_group(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_trials_become_runs_of_a_group(tmp_path: Path) -> None:
     track_records(["tensorboard"], [record(1), record(2)], tmp_path / "trials.jsonl", notes.append)
     assert notes == [f"tensorboard: tensorboard --logdir {tmp_path}"]
     for seed in (1, 2):
-        found = scalars(tmp_path / "trials" / f"muon, seed {seed}")
+        found = scalars(tmp_path / "trials" / f"_a.py_muon, seed {seed}")
         assert found["train/loss"] == [(1, 5.0), (2, 4.0)]
         assert found["dev/loss"] == [(2, 4.5)]
     assert rows_of(record(1))[-1] == {"step": 2, "dev/loss": 4.5, "seconds": 2.0}

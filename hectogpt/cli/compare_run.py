@@ -32,6 +32,7 @@ from hectogpt.lab.tracks import broken_rules, find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.signals import WORDS, Stopped, raise_on_signal
 from hectogpt.train.setup import check_corpus, count_parameters
+from hectogpt.train.trackers import parse_names
 
 SEEDS = 5  # if no number is given
 FEW_TOKENS = 2000  # held-out tokens below which the third decimal of a loss means nothing
@@ -58,6 +59,7 @@ class Outcome:
 
 def compare(arguments: CompareArguments) -> None:
     """Run the missing trials and print what all of them say. Raises UserError, also for trials that crashed."""
+    trackers = parse_names(arguments.trackers)
     budget = None if arguments.budget is None else parse_duration(arguments.budget)
     arms = plan(arguments.recipes, arguments.without, arguments.sweep, arguments.steps)
     for old, new in old_names((*arguments.recipes, *arguments.without), arguments.sweep, arms).items():
@@ -88,6 +90,7 @@ def compare(arguments: CompareArguments) -> None:
         check_page(arguments.html)
     if write_script(arguments, comparison, missing, rounds is not None):
         return
+    before = {record.key() for result in comparison.results() for record in result.records}
     with open_runner(arguments, comparison, rounds is not None) as runner:
         if rounds is None:
             perform_all(comparison, missing, runner, arguments.quiet)
@@ -98,6 +101,11 @@ def compare(arguments: CompareArguments) -> None:
         raise_for_crashes(comparison, bool(comparison.records))
         return
     results = comparison.results() if rounds is None else rounds.results()
+    if trackers:
+        from hectogpt.api.tracking import track_records
+
+        added = [record for result in results for record in result.records if record.key() not in before]
+        track_records(trackers, added, arguments.out, lambda line: note(line, arguments.quiet))
     ended = rounds.ended if rounds else ""
     outcome = Outcome(comparison, results, give_verdicts(comparison, results, sequential), bool(arguments.sweep), ended)
     if arguments.json:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class TensorBoard:
 
         folder = Path(run["folder"]) / "tensorboard"
         if run["group"]:
-            folder = Path(run["folder"]) / run["group"] / run["name"]
+            folder = Path(run["folder"]) / run["group"] / re.sub(r'[\x00-\x1f\\/:*?"<>|]', "_", run["name"]).strip(". ")
         self.writer = EventFileWriter(str(folder), flush_secs=2)
         log = SessionLog(status=SessionLog.START)  # rows of later steps that an earlier process has told of are void
         self.writer.add_event(Event(step=run["step"] + 1, session_log=log))
