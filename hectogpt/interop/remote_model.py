@@ -202,7 +202,7 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Logits of the next token at each of the last `logits_to_keep` positions (0: at all), and with labels (which
         are shifted here) their mean cross entropy. attention_mask: 0 for padding; columns of earlier calls included."""
-        unknown = [name for name in ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")]
+        unknown = ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")
         if named := [name for name in unknown if others.get(name) is not None and others[name] is not False]:
             raise ValueError(f"this model takes no {' and no '.join(named)}")
         memory = cache if cache is not None else past_key_values
