@@ -165,6 +165,7 @@ def run_steps(
     checkpoint, its weights and a summary are written."""
     run = session.run
     autosave = Autosave(folder.checkpoints, save_every, progress.line, folder.sync_metrics)
+    session.wants_whole = autosave.due
     with stop_on_signal() as signals:
         try:
             steps = progress.follow(session.steps(signals), run.steps, StepLine(run, session.step), done=session.step)

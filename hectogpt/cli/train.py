@@ -31,6 +31,8 @@ class TrainOptions:
     """Go on with a run: its folder, one of its checkpoints, or "auto"."""
     init: str | None = None
     """Start from the weights of a model: a run, a folder in Hugging Face's layout, or a name on the hub."""
+    idea: Path | None = None
+    """The file of a user's own whose classes the model of --init has; it is imported."""
     extend: int | None = None
     """Steps to add to a run that is done; with --resume."""
     require_exact: bool = False
@@ -39,6 +41,8 @@ class TrainOptions:
     """Under torchrun: every process has all weights (ddp, the default), or a shard of them (fsdp)."""
     reduction: Literal["tree", "fast"] = "tree"
     """How processes add up gradients: in a fixed tree (the same bits for any number of them), or by all-reduce."""
+    recompute: bool = False
+    """With fsdp: compute blocks again in the backward pass instead of keeping what they computed."""
     dist_timeout: float = 120.0
     """Seconds that one process waits for another."""
     prompt: str | None = None
@@ -158,8 +162,9 @@ def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, st
         note(f"note: the recipe {name} is now called {current}", quiet)
     recipe = ideas.find_run(current)
     if source := value_of("--init", argv):
-        recipe = started_from(source, recipe, quiet)
-        base = None if base is None else started_from(source, base, quiet)
+        idea = value_of("--idea", argv)
+        recipe = started_from(source, recipe, idea, quiet)
+        base = None if base is None else started_from(source, base, idea, quiet)
     base = recipe if base is None else base
     arguments = make_dataclass(
         "Arguments",
@@ -187,11 +192,11 @@ def value_of(option: str, argv: list[str]) -> str | None:
     return None
 
 
-def started_from(source: str, run: Any, quiet: bool) -> Any:
+def started_from(source: str, run: Any, idea: str | None, quiet: bool) -> Any:
     """The run that starts from a model's weights. Raises UserError."""
     from hectogpt.api.first_weights import start_from
 
-    return start_from(run, source, note=lambda text: note(f"note: {text}", quiet))
+    return start_from(run, source, [idea] if idea else [], note=lambda text: note(f"note: {text}", quiet))
 
 
 def has_option(path: str) -> bool:

@@ -51,7 +51,8 @@ def train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[st
 
 
 def _train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[str], options: TrainOptions) -> None:
-    world = World(launch, options.dist_timeout, options.parallel == "fsdp", options.reduction == "fast")
+    sharded, fast = options.parallel == "fsdp", options.reduction == "fast"
+    world = World(launch, options.dist_timeout, sharded, fast, options.recompute)
     with world, _status_written(world):
         config = dump(run)
         facts = {"code": {"hectogpt": code_hash(), "torch": torch.__version__}, "idea file": config.pop("ideas")}

@@ -53,12 +53,7 @@ class Autosave:
         """To be called after each step: saves the session's state if it is time."""
         now = time.monotonic()
         step_seconds, self._last_step = now - self._last_step, now
-        if self.every is None:
-            at_stake = now - self._begun + step_seconds + self._duration  # when the next occasion would be on disk
-            due = at_stake >= max(AT_STAKE, self._cost / SHARE) and not self._busy()
-        else:
-            due = self.every > 0 and session.step % self.every == 0
-        if due and self._has_room(session):
+        if self.due(session.step, step_seconds) and session.is_whole and self._has_room(session):
             self.wait()
             self._begun = time.monotonic()
             try:
@@ -70,6 +65,13 @@ class Autosave:
             copied = time.monotonic() - self._begun
             self._thread = threading.Thread(target=self._save, args=(checkpoint, copied), name="checkpoint")
             self._thread.start()
+
+    def due(self, step: int, step_seconds: float = 0.0) -> bool:
+        """Whether a checkpoint is due after a step. step_seconds: until the next occasion."""
+        if self.every is not None:
+            return self.every > 0 and step % self.every == 0
+        at_stake = time.monotonic() - self._begun + step_seconds + self._duration  # when the next would be on disk
+        return at_stake >= max(AT_STAKE, self._cost / SHARE) and not self._busy()
 
     def last(self, session: Session) -> None:
         """Save the session's state and wait until it is on disk. Raises UserError (STORAGE)."""

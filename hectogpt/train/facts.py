@@ -1,8 +1,9 @@
-"""What a checkpoint tells of the run, the text and the machine it was made with, compared with what is here."""
+"""What a checkpoint, or another process, tells of its run, text and machine, compared with what is here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,37 @@ def check_same(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, A
 def _short(hashes: Any) -> str:
     """The beginning of a hash, or of that of the training text."""
     return str(hashes.get("train") if isinstance(hashes, dict) else hashes)[:12]
+
+
+# --- processes of one run ---------------------------------------------------------------------------------------------
+
+
+class DisagreementError(UserError):
+    """The processes of a run do not have the same run. All of them raise it."""
+
+
+def describe_odd(name: str, odd: list[int], told: dict[int, str]) -> DisagreementError:
+    """The error that names who differs in what. told: the value of one usual rank and of the first odd one."""
+    (usual, one), (other, two) = ((rank, json.loads(text)) for rank, text in told.items())
+    differing = list(_differences(one, two, ""))
+    shown = [f"{p or name}: {_brief(a)} at rank {usual}, {_brief(b)} at rank {other}" for p, a, b in differing[:3]]
+    ranks = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))}"
+    return DisagreementError(
+        f"{ranks} differ{'s' if len(odd) == 1 else ''} from rank {usual} in the {name}",
+        why="; ".join(shown),
+        fix="the same installation, command, files and threads for all processes",
+        kept="nothing was written",
+    )
+
+
+def _differences(one: Any, two: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(two, dict):
+        for name in sorted(one.keys() | two.keys()):
+            yield from _differences(one.get(name), two.get(name), f"{path}.{name}" if path else name)
+    elif one != two:
+        yield path, one, two
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:12] if len(text) == 64 else text[:60]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
+from hectogpt.train.facts import DisagreementError, describe_odd
 from hectogpt.train.launch import Launch
 
 T = TypeVar("T")
@@ -49,10 +50,6 @@ class PeerError(UserError):
         self.failure = failure
 
 
-class DisagreementError(UserError):
-    """The processes of a run do not have the same run. All of them raise it."""
-
-
 def recorded(work: Callable[[], None]) -> Callable[[], None]:
     """The work, such that torchrun's own report names the exception that ended it."""
     from torch.distributed.elastic.multiprocessing.errors import record
@@ -65,13 +62,21 @@ class World:
     """This process among those of the run. Use as a context manager.
 
     fast: whether sums go by the library's own all-reduce, whose order depends on the number of processes.
-    sharded: whether weights are sharded over the processes.
+    sharded: whether weights are sharded over the processes. recompute: whether blocks are then computed again in the
+    backward pass.
     """
 
-    def __init__(self, launch: Launch, timeout: float = TIMEOUT, sharded: bool = False, fast: bool = False) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        timeout: float = TIMEOUT,
+        sharded: bool = False,
+        fast: bool = False,
+        recompute: bool = False,
+    ) -> None:
         """Join the others. Raises UserError if they do not all come within the timeout, or if the port is in use."""
         self.launch, self.rank, self.size = launch, launch.rank, launch.size
-        self.timeout, self.sharded, self.fast = timeout, sharded, fast
+        self.timeout, self.sharded, self.fast, self.recompute = timeout, sharded, fast, recompute
         self.step = 0  # that this process is in, from 1; 0 before the first
         self._told = 0
         self._store_is_gone = False
@@ -148,6 +153,13 @@ class World:
         self.tell(value)
         return value
 
+    def gather_texts(self, value: Any) -> list[Any]:
+        """Every process's plain value, in the order of ranks, at all of them."""
+        self._told += 1
+        self._store.set(f"told/{self._told}/{self.rank}", json.dumps(value))
+        keys = [f"told/{self._told}/{rank}" for rank in range(self.size)]
+        return [json.loads(self._wait_for(key, "what another process tells")) for key in keys]
+
     def _wait_for(self, key: str, what: str) -> str:
         deadline, pause = time.monotonic() + START, 0.01
         try:
@@ -195,7 +207,7 @@ class World:
                 told = {r: json.loads(self._store.get(f"facts/{r}"))[name] for r in (values.index(usual), odd[0])}
                 with suppress(RuntimeError):
                     dist.barrier()  # all have read before the one that keeps the store ends
-                raise _describe_odd(name, odd, told)
+                raise describe_odd(name, odd, told)
 
     # --- failures ---
 
@@ -297,33 +309,6 @@ class World:
             return {"rank": None, "cause": f"a process stopped answering during {operation}", "step": self.step}
         step, rank, doing = min(behind)
         return {"rank": rank, "cause": f"{cause}; its last sign: {doing}, step {step}", "step": self.step}
-
-
-def _describe_odd(name: str, odd: list[int], told: dict[int, str]) -> DisagreementError:
-    """The error that names who differs in what. told: the value of one usual rank and of the first odd one."""
-    (usual, one), (other, two) = ((rank, json.loads(text)) for rank, text in told.items())
-    differing = list(_differences(one, two, ""))
-    shown = [f"{p or name}: {_brief(a)} at rank {usual}, {_brief(b)} at rank {other}" for p, a, b in differing[:3]]
-    ranks = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))}"
-    return DisagreementError(
-        f"{ranks} differ{'s' if len(odd) == 1 else ''} from rank {usual} in the {name}",
-        why="; ".join(shown),
-        fix="the same installation, command, files and threads for all processes",
-        kept="nothing was written",
-    )
-
-
-def _differences(one: Any, two: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(one, dict) and isinstance(two, dict):
-        for name in sorted(one.keys() | two.keys()):
-            yield from _differences(one.get(name), two.get(name), f"{path}.{name}" if path else name)
-    elif one != two:
-        yield path, one, two
-
-
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[:12] if len(text) == 64 else text[:60]
 
 
 def send_all(world: World, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:

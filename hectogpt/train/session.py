@@ -10,7 +10,7 @@ result = session.result()
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,8 @@ class Session:
         self.world: World | None = None  # the processes that share the run, None for one alone
         self._signals: Sequence[int] = ()
         self._agreed_to_stop = False
+        self.sharded: together.Sharded | None = None  # what trains in place of model and optimizer
+        self.wants_whole: Callable[[int], bool] = lambda step: False  # whether they are needed after this step
 
     @classmethod
     def open(
@@ -192,6 +194,12 @@ class Session:
             session._go_on_from(resume)
         if world is not None:
             together.check_equal(world, model, session._facts()["machine"])
+        if world is not None and world.sharded:
+            other = setup.build_model(run, machine, corpus)
+            other.fit_to(saved_tensors(model))
+            built = run.optim.build(model)
+            built.load_state_dict(optimizer.state_dict())
+            session.sharded = together.make_sharded(world, machine, other, model, built, session.step)
         session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
@@ -210,10 +218,12 @@ class Session:
         """Train to the run's end, one Step at a time. signals: those that have come to this process, which may grow.
         Raises UserError: DIVERGED, or PEER if another process has failed."""
         self._signals = signals
-        batches = setup.make_batches(self.run, self.corpus)
-        gradients = together.make_gradients(self.world, self.run, self.model, batches, self.machine)
-        gradients.wishes = lambda: (bool(signals), False)
-        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, tuple(self.done), gradients)
+        batches, trained = setup.make_batches(self.run, self.corpus), self.sharded or self
+        gradients = together.make_gradients(self.world, self.run, trained.model, batches, self.machine)
+        gradients.wishes = lambda: (bool(signals), self.wants_whole(self.step + 1))
+        steps = loop.steps(
+            self.run, trained.model, trained.optimizer, batches, self.machine, tuple(self.done), gradients
+        )
         try:
             while True:
                 with native.using(self.head == "native"):  # for this step alone: another session may take its own
@@ -223,13 +233,32 @@ class Session:
                 self.done.append(step)
                 self._agreed_to_stop = gradients.agreed[0]
                 self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
+                if any(gradients.agreed) or step.number == self.run.steps:
+                    self._bring_together()
                 yield step
+        except UserError as error:
+            if error.code == errors.DIVERGED:
+                self._bring_together()
+            raise
         finally:
             gradients.close()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether model and optimizer have the state after the last step done; sharded ones are brought together for
+        it."""
+        return self.sharded is None or self.sharded.step == self.step
+
+    def _bring_together(self) -> None:
+        if self.sharded is not None and not self.is_whole:
+            self.sharded.optimizer.gather(self.model, self.optimizer)
+            self.sharded.step = self.step
 
     def checkpoint(self) -> Checkpoint:
         """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
         saved, or is not known (`take_weights`)."""
+        if not self.is_whole:
+            raise UserError(f"the state after step {self.step} is sharded over processes", code=errors.CHECKPOINT)
         if self.weights_only:
             raise UserError(
                 "the optimizer's state is not known",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,4 +72,29 @@ def make_gradients(world: World | None, run: Run, model: Transformer, batches: B
     """How this process computes its share of a batch's gradients."""
     if run.data.leaves is None and world is None:
         return Gradients(run, model, batches, machine)
+    if world is not None and world.sharded:
+        from hectogpt.train.sharded import ShardedGradients  # loads FSDP2, half a second
+
+        return ShardedGradients(run, model, batches, machine, world)
     return LeafGradients(run, model, batches, machine, make_exchange(world))
+
+
+@dataclass
+class Sharded:
+    """The model that trains while its weights are sharded, and its optimizer; the session keeps a whole one. step: the
+    one whose state the whole one has."""
+
+    model: Transformer
+    optimizer: Any
+    step: int
+
+
+def make_sharded(
+    world: World, machine: Machine, model: Transformer, plain: Transformer, built: Any, step: int
+) -> Sharded:
+    """Shard `model`, another one like the plain one, which has the run's state after `step` steps."""
+    from hectogpt.train.sharded import ShardedOptimizer, shard_model
+
+    model.load_state_dict(plain.state_dict())
+    shard_model(model, world, machine, world.recompute)
+    return Sharded(model, ShardedOptimizer(model, world, plain, built), step)

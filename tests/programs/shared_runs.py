@@ -103,19 +103,22 @@ def take_steps(run: Run, corpus: Corpus, world: World | None, folder: Path, stop
     checkpoints = Checkpoints(folder)
     first = world is None or world.is_first
     session = Session.open(run, corpus, checkpoints.load(saved) if saved and first else None, world)
+    session.wants_whole = lambda step: step == stop
     for step in session.steps():
         if step.number == stop:
             break
-    state = session.checkpoint()
-    if state is not None and first and stop < run.steps:
-        checkpoints.save(state)
+    if first:
+        state = session.checkpoint()
+        if stop < run.steps:
+            checkpoints.save(state)
     weights = hashlib.sha256()
     for tensor in session.model.state_dict().values():
         weights.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
     return {
         "losses": [step.loss.hex() for step in session.done],
         "norms": [step.grad_norm.hex() for step in session.done],
-        "weights": weights.hexdigest(),
+        "weights": weights.hexdigest() if first or not session.sharded else "",
+        "some": [float(p.detach().double().norm()) for p in session.model.parameters()] if first else [],
     }
 
 
@@ -148,13 +151,54 @@ def elastic(folder: Path, steps: int, names: list[str]) -> dict[str, Any]:
     return found
 
 
+def sharded(folder: Path, steps: int) -> dict[str, Any]:
+    """Two processes that shard the weights beside one process alone, for optimizers by rows and by whole matrices.
+
+    SOAP divides by roots that are near zero, so it makes much of the last bits: it gets gradients that are equal to the
+    last bit (two leaves, no clipping), and few steps.
+    """
+    corpus = open_corpus(str(folder))
+    found: dict[str, Any] = {}
+    for name in ("baseline", "muon", "top"):
+        run = dropped(small(name, steps))
+        if name == "top":
+            run = replace(dropped(small(name, 3, leaves=2)), gradient_clipping=None)
+        take_steps(run, corpus, None, folder / "first", 1, 0)
+        found[name] = {
+            "alone": shared(0, run, corpus, folder / f"{name}-alone")[0],
+            "sharded": shared(2, run, corpus, folder / f"{name}-sharded", sharded=True)[0],
+        }
+    again = shared(2, dropped(small("baseline", steps)), corpus, folder / "again", sharded=True, recompute=True)[0]
+    found["recomputed"] = {"alone": found["baseline"]["sharded"], "sharded": again}
+    return found
+
+
+def grid(folder: Path, steps: int) -> dict[str, Any]:
+    """Saved under one way to share the run, gone on with under another: "none", "ddp" and "fsdp", each with each."""
+    corpus = open_corpus(str(folder))
+    run = dropped(small("muon", steps))
+    take_steps(run, corpus, None, folder / "first", 1, 0)
+    ways: dict[str, tuple[int, dict[str, bool]]] = {"none": (0, {}), "ddp": (2, {}), "fsdp": (2, {"sharded": True})}
+    found: dict[str, Any] = {}
+    for first, (count, how) in ways.items():
+        found[first] = {"whole": shared(count, run, corpus, folder / f"{first}-whole", **how)[0]}
+        shared(count, run, corpus, folder / first, steps // 2, **how)
+        for second, (again, so) in ways.items():
+            found[first][second] = shared(again, run, corpus, folder / first, 0, steps // 2, **so)[0]
+    return found
+
+
 SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "elastic": lambda folder: elastic(folder, 4, ["top"]),
+    "sharded": lambda folder: sharded(folder, 12),
+    "grid": lambda folder: grid(folder, 6),
     "hundred": lambda folder: elastic(folder, 100, ["baseline", "top"]),
 }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if sys.argv[1] in ("sharded", "grid"):
+        import hectogpt.train.sharded  # noqa: F401  loaded once, for all children
     signal.alarm(600)
     print(json.dumps(SCENARIOS[sys.argv[1]](Path(sys.argv[2]))))
