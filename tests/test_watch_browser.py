@@ -32,7 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
     server = start("watch", "one", "two", "--no-browser", cwd=runs)
     assert server.stdout is not None
