@@ -24,7 +24,7 @@ from tools.scale_model import (
     FLOPS,
     NETWORK,
     NVLINK,
-    SEND,
+    SENDS,
     SHAPES,
     TOKENS,
     VALUE,
@@ -83,21 +83,21 @@ def memory() -> list[Row]:
 
 
 def communication() -> list[Row]:
-    rows = [["model", "a GPU sends in a step", "by NVLink", "by network", "1 GPU computes a step in"]]
+    rows = [["model", "by", "a GPU sends in a step", "over NVLink", "over the network", "one GPU computes a step in"]]
     for s in SHAPES:
-        size = SEND * s.parameters
-        rows.append(
-            [s.name, gb(size), seconds(size / NVLINK), seconds(size / NETWORK), seconds(s.batch * s.flops / FLOPS)]
-        )
+        for name, each in SENDS.items():
+            size, whole = each * s.parameters, seconds(s.batch * s.flops / FLOPS)
+            rows.append([s.name, name, gb(size), seconds(size / NVLINK), seconds(size / NETWORK), whole])
     return rows
 
 
 def hidden() -> list[Row]:
     """Tokens a GPU must have in a step for its computing to take as long as its sending: both grow with the number of
     parameters, which cancels. DDP sends during the backward pass, which is two thirds of the computing."""
-    rows = [["", "NVLink", "network"]]
-    for name, flops in (("DDP, behind the backward pass", 4), ("FSDP2, behind both passes", 6)):
-        rows.append([name, *(f"{ceil(SEND * FLOPS / (flops * link)):,}" for link in (NVLINK, NETWORK))])
+    rows = [["by", "over NVLink", "over the network"]]
+    for name, each in SENDS.items():
+        flops = 4 if name == "DDP" else 6
+        rows.append([name, *(f"{ceil(each * FLOPS / (flops * link)):,}" for link in (NVLINK, NETWORK))])
     return rows
 
 
@@ -151,15 +151,21 @@ def data() -> list[Row]:
     found = measured()["data"]
     sizes = sorted(found["sizes"], key=int)
     whole, again = found["sizes"][sizes[-1]], found["after_kill"]
-    rate = int(sizes[-1]) / whole["seconds"]
+    rate = int(sizes[-1]) / whole["cpu"]
     text = 4.5 * TOKENS  # bytes: a GPT-2 token stands for 4 to 5 of English
     rows = [["what", "figure"]]
     for size in sizes:
         of = found["sizes"][size]
-        rows.append([f"{size} MB of .jsonl prepared, peak memory", f"{of['seconds']:.1f} s, {of['peak_mib']:.0f} MiB"])
-    rows.append([f"the same {sizes[-1]} MB after a kill at 70 % of that time", f"{again['seconds']:.1f} s"])
-    rows.append(["a folder of 100,000 files recognised as unchanged", f"{found['folder']['again']:.2f} s"])
-    rows.append([f"text of 10^12 tokens (4.5 bytes a token) at {rate:.0f} MB/s", f"{days(text / rate / 1e6)} days"])
+        rows.append(
+            [f"{size} MB of .jsonl prepared", f"{of['cpu']:.1f} s of computing, {of['peak_mib']:.0f} MiB at most"]
+        )
+    rows.append([f"the rest of the {sizes[-1]} MB after a kill", f"{again['cpu']:.1f} s of computing"])
+    folder = found["folder"]
+    figure = f"{folder['again']:.2f} s"
+    rows.append(["a folder of 100,000 files recognised as unchanged", figure])
+    rows.append(
+        [f"text of 10^12 tokens (4.5 bytes a token) at {rate:.0f} MB/s", f"{days(text / rate / 1e6)} days of a core"]
+    )
     rows.append(["its token files", gb(2 * TOKENS)])
     rows.append(["their order in memory, sequences of 4,096 tokens", gb(8 * TOKENS / 4096)])
     return rows

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-ROUNDS = 15
+ROUNDS = 60
 SIZES = (1 << 20, 16 << 20)  # bytes
 SMALL = 1 << 10
 

@@ -69,8 +69,8 @@ class Shape:
 
     @property
     def block(self) -> int:
-        """Bytes of one block's weights in bf16, as FSDP gathers them."""
-        return 2 * 12 * self.d**2
+        """Bytes of one block's weights in float32, as FSDP2 gathers them here."""
+        return 4 * 12 * self.d**2
 
     def activations(self, kept: bool) -> float:
         """Bytes that the backward pass needs of one sequence: 34 d a token and layer with attention that keeps no
@@ -84,9 +84,10 @@ SHAPES = (
     Shape("1.5 B", 1600, 48, 1024, 2**20),
     Shape("70 B", 8192, 86, 4096, 2**22),
 )
-SEND = (
-    8  # bytes for each parameter that a GPU sends in a step, by DDP (float32 twice) and by FSDP2 (bf16 twice, float32)
-)
+# Bytes that a GPU sends in a step for each parameter, of many GPUs. DDP: float32 gradients twice, for their sum. FSDP2
+# as hectoGPT has it: float32 weights before the forward and the backward pass, float32 gradients once. FSDP2 that casts
+# before it gathers, as torchtitan's does: bf16 weights twice, float32 gradients once.
+SENDS = {"DDP": 8, "FSDP2": 12, "FSDP2, gathering bf16": 8}
 
 
 def bandwidth(gpus: int) -> float:
@@ -131,11 +132,11 @@ def plan(shape: Shape, gpus: int, tensor: int, batch: int) -> Plan | None:
     ddp = tensor == 1 and fits(shape, 1)
     if batch // shape.context < groups or not (ddp or fits(shape, gpus)):
         return None
-    share = SEND * shape.parameters / tensor * (groups - 1) / groups
+    kind = "FSDP2, gathering bf16" if tensor > 1 else "DDP" if ddp else "FSDP2"
+    share = SENDS[kind] * shape.parameters / tensor * (groups - 1) / groups
     passes = 4 * shape.layers * shape.d * 2 * 2 * (tensor - 1) / tensor * (batch / groups)
-    name = ("DDP" if ddp else "FSDP2") if gpus > 1 else "one GPU"
     return Plan(
-        name if tensor == 1 else f"FSDP2 x tensor {tensor}",
+        "one GPU" if gpus == 1 else kind if tensor == 1 else f"FSDP2 x tensor {tensor}",
         tensor,
         compute=batch * shape.flops / gpus / FLOPS,
         send=share / bandwidth(gpus),
