@@ -162,7 +162,7 @@ def sharded(folder: Path, steps: int) -> dict[str, Any]:
     for name in ("baseline", "muon", "top"):
         run = dropped(small(name, steps))
         if name == "top":
-            run = replace(dropped(small(name, 3, leaves=2)), gradient_clipping=None)
+            run = replace(dropped(small(name, 2, leaves=2)), gradient_clipping=None)
         take_steps(run, corpus, None, folder / "first", 1, 0)
         found[name] = {
             "alone": shared(0, run, corpus, folder / f"{name}-alone")[0],

