@@ -32,7 +32,7 @@ def test_numbers_are_those_of_the_records() -> None:
     assert cells["what changed"] == "What learning_rate does."
     assert [dict(zip(table.header, row, strict=True))["rung"] for row in table.rows] == [
         *NAMES,
-        *("uniform", "unigram", "kn2", "kn3"),
+        *("uniform", "unigram", "kn2", "kn3", "mkn5", "best"),
     ]
     assert table.rows[5][6] == "5.881", "the mean over seeds"
     assert table.rows[3][12] == "tie"

@@ -34,10 +34,12 @@ from hectogpt.lab.report import TEMPLATE, ladder_names, recipe_descriptions, wri
 from hectogpt.lab.report.front import build_fronts
 from hectogpt.lab.report.ladder_page import ladder_page
 from hectogpt.lab.report.leaderboard import build_leaderboards, compare_entries
+from hectogpt.lab.report.ngram_file import NgramFile
 from hectogpt.lab.report.seconds import read_seconds
 from hectogpt.lab.report.template import UNMEASURED, Filler
 
 TIMINGS = ROOT / "results" / "seconds.jsonl"
+COUNTED = ROOT / "results" / "ngrams.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ def test_the_committed_report_is_of_todays_ladder() -> None:
 def test_the_committed_texts_are_what_the_committed_records_give() -> None:
     """Byte for byte; `hectogpt report` writes them."""
     seconds = read_seconds(TIMINGS)
-    boards = build_leaderboards(read_records(LADDER), ladder_names())
+    boards = build_leaderboards(NgramFile.read(COUNTED).complete(read_records(LADDER)), ladder_names())
     page = ladder_page(boards, recipe_descriptions(), build_fronts(boards, seconds, ladder_names()), seconds)
     assert (ROOT / "results" / "LADDER.md").read_text(encoding="utf-8") == page
     template = ANSWERS / TEMPLATE
@@ -189,7 +191,7 @@ def test_the_committed_texts_are_what_the_committed_records_give() -> None:
 
 @pytest.mark.thorough
 def test_the_committed_pictures_are_what_the_committed_records_give(tmp_path: Path) -> None:
-    written = write_report(LADDER, tmp_path, tmp_path, timings=TIMINGS)
+    written = write_report(LADDER, tmp_path, tmp_path, timings=TIMINGS, ngrams=COUNTED)
     pictures = {path.name: path.read_bytes() for path in written if path.suffix == ".png"}
     committed = ROOT / "results" / "pictures"
     assert {path.name for path in committed.glob("*.png")} == set(pictures)

@@ -28,7 +28,7 @@ def test_placeholders() -> None:
     assert filled("{{curves/tinystories/closed}}", rows).endswith("(../p/tinystories-closed-curves.png)")
     assert filled(f"{{{{what/{WIDTH}}}}}", rows) == DESCRIPTIONS[WIDTH].partition("\n\n")[0]
     assert "(tie)" in filled("{{table/tinystories/closed}}", rows)
-    assert filled("{{table/tinystories/closed}}", rows).count("\n") == 1 + len(NAMES) + 4
+    assert filled("{{table/tinystories/closed}}", rows).count("\n") == 1 + len(NAMES) + 6
     assert filled(r"$\frac{a}{{b} c}$", rows) == r"$\frac{a}{{b} c}$", "formulas stay"
 
 

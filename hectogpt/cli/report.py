@@ -23,6 +23,8 @@ class Arguments:
     """The file of records."""
     timings: Path = Path("results/seconds.jsonl")
     """The file with the seconds of `python -m bench recipes`; without it loss is not drawn against seconds."""
+    ngrams: Path = Path("results/ngrams.jsonl")
+    """The file with n-gram baselines that older records lack; it need not exist."""
     out: Path = Path("results")
     """The folder for LADDER.md, ladder.html and pictures/."""
     answers: Path = Path("answers")
@@ -40,7 +42,9 @@ def run(arguments: Arguments) -> None:
     """Write the report and print the path of each file."""
     from hectogpt.lab.report import write_report
 
-    paths = write_report(arguments.ladder, arguments.out, arguments.answers, timings=arguments.timings)
+    paths = write_report(
+        arguments.ladder, arguments.out, arguments.answers, timings=arguments.timings, ngrams=arguments.ngrams
+    )
     if arguments.json:
         print(json.dumps({"files": [str(path) for path in paths]}, allow_nan=False))
     else:

@@ -1,7 +1,7 @@
 """The best that counting does here: n-grams of the training text and of the tokens just read, mixed by learned weights.
 
 The mixture reads what a network reads: the training text, and of a held-out text the tokens before the target in the
-same sequence. Its weights are fitted on held-out text, about 300 numbers; everything else is counted.
+same sequence. Its weights are fitted on held-out text, about 350 numbers; everything else is counted.
 """
 
 from __future__ import annotations

@@ -138,8 +138,8 @@ class NgramHash(InputPart):
     selects (modded-nanogpt, record 62).
 
     With `common` only n-grams of common tokens have a vector: those whose ids, counted from 1, have a geometric mean of
-    at most `common`. Byte-pair encoding numbers its tokens as it merges them, the most frequent first, so an id is a
-    rank in the text that the tokenizer was made from. Rare n-grams then do not share rows with frequent ones.
+    at most `common`. Byte-pair encoding numbers its tokens as it merges them (GPT-2's first 256 are bytes), so a small
+    id is often a frequent token. N-grams of rare tokens then do not share rows with those of frequent ones.
     """
 
     order: int = 2

@@ -18,6 +18,7 @@ from hectogpt.lab.record import read_records
 from hectogpt.lab.report.front import Front, build_fronts
 from hectogpt.lab.report.ladder_page import ladder_page
 from hectogpt.lab.report.leaderboard import Leaderboard, build_leaderboards
+from hectogpt.lab.report.ngram_file import NgramFile
 from hectogpt.lab.report.page import render_page
 from hectogpt.lab.report.plots import plot_front, plot_ladder, plot_learning_curves, plot_rung
 from hectogpt.lab.report.seconds import read_seconds
@@ -33,13 +34,15 @@ def write_report(
     ladder: Sequence[str] | None = None,
     descriptions: Mapping[str, str] | None = None,
     timings: Path | None = None,
+    ngrams: Path | None = None,
 ) -> list[Path]:
     """Write everything and return the paths.
 
     records: the JSONL file of `hectogpt compare`. out: the folder for LADDER.md, ladder.html and pictures/. answers:
     the folder with learning.template.md; without that file no answer is written. ladder, descriptions: names of the
     rungs and name -> description; those of `hectogpt.lab.recipes` unless given. timings: the JSONL file with the
-    seconds of `python -m bench recipes`; without it loss is not drawn against seconds.
+    seconds of `python -m bench recipes`; without it loss is not drawn against seconds. ngrams: the JSONL file of
+    `python -m tools.ngrams`, with baselines that records of earlier versions lack.
     Raises UserError (DATA) if there are no records or one is damaged, (STORAGE) if a file cannot be written.
     """
     found = read_records(records)
@@ -50,6 +53,7 @@ def write_report(
             fix="record trials there first with `hectogpt compare`",
             code=errors.DATA,
         )
+    found = NgramFile.read(ngrams).complete(found)
     ladder = ladder_names() if ladder is None else ladder
     descriptions = recipe_descriptions() if descriptions is None else descriptions
     boards = build_leaderboards(found, ladder)

@@ -73,6 +73,11 @@ class Front:
         return [(p, p.seconds, p.loss) for p in self.points if p.seconds is not None and p.loss is not None]
 
     @property
+    def yardsticks(self) -> dict[str, float]:
+        """The levels that are drawn: the trigram's and the best counting's."""
+        return {name: self.levels[name] for name in ("kn3", "best") if name in self.levels}
+
+    @property
     def top(self) -> float:
         """The highest loss that is drawn: of the points whose loss is not above the unigram baseline's, or of all."""
         losses = [loss for _, _, loss in self.drawn]

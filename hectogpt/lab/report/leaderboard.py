@@ -22,7 +22,7 @@ from hectogpt.lab.statistics import Paired, Summary, compare_pairs, summarize
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.train.run import sections_changed
 
-NGRAMS = ("uniform", "unigram", "kn2", "kn3")
+NGRAMS = ("uniform", "unigram", "kn2", "kn3", "mkn5", "best")
 WITHOUT = "without-"
 LONGEST_SLUG = 100  # characters; a file's name may have 255 bytes
 

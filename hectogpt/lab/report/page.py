@@ -56,7 +56,8 @@ THEMES = {
     "dark": {"text": "#e6e6e6", "back": "#15181c", "line": "#33383f", "button": "#262b31"},
 }
 SPLIT_COLORS = {"light": {"test": "#0b5fa5", "dev": "#d07a00"}, "dark": {"test": "#62b0f0", "dev": "#f0a840"}}
-NGRAM_DASHES = {"uniform": "dot", "unigram": "dash", "kn2": "dashdot", "kn3": "longdash"}
+DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot", "solid")
+NGRAM_DASHES = dict(zip(NGRAM_LABELS, DASHES, strict=True))
 # plotly.js cannot read CSS variables or media queries, so this changes the layout when the window or the theme changes.
 # The height is that of the element: with a height in its layout, plotly would fix the width too.
 SCRIPT = """
@@ -111,7 +112,7 @@ def render_page(
             parts.append(
                 f"<h2>{html.escape(printable(board.name))}</h2>\n<div id={curves}></div>\n<div id={ladder}></div>"
             )
-            parts.append(f"<div class=scroll>{ladder_table(board, descriptions).html()}</div>")
+            parts.append(f"<div class=scroll>{ladder_table(board, descriptions, seconds).html()}</div>")
     if found:
         parts.append("<h2>Loss against seconds</h2>" + paragraphs_html(fronts.introduction(seconds)))
     for front in found:
@@ -271,13 +272,12 @@ def _front(front: Front, descriptions: Mapping[str, str]) -> Figure:
             },
         }
         _add(data, colors, trace, blue if best else dict.fromkeys(THEMES, "#8a8f98"))
-    if "kn3" in front.levels and front.drawn:
-        ends = [round(end(seconds for _, seconds, _ in front.drawn), 1) for end in (min, max)]
+    for name, level in front.yardsticks.items() if front.drawn else ():
         trace = {
-            "x": ends,
-            "y": [round(front.levels["kn3"], 5)] * 2,
-            "name": NGRAM_LABELS["kn3"],
-            "line": {"width": 1, "dash": NGRAM_DASHES["kn3"]},
+            "x": [round(end(seconds for _, seconds, _ in front.drawn), 1) for end in (min, max)],
+            "y": [round(level, 5)] * 2,
+            "name": NGRAM_LABELS[name],
+            "line": {"width": 1, "dash": NGRAM_DASHES[name]},
             "hovertemplate": "%{y:.3f}",
         }
         _add(data, colors, trace, dict.fromkeys(THEMES, "#8a8f98"))

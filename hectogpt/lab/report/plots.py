@@ -36,6 +36,7 @@ from hectogpt.train.plot import (
     style_axes,
 )
 
+NEAR_LEVEL = 1.06  # times a level: up to there another one leaves no room for a name
 LINE = 0.045  # of the height of the picture of learning curves: a line of text
 BELOW = "0.45"  # the curve of the rung below
 VERDICT_COLORS = {"tie": "#b8860b", "worse": "#b02a2a"}
@@ -62,7 +63,7 @@ def plot_rung(path: Path, board: Leaderboard, place: int) -> None:
         axes.set_ylabel(label)
     set_log_scale(panels[1])
     levels = board.ngrams.get(rung.split if rung.split in board.ngrams else "dev", {})
-    draw_levels(panels[0], {NGRAM_LABELS[name]: levels[name] for name in ("unigram", "kn3") if name in levels})
+    draw_levels(panels[0], {NGRAM_LABELS[name]: levels[name] for name in ("unigram", "kn3", "best") if name in levels})
     place_legend(figure, panels[0])
     if place:
         _plot_gains(panels[2], rung, board.rungs[place - 1])
@@ -242,7 +243,7 @@ def plot_front(path: Path, front: Front) -> None:
     axes.set_ylabel("held-out loss (nats per token, log scale)")
     style_axes(axes)
     low, high = axes.get_ylim()
-    draw_levels(axes, {NGRAM_LABELS[n]: y for n, y in front.levels.items() if n == "kn3" and low < y < high})
+    draw_levels(axes, {NGRAM_LABELS[n]: y for n, y in front.yardsticks.items() if low < y < high})
     _name_recipes(key, front)
     figure.draw_without_rendering()  # places the panels, so that marks have their final places
     _draw_marks(axes, front, top)
@@ -292,15 +293,18 @@ def _plot_interval(axes: Axes, x: float, interval: tuple[float, float] | None, y
 
 
 def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
+    """A line for each level, its name on the right of it, or on the left where the next level is close."""
     for name, level in levels.items():
         draw_level(axes, level, vertical=True)
+        crowded = any(level < other < level * NEAR_LEVEL for other in levels.values())
         axes.annotate(
             f"{NGRAM_LABELS[name]} {level:.2f}",
             (level, 0.02),
             xycoords=("data", "axes fraction"),
-            xytext=(2, 0),
+            xytext=(-2 if crowded else 2, 0),
             textcoords="offset points",
             rotation=90,
+            ha="right" if crowded else "left",
             va="bottom",
             fontsize=LABEL_SIZE,
             color=GREY,

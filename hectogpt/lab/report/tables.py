@@ -9,16 +9,27 @@ from dataclasses import dataclass
 
 from hectogpt.display import printable
 from hectogpt.lab.report.leaderboard import NGRAMS, WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
+from hectogpt.lab.report.seconds import NO_SECONDS, Seconds
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary, selection_bias
 
-NGRAM_LABELS = {"uniform": "uniform", "unigram": "unigram", "kn2": "Kneser-Ney 2", "kn3": "Kneser-Ney 3"}
+NGRAM_LABELS = {
+    "uniform": "uniform",
+    "unigram": "unigram",
+    "kn2": "Kneser-Ney 2",
+    "kn3": "Kneser-Ney 3",
+    "mkn5": "Kneser-Ney 5",
+    "best": "best counting",
+}
 NGRAM_DESCRIPTIONS = {
     "uniform": "every token id has the same probability",
     "unigram": "counts of single tokens",
     "kn2": "Kneser-Ney bigram",
     "kn3": "Kneser-Ney trigram",
+    "mkn5": "modified Kneser-Ney of order 5, its discounts fitted on dev",
+    "best": "best counting: order 5, contexts with gaps and caches of the sequence, mixed by weights fitted on dev",
 }
 EMPTY = ""
+ONE_MACHINE = "s, one machine"  # the seconds of `python -m bench recipes`
 
 
 @dataclass(frozen=True)
@@ -101,10 +112,10 @@ def format_number(value: float | None, digits: int = 0) -> str:
     return EMPTY if value is None else f"{value:,.{digits}f}"
 
 
-def ladder_table(board: Leaderboard, descriptions: Mapping[str, str]) -> Table:
-    """One row per rung, then one per n-gram baseline."""
+def ladder_table(board: Leaderboard, descriptions: Mapping[str, str], seconds: Seconds = NO_SECONDS) -> Table:
+    """One row per rung, then one per n-gram baseline. seconds: of one machine, beside those of the trials."""
     header = ["#", "rung", "what changed", "section", "parameters", "dev", "test", "n", "bits/byte"]
-    header += ["gain over the rung below [95 %]", "pairs", "p", "", "s", "MiB", "batch 100", "last 10"]
+    header += ["gain over the rung below [95 %]", "pairs", "p", "", ONE_MACHINE, "s", "MiB", "batch 100", "last 10"]
     rows = []
     below: Entry | None = None
     for place, entry in enumerate(board.rungs):
@@ -124,6 +135,7 @@ def ladder_table(board: Leaderboard, descriptions: Mapping[str, str]) -> Table:
                 str(pair.n) if pair else EMPTY,
                 format_p(pair),
                 pair.verdict if pair else EMPTY,
+                format_number(seconds.of.get((board.corpus, entry.name))),
                 format_number(entry.mean("seconds")),
                 format_number(entry.mean("peak_mb")),
                 format_number(entry.mean("train_loss_last"), 3),
@@ -138,10 +150,32 @@ def ladder_table(board: Leaderboard, descriptions: Mapping[str, str]) -> Table:
     return Table(header, rows, left=4)
 
 
-def comparison_table(entries: Sequence[Entry], reference: Entry | None, descriptions: Mapping[str, str]) -> Table:
-    """One row per entry with its paired difference to `reference`: a negative one is better than the reference."""
+def comparison_table(
+    entries: Sequence[Entry],
+    reference: Entry | None,
+    descriptions: Mapping[str, str],
+    seconds: Seconds = NO_SECONDS,
+) -> Table:
+    """One row per entry with its paired difference to `reference`: a negative one is better than the reference.
+
+    seconds: of one machine, beside those of the trials; of recipes without overrides."""
     to = f"difference to {reference.label} [95 %]" if reference else "difference"
-    header = ["recipe", "what it is", "steps", "parameters", "dev", "test", "n", to, "pairs", "p", "", "s", "MiB"]
+    header = [
+        "recipe",
+        "what it is",
+        "steps",
+        "parameters",
+        "dev",
+        "test",
+        "n",
+        to,
+        "pairs",
+        "p",
+        "",
+        ONE_MACHINE,
+        "s",
+        "MiB",
+    ]
     rows = []
     for entry in entries:
         pair = compare_entries(entry, reference)[0] if reference and reference is not entry else None
@@ -158,6 +192,7 @@ def comparison_table(entries: Sequence[Entry], reference: Entry | None, descript
                 str(pair.n) if pair else EMPTY,
                 format_p(pair),
                 pair.verdict if pair else EMPTY,
+                format_number(None if entry.overrides else seconds.of.get((entry.records[0].corpus, entry.name))),
                 format_number(entry.mean("seconds")),
                 format_number(entry.mean("peak_mb")),
             ]

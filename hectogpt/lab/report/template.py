@@ -40,6 +40,7 @@ FIELDS: tuple[str, ...] = (
     "train10",
     "steps",
     "below_kn3",
+    "below_best",
     "steps_to_kn3",
     "code_length",
     *NGRAMS,
@@ -55,9 +56,9 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
     """A field of an entry as text; UNMEASURED where there is no value. `field` is one of FIELDS.
 
     loss: on test if every seed was scored on it, else on dev. gain, p, verdict: against the rung below. total: the
-    paired gain over the baseline, total_pairs: its number of seeds. below_kn3: the loss of the trigram minus that of
-    the entry. train: the training loss of the last batch, train10: the mean of the last ten. steps_to_kn3,
-    code_length: as front.py defines them.
+    paired gain over the baseline, total_pairs: its number of seeds. below_kn3, below_best: the loss of the trigram, of
+    the best counting, minus that of the entry. train: the training loss of the last batch, train10: the mean of the
+    last ten. steps_to_kn3, code_length: as front.py defines them.
     """
     place = board.rungs.index(entry) if entry in board.rungs else 0
     below: Paired | None = compare_entries(entry, board.rungs[place - 1])[0] if place else None
@@ -68,8 +69,9 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
         text = format_loss(entry.summary(field))
     elif field in ("gain", "total"):
         text = format_gain(below if field == "gain" else total)
-    elif field == "below_kn3":
-        text = format_number(levels["kn3"] - summary.mean, 3) if summary and "kn3" in levels else ""
+    elif field in ("below_kn3", "below_best"):
+        level = levels.get(field.removeprefix("below_"))
+        text = format_number(level - summary.mean, 3) if summary and level is not None else ""
     elif field in NGRAMS:
         text = format_number(levels.get(field), 3)
     else:

@@ -1,0 +1,68 @@
+"""N-gram baselines of recorded trials: python -m tools.ngrams [CORPUS=PATH ...].
+
+Records of earlier versions lack modified Kneser-Ney and the best counting. This counts what the trials of the ladder's
+top read, and appends a line for each to results/ngrams.jsonl, where the report takes them from. A corpus that the
+cache does not have is named with its path: tinystories=../tinystories/train.bin.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from itertools import zip_longest
+from pathlib import Path
+
+from hectogpt.data import Corpus, open_corpus
+from hectogpt.errors import UserError
+from hectogpt.files import append_line
+from hectogpt.lab.ngram import ngram_losses
+from hectogpt.lab.record import Record, read_records
+from hectogpt.lab.report import ladder_names
+from hectogpt.lab.report.leaderboard import build_leaderboards
+from hectogpt.lab.report.ngram_file import NgramFile
+from hectogpt.serialization import dump
+from hectogpt.train.setup import training_tokens
+from tools import ROOT
+
+TARGET = ROOT / "results" / "ngrams.jsonl"
+DIGITS = 5  # of a loss; the last digits depend on the processor
+
+
+def wanted(folder: Path) -> list[Record]:
+    """The trials of the highest rung of each ladder whose baselines are incomplete and not in the file yet, the first
+    of each ladder before the second of any."""
+    known = NgramFile.read(folder / TARGET.name)
+    boards = build_leaderboards(read_records(folder / "ladder.jsonl"), ladder_names())
+    by_board = [board.top.records for board in boards if board.top]
+    tops = [record for same_place in zip_longest(*by_board) for record in same_place if record is not None]
+    return [record for record in tops if record.ngram_best is None and known.find(record) is None]
+
+
+def count(record: Record, corpus: Corpus) -> dict[str, object]:
+    """The line of one trial. Raises UserError if the corpus is not the one that the trial read."""
+    run = record.parsed_run()
+    if run is None or corpus.sha256 != record.corpus_sha256:
+        raise UserError(f"{record.corpus}: not the text that seed {record.seed} read")
+    split = record.ngram_split or "dev"
+    tokens, fit_on = training_tokens(replace(run, seed=record.seed), corpus), None if split == "dev" else corpus.dev
+    found = asdict(ngram_losses(tokens, corpus.tokens[split], corpus.n_vocab, fit_on))
+    levels = {name: round(loss, DIGITS) for name, loss in found.items()}
+    about = {"corpus": record.corpus, "train_sha256": corpus.sha256["train"], "seed": record.seed, "split": split}
+    return {**about, "steps": run.steps, "data": dump(run.data), **levels}
+
+
+def main(arguments: list[str]) -> int:
+    paths = dict(argument.split("=", 1) for argument in arguments)
+    corpora: dict[str, Corpus] = {}
+    for record in wanted(ROOT / "results"):
+        name = record.corpus
+        corpora[name] = corpora.get(name) or open_corpus(paths.get(name, name))
+        row = count(record, corpora[name])
+        append_line(TARGET, json.dumps(row))
+        print(f"{name}, seed {record.seed}: kn3 {row['kn3']}, mkn5 {row['mkn5']}, best {row['best']}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
