@@ -142,10 +142,11 @@ def test_a_model_with_an_own_file_is_tuned(tmp_path, monkeypatch, capsys) -> Non
     options = [*TINY, "--corpus", "a.bin", "--quiet"]
     made = here("train", "mine.py:idea@baseline", *options, "--out", "base")
     assert made.returncode == 0, made.stderr
-    tuned = here(
-        *("train", "finetune", "--init", "base", "--corpus", "a.bin", "--steps", "3", "--threads", "1"),
-        *("--data.batch-size", "2", "--out", "tuned", "--quiet"),
-    )
+    shutil.rmtree(tmp_path / "cache" / "ideas")  # as on another machine, where nobody has run the file
+    options = ["--corpus", "a.bin", "--steps", "3", "--threads", "1", "--data.batch-size", "2", "--out", "tuned"]
+    refused = here("train", "finetune", "--init", "base", *options, "--quiet")
+    assert_good_error(refused, errors.CHECKPOINT, "--idea", "base/idea.py")
+    tuned = here("train", "finetune", "--init", "base", "--idea", "base/idea.py", *options, "--quiet")
     assert tuned.returncode == 0, tuned.stderr
     assert (tmp_path / "tuned" / "idea.py").read_bytes() == (tmp_path / "mine.py").read_bytes()
     assert here("export", "tuned", "out").returncode == 0

@@ -15,7 +15,7 @@ from hectogpt import errors
 from hectogpt.api.progress import Progress
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
-from hectogpt.idea_file import imported
+from hectogpt.idea_file import imported, remember
 from hectogpt.interop.open import open_model
 from hectogpt.json_files import open_regular
 from hectogpt.lab import ideas
@@ -60,6 +60,8 @@ def _ideas_of(config: ModelConfig, run: Run) -> tuple[str, ...]:
     """The run's ideas and those whose classes the model has, which are from now on among the run's files."""
     modules = {kind.__module__ for kind in classes_in(config)}
     files = [file for module in sorted(modules) if module.startswith(IDEA_MODULE) and (file := imported(module))]
+    for file in files:
+        remember(file)  # the user has run it; the run's own process opens the weights again
     ideas.load_sources({"path": str(file.path), "source": file.source} for file in files)
     return tuple(dict.fromkeys((*run.ideas, *(file.sha256 for file in files))))
 
