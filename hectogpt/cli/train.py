@@ -74,7 +74,7 @@ Text
 Run
   --steps N          gradient steps (default 100)
   --seed N           draws the first weights and the order of the data (0)
-  --init MODEL       start from the weights of a run, a folder or a hub name
+  --init MODEL       weights of a run, folder or hub name; --idea FILE: its parts
 Going on
   --save-every N     checkpoint every N steps, 0 for none (default: by time)
   --resume auto|RUN  go on with the newest run of this recipe, or with a folder
