@@ -74,7 +74,7 @@ Text
 Run
   --steps N          gradient steps (default 100)
   --seed N           draws the first weights and the order of the data (0)
-  --init MODEL       weights of a run, folder or hub name; --idea FILE: its parts
+  --init MODEL       start from a run, folder or hub name; --idea FILE: its code
 Going on
   --save-every N     checkpoint every N steps, 0 for none (default: by time)
   --resume auto|RUN  go on with the newest run of this recipe, or with a folder
