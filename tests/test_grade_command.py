@@ -144,3 +144,15 @@ def test_watching_goes_deeper_after_a_save_that_changes_nothing(tmp_path: Path) 
         watching.send_signal(signal.SIGINT)
         watching.communicate(timeout=60)
     assert watching.returncode == 130
+
+
+def test_the_help_fits_a_screen_and_names_every_option() -> None:
+    from dataclasses import fields
+
+    from hectogpt.cli.grade import HELP, GradeArguments
+
+    named = {field.name.replace("_", "-") for field in fields(GradeArguments)} - {"paths"}
+    assert {name for name in named if f"--{name}" not in HELP} == set()
+    lines = HELP.splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 80

@@ -17,7 +17,39 @@ from hectogpt import files, hardware
 from hectogpt.cli.console import note
 from hectogpt.errors import UserError
 
-EXAMPLES = """\
+HELP = """\
+usage: hectogpt grade PATH ... [options]
+
+Grades submissions of the assignment: files, folders or .zip archives with
+model_solution.py, or folders of these; utils.py and train.py beside it too.
+Each runs in processes of its own, in a copy. Exit code: 0 all right, 1
+something is wrong, 2 usage.
+
+What is told
+  --hints 1|2|3        the symptom; also where; also the mistake (default 3)
+  --strict             notes count, such as more tokens than the context holds
+  --watch              grade again at each save, deeper hints as they are needed
+  --json, --quiet      one JSON object; errors and results only
+A class
+  --csv FILE           a line for each submission
+  --html FOLDER        a page for each submission, and an overview; offline
+  --out FILE           the records (default grades.jsonl for several); what is
+                       recorded there is not graded again
+  --jobs N             submissions at the same time (default: one on each core)
+  --timeout SECONDS    for one step of a submission (default 10)
+  --memory GIB         for a submission, beside torch (default 2)
+Apart from this machine
+  --container ENGINE   podman or docker: no network, no rights, no view of it
+  --image NAME         its image (default hectogpt-grade)
+  --make-container DIR write what that image is built from, and do nothing else
+Gradescope
+  --make-autograder ZIP  write the autograder, and do nothing else
+  --gradescope FILE    write results.json, for one submission
+  --visibility WHEN    when students see the tests: visible (default), hidden,
+                       after_due_date or after_published
+  --help-all           the same in full sentences
+
+Examples
   hectogpt grade model_solution.py
   hectogpt grade my_folder --hints 1 --watch
   hectogpt grade submissions/ --html grades/ --csv grades.csv"""
@@ -73,6 +105,10 @@ class GradeArguments:
 
 def main(argv: list[str]) -> None:
     """Run the command."""
+    if {"-h", "--help"} & set(argv):
+        print(HELP)
+        return
+    argv = ["--help" if argument == "--help-all" else argument for argument in argv]
     run(tyro.cli(GradeArguments, args=argv, prog="hectogpt grade"))
 
 
