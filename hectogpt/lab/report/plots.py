@@ -36,7 +36,8 @@ from hectogpt.train.plot import (
     style_axes,
 )
 
-NEAR_LEVEL = 1.06  # times a level: up to there another one leaves no room for a name
+NEAR_LEVEL = 1.06  # times a level: up to there another one leaves no room for a name beside it
+NAME_HEIGHT = 0.17  # of the height of the picture of the ladder: a name of a level
 LINE = 0.045  # of the height of the picture of learning curves: a line of text
 BELOW = "0.45"  # the curve of the rung below
 VERDICT_COLORS = {"tie": "#b8860b", "worse": "#b02a2a"}
@@ -293,21 +294,24 @@ def _plot_interval(axes: Axes, x: float, interval: tuple[float, float] | None, y
 
 
 def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
-    """A line for each level, its name on the right of it, or on the left where the next level is close."""
-    for name, level in levels.items():
+    """A line for each level, its name on the right of it, higher than that of a close level before it."""
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where it crosses the next line
+    height, before = 0.02, 0.0
+    for name, level in sorted(levels.items(), key=lambda item: item[1]):
         draw_level(axes, level, vertical=True)
-        crowded = any(level < other < level * NEAR_LEVEL for other in levels.values())
+        height = height + NAME_HEIGHT if level < before * NEAR_LEVEL else 0.02
+        before = level
         axes.annotate(
             f"{NGRAM_LABELS[name]} {level:.2f}",
-            (level, 0.02),
+            (level, height),
             xycoords=("data", "axes fraction"),
-            xytext=(-2 if crowded else 2, 0),
+            xytext=(2, 0),
             textcoords="offset points",
             rotation=90,
-            ha="right" if crowded else "left",
             va="bottom",
             fontsize=LABEL_SIZE,
             color=GREY,
+            path_effects=halo,
         )
 
 
