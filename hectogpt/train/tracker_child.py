@@ -34,7 +34,12 @@ class TensorBoard:
         self.writer = EventFileWriter(str(folder), flush_secs=2)
         log = SessionLog(status=SessionLog.START)  # rows of later steps that an earlier process has told of are void
         self.writer.add_event(Event(step=run["step"] + 1, session_log=log))
-        self._add(0, _tensorboard_text("run", "    " + json.dumps(run["fields"], indent=2).replace("\n", "\n    ")))
+        self._add(
+            0,
+            _tensorboard_text(
+                "run", "    " + json.dumps(run["fields"], indent=2, allow_nan=False).replace("\n", "\n    ")
+            ),
+        )
         return f"tensorboard --logdir {Path(run['folder'])}"
 
     def row(self, step: int, values: dict[str, float]) -> None:
