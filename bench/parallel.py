@@ -88,7 +88,7 @@ def ask(setting: str, contender: str, rounds: int) -> tuple[float, float]:
         done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{contender}: {done.stderr[-2000:]}")
-        seconds, busy = zip(*json.loads(answer.read_text()), strict=True)
+        seconds, busy = zip(*json.loads(answer.read_text(encoding="utf-8")), strict=True)
         return statistics.median(seconds), statistics.median(busy)
 
 
@@ -117,4 +117,4 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
 if __name__ == "__main__":
     told = take_steps(sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]))
     if os.environ.get("RANK", "0") == "0":
-        Path(sys.argv[4]).write_text(json.dumps(told))
+        Path(sys.argv[4]).write_text(json.dumps(told), encoding="utf-8")

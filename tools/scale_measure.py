@@ -39,7 +39,9 @@ def run_gloo(processes: int) -> dict[str, Any]:
 def measure(parts: Sequence[str] = ()) -> dict[str, Any]:
     """The parts "gloo" and "data" of results/scale.json, both if none is named, and where they were measured."""
     here = {"machine": f"{hardware.cpu_name()}, {hardware.usable_cores()} cores, torch {metadata.version('torch')}"}
-    found: dict[str, Any] = {"about": json.loads(RESULTS.read_text())["about"] if RESULTS.exists() else {}}
+    found: dict[str, Any] = {
+        "about": json.loads(RESULTS.read_text(encoding="utf-8"))["about"] if RESULTS.exists() else {}
+    }
     for name in parts or ("gloo", "data"):
         here |= {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "load": f"{os.getloadavg()[0]:.1f}"}
         found["about"][name] = dict(here)

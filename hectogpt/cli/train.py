@@ -98,7 +98,7 @@ Output
 
 Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
 
-Example
+Examples
   hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
 
 Recipes: the ladder from the baseline up, each with what it adds; then others

@@ -31,7 +31,7 @@ EXAMPLES = """\
 
 MOST_RUNS = 28  # lines that can be told apart: seven colours, four dashes each
 RESCAN_SECONDS = 2.0  # between looks for new runs below ./runs
-NGRAMS = {"unigram": "unigram counts", "kn2": "Kneser-Ney bigram", "kn3": "Kneser-Ney trigram"}
+NGRAMS = {"unigram": "unigram counts", "kn2": "Kneser-Ney bigram", "kn3": "Kneser-Ney trigram", "best": "best counting"}
 FRESH_SECONDS = 60.0  # a folder whose last row is younger may be a copy of one that is being trained
 
 

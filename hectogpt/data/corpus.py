@@ -259,9 +259,8 @@ class CorpusCache:
                 code=errors.DATA,
             )
         assigned, near = Assignment(first, 0, False) if documents else assign_splits(first, source.name), list[str]()
-        if (
-            not documents and source.name != "sotu"
-        ):  # its split is that of recorded results, LADDER.md tells of its pair
+        # sotu's split is that of recorded results; LADDER.md tells of its pair.
+        if not documents and source.name != "sotu":
             assigned, near = keep_apart(assigned)
         # What tells whether a build that was killed was of the same text; "" for one that cannot be known again.
         key = source.fingerprint and f"{source.fingerprint} {SPLIT_RULE} {assigned.passage_length}"

@@ -65,7 +65,7 @@ class SplitWriter:
         self.path, self.n_tokens, self.n_documents, self.n_bytes = path, 0, counts[1], counts[2]
         self._file_hash, self._block_hash = hashlib.sha256(), hashlib.sha256()
         self._blocks: list[dict[str, Any]] = []
-        self._file = path.open("r+b" if counts[0] else "wb")
+        self._file = path.open("r+b") if counts[0] else path.open("wb")
         while self.n_tokens < counts[0]:  # what is there is hashed again: a hash cannot be saved half way
             wanted = min(counts[0] - self.n_tokens, BLOCK_TOKENS - self.n_tokens % BLOCK_TOKENS, 1 << 20)
             raw = self._file.read(wanted * TOKEN.itemsize)

@@ -81,7 +81,7 @@ class TextCache:
         self.text: Bool[Tensor, "batch slot"] | None = None
         self.dropped = 0  # columns at the beginning that no row's context reaches any more
 
-    def open(
+    def begin(
         self, ids: Int[Tensor, "batch time"], text: Bool[Tensor, "batch slot"] | None
     ) -> Int[Tensor, "batch time"]:
         """Append the tokens of a call; return their positions. text: which of all columns are text (None: all)."""
@@ -242,7 +242,7 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> Float[Tensor, "batch rows vocab"]:
         """Logits of new tokens after those in the memory, at the last n of them (0: at all)."""
         limit = self.model.config.context_length
-        positions = memory.open(ids, text)
+        positions = memory.begin(ids, text)
         long = (positions >= limit).any(dim=1)
         if not bool(long.any()):
             return self._last_logits(ids, positions, memory, n)

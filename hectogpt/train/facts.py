@@ -96,5 +96,5 @@ def _differences(one: Any, two: Any, path: str) -> Iterator[tuple[str, Any, Any]
 
 
 def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
     return text[:12] if len(text) == 64 else text[:60]

@@ -137,7 +137,7 @@ class World:
     def tell(self, value: Any) -> None:
         """Rank 0 tells all others a plain value (what JSON can hold)."""
         self._told += 1
-        self._store.set(f"told/{self._told}", json.dumps(value))
+        self._store.set(f"told/{self._told}", json.dumps(value, allow_nan=False))
 
     def hear(self) -> Any:
         """The next value that rank 0 tells. Raises PeerError."""
@@ -156,7 +156,7 @@ class World:
     def gather_texts(self, value: Any) -> list[Any]:
         """Every process's plain value, in the order of ranks, at all of them."""
         self._told += 1
-        self._store.set(f"told/{self._told}/{self.rank}", json.dumps(value))
+        self._store.set(f"told/{self._told}/{self.rank}", json.dumps(value, allow_nan=False))
         keys = [f"told/{self._told}/{rank}" for rank in range(self.size)]
         return [json.loads(self._wait_for(key, "what another process tells")) for key in keys]
 
@@ -191,11 +191,11 @@ class World:
     def agree(self, facts: dict[str, Any]) -> None:
         """Compare what every process has. Raises DisagreementError, at all of them, which names the odd ones out."""
         names = sorted(facts)
-        texts = {name: json.dumps(facts[name], sort_keys=True) for name in names}
+        texts = {name: json.dumps(facts[name], sort_keys=True, allow_nan=False) for name in names}
         hashes = b"".join(hashlib.sha256(texts[name].encode()).digest() for name in names)
         mine = torch.frombuffer(bytearray(hashes), dtype=torch.uint8)
         every = [torch.empty_like(mine) for _ in range(self.size)]
-        self._store.set(f"facts/{self.rank}", json.dumps(texts))
+        self._store.set(f"facts/{self.rank}", json.dumps(texts, allow_nan=False))
         with self.guarded("the comparison of runs"):
             dist.all_gather(every, mine)
         for number, name in enumerate(names):
@@ -229,7 +229,7 @@ class World:
 
     def _mark(self, doing: str) -> None:
         try:
-            self._store.set(f"at/{self.rank}", json.dumps([self.step, doing]))
+            self._store.set(f"at/{self.rank}", json.dumps([self.step, doing], allow_nan=False))
         except RuntimeError:
             self._store_is_gone = True
 
@@ -252,7 +252,7 @@ class World:
         """Make this the run's failure, if there is none; returns the one that is."""
         if not self._store_is_gone:
             with suppress(RuntimeError):
-                failure = json.loads(self._store.compare_set("failure", "", json.dumps(failure)))
+                failure = json.loads(self._store.compare_set("failure", "", json.dumps(failure, allow_nan=False)))
         return failure
 
     def _failure(self) -> dict[str, Any] | None:

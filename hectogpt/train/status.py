@@ -22,7 +22,7 @@ def write_status(folder: Path, failure: Mapping[str, Any], processes: int, attem
     told = {"state": "failed", "processes": processes, "attempt": attempt, **failure}
     with suppress(OSError, UserError):  # the disk may be what has failed
         if folder.is_dir():
-            write_atomic(folder / STATUS, json.dumps(told, indent=2) + "\n")
+            write_atomic(folder / STATUS, json.dumps(told, indent=2, allow_nan=False) + "\n")
 
 
 def clear_status(folder: Path) -> None:

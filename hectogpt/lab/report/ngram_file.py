@@ -74,4 +74,4 @@ class NgramFile:
 
 
 def _key(train_sha256: str, split: str, seed: int, steps: int, data: Any) -> str:
-    return json.dumps([train_sha256, split, seed, steps, data], sort_keys=True)
+    return json.dumps([train_sha256, split, seed, steps, data], sort_keys=True, allow_nan=False)
