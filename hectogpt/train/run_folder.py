@@ -24,8 +24,7 @@ from hectogpt.idea_file import IdeaFile
 from hectogpt.json_files import read_bytes, read_json_object
 from hectogpt.manifest import MANIFEST, narrow_manifest, write_manifest
 from hectogpt.serialization import dump
-from hectogpt.train import checkpoint
-from hectogpt.train.checkpoint import Checkpoints
+from hectogpt.train.checkpoint import FOLDER, Checkpoints
 from hectogpt.train.evaluate import EvalResult
 from hectogpt.train.loop import Step
 from hectogpt.train.precision import Machine
@@ -44,10 +43,10 @@ class RunFolder:
     def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool) -> None:
         self.path, self.run, self.modified = path, run, modified
         self.ideas: list[dict[str, str]] = []
-        self.checkpoints = Checkpoints(path / checkpoint.FOLDER)
+        self.checkpoints = Checkpoints(path / FOLDER)
         self.sharing: dict[str, Any] = {}  # how processes share the run
         self.locked = locked  # False where the file system has no locks
-        self.heard: Callable[[dict[str, Any]], None] | None = None  # is told of every row that was written
+        self.heard: Callable[[dict[str, Any]], None] = lambda row: None  # is told of every row that was written
         self._held = held
         self._metrics: TextIO | None = None
 
@@ -213,8 +212,7 @@ class RunFolder:
                 kept="the rows written so far",
                 code=errors.STORAGE,
             ) from None
-        if self.heard is not None:
-            self.heard(row)
+        self.heard(row)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json, then the manifest of all files."""
@@ -294,8 +292,7 @@ def _state_of(folder: Path) -> str:
 
 
 def _rows_of(metrics: bytes, done: Sequence[Step], steps: int) -> str | None:
-    """The lines of metrics.jsonl that stay when the steps `done` of `steps` are; None if a step's row is not there as
-    it was."""
+    """The lines of metrics.jsonl that stay when the steps `done` of `steps` are; None if a step's row has changed."""
     kept, number = [], 0
     for line in metrics.decode("utf-8", errors="replace").splitlines(keepends=True):
         row = _row_of(line)
