@@ -39,7 +39,7 @@ def tracking(names: Sequence[str], session: Session, folder: RunFolder, note: Ca
             trackers.picture("attention", maps, session.step)
             trackers.end()
     finally:
-        folder.heard = None
+        folder.heard = lambda row: None
         trackers.end()
         for name, link in trackers.links.items():
             note(f"{name}: {link}")
