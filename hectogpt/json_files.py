@@ -36,7 +36,9 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """All bytes of a regular file of at most `largest` bytes. Raises OSError, also for a larger file."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(largest + 1) if size <= largest else b""
+        content = file.read(size + 1) if size <= largest else b""  # read(n) takes n bytes of memory at once
+        if len(content) > size:  # it has grown
+            content += file.read(largest + 1 - len(content))
     if size > largest or len(content) > largest:
         raise OSError(f"it has {max(size, len(content)):,} bytes, and at most {largest:,} are read")
     return content

@@ -90,10 +90,13 @@ def test_sums_to_one_after_any_context(rows: np.ndarray, held_out: np.ndarray, h
 @given(rows_of(), st.lists(st.integers(0, IDS - 1), min_size=3, max_size=9), st.data())
 @settings(max_examples=25, deadline=None)
 def test_looks_back_only(rows: np.ndarray, text: list[int], data: st.DataObject) -> None:
+    """To the last bit, in texts of one length: numpy may round a number differently at another place of a row."""
     model = Mixture(rows, IDS)
     model.weights[:] = np.random.default_rng(0).normal(size=model.weights.shape)
     kept = data.draw(st.integers(2, len(text)))
-    other = [*text[:kept], *data.draw(st.lists(st.integers(0, IDS - 1), min_size=len(text), max_size=len(text)))]
+    other = [*text[:kept], *data.draw(st.lists(st.integers(0, IDS - 1), min_size=len(text), max_size=len(text)))][
+        : len(text)
+    ]
     for p, q in zip(model.probabilities(np.array([text])), model.probabilities(np.array([other])), strict=True):
         assert np.array_equal(p[0, : kept - 1], q[0, : kept - 1])
 

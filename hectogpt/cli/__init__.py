@@ -57,7 +57,7 @@ def usage() -> str:
     """The text of `hectogpt --help`."""
     lines = ["usage: hectogpt COMMAND [options]      hectogpt COMMAND --help tells the options"]
     lines += [f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
-    lines += ["", "  --version   print the version       --debug   show the traceback of an error", ""]
+    lines += ["", "  --version   print the version       --debug   show the traceback of an error"]
     lines += ["Start with:  hectogpt train", EXIT_CODES]
     return "\n".join(lines)
 

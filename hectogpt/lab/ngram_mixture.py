@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.optimize import minimize
 
 from hectogpt.lab.ngram_modified import NEIGHBOURS, ModifiedKneserNey
 
@@ -71,6 +70,8 @@ class Mixture:
             return float(value), (gradient + weights / n).ravel().astype(np.float64)
 
         start = np.zeros(self.weights.size)
+        from scipy.optimize import minimize  # here: loading it takes half a second
+
         best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
         self.weights = best.reshape(shape).astype(np.float32)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import minimize
 
 Pattern = tuple[int, ...]
 Discounts = np.ndarray  # [3]: subtracted from counts of 1, of 2, and of 3 or more
@@ -214,5 +213,7 @@ class ModifiedKneserNey:
 
         start = np.concatenate([self.tables[pattern].formula() for pattern in NEIGHBOURS])
         bounds = [(LEAST, most) for _ in NEIGHBOURS for most in MOST]
+        from scipy.optimize import minimize  # here: loading it takes half a second
+
         best = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 50}).x
         self.discounts |= dict(zip(NEIGHBOURS, best.reshape(-1, 3), strict=True))
