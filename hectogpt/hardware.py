@@ -5,6 +5,7 @@ Standard library only; torch is asked about GPUs, and imported only for that.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -118,8 +119,6 @@ def _windows_memory() -> tuple[int, int]:
     """Free bytes of main memory, and the largest working set of this process: GlobalMemoryStatusEx and
     K32GetProcessMemoryInfo of the Windows API, whose structures on 64-bit systems are rows of eight-byte numbers behind
     their own size."""
-    import ctypes
-
     kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009  not there for type checkers elsewhere
     memory, counters = (ctypes.c_uint64 * 8)(64), (ctypes.c_uint64 * 9)(72)
     kernel.GlobalMemoryStatusEx(ctypes.byref(memory))
@@ -131,6 +130,29 @@ def resident_memory_mb() -> float:
     """MiB of main memory that this process holds now; its peak where the system tells no more."""
     status = _fields(_read("/proc/self/status"))
     return int(status["VmRSS"].split()[0]) / 2**10 if "VmRSS" in status else peak_memory_mb()
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep the memory that this process frees from now on, where the C library is glibc.
+
+    A training step frees its large tensors and asks for the same sizes again. As a rule each of them goes back to the
+    system, which then clears every page anew: a tenth of a step and more.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # mallopt's settings, from malloc.h; in bytes
+    if (libc := _glibc()) is not None:
+        for setting in (trim_threshold, mmap_threshold):
+            libc.mallopt(setting, (1 << 31) - 1)
+
+
+def give_back_memory() -> None:
+    """Give what `keep_freed_memory` has kept so far to the system."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def limit_this_process(memory: int, file_size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,31 @@ def test_memory_follows_what_is_held() -> None:
 
 
 @linux
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_memory_is_kept_and_given_back() -> None:
+    """Freed memory that is kept costs no page faults when it is asked for again; given back, it is the system's."""
+    code = (
+        "import resource, torch\n"
+        "from hectogpt import hardware\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    torch.ones(64 << 20, dtype=torch.uint8)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults()\n"
+        "usual = faults()\n"
+        "hardware.keep_freed_memory()\n"
+        "faults()\n"
+        "kept, held = faults(), hardware.resident_memory_mb()\n"
+        "hardware.give_back_memory()\n"
+        "print(usual, kept, held - hardware.resident_memory_mb())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    usual, kept, given_back = map(float, done.stdout.split())
+    if platform.libc_ver()[0] == "glibc":
+        assert kept < usual / 10
+        assert given_back > 60
+
+
 def test_a_child_s_peak_is_its_own() -> None:
     """ru_maxrss of a child starts at the size of its parent, which holds torch here."""
     program = "from hectogpt.hardware import peak_memory_mb; print(peak_memory_mb())"

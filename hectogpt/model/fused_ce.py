@@ -227,11 +227,14 @@ class _Gradients:
         self.acc_dtype, self.matmul_dtype, self.pad = acc_dtype, matmul_dtype, _padding(d, matmul_dtype)
         need_x, need_weight, need_bias, *need_other = needs_grad
         self.x = torch.empty_like(inputs.x) if need_x else None
-        self.weight_t = torch.zeros(d, vocab, dtype=acc_dtype, device=device) if need_weight else None
+        mixed = matmul_dtype != acc_dtype
+        self.is_first = mixed and rows > 0  # whether the first chunk writes weight_t, which is not zeroed then
+        make = torch.empty if self.is_first else torch.zeros
+        self.weight_t = make(d, vocab, dtype=acc_dtype, device=device) if need_weight else None
         self.bias = torch.zeros(1, vocab, dtype=acc_dtype, device=device) if need_bias else None
         self.other = [torch.empty(rows, dtype=acc_dtype, device=device) if need else None for need in need_other]
         self.partial = None
-        if need_weight and matmul_dtype != acc_dtype:
+        if need_weight and mixed:
             self.partial = torch.empty(d + self.pad, vocab, dtype=matmul_dtype, device=device)
 
     def add_mixture(self, rows: slice, factor: Tensor, slopes: list[Tensor]) -> None:
@@ -252,7 +255,12 @@ class _Gradients:
                 self.weight_t.addmm_(scaled.t(), dz)
             else:
                 torch.mm(F.pad(scaled, (0, self.pad)).t(), dz, out=self.partial)
-                self.weight_t.add_(self.partial[: x.shape[1]])
+                part = self.partial[: x.shape[1]]
+                if self.is_first:
+                    self.weight_t.copy_(part)
+                else:
+                    self.weight_t.add_(part)
+                self.is_first = False
 
     def result(self, inputs: Inputs) -> list[Tensor | None]:
         """The gradients in the order and the dtypes of the inputs."""

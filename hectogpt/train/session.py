@@ -224,11 +224,14 @@ class Session:
         steps = loop.steps(
             self.run, trained.model, trained.optimizer, batches, self.machine, tuple(self.done), gradients
         )
+        if self.machine.device.type == "cpu":
+            hardware.keep_freed_memory()
         try:
             while True:
                 with native.using(self.head == "native"):  # for this step alone: another session may take its own
                     step = next(steps, None)
                 if step is None:
+                    hardware.give_back_memory()
                     return
                 self.done.append(step)
                 self._agreed_to_stop = gradients.agreed[0]
