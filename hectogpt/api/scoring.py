@@ -47,6 +47,7 @@ def score(
     found = session.evaluate("dev")
     folder.add_score(len(session.done), found)
     counted = setup.training_tokens(run, corpus)
+    progress.line(f"counting n-grams of the {counted.size:,} tokens that were read ...")
     ngrams = ngram_losses(counted, corpus.dev, run.model.vocab_size)
     is_baseline = run.recipe == "baseline" and not modified
     if is_baseline:
