@@ -8,7 +8,7 @@ train: install  ## install, then train the default recipe on the embedded corpus
 	$(BIN)/hectogpt train
 
 test: .venv/.test  ## install what tests need, then run them all
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 install: .venv/.install
 

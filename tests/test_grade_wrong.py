@@ -74,7 +74,7 @@ def pairs() -> list[tuple[Wrong, Wrong, str]]:
     return [pair for listed in found.values() for pair in order.sample(listed, min(20, len(listed)))]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_of_pairs_both_are_named_in_six_of_ten() -> None:
     cases = pairs()
     assert len(cases) >= 80

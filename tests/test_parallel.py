@@ -49,7 +49,7 @@ def test_one_two_and_four_processes_give_the_same_bits(tmp_path: Path) -> None:
     assert_elastic(ask("elastic", tmp_path))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_they_do_for_a_hundred_steps(tmp_path: Path) -> None:
     assert_elastic(ask("hundred", tmp_path))
 

@@ -79,7 +79,7 @@ def test_what_was_measured_is_what_is_computed() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("processes", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_real_processes_send_these_bytes(processes: int) -> None:
     check(run_gloo(processes))
 
