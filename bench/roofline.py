@@ -16,6 +16,7 @@ from bench.peaks import peaks
 from bench.record import Row
 from bench.step import SETTINGS as STEPS
 from bench.step import Setting
+from hectogpt import hardware
 from hectogpt.model import Transformer, native
 from hectogpt.train.optim import AdamW
 from hectogpt.train.precision import faster_matmul_dtype
@@ -72,6 +73,7 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     name, _, bf16 = setting.partition(" ")
     chosen = STEPS[name]
     native.use(True)
+    hardware.keep_freed_memory()  # as a session does
     precision = faster_matmul_dtype(chosen.config.d_model, chosen.config.vocab_size)
     blocks = torch.bfloat16 if bf16 else torch.float32
     step, least = step_parts(chosen, precision, blocks), ideal_seconds(chosen, precision, blocks)
