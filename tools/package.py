@@ -95,6 +95,8 @@ def _is_tracked(name: str) -> bool:
 
 def main() -> None:
     """Build, list, check."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        raise SystemExit(__doc__)
     wheel, sdist = build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist")
     for path in (wheel, sdist):
         print(f"{path}  {path.stat().st_size:,} bytes, {len(contents(path))} files")
