@@ -22,7 +22,7 @@ NGRAMS = {
     "kn2": "Kneser-Ney bigram",
     "kn3": "Kneser-Ney trigram",
     "mkn5": "modified Kneser-Ney, order 5",
-    "best": "best mixture of n-grams",
+    "best": "best counting",
 }
 
 

@@ -41,7 +41,7 @@ NGRAMS = {
     "kn2": "Kneser-Ney bigram",
     "kn3": "Kneser-Ney trigram",
     "mkn5": "modified Kneser-Ney 5-gram",
-    "best": "best mixture of n-grams",
+    "best": "best counting",
 }
 
 
