@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import wait_until
 from pages import SCRIPT, make_run, shown
 
 from hectogpt.explore.pages import by_hand, drawing, order, trained
@@ -118,16 +119,22 @@ def test_all_charts_are_in_view_while_sliders_move(watched: Watched, width: int,
     page = watched.page
     page.set_viewport_size({"width": width, "height": height})
     watched.reads(shown(by_hand.view(ByHand())))
-    text = page.locator("section.hecto-view > p").bounding_box()
-    boxes = [svg.bounding_box() for svg in page.locator("section.hecto-view svg").all()]
-    assert len(boxes) == 4
-    for left, right in pairwise(boxes):
-        assert left["x"] + left["width"] <= right["x"]  # side by side, and nothing beside the text
-        assert left["y"] == pytest.approx(right["y"], abs=2)
-    for box in boxes:
-        assert 0 <= box["y"] - text["y"] - text["height"] < 40
-        assert box["y"] + box["height"] <= height
-    assert boxes[-1]["x"] + boxes[-1]["width"] > 0.85 * width
+
+    def all_fit() -> bool:
+        text = page.locator("section.hecto-view > p").bounding_box()
+        boxes = [svg.bounding_box() for svg in page.locator("section.hecto-view svg").all()]
+        assert len(boxes) == 4
+        assert text is not None
+        assert None not in boxes
+        for left, right in pairwise(boxes):
+            assert left["x"] + left["width"] <= right["x"]  # side by side, and nothing beside the text
+            assert left["y"] == pytest.approx(right["y"], abs=2)
+        for box in boxes:
+            assert 0 <= box["y"] - text["y"] - text["height"] < 40
+            assert box["y"] + box["height"] <= height
+        return boxes[-1]["x"] + boxes[-1]["width"] > 0.85 * width
+
+    wait_until(page, all_fit)
 
 
 @pytest.mark.browser
@@ -205,7 +212,7 @@ def test_a_telephone_s_width_in_both_themes(browser: Any, address: str, theme: s
     for name in ("Attention by hand", "Positions", "A trained model"):
         watched.open(name)
         watched.page.locator(f'section[aria-label^="{name}"]').wait_for()
-        assert watched.page.evaluate("document.documentElement.scrollWidth") <= 400
+        wait_until(watched.page, lambda: watched.page.evaluate("document.documentElement.scrollWidth") <= 400)
         found = watched.page.evaluate(
             "getComputedStyle(document.querySelector('section.hecto-view')).getPropertyValue('--ink')"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import wait_until
 from reports import NAMES, whole_report
 
 CURVES = "document.getElementById('tinystories-closed-curves')"
@@ -15,15 +16,6 @@ CURVES = "document.getElementById('tinystories-closed-curves')"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_report(tmp_path_factory)
-
-
-def wait_until(page: Any, condition: Callable[[], bool]) -> None:
-    """Playwright's own waiting evaluates strings inside the page, which the page's policy forbids."""
-    for _ in range(100):
-        if condition():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("it did not happen within 5 s")
 
 
 @pytest.mark.browser
@@ -57,17 +49,19 @@ def test_the_page_adapts_to_window_and_theme(made: Path, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
     page.goto((made / "results" / "ladder.html").as_uri())
 
-    def boxes() -> list[dict[str, float]]:
-        return [page.locator(f"#tinystories-closed-curves .{name}title").bounding_box() for name in ("y", "y2")]
+    def titles(fit: Callable[[dict[str, float], dict[str, float]], bool]) -> bool:
+        """Whether the boxes of both vertical axes' titles fit; a title has none while the figure is drawn again."""
+        left, right = (page.locator(f"#tinystories-closed-curves .{name}title").bounding_box() for name in ("y", "y2"))
+        return left is not None and right is not None and fit(left, right)
 
     def colors() -> list[str]:
         return page.evaluate(f"[{CURVES}.data[2].line.color, {CURVES}.layout.font.color,"
                              " getComputedStyle(document.body).backgroundColor]")  # fmt: skip
 
-    wait_until(page, lambda: boxes()[1]["x"] > boxes()[0]["x"] + 300)
+    wait_until(page, lambda: titles(lambda left, right: right["x"] > left["x"] + 300))
     light = colors()
     page.set_viewport_size({"width": 400, "height": 800})
-    wait_until(page, lambda: boxes()[1]["y"] > boxes()[0]["y"] + boxes()[0]["height"])
+    wait_until(page, lambda: titles(lambda upper, lower: lower["y"] > upper["y"] + upper["height"]))
     wait_until(page, lambda: page.evaluate("document.documentElement.scrollWidth") <= 400)
     page.emulate_media(color_scheme="dark")
     wait_until(page, lambda: all(new != old for new, old in zip(colors(), light, strict=True)))
