@@ -233,11 +233,16 @@ def revision(folder: Path) -> Revision:
     return Revision(None, None)
 
 
+def code_files(folder: Path) -> list[Path]:
+    """The Python and C++ files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
+
+
 def code_hash(folders: Iterable[Path]) -> str:
     """The beginning of a SHA-256 over the Python and C++ files below these folders, their names and contents."""
     found = hashlib.sha256()
     for folder in folders:
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".cpp", ".h")):
+        for path in code_files(folder):
             found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]
 

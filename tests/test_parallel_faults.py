@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,7 @@ def test_a_failure_in_the_first_step_leaves_no_checkpoint(found: dict[str, Any])
         ("configuration", "in the configuration\nwhy: seed: 0 at rank 0, 1 at rank 1"),
         ("idea", "in the idea file\nwhy: idea file: "),
         ("data", "in the data\nwhy: dev: "),
+        ("options", 'in the options\nwhy: options: ["ddp", "tree"] at rank 0, ["fsdp", "tree"] at rank 1'),
     ],
 )
 def test_processes_with_different_runs_do_not_begin(found: dict[str, Any], what: str, named: str) -> None:
@@ -108,12 +110,14 @@ def test_a_busy_port_is_told(found: dict[str, Any]) -> None:
 # --- torchrun itself --------------------------------------------------------------------------------------------------
 
 
-def torchrun(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def torchrun(
+    folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "hectogpt"), **environment: str
+) -> subprocess.Popen[str]:
     sizes = ["--model.d-model", "8", "--model.n-heads", "2", "--model.n-layers", "1", "--model.context-length", "16"]
     sizes += ["--data.seq-len", "16", "--data.batch-size", "4", "--threads", "1", "--head-dtype", "float32", "--quiet"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     split = arguments.index("train")
-    command += [*arguments[:split], "-m", "hectogpt", *arguments[split:], "--corpus", str(folder), *sizes]
+    command += [*arguments[:split], *program, *arguments[split:], "--corpus", str(folder), *sizes]
     env = os.environ | {"HECTOGPT_CACHE": str(folder / "cache")} | environment
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -157,6 +161,27 @@ def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path, 
     assert summary["state"] == "interrupted"
     assert 3 <= summary["steps"] < 6
     assert told[1].count("stopped by a signal after step") == 1
+
+
+def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, whole: Path) -> None:
+    """Rank 1 has a copy of the package with one line more; the run that it was to go on with stays as it is."""
+    copy = folder / "copies" / "rank1" / "hectogpt"
+    shutil.copytree(ROOT / "hectogpt", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(copy / "train" / "schedules.py", "a", encoding="utf-8") as file:
+        file.write("# of rank 1\n")
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    program = (str(PROGRAMS / "own_copy.py"), str(folder / "copies"))
+    argv = ["train", "fault.py:faulty@baseline", "--steps", "8", "--resume", "whole"]
+    done = torchrun(folder, *argv, program=program)
+    _, err = done.communicate(timeout=120)
+    assert done.returncode == 1, err
+    told = err[err.index("error: ") :].splitlines()
+    assert told[0] == "error: rank 1 differs from rank 0 in the code"
+    assert re.fullmatch(r"why: train/schedules\.py: \w{12} at rank 0, \w{12} at rank 1", told[1]), told
+    assert "kept: nothing was written" in told
+    assert err.count("\nerror: ") == 1, "rank 0 alone tells it; torchrun repeats it in its report"
+    assert re.search(r"exitcode *: 2\b", err), err
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
 def test_without_torchrun_a_process_is_alone() -> None:

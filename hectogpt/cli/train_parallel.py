@@ -25,7 +25,7 @@ from hectogpt.cli.train_run import finish, settle
 from hectogpt.cli.train_run import train as train_alone
 from hectogpt.errors import UserError
 from hectogpt.serialization import dump
-from hectogpt.train.facts import code_hash
+from hectogpt.train.facts import file_hashes
 from hectogpt.train.launch import Launch
 from hectogpt.train.leaves import choose_leaves
 from hectogpt.train.parallel import PeerError, World, recorded
@@ -55,7 +55,7 @@ def _train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[s
     world = World(launch, options.dist_timeout, sharded, fast, options.recompute)
     with world, _status_written(world):
         config = dump(run)
-        facts = {"code": {"hectogpt": code_hash(), "torch": torch.__version__}, "idea file": config.pop("ideas")}
+        facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}
         world.agree(facts | {"configuration": config, "options": [options.parallel, options.reduction]})
         progress = Progress(options.quiet or not world.is_first)
         where: Resume | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -26,6 +27,12 @@ NOT_STATE |= {f"data.{name}" for name in PARTS}
 def code_hash() -> str:
     """The hash of the code that decides what a step computes, as it was when this process first asked."""
     return hardware.code_hash([PACKAGE / layer for layer in COMPUTES])
+
+
+def file_hashes() -> dict[str, str]:
+    """The beginning of the SHA-256 of each file of that code, by its path in the package."""
+    files = [path for layer in COMPUTES for path in hardware.code_files(PACKAGE / layer)]
+    return {p.relative_to(PACKAGE).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in files}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -78,6 +85,7 @@ def describe_odd(name: str, odd: list[int], told: dict[int, str]) -> Disagreemen
     (usual, one), (other, two) = ((rank, json.loads(text)) for rank, text in told.items())
     differing = list(_differences(one, two, ""))
     shown = [f"{p or name}: {_brief(a)} at rank {usual}, {_brief(b)} at rank {other}" for p, a, b in differing[:3]]
+    shown += [f"and {len(differing) - 3} more"] if len(differing) > 3 else []
     ranks = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))}"
     return DisagreementError(
         f"{ranks} differ{'s' if len(odd) == 1 else ''} from rank {usual} in the {name}",

@@ -92,6 +92,7 @@ def faults(folder: Path) -> dict[str, Any]:
     found["configuration"] = command(
         folder, "configuration", 2, [*plain, "--seed", ["0", "1"], "--out", "configuration"]
     )
+    found["options"] = command(folder, "options", 2, [*plain, "--parallel", ["ddp", "fsdp"], "--out", "options"])
     other = folder / "other_text"
     other.mkdir()
     for split in ("train", "dev", "test"):
