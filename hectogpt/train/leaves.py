@@ -7,6 +7,7 @@ processes give the same bits. Knows nothing of how processes speak to each other
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from hectogpt.data import Batches
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
+from hectogpt.model.fused_ce import unchanging_weights
 from hectogpt.train.loop import Gradients, backward
 from hectogpt.train.precision import Machine
 from hectogpt.train.run import Data, Run
@@ -84,9 +86,10 @@ class Exchange:
     def begin(self, step: int) -> None:
         """Note that this process begins 0-based `step`."""
 
-    def start(self, bucket: Tensor) -> None:
+    def start(self, bucket: Tensor, table: Tensor | None = None) -> None:
         """Begin to add up a bucket of gradients in place, [n] with n a multiple of ALIGN times `size`. All processes
-        start the same buckets in the same order."""
+        start the same buckets in the same order. table: the bucket as [rows, d], if it holds the gradient of a lookup
+        table, of which most rows may be zero."""
 
     def finish(self) -> None:
         """Wait until all buckets are added up."""
@@ -124,12 +127,23 @@ class LeafGradients(Gradients):
         self.leaf_rows = run.data.batch_size // leaves
         self.own = leaves // self.exchange.size
         self.buckets, self.parts = _lay_out(self.parameters, self.exchange.size)
+        self.tables = self._find_tables(model)
         self.missing = [0] * len(self.buckets)  # parts that a bucket waits for
         self.sent = 0  # buckets
         self.hooks = [
             p.register_post_accumulate_grad_hook(partial(self._take, part))
             for p, part in zip(self.parameters, self.parts, strict=True)
         ]
+
+    def _find_tables(self, model: Transformer) -> list[Tensor | None]:
+        """For each bucket the gradient of a lookup table, if that is all it holds."""
+        looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        alone = Counter(part.bucket for part in self.parts)
+        tables: list[Tensor | None] = [None] * len(self.buckets)
+        for part in self.parts:
+            if id(part.parameter) in looked_up and alone[part.bucket] == 1:
+                tables[part.bucket] = part.place
+        return tables
 
     def compute(self, step: int) -> Tensor:
         exchange, run = self.exchange, self.run
@@ -143,11 +157,12 @@ class LeafGradients(Gradients):
         ids = torch.from_numpy(batch).to(self.machine.device, non_blocking=True)
         n_targets = run.data.batch_size * (run.data.seq_len - 1)
         losses: list[Tensor] = []
-        for number, rows in enumerate(ids.split(self.leaf_rows)):
-            losses.append(backward(run, self.model, rows, self.machine, step, first + number, n_targets))
-            for part in self.parts:
-                if part.leaves == number:  # nothing has come
-                    self._add(part, None)
+        with unchanging_weights():
+            for number, rows in enumerate(ids.split(self.leaf_rows)):
+                losses.append(backward(run, self.model, rows, self.machine, step, first + number, n_targets))
+                for part in self.parts:
+                    if part.leaves == number:  # nothing has come
+                        self._add(part, None)
         exchange.finish()
         wide = torch.float32 if self.machine.device.type == "mps" else torch.float64
         loss = add_in_tree([loss.to(wide) for loss in losses])
@@ -194,7 +209,7 @@ class LeafGradients(Gradients):
                 part.place.copy_(gradient)
             self.missing[part.bucket] -= 1
             while self.sent < len(self.buckets) and not self.missing[self.sent]:
-                self.exchange.start(self.buckets[self.sent])
+                self.exchange.start(self.buckets[self.sent], self.tables[self.sent])
                 self.sent += 1
 
     def close(self) -> None:
@@ -203,7 +218,8 @@ class LeafGradients(Gradients):
 
 
 def _lay_out(parameters: list[nn.Parameter], processes: int) -> tuple[list[Tensor], list[_Part]]:
-    """Buckets of gradients, in the order in which a backward pass fills them, and every parameter's part of one."""
+    """Buckets of gradients, in the order in which a backward pass fills them, and every parameter's part of one. What
+    is larger than a bucket has one to itself."""
     groups: list[list[int]] = []
     for number in reversed(range(len(parameters))):
         p = parameters[number]

@@ -23,6 +23,7 @@ import torch
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.lab import recipes
 from hectogpt.model.inputs import NgramHash
+from hectogpt.train import leaves
 from hectogpt.train.checkpoint import Checkpoints
 from hectogpt.train.launch import Launch
 from hectogpt.train.parallel import World
@@ -30,6 +31,8 @@ from hectogpt.train.run import Run
 from hectogpt.train.session import Session
 
 Work = Callable[[Launch], Any]
+
+leaves.BUCKET = 1 << 20  # so that the table of tokens, small here, has a bucket to itself as a large one has
 
 
 def free_port() -> int:
@@ -81,12 +84,12 @@ def answers(children: list[tuple[int, int]]) -> list[Any]:
 # --- what runs -------------------------------------------------------------------------------------------------------
 
 
-def small(name: str, steps: int, leaves: int | None = 4) -> Run:
+def small(name: str, steps: int, in_leaves: int | None = 4) -> Run:
     """A recipe of the ladder with all its parts at a small size."""
     whole = recipes.recipe(name)
     inputs = tuple(replace(p, rows=200) if isinstance(p, NgramHash) else p for p in whole.model.inputs)
     model = replace(whole.model, d_model=12, n_heads=2, n_layers=2, context_length=16, inputs=inputs)
-    data = replace(whole.data, batch_size=8, seq_len=16, leaves=leaves)
+    data = replace(whole.data, batch_size=8, seq_len=16, leaves=in_leaves)
     more = {"steps": steps, "threads": 1, "device": "cpu", "dtype": "float32", "head_dtype": "float32"}
     return replace(whole, model=replace(model, vocab_size=50257), data=data, **more)
 
@@ -162,7 +165,7 @@ def sharded(folder: Path, steps: int) -> dict[str, Any]:
     for name in ("baseline", "muon", "top"):
         run = dropped(small(name, steps))
         if name == "top":
-            run = replace(dropped(small(name, 2, leaves=2)), gradient_clipping=None)
+            run = replace(dropped(small(name, 2, in_leaves=2)), gradient_clipping=None)
         take_steps(run, corpus, None, folder / "first", 1, 0)
         found[name] = {
             "alone": shared(0, run, corpus, folder / f"{name}-alone")[0],
