@@ -114,6 +114,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return Here(tmp_path, monkeypatch, capsys)
 
 
+def test_trials_side_by_side_have_the_same_bits(compared: ComparisonResult, corpus: Corpus, tmp_path: Path) -> None:
+    runs = [result.arm.run for result in compared.results]
+    both = package.compare(runs, seeds=1, corpus=corpus, workers=2, out=tmp_path / "both.jsonl", quiet=True)
+    assert [record.losses for record in both.records] == [record.losses for record in compared.records]
+    assert [result.dev.mean for result in both.results] == [result.dev.mean for result in compared.results]
+    assert all(record.machine["workers"] == 2 for record in both.records)
+    with pytest.raises(UserError, match="999 trials at a time"):
+        package.compare(runs, seeds=1, corpus=corpus, workers=999)
+
+
 def test_recorded_trials_are_not_run_again(
     compared: ComparisonResult, corpus: Corpus, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

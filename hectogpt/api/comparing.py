@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hectogpt.display import printable, table_html, table_text
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.lab.compare import Comparison, Result, Trial
+from hectogpt.lab.engines import News, local_engine, run_trials
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import NOT_IDENTITY, Record, check_writable, notes_on
 from hectogpt.lab.statistics import Summary
@@ -89,6 +90,7 @@ def compare(
     corpus: Corpus | Path | str | None = None,
     track: str = "closed",
     threads: int = 0,
+    workers: int = 1,
     test: bool = False,
     out: Path | str | None = None,
     quiet: bool = False,
@@ -98,7 +100,8 @@ def compare(
     runs: Runs, names of recipes, or FILE.py:FUNCTION; the first is what the others are compared to, and what a function
     of a file is applied to. Each trial is a process of its own, so classes of your own must be in a file.
     seeds, first_seed: the seeds are first_seed, first_seed + 1, ... steps: another number of steps for all.
-    corpus: the text, by default the runs' own. threads: of a trial; 0 for as many as the track allows.
+    corpus: the text, by default the runs' own. threads: of a trial; 0 for as many as the track allows. workers: trials
+    at a time, each on its own cores, or on a GPU of its own where there are several; the bits do not depend on it.
     test: score the test split too and compare by it. out: the file of records; trials that it holds are not run
     again. None keeps no records.
 
@@ -108,15 +111,13 @@ def compare(
     text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus) if corpus else _common_corpus(arms))
     for arm in arms:
         check_corpus(arm.run, text)
-    progress = Progress(quiet, lines=1)
     with _records_file(out) as path:
         wanted = range(first_seed, first_seed + seeds)
         comparison = Comparison(arms, wanted, text, find_track(track), path, test)
         missing = comparison.missing()
         check_writable(path)
-        for number, trial in enumerate(missing, start=1):
-            if trial in comparison.missing():  # another process may be working on the same file
-                _perform(comparison, trial, f"{number} of {len(missing)}", progress)
+        engine = local_engine(comparison, workers)
+        _follow(run_trials(comparison, missing, engine), missing, comparison.split, Progress(quiet))
         comparison.missing()
         results = comparison.results()
         verdicts = give_verdicts(comparison, results)
@@ -148,17 +149,25 @@ def _records_file(out: Path | str | None) -> Iterator[Path]:
         yield Path(folder) / "compare.jsonl"
 
 
-def _perform(comparison: Comparison, trial: Trial, place: str, progress: Progress) -> None:
-    """Run one trial and say what came of it."""
-    name = f"{place}: {trial.arm.label}, seed {trial.seed}"
-    if progress.console.is_terminal:
-        with progress.task(trial.arm.run.steps, name) as show:
-            record = comparison.perform(trial, lambda step, loss: show(step, lambda: f"{name}: loss {loss:.3f}"))
-    else:
-        record = comparison.perform(trial)
-    loss = record.loss(comparison.split)
-    told = f"{record.status}: {record.error}" if record.status != "ok" else f"{comparison.split} loss {loss:.4f}"
-    progress.line(f"{name}: {told}" + (f", {record.seconds:.1f} s" if record.seconds is not None else ""))
+def _follow(news: Generator[News, None, None], trials: Sequence[Trial], split: str, progress: Progress) -> None:
+    """Run the trials to their end: a bar for all of them on a terminal, and a line for what came of each."""
+    done, told = dict.fromkeys((trial.name for trial in trials), 0), 0
+    total = sum(trial.arm.run.steps for trial in trials)
+    with closing(news), progress.bar(total, f"{len(trials)} trials") as show:
+        for new in news:
+            trial, name = new.trial, f"{new.trial.arm.label}, seed {new.trial.seed}"
+            ended = new.elsewhere or new.record is not None
+            done[trial.name] = trial.arm.run.steps if ended else new.step
+            show(sum(done.values()), f"{name}: loss {new.loss:.3f}" if new.step else name)
+            if new.record is not None:
+                told += 1
+                progress.line(f"{told} of {len(trials)}: {name}: {_outcome(new.record, split)}")
+
+
+def _outcome(record: Record, split: str) -> str:
+    """What came of a trial, in a line."""
+    told = f"{record.status}: {record.error}" if record.status != "ok" else f"{split} loss {record.loss(split):.4f}"
+    return told + (f", {record.seconds:.1f} s" if record.seconds is not None else "")
 
 
 # --- arms -------------------------------------------------------------------------------------------------------------

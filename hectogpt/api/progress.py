@@ -40,15 +40,27 @@ class Progress:
                 yield item
 
     @contextmanager
+    def bar(self, total: int, first: str) -> Iterator[Callable[[int, str], None]]:
+        """A bar of `total` parts on a terminal, nothing elsewhere; yields the function to call with the number of parts
+        that are done, and the text beside the bar."""
+        if self.quiet or not self.console.is_terminal:
+            yield lambda number, text: None
+            return
+        with self._bars() as bars:
+            task = bars.add_task(first, total=total)
+            yield lambda number, text: bars.update(task, completed=number, description=printable(text))
+
+    def _bars(self) -> Bars:
+        return Bars(BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), console=self.console)
+
+    @contextmanager
     def task(self, total: int, first: str) -> Iterator[Callable[[int, Callable[[], str]], None]]:
         """A task of `total` parts; yields the function to call with the number of a part that is done, and its line."""
         if self.quiet:
             yield lambda number, line: None
         elif self.console.is_terminal:
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
-            with Bars(*columns, console=self.console) as bars:
-                task = bars.add_task(first, total=total)
-                yield lambda number, line: bars.update(task, completed=number, description=printable(line()))
+            with self.bar(total, first) as show_bar:
+                yield lambda number, line: show_bar(number, line())
         else:
             every = max(1, total // self.lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Runner:
     trials, until they have ended."""
 
     workers: int
-    run: Callable[[Sequence[Trial]], Iterator[News]]
+    run: Callable[[Sequence[Trial]], Generator[News, None, None]]
 
 
 @contextmanager

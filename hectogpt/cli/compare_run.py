@@ -156,7 +156,7 @@ def perform_rounds(rounds: Rounds, runner: Runner, quiet: bool) -> None:
 
 def perform(trials: Sequence[Trial], runner: Runner, table: LiveTable) -> None:
     """Run those of the trials that nobody has run when it is their turn. An exception ends those under way."""
-    with closing(runner.run(trials)) as all_news:  # type: ignore[type-var]
+    with closing(runner.run(trials)) as all_news:
         for news in all_news:
             table.tell(news)
 

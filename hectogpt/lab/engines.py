@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -130,7 +130,7 @@ class _Running:
 
 def run_trials(
     comparison: Comparison, trials: Sequence[Trial], engine: Engine, wait_for_others: bool = True
-) -> Iterator[News]:
+) -> Generator[News, None, None]:
     """Run those of the trials that nobody has run when it is their turn, `engine.workers` at a time.
 
     A trial that another process is running is left to it. wait_for_others: go on until such trials are recorded too;
@@ -154,7 +154,7 @@ class _HandOut:
         comparison.refresh()
         self.crashes = {trial.name: comparison.crashes(trial) for trial in trials}
 
-    def news(self) -> Iterator[News]:
+    def news(self) -> Generator[News, None, None]:
         try:
             while self.waiting or self.running:
                 yield from self._hand_out()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from hectogpt.lab.compare import Comparison, Trial
@@ -30,7 +30,7 @@ def script_path(out: Path) -> Path:
     return out.with_suffix(".sbatch.sh")
 
 
-def follow(comparison: Comparison, trials: Sequence[Trial]) -> Iterator[News]:
+def follow(comparison: Comparison, trials: Sequence[Trial]) -> Generator[News, None, None]:
     """What becomes of trials that an array runs, until all are recorded, or nobody runs any of those that are left."""
     left, seen, quiet = list(trials), set[tuple[str, int]](), 0
     while left and quiet < QUIET_POLLS:
