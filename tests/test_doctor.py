@@ -44,7 +44,7 @@ def test_a_machine_that_can_train(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("Nothing that `hectogpt train` needs is missing.\n")
     told = [line for line in done.stdout.splitlines()[:-1] if not line.startswith(" ")]
-    assert [line[8:23].strip() for line in told] == NAMES
+    assert [line[8:27].strip() for line in told] == NAMES
     assert {line[:8].strip() for line in told} <= {"ok", "note"}
     assert torch.__version__ in done.stdout
     assert hardware.cpu_name() in done.stdout
@@ -188,6 +188,7 @@ def test_the_tables_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = " ".join(project["dependencies"])
     assert all(package in needed for package in doctor.REQUIRED.values())
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
     for extra, (names, _) in doctor.EXTRAS.items():
         assert len(names) == len(project["optional-dependencies"][extra])
     assert doctor.BROWSERS == answers.BROWSERS

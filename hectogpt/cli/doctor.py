@@ -50,6 +50,11 @@ EXTRAS = {
     "hf": (("datasets", "huggingface_hub"), "the corpora tinystories and hf:NAME, and models by their name on the hub"),
     "explore": (("marimo", "markdown_it", "mdit_py_plugins", "latex2mathml"), "the pages of `hectogpt explore`"),
     "report": (("plotly",), "ladder.html of `hectogpt report`"),
+    "gguf": (("gguf",), "`hectogpt export` to GGUF"),
+    "ray": (("ray",), "`hectogpt compare` on a Ray cluster"),
+    "tensorboard": (("tensorboard",), "`hectogpt train --track tensorboard`"),
+    "trackio": (("trackio",), "`hectogpt train --track trackio`"),
+    "wandb": (("wandb",), "`hectogpt train --track wandb`"),
     "bench": (("transformers", "xtransformers", "ctranslate2", "llama_cpp"), "the other contenders of `make bench`"),
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -114,8 +119,8 @@ def run(arguments: DoctorArguments) -> None:
 
 def text(finding: Finding) -> str:
     """A finding as lines: the fact, then its meaning and the fix."""
-    lines = [f"{finding.state:<8}{finding.name:<15}{one_line(finding.fact)}"]
-    lines += [" " * 23 + one_line(line) for line in (finding.meaning, finding.fix and f"fix: {finding.fix}") if line]
+    lines = [f"{finding.state:<8}{finding.name:<19}{one_line(finding.fact)}"]
+    lines += [" " * 27 + one_line(line) for line in (finding.meaning, finding.fix and f"fix: {finding.fix}") if line]
     return "\n".join(lines)
 
 
