@@ -69,9 +69,24 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], name: str) -> None:
 
 @pytest.mark.thorough
 def test_sharded_weights_train_as_whole_ones(tmp_path: Path) -> None:
-    """AdamW by rows, Muon and SOAP by whole matrices, the compact head's shared row, clipping, dropout."""
-    for name, runs in ask("sharded", tmp_path).items():
+    """AdamW by rows, Muon and SOAP by whole matrices, the compact head's shared row, clipping, dropout. Four processes,
+    some without a row of small parameters, that stop and go on have the bits of those that did not stop."""
+    found = ask("sharded", tmp_path)
+    gone_on = found.pop("gone on")
+    assert gone_on["stopped"] == gone_on["whole"]
+    assert_only_rank_0_has_all(gone_on["whole"])
+    for name, runs in found.items():
         assert_close(runs["sharded"], runs["alone"], name)
+
+
+def assert_only_rank_0_has_all(runs: list[dict[str, Any]]) -> None:
+    first, *others = (run["held"] for run in runs)
+    parameters = first["whole"]
+    assert sum(run["held"]["shards"] for run in runs) == parameters
+    for rank, other in enumerate(others, start=1):
+        assert (other["whole"], other["whole_state"]) == (0, 0), rank
+        assert other["shards"] < 0.26 * parameters, rank
+        assert other["state"] < 0.35 * first["whole_state"], rank
 
 
 @pytest.mark.thorough

@@ -95,8 +95,8 @@ class LMHead(nn.Module):
     def compact(self, used: Int[Tensor, " used"]) -> None:
         """Keep a row for each of these ids (ascending) and one for all others together; all rows become zero."""
         check_targets(used, self.vocab_size)
-        rows = torch.full((self.vocab_size,), len(used), dtype=torch.long, device=self.weight.device)
-        rows[used] = torch.arange(len(used), device=self.weight.device)
+        rows = torch.full((self.vocab_size,), len(used), dtype=torch.long, device=used.device)
+        rows[used] = torch.arange(len(used), device=used.device)
         self._set_rows(rows, len(used) + 1, self.vocab_size - len(used))
 
     def compact_like(self, row_of_token: Tensor, rows: int) -> None:
@@ -109,10 +109,12 @@ class LMHead(nn.Module):
                 why=f"it should hold {self.vocab_size} whole numbers from 0 to {rows - 1}, each but the last once",
                 code=errors.CHECKPOINT,
             )
-        self._set_rows(row_of_token.to(self.weight.device), rows, int((row_of_token == rows - 1).sum()))
+        self._set_rows(row_of_token, rows, int((row_of_token == rows - 1).sum()))
 
     def _set_rows(self, row_of_token: Tensor, rows: int, unused: int) -> None:
-        self.row_of_token, self.unused = row_of_token, unused
+        # On the meta device a weight is a form for one that comes later; the map is there at once.
+        self.row_of_token = row_of_token if self.weight.is_meta else row_of_token.to(self.weight.device)
+        self.unused = unused
         self.weight = nn.Parameter(self.weight.new_zeros(rows, self.weight.shape[1]))
         self.bias = None if self.bias is None else nn.Parameter(self.bias.new_zeros(rows))
 

@@ -120,6 +120,11 @@ class World:
         """Whether this is rank 0, which prints and owns the run's folder."""
         return self.rank == 0
 
+    @property
+    def holds_whole(self) -> bool:
+        """Whether this process has the run's whole state: all have it, but only rank 0 where weights are sharded."""
+        return self.is_first or not self.sharded
+
     def describe(self) -> dict[str, Any]:
         """How the run is shared, for run.json."""
         kind, sums = "fsdp" if self.sharded else "ddp", "fast" if self.fast or self.sharded else "tree"

@@ -173,33 +173,26 @@ class Session:
             machine = together.choose_machine(world, run, chosen)
         else:
             machine = precision.choose(run) if resume is None else precision.choose_again(run, chosen)
-        model = setup.build_model(run, machine, corpus)
+        sharded, whole = world is not None and world.sharded, world is None or world.holds_whole
+        home = torch.device("cpu") if sharded else machine.device  # of what rank 0 keeps whole
+        model = setup.build_model(run, machine, corpus, home, form=not whole)
         if resume is not None:
             model.fit_to(resume.state.weights())
-        elif run.first_weights is not None:
+        elif run.first_weights is not None and whole:
             run.first_weights.load_into(model)
-        head = chosen.get("head") if world is None or world.is_first else world.hear()
-        head = setup.compile_head(run, model, machine, head)
-        if world is not None and world.is_first:
-            world.tell(head)
-        optimizer = run.optim.build(model)
-        if not isinstance(optimizer, OptimizerGroup):
-            raise UserError(
-                f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not an OptimizerGroup",
-                fix="return OptimizerGroup([...]) of torch optimizers",
-            )
+        head = together.compile_head(world, run, model, machine, chosen.get("head"))
+        optimizer = setup.build_optimizer(run, model) if whole else OptimizerGroup([])
         session = cls(run, corpus, machine, model, optimizer, head)
         session.world = world
         if resume is not None:
-            session._go_on_from(resume)
+            session._go_on_from(resume, whole)
         if world is not None:
             together.check_equal(world, model, session._facts()["machine"])
         if world is not None and world.sharded:
-            other = setup.build_model(run, machine, corpus)
-            other.fit_to(saved_tensors(model))
-            built = run.optim.build(model)
-            built.load_state_dict(optimizer.state_dict())
-            session.sharded = together.make_sharded(world, machine, other, model, built, session.step)
+            form = setup.build_model(run, machine, corpus, form=True) if whole else model
+            form.fit_to(model.state_dict())
+            had = (model, optimizer) if whole else None
+            session.sharded = together.make_sharded(world, run, machine, form, had, session.step)
         session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
@@ -234,6 +227,8 @@ class Session:
                     hardware.give_back_memory()
                     return
                 self.done.append(step)
+                if self.sharded is not None:
+                    self.optimizer.forget_state()  # that of an earlier step; the whole model stays, to be filled again
                 self._agreed_to_stop = gradients.agreed[0]
                 self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
                 if any(gradients.agreed) or step.number == self.run.steps:
@@ -253,8 +248,8 @@ class Session:
         return self.sharded is None or self.sharded.step == self.step
 
     def _bring_together(self) -> None:
-        if self.sharded is not None and not self.is_whole:
-            self.sharded.optimizer.gather(self.model, self.optimizer)
+        if self.sharded is not None and self.world is not None and not self.is_whole:
+            self.sharded.optimizer.gather((self.model, self.optimizer) if self.world.holds_whole else None)
             self.sharded.step = self.step
 
     def checkpoint(self) -> Checkpoint:
@@ -292,9 +287,10 @@ class Session:
             "setup_seconds": self.setup_seconds,
         }
 
-    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+    def _go_on_from(self, checkpoint: Checkpoint, whole: bool) -> None:
         check_same(checkpoint.step, self.run, checkpoint.facts, self._facts())
-        put_state(self.model, self.optimizer, checkpoint.state)
+        if whole:
+            put_state(self.model, self.optimizer, checkpoint.state)
         tokens = self.run.data.batch_size * self.run.data.seq_len
         self.done = [
             Step(number, number * tokens, loss, norm, lr, seconds, bool(spike), bool(skipped))
@@ -315,8 +311,13 @@ class Session:
         return True
 
     def evaluate(self, split: str = "dev") -> EvalResult:
-        """Score the model on a held-out split, "dev" or "test"."""
-        score = evaluate(self.model, self.corpus.tokens[split], self.corpus.tokenizer.token_bytes)
+        """Score the model on a held-out split, "dev" or "test", on the machine's device."""
+        home = self.model.embeddings.weight.device  # the CPU, where other weights are sharded
+        try:
+            self.model.to(self.machine.device)
+            score = evaluate(self.model, self.corpus.tokens[split], self.corpus.tokenizer.token_bytes)
+        finally:
+            self.model.to(home)
         self.scores[split] = score
         return score
 

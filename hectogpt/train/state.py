@@ -45,7 +45,7 @@ def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
     values = []
     for number, part in enumerate(optimizer.state_dict()):
         told = _by_name(part, [[names[id(p)] for p in g["params"]] for g in optimizer.optimizers[number].param_groups])
-        values.append(_take(told, f"{OPTIMIZER}{number}", tensors))
+        values.append(take_value(told, f"{OPTIMIZER}{number}", tensors))
     return State(tensors, {"optimizers": values})
 
 
@@ -53,7 +53,7 @@ def put_state(model: Transformer, optimizer: OptimizerGroup, state: State) -> No
     """Give model and optimizer this state. Raises UserError (CHECKPOINT) if it is not a state of theirs."""
     load_tensors(model, state.weights())
     try:
-        parts = [_give(value, state.tensors) for value in state.values["optimizers"]]
+        parts = [give_value(value, state.tensors) for value in state.values["optimizers"]]
         _load_optimizers(model, optimizer, parts)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _misfit(f"its optimizer is not this run's ({type(error).__name__}: {error})") from None
@@ -118,15 +118,15 @@ def _by_number(part: dict[str, Any]) -> dict[str, Any]:
 # --- nested values to JSON, the tensors among them by name ------------------------------------------------------------
 
 
-def _take(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+def take_value(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     """JSON for the value; its tensors are added to `tensors` under names that begin with `where`."""
     if isinstance(value, Tensor):
         tensors[where] = copied(value)
         return {"tensor": where}
     if isinstance(value, dict):
-        return {"dict": {key: _take(item, f"{where}.{key}", tensors) for key, item in _texts(value).items()}}
+        return {"dict": {key: take_value(item, f"{where}.{key}", tensors) for key, item in _texts(value).items()}}
     if isinstance(value, (list, tuple)):
-        items = [_take(item, f"{where}.{number}", tensors) for number, item in enumerate(value)]
+        items = [take_value(item, f"{where}.{number}", tensors) for number, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
@@ -150,15 +150,15 @@ def _unsavable(why: str) -> UserError:
     )
 
 
-def _give(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value that `_take` turned to JSON."""
+def give_value(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value that `take_value` turned to JSON."""
     if isinstance(value, list):
-        return [_give(item, tensors) for item in value]
+        return [give_value(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":
-        return {key: _give(item, tensors) for key, item in content.items()}
-    return tuple(_give(item, tensors) for item in content) if kind == "tuple" else float(content)
+        return {key: give_value(item, tensors) for key, item in content.items()}
+    return tuple(give_value(item, tensors) for item in content) if kind == "tuple" else float(content)

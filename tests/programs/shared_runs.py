@@ -114,15 +114,35 @@ def take_steps(run: Run, corpus: Corpus, world: World | None, folder: Path, stop
         state = session.checkpoint()
         if stop < run.steps:
             checkpoints.save(state)
-    weights = hashlib.sha256()
-    for tensor in session.model.state_dict().values():
+    weights, whole = hashlib.sha256(), world is None or world.holds_whole
+    for tensor in session.model.state_dict().values() if whole else ():
         weights.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
     return {
         "losses": [step.loss.hex() for step in session.done],
         "norms": [step.grad_norm.hex() for step in session.done],
-        "weights": weights.hexdigest() if first or not session.sharded else "",
+        "weights": weights.hexdigest() if whole else "",
+        "held": held(session),
         "some": [float(p.detach().double().norm()) for p in session.model.parameters()] if first else [],
     }
+
+
+def held(session: Session) -> dict[str, int]:
+    """Numbers that this process holds: of the whole model and its optimizer, and of its shards."""
+    shards = [] if session.sharded is None else list(session.sharded.model.parameters())
+    local = [p.to_local() for p in shards]
+    whole = [p for p in session.model.parameters() if not any(p is shard for shard in shards)]
+    states = {
+        "whole_state": session.optimizer,
+        "state": None if session.sharded is None else session.sharded.optimizer,
+    }
+    counts = {
+        name: sum(
+            t.numel() for o in group.optimizers for s in o.state.values() for t in s.values() if torch.is_tensor(t)
+        )
+        for name, group in states.items()
+        if group is not None
+    }
+    return {"whole": sum(p.numel() for p in whole), "shards": sum(p.numel() for p in local), **counts}
 
 
 def shared(count: int, run: Run, corpus: Corpus, folder: Path, stop: int = 0, saved: int = 0, **how: Any) -> list[Any]:
@@ -171,6 +191,12 @@ def sharded(folder: Path, steps: int) -> dict[str, Any]:
             "alone": shared(0, run, corpus, folder / f"{name}-alone")[0],
             "sharded": shared(2, run, corpus, folder / f"{name}-sharded", sharded=True)[0],
         }
+    gone_on = replace(dropped(small("top", 3)), gradient_clipping=None)
+    shared(4, gone_on, corpus, folder / "gone-on", 1, sharded=True)
+    found["gone on"] = {
+        "whole": shared(4, gone_on, corpus, folder / "gone-on-whole", sharded=True),
+        "stopped": shared(4, gone_on, corpus, folder / "gone-on", 0, 1, sharded=True),
+    }
     again = shared(2, dropped(small("baseline", steps)), corpus, folder / "again", sharded=True, recompute=True)[0]
     found["recomputed"] = {"alone": found["baseline"]["sharded"], "sharded": again}
     return found

@@ -130,8 +130,7 @@ class RowAdamW(QuickOptimizer):
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], power: float) -> None:
         super().__init__(groups, {"betas": betas, "fused": True})
         self.power = power
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        self.scratch = parameters[0].new_empty(max(p.numel() for p in parameters))  # for one table after another
+        self.scratch: Tensor | None = None  # for one table after another
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -179,6 +178,8 @@ class RowAdamW(QuickOptimizer):
     def _adam_update(self, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """The update of torch's fused Adam at a learning rate of 1, which the caller scales row by row: the optimizer
         is applied to a tensor of zeros."""
+        if self.scratch is None:
+            self.scratch = grad.new_empty(max(p.numel() for group in self.param_groups for p in group["params"]))
         update = self.scratch[: grad.numel()].view_as(grad).zero_()
         beta1, beta2 = group["betas"]
         settings = {"lr": 1.0, "beta1": beta1, "beta2": beta2, "weight_decay": 0.0, "eps": group["eps"]}

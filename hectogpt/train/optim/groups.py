@@ -108,6 +108,11 @@ class OptimizerGroup:
         for parameter in self.parameters():
             parameter.grad = None
 
+    def forget_state(self) -> None:
+        """Let go of what the optimizers keep for each parameter."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+
     @property
     def lr(self) -> float:
         """The largest current learning rate of the first optimizer, for display."""
