@@ -10,7 +10,7 @@ import pytest
 from hectogpt.model import SIZES
 from tools import scale
 from tools.scale_measure import run_gloo
-from tools.scale_model import FLOPS, MEMORY, NETWORK, SENDS, SHAPES, best_plan, fits, plan
+from tools.scale_model import FLOPS, MEMORY, NETWORK, SENDS, SHAPES, best_plan, fits, plan, process_memory
 from tools.schedules import GLOO, Network, direct, fsdp_step, gloo_bytes, ring, ring_all_reduce, simulate, tree_sum
 
 FREE = Network(1e12)
@@ -92,6 +92,22 @@ def check(run: dict[str, object]) -> None:
     for row in rows:
         cost = simulate(GLOO[row["call"]](ranks, row["size"]), ranks, FREE)
         assert row["bytes"] == gloo_bytes(cost), row
+
+
+def test_processes_take_the_memory_that_is_computed() -> None:
+    """The recorded figures; under fsdp more processes each take less, and those beside rank 0 less than it."""
+    trained = {}
+    for run in scale.measured()["memory"]:
+        computed = sum(process_memory(run["how"], run["processes"])) / 2**20
+        peaks = [rank["trained"] for rank in run["ranks"]]
+        trained[run["how"], run["processes"]] = peaks
+        assert len(peaks) == run["processes"]
+        for peak in peaks:
+            assert 0.65 * peak < computed < peak, run
+    for processes in (2, 4):
+        first, *others = trained["fsdp", processes]
+        assert max(others) < first < min(trained["ddp", processes])
+    assert max(trained["fsdp", 4]) < max(trained["fsdp", 2]) < max(trained["fsdp", 1])
 
 
 def test_a_corpus_of_any_size_is_prepared_in_the_same_memory() -> None:

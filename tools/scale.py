@@ -2,8 +2,8 @@
 
     python -m tools.scale             print the tables
     python -m tools.scale --write     fill them into docs/scale.md
-    python -m tools.scale --measure   measure this machine (two minutes), write results/scale.json and fill in the page;
-                                      --measure gloo and --measure data do a half of it
+    python -m tools.scale --measure   measure this machine (ten minutes), write results/scale.json, fill in the page;
+                                      --measure gloo, memory or data does a part of it
 
 Every figure that is not measured follows from ASSUMPTIONS and SHAPES by the formulas of tools/scale_model.py.
 """
@@ -22,6 +22,7 @@ from tools import ROOT
 from tools.scale_model import (
     ASSUMPTIONS,
     FLOPS,
+    MEASURED,
     NETWORK,
     NVLINK,
     SENDS,
@@ -31,6 +32,7 @@ from tools.scale_model import (
     bandwidth,
     best_plan,
     fits,
+    process_memory,
 )
 from tools.schedules import GLOO, Network, gloo_bytes, ring_all_reduce, simulate, tree_sum
 
@@ -146,6 +148,28 @@ def gloo() -> list[Row]:
     return rows
 
 
+def shards() -> list[Row]:
+    """What processes of one machine measured of their memory, beside what the formulas say."""
+    rows = [
+        ["shared by", "process", "states, activations", "head", "sharing", "sum", "in steps", "error", "at the end"]
+    ]
+    for run in measured()["memory"]:
+        count, ranks = run["processes"], run["ranks"]
+        parts = [part / 2**20 for part in process_memory(run["how"], count)]
+        groups = {"": ranks[:1]} if count == 1 else {"rank 0": ranks[:1], "others": ranks[1:]}
+        if run["how"] == "ddp":
+            groups = {"each": ranks} if count > 1 else groups
+        for name, group in groups.items():
+            whole = 4 * MEASURED.parameters / 2**20 if run["how"] == "fsdp" and name != "others" else 0.0
+            plan, head, sharing = parts[0], parts[1], parts[2] + whole
+            total, found = plan + head + sharing, max(rank["trained"] for rank in group)
+            figures = [f"{value:,.0f}" for value in (plan, head, sharing, total, found)]
+            ended = f"{max(rank['ended'] for rank in group):,.0f}"
+            label = run["how"] if run["how"] == "none" else f"{run['how']}, {count}"
+            rows.append([label, name, *figures, f"{total / found - 1:+.0%}", ended])
+    return rows
+
+
 def data() -> list[Row]:
     """Preparing a corpus on this machine, and what a corpus of 10^12 tokens would take."""
     found = measured()["data"]
@@ -172,7 +196,7 @@ def data() -> list[Row]:
 
 
 def where() -> list[Row]:
-    """When and on what the two tables above were measured."""
+    """When and on what the tables of measurements were made."""
     rows = [["table", "date", "machine", "load before"]]
     for name, about in measured()["about"].items():
         rows.append([name, about["date"], about["machine"], str(about["load"])])
@@ -180,7 +204,7 @@ def where() -> list[Row]:
 
 
 TABLES: dict[str, Callable[[], list[Row]]] = {
-    t.__name__: t for t in (assumptions, models, memory, communication, hidden, plans, sums, gloo, data, where)
+    t.__name__: t for t in (assumptions, models, memory, communication, hidden, plans, shards, sums, gloo, data, where)
 }
 
 

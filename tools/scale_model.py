@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 
 VOCABULARY = 50_257
 TOKENS = 10**12  # to train on
@@ -78,12 +79,20 @@ class Shape:
         layer = 34 * self.context * self.d
         return self.layers * layer if kept else self.layers * 2 * self.context * self.d + layer
 
+    def head(self, rows: int) -> int:
+        """Bytes that the fused head takes for so many rows at a time: the weight and a partial gradient in bf16, the
+        gradient in float32 as the products give it and as the optimizer wants it, and the logits in bf16."""
+        return VOCABULARY * (self.d * (2 + 2 + 4 + 4) + 2 * rows)
+
 
 SHAPES = (
     Shape("124 M", 768, 12, 1024, 2**19),
     Shape("1.5 B", 1600, 48, 1024, 2**20),
     Shape("70 B", 8192, 86, 4096, 2**22),
 )
+MEASURED = Shape("45 M", 512, 6, 512, 16 * 512)  # whose processes' memory is measured on one machine
+SEQUENCES = 2  # that they compute at a time
+LEAVES = 8
 # Bytes that a GPU sends in a step for each parameter, of many GPUs. DDP: float32 gradients twice, for their sum. FSDP2
 # as hectoGPT has it: float32 weights before the forward and the backward pass, float32 gradients once. FSDP2 that casts
 # before it gathers, as torchtitan's does: bf16 weights twice, float32 gradients once.
@@ -99,6 +108,22 @@ def fits(shape: Shape, shards: int) -> bool:
     """Whether a GPU holds its share of the states, two gathered blocks (none without shards), and a sequence."""
     gathered = 2 * shape.block if shards > 1 else 0
     return shape.states / shards + gathered + shape.activations(False) <= MEMORY
+
+
+def process_memory(how: str, processes: int) -> tuple[float, float, float]:
+    """Bytes of a process that trains MEASURED by "none", "ddp" or "fsdp": the states and activations, as `fits` has
+    them; the head's; and what sharing adds. ddp: sums of subtrees of leaves that wait for their neighbours, and the
+    other processes' parts of the largest bucket. fsdp: the tables, which are gathered for the whole step."""
+    shape, shards = MEASURED, processes if how == "fsdp" else 1
+    gathered = 2 * shape.block if shards > 1 else 0
+    plan = shape.states / shards + gathered + SEQUENCES * shape.activations(True)
+    shared = 0.0
+    if how == "ddp":
+        table = 4 * VOCABULARY * shape.d
+        shared = 4 * shape.parameters * log2(LEAVES / processes) + table * (processes - 1) / processes
+    elif how == "fsdp":
+        shared = 4.0 * (VOCABULARY + shape.context) * shape.d
+    return plan, float(shape.head(SEQUENCES * (shape.context - 1))), shared
 
 
 @dataclass(frozen=True)
