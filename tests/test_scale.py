@@ -10,7 +10,7 @@ import pytest
 from hectogpt.model import SIZES
 from tools import scale
 from tools.scale_measure import run_gloo
-from tools.scale_model import FLOPS, MEMORY, NETWORK, SENDS, SHAPES, best_plan, fits, plan, process_memory
+from tools.scale_model import FLOPS, MEASURED, MEMORY, NETWORK, SENDS, SHAPES, best_plan, fits, plan, process_memory
 from tools.schedules import GLOO, Network, direct, fsdp_step, gloo_bytes, ring, ring_all_reduce, simulate, tree_sum
 
 FREE = Network(1e12)
@@ -102,8 +102,9 @@ def test_processes_take_the_memory_that_is_computed() -> None:
         peaks = [rank["trained"] for rank in run["ranks"]]
         trained[run["how"], run["processes"]] = peaks
         assert len(peaks) == run["processes"]
-        for peak in peaks:
-            assert 0.65 * peak < computed < peak, run
+        for rank, peak in enumerate(peaks):
+            whole = 4 * MEASURED.parameters / 2**20 if run["how"] == "fsdp" and rank == 0 else 0
+            assert 0.7 * peak < computed + whole < peak, run
     for processes in (2, 4):
         first, *others = trained["fsdp", processes]
         assert max(others) < first < min(trained["ddp", processes])
