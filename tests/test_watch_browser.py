@@ -149,6 +149,39 @@ def test_the_page_fits_and_text_can_be_read(browser: Any, address: str, width: i
     assert problems == []
 
 
+@pytest.mark.parametrize("width", [400, 1280])
+def test_names_of_counting_do_not_overlap(browser: Any, tmp_path: Path, runs: Path, width: int) -> None:
+    """Two runs whose texts have nearly the same levels: no name covers another, or the curves."""
+    levels = ({"unigram": 7.21, "kn2": 5.71, "kn3": 5.43}, {"unigram": 7.29, "kn2": 5.8, "kn3": 5.5})
+    for name, ngrams in zip(("one", "two"), levels, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text((runs / "one" / "run.json").read_text())
+        (tmp_path / name / "summary.json").write_text(json.dumps({"ngrams": ngrams}))
+        rows = [row(step, 5.3 + 5 * 0.96**step) for step in range(1, 101)]
+        append(tmp_path / name / "metrics.jsonl", "".join(line + "\n" for line in rows))
+    server = start("watch", "one", "two", "--no-browser", cwd=tmp_path)
+    assert server.stdout is not None
+    assert server.stderr is not None
+    try:
+        problems: list[str] = []
+        page = open_page(browser, server.stdout.readline().strip(), problems, width)
+        names = page.locator("#charts figure:first-child text.halo")
+        names.nth(1).wait_for()
+        boxes = [names.nth(i).bounding_box() for i in range(names.count())]
+        for i, a in enumerate(boxes):
+            for b in boxes[:i]:  # the boxes of lines of text touch where the letters do not
+                beside = a["x"] >= b["x"] + b["width"] or b["x"] >= a["x"] + a["width"]
+                assert beside or abs(a["y"] - b["y"]) >= 14
+        assert any("unigram" in text for text in names.all_text_contents())
+        page.context.close()
+        assert problems == []
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(90) == 0
+        server.stdout.close()
+        server.stderr.close()
+
+
 def test_the_last_numbers_stay_when_the_server_ends(browser: Any, runs: Path) -> None:
     server = start("watch", "one", "two", "--no-browser", cwd=runs)
     assert server.stdout is not None

@@ -48,6 +48,19 @@ const shortTick = (value) => {
   return size !== 0 && size < 1e-3 ? value.toExponential().replace("e-", "e−") : String(value);
 };
 
+// Places on a curve, at most 8 pixels from one to the next.
+function alongCurve(curve, X, Y, good) {
+  const places = [];
+  curve.y.forEach((y, i) => {
+    if (!good(y) || curve.x[i] === null) return;
+    const [x1, y1] = [X(curve.x[i]), Y(y)];
+    const [x0, y0] = places.length ? places[places.length - 1] : [x1, y1];
+    const parts = Math.max(1, Math.ceil(Math.hypot(x1 - x0, y1 - y0) / 8));
+    for (let part = 1; part <= parts; part++) places.push([x0 + ((x1 - x0) * part) / parts, y0 + ((y1 - y0) * part) / parts]);
+  });
+  return places;
+}
+
 export class Chart {
   // options: title, unit, log; moved(x): the reader has put the cursor at this x, null for none
   constructor(parent, key, options, moved) {
@@ -145,7 +158,7 @@ export class Chart {
     this.scale = { xBack: (p) => x0 + ((p - MARGIN.left) / inner.w) * (x1 - x0) };
     this.axes({ x0, x1, y0, y1, X, Y, width, height, inner, log });
     for (const curve of this.curves) this.curve(curve, X, Y, good);
-    this.levels(y0, y1, Y, width);
+    this.levels(y0, y1, X, Y, width, good);
     this.cursorLine(X, Y, height, good);
   }
 
@@ -165,16 +178,39 @@ export class Chart {
     this.svg.append(make("text", { x: MARGIN.left - 6, y: bottom + 15, "text-anchor": "end" }, this.xName));
   }
 
-  levels(y0, y1, Y, width) {
+  levels(y0, y1, X, Y, width, good) {
     const shown = new Map();
     for (const curve of this.curves) for (const [name, y] of Object.entries(curve.levels)) shown.set(`${name} ${y.toFixed(2)}`, y);
-    const named = []; // heights that have a name: where two would overlap, the later one goes without
-    for (const [name, y] of shown) {
-      if (y < y0 || y > y1) continue;
-      this.svg.append(make("line", { class: "level", x1: MARGIN.left, x2: width - MARGIN.right, y1: Y(y), y2: Y(y) }));
-      if (named.some((other) => Math.abs(other - Y(y)) < 14)) continue;
-      named.push(Y(y));
-      this.svg.append(make("text", { class: "halo", x: MARGIN.left + 6, y: Y(y) - 4 }, name));
+    const inside = [...shown].filter(([, y]) => y >= y0 && y <= y1).map(([name, y]) => [name, Y(y)]);
+    for (const [, y] of inside)
+      this.svg.append(make("line", { class: "level", x1: MARGIN.left, x2: width - MARGIN.right, y1: y, y2: y }));
+    const dots = this.curves.flatMap((curve) => alongCurve(curve, X, Y, good));
+    const taken = [];
+    const covers = (box, x, y) => x > box.left && x < box.right && y > box.top && y < box.bottom;
+    // A name stands above or below its line, at the left or at the right, where it covers least of other lines and
+    // curves. One that would cover another name, or more of a curve than a crossing, is left out.
+    for (const [name, y] of inside) {
+      const text = make("text", { class: "halo" }, name);
+      this.svg.append(text);
+      const long = text.getComputedTextLength();
+      const crossed = (box) => inside.filter(([, other]) => other !== y && other > box.top && other < box.bottom).length;
+      const covered = (box) => dots.filter(([px, py]) => covers(box, px, py)).length;
+      const places = [];
+      for (const left of [MARGIN.left + 6, width - MARGIN.right - 6 - long])
+        for (const base of [y - 4, y + 13]) {
+          const box = { left, right: left + long, top: base - 12, bottom: base + 4, base };
+          const free = !taken.some((t) => t.left < box.right && box.left < t.right && t.top < box.bottom && box.top < t.bottom);
+          const hidden = covered(box);
+          if (free && hidden <= 6 && box.top > 0 && box.bottom < Y(y0)) places.push([10 * crossed(box) + hidden, box]);
+        }
+      if (!places.length) {
+        text.remove();
+        continue;
+      }
+      const [, box] = places.reduce((best, place) => (place[0] < best[0] ? place : best));
+      taken.push(box);
+      text.setAttribute("x", box.left);
+      text.setAttribute("y", box.base);
     }
   }
 
