@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hectogpt.lab.record import Record
 from hectogpt.train import trackers as module
 from hectogpt.train.trackers import Trackers, parse_names
 
+LOCAL = ("http://127.0.0.1:", "data:", "blob:")
 FIELDS = {"run": {"seed": 1, "model": {"d_model": 16}}}
 STUB = """
 import sys, time
@@ -252,6 +254,41 @@ def test_tensorboards_own_page_shows_the_run(tracked: tuple[Path, str], browser:
         page.goto(f"http://127.0.0.1:{port}/#timeseries")
         for text in ("attention", "curves", "Step 4", "5 cards"):  # the five columns of train/
             page.get_by_text(text, exact=True).first.wait_for(timeout=60_000)
+        context.close()
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.thorough
+@pytest.mark.browser
+def test_trackios_own_page_shows_the_run_without_a_network(tracked: tuple[Path, str], browser: Any) -> None:
+    here, _ = tracked
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = here / "trackio-show"
+    settings = {"TRACKIO_DIR": str(here / "trackio"), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    settings |= {"GRADIO_ANALYTICS_ENABLED": "False", "BROWSER": "true", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", "from trackio.cli import main; main()", "show", "--project", "hectogpt"]
+    with open(told, "w", encoding="utf-8") as file:
+        server = subprocess.Popen(command, env=environment(here, **settings), stdout=file, stderr=file)
+    try:
+        wait_for(
+            lambda: re.search(r"launched at: (http://127\.0\.0\.1:\d+/\S+?)[\x1b\s]", told.read_text()) is not None
+        )
+        found = re.search(r"http://127\.0\.0\.1:\d+/[^\s\x1b]+", told.read_text())
+        assert found is not None
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        foreign: list[str] = []
+        page.on("request", lambda r: None if r.url.startswith(LOCAL) else foreign.append(r.url))
+        page.goto(found[0])
+        for text in ("train (5)", "grad_norm"):  # the five columns of train/
+            page.get_by_text(text, exact=True).first.wait_for(timeout=60_000)
+        page.get_by_text("Media & Tables", exact=True).click()
+        for text in ("attention", "curves"):
+            page.get_by_text(text).first.wait_for(timeout=60_000)
+        assert foreign == []
         context.close()
     finally:
         server.terminate()
