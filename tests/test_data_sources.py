@@ -8,12 +8,15 @@ import json
 import random
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import hectogpt
 from corpora import SPLITS, all_documents, documents, prose, refused, write_jsonl
 
 from hectogpt import errors
@@ -244,6 +247,7 @@ def test_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     texts = write_jsonl(folder / "train.jsonl", 200)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # the hub is not asked
     load_dataset = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", lambda name, **how: load_dataset(f"{tmp_path}/{name}", **how))
     refused("hf:set:story", "its text columns are text", "hf:set:COLUMN")
@@ -266,3 +270,16 @@ def test_developers_tinystories(shared_data: Path) -> None:
     corpus = open_corpus(str(shared_data / "tinystories" / "train.bin"))
     assert corpus.sha256["train"] == "8150053636d3565b163db2c573ea015625ee722e2ee5a2e60450e349d7801b81"
     assert corpus.n_documents == {"train": 5059, "dev": 589, "test": 587}
+
+
+@pytest.mark.thorough
+def test_a_silent_hub_is_told_within_seconds(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        done = hectogpt("train", "--corpus", "hf:a/b", cwd=tmp_path, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "hf"))
+        seconds = time.monotonic() - begun
+    assert done.returncode == errors.DATA
+    assert "has not answered within 3 s" in done.stderr
+    assert seconds < 30, "at most 6 on a quiet machine"

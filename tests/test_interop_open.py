@@ -108,7 +108,7 @@ def test_a_hub_that_never_answers_is_told_within_seconds(monkeypatch, tmp_path):
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        monkeypatch.setattr(hub, "TIMEOUT", 0.3)
+        monkeypatch.setattr("hectogpt.data.hub.TIMEOUT", 0.3)
         begun = time.monotonic()
         with pytest.raises(UserError, match="neither a folder") as caught:
             open_model("gpt2", download=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt.data.documents import Document, LeftOut, column_of_text, read_documents
+from hectogpt.data.hub import check_hub_answers
 from hectogpt.data.text import cannot_read, cannot_use
 from hectogpt.errors import UserError
 
@@ -133,6 +134,8 @@ class HubSource(Source):
                 fix='pip install "hectogpt[hf]"',
             ) from None
         try:
+            if not datasets.config.HF_HUB_OFFLINE:
+                check_hub_answers("datasets", self.dataset)
             rows = datasets.load_dataset(self.dataset, split=self.split, streaming="[" not in self.split)
             if rows.features is None:  # of a stream, whose first rows tell
                 rows = rows._resolve_features()

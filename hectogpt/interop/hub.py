@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from hectogpt import errors
+from hectogpt.data.hub import TIMEOUT, check_hub_answers
 from hectogpt.data.names import HUB_NAME
 from hectogpt.errors import UserError
 from hectogpt.interop.weight_files import INDEX, PICKLE, PICKLE_INDEX, SAFETENSORS
@@ -14,7 +14,6 @@ FILES = ("config.json", SAFETENSORS, "vocab.json", "merges.txt", "tokenizer.json
 SHARDS = (INDEX, "model-*-of-*.safetensors")
 OTHERS = (PICKLE, PICKLE_INDEX, "pytorch_model-*-of-*.bin")  # where a model has no safetensors
 CARD = ("README.md",)  # says whose the weights are, which an export passes on
-TIMEOUT = 3.0  # seconds to wait for the hub's first answer
 
 
 def fetch(name: str) -> Path:
@@ -43,7 +42,7 @@ def fetch(name: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        _ask(name)
+        check_hub_answers("models", name, reached=True)
         folder = Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=TIMEOUT))
         if not any((folder / file).exists() for file in (SAFETENSORS, INDEX)):
             folder = Path(snapshot_download(name, allow_patterns=[*patterns, *OTHERS], etag_timeout=TIMEOUT))
@@ -55,26 +54,3 @@ def fetch(name: str) -> Path:
             fix=by_hand,
             code=errors.CHECKPOINT,
         ) from None
-
-
-def _ask(name: str) -> None:
-    """Find out whether the hub answers at all. Its library tries again and again, and looking up a name has no limit of
-    time, so the question is asked from a thread that may be left behind. Raises OSError."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    faults: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            get_session().head(f"{constants.ENDPOINT}/api/models/{name}", timeout=TIMEOUT)
-        except Exception as error:  # of whatever library the hub's uses
-            faults.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    if thread.is_alive():
-        raise OSError(f"{constants.ENDPOINT} has not answered within {TIMEOUT:.0f} s")
-    if faults:
-        raise OSError(f"{constants.ENDPOINT} cannot be reached: {faults[0]}")
