@@ -126,19 +126,18 @@ class HubSource(Source):
     def _load(self) -> tuple[Any, str]:
         """The data set's rows and the column that holds its text."""
         try:
+            check_hub_answers("datasets", self.dataset)  # before the import, which takes a second
             import datasets
+
+            rows = datasets.load_dataset(self.dataset, split=self.split, streaming="[" not in self.split)
+            if rows.features is None:  # of a stream, whose first rows tell
+                rows = rows._resolve_features()
         except ImportError:
             raise UserError(
                 f"corpus {self.name} needs the package datasets",
                 why="it is an optional dependency",
                 fix='pip install "hectogpt[hf]"',
             ) from None
-        try:
-            if not datasets.config.HF_HUB_OFFLINE:
-                check_hub_answers("datasets", self.dataset)
-            rows = datasets.load_dataset(self.dataset, split=self.split, streaming="[" not in self.split)
-            if rows.features is None:  # of a stream, whose first rows tell
-                rows = rows._resolve_features()
         except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split: all from the hub
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise cannot_use(
