@@ -11,8 +11,8 @@ results    RunResult EvalResult Step ComparisonResult Verdict UserError
 a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer Sampling
 model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart shift EmbeddingNorm Smear
            TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
-           SinusoidalPositions LMHeadConfig PointerHead
-training   Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW Muon SOAPMuon
+           SinusoidalPositions LMHeadConfig PointerHead NgramMemory
+training   Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW Muon SOAPMuon WithMemory
 
 A name is imported when it is first used: `import hectogpt` alone loads neither torch nor numpy.
 """
@@ -36,6 +36,7 @@ _MODULES = {
     "hectogpt.model.config": ("ModelConfig", "Init"),
     "hectogpt.model.inputs": ("InputPart", "shift", "EmbeddingNorm", "Smear", "TokenTable", "NgramHash"),
     "hectogpt.model.lm_head": ("LMHeadConfig",),
+    "hectogpt.model.memory": ("NgramMemory",),
     "hectogpt.model.pointer": ("PointerHead",),
     "hectogpt.model.parts": (
         *("AttentionPart", "QKPart", "ScoreBias", "Rotary", "QKNorm", "ALiBi"),
@@ -45,7 +46,7 @@ _MODULES = {
     "hectogpt.train.run": ("Run", "Data"),
     "hectogpt.train.init_counts": ("BigramInit",),
     "hectogpt.train.schedules": ("Schedule", "Constant", "LinearDecay", "Cosine"),
-    "hectogpt.train.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "Muon", "SOAPMuon"),
+    "hectogpt.train.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "Muon", "SOAPMuon", "WithMemory"),
     "hectogpt.train.loop": ("Step",),
     "hectogpt.train.evaluate": ("EvalResult",),
     "hectogpt.train.session": ("Session", "RunResult"),

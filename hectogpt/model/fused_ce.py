@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,13 @@ class Inputs(NamedTuple):
 
 
 def fused_cross_entropy(
+    x: Float[Tensor, "*rows d"], weight: Float[Tensor, "vocab d"], targets: Int[Tensor, "*rows"], **options: Any
+) -> Float[Tensor, ""]:
+    """The first of what `fused_losses` gives, with its options."""
+    return fused_losses(x, weight, targets, **options)[0]
+
+
+def fused_losses(
     x: Float[Tensor, "*rows d"],
     weight: Float[Tensor, "vocab d"],
     targets: Int[Tensor, "*rows"],
@@ -66,8 +73,8 @@ def fused_cross_entropy(
     precision: torch.dtype | None = None,
     backend: Literal["auto", "eager", "compiled", "native"] = "auto",
     chunk_rows: int | None = None,
-) -> Float[Tensor, ""]:
-    """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), with cap(z) = c tanh(z / c).
+) -> tuple[Float[Tensor, ""], Float[Tensor, "*rows"]]:
+    """Cross entropy in nats of targets, and that of each target outside the graph, under softmax(cap(x weight^T) + bias), with cap(z) = c tanh(z / c).
 
     The bias stays outside the cap (Gemma 2's, 2408.00118), so that a log-unigram prior keeps its range. With a mixture
     the loss is -log((1 - w) softmax + w probability).
@@ -103,8 +110,10 @@ def fused_cross_entropy(
     options = Options(matmul_dtype, soft_cap, chunk_rows, kernel, by_native)
     needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(needs_grad):
-        return _loss_and_gradients(inputs, target, row_weight, options, needs_grad)[0]
-    return _FusedCrossEntropy.apply(*inputs, target, row_weight, options, needs_grad)
+        loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, options, needs_grad)
+    else:
+        loss, rows = _FusedCrossEntropy.apply(*inputs, target, row_weight, options, needs_grad)
+    return loss, rows.view(targets.shape)
 
 
 def check_targets(target: Int[Tensor, " rows"], vocab: int) -> None:
@@ -128,12 +137,13 @@ class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, p_other, w_other, target, row_weight, options, needs_grad):  # type: ignore[no-untyped-def]
         inputs = Inputs(x, weight, bias, p_other, w_other)
-        loss, grads = _loss_and_gradients(inputs, target, row_weight, options, needs_grad)
+        loss, rows, grads = _loss_and_gradients(inputs, target, row_weight, options, needs_grad)
         ctx.save_for_backward(*grads)
-        return loss
+        ctx.mark_non_differentiable(rows)
+        return loss, rows
 
     @staticmethod
-    def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad_output, _):  # type: ignore[no-untyped-def]
         # Not torch's once_differentiable: it lets a plain loss.backward(create_graph=True) pass, whose second
         # derivatives would then lack this loss's part without a word.
         if torch.is_grad_enabled():
@@ -146,8 +156,8 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
 def _loss_and_gradients(
     inputs: Inputs, target: Tensor, row_weight: Tensor, options: Options, needs_grad: tuple[bool, ...]
-) -> tuple[Tensor, list[Tensor | None]]:
-    """The loss and the wanted gradients, chunk by chunk.
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """The loss, that of every row, and the wanted gradients, chunk by chunk.
 
     Three products a chunk: z = x W^T; then, with dz the gradient with respect to z up to a factor per row,
     grad_x = (dz W) * factor and grad_W^T += (x * factor)^T dz. The factor holds the row's weight, the compiled kernel's
@@ -169,7 +179,7 @@ def _loss_and_gradients(
             factor = factor if scale is None else factor * scale
             grads.add(rows, inputs.x[rows], factor, dz, dz_bias, work.weight)
     loss = torch.dot(losses.double(), row_weight.double()).to(row_weight.dtype)
-    return loss, grads.result(inputs)
+    return loss, losses, grads.result(inputs)
 
 
 class _Buffers:

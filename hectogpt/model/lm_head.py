@@ -18,7 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.model.fused_ce import Mixture, check_targets, fused_cross_entropy
+from hectogpt.model.fused_ce import Mixture, check_targets, fused_losses
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,28 @@ class LMHead(nn.Module):
         precision: torch.dtype | None = None,
         **options: Any,
     ) -> Float[Tensor, ""]:
-        """Cross entropy in nats over the whole vocabulary; arguments as those of fused_cross_entropy."""
+        """Cross entropy in nats over the whole vocabulary; arguments as those of fused_losses."""
+        return self.losses(
+            hidden, targets, embeddings, mixture=mixture, reduction=reduction, precision=precision, **options
+        )[0]
+
+    def losses(
+        self,
+        hidden: Float[Tensor, "*batch d"],
+        targets: Int[Tensor, "*batch"],
+        embeddings: Float[Tensor, "vocab d"],
+        *,
+        mixture: Mixture | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+        precision: torch.dtype | None = None,
+        **options: Any,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
+        """The same, and that of each target outside the graph."""
         weight = self._with_map(self._counted_once(self.weight), embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
         options |= {"soft_cap": self.config.soft_cap, "reduction": reduction, "precision": precision}
         if self.row_of_token is None:
-            return fused_cross_entropy(hidden, weight, targets, bias=bias, mixture=mixture, **options)
+            return fused_losses(hidden, weight, targets, bias=bias, mixture=mixture, **options)
         # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the
         # last row counts with ln m added outside the cap. The softmax then gives that row m times the probability of
         # one such token, whose loss is therefore larger by the constant ln m.
@@ -211,9 +227,10 @@ class LMHead(nn.Module):
             raised = torch.where(row == last, mixture.probability * max(unused, 1), mixture.probability)
             mixture = Mixture(raised, mixture.weight)
         bias = extra if bias is None else bias + extra
-        loss = fused_cross_entropy(hidden, weight, row, bias=bias, mixture=mixture, **options)
-        constant = (row == last).to(loss.dtype).sum() * log_count
-        return loss + (constant / row.numel() if reduction == "mean" else constant)
+        loss, losses = fused_losses(hidden, weight, row, bias=bias, mixture=mixture, **options)
+        constants = (row == last).to(loss.dtype)
+        constant = constants.sum() * log_count
+        return loss + (constant / row.numel() if reduction == "mean" else constant), losses + constants * log_count
 
 
 class _DivideLastRow(torch.autograd.Function):

@@ -61,9 +61,9 @@ def build_model(
 ) -> Transformer:
     """The run's model on its device, its weights drawn from the run's seed.
 
-    The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read) and
-    `init_from_counts` (counts of the tokens that it will read). device: the machine's, if it is not named. form: leave
-    the parameters on the meta device, where they take no memory; buffers are real.
+    The corpus is needed in three cases: `lm_head.compact_vocab` (which token ids this run will read), `memory` (which
+    n-grams) and `init_from_counts` (counts of the tokens that it will read). device: the machine's, if it is not named.
+    form: leave the parameters on the meta device, where they take no memory; buffers are real.
 
     Raises UserError if the run asks for compiled blocks on the CPU and no C++ compiler works.
     """
@@ -76,8 +76,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]), _parameters_on_meta() if form else nullcontext():
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
-    if run.model.lm_head.compact_vocab:
-        model.lm_head.compact(used_tokens(run, corpus))
+    _fit_to_text(model, run, corpus)
     dtype = torch.float64 if machine.dtype == torch.float64 else torch.float32
     device = machine.device if device is None else device
     if form:
@@ -124,6 +123,14 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
     return optimizer
 
 
+def _fit_to_text(model: Transformer, run: Run, corpus: Corpus) -> None:
+    """Give the parts whose sizes depend on what the run reads their sizes."""
+    if model.config.lm_head.compact_vocab:
+        model.lm_head.compact(used_tokens(run, corpus))
+    if model.memory is not None:
+        model.memory.fit(torch.from_numpy(training_tokens(run, corpus)))
+
+
 def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
     """int64 [used]: the ids that occur in what the run reads, ascending."""
     batches, seen = make_batches(run, corpus), np.zeros(run.model.vocab_size, dtype=bool)
@@ -137,8 +144,7 @@ def count_parameters(run: Run, corpus: Corpus) -> int:
     """Number of parameters of the model that build_model would build, without allocating them."""
     with torch.device("meta"):
         model = Transformer(run.model)
-    if run.model.lm_head.compact_vocab:
-        model.lm_head.compact(used_tokens(run, corpus))
+    _fit_to_text(model, run, corpus)
     return sum(p.numel() for p in model.parameters())
 
 
