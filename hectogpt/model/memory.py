@@ -30,7 +30,8 @@ class NgramMemory(Value):
 
     q: the network's distribution. c_k: the last k tokens, for each k of `context_lengths`. W_k[c, y] >= 0: a number for
     each context c and next token y that the run reads together, 0 at the start. M_k[c]: the sum of W_k over the
-    context. s_k = exp(g_k . h + b_k + m_k log(M_k + 0.01)), learned, with h the final hidden state.
+    context. s_k = exp(g_k . h + b_k + m_k log(M_k + 0.01)), learned, with h the final hidden state; no gradient flows
+    through this M_k.
 
     The memory learns from the loss of p, the network from its own, as if there were no memory: what the memory knows
     already would not be learned by the network otherwise, and a memory is no use in contexts that are new.
@@ -153,7 +154,7 @@ class NgramTable(nn.Module):
         contexts, place = torch.unique(keys[known], return_inverse=True)
         self._set(contexts, torch.unique(place * self.vocab_size + rows[:, 1:].long()[known]))
 
-    def fit_like(self, contexts: Int[Tensor, " contexts"], entries: Int[Tensor, " entries"]) -> None:
+    def fit_like(self, contexts: Tensor, entries: Tensor) -> None:
         """Take the n-grams of a saved table. Raises UserError (CHECKPOINT) if they are none."""
         sound = all(t.dtype == torch.int64 and t.dim() == 1 and bool((t.diff() > 0).all()) for t in (contexts, entries))
         limits = ((contexts, self.vocab_size**self.length), (entries, len(contexts) * self.vocab_size))
