@@ -14,8 +14,19 @@ from hectogpt.serialization import IDEA_MODULE
 # What computing logits does not need.
 LEFT_OUT = {
     *("__post_init__", "old_names", "old_fields", "min_parameters", "init_weights", "_initial_stds"),
-    *("loss", "get_loss_on_batch", "gradient_norm", "generate", "fit_to", "weights", "mixture", "matrix", "_with_map"),
-    *("compact", "compact_like", "_counted_once", "full_gradient_norm"),
+    *(
+        "loss",
+        "losses",
+        "get_loss_on_batch",
+        "gradient_norm",
+        "generate",
+        "fit_to",
+        "weights",
+        "mixture",
+        "matrix",
+        "_with_map",
+    ),
+    *("compact", "compact_like", "_counted_once", "full_gradient_norm", "fit", "fit_like", "sizes"),
 }
 RULE = "# --- {} {}"  # a heading, 120 characters wide
 

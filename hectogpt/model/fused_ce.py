@@ -74,7 +74,8 @@ def fused_losses(
     backend: Literal["auto", "eager", "compiled", "native"] = "auto",
     chunk_rows: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "*rows"]]:
-    """Cross entropy in nats of targets, and that of each target outside the graph, under softmax(cap(x weight^T) + bias), with cap(z) = c tanh(z / c).
+    """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), with cap(z) = c tanh(z / c), and that of
+    each target, which has no gradient.
 
     The bias stays outside the cap (Gemma 2's, 2408.00118), so that a log-unigram prior keeps its range. With a mixture
     the loss is -log((1 - w) softmax + w probability).

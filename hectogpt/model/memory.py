@@ -55,12 +55,11 @@ class NgramMemoryLayer(nn.Module):
 
     def __init__(self, d_model: int, vocab_size: int, context_lengths: tuple[int, ...]) -> None:
         super().__init__()
-        for k in context_lengths:
-            if vocab_size**k >= 1 << 63:
-                raise UserError(
-                    f"model.memory.context_lengths = {context_lengths} with model.vocab_size = {vocab_size}",
-                    why=f"{k} tokens do not fit a number of 64 bits",
-                )
+        if vocab_size ** max(context_lengths) >= 1 << 63:
+            raise UserError(
+                f"model.memory.context_lengths = {context_lengths} with model.vocab_size = {vocab_size}",
+                why=f"{max(context_lengths)} tokens do not fit a number of 64 bits",
+            )
         self.tables = nn.ModuleList(NgramTable(k, vocab_size) for k in context_lengths)
         self.gate = nn.Parameter(torch.zeros(len(context_lengths), d_model))
         self.gate_bias = nn.Parameter(torch.zeros(len(context_lengths)))
@@ -77,6 +76,10 @@ class NgramMemoryLayer(nn.Module):
             place = f"{prefix}tables.{number}."
             if {place + "contexts", place + "entries"} <= state.keys():
                 table.fit_like(state[place + "contexts"], state[place + "entries"])
+
+    def sizes(self) -> list[list[int]]:
+        """Contexts and entries of each table."""
+        return [[len(table.contexts), len(table.entries)] for table in self._tables()]
 
     def _tables(self) -> list[NgramTable]:
         return [table for table in self.tables if isinstance(table, NgramTable)]

@@ -38,7 +38,7 @@ class WithMemory(Optim):
 
     def build(self, model: Transformer) -> OptimizerGroup:
         built = self.rest.build(model)
-        tables = {module.weight: module for module in model.modules() if isinstance(module, NgramTable)}
+        tables: dict[Tensor, NgramTable] = {m.weight: m for m in model.modules() if isinstance(m, NgramTable)}
         for optimizer in built.optimizers:
             for group in optimizer.param_groups:
                 group["params"] = [p for p in group["params"] if p not in tables]
