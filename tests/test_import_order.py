@@ -18,7 +18,7 @@ MODEL = [
     ["parts"],
     ["inputs"],
     ["fused_ce", "cpu_kernels"],
-    ["lm_head", "pointer"],
+    ["lm_head", "pointer", "memory"],
     ["config"],
     ["attention"],
     ["transformer", "safetensors_header"],
@@ -33,7 +33,7 @@ TRAIN = [
     ["session", "run_folder"],
     ["autosave", "diagnose"],
 ]
-OPTIM = [["groups"], ["adamw"], ["muon"], ["soap"]]
+OPTIM = [["groups"], ["adamw"], ["muon", "memory"], ["soap"]]
 GENERATE = [["cache", "sampling"], ["decode"], ["text"]]
 # Modules of one line that may import each other in one direction all the same: (importer, imported).
 WITHIN_A_LINE = {("fused_ce", "cpu_kernels")}
