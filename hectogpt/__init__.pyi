@@ -12,6 +12,7 @@ from hectogpt.lab.verdict import Verdict
 from hectogpt.model.config import Init, ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable, shift
 from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.memory import NgramMemory
 from hectogpt.model.parts import (
     GELU,
     Activation,
@@ -35,7 +36,7 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.train.evaluate import EvalResult
 from hectogpt.train.init_counts import BigramInit
 from hectogpt.train.loop import Step
-from hectogpt.train.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
+from hectogpt.train.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, WithMemory, kinds
 from hectogpt.train.run import Data, Run
 from hectogpt.train.schedules import Constant, Cosine, LinearDecay, Schedule
 from hectogpt.train.session import RunResult, Session
@@ -66,6 +67,7 @@ __all__ = [
     "ModelConfig",
     "Muon",
     "NgramHash",
+    "NgramMemory",
     "NoPositions",
     "Norm",
     "Optim",
@@ -94,6 +96,7 @@ __all__ = [
     "Transformer",
     "UserError",
     "Verdict",
+    "WithMemory",
     "attention_maps",
     "compare",
     "generate",
