@@ -76,7 +76,7 @@ class TreeExchange(Exchange):
 
     def start(self, bucket: Tensor, table: Tensor | None = None) -> None:
         number = len(self.under_way)
-        with self.world.guarded("sending gradients", mark=False):
+        with self.world.guarded("the sum of gradients", mark=False):
             rows = None if table is None else _pack(table, self.size)
             shards = (bucket if rows is None else rows.packed).view(self.size, -1)
             received = self._room(number, shards[1:])
@@ -139,7 +139,7 @@ class FastExchange(Exchange):
         self.world.begin(step)
 
     def start(self, bucket: Tensor, table: Tensor | None = None) -> None:
-        with self.world.guarded("sending gradients", mark=False):
+        with self.world.guarded("the sum of gradients", mark=False):
             if table is not None and (rows := _pack(table, self.size)) is not None:
                 self.rows.append(rows)
                 bucket = rows.packed
