@@ -180,21 +180,9 @@ class LMHead(nn.Module):
 
     # --- the loss ---
 
-    def loss(
-        self,
-        hidden: Float[Tensor, "*batch d"],
-        targets: Int[Tensor, "*batch"],
-        embeddings: Float[Tensor, "vocab d"],
-        *,
-        mixture: Mixture | None = None,
-        reduction: Literal["mean", "sum"] = "mean",
-        precision: torch.dtype | None = None,
-        **options: Any,
-    ) -> Float[Tensor, ""]:
-        """Cross entropy in nats over the whole vocabulary; arguments as those of fused_losses."""
-        return self.losses(
-            hidden, targets, embeddings, mixture=mixture, reduction=reduction, precision=precision, **options
-        )[0]
+    def loss(self, hidden: Tensor, targets: Tensor, embeddings: Tensor, **options: Any) -> Float[Tensor, ""]:
+        """The first of what `losses` gives."""
+        return self.losses(hidden, targets, embeddings, **options)[0]
 
     def losses(
         self,
@@ -207,7 +195,8 @@ class LMHead(nn.Module):
         precision: torch.dtype | None = None,
         **options: Any,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
-        """The same, and that of each target outside the graph."""
+        """Cross entropy in nats over the whole vocabulary, and that of each target, which has no gradient; arguments as
+        those of fused_losses."""
         weight = self._with_map(self._counted_once(self.weight), embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
         options |= {"soft_cap": self.config.soft_cap, "reduction": reduction, "precision": precision}
