@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
@@ -122,6 +122,8 @@ def test_the_interval_is_where_the_e_value_is_small() -> None:
     assert np.isinf(half_width(np.array([1.0, 2.0]), np.array([0.0, 1.0]))).all(), "no bound from two seeds"
 
 
+@example([2.5e-162, 0.0, 0.0], 0.0)
+@example([0.0, 9.7e-155, 0.0], 0.0)
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=9), st.floats(0, 1))
 def test_lower_gains_are_less_evidence(gains: list[float], less: float) -> None:
     """Why the e-value against "no gain" is valid for losses too."""
