@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_until(page: Any, condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(page: Any, condition: Callable[[], bool], seconds: float = 5) -> None:
     """Waits until `condition()` is true; an AssertionError in it counts as false until the time is over."""
     for left in range(int(seconds * 20), 0, -1):
         try:

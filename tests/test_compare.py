@@ -226,7 +226,7 @@ def test_a_signal_ends_the_trial_too(tiny: Corpus, tmp_path: Path, number: int, 
         time.sleep(1)
         running.send_signal(number)
         told = running.stderr.read()
-        assert running.wait(60) == code
+        assert running.wait(20) == code
     assert f"{word}, 2 of 2 trials missing" in told
     assert "the same command goes on" in told
     assert "kept:" not in told
@@ -244,7 +244,7 @@ def test_nothing_is_left_of_a_comparison_that_is_killed(tiny: Corpus, tmp_path: 
             time.sleep(0.01)
         time.sleep(0.5)  # it loads torch; another half second later it would train
         running.kill()
-        running.communicate(timeout=60)
+        running.communicate(timeout=20)
         while any(map(is_running, found)):
             assert time.monotonic() < until
             time.sleep(0.02)

@@ -312,7 +312,7 @@ def test_ctrl_c_ends_all_workers(tiny: Corpus, tmp_path: Path) -> None:
         running.send_signal(signal.SIGINT)
         assert running.stderr is not None
         assert "interrupted, 4 of 4 trials missing" in running.stderr.read()
-        assert running.wait(60) == 130
+        assert running.wait(20) == 130
         assert not any(map(is_running, found))
 
 
@@ -327,7 +327,7 @@ def test_a_killed_worker_costs_its_trial(tiny: Corpus, tmp_path: Path, alone: li
         os.kill(children(running.pid)[0], signal.SIGKILL)
         assert running.stderr is not None
         told = running.stderr.read()
-        assert running.wait(60) == 1
+        assert running.wait(20) == 1
     assert "1 of 4 trials crashed" in told
     assert "SIGKILL" in told
     assert "the same command runs them again" in told

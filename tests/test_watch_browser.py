@@ -42,7 +42,7 @@ def address(runs: Path) -> Iterator[str]:
         yield server.stdout.readline().strip()
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(90) == 0
+        assert server.wait(20) == 0
         assert server.stderr.read() == "ended\n"
         server.stdout.close()
         server.stderr.close()
@@ -177,7 +177,7 @@ def test_names_of_counting_do_not_overlap(browser: Any, tmp_path: Path, runs: Pa
         assert problems == []
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(90) == 0
+        assert server.wait(20) == 0
         server.stdout.close()
         server.stderr.close()
 
@@ -188,7 +188,7 @@ def test_the_last_numbers_stay_when_the_server_ends(browser: Any, runs: Path) ->
     assert server.stderr is not None
     page = open_page(browser, server.stdout.readline().strip(), [])
     server.terminate()
-    assert server.wait(90) == 143
+    assert server.wait(20) == 143
     page.locator("#status.lost").wait_for()
     assert "the last numbers stay" in page.locator("#status").inner_text()
     assert page.locator("#runs tbody tr").count() == 2

@@ -35,7 +35,7 @@ ALPHA = 0.05  # probability that any of the intervals, at any look, misses the t
 # g: variance of the gain that is expected, in units of the variance of the differences. At 9 (gains of some 3 SD, as
 # rungs of the ladder have), three seeds are enough for a clear gain. Another g is as valid, and slower here.
 EFFECT_VARIANCE = 9.0
-NOTHING = 1e-12  # nats per token: below it a gain is rounding, and its square may be too small for a float64
+ROUNDING = 1e-12  # nats per token: below it a gain is rounding, and its square may be too small for a float64
 LARGEST_EXPONENT = 700.0  # of an e-value: beyond it a float64 is infinite
 
 
@@ -62,7 +62,7 @@ def look(gains: Any) -> Looks:
     (a gain that is none, a tie that is none, the wrong sign) with a probability of at most ALPHA.
     """
     gains = np.asarray(gains, dtype=np.float64)
-    gains = np.where(np.abs(gains) < NOTHING, 0.0, gains)
+    gains = np.where(np.abs(gains) < ROUNDING, 0.0, gains)
     n, mean, squares = _moments(gains)
     half = half_width(n, squares)
     low, high = mean - half, mean + half
