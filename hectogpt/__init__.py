@@ -12,7 +12,7 @@ a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpu
 model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart shift EmbeddingNorm Smear
            TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
            SinusoidalPositions LMHeadConfig PointerHead NgramMemory
-training   Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW Muon SOAPMuon WithMemory
+training   Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW Muon SOAPMuon MemorySGD
 
 A name is imported when it is first used: `import hectogpt` alone loads neither torch nor numpy.
 """
@@ -46,7 +46,7 @@ _MODULES = {
     "hectogpt.train.run": ("Run", "Data"),
     "hectogpt.train.init_counts": ("BigramInit",),
     "hectogpt.train.schedules": ("Schedule", "Constant", "LinearDecay", "Cosine"),
-    "hectogpt.train.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "Muon", "SOAPMuon", "WithMemory"),
+    "hectogpt.train.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "MemorySGD", "Muon", "SOAPMuon"),
     "hectogpt.train.loop": ("Step",),
     "hectogpt.train.evaluate": ("EvalResult",),
     "hectogpt.train.session": ("Session", "RunResult"),

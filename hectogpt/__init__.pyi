@@ -36,7 +36,7 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.train.evaluate import EvalResult
 from hectogpt.train.init_counts import BigramInit
 from hectogpt.train.loop import Step
-from hectogpt.train.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, WithMemory, kinds
+from hectogpt.train.optim import AdamW, MemorySGD, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
 from hectogpt.train.run import Data, Run
 from hectogpt.train.schedules import Constant, Cosine, LinearDecay, Schedule
 from hectogpt.train.session import RunResult, Session
@@ -64,6 +64,7 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "LinearDecay",
+    "MemorySGD",
     "ModelConfig",
     "Muon",
     "NgramHash",
@@ -96,7 +97,6 @@ __all__ = [
     "Transformer",
     "UserError",
     "Verdict",
-    "WithMemory",
     "attention_maps",
     "compare",
     "generate",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +14,14 @@ from hypothesis import strategies as st
 from model_kinds import BARE, L, random_ids
 from torch import Tensor
 
+from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.memory import NgramMemory
 from hectogpt.model.pointer import PointerHead
-from hectogpt.train.optim import AdamW, WithMemory
+from hectogpt.train.optim import AdamW, MemorySGD
+from hectogpt.train.run import Data, Run
+from hectogpt.train.session import Session
 
 CONFIG = replace(BARE, pointer=PointerHead(gate=-0.5), memory=NgramMemory((2, 3)))
 IDS = random_ids(4, L, 6)  # few tokens, so that contexts repeat
@@ -109,7 +114,8 @@ def test_steps_are_bounded_and_numbers_stay_positive() -> None:
     model = build()
     assert model.memory is not None
     model.memory.fit(IDS)
-    optimizer = WithMemory(AdamW(lr=0.0, weight_decay=0.0), lr=1e9, largest_step=0.25, power=0.5).build(model)
+    rest = AdamW(lr=0.0, weight_decay=0.0).build(model)
+    optimizer = MemorySGD(lr=1e9, largest_step=0.25, power=0.5).take_tables(rest, model)
     table = model.memory.tables[0]
     before = table.weight.detach().clone()
     for n in (1, 2, 3):
@@ -143,3 +149,23 @@ def test_damaged_ngrams_are_refused(damage: str) -> None:
 def test_context_lengths_that_are_none(lengths: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="context_lengths"):
         NgramMemory(lengths)
+
+
+@pytest.mark.parametrize("leaves", [None, 2])
+def test_a_second_reading_teaches_the_memory_nothing(leaves: int | None, tmp_path: Path) -> None:
+    """A text of nine sequences, four a step: the third step shows some of them again."""
+    for split in ("train", "dev", "test"):
+        random_ids(1, 150, 50).numpy().astype("<u2").tofile(tmp_path / f"{split}.bin")
+    corpus, data = open_corpus(str(tmp_path)), Data(batch_size=4, seq_len=16, leaves=leaves)
+    model = ModelConfig(12, 2, 1, 16, 50257, memory=NgramMemory())
+    session = Session.open(Run(model, data=data, optim=AdamW(lr=0.01), steps=4, threads=1, device="cpu"), corpus)
+    memory = session.model.memory
+    assert memory is not None
+    seen = []
+    for _ in session.steps():
+        seen.append([p.detach().clone() for p in (*memory.parameters(), session.model.embeddings.weight)])
+    learned = [[not torch.equal(a, b) for a, b in zip(*two, strict=True)] for two in pairwise(seen)]
+    assert any(learned[0][:-1])
+    assert not any(learned[1][:-1])
+    assert not any(learned[2][:-1])
+    assert all(step[-1] for step in learned), "the network goes on"

@@ -31,7 +31,7 @@ from hectogpt.model.memory import NgramMemory
 from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, SinusoidalPositions
 from hectogpt.serialization import did_you_mean
 from hectogpt.train.init_counts import BigramInit
-from hectogpt.train.optim import AdamW, Muon, Optim, PerKind, SOAPMuon, WithMemory
+from hectogpt.train.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
 from hectogpt.train.run import Data, Run
 from hectogpt.train.schedules import LinearDecay
 
@@ -148,7 +148,7 @@ def ngram_memory(run: Run) -> Run:
     its own loss, so that it does not leave to the memory what it could know in new contexts as well.
     """
     run = apply(run, *LADDER)
-    return replace(run, model=replace(run.model, memory=NgramMemory()), optim=WithMemory(run.optim))
+    return replace(run, model=replace(run.model, memory=NgramMemory()))
 
 
 def _up_to_lower_lr_long_hold(run: Run) -> Run:

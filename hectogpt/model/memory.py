@@ -51,7 +51,11 @@ class NgramMemory(Value):
 
 
 class NgramMemoryLayer(nn.Module):
-    """The tables of all context lengths, and their learned scales."""
+    """The tables of all context lengths, and their learned scales.
+
+    learns: whether losses give it gradients. It should learn from text that is read for the first time alone: what it
+    has seen once it knows by heart, so a second reading would only raise its scales.
+    """
 
     def __init__(self, d_model: int, vocab_size: int, context_lengths: tuple[int, ...]) -> None:
         super().__init__()
@@ -60,6 +64,7 @@ class NgramMemoryLayer(nn.Module):
                 f"model.memory.context_lengths = {context_lengths} with model.vocab_size = {vocab_size}",
                 why=f"{max(context_lengths)} tokens do not fit a number of 64 bits",
             )
+        self.learns = True
         self.tables = nn.ModuleList(NgramTable(k, vocab_size) for k in context_lengths)
         self.gate = nn.Parameter(torch.zeros(len(context_lengths), d_model))
         self.gate_bias = nn.Parameter(torch.zeros(len(context_lengths)))
@@ -97,14 +102,15 @@ class NgramMemoryLayer(nn.Module):
         ids: Int[Tensor, "batch time"],
         targets: Int[Tensor, "batch time"],
     ) -> Float[Tensor, "batch time"]:
-        """-log p of each target. network: -log q of them. Gradients reach the memory alone."""
+        """-log p of each target. network: -log q of them. Gradients reach the memory alone, if it learns."""
         hidden, added, mass = hidden.detach(), torch.zeros_like(network), torch.ones_like(network)
-        for number, table in enumerate(self._tables()):
-            place, known = table.find(ids)
-            of_target, of_context = table.look_up(place, known, targets)
-            scale = self._scale(number, hidden, of_context)
-            added, mass = added + scale * of_target, mass + scale * of_context
-        return mass.log() - ((-network.detach()).exp() + added).log()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns):
+            for number, table in enumerate(self._tables()):
+                place, known = table.find(ids)
+                of_target, of_context = table.look_up(place, known, targets)
+                scale = self._scale(number, hidden, of_context)
+                added, mass = added + scale * of_target, mass + scale * of_context
+            return mass.log() - ((-network.detach()).exp() + added).log()
 
     def mix_log_probs(
         self,

@@ -117,6 +117,8 @@ def steps(
     model.train()
     for step in range(len(before), run.steps):
         begun = time.perf_counter()
+        if model.memory is not None:
+            model.memory.learns = batches.first_read(step)
         loss = gradients.compute(step)
         norm = gradients.norm()
         loss_value, norm_value = torch.stack((loss.double(), norm.double())).tolist()

@@ -15,7 +15,7 @@ from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
 from hectogpt.train.first_weights import FirstWeights
 from hectogpt.train.init_counts import BigramInit
-from hectogpt.train.optim import AdamW, Optim
+from hectogpt.train.optim import AdamW, MemorySGD, Optim
 from hectogpt.train.schedules import Constant, Schedule
 from hectogpt.upward import call_api
 
@@ -77,6 +77,7 @@ class Data:
 class Run:
     """A training run.
 
+    memory_optim: the steps of the model's n-gram memory, where it has one; `optim` updates everything else.
     init_from_counts: start the weights from counts of the training text.
     first_weights: start from another model's weights, as fine-tuning does.
     seed: decides both the weights' initial draw and the order of the data.
@@ -92,6 +93,7 @@ class Run:
     init: Init = field(default_factory=Init)
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=AdamW)
+    memory_optim: MemorySGD = field(default_factory=MemorySGD)
     schedule: Schedule = field(default_factory=Constant)
     init_from_counts: BigramInit | None = None
     first_weights: FirstWeights | None = None

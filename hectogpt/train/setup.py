@@ -120,7 +120,7 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
             f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not an OptimizerGroup",
             fix="return OptimizerGroup([...]) of torch optimizers",
         )
-    return optimizer
+    return run.memory_optim.take_tables(optimizer, model)
 
 
 def _fit_to_text(model: Transformer, run: Run, corpus: Corpus) -> None:

@@ -27,7 +27,6 @@ from hectogpt.model.memory import NgramMemory
 from hectogpt.train import leaves
 from hectogpt.train.checkpoint import Checkpoints
 from hectogpt.train.launch import Launch
-from hectogpt.train.optim import WithMemory
 from hectogpt.train.parallel import World
 from hectogpt.train.run import Run
 from hectogpt.train.session import Session
@@ -105,7 +104,7 @@ def dropped(run: Run) -> Run:
 
 def remembering(run: Run) -> Run:
     """With a memory of n-grams too."""
-    return replace(run, model=replace(run.model, memory=NgramMemory()), optim=WithMemory(run.optim))
+    return replace(run, model=replace(run.model, memory=NgramMemory()))
 
 
 def take_steps(run: Run, corpus: Corpus, world: World | None, folder: Path, stop: int, saved: int) -> dict[str, Any]:

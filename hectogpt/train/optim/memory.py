@@ -1,8 +1,8 @@
-"""Bounded steps for the numbers of an n-gram memory, beside the optimizer of everything else."""
+"""Bounded steps for the numbers of an n-gram memory, beside the run's optimizer of everything else."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,13 +10,12 @@ from torch import Tensor
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.memory import NgramTable
-from hectogpt.train.optim.adamw import AdamW
-from hectogpt.train.optim.groups import Optim, OptimizerGroup, QuickOptimizer
+from hectogpt.train.optim.groups import OptimizerGroup, QuickOptimizer
 
 
 @dataclass(frozen=True)
-class WithMemory(Optim):
-    """Another optimizer, and projected gradient descent for the numbers of the model's n-gram memory.
+class MemorySGD:
+    """Projected gradient descent for the numbers of the model's n-gram memory; without effect in a model without one.
 
     A number moves by lr times its gradient, at most by `largest_step`, all of it times n^-power, where n counts the
     steps in which its context occurred; it never becomes negative. The gradient of a number is large where the target
@@ -26,7 +25,6 @@ class WithMemory(Optim):
     lr: for the gradient of a mean over 8,192 tokens; twice as many tokens want twice as much.
     """
 
-    rest: Optim = field(default_factory=AdamW)
     lr: float = 82.0
     largest_step: float = 0.1
     power: float = 0.5
@@ -34,23 +32,23 @@ class WithMemory(Optim):
     def __post_init__(self) -> None:
         for name in ("lr", "largest_step", "power"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"optim.{name} = {getattr(self, name)}", why="it is finite and not negative")
+                raise UserError(f"memory_optim.{name} = {getattr(self, name)}", why="it is finite and not negative")
 
-    def build(self, model: Transformer) -> OptimizerGroup:
-        built = self.rest.build(model)
+    def take_tables(self, built: OptimizerGroup, model: Transformer) -> OptimizerGroup:
+        """The optimizers with the memory's tables in one of their own, taken from the one that has them."""
         tables: dict[Tensor, NgramTable] = {m.weight: m for m in model.modules() if isinstance(m, NgramTable)}
+        if not tables:
+            return built
         for optimizer in built.optimizers:
             for group in optimizer.param_groups:
                 group["params"] = [p for p in group["params"] if p not in tables]
-        if not tables:
-            return built
-        return OptimizerGroup([*built.optimizers, MemorySGD(self, tables)])
+        return OptimizerGroup([*built.optimizers, BoundedSGD(self, tables)])
 
 
-class MemorySGD(QuickOptimizer):
+class BoundedSGD(QuickOptimizer):
     """The optimizer of the tables' weights. contexts: of each weight the places of its entries' contexts."""
 
-    def __init__(self, config: WithMemory, tables: dict[Tensor, NgramTable]) -> None:
+    def __init__(self, config: MemorySGD, tables: dict[Tensor, NgramTable]) -> None:
         self.config = config
         self.contexts = {weight: (table.context_of_entry, len(table.contexts)) for weight, table in tables.items()}
         super().__init__([{"params": list(tables), "lr": config.lr}], {})
