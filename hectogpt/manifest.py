@@ -26,8 +26,17 @@ def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) ->
 
     Raises OSError if a file cannot be read, UserError (STORAGE) if the manifest cannot be written.
     """
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
-    write_atomic(folder / MANIFEST, _sealed(facts | {"files": files}))
+    write_manifest_of(folder, {name: describe_file(folder / name) for name in names}, facts)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and hash of a file, as a manifest has them. Raises OSError."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def write_manifest_of(folder: Path, described: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Write the manifest of files that others have described. Raises UserError (STORAGE)."""
+    write_atomic(folder / MANIFEST, _sealed(facts | {"files": described}))
 
 
 def narrow_manifest(folder: Path, names: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
     """SIGINT, SIGTERM or SIGHUP has arrived. `code` is the exit code that belongs to it."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
+        super().__init__(number)  # what another process makes it again of
         self.code = exit_code(number)
 
 

@@ -144,6 +144,7 @@ def test_a_model_knows_no_clock_and_no_environment() -> None:
 def test_only_parallel_may_speak_to_other_processes_of_a_run() -> None:
     banned = ("torch.distributed", "torch.multiprocessing")
     owned = {"train/parallel.py", "train/sums.py", "train/sharded.py", "train/sharded_optimizer.py"}
+    owned |= {"train/sharded_checkpoint.py"}
     assert owners({name: uses(name, *banned) for name in MODULES}) <= owned
 
 

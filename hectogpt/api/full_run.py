@@ -124,6 +124,8 @@ def take_folder(
     try:
         folder.sharing = {} if world is None else {"sharing": world.describe()}
         session = Session.open(run, corpus, world=world)
+        if session.sharded is not None:
+            session.sharded.see_folder(folder.path)
         check_space(session, folder, progress)
         say_what_is_done(session, folder, progress)
         folder.keep_ideas(own_files)
@@ -222,11 +224,11 @@ def run_steps(
 
 def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress: Progress, needed: bool) -> None:
     """Save a checkpoint of the last step done, then the weights. needed: whether the run is to go on from it, so that
-    failing to save it is an error. Raises UserError (STORAGE)."""
+    failing to save it is an error. Raises UserError (STORAGE, MEMORY)."""
     try:
         autosave.last(session)
     except UserError as error:
-        if needed and error.code == errors.STORAGE:
+        if needed and error.code in (errors.STORAGE, errors.MEMORY):
             raise
         progress.line(f"note: {error.what}: {error.why}")
     folder.unseal()

@@ -119,6 +119,8 @@ def take_folder_again(
         at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
         folder.sharing = {} if world is None else {"sharing": world.describe()}
         session = Session.open(run, corpus, at, world)
+        if session.sharded is not None:
+            session.sharded.see_folder(folder.path)
         differences = [] if at is None else session.differences(at.facts)
         if differences and resume.require_exact:
             raise UserError(

@@ -43,6 +43,8 @@ class TrainOptions:
     """How processes add up gradients: in a fixed tree (the same bits for any number of them), or by all-reduce."""
     recompute: bool = False
     """With fsdp: compute blocks again in the backward pass instead of keeping what they computed."""
+    shard_checkpoints_above: float = 16.0
+    """With fsdp: GiB of weights and optimizer state above which each process saves its own parts of a checkpoint."""
     dist_timeout: float = 120.0
     """Seconds that one process waits for another."""
     prompt: str | None = None
@@ -87,6 +89,7 @@ Machine
   --compile          generate code for the blocks; pays for long runs
 Under torchrun (docs/parallel.md)
   --parallel KIND    ddp, or fsdp: shards; --recompute: less memory still
+  --shard-checkpoints-above GIB  fsdp: then each process saves its parts (16)
   --reduction KIND   tree: the same bits for any number of processes; or fast
   --dist-timeout S   seconds that one process waits for another (120)
 Output
@@ -97,7 +100,6 @@ Output
   --dry-run          show size and fields only; --help-all explains the fields
 
 Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
-
 Examples
   hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
 

@@ -52,7 +52,10 @@ def train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[st
 
 def _train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[str], options: TrainOptions) -> None:
     sharded, fast = options.parallel == "fsdp", options.reduction == "fast"
-    world = World(launch, options.dist_timeout, sharded, fast, options.recompute)
+    above = options.shard_checkpoints_above * 2**30
+    if not above >= 0:
+        raise UserError(f"--shard-checkpoints-above {options.shard_checkpoints_above}", why="it is a size in GiB")
+    world = World(launch, options.dist_timeout, sharded, fast, options.recompute, above)
     with world, _status_written(world):
         config = dump(run)
         facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}

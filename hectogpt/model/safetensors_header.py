@@ -17,6 +17,8 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.json_files import open_regular, parse_json_object
 
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+
 MOST_TENSORS = 10_000  # GPT-2 XL has 773 here; 500 layers have 8,000
 HEADER_BYTES = 200  # of the header per tensor that is allowed; ours have about 110
 ITEM_SIZES = {
@@ -40,8 +42,13 @@ ITEM_SIZES = {
 }
 
 
-def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (dtype as the format spells it, shape) of all tensors of a safetensors file.
+def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> Tensors:
+    """Name -> (dtype as the format spells it, shape) of all tensors of a file that `read_header` accepts."""
+    return read_header(path, most_tensors)[0]
+
+
+def read_header(path: Path, most_tensors: int = MOST_TENSORS) -> tuple[Tensors, dict[str, str]]:
+    """Name -> (dtype as the format spells it, shape) of all tensors of a safetensors file, and its metadata.
 
     Accepted is a regular file whose header has at most 200 bytes per tensor of `most_tensors`, is a JSON object that
     names nothing twice, and describes at most `most_tensors` tensors of known dtypes that fill the rest of the file
@@ -68,8 +75,8 @@ def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> dict[str, tupl
     raise UserError(f"cannot read {path}", why=why, fix="use a whole copy of the file", code=errors.CHECKPOINT)
 
 
-def _check(header: bytes, n_bytes: int, most_tensors: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The tensors of a header, for a file with `n_bytes` after it. Raises ValueError."""
+def _check(header: bytes, n_bytes: int, most_tensors: int) -> tuple[Tensors, dict[str, str]]:
+    """The tensors and metadata of a header, for a file with `n_bytes` after it. Raises ValueError."""
     if not header.startswith(b"{"):
         raise ValueError("it is not a safetensors file: its header is not a JSON object")
     try:
@@ -95,7 +102,7 @@ def _check(header: bytes, n_bytes: int, most_tensors: int) -> dict[str, tuple[st
         reached = end
     if reached != n_bytes:
         raise ValueError(f"its tensors have {reached:,} bytes, the file {n_bytes:,}: is it cut off?")
-    return tensors
+    return tensors, metadata
 
 
 def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:

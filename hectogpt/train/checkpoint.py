@@ -1,4 +1,5 @@
-"""Checkpoints on disk: each a folder step-N with state.safetensors and a manifest of hashes.
+"""Checkpoints on disk: each a folder step-N with state.safetensors, or with a file of each process that shared the run
+(sharded_checkpoint.py writes those), and a manifest of hashes.
 
 Saving writes a temporary folder beside the others, waits until it is on disk, and gives it its name by one rename;
 only then are old ones removed. Loading takes the newest one whose hashes are right. A kill, a loss of power or a full
@@ -9,8 +10,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ from hectogpt.files import (
 )
 from hectogpt.manifest import damage, read_manifest, write_manifest
 from hectogpt.model.safetensors_header import check_header
+from hectogpt.train.checkpoint_parts import MOST_TENSORS, Parts
 from hectogpt.train.state import State
 
 FOLDER, STATE = "checkpoints", "state.safetensors"
-FORMAT = 1
+FORMAT, SHARDED = 1, 2  # of the manifest: of one file, and of several with parts
 KEEP = 3  # the newest, one spare for damage to it, one for a step that went wrong unnoticed
 NAME = re.compile(r"step-(\d{8,})")
 
@@ -51,6 +53,14 @@ class Checkpoint:
     history: Tensor
     facts: dict[str, Any]
     path: Path | None = None
+
+
+def describe(checkpoint: Checkpoint, form: int) -> dict[str, Any]:
+    """What the manifest of a checkpoint holds, hashes aside: names, dtypes and shapes of tensors, values and facts."""
+    tensors = checkpoint.state.tensors | {"history": checkpoint.history}
+    described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
+    content = {"format": form, "step": checkpoint.step, "tensors": described}
+    return content | {"values": checkpoint.state.values, "facts": checkpoint.facts}
 
 
 class Checkpoints:
@@ -74,30 +84,42 @@ class Checkpoints:
         A valid one of this step stays as it is. Raises UserError (STORAGE); what was there before is then still there,
         and nothing of the new one.
         """
-        step = checkpoint.step
-        path, tensors = self.path(step), checkpoint.state.tensors | {"history": checkpoint.history}
+        tensors = checkpoint.state.tensors | {"history": checkpoint.history}
+        with self.replacing(checkpoint.step, sum(t.nbytes for t in tensors.values())) as new:
+            if new is not None:
+                save_file(tensors, new / STATE)
+                allow_others(new / STATE)
+                sync_file(new / STATE)
+                write_manifest(new, [STATE], describe(checkpoint, FORMAT))
+
+    @contextmanager
+    def replacing(self, step: int, needed: int) -> Iterator[Path | None]:
+        """A temporary folder, in which the caller writes and syncs a step's checkpoint of `needed` bytes; at the end it
+        gets its name, and the oldest of more than `keep` are removed. None if there is a valid one of this step.
+
+        Raises UserError (STORAGE), also for what the caller raises of OSError, SafetensorError and UserError, but for
+        one of another process or of memory.
+        """
+        path = self.path(step)
         new = temporary_folder(path)
         try:
             if path.exists() and not self.problem(step):
                 sync_folder(self.folder)  # an attempt that failed or was killed may have left it so
                 self._prune(step)
+                yield None
                 return
             self.remove_leftovers()
             new.mkdir(parents=True)
             sync_folder(self.folder.parent)
-            save_file(tensors, new / STATE)
-            allow_others(new / STATE)
-            sync_file(new / STATE)
-            described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
-            content = {"format": FORMAT, "step": step, "tensors": described}
-            content |= {"values": checkpoint.state.values, "facts": checkpoint.facts}
-            write_manifest(new, [STATE], content)
+            yield new
             replace_folder(new, path)
             self._prune(step)
         except (OSError, SafetensorError) as error:
-            raise self._not_saved(step, sum(t.nbytes for t in tensors.values()), str(error)) from None
+            raise self._not_saved(step, needed, str(error)) from None
         except UserError as error:
-            raise self._not_saved(step, sum(t.nbytes for t in tensors.values()), error.why) from None
+            if error.code in (errors.PEER, errors.MEMORY):  # not the disk
+                raise
+            raise self._not_saved(step, needed, error.why) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
@@ -142,10 +164,10 @@ class Checkpoints:
         path = self.path(step)
         try:
             manifest = read_manifest(path)
-            if manifest.get("format") != FORMAT or manifest.get("step") != step:
+            if manifest.get("format") not in (FORMAT, SHARDED) or manifest.get("step") != step:
                 return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
             found = damage(path, manifest)
-            if not found and STATE not in manifest["files"]:
+            if not found and manifest["format"] == FORMAT and STATE not in manifest["files"]:
                 found = [f"{path}: its manifest does not name {STATE}"]
             return found[0] if found else ""
         except UserError as error:
@@ -160,16 +182,15 @@ class Checkpoints:
             )
         manifest = read_manifest(path)
         try:
-            header = check_header(path / STATE, most_tensors=50_000)  # 500 layers with AdamW have 26,000
-            tensors = load_file(path / STATE)
-            described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
-            if described != manifest["tensors"] or header.keys() != tensors.keys():
-                raise ValueError("its tensors are not those that its manifest names")
+            if manifest["format"] == SHARDED:
+                tensors = Parts(path, manifest["files"], manifest["tensors"]).read_all()
+            else:
+                tensors = _read_file(path / STATE, manifest["tensors"])
             history = tensors.pop("history")
             if history.shape[0] != step:
                 raise ValueError(f"it tells of {history.shape[0]} steps, and there should be {step}")
             return Checkpoint(step, State(tensors, dict(manifest["values"])), history, dict(manifest["facts"]), path)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise UserError(
                 f"the checkpoint of step {step} cannot be read", why=why, fix=self._advice(step), code=errors.CHECKPOINT
@@ -207,3 +228,13 @@ class Checkpoints:
             kept="all files, untouched",
             code=errors.CHECKPOINT,
         )
+
+
+def _read_file(path: Path, described: Any) -> dict[str, Tensor]:
+    """All tensors of a checkpoint's one file. Raises ValueError unless they are as described."""
+    header = check_header(path, MOST_TENSORS)
+    tensors = load_file(path)
+    found = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
+    if found != described or header.keys() != tensors.keys():
+        raise ValueError("its tensors are not those that its manifest names")
+    return tensors

@@ -30,6 +30,7 @@ from hectogpt.train.launch import Launch
 T = TypeVar("T")
 
 TIMEOUT = 120.0  # seconds that one process waits for another
+SHARD_ABOVE = 16.0  # GiB of weights and optimizer state above which sharded ones are saved in parts
 START = 3600.0  # seconds that a process waits for what rank 0 does before training: it may build a corpus
 LOOK = 3.0  # seconds in which the cause of a broken connection is looked for
 
@@ -63,7 +64,7 @@ class World:
 
     fast: whether sums go by the library's own all-reduce, whose order depends on the number of processes.
     sharded: whether weights are sharded over the processes. recompute: whether blocks are then computed again in the
-    backward pass.
+    backward pass. shard_above: bytes of weights and optimizer state above which each process then saves its own parts.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class World:
         sharded: bool = False,
         fast: bool = False,
         recompute: bool = False,
+        shard_above: float = SHARD_ABOVE * 2**30,
     ) -> None:
         """Join the others. Raises UserError if they do not all come within the timeout, or if the port is in use."""
         self.launch, self.rank, self.size = launch, launch.rank, launch.size
         self.timeout, self.sharded, self.fast, self.recompute = timeout, sharded, fast, recompute
+        self.shard_above = shard_above
         self.step = 0  # that this process is in, from 1; 0 before the first
         self._told = 0
         self._store_is_gone = False
@@ -91,7 +94,7 @@ class World:
             dist.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size, timeout=limit)
         except (RuntimeError, ValueError) as error:
             raise self._not_joined(error, owns) from None
-        self._mark("has joined")
+        self.mark("has joined")
 
     def _not_joined(self, error: Exception, owns: bool) -> UserError:
         first = str(error).strip().partition("\n")[0][:300]
@@ -222,7 +225,7 @@ class World:
         """What goes wrong with other processes inside the context becomes PeerError, with the first cause. mark:
         whether to write into the store that this process is there, for a process that waits for it in vain."""
         if mark:
-            self._mark(operation)
+            self.mark(operation)
         try:
             yield
         except RuntimeError as error:  # torch's own errors of processes derive from it
@@ -231,9 +234,10 @@ class World:
     def begin(self, step: int) -> None:
         """Note that 0-based `step` begins."""
         self.step = step + 1
-        self._mark("computes")
+        self.mark("computes")
 
-    def _mark(self, doing: str) -> None:
+    def mark(self, doing: str) -> None:
+        """Write into the store what this process does, for one that waits for it in vain."""
         try:
             self._store.set(f"at/{self.rank}", json.dumps([self.step, doing], allow_nan=False))
         except RuntimeError:

@@ -34,7 +34,7 @@ from hectogpt.train.optim import OptimizerGroup
 from hectogpt.train.parallel import World
 from hectogpt.train.precision import Machine
 from hectogpt.train.run import Run
-from hectogpt.train.state import put_state, take_state
+from hectogpt.train.state import State, put_state, take_state
 
 
 @dataclass(frozen=True)
@@ -232,40 +232,40 @@ class Session:
                 self._agreed_to_stop = gradients.agreed[0]
                 self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
                 if any(gradients.agreed) or step.number == self.run.steps:
-                    self._bring_together()
+                    self._bring_together(gradients.agreed[0] or step.number == self.run.steps)
                 yield step
         except UserError as error:
             if error.code == errors.DIVERGED:
-                self._bring_together()
+                self._bring_together(last=True)
             raise
         finally:
             gradients.close()
 
     @property
     def is_whole(self) -> bool:
-        """Whether model and optimizer have the state after the last step done; sharded ones are brought together for
-        it."""
-        return self.sharded is None or self.sharded.step == self.step
+        """Whether model and optimizer have the state after the last step done."""
+        return self.sharded is None or (self.sharded.step == self.step and not self.in_parts)
 
-    def _bring_together(self) -> None:
-        if self.sharded is not None and self.world is not None and not self.is_whole:
-            self.sharded.optimizer.gather((self.model, self.optimizer) if self.world.holds_whole else None)
-            self.sharded.step = self.step
+    @property
+    def in_parts(self) -> bool:
+        """Whether the state after the last step done is to be saved by all processes, each its own parts."""
+        return self.sharded is not None and self.sharded.step == self.step and self.sharded.described is not None
 
-    def checkpoint(self) -> Checkpoint:
-        """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
-        saved, or is not known (`take_weights`)."""
-        if not self.is_whole:
+    def _bring_together(self, last: bool) -> None:
+        if self.sharded is not None and self.sharded.step != self.step:
+            self.sharded.bring_together(self.step, last)
+
+    def checkpoint(self, state: State | None = None) -> Checkpoint:
+        """A copy of the run's state between two steps. state: in place of that of model and optimizer. Raises UserError
+        (CHECKPOINT) if the optimizer's cannot be saved, or is not known (`take_weights`)."""
+        if state is None and not self.is_whole:
             raise UserError(f"the state after step {self.step} is sharded over processes", code=errors.CHECKPOINT)
         if self.weights_only:
-            raise UserError(
-                "the optimizer's state is not known",
-                why="the run goes on from its weights, since it has no checkpoint",
-                code=errors.CHECKPOINT,
-            )
+            why = "the run goes on from its weights, since it has no checkpoint"
+            raise UserError("the optimizer's state is not known", why=why, code=errors.CHECKPOINT)
         rows = [[s.loss, s.grad_norm, s.lr, s.seconds, float(s.spike), float(s.skipped)] for s in self.done]
         history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 6)
-        return Checkpoint(self.step, take_state(self.model, self.optimizer), history, self._facts())
+        return Checkpoint(self.step, state or take_state(self.model, self.optimizer), history, self._facts())
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""

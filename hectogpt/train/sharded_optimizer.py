@@ -7,6 +7,7 @@ and gives the rows back. All processes own about as much.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,13 +16,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hectogpt.model import Transformer
+from hectogpt.model.weights import Places
 from hectogpt.train.optim import OptimizerGroup
 from hectogpt.train.optim.adamw import FusedAdamW, RowAdamW
 from hectogpt.train.parallel import World, send_all
 from hectogpt.train.sharded import Parts, gather_parts, local_part, rows_of, scatter_parts
-from hectogpt.train.state import give_value, take_value
+from hectogpt.train.state import give_value, name_of_state, take_value
+
+# rank -> number of the parameter -> key -> [dtype, whole shape, None] of a tensor, or ["", [], plain value]
+Described = list[list[dict[str, list[Any]]]]
 
 BY_ROWS = (FusedAdamW, RowAdamW)  # optimizers whose update of a row needs no other row
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """What a process has of a tensor with this shape: rows from `begin` on; of one without dimensions its number."""
+
+    tensor: Tensor
+    begin: int
+    shape: tuple[int, ...]
 
 
 @dataclass
@@ -192,28 +206,88 @@ class ShardedOptimizer(OptimizerGroup):
         for entry in self.entries:
             entry.parameter.grad = None
 
+    def describe(self) -> Described:
+        """What each process has of the optimizers' state. All take part."""
+        return self.world.gather_texts([self._describe(entry) for entry in self.entries])
+
+    def nbytes(self, described: Described) -> int:
+        """Bytes of all weights that are updated and of the optimizers' state, over all processes."""
+        found = sum(entry.parameter.numel() * entry.parameter.element_size() for entry in self.entries)
+        for number, entry in enumerate(self.entries):
+            for dtype, shape, _ in described[entry.owner or 0][number].values():
+                found += math.prod(shape) * getattr(torch, dtype).itemsize if dtype else 0
+        return found
+
     @torch.no_grad()
-    def gather(self, whole: tuple[Transformer, OptimizerGroup] | None) -> None:
+    def gather(self, whole: tuple[Transformer, OptimizerGroup] | None, described: Described | None) -> None:
         """Bring weights and optimizer state together in rank 0's whole model and optimizers. All take part; others than
-        rank 0 pass None."""
+        rank 0 pass None. described: what `describe` gave; None for the weights alone."""
         world = self.world
         weights = {} if whole is None else dict(whole[0].named_parameters())
-        described = world.gather_texts([self._describe(entry) for entry in self.entries])
         with world.guarded("gathering the run's state"):
             for number, entry in enumerate(self.entries):
                 local = local_part(entry.parameter.detach())
                 parts = [(rank, entry.rows(rank, world.size)) for rank in range(world.size)]
                 gather_parts(world, weights.get(entry.name), local, parts, local.device)
                 state: dict[str, Any] = {}
-                for key, (dtype, shape, value) in described[entry.owner or 0][number].items():
+                told = {} if described is None else described[entry.owner or 0][number]
+                for key, (dtype, shape, value) in told.items():
                     state[key] = self._collect(entry, key, dtype, shape, local.device) if dtype else value
                 if whole is not None and state:
                     own = whole[1].optimizers[self.optimizers.index(entry.optimizer)]
                     own.state[weights[entry.name]] = state
         if whole is not None:
-            for mine, whole_one in zip(self.optimizers, whole[1].optimizers, strict=True):
-                for group, its in zip(mine.param_groups, whole_one.param_groups, strict=True):
-                    its.update({key: value for key, value in group.items() if key != "params"})
+            self.give_groups(whole[1])
+
+    def give_forms(self, whole: tuple[Transformer, OptimizerGroup], described: Described) -> None:
+        """Give rank 0's whole optimizers their state with forms on the meta device in place of tensors."""
+        weights = dict(whole[0].named_parameters())
+        for number, entry in enumerate(self.entries):
+            state = {
+                key: torch.empty(shape, dtype=getattr(torch, dtype), device="meta") if dtype else value
+                for key, (dtype, shape, value) in described[entry.owner or 0][number].items()
+            }
+            if state:
+                whole[1].optimizers[self.optimizers.index(entry.optimizer)].state[weights[entry.name]] = state
+        self.give_groups(whole[1])
+
+    def give_groups(self, whole: OptimizerGroup) -> None:
+        """Give rank 0's whole optimizers the settings of groups of parameters."""
+        for mine, whole_one in zip(self.optimizers, whole.optimizers, strict=True):
+            for group, its in zip(mine.param_groups, whole_one.param_groups, strict=True):
+                its.update({key: value for key, value in group.items() if key != "params"})
+
+    def own_state(self, described: Described) -> dict[str, OwnRows]:
+        """What this process has of every tensor of the optimizers' state, by its name in checkpoints. What all have
+        alike is with the first that has it."""
+        found: dict[str, OwnRows] = {}
+        for number, entry in enumerate(self.entries):
+            if entry.held is None:
+                continue
+            state, which = entry.optimizer.state.get(entry.held, {}), self.optimizers.index(entry.optimizer)
+            for key, (dtype, shape, _) in described[entry.owner or 0][number].items():
+                parts = dict(entry.parts(self.world.size, by_row=True))
+                first = min(parts)
+                if dtype and (shape or first == self.world.rank):
+                    begin = parts[self.world.rank].start if shape else 0
+                    name = name_of_state(which, entry.name, key)
+                    found[name] = OwnRows(state[key].detach(), begin or 0, tuple(shape))
+        return found
+
+    def own_weights(self, places: Places) -> dict[str, OwnRows]:
+        """What this process has of every weight that is updated, by its name in files. places: of those in the
+        parameters."""
+        entries = {entry.name: entry for entry in self.entries}
+        found: dict[str, OwnRows] = {}
+        for name, (parameter, begin, end) in places.items():
+            if parameter in entries:
+                entry = entries[parameter]
+                mine, local = entry.rows(self.world.rank, self.world.size), local_part(entry.parameter.detach())
+                first, last = max(begin, mine.start), min(end, mine.stop)
+                if first < last and local.numel():
+                    rows = local[first - mine.start : last - mine.start]
+                    found[name] = OwnRows(rows, first - begin, (end - begin, *local.shape[1:]))
+        return found
 
     def _describe(self, entry: _Entry) -> dict[str, Any]:
         """key -> [dtype, whole shape, None], or ["", [], plain value]; {} where this process has no state."""

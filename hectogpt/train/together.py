@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from hectogpt import hardware
+from hectogpt import errors, hardware
 from hectogpt.data import Batches
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
+from hectogpt.model.weights import Places, places_in_parameters
 from hectogpt.train import precision, setup
 from hectogpt.train.checkpoint import Checkpoint
 from hectogpt.train.leaves import LeafGradients
@@ -103,12 +108,65 @@ def make_gradients(world: World | None, run: Run, model: Transformer, batches: B
 
 @dataclass
 class Sharded:
-    """The model that trains while its weights are sharded, and its optimizer; rank 0's session keeps a whole one. step:
-    the one whose state the whole one has."""
+    """The model that trains while its weights are sharded, and its optimizer.
+
+    whole: rank 0's model and optimizer, on the CPU, which its session keeps; None at other ranks. step: the one after
+    which the state was last brought together, or made ready to be saved in parts; -1 once it was saved so. described:
+    what each process has of it, if it is to be saved in parts. places: of weights in parameters; None for a model whose
+    weights cannot be saved in parts. one_folder: whether all processes see the run's folder,
+    so that they can.
+    """
 
     model: Transformer
     optimizer: Any
+    whole: tuple[Transformer, Any] | None
     step: int
+    places: Places | None
+    described: Any = None
+    one_folder: bool = False
+
+    def see_folder(self, folder: Path | None) -> None:
+        """Let all processes know whether all see the run's folder, where their parts of checkpoints go. All take part;
+        others than rank 0 pass None.
+
+        Raises UserError at rank 0 if they do not and the run is certain to need it: its weights and two moments of them
+        have more bytes than its limit. Below it rank 0 writes checkpoints alone.
+        """
+        world: World = self.optimizer.world
+        probe = None if folder is None else folder.resolve() / f".seen.json.{os.getpid()}"  # a name of leftovers
+        try:
+            if probe is not None:
+                probe.write_bytes(b"")
+            path = Path(world.share(lambda: str(probe)))
+            seen = world.gather_texts([path.is_file(), socket.gethostname()])
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}", why=error.strerror or "", code=errors.STORAGE) from None
+        finally:
+            if probe is not None:
+                probe.unlink(missing_ok=True)
+        blind = [f"rank {rank} on {host}" for rank, (sees, host) in enumerate(seen) if not sees]
+        self.one_folder = not blind
+        needed = 0 if self.whole is None else 3 * sum(p.nbytes for p in self.whole[0].parameters())
+        if blind and folder is not None and needed > world.shard_above:
+            raise UserError(
+                f"not all processes of the run see {folder.resolve()}",
+                why=f"every process is to save its parts of checkpoints there; {', '.join(blind[:3])} "
+                f"{f'and {len(blind) - 3} more ' * (len(blind) > 3)}cannot",
+                fix="set out to a folder on a disk that all machines share, or set shard_checkpoints_above to "
+                f"{math.ceil(needed / 2**30)} so that rank 0 saves the whole",
+                kept="no step was computed",
+            )
+
+    def bring_together(self, step: int, last: bool) -> None:
+        """Bring the state after `step` together in rank 0's whole model and optimizers; weights and optimizer state of
+        more bytes than the run's limit stay where they are, and are saved in parts. last: whether the run ends here, so
+        that rank 0 needs the weights in any case. All take part."""
+        described, limit = self.optimizer.describe(), self.optimizer.world.shard_above
+        able = self.one_folder and self.places is not None
+        in_parts = able and self.optimizer.nbytes(described) > limit
+        if last or not in_parts:
+            self.optimizer.gather(self.whole, None if in_parts else described)
+        self.step, self.described = step, described if in_parts else None
 
 
 def make_sharded(
@@ -119,8 +177,9 @@ def make_sharded(
     from hectogpt.train.sharded import fill_shards, shard_model
     from hectogpt.train.sharded_optimizer import ShardedOptimizer
 
+    places = places_in_parameters(form)
     model = shard_model(form, world, machine, world.recompute)
     fill_shards(model, world, None if whole is None else whole[0])
     optimizer = ShardedOptimizer(model, world, setup.build_optimizer(run, model))
     optimizer.take_over(whole, step > 0)
-    return Sharded(model, optimizer, step)
+    return Sharded(model, optimizer, whole, step, places)

@@ -1,0 +1,124 @@
+"""The tensors of a sharded checkpoint: several safetensors files, each with those parts that one process had.
+
+torch.distributed.checkpoint writes them: a part is a whole tensor or rows of one, and the header of its file has the
+place of its first number ("DCP_SHARDING_INFO"). No file is unpickled, and reading needs no other process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from hectogpt.json_files import parse_json_object
+from hectogpt.model.safetensors_header import read_header
+
+SUFFIX = ".safetensors"
+INFO, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # names of torch.distributed.checkpoint
+MOST_TENSORS = 50_000  # of a file; 500 layers with AdamW have 26,000
+
+
+@dataclass(frozen=True, order=True)
+class _Part:
+    """Rows begin to end of a tensor, in a file; of a tensor without dimensions the only one."""
+
+    begin: int
+    end: int
+    file: str
+
+
+class Parts:
+    """The tensors of some files of a folder, once it is known that the parts of each cover it exactly once."""
+
+    def __init__(self, folder: Path, files: Iterable[str], described: dict[str, Any]) -> None:
+        """described: name -> [dtype, shape] of the whole tensors, which are those that there must be.
+
+        Raises ValueError that says what does not fit, UserError (CHECKPOINT) for a header that is refused.
+        """
+        self.folder = folder
+        self.dtypes, self.shapes = {}, {}
+        for name, form in described.items():
+            self.dtypes[name], self.shapes[name] = _form(name, form)
+        self._parts: dict[str, list[_Part]] = {name: [] for name in described}
+        for file in sorted(files):
+            header, metadata = read_header(folder / file, MOST_TENSORS)
+            places = _places(file, metadata)
+            if header.keys() != places.keys():
+                raise ValueError(f"{file} does not say of each of its tensors which part of it it has")
+            for name, (_, shape) in header.items():
+                self._add(name, file, shape, places[name])
+        for name, parts in self._parts.items():
+            self._check_cover(name, sorted(parts))
+
+    def _add(self, name: str, file: str, shape: tuple[int, ...], place: list[int]) -> None:
+        whole = self.shapes.get(name)
+        if whole is None:
+            raise ValueError(f"{file} has a tensor {name[:80]!r} that its manifest does not name")
+        if len(shape) != len(whole) or len(place) != len(whole) or shape[1:] != whole[1:] or any(place[1:]):
+            raise ValueError(f"{file} has no rows of {name[:80]!r}, but shape {list(shape)} at {place}")
+        begin = place[0] if place else 0
+        self._parts[name].append(_Part(begin, begin + (shape[0] if shape else 1), file))
+
+    def _check_cover(self, name: str, parts: list[_Part]) -> None:
+        shape = self.shapes[name]
+        rows, reached = shape[0] if shape else 1, 0
+        for part in parts:
+            if part.begin != reached:
+                kind = "overlap" if part.begin < reached else f"lack rows {reached} to {part.begin}"
+                raise ValueError(f"the parts of {name[:80]!r} {kind}")
+            reached = part.end
+        if reached != rows or not parts or (rows == 0 and len(parts) > 1):
+            raise ValueError(f"the parts of {name[:80]!r} have {reached} of its {rows} rows")
+
+    def read(self, name: str) -> Tensor:
+        """A whole tensor, put together. Raises ValueError for a part of another dtype, OSError, SafetensorError."""
+        dtype, shape = self.dtypes[name], self.shapes[name]
+        whole = None if len(self._parts[name]) == 1 else torch.empty(shape, dtype=dtype)
+        for part in self._parts[name]:
+            with safe_open(self.folder / part.file, framework="pt") as file:
+                found: Tensor = file.get_tensor(name)
+            if found.dtype != dtype:
+                raise ValueError(f"{part.file} has {name[:80]!r} as {found.dtype}, its manifest says {dtype}")
+            if whole is None:
+                return found
+            whole[part.begin : part.end] = found
+        assert whole is not None
+        return whole
+
+    def read_all(self) -> dict[str, Tensor]:
+        """All tensors, by name. Raises as `read`."""
+        return {name: self.read(name) for name in self.shapes}
+
+
+def _form(name: str, form: Any) -> tuple[torch.dtype, tuple[int, ...]]:
+    """dtype and shape of a tensor as a manifest has them. Raises ValueError."""
+    dtype, shape = form if isinstance(form, list) and len(form) == 2 else (None, None)
+    known, lengths = getattr(torch, dtype, None) if isinstance(dtype, str) else None, _counts(shape)
+    if not isinstance(known, torch.dtype) or lengths is None:
+        raise ValueError(f"its manifest has no dtype and shape for {name[:80]!r}")
+    return known, tuple(lengths)
+
+
+def _places(file: str, metadata: dict[str, str]) -> dict[str, list[int]]:
+    """Tensor -> the index of its part's first number in the whole. Raises ValueError."""
+    try:
+        told = parse_json_object(metadata.get(INFO, "").encode(), deepest=3)
+    except ValueError as error:
+        raise ValueError(f"{file} does not say which parts it has: {error}") from None
+    places = {}
+    for name, entry in told.items():
+        place = _counts(entry.get(OFFSETS)) if isinstance(entry, dict) else None
+        if place is None:
+            raise ValueError(f"{file} does not say which part of {name[:80]!r} it has")
+        places[name] = place
+    return places
+
+
+def _counts(numbers: Any) -> list[int] | None:
+    sound = isinstance(numbers, list) and all(type(number) is int and 0 <= number < 2**62 for number in numbers)
+    return numbers if sound else None
