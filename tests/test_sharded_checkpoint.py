@@ -24,8 +24,9 @@ from torch import Tensor
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import remove_folder
-from hectogpt.manifest import write_manifest
+from hectogpt.manifest import read_manifest, write_manifest
 from hectogpt.train.checkpoint import SHARDED, Checkpoint, Checkpoints, describe
+from hectogpt.train.checkpoint_parts import PartFiles
 from hectogpt.train.state import State
 
 PROGRAM = ROOT / "tests" / "programs" / "sharded_checkpoints.py"
@@ -98,6 +99,10 @@ def test_parts_are_read_as_the_whole_however_they_are_cut(tmp_path: Path, drawn:
     try:
         assert not checkpoints.problem(2)
         assert_equal(checkpoints.load(2), checkpoint)
+        path = checkpoints.path(2)
+        files = PartFiles(path, read_manifest(path), sound=False)
+        for name, (first, second) in places.items():
+            assert torch.equal(files.read(name, first, second), tensors[name][first:second]), name
     finally:
         remove_folder(tmp_path / "cut")
 
@@ -203,6 +208,18 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(tmp_path: Path, damage: Ca
     assert damage is shutil.rmtree or "1 step is computed again" in notes[0]
 
 
+def test_a_process_that_reads_its_own_parts_checks_their_files(tmp_path: Path) -> None:
+    """Where rank 0 has checked the hashes of files that this process sees on another disk."""
+    path = write(tmp_path, made(), cut(made(), {})).path(2)
+    files = PartFiles(path, read_manifest(path), sound=False)
+    flipped(path)
+    assert torch.equal(files.read("model.a", 0, 1), made().state.tensors["model.a"][:1])
+    with pytest.raises(UserError, match="is damaged") as caught:
+        files.read("model.a")
+    assert FILES[1] in caught.value.why
+    assert caught.value.code == errors.CHECKPOINT
+
+
 def test_both_forms_of_checkpoints_stand_beside_each_other(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(made(1))
@@ -238,12 +255,13 @@ def test_two_processes_save_the_same_state_in_parts_and_go_on_by_it(tmp_path: Pa
     assert one["files"] == ["manifest.json", "state.safetensors"]
     assert several["state"] == one["state"]
     assert without_files(found["gone on"]) == without_files(found["whole"])
+    assert found["gone on"][0]["read"] < 10_000, "rank 0 has only its part of the optimizer's state, which has 10 MB"
     of_torch = {name: told for name, told in found["torch"].items() if name not in ("values", "history")}
     assert of_torch == {name: told for name, told in one["state"].items() if name not in ("values", "history")}
 
 
 def without_files(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in told.items() if key != "files"} for told in answers]
+    return [{key: value for key, value in told.items() if key not in ("files", "read")} for told in answers]
 
 
 @pytest.mark.thorough
@@ -350,3 +368,9 @@ def test_processes_that_see_other_folders_do_not_begin(faults: dict[str, Any]) -
     assert "--shard-checkpoints-above 1" in run["told"][0]
     assert faults["below"]["codes"] == [0, 0]
     assert faults["weights"]["disk/below"] == faults["weights"]["whole"]
+
+
+@pytest.mark.thorough
+def test_a_process_that_does_not_see_the_parts_gets_them_from_rank_0(faults: dict[str, Any]) -> None:
+    assert faults["unseen again"]["codes"] == [0, 0], faults["unseen again"]["told"]
+    assert faults["weights"]["disk/seen"] == faults["weights"]["whole"]

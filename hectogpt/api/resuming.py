@@ -116,7 +116,8 @@ def take_folder_again(
     folder = RunFolder.reopen(resume.folder, run)
     try:
         checkpoints = folder.checkpoints
-        at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
+        forms = world is not None and world.sharded
+        at = checkpoints.newest(progress.line, forms) if resume.step is None else checkpoints.load(resume.step, forms)
         folder.sharing = {} if world is None else {"sharing": world.describe()}
         session = Session.open(run, corpus, at, world)
         if session.sharded is not None:

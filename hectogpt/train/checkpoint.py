@@ -34,7 +34,7 @@ from hectogpt.files import (
 )
 from hectogpt.manifest import damage, read_manifest, write_manifest
 from hectogpt.model.safetensors_header import check_header
-from hectogpt.train.checkpoint_parts import MOST_TENSORS, Parts
+from hectogpt.train.checkpoint_parts import MOST_TENSORS, PartFiles
 from hectogpt.train.state import State
 
 FOLDER, STATE = "checkpoints", "state.safetensors"
@@ -46,13 +46,15 @@ NAME = re.compile(r"step-(\d{8,})")
 @dataclass(frozen=True)
 class Checkpoint:
     """A run between two steps. step: how many are done. history: float64 [step, columns], a row for every step. facts:
-    what it was made with, plain values. path: its folder, if it was read from one."""
+    what it was made with, plain values. path: its folder, if it was read from one. parts: its files, if what optimizers
+    keep for each parameter is to be read from them by all processes, and its state has only the forms of that."""
 
     step: int
     state: State
     history: Tensor
     facts: dict[str, Any]
     path: Path | None = None
+    parts: PartFiles | None = None
 
 
 def describe(checkpoint: Checkpoint, form: int) -> dict[str, Any]:
@@ -173,8 +175,9 @@ class Checkpoints:
         except UserError as error:
             return f"{error.what}: {error.why}"
 
-    def load(self, step: int) -> Checkpoint:
-        """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
+    def load(self, step: int, forms: bool = False) -> Checkpoint:
+        """Read a step's checkpoint after all its hashes are checked. forms: whether of one in parts only the forms of
+        what optimizers keep for each parameter are enough. Raises UserError (CHECKPOINT)."""
         path = self.path(step)
         if problem := self.problem(step):
             raise UserError(
@@ -182,15 +185,14 @@ class Checkpoints:
             )
         manifest = read_manifest(path)
         try:
-            if manifest["format"] == SHARDED:
-                tensors = Parts(path, manifest["files"], manifest["tensors"]).read_all()
-            else:
-                tensors = _read_file(path / STATE, manifest["tensors"])
+            parts = PartFiles(path, manifest, sound=True) if manifest["format"] == SHARDED else None
+            tensors = _read_file(path / STATE, manifest["tensors"]) if parts is None else parts.read_all(forms)
             history = tensors.pop("history")
             if history.shape[0] != step:
                 raise ValueError(f"it tells of {history.shape[0]} steps, and there should be {step}")
-            return Checkpoint(step, State(tensors, dict(manifest["values"])), history, dict(manifest["facts"]), path)
-        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+            state, facts = State(tensors, dict(manifest["values"])), dict(manifest["facts"])
+            return Checkpoint(step, state, history, facts, path, parts if forms else None)
+        except (OSError, SafetensorError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise UserError(
                 f"the checkpoint of step {step} cannot be read", why=why, fix=self._advice(step), code=errors.CHECKPOINT
@@ -200,8 +202,8 @@ class Checkpoints:
         others = [str(other) for other in self.steps() if other != step and not self.problem(other)]
         return f"valid are those of steps {', '.join(others)}" if others else ""
 
-    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None if there never was one.
+    def newest(self, warn: Callable[[str], None], forms: bool = False) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None if there never was one. forms: as in `load`.
 
         warn: is told of each newer one that is damaged, and how many steps are recomputed. Raises UserError
         (CHECKPOINT) if there are checkpoints and all are damaged: starting again unasked would look like going on.
@@ -210,7 +212,7 @@ class Checkpoints:
         problems = []
         for step in reversed(steps):
             try:
-                found = self.load(step)
+                found = self.load(step, forms)
             except UserError as error:
                 problems.append(f"{error.what}: {error.why}")
                 continue

@@ -6,7 +6,7 @@ place of its first number ("DCP_SHARDING_INFO"). No file is unpickled, and readi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from hectogpt import errors
+from hectogpt.errors import UserError
 from hectogpt.json_files import parse_json_object
+from hectogpt.manifest import damage
 from hectogpt.model.safetensors_header import read_header
 
 SUFFIX = ".safetensors"
 INFO, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # names of torch.distributed.checkpoint
+KEPT = re.compile(r"optimizer\.\d+\.state\.")  # names of what optimizers keep for each parameter
 MOST_TENSORS = 50_000  # of a file; 500 layers with AdamW have 26,000
 
 
@@ -32,20 +36,21 @@ class _Part:
     file: str
 
 
-class Parts:
-    """The tensors of some files of a folder, once it is known that the parts of each cover it exactly once."""
+class PartFiles:
+    """The tensors of a checkpoint's files, once it is known that the parts of each cover it exactly once."""
 
-    def __init__(self, folder: Path, files: Iterable[str], described: dict[str, Any]) -> None:
-        """described: name -> [dtype, shape] of the whole tensors, which are those that there must be.
+    def __init__(self, folder: Path, manifest: dict[str, Any], sound: bool) -> None:
+        """sound: whether the hashes of all files are checked; if not, those of a file are before it is first read.
 
         Raises ValueError that says what does not fit, UserError (CHECKPOINT) for a header that is refused.
         """
-        self.folder = folder
+        self.folder, self.manifest = folder, manifest
         self.dtypes, self.shapes = {}, {}
-        for name, form in described.items():
+        for name, form in manifest["tensors"].items():
             self.dtypes[name], self.shapes[name] = _form(name, form)
-        self._parts: dict[str, list[_Part]] = {name: [] for name in described}
-        for file in sorted(files):
+        self._parts: dict[str, list[_Part]] = {name: [] for name in self.shapes}
+        self._sound = set(manifest["files"]) if sound else set()
+        for file in sorted(manifest["files"]):
             header, metadata = read_header(folder / file, MOST_TENSORS)
             places = _places(file, metadata)
             if header.keys() != places.keys():
@@ -75,24 +80,43 @@ class Parts:
         if reached != rows or not parts or (rows == 0 and len(parts) > 1):
             raise ValueError(f"the parts of {name[:80]!r} have {reached} of its {rows} rows")
 
-    def read(self, name: str) -> Tensor:
-        """A whole tensor, put together. Raises ValueError for a part of another dtype, OSError, SafetensorError."""
+    def read(self, name: str, begin: int = 0, end: int | None = None) -> Tensor:
+        """The rows of a tensor from `begin` to `end`, all of them by default; a tensor without dimensions. Raises
+        ValueError for a part of another dtype, UserError (CHECKPOINT) for a damaged file, OSError, SafetensorError."""
         dtype, shape = self.dtypes[name], self.shapes[name]
-        whole = None if len(self._parts[name]) == 1 else torch.empty(shape, dtype=dtype)
+        end = (shape[0] if shape else 1) if end is None else end
+        rows = torch.empty((end - begin, *shape[1:]) if shape else (), dtype=dtype)
         for part in self._parts[name]:
+            first, last = max(begin, part.begin), min(end, part.end)
+            if first >= last and part.begin != part.end:
+                continue
+            self._check(part.file)
             with safe_open(self.folder / part.file, framework="pt") as file:
-                found: Tensor = file.get_tensor(name)
+                found: Tensor = (
+                    file.get_slice(name)[first - part.begin : last - part.begin] if shape else file.get_tensor(name)
+                )
             if found.dtype != dtype:
                 raise ValueError(f"{part.file} has {name[:80]!r} as {found.dtype}, its manifest says {dtype}")
-            if whole is None:
+            if not shape or (first, last) == (begin, end):
                 return found
-            whole[part.begin : part.end] = found
-        assert whole is not None
-        return whole
+            rows[first - begin : last - begin] = found
+        return rows
 
-    def read_all(self) -> dict[str, Tensor]:
-        """All tensors, by name. Raises as `read`."""
-        return {name: self.read(name) for name in self.shapes}
+    def read_all(self, forms: bool = False) -> dict[str, Tensor]:
+        """All tensors, by name. forms: of what optimizers keep for each parameter only the form, zeros that take no
+        memory. Raises as `read`."""
+        return {
+            name: torch.zeros((), dtype=self.dtypes[name]).expand(shape)
+            if forms and KEPT.match(name) and self.dtypes[name].is_floating_point
+            else self.read(name)
+            for name, shape in self.shapes.items()
+        }
+
+    def _check(self, file: str) -> None:
+        if file not in self._sound:
+            if found := damage(self.folder, self.manifest, [file]):
+                raise UserError(f"the checkpoint in {self.folder} is damaged", why=found[0], code=errors.CHECKPOINT)
+            self._sound.add(file)
 
 
 def _form(name: str, form: Any) -> tuple[torch.dtype, tuple[int, ...]]:

@@ -192,7 +192,7 @@ class Session:
             form = setup.build_model(run, machine, corpus, form=True) if whole else model
             form.fit_to(model.state_dict())
             had = (model, optimizer) if whole else None
-            session.sharded = together.make_sharded(world, run, machine, form, had, session.step)
+            session.sharded = together.make_sharded(world, run, machine, form, had, resume)
         session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session

@@ -128,8 +128,8 @@ def _agree(world: World, wanted: bool, parts: dict[str, OwnRows]) -> str | None:
     """None if rank 0 wants no checkpoint, or has failed to begin one; else, at all ranks, who lacks the memory to write
     its parts, in words; "" if nobody does."""
     needed = 0
-    for own in parts.values():  # the file's bytes; of what is on a GPU a copy too
-        needed += own.tensor.nbytes * (1 if own.tensor.device.type == "cpu" else 2)
+    for own in parts.values():  # safetensors has the bytes twice; of what is on a GPU there is a copy too
+        needed += own.tensor.nbytes * (2 if own.tensor.device.type == "cpu" else 3)
     free = hardware.free_memory() // world.launch.local_size
     mine = torch.tensor([int(wanted), needed, free])
     every = [torch.empty_like(mine) for _ in range(world.size)]
@@ -138,7 +138,7 @@ def _agree(world: World, wanted: bool, parts: dict[str, OwnRows]) -> str | None:
     told = [other.tolist() for other in every]
     if not told[0][0]:
         return None
-    lacking = [(rank, needed, free) for rank, (_, needed, free) in enumerate(told) if 1.5 * needed > free]
+    lacking = [(rank, needed, free) for rank, (_, needed, free) in enumerate(told) if needed > free]
     return "; ".join(f"rank {rank} needs {n:,} bytes of memory, {f:,} are free for it" for rank, n, f in lacking[:3])
 
 

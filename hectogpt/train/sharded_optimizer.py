@@ -13,10 +13,14 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from hectogpt import errors
+from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.weights import Places
+from hectogpt.train.checkpoint_parts import PartFiles
 from hectogpt.train.optim import OptimizerGroup
 from hectogpt.train.optim.adamw import FusedAdamW, RowAdamW
 from hectogpt.train.parallel import World, send_all
@@ -106,9 +110,12 @@ class ShardedOptimizer(OptimizerGroup):
             group["params"] = [h for p in group["params"] if (h := held_of[id(p)]) is not None]
 
     @torch.no_grad()
-    def take_over(self, whole: tuple[Transformer, OptimizerGroup] | None, groups: bool) -> None:
+    def take_over(
+        self, whole: tuple[Transformer, OptimizerGroup] | None, groups: bool, parts: PartFiles | None = None
+    ) -> None:
         """Take the state that rank 0's whole optimizers have, and owners their whole matrices. All take part; others
-        than rank 0 pass None. groups: whether the settings of groups of parameters may differ from first ones."""
+        than rank 0 pass None. groups: whether the settings of groups of parameters may differ from first ones. parts:
+        files from which every process reads its part; rank 0 then has the forms of the state."""
         world = self.world
         weights = {} if whole is None else dict(whole[0].named_parameters())
         states: list[dict[str, Any]] = [{} for _ in self.entries]
@@ -125,7 +132,12 @@ class ShardedOptimizer(OptimizerGroup):
                     scatter_parts(world, weights.get(entry.name), part, entry.parts(world.size, by_row=True))
                 own: dict[str, Any] = {}
                 for key, (dtype, shape, value) in told.items():
-                    own[key] = self._receive(entry, dtype, shape, state.get(key)) if dtype else value
+                    if not dtype:
+                        own[key] = value
+                    elif parts is None:
+                        own[key] = self._receive(entry, dtype, shape, state.get(key))
+                    elif entry.held is not None:
+                        own[key] = self._read(entry, key, shape, parts)
                 if entry.held is not None and own:
                     entry.optimizer.state[entry.held] = own
         if groups:
@@ -141,6 +153,16 @@ class ShardedOptimizer(OptimizerGroup):
         part = torch.empty([count, *shape[1:]] if shape else [], dtype=getattr(torch, dtype), device=local.device)
         scatter_parts(self.world, value, part, parts)
         return part
+
+    def _read(self, entry: _Entry, key: str, shape: list[int], parts: PartFiles) -> Tensor:
+        """This process's part of a tensor of a parameter's state, from the files of a checkpoint. Raises UserError."""
+        name = name_of_state(self.optimizers.index(entry.optimizer), entry.name, key)
+        by_row = entry.owner is None and len(shape) > 0 and shape[0] == len(entry.parameter)
+        rows = entry.rows(self.world.rank, self.world.size) if by_row else slice(0, None)
+        try:
+            return parts.read(name, rows.start, rows.stop).to(local_part(entry.parameter.detach()).device)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"cannot read {parts.folder}", why=str(error), code=errors.CHECKPOINT) from None
 
     def _take_groups(self, plain: OptimizerGroup | None) -> None:
         """Take the settings of rank 0's groups of parameters: learning rates, and what optimizers keep there."""

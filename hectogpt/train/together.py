@@ -7,6 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ import torch
 from hectogpt import errors, hardware
 from hectogpt.data import Batches
 from hectogpt.errors import UserError
+from hectogpt.files import sha256_of
+from hectogpt.manifest import MANIFEST, read_manifest
 from hectogpt.model import Transformer
 from hectogpt.model.weights import Places, places_in_parameters
 from hectogpt.train import precision, setup
 from hectogpt.train.checkpoint import Checkpoint
+from hectogpt.train.checkpoint_parts import PartFiles
 from hectogpt.train.leaves import LeafGradients
 from hectogpt.train.loop import Gradients
 from hectogpt.train.parallel import World, send_all
@@ -39,6 +43,10 @@ def share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
     told: dict[str, Any] | None = world.share(lambda: facts)
     if told is None:
         return None
+    parts = _share_parts(world, None if at is None else at.parts)
+    if at is not None and at.parts is not None and parts is None:
+        read = {name: at.parts.read(name) for name in at.state.tensors}
+        at = replace(at, state=State(read, at.state.values), parts=None)
     whole = {} if at is None else at.state.tensors
     forms: dict[str, list[int]] = world.share(
         lambda: {n: list(t.shape) for n, t in whole.items() if world.sharded and t.is_floating_point()}
@@ -49,7 +57,21 @@ def share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
         return at
     history = tensors.pop("history")
     tensors |= {name: torch.empty(shape, device="meta") for name, shape in forms.items()}
-    return Checkpoint(told["step"], State(tensors, told["values"]), history, told["facts"])
+    return Checkpoint(told["step"], State(tensors, told["values"]), history, told["facts"], parts=parts)
+
+
+def _share_parts(world: World, parts: PartFiles | None) -> PartFiles | None:
+    """The files of rank 0's checkpoint at all ranks, if all see the same; None if they do not, or rank 0 has none."""
+    told = world.share(
+        lambda: None if parts is None else [str(parts.folder.resolve()), sha256_of(parts.folder / MANIFEST)]
+    )
+    if told is None:
+        return None
+    folder, manifest = Path(told[0]), told[1]
+    with suppress(UserError, OSError, ValueError):
+        if parts is None and sha256_of(folder / MANIFEST) == manifest:
+            parts = PartFiles(folder, read_manifest(folder), sound=False)
+    return parts if all(world.gather_texts(parts is not None)) else None
 
 
 def choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machine:
@@ -170,10 +192,18 @@ class Sharded:
 
 
 def make_sharded(
-    world: World, run: Run, machine: Machine, form: Transformer, whole: tuple[Transformer, Any] | None, step: int
+    world: World,
+    run: Run,
+    machine: Machine,
+    form: Transformer,
+    whole: tuple[Transformer, Any] | None,
+    resume: Checkpoint | None,
 ) -> Sharded:
-    """Shard `form`, the run's model without its numbers, and give every process its part of rank 0's. whole: rank 0's
-    model and optimizer, which have the run's state after `step` steps; None at other ranks."""
+    """Shard `form`, the run's model without its numbers, and give every process its part of rank 0's.
+
+    whole: rank 0's model and optimizer, which have the run's state; None at other ranks. resume: the checkpoint that it
+    is of; if all read that from its parts, rank 0's optimizer has only the forms of its state.
+    """
     from hectogpt.train.sharded import fill_shards, shard_model
     from hectogpt.train.sharded_optimizer import ShardedOptimizer
 
@@ -181,5 +211,7 @@ def make_sharded(
     model = shard_model(form, world, machine, world.recompute)
     fill_shards(model, world, None if whole is None else whole[0])
     optimizer = ShardedOptimizer(model, world, setup.build_optimizer(run, model))
-    optimizer.take_over(whole, step > 0)
-    return Sharded(model, optimizer, whole, step, places)
+    parts = None if resume is None else resume.parts
+    optimizer.take_over(whole, resume is not None, parts)
+    step = 0 if resume is None else resume.step
+    return Sharded(model, optimizer, whole, step if parts is None else -1, places)

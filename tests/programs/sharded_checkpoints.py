@@ -35,10 +35,13 @@ def take_steps(
     """Train from the checkpoint of step `saved` to step `stop`, and save one there: in parts if the state has more than
     `limit` bytes. None: of one file."""
     checkpoints, first = Checkpoints(folder), world is None or world.is_first
-    session = Session.open(run, corpus, checkpoints.load(saved) if saved and first else None, world)
+    forms = world is not None and world.sharded
+    session = Session.open(run, corpus, checkpoints.load(saved, forms) if saved and first else None, world)
     if session.sharded is not None and world is not None and limit is not None:
         world.shard_above = limit
         session.sharded.see_folder(folder.parent if first else None)
+    kept = [t for o in session.optimizer.optimizers for state in o.state.values() for t in state.values()]
+    read = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept if torch.is_tensor(t)}
     session.wants_whole = lambda step: step == stop
     for step in session.steps():
         if step.number == stop:
@@ -50,6 +53,7 @@ def take_steps(
     return {
         "losses": [step.loss.hex() for step in session.done],
         "norms": [step.grad_norm.hex() for step in session.done],
+        "read": sum(read.values()),
         "files": sorted(path.name for path in checkpoints.path(stop).iterdir()) if first else [],
         "state": content_of(checkpoints.load(stop)) if first else None,
     }
@@ -152,6 +156,7 @@ def faults(folder: Path) -> dict[str, Any]:
     shutil.copy(Path(__file__).with_name("saving_fault.py"), folder)
     argv = ["train", "saving_fault.py:same@baseline", *SIZES, "--corpus", str(folder), "--save-every", "1", "--quiet"]
     argv += ["--parallel", "fsdp", "--shard-checkpoints-above", "0"]
+    above = ["--shard-checkpoints-above", "1"]
     found: dict[str, Any] = {"whole": command(folder, "whole", 2, [*argv, "--out", "whole"])}
     for name, fault in (
         ("killed", "killed 1 3"),
@@ -164,15 +169,17 @@ def faults(folder: Path) -> dict[str, Any]:
         own = [argument for argument in argv if argument != "--quiet" or name != "full"]
         timeout = ["--dist-timeout", "3" if name == "hung" else "60"]
         found[name] = command(folder, name, 2, [*own, "--out", name, *timeout], FAULT=fault)
+    seen = [*argv, "--out", "disk/seen"]
+    command(folder, "seen", 2, seen, FAULT="stopped 1 2")
+    found["unseen again"] = command(folder, "unseen", 2, [*argv, *above, "--resume", "disk/seen"], FAULT="blind 1 0")
     for name in ("killed", "late", "stopped"):
         again = [*argv, "--resume", name]
         found[f"{name} again"] = command(folder, name, 2, again)
     found["blind"] = command(folder, "blind", 2, [*argv, "--out", "disk/run"], FAULT="blind 1 0")
-    above = ["--shard-checkpoints-above", "1"]
     found["below"] = command(folder, "below", 2, [*argv, *above, "--out", "disk/below"], FAULT="blind 1 0")
     found["weights"] = {
         name: hashlib.sha256(Path(name, "model.safetensors").read_bytes()).hexdigest()
-        for name in ("whole", "killed", "late", "full", "stopped", "disk/below")
+        for name in ("whole", "killed", "late", "full", "stopped", "disk/below", "disk/seen")
     }
     return found
 
