@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from hectogpt.errors import UserError
 from hectogpt.files import append_line, write_atomic
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.train.checkpoint import Checkpoint, Checkpoints
+from hectogpt.train.launch import Launch
+from hectogpt.train.parallel import World
 from hectogpt.train.run_folder import RunFolder
 from hectogpt.train.session import Session
 from proof import bugs, forks, small_runs
@@ -102,20 +105,60 @@ def checkpoint_saving(case: Case) -> Saving:
         for step in (5, 6, 7):
             Checkpoints(folder).save(made[step])
 
-    def load(folder: Path) -> str:
-        try:
-            found = Checkpoints(folder).newest(lambda note: None)
-        except UserError as error:
-            return f"nothing: {error.what}"
-        return "nothing" if found is None else names.get(small_runs.content_of(found), "wrong data")
-
     return Saving(
         "a checkpoint",
         prepare,
         lambda folder: Checkpoints(folder).save(made[8]),
-        load,
+        lambda folder: _newest(folder, names),
         ("step 7", "step 8"),
         ("step 8",),
+    )
+
+
+def _newest(folder: Path, names: dict[str, str]) -> str:
+    """Which of the checkpoints whose contents have these names is found as the newest, in words."""
+    try:
+        found = Checkpoints(folder).newest(lambda note: None)
+    except UserError as error:
+        return f"nothing: {error.what}"
+    return "nothing" if found is None else names.get(small_runs.content_of(found), "wrong data")
+
+
+def parts_saving(case: Case, where: Path) -> Saving:
+    """A checkpoint of step 8 in parts, by a run with sharded weights in one process, beside those of steps 5, 6 and 7.
+    Make it in the process that saves: it opens connections."""
+    from hectogpt.train.sharded_checkpoint import save_parts  # loads FSDP2 and more
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        launch = Launch(0, 1, 0, 1, *free.getsockname(), attempt=0, agent=False)
+    run = case.with_steps(10).run
+    run = replace(run, data=replace(run.data, leaves=1, micro_batch=None))
+    session = Session.open(run, case.corpus, world=World(launch, sharded=True, shard_above=0))
+    sharded = session.sharded
+    assert sharded is not None
+    where.mkdir(parents=True)
+    sharded.see_folder(where)
+    session.wants_whole = lambda step: True
+    checkpoints, described = Checkpoints(where / "reference", keep=4), None
+    for step in session.steps():
+        described = sharded.described
+        save_parts(session, checkpoints)
+        if step.number == 8:
+            break
+    made = {step: checkpoints.load(step) for step in (5, 6, 7, 8)}
+    names = {small_runs.content_of(found): f"step {step}" for step, found in made.items()}
+
+    def act(folder: Path) -> None:
+        sharded.step, sharded.described = 8, described
+        save_parts(session, Checkpoints(folder))
+
+    def prepare(folder: Path) -> None:
+        for step in (5, 6, 7):
+            Checkpoints(folder).save(made[step])
+
+    return Saving(
+        "a checkpoint in parts", prepare, act, lambda folder: _newest(folder, names), ("step 7", "step 8"), ("step 8",)
     )
 
 
@@ -219,8 +262,9 @@ def check(quick: bool) -> list[Line]:
         savings = [checkpoint_saving(case), weights_saving(case), text_saving(), record_saving(0), record_saving(3)]
         savings.append(corpus_saving(where))
         begun = time.monotonic()
+        makers = [*((lambda saving=saving: saving) for saving in savings), lambda: parts_saving(case, where / "parts")]
         found = forks.spread(
-            lambda n: forks.value_of(lambda: states_of(savings[n], where / str(n))), range(len(savings))
+            lambda n: forks.value_of(lambda: states_of(makers[n](), where / str(n))), range(len(makers))
         )
         wrong = [fault for _, faults in found for fault in faults]
         states = sum(count for count, _ in found)

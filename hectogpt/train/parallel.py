@@ -168,6 +168,12 @@ class World:
         keys = [f"told/{self._told}/{rank}" for rank in range(self.size)]
         return [json.loads(self._wait_for(key, "what another process tells")) for key in keys]
 
+    def meet(self, operation: str) -> None:
+        """Wait until all processes have come here: one that ends before others have read its text seems to have failed.
+        Raises PeerError."""
+        with self.guarded(operation):
+            dist.all_reduce(torch.zeros(1))
+
     def _wait_for(self, key: str, what: str) -> str:
         deadline, pause = time.monotonic() + START, 0.01
         try:

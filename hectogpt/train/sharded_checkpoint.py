@@ -152,7 +152,9 @@ def _write(world: World, folder: Path, parts: dict[str, OwnRows]) -> dict[str, d
             save({}, storage_writer=writer, planner=_Planner(parts))
     except CheckpointException as error:
         raise _cause(error, world.rank) from None
-    return {name: told for its in world.gather_texts(writer.described) for name, told in its.items()}
+    every = world.gather_texts(writer.described)
+    world.meet(WRITTEN)
+    return {name: told for its in every for name, told in its.items()}
 
 
 class _Planner(DefaultSavePlanner):
@@ -197,7 +199,7 @@ class _Writer(HuggingFaceStorageWriter):
         done = super().write_data(plan, planner)
         for name in sorted({result.storage_data.relative_path for result in done.value()}):
             path = Path(self.path) / name
-            sync_file(path)  # torch syncs before it has handed over the last bytes of its buffer
+            sync_file(path)  # torch has synced before the last bytes left its buffer, if the file is small
             self.described[name] = describe_file(path)
         self.world.mark(WRITTEN)
         return done

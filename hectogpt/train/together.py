@@ -161,6 +161,7 @@ class Sharded:
                 probe.write_bytes(b"")
             path = Path(world.share(lambda: str(probe)))
             seen = world.gather_texts([path.is_file(), socket.gethostname()])
+            world.meet("the look at the run's folder")
         except OSError as error:
             raise UserError(f"cannot write to {folder}", why=error.strerror or "", code=errors.STORAGE) from None
         finally:
