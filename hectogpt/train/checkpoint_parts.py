@@ -97,9 +97,8 @@ class PartFiles:
                 )
             if found.dtype != dtype:
                 raise ValueError(f"{part.file} has {name[:80]!r} as {found.dtype}, its manifest says {dtype}")
-            if not shape or (first, last) == (begin, end):
-                return found
-            rows[first - begin : last - begin] = found
+            into = rows[first - begin : last - begin] if shape else rows
+            into.copy_(found)  # the one that was found is a map of the file
         return rows
 
     def read_all(self, forms: bool = False) -> dict[str, Tensor]:
