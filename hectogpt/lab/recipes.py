@@ -22,6 +22,7 @@ from hectogpt.lab.ladder import (
     lower_lr_long_hold,
     rotary,
     soap_before_muon,
+    soap_rare_tokens,
     width_128_shared_row,
     width_256,
 )
@@ -139,33 +140,34 @@ def minute(run: Run) -> Run:
     return replace(run, model=model, optim=replace(run.optim, newton_schulz_dtype="bfloat16"))
 
 
-def _up_to_lower_lr_long_hold(run: Run) -> Run:
-    return apply(run, *LADDER[: LADDER.index(lower_lr_long_hold) + 1])
+def _up_to(rung: Recipe, run: Run) -> Run:
+    return apply(run, *LADDER[: LADDER.index(rung) + 1])
 
 
 def counts(run: Run) -> Run:
     """The ladder up to `lower_lr_long_hold`. Embeddings, head and head bias start from counts of the bigrams that the
     run is going to read, the layers from zero (track closed+statistics)."""
-    run = apply(run, _up_to_lower_lr_long_hold, unigram_bias, zero_start)
+    run = apply(_up_to(lower_lr_long_hold, run), unigram_bias, zero_start)
     return replace(run, init_from_counts=BigramInit())
 
 
 def soap(run: Run) -> Run:
     """The ladder up to `lower_lr_long_hold` with SOAP before Muon, which is the first part of `soap_rare_tokens`."""
-    return apply(run, _up_to_lower_lr_long_hold, soap_before_muon)
+    return soap_before_muon(_up_to(lower_lr_long_hold, run))
 
 
 def one_pass(run: Run) -> Run:
     """The ladder up to `lower_lr_long_hold` with six layers, learning rates that fall from the start, and 19 rows a
     step, which read a million tokens once (track open-cpu)."""
-    run = apply(run, _up_to_lower_lr_long_hold, linear_decay)
+    run = linear_decay(_up_to(lower_lr_long_hold, run))
     return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, seq_len=512))
 
 
 def large_batch(run: Run) -> Run:
-    """The ladder up to `lower_lr_long_hold` with 32 rows a step, which read a million tokens 1.6 times (track
-    open-cpu)."""
-    return replace(_up_to_lower_lr_long_hold(run), data=Data(batch_size=32, seq_len=512))
+    """The ladder up to `soap_rare_tokens` with six layers and 32 rows a step, which read a million tokens 1.6 times
+    (track open-cpu)."""
+    run = _up_to(soap_rare_tokens, run)
+    return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=32, seq_len=512))
 
 
 def adamw_gpt2(run: Run) -> Run:
