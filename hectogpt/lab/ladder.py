@@ -130,7 +130,7 @@ def value_embeddings(run: Run) -> Run:
     """Add a second learned vector per token to the values of every layer's attention.
 
     What a token passes on to later ones need not be what it is itself. With a table of its own (as in modded-nanogpt,
-    record 14) the values learn from the first step at an embedding's learning rate, while the matrices that would have
+    record 14) the values learn from the first step at a table's learning rate, while the matrices that would have
     to compute them still change.
     """
     return replace(run, model=replace(run.model, value_embeddings=(TokenTable(),)))
@@ -179,7 +179,8 @@ def smear_3(run: Run) -> Run:
 def layers_4(run: Run) -> Run:
     """Four layers instead of two.
 
-    Each layer combines what the layers below have found. On one seed, six layers were worse than four.
+    Each layer combines what the layers below have found. On one seed, six layers with a smaller table of pairs were
+    worse than four.
     """
     return replace(run, model=replace(run.model, n_layers=4))
 
@@ -222,8 +223,8 @@ def soap_rare_tokens(run: Run) -> Run:
     1 / sqrt(n) of its highest learning rate; the head adds a learned linear map of the token embeddings.
 
     Muon gives every direction of a matrix the same step, however noisy its gradients are. SOAP (2409.11321) first
-    divides the momentum by its root mean square in the eigenbases of the gradients' covariances, so that directions
-    whose sign changes from batch to batch become small.
+    divides the momentum by the root mean square of the gradients, in the eigenbases of their covariances, so that
+    directions whose sign changes from batch to batch become small.
 
     On sotu, two thirds of the different pairs that a run reads occur once, and they share rows with pairs that occur
     again. GPT-2's ids follow the order in which its tokenizer merged, so a small id is often a frequent token (the rank
@@ -272,11 +273,11 @@ def ngram_memory(run: Run) -> Run:
     """A memory of n-grams: a learned number for each two or three tokens and each token that follows them, added to the
     probabilities.
 
-    What follows a rare context is learned in one visit, where the network's vectors need many. These are the direct
-    connections from contexts to next tokens that were trained together with recurrent networks (RNNME, Mikolov and
-    others, 2011), as probabilities. The network learns from its own loss, so that it does not leave to the memory what
-    it could know in new contexts as well. The numbers move by their gradients, but in steps that become smaller with
-    the visits of their context, and there is room for the n-grams of the text that the run reads, not of others.
+    One visit of a rare context teaches something about the next, where the network's vectors need many. These are the
+    direct connections from contexts to next tokens that were trained together with recurrent networks (RNNME, Mikolov
+    and others, 2011), as probabilities. The network learns from its own loss, so that it does not leave to the memory
+    what it could know in new contexts as well. The numbers move by their gradients, but in steps that become smaller
+    with the visits of their context, and there is room for the n-grams of the text that the run reads, not of others.
     """
     return replace(run, model=replace(run.model, memory=NgramMemory()))
 

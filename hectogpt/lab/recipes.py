@@ -94,7 +94,7 @@ def no_positions(run: Run) -> Run:
     return replace(run, model=replace(run.model, positions=NoPositions()))
 
 
-# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by the recipes below -----------------
+# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by other recipes -----------------
 
 
 def zero_start(run: Run) -> Run:
@@ -178,9 +178,9 @@ def adamw_gpt2(run: Run) -> Run:
 
 
 def _speedrun(run: Run, optim: Optim) -> Run:
-    """The architecture that the public speed records share, at the top's size: RMS norms and no biases, one norm after
-    the embedding, rotary positions on half of each head, QK-norm, squared ReLU, logits capped at 15, head and
-    projections from zero."""
+    """The architecture that the public speed records share, at the size of `soap_rare_tokens`, with a shared row for
+    tokens that are not read: RMS norms and no biases, one norm after the embedding, rotary positions on half of each
+    head, QK-norm, squared ReLU, logits capped at 15, head and projections from zero."""
     run = apply(run, zero_start, width_128_shared_row, width_256, layers_4, rms_norm, rotary, relu2)
     model = replace(run.model, lm_head=replace(run.model.lm_head, soft_cap=15.0))
     return replace(run, model=model, optim=optim, schedule=LinearDecay(hold=0.4))

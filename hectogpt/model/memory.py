@@ -1,7 +1,7 @@
 """A memory of n-grams: a learned number for each n-gram of the text that a run reads, added to the probabilities.
 
 A network needs many visits before a rare word follows the right context. A number that belongs to one context and one
-next token is right after a single one.
+next token is of use after a single one.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class NgramMemoryLayer(nn.Module):
             table.fit(rows)
 
     def fit_like(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Take the n-grams of a saved memory. Raises UserError (CHECKPOINT) if they are none."""
+        """Take the n-grams of a saved memory, if `state` has any. Raises UserError (CHECKPOINT) if they are damaged."""
         for number, table in enumerate(self._tables()):
             place = f"{prefix}tables.{number}."
             if {place + "contexts", place + "entries"} <= state.keys():

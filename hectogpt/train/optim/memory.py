@@ -19,7 +19,7 @@ class MemorySGD:
 
     A number moves by lr times its gradient, at most by `largest_step`, all of it times n^-power, where n counts the
     steps in which its context occurred; it never becomes negative. The gradient of a number is large where the target
-    was unlikely, so at a first visit most steps are the largest. The schedule does not apply: what is seen late should
+    was unlikely, so at a first visit a step is often the largest. The schedule does not apply: what is seen late should
     be learned as quickly as what is seen early.
 
     lr: for the gradient of a mean over 8,192 tokens; twice as many tokens want twice as much.
@@ -46,7 +46,8 @@ class MemorySGD:
 
 
 class BoundedSGD(QuickOptimizer):
-    """The optimizer of the tables' weights. contexts: of each weight the places of its entries' contexts."""
+    """The optimizer of the tables' weights. contexts: of each weight the places of its entries' contexts, and how
+    many contexts there are."""
 
     def __init__(self, config: MemorySGD, tables: dict[Tensor, NgramTable]) -> None:
         self.config = config
