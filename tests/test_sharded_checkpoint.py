@@ -194,7 +194,9 @@ def cut_off(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [swapped, flipped, cut_off, plain, lambda path: (path / FILES[1]).unlink(), shutil.rmtree], ids=str
+    "damage",
+    [swapped, flipped, cut_off, plain, lambda path: (path / FILES[1]).unlink(), shutil.rmtree],
+    ids=["swapped", "flipped", "cut off", "plain", "one file gone", "all gone"],
 )
 def test_the_checkpoint_before_a_damaged_one_is_taken(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
     """One file of the newest is damaged, or stands in another's place."""
