@@ -121,7 +121,7 @@ def test_a_comparisons_first_recipe_is_what_its_ideas_are_applied_to(write: Writ
 
     assert labels("copying", "mine.py:steps") == ["copying", "mine.py:steps@copying"]
     assert labels("mine.py:steps", "copying") == ["mine.py:steps", "copying"]
-    assert labels("top", "mine.py:steps", without=("muon",)) == ["soap_rare_tokens", "mine.py:steps", "without-muon"]
+    assert labels("top", "mine.py:steps", without=("muon",)) == [recipes.TOP, "mine.py:steps", "without-muon"]
     assert labels("mine.py:steps", sweep=("seed=1,2", "data.seq_len=64")) == [
         "mine.py:steps seed=1 data.seq_len=64",
         "mine.py:steps seed=2 data.seq_len=64",
