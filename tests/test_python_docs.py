@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from command import environment
 
+from hectogpt.lab.ladder import TOP
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NOTEBOOK = DOCS / "notebooks" / "first_idea.py"
 EXPORTED = NOTEBOOK.with_suffix(".ipynb")
@@ -50,7 +52,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path) -> None:
     program = "\n".join(blocks).replace("seeds=3", "seeds=1")
     (tmp_path / "page.py").write_text(program, encoding="utf-8")
     told = run([sys.executable, "page.py"], tmp_path)
-    assert "Run soap_rare_tokens: " in told
+    assert f"Run {TOP}: " in told
     assert re.search(r"^Anna walked to the", told, re.M)
     assert "my_idea.py:half_way" in told
     assert "already holds a run" in told

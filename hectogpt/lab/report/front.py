@@ -27,11 +27,11 @@ track that has most of its seeds.
 Kneser-Ney trigram's loss on the held-out text, as a mean over seeds. The trigram has counted all tokens that the run
 reads in all of its steps. A batch is scored before its update, and in the tracks of one pass the run has not read its
 text before; so its loss is one on new text, like the trigram's, of the same corpus but not of the same documents. This
-does not hold for `counts`, whose first weights are counts of that text.
+does not hold for counts, whose first weights are counts of that text.
 
 **Code length**: the mean of the training losses of all steps, each before its update, as a mean over seeds: the nats
 per token that it takes to code the training text while it is learned (prequential coding). The first token of each row
-is not counted. It means nothing for `counts`, and little for a run that reads its text twice.
+is not counted. It means nothing for counts, and little for a run that reads its text twice.
 """
 
 
