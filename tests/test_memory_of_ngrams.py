@@ -19,6 +19,7 @@ from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.memory import NgramMemory
 from hectogpt.model.pointer import PointerHead
+from hectogpt.train.diagnose import diagnose
 from hectogpt.train.optim import AdamW, MemorySGD
 from hectogpt.train.run import Data, Run
 from hectogpt.train.session import Session
@@ -161,8 +162,13 @@ def test_a_second_reading_teaches_the_memory_nothing(leaves: int | None, tmp_pat
     session = Session.open(Run(model, data=data, optim=AdamW(lr=0.01), steps=4, threads=1, device="cpu"), corpus)
     memory = session.model.memory
     assert memory is not None
-    seen = []
-    for _ in session.steps():
+    seen, expected = [], None
+    for step in session.steps():
+        if expected is not None:
+            assert step.grad_norm == pytest.approx(expected, rel=1e-4), "a step is examined as it is computed"
+        if leaves is None and step.number < 4:
+            expected = diagnose(session).grad_norm
+        memory.learns = True  # the step says itself whether it does
         seen.append([p.detach().clone() for p in (*memory.parameters(), session.model.embeddings.weight)])
     learned = [[not torch.equal(a, b) for a, b in zip(*two, strict=True)] for two in pairwise(seen)]
     assert any(learned[0][:-1])

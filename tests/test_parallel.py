@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from experiments import make_corpus
+from experiments import ask
 from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,17 +17,6 @@ from hectogpt.train.leaves import add_in_tree, choose_leaves, process_counts
 from hectogpt.train.run import Data
 
 PROGRAM = ROOT / "tests" / "programs" / "shared_runs.py"
-
-
-def ask(scenario: str, folder: Path) -> Any:
-    """What the program says of a scenario."""
-    make_corpus(folder)
-    environment = os.environ | {"HECTOGPT_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), scenario, str(folder)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def assert_elastic(found: dict[str, Any]) -> None:
@@ -46,12 +31,12 @@ def assert_elastic(found: dict[str, Any]) -> None:
 
 def test_one_two_and_four_processes_give_the_same_bits(tmp_path: Path) -> None:
     """Losses, gradient norms and weights, with dropout; a run that moves from four to one, to two, to none as well."""
-    assert_elastic(ask("elastic", tmp_path))
+    assert_elastic(ask(PROGRAM, "elastic", tmp_path))
 
 
 @pytest.mark.slow
 def test_they_do_for_a_hundred_steps(tmp_path: Path) -> None:
-    assert_elastic(ask("hundred", tmp_path))
+    assert_elastic(ask(PROGRAM, "hundred", tmp_path))
 
 
 # --- sharded weights --------------------------------------------------------------------------------------------------
@@ -71,7 +56,7 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], name: str) -> None:
 def test_sharded_weights_train_as_whole_ones(tmp_path: Path) -> None:
     """AdamW by rows, Muon and SOAP by whole matrices, the compact head's shared row, clipping, dropout. Four processes,
     some without a row of small parameters, that stop and go on have the bits of those that did not stop."""
-    found = ask("sharded", tmp_path)
+    found = ask(PROGRAM, "sharded", tmp_path)
     gone_on = found.pop("gone on")
     assert gone_on["stopped"] == gone_on["whole"]
     assert_only_rank_0_has_all(gone_on["whole"])
@@ -92,7 +77,7 @@ def assert_only_rank_0_has_all(runs: list[dict[str, Any]]) -> None:
 @pytest.mark.thorough
 def test_a_checkpoint_is_the_same_file_whatever_shares_the_run(tmp_path: Path) -> None:
     """Three ways to save, three to go on. Bitwise where the sums are, which is all but those of FSDP2."""
-    found = ask("grid", tmp_path)
+    found = ask(PROGRAM, "grid", tmp_path)
     for first, runs in found.items():
         for second in ("none", "ddp", "fsdp"):
             if "fsdp" in (first, second) and first != second:

@@ -4,17 +4,14 @@ them bit for bit."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from experiments import make_corpus
+from experiments import ask
 from helpers import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -237,21 +234,10 @@ def test_both_forms_of_checkpoints_stand_beside_each_other(tmp_path: Path) -> No
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def ask(scenario: str, folder: Path) -> Any:
-    """What the program says of a scenario."""
-    make_corpus(folder)
-    environment = os.environ | {"HECTOGPT_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), scenario, str(folder)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_two_processes_save_the_same_state_in_parts_and_go_on_by_it(tmp_path: Path) -> None:
     """What is read is, name by name and bit by bit, what one file of the same moment has; torch's own reader finds the
     same tensors."""
-    found = ask("parts", tmp_path)
+    found = ask(PROGRAM, "parts", tmp_path)
     several, one = found["several"][0], found["one"][0]
     assert several["files"] == ["manifest.json", *FILES[:2]]
     assert one["files"] == ["manifest.json", "state.safetensors"]
@@ -269,7 +255,7 @@ def without_files(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.thorough
 def test_a_checkpoint_in_parts_goes_on_however_the_run_is_shared(tmp_path: Path) -> None:
     """Under none, ddp and fsdp, and from four processes to two, to one: as from one file, bit for bit."""
-    found = ask("grid", tmp_path)
+    found = ask(PROGRAM, "grid", tmp_path)
     assert found["parts"].keys() == {"none", "ddp", "fsdp", "4 processes", "2 processes", "1 processes"}
     for name, told in found["parts"].items():
         (one,), (other,) = without_files([told]), without_files([found["file"][name]])
@@ -280,7 +266,7 @@ def test_a_checkpoint_in_parts_goes_on_however_the_run_is_shared(tmp_path: Path)
 @pytest.mark.thorough
 def test_every_kind_of_state_is_saved_in_parts(tmp_path: Path) -> None:
     """By four processes, some of which have no row of small parameters."""
-    found = ask("kinds", tmp_path)
+    found = ask(PROGRAM, "kinds", tmp_path)
     for name in ("baseline", "top", "memory", "tied"):
         parts, one = found[f"{name} parts"], found[f"{name} file"]
         assert parts["files"] == ["manifest.json", *FILES, "shard-00004-model-00001-of-00001.safetensors"], name
@@ -290,7 +276,7 @@ def test_every_kind_of_state_is_saved_in_parts(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    found: dict[str, Any] = ask("faults", tmp_path_factory.mktemp("faults"))
+    found: dict[str, Any] = ask(PROGRAM, "faults", tmp_path_factory.mktemp("faults"))
     return found
 
 

@@ -94,7 +94,7 @@ def no_positions(run: Run) -> Run:
     return replace(run, model=replace(run.model, positions=NoPositions()))
 
 
-# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by other recipes -----------------
+# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by other recipes ---------------------
 
 
 def zero_start(run: Run) -> Run:

@@ -117,8 +117,7 @@ def steps(
     model.train()
     for step in range(len(before), run.steps):
         begun = time.perf_counter()
-        if model.memory is not None:
-            model.memory.learns = batches.first_read(step)
+        choose_learning(model, batches, step)
         loss = gradients.compute(step)
         norm = gradients.norm()
         loss_value, norm_value = torch.stack((loss.double(), norm.double())).tolist()
@@ -136,6 +135,12 @@ def steps(
         tokens += run.data.batch_size * run.data.seq_len
         seconds = time.perf_counter() - begun
         yield Step(step + 1, tokens, loss_value, norm_value, optimizer.lr, seconds, spike, skipped)
+
+
+def choose_learning(model: Transformer, batches: Batches, step: int) -> None:
+    """Let the model's memory learn in 0-based `step` if its text is read for the first time there."""
+    if model.memory is not None:
+        model.memory.learns = batches.first_read(step)
 
 
 @contextmanager
