@@ -24,9 +24,9 @@ from bench.peaks import peaks
 from bench.race import Lap, Laps, Work, race, timed
 from bench.record import Row
 from hectogpt.data import load_tokenizer
-from hectogpt.generate import Sampling, generate
-from hectogpt.generate.decode import Decoder
-from hectogpt.generate.quantize import QuantizedTransformer, WeightFormat, weight_bytes
+from hectogpt.generation import Sampling, generate
+from hectogpt.generation.decode import Decoder
+from hectogpt.generation.quantize import QuantizedTransformer, WeightFormat, weight_bytes
 from hectogpt.interop import open_model
 from hectogpt.model import Transformer
 

@@ -18,10 +18,10 @@ from bench.decode import decode_ours, random_prompts
 from bench.race import race
 from bench.record import Row
 from hectogpt.data import open_corpus
-from hectogpt.generate.quantize import QuantizedTransformer, WeightFormat
+from hectogpt.generation.quantize import QuantizedTransformer, WeightFormat
 from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig, Transformer
-from hectogpt.train.session import Session
+from hectogpt.training.session import Session
 
 ROUNDS = 5
 PACKAGES = ()

@@ -22,11 +22,11 @@ from bench.record import Row
 from hectogpt.data import open_corpus
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig
-from hectogpt.train.launch import find_launch
-from hectogpt.train.leaves import choose_leaves
-from hectogpt.train.parallel import World
-from hectogpt.train.run import Run
-from hectogpt.train.session import Session
+from hectogpt.training.launch import find_launch
+from hectogpt.training.leaves import choose_leaves
+from hectogpt.training.parallel import World
+from hectogpt.training.run import Run
+from hectogpt.training.session import Session
 
 ROUNDS = 3
 PACKAGES = ()

@@ -29,11 +29,11 @@ from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
 from hectogpt.lab.report.seconds import QUESTION
 from hectogpt.model import native
-from hectogpt.train import loop, setup
-from hectogpt.train.loop import Step
-from hectogpt.train.optim import SOAPMuon
-from hectogpt.train.run import Run
-from hectogpt.train.session import Session
+from hectogpt.training import loop, setup
+from hectogpt.training.loop import Step
+from hectogpt.training.optim import SOAPMuon
+from hectogpt.training.run import Run
+from hectogpt.training.session import Session
 
 ROUNDS = 3  # timed steps of each kind
 PACKAGES = ()

@@ -18,8 +18,8 @@ from bench.step import SETTINGS as STEPS
 from bench.step import Setting
 from hectogpt import hardware
 from hectogpt.model import Transformer, native
-from hectogpt.train.optim import AdamW
-from hectogpt.train.precision import faster_matmul_dtype
+from hectogpt.training.optim import AdamW
+from hectogpt.training.precision import faster_matmul_dtype
 
 ROUNDS = 5
 PACKAGES = ()

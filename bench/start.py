@@ -21,7 +21,7 @@ SETTINGS = ("all", "tiny")
 CODE = {
     "hectogpt --help": ["-m", "hectogpt", "--help"],
     "import hectogpt": ["-c", "import hectogpt"],
-    "import hectogpt.train.loop": ["-c", "import hectogpt.train.loop"],
+    "import hectogpt.training.loop": ["-c", "import hectogpt.training.loop"],
     "hectogpt train --help": ["-m", "hectogpt", "train", "--help"],
 }
 PROMPT = "The state of"

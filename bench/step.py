@@ -25,9 +25,9 @@ from hectogpt.data import open_corpus
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig, Transformer, native
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.train.optim import AdamW, SOAPMuon
-from hectogpt.train.precision import faster_matmul_dtype
-from hectogpt.train.session import Session
+from hectogpt.training.optim import AdamW, SOAPMuon
+from hectogpt.training.precision import faster_matmul_dtype
+from hectogpt.training.session import Session
 
 ROUNDS = 5
 PACKAGES = ("transformers", "x-transformers")

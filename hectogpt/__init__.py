@@ -24,14 +24,14 @@ __version__ = "0.1.0"
 
 # module -> the public names that come from it
 _MODULES = {
-    "hectogpt.api.training": ("recipe",),
-    "hectogpt.api.models": ("attention_maps", "load"),
+    "hectogpt.api.training": ("recipe", "train"),
+    "hectogpt.api.models": ("attention_maps", "generate", "load"),
     "hectogpt.api.comparing": ("compare", "ComparisonResult"),
     "hectogpt.lab.verdict": ("Verdict",),
     "dataclasses": ("replace",),
     "hectogpt.errors": ("UserError",),
     "hectogpt.data": ("open_corpus", "Corpus", "Tokenizer", "DataOrder", "Shuffled"),
-    "hectogpt.generate.sampling": ("Sampling",),
+    "hectogpt.generation.sampling": ("Sampling",),
     "hectogpt.model.transformer": ("Transformer",),
     "hectogpt.model.config": ("ModelConfig", "Init"),
     "hectogpt.model.inputs": ("InputPart", "shift", "EmbeddingNorm", "Smear", "TokenTable", "NgramHash"),
@@ -43,24 +43,30 @@ _MODULES = {
         *("Norm", "LayerNorm", "RMSNorm", "Activation", "GELU", "ReLU2"),
         *("Positions", "NoPositions", "LearnedPositions", "SinusoidalPositions"),
     ),
-    "hectogpt.train.run": ("Run", "Data"),
-    "hectogpt.train.init_counts": ("BigramInit",),
-    "hectogpt.train.schedules": ("Schedule", "Constant", "LinearDecay", "Cosine"),
-    "hectogpt.train.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "MemorySGD", "Muon", "SOAPMuon"),
-    "hectogpt.train.loop": ("Step",),
-    "hectogpt.train.evaluate": ("EvalResult",),
-    "hectogpt.train.session": ("Session", "RunResult"),
+    "hectogpt.training.run": ("Run", "Data"),
+    "hectogpt.training.init_counts": ("BigramInit",),
+    "hectogpt.training.schedules": ("Schedule", "Constant", "LinearDecay", "Cosine"),
+    "hectogpt.training.optim": (
+        "Optim",
+        "OptimizerGroup",
+        "PerKind",
+        "kinds",
+        "AdamW",
+        "MemorySGD",
+        "Muon",
+        "SOAPMuon",
+    ),
+    "hectogpt.training.loop": ("Step",),
+    "hectogpt.training.evaluate": ("EvalResult",),
+    "hectogpt.training.session": ("Session", "RunResult"),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
-_PACKAGES = ("generate", "train")  # packages that are functions too: upward.py says why
 
-__all__ = sorted([*_PLACES, *_PACKAGES])
+__all__ = sorted(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    if name in _PACKAGES:
-        return importlib.import_module(f"hectogpt.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'hectogpt' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PLACES[name]), name)

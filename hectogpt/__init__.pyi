@@ -1,4 +1,5 @@
-"""Types of the public names, which __init__.py imports when they are used. tests/test_api.py compares the lists."""
+"""Types of the public names, which __init__.py imports when they are used. tests/commands/test_api.py
+compares the lists."""
 
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ from hectogpt.api.models import attention_maps, generate, load
 from hectogpt.api.training import recipe, train
 from hectogpt.data import Corpus, DataOrder, Shuffled, Tokenizer, open_corpus
 from hectogpt.errors import UserError
-from hectogpt.generate.sampling import Sampling
+from hectogpt.generation.sampling import Sampling
 from hectogpt.lab.verdict import Verdict
 from hectogpt.model.config import Init, ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable, shift
@@ -33,13 +34,13 @@ from hectogpt.model.parts import (
 )
 from hectogpt.model.pointer import PointerHead
 from hectogpt.model.transformer import Transformer
-from hectogpt.train.evaluate import EvalResult
-from hectogpt.train.init_counts import BigramInit
-from hectogpt.train.loop import Step
-from hectogpt.train.optim import AdamW, MemorySGD, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
-from hectogpt.train.run import Data, Run
-from hectogpt.train.schedules import Constant, Cosine, LinearDecay, Schedule
-from hectogpt.train.session import RunResult, Session
+from hectogpt.training.evaluate import EvalResult
+from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.loop import Step
+from hectogpt.training.optim import AdamW, MemorySGD, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
+from hectogpt.training.run import Data, Run
+from hectogpt.training.schedules import Constant, Cosine, LinearDecay, Schedule
+from hectogpt.training.session import RunResult, Session
 
 __version__: str
 

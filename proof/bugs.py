@@ -18,9 +18,9 @@ import torch
 from hectogpt import files, manifest
 from hectogpt.api import full_run
 from hectogpt.model import weights
-from hectogpt.train import checkpoint, loop, run_folder, session
-from hectogpt.train.checkpoint import Checkpoint, Checkpoints
-from hectogpt.train.state import State
+from hectogpt.training import checkpoint, loop, run_folder, session
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.state import State
 
 
 def nothing(*_: Any, **__: Any) -> None:

@@ -25,8 +25,8 @@ from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import read_records
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.serialization import dump
-from hectogpt.train import autosave
-from hectogpt.train.run import Run
+from hectogpt.training import autosave
+from hectogpt.training.run import Run
 from proof import forks
 from proof.result import Line
 from proof.small_runs import Case

@@ -18,7 +18,7 @@ from hectogpt import errors
 from hectogpt.api.models import load
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
-from hectogpt.train.checkpoint import FOLDER, Checkpoints
+from hectogpt.training.checkpoint import FOLDER, Checkpoints
 from proof import forks, small_runs
 from proof.result import Line
 from proof.small_runs import Case

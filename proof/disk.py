@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt.model import weights
-from hectogpt.train import checkpoint
+from hectogpt.training import checkpoint
 
 MOST = 400  # states of one moment; of more a fixed random choice is taken
 State = dict[str, bytes | None]  # path -> content, None for a folder

@@ -20,11 +20,11 @@ from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line, write_atomic
 from hectogpt.model.weights import load_model, save_model
-from hectogpt.train.checkpoint import Checkpoint, Checkpoints
-from hectogpt.train.launch import Launch
-from hectogpt.train.parallel import World
-from hectogpt.train.run_folder import RunFolder
-from hectogpt.train.session import Session
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.launch import Launch
+from hectogpt.training.parallel import World
+from hectogpt.training.run_folder import RunFolder
+from hectogpt.training.session import Session
 from proof import bugs, forks, small_runs
 from proof.disk import Disk, State, write_state
 from proof.result import Line
@@ -127,7 +127,7 @@ def _newest(folder: Path, names: dict[str, str]) -> str:
 def parts_saving(case: Case, where: Path) -> Saving:
     """A checkpoint of step 8 in parts, by a run with sharded weights in one process, beside those of steps 5, 6 and 7.
     Make it in the process that saves: it opens connections."""
-    from hectogpt.train.sharded_checkpoint import save_parts  # loads FSDP2 and more
+    from hectogpt.training.sharded_checkpoint import save_parts  # loads FSDP2 and more
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

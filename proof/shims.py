@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from hectogpt.model import Transformer, weights
-from hectogpt.train import checkpoint
-from hectogpt.train.optim import OptimizerGroup
-from hectogpt.train.run_folder import RunFolder
+from hectogpt.training import checkpoint
+from hectogpt.training.optim import OptimizerGroup
+from hectogpt.training.run_folder import RunFolder
 
 Point = tuple[str, int]  # the thread's part in the run, and how many points of its were passed before
 FILE_CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir", "link", "chmod", "open", "fsync")

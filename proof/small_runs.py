@@ -23,10 +23,10 @@ from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.data import Corpus, Tokenizer
 from hectogpt.lab import ideas, recipes
 from hectogpt.model.inputs import NgramHash
-from hectogpt.train.checkpoint import FOLDER, Checkpoint, Checkpoints
-from hectogpt.train.run import Data, Run
-from hectogpt.train.run_folder import METRICS, RUN
-from hectogpt.train.schedules import LinearDecay
+from hectogpt.training.checkpoint import FOLDER, Checkpoint, Checkpoints
+from hectogpt.training.run import Data, Run
+from hectogpt.training.run_folder import METRICS, RUN
+from hectogpt.training.schedules import LinearDecay
 
 CLOCKS = ("train/dt", "train/tok_per_sec", "mem_mb")
 SECONDS = 3  # the column of a checkpoint's history that a clock fills

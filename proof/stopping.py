@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hectogpt.signals import CODES
-from hectogpt.train.run_folder import METRICS, RUN, SUMMARY
+from hectogpt.training.run_folder import METRICS, RUN, SUMMARY
 from proof import forks, killed, small_runs
 from proof.killed import Reference
 from proof.result import Line

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.train.checkpoint import FOLDER, Checkpoints
-from hectogpt.train.session import Session
+from hectogpt.training.checkpoint import FOLDER, Checkpoints
+from hectogpt.training.session import Session
 from proof import forks, killed, shims, small_runs
 from proof.killed import Reference
 from proof.result import Line

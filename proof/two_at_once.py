@@ -21,8 +21,8 @@ from hectogpt.api.full_run import run_steps, take_folder
 from hectogpt.api.progress import Progress
 from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.data import corpus as corpora
-from hectogpt.train.checkpoint import FOLDER
-from hectogpt.train.run_folder import RUN, read_run
+from hectogpt.training.checkpoint import FOLDER
+from hectogpt.training.run_folder import RUN, read_run
 from proof import comparing, forks, killed, small_runs
 from proof.result import Line
 from proof.small_runs import Case

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from model_kinds import KINDS, build
 
-from hectogpt.generate.decode import Decoder
-from hectogpt.generate.quantize import PackedLinear, QuantizedTransformer
+from hectogpt.generation.decode import Decoder
+from hectogpt.generation.quantize import PackedLinear, QuantizedTransformer
 from hectogpt.model import Transformer
 
 STEPS = 150

@@ -19,8 +19,8 @@ from hectogpt.lab import recipes
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.tracks import TRACKS
-from hectogpt.train.optim import AdamW
-from hectogpt.train.run import Run
+from hectogpt.training.optim import AdamW
+from hectogpt.training.run import Run
 
 
 def make_corpus(folder: Path) -> Corpus:

@@ -13,9 +13,9 @@ from torch import nn
 
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.model import ModelConfig
-from hectogpt.train.optim import AdamW
-from hectogpt.train.run import Data, Run
-from hectogpt.train.schedules import LinearDecay
+from hectogpt.training.optim import AdamW
+from hectogpt.training.run import Data, Run
+from hectogpt.training.schedules import LinearDecay
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ModelConfig(d_model=16, n_heads=2, n_layers=2, context_length=32, vocab_size=50257)

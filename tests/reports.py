@@ -19,9 +19,9 @@ from hectogpt.lab.record import Record
 from hectogpt.lab.report import TEMPLATE, write_report
 from hectogpt.lab.report.leaderboard import Leaderboard, build_leaderboards
 from hectogpt.serialization import dump
-from hectogpt.train.optim import AdamW
-from hectogpt.train.run import Run
-from hectogpt.train.schedules import LinearDecay
+from hectogpt.training.optim import AdamW
+from hectogpt.training.run import Run
+from hectogpt.training.schedules import LinearDecay
 
 WIDTH = "width_128_shared_row"
 NAMES = ["baseline", "learning_rate", "schedule", WIDTH]

@@ -1,7 +1,7 @@
 """The picture of the layers, drawn from the imports that the code has: python -m tools.layers.
 
 Writes docs/pictures/layers.svg. An arrow goes from a layer to one that it imports, and its number says how many of its
-modules do. Imports inside functions count. tests/test_layers.py fails if the committed picture is out of date.
+modules do. Imports inside functions count. tests/laws/test_layers.py fails if the committed picture is out of date.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "lab": ("recipes, the ladder, paired trials, reports", "#0969da"),
     "grade": ("submissions of the assignment: laws, mistakes", "#953800"),
     "assignment": ("the assignment as a kit", "#116329"),
-    "train": ("a run: optimizers, schedules, loop, folder", "#1a7f37"),
+    "training": ("a run: optimizers, schedules, loop, folder", "#1a7f37"),
     "explore": ("attention and positions, pages", "#bf3989"),
     "interop": ("models in Hugging Face's GPT-2 layout", "#bc4c00"),
-    "generate": ("KV cache, sampling, smaller weights", "#1b7c83"),
+    "generation": ("KV cache, sampling, smaller weights", "#1b7c83"),
     "data": ("text becomes batches of tokens, no torch", "#9a6700"),
     "model": ("the transformer, its head and loss", "#6e7781"),
 }
@@ -87,8 +87,8 @@ def walk(node: ast.AST, in_functions: bool) -> Iterator[ast.AST]:
 
 
 def part_of(module: str) -> str | None:
-    """The layer or file of the ground that a module belongs to: "hectogpt.train.loop" -> "train". None for the package
-    itself and its __main__."""
+    """The layer or file of the ground of a module: "hectogpt.training.loop" -> "training". None for the package itself
+    and its __main__."""
     _, _, rest = module.partition(".")
     part = rest.partition(".")[0]
     return part if part not in ("", "__main__") else None

@@ -22,7 +22,7 @@ from hectogpt.lab.report import ladder_names
 from hectogpt.lab.report.leaderboard import build_leaderboards
 from hectogpt.lab.report.ngram_file import NgramFile
 from hectogpt.serialization import dump
-from hectogpt.train.setup import training_tokens
+from hectogpt.training.setup import training_tokens
 from tools import ROOT
 
 TARGET = ROOT / "results" / "ngrams.jsonl"

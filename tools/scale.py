@@ -36,7 +36,7 @@ from tools.scale_model import (
 )
 from tools.schedules import GLOO, Network, gloo_bytes, ring_all_reduce, simulate, tree_sum
 
-BUCKET = 4 << 20  # bytes of gradients that are sent together (hectogpt/train/leaves.py)
+BUCKET = 4 << 20  # bytes of gradients that are sent together (hectogpt/training/leaves.py)
 GPUS = (1, 8, 64, 512, 1024, 8192, 16384)
 PAGE, RESULTS = ROOT / "docs" / "scale.md", ROOT / "results" / "scale.json"
 MARK = re.compile(r"(<!-- scale: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -28,7 +28,7 @@ def bytes_written() -> int:
 
 
 def tree_sum(x: Tensor) -> None:
-    """As hectogpt/train/sums.py: shards to their owners, sums, sums to all."""
+    """As hectogpt/training/sums.py: shards to their owners, sums, sums to all."""
     shards, rank = x.view(dist.get_world_size(), -1), dist.get_rank()
     others = [r for r in range(len(shards)) if r != rank]
     received = torch.empty_like(shards[1:])

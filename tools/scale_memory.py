@@ -18,10 +18,10 @@ from hectogpt.data import open_corpus
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.train.launch import find_launch
-from hectogpt.train.parallel import World
-from hectogpt.train.run import Data, Run
-from hectogpt.train.session import Session
+from hectogpt.training.launch import find_launch
+from hectogpt.training.parallel import World
+from hectogpt.training.run import Data, Run
+from hectogpt.training.session import Session
 from tools.scale_model import LEAVES, MEASURED, SEQUENCES, VOCABULARY
 
 STEPS = 3
@@ -43,7 +43,7 @@ def measure(how: str) -> list[dict[str, float]]:
     run, corpus, launch = make_run(how), open_corpus("sotu"), find_launch()
     world = None if launch is None or how == "none" else World(launch, 300.0, sharded=how == "fsdp")
     if how == "fsdp":
-        import hectogpt.train.sharded_optimizer  # noqa: F401  takes memory of its own
+        import hectogpt.training.sharded_optimizer  # noqa: F401  takes memory of its own
     torch.ones(64, 64, requires_grad=True).matmul(torch.ones(64, 64)).sum().backward()  # loads what is loaded late
     before = hardware.resident_memory_mb()
     session = Session.open(run, corpus, world=world)

@@ -82,8 +82,8 @@ def direct(ranks: int, size: int) -> list[Round]:
 
 
 def tree_sum(ranks: int, size: int) -> list[Round]:
-    """The sum in a fixed tree (`hectogpt/train/sums.py`): each rank gets the parts of one shard from all others, adds
-    them in the tree's order, and sends the sum to all others."""
+    """The sum in a fixed tree (`hectogpt/training/sums.py`): each rank gets the parts of one shard from all others,
+    adds them in the tree's order, and sends the sum to all others."""
     return direct(ranks, size) * 2
 
 

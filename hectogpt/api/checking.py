@@ -16,12 +16,12 @@ from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.manifest import MANIFEST, damage, read_manifest
-from hectogpt.train import checkpoint, diagnose
-from hectogpt.train.checkpoint import Checkpoint, Checkpoints
-from hectogpt.train.diagnose import Finding
-from hectogpt.train.loop import Step
-from hectogpt.train.run_folder import read_run, read_steps
-from hectogpt.train.session import Session
+from hectogpt.training import checkpoint, diagnose
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.diagnose import Finding
+from hectogpt.training.loop import Step
+from hectogpt.training.run_folder import read_run, read_steps
+from hectogpt.training.session import Session
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from hectogpt.lab.statistics import Summary
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.serialization import IDEA_MODULE, Value, diff
-from hectogpt.train.run import Run
-from hectogpt.train.setup import check_corpus
+from hectogpt.training.run import Run
+from hectogpt.training.setup import check_corpus
 
 SHOWN = 3  # changed fields that a label names
 

@@ -10,10 +10,10 @@ from hectogpt.data import Corpus
 from hectogpt.lab import recipes
 from hectogpt.lab.ngram import loss_standard_error
 from hectogpt.serialization import diff
-from hectogpt.train.loop import Step
-from hectogpt.train.run import Run
-from hectogpt.train.run_folder import RunFolder
-from hectogpt.train.session import Session
+from hectogpt.training.loop import Step
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import RunFolder
+from hectogpt.training.session import Session
 
 LONG_SECONDS = 90.0  # a run that takes longer is told of a shorter one
 FEW_TOKENS = 2000  # held-out tokens below which a score is rough

@@ -22,11 +22,11 @@ from hectogpt.lab import ideas
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import model_of, saved_tensors
 from hectogpt.serialization import IDEA_MODULE, classes_in
-from hectogpt.train.evaluate import evaluate
-from hectogpt.train.first_weights import FirstWeights, hash_state
-from hectogpt.train.run import Run
-from hectogpt.train.run_folder import METRICS, RunFolder
-from hectogpt.train.session import Session
+from hectogpt.training.evaluate import evaluate
+from hectogpt.training.first_weights import FirstWeights, hash_state
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import METRICS, RunFolder
+from hectogpt.training.session import Session
 
 LONGEST_ROW = 10_000  # bytes of a line of metrics.jsonl
 

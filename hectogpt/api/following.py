@@ -8,9 +8,9 @@ from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.signals import exit_code, raise_on_signal, stop_on_signal
-from hectogpt.train.parallel import World
-from hectogpt.train.run import Run
-from hectogpt.train.session import Session
+from hectogpt.training.parallel import World
+from hectogpt.training.run import Run
+from hectogpt.training.session import Session
 
 
 def follow(run: Run, corpus: Corpus, world: World) -> None:
@@ -41,6 +41,6 @@ def follow(run: Run, corpus: Corpus, world: World) -> None:
 def _save_parts(session: Session) -> None:
     """Write this process's parts of a checkpoint, if one is to be saved so."""
     if session.in_parts:
-        from hectogpt.train.sharded_checkpoint import save_parts  # loads torch's checkpoints of several processes
+        from hectogpt.training.sharded_checkpoint import save_parts  # loads torch's checkpoints of several processes
 
         save_parts(session)

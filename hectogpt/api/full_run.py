@@ -29,12 +29,12 @@ from hectogpt.lab import ideas
 from hectogpt.lab.baseline_curves import Curve
 from hectogpt.model.weights import save_model
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
-from hectogpt.train import precision, setup
-from hectogpt.train.autosave import Autosave
-from hectogpt.train.parallel import World
-from hectogpt.train.run import Run
-from hectogpt.train.run_folder import RunFolder
-from hectogpt.train.session import RunResult, Session
+from hectogpt.training import precision, setup
+from hectogpt.training.autosave import Autosave
+from hectogpt.training.parallel import World
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import RunFolder
+from hectogpt.training.session import RunResult, Session
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from jaxtyping import Float
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.explore.model_view import read_prompt, trace
-from hectogpt.generate import Sampling, complete
+from hectogpt.generation import Sampling, complete
 from hectogpt.interop import open_model
 from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import did_you_mean
-from hectogpt.train.evaluate import evaluating
-from hectogpt.train.session import RunResult
+from hectogpt.training.evaluate import evaluating
+from hectogpt.training.session import RunResult
 
 Source = RunResult | Path | str | tuple[Transformer, Tokenizer]
 # Options that only mean something when tokens are drawn; naming one asks for a draw.

@@ -13,12 +13,12 @@ from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.serialization import diff
-from hectogpt.train import checkpoint
-from hectogpt.train.checkpoint import Checkpoints
-from hectogpt.train.parallel import World
-from hectogpt.train.run import Run
-from hectogpt.train.run_folder import RUN, RunFolder, read_state, read_steps
-from hectogpt.train.session import Session
+from hectogpt.training import checkpoint
+from hectogpt.training.checkpoint import Checkpoints
+from hectogpt.training.parallel import World
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import RUN, RunFolder, read_state, read_steps
+from hectogpt.training.session import Session
 
 # A run may go on with these changed; all but the last three can change bits, which is then told.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "data.micro_batch"}

@@ -16,9 +16,9 @@ from hectogpt.interop.open import open_model
 from hectogpt.lab import ideas
 from hectogpt.lab.ngram import ngram_losses
 from hectogpt.model import Transformer
-from hectogpt.train import setup
-from hectogpt.train.evaluate import evaluate
-from hectogpt.train.run_folder import RUN, read_run
+from hectogpt.training import setup
+from hectogpt.training.evaluate import evaluate
+from hectogpt.training.run_folder import RUN, read_run
 
 Note = Callable[[str], None]
 

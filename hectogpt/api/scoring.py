@@ -13,14 +13,14 @@ from hectogpt import errors
 from hectogpt.api.progress import Progress
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.generate import Sampling, complete
+from hectogpt.generation import Sampling, complete
 from hectogpt.lab import baseline_curves
 from hectogpt.lab.baseline_curves import Curve
 from hectogpt.lab.ngram import ngram_losses
 from hectogpt.signals import Stopped
-from hectogpt.train import setup
-from hectogpt.train.run_folder import RunFolder
-from hectogpt.train.session import Session
+from hectogpt.training import setup
+from hectogpt.training.run_folder import RunFolder
+from hectogpt.training.session import Session
 
 PICTURE = "losses_and_grad_norms.png"
 SOTU_PROMPT = "The state of our"
@@ -40,7 +40,7 @@ def score(
 ) -> tuple[dict[str, Any], Curve | None]:
     """Score the trained model, draw its picture, write its summary. Returns the summary, and the baseline's curve on
     the same text if there is one."""
-    from hectogpt.train.plot import plot_run  # loads matplotlib, which would hold up the first step
+    from hectogpt.training.plot import plot_run  # loads matplotlib, which would hold up the first step
 
     run, corpus, modified = session.run, session.corpus, facts["modified"]
     progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")

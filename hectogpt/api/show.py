@@ -9,7 +9,7 @@ from hectogpt.display import facts_html, facts_text
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.serialization import diff
-from hectogpt.train.run import Run
+from hectogpt.training.run import Run
 
 LONGEST = 60  # characters of a value that are shown
 

@@ -63,7 +63,7 @@ class Snapshots:
                 os.nice(NICE)  # of this thread alone on Linux, of the process elsewhere; torch's threads inherit it
         import torch
 
-        import hectogpt.generate
+        import hectogpt.generation
         import hectogpt.interop  # noqa: F401  what follows is to be timed without them
 
         torch.set_num_threads(1)
@@ -78,7 +78,7 @@ class Snapshots:
 
     def _take_next(self, run: int, folder: Path) -> bool:
         """Take a snapshot of the newest checkpoint that has none, later of older ones; whether there was one."""
-        from hectogpt.train.checkpoint import FOLDER, Checkpoints
+        from hectogpt.training.checkpoint import FOLDER, Checkpoints
 
         taken = self._taken.setdefault(run, {})
         checkpoints = Checkpoints(folder / FOLDER)
@@ -110,7 +110,7 @@ class Snapshots:
 
     def _take(self, folder: Path, checkpoints: Any, step: int) -> dict[str, Any]:
         from hectogpt.explore.model_view import name_tokens, read_prompt, trace
-        from hectogpt.generate import Sampling, complete
+        from hectogpt.generation import Sampling, complete
         from hectogpt.interop.open import open_model, open_state
 
         if checkpoints is None:

@@ -11,9 +11,9 @@ from typing import Any
 from hectogpt.api.scoring import PICTURE
 from hectogpt.lab.record import Record
 from hectogpt.serialization import dump
-from hectogpt.train.run_folder import RunFolder
-from hectogpt.train.session import Session
-from hectogpt.train.trackers import Trackers
+from hectogpt.training.run_folder import RunFolder
+from hectogpt.training.session import Session
+from hectogpt.training.trackers import Trackers
 
 
 @contextmanager

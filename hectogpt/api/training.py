@@ -15,10 +15,10 @@ from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.signals import Stopped
-from hectogpt.train import setup
-from hectogpt.train.run import Run
-from hectogpt.train.run_folder import RUN, read_run
-from hectogpt.train.session import RunResult, Session
+from hectogpt.training import setup
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import RUN, read_run
+from hectogpt.training.session import RunResult, Session
 
 
 def recipe(name: str = recipes.DEFAULT) -> Run:

@@ -31,8 +31,8 @@ from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.signals import WORDS, Stopped, raise_on_signal
-from hectogpt.train.setup import check_corpus, count_parameters
-from hectogpt.train.trackers import parse_names
+from hectogpt.training.setup import check_corpus, count_parameters
+from hectogpt.training.trackers import parse_names
 
 SEEDS = 5  # if no number is given
 FEW_TOKENS = 2000  # held-out tokens below which the third decimal of a loss means nothing

@@ -46,7 +46,7 @@ def run(arguments: FinishArguments) -> None:
     from hectogpt.cli.train_run import print_result
     from hectogpt.display import printable
     from hectogpt.lab import ideas
-    from hectogpt.train.run_folder import read_run, read_state, read_steps
+    from hectogpt.training.run_folder import read_run, read_state, read_steps
 
     where = named_folder(str(arguments.run))
     ideas.load_files(arguments.idea)

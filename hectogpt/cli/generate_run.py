@@ -18,9 +18,9 @@ from hectogpt.cli.options import GenerateArguments
 from hectogpt.data import Tokenizer
 from hectogpt.display import printable
 from hectogpt.errors import UserError
-from hectogpt.generate import Sampling, Token, generate, native
-from hectogpt.generate.quantize import BITS, QuantizedTransformer
-from hectogpt.generate.text import TextStream, check_memory
+from hectogpt.generation import Sampling, Token, generate, native
+from hectogpt.generation.quantize import BITS, QuantizedTransformer
+from hectogpt.generation.text import TextStream, check_memory
 from hectogpt.interop.open import open_model
 from hectogpt.model import Transformer
 

@@ -123,7 +123,7 @@ def find_differences(record: RunRecord) -> Differences:
     """
     from hectogpt.lab import ideas, recipes
     from hectogpt.serialization import dump
-    from hectogpt.train.run_folder import read_run
+    from hectogpt.training.run_folder import read_run
 
     name = ideas.base_name(text_of(record.run.get("recipe")) or "")
     try:

@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
     if {"-h", "--help"} & set(argv):
         print(help_text())
         return
-    from hectogpt.train.trackers import parse_names
+    from hectogpt.training.trackers import parse_names
 
     if "RANK" in os.environ:  # what torch writes about broken connections, with its own stack, hides what broke them
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -123,7 +123,7 @@ def main(argv: list[str]) -> None:
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
     from hectogpt.api.describing import is_modified
     from hectogpt.cli.train_run import resume, train
-    from hectogpt.train.launch import find_launch
+    from hectogpt.training.launch import find_launch
 
     launch = find_launch()
     if launch is not None:
@@ -152,7 +152,7 @@ def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, st
     import tyro
 
     from hectogpt.lab import ideas, recipes
-    from hectogpt.train.run import Run
+    from hectogpt.training.run import Run
 
     quiet = "--quiet" in argv
     named = bool(argv) and not argv[0].startswith("-")
@@ -201,7 +201,7 @@ def started_from(source: str, run: Any, idea: str | None, quiet: bool) -> Any:
 
 def has_option(path: str) -> bool:
     """Whether an option sets this field: one of the command's own, or a field of the run ("data.seq_len")."""
-    from hectogpt.train.run import Run
+    from hectogpt.training.run import Run
 
     return path in {f.name for f in fields(TrainOptions)} or path.split(".")[0] in {f.name for f in fields(Run)}
 

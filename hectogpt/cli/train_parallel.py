@@ -25,13 +25,13 @@ from hectogpt.cli.train_run import finish, settle
 from hectogpt.cli.train_run import train as train_alone
 from hectogpt.errors import UserError
 from hectogpt.serialization import dump
-from hectogpt.train.facts import file_hashes
-from hectogpt.train.launch import Launch
-from hectogpt.train.leaves import choose_leaves
-from hectogpt.train.parallel import PeerError, World, recorded
-from hectogpt.train.run import Run, load_run
-from hectogpt.train.run_folder import RUN, read_run
-from hectogpt.train.status import write_status
+from hectogpt.training.facts import file_hashes
+from hectogpt.training.launch import Launch
+from hectogpt.training.leaves import choose_leaves
+from hectogpt.training.parallel import PeerError, World, recorded
+from hectogpt.training.run import Run, load_run
+from hectogpt.training.run_folder import RUN, read_run
+from hectogpt.training.status import write_status
 
 FOLDER = "folder"  # under which the run's folder is kept for attempts after a failure
 

@@ -28,11 +28,11 @@ from hectogpt.lab import ideas, recipes
 from hectogpt.lab.baseline_curves import Curve
 from hectogpt.lab.outlook import find_outlook
 from hectogpt.serialization import dump
-from hectogpt.train import setup
-from hectogpt.train.parallel import World
-from hectogpt.train.run import Run
-from hectogpt.train.run_folder import RUN, read_run, read_state
-from hectogpt.train.trackers import parse_names
+from hectogpt.training import setup
+from hectogpt.training.parallel import World
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import RUN, read_run, read_state
+from hectogpt.training.trackers import parse_names
 
 
 def train(run: Run, name: str, modified: bool, options: TrainOptions) -> None:

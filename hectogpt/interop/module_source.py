@@ -84,7 +84,7 @@ class Source:
 
 def _cut(text: str) -> str:
     """A module of the package without what LEFT_OUT names, its checks, its hooks and its calls of C++ kernels."""
-    text = text.replace(", init: Init | None = None)", ")").replace("hectogpt.generate.cache has", "TextCache has")
+    text = text.replace(", init: Init | None = None)", ")").replace("hectogpt.generation.cache has", "TextCache has")
     lines = text.splitlines(keepends=True)
     for first, end, instead in sorted(_cuts(ast.parse(text)), reverse=True):
         if not instead:

@@ -19,7 +19,7 @@ from hectogpt.errors import UserError
 from hectogpt.files import cache_dir, write_atomic
 from hectogpt.json_files import read_json_object
 from hectogpt.serialization import load
-from hectogpt.train.session import RunResult
+from hectogpt.training.session import RunResult
 
 
 @dataclass(frozen=True)

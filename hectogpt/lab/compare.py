@@ -28,8 +28,8 @@ from hectogpt.lab.statistics import Paired, Summary, compare_pairs, selection_bi
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import run_trial
 from hectogpt.serialization import dump
-from hectogpt.train.run import Data, Run
-from hectogpt.train.setup import training_tokens
+from hectogpt.training.run import Data, Run
+from hectogpt.training.setup import training_tokens
 
 
 @dataclass(frozen=True)

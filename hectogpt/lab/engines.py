@@ -25,7 +25,7 @@ from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record
 from hectogpt.lab.trial import request_of
 from hectogpt.lab.trial_process import ask
-from hectogpt.train.run import Run
+from hectogpt.training.run import Run
 
 POLL_SECONDS = 0.5  # between looks for a trial that another process has left
 OnStep = Callable[[int, float], None]

@@ -29,7 +29,7 @@ from hectogpt.model import ModelConfig
 from hectogpt.model.inputs import InputPart
 from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions
 from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump
-from hectogpt.train.run import Run, load_run
+from hectogpt.training.run import Run, load_run
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
 WRITTEN = "an idea is written FILE.py:FUNCTION"

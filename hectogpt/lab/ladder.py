@@ -14,9 +14,9 @@ from hectogpt.model.inputs import NgramHash, Smear, TokenTable
 from hectogpt.model.memory import NgramMemory
 from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 from hectogpt.model.pointer import PointerHead
-from hectogpt.train.optim import AdamW, Muon, PerKind, SOAPMuon
-from hectogpt.train.run import Run
-from hectogpt.train.schedules import LinearDecay
+from hectogpt.training.optim import AdamW, Muon, PerKind, SOAPMuon
+from hectogpt.training.run import Run
+from hectogpt.training.schedules import LinearDecay
 
 Recipe = Callable[[Run], Run]
 

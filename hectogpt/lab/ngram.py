@@ -16,7 +16,7 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab.ngram_mixture import mixture_losses
 from hectogpt.lab.ngram_modified import ADDED, find
-from hectogpt.train.evaluate import SEQ_LEN
+from hectogpt.training.evaluate import SEQ_LEN
 
 DISCOUNT = 0.75  # subtracted from every n-gram's count; what it frees goes to the shorter context's distribution
 

@@ -17,7 +17,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.record import arm_label
 from hectogpt.serialization import current_path, did_you_mean, dump
-from hectogpt.train.run import Run, load_run
+from hectogpt.training.run import Run, load_run
 
 COMMA = re.compile(r",(?![^\[]*\])")  # not inside [0.9,0.95]
 

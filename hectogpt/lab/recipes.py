@@ -30,10 +30,10 @@ from hectogpt.model import Init
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash
 from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, SinusoidalPositions
 from hectogpt.serialization import did_you_mean
-from hectogpt.train.init_counts import BigramInit
-from hectogpt.train.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
-from hectogpt.train.run import Data, Run
-from hectogpt.train.schedules import LinearDecay
+from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
+from hectogpt.training.run import Data, Run
+from hectogpt.training.schedules import LinearDecay
 
 DEFAULT = "minute"  # what `hectogpt train` trains when no recipe is named
 WITHOUT = "without-"  # begins the name of the top of the ladder without one rung

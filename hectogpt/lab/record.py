@@ -26,7 +26,7 @@ from hectogpt.lab.ngram import NgramLosses
 from hectogpt.lab.recipes import current_recipe
 from hectogpt.lab.record_fields import check_fields
 from hectogpt.serialization import current_path, dump
-from hectogpt.train.run import Run, load_run
+from hectogpt.training.run import Run, load_run
 
 # Left out of a trial's identity: the seed stands apart, and the text is known by its hash. Threads change a run's
 # seconds and the order in which its sums are rounded. Without SOAP that hardly shows; SOAP enlarges it, and a seed's

@@ -9,7 +9,7 @@ from typing import Any
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
-from hectogpt.train.run import Run
+from hectogpt.training.run import Run
 
 
 @dataclass(frozen=True)

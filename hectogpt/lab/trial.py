@@ -20,10 +20,10 @@ from hectogpt.idea_file import explain
 from hectogpt.lab.ideas import load_sources, sources_of
 from hectogpt.lab.trial_process import ask
 from hectogpt.serialization import dump
-from hectogpt.train.autosave import Autosave
-from hectogpt.train.checkpoint import Checkpoints
-from hectogpt.train.run import Run, load_run
-from hectogpt.train.session import Session
+from hectogpt.training.autosave import Autosave
+from hectogpt.training.checkpoint import Checkpoints
+from hectogpt.training.run import Run, load_run
+from hectogpt.training.session import Session
 
 
 def run_trial(

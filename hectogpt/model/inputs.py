@@ -21,7 +21,7 @@ from hectogpt.serialization import Value
 
 @runtime_checkable
 class Cache(Protocol):
-    """What the model asks of a cache while tokens are decoded; hectogpt.generate.cache has the implementation."""
+    """What the model asks of a cache while tokens are decoded; hectogpt.generation.cache has the implementation."""
 
     key_positions: Int[Tensor, "rows slot"]
     visible: Bool[Tensor, "rows 1 time slot"] | None

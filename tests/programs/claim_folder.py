@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hectogpt.lab import recipes
-from hectogpt.train.run_folder import RunFolder
+from hectogpt.training.run_folder import RunFolder
 
 
 def claim(root: Path) -> list[str]:

@@ -7,8 +7,8 @@ import os
 import sys
 
 from hectogpt.model import ModelConfig, Transformer
-from hectogpt.train import precision, setup
-from hectogpt.train.run import Data, Run
+from hectogpt.training import precision, setup
+from hectogpt.training.run import Data, Run
 
 run = Run(
     model=ModelConfig(4, 1, 0, 64, 64),

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
-from hectogpt.train.run import Data
-from hectogpt.train.session import Session
+from hectogpt.training.run import Data
+from hectogpt.training.session import Session
 
 whole = recipes.recipe("top")
 run = replace(

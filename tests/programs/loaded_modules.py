@@ -23,7 +23,7 @@ importlib.import_module("hectogpt.cli.train_run")
 from hectogpt.cli import main, train  # noqa: E402
 from hectogpt.model import Transformer  # noqa: E402
 from hectogpt.model.weights import save_model  # noqa: E402
-from hectogpt.train.session import Session  # noqa: E402
+from hectogpt.training.session import Session  # noqa: E402
 
 tell("train, imported")
 small = ["--model.d-model", "12", "--data.seq-len", "8", "--data.batch-size", "2", "--quiet", "--corpus", text]

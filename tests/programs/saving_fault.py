@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import safetensors.torch
 
-from hectogpt.train import sharded_checkpoint
+from hectogpt.training import sharded_checkpoint
 
 KIND, RANK, NUMBER = os.environ.get("FAULT", "none 0 0").split()
 HERE = os.environ.get("RANK") == RANK

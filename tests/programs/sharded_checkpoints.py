@@ -20,13 +20,13 @@ from shared_runs import answers, dropped, fork, in_processes, remembering, small
 from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
 from hectogpt.data import Corpus, open_corpus
-from hectogpt.train.checkpoint import Checkpoint, Checkpoints
-from hectogpt.train.launch import Launch
-from hectogpt.train.parallel import World
-from hectogpt.train.run import Run
-from hectogpt.train.session import Session
-from hectogpt.train.sharded_checkpoint import save_parts
-from hectogpt.train.state import State
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.launch import Launch
+from hectogpt.training.parallel import World
+from hectogpt.training.run import Run
+from hectogpt.training.session import Session
+from hectogpt.training.sharded_checkpoint import save_parts
+from hectogpt.training.state import State
 
 
 def take_steps(

@@ -24,12 +24,12 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.lab import recipes
 from hectogpt.model.inputs import NgramHash
 from hectogpt.model.memory import NgramMemory
-from hectogpt.train import leaves
-from hectogpt.train.checkpoint import Checkpoints
-from hectogpt.train.launch import Launch
-from hectogpt.train.parallel import World
-from hectogpt.train.run import Run
-from hectogpt.train.session import Session
+from hectogpt.training import leaves
+from hectogpt.training.checkpoint import Checkpoints
+from hectogpt.training.launch import Launch
+from hectogpt.training.parallel import World
+from hectogpt.training.run import Run
+from hectogpt.training.session import Session
 
 Work = Callable[[Launch], Any]
 
@@ -234,6 +234,6 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1] in ("sharded", "grid"):
-        import hectogpt.train.sharded  # noqa: F401  loaded once, for all children
+        import hectogpt.training.sharded  # noqa: F401  loaded once, for all children
     signal.alarm(600)
     print(json.dumps(SCENARIOS[sys.argv[1]](Path(sys.argv[2]))))

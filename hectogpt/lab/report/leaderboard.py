@@ -20,7 +20,7 @@ from scipy import stats
 from hectogpt.lab.record import NOT_IDENTITY, Record, arm_label
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, summarize
 from hectogpt.lab.tracks import TRACKS
-from hectogpt.train.run import sections_changed
+from hectogpt.training.run import sections_changed
 
 NGRAMS = ("uniform", "unigram", "kn2", "kn3", "mkn5", "best")
 WITHOUT = "without-"

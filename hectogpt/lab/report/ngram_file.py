@@ -13,7 +13,7 @@ from hectogpt.errors import UserError
 from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.record import Record
 from hectogpt.serialization import dump, load
-from hectogpt.train.run import Data
+from hectogpt.training.run import Data
 
 LATER = ("mkn5", "best")  # what records of earlier versions lack
 SAME = 2e-5  # nats per token: the trigram's loss there and in the record, which rounding may part

@@ -20,7 +20,7 @@ from hectogpt.lab.report.leaderboard import Entry, Leaderboard, compare_curves, 
 from hectogpt.lab.report.tables import NGRAM_LABELS
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.tracks import TRACKS
-from hectogpt.train.plot import (
+from hectogpt.training.plot import (
     BLUE,
     GREY,
     LABEL_SIZE,

@@ -1,0 +1,259 @@
+"""Texts continued by a model, several at once, token by token.
+
+`generate` works on ids and yields tokens as they come; `complete` takes a text and returns its continuation. Both
+refuse ids outside the vocabulary before the model sees them, and logits that are not numbers after it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from hectogpt import errors, hardware
+from hectogpt.errors import UserError
+from hectogpt.generation.decode import Decoder
+from hectogpt.generation.sampling import Sampling, choose
+from hectogpt.model.transformer import Transformer
+
+DecodeBytes = Callable[[Sequence[int]], bytes]
+
+
+class Token(NamedTuple):
+    """One new token: of which text, its id, and its log-probability in nats under the model's own softmax (before
+    temperature, penalty and truncation)."""
+
+    row: int
+    id: int
+    logprob: float
+
+
+def generate(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling | None = None,
+    *,
+    seed: int | Sequence[int] = 0,
+    decode_bytes: DecodeBytes | None = None,
+    start: int | None = None,
+    block: int = 1,
+) -> Iterator[Token]:
+    """Yield the new tokens of all texts, one per text and round, in the order of the texts.
+
+    Text r continues prompt r // num_return_sequences. Its generator is seeded with seed + r, or seed[r] for a sequence,
+    and draws one number per token, so a text does not depend on its neighbours. A text's last token is its stop token,
+    the one completing a stop string (for which `decode_bytes` is needed), or number max_new_tokens. An empty prompt
+    starts from `start`, by default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary).
+    Past the context length L each token is conditioned on the last L tokens of its text.
+
+    block: rounds that are computed before their tokens are read and yielded. The tokens are the same. More than 1 saves
+    waiting for the device in every round; a reader who shows tokens as they come wants 1. Texts that can end early (at
+    a stop token or string) are always read in every round.
+
+    Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds outside [-2^63, 2^63) and
+    for texts that do not fit into memory (MEMORY), and for NaN or infinite logits (DIVERGED). Weights are not changed;
+    a model in training mode is switched to evaluation while tokens are computed.
+    """
+    sampling = sampling or Sampling()
+    if start is None:
+        start = (*sampling.eos_token_id, model.config.vocab_size - 1)[0]
+    texts = [list(map(int, prompt)) or [start] for prompt in prompts]
+    check_ids(texts, model.config.vocab_size)
+    if sampling.stop_strings and decode_bytes is None:
+        raise UserError("stop_strings need a tokenizer", fix="pass decode_bytes=tokenizer.decode_bytes")
+    rows = len(texts) * sampling.num_return_sequences
+    check_memory(model, [len(text) for text in texts], sampling)
+    ends = [seed, seed + rows - 1] if isinstance(seed, int) else list(seed)
+    if not all(-(2**63) <= end < 2**63 for end in ends):
+        raise UserError(
+            f"seed = {seed}", why="it must lie between -2^63 and 2^63 - 1, also with the text's number added"
+        )
+    seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != rows:
+        raise UserError(f"{len(seeds)} seeds for {rows} texts", why="each text has its own generator")
+    if block < 1:
+        raise UserError(f"block = {block}", why="it must be at least 1")
+    if rows == 0 or sampling.max_new_tokens == 0:
+        return iter(())
+    if sampling.eos_token_id or sampling.stop_strings:
+        block = 1
+    return _generate(model, texts, sampling, seeds, decode_bytes, block)
+
+
+def _generate(
+    model: Transformer,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seeds: list[int],
+    decode_bytes: DecodeBytes | None,
+    block: int,
+) -> Iterator[Token]:
+    stops = [StopStrings(sampling.stop_strings) for _ in seeds]
+    open_rows = set(range(len(seeds)))
+    rounds = _rounds(model, prompts, sampling, seeds)
+    while computed := list(itertools.islice(rounds, block)):
+        # Waits for the device, once for all rounds of the block.
+        ids, picked, totals = (torch.stack(numbers).tolist() for numbers in zip(*computed, strict=True))
+        for round_ids, round_picked, round_totals in zip(ids, picked, totals, strict=True):
+            _check_numbers(round_totals, open_rows)
+            for row in sorted(open_rows):
+                token = round_ids[row]
+                if token in sampling.eos_token_id or (decode_bytes and stops[row].found(decode_bytes([token]))):
+                    open_rows.discard(row)
+                yield Token(row, token, round_picked[row] - round_totals[row])
+        if not open_rows:
+            return
+
+
+def _rounds(
+    model: Transformer, prompts: list[list[int]], sampling: Sampling, seeds: list[int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each round, of every row: the chosen id, its logit, and the log of the sum of all exponentials."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    copies = sampling.num_return_sequences
+    text = Decoder(model, prompts, sampling.max_new_tokens, copies)
+    seen = _tokens_in(prompts, model, copies) if sampling.repetition_penalty != 1.0 else None
+    tokens: Tensor | None = None
+    for _ in range(sampling.max_new_tokens):
+        training = model.training
+        model.eval()
+        try:
+            logits = text.prefill() if tokens is None else text.decode(tokens)
+        finally:
+            model.train(training)
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        tokens = choose(logits, sampling, generators, seen)
+        if seen is not None:
+            seen.scatter_(1, tokens[:, None], True)
+        yield tokens, logits.gather(1, tokens[:, None])[:, 0], logits.logsumexp(dim=-1)
+
+
+def _tokens_in(prompts: list[list[int]], model: Transformer, copies: int) -> Bool[Tensor, "rows vocab"]:
+    """Which tokens of the vocabulary each text has."""
+    seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
+    for row, prompt in zip(seen, prompts, strict=True):
+        row[torch.tensor(prompt)] = True
+    return seen.repeat_interleave(copies, 0).to(model.embeddings.weight.device)
+
+
+def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling, per_token: int = 0) -> None:
+    """Refuse texts whose caches and logits cannot fit into memory, before anything is allocated.
+
+    prompts: the number of tokens of each prompt. per_token: bytes that the caller keeps of each new token.
+    Raises UserError (MEMORY).
+    """
+    config, weight = model.config, model.embeddings.weight
+    rows, new = len(prompts) * sampling.num_return_sequences, sampling.max_new_tokens
+    width = min(max(prompts, default=1) + new, config.context_length)
+    numbers = 2 * config.n_layers * width * config.d_model + config.vocab_size
+    # Beside keys, values and logits: the softmax and its sums in float64, a generator, Python's objects.
+    row = numbers * weight.element_size() + 10_000 + (0 if sampling.greedy else 3 * 8 * config.vocab_size)
+    row += per_token * new
+    need, have = rows * row, hardware.free_memory(str(weight.device))
+    if new and need > have:
+        fits = have // max(1, len(prompts) * row) // 2
+        fewer, verb = fits and sampling.num_return_sequences > 1, "does" if rows == 1 else "do"
+        raise UserError(
+            f"{'a text' if rows == 1 else f'{rows:,} texts'} of up to {new:,} new tokens {verb} not fit",
+            why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+            fix=f"set num_return_sequences to {fits}" if fewer else "set max_new_tokens to a smaller number",
+            code=errors.MEMORY,
+        )
+
+
+def check_ids(texts: Sequence[Sequence[int]], vocab_size: int) -> None:
+    """Raise UserError (DATA) naming the first id outside [0, vocab_size)."""
+    for row, text in enumerate(texts):
+        for position, token in enumerate(text):
+            if not 0 <= token < vocab_size:
+                raise UserError(
+                    f"prompt {row}: id {token} at position {position} is out of range",
+                    why=f"the model's vocabulary has {vocab_size:,} ids, 0 to {vocab_size - 1:,}",
+                    fix="use the tokenizer that belongs to the model",
+                    code=errors.DATA,
+                )
+
+
+def _check_numbers(totals: list[float], rows: set[int]) -> None:
+    bad = [row for row in sorted(rows) if not math.isfinite(totals[row])]
+    if bad:
+        raise UserError(
+            f"the model's logits for text {bad[0]} are not finite",
+            why="its weights diverged or are damaged, or their number format overflows",
+            fix="use an earlier checkpoint, or set precision to float32",
+            code=errors.DIVERGED,
+        )
+
+
+def complete(
+    model: Transformer, tokenizer: TextTokenizer, prompt: str, sampling: Sampling | None = None, *, seed: int = 0
+) -> str:
+    """The continuation of a text (without the text): that of its first row if there are several.
+
+    Ends before an end-of-text token; a stop string is part of the text.
+    """
+    sampling = sampling or Sampling()
+    tokens = generate(
+        model,
+        [tokenizer.encode(prompt).tolist()],
+        sampling,
+        seed=seed,
+        decode_bytes=tokenizer.decode_bytes,
+        start=tokenizer.end_of_text,
+        block=32,
+    )
+    ids = [token.id for token in tokens if token.row == 0]
+    if ids and ids[-1] in sampling.eos_token_id:
+        ids.pop()
+    return tokenizer.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """What `complete` asks of a tokenizer: hectogpt.data's, or one of your own."""
+
+    end_of_text: int
+
+    def encode(self, text: str) -> Any:
+        """Ids."""
+        ...
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        """The bytes the ids stand for."""
+        ...
+
+
+class StopStrings:
+    """Whether the bytes of a growing text have just completed one of some strings."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self.wanted = [string.encode("utf-8") for string in strings]
+        self.tail = b""
+
+    def found(self, new: bytes) -> bool:
+        """Append a token's bytes."""
+        text = self.tail + new
+        longest = max(map(len, self.wanted), default=0)
+        self.tail = text[-(longest - 1) :] if longest > 1 else b""
+        return any(wanted in text for wanted in self.wanted)
+
+
+class TextStream:
+    """Bytes in, text out: a character leaves when its last byte has come; what never becomes one is U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, new: bytes) -> str:
+        """The characters that `new` completes."""
+        return self._decoder.decode(new)
+
+    def end(self) -> str:
+        """What is left of an unfinished character."""
+        return self._decoder.decode(b"", final=True)

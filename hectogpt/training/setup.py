@@ -1,0 +1,179 @@
+"""Builds what a run trains: checks of the corpus, the model with its first weights, compiled code for its head."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from hectogpt import errors, files, hardware
+from hectogpt.data import Batches, Corpus, tokens_read
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer, native
+from hectogpt.model.cpu_kernels import compile_kernel
+from hectogpt.training.optim import OptimizerGroup
+from hectogpt.training.precision import Machine
+from hectogpt.training.run import Run
+
+# torch's random numbers while modules are built, from which parts of a user's own may draw their first weights; a
+# number of its own, so that they do not repeat those that the run's seed gives the other weights.
+PARTS_SEED = 1 << 40
+# The C++ kernels are compiled for runs whose steps have at least this many logits.
+NATIVE_FROM = 1 << 24
+
+
+def check_corpus(run: Run, corpus: Corpus) -> None:
+    """Refuse a corpus that the run's model cannot read or that is shorter than one row of a batch."""
+    if corpus.n_vocab > run.model.vocab_size:
+        raise UserError(
+            f"corpus {corpus.name}: ids up to {corpus.n_vocab - 1}, model.vocab_size = {run.model.vocab_size}",
+            fix=f"set model.vocab_size to {corpus.n_vocab}",
+            code=errors.DATA,
+        )
+    if len(corpus.tokens["train"]) < run.data.seq_len:
+        raise UserError(
+            f"corpus {corpus.name}: {len(corpus.tokens['train'])} training tokens",
+            why=f"one row of a batch takes data.seq_len = {run.data.seq_len}",
+            fix="more text, or a smaller data.seq_len",
+            code=errors.DATA,
+        )
+
+
+def make_batches(run: Run, corpus: Corpus) -> Batches:
+    """The batches of the run."""
+    data = run.data
+    return Batches(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, data.order)
+
+
+def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
+    """int64 [steps * batch_size, seq_len]: what the run reads, in its order."""
+    data = run.data
+    return tokens_read(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, run.steps, data.order)
+
+
+def build_model(
+    run: Run, machine: Machine, corpus: Corpus, device: torch.device | None = None, form: bool = False
+) -> Transformer:
+    """The run's model on its device, its weights drawn from the run's seed.
+
+    The corpus is needed in three cases: `lm_head.compact_vocab` (which token ids this run will read), `memory` (which
+    n-grams) and `init_from_counts` (counts of the tokens that it will read). device: the machine's, if it is not named.
+    form: leave the parameters on the meta device, where they take no memory; buffers are real.
+
+    Raises UserError if the run asks for compiled blocks on the CPU and no C++ compiler works.
+    """
+    if run.compile and machine.device.type == "cpu" and (fault := hardware.cpp_compiler_fault()):
+        raise UserError(
+            "compile = True, but no C++ compiler works",
+            why=fault,
+            fix="install one (Debian: apt-get install g++ python3-dev), or set compile to False",
+        )
+    with torch.random.fork_rng(devices=[]), _parameters_on_meta() if form else nullcontext():
+        torch.manual_seed(PARTS_SEED + run.seed)
+        model = Transformer(run.model)
+    _fit_to_text(model, run, corpus)
+    dtype = torch.float64 if machine.dtype == torch.float64 else torch.float32
+    device = machine.device if device is None else device
+    if form:
+        model = model.to(dtype)
+        for module in model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device))
+    else:
+        model.init_weights(run.init, seed=run.seed)
+        if run.init_from_counts is not None:
+            run.init_from_counts.apply(model, training_tokens(run, corpus))
+        model = model.to(device, dtype)
+    if run.compile:
+        _keep_compiled_code()
+        for block in model.backbone:
+            block.compile()
+    return model
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules that are built within the context have parameters on the meta device, and real buffers."""
+
+    def moved(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return parameter
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(moved)  # type: ignore[arg-type]  # which says None
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
+    """The run's optimizer over the model's parameters. Raises UserError if a user's own is none."""
+    optimizer = run.optim.build(model)
+    if not isinstance(optimizer, OptimizerGroup):
+        raise UserError(
+            f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not an OptimizerGroup",
+            fix="return OptimizerGroup([...]) of torch optimizers",
+        )
+    return run.memory_optim.take_tables(optimizer, model)
+
+
+def _fit_to_text(model: Transformer, run: Run, corpus: Corpus) -> None:
+    """Give the parts whose sizes depend on what the run reads their sizes."""
+    if model.config.lm_head.compact_vocab:
+        model.lm_head.compact(used_tokens(run, corpus))
+    if model.memory is not None:
+        model.memory.fit(torch.from_numpy(training_tokens(run, corpus)))
+
+
+def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
+    """int64 [used]: the ids that occur in what the run reads, ascending."""
+    batches, seen = make_batches(run, corpus), np.zeros(run.model.vocab_size, dtype=bool)
+    # After one epoch every sequence has been read.
+    for step in range(min(run.steps, -(-batches.n_sequences // run.data.batch_size))):
+        seen[batches.at(step)] = True
+    return torch.from_numpy(seen.nonzero()[0])
+
+
+def count_parameters(run: Run, corpus: Corpus) -> int:
+    """Number of parameters of the model that build_model would build, without allocating them."""
+    with torch.device("meta"):
+        model = Transformer(run.model)
+    _fit_to_text(model, run, corpus)
+    return sum(p.numel() for p in model.parameters())
+
+
+def compile_head(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
+    """Compile what makes this run faster than torch's own operations; returns in words what was done.
+
+    "native": the C++ kernels, if the head's products are in bf16 and a step is large
+    enough (16 x 512 tokens save 0.1 to 0.7 s of processor time a step; compiling takes 2 s, once on a machine).
+    "compiled": the softmax by torch.compile, if the run is long enough to earn it back. On two cores and 8,192 tokens
+    it saves 0.1 s a step (measured), with a soft cap about 0.4 s (half of the 0.8 s of processor time measured);
+    compiling takes up to 16 s the first time on a machine.
+
+    chosen: what was done when the run began, to do it again: its sums round in another order.
+    """
+    head, rows = run.model.lm_head, len(model.lm_head.weight)
+    on_cpu = machine.device.type == "cpu"
+    step_logits = run.data.batch_size * run.data.seq_len * rows
+    worth_it = step_logits >= NATIVE_FROM if chosen is None else chosen == "native"
+    if on_cpu and machine.head_dtype == torch.bfloat16 and worth_it and native.build() is not None:
+        return "native"
+    gain = (0.4 if head.soft_cap else 0.1) * run.steps * run.data.batch_size * run.data.seq_len / 8192
+    worth_it = gain >= 16 if chosen is None else chosen == "compiled"
+    if not on_cpu or machine.head_dtype == torch.float64 or not worth_it:
+        return chosen if chosen is not None and chosen not in ("compiled", "native") else "eager"
+    _keep_compiled_code()
+    compiled = compile_kernel(head.soft_cap, machine.head_dtype, rows, head.bias or head.compact_vocab)
+    return "compiled" if compiled else "eager (no C++ compiler works)"
+
+
+def _keep_compiled_code() -> None:
+    """Have torch keep what it compiles in our cache folder, unless the user has chosen another."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_dir() / "inductor"))

@@ -1,0 +1,313 @@
+"""hectogpt from Python: the names, training with the command's bits, models asked and looked into, what is shown."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import TINY, Here, environment, hectogpt, wait_for, write_tokens
+
+import hectogpt as package
+from hectogpt import RunResult, UserError, errors
+from hectogpt.lab import recipes
+from hectogpt.training.run import Run
+
+PACKAGE = Path(package.__file__).parent
+PROGRAMS = Path(__file__).parents[1] / "programs"
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokens(tmp_path_factory.mktemp("corpus") / "stories.bin")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, monkeypatch, capsys)
+
+
+def tiny_run(tokens: Path, **changes: object) -> Run:
+    """The run of the command's TINY options."""
+    run = recipes.recipe("adamw_128")
+    model = replace(run.model, d_model=16, n_heads=2, n_layers=1, context_length=64)
+    data = replace(run.data, seq_len=64, batch_size=4)
+    run = replace(run, model=model, data=data, corpus=str(tokens), threads=1, steps=4)
+    return replace(run, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def result(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A trained run with its folder."""
+    return package.train(tiny_run(tokens), out=tmp_path_factory.mktemp("runs") / "mine", quiet=True)
+
+
+def python(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=cwd, env=environment(cwd), capture_output=True, text=True)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_importing_is_quick_until_something_is_used(tmp_path: Path) -> None:
+    program = "import sys, hectogpt\nhectogpt.UserError\ndir(hectogpt)\nhectogpt.__version__\nhectogpt.train\n"
+    program += "print(sorted({'torch', 'numpy', 'tyro', 'rich', 'scipy'} & set(sys.modules)))"
+    done = python(program, tmp_path)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_docstring_the_stub_and_all_list_the_same_names() -> None:
+    assert package.__doc__ is not None
+    table = re.findall(r"^(?:[a-z][a-z ]{10}| {11})(\S.*)$", package.__doc__, re.MULTILINE)
+    listed = [name for line in table for name in line.split()]
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    imported = {alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    exported = next(ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
+    assert len(listed) == len(set(listed))
+    assert sorted(listed) == package.__all__ == sorted(exported) == sorted(imported)
+    for name in package.__all__:
+        assert callable(getattr(package, name)), name
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="trian"):
+        package.trian  # noqa: B018
+
+
+def test_the_stub_names_the_places_that_the_package_imports_from() -> None:
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    places = {a.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names}
+    assert places == package._PLACES
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import hectogpt\nbefore = hectogpt.train, hectogpt.generate\nimport hectogpt.training.run\n",
+        "import hectogpt.training.schedules, hectogpt.generation.sampling\n"
+        "import hectogpt\nfrom hectogpt import train\n",
+    ],
+    ids=["names first", "modules first"],
+)
+def test_train_and_generate_stay_functions(program: str, tmp_path: Path) -> None:
+    program += """
+from hectogpt.generation import Sampling
+try:
+    hectogpt.train("top_", out="a")
+except hectogpt.UserError as error:
+    print(error)
+try:
+    hectogpt.generate("nowhere/at/all", "Once")
+except hectogpt.UserError as error:
+    print(error.what)
+"""
+    done = python(program, tmp_path)
+    told = done.stdout.splitlines()
+    assert told[0] == "error: unknown recipe 'top_'", done.stderr
+    assert told[1].startswith("why: recipes: baseline, ")
+    assert told[-1] == "no folder 'nowhere/at/all'"
+
+
+@pytest.mark.slow
+def test_a_users_program_has_types(tmp_path: Path) -> None:
+    """mypy reads all that the stub names, torch among it: half a minute."""
+    pytest.importorskip("mypy")
+    (tmp_path / "good.py").write_text(
+        "import hectogpt\nimport hectogpt.training.run\nfrom hectogpt import Muon, Run, replace\n"
+        'run: Run = replace(hectogpt.recipe("top"), steps=20, optim=Muon(lr=0.02))\n'
+        'result = hectogpt.train(run, out="runs/mine", quiet=True)\n'
+        'text: str = hectogpt.generate(result, "Once", max_new_tokens=4, temperature=0.8)\n'
+        "loss: float | None = result.dev_loss\n"
+        'hectogpt.compare([run, "baseline"], seeds=2).verdicts[0].text.upper()\n'
+        'hectogpt.load("runs/mine")[0].config.d_model\n'
+    )
+    (tmp_path / "bad.py").write_text('import hectogpt\nhectogpt.train(3)\nhectogpt.generate("a", "b", seed="c")\n')
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--ignore-missing-imports", "good.py", "bad.py"]
+    paths = environment(tmp_path, MYPYPATH=str(PACKAGE.parent))
+    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True)
+    found = re.findall(r"^(\w+\.py):(\d+): error", done.stdout, re.MULTILINE)
+    assert found == [("bad.py", "2"), ("bad.py", "3")], done.stdout + done.stderr
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_the_command_and_python_give_the_same_bits(tokens: Path, tmp_path: Path, result: RunResult) -> None:
+    done = hectogpt("train", "adamw_128", *TINY, "--corpus", tokens, "--out", "theirs", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    theirs, mine = tmp_path / "theirs", result.folder
+    assert mine is not None
+    assert {path.name for path in mine.iterdir()} == {path.name for path in theirs.iterdir()}
+    rows = [json.loads(line) for line in (theirs / "metrics.jsonl").read_text().splitlines()]
+    assert result.losses == tuple(row["train/loss"] for row in rows[:-1])
+    assert result.grad_norms == tuple(row["train/grad_norm"] for row in rows[:-1])
+    summary = json.loads(done.stdout)
+    assert result.dev_loss == summary["dev_loss"]
+    assert (mine / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
+    assert json.loads((mine / "run.json").read_text()) == json.loads((theirs / "run.json").read_text())
+    own = json.loads((mine / "summary.json").read_text())
+    apart = {"folder", "seconds", "peak_mb"}
+    assert {k: v for k, v in own.items() if k not in apart} == {k: v for k, v in summary.items() if k not in apart}
+    assert own["modified"] is True
+
+
+def test_without_a_folder_nothing_is_written(tokens: Path, here: Here, tmp_path: Path, result: RunResult) -> None:
+    before = sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts)
+    again = package.train(tiny_run(tokens))
+    assert sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts) == before
+    assert again.folder is None
+    assert (again.losses, again.dev_loss) == (result.losses, result.dev_loss)
+    told = here.capsys.readouterr()
+    assert told.out == ""
+    assert [line[:10] for line in told.err.splitlines() if line.startswith("step ")] == [
+        f"step 0000{i}" for i in "1234"
+    ]
+    package.train(tiny_run(tokens, steps=1), quiet=True)
+    assert here.capsys.readouterr().err == ""
+    package.train(tiny_run(tokens, steps=40))
+    assert here.capsys.readouterr().err.count("\nstep ") == 11  # ten lines and the first step's
+
+
+def test_a_thread_trains_too(tokens: Path, tmp_path: Path, result: RunResult) -> None:
+    """Notebooks may run cells in a thread, where signals cannot be handled."""
+    found: list[RunResult] = []
+    thread = threading.Thread(
+        target=lambda: found.append(package.train(tiny_run(tokens), out=tmp_path / "a", quiet=True))
+    )
+    thread.start()
+    thread.join()
+    assert found[0].losses == result.losses
+
+
+def test_another_text_and_a_recipe_by_name(tokens: Path, tmp_path: Path, result: RunResult) -> None:
+    corpus = package.open_corpus(str(tokens))
+    same = package.train(tiny_run(tokens, corpus="sotu"), corpus=corpus, quiet=True)
+    assert same.losses == result.losses
+    assert same.run.corpus == corpus.name
+    assert package.recipe() == package.recipe(recipes.DEFAULT) == recipes.recipe("minute")
+    with pytest.raises(UserError, match="no_such_file"):
+        package.train("baseline", corpus=tmp_path / "no_such_file.txt", quiet=True)
+
+
+def test_errors_are_the_commands(tokens: Path, tmp_path: Path, result: RunResult) -> None:
+    with pytest.raises(UserError) as caught:
+        package.train(tiny_run(tokens), out=result.folder, quiet=True)
+    assert re.fullmatch(
+        r"error: .* already holds a run\nwhy: .*\nfix: set out to another folder.*\nkept: .*", str(caught.value)
+    )
+    with pytest.raises(UserError) as caught:
+        package.train(tiny_run(tokens, optim=package.AdamW(lr=1e30)), out=tmp_path / "far", quiet=True)
+    assert caught.value.code == errors.DIVERGED
+    assert json.loads((tmp_path / "far" / "summary.json").read_text())["state"] == "diverged"
+    assert (tmp_path / "far" / "model.safetensors").exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_what_the_command_leaves(tokens: Path, tmp_path: Path, number: int, code: int) -> None:
+    program = [sys.executable, PROGRAMS / "interrupted_training.py", tokens, "stopped"]
+    child = subprocess.Popen(
+        program, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
+    child.send_signal(number)
+    stdout, stderr = child.communicate(timeout=60)
+    assert child.returncode == code, stderr
+    if number == signal.SIGINT:
+        assert re.match(r"error: stopped by a signal after step \d+ of 5000\nfix: .*\nkept: weights, metrics", stdout)
+    summary = json.loads((tmp_path / "stopped" / "summary.json").read_text())
+    assert summary["state"] == "interrupted"
+    assert summary["steps"] == metrics.read_text().count("\n") >= 3
+    assert package.generate(tmp_path / "stopped", "Once", max_new_tokens=2).startswith("Once")
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_generate_continues_as_the_command_does(result: RunResult, here: Here) -> None:
+    sources = [result, result.folder, str(result.folder), package.load(str(result.folder))]
+    texts = {package.generate(source, "The state of", max_new_tokens=5) for source in sources}  # type: ignore[arg-type]
+    command = ["generate", result.folder, "The state of", "--quiet", "--max-new-tokens", 5]
+    assert texts == {here(*command).stdout.removesuffix("\n")}
+    drawn = package.generate(result, "The state of", max_new_tokens=5, temperature=2.0, top_k=0, seed=3)
+    assert drawn == here(*command, "--temperature", "2", "--top-k", 0, "--seed", "3").stdout.removesuffix("\n")
+    assert drawn not in texts
+    assert package.generate(result, "Once", max_new_tokens=0) == "Once"
+
+
+def test_generate_names_the_option_that_does_not_exist(result: RunResult) -> None:
+    with pytest.raises(UserError, match="no option 'temprature'") as caught:
+        package.generate(result, "Once", temprature=1.0)
+    assert "temperature" in caught.value.fix
+    with pytest.raises(UserError, match="top_p = 3"):
+        package.generate(result, "Once", top_p=3.0)
+
+
+def test_attention_maps_of_a_result_and_of_its_folder(result: RunResult) -> None:
+    maps = package.attention_maps(result, "Once upon a time, there was a house")
+    layers, heads, t, s = maps.shape
+    assert (layers, heads) == (result.model.config.n_layers, result.model.config.n_heads)
+    assert t == s == 8 + 1
+    np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
+    assert (np.triu(maps, 1) == 0).all()
+    assert result.model.training  # as training left it
+    assert result.folder is not None
+    np.testing.assert_array_equal(maps, package.attention_maps(result.folder, "Once upon a time, there was a house"))
+    assert package.attention_maps(result, "word " * 200).shape[-1] == result.model.config.context_length
+    with pytest.raises(UserError, match="empty"):
+        package.attention_maps(result, "")
+
+
+def test_a_hugging_face_folder_is_a_model_too(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from gpt2_folders import MERGES, make_gpt2, write_vocabulary
+
+    size = len(write_vocabulary(tmp_path, MERGES))
+    make_gpt2(vocab_size=size).save_pretrained(tmp_path)
+    text = package.generate(tmp_path, "hello", max_new_tokens=3, eos_token_id=-1)
+    assert text.startswith("hello")
+    assert len(text) > len("hello")
+    assert package.attention_maps(tmp_path, "hello w").shape[:2] == (2, 4)
+    with pytest.raises(UserError, match="no model in"):
+        package.load(tmp_path / "nowhere")
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_shown_as_the_difference_to_its_recipe(tokens: Path) -> None:
+    run = package.recipe("top")
+    assert str(run) == f"Run {run.recipe}: as the recipe says"
+    changed = replace(run, steps=50, schedule=package.Cosine(warmup=5))
+    lines = str(changed).splitlines()
+    assert lines[0] == f"Run {run.recipe}: 2 fields changed"
+    assert re.match(r"  schedule  LinearDecay\(.* -> Cosine\(warmup=5", lines[1])
+    assert lines[2] == "  steps     100 -> 50"
+    html = replace(run, recipe="<b>mine", corpus="a&b")._repr_html_()
+    assert "&lt;b&gt;mine" in html
+    assert "a&amp;b" in html
+    assert "<b>" not in html
+    assert "beside baseline" in str(replace(run, recipe="mine"))
+
+
+def test_a_result_is_shown_with_its_numbers(result: RunResult) -> None:
+    assert len(repr(result)) < 100
+    for text in (str(result), result._repr_html_()):
+        assert f"{result.dev_loss:.4f}" in text
+        assert f"{result.params:,}" in text
+        assert str(result.folder) in text
+    assert "<svg" in result._repr_html_()
+    named = dataclasses.replace(result, run=replace(result.run, recipe="<script>"))
+    assert "<script>" not in named._repr_html_()
+    assert "not scored" in repr(dataclasses.replace(result, scores={}))

@@ -1,0 +1,250 @@
+"""`hectogpt export`: transformers computes our numbers and our texts, an import gives the same model, errors leave
+nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command import Here, assert_good_error
+from exported_models import VOCAB, contents, difference, export_kind, open_theirs, write_model
+from model_kinds import GPT2, KINDS, random_ids
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.generation import Sampling, generate
+from hectogpt.interop import open_model
+from hectogpt.interop.export import export
+from hectogpt.interop.hf_config import gpt2_differences
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
+
+
+def check_logits_and_texts(folder: Path, kind: str, dtype: torch.dtype) -> None:
+    """Logits with and without a cache, and greedy texts that run past the context."""
+    model, done = export_kind(folder, kind, dtype)
+    theirs, length = open_theirs(done.folder), model.config.context_length
+    ids = random_ids(3, length, VOCAB)
+    with torch.no_grad():
+        for use_cache in (True, False):
+            assert difference(model(ids), theirs(ids, use_cache=use_cache).logits) <= TOLERANCE[dtype]
+    assert theirs.dtype == dtype
+    half = ids[:, : max(1, length // 2)]
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "attention_mask": torch.ones_like(half)}
+    new = length - half.shape[1] if done.kind == "GPT2LMHeadModel" else length + 4  # a GPT2LMHeadModel ends there
+    if new:
+        assert torch.equal(theirs.generate(half, max_new_tokens=new, **options), model.generate(half, new))
+
+
+@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.thorough), False])
+def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
+    from dataclasses import replace
+
+    from hectogpt.model.lm_head import LMHeadConfig
+
+    model = write_model(tmp_path / "run", replace(GPT2, lm_head=LMHeadConfig(tied=tied)))
+    done = export(tmp_path / "run", tmp_path / "out")
+    from transformers import GPT2LMHeadModel
+
+    theirs = GPT2LMHeadModel.from_pretrained(done.folder)
+    ids = random_ids(3, 10, VOCAB)
+    with torch.no_grad():
+        assert difference(model(ids), theirs(ids).logits) <= 1e-12
+    texts = theirs.generate(ids[:, :4], max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert torch.equal(texts, model.generate(ids[:, :4], 6))
+    assert (done.kind, done.differences) == ("GPT2LMHeadModel", {})
+    assert set(done.files) == {
+        *("README.md", "config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+    again = export(done.folder, tmp_path / "again")
+    assert contents(again.folder) == contents(done.folder)
+
+
+def test_any_other_model_brings_its_code(tmp_path: Path) -> None:
+    check_logits_and_texts(tmp_path, "everything else", torch.float64)
+    code = (tmp_path / "out" / "modeling_hectogpt.py").read_text(encoding="utf-8")
+    assert "import hectogpt" not in code
+    assert "from hectogpt" not in code
+    for command in (["check", "--select", "E,F,I", "--ignore", "F722"], ["format", "--diff"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--line-length", "120", "--isolated", "-"], input=code, text=True
+        )
+        assert done.returncode == 0
+    again = export(tmp_path / "out", tmp_path / "again")
+    assert contents(again.folder) == contents(tmp_path / "out")
+    ours, back = open_model(tmp_path / "run")[0], open_model(tmp_path / "out")[0]
+    assert ours.config == back.config
+    assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [pytest.param("pointer", marks=pytest.mark.thorough), "looks back"])
+def test_prompts_of_unequal_length_in_one_batch(tmp_path: Path, kind: str) -> None:
+    """Padded on the left, past the context, with a copy of each text: as our own decoder continues each alone."""
+    model, done = export_kind(tmp_path, kind)
+    prompts = [row[:n].tolist() for row, n in zip(random_ids(3, 12, VOCAB), (2, 7, 12), strict=True)]
+    ids = torch.tensor([[0] * (12 - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (12 - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 9}
+    texts = open_theirs(done.folder).generate(ids, attention_mask=mask, **options)[:, 12:]
+    expected = [[] for _ in prompts]
+    for token in generate(model, prompts, Sampling(max_new_tokens=9)):
+        expected[token.row].append(token.id)
+    assert texts.tolist() == expected
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "everything else"])
+def test_every_kind_of_model(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    check_logits_and_texts(tmp_path, kind, dtype)
+
+
+@pytest.mark.thorough
+def test_what_else_transformers_does_with_a_model(tmp_path: Path) -> None:
+    """Beams, half precision, right padding, a training step, and saving it again, which we read."""
+    model, done = export_kind(tmp_path, "everything else", torch.float32)
+    theirs, ids = open_theirs(done.folder), random_ids(2, 10, VOCAB)
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 5}
+    cached, anew = (theirs.generate(ids[:, :4], num_beams=3, use_cache=use, **options) for use in (True, False))
+    assert torch.equal(cached, anew)
+    with torch.no_grad():
+        half = open_theirs(done.folder, dtype=torch.bfloat16)
+        assert difference(model(ids), half(ids).logits.float()) < 0.1
+        mask = torch.ones_like(ids)
+        mask[1, 6:] = 0
+        padded = theirs(ids, attention_mask=mask).logits
+        assert difference(padded[1, :6], theirs(ids[1:, :6]).logits[0]) < 1e-5
+    theirs.train()
+    loss = theirs(ids, labels=ids).loss
+    assert abs(loss.item() - model.get_loss_on_batch(ids).item()) < 1e-4
+    loss.backward()
+    assert all(p.grad is not None for p in theirs.parameters())
+    theirs.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "tokenizer.json").write_bytes((done.folder / "tokenizer.json").read_bytes())
+    back = open_model(tmp_path / "saved")[0]
+    assert torch.equal(back(ids), model(ids))
+
+
+@pytest.mark.thorough
+def test_the_tokenizer_gives_our_ids(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from hectogpt.data import load_tokenizer
+    from hectogpt.model import ModelConfig, Transformer
+    from hectogpt.model.weights import save_model
+
+    (tmp_path / "run").mkdir()
+    save_model(Transformer(ModelConfig(8, 2, 1, 16, 50257)), tmp_path / "run")
+    done = export(tmp_path / "run", tmp_path / "out")
+    theirs, ours = AutoTokenizer.from_pretrained(done.folder), load_tokenizer()
+    text = "The state of our Union, 1934:\n\n  naïve 日本語 \U0001f600  it's\t\x07 end "
+    assert theirs(text)["input_ids"] == ours.encode(text).tolist()
+    assert theirs.decode(ours.encode(text).tolist()) == text
+    assert (theirs.eos_token_id, len(theirs), theirs.model_max_length) == (50256, 50257, 16)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["gpt2", "pointer"])
+def test_what_the_card_shows_runs(tmp_path: Path, kind: str) -> None:
+    done = export_kind(tmp_path, kind)[1]
+    code = (done.folder / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("python\n")
+    code = code.replace("Once upon a time", "hello").replace("max_new_tokens=40", "max_new_tokens=3")
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, stdin=-3)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("hello")
+    assert "y/N" not in ran.stdout
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_it_did_and_why(tmp_path, monkeypatch, capsys) -> None:
+    here = Here(tmp_path, monkeypatch, capsys)
+    write_model(tmp_path / "run", KINDS["pointer"])
+    done = here("export", "run", "out")
+    assert done.returncode == 0, done.stderr
+    assert "HectoGPTForCausalLM" in done.stdout
+    assert all(field in done.stdout for field in ("positions", "NoPositions()", "inputs", "pointer"))
+    assert "trust_remote_code" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    refused = here("export", "run", "out")
+    assert_good_error(refused, errors.USAGE, "not empty", "--overwrite")
+    (tmp_path / "out" / "config.json").write_text("old", encoding="utf-8")
+    told = json.loads(here("export", "run", "out", "--overwrite", "--json").stdout)
+    assert (told["kind"], "pointer" in told["differences"]) == ("HectoGPTForCausalLM", True)
+    assert (tmp_path / "out" / "config.json").read_text(encoding="utf-8") != "old"
+    (tmp_path / "out" / "mine.txt").touch()
+    assert_good_error(here("export", "run", "out", "--overwrite"), errors.USAGE, "mine.txt")
+    assert_good_error(here("export", "run", "other", "--to", "gguf"), errors.USAGE, "pointer", "--to hf")
+    assert_good_error(here("export", "nowhere/at/all", "other"), errors.USAGE, "no folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+
+
+def test_a_target_is_never_overwritten(tmp_path: Path) -> None:
+    write_model(tmp_path / "run", GPT2)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        export(tmp_path / "run", tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    with contextlib.chdir(tmp_path / "empty"), pytest.raises(UserError, match="where you are"):
+        export(tmp_path / "run", Path("."))
+    assert export(tmp_path / "run", tmp_path / "empty").kind == "GPT2LMHeadModel"
+    with pytest.raises(UserError, match="not empty"):
+        export(tmp_path / "run", tmp_path / "run", overwrite=True)  # it has merges.txt, which no export writes
+
+
+def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "run", GPT2)
+    monkeypatch.setattr("hectogpt.interop.export.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(UserError, match="cannot write") as caught:
+        export(tmp_path / "run", tmp_path / "new" / "folders" / "out")
+    assert caught.value.code == errors.STORAGE
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_gpt2_may_differ_in() -> None:
+    from dataclasses import replace
+
+    from hectogpt.model.parts import LayerNorm, RMSNorm
+
+    assert gpt2_differences(replace(GPT2, norm=LayerNorm(eps=1e-3))) == {}
+    assert gpt2_differences(replace(GPT2, attention_scale=8**-0.5)) == {}
+    assert list(gpt2_differences(replace(GPT2, attention_scale=0.5, norm=RMSNorm()))) == ["norm", "attention_scale"]
+
+
+def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from helpers import small_run
+
+    from hectogpt.serialization import dump
+
+    write_model(tmp_path / "run", GPT2)
+    run = dump(replace(small_run(), recipe="a|b\n# <script>", corpus="---\nx: `y`"))
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"run": run}), encoding="utf-8")
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"dev_loss": 5.25, "ngrams": {"kn3": 5.0}}))
+    export(tmp_path / "run", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "<script>" not in card
+    assert card.splitlines().count("---") == 2
+    assert "| held-out loss | 5.2500 nats per token |" in card
+    assert "| Kneser-Ney trigram model on the same text | 5.0000 nats per token |" in card
+
+
+@pytest.mark.thorough
+def test_every_recipe_has_a_form() -> None:
+    """GPT-2's, or a modelling file that Python compiles."""
+    from hectogpt.interop.remote_code import assemble
+    from hectogpt.lab import recipes
+
+    gpt2 = {name for name in recipes.names() if not gpt2_differences(recipes.recipe(name).model)}
+    assert {"baseline", "adamw_128", "adamw_gpt2", "finetune"} <= gpt2
+    assert not gpt2 & {"minute", "rotary", "value_embeddings"}
+    for name in set(recipes.names()) - gpt2:
+        compile(assemble(recipes.recipe(name).model, []), name, "exec")

@@ -1,0 +1,215 @@
+"""Fine-tuning: a run that starts from another model's weights, is resumed, and says where they came from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from command import TINY, Here, assert_good_error, write_tokens
+from helpers import peaked, small_run, tiny_corpus
+from model_kinds import KINDS, build
+
+from hectogpt import errors
+from hectogpt.api.first_weights import read_state, start_from, whole
+from hectogpt.cli.train import parse
+from hectogpt.errors import UserError
+from hectogpt.interop import open_model
+from hectogpt.interop.export import export
+from hectogpt.lab import recipes
+from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.memory import NgramMemory
+from hectogpt.model.weights import save_model
+from hectogpt.training.first_weights import FirstWeights, hash_state
+from hectogpt.training.session import Session
+
+SMALL = ModelConfig(16, 2, 1, 32, 50257)
+
+
+def write_run(folder: Path, config: ModelConfig = SMALL) -> Transformer:
+    """The model of an earlier run, in its folder."""
+    model = peaked(Transformer(config), scale=0.1)
+    folder.mkdir()
+    save_model(model, folder)
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_run_starts_from_the_weights(tmp_path: Path, tied: bool) -> None:
+    before = write_run(tmp_path / "run", replace(SMALL, lm_head=LMHeadConfig(tied=tied)))
+    run = start_from(small_run(seed=5), str(tmp_path / "run"))
+    assert (run.model, run.data.seq_len) == (before.config, 32)
+    session = Session.open(run, tiny_corpus(tmp_path))
+    assert all(torch.equal(session.model.state_dict()[name], t) for name, t in before.state_dict().items())
+    assert (session.model.lm_head.weight is session.model.embeddings.weight) == tied
+    list(session.steps())
+    assert (session.model.lm_head.weight is session.model.embeddings.weight) == tied
+    assert session.result().losses[-1] < session.result().losses[0]
+
+
+def test_a_memory_is_tuned_with_the_n_grams_that_it_has(tmp_path: Path) -> None:
+    model = Transformer(replace(SMALL, memory=NgramMemory()))
+    model.memory.fit(torch.arange(60).view(2, 30))
+    (tmp_path / "run").mkdir()
+    save_model(peaked(model), tmp_path / "run")
+    run = start_from(small_run(seed=5), str(tmp_path / "run"))
+    session = Session.open(run, tiny_corpus(tmp_path))
+    assert all(torch.equal(session.model.state_dict()[name], t) for name, t in model.state_dict().items())
+    assert torch.tensor([step.loss for step in session.steps()]).isfinite().all()
+
+
+def test_one_model_has_one_hash_in_every_layout(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "exported")
+    runs = [start_from(small_run(), str(tmp_path / name)) for name in ("run", "exported")]
+    hashes = [run.first_weights.sha256 for run in runs if run.first_weights]
+    assert len(hashes) == 2
+    assert hashes[0] == hashes[1]
+    state = read_state(str(tmp_path / "run"))
+    assert hash_state(state) == hashes[0]
+    state["final_layer_norm.bias"][3] += 1e-6
+    assert hash_state(state) != hashes[0]
+
+
+def test_a_compact_vocabulary_becomes_a_whole_one() -> None:
+    model = build(KINDS["everything else"])
+    ids = torch.arange(10)[None]
+    got = whole(model)
+    assert got.lm_head.weight.shape[0] == model.config.vocab_size
+    assert torch.allclose(got(ids), model(ids), rtol=0, atol=1e-12)
+
+
+def test_weights_that_are_gone_changed_or_of_another_shape(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    corpus, run = tiny_corpus(tmp_path), start_from(small_run(), str(tmp_path / "run"))
+    with pytest.raises(UserError, match="do not fit") as caught:
+        Session.open(replace(run, model=replace(run.model, n_layers=2)), corpus)
+    assert "is missing" in caught.value.why
+    save_model(peaked(Transformer(SMALL), seed=1), tmp_path / "run")
+    with pytest.raises(UserError, match="have changed"):
+        Session.open(run, corpus)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UserError):
+        Session.open(run, corpus)
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    from exported_models import write_model
+
+    write_model(tmp_path / "run", KINDS["gpt2"])
+    with pytest.raises(UserError, match="tokenizer of its own") as caught:
+        start_from(recipes.recipe("finetune"), str(tmp_path / "run"))
+    assert caught.value.code == errors.DATA
+
+
+def test_the_command_reads_where_to_start(tmp_path, monkeypatch, capsys) -> None:
+    here = Here(tmp_path, monkeypatch, capsys)
+    assert_good_error(here("train", "finetune"), errors.USAGE, "--init")
+    assert_good_error(here("train", "finetune", "--init", "no/where/at/all"), errors.USAGE, "no folder")
+    write_run(tmp_path / "base")
+    options, run, recipe, name = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
+    assert (options.init, name, run.model) == ("base", "finetune", SMALL)
+    assert run == replace(recipe, optim=replace(recipe.optim, lr=0.001))
+
+
+@pytest.mark.thorough
+def test_the_command_shows_before_and_after_and_goes_on(tmp_path, monkeypatch, capsys) -> None:
+    here = Here(tmp_path, monkeypatch, capsys)
+    write_tokens(tmp_path / "a.bin")
+    write_run(tmp_path / "base")
+    options = ["--corpus", "a.bin", "--steps", "4", "--threads", "1", "--data.batch-size", "2"]
+    done = here("train", "finetune", "--init", "base", *options, "--out", "whole", "--save-every", "2")
+    assert done.returncode == 0, done.stderr
+    assert "before training" in done.stdout
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text(encoding="utf-8"))
+    run = json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["run"]
+    assert summary["first_weights"] == run["first_weights"]
+    assert Path(run["first_weights"]["source"]) == (tmp_path / "base").resolve()
+    assert summary["dev_loss"] < summary["dev_loss_before"]
+    # Resuming needs the checkpoint alone: the first weights may be gone.
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000004", ignore_errors=True)
+    shutil.rmtree(tmp_path / "base")
+    again = here("train", "--resume", "half/checkpoints/step-00000002", "--quiet", "--json")
+    assert again.returncode == 0, again.stderr
+    told = json.loads(again.stdout)
+    assert {name: told[name] for name in ("dev_loss", "dev_loss_before", "first_weights")} == {
+        name: summary[name] for name in ("dev_loss", "dev_loss_before", "first_weights")
+    }
+    for name in ("model.safetensors",):
+        assert (tmp_path / "half" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "before training" in here("show", "whole").stdout
+
+
+@pytest.mark.thorough
+def test_a_model_with_an_own_file_is_tuned(tmp_path, monkeypatch, capsys) -> None:
+    """Its file goes along, and the tuned model is exported with it."""
+    here = Here(tmp_path, monkeypatch, capsys)
+    write_tokens(tmp_path / "a.bin")
+    assert here("idea", "mine.py", "--kind", "attention").returncode == 0
+    options = [*TINY, "--corpus", "a.bin", "--quiet"]
+    made = here("train", "mine.py:idea@baseline", *options, "--out", "base")
+    assert made.returncode == 0, made.stderr
+    shutil.rmtree(tmp_path / "cache" / "ideas")  # as on another machine, where nobody has run the file
+    options = ["--corpus", "a.bin", "--steps", "3", "--threads", "1", "--data.batch-size", "2", "--out", "tuned"]
+    refused = here("train", "finetune", "--init", "base", *options, "--quiet")
+    assert_good_error(refused, errors.CHECKPOINT, "--idea", "base/idea.py")
+    tuned = here("train", "finetune", "--init", "base", "--idea", "base/idea.py", *options, "--quiet")
+    assert tuned.returncode == 0, tuned.stderr
+    assert (tmp_path / "tuned" / "idea.py").read_bytes() == (tmp_path / "mine.py").read_bytes()
+    assert here("export", "tuned", "out").returncode == 0
+    assert open_model(tmp_path / "out")[0].config == open_model(tmp_path / "tuned")[0].config
+
+
+@pytest.mark.network
+def test_gpt2_small_from_the_hub_is_transformers(tmp_path: Path) -> None:
+    from transformers import GPT2LMHeadModel
+
+    run = start_from(recipes.recipe("finetune"), "gpt2")
+    assert isinstance(run.first_weights, FirstWeights)
+    ours, tokenizer = open_model("gpt2", download=True)
+    assert hash_state(read_state("gpt2")) == run.first_weights.sha256
+    theirs = GPT2LMHeadModel.from_pretrained("gpt2").eval()
+    ids = torch.tensor([tokenizer.encode("The capital of France is").astype(int).tolist()])
+    with torch.no_grad():
+        ours_logits, theirs_logits = ours(ids), theirs(ids).logits
+    assert (ours_logits - theirs_logits).abs().max() <= 1e-4 * theirs_logits.abs().max()
+    assert torch.equal(ours.generate(ids, 20), theirs.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0))
+
+
+@pytest.mark.thorough
+def test_a_folder_as_on_the_hub_is_tuned_and_given_back(tmp_path: Path) -> None:
+    """Names without a prefix, mask buffers, vocab.json and merges.txt, a tied head; random weights."""
+    from gpt2_folders import make_gpt2
+    from safetensors.torch import load_file, save_file
+    from transformers import GPT2LMHeadModel
+
+    from hectogpt.data import load_tokenizer
+
+    theirs = make_gpt2(vocab_size=50257, n_positions=64)
+    theirs.save_pretrained(tmp_path / "hub")
+    file = tmp_path / "hub" / "model.safetensors"
+    state = {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
+    state |= {f"h.{layer}.attn.bias": torch.ones(64, 64).tril()[None, None] for layer in range(2)}
+    save_file(state, file)
+    own = load_tokenizer()
+    (tmp_path / "hub" / "merges.txt").write_bytes(own.merges)
+    (tmp_path / "hub" / "vocab.json").write_text(json.dumps(own.vocabulary()), encoding="utf-8")
+    run = start_from(small_run(recipe="finetune"), str(tmp_path / "hub"))
+    assert run.model.lm_head.tied
+    session = Session.open(run, tiny_corpus(tmp_path))
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.allclose(session.model(ids), theirs(ids).logits, atol=1e-4)
+    list(session.steps())
+    (tmp_path / "tuned").mkdir()
+    save_model(session.model, tmp_path / "tuned")
+    export(tmp_path / "tuned", tmp_path / "back")
+    again = GPT2LMHeadModel.from_pretrained(tmp_path / "back")
+    with torch.no_grad():
+        assert torch.allclose(session.model(ids), again(ids).logits, atol=1e-4)
+    assert again.lm_head.weight is again.transformer.wte.weight

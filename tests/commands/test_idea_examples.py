@@ -1,0 +1,347 @@
+"""Ideas end to end: the six examples, parts and optimizers of a user's own, a strange run folder, the document."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import HECTOGPT, TINY, Here, assert_good_error, environment, hectogpt
+from experiments import make_corpus
+from helpers import ROOT
+
+import hectogpt as public
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.idea_file import read_idea
+from hectogpt.lab.ideas import find_run
+from hectogpt.serialization import idea_module
+from hectogpt.training.run import sections_changed
+from hectogpt.training.session import Session
+
+KINDS = ("schedule", "optimizer", "attention", "input", "data", "rates")
+EXAMPLES = {kind: ROOT / "hectogpt" / "lab" / "examples" / f"{kind}.py" for kind in KINDS}
+SMALL = [*TINY[:-1], "2", "--corpus", "tokens"]
+SWEEP = ["model.d_model=16", "model.n_heads=2", "model.n_layers=1", "model.context_length=64"]
+SWEEP += ["data.seq_len=64", "data.batch_size=4"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tokens").mkdir()
+    make_corpus(tmp_path / "tokens")
+    return tmp_path
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(folder, monkeypatch, capsys)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_file_and_says_what_to_type(here: Here, tmp_path: Path) -> None:
+    done = here("idea")
+    assert done.stdout.splitlines()[-2:] == [
+        "  hectogpt train my_idea.py:idea",
+        "  hectogpt compare top my_idea.py:idea",
+    ]
+    for kind, example in EXAMPLES.items():
+        assert here("idea", f"my {kind}.py", "--kind", kind).stdout.endswith(f"compare top 'my {kind}.py:idea'\n")
+        assert (tmp_path / f"my {kind}.py").read_bytes() == example.read_bytes()
+    assert (tmp_path / "my_idea.py").read_bytes() == EXAMPLES["schedule"].read_bytes()
+
+
+def test_the_command_never_overwrites(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "my_idea.py").write_text("mine")
+    assert_good_error(here("idea"), errors.USAGE, "my_idea.py exists")
+    assert (tmp_path / "my_idea.py").read_text() == "mine"
+    assert_good_error(here("idea", "mine"), errors.USAGE, "mine.py")
+    assert_good_error(here("idea", "absent/mine.py"), errors.STORAGE, "absent/mine.py")
+    assert here("idea", "mine.py", "--kind", "magic").returncode == errors.USAGE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_example_is_short_and_changes_what_it_says(kind: str) -> None:
+    source = EXAMPLES[kind].read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 45
+    assert source.startswith('"""Idea: ')
+    assert "Expected: " in source
+    run, top = find_run(f"{EXAMPLES[kind]}:idea"), public.recipe("top")
+    sections = {"attention": "model", "input": "model", "rates": "optim", "optimizer": "optim"}
+    assert sections_changed(top, run) == {sections.get(kind, kind), "ideas"}
+
+
+# --- the six kinds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -> None:
+    """In one comparison, which prints JSON and nothing else although one of the files prints as well."""
+    for kind in KINDS:
+        here("idea", f"{kind}.py", "--kind", kind)
+    with open("input.py", "a") as file:
+        file.write("\nprint('noise')\nForward = RecentMeanLayer.forward\n")
+        file.write("RecentMeanLayer.forward = lambda *given: print('noise') or Forward(*given)\n")
+    options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "tokens", "--json", "--sweep", *SWEEP]
+    done = here("compare", *(f"{kind}.py:idea" for kind in KINDS), *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    losses = {arm["arm"].partition(":")[0]: arm["dev"]["mean"] for arm in found["arms"]}
+    assert [name.removesuffix(".py") for name in losses] == list(KINDS)
+    # After 2 steps all are near each other; the schedules have been equal so far.
+    assert all(abs(loss - losses["schedule.py"]) < 0.5 for loss in losses.values())
+    assert len(set(losses.values())) == 6
+    assert len(list(Path("runs/ideas").iterdir())) == 6
+    for kind in KINDS:
+        done = here("train", f"{kind}.py:idea", *SMALL, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["recipe"] == f"{kind}.py:idea"
+        run = folder / "runs" / f"{kind}-idea"
+        assert (run / "idea.py").read_text() == (folder / f"{kind}.py").read_text()
+        done = here("generate", run, "The", "--max-new-tokens", "3", "--json")
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)["texts"][0]["ids"]) == 3
+
+
+@pytest.mark.parametrize("kind", [pytest.param("optimizer", marks=pytest.mark.slow), "attention"])
+@pytest.mark.thorough
+def test_a_kind_from_the_first_command_to_the_last(folder: Path, kind: str) -> None:
+    """Every command a process, as a user starts them."""
+
+    def do(*arguments: object) -> str:
+        done = hectogpt(*arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    do("idea", "mine.py", "--kind", kind)
+    do("train", "mine.py:idea", *SMALL, "--quiet")
+    assert do("generate", "runs/mine-idea", "The", "--max-new-tokens", "3", "--quiet").startswith("The")
+    if kind == "attention":
+        do("explore", "export", "model", "--model", "runs/mine-idea", "--out", "page.html")
+    options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "tokens", "--sweep", *SWEEP]
+    told = do("compare", "mine.py:idea", *options)
+    assert "mine.py:idea" in told
+
+
+# --- parts of a user's own --------------------------------------------------------------------------------------------
+
+MY_ALIBI = """
+from dataclasses import dataclass
+import torch
+from hectogpt import ALiBi, Run, ScoreBias, replace
+
+@dataclass(frozen=True)
+class MyALiBi(ScoreBias):
+    def build(self, n_heads, d_head):
+        return MyALiBiLayer(n_heads)
+
+class MyALiBiLayer(torch.nn.Module):
+    def __init__(self, n_heads):
+        super().__init__()
+        slopes = torch.tensor([2.0 ** (-8 * head / n_heads) for head in range(1, n_heads + 1)])
+        self.register_buffer("slopes", slopes[:, None, None], persistent=False)
+
+    def forward(self, query_positions, key_positions):
+        return -self.slopes * (query_positions - key_positions)
+
+def mine(run: Run) -> Run:
+    return replace(run, model=replace(run.model, attention_parts=(MyALiBi(),)))
+
+def ours(run: Run) -> Run:
+    return replace(run, model=replace(run.model, attention_parts=(ALiBi(),)))
+"""
+
+
+def test_alibi_by_the_score_bias_seam_is_ours_to_the_bit(here: Here, folder: Path) -> None:
+    (folder / "alibi.py").write_text(MY_ALIBI)
+    summaries = {}
+    for name in ("mine", "ours"):
+        done = here("train", f"alibi.py:{name}@rotary_positions", *SMALL, "--steps", "6", "--json", "--out", name)
+        assert done.returncode == 0, done.stderr
+        summaries[name] = json.loads(done.stdout)
+    for number in ("dev_loss", "train_loss_first", "train_loss_last"):
+        assert summaries["mine"][number] == summaries["ours"][number]
+    texts = [here("generate", name, "The", "--max-new-tokens", "20", "--quiet").stdout for name in ("mine", "ours")]
+    assert texts[0] == texts[1] != ""
+
+
+OTHERS = """
+from dataclasses import dataclass
+import torch
+from hectogpt import Optim, OptimizerGroup, Run, replace
+{imports}
+
+@dataclass(frozen=True)
+class Theirs(Optim):
+    lr: float = 0.01
+
+    def build(self, model):
+        return OptimizerGroup([{optimizer}(model.parameters(), lr=self.lr)])
+
+def idea(run: Run) -> Run:
+    return replace(run, optim=Theirs())
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "optimizer"), [("torch", "torch.optim.NAdam"), ("lion_pytorch", "lion_pytorch.Lion")]
+)
+def test_an_optimizer_of_torch_or_of_a_package(folder: Path, package: str, optimizer: str) -> None:
+    """They know nothing of steps and schedules; their learning rates follow the schedule all the same."""
+    pytest.importorskip(package)
+    path = folder / "mine.py"
+    path.write_text(OTHERS.format(imports=f"import {package}", optimizer=optimizer))
+    run = find_run(f"{path}:idea@adamw_128")
+    model = public.replace(run.model, d_model=16, n_heads=2, n_layers=1, context_length=64)
+    data = public.Data(batch_size=4, seq_len=64)
+    run = public.replace(run, model=model, data=data, steps=12, corpus=str(folder / "tokens"), threads=1)
+    session = Session.open(run)
+    assert type(session.optimizer.optimizers[0]).__name__ == optimizer.rpartition(".")[2]
+    steps = list(session.steps())
+    assert [step.lr for step in steps] == pytest.approx([0.01 * run.schedule.factor(i, 12) for i in range(12)])
+    assert steps[-1].loss < steps[0].loss - 1
+
+
+# --- errors while it trains -------------------------------------------------------------------------------------------
+
+LATE = """
+from dataclasses import dataclass
+from hectogpt import Run, Schedule, replace
+
+@dataclass(frozen=True)
+class Late(Schedule):
+    def factor(self, step, steps):
+        return 1.0 if step < 1 else {work}
+
+def idea(run: Run) -> Run:
+    return replace(run, schedule=Late())
+"""
+
+
+@pytest.mark.parametrize(("work", "told"), [("[][1]", "IndexError: list index"), ("exit(0)", "it called exit()")])
+def test_an_error_in_training_is_one_message_with_the_line(here: Here, folder: Path, work: str, told: str) -> None:
+    (folder / "mine.py").write_text(LATE.format(work=work))
+    done = here("train", "mine.py:idea", *SMALL, "--quiet")
+    assert_good_error(done, errors.USAGE, "mine.py: Late.factor failed", told, "mine.py, line 8", "--debug")
+
+
+def test_a_part_of_the_wrong_shape_is_told(here: Here, folder: Path) -> None:
+    (folder / "mine.py").write_text(MY_ALIBI.replace("return -self.slopes", "return torch.ones(1, 3, 5, 7) - 0"))
+    done = here("train", "alibi.py:mine@rotary_positions", *SMALL, "--quiet")
+    assert_good_error(done, errors.USAGE, "no file alibi.py")
+    done = here("train", "mine.py:mine@rotary_positions", *SMALL, "--quiet")
+    assert_good_error(done, errors.USAGE, "mine.py", "RuntimeError: The size of tensor")
+
+
+# --- somebody else's run folder ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strange(here: Here, folder: Path) -> Path:
+    """A run folder that was made elsewhere; its idea.py writes a file when it is imported."""
+    canary = f"from pathlib import Path\nPath({str(folder / 'canary')!r}).touch()\n"
+    (folder / "mine.py").write_text(MY_ALIBI + canary)
+    done = here("train", "mine.py:mine@rotary_positions", *SMALL, "--quiet", "--out", "made")
+    assert done.returncode == 0, done.stderr
+    sys.modules.pop(idea_module(read_idea(folder / "mine.py").sha256))
+    for name in ("canary", "mine.py"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "cache" / "ideas")
+    return folder / "made"
+
+
+def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path) -> None:
+    canary, advice = strange.parent / "canary", "made/idea.py, and if you trust it, --idea "
+    export = ["explore", "export", "model", "--model", "made", "--out", "page.html"]
+    for command in (["generate", "made", "The"], export):
+        assert_good_error(here(*command), errors.CHECKPOINT, "made has classes of mine.py", advice)
+    with pytest.raises(UserError, match=r"classes of mine\.py"):
+        public.load("made")
+    (strange.parent / "mine.py").write_text("print('another version')\n")
+    done = here("generate", "made", "The", "--idea", "mine.py")
+    assert_good_error(done, errors.CHECKPOINT, "mine.py is not the file that made made", "--idea made/idea.py")
+    assert not canary.exists()
+
+    assert here("generate", "made", "The", "--max-new-tokens", "2", "--idea", "made/idea.py").returncode == 0
+    assert canary.exists()
+    done = here(*export, "--idea", "made/idea.py")
+    assert done.returncode == 0, done.stderr
+    model, _ = public.load("made", idea="made/idea.py")
+    assert type(model.config.attention_parts[0]).__name__ == "MyALiBi"
+    assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
+
+
+@pytest.mark.thorough
+def test_the_page_imports_what_it_was_told_alone(strange: Path) -> None:
+    pytest.importorskip("marimo")
+    program = [sys.executable, str(ROOT / "tests" / "programs" / "trained_page.py"), "--model", "made"]
+
+    def shown(*more: str) -> str:
+        around = environment(strange.parent, PYTHONPATH=str(ROOT))
+        done = subprocess.run([*program, *more], cwd=strange.parent, env=around, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    canary = strange.parent / "canary"
+    assert "has classes of mine.py" in shown()
+    assert not canary.exists()
+    assert "1 layers of 2 heads" in shown("--idea", "made/idea.py")
+    assert canary.exists()
+
+
+def test_a_folder_cannot_name_files_elsewhere(here: Here, strange: Path) -> None:
+    """run.json is somebody else's: its paths are shown by name, and its hashes open no files."""
+    record = json.loads((strange / "run.json").read_text())
+    record["ideas"] = [{"file": "../../evil.py", "path": "/etc/passwd", "sha256": "../../x"}, 3, {"file": 1}]
+    (strange / "run.json").write_text(json.dumps(record))
+    done = here("generate", "made", "The")
+    assert_good_error(done, errors.CHECKPOINT, "classes of passwd", "ask for evil.py")
+
+
+def test_a_model_without_classes_of_the_idea_needs_no_file(here: Here, folder: Path) -> None:
+    here("idea", "mine.py", "--kind", "schedule")
+    assert here("train", "mine.py:idea", *SMALL, "--quiet", "--out", "made").returncode == 0
+    (folder / "mine.py").write_text("raise SystemExit\n")
+    assert here("generate", "made", "The", "--max-new-tokens", "2").returncode == 0
+
+
+# --- the document -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_the_document_does_what_it_says(tmp_path: Path) -> None:
+    """Every block of docs/add-an-idea.md, in order, in an empty folder."""
+    text = (ROOT / "docs" / "add-an-idea.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert {kind for kind, _ in blocks} == {"sh", "python"}
+    assert text.count("```") == 2 * len(blocks)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "hectogpt").write_text(f'#!/bin/sh\nexec "{HECTOGPT[0]}" -m hectogpt "$@"\n')
+    (programs / "hectogpt").chmod(0o755)
+    work = tmp_path / "work"
+    work.mkdir()
+    paths = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    told = []
+    for kind, block in blocks:
+        program = ["sh", "-e", "-c", block] if kind == "sh" else [sys.executable, "-c", block]
+        done = subprocess.run(program, cwd=work, env=environment(tmp_path, **paths), capture_output=True, text=True)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        told.append(done.stdout)
+    assert "hold: float = 0.7" in (work / "my_idea.py").read_text()
+    assert (work / "runs" / "first" / "idea.py").read_text() != (work / "my_idea.py").read_text()
+    assert re.search(r"\nmy_idea\.py:idea@small\.py:small (is|against) .*small\.py:small", told[-2]), "the verdict"
+    assert "nats per token" in told[-1]
+
+
+def test_the_document_fits_120_columns_and_names_every_kind() -> None:
+    text = (ROOT / "docs" / "add-an-idea.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if len(line) > 120] == []
+    assert all(f"`{kind}`" in text or f"| {kind} |" in text for kind in KINDS)

@@ -1,0 +1,218 @@
+"""Run folders: taken by one process only, never over another run, and read back as the run that was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, small_run
+from programs.claim_folder import claim
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.lab import recipes
+from hectogpt.model import Transformer
+from hectogpt.model.parts import LearnedPositions
+from hectogpt.model.weights import save_model
+from hectogpt.training import precision
+from hectogpt.training.evaluate import EvalResult
+from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.loop import Step
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import RunFolder, read_run
+
+OLD = Path(__file__).parents[1] / "data" / "run_of_7b14102"
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- taking a folder ----------------------------------------------------------------------------------------------
+
+
+def test_names_are_counted_up(tmp_path: Path) -> None:
+    made = [RunFolder.create(small_run(), False, "mine", root=tmp_path / "runs").path.name for _ in range(3)]
+    assert made == ["mine", "mine-2", "mine-3"]
+    (tmp_path / "runs" / "mine-4").mkdir()  # a folder that holds no run, or a file, is somebody's too
+    (tmp_path / "runs" / "mine-5").write_text("")
+    assert RunFolder.create(small_run(), False, "mine", root=tmp_path / "runs").path.name == "mine-6"
+
+
+@pytest.mark.thorough
+def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
+    """This one and another create folders of the same name as fast as they can."""
+    root = tmp_path / "runs"
+    program = [sys.executable, str(ROOT / "tests" / "programs" / "claim_folder.py"), str(root)]
+    with subprocess.Popen(
+        program, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        taken = [claim(root), child.communicate(timeout=60)[0].split()]
+    assert child.returncode == 0
+    assert [len(names) for names in taken] == [20, 20]
+    assert len({*taken[0], *taken[1]}) == 40
+    assert all(read_run(folder) == recipes.recipe("baseline") for folder in root.iterdir())
+
+
+def test_of_many_that_want_one_folder_one_gets_it(tmp_path: Path) -> None:
+    def take(seed: int) -> Run | str:
+        try:
+            return RunFolder.create(small_run(seed=seed), False, "x", out=tmp_path / "new" / "mine").run
+        except UserError as error:
+            return error.what
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(take, range(8)))
+    (winner,) = [run for run in found if isinstance(run, Run)]
+    refused = [what for what in found if isinstance(what, str)]
+    assert len([what for what in refused if "already holds a run" in what or "is in use" in what]) == 7
+    assert read_run(tmp_path / "new" / "mine") == winner
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path: Path) -> None:
+    with RunFolder.create(small_run(), False, "x", out=tmp_path / "a" / "mine") as folder:
+        folder.begin(precision.choose(folder.run))
+        folder.finish({"state": "done"})
+    before = files_below(tmp_path)
+    with pytest.raises(UserError, match="already holds a run") as caught:
+        RunFolder.create(small_run(seed=1), False, "x", out=tmp_path / "a" / "mine")
+    assert caught.value.kept == "the old run, untouched"
+    assert caught.value.fix.startswith("set out to another folder")
+    assert files_below(tmp_path) == before
+
+
+def test_an_empty_folder_and_one_with_other_files_can_be_taken(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert RunFolder.create(small_run(), False, "x", out=tmp_path).path == tmp_path
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "not allowed"])
+def test_a_place_that_cannot_be_written_is_storage(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    if place == "not allowed":
+        if os.geteuid() == 0:
+            pytest.skip("root may write everywhere")
+        tmp_path.chmod(0o500)
+    out = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "runs"}.get(place, tmp_path / "new")
+    for given in ({"out": out}, {"root": out}):
+        with pytest.raises(UserError, match="cannot write") as caught:
+            RunFolder.create(small_run(), False, "mine", **given)
+        assert caught.value.code == errors.STORAGE
+        assert caught.value.fix == "set out to a folder you may write to"
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which even root cannot write")
+def test_a_folder_that_not_even_root_can_write(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write") as caught:
+        RunFolder.create(small_run(), False, "mine", root=Path("/proc/self/runs"))
+    assert caught.value.code == errors.STORAGE
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "x" * 65])
+def test_names_that_are_no_folder_s_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot be a folder's name"):
+        RunFolder.create(small_run(), False, name, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# --- what is in it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_run_is_read_back(tmp_path: Path, name: str) -> None:
+    run = replace(recipes.recipe(name), device="cpu", dtype="float32", head_dtype="float32", threads=1)
+    with RunFolder.create(run, True, name, root=tmp_path) as folder:
+        assert read_run(folder.path) == run, "from the moment it is taken"
+        folder.begin(precision.choose(run))
+    assert read_run(folder.path) == run
+    record = json.loads((folder.path / "run.json").read_text())
+    assert record["modified"] is True
+    assert record["machine"] == precision.choose(run).describe()
+
+
+def test_steps_and_scores_are_on_disk_as_they_come(tmp_path: Path) -> None:
+    with RunFolder.create(small_run(), False, "mine", root=tmp_path) as folder:
+        folder.begin(precision.choose(folder.run))
+        folder.add(Step(1, 256, 10.5, 2.0, 0.001, 0.5))
+        rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+        assert (rows[0]["step"], rows[0]["tokens"], rows[0]["train/loss"]) == (1, 256, 10.5)
+        assert rows[0]["train/tok_per_sec"] == 512
+        folder.add_score(1, EvalResult(9.0, 3.0, 100))
+        assert not (folder.path / "summary.json").exists(), "its presence means done"
+        folder.finish({"state": "done"})
+    last = json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last == {"run": "mine", "step": 1, "val/loss": 9.0, "val/bpb": 3.0}
+    assert json.loads((folder.path / "summary.json").read_text()) == {"state": "done"}
+
+
+def test_a_run_of_the_first_version_is_read() -> None:
+    """data/run_of_7b14102/run.json was written by commit 7b14102, with the names of then."""
+    run = recipes.recipe("soap_rare_tokens")
+    model = replace(run.model, positions=LearnedPositions(), lm_head=replace(run.model.lm_head, bias=True))
+    expected = replace(
+        run,
+        model=model,
+        data=replace(run.data, batch_size=2, seq_len=64),
+        init_from_counts=BigramInit(20.0, 0.2),
+        recipe="rare",
+        steps=7,
+        seed=3,
+        device="cpu",
+        dtype="float32",
+        head_dtype="float32",
+        threads=1,
+    )
+    assert read_run(OLD) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, "no such file"),
+        ("not json", "not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"machine": {}}', "not a run's record"),
+        ('{"run": {"steps": 3}}', "no model"),
+        ('{"run": {"optimizer": {}}}', "optimizer"),
+    ],
+)
+def test_what_is_no_run_is_told(tmp_path: Path, text: str | None, named: str) -> None:
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_run(tmp_path)
+    assert caught.value.code == errors.CHECKPOINT
+    assert named in str(caught.value)
+    assert str(tmp_path / "run.json") in caught.value.what
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_everything_written_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    run: Run = small_run()
+    before = os.umask(0o027)
+    try:
+        with RunFolder.create(run, False, "mine", root=tmp_path) as folder:
+            folder.begin(precision.choose(run))
+            folder.finish({})
+            save_model(Transformer(run.model), folder.path)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.path.iterdir()}
+    names = {"run.json", "metrics.jsonl", "summary.json", "config.json", "model.safetensors", "manifest.json"}
+    assert modes == dict.fromkeys(names, 0o640), "and nothing else is left behind"
+    assert torch.get_num_threads() == 1

@@ -1,0 +1,394 @@
+"""Checkpoints: written whole or not at all, every damage is found, and a run goes on from one bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import small_run, tiny_corpus
+from torch import Tensor
+
+from hectogpt import errors, hardware
+from hectogpt.data import Corpus
+from hectogpt.errors import UserError
+from hectogpt.lab import recipes
+from hectogpt.model import Transformer
+from hectogpt.training.autosave import Autosave
+from hectogpt.training.checkpoint import STATE, Checkpoint, Checkpoints
+from hectogpt.training.optim import AdamW, Optim, OptimizerGroup
+from hectogpt.training.run import Data, Run
+from hectogpt.training.session import Session
+from hectogpt.training.state import put_state, take_state
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return tiny_corpus(tmp_path_factory.mktemp("text"))
+
+
+def shrunk(name: str) -> Run:
+    """A recipe with two layers of 32 numbers, eight steps of four rows, everything else its own."""
+    run = recipes.recipe(name)
+    d = {"d_model": 32, "n_heads": 2, "n_layers": min(run.model.n_layers, 2), "context_length": 32}
+    data = replace(run.data, batch_size=4, seq_len=32)
+    return replace(run, model=replace(run.model, **d), data=data, steps=8, threads=1, device="cpu")
+
+
+def numbers(session: Session) -> list[tuple[float, float, float]]:
+    return [(step.loss, step.grad_norm, step.lr) for step in session.done]
+
+
+def assert_same(one: Session, two: Session) -> None:
+    """Every loss and norm, every weight, every number of the optimizers."""
+    assert numbers(one) == numbers(two)
+    a, b = take_state(one.model, one.optimizer), take_state(two.model, two.optimizer)
+    assert a.values == b.values
+    assert a.tensors.keys() == b.tensors.keys()
+    for name, tensor in a.tensors.items():
+        assert tensor.dtype == b.tensors[name].dtype, name
+        assert torch.equal(tensor, b.tensors[name]), name
+
+
+def run_until(session: Session, step: int) -> Session:
+    for _ in session.steps():
+        if session.step == step:
+            break
+    return session
+
+
+# --- exact resume -----------------------------------------------------------------------------------------------------
+
+
+QUICK = ("baseline", "copying", "soap_rare_tokens")  # the others are run by --thorough
+RECIPES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in recipes.names()]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_goes_on_bit_for_bit(name: str, corpus: Corpus, tmp_path: Path) -> None:
+    run = shrunk(name)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    whole = Session.open(run, corpus)
+    for step in whole.steps():
+        if step.number == 3:
+            checkpoints.save(whole.checkpoint())
+    again = Session.open(run, corpus, checkpoints.newest(pytest.fail))
+    assert again.step == 3
+    run_until(again, run.steps)
+    assert_same(whole, again)
+
+
+@dataclass(frozen=True)
+class Odd(Optim):
+    """An optimizer with state of every kind that can be saved."""
+
+    def build(self, model: Transformer) -> OptimizerGroup:
+        return OptimizerGroup([OddOptimizer(model)])
+
+
+class OddOptimizer(torch.optim.Optimizer):
+    def __init__(self, model: Transformer) -> None:
+        matrices = [p for p in model.parameters() if p.ndim == 2]
+        others = [p for p in model.parameters() if p.ndim != 2]
+        super().__init__([{"params": others, "lr": 0.01}, {"params": matrices, "lr": 0.02}], {"best": float("inf")})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["best"] = min(group["best"], group["lr"])
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state |= {"calls": 0, "low": torch.zeros_like(p, dtype=torch.bfloat16), "pair": (torch.zeros(2), 1)}
+                    state |= {"seen": {"signs": [True, None, "up"]}}
+                state["calls"] += 1
+                state["low"] += p.grad.bfloat16()
+                p.add_(state["low"].to(p.dtype).sign(), alpha=-group["lr"] / state["calls"])
+
+
+def test_an_optimizer_s_state_of_every_kind_comes_back(corpus: Corpus, tmp_path: Path) -> None:
+    run = small_run(optim=Odd(), steps=6)
+    whole, checkpoints = Session.open(run, corpus), Checkpoints(tmp_path)
+    for step in whole.steps():
+        if step.number == 2:
+            checkpoints.save(whole.checkpoint())
+    again = run_until(Session.open(run, corpus, checkpoints.newest(pytest.fail)), 6)
+    assert_same(whole, again)
+    state = next(iter(again.optimizer.optimizers[0].state.values()))
+    assert state["low"].dtype == torch.bfloat16
+    assert state["seen"] == {"signs": [True, None, "up"]}
+
+
+def test_state_that_cannot_be_saved_costs_the_checkpoints_not_the_run(corpus: Corpus, tmp_path: Path) -> None:
+    session = Session.open(small_run(), corpus)
+    session.optimizer.optimizers[0].param_groups[0]["thing"] = object()
+    notes: list[str] = []
+    with Autosave(Checkpoints(tmp_path), 1, notes.append) as autosave:
+        for _ in session.steps():
+            autosave.after(session)
+    assert session.step == 6
+    assert len(notes) == 1
+    assert "is of type object" in notes[0]
+
+
+def test_chance_in_a_part_is_a_function_of_seed_and_step(corpus: Corpus) -> None:
+    """Dropout, say: nothing of torch's generator has to be saved, and other draws in between change nothing."""
+    losses = []
+    for disturbed in (False, True):
+        session = Session.open(small_run(), corpus)
+        session.model.final_layer_norm.register_forward_hook(
+            lambda module, inputs, output: torch.nn.functional.dropout(output, 0.5)
+        )
+        for step in session.steps():
+            if disturbed:
+                torch.rand(step.number)
+        losses.append(numbers(session))
+    assert losses[0] == losses[1]
+    assert losses[0] != numbers(run_until(Session.open(small_run(), corpus), 6))
+
+
+def test_another_text_another_run_and_other_groups_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    at = run_until(Session.open(small_run(), corpus), 2).checkpoint()
+    other_text = tiny_corpus(tmp_path, seed=1)
+    with pytest.raises(UserError, match="the text is not the one") as caught:
+        Session.open(small_run(), other_text, at)
+    assert caught.value.code == errors.DATA
+    for changed in ({"seed": 1}, {"optim": AdamW(lr=1e-4)}, {"data": Data(batch_size=4, seq_len=32)}):
+        with pytest.raises(UserError, match="is another run's") as caught:
+            Session.open(small_run(**changed), corpus, at)
+        assert caught.value.code == errors.CHECKPOINT
+    model = Session.open(small_run(), corpus)
+    for wrong in ({"optimizers": []}, {}, {"optimizers": [{"dict": {}}]}):
+        with pytest.raises(UserError, match="does not fit"):
+            put_state(model.model, model.optimizer, replace(at.state, values=wrong))
+
+
+def test_what_differs_from_the_machine_before_is_told(corpus: Corpus) -> None:
+    at = run_until(Session.open(small_run(), corpus), 2).checkpoint()
+    assert Session.open(small_run(), corpus, at).differences(at.facts) == []
+    try:
+        two = Session.open(small_run(threads=2), corpus, at)
+    finally:
+        torch.set_num_threads(1)
+    assert two.differences(at.facts) == ["threads 1 -> 2"]
+    machine = at.facts["machine"] | {"torch": "1.0"}
+    assert Session.open(small_run(), corpus, at).differences({"machine": machine}) == [
+        f"torch 1.0 -> {torch.__version__}"
+    ]
+
+
+def test_threads_and_dtypes_are_those_the_run_began_with(corpus: Corpus) -> None:
+    at = run_until(Session.open(small_run(threads=1), corpus), 1).checkpoint()
+    at.facts["run"]["threads"] = 0  # as if nothing had been said, on a machine of one core
+    at.facts["machine"]["head_dtype"] = "bfloat16"
+    session = Session.open(small_run(threads=0, head_dtype="auto"), corpus, at)
+    assert session.machine.threads == 1
+    assert session.machine.head_dtype == torch.bfloat16
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def fill(folder: Path, corpus: Corpus, steps: int = 4) -> Checkpoints:
+    checkpoints, session = Checkpoints(folder), Session.open(small_run(), corpus)
+    for step in session.steps():
+        checkpoints.save(session.checkpoint())
+        if step.number == steps:
+            break
+    return checkpoints
+
+
+def test_the_newest_three_are_kept(corpus: Corpus, tmp_path: Path) -> None:
+    checkpoints = fill(tmp_path, corpus, steps=5)
+    assert checkpoints.steps() == [3, 4, 5]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in (3, 4, 5)]
+    assert not any(checkpoints.problem(step) for step in (3, 4, 5))
+    manifest = json.loads((tmp_path / "step-00000005" / "manifest.json").read_text())
+    assert manifest["tensors"]["model.embeddings.weight"] == ["float32", [50257, 16]]
+    assert manifest["facts"]["machine"]["threads"] == 1
+
+
+def damaged(path: Path, kind: str) -> None:
+    content = bytearray(path.read_bytes())
+    if kind == "cut":
+        del content[len(content) // 2 :]
+    elif kind == "flip":
+        content[-5] ^= 64
+    elif kind == "zero page":
+        content[4096:8192] = bytes(4096)
+    elif kind == "zero tail":
+        content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    else:
+        path.unlink()
+        return
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["cut", "flip", "zero page", "zero tail", "missing"])
+@pytest.mark.parametrize("name", [STATE, "manifest.json"])
+def test_damage_is_found_and_the_one_before_taken(corpus: Corpus, tmp_path: Path, kind: str, name: str) -> None:
+    """D3 for checkpoints."""
+    checkpoints = fill(tmp_path, corpus)
+    if kind == "zero page" and name == "manifest.json":
+        kind = "flip"
+    damaged(tmp_path / "step-00000004" / name, kind)
+    told: list[str] = []
+    found = checkpoints.newest(told.append)
+    assert found is not None
+    assert found.step == 3
+    assert len(told) == 1
+    assert "going on from step 3, so 1 step is computed again" in told[0]
+    with pytest.raises(UserError) as caught:
+        checkpoints.load(4)
+    assert caught.value.code == errors.CHECKPOINT
+    assert caught.value.fix == "valid are those of steps 2, 3"
+
+
+def test_all_damaged_is_an_error_and_not_a_fresh_start(corpus: Corpus, tmp_path: Path) -> None:
+    checkpoints = fill(tmp_path, corpus)
+    for step in checkpoints.steps():
+        damaged(checkpoints.path(step) / STATE, "flip")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="every checkpoint") as caught:
+        checkpoints.newest(lambda line: None)
+    assert caught.value.code == errors.CHECKPOINT
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert Checkpoints(tmp_path / "none").newest(pytest.fail) is None
+
+
+def test_a_damaged_step_is_saved_again_and_later_ones_go(corpus: Corpus, tmp_path: Path) -> None:
+    """Valid checkpoints are never removed for damaged ones."""
+    checkpoints = fill(tmp_path, corpus)
+    damaged(tmp_path / "step-00000004" / STATE, "cut")
+    session = Session.open(small_run(), corpus, checkpoints.newest(lambda line: None))
+    assert run_until(session, 4).step == 4
+    checkpoints.save(session.checkpoint())
+    assert checkpoints.steps() == [2, 3, 4]
+    assert not checkpoints.problem(4)
+    damaged(tmp_path / "step-00000004" / STATE, "cut")
+    damaged(tmp_path / "step-00000003" / STATE, "cut")
+    session = Session.open(small_run(), corpus, checkpoints.newest(lambda line: None))
+    checkpoints.save(run_until(session, 3).checkpoint())
+    assert checkpoints.steps() == [2, 3]
+
+
+def test_leftovers_of_killed_processes_go(corpus: Corpus, tmp_path: Path) -> None:
+    checkpoints = fill(tmp_path, corpus, steps=1)
+    for name in (".step-00000002.new-123", ".step-00000001.old-99"):
+        shutil.copytree(tmp_path / "step-00000001", tmp_path / name)
+    (tmp_path / "notes").mkdir()  # a user's own
+    session = Session.open(small_run(), corpus, checkpoints.newest(pytest.fail))
+    checkpoints.save(run_until(session, 2).checkpoint())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "step-00000001", "step-00000002"]
+
+
+@pytest.mark.parametrize("content", [{}, {"history": torch.zeros(1, 6)}, {"model.embeddings.weight": torch.zeros(3)}])
+def test_a_foreign_state_with_right_hashes_is_refused(
+    content: dict[str, Tensor], corpus: Corpus, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    from hectogpt.manifest import write_manifest
+
+    checkpoints = fill(tmp_path, corpus, steps=2)
+    folder = checkpoints.path(2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    save_file(content, folder / STATE)
+    facts: dict[str, Any] = {name: manifest[name] for name in ("format", "step", "tensors", "values", "facts")}
+    write_manifest(folder, [STATE], facts)
+    with pytest.raises(UserError) as caught:
+        checkpoints.load(2)
+    assert caught.value.code == errors.CHECKPOINT
+
+
+def test_a_full_disk_keeps_what_was_there(corpus: Corpus, tmp_path: Path) -> None:
+    import resource
+    import signal
+
+    checkpoints = fill(tmp_path, corpus, steps=2)
+    session = run_until(Session.open(small_run(), corpus, checkpoints.newest(pytest.fail)), 3)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(UserError, match="step 3 could not be saved") as caught:
+            checkpoints.save(session.checkpoint())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.code == errors.STORAGE
+    assert "bytes, " in caught.value.why
+    assert "are free" in caught.value.why
+    assert caught.value.kept == "the checkpoint of step 2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+    checkpoints.save(session.checkpoint())
+    assert checkpoints.steps() == [1, 2, 3]
+
+
+# --- when -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_n_steps(corpus: Corpus, tmp_path: Path) -> None:
+    session, checkpoints = Session.open(small_run(steps=7), corpus), Checkpoints(tmp_path, keep=9)
+    order: list[str] = []
+    with Autosave(checkpoints, 2, order.append, before=lambda: order.append("before")) as autosave:
+        for _ in session.steps():
+            autosave.after(session)
+    assert checkpoints.steps() == [2, 4, 6]
+    assert order == ["before"] * 3
+    autosave.last(session)
+    assert checkpoints.steps() == [2, 4, 6, 7]
+
+
+def test_short_runs_save_nothing_by_time_and_zero_saves_nothing_at_all(corpus: Corpus, tmp_path: Path) -> None:
+    for every in (None, 0):
+        session, checkpoints = Session.open(small_run(), corpus), Checkpoints(tmp_path)
+        with Autosave(checkpoints, every, pytest.fail) as autosave:
+            for _ in session.steps():
+                autosave.after(session)
+        assert checkpoints.steps() == []
+    autosave.last(session)
+    assert checkpoints.steps() == []
+
+
+def test_a_checkpoint_that_fails_is_told_once_and_tried_again(corpus: Corpus, tmp_path: Path) -> None:
+    session, checkpoints = Session.open(small_run(), corpus), Checkpoints(tmp_path / "file" / "checkpoints")
+    (tmp_path / "file").write_text("in the way")
+    notes: list[str] = []
+    with Autosave(checkpoints, 1, notes.append) as autosave:
+        for step in session.steps():
+            autosave.after(session)
+            if step.number == 4:
+                autosave.wait()
+                (tmp_path / "file").unlink()
+    assert len(notes) == 1
+    assert "training goes on and tries again" in notes[0]
+    assert checkpoints.steps() == [5, 6]
+
+
+def test_without_memory_for_a_copy_training_goes_on_and_the_last_state_is_saved(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, checkpoints = Session.open(small_run(), corpus), Checkpoints(tmp_path)
+    monkeypatch.setattr(hardware, "free_memory", lambda device="cpu": 1000)
+    notes: list[str] = []
+    with Autosave(checkpoints, 1, notes.append) as autosave:
+        for _ in session.steps():
+            autosave.after(session)
+    assert len(notes) == 1
+    assert "1,000 are free" in notes[0]
+    assert checkpoints.steps() == []
+    autosave.last(session)
+    assert checkpoints.steps() == [6]
+
+
+def test_a_checkpoint_is_a_copy(corpus: Corpus) -> None:
+    session = Session.open(small_run(), corpus)
+    first: Checkpoint = run_until(session, 2).checkpoint()
+    before = {name: tensor.clone() for name, tensor in first.state.tensors.items()}
+    run_until(session, 6)
+    assert all(torch.equal(before[name], tensor) for name, tensor in first.state.tensors.items())

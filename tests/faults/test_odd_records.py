@@ -1,0 +1,248 @@
+"""Records that others have written or damaged: refused in one clear error, or read, shown and harmless everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Here
+from matplotlib.figure import Figure
+from reports import DESCRIPTIONS, NAMES, boards_of, make_row, write_rows
+
+from hectogpt import errors
+from hectogpt.data import open_corpus
+from hectogpt.errors import UserError
+from hectogpt.lab import baseline_curves, recipes
+from hectogpt.lab.record import Record, append_record, read_records
+from hectogpt.lab.record_fields import CHECKS
+from hectogpt.lab.report import write_report
+from hectogpt.lab.report.tables import Table, markdown_text
+from hectogpt.serialization import dump
+from hectogpt.training.plot import plain_text, save_figure
+from proof import odd_records
+from proof import records as proof
+from proof.odd_records import ESCAPE, MARKUP, SCRIPT
+from proof.records import Place, Tally
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("odd"), Tally())
+
+
+def test_every_odd_record_is_read_or_refused_and_harms_nothing(place: Place) -> None:
+    """D2, D7, D15: all are read or refused; of every third, tables, pages, the comparison's page and what is printed.
+    The proof does so for all."""
+    cases = {name: place.lines(change) for name, change in odd_records.CHANGES.items()}
+    cases |= {name: [line] for name, line in odd_records.LINES.items()}
+    assert len(cases) >= 47
+    for number, (name, lines) in enumerate(cases.items()):
+        if number % 3:
+            place.read(name, lines)
+        else:
+            place.attempt(name, lines, pictures=False)
+    assert place.tally.failures == {}
+    assert place.tally.tries[proof.ANSWERED] == len(cases)
+    assert place.tally.tries[proof.DRAWN] >= 15
+    assert place.tally.tries[proof.ON_PAGES] >= 30
+
+
+@pytest.mark.thorough
+def test_pictures_and_the_command_with_odd_records() -> None:
+    """D2, D7, D15, with pictures and `hectogpt report`."""
+    lines = proof.check(quick=True)
+    assert len(lines) == 4
+    assert [line for line in lines if line.failures] == []
+
+
+def test_every_field_of_a_record_is_checked() -> None:
+    assert CHECKS.keys() == Record.__dataclass_fields__.keys() - {"OLD_FIELDS"}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"dev_loss": float("nan")}, "it holds NaN"),
+        ({"dev_loss": True}, "field 'dev_loss' is True; it should be a number"),
+        ({"dev_loss": -1}, "field 'dev_loss' is -1; it should be a number from 0 to 1e+12"),
+        ({"dev_loss": 10**400}, "it should be a number from 0 to 1e+12"),
+        ({"losses": [3.0, "x"]}, "field 'losses' is [3.0, 'x']; item 2 is 'x'; it should be a number"),
+        ({"seed": 2**64}, "it should be a whole number of at most 64 bits"),
+        ({"overrides": ["steps"]}, "field 'overrides' is ['steps']; it should be an object"),
+        ({"run": {}}, "field 'run' is {}; it has no steps"),
+        ({"run": {"steps": "9"}}, "its steps: it should be a whole number"),
+        ({"status": "great"}, "it should be one of ok, diverged, failed"),
+        ({"corpus": "x" * 5000}, "a name has at most 1000 characters"),
+    ],
+)
+def test_what_is_wrong_with_a_field_is_told(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    """D7."""
+    path = write_rows(tmp_path / "r.jsonl", [make_row("baseline", 0), make_row("baseline", 1) | change])
+    with pytest.raises(UserError, match="line 2 is not a record") as caught:
+        read_records(path)
+    assert caught.value.code == errors.DATA
+    assert why in caught.value.why
+    assert len(caught.value.why) < 300
+
+
+def test_a_file_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(UserError, match="cannot read") as caught:
+            read_records(path)
+        assert caught.value.code == errors.DATA
+
+
+def test_what_compare_writes_is_read(tmp_path: Path) -> None:
+    """Names of files come into records; whatever they are, the next command can read them."""
+    for number, name in enumerate((MARKUP, SCRIPT, ESCAPE, *odd_records.TEXTS)):
+        if not name.isspace() and name:
+            run = dump(recipes.recipe("baseline")) | {"recipe": name}
+            record = Record(name, "closed", name, number, run, dev_loss=3.0, overrides={"optim.eps": float("inf")})
+            append_record(tmp_path / "r.jsonl", record)
+    found = read_records(tmp_path / "r.jsonl")
+    assert len(found) >= 14
+    assert all(text.isprintable() for record in found for text in (record.corpus, record.recipe, record.arm))
+    assert found[0].overrides == {"optim.eps": "inf"}
+    assert found[0].key() == Record(**{**found[0].__dict__}).key()
+
+
+# --- pages, Markdown, pictures ----------------------------------------------------------------------------------------
+
+
+def test_the_slug_of_a_board_is_plain(tmp_path: Path) -> None:
+    """D2: it is an element's id on the page and a part of names of files."""
+
+    def slug(corpus: str, track: str = "closed") -> str:
+        [board] = boards_of([make_row("baseline", 0, corpus=corpus, track=track)])
+        return board.slug
+
+    assert slug("sotu") == "sotu-closed"
+    assert slug("tinystories", "closed+statistics") == "tinystories-closed-statistics"
+    assert slug("hf:a/b") == "hf-a-b-closed"
+    odd = [slug(text) for text in (MARKUP, "a b", "a\tb", "../..", "x" * 300, "x" * 301)]
+    assert len(set(odd)) == len(odd)
+    assert all(set(text) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") for text in odd)
+    assert max(map(len, odd)) < 120
+
+
+def test_texts_in_markdown_and_html() -> None:
+    """D2."""
+    assert markdown_text("a <b>|c\n# d\x1b[0m") == "a &lt;b>\\|c # d\\x1b[0m"
+    assert markdown_text("[x](javascript:a) [y]: b [z][y]") == "[x\\](javascript:a) [y\\]: b [z\\][y]"
+    assert markdown_text("-0.012 [-0.020, +0.001] dev, width_256") == "-0.012 [-0.020, +0.001] dev, width_256"
+    table = Table(["a"], [[MARKUP + "\x1b"]])
+    assert "<img" not in table.markdown() + table.html()
+    assert MARKUP + "\\x1b" in unescape(table.html())
+
+
+def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
+    """D7."""
+    figure = Figure()
+    for text in ("$\\frac{$", "$x$ and \\$y\\$", "\ud800", "a\0b", "日本"):
+        figure.text(0.5, 0.5, plain_text(text))
+    save_figure(figure, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
+def test_half_a_picture_never_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D17."""
+    path = tmp_path / "p.png"
+    save_figure(Figure(), path)
+    whole = path.read_bytes()
+
+    def stop(self: Figure, where: Path, **options: object) -> None:
+        Path(where).write_bytes(whole[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_figure(Figure(), path)
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_report_was_writing_is_removed_by_the_next(tmp_path: Path) -> None:
+    """D17."""
+    ladder, out = write_rows(tmp_path / "r.jsonl", [make_row("baseline", 0)]), tmp_path / "out"
+    (out / "pictures").mkdir(parents=True)
+    for name in (".LADDER.md.123", "pictures/.tinystories-closed-ladder.png.99", "pictures/.mine.txt.5"):
+        (out / name).write_text("half")
+    write_report(ladder, out, tmp_path / "none", NAMES, DESCRIPTIONS)
+    assert {path.name for path in out.iterdir()} == {"LADDER.md", "ladder.html", "pictures"}
+    hidden = [path.name for path in (out / "pictures").iterdir() if path.name.startswith(".")]
+    assert hidden == [".mine.txt.5"]
+
+
+# --- the baseline's curve ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache's folder of curves."""
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "baselines"
+
+
+def made_up_curve(steps: int = 3) -> baseline_curves.Curve:
+    sha256 = open_corpus("sotu").sha256["train"]
+    return baseline_curves.Curve("sotu", sha256, steps, 0, (3.0,) * steps, (1.0,) * steps, 3.0, 1.0)
+
+
+def test_a_damaged_curve_is_no_curve(cached: Path) -> None:
+    """D6: it is decoration, and costs no run."""
+    corpus, curve = open_corpus("sotu"), made_up_curve()
+    path = baseline_curves.save(curve)
+    assert path is not None
+    assert path.parent == cached
+    assert baseline_curves.find(corpus, 3) == curve
+    good = json.loads(path.read_text())
+    for damage in (b"", path.read_bytes()[:50], b"\xff\xfe", b"[]", b"{}", b"[" * 100_000):
+        path.write_bytes(damage)
+        assert baseline_curves.find(corpus, 3) is None
+    for change in ({"losses": [1.0]}, {"losses": ["x"] * 3}, {"dev_loss": "nan"}, {"more": 1}, {"grad_norms": []}):
+        path.write_text(json.dumps(good | change))
+        assert baseline_curves.find(corpus, 3) is None
+    path.unlink()
+    path.mkdir()
+    assert baseline_curves.find(corpus, 3) is None
+    assert baseline_curves.save(curve) is None
+    assert baseline_curves.find(corpus, 100) is not None, "the packaged one"
+
+
+def test_a_curve_that_cannot_be_kept_is_not_kept(cached: Path) -> None:
+    """D6."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    cached.write_text("a file where the folder would be")
+    assert baseline_curves.save(made_up_curve()) is None
+    assert baseline_curves.find(open_corpus("sotu"), 3) is None
+
+
+# --- timings, which are shown too -------------------------------------------------------------------------------------
+
+
+def test_timings_with_markup_are_shown_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D6, D15."""
+    here = Here(tmp_path, monkeypatch, capsys)
+    monkeypatch.setenv("COLUMNS", "200")
+    row = {"question": "[bold]q[/nope]", "machine": "m\x1b[31m", "threads": 2, "date": "2026", "commit": "c"}
+    rows = [{"contender": "[red]c", "a_[/x]": 1.5, "list": [1]}]
+    (tmp_path / "b.jsonl").write_text(json.dumps(row | {"rows": rows}) + "\n")
+    done = here("bench", "--records", "b.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "[bold]q[/nope] (m\\x1b[31m, 2 threads" in " ".join(done.stdout.split())
+    assert "[red]c" in done.stdout
+    assert "\x1b" not in done.stdout
+    for odd in ({"rows": [1]}, {"rows": []}, {"machine": 5}, {"date": None}, {"threads": "2"}):
+        (tmp_path / "b.jsonl").write_text(json.dumps(row | {"rows": rows} | odd) + "\n")
+        done = here("bench", "--records", "b.jsonl")
+        assert (done.returncode, done.stdout) == (errors.DATA, "")
+        assert "line 1: not a timing\nwhy: it has no usable " + next(iter(odd)) in done.stderr

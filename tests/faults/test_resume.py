@@ -1,0 +1,511 @@
+"""`hectogpt train --resume`, and the commands that look after a run on disk: finish, verify, replay, diagnose."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import TINY, Here, assert_good_error, start, wait_for, write_tokens
+
+import hectogpt
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.files import lock
+from hectogpt.lab import recipes
+
+CLOCKS = {"train/dt", "train/tok_per_sec", "mem_mb", "run"}
+SIX = [*TINY[:-1], "6", "--save-every", "2", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus and a run of six steps that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_tokens(folder / "tokens.bin")
+    environment = os.environ | {"HECTOGPT_CACHE": str(folder / "cache")}
+    command = ["train", "baseline", *SIX, "--corpus", str(folder / "tokens.bin"), "--out", str(folder / "run")]
+    subprocess.run([sys.executable, "-m", "hectogpt", *command], env=environment, check=True)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(whole / "run", tmp_path / "run"))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in CLOCKS} for row in found]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def back_to(run: Path, step: int) -> None:
+    """As a run is that was killed after this checkpoint: later ones, weights and scores were never written."""
+    for name in ("summary.json", "manifest.json", "model.safetensors", "config.json", "losses_and_grad_norms.png"):
+        (run / name).unlink()
+    for path in (run / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+
+
+def assert_as_whole(run: Path, whole: Path) -> None:
+    assert (run / "model.safetensors").read_bytes() == (whole / "run" / "model.safetensors").read_bytes()
+    assert rows(run) == rows(whole / "run")
+    state = Path("checkpoints", "step-00000006", "state.safetensors")
+    assert (run / state).read_bytes()[-10000:] == (whole / "run" / state).read_bytes()[-10000:]
+    assert json.loads((run / "summary.json").read_text())["state"] == "done"
+
+
+def assert_found(done: subprocess.CompletedProcess[str], code: int, *named: str) -> None:
+    """A report on stdout, and what is wrong on stderr."""
+    assert done.returncode == code, done.stderr
+    assert "\nwhy: " in done.stderr
+    for text in named:
+        assert text in done.stderr
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_has_its_checkpoints_and_hashes(whole: Path) -> None:
+    names = {path.name for path in (whole / "run").iterdir()}
+    assert names >= {"checkpoints", "manifest.json", "model.safetensors"}
+    assert not [name for name in names if name.startswith(".")]
+    assert {p.name for p in (whole / "run" / "checkpoints").iterdir()} == {f"step-0000000{n}" for n in (2, 4, 6)}
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        pytest.param("", marks=pytest.mark.thorough),
+        '{"step": 5, "train/lo',
+        pytest.param("whole row", marks=pytest.mark.thorough),
+    ],
+)
+def test_resume_auto_is_as_if_nothing_had_happened(whole: Path, run: Path, here: Here, tail: str) -> None:
+    """Rows after the checkpoint, and half a row, go."""
+    back_to(run, 4)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:4]) + (lines[4] if tail == "whole row" else tail))
+    done = here("train", "baseline", *SIX[:-1], "--corpus", whole / "tokens.bin", "--out", run, "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert f"going on after step 4 of 6 in {run}; exact: yes" in done.stderr
+    assert_as_whole(run, whole)
+    record = json.loads((run / "run.json").read_text())
+    assert record["resumed"] == [{"step": 4, "differences": []}]
+
+
+def test_resume_needs_no_more_than_the_folder(whole: Path, run: Path, here: Here) -> None:
+    """From a folder that was moved and a checkpoint that is named, and with rows of metrics that are damaged."""
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join([lines[0], "garbage\n", *lines[2:]]))
+    moved = run.rename(run.with_name("a new name"))
+    done = here("train", "--resume", moved / "checkpoints" / "step-00000002", "--save-every", "2")
+    assert done.returncode == 0, done.stderr
+    assert "rows of" in done.stderr
+    assert "garbage" in (moved / "metrics.damaged.jsonl").read_text()
+    assert_as_whole(moved, whole)
+
+
+def test_a_run_that_is_taken_back_or_starts_over_is_not_done(whole: Path, run: Path, here: Here) -> None:
+    """Killed after it was taken back to step 2, it is unfinished; without a checkpoint it forgets how it ended."""
+    from hectogpt.training.run_folder import RunFolder, read_run, read_state, read_steps
+
+    with RunFolder.reopen(run, read_run(run)) as folder:
+        folder.begin_again(read_steps(run)[:2], [], pytest.fail)
+    assert read_state(run) == "unfinished"
+    shutil.rmtree(run / "checkpoints")
+    (run / "summary.json").write_text('{"state": "interrupted", "steps": 2}')
+    assert here("train", "--resume", run, "--save-every", "2").returncode == 0
+    assert_as_whole(run, whole)
+    assert here("verify", run).returncode == 0
+
+
+def test_what_is_complete_is_left_alone(run: Path, here: Here) -> None:
+    before = files(run)
+    done = here("train", "--resume", run)
+    assert (done.returncode, done.stdout) == (0, f"already complete (6/6): {run}\n")
+    assert files(run) == before
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(whole: Path, run: Path, here: Here) -> None:
+    back_to(run, 4)
+    state = run / "checkpoints" / "step-00000004" / "state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-5] ^= 64
+    state.write_bytes(content)
+    done = here("train", "--resume", run, "--save-every", "2")
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 2, so 2 steps are computed again" in " ".join(done.stderr.split())
+    assert_as_whole(run, whole)
+
+
+@pytest.mark.thorough
+def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tmp_path: Path, here: Here) -> None:
+    common = ["train", "baseline", *SIX[:-1], "--corpus", str(whole / "tokens.bin"), "--resume", "auto"]
+    done = here(*common)
+    assert "nothing to go on with below runs: a new run" in done.stderr
+    again = here(*common)
+    assert again.stdout == "already complete (6/6): runs/baseline\n"
+    other = here(*common, "--seed", "1")
+    assert other.returncode == 0, other.stderr
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["baseline", "baseline-2"]
+    back_to(tmp_path / "runs" / "baseline", 2)
+    done = here(*common)
+    assert "going on after step 2 of 6 in runs/baseline; exact: yes" in done.stderr
+    assert "already complete" in here("train", "--resume", "auto").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["baseline", "--optim.lr", "0.5"], 2, "optim.lr was 1e-05, now 0.5"),
+        (["--steps", "9"], 2, "steps was 6, now 9"),
+        (["muon"], 2, "holds a run of baseline, not of muon"),
+        (["--extend", "0"], 2, "extend = 0"),
+        (["--seed", "3"], 2, "seed was 0, now 3"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(run: Path, here: Here, arguments: list[str], code: int, named: str) -> None:
+    before = files(run)
+    done = here("train", *arguments, "--resume", run)
+    assert_good_error(done, code, named)
+    assert files(run) == before
+
+
+def test_no_run_an_idle_option_and_a_run_under_way(run: Path, tmp_path: Path, here: Here) -> None:
+    """D1: of two that want one folder, the second is refused at once."""
+    assert_good_error(here("train", "--resume", tmp_path / "none"), 4, "no run in")
+    assert_good_error(here("train", "--extend", "3"), 2, "--extend without --resume")
+    assert_good_error(here("train", "baseline", "--save-every", "-1", *TINY), 2, "save_every = -1")
+    back_to(run, 4)
+    before = files(run)
+    with lock(run / ".lock", "training in this folder"):
+        assert_good_error(here("train", "--resume", run), 9, "is in use", f"process {os.getpid()}", "kept: its run")
+        assert_good_error(here("train", "baseline", *TINY, "--out", run), 9, "is in use")
+        assert json.loads(here("show", run, "--json").stdout)["state"] == "running"
+    (run / ".lock").unlink()
+    assert files(run) == before
+
+
+def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> None:
+    """Killed again, or while it is extended, it is unfinished; its old weights are still checked."""
+    from hectogpt.training.run_folder import RunFolder, read_run, read_state, read_steps
+
+    before = read_run(run)
+    for longer, summary in ((before, "interrupted"), (replace(before, steps=9), "done")):
+        path = run / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"state": summary}))
+        with RunFolder.reopen(run, longer) as folder:
+            folder.begin_again(read_steps(run)[:6], [], pytest.fail)
+            assert read_state(run) == "running"
+        assert read_state(run) == "unfinished"
+        assert path.exists() == (summary == "done")
+        assert json.loads(here("show", run, "--json").stdout)["state"] == "unfinished"
+        assert here("verify", run).returncode == 0
+        assert json.loads((run / "manifest.json").read_text())["files"].keys() == {"config.json", "model.safetensors"}
+        path.write_text(json.dumps({"state": "done", "steps": 6}))
+
+
+@pytest.mark.thorough
+def test_more_steps(whole: Path, run: Path, tmp_path: Path, here: Here) -> None:
+    """The baseline's rate is constant: 6 + 4 steps are 10 steps, bit for bit. What the schedule means is said."""
+    done = here("train", "--resume", run, "--extend", "4", "--save-every", "2")
+    assert done.returncode == 0, done.stderr
+    assert "steps 7 to 10: the schedule Constant is now that of 10 steps" in " ".join(done.stderr.split())
+    ten = [*SIX[: SIX.index("6")], "10", "--save-every", "2", "--quiet"]
+    assert here("train", "baseline", *ten, "--corpus", whole / "tokens.bin", "--out", "ten").returncode == 0
+    assert (run / "model.safetensors").read_bytes() == (tmp_path / "ten" / "model.safetensors").read_bytes()
+    assert [row for row in rows(run) if "train/loss" in row] == rows(tmp_path / "ten")[:-1]
+    assert json.loads((run / "summary.json").read_text())["steps"] == 10
+
+
+def test_more_steps_take_a_checkpoint(run: Path, here: Here) -> None:
+    shutil.rmtree(run / "checkpoints")
+    before = files(run)
+    assert_good_error(here("train", "--resume", run, "--extend", "4"), 4, "has no checkpoint of its last step")
+    assert files(run) == before
+
+
+@pytest.mark.thorough
+def test_an_exact_run_is_demanded_where_it_cannot_be(run: Path, here: Here) -> None:
+    back_to(run, 4)
+    before = files(run)
+    try:
+        done = here("train", "--resume", run, "--threads", "2", "--require-exact")
+        assert_good_error(done, 5, "cannot go on exactly", "threads 1 -> 2", "kept: the run, untouched")
+        assert files(run) == before
+        done = here("train", "--resume", run, "--threads", "2")
+    finally:
+        torch.set_num_threads(1)
+    assert "exact: no (threads 1 -> 2)" in done.stderr
+    assert json.loads((run / "run.json").read_text())["resumed"][0]["differences"] == ["threads 1 -> 2"]
+
+
+IDEA = """
+from dataclasses import dataclass, replace
+import torch
+from hectogpt import InputPart
+
+@dataclass(frozen=True)
+class Drop(InputPart):
+    p: float = 0.3
+    def build(self, d_model, vocab_size, norm):
+        return DropLayer(self.p)
+
+class DropLayer(torch.nn.Dropout):
+    def forward(self, x, ids, cache=None):
+        return super().forward(x)
+
+def dropped(run):
+    return replace(run, model=replace(run.model, inputs=(Drop(),)))
+"""
+
+
+@pytest.mark.thorough
+def test_a_run_with_an_idea_goes_on_when_its_file_is_named(whole: Path, tmp_path: Path, here: Here) -> None:
+    """Dropout is the same again; a file that has changed is another idea."""
+    (tmp_path / "mine.py").write_text(IDEA)
+    common = ["train", "mine.py:dropped@baseline", *SIX, "--corpus", str(whole / "tokens.bin")]
+    for name in ("one", "two"):
+        assert here(*common, "--out", name).returncode == 0
+    back_to(tmp_path / "two", 2)
+    done = here(*common, "--out", "two", "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+    back_to(tmp_path / "two", 2)
+    (tmp_path / "mine.py").write_text(IDEA.replace("0.3", "0.4"))
+    assert_good_error(here(*common, "--resume", "two"), 4, "has changed since", "fix: the file as it was: two/idea.py")
+
+
+# --- signals and two at once ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_killed_and_gone_on(whole: Path, tmp_path: Path, here: Here, number: int) -> None:
+    common = ["train", "baseline", *SIX[: SIX.index("6")], "150", "--save-every", "5", "--out", "cut"]
+    common += ["--corpus", str(whole / "tokens.bin")]
+    child = start(*common, cwd=tmp_path)
+    wait_for(lambda: len(list((tmp_path / "cut" / "checkpoints").glob("step-*"))) >= 2)
+    child.send_signal(number)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == (129 if number == signal.SIGHUP else -number), told
+    if number == signal.SIGHUP:
+        assert "kept: weights, metrics and run.json in cut" in told
+        assert json.loads((tmp_path / "cut" / "summary.json").read_text())["state"] == "interrupted"
+    done = here(*common[:-2], "--corpus", whole / "tokens.bin", "--resume", "cut", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert here(*common[: common.index("--out")], "--corpus", whole / "tokens.bin", "--quiet").returncode == 0
+    one, two = (tmp_path / name for name in ("cut", "runs/baseline"))
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert rows(one) == rows(two)
+    assert not [path for path in one.rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.thorough
+def test_two_starts_at_once_share_nothing(whole: Path, tmp_path: Path) -> None:
+    """D1: two runs without --out get two folders; of two with the same --out, one is refused."""
+    common = ["train", "baseline", *SIX, "--corpus", whole / "tokens.bin"]
+    children = [start(*common, "--seed", seed, cwd=tmp_path) for seed in (1, 2)]
+    children += [start(*common, "--seed", seed, "--out", "same", cwd=tmp_path) for seed in (1, 2)]
+    told = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children[:2]] == [0, 0], told
+    assert sorted(child.returncode for child in children[2:]) in ([0, 9], [0, 2]), told
+    seeds = {
+        json.loads((tmp_path / "runs" / n / "summary.json").read_text())["seed"] for n in ("baseline", "baseline-2")
+    }
+    assert seeds == {1, 2}
+    winner = 1 if children[2].returncode == 0 else 2
+    assert {row["seed"] for row in rows(tmp_path / "same") if "seed" in row} == {winner}
+
+
+# --- finish, verify, replay, diagnose ---------------------------------------------------------------------------------
+
+
+def test_finish_scores_what_was_killed_while_scoring(whole: Path, run: Path, here: Here) -> None:
+    for name in ("summary.json", "losses_and_grad_norms.png"):
+        (run / name).unlink()
+    done = here("finish", run, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert_as_whole(run, whole)
+    assert json.loads(done.stdout)["dev_loss"] == json.loads((whole / "run" / "summary.json").read_text())["dev_loss"]
+    assert here("finish", run).stdout == f"already complete (6/6): {run}\n"
+
+
+def test_finish_does_without_a_checkpoint_and_mends_weights_with_one(whole: Path, run: Path, here: Here) -> None:
+    (run / "summary.json").unlink()
+    checkpoints = (run / "checkpoints").rename(run.with_name("aside"))
+    done = here("finish", run, "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert rows(run) == rows(whole / "run")
+    content = bytearray((run / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (run / "model.safetensors").write_bytes(content)
+    assert_found(here("finish", run), 4, "damaged")
+    checkpoints.rename(run / "checkpoints")
+    assert here("finish", run, "--quiet").returncode == 0
+    assert_as_whole(run, whole)
+    back_to(run, 4)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:4]))
+    assert_good_error(here("finish", run), 2, "has taken 4 of 6 steps", f"hectogpt train --resume {run}")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("how", ["flip", "zeros"])
+def test_damaged_weights_are_not_loaded(run: Path, here: Here, name: str, how: str) -> None:
+    """D3: one bit, or the zeros that a loss of power can leave."""
+    content = bytearray((run / name).read_bytes())
+    place = content.rindex(b"16") + 1 if name == "config.json" else len(content) - 5
+    content[place:] = (
+        bytes([content[place] ^ 1]) + content[place + 1 :] if how == "flip" else bytes(len(content) - place)
+    )
+    (run / name).write_bytes(content)
+    assert here("generate", run, "--max-new-tokens", "2").returncode == 4
+    assert_found(here("verify", run), 4, name, "its SHA-256 is another one", f"hectogpt finish {run}")
+
+
+def test_verify_says_what_is_whole_and_what_is_not(whole: Path, run: Path, here: Here) -> None:
+    done = here("verify", run, "--json")
+    told = json.loads(done.stdout)
+    assert told["damaged"] == 0
+    assert len(told["checks"]) == 9
+    (run / "checkpoints" / "step-00000004" / "manifest.json").write_text("{}")
+    assert_found(here("verify", run), 4, "step-00000004 is damaged", f"hectogpt train --resume {run}")
+    shutil.rmtree(run / "checkpoints")
+    (run / "manifest.json").unlink()
+    assert "no hashes to check" in here("verify", run).stdout
+    assert here("verify", whole / "tokens.bin").returncode == 0
+    assert here("verify", run / "nothing").returncode == 3
+
+
+def test_replay_compares_every_bit(run: Path, here: Here) -> None:
+    told = json.loads(here("replay", run, "--step", "2", "--json").stdout)
+    assert told["equal"] is True
+    assert told["step"] == 3
+    assert told["weights_equal"] is None
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    row = json.loads(lines[4])
+    row["train/loss"] = float(torch.nextafter(torch.tensor(row["train/loss"]), torch.tensor(99.0)))
+    (run / "metrics.jsonl").write_text("".join([*lines[:4], json.dumps(row) + "\n", *lines[5:]]))
+    assert_found(here("replay", run), 5, "step 5", "is not the same again", "suspect memory or processor")
+    assert_good_error(here("replay", run, "--step", "6"), 4, "step 6", "--step 4")
+    shutil.rmtree(run / "checkpoints")
+    assert_good_error(here("replay", run), 4, "no step to compute again")
+
+
+@pytest.mark.thorough
+def test_replay_compares_weights_with_the_next_checkpoint(whole: Path, here: Here) -> None:
+    every = [*SIX[: SIX.index("--save-every")], "--save-every", "1", "--quiet"]
+    assert here("train", "baseline", *every, "--corpus", whole / "tokens.bin", "--out", "r").returncode == 0
+    assert json.loads(here("replay", "r", "--step", "4", "--json").stdout)["weights_equal"] is True
+
+
+def test_diagnose_names_module_and_text(whole: Path, run: Path, here: Here, tmp_path: Path) -> None:
+    common = ["train", "baseline", *SIX, "--corpus", str(whole / "tokens.bin"), "--optim.lr", "1e30", "--out", "d"]
+    assert_good_error(here(*common), 6, "`hectogpt diagnose d` finds where")
+    found = json.loads(here("diagnose", "d", "--json").stdout)
+    assert (found["step"], found["stage"], found["module"]) == (2, "forward", "backbone.0.pre_layer_norm")
+    assert found["rows"] == [0, 1, 2, 3]
+    assert len(found["sequences"]) == 4
+    assert_good_error(here("train", "--resume", "d"), 6, "has diverged")
+    assert "first number that is not finite: there is none" in here("diagnose", run, "--step", "4").stdout
+    assert_good_error(here("diagnose", run), 2, "has taken all its 6 steps", "--step 4")
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_python_goes_on_too(whole: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hectogpt.training.run_folder import read_run
+
+    monkeypatch.setenv("HECTOGPT_CACHE", str(whole / "cache"))
+    before = read_run(run)
+    back_to(run, 4)
+    result = hectogpt.train(before, out=run, resume=True, save_every=2, quiet=True)
+    assert len(result.losses) == 6
+    assert_as_whole(run, whole)
+    longer = hectogpt.train(before, out=run, resume=True, extend=2, quiet=True)
+    assert len(longer.losses) == 8
+    with pytest.raises(UserError, match="holds another run") as caught:
+        hectogpt.train(recipes.recipe("muon"), out=run, resume=True, corpus=str(whole / "tokens.bin"), quiet=True)
+    assert caught.value.code == errors.USAGE
+
+
+# --- what may run out -------------------------------------------------------------------------------------------------
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """A disk with so many free bytes: what the operating system says of it, not what we make of that."""
+    usage = shutil._ntuple_diskusage(10**12, 10**12 - free, free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+@pytest.mark.thorough
+def test_a_disk_without_room_is_told_before_the_first_step(
+    whole: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D8: with the bytes needed and free; nothing is left of the folder."""
+    command = ["train", "baseline", *SIX, "--corpus", whole / "tokens.bin", "--out", "full"]
+    limited(monkeypatch, 1000)
+    assert_good_error(here(*command), 7, "the weights take 6,450,240 bytes, 1,000 are free")
+    assert not (tmp_path / "full").exists()
+    limited(monkeypatch, 30 << 20)
+    done = here(*command[: command.index("--quiet")], *command[command.index("--quiet") + 1 :])
+    assert done.returncode == 0, done.stderr
+    assert "one checkpoint is kept at a time" in " ".join(done.stderr.split())
+    assert [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+OOM = """
+from dataclasses import dataclass, replace
+import torch
+from hectogpt import InputPart
+
+@dataclass(frozen=True)
+class Greedy(InputPart):
+    def build(self, d_model, vocab_size, norm):
+        return GreedyLayer()
+
+class GreedyLayer(torch.nn.Module):
+    calls = 0
+    def forward(self, x, ids, cache=None):
+        GreedyLayer.calls += 1
+        if GreedyLayer.calls == 5:
+            torch.empty(1 << 50, dtype=torch.uint8)
+        return x
+
+def greedy(run):
+    return replace(run, model=replace(run.model, inputs=(Greedy(),)))
+"""
+
+
+@pytest.mark.thorough
+def test_memory_that_is_used_up_keeps_the_checkpoint(whole: Path, tmp_path: Path, here: Here) -> None:
+    (tmp_path / "mine.py").write_text(OOM)
+    command = ["train", "mine.py:greedy@baseline", *SIX, "--corpus", str(whole / "tokens.bin"), "--out", "greedy"]
+    done = here(*command)
+    assert_good_error(done, 8, "out of memory in step 5 of 6", "--data.micro-batch 2", "the checkpoint of step 4")
+    done = here(*command, "--resume", "greedy")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,259 @@
+"""Attention: the mask and what else depends on positions is made in one place; parts and biases do what they say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from model_kinds import BARE, GPT2, KINDS, L, build, random_ids
+from torch import Tensor, nn
+
+import hectogpt
+from hectogpt.generation.cache import KVCache
+from hectogpt.generation.decode import Decoder
+from hectogpt.model.attention import CausalAttention
+from hectogpt.model.parts import ALiBi, QKNorm, QKPart, Rotary, RotaryLayer, ScoreBias, visible_keys
+
+# --- the mask ---------------------------------------------------------------------------------------------------------
+
+
+@given(
+    queries=st.lists(st.lists(st.integers(-3, 9), min_size=4, max_size=4), min_size=1, max_size=3),
+    keys=st.lists(st.integers(-3, 9), min_size=1, max_size=9),
+)
+def test_visible_keys_by_hand(queries: list[list[int]], keys: list[int]) -> None:
+    """A query sees the keys at its own and at earlier positions. Padding, at negative positions, is seen by nobody but
+    itself."""
+    found = visible_keys(torch.tensor(queries), torch.tensor([keys] * len(queries)))
+    expected = [[[(0 <= k <= q) or k == q for k in keys] for q in row] for row in queries]
+    assert found.tolist() == expected
+
+
+@given(starts=st.lists(st.integers(0, 3), min_size=1, max_size=3), later=st.integers(0, 3))
+def test_a_cache_s_mask_by_hand(starts: list[int], later: int) -> None:
+    """Slot s of row b is padding before starts[b], then text. In a call each token sees the text in its own and in
+    earlier slots; a padding token, whose output nobody reads, sees itself."""
+    first = 4
+    cache = KVCache(1, 1, 2, torch.tensor(starts), first + 4, 16, torch.float32)
+    calls = [cache.advance(first)]
+    slots = [list(range(first))]
+    for step in range(later + 1):
+        if step:
+            calls.append(cache.advance(1))
+            slots.append([first + step - 1])
+        expected = [
+            [[start <= s <= q or s == q for s in range(cache.key_positions.shape[1])] for q in slots[-1]]
+            for start in starts
+        ]
+        if cache.visible is None:  # the plain causal mask
+            assert not any(starts)
+            assert step == 0
+        else:
+            assert cache.visible[:, 0].tolist() == expected
+        assert calls[-1].tolist() == [[max(q - start, 0) for q in slots[-1]] for start in starts]
+        so_far = [[row[: slots[-1][-1] + 1] for row in rows] for rows in expected]
+        assert cache.visible_so_far().tolist() == so_far
+
+
+def test_the_mask_is_made_in_one_place() -> None:
+    """Whoever needs to know what a query sees asks visible_keys."""
+    package = Path(hectogpt.__file__).parent
+    for path in [*(package / "model").glob("*.py"), *(package / "generate").glob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        assert "triu" not in text, path
+        assert "tril" not in text, path
+
+
+# --- the view: once per forward pass ----------------------------------------------------------------------------------
+
+
+def test_rotary_angles_are_computed_once_per_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All layers share them, with and without a cache."""
+    calls: list[tuple[int, ...]] = []
+    prepare = RotaryLayer.prepare
+    monkeypatch.setattr(RotaryLayer, "prepare", lambda self, p: calls.append(tuple(p.shape)) or prepare(self, p))
+    model = build(replace(BARE, n_layers=3, attention_parts=(Rotary(), QKNorm(), ALiBi())))
+    ids = random_ids(2, 7)
+    model(ids)
+    model.loss(ids, ids)
+    decoder = Decoder(model, [[1, 2, 3], [4]], 2)
+    decoder.prefill()
+    decoder.decode([1, 2])
+    assert calls == [(1, 7), (1, 7), (2, 3), (2, 1)]
+
+
+# --- the attention map ------------------------------------------------------------------------------------------------
+
+ATTENTIONS = {
+    "plain": GPT2,
+    "rotary": replace(GPT2, attention_parts=(Rotary(100.0, 0.5), QKNorm()), attention_scale=0.7),
+    "alibi": replace(GPT2, attention_parts=(ALiBi(),)),
+    "all": replace(GPT2, n_heads=4, attention_parts=(QKNorm(), ALiBi(), Rotary(), ALiBi())),
+}
+
+
+def attention_of(config: object, causal: bool = True) -> tuple[CausalAttention, Tensor, Tensor]:
+    """One layer's attention, inputs [2, 9, d] and their positions."""
+    layer = build(config).backbone[1].attention
+    layer.causal = causal
+    x = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    return layer, x, torch.arange(9)[None]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_the_map_is_the_one_the_output_is_made_with(kind: str, causal: bool) -> None:
+    """`weights` forms the map that the fused kernel never forms: its rows sum to 1, and with the values they give the
+    output."""
+    layer, x, positions = attention_of(ATTENTIONS[kind], causal)
+    view = layer.view(positions)
+    weights, (_, _, v) = layer.weights(x, view), layer.qkv(x, view)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1], dtype=torch.float64))
+    assert bool((weights.triu(1) == 0).all()) == causal
+    assert weights.amax(-1)[..., 4:].median() > 0.3  # uneven, so that a wrong scale would show
+    torch.testing.assert_close(layer.W_o((weights @ v).transpose(1, 2).flatten(-2)), layer(x, view))
+
+
+def test_alibi_by_hand() -> None:
+    """Head h of n, counted from 1, subtracts 2^(-8 h / n) per token of distance from its scores."""
+    layer, x, positions = attention_of(ATTENTIONS["alibi"])
+    view = layer.view(positions)
+    q, k, _ = layer.qkv(x, view)
+    expected = torch.zeros(2, 2, 9, 9, dtype=torch.float64)
+    for b in range(2):
+        for h in range(2):
+            for t in range(9):
+                scores = [
+                    q[b, h, t] @ k[b, h, s] / math.sqrt(8) - 2.0 ** (-4 * (h + 1)) * (t - s) for s in range(t + 1)
+                ]
+                expected[b, h, t, : t + 1] = torch.stack(scores).softmax(0)
+    torch.testing.assert_close(layer.weights(x, view), expected)
+
+
+def test_two_biases_add_up() -> None:
+    once, twice = (attention_of(replace(GPT2, attention_parts=parts)) for parts in ((ALiBi(),), (ALiBi(), ALiBi())))
+    views = [layer.view(positions) for layer, _, positions in (once, twice)]
+    masks = [layer.mask(view, torch.float64) for (layer, *_), view in zip((once, twice), views, strict=True)]
+    torch.testing.assert_close(2 * masks[0], masks[1])
+
+
+@dataclass(frozen=True)
+class LocalAttention(ScoreBias):
+    """A user's own idea: nothing farther than `reach` tokens back is seen."""
+
+    reach: int = 2
+
+    def build(self, n_heads: int, d_head: int) -> nn.Module:
+        return LocalAttentionLayer(self.reach)
+
+
+class LocalAttentionLayer(nn.Module):
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+
+    def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        far = query_positions - key_positions > self.reach
+        return torch.zeros(far.shape).masked_fill(far, -math.inf)
+
+
+def test_a_user_s_score_bias_holds_with_and_without_a_cache() -> None:
+    """Also where it hides keys altogether, in texts of unequal length, whose padding has nothing else to see."""
+    model = build(replace(GPT2, attention_parts=(LocalAttention(),)))
+    layer, x, positions = model.backbone[0].attention, torch.randn(1, 9, 16).double(), torch.arange(9)[None]
+    distance = positions.T - positions
+    assert torch.equal(layer.weights(x, layer.view(positions))[0, 0] > 0, (distance >= 0) & (distance <= 2))
+    texts = [[1, 2, 3, 4, 5, 6], [7], [8, 9]]
+    decoder = Decoder(model, texts, L)
+    logits = decoder.prefill()
+    for _ in range(L):
+        alone = torch.stack([model.next_logits(torch.tensor([text[-L:]]))[0] for text in texts])
+        torch.testing.assert_close(logits, alone)
+        for text, token in zip(texts, tokens := logits.argmax(-1).tolist(), strict=True):
+            text.append(token)
+        logits = decoder.decode(tokens)
+
+
+# --- parts of queries and keys ----------------------------------------------------------------------------------------
+
+
+def rotated(part: Rotary, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    layer = part.build(1, q.shape[-1])
+    return layer(q, k, layer.prepare(positions))
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_rotary_scores_depend_on_distance_alone(fraction: float) -> None:
+    q, k = torch.randn(2, 1, 1, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    here, there = (rotated(Rotary(fraction=fraction), q, k, torch.arange(6)[None] + start) for start in (0, 41))
+    torch.testing.assert_close(here[0] @ here[1].mT, there[0] @ there[1].mT, rtol=1e-10, atol=1e-10)
+    assert (here[0] @ here[1].mT - q @ k.mT).abs().max() > 0.1
+
+
+def test_rotary_by_hand() -> None:
+    """Pair i, dimensions i and n + i of 2n that rotate, turns by position * base^(-i / n); the rest stays. Frequencies
+    are float32, angles float64."""
+    q = torch.randn(1, 1, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    positions = [0, 1, 17, 1023]
+    for fraction, n in ((1.0, 4), (0.5, 2), (0.0, 0)):
+        turned, _ = rotated(Rotary(100.0, fraction), q, q, torch.tensor([positions]))
+        for before, after, position in zip(q[0, 0], turned[0, 0], positions, strict=True):
+            for i in range(n):
+                angle = position * torch.tensor(100.0 ** (-i / n)).item()
+                z = complex(before[i], before[n + i]) * complex(math.cos(angle), math.sin(angle))
+                assert complex(after[i], after[n + i]) == pytest.approx(z, abs=1e-12)
+            assert torch.equal(after[2 * n :], before[2 * n :])
+
+
+def test_qk_norm_leaves_only_directions() -> None:
+    """Longer queries and keys do not sharpen attention."""
+    layer, x, positions = attention_of(replace(GPT2, attention_parts=(QKNorm(eps=0.0),), biases=False))
+    before = layer.weights(x, layer.view(positions))
+    layer.W_qkv.weight.data[:32] *= 7  # rows of W_q and W_k
+    torch.testing.assert_close(layer.weights(x, layer.view(positions)), before)
+
+
+def test_parts_apply_in_the_listed_order() -> None:
+    """Norm and rotation of all pairs commute, since a rotation keeps lengths; so we use a part that does not."""
+    x = torch.randn(2, 4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    one, other = (
+        attention_of(replace(GPT2, attention_parts=parts))[0]
+        for parts in ((Rotary(), FirstHalf()), (FirstHalf(), Rotary()))
+    )
+    q, k = one.qkv(x, one.view(torch.arange(4)[None]))[:2]
+    assert not q[..., 4:].any()
+    assert not k[..., 4:].any()
+    assert other.qkv(x, other.view(torch.arange(4)[None]))[0][..., 1:, 4:].all()
+
+
+@dataclass(frozen=True)
+class FirstHalf(QKPart):
+    """Sets the second half of queries and keys to zero."""
+
+    def build(self, n_heads: int, d_head: int) -> nn.Module:
+        return FirstHalfLayer()
+
+
+class FirstHalfLayer(nn.Module):
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        n = q.shape[-1] // 2
+        return tuple(torch.cat((t[..., :n], 0 * t[..., n:]), dim=-1) for t in (q, k))
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_positions_and_with_a_full_mask_order_is_invisible() -> None:
+    """The outputs of a permuted text are the permuted outputs, unless positions enter somewhere."""
+    x, order = random_ids(2, L), torch.randperm(L, generator=torch.Generator().manual_seed(2))
+    for kind, config in {"no positions": BARE, "gpt2": GPT2, **{k: KINDS[k] for k in ("rotary", "alibi")}}.items():
+        model = build(config)
+        for block in model.backbone:
+            block.attention.causal = False
+        difference = (model(x[:, order]) - model(x)[:, order]).abs().max()
+        assert difference < 1e-10 if kind == "no positions" else difference > 0.1, kind

@@ -1,0 +1,141 @@
+"""Decoding with a cache computes what the model computes without one, whatever the texts' lengths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from model_kinds import GPT2, KINDS, L, build, random_ids
+from torch import Tensor
+
+from hectogpt.generation import Sampling, generate
+from hectogpt.generation.decode import Decoder
+from hectogpt.model import Transformer
+
+
+def uncached(model: Transformer, text: list[int]) -> Tensor:
+    """Next-token logits of one text, computed from its last L tokens without any cache."""
+    with torch.no_grad():
+        return model(torch.tensor([text[-model.config.context_length :]]))[0, -1]
+
+
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    lengths=st.lists(st.integers(1, 2 * L), min_size=1, max_size=4),
+    new=st.integers(1, 14),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+@example(kind="looks back", lengths=[3, 9, 1, 10], new=14, seed=1, dtype=torch.float64)
+@example(kind="gpt2", lengths=[L - 1, L, L + 1, 10 * L], new=3, seed=2, dtype=torch.float64)
+@example(kind="alibi", lengths=[L - 1, L, L + 1, 1], new=14, seed=2, dtype=torch.float64)
+@example(kind="alibi among others", lengths=[3, 9, 1, 10], new=14, seed=1, dtype=torch.float64)
+@example(kind="alibi among others", lengths=[7, 7], new=5, seed=1, dtype=torch.float64)
+@example(kind="everything else", lengths=[3, 9, 1, 10], new=14, seed=1, dtype=torch.float64)
+@settings(max_examples=60)
+def test_cached_ragged_rows_equal_each_row_uncached(kind, lengths, new, seed, dtype) -> None:
+    """The cache changes nothing.
+
+    1. Several texts of unequal lengths are decoded together; shorter ones are padded on the left.
+    2. After the prompts, and after every further token, each row's logits equal those of its own text alone, computed
+       from scratch.
+    3. This holds past the context length L, where each token is conditioned on exactly the last L tokens.
+    """
+    model = build(KINDS[kind], seed, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    texts = [torch.randint(model.config.vocab_size, (n,), generator=generator).tolist() for n in lengths]
+    decoder = Decoder(model, texts, new)
+    logits = decoder.prefill()
+    tolerance = 1e-11 if dtype == torch.float64 else 2e-4
+    for _ in range(new):
+        alone = torch.stack([uncached(model, text) for text in texts])
+        torch.testing.assert_close(logits, alone, rtol=tolerance, atol=tolerance)
+        tokens = logits.argmax(dim=-1).tolist()
+        for text, token in zip(texts, tokens, strict=True):
+            text.append(token)
+        logits = decoder.decode(tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_s_own_generate_is_greedy_without_a_cache(kind: str) -> None:
+    """It is the oracle of the next test, so it is checked by hand."""
+    model = build(KINDS[kind])
+    prompts = random_ids(3, min(4, model.config.context_length), model.config.vocab_size)
+    texts = prompts.tolist()
+    for text in texts:
+        for _ in range(15):
+            text.append(int(uncached(model, text).argmax()))
+    result = model.generate(prompts, 15)
+    assert result.tolist() == texts
+    assert not result.requires_grad
+    assert torch.equal(model.generate(prompts, 0), prompts)
+
+
+@pytest.mark.parametrize("lengths", [(1, 3, L, L + 4), (5, 5)], ids=["ragged", "equal"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fast_way_writes_what_the_short_way_writes(kind: str, lengths: tuple[int, ...]) -> None:
+    """generate() with a cache gives each row the tokens of Transformer.generate. Prompts of unequal lengths need a
+    mask, equal ones take the kernel's own."""
+    model = build(KINDS[kind])
+    vocab = model.config.vocab_size
+    prompts = [random_ids(1, n, vocab, seed)[0].tolist() for seed, n in enumerate(lengths)]
+    texts = [list(prompt) for prompt in prompts]
+    for token in generate(model, prompts, Sampling(max_new_tokens=L + 3)):
+        texts[token.row].append(token.id)
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert model.generate(torch.tensor([prompt]), L + 3)[0].tolist() == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_of_a_prompt_are_rows_of_their_own(kind: str) -> None:
+    model = build(KINDS[kind])
+    prompts = [[1, 0, 1], [0]]
+    copied = Decoder(model, prompts, 8, copies=3)
+    apart = Decoder(model, [prompt for prompt in prompts for _ in range(3)], 8)
+    torch.testing.assert_close(copied.prefill(), apart.prefill(), rtol=1e-11, atol=1e-11)
+    for step in range(8):
+        tokens = [(row * step) % 2 for row in range(6)]
+        torch.testing.assert_close(copied.decode(tokens), apart.decode(tokens), rtol=1e-11, atol=1e-11)
+
+
+def test_long_texts_pass_the_steps_in_which_slots_are_shown() -> None:
+    """Attention sees slots in steps of 64, and buffers grow in steps of 256: nothing changes there."""
+    model = build(replace(KINDS["everything else"], context_length=300))
+    texts = [random_ids(1, n)[0].tolist() for n in (60, 250)]
+    decoder = Decoder(model, texts, 12)
+    logits = decoder.prefill()
+    for step in range(12):
+        alone = torch.stack([uncached(model, text) for text in texts])
+        torch.testing.assert_close(logits, alone, rtol=1e-10, atol=1e-10)
+        for text in texts:
+            text.append(step)
+        logits = decoder.decode([step, step])
+
+
+def test_equals_the_reference_implementation() -> None:
+    import model_solution
+
+    sizes = model_solution.ModelConfig(d_model=16, n_heads=2, n_layers=2, context_length=L, vocab_size=40)
+    book = model_solution.Transformer(sizes).double()
+    model = build(GPT2)
+    book.load_state_dict(model.state_dict())
+    prompts = random_ids(4, 6)
+    texts = prompts.tolist()
+    for token in generate(model, prompts.tolist(), Sampling(max_new_tokens=20)):
+        texts[token.row].append(token.id)
+    assert book.generate(prompts, 20).tolist() == model.generate(prompts, 20).tolist() == texts
+
+
+def test_decoding_makes_no_graph() -> None:
+    decoder = Decoder(build(GPT2), [[1]], 2)
+    assert not decoder.prefill().requires_grad
+    assert not decoder.decode([1]).requires_grad
+
+
+@pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])
+def test_a_text_needs_a_token_to_start_from(prompts: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        Decoder(build(GPT2), prompts, 2)

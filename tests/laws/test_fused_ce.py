@@ -1,0 +1,305 @@
+"""The fused cross entropy equals plain cross entropy in value and in every gradient, whatever the shape."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hectogpt.errors import DATA, UserError
+from hectogpt.model.cpu_kernels import compile_kernel
+from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
+from hectogpt.training.precision import faster_matmul_dtype
+
+# Relative norm of the difference: float64, float32, and float32 with bf16 products (loss, gradients).
+LIMITS = {None: {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 2e-6)}, torch.bfloat16: (1e-3, 1e-2)}
+
+
+def plain(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    cap: float | None = None,
+    mixture: Mixture | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The textbook: all logits, then the logarithm of the target's probability."""
+    z = x.flatten(0, -2) @ weight.t()
+    z = z if cap is None else cap * torch.tanh(z / cap)
+    z = z if bias is None else z + bias
+    losses = F.cross_entropy(z, targets.flatten(), reduction="none")
+    if mixture is not None:
+        p, w = (t.flatten() for t in mixture)
+        losses = -((1 - w) * (-losses).exp() + w * p).log()
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def problem(
+    rows: int, vocab: int, d: int, dtype: torch.dtype, seed: int, spread: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random hidden states, head, bias and targets; logits have a standard deviation of `spread`."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, d, generator=g, dtype=dtype)
+    weight = torch.randn(vocab, d, generator=g, dtype=dtype) * (spread / math.sqrt(d))
+    bias = torch.randn(vocab, generator=g, dtype=dtype)
+    targets = torch.randint(vocab, (rows,), generator=g)
+    return x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), targets
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """Relative norm of a - b; an exact zero is compared absolutely."""
+    return float((a - b).norm() / b.norm().clamp_min(1e-12))
+
+
+@settings(max_examples=150)
+@given(
+    rows=st.integers(1, 19),
+    vocab=st.integers(2, 70),
+    d=st.integers(1, 9),
+    chunk=st.one_of(st.none(), st.integers(1, 8)),
+    dtype=st.sampled_from((torch.float64, torch.float32)),
+    with_bias=st.booleans(),
+    cap=st.sampled_from((None, 2.0, 15.0)),
+    mixed=st.booleans(),
+    reduction=st.sampled_from(("mean", "sum")),
+    seed=st.integers(0, 99),
+)
+def test_fused_is_plain(rows, vocab, d, chunk, dtype, with_bias, cap, mixed, reduction, seed) -> None:
+    x, weight, bias, targets = problem(rows, vocab, d, dtype, seed, spread=3.0)
+    p, w = torch.rand(2, rows, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 0.8 + 0.1
+    mixture = Mixture(p.requires_grad_(), w.requires_grad_()) if mixed else None
+    inputs = [x, weight, *([bias] if with_bias else []), *(mixture or ())]
+    options = {"bias": bias if with_bias else None, "mixture": mixture, "reduction": reduction}
+    want = plain(x, weight, targets, cap=cap, **options)
+    got = fused_cross_entropy(x, weight, targets, soft_cap=cap, chunk_rows=chunk, backend="eager", **options)
+    near, near_grad = LIMITS[None][dtype]
+    assert got.dtype == dtype
+    torch.testing.assert_close(got, want, rtol=near, atol=near)
+    for a, b in zip(torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs), strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=0, atol=near_grad * max(float(b.norm()), rows**0.5 / rows))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("options", [{}, {"soft_cap": 3.0}, {"reduction": "sum"}])
+def test_gradcheck(options, mixed) -> None:
+    x, weight, bias, targets = problem(7, 11, 4, torch.float64, 1)
+    p, w = torch.linspace(0.1, 0.8, 14, dtype=torch.float64).view(2, 7)
+
+    def loss(x: Tensor, weight: Tensor, bias: Tensor, p: Tensor, w: Tensor) -> Tensor:
+        mixture = Mixture(p, w) if mixed else None
+        return fused_cross_entropy(x, weight, targets, bias=bias, mixture=mixture, chunk_rows=3, **options)
+
+    assert torch.autograd.gradcheck(loss, (x, weight, bias, p.requires_grad_(mixed), w.requires_grad_(mixed)))
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.0, 5.0])
+@pytest.mark.parametrize("cap", [None, 15.0])
+def test_bf16_products_stay_within_limits(spread, cap) -> None:
+    x, weight, bias, targets = problem(300, 2000, 33, torch.float32, 2, spread)
+    with torch.no_grad():  # a log-unigram prior: a wide bias, where a rounded logit would cost most
+        bias.copy_(-torch.log(torch.arange(1, 2001).float()) - 2.1)
+    want = plain(x, weight, targets, bias, cap)
+    got = fused_cross_entropy(x, weight, targets, bias=bias, soft_cap=cap, precision=torch.bfloat16, chunk_rows=128)
+    assert got.dtype == torch.float32
+    assert abs(got - want) <= 1e-3 * want
+    inputs = (x, weight, bias)
+    for a, b in zip(torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs), strict=True):
+        assert apart(a, b) <= 1e-2
+
+
+def test_bf16_sum_does_not_stall() -> None:
+    """A running bf16 sum would stop growing long before 20,000 equal terms."""
+    x = torch.zeros(20_000, 4, dtype=torch.bfloat16)
+    loss = fused_cross_entropy(x, torch.zeros(64, 4, dtype=torch.bfloat16), torch.zeros(20_000, dtype=torch.long))
+    assert loss.dtype == torch.float32
+    assert abs(loss.item() - math.log(64)) < 1e-5
+
+
+def test_confident_rows_keep_a_gradient() -> None:
+    """With p near 1 in bf16 products the loss stays above 0, and p - 1 is not rounded away."""
+    x, weight, _, _ = problem(50, 300, 32, torch.float32, 3, spread=6.0)
+    targets = (x @ weight.t()).argmax(1)
+    want = plain(x, weight, targets)
+    got = fused_cross_entropy(x, weight, targets, precision=torch.bfloat16)
+    assert got > 0
+    a, b = (torch.autograd.grad(loss, weight)[0] for loss in (got, want))
+    assert apart(a, b) <= 3e-2
+
+
+def test_tied_weight() -> None:
+    """x is made from the same table: both paths of the gradient add up."""
+    _, table, _, targets = problem(12, 30, 6, torch.float64, 4)
+    ids = torch.arange(12)
+    want = torch.autograd.grad(plain(torch.tanh(table[ids]), table, targets), table)[0]
+    got = torch.autograd.grad(fused_cross_entropy(torch.tanh(table[ids]), table, targets), table)[0]
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_backward_twice_and_scaled() -> None:
+    x, weight, bias, targets = problem(9, 20, 5, torch.float64, 5)
+    loss = fused_cross_entropy(x, weight, targets, bias=bias)
+    once = torch.autograd.grad(loss, (x, weight, bias), retain_graph=True)
+    again = torch.autograd.grad(loss * 3, (x, weight, bias), retain_graph=True)
+    third = torch.autograd.grad(loss, (x, weight, bias))
+    for a, b, c in zip(once, again, third, strict=True):
+        torch.testing.assert_close(3 * a, b)
+        assert torch.equal(a, c)
+
+
+def test_second_derivatives_are_refused() -> None:
+    x, weight, _, targets = problem(9, 20, 5, torch.float64, 5)
+    loss = fused_cross_entropy(x.square(), weight, targets)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(loss, x, create_graph=True)
+
+
+@pytest.mark.parametrize("which", ["x", "weight", "bias", "p", "w"])
+def test_only_wanted_gradients(which) -> None:
+    x, weight, bias, targets = problem(9, 20, 5, torch.float64, 6)
+    p, w = torch.linspace(0.1, 0.8, 18, dtype=torch.float64).view(2, 9).unbind()
+    inputs = {"x": x, "weight": weight, "bias": bias, "p": p, "w": w}
+    for name, tensor in inputs.items():
+        tensor.requires_grad_(name == which)
+    mixture = Mixture(p, w)
+    want = torch.autograd.grad(plain(x, weight, targets, bias, mixture=mixture), inputs[which])[0]
+    fused_cross_entropy(x, weight, targets, bias=bias, mixture=mixture).backward()
+    torch.testing.assert_close(inputs[which].grad, want, rtol=1e-12, atol=1e-14)
+    assert all(t.grad is None for name, t in inputs.items() if name != which)
+
+
+def test_evaluation_makes_no_gradient() -> None:
+    x, weight, bias, targets = problem(40, 500, 64, torch.float32, 7)
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as prof:
+        loss = fused_cross_entropy(x, weight, targets, bias=bias, chunk_rows=8)
+    assert loss.grad_fn is None
+    torch.testing.assert_close(loss, plain(x, weight, targets, bias).detach())
+    products = sum(e.count for e in prof.key_averages() if e.key in ("aten::mm", "aten::addmm_"))
+    assert products == 5  # one per chunk: the logits, and no other matrix product
+
+
+def test_leading_shape_is_free() -> None:
+    x, weight, _, targets = problem(24, 20, 5, torch.float64, 8)
+    flat = fused_cross_entropy(x, weight, targets)
+    shaped = fused_cross_entropy(x.view(2, 3, 4, 5), weight, targets.view(2, 3, 4))
+    assert torch.equal(flat, shaped)
+
+
+def test_nan_is_never_hidden() -> None:
+    x, weight, _, targets = problem(8, 20, 5, torch.float32, 9)
+    with torch.no_grad():
+        x[3, 2] = math.nan
+    for precision in (None, torch.bfloat16):
+        loss = fused_cross_entropy(x, weight, targets, precision=precision)
+        loss.backward()
+        assert loss.isnan()
+        assert x.grad[3].isnan().any()
+        assert weight.grad.isnan().any()
+
+
+def test_no_targets() -> None:
+    x, weight, _, targets = problem(0, 20, 5, torch.float32, 10)
+    with pytest.raises(UserError, match="no targets") as caught:
+        fused_cross_entropy(x, weight, targets)
+    assert caught.value.code == DATA
+    loss = fused_cross_entropy(x, weight, targets, reduction="sum")
+    loss.backward()
+    assert loss.item() == 0
+    assert x.grad.shape == x.shape
+    assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("bad", [-100, -1, 20])
+def test_target_outside_the_vocabulary_is_named(bad) -> None:
+    x, weight, _, targets = problem(4, 20, 5, torch.float32, 11)
+    targets[2] = bad
+    with pytest.raises(UserError, match=f"target id {bad} at flat position 2"):
+        fused_cross_entropy(x, weight, targets)
+
+
+def test_huge_logits() -> None:
+    """Row maxima are subtracted: logits of a thousand overflow nothing."""
+    x, weight, _, targets = problem(8, 20, 5, torch.float64, 12, spread=1000.0)
+    torch.testing.assert_close(
+        fused_cross_entropy(x, weight, targets), plain(x, weight, targets), rtol=1e-12, atol=0
+    )  # fmt: skip
+
+
+def test_what_the_softmax_excludes_can_still_be_copied() -> None:
+    """A logit 400 below the others: no float32 softmax holds it, the loss and its gradients stay finite."""
+    weight = torch.zeros(3, 1)
+    weight[2] = -400.0
+    x, p, w = torch.ones(2, 1, requires_grad=True), torch.tensor([0.5, 0.0]), torch.tensor([0.2, 0.2])
+    inputs = [x, weight.requires_grad_(), p.requires_grad_(), w.requires_grad_()]
+    loss = fused_cross_entropy(x, weight, torch.tensor([2, 2]), mixture=Mixture(p, w), reduction="sum")
+    expected = -torch.tensor(0.1).log() + 400 + torch.tensor(2.0).log() - torch.tensor(0.8).log()
+    torch.testing.assert_close(loss, expected)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, inputs))
+
+
+@pytest.mark.parametrize("rows", [16, 256])
+def test_float32_products_are_float32(rows) -> None:
+    """The detour through oneDNN, which asks for permission to round to bf16, does not round here."""
+    x, weight, _, targets = problem(rows, 4096, 128, torch.float32, 16, spread=4.0)
+    want = plain(x.double(), weight.double(), targets)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    got = fused_cross_entropy(x, weight, targets)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    for a, b in zip(torch.autograd.grad(got, (x, weight)), torch.autograd.grad(want, (x, weight)), strict=True):
+        assert apart(a, b) <= 2e-6
+
+
+def test_faster_matmul_dtype_is_one_of_two() -> None:
+    assert faster_matmul_dtype(33, 1000) in (torch.bfloat16, torch.float32)
+
+
+# --- compiled code ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised inside torch.compile
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_compiled_is_plain(precision, cap, with_bias) -> None:
+    """Chunks that do not divide, a last chunk of one row; nothing is compiled twice."""
+    assert compile_kernel(cap, precision, 1003, with_bias)
+    x, weight, bias, targets = problem(50, 1003, 33, torch.float32, 13, spread=2.0)
+    inputs = [x, weight, *([bias] if with_bias else [])]
+    bias = bias if with_bias else None
+    want = plain(x, weight, targets, bias, cap)
+    near, near_grad = (1e-6, 2e-6) if precision == torch.float32 else LIMITS[torch.bfloat16]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for chunk in (7, 49, None):
+            got = fused_cross_entropy(
+                x, weight, targets, bias=bias, soft_cap=cap, precision=precision, chunk_rows=chunk,
+                backend="compiled",
+            )  # fmt: skip
+            assert abs(got - want) <= near * want
+            for a, b in zip(
+                torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs, retain_graph=True), strict=True
+            ):
+                assert apart(a, b) <= near_grad
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised inside torch.compile
+@pytest.mark.slow
+def test_without_a_compiler_compile_kernel_says_so(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",), "force_disable_caches": True}):
+        assert not compile_kernel(None, torch.float32, 77, False)
+    x, weight, _, targets = problem(4, 77, 5, torch.float32, 14)
+    assert fused_cross_entropy(x, weight, targets).isfinite()
+
+
+def test_a_kernel_must_be_compiled_first() -> None:
+    x, weight, _, targets = problem(4, 21, 5, torch.float32, 15)
+    with pytest.raises(ValueError, match="compile_kernel"):
+        fused_cross_entropy(x, weight, targets, backend="compiled")

@@ -1,0 +1,190 @@
+"""Texts continued: a row knows nothing of its neighbours, a seed is a text, texts end where they should, characters
+come whole, and bad input is refused before or after the model by name."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from model_kinds import GPT2, KINDS, L, build
+
+from hectogpt import errors
+from hectogpt.data import load_tokenizer
+from hectogpt.errors import UserError
+from hectogpt.generation import Sampling, Token, complete, generate
+from hectogpt.generation.text import StopStrings, TextStream
+from hectogpt.model import ModelConfig
+
+
+def rows_of(tokens: Iterable[Token], rows: int) -> list[list[int]]:
+    found: list[list[int]] = [[] for _ in range(rows)]
+    for token in tokens:
+        found[token.row].append(token.id)
+    return found
+
+
+# --- rows and seeds ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["everything", "everything else"])
+def test_a_row_alone_is_the_row_in_a_batch_and_a_seed_is_a_text(kind: str) -> None:
+    model = build(KINDS[kind])
+    prompts = [[1, 2, 3], [4], [], [5] * 12]
+    sampling = Sampling(max_new_tokens=12, do_sample=True, temperature=1.5, repetition_penalty=1.3)
+    together = rows_of(generate(model, prompts, sampling, seed=7), 4)
+    assert together == rows_of(generate(model, prompts, sampling, seed=7), 4)
+    assert together != rows_of(generate(model, prompts, sampling, seed=8), 4)
+    for row, prompt in enumerate(prompts):
+        assert rows_of(generate(model, [prompt], sampling, seed=[7 + row]), 1) == [together[row]]
+    copies = replace(sampling, num_return_sequences=4)
+    expected = [rows_of(generate(model, [[1, 2, 3]], sampling, seed=s), 1)[0] for s in range(4)]
+    assert rows_of(generate(model, [[1, 2, 3]], copies), 4) == expected
+
+
+@pytest.mark.parametrize("block", [2, 5, 100])
+@pytest.mark.parametrize("kind", ["gpt2", "everything else"])
+def test_tokens_read_in_blocks_are_the_same(kind: str, block: int) -> None:
+    """Also past the context, and where a text can end early, for which a block is one round."""
+    model = build(KINDS[kind])
+    numbers = Sampling(max_new_tokens=L + 3, do_sample=True, temperature=1.5, repetition_penalty=1.3)
+    for sampling in (numbers, replace(numbers, eos_token_id=(3,)), replace(numbers, num_return_sequences=3)):
+        one_by_one = list(generate(model, [[1, 2, 3], [4]], sampling, seed=7))
+        assert list(generate(model, [[1, 2, 3], [4]], sampling, seed=7, block=block)) == one_by_one
+
+
+def test_a_block_has_at_least_one_round() -> None:
+    with pytest.raises(UserError, match="block = 0"):
+        generate(build(GPT2), [[1]], block=0)
+
+
+def test_log_probabilities_are_the_model_s_own() -> None:
+    model = build(GPT2)
+    text = [1, 2]
+    for token in generate(model, [text], Sampling(max_new_tokens=12, do_sample=True, temperature=3.0, top_k=7)):
+        logits = model(torch.tensor([text[-L:]]))[0, -1]
+        assert token.logprob == pytest.approx(logits.log_softmax(-1)[token.id].item(), abs=1e-9)
+        text.append(token.id)
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_ends_with_its_stop_token_and_the_others_go_on() -> None:
+    model = build(GPT2)
+    full = rows_of(generate(model, [[1], [2]], Sampling(max_new_tokens=15)), 2)
+    stop = full[0][4]
+    ended = rows_of(generate(model, [[1], [2]], Sampling(max_new_tokens=15, eos_token_id=(stop,))), 2)
+    for before, after in zip(full, ended, strict=True):
+        assert after == (before[: before.index(stop) + 1] if stop in before else before)
+
+
+@given(pieces=st.lists(st.binary(max_size=4), max_size=20), stop=st.text(min_size=1, max_size=5))
+def test_stop_strings_are_found_across_tokens(pieces, stop) -> None:
+    finder = StopStrings((stop,))
+    wanted, text = stop.encode("utf-8", errors="replace"), b""
+    finder.wanted = [wanted]
+    for piece in pieces:
+        text += piece
+        found = finder.found(piece)
+        assert found == (wanted in text)
+        if found:
+            break
+
+
+def test_generation_stops_at_a_stop_string() -> None:
+    model = build(replace(GPT2, vocab_size=26))
+
+    def spell(ids: Iterable[int]) -> bytes:
+        return bytes(97 + i for i in ids)
+
+    full = spell(rows_of(generate(model, [[1]], Sampling(max_new_tokens=20)), 1)[0])
+    stop = full[5:8].decode()
+    sampling = Sampling(max_new_tokens=20, stop_strings=("???", stop))
+    text = spell(rows_of(generate(model, [[1]], sampling, decode_bytes=spell), 1)[0])
+    assert text == full[: full.index(stop.encode()) + 3]
+    with pytest.raises(UserError, match="tokenizer"):
+        generate(model, [[1]], sampling)
+
+
+# --- characters -------------------------------------------------------------------------------------------------------
+
+
+@given(data=st.binary(max_size=40) | st.text(max_size=20).map(str.encode), cuts=st.lists(st.integers(0, 40)))
+def test_streamed_text_joins_to_the_whole(data, cuts) -> None:
+    stream = TextStream()
+    edges = sorted({0, len(data), *(c for c in cuts if c <= len(data))})
+    pieces = [stream.add(data[a:b]) for a, b in itertools.pairwise(edges)]
+    assert "".join(pieces) + stream.end() == data.decode("utf-8", errors="replace")
+
+
+def test_a_character_is_never_streamed_in_halves() -> None:
+    stream = TextStream()
+    assert [stream.add(bytes([b])) for b in "é🙂".encode()] == ["", "é", "", "", "", "🙂"]
+    assert stream.end() == ""
+
+
+def test_complete_with_a_tokenizer() -> None:
+    tokenizer = load_tokenizer()
+    model = build(ModelConfig(8, 2, 1, 16, tokenizer.n_vocab), dtype=torch.float32)
+    numbers = Sampling(max_new_tokens=5)
+    text = complete(model, tokenizer, "Hello", numbers)
+    ids = rows_of(generate(model, [tokenizer.encode("Hello").tolist()], numbers), 1)[0]
+    assert text == tokenizer.decode(ids)
+    first = replace(numbers, eos_token_id=(ids[0],))
+    assert complete(model, tokenizer, "Hello", first) == ""
+    assert complete(model, tokenizer, "", numbers)
+
+
+# --- edges and errors -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_to_do() -> None:
+    model = build(GPT2)
+    assert list(generate(model, [[1]], Sampling(max_new_tokens=0))) == []
+    assert list(generate(model, [])) == []
+    # A huge limit costs nothing until it is reached.
+    assert next(iter(generate(model, [[1]], Sampling(max_new_tokens=10**9)))).row == 0
+
+
+def test_an_empty_prompt_starts_from_end_of_text() -> None:
+    model = build(GPT2)
+    numbers = Sampling(max_new_tokens=8)
+    assert rows_of(generate(model, [[]], numbers), 1) == rows_of(generate(model, [[39]], numbers), 1)
+    assert rows_of(generate(model, [[]], numbers, start=5), 1) == rows_of(generate(model, [[5]], numbers), 1)
+
+
+@pytest.mark.parametrize("bad", [40, -1, 10**12])
+def test_ids_out_of_range_are_refused_before_the_model(bad) -> None:
+    with pytest.raises(UserError, match=rf"prompt 1: id {bad} at position 2") as caught:
+        generate(build(GPT2), [[1], [1, 2, bad]])
+    assert caught.value.code == errors.DATA
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_logits_that_are_not_numbers_are_refused(poison, do_sample) -> None:
+    model = build(GPT2)
+    model.lm_head.weight.data[3] = poison
+    with pytest.raises(UserError, match="not finite") as caught:
+        list(generate(model, [[1]], Sampling(do_sample=do_sample)))
+    assert caught.value.code == errors.DIVERGED
+
+
+def test_training_mode_is_left_as_it_was_and_weights_as_they_were() -> None:
+    model = build(GPT2).train()
+    before = model.state_dict()["lm_head.weight"].clone()
+    assert len(list(generate(model, [[1]]))) == 20
+    assert model.training
+    assert torch.equal(before, model.lm_head.weight)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_seeds_are_counted() -> None:
+    with pytest.raises(UserError, match="2 seeds for 1 texts"):
+        generate(build(GPT2), [[1]], seed=[1, 2])

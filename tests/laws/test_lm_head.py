@@ -1,0 +1,304 @@
+"""The vocabulary head: its options against plain torch code, and the compact vocabulary, in which unused tokens share
+one row of the matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import peaked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_kinds import build, random_ids
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from hectogpt.errors import DATA, UserError
+from hectogpt.generation.quantize import QuantizedTransformer, weight_bytes
+from hectogpt.model import Init, ModelConfig, Transformer
+from hectogpt.model.fused_ce import Mixture
+from hectogpt.model.inputs import NgramHash, TokenTable
+from hectogpt.model.lm_head import LMHead, LMHeadConfig
+from hectogpt.model.parts import NoPositions, RMSNorm, Rotary
+
+D = 4
+
+
+class Twins:
+    """A compact head and a head with a row for every token, which hold the same numbers; and inputs for both.
+
+    The full one is plain torch code: matrix[v] = weight[v] + s (embeddings B^T)[v] for tokens v in use, weight[v] for
+    others; logits = cap(hidden matrix^T) + bias. All unused tokens have the same weight and bias.
+    """
+
+    def __init__(self, vocab: int, used: Tensor, options: LMHeadConfig, rows: int, seed: int) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.options, self.used = options, used
+        self.head = LMHead(options, D, vocab).double()
+        self.head.compact(used)
+        peaked(self.head, seed, scale=1.5)
+        row = torch.full((vocab,), len(used))
+        row[used] = torch.arange(len(used))
+        assert torch.equal(self.head.row_of_token, row)
+        self.unused = (row == len(used)).nonzero().squeeze(1)
+        self.weight = self.head.weight.detach()[row].requires_grad_()
+        self.bias = None if self.head.bias is None else self.head.bias.detach()[row].requires_grad_()
+        mapped = self.head.embedding_map
+        self.map = None if mapped is None else mapped.weight.detach().clone().requires_grad_()
+        self.embeddings = torch.randn(vocab, D, generator=g, dtype=torch.float64).requires_grad_()
+        self.hidden = torch.randn(rows, D, generator=g, dtype=torch.float64).requires_grad_()
+        p, w = torch.rand(2, rows, generator=g, dtype=torch.float64) * 0.8 + 0.1
+        self.mixture = Mixture(p.requires_grad_(), w.requires_grad_())
+
+    def full_logits(self) -> Tensor:
+        matrix = self.weight
+        if self.map is not None:
+            in_use = torch.zeros(len(matrix), 1, dtype=torch.float64)
+            in_use[self.used] = self.options.embedding_map
+            matrix = matrix + in_use * (self.embeddings.detach() @ self.map.T)
+        z = self.hidden @ matrix.T
+        z = z if self.options.soft_cap is None else self.options.soft_cap * torch.tanh(z / self.options.soft_cap)
+        return z if self.bias is None else z + self.bias
+
+    def full_loss(self, targets: Tensor, mixed: bool, reduction: str) -> Tensor:
+        losses = F.cross_entropy(self.full_logits(), targets, reduction="none")
+        if mixed:
+            p, w = self.mixture
+            losses = -((1 - w) * (-losses).exp() + w * p).log()
+        return losses.mean() if reduction == "mean" else losses.sum()
+
+    def compact_loss(self, targets: Tensor, mixed: bool, reduction: str = "mean", **options: object) -> Tensor:
+        mixture = self.mixture if mixed else None
+        options |= {"mixture": mixture, "reduction": reduction}
+        return self.head.loss(self.hidden, targets, self.embeddings, **options)
+
+
+@settings(max_examples=80)
+@given(
+    vocab=st.integers(2, 40),
+    n_used=st.integers(1, 40),
+    rows=st.integers(1, 9),
+    cap=st.sampled_from((None, 3.0)),
+    bias=st.booleans(),
+    embedding_map=st.sampled_from((0.0, 0.3)),
+    mixed=st.booleans(),
+    reduction=st.sampled_from(("mean", "sum")),
+    chunk_rows=st.sampled_from((None, 4)),
+    seed=st.integers(0, 99),
+)
+def test_a_compact_head_is_the_full_head(
+    vocab, n_used, rows, cap, bias, embedding_map, mixed, reduction, chunk_rows, seed
+) -> None:
+    """The compact vocabulary changes what is computed, not what comes out.
+
+    1. The logits over the whole vocabulary are equal, and those of all unused tokens are the same number.
+    2. The loss is equal, whether a target is in use or not.
+    3. Hidden states, mixture, embedding map, and the rows of tokens in use get the full head's gradient. The embeddings
+       get none.
+    4. In training every target is in use. All unused rows of the full head then get the same gradient. The last row of
+       the compact head gets the gradient of ONE of them, not their sum, so that an optimizer moves it as it would move
+       each of them. (Of targets not in use it gets the mean.)
+    5. The norm of all gradients is the full head's, in which that row counts once for each unused token.
+    """
+    g = torch.Generator().manual_seed(seed)
+    used = torch.randperm(vocab, generator=g)[:n_used].sort().values
+    options = LMHeadConfig(bias=bias, soft_cap=cap, compact_vocab=True, embedding_map=embedding_map)
+    twins = Twins(vocab, used, options, rows, seed)
+    head, unused = twins.head, twins.unused
+
+    logits = head(twins.hidden, twins.embeddings)
+    torch.testing.assert_close(logits, twins.full_logits(), rtol=1e-12, atol=1e-12)
+    assert (logits[:, unused] == logits[:, unused[:1]]).all()
+
+    for in_use in (False, True):
+        targets = torch.randint(vocab, (rows,), generator=g)
+        targets = used[targets % len(used)] if in_use else targets
+        want = twins.full_loss(targets, mixed, reduction)
+        got = twins.compact_loss(targets, mixed, reduction, chunk_rows=chunk_rows)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+        both = [twins.hidden, *(twins.mixture if mixed else ())]
+        ours = [*both, *head.parameters()]
+        full = [*both, *(p for p in (twins.weight, twins.bias, twins.map) if p is not None)]
+        expected = torch.autograd.grad(want, full)
+        head.zero_grad()
+        gradients = torch.autograd.grad(got, ours, retain_graph=True)
+        for p, gradient, of_full in zip(ours, gradients, expected, strict=True):
+            if p is head.weight or p is head.bias:
+                one = of_full[unused].mean(0, keepdim=True) if len(unused) else torch.zeros_like(of_full[:1])
+                if in_use:
+                    torch.testing.assert_close(of_full[unused], one.expand_as(of_full[unused]), rtol=1e-10, atol=1e-12)
+                of_full = torch.cat((of_full[used], one))
+            torch.testing.assert_close(gradient, of_full, rtol=1e-9, atol=1e-12)
+        got.backward()
+        assert twins.embeddings.grad is None
+        if in_use:
+            norm = head.full_gradient_norm(get_total_norm(gradients))
+            torch.testing.assert_close(norm, get_total_norm(expected), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("embedding_map", [0.0, 0.3])
+def test_gradients_through_the_logits_are_those_of_the_loss(embedding_map: float) -> None:
+    """Whoever builds a loss from the logits trains the compact head in the same way: the embeddings get nothing."""
+    options = LMHeadConfig(bias=True, soft_cap=3.0, compact_vocab=True, embedding_map=embedding_map)
+    twins = Twins(20, torch.arange(0, 20, 3), options, 6, 0)
+    targets = twins.used[:6]
+    parameters = list(twins.head.parameters())
+    plain = F.cross_entropy(twins.head(twins.hidden, twins.embeddings), targets)
+    assert torch.autograd.grad(plain, twins.embeddings, allow_unused=True, retain_graph=True) == (None,)
+    for a, b in zip(
+        torch.autograd.grad(twins.compact_loss(targets, False), parameters),
+        torch.autograd.grad(plain, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_probabilities_of_a_large_compact_vocabulary_sum_to_one() -> None:
+    """Over all 50,257 ids, of which some 300 are in use."""
+    vocab, g = 50257, torch.Generator().manual_seed(17)
+    used = torch.randint(vocab, (300,), generator=g).unique()
+    twins = Twins(vocab, used, LMHeadConfig(compact_vocab=True), 1, 17)
+    hidden, embeddings, head = twins.hidden.detach(), twins.embeddings, twins.head
+    with torch.no_grad():
+        scores = torch.log_softmax(twins.full_logits(), 1)[0]
+        for some in (used[:3], twins.unused[:3]):
+            loss = head.loss(hidden.expand(3, -1), some, embeddings, reduction="sum")
+            torch.testing.assert_close(loss, -scores[some].sum(), rtol=1e-12, atol=0)
+        one_of_each = [*used.tolist(), int(twins.unused[0])]
+        losses = [head.loss(hidden, torch.tensor([i]), embeddings) for i in one_of_each]
+        p = torch.exp(-torch.stack(losses))
+    assert abs(p[:-1].sum() + p[-1] * len(twins.unused) - 1) < 1e-12
+
+
+def test_targets_and_tokens_outside_the_vocabulary_are_named() -> None:
+    """By their id, not by their row."""
+    twins = Twins(20, torch.arange(0, 20, 3), LMHeadConfig(compact_vocab=True), 3, 0)
+    with pytest.raises(UserError, match="target id 20 at flat position 1") as caught:
+        twins.compact_loss(torch.tensor([19, 20, 0]), False)
+    assert caught.value.code == DATA
+    with pytest.raises(UserError, match="20"):
+        LMHead(LMHeadConfig(compact_vocab=True), D, 20).compact(torch.tensor([3, 20]))
+
+
+# --- in a model -------------------------------------------------------------------------------------------------------
+
+MODEL = ModelConfig(
+    24, 3, 2, 16, 61, norm=RMSNorm(), positions=NoPositions(), value_embeddings=(TokenTable(), NgramHash(3, 89)),
+    attention_parts=(Rotary(100.0, 0.5),), biases=False, lm_head=LMHeadConfig(bias=True, soft_cap=9.0),
+)  # fmt: skip
+
+
+def with_head(**options: object) -> ModelConfig:
+    return replace(MODEL, lm_head=replace(MODEL.lm_head, **options))
+
+
+def test_a_model_with_a_compact_vocabulary_has_logits_for_all_tokens() -> None:
+    model = build(with_head(compact_vocab=True))
+    x = random_ids(3, 16, 61)
+    logits = model(x)
+    assert logits.shape[-1] == 61
+    assert (logits[..., 1::3] == logits[..., 2:3]).all()  # build() puts every third token to use
+    log_p = logits.log_softmax(-1)
+    expected = -log_p[:, :-1].gather(-1, x[:, 1:, None]).mean()
+    torch.testing.assert_close(model.get_loss_on_batch(x), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(model.generate(x[:, :4], 3)[:, :4], x[:, :4])
+
+
+def test_the_gradient_norm_of_a_model_is_that_of_the_full_vocabulary() -> None:
+    compact, full = build(with_head(compact_vocab=True)), build(with_head())
+    state = compact.state_dict()
+    rows = state.pop("word_rows")
+    full.load_state_dict(state | {name: state[name][rows] for name in ("lm_head.weight", "lm_head.bias")})
+    x = random_ids(3, 16, 61) // 3 * 3
+    for model in (compact, full):
+        model.get_loss_on_batch(x).backward()
+    expected = get_total_norm([p.grad for p in full.parameters()])
+    torch.testing.assert_close(full.gradient_norm(), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(compact.gradient_norm(), expected, rtol=1e-12, atol=0)
+    counted_once = get_total_norm([p.grad for p in compact.parameters()])
+    assert abs(counted_once - expected) > 1e-6 * expected
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_an_embedding_map_adds_to_the_matrix(compact: bool) -> None:
+    """Same logits, loss and gradients as a head whose matrix is the sum; the embeddings get no gradient through it."""
+    model, plain = (build(with_head(compact_vocab=compact, embedding_map=s)) for s in (0.3, 0.0))
+    used = torch.arange(0, 61, 3) if compact else torch.arange(61)
+    weights = model.state_dict()
+    added = 0.3 * weights["embeddings.weight"] @ weights.pop("joint.weight").T
+    if compact:
+        added = torch.cat((added[used], torch.zeros(1, 24)))
+    weights["lm_head.weight"] = weights["lm_head.weight"] + added
+    plain.load_state_dict(weights)
+    x = random_ids(3, 16, 61)
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-12, atol=1e-12)
+    losses = [m.get_loss_on_batch(x) for m in (model, plain)]
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
+    for loss in losses:
+        loss.backward()
+    for name, p in plain.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name).grad, p.grad, rtol=1e-10, atol=1e-12)
+    gradient = model.lm_head.weight.grad[: len(used)]
+    expected = 0.3 * gradient.T @ model.embeddings.weight.detach()[used]
+    torch.testing.assert_close(model.lm_head.embedding_map.weight.grad, expected, rtol=1e-10, atol=1e-12)
+    model.float()
+    light = QuantizedTransformer(model)
+    torch.testing.assert_close(light(x), model(x), rtol=1e-4, atol=1e-4)
+    assert weight_bytes(light) < weight_bytes(model) - 4 * 61 * 24  # which reads the embeddings beside the head
+
+
+def test_an_embedding_map_starts_at_zero() -> None:
+    assert not Transformer(with_head(embedding_map=0.3), Init(head=0.5)).lm_head.embedding_map.weight.any()
+
+
+def test_a_compact_head_starts_at_zero() -> None:
+    model = build(with_head(compact_vocab=True))
+    model.init_weights(Init(head=0.5), seed=0)
+    assert not model.lm_head.weight.any()
+    assert abs(model.get_loss_on_batch(random_ids(2, 8, 61)).item() - math.log(61)) < 1e-12
+
+
+def test_a_tied_head_is_the_embeddings() -> None:
+    model = build(with_head(tied=True))
+    assert model.lm_head.weight is model.embeddings.weight
+    hidden = torch.randn(2, 24, dtype=torch.float64)
+    expected = 9 * torch.tanh(hidden @ model.embeddings.weight.T / 9) + model.lm_head.bias
+    torch.testing.assert_close(model.lm_head(hidden, model.embeddings.weight), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_precision_is_of_one_call() -> None:
+    """bf16 products stay near; the loss is float32 all the same, and the next call is exact again."""
+    model = build(with_head(compact_vocab=True, embedding_map=0.3), dtype=torch.float32)
+    ids, targets = random_ids(3, 16, 61), random_ids(3, 16, 61, seed=2)
+    parameters = list(model.parameters())
+    exact, near, again = (model.loss(ids, targets, precision=p) for p in (None, torch.bfloat16, None))
+    assert exact.dtype == near.dtype == torch.float32
+    assert torch.equal(exact, again)
+    assert 0 < abs(near - exact) < 2e-3 * exact
+    want, got = (torch.cat([g.flatten() for g in torch.autograd.grad(x, parameters)]) for x in (exact, near))
+    assert 0 < (want - got).norm() < 2e-2 * want.norm()
+    twice = model.double().loss(ids, targets)
+    torch.testing.assert_close(twice.float(), exact, rtol=1e-5, atol=0)
+    assert twice.dtype == torch.float64
+
+
+def test_sums_and_means() -> None:
+    model = build(with_head(compact_vocab=True))
+    ids, targets = random_ids(3, 5, 61), random_ids(3, 5, 61, seed=2)
+    torch.testing.assert_close(model.loss(ids, targets, reduction="sum"), 15 * model.loss(ids, targets))
+
+
+def test_options_that_cannot_be_are_refused_by_name() -> None:
+    for options, name in (
+        ({"soft_cap": -1.0}, "soft_cap"),
+        ({"soft_cap": math.nan}, "soft_cap"),
+        ({"embedding_map": math.nan}, "embedding_map"),
+        ({"embedding_map": 0.1, "tied": True}, "tied"),
+        ({"compact_vocab": True, "tied": True}, "tied"),
+    ):
+        with pytest.raises(UserError, match=name):
+            LMHeadConfig(**options)

@@ -1,0 +1,224 @@
+"""The training loop: it repeats itself bit for bit, adds up gradients exactly, clips, and stops before a bad update."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import ROOT, TINY, small_run, tiny_corpus
+
+from hectogpt import errors
+from hectogpt.data import Batches, Corpus
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.training import loop, precision, setup
+from hectogpt.training.loop import SpikeRule, Step
+from hectogpt.training.optim import AdamW, OptimizerGroup
+from hectogpt.training.run import Data, Run
+from hectogpt.training.session import Session
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return tiny_corpus(tmp_path_factory.mktemp("text"))
+
+
+def batches(run: Run, corpus: Corpus) -> Batches:
+    return Batches(corpus.train, run.data.seq_len, run.data.batch_size, run.seed)
+
+
+def begin(run: Run, corpus: Corpus) -> tuple[Transformer, Iterator[Step]]:
+    machine = precision.choose(run)
+    model = setup.build_model(run, machine, corpus)
+    return model, loop.steps(run, model, run.optim.build(model), batches(run, corpus), machine)
+
+
+def train(run: Run, corpus: Corpus) -> tuple[Transformer, list[Step]]:
+    model, steps = begin(run, corpus)
+    return model, list(steps)
+
+
+def test_it_learns_and_repeats_itself_bit_for_bit(corpus: Corpus) -> None:
+    run = small_run(steps=30, optim=AdamW(lr=1e-2, weight_decay=0.0), data=Data(batch_size=4, seq_len=32))
+    model, steps = train(run, corpus)
+    again, repeated = train(run, corpus)
+    assert [(s.loss, s.grad_norm) for s in steps] == [(s.loss, s.grad_norm) for s in repeated]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
+    assert steps[-1].loss < 7.5
+    assert [s.number for s in steps] == list(range(1, 31))
+    assert [s.tokens for s in steps] == [n * 4 * 32 for n in range(1, 31)]
+    assert [s.lr for s in steps] == [1e-2 * run.schedule.factor(n, 30) for n in range(30)]
+    _, other = train(replace(run, seed=1), corpus)
+    assert other[0].loss != steps[0].loss
+
+
+def test_a_compact_head_learns_on_the_tokens_in_use(corpus: Corpus) -> None:
+    run = small_run(model=replace(TINY, lm_head=LMHeadConfig(compact_vocab=True)))
+    model, steps = train(run, corpus)
+    read = setup.training_tokens(run, corpus)
+    assert setup.used_tokens(run, corpus).tolist() == sorted(set(read.flatten().tolist()))
+    assert len(setup.used_tokens(run, corpus)) == model.lm_head.weight.shape[0] - 1
+    assert setup.count_parameters(run, corpus) == sum(p.numel() for p in model.parameters())
+    assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
+    assert steps[-1].loss < steps[0].loss
+
+
+def test_a_run_that_is_extended_keeps_the_rows_of_its_compact_head(corpus: Corpus) -> None:
+    """Tokens that the added steps read for the first time share the last row with those that are never read."""
+    run = small_run(steps=2, model=replace(TINY, lm_head=LMHeadConfig(compact_vocab=True)))
+    session = Session.open(run, corpus)
+    list(session.steps())
+    longer = Session.open(replace(run, steps=5), corpus, session.checkpoint())
+    assert len(setup.used_tokens(longer.run, corpus)) > len(setup.used_tokens(run, corpus))
+    assert torch.equal(longer.model.lm_head.row_of_token, session.model.lm_head.row_of_token)
+    assert [step.number for step in longer.steps()] == [3, 4, 5]
+
+
+def test_a_run_goes_on_from_any_step_bit_for_bit(corpus: Corpus) -> None:
+    """Weights, the optimizer's state and the number of the step are all there is: order and schedule follow from it."""
+    run = small_run()
+    whole, steps = train(run, corpus)
+    first = Session.open(run, corpus)
+    begun = list(itertools.islice(first.steps(), 3))
+    second = Session.open(run, corpus, first.checkpoint())
+    rest = list(second.steps())
+    assert [replace(s, seconds=0.0) for s in begun + rest] == [replace(s, seconds=0.0) for s in steps]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_accumulated_gradients_are_the_batch_s(corpus: Corpus, micro_batch: int) -> None:
+    run = small_run(dtype="float64", head_dtype="float64")
+    machine = precision.choose(run)
+    model = setup.build_model(run, machine, corpus)
+    batch = torch.from_numpy(batches(run, corpus).at(0))
+    model.get_loss_on_batch(batch).backward()
+    whole = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    loss = loop.accumulate(replace(run, data=replace(run.data, micro_batch=micro_batch)), model, batch, machine, 0)
+    torch.testing.assert_close(loss, model.get_loss_on_batch(batch).double(), rtol=1e-12, atol=1e-12)
+    for p, expected in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(p.grad, expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_stops_before_the_update(corpus: Corpus, poison: str) -> None:
+    model, steps = begin(small_run(), corpus)
+    next(steps)
+    if poison == "loss":
+        with torch.no_grad():
+            model.final_layer_norm.bias[0] = float("nan")
+    else:
+        model.backbone[0].mlp.fc1.weight.register_hook(lambda g: g * float("inf"))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(UserError, match="step 2") as caught:
+        next(steps)
+    assert caught.value.code == errors.DIVERGED
+    assert "kept: the weights after step 1" in str(caught.value)
+    if poison == "gradient":
+        assert "backbone.0.mlp.fc1.weight" in str(caught.value)
+    for name, p in model.named_parameters():
+        assert torch.equal(p.detach().nan_to_num(), before[name].nan_to_num()), name
+
+
+class Watched(OptimizerGroup):
+    """Notes the norm of the gradients that it applies."""
+
+    norms: tuple[float, ...] = ()
+
+    def step(self, step: int, factor: float) -> None:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        self.norms += (torch.nn.utils.get_total_norm(gradients).item(),)
+        super().step(step, factor)
+
+
+def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus) -> None:
+    for bound in (0.01, None):
+        run = small_run(gradient_clipping=bound, steps=2)
+        machine = precision.choose(run)
+        model = setup.build_model(run, machine, corpus)
+        watched = Watched(run.optim.build(model).optimizers)
+        norms = [s.grad_norm for s in loop.steps(run, model, watched, batches(run, corpus), machine)]
+        assert watched.norms == pytest.approx([0.01, 0.01] if bound else norms, rel=1e-3)
+
+
+def test_the_loop_trains_a_model_that_was_in_evaluation_mode(corpus: Corpus) -> None:
+    model, steps = begin(small_run(), corpus)
+    model.eval()
+    next(steps)
+    assert all(module.training for module in model.modules())
+
+
+# --- spikes -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_recorded_run_has_a_spike() -> None:
+    """None of the 29,200 steps of the ladder's records: losses that fall and learning rates that rise are none."""
+    runs = [json.loads(line)["losses"] for line in (ROOT / "results" / "ladder.jsonl").read_text().splitlines()]
+    assert sum(map(len, runs)) > 20_000
+    for losses in runs:
+        rule = SpikeRule([])
+        assert not any(rule(loss) for loss in losses)
+
+
+def test_a_spike_is_told_and_does_not_hide_the_next() -> None:
+    rule = SpikeRule([])
+    calm = [5.0 + 0.1 * (step % 3) for step in range(40)]
+    assert [rule(loss) for loss in (*calm, 9.0, 9.0, 5.1, 5.9)] == [False] * 40 + [True, True, False, True]
+    assert [SpikeRule([])(loss) for loss in (1.0, 99.0)] == [False, False], "nothing is known yet"
+    early = SpikeRule([])
+    assert [early(loss) for loss in [5.0] * 15 + [99.0]] == [False] * 16
+    known = [Step(n, n, loss, 1.0, 0.1, 1.0) for n, loss in enumerate(calm, start=1)]
+    assert SpikeRule(known)(9.0), "a run that goes on knows the losses before"
+
+
+def spiky(corpus: Corpus, on_spike: str, steps: int = 24) -> tuple[Session, list[Step]]:
+    """A run whose weights are thrown far off after 20 steps."""
+    run = small_run(steps=steps, on_spike=on_spike, optim=AdamW(lr=1e-4))
+    session, found = Session.open(run, corpus), []
+    for step in session.steps():
+        found.append(step)
+        if step.number == 20:
+            with torch.no_grad():
+                session.model.lm_head.weight.mul_(300)
+    return session, found
+
+
+@pytest.mark.thorough
+def test_a_spike_can_be_told_skipped_or_the_end(corpus: Corpus) -> None:
+    _, told = spiky(corpus, "warn")
+    assert [step.number for step in told if step.spike] == [21, 22, 23, 24]
+    assert not any(step.skipped for step in told)
+    session, skipped = spiky(corpus, "skip")
+    assert [step.number for step in skipped if step.skipped] == [21, 22, 23, 24]
+    assert all(step.spike == step.skipped for step in skipped)
+    before = [p.clone() for p in session.model.parameters()]
+    with pytest.raises(UserError, match="is a spike") as caught:
+        spiky(corpus, "stop")
+    assert caught.value.code == errors.DIVERGED
+    assert "after step 20" in caught.value.kept
+    assert all(p.isfinite().all() for p in before)
+
+
+def test_a_skipped_step_changes_nothing_and_is_remembered(corpus: Corpus) -> None:
+    run = small_run(steps=24, on_spike="skip", optim=AdamW(lr=1e-4))
+    session = Session.open(run, corpus)
+    for step in session.steps():
+        if step.number == 20:
+            with torch.no_grad():
+                session.model.lm_head.weight.mul_(300)
+            before = session.checkpoint()
+        if step.number == 22:
+            break
+    after = session.checkpoint()
+    assert all(torch.equal(tensor, after.state.tensors[name]) for name, tensor in before.state.tensors.items())
+    again = Session.open(run, corpus, after)
+    assert [step.skipped for step in again.done] == [False] * 20 + [True] * 2
+    assert next(iter(again.steps())).skipped

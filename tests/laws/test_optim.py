@@ -1,0 +1,237 @@
+"""Optimizers: every parameter in one group, numbers per kind, learning rates by the step, and a whole saved state."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from helpers import TINY
+
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer
+from hectogpt.model.inputs import NgramHash, Smear
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import RMSNorm, Rotary
+from hectogpt.training.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
+
+DEPARTED = replace(
+    TINY,
+    norm=RMSNorm(gain=True),
+    inputs=(NgramHash(2, 64), Smear()),
+    attention_parts=(Rotary(),),
+    lm_head=LMHeadConfig(bias=True),
+)
+
+
+def set_gradients(model: torch.nn.Module, step: int, scale: float = 1e-3) -> None:
+    """Gradients that depend on the step alone."""
+    generator = torch.Generator().manual_seed(step)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype) * scale
+
+
+def groups_by_parameter(optimizer: OptimizerGroup) -> dict[int, dict[str, Any]]:
+    return {id(p): group for part in optimizer.optimizers for group in part.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        AdamW(),
+        AdamW(decay_all=False, lrs=PerKind(head=1.0)),
+        AdamW(row_lr_power=0.5, row_update_threshold=PerKind(head=1e-4)),
+        Muon(),
+        SOAPMuon(rest=AdamW(row_lr_power=1.0)),
+    ],
+)
+@pytest.mark.parametrize("config", [TINY, DEPARTED], ids=["gpt2", "departed"])
+def test_every_parameter_is_in_one_group(optim: Optim, config: Any) -> None:
+    model = Transformer(config)
+    stepped = [id(p) for p in optim.build(model).parameters()]
+    assert len(stepped) == len(set(stepped))
+    assert set(stepped) == {id(p) for p in model.parameters()}
+
+
+def test_kinds() -> None:
+    found = kinds(Transformer(DEPARTED))
+    assert (found["embeddings.weight"], found["inputs.0.table.weight"]) == ("embedding", "table")
+    assert found["position_embeddings.weight"] == "position"
+    assert found["backbone.0.attention.W_qkv.weight"] == found["backbone.1.mlp.fc2.weight"] == "matrix"
+    assert found["backbone.0.mlp.fc1.bias"] == found["inputs.1.shares"] == found["final_layer_norm.weight"] == "scalar"
+    assert (found["lm_head.weight"], found["lm_head.bias"]) == ("head", "head_bias")
+    tied = kinds(Transformer(replace(TINY, lm_head=LMHeadConfig(tied=True))))
+    assert tied["embeddings.weight"] == "embedding"
+    assert "lm_head.weight" not in tied
+
+
+def test_learning_rates_and_epsilons_reach_their_kinds() -> None:
+    model = Transformer(DEPARTED)
+    of = groups_by_parameter(AdamW(lr=0.5, lrs=PerKind(head_bias=0.0, head=0.25)).build(model))
+    assert of[id(model.lm_head.bias)]["initial_lr"] == 0.0
+    assert of[id(model.lm_head.weight)]["initial_lr"] == 0.25
+    assert of[id(model.embeddings.weight)]["initial_lr"] == 0.5
+    of = groups_by_parameter(AdamW(eps=1e-9, epsilons=PerKind(head=1e-5)).build(model))
+    assert of[id(model.lm_head.weight)]["eps"] == 1e-5
+    assert of[id(model.embeddings.weight)]["eps"] == 1e-9
+
+
+def test_decay_spares_what_it_should() -> None:
+    model = Transformer(DEPARTED)
+    of = groups_by_parameter(AdamW(weight_decay=0.1, decay_all=False).build(model))
+    decayed = {name for name, p in model.named_parameters() if of[id(p)]["weight_decay"]}
+    assert decayed == {name for name, kind in kinds(model).items() if kind in ("matrix", "head")}
+
+
+def test_a_learning_rate_that_rises_with_updates_is_refused() -> None:
+    with pytest.raises(UserError, match="row_lr_power"):
+        AdamW(row_lr_power=-0.5)
+    with pytest.raises(UserError, match=r"optim\.lr"):
+        AdamW(lr=-1.0)
+
+
+# --- the group ----------------------------------------------------------------------------------------------------
+
+
+class Told(torch.optim.SGD):
+    """An optimizer that is told the step."""
+
+    calls: tuple[tuple[int, float], ...] = ()
+
+    def set_step(self, step: int, factor: float) -> None:
+        self.calls += ((step, factor),)
+
+
+def test_an_optimizer_with_set_step_is_told_and_any_other_gets_its_learning_rate() -> None:
+    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    told = Told([a], lr=0.5)
+    plain = torch.optim.SGD([{"params": [b], "lr": 0.25}], lr=1.0)  # of torch, as it is
+    group = OptimizerGroup([told, plain])
+    for step, factor in enumerate((1.0, 0.5, 0.0)):
+        a.grad, b.grad = torch.ones(3), torch.ones(3)
+        before_a, before_b = a.detach().clone(), b.detach().clone()
+        group.step(step, factor)
+        torch.testing.assert_close(before_a - a.detach(), torch.full((3,), 0.5))  # it does with the factor as it likes
+        torch.testing.assert_close(before_b - b.detach(), torch.full((3,), 0.25 * factor))
+    assert told.calls == ((0, 1.0), (1, 0.5), (2, 0.0))
+    assert plain.param_groups[0]["initial_lr"] == 0.25
+    assert group.lr == 0.5  # of the first one
+    group.zero_grad()
+    assert a.grad is None
+    assert b.grad is None
+
+
+def test_an_initial_lr_that_is_there_is_kept() -> None:
+    """torch's schedulers and a loaded state have set it: the present learning rate may be any."""
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([{"params": [parameter], "lr": 0.1, "initial_lr": 0.4}], lr=1.0)
+    group = OptimizerGroup([optimizer])
+    parameter.grad = torch.ones(1)
+    group.step(0, 0.5)
+    assert group.lr == 0.2
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        AdamW(decay_all=False),
+        AdamW(row_lr_power=0.5, row_update_threshold=PerKind(head=1e-3)),
+        Muon(momentum_steps=4),
+        SOAPMuon(every=2, rest=AdamW(row_lr_power=1.0)),
+    ],
+    ids=["AdamW", "RowAdamW", "Muon", "SOAPMuon"],
+)
+def test_saved_state_is_the_whole_state(optim: Optim) -> None:
+    """An optimizer that has loaded another's state goes on as the other does, to the last bit."""
+
+    def steps(model: Transformer, optimizer: OptimizerGroup, numbers: range) -> None:
+        for step in numbers:
+            set_gradients(model, step)
+            optimizer.step(step, 1 - step / 30)
+
+    one, other = Transformer(DEPARTED), Transformer(DEPARTED)
+    first, second = optim.build(one), optim.build(other)
+    steps(one, first, range(22))  # SOAP's bases follow at every step up to the 20th, then at every second
+    other.load_state_dict(one.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    steps(one, first, range(22, 25))
+    steps(other, second, range(22, 25))
+    for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_a_state_of_other_optimizers_is_refused() -> None:
+    state = Muon().build(Transformer(TINY)).state_dict()
+    with pytest.raises(ValueError, match=r"size|shorter|longer"):
+        AdamW().build(Transformer(TINY)).load_state_dict(state)
+
+
+# --- AdamW by rows ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "faint"), [("embeddings.weight", 0.0), ("lm_head.weight", 1e-4)])
+def test_a_row_keeps_its_learning_rate_until_it_has_been_updated(name: str, faint: float) -> None:
+    """With row_lr_power every row moves as torch's Adam moves it alone at max(the schedule's lr, the highest n^-p)."""
+    factors, touched = [0.5, 1.0, 0.5, 0.1, 0.0], {0: range(5), 1: [1, 4], 2: [4], 3: []}
+    model = Transformer(replace(TINY, vocab_size=len(touched)))
+    adamw = AdamW(lr=0.1, eps=1e-4, weight_decay=0.01, row_lr_power=0.5, row_update_threshold=PerKind(head=1e-6))
+    optimizer = adamw.build(model)
+    table = model.get_parameter(name)
+    alone = [torch.nn.Parameter(row.clone()) for row in table.detach()]
+    adams = [torch.optim.AdamW([row], eps=1e-4, weight_decay=0.0) for row in alone]
+    for step, factor in enumerate(factors):
+        gradient = torch.randn(table.shape, generator=torch.Generator().manual_seed(step)) * 1e-3
+        for row, steps in touched.items():
+            gradient[row] *= 1.0 if step in steps else faint
+            updates = sum(s <= step for s in steps)
+            alone[row].grad = gradient[row].clone()
+            alone[row].data *= 1 - 0.1 * factor * 0.01
+            adams[row].param_groups[0]["lr"] = 0.1 * max(factor, max(factors[: step + 1]) * max(updates, 1) ** -0.5)
+            adams[row].step()
+        for p in model.parameters():
+            p.grad = gradient if p is table else torch.zeros_like(p)
+        optimizer.step(step, factor)
+    torch.testing.assert_close(table.detach(), torch.stack([row.detach() for row in alone]))
+
+
+def test_fused_adamw_is_torchs() -> None:
+    """Three steps of ours and of torch.optim.AdamW(fused=True): weights and state equal to the last bit."""
+    settings = AdamW(lr=0.01, eps=1e-6, weight_decay=0.1, decay_all=False)
+    one, other = Transformer(DEPARTED), Transformer(DEPARTED)
+    other.load_state_dict(one.state_dict())
+    ours = settings.build(one)
+    (own,) = ours.optimizers
+    names = {p: name for name, p in one.named_parameters()}
+    theirs_of = dict(other.named_parameters())
+    groups = [group | {"params": [theirs_of[names[p]] for p in group["params"]]} for group in own.param_groups]
+    theirs = torch.optim.AdamW(groups, fused=True)
+    for step in range(3):
+        set_gradients(one, step)
+        set_gradients(other, step)
+        ours.step(step, 1.0)
+        theirs.step()
+    for name, parameter in one.named_parameters():
+        assert torch.equal(parameter, theirs_of[name])
+        for key, value in own.state[parameter].items():
+            assert torch.equal(value, theirs.state[theirs_of[name]][key])
+
+
+def test_a_step_does_not_import_torchs_compiler() -> None:
+    """Its import takes more than a second, which a run would wait for before its first step."""
+    code = (
+        "import sys, torch\n"
+        "from hectogpt.model import ModelConfig, Transformer\n"
+        "from hectogpt.training.optim import AdamW, SOAPMuon\n"
+        "model = Transformer(ModelConfig(16, 2, 1, 8, 20))\n"
+        "for optim in (AdamW(), AdamW(row_lr_power=0.5), SOAPMuon()):\n"
+        "    optimizer = optim.build(model)\n"
+        "    model.loss(torch.arange(8)[None], torch.arange(8)[None]).backward()\n"
+        "    optimizer.step(0, 1.0)\n"
+        "    optimizer.zero_grad()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

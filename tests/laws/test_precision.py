@@ -1,0 +1,125 @@
+"""Device, dtypes and threads: every "auto" decided once, and what cannot be had refused before it is allocated."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import TINY, small_run
+
+from hectogpt import errors, hardware
+from hectogpt.errors import UserError
+from hectogpt.model import Transformer
+from hectogpt.model.cpu_kernels import float32_by_onednn
+from hectogpt.training import precision
+from hectogpt.training.run import Data
+
+
+def test_absurd_sizes_are_refused_before_allocation() -> None:
+    with pytest.raises(UserError, match="does not fit") as caught:
+        precision.check_memory(replace(TINY, d_model=10**5), torch.device("cpu"))
+    assert caught.value.code == errors.MEMORY
+    precision.check_memory(TINY, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (Data(batch_size=2**40, seq_len=32), "batch_size"),
+        (Data(batch_size=2**40, seq_len=32, micro_batch=1), "batch_size"),
+        (Data(batch_size=10**7, seq_len=32), "(micro_batch|batch_size)"),  # 389 GB, and 3 GB of ids
+    ],
+)
+def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(data: Data, field: str) -> None:
+    """D14."""
+    with pytest.raises(UserError, match="at a time do not fit") as caught:
+        precision.choose(small_run(data=data))
+    assert caught.value.code == errors.MEMORY
+    assert re.fullmatch(rf"set data\.{field} to \d+", caught.value.fix)
+    precision.check_memory(TINY, torch.device("cpu"), Data(batch_size=64, seq_len=32))
+
+
+def test_the_estimate_of_memory_is_a_lower_bound() -> None:
+    """What the backward pass of a step keeps, counted by the bytes that autograd saves."""
+    model = Transformer(TINY)
+    saved: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(0, 50257, (4, 32))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.hidden(ids)
+    assert sum(saved.values()) > 4 * precision._bytes_per_row(TINY, 32, "float32")
+
+
+def test_auto_is_decided_and_what_is_asked_for_is_given() -> None:
+    machine = precision.choose(small_run(dtype="auto", head_dtype="auto"))
+    assert machine.dtype == torch.float32  # so narrow a model gains nothing from bf16
+    assert machine.head_dtype in (torch.float32, torch.bfloat16)
+    assert (machine.device.type, machine.threads) == ("cpu", torch.get_num_threads()) == ("cpu", 1)
+    assert precision.choose(small_run(dtype="bfloat16")).dtype == torch.bfloat16
+    exact = precision.choose(small_run(dtype="float64", head_dtype="auto"))
+    assert (exact.dtype, exact.head_dtype) == (torch.float64, torch.float64)
+
+
+def test_no_threads_named_means_one_on_each_physical_core() -> None:
+    try:
+        machine = precision.choose(small_run(threads=0))
+        assert machine.threads == torch.get_num_threads() == hardware.physical_cores()
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="device 'tpu' is not available") as caught:
+        precision.choose(small_run(device="tpu"))
+    assert caught.value.fix == "set device to auto"
+    assert "cpu" in caught.value.why
+
+
+@pytest.mark.gpu
+def test_auto_takes_the_gpu() -> None:
+    machine = precision.choose(small_run(device="auto"))
+    assert machine.device.type == "cuda"
+    assert machine.describe()["device"] == torch.cuda.get_device_name()
+
+
+def test_the_choices_in_words_are_plain_values() -> None:
+    words = precision.choose(small_run(head_dtype="bfloat16")).describe()
+    assert json.loads(json.dumps(words)) == words
+    assert (words["kind"], words["dtype"], words["head_dtype"]) == ("cpu", "float32", "bfloat16")
+    assert words["device"] == hardware.cpu_name()
+    assert words["torch"] == torch.__version__
+
+
+def test_autocast_is_for_bf16_alone() -> None:
+    for dtype in ("float32", "bfloat16", "float64"):
+        with precision.choose(small_run(dtype=dtype)).autocast():
+            assert torch.is_autocast_enabled("cpu") == (dtype == "bfloat16")
+
+
+def test_timing_of_products_leaves_no_switch_behind() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    assert precision.faster_matmul_dtype(8, 64) in (torch.float32, torch.bfloat16)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    with pytest.raises(RuntimeError), float32_by_onednn(torch.float32):
+        raise RuntimeError
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_probing_leaves_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        precision.faster_matmul_dtype(8, 64)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)

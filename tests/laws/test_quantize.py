@@ -1,0 +1,237 @@
+"""Weights of fewer bytes: the same function in float32, near it in bf16, int8 and int4, and less to read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from model_kinds import GPT2, KINDS, L, build, random_ids
+
+from hectogpt import hardware
+from hectogpt.cli import main
+from hectogpt.generation import Sampling, generate, native, quantize
+from hectogpt.generation.decode import Decoder
+from hectogpt.generation.quantize import (
+    QuantizedTransformer,
+    round_groups,
+    round_rows,
+    weight_bytes,
+    widen_groups,
+)
+from hectogpt.model import Transformer
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import ALiBi, visible_keys
+from hectogpt.model.weights import save_model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_float32_nothing_changes(kind: str) -> None:
+    """Same logits, without a cache and with one, of every kind of model; a compact head with its embedding map is
+    folded into one matrix."""
+    model = build(KINDS[kind], dtype=torch.float32)
+    packed = QuantizedTransformer(model)
+    assert packed.config == model.config
+    ids = random_ids(3, model.config.context_length, model.config.vocab_size)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(ids), model(ids), rtol=2e-4, atol=2e-4)
+    a, b = (Decoder(m, [[0, 1], [1]], 3) for m in (model, packed))
+    torch.testing.assert_close(a.prefill(), b.prefill(), rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(a.decode([1, 0]), b.decode([1, 0]), rtol=2e-4, atol=2e-4)
+
+
+def test_the_model_itself_is_left_as_it_was() -> None:
+    """The copy shares the embeddings' memory, and nothing of the original is replaced or changed."""
+    model = build(KINDS["everything else"], dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    packed = QuantizedTransformer(model, "int8")
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert packed.embeddings.weight is model.embeddings.weight
+
+
+@pytest.mark.parametrize("bf16_products", [True, False])  # False: as on a processor that cannot multiply bf16
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize(("form", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("int8", 2e-2), ("int4", 0.3)])
+def test_lighter_weights_stay_near(form, tolerance, compact, bf16_products, monkeypatch) -> None:
+    if not bf16_products:
+        monkeypatch.setattr(quantize, "_onednn_multiplies_bf16", lambda: False)
+    head = LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=compact, embedding_map=0.3 if compact else 0.0)
+    model = Transformer(replace(GPT2, vocab_size=41, d_model=64, lm_head=head))
+    if compact:
+        model.lm_head.compact(torch.arange(0, 41, 2))
+        torch.nn.init.normal_(model.lm_head.weight, std=0.02)
+        torch.nn.init.normal_(model.lm_head.embedding_map.weight, std=0.02)
+    torch.nn.init.normal_(model.lm_head.bias)
+    light = QuantizedTransformer(model, form)
+    ids = random_ids(2, L, 41)
+    with torch.no_grad():
+        exact, near = model(ids), light(ids)
+    assert near.shape == exact.shape
+    assert (near - exact).abs().max() < tolerance * exact.std()
+    assert (
+        weight_bytes(light) < weight_bytes(model) * {"float32": 1.01, "bfloat16": 0.6, "int8": 0.4, "int4": 0.6}[form]
+    )
+    assert len(list(generate(light, [[1, 2], [3]], Sampling(max_new_tokens=L + 3)))) == 2 * (L + 3)
+
+
+def test_int8_is_off_by_at_most_half_a_step() -> None:
+    model = Transformer(GPT2)
+    packed = QuantizedTransformer(model, "int8").backbone[0].mlp.fc1
+    back = packed.weight * packed.scale[:, None]
+    original = model.backbone[0].mlp.fc1.weight
+    assert ((back - original).abs() <= original.abs().amax(1, keepdim=True) / 254 * 1.0001).all()
+
+
+def test_int4_is_off_by_at_most_one_step() -> None:
+    """By half a step, but where the largest weight of a group is -8 steps and another 8, of which 7 are left."""
+    weight = torch.randn(5, 70)
+    numbers, scale = round_groups(weight)
+    assert scale.shape == (5, 3)
+    assert numbers.abs().max() <= 8
+    steps = scale.abs().repeat_interleave(32, dim=1)[:, :70]
+    assert ((widen_groups(numbers, scale) - weight).abs() <= steps * 1.01).all()
+
+
+# --- our own products -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_code() -> None:
+    if not all(map(hardware.has_cpu_flag, native.INSTRUCTIONS)) or hardware.cpp_compiler_fault():
+        pytest.skip("needs a processor with AVX512-VNNI and a C++ compiler")
+    assert native.fault() is None
+
+
+@pytest.mark.usefixtures("own_code")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("out", "width"), [(1, 1), (64, 32), (100, 50), (65, 33), (16, 256), (130, 1100)])
+def test_own_products_are_those_of_the_rounded_numbers(bits, out, width, threads) -> None:
+    """x, rounded row by row to multiples of max|row| / 127, times the rounded weights; and a row's result is, to the
+    bit, what it is alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.manual_seed(1)  # one number in many lies between two, and may be rounded to the other one
+    weight, bias = torch.randn(out, width), torch.randn(out)
+    numbers, scale = (round_rows if bits == 8 else round_groups)(weight)
+    packed = native.pack(bits, numbers, scale)._replace(bias=bias)
+    stands_for = (numbers * scale if bits == 8 else widen_groups(numbers, scale)).double()
+    for rows in (1, 2, 3, 4, 5, 6, 7, 8, 33):
+        x = torch.randn(rows, width)
+        step = (x.abs().amax(1, keepdim=True) / 127).double()
+        y = native.linear(x, out, packed)
+        exact = (x / step).round() * step @ stands_for.T + bias
+        torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=0.02 * stands_for.abs().amax().item())
+        for row in range(rows):
+            assert torch.equal(native.linear(x[row : row + 1], out, packed)[0], y[row])
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("own_code")
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_own_products_pass_on_what_is_not_a_number(bits, poison) -> None:
+    weight, x = torch.randn(70, 50), torch.randn(2, 50)
+    x[0, 7] = poison
+    y = native.linear(x, 70, native.pack(bits, *(round_rows if bits == 8 else round_groups)(weight)))
+    assert not y[0].isfinite().any()
+    assert y[1].isfinite().all()
+    weight[3, 5] = poison
+    y = native.linear(x[1:], 70, native.pack(bits, *(round_rows if bits == 8 else round_groups)(weight)))
+    assert y.isfinite().all(dim=0).logical_not().nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.usefixtures("own_code")
+@pytest.mark.parametrize("d", [8, 40, 64, 80])
+@pytest.mark.parametrize(("time", "first"), [(1, 0), (1, 70), (5, 0), (6, 0), (70, 0), (13, 20)])
+def test_own_attention_is_the_textbook_s(time, first, d) -> None:
+    """For one query and for many, with rows that start at different slots, and after other tokens."""
+    rows, heads, slots = 3, 2, first + time
+    keys, values = torch.randn(2, rows, heads, 100, d).unbind(0)
+    q, starts = torch.randn(rows, heads, time, d), torch.tensor([0, min(3, slots - 1), slots - 1])
+    found = native.attend(q, keys[:, :, :slots], values[:, :, :slots], starts, first, 0.2)
+    visible = visible_keys(torch.arange(first, slots) - starts[:, None], torch.arange(slots) - starts[:, None])
+    scores = (q @ keys[:, :, :slots].transpose(2, 3) * 0.2).masked_fill(~visible[:, None], -torch.inf)
+    exact = (scores.softmax(-1) @ values[:, :, :slots]).transpose(1, 2).flatten(2)
+    text = torch.arange(first, slots) >= starts[:, None]
+    torch.testing.assert_close(found[text], exact[text], rtol=1e-5, atol=1e-5)
+    assert (found[~text] == 0).all()
+
+
+@pytest.mark.usefixtures("own_code")
+@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_code_decodes_a_row_as_if_it_were_alone_and_uncached(kind: str, form: str) -> None:
+    """In every kind of model, past the context too: the logits of a ragged batch are those of each row alone, to the
+    bit where attention is ours too (without a bias of the scores, and without torch's products in pointer and memory).
+
+    Without a cache sums are added up in another order. Where their last bits tip the rounding of an activation, logits
+    move by a part of such a step: below 2 % of their spread.
+    """
+    config = KINDS[kind]
+    model = QuantizedTransformer(build(config, dtype=torch.float32), form, compile=True)
+    assert model.own_code
+    vocab, limit = config.vocab_size, config.context_length
+    to_the_bit = config.pointer is config.memory is None
+    to_the_bit = to_the_bit and all(not isinstance(part, ALiBi) for part in config.attention_parts)
+    texts = [random_ids(1, n, vocab, seed)[0].tolist() for seed, n in enumerate((3, 9, 1, L))]
+    together, apart = Decoder(model, texts, L), [Decoder(model, [text], L) for text in texts]
+    logits, alone = together.prefill(), torch.cat([decoder.prefill() for decoder in apart])
+    for step in range(L):
+        with torch.no_grad():
+            uncached = torch.cat([model(torch.tensor([text[-limit:]]))[:, -1] for text in texts])
+        assert torch.equal(logits, alone) or not to_the_bit
+        for cached in (logits, alone):
+            assert (cached - uncached).abs().max() <= 0.02 * uncached.std() + 1e-5
+        tokens = [(row * step) % vocab for row in range(4)]
+        for text, token in zip(texts, tokens, strict=True):
+            text.append(token)
+        logits = together.decode(tokens)
+        alone = torch.cat([decoder.decode([token]) for decoder, token in zip(apart, tokens, strict=True)])
+
+
+@pytest.mark.usefixtures("own_code")
+@pytest.mark.parametrize(("form", "tolerance"), [("int8", 0.02), ("int4", 0.3)])
+def test_own_code_stays_near_the_model(form, tolerance) -> None:
+    model = Transformer(replace(GPT2, d_model=64))
+    light = QuantizedTransformer(model, form, compile=True)
+    ids = random_ids(2, L)
+    with torch.no_grad():
+        exact, near = model(ids), light(ids)
+    assert (near - exact).square().mean().sqrt() < tolerance * exact.std()
+    texts = [[1, 2], [3, 4], [5, 6]]
+    together = list(generate(light, texts, Sampling(max_new_tokens=4)))
+    for row, text in enumerate(texts):  # equal lengths: the same tokens and, to the bit, the same logits
+        alone = list(generate(light, [text], Sampling(max_new_tokens=4)))
+        assert [token._replace(row=row) for token in alone] == [token for token in together if token.row == row]
+
+
+def test_without_own_code_the_reason_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    why = native._load.__wrapped__()
+    assert "no-such-compiler" in why or "processor" in why
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "int8", "int4"])
+def test_the_command_has_every_format(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(Transformer(replace(GPT2, vocab_size=50257)), tmp_path)
+    main(["generate", str(tmp_path), "Hello", "--max-new-tokens", "3", "--precision", form, "--eos-token-id", "-1"])
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Hello")
+    assert f"({form})" in shown.err
+    assert ("less exact" in shown.err) == (form == "int4")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_compiled_steps_equal_plain_ones() -> None:
+    program = Path(__file__).parents[1] / "compiled_decoding.py"
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("\n") == 12

@@ -1,0 +1,238 @@
+"""Records: a schema, an identity that names do not change, and a file that survives kill -9."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiments import small_run
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.lab import recipes
+from hectogpt.lab.record import (
+    Record,
+    append_record,
+    check_writable,
+    experiment_key,
+    failures,
+    mixed_threads,
+    notes_on,
+    read_records,
+    trial_key,
+)
+from hectogpt.serialization import dump, load
+from hectogpt.training.run import Run
+
+LADDER = Path(__file__).resolve().parents[2] / "results" / "ladder.jsonl"
+OLD_TOP = "soap_rare_tokens"  # the top of which the ladder without one rung was recorded
+
+
+def record(seed: int = 0, **more: Any) -> Record:
+    return Record("c", "closed", "r", seed, dump(small_run()), **{"dev_loss": 3.0, **more})
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_appended_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "r.jsonl"
+    written = [record(0, losses=[3.1, 3.0], overrides={"optim.lr": 0.1}, status="diverged", error="a\nb"), record(1)]
+    for each in written:
+        append_record(path, each)
+    assert [replace(r, arm="") for r in read_records(path)] == written
+    assert read_records(tmp_path / "nothing.jsonl") == []
+
+
+def test_half_a_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    append_record(path, record(0))
+    whole = path.read_bytes()
+    append_record(path, record(1))
+    for cut in (len(whole) + 1, len(whole) + 40, path.stat().st_size - 2):
+        os.truncate(path, cut)
+        assert [r.seed for r in read_records(path)] == [0]
+        append_record(path, record(2))
+        assert [r.seed for r in read_records(path)] == [0, 2]
+
+
+def test_a_whole_last_line_that_lacks_its_line_end_is_kept(tmp_path: Path) -> None:
+    """D19: an editor's work, not a killed process's."""
+    path = tmp_path / "r.jsonl"
+    append_record(path, record(0))
+    append_record(path, record(1))
+    os.truncate(path, path.stat().st_size - 1)
+    assert [r.seed for r in read_records(path)] == [0, 1]
+    append_record(path, record(2))
+    assert [r.seed for r in read_records(path)] == [0, 1, 2]
+    assert path.read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"corpus": "c"}', '{"seed": "one"}'])
+def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "r.jsonl"
+    append_record(path, record(0))
+    path.write_text(path.read_text() + damage + "\n")
+    with pytest.raises(UserError, match="line 2") as caught:
+        read_records(path)
+    assert caught.value.code == errors.DATA
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dev_loss", None), ("dev_loss", "3"), ("losses", 3), ("run", []), ("params", 1.5)]
+)
+def test_a_field_that_does_not_fit_is_named(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(dataclasses.asdict(record()) | {name: value}) + "\n")
+    with pytest.raises(UserError, match="line 1") as caught:
+        read_records(path)
+    assert repr(name) in caught.value.why
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/r\.jsonl") as caught:
+        append_record(tmp_path / "file" / "r.jsonl", record(0))
+    assert caught.value.code == errors.STORAGE
+    assert "--" not in caught.value.fix
+    spare = Path(re.findall(r"this one is in (\S+),", caught.value.kept)[0])
+    assert [r.seed for r in read_records(spare)] == [0], "a trial of hours is not lost with it"
+    spare.unlink()
+
+
+def test_a_file_that_could_not_be_written_is_told_before_any_trial(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*file/r\.jsonl") as caught:
+        check_writable(tmp_path / "file" / "r.jsonl")
+    assert (caught.value.code, caught.value.kept) == (errors.STORAGE, "")
+    check_writable(tmp_path / "new" / "folder" / "r.jsonl")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    append_record(tmp_path / "r.jsonl", record(0))
+    check_writable(tmp_path / "r.jsonl")
+    assert [r.seed for r in read_records(tmp_path / "r.jsonl")] == [0]
+
+
+def test_lines_that_end_as_on_windows_are_read(tmp_path: Path) -> None:
+    """L4: a checkout with CRLF."""
+    for seed in range(2):
+        append_record(tmp_path / "r.jsonl", record(seed))
+    text = (tmp_path / "r.jsonl").read_bytes()
+    (tmp_path / "r.jsonl").write_bytes(text.replace(b"\n", b"\r\n"))
+    assert [r.seed for r in read_records(tmp_path / "r.jsonl")] == [0, 1]
+
+
+def test_a_row_of_a_failed_trial_has_no_scores(tmp_path: Path) -> None:
+    """Older versions wrote the loss of a uniform guess there."""
+    path = tmp_path / "r.jsonl"
+    old = dataclasses.asdict(record(status="failed", error="exit code 1")) | {"dev_loss": 10.8, "test_bpb": 4.0}
+    path.write_text(json.dumps(old) + "\n")
+    (read,) = read_records(path)
+    assert not read.counts
+    assert (read.dev_loss, read.test_bpb, read.loss("dev")) == (None, None, None)
+    assert failures([read]) == ["r: failed, not counted: exit code 1 (seed 0)"]
+
+
+def test_failures_name_the_seeds() -> None:
+    wrong = [record(seed, status="diverged", error="nan", rules_broken=["99 steps, not 100"]) for seed in (2, 1)]
+    assert failures([record(0), *wrong]) == [
+        "r: diverged, counted as a uniform guess: nan (seed 1, 2)",
+        "r: against the rules of closed: 99 steps, not 100 (seed 1, 2)",
+    ]
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_different_numbers_of_threads_are_told() -> None:
+    one, two = record(0, machine={"threads": 1}), record(1, machine={"threads": 2}, arm="muon")
+    assert mixed_threads([one, record(2, machine={"threads": 1}), record(3)]) == []
+    (line,) = mixed_threads([two, one])
+    assert "1 thread: " in line
+    assert "2 threads: muon" in line
+    assert notes_on([two, one]) == [line], "nothing failed"
+
+
+def test_identity_is_the_run_the_texts_the_track_and_the_seed() -> None:
+    texts = {split: split for split in ("train", "dev", "test")}
+    one = record(corpus_sha256=texts)
+    same = replace(one, run=one.run | {"seed": 9, "threads": 8, "corpus": "/elsewhere/c"}, dev_loss=1.0)
+    assert (same.key(), same.experiment()) == (one.key(), one.experiment())
+    assert one.key() == trial_key(dump(small_run()), texts, "closed", 0)
+    others = [
+        replace(one, seed=1),
+        replace(one, track="open-cpu"),
+        replace(one, corpus_sha256=texts | {"dev": "other"}),
+        replace(one, run=dump(small_run(0.5))),
+    ]
+    assert len({r.key() for r in [one, *others]}) == 5
+    assert [r.experiment() == one.experiment() for r in others] == [True, True, False, False]
+
+
+def test_a_run_that_this_version_cannot_express_stands_for_itself(tmp_path: Path) -> None:
+    strange = record().run | {"optim": {"type": "Lion", "lr": 0.1}}
+    one, same, other = (replace(record(), run=run) for run in (strange, strange | {"seed": 3}, strange | {"steps": 4}))
+    assert one.parsed_run() is None
+    assert one.key() == same.key() != other.key()
+    append_record(tmp_path / "r.jsonl", one)
+    assert read_records(tmp_path / "r.jsonl")[0].run == strange
+
+
+# --- records of older versions ----------------------------------------------------------------------------------------
+
+
+def test_old_names_become_todays(tmp_path: Path) -> None:
+    """Of fields, recipes and arms, and inside the run."""
+    row = {"corpus": "c", "track": "closed", "recipe": "without-wide", "seed": 1, "dev_loss": 3, "anchor_kn3": 3.5}
+    row |= {"anchor_split": "dev", "arm": "without-wide data.window=8 optim.rest.row_fall=0.5", "test_loss": None}
+    row |= {"overrides": {"data.window": 8, "optim.rest.row_fall": 0.5}, "modified": True}
+    run = dump(recipes.without("width_256")) | {"recipe": "without-wide"}
+    run["data"] = {"batch_size": 16, "window": 8, "micro_batch": None}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row | {"run": run}) + "\n")
+    (read,) = read_records(tmp_path / "r.jsonl")
+    assert (read.recipe, read.ngram_kn3, read.ngram_split) == ("without-width_256", 3.5, "dev")
+    assert read.arm == "without-width_256 data.seq_len=8 optim.rest.row_lr_power=0.5"
+    assert read.overrides == {"data.seq_len": 8, "optim.rest.row_lr_power": 0.5}
+    assert load(Run, read.run) == replace(recipes.without("wide"), data=load(Run, read.run).data)
+    assert read.run["data"]["seq_len"] == 8
+    append_record(tmp_path / "new.jsonl", read)
+    assert read_records(tmp_path / "new.jsonl") == [read]
+    assert "anchor" not in (tmp_path / "new.jsonl").read_text()
+
+
+def test_the_ladders_records_are_those_of_todays_recipes() -> None:
+    """Every trial that this repository has recorded of a recipe that has not changed since is found done: all rungs on
+    both texts, and the recipes beside them."""
+    records = read_records(LADDER)
+    assert len(records) >= 284
+    assert all(r.parsed_run() is not None for r in records)
+    texts = {r.corpus: r.corpus_sha256 for r in records}
+    runs = {name: dump(recipes.recipe(name)) for name in recipes.names()}
+    runs |= {
+        f"without-{c.__name__}": dump(recipes.without(c.__name__, OLD_TOP))
+        for c in recipes.LADDER
+        if c.__name__ != "ngram_memory"
+    }
+    today = {experiment_key(run, texts[corpus]): (corpus, name) for corpus in texts for name, run in runs.items()}
+    found: Counter[tuple[str, str, str]] = Counter()
+    for key, r in {r.key(): r for r in records}.items():
+        if r.experiment() in today:
+            corpus, name = today[r.experiment()]
+            assert key == trial_key(runs[name], texts[corpus], r.track, r.seed), "what a comparison looks for"
+            assert (r.corpus, r.recipe) == (corpus, name)
+            found[corpus, r.track, name] += 1
+    rungs = ["baseline", *(change.__name__ for change in recipes.LADDER)]
+    assert all(found[corpus, "closed", rung] >= 3 for corpus in ("sotu", "tinystories") for rung in rungs)
+    assert found["tinystories", "closed+statistics", "counts"] == 8
+    assert found["tinystories", "open-cpu", "one_pass"] == found["tinystories", "open-cpu", "large_batch"] == 3
+    for name, seeds in (("soap", 3), ("adamw_gpt2", 3), ("modded_nanogpt", 3), ("nanochat", 3), ("soap_muon", 3)):
+        assert found["sotu", "closed", name] == seeds
+    assert all(found["tinystories", "closed", name] == 1 for name in runs if name.startswith("without-"))
+    # Counted with the version that wrote the records; each line more adds to it.
+    assert sum(found.values()) >= 231

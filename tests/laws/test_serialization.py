@@ -1,0 +1,257 @@
+"""Runs as values: dump and load are inverses, differences name fields, misfits name the field and the cure, and names
+of before are read."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from hectogpt import serialization
+from hectogpt.errors import UserError
+from hectogpt.lab import recipes
+from hectogpt.model import ModelConfig
+from hectogpt.model.inputs import NgramHash, Smear
+from hectogpt.model.parts import LearnedPositions, Positions, QKNorm, ReLU2, RMSNorm, Rotary, SinusoidalPositions
+from hectogpt.model.pointer import PointerHead
+from hectogpt.serialization import Value, current_name, current_path, did_you_mean, diff, dump, load
+from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.optim import AdamW, Muon, PerKind
+from hectogpt.training.run import Data, Run, load_run, sections_changed
+from hectogpt.training.schedules import Cosine, LinearDecay, Schedule
+
+OLD_RECIPES = Path(__file__).parents[1] / "data" / "recipes.json"
+
+
+def departed() -> Run:
+    run = recipes.recipe("adamw_128")
+    model = replace(
+        run.model,
+        norm=RMSNorm(),
+        activation=ReLU2(),
+        inputs=(Smear((0.2,)), NgramHash(2, 1024)),
+        attention_parts=(Rotary(1024.0, 0.5), QKNorm()),
+        pointer=PointerHead(),
+    )
+    run = replace(run, model=model, optim=Muon(rest=AdamW(row_lr_power=0.5)), schedule=Cosine(3))
+    return replace(run, gradient_clipping=None, init_from_counts=BigramInit())
+
+
+@pytest.mark.parametrize("run", [*(recipes.recipe(n) for n in recipes.names()), departed()], ids=lambda r: r.recipe)
+def test_dump_and_load_are_inverses(run: Run) -> None:
+    assert load(Run, json.loads(json.dumps(dump(run), allow_nan=False))) == run
+
+
+def test_diff_names_exactly_the_fields_that_differ() -> None:
+    run = recipes.recipe("adamw_128")
+    other = replace(run, model=replace(run.model, d_model=64), seed=3)
+    assert diff(run, run) == {}
+    assert diff(run, other) == {"model.d_model": (128, 64), "seed": (0, 3)}
+    assert sections_changed(run, other) == {"model", "seed"}
+    assert "optim" in sections_changed(run, replace(run, optim=Muon(rest=run.optim)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"steps": "100"}, "steps"),
+        ({"steps": True}, "steps"),
+        ({"steps": 1.0}, "steps"),
+        ({"stepz": 3}, "did you mean 'steps'?"),
+        ({"optim": {"type": "AdamV"}}, "did you mean 'AdamW'?"),
+        ({"optim": {"type": "AdamW", "betas": [0.9]}}, "optim.betas"),
+        ({"optim": {"type": "LayerNorm"}}, "optim"),
+        ({"dtype": "float8"}, "dtype"),
+        ({"model": []}, "model"),
+        ({"model": {"d_model": 33, "n_heads": 4}}, "model"),
+        ({"optim": {"type": "AdamW", "lr": "nan"}}, "optim.lr"),
+        ({"schedule": {"type": "Schedule"}}, "Constant, Cosine, LinearDecay"),
+        ({"schedule": {"warmup": 3}}, "schedule: unknown type"),
+        ({"schedule": {"type": ["Constant"]}}, "schedule: unknown type"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        # load_run leaves out the classes of users' files that other tests have loaded.
+        load_run(dump(recipes.recipe("adamw_128")) | change)
+    assert named in str(caught.value)
+
+
+def test_nearest_name() -> None:
+    assert did_you_mean("basline", ["baseline", "first"]) == "did you mean 'baseline'?"
+    assert did_you_mean("zzz", ["baseline", "first"]) == "known: baseline, first"
+
+
+def test_numbers_that_json_lacks() -> None:
+    for number in (math.inf, -math.inf):
+        written = json.loads(json.dumps(dump(Cosine(final=number)), allow_nan=False))
+        assert load(Schedule, written) == Cosine(final=number)
+    assert math.isnan(load(float, dump(math.nan)))
+    assert load(float, 3) == 3.0
+    assert isinstance(load(float, 3), float)
+    for value in (object(), Cosine, {1: 2}, b"x"):
+        with pytest.raises(TypeError):
+            dump(value)
+
+
+# --- names of before ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "now"),
+    [
+        (Schedule, {"type": "Linear", "warmup": 3}, LinearDecay(3)),
+        (Positions, {"type": "Learned"}, LearnedPositions()),
+        (Positions, {"type": "Sinusoidal", "base": 5.0}, SinusoidalPositions(5.0)),
+        (BigramInit, {"type": "BigramStart", "smoothing": 2.0}, BigramInit(2.0)),
+        (PointerHead, {"type": "Copying", "sharpness": 2.0, "gate": -1.0}, PointerHead(2.0, -1.0)),
+        (Data, {"window": 64, "batch_size": 2}, Data(2, 64)),
+        (
+            AdamW,
+            {"type": "AdamW", "rates": {"head": 0.5}, "row_fall": 0.25, "touches": {"head": 0.125}},
+            AdamW(lrs=PerKind(head=0.5), row_lr_power=0.25, row_update_threshold=PerKind(head=0.125)),
+        ),
+    ],
+)
+def test_old_names_of_classes_and_fields_load(kind: type, old: dict[str, Any], now: object) -> None:
+    assert load(kind, old) == now
+    assert load(kind, dump(now)) == now
+
+
+def test_every_recipe_of_the_first_version_loads() -> None:
+    """Each entry of recipes.json has only what it changes of another entry."""
+    records = json.loads(OLD_RECIPES.read_text())
+    for name in records:
+        run: Run = load(Run, merged(records, name))
+        assert run.recipe == name
+        assert load(Run, dump(run)) == run
+
+
+def merged(records: dict[str, Any], name: str) -> dict[str, Any]:
+    record = records[name]
+    return record["run"] if record["of"] is None else over(merged(records, record["of"]), record["run"])
+
+
+def over(base: Any, change: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(change, dict)) or change.get("type", base.get("type")) != base.get(
+        "type"
+    ):
+        return change
+    return base | {key: over(base.get(key), value) for key, value in change.items()}
+
+
+def test_a_field_that_is_gone_is_passed_over_and_one_that_never_was_is_not() -> None:
+    model = dump(recipes.recipe("baseline").model)
+    old = {"bias": True, "shared": True, "used": 17, "joint": 0.5}
+    head = load(ModelConfig, model | {"lm_head": old}).lm_head
+    assert (head.bias, head.compact_vocab, head.embedding_map) == (True, True, 0.5)
+    with pytest.raises(UserError, match="unused"):
+        load(ModelConfig, model | {"lm_head": {"unused": 17}})
+
+
+def test_current_names() -> None:
+    run = departed()
+    paths = {
+        "data.window": "data.seq_len",
+        "statistics.smoothing": "init_from_counts.smoothing",
+        "model.heads": "model.attention_parts",
+        "model.head.shared": "model.lm_head.compact_vocab",
+        "model.copying.sharpness": "model.pointer.query_scale",
+        "optim.rest.rates.head": "optim.rest.lrs.head",
+        "optim.rest.row_fall": "optim.rest.row_lr_power",
+        "data.seq_len": "data.seq_len",
+        "nothing.known": "nothing.known",
+        "model.inputs.0.rows": "model.inputs.0.rows",
+        "": "",
+    }
+    assert {path: current_path(run, path) for path in paths} == paths
+    assert current_path(replace(run, init_from_counts=None), "statistics.smoothing") == "init_from_counts.smoothing"
+    assert current_name(Data, "window") == "seq_len"
+    assert current_name(Data, "batch_size") == "batch_size"
+    assert current_name(type(run.model.lm_head), "used") is None
+
+
+# --- classes of a user's own --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Value]]:
+    """The table of classes; afterwards it is as it was."""
+    monkeypatch.setattr(serialization, "_CLASSES", dict(serialization._CLASSES))
+    return serialization._CLASSES
+
+
+def define(name: str, module: str = "mine", base: type = Schedule, **attributes: Any) -> type:
+    attributes = {"__module__": module, "__qualname__": name, "factor": lambda self, step, steps: 0.5} | attributes
+    return dataclass(frozen=True)(type(name, (base,), attributes))
+
+
+def test_a_class_of_a_user_s_own_is_written_and_read(table: dict[str, type[Value]]) -> None:
+    mine = define("Half", __annotations__={"share": float}, share=0.5)
+    run = replace(recipes.recipe("baseline"), schedule=mine(0.25))
+    written = json.loads(json.dumps(dump(run)))
+    assert written["schedule"] == {"type": "Half", "share": 0.25}
+    assert load(Run, written) == run
+
+
+@pytest.mark.parametrize("name", ["Cosine", "AdamW", "Linear", "BigramStart"])
+def test_two_classes_of_one_name_are_refused(table: dict[str, type[Value]], name: str) -> None:
+    """Names of before count: an old file would give the wrong one."""
+    before = dict(table)
+    with pytest.raises(UserError, match=f"class {name} ") as caught:
+        define(name)
+    assert "another name" in caught.value.fix
+    assert table == before
+
+
+def test_an_old_name_that_is_taken_is_refused(table: dict[str, type[Value]]) -> None:
+    with pytest.raises(UserError, match="class Cosine "):
+        define("Wave", old_names=("Cosine",))
+    assert table["Cosine"] is Cosine
+
+
+def test_the_same_class_defined_again_takes_its_place(table: dict[str, type[Value]]) -> None:
+    """As a cell of a notebook does that is run twice."""
+    first, second = define("Half"), define("Half")
+    assert first is not second
+    assert type(load(Schedule, {"type": "Half"})) is second
+    with pytest.raises(UserError):
+        define("Half", module="another's")
+
+
+def test_old_names_are_not_inherited(table: dict[str, type[Value]]) -> None:
+    child = define("SteeperDecay", base=LinearDecay)
+    assert table["Linear"] is LinearDecay
+    assert load(Schedule, {"type": "SteeperDecay", "warmup": 2}) == child(2)
+
+
+def test_only_classes_of_the_field_s_kind_are_named(table: dict[str, type[Value]]) -> None:
+    with pytest.raises(UserError, match="unknown type 'RMSNorm'") as caught:
+        load(Schedule, {"type": "RMSNorm"})
+    assert "Constant" in caught.value.why
+    assert "RMSNorm" not in caught.value.why
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A value of every kind of field."""
+
+    old_fields: ClassVar[dict[str, str | None]] = {"pairs": "items"}
+
+    items: tuple[tuple[int, str], ...] = ()
+    pair: tuple[int, float] = (0, 0.0)
+    either: int | str | None = None
+    inner: PerKind = field(default_factory=PerKind)
+
+
+def test_all_kinds_of_fields() -> None:
+    value = Nested(((1, "a"), (2, "b")), (3, 0.5), "x", PerKind(head=1.0))
+    assert load(Nested, json.loads(json.dumps(dump(value)))) == value
+    assert load(Nested, {"pairs": [[1, "a"]]}).items == ((1, "a"),)
+    for bad, named in (({"items": [[1, 2]]}, r"items\.0\.1"), ({"pair": [1]}, "pair"), ({"either": 0.5}, "either")):
+        with pytest.raises(UserError, match=named):
+            load(Nested, bad)

@@ -1,0 +1,157 @@
+"""A session: the command line, a trial and Python give one definition of every number, and the same ones."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import TINY as TINY_OPTIONS
+from command import Here
+from helpers import TINY, small_run, tiny_corpus
+
+from hectogpt import errors, hardware
+from hectogpt.api.describing import long_run_note
+from hectogpt.data import Corpus
+from hectogpt.errors import UserError
+from hectogpt.lab.trial import run_trial
+from hectogpt.training.loop import Step
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import read_run
+from hectogpt.training.session import RunResult, Session, train
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return tiny_corpus(tmp_path_factory.mktemp("text"))
+
+
+def numbers(summary: dict[str, object]) -> dict[str, object]:
+    """What must not depend on who drives the run."""
+    own = ("seconds", "peak_mb", "losses", "grad_norms", "status", "error", "version", "commit", "dirty")
+    return {key: value for key, value in summary.items() if key not in own}
+
+
+@pytest.mark.thorough
+def test_command_line_trial_and_python_give_one_definition(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = time.perf_counter()
+    options = ["--dtype", "float32", "--head-dtype", "float32", "--out", "out", "--quiet"]
+    done = Here(tmp_path, monkeypatch, capsys)("train", "baseline", "--corpus", corpus.name, *TINY_OPTIONS, *options)
+    wall = time.perf_counter() - begun
+    assert done.returncode == 0, done.stderr
+    monkeypatch.undo()
+    run = read_run(tmp_path / "out")
+    commanded = json.loads((tmp_path / "out" / "summary.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "train/loss" in row]
+    here = train(run, corpus)
+    tried = run_trial(run, corpus, ("dev",), lambda step, loss: None)
+
+    summary = json.loads(json.dumps(here.summary()))
+    assert numbers(tried) == numbers(summary)
+    for name, value in numbers(summary).items():
+        assert commanded[name] == value, name
+    assert [row["train/loss"] for row in steps] == list(here.losses)
+    assert [row["train/grad_norm"] for row in steps] == list(here.grad_norms)
+    assert tried["losses"] == [float(f"{loss:.5g}") for loss in here.losses]
+    training = sum(row["train/dt"] for row in steps)
+    assert training < commanded["seconds"] < wall, "scoring and the picture are not in it"
+    for seconds in (commanded["seconds"], tried["seconds"], here.seconds):
+        assert 0 < seconds < 100
+    for peak in (commanded["peak_mb"], tried["peak_mb"], here.peak_mb):
+        assert 50 < peak <= hardware.peak_memory_mb() + 500
+
+
+def test_seconds_are_setup_and_the_steps_own(corpus: Corpus) -> None:
+    session = Session.open(small_run(steps=3), corpus)
+    assert session.result().seconds == session.setup_seconds > 0
+    taken = []
+    for step in session.steps():
+        taken.append(step.seconds)
+        time.sleep(0.1)  # whatever the caller does between steps
+    session.evaluate("dev")
+    result = session.result()
+    assert result.seconds == pytest.approx(session.setup_seconds + sum(taken), rel=1e-12)
+    session.evaluate("test")
+    assert session.result().seconds == result.seconds, "scoring is not in it"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="ru_maxrss counts otherwise")
+def test_peak_memory_is_that_of_training(corpus: Corpus) -> None:
+    session = Session.open(small_run(steps=2), corpus)
+    for _ in session.steps():
+        pass
+    peak = session.result().peak_mb
+    assert 50 < peak <= hardware.peak_memory_mb()
+    more = hardware.peak_memory_mb() - hardware.resident_memory_mb() + 100
+    held = torch.ones(int(more * 2**20) // 4)  # with this the process is larger than ever
+    assert session.result().peak_mb == peak < hardware.peak_memory_mb()
+    del held
+
+
+def test_a_result_says_what_the_run_came_to(corpus: Corpus) -> None:
+    run = small_run(steps=12)
+    session = Session.open(run, corpus)
+    empty = session.result()
+    assert (empty.losses, empty.train_tokens, empty.dev_loss) == ((), 0, None)
+    assert np.isnan(empty.train_loss_last)
+    assert np.isnan(empty.train_loss_last10)
+    steps = list(session.steps())
+    score = session.evaluate("dev")
+    result = session.result()
+    assert result.losses == tuple(step.loss for step in steps)
+    assert result.grad_norms == tuple(step.grad_norm for step in steps)
+    assert result.train_tokens == 12 * 8 * 32
+    assert (result.dev_loss, result.scores) == (score.loss, {"dev": score})
+    assert result.train_loss_last == steps[-1].loss
+    assert result.train_loss_last10 == pytest.approx(np.mean([step.loss for step in steps[2:]]))
+    assert result.params == sum(p.numel() for p in result.model.parameters())
+    assert (result.corpus, result.corpus_sha256) == (corpus.name, corpus.sha256)
+    summary = result.summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert (summary["dev_loss"], summary["dev_bpb"]) == (score.loss, score.bits_per_byte)
+    assert "test_loss" not in summary
+
+
+def test_train_is_a_session_to_its_end(corpus: Corpus) -> None:
+    result = train(small_run(steps=2), corpus)
+    assert isinstance(result, RunResult)
+    assert len(result.losses) == 2
+    assert set(result.scores) == {"dev"}
+
+
+def test_a_run_names_its_corpus(corpus: Corpus) -> None:
+    run: Run = small_run(steps=1, corpus=corpus.name)
+    assert Session.open(run).corpus.sha256 == corpus.sha256
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_built(corpus: Corpus) -> None:
+    with pytest.raises(UserError, match=r"model\.vocab_size"):
+        Session.open(small_run(model=replace(TINY, vocab_size=10)), corpus)
+    with pytest.raises(UserError, match="does not fit") as caught:
+        Session.open(small_run(model=replace(TINY, d_model=10**5, n_layers=100)), corpus)
+    assert caught.value.code == errors.MEMORY
+
+
+def test_a_long_run_is_told_of_a_shorter_one(corpus: Corpus) -> None:
+    """After five steps; the first one, which also warms up, does not count for the others."""
+
+    def note(seconds: float, **changes: object) -> str | None:
+        session = Session.open(small_run(steps=100, **changes), corpus)
+        session.done = [Step(number, number, 1.0, 1.0, 0.1, seconds if number > 1 else 9.0) for number in range(1, 6)]
+        return long_run_note(session)
+
+    assert note(0.8) is None
+    assert note(1.8) == (
+        "this run takes about 3 min on this machine; the recipe minute takes about a minute on two recent cores"
+    )
+    assert "with data.batch_size = 2 it reads less" in str(note(1.8, recipe="minute"))
+    session = Session.open(small_run(steps=101), corpus)
+    session.done = [Step(1, 1, 1.0, 1.0, 0.1, 99.0)]
+    assert long_run_note(session) is None

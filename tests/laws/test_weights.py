@@ -1,0 +1,273 @@
+"""A saved model comes back bit for bit, also one of an earlier version; what is damaged is refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY, peaked, small_run, tiny_corpus
+from model_kinds import GPT2, KINDS, build, random_ids
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary, ScoreBias, SinusoidalPositions
+from hectogpt.model.pointer import PointerHead
+from hectogpt.model.weights import load_model, model_of, save_model
+from hectogpt.serialization import dump
+from hectogpt.training.precision import choose
+from hectogpt.training.setup import build_model
+
+OLD_RUN = Path(__file__).parents[1] / "data" / "old_run"
+OLD_CONFIG = ModelConfig(
+    16,
+    2,
+    1,
+    8,
+    24,
+    norm=RMSNorm(gain=True),
+    activation=ReLU2(),
+    inputs=(EmbeddingNorm(), NgramHash(2, 13, common=9), Smear((0.3, 0.2))),
+    value_embeddings=(TokenTable(), NgramHash(3, 11)),
+    attention_parts=(Rotary(100.0, 0.5), QKNorm()),
+    attention_scale=0.5,
+    lm_head=LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=True, embedding_map=0.3),
+    pointer=PointerHead(query_scale=1.5, gate=-0.5),
+)
+
+
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those that are not saved included."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+# --- there and back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    model = build(KINDS[kind], dtype=torch.float32)
+    save_model(model, tmp_path)
+    random_state = torch.get_rng_state()
+    again = load_model(tmp_path)
+    assert torch.equal(random_state, torch.get_rng_state())  # no weights were drawn to be overwritten
+    assert again.config == model.config
+    assert not again.training
+    ours, theirs = all_tensors(model), all_tensors(again)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    x = random_ids(3, model.config.context_length, model.config.vocab_size)
+    assert torch.equal(again(x), model(x))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_float64_model_comes_back_in_float64(tmp_path: Path) -> None:
+    for config in (KINDS["everything else"], replace(GPT2, attention_parts=(PositionParity(),))):
+        model = build(config)
+        save_model(model, tmp_path)
+        again = load_model(tmp_path)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loaded_model_can_be_trained_further(kind: str, tmp_path: Path) -> None:
+    model = build(KINDS[kind], dtype=torch.float32)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    x = random_ids(2, model.config.context_length, model.config.vocab_size)
+    for m in (model, again):
+        m.loss(x, x).backward()
+    for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert b.requires_grad
+        assert a.grad is b.grad is None or torch.equal(a.grad, b.grad), name
+    assert torch.equal(model.gradient_norm(), again.gradient_norm())
+    if model.config.lm_head.tied:
+        assert again.lm_head.weight is again.embeddings.weight
+
+
+def test_the_saved_config_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    """What the corpus adds to a run's model, the tokens in use, stands in the weights and not in the config."""
+    asked = replace(TINY, n_layers=1, lm_head=LMHeadConfig(compact_vocab=True))
+    run = small_run(model=asked)
+    model = build_model(run, choose(run), tiny_corpus(tmp_path))
+    assert model.config == asked
+    assert len(model.lm_head.weight) < 500 < asked.vocab_size
+    save_model(model, tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved == {"model_type": "hectogpt", **dump(asked)}
+    assert set(saved["lm_head"]) == {"bias", "soft_cap", "tied", "compact_vocab", "embedding_map"}
+    assert "word_rows" in load_file(tmp_path / "model.safetensors")
+
+
+# --- an earlier version -----------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_an_earlier_version_is_the_same_function() -> None:
+    """data/old_run was saved by commit 7b14102, with everything in it that a model could have, and with the logits and
+    the loss that it computed itself, in float64."""
+    model = load_model(OLD_RUN)
+    assert model.config == OLD_CONFIG
+    outputs = json.loads((OLD_RUN / "outputs.json").read_text())
+    ids = torch.tensor(outputs["ids"])
+    model.double()
+    torch.testing.assert_close(model(ids), torch.tensor(outputs["logits"]).double(), rtol=0, atol=1e-5)
+    logits = torch.tensor(outputs["logits"], dtype=torch.float64)
+    torch.testing.assert_close(model(ids), logits, rtol=0, atol=1e-10)
+    assert model.get_loss_on_batch(ids).item() == pytest.approx(outputs["loss"], abs=1e-10)
+
+
+def test_names_in_files_are_those_of_the_earlier_version(tmp_path: Path) -> None:
+    """Same names, same tensors after loading and saving; the config is written with today's names."""
+    save_model(load_model(OLD_RUN), tmp_path)
+    before, after = (load_file(folder / "model.safetensors") for folder in (OLD_RUN, tmp_path))
+    assert before.keys() == after.keys()
+    assert {"word_rows", "joint.weight", "copying.sharpness", "values.0.table.weight"} < before.keys()
+    assert "backbone.0.attention.extra_share" in before
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "hectogpt", **dump(OLD_CONFIG)}
+
+
+def test_new_models_write_the_earlier_version_s_names() -> None:
+    model = Transformer(OLD_CONFIG)
+    model.lm_head.compact(torch.tensor([1, 2, 3, 5, 7, 11, 13, 17, 19, 23]))
+    shapes = {name: tensor.shape for name, tensor in load_file(OLD_RUN / "model.safetensors").items()}
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
+
+
+def test_names_stay_below_a_prefix() -> None:
+    """A model inside another module, as DistributedDataParallel holds it, gives and takes its state too."""
+    outer, other = (nn.ModuleDict({"module": build(KINDS["everything else"], seed)}) for seed in (0, 1))
+    state = outer.state_dict()
+    assert "module.copying.sharpness" in state
+    assert "module.backbone.1.attention.extra_share" in state
+    other.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(outer.parameters(), other.parameters(), strict=True))
+
+
+# --- built without memory ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PositionParity(ScoreBias):
+    """A user's own part whose layer computes a buffer that is not saved, on whatever device is current."""
+
+    def build(self, n_heads: int, d_head: int) -> nn.Module:
+        return PositionParityLayer(n_heads)
+
+
+class PositionParityLayer(nn.Module):
+    def __init__(self, n_heads: int) -> None:
+        super().__init__()
+        self.register_buffer("per_head", torch.arange(n_heads).float()[:, None, None], persistent=False)
+
+    def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        return self.per_head * ((query_positions + key_positions) % 2)
+
+
+CASES = {**KINDS, "a part of one's own": replace(GPT2, attention_parts=(PositionParity(),))}
+CASES |= {"sines": replace(GPT2, positions=SinusoidalPositions(), attention_parts=(Rotary(),))}
+CASES |= {f"{kind}, own part": replace(CASES[kind], attention_parts=(PositionParity(),)) for kind in ("everything",)}
+CASES |= {"compact, own part": replace(CASES["everything else"], attention_parts=(PositionParity(),))}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_no_tensor_stays_on_the_meta_device(kind: str) -> None:
+    """model_of builds the model without memory first. Buffers that files do not hold have to be real all the same."""
+    model = build(CASES[kind], dtype=torch.float32)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    again = model_of(model.config, state, Path("some.safetensors"))
+    assert torch.equal(random_state, torch.get_rng_state())  # whatever weights were drawn on the way
+    tensors = all_tensors(again)
+    assert tensors.keys() == all_tensors(model).keys()
+    assert [name for name, tensor in tensors.items() if tensor.is_meta] == []
+    x = random_ids(2, model.config.context_length, model.config.vocab_size)
+    assert torch.equal(again(x), model(x))
+    assert again.lm_head.unused == model.lm_head.unused
+
+
+def test_a_state_that_does_not_fit_costs_no_memory() -> None:
+    """The check comes before the weights are allocated: this model would take 1.6 TB."""
+    huge = ModelConfig(1 << 16, 8, 8, 16, 1000)
+    with pytest.raises(UserError, match=r"does not fit") as caught:
+        model_of(huge, {"embeddings.weight": torch.zeros(2, 2)}, Path("some.safetensors"))
+    assert caught.value.code == errors.CHECKPOINT
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_model(tmp_path)
+    save_model(Transformer(GPT2), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        load_model(tmp_path)
+    weights.write_bytes(whole)
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"vocab_size": 40', '"vocab_size": 39'))
+    with pytest.raises(UserError, match="shape"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(text.replace('"n_heads": 2', '"n_heads": 5'))
+    with pytest.raises(UserError, match="n_heads"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("backbone.1.mlp.fc1.bias"), "fc1.bias is missing"),
+        (lambda state: state.update(more=torch.zeros(1)), "more is unknown"),
+        (lambda state: state["lm_head.weight"].fill_(torch.nan), "lm_head.weight is not finite"),
+    ],
+)
+def test_a_state_of_another_model_is_refused(change, message: str, tmp_path: Path) -> None:
+    save_model(build(GPT2, dtype=torch.float32), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    change(state)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(tmp_path)
+    assert caught.value.code == errors.CHECKPOINT
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda rows: None,
+        lambda rows: rows[:-1].clone(),
+        lambda rows: rows[None].clone(),
+        lambda rows: rows.float(),
+        lambda rows: rows.int(),
+        lambda rows: rows - 1,
+        lambda rows: rows + 1,
+        lambda rows: torch.full_like(rows, 1 << 60),
+        lambda rows: torch.zeros_like(rows),
+        lambda rows: rows.where(rows != 4, 5),  # two tokens in one row, another row nobody's
+    ],
+    ids=["none", "short", "shape", "float", "int32", "negative", "past the end", "huge", "all one", "a row twice"],
+)
+def test_a_damaged_map_from_tokens_to_rows_is_refused(damage, tmp_path: Path) -> None:
+    """word_rows: [vocab], whole numbers, and every row but the last is exactly one token's."""
+    save_model(build(KINDS["everything else"], dtype=torch.float32), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    rows = damage(state.pop("word_rows"))
+    save_file(state if rows is None else state | {"word_rows": rows}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"rows|shape|unknown") as caught:
+        load_model(tmp_path)
+    assert caught.value.code == errors.CHECKPOINT
+
+
+def test_a_tied_model_is_stored_once(tmp_path: Path) -> None:
+    save_model(peaked(Transformer(replace(GPT2, lm_head=LMHeadConfig(tied=True)))), tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
