@@ -181,7 +181,6 @@ def prepare_everything() -> None:
     from hectogpt.grade.settings import hugging_face_names, prepare
 
     torch.set_num_threads(1)
-    torch.backends.mps.is_available = lambda: False  # type: ignore[assignment]  # no GPU
     for setting in (*laws.SETTINGS.values(), train_case.model_setting()):
         prepare(setting)
     hugging_face_names(1)
