@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from browsers import wait_until
 from command import TINY, hectogpt, start, write_tokens
-from test_watch import append, row
+from commands.test_watch import append, row
 
 pytestmark = pytest.mark.browser
 
