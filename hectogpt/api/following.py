@@ -35,7 +35,8 @@ def follow(run: Run, corpus: Corpus, world: World) -> None:
             _save_parts(session)
         if session.step < run.steps:
             code = exit_code(signals[0] if signals else signal.SIGTERM)
-            raise UserError(f"stopped by a signal after step {session.step} of {run.steps}", code=code)
+            what = f"stopped by a signal after step {session.step} of {run.steps}"
+            raise UserError(what, why="rank 0 saves what there is, and says how to go on", code=code)
 
 
 def _save_parts(session: Session) -> None:

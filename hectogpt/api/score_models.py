@@ -117,5 +117,6 @@ def _check_vocabulary(model: Transformer, tokens: np.ndarray, name: str) -> None
     if len(tokens) and int(tokens.max()) >= model.config.vocab_size:
         raise UserError(
             f"{name}: the text has the id {int(tokens.max())}, the model {model.config.vocab_size:,} ids",
+            why="the text's token ids are of another tokenizer than the model's",
             code=errors.DATA,
         )

@@ -130,7 +130,8 @@ def run(arguments: GradeArguments) -> None:
     if not arguments.paths:
         raise UserError("nothing to grade", fix="hectogpt grade FOLDER, with the folder that holds model_solution.py")
     if arguments.timeout <= 0 or arguments.memory <= 0 or arguments.jobs < 0:
-        raise UserError("timeout and memory have to be positive, jobs not negative")
+        what = f"timeout {arguments.timeout}, memory {arguments.memory}, jobs {arguments.jobs}"
+        raise UserError(what, why="timeout and memory have to be positive, jobs not negative")
 
     import torch
 

@@ -81,6 +81,7 @@ class KneserNey:
         if not (rows.min() >= 0 and rows.max() < vocab):
             raise UserError(
                 f"token id {rows.max() if rows.max() >= vocab else rows.min()} with a vocabulary of {vocab}",
+                why="ids count from 0 and stay below the vocabulary",
                 code=errors.DATA,
             )
         self.vocab = vocab
@@ -158,7 +159,8 @@ def _checked(held_out: np.ndarray, vocab: int) -> np.ndarray:
     if len(stream) < 2:
         raise UserError(f"{len(stream)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
     if not (stream.min() >= 0 and stream.max() < vocab):
-        raise UserError(f"held-out token id {stream.max()} with a vocabulary of {vocab}", code=errors.DATA)
+        what = f"held-out token id {stream.max()} with a vocabulary of {vocab}"
+        raise UserError(what, why="ids count from 0 and stay below the vocabulary", code=errors.DATA)
     return stream
 
 

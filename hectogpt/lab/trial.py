@@ -61,7 +61,8 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     run = load_run(request["run"])
     corpus, splits = open_corpus(request["corpus"], progress=False), request["splits"]
     if corpus.sha256 != request["corpus_sha256"]:
-        raise UserError(f"corpus {corpus.name} has changed since the comparison began", code=errors.DATA)
+        what = f"corpus {corpus.name} has changed since the comparison began"
+        raise UserError(what, why="trials on different texts cannot be compared", fix="start it anew", code=errors.DATA)
     with _taken(request["scratch"]) as checkpoints:
         session = _open(run, corpus, checkpoints)
         diverged = yield from _train(session, checkpoints, splits)

@@ -112,7 +112,8 @@ def load_model(folder: Path) -> Transformer:
     config = read_config(folder)
     check_manifest(folder)
     if config.pop("model_type", None) != MODEL_TYPE:
-        raise UserError(f"{folder / 'config.json'} is not a hectogpt model's", code=errors.CHECKPOINT)
+        what = f"{folder / 'config.json'} is not a hectogpt model's"
+        raise UserError(what, why=f"its model_type is not {MODEL_TYPE!r}", code=errors.CHECKPOINT)
     try:
         parsed = load(ModelConfig, config)
     except UserError as error:

@@ -259,7 +259,8 @@ class Session:
         """A copy of the run's state between two steps. state: in place of that of model and optimizer. Raises UserError
         (CHECKPOINT) if the optimizer's cannot be saved, or is not known (`take_weights`)."""
         if state is None and not self.is_whole:
-            raise UserError(f"the state after step {self.step} is sharded over processes", code=errors.CHECKPOINT)
+            what = f"the state after step {self.step} is sharded over processes"
+            raise UserError(what, why="no process has all of it", code=errors.CHECKPOINT)
         if self.weights_only:
             why = "the run goes on from its weights, since it has no checkpoint"
             raise UserError("the optimizer's state is not known", why=why, code=errors.CHECKPOINT)

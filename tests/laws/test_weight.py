@@ -1,0 +1,64 @@
+"""The weight of the house: lines of Python for each part of it, numbers of files and modules. Nobody exceeds them.
+
+Who needs more raises the number in the same commit, and says in its message what went out for it; who takes something
+out lowers it. All lines count, blank ones too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from tools import layers
+
+LINES = {
+    "hectogpt": 2150,  # the ground
+    "hectogpt/cli": 5150,
+    "hectogpt/api": 1950,
+    "hectogpt/lab": 6650,
+    "hectogpt/grade": 4900,
+    "hectogpt/assignment": 600,
+    "hectogpt/training": 5500,
+    "hectogpt/explore": 3850,
+    "hectogpt/interop": 2050,
+    "hectogpt/generation": 1000,
+    "hectogpt/data": 2400,
+    "hectogpt/model": 2900,
+    "tests": 26800,
+    "proof": 4400,
+    "tools": 2450,
+    "bench": 2000,
+    "reference": 850,
+    "assignment": 900,
+}
+FILES = 257  # of the package
+TRAIN = 112  # modules that `hectogpt train` may load, see below
+
+
+def count(paths: list[Path]) -> int:
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+
+
+@pytest.mark.parametrize("folder", LINES)
+def test_a_part_keeps_to_its_lines(folder: str) -> None:
+    path = ROOT / folder
+    assert count(list(path.glob("*.py") if folder == "hectogpt" else path.rglob("*.py"))) <= LINES[folder]
+
+
+def test_every_part_has_a_number() -> None:
+    folders = {f"hectogpt/{path.parent.name}" for path in (ROOT / "hectogpt").glob("*/__init__.py")}
+    assert folders <= set(LINES)
+
+
+def test_the_package_has_few_files() -> None:
+    assert len(list((ROOT / "hectogpt").rglob("*.py"))) <= FILES
+
+
+def test_training_needs_few_modules() -> None:
+    """What `hectogpt/__main__.py` and `hectogpt/cli/train.py` import, what these import, and so on; imports inside
+    functions count. A package's __init__ is not counted. No run loads all of them."""
+    imports = layers.read_imports()
+    found = layers.closure("hectogpt.__main__", imports) | layers.closure("hectogpt.cli.train", imports)
+    assert len({name for name in found if (ROOT / f"{name.replace('.', '/')}.py").exists()}) <= TRAIN
