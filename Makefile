@@ -33,7 +33,7 @@ check: .venv/.test  ## what pre-commit runs: formatting, lint, types
 	$(BIN)/mypy
 
 proof: .venv/.test  ## proves what docs/reliability.md promises, under ten minutes; writes its table
-	$(BIN)/python -m proof
+	$(BIN)/python tests/faults
 
 bench: .venv/.test  ## side-by-side timings, 15 minutes, appended to results/bench.jsonl; fills docs/performance.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -64,7 +64,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
         os.environ.update({name: str(home / folder) for name, folder in KEPT_AT_HOME.items()})
     # tools/ and bench/ are not installed; pytest may have been started anywhere, or as a program of its own.
-    sys.path.insert(0, str(CHECKOUT))
+    # Modules of tests/faults are programs of their own (`make proof`), and some other tests use them.
+    sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests" / "faults")]
     # The textbook is three flat files, imported by their bare names, as its graders do. Its shapes are checked too.
     sys.path.insert(0, str(config.getoption("--reference").resolve()))
     install_import_hook(["model_solution", "utils", "train"], "beartype.beartype")

@@ -1,7 +1,7 @@
 """The pages' server lets in its user alone, reads no more than it must, and leaves no process behind.
 
-The gate is tried without a server, its time-outs on a socket, and the whole by proof/servers.py, which also attacks one
-running server here. Names such as D9 and K3 number the faults that these tests were written for.
+The gate is tried without a server, its time-outs on a socket, and the whole by tests/faults/servers.py, which
+also attacks one running server here. Names such as D9 and K3 number the faults that these tests were written for.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pages import make_run
 
 pytest.importorskip("marimo")
 
+import servers
 import uvicorn
+from servers import Explore
 
 from hectogpt import errors
 from hectogpt.cli import explore as command
 from hectogpt.errors import UserError
 from hectogpt.explore.pages import gate, server
 from hectogpt.explore.pages.gate import Gate
-from proof import servers
-from proof.servers import Explore
 
 PORT, TOKEN = 4000, "correct"
 NAME = f"127.0.0.1:{PORT}"

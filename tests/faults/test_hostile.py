@@ -1,6 +1,6 @@
 """Files from strangers: no code runs, nothing but a UserError comes of them, and they cost little memory.
 
-proof/hostile.py makes the files; `python -m proof hostile` tries more of them, and measures the time."""
+tests/faults/hostile.py makes the files; `python tests/faults hostile` tries more of them, and measures the time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hostile
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,6 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
 from hectogpt.model.safetensors_header import check_header
-from proof import hostile
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,13 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import odd_records
 import pytest
+import records as proof
 from command import Here
 from matplotlib.figure import Figure
+from odd_records import ESCAPE, MARKUP, SCRIPT
+from records import Place, Tally
 from reports import DESCRIPTIONS, NAMES, boards_of, make_row, write_rows
 
 from hectogpt import errors
@@ -23,10 +27,6 @@ from hectogpt.lab.report import write_report
 from hectogpt.lab.report.tables import Table, markdown_text
 from hectogpt.serialization import dump
 from hectogpt.training.plot import plain_text, save_figure
-from proof import odd_records
-from proof import records as proof
-from proof.odd_records import ESCAPE, MARKUP, SCRIPT
-from proof.records import Place, Tally
 
 # --- all of them ------------------------------------------------------------------------------------------------------
 

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
-
-from proof.__main__ import BEGIN, END, PAGE, PROOFS, text_of, write_table
-from proof.result import Line
+from promises import BEGIN, END, PAGE, PROOFS, Line, text_of, write_table
 
 BEGINNING = """
 import shutil, torch
+import bugs, damage, disk, forks, killed, mutants, power_cut, small_runs, storage
 torch.set_num_threads(1)
-from proof import bugs, damage, disk, forks, killed, mutants, power_cut, small_runs, storage
 where = small_runs.scratch()
 try:
     cases = small_runs.make_cases(where, steps=12)
@@ -34,7 +32,7 @@ def tried(program: str) -> list[str]:
     lines = "".join(f"    {line}\n" for line in program.strip().splitlines())
     done = subprocess.run(
         [sys.executable, "-c", BEGINNING + lines + END_OF_PROGRAM],
-        cwd=ROOT,
+        cwd=ROOT / "tests" / "faults",
         capture_output=True,
         text=True,
         check=False,
@@ -99,7 +97,7 @@ def test_a_line_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert text_of(line) == "killed anywhere: 199/200 ok, 0 lost, 30.1 s"
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    monkeypatch.setattr("proof.__main__.PAGE", page)
+    monkeypatch.setattr("promises.PAGE", page)
     write_table([line])
     text = page.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{BEGIN}\nMeasured on ")
@@ -108,5 +106,5 @@ def test_a_line_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_every_proof_is_named_on_the_page() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert [name for name in PROOFS if f"proof/{name}.py" not in text] == []
+    assert [name for name in PROOFS if f"tests/faults/{name}.py" not in text] == []
     assert text.count(BEGIN) == text.count(END) == 1

@@ -101,7 +101,7 @@ def test_the_law_of_encodings_finds_what_it_forbids(source: str, odd: bool, tmp_
 @pytest.mark.thorough
 def test_surroundings_change_no_bit_and_end_no_command() -> None:
     """L1, L2, L3, D6, D18, I5: an ASCII locale, 20 columns, other hash seeds, full streams and jumping clocks."""
-    from proof.surroundings import check
+    from surroundings import check
 
     lines = check(quick=True)
     assert len(lines) == 4

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from promises import Line
 from safetensors.torch import load_file, save_file
 
 from hectogpt.cli.run_records import read_record
@@ -37,7 +38,6 @@ from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model
 from hectogpt.serialization import dump
-from proof.result import Line
 
 SECONDS = 0.1  # of processor time for one refusal, and one more per 100 MB of the file
 FLOOR = 16 << 20  # bytes that a refusal may cost whatever the file's size: parsed headers, torch's modules

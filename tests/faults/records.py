@@ -20,7 +20,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+from odd_records import (
+    ARMS,
+    CHANGES,
+    DRAWN_QUICKLY,
+    ESCAPE,
+    LINES,
+    MUTATIONS,
+    SEEDS,
+    Row,
+    good_row,
+    random_changes,
+)
 from plotly.offline import get_plotlyjs
+from promises import Line
 
 from hectogpt import cli, errors
 from hectogpt.cli.compare_run import Outcome, show_results
@@ -37,19 +50,6 @@ from hectogpt.lab.report.leaderboard import build_leaderboards
 from hectogpt.lab.report.page import render_page
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.verdict import give_verdicts
-from proof.odd_records import (
-    ARMS,
-    CHANGES,
-    DRAWN_QUICKLY,
-    ESCAPE,
-    LINES,
-    MUTATIONS,
-    SEEDS,
-    Row,
-    good_row,
-    random_changes,
-)
-from proof.result import Line
 
 
 @dataclass

@@ -18,14 +18,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forks
+import killed
+import shims
+import small_runs
+from killed import Reference
+from promises import Line
+from shims import Points
+from small_runs import Case
+
 from hectogpt import errors
 from hectogpt.training.checkpoint import FOLDER, Checkpoints
 from hectogpt.training.session import Session
-from proof import forks, killed, shims, small_runs
-from proof.killed import Reference
-from proof.result import Line
-from proof.shims import Points
-from proof.small_runs import Case
 
 STEPS = 5
 ENOUGH = "64m"  # of a small file system

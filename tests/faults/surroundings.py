@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from promises import Line
 
-from proof.result import Line
-
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FULL = Path("/dev/full")
 LIMIT = 300.0  # seconds after which a command hangs
 TRAIN = (

@@ -17,6 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import forks
+from promises import Line
+from small_runs import Case
+
 from hectogpt.data import Corpus
 from hectogpt.lab import compare, trial
 from hectogpt.lab.compare import Comparison
@@ -27,9 +31,6 @@ from hectogpt.lab.tracks import TRACKS
 from hectogpt.serialization import dump
 from hectogpt.training import autosave
 from hectogpt.training.run import Run
-from proof import forks
-from proof.result import Line
-from proof.small_runs import Case
 
 STEPS, SEEDS = 25, (0, 1)
 CLOCKS = ("seconds", "wall_seconds", "peak_mb")

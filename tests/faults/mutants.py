@@ -13,9 +13,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from proof import bugs, damage, forks, killed, power_cut, small_runs, stopping, storage, two_at_once
-from proof.result import Line
-from proof.small_runs import Case
+import bugs
+import damage
+import forks
+import killed
+import power_cut
+import small_runs
+import stopping
+import storage
+import two_at_once
+from promises import Line
+from small_runs import Case
 
 Look = Callable[[dict[str, Case], Path], list[str]]
 

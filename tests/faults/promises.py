@@ -1,4 +1,4 @@
-"""`python -m proof [quick] [NAME ...]`: prove the promises, print a line for each, fail if one does not hold.
+"""`python tests/faults [quick] [NAME ...]`: prove the promises, print a line for each, fail if one does not hold.
 
 A full run of all proofs writes the table in docs/reliability.md.
 """
@@ -10,10 +10,8 @@ import importlib.metadata
 import platform
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from proof.result import Line
 
 # Each in a process of its own, in this order.
 PROOFS = (
@@ -29,9 +27,20 @@ PROOFS = (
     "servers",
     "mutants",
 )
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- proof: begin -->", "<!-- proof: end -->"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One promise: how often it was tried, how often it failed, in how many seconds, and what else was seen."""
+
+    promise: str
+    tries: int
+    failures: int
+    seconds: float
+    detail: str
 
 
 def main(arguments: list[str]) -> int:
@@ -65,10 +74,10 @@ def load() -> None:
 
 def prove(name: str, quick: bool) -> list[Line]:
     """The lines of a proof. One that ends by an exception has failed."""
-    from proof import forks
+    import forks
 
     begun = time.monotonic()
-    child = forks.Child(lambda: [asdict(line) for line in importlib.import_module(f"proof.{name}").check(quick)])
+    child = forks.Child(lambda: [asdict(line) for line in importlib.import_module(name).check(quick)])
     ended = child.wait(kill_after=1200)
     if ended.code != 0:
         said = " ".join(ended.said.split()[-100:])
@@ -109,7 +118,3 @@ def where() -> str:
     commit = f"commit {(revision.commit or 'unknown')[:12]}" + (" with changes" if revision.dirty else "")
     machine = f"{hardware.device_name('cpu')}, {hardware.usable_cores()} cores, Python {platform.python_version()}"
     return f"Measured on {time.strftime('%Y-%m-%d')}: {machine}, {', '.join(versions)}, {commit}."
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -15,13 +15,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
+import killed
+import small_runs
+from killed import Reference
+from promises import Line
+from shims import Points
+from small_runs import Case
+
 from hectogpt.signals import CODES
 from hectogpt.training.run_folder import METRICS, RUN, SUMMARY
-from proof import forks, killed, small_runs
-from proof.killed import Reference
-from proof.result import Line
-from proof.shims import Points
-from proof.small_runs import Case
 
 STEPS = 40
 SIGNALS, DOUBLES, CUTS = 60, 30, 40

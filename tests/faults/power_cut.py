@@ -16,6 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import bugs
+import forks
+import small_runs
+from disk import Disk, State, write_state
+from promises import Line
+from shims import void
+from small_runs import Case
+
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line, write_atomic
@@ -25,11 +33,6 @@ from hectogpt.training.launch import Launch
 from hectogpt.training.parallel import World
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
-from proof import bugs, forks, small_runs
-from proof.disk import Disk, State, write_state
-from proof.result import Line
-from proof.shims import void
-from proof.small_runs import Case
 
 REFUSED = "refused"
 CONTROLS = (

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forks
+import small_runs
+from promises import Line
+from small_runs import Case
+
 from hectogpt import errors
 from hectogpt.api.models import load
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.training.checkpoint import FOLDER, Checkpoints
-from proof import forks, small_runs
-from proof.result import Line
-from proof.small_runs import Case
 
 PAGE = 4096
 CUTS = FLIPS = PAGES = TAILS = 200

@@ -16,6 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comparing
+import forks
+import killed
+import small_runs
+from promises import Line
+from small_runs import Case
+
 from hectogpt import errors
 from hectogpt.api.full_run import run_steps, take_folder
 from hectogpt.api.progress import Progress
@@ -23,9 +30,6 @@ from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.data import corpus as corpora
 from hectogpt.training.checkpoint import FOLDER
 from hectogpt.training.run_folder import RUN, read_run
-from proof import comparing, forks, killed, small_runs
-from proof.result import Line
-from proof.small_runs import Case
 
 STARTS, QUICK_STARTS = 50, 8
 APART = 0.2  # seconds between the first start and the last: as long as a small run takes to build

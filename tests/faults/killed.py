@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comparing
+import forks
+import small_runs
+from promises import Line
+from shims import Points
+from small_runs import Case
+
 from hectogpt.errors import UserError
-from proof import comparing, forks, small_runs
-from proof.result import Line
-from proof.shims import Points
-from proof.small_runs import Case
 
 Train = Callable[[Case, Path], None]
 KILLS, QUICK_KILLS = 200, 24

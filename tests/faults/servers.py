@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from promises import Line
 
-from proof.result import Line
-
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SERVER = "hectogpt.explore.pages.server"
 PROGRAM = "import hectogpt.cli; hectogpt.cli.main()"
 HOST = "127.0.0.1"
