@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import RESULTS, ROOT
-from hectogpt.cli.bench import check, setting_of
 from hectogpt.files import write_atomic
 from hectogpt.json_files import parse_json_object
 
@@ -185,3 +184,22 @@ def value(records: Sequence[Record], path: Sequence[str]) -> str:
             if (record["question"], place, row.get("contender")) == (question, setting, contender) and key in row:
                 return format_value(row[key])
     return UNMEASURED
+
+
+def setting_of(record: dict[str, Any]) -> str:
+    """What a record's question was asked of, in words; "" where it has no settings."""
+    row = record["rows"][0]
+    return ", ".join(f"{key} {row[key]}" for key in ("setting", "d") if key in row)
+
+
+def check(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a record. Raises ValueError for one without the fields that are shown."""
+    texts = ("question", "machine", "date", "commit")
+    odd = [name for name in texts if not isinstance(record.get(name), str)]
+    odd += [] if isinstance(record.get("threads"), int) else ["threads"]
+    rows = record.get("rows")
+    odd += [] if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) else ["rows"]
+    if odd:
+        raise ValueError(f"it has no usable {', '.join(odd)}")
+    found: list[dict[str, Any]] = record["rows"]
+    return found

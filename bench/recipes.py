@@ -27,13 +27,13 @@ from hectogpt.data.sources import SourceOptions
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
-from hectogpt.lab.report.seconds import QUESTION
 from hectogpt.model import native
 from hectogpt.training import loop, setup
 from hectogpt.training.loop import Step
 from hectogpt.training.optim import SOAPMuon
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
+from tools.report.seconds import QUESTION
 
 ROUNDS = 3  # timed steps of each kind
 PACKAGES = ()

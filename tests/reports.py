@@ -16,12 +16,12 @@ import pytest
 
 from hectogpt.lab import recipes
 from hectogpt.lab.record import Record
-from hectogpt.lab.report import TEMPLATE, write_report
-from hectogpt.lab.report.leaderboard import Leaderboard, build_leaderboards
 from hectogpt.serialization import dump
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Run
 from hectogpt.training.schedules import LinearDecay
+from tools.report import TEMPLATE, write_report
+from tools.report.leaderboard import Leaderboard, build_leaderboards
 
 WIDTH = "width_128_shared_row"
 NAMES = ["baseline", "learning_rate", "schedule", WIDTH]

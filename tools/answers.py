@@ -26,7 +26,7 @@ FOLDER = ROOT / "answers"
 TRAINED = ROOT / "results" / "positions.jsonl"
 REFERENCE_RUN = ROOT / "results" / "reference_run.jsonl"
 ORDER = ("attention.md", "positions.md", "baseline.md", "learning.md")
-GENERATED = ("learning.md",)  # by `hectogpt report`, from the records: its numbers carry no names
+GENERATED = ("learning.md",)  # by `python -m tools.report`, from the records: its numbers carry no names
 IMAGES = {"svg": "svg+xml", "png": "png"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

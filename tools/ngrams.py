@@ -18,12 +18,12 @@ from hectogpt.errors import UserError
 from hectogpt.files import append_line
 from hectogpt.lab.ngram import ngram_losses
 from hectogpt.lab.record import Record, read_records
-from hectogpt.lab.report import ladder_names
-from hectogpt.lab.report.leaderboard import build_leaderboards
-from hectogpt.lab.report.ngram_file import NgramFile
 from hectogpt.serialization import dump
 from hectogpt.training.setup import training_tokens
 from tools import ROOT
+from tools.report import ladder_names
+from tools.report.leaderboard import build_leaderboards
+from tools.report.ngram_file import NgramFile
 
 TARGET = ROOT / "results" / "ngrams.jsonl"
 DIGITS = 5  # of a loss; the last digits depend on the processor

@@ -16,8 +16,8 @@ from hectogpt.files import write_atomic
 from hectogpt.lab import recipes
 from hectogpt.lab.outlook import Loss, Outlook
 from hectogpt.lab.record import Record, read_records
-from hectogpt.lab.report.seconds import read_seconds
 from tools import ROOT
+from tools.report.seconds import read_seconds
 
 TARGET = ROOT / "hectogpt" / "lab" / "baselines" / "outlook.json"
 

@@ -29,10 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
     "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
     "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),
-    "report": ("hectogpt.cli.report", "draw the ladder's tables, pictures and page from its records"),
     "explore": ("hectogpt.cli.explore", "attention and positions, in numbers and on interactive pages"),
     "data": ("hectogpt.cli.data", "build, verify or repair a corpus of tokens"),
-    "bench": ("hectogpt.cli.bench", "show the recorded side-by-side timings"),
     "list": ("hectogpt.cli.list_command", "list recipes, corpora, and the runs below ./runs"),
     "show": ("hectogpt.cli.show", "show a run: numbers, samples, what differs from its recipe"),
     "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
@@ -43,6 +41,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),
     "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, what is missing"),
     "completion": ("hectogpt.cli.completion", "print a completion script for bash, zsh or fish"),
+}
+
+# A command of an earlier version: what does its work now.
+GONE = {
+    "report": "python -m tools.report, in a checkout",
+    "bench": "docs/performance.md shows the timings; python -m bench, in a checkout, measures them",
 }
 
 EXIT_CODES = """Exit codes: 0 done, 1 a bug or a failed check, 2 usage, 3 data, 4 unusable
@@ -120,6 +124,8 @@ def _run(arguments: list[str]) -> None:
         print(f"hectogpt {__version__}")
         return
     command = arguments[0]
+    if command in GONE:
+        raise UserError(f"`hectogpt {command}` is gone", fix=GONE[command])
     if command not in COMMANDS:
         import difflib
 

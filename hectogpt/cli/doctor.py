@@ -49,7 +49,6 @@ REQUIRED = {
 EXTRAS = {
     "hf": (("datasets", "huggingface_hub"), "the corpora tinystories and hf:NAME, and models by their name on the hub"),
     "explore": (("marimo", "markdown_it", "mdit_py_plugins", "latex2mathml"), "the pages of `hectogpt explore`"),
-    "report": (("plotly",), "ladder.html of `hectogpt report`"),
     "gguf": (("gguf",), "`hectogpt export` to GGUF"),
     "ray": (("ray",), "`hectogpt compare` on a Ray cluster"),
     "tensorboard": (("tensorboard",), "`hectogpt train --track tensorboard`"),

@@ -21,11 +21,18 @@ from hectogpt.lab.compare import Comparison, Result, ngram_means, short_name
 from hectogpt.lab.curves_svg import Curve, Level, draw_chart
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.record import NOT_IDENTITY, Record
-from hectogpt.lab.report.tables import NGRAM_LABELS
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Summary
 from hectogpt.lab.verdict import Verdict
 from hectogpt.serialization import diff
 
+NGRAM_LABELS = {
+    "uniform": "uniform",
+    "unigram": "unigram",
+    "kn2": "Kneser-Ney 2",
+    "kn3": "Kneser-Ney 3",
+    "mkn5": "Kneser-Ney 5",
+    "best": "best counting",
+}
 COLORS = 7  # classes c0 (the first arm's), c1 ...; later arms take c1 ... again, dashed
 THIN_POINTS = 12_000  # points of all single seeds in a chart, beyond which only some seeds are drawn
 LONGEST_SOURCE = 100_000  # characters of an idea that are shown

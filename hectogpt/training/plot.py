@@ -1,6 +1,6 @@
 """The picture of a run: training loss and gradient norm by step, with the baseline's in grey.
 
-The helpers below `plot_run` also serve the pictures of `hectogpt.lab.report`. Everything is drawn on matplotlib
+The helpers below `plot_run` also serve the pictures of `python -m tools.report`. Everything is drawn on matplotlib
 `Figure` objects; pyplot and its global state are not used. Importing this module imports matplotlib (0.4 s).
 """
 

@@ -18,7 +18,6 @@ from bench.page import PAGES, UNMEASURED, render, write_pages
 from bench.race import Laps, peak_memory, race
 from bench.recipes import STAND_IN_IDS, kinds_of, make_stand_in, time_recipe
 from bench.record import RESULTS, ROOT
-from hectogpt.cli import main
 from hectogpt.lab.recipes import recipe
 
 
@@ -204,13 +203,6 @@ def test_a_mark_that_is_none_is_an_error() -> None:
 def test_a_damaged_line_is_an_error() -> None:
     with pytest.raises(ValueError, match="no usable"):
         fill("where", lines({"question": "step", "rows": []}))
-
-
-def test_the_command_shows_the_newest_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "bench.jsonl"
-    path.write_text(lines(*({"question": "step", "rows": [row("ours", s, setting="small")]} for s in (1.0, 2.0))))
-    main(["bench", "--records", str(path), "--json"])
-    assert [json.loads(line)["rows"][0]["seconds"] for line in capsys.readouterr().out.splitlines()] == [2.0]
 
 
 def test_the_two_kinds_of_steps_of_soap_are_counted_apart() -> None:

@@ -11,7 +11,7 @@ import pytest
 from command import TINY, assert_good_error, environment, hectogpt, write_tokens
 
 from hectogpt import errors
-from hectogpt.cli import COMMANDS, bench, data, explore, generate, main, name_options, train
+from hectogpt.cli import COMMANDS, data, explore, generate, main, name_options, train
 from hectogpt.errors import UserError
 
 
@@ -29,7 +29,8 @@ from hectogpt.errors import UserError
         (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),
         (["train", "baseline", "--encoding", "latin1x", "--corpus", __file__], 2, "fix: --encoding latin-1"),
         (["explore", "--model", "nosuch"], 4, "no model in nosuch"),
-        (["bench"], 3, "no results/bench.jsonl here"),
+        (["bench"], 2, "python -m bench, in a checkout"),
+        (["report"], 2, "python -m tools.report, in a checkout"),
     ],
 )
 def test_errors_say_what_why_and_what_to_do(
@@ -73,7 +74,6 @@ def test_errors_say_what_why_and_what_to_do(
         (generate, "set data.seq_len to 64", "set data.seq_len to 64"),
         (generate, "set model to gpt2, or to another", "set model to gpt2, or to another"),
         (explore, "set model.d_model to 34", "set model.d_model to 34"),
-        (bench, "set records to a file", "--records with a file"),
     ],
 )
 def test_fields_in_a_fix_are_told_as_options(module, fix: str, told: str) -> None:

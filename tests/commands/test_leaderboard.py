@@ -11,9 +11,9 @@ import pytest
 from reports import DESCRIPTIONS, NAMES, WIDTH, boards_of, crash, make_row, make_rows
 from scipy import stats
 
-from hectogpt.lab.report.ladder_page import ladder_page
-from hectogpt.lab.report.leaderboard import changed_sections, compare_curves, compare_entries
-from hectogpt.lab.report.tables import ablation_table, comparison_table, ladder_table, selection_bias_note
+from tools.report.ladder_page import ladder_page
+from tools.report.leaderboard import changed_sections, compare_curves, compare_entries
+from tools.report.tables import ablation_table, comparison_table, ladder_table, selection_bias_note
 
 
 def test_numbers_are_those_of_the_records() -> None:

@@ -11,7 +11,7 @@ from reports import make_row, write_rows
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab.record import Record, read_records
-from hectogpt.lab.report.ngram_file import NgramFile
+from tools.report.ngram_file import NgramFile
 
 
 def records(tmp_path: Path, **changes: object) -> list[Record]:

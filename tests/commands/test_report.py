@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -27,16 +26,16 @@ from reports import (
 )
 
 from hectogpt import errors
-from hectogpt.cli import main
 from hectogpt.errors import UserError
 from hectogpt.lab.record import read_records
-from hectogpt.lab.report import TEMPLATE, ladder_names, recipe_descriptions, write_report
-from hectogpt.lab.report.front import build_fronts
-from hectogpt.lab.report.ladder_page import ladder_page
-from hectogpt.lab.report.leaderboard import build_leaderboards, compare_entries
-from hectogpt.lab.report.ngram_file import NgramFile
-from hectogpt.lab.report.seconds import read_seconds
-from hectogpt.lab.report.template import UNMEASURED, Filler
+from tools.report import TEMPLATE, ladder_names, recipe_descriptions, write_report
+from tools.report.__main__ import main as report
+from tools.report.front import build_fronts
+from tools.report.ladder_page import ladder_page
+from tools.report.leaderboard import build_leaderboards, compare_entries
+from tools.report.ngram_file import NgramFile
+from tools.report.seconds import read_seconds
+from tools.report.template import UNMEASURED, Filler
 
 TIMINGS = ROOT / "results" / "seconds.jsonl"
 COUNTED = ROOT / "results" / "ngrams.jsonl"
@@ -50,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.thorough
 def test_the_same_bytes_twice(made: Path, tmp_path: Path) -> None:
     paths = write_all(made / "l.jsonl", tmp_path)
-    assert len(paths) == len(NAMES) + 2 + 3
+    assert len(paths) == len(NAMES) + 2 + 2
     for path in paths:
         assert path.read_bytes() == (made / path.relative_to(tmp_path)).read_bytes(), path.name
 
@@ -59,9 +58,9 @@ DRAW = """
 import sys
 from pathlib import Path
 from hectogpt.lab.record import read_records
-from hectogpt.lab.report import ladder_names
-from hectogpt.lab.report.leaderboard import build_leaderboards
-from hectogpt.lab.report.plots import plot_ladder, plot_rung
+from tools.report import ladder_names
+from tools.report.leaderboard import build_leaderboards
+from tools.report.plots import plot_ladder, plot_rung
 for board in build_leaderboards(read_records(Path(sys.argv[1])), ladder_names()):
     if board.track == "closed":
         for place in (0, 7):
@@ -88,9 +87,9 @@ def test_the_same_bytes_on_a_simpler_processor(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_drawing_changes_no_global_state() -> None:
-    """Importing the report chooses no backend for matplotlib, and loads neither pyplot nor plotly."""
-    program = "import sys, hectogpt.lab.report, matplotlib\n"
-    program += "print({'matplotlib.pyplot', 'plotly'} & set(sys.modules))\n"
+    """Importing the report chooses no backend for matplotlib, and does not load pyplot."""
+    program = "import sys, tools.report, matplotlib\n"
+    program += "print({'matplotlib.pyplot'} & set(sys.modules))\n"
     program += "print(isinstance(dict.__getitem__(matplotlib.rcParams, 'backend'), str))"
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     command = [sys.executable, "-c", program]
@@ -178,7 +177,7 @@ def test_the_committed_report_is_of_todays_ladder() -> None:
 
 
 def test_the_committed_texts_are_what_the_committed_records_give() -> None:
-    """Byte for byte; `hectogpt report` writes them."""
+    """Byte for byte; `python -m tools.report` writes them."""
     seconds = read_seconds(TIMINGS)
     boards = build_leaderboards(NgramFile.read(COUNTED).complete(read_records(LADDER)), ladder_names())
     page = ladder_page(boards, recipe_descriptions(), build_fronts(boards, seconds, ladder_names()), seconds)
@@ -229,22 +228,15 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     assert caught.value.code == errors.DATA
 
 
-def test_without_plotly_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is written."""
-    path = write_rows(tmp_path / "l.jsonl", make_rows(1))
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(UserError, match="plotly") as caught:
-        write_report(path, tmp_path / "out", tmp_path, NAMES, DESCRIPTIONS)
-    assert "hectogpt[report]" in caught.value.fix
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_command_prints_the_paths_as_json(
+def test_the_command_prints_the_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "rows.jsonl", make_rows())
-    main(["report", "--ladder", "rows.jsonl", "--out", "out", "--json"])
-    files = json.loads(capsys.readouterr().out)["files"]
+    monkeypatch.setattr(sys, "argv", ["report", "--ladder", "rows.jsonl", "--out", "out"])
+    assert report() == 0
+    files = capsys.readouterr().out.split()
     assert "out/LADDER.md" in files
     assert all((tmp_path / file).is_file() for file in files)
+    monkeypatch.setattr(sys, "argv", ["report", "--ladder", "none.jsonl"])
+    assert report() == errors.DATA

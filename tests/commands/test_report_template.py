@@ -10,7 +10,7 @@ import pytest
 from reports import DESCRIPTIONS, NAMES, WIDTH, Row, boards_of, make_row, make_rows
 
 from hectogpt.errors import UserError
-from hectogpt.lab.report.template import FIELDS, UNMEASURED, Filler, format_field
+from tools.report.template import FIELDS, UNMEASURED, Filler, format_field
 
 
 def filled(template: str, rows: Sequence[Row]) -> str:

@@ -32,7 +32,6 @@ from odd_records import (
     good_row,
     random_changes,
 )
-from plotly.offline import get_plotlyjs
 from promises import Line
 
 from hectogpt import cli, errors
@@ -44,12 +43,11 @@ from hectogpt.lab.compare import Comparison
 from hectogpt.lab.comparison_page import render_page as comparison_page
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, failures, read_records
-from hectogpt.lab.report import ladder_names, recipe_descriptions, write_report
-from hectogpt.lab.report.ladder_page import ladder_page
-from hectogpt.lab.report.leaderboard import build_leaderboards
-from hectogpt.lab.report.page import render_page
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.verdict import give_verdicts
+from tools.report import ladder_names, recipe_descriptions, write_report
+from tools.report.ladder_page import ladder_page
+from tools.report.leaderboard import build_leaderboards
 
 
 @dataclass
@@ -105,7 +103,7 @@ class Place:
         self.write(self.lines({}))
         boards = build_leaderboards(read_records(self.comparison.out), self.ladder)
         self.plain_markdown = ladder_page(boards, self.descriptions).count("<")
-        self.template = elements(render_page(boards, self.descriptions)) | elements(self.compared()[1])
+        self.template = elements(self.compared()[1])
         for rare in ({"rules_broken": ["x"]}, {"losses": [3.0]}):  # a note, and a curve that is a dot
             records = [replace(record, **rare) for record in self.comparison_records()]
             self.template |= elements(self.compared(records)[1])
@@ -175,14 +173,13 @@ class Place:
             out = self.folder / "out"
             write_report(self.comparison.out, out, self.folder / "no answers", self.ladder, self.descriptions)
             markdown = (out / "LADDER.md").read_text(encoding="utf-8")
-            page = (out / "ladder.html").read_text(encoding="utf-8")
             pngs = list((out / "pictures").iterdir())
             whole = all(png.read_bytes().endswith(b"IEND\xaeB`\x82") for png in pngs)
             self.tally.check(DRAWN, whole and out.resolve() in (out / "pictures").resolve().parents, name)
         else:
-            markdown, page = ladder_page(boards, self.descriptions), render_page(boards, self.descriptions)
+            markdown = ladder_page(boards, self.descriptions)
         outcome, compared = self.compared()
-        for html in filter(None, (page, compared)):
+        if html := compared:
             self.tally.check(ON_PAGES, elements(html) <= self.template, f"{name}: {elements(html) - self.template}")
             self.shown(name, texts(html))
         foreign = markdown.count("<") - self.plain_markdown or re.search(
@@ -219,8 +216,12 @@ class Place:
         self.shown("an odd --out", told)
 
     def report(self, ladder: Path, out: Path) -> tuple[int, str]:
-        """Exit code and output of `hectogpt report`; no written answer is touched."""
-        return command("report", "--ladder", str(ladder), "--out", str(out), "--answers", str(self.folder / "none"))
+        """Exit code and message of a report; no written answer is touched."""
+        try:
+            write_report(ladder, out, self.folder / "none")
+        except UserError as error:
+            return error.code, str(error)
+        return 0, ""
 
 
 def small_corpus(folder: Path) -> Corpus:
@@ -259,7 +260,7 @@ class _Elements(HTMLParser):
 
 def _parsed(html: str) -> _Elements:
     parser = _Elements()
-    parser.feed(html.replace(get_plotlyjs(), ""))  # four million characters
+    parser.feed(html)
     parser.close()
     return parser
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import odd_records
 import pytest
 import records as proof
-from command import Here
 from matplotlib.figure import Figure
 from odd_records import ESCAPE, MARKUP, SCRIPT
 from records import Place, Tally
@@ -23,10 +21,10 @@ from hectogpt.errors import UserError
 from hectogpt.lab import baseline_curves, recipes
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.lab.record_fields import CHECKS
-from hectogpt.lab.report import write_report
-from hectogpt.lab.report.tables import Table, markdown_text
 from hectogpt.serialization import dump
 from hectogpt.training.plot import plain_text, save_figure
+from tools.report import write_report
+from tools.report.tables import Table, markdown_text
 
 # --- all of them ------------------------------------------------------------------------------------------------------
 
@@ -50,7 +48,7 @@ def test_every_odd_record_is_read_or_refused_and_harms_nothing(place: Place) -> 
     assert place.tally.failures == {}
     assert place.tally.tries[proof.ANSWERED] == len(cases)
     assert place.tally.tries[proof.DRAWN] >= 15
-    assert place.tally.tries[proof.ON_PAGES] >= 30
+    assert place.tally.tries[proof.ON_PAGES] >= 20
 
 
 @pytest.mark.thorough
@@ -138,8 +136,7 @@ def test_texts_in_markdown_and_html() -> None:
     assert markdown_text("[x](javascript:a) [y]: b [z][y]") == "[x\\](javascript:a) [y\\]: b [z\\][y]"
     assert markdown_text("-0.012 [-0.020, +0.001] dev, width_256") == "-0.012 [-0.020, +0.001] dev, width_256"
     table = Table(["a"], [[MARKUP + "\x1b"]])
-    assert "<img" not in table.markdown() + table.html()
-    assert MARKUP + "\\x1b" in unescape(table.html())
+    assert "<img" not in table.markdown()
 
 
 def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
@@ -175,7 +172,7 @@ def test_what_a_killed_report_was_writing_is_removed_by_the_next(tmp_path: Path)
     for name in (".LADDER.md.123", "pictures/.tinystories-closed-ladder.png.99", "pictures/.mine.txt.5"):
         (out / name).write_text("half")
     write_report(ladder, out, tmp_path / "none", NAMES, DESCRIPTIONS)
-    assert {path.name for path in out.iterdir()} == {"LADDER.md", "ladder.html", "pictures"}
+    assert {path.name for path in out.iterdir()} == {"LADDER.md", "pictures"}
     hidden = [path.name for path in (out / "pictures").iterdir() if path.name.startswith(".")]
     assert hidden == [".mine.txt.5"]
 
@@ -222,27 +219,3 @@ def test_a_curve_that_cannot_be_kept_is_not_kept(cached: Path) -> None:
     cached.write_text("a file where the folder would be")
     assert baseline_curves.save(made_up_curve()) is None
     assert baseline_curves.find(open_corpus("sotu"), 3) is None
-
-
-# --- timings, which are shown too -------------------------------------------------------------------------------------
-
-
-def test_timings_with_markup_are_shown_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """D6, D15."""
-    here = Here(tmp_path, monkeypatch, capsys)
-    monkeypatch.setenv("COLUMNS", "200")
-    row = {"question": "[bold]q[/nope]", "machine": "m\x1b[31m", "threads": 2, "date": "2026", "commit": "c"}
-    rows = [{"contender": "[red]c", "a_[/x]": 1.5, "list": [1]}]
-    (tmp_path / "b.jsonl").write_text(json.dumps(row | {"rows": rows}) + "\n")
-    done = here("bench", "--records", "b.jsonl")
-    assert done.returncode == 0, done.stderr
-    assert "[bold]q[/nope] (m\\x1b[31m, 2 threads" in " ".join(done.stdout.split())
-    assert "[red]c" in done.stdout
-    assert "\x1b" not in done.stdout
-    for odd in ({"rows": [1]}, {"rows": []}, {"machine": 5}, {"date": None}, {"threads": "2"}):
-        (tmp_path / "b.jsonl").write_text(json.dumps(row | {"rows": rows} | odd) + "\n")
-        done = here("bench", "--records", "b.jsonl")
-        assert (done.returncode, done.stdout) == (errors.DATA, "")
-        assert "line 1: not a timing\nwhy: it has no usable " + next(iter(odd)) in done.stderr

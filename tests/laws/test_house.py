@@ -64,7 +64,7 @@ FLAGS_OF_OTHERS = {
 }
 FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
 CSS_VARIABLE = re.compile(r"--[a-z]+:|var\(--[a-z]+\)")
-CSS = ("explore/pages/", "lab/report/page.py")
+CSS = ("explore/pages/",)
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 

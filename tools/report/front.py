@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hectogpt.lab.record import Record
-from hectogpt.lab.report.leaderboard import Entry, Leaderboard
-from hectogpt.lab.report.seconds import Seconds
-from hectogpt.lab.report.tables import EMPTY, Table, format_loss, format_number
+from tools.report.leaderboard import Entry, Leaderboard
+from tools.report.seconds import Seconds
+from tools.report.tables import EMPTY, Table, format_loss, format_number
 
 WINDOW = 5  # batches whose mean loss is compared with the trigram's
 LOSS_TICKS = (1, 1.5, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 10)

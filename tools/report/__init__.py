@@ -1,4 +1,4 @@
-"""The report: LADDER.md, pictures, an offline page, and the written answer with its numbers filled in.
+"""The report of this repository: LADDER.md, pictures, and learning.md with its numbers filled in.
 
 Everything is made from the records: the same file gives the same bytes.
 """
@@ -15,14 +15,13 @@ from hectogpt.errors import UserError
 from hectogpt.files import lock, write_atomic
 from hectogpt.lab import recipes
 from hectogpt.lab.record import read_records
-from hectogpt.lab.report.front import Front, build_fronts
-from hectogpt.lab.report.ladder_page import ladder_page
-from hectogpt.lab.report.leaderboard import Leaderboard, build_leaderboards
-from hectogpt.lab.report.ngram_file import NgramFile
-from hectogpt.lab.report.page import render_page
-from hectogpt.lab.report.plots import plot_front, plot_ladder, plot_learning_curves, plot_rung
-from hectogpt.lab.report.seconds import read_seconds
-from hectogpt.lab.report.template import Filler, picture_name
+from tools.report.front import Front, build_fronts
+from tools.report.ladder_page import ladder_page
+from tools.report.leaderboard import Leaderboard, build_leaderboards
+from tools.report.ngram_file import NgramFile
+from tools.report.plots import plot_front, plot_ladder, plot_learning_curves, plot_rung
+from tools.report.seconds import read_seconds
+from tools.report.template import Filler, picture_name
 
 TEMPLATE = "learning.template.md"
 
@@ -38,7 +37,7 @@ def write_report(
 ) -> list[Path]:
     """Write everything and return the paths.
 
-    records: the JSONL file of `hectogpt compare`. out: the folder for LADDER.md, ladder.html and pictures/. answers:
+    records: the JSONL file of `hectogpt compare`. out: the folder for LADDER.md and pictures/. answers:
     the folder with learning.template.md; without that file no answer is written. ladder, descriptions: names of the
     rungs and name -> description; those of `hectogpt.lab.recipes` unless given. timings: the JSONL file with the
     seconds of `python -m bench recipes`; without it loss is not drawn against seconds. ngrams: the JSONL file of
@@ -60,10 +59,7 @@ def write_report(
     seconds = read_seconds(timings)
     fronts = build_fronts(boards, seconds, ladder)
     pictures = out / "pictures"
-    texts = {
-        out / "LADDER.md": ladder_page(boards, descriptions, fronts, seconds),
-        out / "ladder.html": render_page(boards, descriptions, fronts, seconds),
-    }
+    texts = {out / "LADDER.md": ladder_page(boards, descriptions, fronts, seconds)}
     try:
         template = answers / TEMPLATE
         if template.exists():
@@ -102,7 +98,7 @@ def _remove_leftovers(*folders: Path) -> None:
     """Remove the files that a killed report was writing, under the lock that the next one holds."""
     for folder in folders:
         for leftover in folder.glob(".*.[0-9]*"):
-            if re.fullmatch(r"\..+\.(md|html|png)\.\d+", leftover.name):
+            if re.fullmatch(r"\..+\.(md|png)\.\d+", leftover.name):
                 leftover.unlink()
 
 

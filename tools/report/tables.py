@@ -1,25 +1,16 @@
-"""Leaderboards as tables of text cells, and the tables as Markdown or HTML."""
+"""Leaderboards as tables of text cells, and the tables as Markdown."""
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hectogpt.display import printable
-from hectogpt.lab.report.leaderboard import NGRAMS, WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
-from hectogpt.lab.report.seconds import NO_SECONDS, Seconds
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary, selection_bias
+from tools.report.leaderboard import NGRAMS, WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
+from tools.report.seconds import NO_SECONDS, Seconds
 
-NGRAM_LABELS = {
-    "uniform": "uniform",
-    "unigram": "unigram",
-    "kn2": "Kneser-Ney 2",
-    "kn3": "Kneser-Ney 3",
-    "mkn5": "Kneser-Ney 5",
-    "best": "best counting",
-}
 NGRAM_DESCRIPTIONS = {
     "uniform": "every token id has the same probability",
     "unigram": "counts of single tokens",
@@ -46,31 +37,11 @@ class Table:
         lines = [self.header, rule, *self.rows]
         return "".join("| " + " | ".join(map(markdown_text, line)) + " |\n" for line in lines)
 
-    def html(self) -> str:
-        """A table element."""
-
-        def line(cells: Sequence[str], tag: str) -> str:
-            marked = [
-                f"<{tag}{' class=w' if i < self.left else ''}>{html.escape(printable(cell))}</{tag}>"
-                for i, cell in enumerate(cells)
-            ]
-            return f"<tr>{''.join(marked)}</tr>\n"
-
-        body = "".join(line(row, "td") for row in self.rows)
-        return f"<table>\n<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}</tbody></table>\n"
-
 
 def markdown_text(text: str) -> str:
     """A text of somebody else's on one line of Markdown: no HTML, no link, no cell of a table begins or ends in it."""
     text = printable(" ".join(text.splitlines()))
     return re.sub(r"\](?=[\[(:])", r"\\]", text.replace("<", "&lt;").replace("|", "\\|"))
-
-
-def paragraphs_html(markdown: str) -> str:
-    """Paragraphs of Markdown, with bold text and names of commands, as HTML."""
-    text = html.escape(printable(markdown), quote=False)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text))
-    return "\n".join(f"<p>{' '.join(paragraph.split())}</p>" for paragraph in text.strip().split("\n\n"))
 
 
 def first_paragraph(description: str) -> str:
