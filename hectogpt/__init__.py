@@ -11,8 +11,8 @@ results    RunResult EvalResult Step ComparisonResult Verdict UserError
 a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer Sampling
 model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart shift EmbeddingNorm Smear
            TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
-           SinusoidalPositions LMHeadConfig PointerHead NgramMemory
-training   Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW Muon SOAPMuon MemorySGD
+           SinusoidalPositions LMHeadConfig PointerHead
+training   Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW Muon SOAPMuon
 
 A name is imported when it is first used: `import hectogpt` alone loads neither torch nor numpy.
 """
@@ -36,7 +36,6 @@ _MODULES = {
     "hectogpt.model.config": ("ModelConfig", "Init"),
     "hectogpt.model.inputs": ("InputPart", "shift", "EmbeddingNorm", "Smear", "TokenTable", "NgramHash"),
     "hectogpt.model.lm_head": ("LMHeadConfig",),
-    "hectogpt.model.memory": ("NgramMemory",),
     "hectogpt.model.pointer": ("PointerHead",),
     "hectogpt.model.parts": (
         *("AttentionPart", "QKPart", "ScoreBias", "Rotary", "QKNorm", "ALiBi"),
@@ -52,7 +51,6 @@ _MODULES = {
         "PerKind",
         "kinds",
         "AdamW",
-        "MemorySGD",
         "Muon",
         "SOAPMuon",
     ),

@@ -13,7 +13,6 @@ from hectogpt.lab.verdict import Verdict
 from hectogpt.model.config import Init, ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable, shift
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.memory import NgramMemory
 from hectogpt.model.parts import (
     GELU,
     Activation,
@@ -37,7 +36,7 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.training.evaluate import EvalResult
 from hectogpt.training.init_counts import BigramInit
 from hectogpt.training.loop import Step
-from hectogpt.training.optim import AdamW, MemorySGD, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
+from hectogpt.training.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
 from hectogpt.training.run import Data, Run
 from hectogpt.training.schedules import Constant, Cosine, LinearDecay, Schedule
 from hectogpt.training.session import RunResult, Session
@@ -65,11 +64,9 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "LinearDecay",
-    "MemorySGD",
     "ModelConfig",
     "Muon",
     "NgramHash",
-    "NgramMemory",
     "NoPositions",
     "Norm",
     "Optim",

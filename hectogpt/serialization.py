@@ -4,7 +4,9 @@ A field that may hold one of several classes (an optimizer, a norm) is written w
 classes derive from `Value`, which keeps a table of them by name: a file can name these classes and nothing else.
 
 Names change. A class says which names it and its fields had before: `old_names = ("Copying",)` and
-`old_fields = {"window": "seq_len"}`, with None for a field that is gone. `load` accepts the old names.
+`old_fields = {"window": "seq_len"}`, with None for a field that is gone. `load` accepts the old names. A value that has
+something in a field of its class's `gone_parts` (name -> why it is gone) would compute something else without it: it is
+refused.
 """
 
 from __future__ import annotations
@@ -176,6 +178,8 @@ def _load_dataclass(kind: type, data: Any, where: str) -> Any:
     for key, item in data.items():
         current = current_name(kind, key)
         if current is None:
+            if item is not None and (gone := getattr(kind, "gone_parts", {}).get(key)):
+                raise UserError(f"{where or kind.__name__}: this version has no {key}", why=gone)
             continue
         if current in values:
             raise UserError(f"{where or kind.__name__}: {current} is given twice", why=f"once as {key!r}")

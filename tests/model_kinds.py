@@ -10,7 +10,6 @@ from helpers import peaked
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.memory import NgramMemory
 from hectogpt.model.parts import ALiBi, NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, SinusoidalPositions
 from hectogpt.model.pointer import PointerHead
 
@@ -29,7 +28,6 @@ KINDS = {
     "value embeddings": replace(BARE, value_embeddings=(TokenTable(), NgramHash(3, 89)), biases=False),
     "embedding map": replace(GPT2, lm_head=LMHeadConfig(embedding_map=0.3)),
     "pointer": replace(BARE, inputs=(Smear(),), pointer=PointerHead(gate=-0.5)),
-    "memory": replace(BARE, memory=NgramMemory((1, 2))),
     "everything": replace(
         GPT2,
         positions=SinusoidalPositions(),
@@ -48,20 +46,16 @@ KINDS = {
         value_embeddings=(TokenTable(), NgramHash(3, 89)),
         lm_head=LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=True, embedding_map=0.3),
         pointer=PointerHead(1.5, 0.0),
-        memory=NgramMemory(),
     ),
 }
 
 
 def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> Transformer:
     """A model in evaluation mode whose attention is uneven and whose every weight counts. Where the vocabulary is
-    compact, every third token is in use; a memory has the n-grams of random rows and of `random_ids`."""
+    compact, every third token is in use."""
     model = Transformer(config).to(dtype).eval()
     if config.lm_head.compact_vocab:
         model.lm_head.compact(torch.arange(0, config.vocab_size, 3))
-    if model.memory is not None:
-        rows = torch.cat([random_ids(8, L, config.vocab_size, seed=n) for n in (1, 2, 3)])
-        model.memory.fit(rows)
     return peaked(model, seed, scale=0.4)
 
 

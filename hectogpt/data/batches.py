@@ -125,10 +125,6 @@ class Batches:
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         return [int(self.order(place // self.n_sequences)[place % self.n_sequences]) for place in places]
 
-    def first_read(self, step: int) -> bool:
-        """Whether no sequence of this step's batch has been shown before."""
-        return (step + 1) * self.batch_size <= self.n_sequences
-
     def at(self, step: int) -> np.ndarray:
         """int64 [batch_size, seq_len]: the whole batch of this step (from 0)."""
         return self.rows(step, 0, self.batch_size)

@@ -181,7 +181,7 @@ class QuantizedTransformer(Transformer):
         self.config, self.form = model.config, form
         self.embeddings, self.position_embeddings = model.embeddings, model.position_embeddings
         self.inputs, self.value_embeddings = model.inputs, model.value_embeddings
-        self.final_layer_norm, self.pointer, self.memory = model.final_layer_norm, model.pointer, model.memory
+        self.final_layer_norm, self.pointer = model.final_layer_norm, model.pointer
         on_cpu = model.embeddings.weight.device.type == "cpu"
         self.own_code = compile and form in BITS and on_cpu and native.fault() is None
         # The memo keeps parameters shared until their linear map is replaced.

@@ -158,7 +158,6 @@ def _write_remote(job: _Job) -> str:
         },
         "model": remote_code.settings(settings),
         "head_rows": len(job.model.lm_head.weight) if compact else None,
-        "memory_sizes": None if job.model.memory is None else job.model.memory.sizes(),
         "ideas": [
             {"file": file, "path": names.get(idea.sha256, idea.path.name), "sha256": idea.sha256}
             for file, idea in kept.items()

@@ -13,10 +13,12 @@ from hectogpt.serialization import IDEA_MODULE
 
 # What computing logits does not need.
 LEFT_OUT = {
-    *("__post_init__", "old_names", "old_fields", "min_parameters", "init_weights", "_initial_stds"),
+    *("__post_init__", "old_names", "old_fields", "gone_parts", "min_parameters", "init_weights", "_initial_stds"),
     *(
         "loss",
         "losses",
+        "token_losses",
+        "_losses",
         "get_loss_on_batch",
         "gradient_norm",
         "generate",
@@ -26,7 +28,7 @@ LEFT_OUT = {
         "matrix",
         "_with_map",
     ),
-    *("compact", "compact_like", "_counted_once", "full_gradient_norm", "fit", "fit_like", "sizes"),
+    *("compact", "compact_like", "_counted_once", "full_gradient_norm"),
 }
 RULE = "# --- {} {}"  # a heading, 120 characters wide
 

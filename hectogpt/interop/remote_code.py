@@ -36,7 +36,6 @@ MODULES = {
     "hectogpt.model.parts": "norms, activations, positions, attention parts",
     "hectogpt.model.inputs": "changes of the embedded tokens",
     "hectogpt.model.pointer": "a second distribution that copies earlier tokens",
-    "hectogpt.model.memory": "learned numbers for n-grams",
     "hectogpt.model.lm_head": "the vocabulary head",
     "hectogpt.model.config": "the settings of a model",
     "hectogpt.model.attention": "causal attention",

@@ -25,9 +25,8 @@ CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWith
 
 class HectoGPTConfig(PretrainedConfig):
     """config.json. model: the model's settings, as `read_settings` takes them. head_rows: rows of the vocabulary head,
-    if tokens that were never read in training share one. memory_sizes: contexts and entries of each table of a memory
-    of n-grams. The sizes beside them are for programs that look for them under these names; the model is not built from
-    them."""
+    if tokens that were never read in training share one. The sizes beside them are for programs that look for them
+    under these names; the model is not built from them."""
 
     model_type = "hectogpt"
     keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012  as transformers declares it
@@ -36,11 +35,10 @@ class HectoGPTConfig(PretrainedConfig):
         self,
         model: dict[str, Any] | None = None,
         head_rows: int | None = None,
-        memory_sizes: list[list[int]] | None = None,
         use_cache: bool = True,
         **others: Any,
     ) -> None:
-        self.model, self.head_rows, self.memory_sizes, self.use_cache = model or {}, head_rows, memory_sizes, use_cache
+        self.model, self.head_rows, self.use_cache = model or {}, head_rows, use_cache
         super().__init__(**others)
 
 
@@ -165,9 +163,6 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
             if config.head_rows is not None:
                 tokens = torch.zeros(self.model.config.vocab_size, dtype=torch.long)
                 self.model.lm_head._set_rows(tokens, config.head_rows, 0)
-            if self.model.memory is not None:
-                for table, sizes in zip(self.model.memory.tables, config.memory_sizes or [], strict=True):
-                    table._set(*(torch.zeros(size, dtype=torch.long) for size in sizes))
         # Tables of constants are not in the file, and from_pretrained replaces them by empty ones.
         self.constants = {
             id(module): {name: module._buffers[name] for name in module._non_persistent_buffers_set}

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from hectogpt.model import SIZES
 from hectogpt.model.inputs import NgramHash, Smear, TokenTable
-from hectogpt.model.memory import NgramMemory
 from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.training.optim import AdamW, Muon, PerKind, SOAPMuon
@@ -269,19 +268,6 @@ def embedding_map(run: Run) -> Run:
     return replace(run, model=replace(run.model, lm_head=replace(run.model.lm_head, embedding_map=0.02)))
 
 
-def ngram_memory(run: Run) -> Run:
-    """A memory of n-grams: a learned number for each two or three tokens and each token that follows them, added to the
-    probabilities.
-
-    One visit of a rare context teaches something about the next, where the network's vectors need many. These are the
-    direct connections from contexts to next tokens that were trained together with recurrent networks (RNNME, Mikolov
-    and others, 2011), as probabilities. The network learns from its own loss, so that it does not leave to the memory
-    what it could know in new contexts as well. The numbers move by their gradients, but in steps that become smaller
-    with the visits of their context, and there is room for the n-grams of the text that the run reads, not of others.
-    """
-    return replace(run, model=replace(run.model, memory=NgramMemory()))
-
-
 def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
     """The run with its AdamW changed: the optimizer itself, or the one that Muon leaves the other parameters to."""
     if isinstance(run.optim, Muon):
@@ -307,6 +293,5 @@ LADDER: tuple[Recipe, ...] = (
     layers_4,
     lower_lr_long_hold,
     soap_rare_tokens,
-    ngram_memory,
 )
 TOP = LADDER[-1].__name__

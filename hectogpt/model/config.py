@@ -9,7 +9,6 @@ from typing import ClassVar
 from hectogpt.errors import UserError
 from hectogpt.model.inputs import InputPart
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.memory import NgramMemory
 from hectogpt.model.parts import GELU, Activation, AttentionPart, LayerNorm, LearnedPositions, Norm, Positions
 from hectogpt.model.pointer import PointerHead
 
@@ -31,7 +30,6 @@ class ModelConfig:
     attention_scale: multiplies q.k (None: 1 / sqrt(d_model / n_heads)).
     biases: whether the linear maps of the blocks have one.
     pointer: a second distribution that copies earlier tokens, mixed with the softmax.
-    memory: learned numbers for n-grams, added to the probabilities.
     """
 
     old_fields: ClassVar[dict[str, str | None]] = {
@@ -39,6 +37,10 @@ class ModelConfig:
         "values": "value_embeddings",
         "head": "lm_head",
         "copying": "pointer",
+        "memory": None,
+    }
+    gone_parts: ClassVar[dict[str, str]] = {
+        "memory": "the memory of n-grams was taken out of hectoGPT; its commit 94687c7 is the last that has it"
     }
 
     d_model: int
@@ -56,7 +58,6 @@ class ModelConfig:
     biases: bool = True
     lm_head: LMHeadConfig = field(default_factory=LMHeadConfig)
     pointer: PointerHead | None = None
-    memory: NgramMemory | None = None
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():

@@ -70,7 +70,6 @@ class Transformer(nn.Module):
         self.final_layer_norm = config.norm.build(config.d_model)
         self.lm_head = LMHead(config.lm_head, config.d_model, config.vocab_size)
         self.pointer = config.pointer.build(config.d_model) if config.pointer else None
-        self.memory = config.memory.build(config.d_model, config.vocab_size) if config.memory else None
         if config.lm_head.tied:
             self.lm_head.tie(self.embeddings)
         self.register_state_dict_post_hook(_to_saved_names)
@@ -168,13 +167,9 @@ class Transformer(nn.Module):
         return self._mix(logits[:, None], hidden, ids, cache)[:, 0]
 
     def _mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: Cache | None) -> Tensor:
-        """The softmax's logits [batch, rows, vocab] at the last `rows` positions, mixed with the other distributions as
-        far as there are any: log-probabilities then."""
-        if self.pointer is not None:
-            logits = self.pointer.mix_log_probs(logits, hidden, ids, cache)
-        if self.memory is not None:
-            logits = self.memory.mix_log_probs(logits.log_softmax(dim=-1), hidden, ids, cache)
-        return logits
+        """The softmax's logits [batch, rows, vocab] at the last `rows` positions, mixed with the pointer's distribution
+        if there is one: log-probabilities then."""
+        return logits if self.pointer is None else self.pointer.mix_log_probs(logits, hidden, ids, cache)
 
     # --- loss ---
 
@@ -189,30 +184,31 @@ class Transformer(nn.Module):
 
         precision: dtype of the matrix products inside the vocabulary head (None: the parameters' own). torch.bfloat16
         is faster on processors that multiply it natively; sums stay wider.
-
-        With a memory the value is the loss of the whole model. The memory gets the gradient of that, and the rest the
-        gradient of its own loss.
         """
+        return self._losses(ids, targets, reduction, precision)[0]
+
+    def token_losses(
+        self, ids: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time"]:
+        """The cross entropy of each target, nats, without gradients."""
+        return self._losses(ids, targets, "sum", None)[1]
+
+    def _losses(
+        self, ids: Tensor, targets: Tensor, reduction: Literal["mean", "sum"], precision: torch.dtype | None
+    ) -> tuple[Tensor, Tensor]:
         hidden = self.hidden(ids)
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
-        own, losses = self.lm_head.losses(
+        return self.lm_head.losses(
             hidden, targets, self.embeddings.weight, mixture=mixture, reduction=reduction, precision=precision
         )
-        if self.memory is None:
-            return own
-        losses = self.memory.losses(losses, hidden, ids, targets).double()
-        whole = (losses.mean() if reduction == "mean" else losses.sum()).to(own.dtype)
-        return whole + (own - own.detach())
 
     def get_loss_on_batch(self, input_ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""
         return self.loss(input_ids[:, :-1], input_ids[:, 1:])
 
     def gradient_norm(self) -> Float[Tensor, ""]:
-        """The norm of all gradients together, as if every token had its own row of the head; without the numbers of a
-        memory, each of which its optimizer bounds by itself."""
-        apart = set() if self.memory is None else {id(p) for p in self.memory.tables.parameters()}
-        norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None and id(p) not in apart])
+        """The norm of all gradients together, as if every token had its own row of the head."""
+        norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         return self.lm_head.full_gradient_norm(norm)
 
     # --- generation, the short way ---
@@ -230,12 +226,10 @@ class Transformer(nn.Module):
     # --- saved weights ---
 
     def fit_to(self, state: dict[str, Tensor]) -> None:
-        """Take from a saved state the sizes that the config leaves open: the rows of a head with a compact vocabulary,
-        and the n-grams of a memory. Raises UserError (CHECKPOINT) if they are damaged."""
+        """Take from a saved state the size that the config leaves open: the rows of a head with a compact vocabulary.
+        Raises UserError (CHECKPOINT) if they are damaged."""
         if self.config.lm_head.compact_vocab and {"word_rows", "lm_head.weight"} <= state.keys():
             self.lm_head.compact_like(state["word_rows"], len(state["lm_head.weight"]))
-        if self.memory is not None:
-            self.memory.fit_like(state, "memory.")
 
 
 # Names in state dicts are those of the first version, whatever a module is called today: (module's, saved). A name with

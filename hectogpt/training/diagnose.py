@@ -43,7 +43,6 @@ def diagnose(session: Session, rows_told: int = 3) -> Finding:
     run, model, machine = session.run, session.model, session.machine
     batches = setup.make_batches(run, session.corpus)
     batch = torch.from_numpy(batches.at(session.step)).to(machine.device)
-    loop.choose_learning(model, batches, session.step)
     watch = _Watch(model)
     model.train()
     try:

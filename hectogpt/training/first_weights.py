@@ -39,8 +39,6 @@ class FirstWeights:
         dtype = model.embeddings.weight.dtype
         cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         try:
-            if model.memory is not None:
-                model.memory.fit_like(cast, "memory.")  # its n-grams are those of the source
             load_tensors(model, cast)
         except UserError as error:
             fix = "leave the fields of model as they are: they come from the source"

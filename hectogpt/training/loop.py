@@ -87,14 +87,6 @@ class Gradients:
         batch = torch.from_numpy(self.batches.at(step)).to(self.machine.device, non_blocking=True)
         return accumulate(self.run, self.model, batch, self.machine, step)
 
-    def norm(self) -> Tensor:
-        """The norm of all gradients together, []."""
-        return self.model.gradient_norm()
-
-    def clip(self, most: float, norm: Tensor) -> None:
-        """Scale the gradients, whose norm is `norm`, to a norm of at most `most`."""
-        clip_grads_with_norm_(self.parameters, most, norm)
-
     def close(self) -> None:
         """Let go of the model."""
 
@@ -117,9 +109,8 @@ def steps(
     model.train()
     for step in range(len(before), run.steps):
         begun = time.perf_counter()
-        choose_learning(model, batches, step)
         loss = gradients.compute(step)
-        norm = gradients.norm()
+        norm = model.gradient_norm()
         loss_value, norm_value = torch.stack((loss.double(), norm.double())).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise _diverged(step, model, loss_value, norm_value)
@@ -129,18 +120,12 @@ def steps(
         skipped = spike and run.on_spike == "skip"
         if not skipped:
             if run.gradient_clipping is not None:
-                gradients.clip(run.gradient_clipping, norm)
+                clip_grads_with_norm_(gradients.parameters, run.gradient_clipping, norm)
             optimizer.step(step, run.schedule.factor(step, run.steps))
         optimizer.zero_grad()
         tokens += run.data.batch_size * run.data.seq_len
         seconds = time.perf_counter() - begun
         yield Step(step + 1, tokens, loss_value, norm_value, optimizer.lr, seconds, spike, skipped)
-
-
-def choose_learning(model: Transformer, batches: Batches, step: int) -> None:
-    """Let the model's memory learn in 0-based `step` if its text is read for the first time there."""
-    if model.memory is not None:
-        model.memory.learns = batches.first_read(step)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
 from hectogpt.training.first_weights import FirstWeights
 from hectogpt.training.init_counts import BigramInit
-from hectogpt.training.optim import AdamW, MemorySGD, Optim
+from hectogpt.training.optim import AdamW, Optim
 from hectogpt.training.schedules import Constant, Schedule
 from hectogpt.upward import call_api
 
@@ -77,7 +77,6 @@ class Data:
 class Run:
     """A training run.
 
-    memory_optim: the steps of the model's n-gram memory, where it has one; `optim` updates everything else.
     init_from_counts: start the weights from counts of the training text.
     first_weights: start from another model's weights, as fine-tuning does.
     seed: decides both the weights' initial draw and the order of the data.
@@ -87,13 +86,12 @@ class Run:
     compile: torch generates code for the blocks: half a minute at the start, worth it for longer runs of larger models.
     """
 
-    old_fields: ClassVar[dict[str, str | None]] = {"statistics": "init_from_counts"}
+    old_fields: ClassVar[dict[str, str | None]] = {"statistics": "init_from_counts", "memory_optim": None}
 
     model: ModelConfig
     init: Init = field(default_factory=Init)
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=AdamW)
-    memory_optim: MemorySGD = field(default_factory=MemorySGD)
     schedule: Schedule = field(default_factory=Constant)
     init_from_counts: BigramInit | None = None
     first_weights: FirstWeights | None = None

@@ -61,8 +61,8 @@ def build_model(
 ) -> Transformer:
     """The run's model on its device, its weights drawn from the run's seed.
 
-    The corpus is needed in three cases: `lm_head.compact_vocab` (which token ids this run will read), `memory` (which
-    n-grams) and `init_from_counts` (counts of the tokens that it will read). device: the machine's, if it is not named.
+    The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read) and
+    `init_from_counts` (counts of the tokens that it will read). device: the machine's, if it is not named.
     form: leave the parameters on the meta device, where they take no memory; buffers are real.
 
     Raises UserError if the run asks for compiled blocks on the CPU and no C++ compiler works.
@@ -120,15 +120,13 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
             f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not an OptimizerGroup",
             fix="return OptimizerGroup([...]) of torch optimizers",
         )
-    return run.memory_optim.take_tables(optimizer, model)
+    return optimizer
 
 
 def _fit_to_text(model: Transformer, run: Run, corpus: Corpus) -> None:
-    """Give the parts whose sizes depend on what the run reads their sizes."""
+    """Give the head, whose size may depend on what the run reads, its size."""
     if model.config.lm_head.compact_vocab:
         model.lm_head.compact(used_tokens(run, corpus))
-    if model.memory is not None:
-        model.memory.fit(torch.from_numpy(training_tokens(run, corpus)))
 
 
 def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:

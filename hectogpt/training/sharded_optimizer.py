@@ -102,10 +102,9 @@ class ShardedOptimizer(OptimizerGroup):
 
     def _step_over(self, optimizer: torch.optim.Optimizer, held_of: dict[int, nn.Parameter | None]) -> None:
         """Have the optimizer step over what is held here."""
-        for name in ("stacks", "contexts"):  # what Muon and the memory's optimizer know of each parameter
-            known = getattr(optimizer, name, None)
-            if known is not None:
-                setattr(optimizer, name, {h: n for p, n in known.items() if (h := held_of[id(p)]) is not None})
+        known = getattr(optimizer, "stacks", None)  # what Muon knows of each parameter
+        if known is not None:
+            optimizer.stacks = {h: n for p, n in known.items() if (h := held_of[id(p)]) is not None}  # type: ignore[attr-defined]
         for group in optimizer.param_groups:
             group["params"] = [h for p in group["params"] if (h := held_of[id(p)]) is not None]
 

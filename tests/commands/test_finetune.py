@@ -22,7 +22,6 @@ from hectogpt.interop.export import export
 from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.memory import NgramMemory
 from hectogpt.model.weights import save_model
 from hectogpt.training.first_weights import FirstWeights, hash_state
 from hectogpt.training.session import Session
@@ -49,17 +48,6 @@ def test_a_run_starts_from_the_weights(tmp_path: Path, tied: bool) -> None:
     list(session.steps())
     assert (session.model.lm_head.weight is session.model.embeddings.weight) == tied
     assert session.result().losses[-1] < session.result().losses[0]
-
-
-def test_a_memory_is_tuned_with_the_n_grams_that_it_has(tmp_path: Path) -> None:
-    model = Transformer(replace(SMALL, memory=NgramMemory()))
-    model.memory.fit(torch.arange(60).view(2, 30))
-    (tmp_path / "run").mkdir()
-    save_model(peaked(model), tmp_path / "run")
-    run = start_from(small_run(seed=5), str(tmp_path / "run"))
-    session = Session.open(run, tiny_corpus(tmp_path))
-    assert all(torch.equal(session.model.state_dict()[name], t) for name, t in model.state_dict().items())
-    assert torch.tensor([step.loss for step in session.steps()]).isfinite().all()
 
 
 def test_one_model_has_one_hash_in_every_layout(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_a_checkpoint_in_parts_goes_on_however_the_run_is_shared(tmp_path: Path)
 def test_every_kind_of_state_is_saved_in_parts(tmp_path: Path) -> None:
     """By four processes, some of which have no row of small parameters."""
     found = ask(PROGRAM, "kinds", tmp_path)
-    for name in ("baseline", "top", "memory", "tied"):
+    for name in ("baseline", "top", "tied"):
         parts, one = found[f"{name} parts"], found[f"{name} file"]
         assert parts["files"] == ["manifest.json", *FILES, "shard-00004-model-00001-of-00001.safetensors"], name
         assert one["files"] == ["manifest.json", "state.safetensors"], name

@@ -102,8 +102,7 @@ def test_first_loss_is_that_of_guessing() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_that_of_the_logits(kind: str) -> None:
-    """Mean cross entropy over all positions, by torch's own formula; and so is its gradient, for every parameter that
-    learns from it. (What a memory changes about this is in test_memory_of_ngrams.py.)"""
+    """Mean cross entropy over all positions, by torch's own formula; and so is its gradient."""
     model = build(KINDS[kind])
     x = random_ids(3, model.config.context_length, model.config.vocab_size)
     targets = x.roll(1, 1) // 3 * 3  # in use where the vocabulary is compact
@@ -116,7 +115,7 @@ def test_the_loss_is_that_of_the_logits(kind: str) -> None:
     gradients = (torch.autograd.grad(value, parameters.values(), allow_unused=True) for value in (loss, expected))
     for name, ours, plain in zip(parameters, *gradients, strict=True):
         assert (ours is None) == (plain is None), name
-        if ours is not None and (model.memory is None or name.startswith("memory.")):
+        if ours is not None:
             torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-11, msg=name)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from shared_faults import SIZES, command
-from shared_runs import answers, dropped, fork, in_processes, remembering, small
+from shared_runs import answers, dropped, fork, in_processes, small
 from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
 from hectogpt.data import Corpus, open_corpus
@@ -128,10 +128,10 @@ def grid(folder: Path) -> dict[str, Any]:
 
 
 def kinds(folder: Path) -> dict[str, Any]:
-    """One file, and parts, of the same moment: AdamW, SOAP before Muon with lookup tables, and a memory of n-grams."""
+    """One file, and parts, of the same moment: AdamW, and SOAP before Muon with lookup tables."""
     corpus = open_corpus(str(folder))
     runs = {name: dropped(small(name, 3)) for name in ("baseline", "top")}
-    runs |= {"memory": remembering(dropped(small("baseline", 3))), "tied": tied(small("baseline", 3))}
+    runs["tied"] = tied(small("baseline", 3))
     found: dict[str, Any] = {}
     for name, run in runs.items():
         take_steps(run, corpus, None, folder / "first", 1)

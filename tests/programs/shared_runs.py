@@ -23,7 +23,6 @@ import torch
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.lab import recipes
 from hectogpt.model.inputs import NgramHash
-from hectogpt.model.memory import NgramMemory
 from hectogpt.training import leaves
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.launch import Launch
@@ -102,11 +101,6 @@ def dropped(run: Run) -> Run:
     return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Drop())))
 
 
-def remembering(run: Run) -> Run:
-    """With a memory of n-grams too."""
-    return replace(run, model=replace(run.model, memory=NgramMemory()))
-
-
 def take_steps(run: Run, corpus: Corpus, world: World | None, folder: Path, stop: int, saved: int) -> dict[str, Any]:
     """Train from the checkpoint of step `saved` (0: from the start) to step `stop`, and save one there."""
     checkpoints = Checkpoints(folder)
@@ -169,7 +163,7 @@ def elastic(folder: Path, steps: int, names: list[str]) -> dict[str, Any]:
     corpus = open_corpus(str(folder))
     found: dict[str, Any] = {}
     for name in names:
-        run = remembering(dropped(small(name, steps)))
+        run = dropped(small(name, steps))
         take_steps(run, corpus, None, folder / "first", 1, 0)  # loads what is loaded late, once for all children
         found[name] = {str(count): shared(count, run, corpus, folder / f"{name}-{count}") for count in (0, 1, 2, 4)}
         where, at = folder / f"{name}-moved", 0
@@ -188,8 +182,8 @@ def sharded(folder: Path, steps: int) -> dict[str, Any]:
     """
     corpus = open_corpus(str(folder))
     found: dict[str, Any] = {}
-    for name in ("baseline", "muon", "top", "memory"):
-        run = remembering(dropped(small("baseline", steps))) if name == "memory" else dropped(small(name, steps))
+    for name in ("baseline", "muon", "top"):
+        run = dropped(small(name, steps))
         if name == "top":
             run = replace(dropped(small(name, 2, in_leaves=2)), gradient_clipping=None)
         take_steps(run, corpus, None, folder / "first", 1, 0)
@@ -197,7 +191,7 @@ def sharded(folder: Path, steps: int) -> dict[str, Any]:
             "alone": shared(0, run, corpus, folder / f"{name}-alone")[0],
             "sharded": shared(2, run, corpus, folder / f"{name}-sharded", sharded=True)[0],
         }
-    gone_on = replace(remembering(dropped(small("top", 3))), gradient_clipping=None)
+    gone_on = replace(dropped(small("top", 3)), gradient_clipping=None)
     shared(4, gone_on, corpus, folder / "gone-on", 1, sharded=True)
     found["gone on"] = {
         "whole": shared(4, gone_on, corpus, folder / "gone-on-whole", sharded=True),

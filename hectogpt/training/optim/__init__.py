@@ -2,8 +2,7 @@
 
 from hectogpt.training.optim.adamw import AdamW
 from hectogpt.training.optim.groups import Optim, OptimizerGroup, PerKind, kinds
-from hectogpt.training.optim.memory import MemorySGD
 from hectogpt.training.optim.muon import Muon
 from hectogpt.training.optim.soap import SOAPMuon
 
-__all__ = ["AdamW", "MemorySGD", "Muon", "Optim", "OptimizerGroup", "PerKind", "SOAPMuon", "kinds"]
+__all__ = ["AdamW", "Muon", "Optim", "OptimizerGroup", "PerKind", "SOAPMuon", "kinds"]
