@@ -152,7 +152,7 @@ def test_a_field_that_is_gone_is_passed_over_and_one_that_never_was_is_not() -> 
     with pytest.raises(UserError, match="unused"):
         load(ModelConfig, model | {"lm_head": {"unused": 17}})
     assert load(ModelConfig, model | {"memory": None}) == load(ModelConfig, model)
-    with pytest.raises(UserError, match=r"no memory: .*94687c7"):  # what it computed cannot be computed here
+    with pytest.raises(UserError, match="94687c7"):  # what it computed cannot be computed here
         load(ModelConfig, model | {"memory": {"type": "NgramMemory", "context_lengths": [2, 3]}})
 
 
