@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
+from hectogpt import torch_private
 from hectogpt.generation import native
 from hectogpt.generation.compiled import FEW_ROWS, CompiledDecodeBlock, OwnAttention
 from hectogpt.model.lm_head import LMHead
@@ -23,12 +24,6 @@ from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
 BITS: dict[str, native.Bits] = {"int8": 8, "int4": 4}
-
-
-def _onednn_multiplies_bf16() -> bool:
-    """Whether this processor has what oneDNN's bf16 products need (on x86 from AVX-512 on), which raise without it.
-    Weights are then widened to float32 for a product."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def round_rows(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"], Float[Tensor, "out 1"]]:
@@ -115,16 +110,16 @@ class PackedLinear(nn.Module):
 
     def _gemm(self, x: Tensor) -> Tensor:
         """A matrix product by oneDNN, faster than MKL's in float32 on AMD processors (measured: 106 and 89 GFLOP/s)."""
-        exact = self.weight.dtype == torch.float32 or (x.device.type == "cpu" and not _onednn_multiplies_bf16())
+        exact = self.weight.dtype == torch.float32 or (x.device.type == "cpu" and not torch_private.onednn_has_bf16())
         x, weight = (t.to(torch.float32 if exact else torch.bfloat16) for t in (x, self.weight))
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
             one_token = x.dim() == 2 or x.shape[-2] == 1
             if one_token and FEW_ROWS < x.shape[0] <= 64 and self.weight.dtype != torch.int8:
                 # A second copy of the weights, in blocks, pays where it is read again for every token of a batch.
                 if self.blocked is None:
-                    self.blocked = torch.ops.mkldnn._reorder_linear_weight(weight, x.shape[0])
+                    self.blocked = torch_private.onednn_blocks(weight, x.shape[0])
                 weight = self.blocked
-            y = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+            y = torch_private.onednn_linear(x, weight)
         else:
             y = F.linear(x, weight)
         return y[..., : self.out_features].float()
@@ -133,7 +128,7 @@ class PackedLinear(nn.Module):
         """Integer products with each row of x rounded to 8 bits too (2208.07339, section 3.1), twice bf16's speed."""
         step = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / 127
         rounded = (x / step).round().to(torch.int8).reshape(rows, -1)
-        y = torch._int_mm(rounded, self.weight.t())[:, : self.out_features]
+        y = torch_private.int8_product(rounded, self.weight.t())[:, : self.out_features]
         return y.view(*x.shape[:-1], -1).float() * step
 
     def _gemv(self, x: Tensor, rows: int) -> Tensor:

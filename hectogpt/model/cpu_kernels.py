@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hectogpt import torch_private
 from hectogpt.model import native
 
 # The eager form works on this much at a time. On a processor whose last-level cache is slow (Intel, 2 MB of second
@@ -142,7 +143,7 @@ def _softmax_rows(
         z.add_(bias)
     top = z.amax(1)
     target_logit = z[here]
-    torch._softmax(z, 1, False, out=z)
+    torch_private.softmax_(z)
     loss = top - z.amax(1).log() - target_logit  # log-sum-exp: the largest p is exp(top) / sum
     z[here] += -1  # indexing: scatter_ copies the whole matrix twice
     if bias_side is not None:
@@ -201,7 +202,7 @@ def compiled_softmax(
     buffers = (scratch.logits[:rows], e, side)
     for buffer in buffers:
         if buffer is not None:
-            torch._dynamo.maybe_mark_dynamic(buffer, 0)
+            torch_private.mark_dynamic(buffer, 0)
     slope = None
     if cap:
         top, total = options.kernel(bias, bias.amax(), *buffers, torch.tensor(cap, dtype=bias.dtype))
@@ -279,7 +280,7 @@ def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
     (difference 1e-7, tested). With AMX it would round, so there MKL stays. Other dtypes are left alone.
     """
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    if dtype != torch.float32 or torch.cpu._is_amx_tile_supported():
+    if dtype != torch.float32 or torch_private.has_amx_tiles():
         yield
         return
     before = matmul.fp32_precision

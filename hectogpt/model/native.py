@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hectogpt import files, hardware
+from hectogpt import files, hardware, torch_private
 from hectogpt.errors import UserError
 
 # The processor is named by what the kernels need, not as "native": a cache folder may be shared by several machines.
@@ -55,7 +55,7 @@ def using(wanted: bool) -> Iterator[bool]:
 @cache
 def build() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be compiled or the processor cannot run them."""
-    if not sys.platform.startswith("linux") or not torch.cpu._is_avx512_bf16_supported():
+    if not sys.platform.startswith("linux") or not torch_private.has_avx512_bf16():
         return None
     try:
         return load_library("training", Path(__file__).parent, OPTIONS)

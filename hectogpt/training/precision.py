@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hectogpt import errors, hardware
+from hectogpt import errors, hardware, torch_private
 from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig
 from hectogpt.model.cpu_kernels import float32_by_onednn
@@ -107,7 +107,7 @@ def _prefers_bf16(device: torch.device, d_model: int) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    return d_model >= 128 and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return d_model >= 128 and (torch_private.has_amx_tiles() or torch_private.has_avx512_bf16())
 
 
 def faster_matmul_dtype(d: int, vocab: int, device: torch.device | str = "cpu") -> torch.dtype:

@@ -14,7 +14,7 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2150,  # the ground
+    "hectogpt": 2300,  # the ground
     "hectogpt/cli": 5150,
     "hectogpt/api": 1950,
     "hectogpt/lab": 6650,
@@ -26,14 +26,14 @@ LINES = {
     "hectogpt/generation": 1000,
     "hectogpt/data": 2400,
     "hectogpt/model": 2900,
-    "tests": 31150,
+    "tests": 31250,
     "tools": 2450,
     "bench": 2000,
     "reference": 850,
     "assignment": 900,
 }
-FILES = 257  # of the package
-TRAIN = 112  # modules that `hectogpt train` may load, see below
+FILES = 258  # of the package
+TRAIN = 113  # modules that `hectogpt train` may load, see below
 
 
 def count(paths: list[Path]) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hectogpt import torch_private
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer, native
 from hectogpt.training.optim.groups import Kind, Optim, OptimizerGroup, PerKind, QuickOptimizer, kinds
@@ -94,10 +95,7 @@ def fused_adam(
     settings: lr, beta1, beta2, weight_decay, eps.
     """
     averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-    torch._foreach_add_(steps, 1)
-    torch._fused_adamw_(  # type: ignore[call-overload]
-        parameters, gradients, averages, squares, [], steps, amsgrad=False, maximize=False, **settings
-    )
+    torch_private.adamw_(parameters, gradients, averages, squares, steps, **settings)
 
 
 class FusedAdamW(QuickOptimizer):

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hectogpt import torch_private
 from hectogpt.model import Transformer
 from hectogpt.model.attention import CausalAttention
 from hectogpt.training.optim.adamw import AdamW
@@ -74,7 +75,7 @@ class Muon(Optim):
     def product_dtype(self, updates: Tensor) -> torch.dtype:
         """The dtype in which these updates are orthogonalised on their device."""
         on_cpu = updates.device.type == "cpu"
-        quick = not on_cpu or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        quick = not on_cpu or torch_private.has_amx_tiles() or torch_private.has_avx512_bf16()
         return torch.bfloat16 if quick and self.newton_schulz_dtype == "bfloat16" else torch.float32
 
     def momentum_at(self, step: int) -> float:

@@ -1,0 +1,106 @@
+"""Private names of torch, each with a fallback: nothing else in the package uses one.
+
+A private name may go with any version of torch. Every function here looks its name up when it is called, and does the
+same work by public ones, more slowly, if it is not there. tests/laws/test_torch_private.py tries both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Dotted names below torch. What is asked of the processor counts as "no" if the name is gone.
+NAMES = (
+    "cpu._is_amx_tile_supported",
+    "cpu._is_avx512_bf16_supported",
+    "ops.mkldnn._is_mkldnn_bf16_supported",
+    "ops.mkldnn._linear_pointwise",
+    "ops.mkldnn._reorder_linear_weight",
+    "_softmax",
+    "_int_mm",
+    "_foreach_add_",
+    "_fused_adamw_",
+    "_dynamo.maybe_mark_dynamic",
+)
+
+
+def find(name: str) -> Any:
+    """What torch has under a name of NAMES; None if it has nothing."""
+    import torch
+
+    found: Any = torch
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def has_amx_tiles() -> bool:
+    """Whether this processor multiplies tiles of bf16 (AMX)."""
+    ask = find("cpu._is_amx_tile_supported")
+    return ask is not None and bool(ask())
+
+
+def has_avx512_bf16() -> bool:
+    """Whether this processor has AVX512-BF16."""
+    ask = find("cpu._is_avx512_bf16_supported")
+    return ask is not None and bool(ask())
+
+
+def onednn_has_bf16() -> bool:
+    """Whether this processor has what oneDNN's bf16 products need (on x86 from AVX-512 on), which raise without it."""
+    import torch
+
+    ask = find("ops.mkldnn._is_mkldnn_bf16_supported")
+    return torch.backends.mkldnn.is_available() and ask is not None and bool(ask())
+
+
+def onednn_linear(x: Any, weight: Any) -> Any:
+    """x [*, in] times the transpose of weight [out, in], by oneDNN. weight: plain, or from `onednn_blocks`."""
+    from torch.nn.functional import linear
+
+    product = find("ops.mkldnn._linear_pointwise")
+    return linear(x, weight) if product is None else product(x, weight, None, "none", [], "")
+
+
+def onednn_blocks(weight: Any, rows: int) -> Any:
+    """weight [out, in] in the order that oneDNN reads for products with so many rows, for `onednn_linear`."""
+    reorder = find("ops.mkldnn._reorder_linear_weight")
+    return weight if reorder is None or find("ops.mkldnn._linear_pointwise") is None else reorder(weight, rows)
+
+
+def softmax_(z: Any) -> Any:
+    """The softmax of each row of z [rows, n], in its place; returns z."""
+    import torch
+
+    softmax = find("_softmax")
+    return z.copy_(torch.softmax(z, 1)) if softmax is None else softmax(z, 1, False, out=z)
+
+
+def int8_product(a: Any, b: Any) -> Any:
+    """a [n, k] times b [k, m], both int8, as int32."""
+    product = find("_int_mm")
+    return a.int() @ b.int() if product is None else product(a, b)
+
+
+def adamw_(
+    parameters: list[Any], gradients: list[Any], averages: list[Any], squares: list[Any], steps: list[Any], **s: float
+) -> None:
+    """A step of AdamW in place. steps: the tensors that count them. s: lr, beta1, beta2, weight_decay, eps."""
+    add, step = find("_foreach_add_"), find("_fused_adamw_")
+    if add is not None and step is not None:
+        add(steps, 1)
+        step(parameters, gradients, averages, squares, [], steps, amsgrad=False, maximize=False, **s)
+        return
+    for p, g, average, square, count in zip(parameters, gradients, averages, squares, steps, strict=True):
+        count += 1
+        p.mul_(1 - s["lr"] * s["weight_decay"])
+        average.lerp_(g, 1 - s["beta1"])
+        square.mul_(s["beta2"]).addcmul_(g, g, value=1 - s["beta2"])
+        size = (square.sqrt() / (1 - s["beta2"] ** count) ** 0.5).add_(s["eps"])
+        p.sub_(s["lr"] / (1 - s["beta1"] ** count) * average / size)
+
+
+def mark_dynamic(tensor: Any, dimension: int) -> None:
+    """Tell torch.compile that this size may change; without it, it notices at the second size."""
+    mark = find("_dynamo.maybe_mark_dynamic")
+    if mark is not None:
+        mark(tensor, dimension)

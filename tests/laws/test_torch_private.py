@@ -1,0 +1,76 @@
+"""Private names of torch stand in one file, and what they do is done without them too."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+import torch
+from helpers import ROOT
+
+from hectogpt import torch_private
+
+PRIVATE = re.compile(r"\b(?:torch|dist|torch_dist)\.(?:\w+\.)*_(?!_)\w+")
+
+
+@pytest.fixture(params=[True, False], ids=["with", "without"])
+def private(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether torch has the private names."""
+    if not request.param:
+        monkeypatch.setattr(torch_private, "find", lambda name: None)
+    return request.param
+
+
+def test_no_other_file_uses_a_private_name() -> None:
+    """Modules of torch in which an exception was raised may be named, as text."""
+    found = {}
+    for path in sorted((ROOT / "hectogpt").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        names |= {f"{n.module}.{a.name}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+        if private := {match[0] for name in names if (match := PRIVATE.match(name))}:
+            found[path.relative_to(ROOT / "hectogpt").as_posix()] = private
+    assert found == {}, "put it into hectogpt/torch_private.py, with a fallback"
+
+
+def test_every_name_of_the_list_is_used_and_here() -> None:
+    source = (ROOT / "hectogpt" / "torch_private.py").read_text(encoding="utf-8")
+    assert {name for name in re.findall(r'find\("([\w.]+)"\)', source)} == set(torch_private.NAMES)
+    gone = [name for name in torch_private.NAMES if torch_private.find(name) is None]
+    assert gone == [], f"torch {torch.__version__} has no longer {gone}: is the fallback fast enough?"
+
+
+def test_a_processor_is_asked(private: bool) -> None:
+    answers = torch_private.has_amx_tiles(), torch_private.has_avx512_bf16(), torch_private.onednn_has_bf16()
+    assert private or answers == (False, False, False)
+
+
+def test_products_are_those_of_plain_torch(private: bool) -> None:
+    x, weight = torch.randn(5, 16), torch.randn(8, 16)
+    torch.testing.assert_close(torch_private.onednn_linear(x, weight), x @ weight.T)
+    blocks = torch_private.onednn_blocks(weight, 5)
+    torch.testing.assert_close(torch_private.onednn_linear(x, blocks), x @ weight.T)
+    a, b = (torch.randint(-128, 127, (32, 32), dtype=torch.int8) for _ in range(2))
+    assert torch.equal(torch_private.int8_product(a, b), a.int() @ b.int())
+
+
+def test_softmax_in_place(private: bool) -> None:
+    z = torch.randn(4, 100)
+    expected = torch.softmax(z, 1)
+    assert torch_private.softmax_(z) is z
+    torch.testing.assert_close(z, expected)
+
+
+def test_adamw(private: bool) -> None:
+    start = torch.randn(6, 4)
+    theirs = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
+    ours, state = start.clone(), [torch.zeros(6, 4), torch.zeros(6, 4), torch.zeros(())]
+    settings = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "eps": 1e-8}
+    for _ in range(5):
+        theirs.grad = torch.randn(6, 4)
+        optimizer.step()
+        torch_private.adamw_([ours], [theirs.grad], *([one] for one in state), **settings)
+    torch.testing.assert_close(ours, theirs.detach())
+    assert state[2] == 5
