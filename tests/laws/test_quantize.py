@@ -11,9 +11,9 @@ import pytest
 import torch
 from model_kinds import GPT2, KINDS, L, build, random_ids
 
-from hectogpt import hardware
+from hectogpt import hardware, torch_private
 from hectogpt.cli import main
-from hectogpt.generation import Sampling, generate, native, quantize
+from hectogpt.generation import Sampling, generate, native
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.quantize import (
     QuantizedTransformer,
@@ -59,7 +59,7 @@ def test_the_model_itself_is_left_as_it_was() -> None:
 @pytest.mark.parametrize(("form", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("int8", 2e-2), ("int4", 0.3)])
 def test_lighter_weights_stay_near(form, tolerance, compact, bf16_products, monkeypatch) -> None:
     if not bf16_products:
-        monkeypatch.setattr(quantize, "_onednn_multiplies_bf16", lambda: False)
+        monkeypatch.setattr(torch_private, "onednn_has_bf16", lambda: False)
     head = LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=compact, embedding_map=0.3 if compact else 0.0)
     model = Transformer(replace(GPT2, vocab_size=41, d_model=64, lm_head=head))
     if compact:
