@@ -1,50 +1,55 @@
-# Two commands for newcomers (train, test), the rest for those who stay. PYTHON may name another python3 (3.11 or newer).
+# Two commands for newcomers (train, test), the rest for those who stay. PYTHON may name another python3 (3.11 to 3.13),
+# ENV the folder of its environment: make test PYTHON=python3.13 ENV=.venv313
 PYTHON ?= python3
-BIN := .venv/bin
+ENV ?= .venv
+BIN := $(ENV)/bin
+# The exact versions that were tested, for this Python; `python -m tools.versions` renews them.
+VERSIONS = $$($(BIN)/python -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py313.txt")')
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERSIONS) --editable
 
 .PHONY: train test install check proof bench answers package clean
 
 train: install  ## install, then train the default recipe on the embedded corpus
 	$(BIN)/hectogpt train
 
-test: .venv/.test  ## install what tests need, then run them all
+test: $(ENV)/.test  ## install what tests need, then run them all
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-install: .venv/.install
+install: $(ENV)/.install
 
-.venv/.python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) found"; \
+$(ENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: Python 3.11 to 3.13 is needed, $$($(PYTHON) --version) found"; \
 	    echo "fix: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(ENV)
 	@touch $@
 
-.venv/.install: .venv/.python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[explore]'
+$(ENV)/.install: $(ENV)/.python pyproject.toml constraints/py311.txt constraints/py313.txt
+	$(INSTALL) '.[explore]'
 	@touch $@
 
-.venv/.test: .venv/.python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ .venv/.install
+$(ENV)/.test: $(ENV)/.python pyproject.toml constraints/py311.txt constraints/py313.txt
+	$(INSTALL) '.[dev]'
+	@touch $@ $(ENV)/.install
 
-check: .venv/.test  ## what pre-commit runs: formatting, lint, types
+check: $(ENV)/.test  ## what pre-commit runs: formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-proof: .venv/.test  ## proves what docs/reliability.md promises, under ten minutes; writes its table
+proof: $(ENV)/.test  ## tests what docs/reliability.md promises, with many tries; writes its table
 	$(BIN)/python tests/faults
 
-bench: .venv/.test  ## side-by-side timings, 15 minutes, appended to results/bench.jsonl; fills docs/performance.md
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+bench: $(ENV)/.test  ## side-by-side timings, 15 minutes, appended to results/bench.jsonl; fills docs/performance.md
+	$(INSTALL) '.[bench]'
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench --page
 
 answers: install  ## figures and PDF of answers/
 	$(BIN)/python -m tools.answers
 
-package: .venv/.test  ## wheel and source archive in dist/, built from the tracked files and checked
+package: $(ENV)/.test  ## wheel and source archive in dist/, built from the tracked files and checked
 	$(BIN)/python -m tools.package
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv313 build dist *.egg-info

@@ -6,7 +6,10 @@ same work by public ones, more slowly, if it is not there. tests/laws/test_torch
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+TORCH, PYTHON = ((2, 13), (2, 15)), ((3, 11), (3, 13))  # oldest and newest that are tested, as in pyproject.toml
 
 # Dotted names below torch. What is asked of the processor counts as "no" if the name is gone.
 NAMES = (
@@ -31,6 +34,16 @@ def find(name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found
+
+
+def untested() -> str:
+    """The versions in use that nobody tests, "not tested with torch 2.16.0"; "" if both are in their ranges."""
+    import torch
+
+    found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    odd = [] if TORCH[0] <= found <= TORCH[1] else [f"torch {torch.__version__}"]
+    odd += [] if PYTHON[0] <= sys.version_info[:2] <= PYTHON[1] else [f"Python {sys.version.split()[0]}"]
+    return f"not tested with {' and '.join(odd)}" if odd else ""
 
 
 def has_amx_tiles() -> bool:

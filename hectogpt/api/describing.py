@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
+from hectogpt import torch_private
 from hectogpt.api.progress import Progress
 from hectogpt.data import Corpus
 from hectogpt.lab import recipes
@@ -54,6 +55,8 @@ def tokens_of(run: Run) -> int:
 def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) -> None:
     """Say the run's size and machine, and what there is to say about its folder and its text."""
     progress.line(f"{label_of(session.run, folder.modified)}: {describe(session)}")
+    if versions := torch_private.untested():
+        progress.line(f"note: {versions}")
     if not folder.locked:
         progress.line(f"note: the file system of {folder.path} has no locks: start no second run there")
     for line in size_notes(session.run, session.corpus):

@@ -24,7 +24,7 @@ from typing import Literal
 import tyro
 
 import hectogpt
-from hectogpt import files, hardware
+from hectogpt import files, hardware, torch_private
 from hectogpt.cli.console import one_line
 from hectogpt.cli.list_command import find_corpora
 from hectogpt.cli.run_records import bytes_text, measure
@@ -158,6 +158,8 @@ def library(name: str) -> Finding:
     except Exception as error:  # OSError where a shared library is missing, and whatever a broken package raises
         said = str(error).strip().partition("\n")[0]
         return Finding(name, "missing", f"cannot be imported: {said}", fix=f"python -m pip install --upgrade {name}")
+    if name == "torch" and (odd := torch_private.untested()):
+        return Finding(name, "note", str(module.__version__), odd, 'python -m pip install --upgrade "hectogpt"')
     return Finding(name, "ok", str(module.__version__))
 
 

@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 from command import TINY, environment, write_tokens
 from helpers import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import hectogpt
-from tools import package
+from hectogpt import torch_private
+from tools import package, versions
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT_TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PROJECT = tomllib.loads(PROJECT_TEXT)["project"]
 ACTION = re.compile(r"uses: ([\w./-]+)(@\S+)?(.*)")
 
 
@@ -44,6 +48,25 @@ def test_actions_are_pinned_by_hash_and_get_few_rights() -> None:
 def test_what_is_heavy_is_an_extra() -> None:
     heavy = {"plotly", "marimo", "datasets", "transformers", "tensorboard", "trackio", "wandb", "ray", "pandas"}
     assert not heavy & {re.split(r"[^\w-]", line)[0] for line in PROJECT["dependencies"]}
+
+
+@pytest.mark.parametrize(("file", "torch"), [("py311.txt", "2.13."), ("py313.txt", "2.15.")])
+def test_the_exact_versions_lie_within_the_ranges(file: str, torch: str) -> None:
+    """constraints/: the oldest torch and the newest; every direct dependency has a version there."""
+    lines = (ROOT / "constraints" / file).read_text(encoding="utf-8").splitlines()
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    assert pins["torch"].startswith(torch)
+    extras = PROJECT["optional-dependencies"]
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["explore"], *extras["hf"], *extras["dev"]]):
+        if requirement.name != "hectogpt":
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+    ((low, high), _) = torch_private.TORCH, torch_private.PYTHON
+    assert f"torch>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}" in PROJECT["dependencies"]
+
+
+def test_versions_are_written_without_build_marks() -> None:
+    assert versions.oldest_torch(PROJECT_TEXT) == "torch==2.13.*"
+    assert versions.without_marks("a==1.0+cpu\n# x\n-e /b\nc-d==2\n") == "a==1.0\nc-d==2\n"
 
 
 def core() -> dict[str, importlib.metadata.Distribution]:

@@ -41,6 +41,12 @@ def test_every_name_of_the_list_is_used_and_here() -> None:
     assert gone == [], f"torch {torch.__version__} has no longer {gone}: is the fallback fast enough?"
 
 
+def test_versions_outside_the_ranges_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch_private.untested() == ""
+    monkeypatch.setattr(torch, "__version__", "2.16.1+cpu")
+    assert torch_private.untested() == "not tested with torch 2.16.1+cpu"
+
+
 def test_a_processor_is_asked(private: bool) -> None:
     answers = torch_private.has_amx_tiles(), torch_private.has_avx512_bf16(), torch_private.onednn_has_bf16()
     assert private or answers == (False, False, False)
