@@ -190,7 +190,7 @@ def run_steps(
                 save_last(session, folder, autosave, progress, needed=False)
                 save_summary(session, folder, facts | {"state": "diverged"})
                 error.kept += f", in {folder.path}" if error.kept else str(folder.path)
-                error.fix += f"; `hectogpt diagnose {folder.path}` finds where"
+                error.fix += f"; `hectogpt check {folder.path} --diagnose` finds where"
             else:
                 if error.code == errors.PEER and session.step:  # the steps done are whole here
                     with suppress(UserError):

@@ -79,7 +79,7 @@ def unscored(
     with suppress(UserError):
         folder.finish(session.result().summary() | facts | {"state": "unscored"})
     kept = f"the trained weights, metrics and run.json in {folder.path}"
-    fix = f"hectogpt finish {folder.path}"
+    fix = f"hectogpt check {folder.path} --repair"
     if isinstance(error, KeyboardInterrupt):
         code = error.code if isinstance(error, Stopped) else errors.INTERRUPTED
         return UserError("stopped while the trained model was being scored", fix=fix, kept=kept, code=code)

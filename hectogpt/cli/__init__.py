@@ -34,17 +34,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("hectogpt.cli.list_command", "list recipes, corpora, and the runs below ./runs"),
     "show": ("hectogpt.cli.show", "show a run: numbers, samples, what differs from its recipe"),
     "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
-    "finish": ("hectogpt.cli.finish", "score a trained run whose process ended before its score"),
-    "verify": ("hectogpt.cli.verify", "check every hash of a run or a corpus"),
-    "replay": ("hectogpt.cli.replay", "compute a step of a run again and compare the bits"),
-    "diagnose": ("hectogpt.cli.diagnose", "find where a run's numbers stopped being finite"),
+    "check": ("hectogpt.cli.check", "check a run's hashes; mend it, or compute a step again"),
     "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),
     "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, what is missing"),
-    "completion": ("hectogpt.cli.completion", "print a completion script for bash, zsh or fish"),
+    "completion": ("hectogpt.cli.completion", "print a completion script for bash or zsh"),
 }
 
 # A command of an earlier version: what does its work now.
 GONE = {
+    "verify": "hectogpt check RUN, for a corpus hectogpt data verify SOURCE",
+    "finish": "hectogpt check RUN --repair",
+    "replay": "hectogpt check RUN --replay",
+    "diagnose": "hectogpt check RUN --diagnose",
     "report": "python -m tools.report, in a checkout",
     "bench": "docs/performance.md shows the timings; python -m bench, in a checkout, measures them",
 }

@@ -46,8 +46,8 @@ NGRAMS = {
 STATES = {
     "done": "trained and scored",
     "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` goes on",
-    "diverged": "its numbers were no longer finite; `hectogpt diagnose FOLDER` finds where",
-    "unscored": "trained, but its scoring was ended; `hectogpt finish FOLDER` scores it",
+    "diverged": "its numbers were no longer finite; `hectogpt check FOLDER --diagnose` finds where",
+    "unscored": "trained, but its scoring was ended; `hectogpt check FOLDER --repair` scores it",
     RUNNING: "a process is training in it now",
     UNFINISHED: "it was killed: `hectogpt train --resume FOLDER` goes on",
 }

@@ -80,7 +80,7 @@ def settle(
         raise UserError(
             f"the run in {where.folder} has diverged",
             why="from the same state it would diverge again",
-            fix=f"`hectogpt diagnose {where.folder}` finds where; a new run with a lower learning rate",
+            fix=f"`hectogpt check {where.folder} --diagnose` finds where; a new run with a lower learning rate",
             kept="the run, untouched",
             code=errors.DIVERGED,
         )

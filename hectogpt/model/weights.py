@@ -126,7 +126,7 @@ def check_manifest(folder: Path) -> None:
     flipped bit in its data. Raises UserError (CHECKPOINT)."""
     if not (folder / MANIFEST).exists():
         return
-    fix = f"a copy of the file; `hectogpt verify {folder}` checks all of them"
+    fix = f"a copy of the file; `hectogpt check {folder}` checks all of them"
     try:
         found = damage(folder, read_manifest(folder), ["config.json", "model.safetensors"])
     except UserError as error:

@@ -192,7 +192,7 @@ def test_a_tracked_run_has_the_same_bits_and_all_of_it_is_tracked(tracked: tuple
     for link in ("tensorboard --logdir", "trackio show", "wandb sync"):
         assert link in told
     assert (here / "one/model.safetensors").read_bytes() == (here / "two/model.safetensors").read_bytes()
-    assert hectogpt("verify", "one", cwd=here).returncode == 0
+    assert hectogpt("check", "one", cwd=here).returncode == 0
     rows = [json.loads(line) for line in (here / "one/metrics.jsonl").read_text().splitlines()]
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     found = scalars(here / "one" / "tensorboard")

@@ -312,4 +312,4 @@ def test_a_run_is_followed_and_its_checkpoints_are_opened(tmp_path: Path) -> Non
         for head in layer:
             rows = [sum(head[t * (t + 1) // 2 : (t + 1) * (t + 2) // 2]) for t in range(tokens)]
             assert all(abs(total - 1000) <= tokens for total in rows)
-    assert hectogpt("verify", "run", cwd=tmp_path).returncode == 0
+    assert hectogpt("check", "run", cwd=tmp_path).returncode == 0

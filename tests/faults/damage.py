@@ -122,7 +122,7 @@ def targets(where: Path, case: Case) -> list[Target]:
 
 
 def _verified(run: Path) -> str:
-    from hectogpt.api.checking import verify_run
+    from hectogpt.cli.check_run import verify_run
 
     return "" if any(check.problem for check in verify_run(run)) else "found sound"
 

@@ -136,7 +136,7 @@ def test_a_run_that_is_taken_back_or_starts_over_is_not_done(whole: Path, run: P
     (run / "summary.json").write_text('{"state": "interrupted", "steps": 2}')
     assert here("train", "--resume", run, "--save-every", "2").returncode == 0
     assert_as_whole(run, whole)
-    assert here("verify", run).returncode == 0
+    assert here("check", run).returncode == 0
 
 
 def test_what_is_complete_is_left_alone(run: Path, here: Here) -> None:
@@ -220,7 +220,7 @@ def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> N
         assert read_state(run) == "unfinished"
         assert path.exists() == (summary == "done")
         assert json.loads(here("show", run, "--json").stdout)["state"] == "unfinished"
-        assert here("verify", run).returncode == 0
+        assert here("check", run).returncode == 0
         assert json.loads((run / "manifest.json").read_text())["files"].keys() == {"config.json", "model.safetensors"}
         path.write_text(json.dumps({"state": "done", "steps": 6}))
 
@@ -340,36 +340,36 @@ def test_two_starts_at_once_share_nothing(whole: Path, tmp_path: Path) -> None:
     assert {row["seed"] for row in rows(tmp_path / "same") if "seed" in row} == {winner}
 
 
-# --- finish, verify, replay, diagnose ---------------------------------------------------------------------------------
+# --- check: hashes, repair, replay, diagnose --------------------------------------------------------------------------
 
 
 def test_finish_scores_what_was_killed_while_scoring(whole: Path, run: Path, here: Here) -> None:
     for name in ("summary.json", "losses_and_grad_norms.png"):
         (run / name).unlink()
-    done = here("finish", run, "--json", "--quiet")
+    done = here("check", "--repair", run, "--json", "--quiet")
     assert done.returncode == 0, done.stderr
     assert_as_whole(run, whole)
     assert json.loads(done.stdout)["dev_loss"] == json.loads((whole / "run" / "summary.json").read_text())["dev_loss"]
-    assert here("finish", run).stdout == f"already complete (6/6): {run}\n"
+    assert here("check", "--repair", run).stdout == f"already complete (6/6): {run}\n"
 
 
 def test_finish_does_without_a_checkpoint_and_mends_weights_with_one(whole: Path, run: Path, here: Here) -> None:
     (run / "summary.json").unlink()
     checkpoints = (run / "checkpoints").rename(run.with_name("aside"))
-    done = here("finish", run, "--quiet")
+    done = here("check", "--repair", run, "--quiet")
     assert done.returncode == 0, done.stderr
     assert rows(run) == rows(whole / "run")
     content = bytearray((run / "model.safetensors").read_bytes())
     content[-3] ^= 1
     (run / "model.safetensors").write_bytes(content)
-    assert_found(here("finish", run), 4, "damaged")
+    assert_found(here("check", "--repair", run), 4, "damaged")
     checkpoints.rename(run / "checkpoints")
-    assert here("finish", run, "--quiet").returncode == 0
+    assert here("check", "--repair", run, "--quiet").returncode == 0
     assert_as_whole(run, whole)
     back_to(run, 4)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]))
-    assert_good_error(here("finish", run), 2, "has taken 4 of 6 steps", f"hectogpt train --resume {run}")
+    assert_good_error(here("check", "--repair", run), 2, "has taken 4 of 6 steps", f"hectogpt train --resume {run}")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
@@ -383,25 +383,25 @@ def test_damaged_weights_are_not_loaded(run: Path, here: Here, name: str, how: s
     )
     (run / name).write_bytes(content)
     assert here("generate", run, "--max-new-tokens", "2").returncode == 4
-    assert_found(here("verify", run), 4, name, "its SHA-256 is another one", f"hectogpt finish {run}")
+    assert_found(here("check", run), 4, name, "its SHA-256 is another one", f"hectogpt check {run} --repair")
 
 
 def test_verify_says_what_is_whole_and_what_is_not(whole: Path, run: Path, here: Here) -> None:
-    done = here("verify", run, "--json")
+    done = here("check", run, "--json")
     told = json.loads(done.stdout)
     assert told["damaged"] == 0
     assert len(told["checks"]) == 9
     (run / "checkpoints" / "step-00000004" / "manifest.json").write_text("{}")
-    assert_found(here("verify", run), 4, "step-00000004 is damaged", f"hectogpt train --resume {run}")
+    assert_found(here("check", run), 4, "step-00000004 is damaged", f"hectogpt train --resume {run}")
     shutil.rmtree(run / "checkpoints")
     (run / "manifest.json").unlink()
-    assert "no hashes to check" in here("verify", run).stdout
-    assert here("verify", whole / "tokens.bin").returncode == 0
-    assert here("verify", run / "nothing").returncode == 3
+    assert "no hashes to check" in here("check", run).stdout
+    assert here("check", run / "nothing").returncode == 4
+    assert "hectogpt check RUN --repair" in here("finish", run).stderr
 
 
 def test_replay_compares_every_bit(run: Path, here: Here) -> None:
-    told = json.loads(here("replay", run, "--step", "2", "--json").stdout)
+    told = json.loads(here("check", "--replay", run, "--step", "2", "--json").stdout)
     assert told["equal"] is True
     assert told["step"] == 3
     assert told["weights_equal"] is None
@@ -409,29 +409,29 @@ def test_replay_compares_every_bit(run: Path, here: Here) -> None:
     row = json.loads(lines[4])
     row["train/loss"] = float(torch.nextafter(torch.tensor(row["train/loss"]), torch.tensor(99.0)))
     (run / "metrics.jsonl").write_text("".join([*lines[:4], json.dumps(row) + "\n", *lines[5:]]))
-    assert_found(here("replay", run), 5, "step 5", "is not the same again", "suspect memory or processor")
-    assert_good_error(here("replay", run, "--step", "6"), 4, "step 6", "--step 4")
+    assert_found(here("check", "--replay", run), 5, "step 5", "is not the same again", "suspect memory or processor")
+    assert_good_error(here("check", "--replay", run, "--step", "6"), 4, "step 6", "--step 4")
     shutil.rmtree(run / "checkpoints")
-    assert_good_error(here("replay", run), 4, "no step to compute again")
+    assert_good_error(here("check", "--replay", run), 4, "no step to compute again")
 
 
 @pytest.mark.thorough
 def test_replay_compares_weights_with_the_next_checkpoint(whole: Path, here: Here) -> None:
     every = [*SIX[: SIX.index("--save-every")], "--save-every", "1", "--quiet"]
     assert here("train", "baseline", *every, "--corpus", whole / "tokens.bin", "--out", "r").returncode == 0
-    assert json.loads(here("replay", "r", "--step", "4", "--json").stdout)["weights_equal"] is True
+    assert json.loads(here("check", "--replay", "r", "--step", "4", "--json").stdout)["weights_equal"] is True
 
 
 def test_diagnose_names_module_and_text(whole: Path, run: Path, here: Here, tmp_path: Path) -> None:
     common = ["train", "baseline", *SIX, "--corpus", str(whole / "tokens.bin"), "--optim.lr", "1e30", "--out", "d"]
-    assert_good_error(here(*common), 6, "`hectogpt diagnose d` finds where")
-    found = json.loads(here("diagnose", "d", "--json").stdout)
+    assert_good_error(here(*common), 6, "`hectogpt check d --diagnose` finds where")
+    found = json.loads(here("check", "--diagnose", "d", "--json").stdout)
     assert (found["step"], found["stage"], found["module"]) == (2, "forward", "backbone.0.pre_layer_norm")
     assert found["rows"] == [0, 1, 2, 3]
     assert len(found["sequences"]) == 4
     assert_good_error(here("train", "--resume", "d"), 6, "has diverged")
-    assert "first number that is not finite: there is none" in here("diagnose", run, "--step", "4").stdout
-    assert_good_error(here("diagnose", run), 2, "has taken all its 6 steps", "--step 4")
+    assert "first number that is not finite: there is none" in here("check", "--diagnose", run, "--step", "4").stdout
+    assert_good_error(here("check", "--diagnose", run), 2, "has taken all its 6 steps", "--step 4")
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------

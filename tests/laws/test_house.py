@@ -56,8 +56,10 @@ CLOCKS = ("time", "datetime", "timeit", "torch.cuda.Event", "os.environ", "os.ge
 # The loop knows nobody who drives it or keeps what it yields.
 DRIVERS = {f"hectogpt.training.{name}" for name in ("session", "run_folder", "plot", "checkpoint", "trackers")}
 DRIVEN = {f"hectogpt.training.{name}" for name in ("loop", "evaluate", "setup", "precision", "run")}
-# Literals below cli/ that hold something like a flag and are none of ours.
+# Literals below cli/ that hold a flag: of other programs, or of a command of ours that is named as a whole.
 FLAGS_OF_OTHERS = {
+    "api/full_run.py": " --diagnose",
+    "api/scoring.py": " --repair",
     "data/tokenizer.py": "python -m pip install --force-reinstall --no-deps",  # how to mend a broken installation
     "hardware.py": "--porcelain",  # git's
     "training/tracker_child.py": "tensorboard --logdir",  # how to look at what was written
