@@ -95,6 +95,18 @@ def is_process(pid: int) -> bool:
     return _fields(_read(f"/proc/{pid}/status")).get("State", "")[:1] != "Z"  # ended, and not yet waited for
 
 
+def processes_with(variable: str) -> list[int]:
+    """The numbers of this user's other processes that were started with a variable, "NAME=value", or copied from such
+    a one; none where there is no /proc."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            ended = (process / "stat").read_bytes().rpartition(b")")[2].split()[:1] == [b"Z"]
+            if not ended and f"{variable}\0".encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+    return [number for number in found if number != os.getpid()]
+
+
 def peak_memory_mb(device: str = "cpu") -> float:
     """MiB: on a GPU torch's largest allocation so far, else the largest resident size of this process so far.
 

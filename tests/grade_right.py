@@ -178,10 +178,10 @@ RIGHT: dict[str, str] = {
     "GELU called as a function, no attribute": edited(
         BASE, ("        self.gelu = GELU()\n", ""), ("h = self.gelu(h)", "h = F.gelu(h, approximate='tanh')")
     ),
-    "residuals by name, in place": body(
+    "residuals by name": body(
         BASE,
         BLOCK,
-        "    y = self.pre_layer_norm(x)\n    z = x + self.attention(y)\n    z += self.mlp(self.post_layer_norm(z))\n    return z",
+        "    y = self.pre_layer_norm(x)\n    z = x + self.attention(y)\n    return z + self.mlp(self.post_layer_norm(z))",
     ),
     "the MLP in one line, with a debug print": body(
         BASE, MLP, "    print(x.shape)\n    return self.fc2(self.gelu(self.fc1(x)))"

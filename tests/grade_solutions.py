@@ -6,12 +6,12 @@ import linecache
 import sys
 from types import ModuleType
 
+from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import judge, laws
-from hectogpt.grade.answers import every_answer, told
-from hectogpt.grade.child import empty_functions
+from hectogpt.grade.answers import answer_of_error, every_answer
+from hectogpt.grade.imports import empty_functions, lacking_keywords
 from hectogpt.grade.result import PartResult
 from hectogpt.grade.runner import Transcript
-from hectogpt.grade.settings import home
 
 BASE = """
 import math
@@ -278,7 +278,7 @@ def transcript(source: str, parts: tuple[str, ...] = (), **others: str) -> Trans
             try:
                 modules[name] = module(name, text)
             except Exception as error:
-                found.imports[name] = told(error, {"importing": True})
+                found.imports[name] = answer_of_error(error, {"importing": True})
     finally:
         for name, old in before.items():
             sys.modules.pop(name, None)
@@ -286,8 +286,9 @@ def transcript(source: str, parts: tuple[str, ...] = (), **others: str) -> Trans
                 sys.modules[name] = old
     found.files = {"model_solution", *others}
     found.modules, found.empty = set(modules), set(empty_functions(modules))
+    found.keywords = lacking_keywords(modules)
     for setting in laws.SETTINGS.values():
-        if home(setting.part) not in modules or (parts and setting.part not in parts):
+        if BY_NAME[setting.part].module not in modules or (parts and setting.part not in parts):
             continue
         for variant in ("patched", "own"):
             for dtype, made in every_answer(setting, modules, variant):

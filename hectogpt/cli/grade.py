@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hectogpt import files, hardware
+from hectogpt import errors, files, hardware
 from hectogpt.cli.console import note
 from hectogpt.errors import UserError
 
@@ -23,7 +22,7 @@ usage: hectogpt grade PATH ... [options]
 Grades submissions of the assignment: files, folders or .zip archives with
 model_solution.py, or folders of these; utils.py and train.py beside it too.
 Each runs in processes of its own, in a copy. Exit code: 0 all right, 1
-something is wrong, 2 usage.
+something is wrong, 2 usage, 5 the grader itself does not work.
 
 What is told
   --hints 1|2|3        the symptom; also where; also the mistake (default 3)
@@ -38,10 +37,6 @@ A class
   --jobs N             submissions at the same time (default: one on each core)
   --timeout SECONDS    for one step of a submission (default 10)
   --memory GIB         for a submission, beside torch (default 2)
-Apart from this machine
-  --container ENGINE   podman or docker: no network, no rights, no view of it
-  --image NAME         its image (default hectogpt-grade)
-  --make-container DIR write what that image is built from, and do nothing else
 Gradescope
   --make-autograder ZIP  write the autograder, and do nothing else
   --gradescope FILE    write results.json, for one submission
@@ -93,12 +88,6 @@ class GradeArguments:
     """Seconds that one step of a submission may take."""
     memory: float = 2.0
     """GiB that a submission may take, beside torch."""
-    container: Literal["podman", "docker"] | None = None
-    """Run submissions in containers of this engine: without network, rights, and a view of this machine."""
-    image: str = "hectogpt-grade"
-    """The image for --container."""
-    make_container: Path | None = None
-    """Write a folder to build that image from, and do nothing else."""
     quiet: bool = False
     """Print errors and results only."""
 
@@ -120,13 +109,6 @@ def run(arguments: GradeArguments) -> None:
         files.write_atomic(arguments.make_autograder, archive(arguments.visibility, arguments.hints or 3))
         note(f"wrote {arguments.make_autograder}: upload it to Gradescope as the autograder", arguments.quiet)
         return
-    if arguments.make_container is not None:
-        from hectogpt.cli.grade_container import IMAGE, make_container
-
-        make_container(arguments.make_container)
-        build = f"podman build -t {IMAGE} {shlex.quote(str(arguments.make_container))}"
-        note(f"wrote {arguments.make_container}; build the image with: {build}", arguments.quiet)
-        return
     if not arguments.paths:
         raise UserError("nothing to grade", fix="hectogpt grade FOLDER, with the folder that holds model_solution.py")
     if arguments.timeout <= 0 or arguments.memory <= 0 or arguments.jobs < 0:
@@ -135,10 +117,11 @@ def run(arguments: GradeArguments) -> None:
 
     import torch
 
-    from hectogpt.grade import submission
+    from hectogpt.grade import grading, submission
 
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
     submission.remove_leftovers()
+    grading.check_reference(limits(arguments))
     if arguments.watch:
         watch(arguments)
         return
@@ -149,22 +132,19 @@ def run(arguments: GradeArguments) -> None:
         from hectogpt.grade.report import as_json
 
         print(json.dumps(as_json(found), allow_nan=False))
+    sys.stdout.flush()
+    if any(result.grader_fault for result in found):
+        raise SystemExit(errors.EXACTNESS)
     if not all(result.is_right(arguments.strict) for result in found):
-        sys.stdout.flush()
-        raise SystemExit(1)
+        raise SystemExit(errors.BUG)
 
 
 def limits(arguments: GradeArguments):  # type: ignore[no-untyped-def]  # Limits, which loads torch
-    """The limits of one submission, and where it runs. Raises UserError if containers do not work."""
+    """The limits of one submission."""
     from hectogpt.grade.runner import Limits
 
-    total, memory, elsewhere = max(90.0, 9 * arguments.timeout), int(arguments.memory * 2**30), None
-    if arguments.container is not None:
-        from hectogpt.cli import grade_container
-
-        total *= 2  # containers take their time to start
-        elsewhere = grade_container.elsewhere(arguments.container, arguments.image, memory, total)
-    return Limits(seconds=arguments.timeout, total_seconds=total, memory=memory, elsewhere=elsewhere)
+    total, memory = max(90.0, 9 * arguments.timeout), int(arguments.memory * 2**30)
+    return Limits(seconds=arguments.timeout, total_seconds=total, memory=memory)
 
 
 def graded(arguments: GradeArguments, submissions):  # type: ignore[no-untyped-def]
@@ -253,7 +233,7 @@ def watch(arguments: GradeArguments) -> None:
         f"watching {', '.join(map(str, arguments.paths))}: graded now and after every save; Ctrl-C ends",
         arguments.quiet,
     )
-    spare = Spare(allowed)
+    spare = Spare()
     try:
         for found in changes(arguments.paths):
             if len(found) != 1:
@@ -263,7 +243,7 @@ def watch(arguments: GradeArguments) -> None:
             result = grade(found[0], allowed, spare=spare)
             told.tell(result, time.perf_counter() - began)
             spare.close()
-            spare = Spare(allowed)  # gets ready while the student reads
+            spare = Spare()  # gets ready while the student reads
     finally:
         spare.close()
 

@@ -1,26 +1,44 @@
-"""What `hectogpt grade --make-autograder` writes for Gradescope: setup.sh, run_autograder, and this package."""
+"""What `hectogpt grade --make-autograder` writes for Gradescope: setup.sh, run_autograder, and this package.
+
+So the grader there is the one here, with the versions that it has here, whether this one has been published or not.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
+import platform
+import re
 import zipfile
+from pathlib import Path
 
-from hectogpt.cli.grade_package import package_files, requirements
+from hectogpt import errors
+from hectogpt.assignment import materials
+from hectogpt.assignment.kit import SOURCES
+from hectogpt.errors import UserError
 
-SETUP = """#!/usr/bin/env bash
+PACKAGE = Path(__file__).resolve().parents[1]
+WHEELS = "https://download.pytorch.org/whl/cpu"  # torch for processors alone: a tenth of the size
+TEXTBOOK = "hectogpt/assignment/files/reference"
+SETUP = f"""#!/usr/bin/env bash
 # Runs once, when Gradescope builds the image. The grader itself is in the archive; what it needs is installed.
 set -euo pipefail
 apt-get update
-for version in 3.13 3.12 3.11; do
+for version in {{python}} 3.13 3.12 3.11; do
     if apt-get install -y python$version python$version-venv; then break; fi
 done
 python$version -m venv /opt/grader
 /opt/grader/bin/pip install -r /autograder/source/requirements.txt
+# The grader has to give its own solution full points here; then the solution goes, before any student's code comes.
+export PYTHONPATH=/autograder/source HECTOGPT_CACHE=/opt/grader/cache
+/opt/grader/bin/python -m hectogpt grade /autograder/source/{TEXTBOOK} --strict
+rm -r /autograder/source/{TEXTBOOK}
 """
 RUN = """#!/usr/bin/env bash
 # Runs for each submission: /autograder/submission in, /autograder/results/results.json out.
 mkdir -p /autograder/results
-PYTHONPATH=/autograder/source /opt/grader/bin/python -m hectogpt grade /autograder/submission \\
+export PYTHONPATH=/autograder/source HECTOGPT_CACHE=/opt/grader/cache
+/opt/grader/bin/python -m hectogpt grade /autograder/submission \\
     --hints {hints} --visibility {visibility} --gradescope /autograder/results/results.json --quiet
 code=$?
 # 0: all right, 1: something is wrong; anything else is the grader's own fault, and the student is told so.
@@ -34,7 +52,11 @@ DATE = (2026, 1, 1, 0, 0, 0)
 
 def archive(visibility: str, hints: int) -> bytes:
     """A .zip with both scripts at its root, executable, with fixed dates: the same bytes for the same arguments."""
-    scripts = {"setup.sh": SETUP, "run_autograder": RUN.format(visibility=visibility, hints=hints)}
+    python = ".".join(platform.python_version_tuple()[:2])
+    scripts = {
+        "setup.sh": SETUP.format(python=python),
+        "run_autograder": RUN.format(visibility=visibility, hints=hints),
+    }
     content = {name: text.encode() for name, text in scripts.items()}
     content |= {"requirements.txt": requirements().encode(), **package_files()}
     out = io.BytesIO()
@@ -46,3 +68,30 @@ def archive(visibility: str, hints: int) -> bytes:
             info.compress_type = zipfile.ZIP_DEFLATED
             file.writestr(info, data)
     return out.getvalue()
+
+
+def package_files() -> dict[str, bytes]:
+    """Path below a folder that is to be on PYTHONPATH -> content: the package, and the solution that it is tried on."""
+    solution = PACKAGE / "assignment" / "files"
+    found = {}
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and solution not in path.parents:
+            found[path.relative_to(PACKAGE.parent).as_posix()] = path.read_bytes()
+    return found | {f"{TEXTBOOK}/{name}": (materials.find("reference") / name).read_bytes() for name in SOURCES}
+
+
+def requirements() -> str:
+    """A requirements.txt: what the package needs, without extras, in the versions that are installed here. Raises
+    UserError if it was not installed by pip."""
+    try:
+        needed = [line for line in importlib.metadata.requires("hectogpt") or [] if "extra ==" not in line]
+        names = sorted(found[0] for line in needed if (found := re.match(r"[\w.-]+", line)))
+        versions = {name: importlib.metadata.version(name).partition("+")[0] for name in names}
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            "it is not known what hectogpt needs",
+            why="it runs from a folder that was never installed",
+            fix="pip install -e . in that folder",
+            code=errors.DATA,
+        ) from None
+    return "\n".join([f"--extra-index-url {WHEELS}", *(f"{name}=={has}" for name, has in versions.items())]) + "\n"

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.settings import Setting, Size, weights
+from hectogpt.grade.settings import Setting, Size, state_of
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-CLASSES = {"gelu": "GELU", "mlp": "MLP", "attention": "CausalAttention", "block": "DecoderBlock"}
-PREFIXES = {"mlp": "backbone.0.mlp.", "attention": "backbone.0.attention.", "block": "backbone.0."}
 
 
 @dataclass
@@ -31,7 +30,7 @@ class Built:
 
 def build(setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dtype) -> Built:
     """The part with the setting's weights, and below it, if patched, our own parts."""
-    name = CLASSES.get(setting.part, "Transformer")
+    name = BY_NAME[setting.part].owner
     if not hasattr(solution, name):
         raise AttributeError(f"model_solution.py has no class {name}")
     if setting.part == "gelu":
@@ -44,8 +43,8 @@ def build(setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dt
     watch: dict[str, Any] = {}
     if patched:
         patch(module, setting, watch)
-    method = {"generate": "generate", "loss": "get_loss_on_batch"}.get(setting.part)
-    return Built(module, getattr(module, method) if method else module, watch)
+    method = BY_NAME[setting.part].functions[-1].rpartition(".")[2]
+    return Built(module, module if method == "forward" else getattr(module, method), watch)
 
 
 @contextmanager
@@ -72,12 +71,6 @@ def config(solution: ModuleType, size: Size) -> Any:
 # Parameters of the parts right below the judged one, which a mistake there may have renamed or reshaped.
 BELOW = {"block": ("mlp.", "attention."), "forward": ("backbone.",), "generate": ("backbone.",), "loss": ("backbone.",)}
 BELOW["train"] = ("backbone.",)
-
-
-def state_of(setting: Setting) -> dict[str, Tensor]:
-    """Our weights of the setting's part, by the names that they have in it."""
-    prefix = PREFIXES.get(setting.part, "")
-    return {k.removeprefix(prefix): v for k, v in weights(setting).items() if k.startswith(prefix)}
 
 
 def load(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:

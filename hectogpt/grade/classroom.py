@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -106,7 +107,7 @@ def grade_all(
 
 def renamed(result: Result, name: str) -> Result:
     """The result under another name: of an equal submission, or of one that has been moved."""
-    return Result(name, result.key, result.parts, result.seconds, result.missing, result.fault, result.printed)
+    return replace(result, name=name)
 
 
 def counts(found: list[Result]) -> list[tuple[str, str, int]]:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade.answers import Answer
-from hectogpt.grade.settings import Setting, given, order
-
-AXES = {
-    "gelu": ("row", "position", "channel"),
-    "mlp": ("row", "position", "channel"),
-    "attention": ("row", "position", "channel"),
-    "block": ("row", "position", "channel"),
-    "forward": ("row", "position", "token"),
-    "generate": ("row", "position"),
-    "loss": (),
-}
+from hectogpt.grade.settings import Setting, given, gradient_sizes, order
 
 
 def error(yours: Tensor, expected: Tensor) -> float:
@@ -56,8 +48,7 @@ def first_difference(setting: Setting, number: int, yours: Tensor, expected: Ten
     wrong = ~((a - b).abs() <= tolerance * scale)
     flat = int(wrong.flatten().int().argmax())
     index = [int(i) for i in torch.unravel_index(torch.tensor(flat), b.shape)] if b.dim() else []
-    names = AXES.get(setting.part, ())
-    place = ", ".join(f"{name} {i}" for name, i in zip(names, index, strict=False))
+    place = ", ".join(f"{name} {i}" for name, i in zip(BY_NAME[setting.part].axes, index, strict=False))
     if a.flatten()[flat].isnan():
         share = float(a.isnan().double().mean())
         return f"{where}: NaN at {place or 'the result'} ({share:.0%} of the numbers), expected {b.flatten()[flat]:.6g}"
@@ -70,40 +61,77 @@ def first_difference(setting: Setting, number: int, yours: Tensor, expected: Ten
     return f"{where}{at and ':'}{at}: yours {x:.6g}, expected {y:.6g}, difference {x - y:.2g}{part}"
 
 
-def pattern(answers: list[Answer], expected: list[Tensor | str], tolerance: float) -> str:
-    """What right and wrong numbers have in common, as a hint where to look; "" if nothing stands out."""
-    rows, first_row, first_position, shapes_right, shapes_wrong = [], True, True, [], []
-    for answer, right in zip(answers, expected, strict=False):
-        if answer.tensor is None or not isinstance(right, Tensor):
-            continue
-        if error(answer.tensor, right) <= tolerance:
-            shapes_right.append(tuple(right.shape[:2]))
-            continue
-        shapes_wrong.append(tuple(right.shape[:2]))
-        if answer.tensor.shape != right.shape or right.dim() < 2:
-            first_row = first_position = False
-            continue
-        rows.append(right.shape[0])
-        a, b = answer.tensor.double(), right.double()
-        scale = max(float(b.std()), 1e-12)
-        first_row &= bool(((a - b).abs()[0] <= tolerance * scale).all())
-        first_position &= bool(((a - b).abs()[:, 0] <= tolerance * scale).all())
-    if not shapes_wrong:
-        return ""
-    if rows and first_row and max(rows) > 1:
+def pattern(part: str, settings: list[Setting], answers: list[list[Answer]], right: list[tuple[Tensor | str, ...]],
+            tolerance: float) -> str:  # fmt: skip
+    """What right and wrong numbers have in common, as a hint where to look; "" if nothing stands out. Only what the
+    inputs could have shown to be otherwise: some are one row of several positions, some several rows of one."""
+    wholes: list[tuple[bool, int, int]] = []  # right, rows, positions of each call
+    masks = []  # where the numbers of a wrong call are right: [rows, positions]
+    for setting, found, expected in zip(settings, answers, right, strict=True):
+        for number, (answer, value) in enumerate(zip(found, expected, strict=False)):
+            if answer.tensor is None or not isinstance(value, Tensor):
+                continue
+            rows, positions = given(setting, order(setting)[number]).shape[:2]
+            fits = error(answer.tensor, value) <= tolerance
+            wholes.append((fits, rows, positions))
+            if fits:
+                continue
+            if answer.tensor.shape != value.shape or value.dim() < 2:
+                return ""
+            scale = max(float(value.double().std()), 1e-12)
+            same = (answer.tensor.double() - value.double()).abs() <= tolerance * scale
+            same = same.flatten(2).all(-1) if same.dim() > 2 else same
+            masks.append(same[:, positions:] if part == "generate" else same)
+
+    def always(what: Callable[[Tensor], bool], shown: Callable[[Tensor], bool]) -> bool:
+        """Whether it holds in every wrong call, and at least two could have shown it to be false."""
+        return all(map(what, masks)) and sum(map(shown, masks)) >= 2
+
+    several = [mask for mask in masks if mask.shape[0] > 1]
+    if always(lambda m: bool(m[0].all()), lambda m: m.shape[0] > 1) and len(several) == len(masks):
         return "the first row of the batch is right, the others are not"
-    if (
-        shapes_right
-        and all(shape[:1] == (1,) for shape in shapes_right)
-        and all(shape[:1] > (1,) for shape in shapes_wrong)
-    ):
+    one_row = [fits for fits, rows, positions in wholes if rows == 1 and positions > 1]
+    if one_row and all(one_row) and all(rows > 1 for fits, rows, _ in wholes if not fits):
         return "a batch of one row is right, larger ones are not"
-    if rows and first_position:
-        return "the first position is right, later ones are not"
+    if always(lambda m: bool(m[:, 0].all()), lambda m: m.shape[1] > 1):
+        what = "new token" if part == "generate" else "position"
+        return f"the first {what} is right, later ones are not"
+    if always(lambda m: bool(m[:, -1].all()), lambda m: m.shape[1] > 1):
+        return "the last position is right, earlier ones are not" if part != "generate" else ""
     return ""
+
+
+def gradient_errors(setting: Setting, call: int, answer: Answer, right: Tensor) -> dict[str, float]:
+    """Name -> largest difference from the right gradient, relative to its size, or to a tenth of the largest one's: the
+    gradient of W_k's bias is zero but for rounding. Weights that the module lacks are left out."""
+    sizes = gradient_sizes(setting, call)
+    if answer.gradient is None or answer.gradient.numel() != right.numel():
+        return dict.fromkeys(sizes, math.inf)
+    absent = answer.facts.get("absent", ())
+    pairs = dict(
+        zip(
+            sizes,
+            zip(answer.gradient.split([*sizes.values()]), right.split([*sizes.values()]), strict=True),
+            strict=True,
+        )
+    )
+    scales = {name: float(b.square().mean().sqrt()) for name, (_, b) in pairs.items()}
+    floor = 0.1 * max(scales.values())
+    found = {}
+    for name, (a, b) in pairs.items():
+        difference = float((a - b).abs().max())
+        if name not in absent:
+            found[name] = math.inf if math.isnan(difference) else difference / max(scales[name], floor, 1e-12)
+    return found
 
 
 def short(text: str, width: int = 300) -> str:
     """A foreign text on one line, not longer than width."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from hectogpt.grade import compare, mistakes_attention, mistakes_layers, mistakes_model, mistakes_use
+from hectogpt.assignment.parts import BY_NAME
+from hectogpt.grade import (
+    compare,
+    fit,
+    mistakes_attention,
+    mistakes_gradient,
+    mistakes_layers,
+    mistakes_model,
+    mistakes_use,
+)
 from hectogpt.grade.answers import Answer
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.laws import TOLERANCE
-from hectogpt.grade.mistake import Mistake, combine
-from hectogpt.grade.settings import Setting, given, order, weights
+from hectogpt.grade.laws import GRADIENT, TOLERANCE
+from hectogpt.grade.mistake import Diagnosis, Mistake, combine
+from hectogpt.grade.settings import INPUT, Setting, cotangent, given, gradient_sizes, order, weights
 
 MISTAKES: dict[str, list[Mistake]] = {
     "gelu": mistakes_layers.GELU,
@@ -25,27 +33,12 @@ MISTAKES: dict[str, list[Mistake]] = {
     "generate": mistakes_use.GENERATE,
     "loss": mistakes_use.LOSS,
 }
-TOLD = 3  # explanations of the same results that are told in words
+GRADIENTS = mistakes_gradient.GRADIENTS
+IN_WORDS = 3  # explanations of the same results that are given in words
+PAIRS = 3000  # that are tried at most: a second or two
 Outcome = Tensor | str
 Given = list[tuple[Setting, int, Answer]]  # setting, number of the call, what came back
 _remembered: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """names: the mistake, or both of a pair. equivalent: other names that explain the same results. where, what: the
-    second and the third hint. alternatives: what else explains the same results, the first few as sentences."""
-
-    names: tuple[str, ...]
-    where: str
-    what: str
-    equivalent: tuple[str, ...] = ()
-    alternatives: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """For tables and counts."""
-        return " + ".join(self.names)
 
 
 class Remembering(Computation):
@@ -62,39 +55,59 @@ class Remembering(Computation):
         return _remembered[key]
 
 
-@lru_cache(maxsize=64)
-def model_of(setting: Setting) -> dict[str, Tensor]:
-    """The setting's weights, made once."""
-    return weights(setting)
-
-
 @lru_cache(maxsize=200_000)
 def outcome(part: str, numbers: tuple[int, ...], setting: Setting, call: int) -> Outcome:
     """What a part with these mistakes (numbers in MISTAKES[part]; none: the right one) returns for one input."""
-    kind: type[Computation] = Computation
-    if numbers:
-        combined = combine(tuple(MISTAKES[part][n] for n in numbers))
-        assert combined is not None
-        kind = combined
+    kind = combine(tuple(MISTAKES[part][n] for n in numbers))
+    assert kind is not None
+    return outcome_of(kind, part, setting, call)
+
+
+def outcome_of(kind: type[Computation], part: str, setting: Setting, call: int) -> Outcome:
+    """What a part of a computation returns for one input, or the name of the error that it raises."""
     if part in ("generate", "loss"):
-        bases = (Remembering,) if kind is Computation else (kind, Remembering)
-        kind = type("Remembering", bases, {"setting": setting.name})
+        kind = type("Remembering", (kind, Remembering), {"setting": setting.name})
     new_tokens = setting.new_tokens[call] if setting.new_tokens else 0
     try:
         with torch.no_grad():
-            return kind(model_of(setting), setting.size).run(part, given(setting, call), new_tokens)
+            return kind(weights(setting), setting.size).run(part, given(setting, call), new_tokens)
     except (IndexError, RuntimeError, ValueError, TypeError) as error:
         return type(error).__name__
 
 
+@lru_cache(maxsize=20_000)
+def gradient(part: str, numbers: tuple[int, ...] | None, setting: Setting, call: int) -> Outcome:
+    """The flat gradient of a part with these mistakes in it (numbers in GRADIENTS[part]; None: the right one); "none"
+    if its result has none."""
+    kind = combine(tuple(GRADIENTS[part][n] for n in numbers or ()))
+    assert kind is not None
+    sizes = gradient_sizes(setting, call)
+    state = {name: value.clone().requires_grad_() for name, value in weights(setting).items()}
+    x = given(setting, call).clone()
+    x.requires_grad_(x.is_floating_point())
+    result = kind(state, setting.size).run(part, x)
+    if not result.requires_grad:
+        return "none"
+    result.backward(cotangent(setting, result.shape))
+    grads = {name: x.grad if name == INPUT else state[BY_NAME[part].prefix + name].grad for name in sizes}
+    flat = [torch.zeros(sizes[n], dtype=torch.float64) if g is None else g.flatten() for n, g in grads.items()]
+    return torch.cat(flat)
+
+
 def explain(part: str, answers: Given, dtype: str) -> Diagnosis | None:
-    """The mistake, or else the pair of mistakes, that reproduces all the answers; None if there is none."""
-    singles = [n for n in range(len(MISTAKES[part])) if reproduces(part, (n,), answers, dtype)]
+    """The mistake, the number that is another one, or else the pair of mistakes, that reproduces all the answers; None
+    if there is none."""
+    singles: list[tuple[int, ...]] = [
+        (n,) for n in range(len(MISTAKES[part])) if reproduces(part, (n,), answers, dtype)
+    ]
     if singles:
-        return diagnosis(part, [(n,) for n in singles])
-    pairs: list[tuple[int, ...]] = [pair for pair in pairs_of(part) if reproduces(part, pair, answers, dtype)]
+        return diagnosis(MISTAKES[part], singles)
+    fitted = fit.explain(part, answers, outcome_of, lambda kind: all_same(part, kind, answers, dtype))
+    if fitted:
+        return fitted
+    pairs = [pair for pair in pairs_of(part, answers, dtype) if reproduces(part, pair, answers, dtype)]
     if pairs:
-        return diagnosis(part, pairs)
+        return diagnosis(MISTAKES[part], pairs)
     factor = constant_factor(part, answers, dtype)
     if factor is not None:
         what = f"Every number is {factor:.6g} times the right one."
@@ -103,6 +116,32 @@ def explain(part: str, answers: Given, dtype: str) -> Diagnosis | None:
     if 2 <= len(tensors) < len(answers):  # some calls raised for another reason: what the others returned still counts
         return explain(part, tensors, dtype)
     return None
+
+
+def explain_gradient(part: str, answers: Given, dtype: str) -> Diagnosis | None:
+    """The mistake, or pair of mistakes, that reproduces all the gradients; the values are right."""
+    listed = GRADIENTS[part]
+    for size in (1, 2):
+        found: list[tuple[int, ...]] = [
+            numbers
+            for numbers in combinations(range(len(listed)), size)
+            if combine(tuple(listed[n] for n in numbers))
+            and all(same_gradient(part, numbers, s, i, a, dtype) for s, i, a in answers)
+        ]
+        if found:
+            return diagnosis(listed, found)
+    return None
+
+
+def same_gradient(
+    part: str, numbers: tuple[int, ...], setting: Setting, number: int, answer: Answer, dtype: str
+) -> bool:
+    """Whether an answer's gradient is that of the mistakes."""
+    made = gradient(part, numbers, setting, order(setting)[number])
+    if isinstance(made, str) or answer.gradient is None:
+        return isinstance(made, str) and answer.gradient is None
+    errors = compare.gradient_errors(setting, order(setting)[number], answer, made)
+    return max(errors.values(), default=0.0) <= GRADIENT * TOLERANCE[dtype]
 
 
 def constant_factor(part: str, answers: Given, dtype: str) -> float | None:
@@ -121,26 +160,44 @@ def constant_factor(part: str, answers: Given, dtype: str) -> float | None:
     return factors[0] if factors else None
 
 
-@lru_cache(maxsize=16)
-def pairs_of(part: str) -> list[tuple[int, int]]:
-    """All pairs that change different steps."""
+def pairs_of(part: str, answers: Given, dtype: str) -> list[tuple[int, ...]]:
+    """Pairs that may fit: they change different steps, and neither alone raises, has another shape, or is wrong where
+    the answer is neither."""
+    ordered = cheapest_first(answers)
+
+    def may_be(number: int) -> bool:
+        for setting, call, answer in ordered:
+            right, made = (outcome(part, n, setting, order(setting)[call]) for n in ((), (number,)))
+            if answer.tensor is None or isinstance(right, str):
+                continue
+            if isinstance(made, str) or made.shape not in (right.shape, answer.tensor.shape):
+                return False
+            if same(answer, right, TOLERANCE[dtype]) and not same(answer, made, TOLERANCE[dtype]):
+                return False
+        return True
+
     listed = MISTAKES[part]
-    return [
-        (a, b)
-        for a, b in combinations(range(len(listed)), 2)
-        if not listed[a].changes.keys() & listed[b].changes.keys()
-    ]
+    candidates = [number for number in range(len(listed)) if may_be(number)]
+    pairs: list[tuple[int, ...]] = list(combinations(candidates, 2))
+    return [pair for pair in pairs if not listed[pair[0]].changes.keys() & listed[pair[1]].changes.keys()][:PAIRS]
 
 
 def reproduces(part: str, numbers: tuple[int, ...], answers: Given, dtype: str) -> bool:
-    """Whether the mistakes give every answer, at least one of them a tensor."""
-    tensors = 0
+    """Whether the mistakes give every answer, at least one of them a tensor with a number in it: NaN everywhere has
+    many causes."""
+    told = False
     for setting, number, answer in cheapest_first(answers):
         made = outcome(part, numbers, setting, order(setting)[number])
         if not same(answer, made, TOLERANCE[dtype]):
             return False
-        tensors += isinstance(made, Tensor)
-    return tensors > 0
+        told = told or (isinstance(made, Tensor) and (not made.numel() or bool(made.isfinite().any())))
+    return told
+
+
+def all_same(part: str, kind: type[Computation], answers: Given, dtype: str) -> bool:
+    """Whether a computation gives every answer."""
+    made = ((a, outcome_of(kind, part, setting, order(setting)[number])) for setting, number, a in answers)
+    return all(same(answer, one, TOLERANCE[dtype]) for answer, one in made)
 
 
 def cheapest_first(answers: Given) -> Given:
@@ -159,11 +216,10 @@ def same(answer: Answer, made: Outcome, tolerance: float) -> bool:
     return compare.error(answer.tensor, made) <= tolerance
 
 
-def diagnosis(part: str, found: list[tuple[int, ...]]) -> Diagnosis:
-    """The first of the explanations, with the names of the others; the first few are told in words as well."""
-    listed = MISTAKES[part]
+def diagnosis(listed: list[Mistake], found: list[tuple[int, ...]]) -> Diagnosis:
+    """The first of the explanations, with the names of the others; the first few in words as well."""
     names = [tuple(listed[n].name for n in numbers) for numbers in found]
-    wheres = ["; ".join(dict.fromkeys(listed[n].where for n in numbers)) for numbers in found[:TOLD]]
-    what, *others = [" ".join(listed[n].what for n in numbers) for numbers in found[:TOLD]]
+    wheres = ["; ".join(dict.fromkeys(listed[n].where for n in numbers)) for numbers in found[:IN_WORDS]]
+    what, *others = [" ".join(listed[n].what for n in numbers) for numbers in found[:IN_WORDS]]
     equivalent = tuple(" + ".join(other) for other in names[1:])
     return Diagnosis(names[0], ", or ".join(dict.fromkeys(wheres)), what, equivalent, tuple(others))

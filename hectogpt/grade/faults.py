@@ -21,6 +21,10 @@ class Fault:
 
 FAULTS = (
     Fault("nothing returned", r"^result: None", "the end of the function", "The result is computed but nothing is returned: the return is missing."),
+    Fault("changed in place", r"modified by an inplace operation|leaf Variable that requires grad", "a sum or mask in place",
+          "A tensor that the gradient needs is changed in place, by += say: backward fails. A new tensor is asked for."),
+    Fault("a helper returns nothing", r"not NoneType|'NoneType' (object|and)|got NoneType|NoneType: None", "a helper function",
+          "A function of yours that is called here computes its result but does not return it: the return is missing."),
     Fault("exception raised for return", r"exceptions must derive from BaseException", "the end of the function",
           "The result is raised as an exception: `raise` stands where `return` belongs."),
     Fault("several values returned", r"^result: a (tuple|list)", "the end of the function", "Several values are returned; one tensor is asked for."),

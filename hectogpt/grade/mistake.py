@@ -12,6 +12,23 @@ Method = Callable[..., Any]
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """names: the mistake, or both of a pair. equivalent: other names that explain the same results. where, what: the
+    second and the third hint. alternatives: what else explains the same results, the first few as sentences."""
+
+    names: tuple[str, ...]
+    where: str
+    what: str
+    equivalent: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """For tables and counts."""
+        return " + ".join(self.names)
+
+
+@dataclass(frozen=True)
 class Mistake:
     """name: short and stable, for tables. where: the tensor or step that it is in. what: the mistake in a sentence
     that does not give the code away. changes: method of Computation -> what takes its place."""

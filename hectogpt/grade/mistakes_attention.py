@@ -81,10 +81,6 @@ def untransposed(*names: str) -> Callable[..., tuple[Tensor, ...]]:
     return project
 
 
-def hidden_before_scaling(value: float) -> Callable[[Computation, Tensor], Tensor]:
-    return lambda self, scores: self.normalise(self.scale(scores + value * future(self, scores)))
-
-
 def join_dealt(self: Computation, z: Tensor) -> Tensor:
     return z.permute(0, 2, 3, 1).flatten(2)
 
@@ -111,10 +107,6 @@ ATTENTION = [
             "The future is set to 0 after the softmax: the weights of a query no longer sum to 1.", {"hide": lambda s, t: t, "normalise": after_softmax(0.0)}),
     Mistake("minus infinity after softmax", "attention", "the order of mask and softmax",
             "The mask is applied to the probabilities, after the softmax.", {"hide": lambda s, t: t, "normalise": after_softmax(-math.inf)}),
-    Mistake("-10 before the scaling", "attention", MASK, "A small constant is added to the future before the scaling, which weakens it.",
-            {"pattern": hidden_before_scaling(-10.0)}),
-    Mistake("minus infinity times zero", "attention", MASK, "Minus infinity is multiplied by the mask's zeros, which gives NaN.",
-            {"hide": lambda s, t: t + future(s, t).to(t.dtype) * -math.inf}),
     Mistake("scale after softmax", "attention", "the scale of the scores", "The probabilities are divided by the root of the head's width; the scores have to be.",
             {"scale": lambda s, t: t, "normalise": lambda s, t: t.softmax(-1) / s.size.d_attention**0.5}),
     Mistake("softmax over queries", "attention", "the axis of the softmax", "The softmax runs over the queries, not over the keys.",

@@ -13,13 +13,6 @@ from torch.nn import functional as F
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.mistake import Mistake
 
-
-def curve(factor: float = math.sqrt(2 / math.pi), cubic: float = 0.044715, power: int = 3, half: float = 0.5,
-          one: float = 1.0) -> Callable[[Computation, Tensor], Tensor]:  # fmt: skip
-    """GELU with other numbers."""
-    return lambda self, x: half * x * (one + torch.tanh(factor * (x + cubic * x**power)))
-
-
 CURVES: dict[str, tuple[str, Callable[[Computation, Tensor], Tensor]]] = {
     "erf GELU": ("it is the exact unit, by erf; the assignment asks for its tanh form", lambda s, x: F.gelu(x)),
     "ReLU for GELU": ("it is a ReLU", lambda s, x: x.relu()),
@@ -35,20 +28,8 @@ CURVES: dict[str, tuple[str, Callable[[Computation, Tensor], Tensor]]] = {
                                   lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))),
     "1 + inside tanh": ("the 1 is added inside tanh", lambda s, x: 0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "no x before the bracket": ("the x before the bracket is missing", lambda s, x: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
-    "no sqrt of 2/pi": ("the factor before the bracket is 2/pi; its square root is missing", curve(2 / math.pi)),
-    "sqrt of 2 pi": ("the factor before the bracket is sqrt(2 pi) instead of sqrt(2/pi)", curve(math.sqrt(2 * math.pi))),
-    "sqrt of pi/2": ("the factor before the bracket is upside down", curve(math.sqrt(math.pi / 2))),
-    "no factor in tanh": ("the factor sqrt(2/pi) is missing", curve(1.0)),
-    "sqrt 2 over pi": ("only the 2 is under the root in the factor", curve(math.sqrt(2) / math.pi)),
-    "x squared in GELU": ("the power of x inside tanh is 2 instead of 3", curve(power=2)),
-    "coefficient 0.44715": ("the coefficient of the cube is ten times too large", curve(cubic=0.44715)),
-    "coefficient 0.0044715": ("the coefficient of the cube is ten times too small", curve(cubic=0.0044715)),
-    "coefficient 0.047715": ("the digits of the coefficient of the cube are mistyped", curve(cubic=0.047715)),
-    "coefficient 0.044175": ("two digits of the coefficient of the cube are swapped", curve(cubic=0.044175)),
-    "no cube in GELU": ("the cubic term is missing", curve(cubic=0.0)),
-    "GELU not halved": ("the factor one half is missing", curve(half=1.0)),
-    "no 1 + in GELU": ("the 1 that is added to tanh is missing", curve(one=0.0)),
-    "minus in GELU": ("the sign of tanh is wrong", curve(factor=-math.sqrt(2 / math.pi))),
+    "x squared in GELU": ("the power of x inside tanh is 2 instead of 3",
+                          lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2)))),
 }  # fmt: skip
 
 GELU = [Mistake(name, "gelu", "GELU.forward", what + ".", {"gelu": f}) for name, (what, f) in CURVES.items()]
@@ -124,23 +105,39 @@ def ends(part: str, listed: list[Mistake]) -> list[Mistake]:
 MLP += ends("mlp", MLP)
 
 
-def over(axis: int | tuple[int, int]) -> Callable[[Computation, str, Tensor], Tensor]:
-    """A norm over another axis."""
+def normalised(
+    axis: int | tuple[int, ...] = -1, mean: bool = True, sample: int = 0, outside: bool = False
+) -> Callable[..., Tensor]:
+    """A norm over another axis, without the mean, by the sample variance (sample=1), with eps outside the root."""
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
-        centred = x - x.mean(axis, keepdim=True)
-        return self.affine(name, centred / torch.sqrt((centred**2).mean(axis, keepdim=True) + self.eps()))
+        centred = x - x.mean(axis, keepdim=True) if mean else x
+        count = x[0].numel() if isinstance(axis, tuple) else x.shape[axis]
+        variance = (centred**2).mean(axis, keepdim=True) * (count / (count - sample))
+        return self.affine(
+            name, centred / (variance.sqrt() + self.eps() if outside else torch.sqrt(variance + self.eps()))
+        )
 
     return norm
 
 
-def rms(self: Computation, name: str, x: Tensor) -> Tensor:
-    return self.affine(name, x / torch.sqrt((x**2).mean(-1, keepdim=True) + self.eps()))
-
-
-def unbiased(self: Computation, name: str, x: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    return self.affine(name, centred / (x.std(-1, keepdim=True) + self.eps()))
+# Mistakes in a norm written by hand, in whatever part it stands: (name, sentence, method, what takes its place).
+NORM_MISTAKES: list[tuple[str, str, str, Callable[..., Tensor]]] = [
+    ("norm over positions", "The norm is taken over positions, not over d_model.", "norm", normalised(1)),
+    ("norm over the batch", "The norm is taken over the batch, not over d_model.", "norm", normalised(0)),
+    ("norm over positions and channels", "The norm is taken over positions and d_model together.", "norm", normalised((1, 2))),
+    ("RMS norm", "The mean is not subtracted: this is an RMS norm.", "norm", normalised(mean=False)),
+    ("norm by the sample variance", "The norm is written by hand with the sample variance, divided by n - 1; layer norm divides by n.", "norm", normalised(sample=1)),
+    ("norm by the sample deviation", "The norm is written by hand with the sample deviation (divided by n - 1), to which eps is added.", "norm",
+     normalised(sample=1, outside=True)),
+    ("eps outside the root", "Eps is added to the deviation; it belongs to the variance, under the root.", "norm", normalised(outside=True)),
+    ("norm not divided", "The mean is subtracted, but nothing is divided by the deviation.", "norm",
+     lambda s, name, x: s.affine(name, x - x.mean(-1, keepdim=True))),
+    ("norm divided by the variance", "The variance divides, not its root.", "norm",
+     lambda s, name, x: s.affine(name, (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps()))),
+    ("norm without gain and bias", "The norm's gain and bias are not applied.", "affine", lambda s, n, x: x),
+    ("norm without bias", "The norm's bias is not added.", "affine", lambda s, n, x: x * s.w[n + ".weight"]),
+]  # fmt: skip
 
 
 def post_norm(self: Computation, p: str, x: Tensor) -> Tensor:
@@ -254,18 +251,6 @@ BLOCK = [
             {"first_half": lambda s, p, x: x + s.think(p, s.first_norm(p, x))}),
     Mistake("input added twice", "block", SUMS, "The block's input is added once too often.",
             {"block": lambda s, p, x: x + s.second_half(p, s.first_half(p, x))}),
-    Mistake("norm over positions", "block", "the axis of the norms", "The norm is taken over positions, not over d_model.", {"norm": over(1)}),
-    Mistake("norm over the batch", "block", "the axis of the norms", "The norm is taken over the batch, not over d_model.", {"norm": over(0)}),
-    Mistake("norm over positions and channels", "block", "the axis of the norms", "The norm is taken over positions and d_model together.",
-            {"norm": over((1, 2))}),
-    Mistake("RMS norm", "block", "the norms", "The mean is not subtracted: this is an RMS norm.", {"norm": rms}),
-    Mistake("norm by the sample deviation", "block", "the norms",
-            "The norm is written by hand with the sample deviation (divided by n - 1).", {"norm": unbiased}),
-    Mistake("norm without gain and bias", "block", "the norms", "The norms' gain and bias are not applied.",
-            {"affine": lambda s, n, x: x}),
-    Mistake("norm without bias", "block", "the norms", "The norms' bias is not added.", {"affine": lambda s, n, x: x * s.w[n + ".weight"]}),
-    Mistake("eps 1e-6", "block", "the norms", "The eps of the norms is 1e-6, not GPT-2's 1e-5.", {"eps": lambda s: 1e-6}),
-    Mistake("eps 1e-8", "block", "the norms", "The eps of the norms is 1e-8, not GPT-2's 1e-5.", {"eps": lambda s: 1e-8}),
-    Mistake("eps 1e-12", "block", "the norms", "The eps of the norms is 1e-12, not GPT-2's 1e-5.", {"eps": lambda s: 1e-12}),
+    *(Mistake(name, "block", "the norms", what, {method: f}) for name, what, method, f in NORM_MISTAKES),
 ]  # fmt: skip
 BLOCK += ends("block", BLOCK)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.mistake import Mistake
-from hectogpt.grade.mistakes_layers import ends
+from hectogpt.grade.mistakes_layers import NORM_MISTAKES, ends
 
 
 def positioned(index: Callable[[Computation, Tensor], Tensor]) -> Callable[[Computation, Tensor], Tensor]:
@@ -58,11 +58,24 @@ def blocks_on_input(self: Computation, x: Tensor) -> Tensor:
     return y
 
 
+def final(method: str, change: Callable[..., Tensor]) -> Callable[[Computation, Tensor], Tensor]:
+    """The final norm alone with a mistake in a norm."""
+
+    def norm(self: Computation, x: Tensor) -> Tensor:
+        return type("Final", (Computation,), {method: change})(self.w, self.size).norm("final_layer_norm", x)
+
+    return norm
+
+
 P, T, B = "the position embeddings", "the token embeddings", "the loop over the blocks"
 FORWARD = [
     Mistake("no position embeddings", "forward", P, "The position embeddings are not added.", {"positions": lambda s, ids: torch.zeros(())}),
     Mistake("positions from 1", "forward", P, "Positions are counted from 1.",
             {"positions": positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1))}),
+    Mistake("positions from 1, modulo the context", "forward", P, "Positions are counted from 1, and the last one is 0 again.",
+            {"positions": positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1) % s.size.context_length)}),
+    Mistake("positions from 1, the last one twice", "forward", P, "Positions are counted from 1, up to the last one of the table.",
+            {"positions": positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1).clamp(max=s.size.context_length - 1))}),
     Mistake("positions backwards", "forward", P, "Positions run backwards, from the last to the first.",
             {"positions": positioned(lambda s, ids: torch.arange(ids.shape[1]).flip(0))}),
     Mistake("positions from the end of the context", "forward", P, "Positions are counted from the end of the context.",
@@ -116,6 +129,8 @@ FORWARD = [
             {"final_norm": lambda s, x: x, "head": lambda s, x: F.layer_norm(x @ s.w["lm_head.weight"].T, (s.size.vocab_size,))}),
     Mistake("final residual of the embeddings", "forward", "the final norm", "The embeddings are added once more before the final norm.",
             {"forward": lambda s, ids: s.head(s.final_norm(s.backbone(s.embed(ids)) + s.embed(ids)))}),
+    *(Mistake(f"final {name}" if name[0] != "R" else "final RMS norm", "forward", "the final norm", what, {"final_norm": final(method, f)})
+      for name, what, method, f in NORM_MISTAKES if "eps" not in name),  # its input is too large for eps to show
     Mistake("head tied to the embeddings", "forward", "the head", "The logits are made with the embeddings; lm_head is a matrix of its own here.",
             {"head": lambda s, x: x @ s.w["embeddings.weight"].T}),
     Mistake("no head", "forward", "the head", "The head is not applied: vectors of d_model come back, not a score for each token.", {"head": lambda s, x: x}),

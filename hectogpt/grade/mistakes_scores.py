@@ -20,14 +20,6 @@ def future(self: Computation, scores: Tensor) -> Tensor:
     return ~self.past(scores)
 
 
-def future_times(value: float) -> Callable[[Computation, Tensor], Tensor]:
-    return lambda self, scores: future(self, scores) * value
-
-
-def fixed(value: float) -> Callable[[Computation, Tensor], float]:
-    return lambda self, scores: value
-
-
 def filled(where: Callable[[Computation, Tensor], Tensor], value: float) -> Callable[[Computation, Tensor], Tensor]:
     return lambda self, scores: scores.masked_fill(where(self, scores), value)
 
@@ -115,9 +107,6 @@ SCALES += [
     (f"multiplied by the root of {name}", f"The scores are multiplied by the root of {name}.", raised(base, -0.5))
     for name, base in BASES[1:]
 ]
-SCALES += [
-    (f"scores times {n:g}", f"The scores are multiplied by {n:g}, a fixed number.", fixed(n)) for n in (0.5, 2.0, 0.1)
-]
 
 MASK = "the causal mask"
 MASKS: list[tuple[str, str, Callable[[Computation, Tensor], Tensor]]] = [
@@ -140,13 +129,6 @@ MASKS: list[tuple[str, str, Callable[[Computation, Tensor], Tensor]]] = [
      filled(future, torch.finfo(torch.float32).tiny)),
     ("mask of plus infinity", "The future is filled with plus infinity: the sign is missing.", filled(future, math.inf)),
     ("mask of 1e9", "The future is filled with a large positive number: the sign is missing.", filled(future, 1e9)),
-    ("mask of -1", "The future is filled with -1, which a softmax does not ignore.", filled(future, -1.0)),
-    ("mask of -10", "The future is filled with -10, which larger scores make visible.", filled(future, -10.0)),
-    *((f"mask of {value:g}", f"The future is filled with {value:g}, which larger scores make visible.", filled(future, value))
-      for value in (-2.0, -3.0, -5.0, -15.0, -20.0)),
-    *((f"{value:g} added to the future", f"{value:g} is added to the scores of the future, which larger scores make visible.",
-       added(future_times(value))) for value in (-2.0, -5.0, -10.0, -15.0, -20.0)),
-    ("mask by absolute value", "The future is filled with 1.", filled(future, 1.0)),
     ("mask cut from the last rows", "The mask's last rows are taken, not its first: early positions see the future.",
      lambda s, t: t.masked_fill(whole_mask(s)[-t.shape[-1]:, :t.shape[-1]], -math.inf)),
     ("mask cut from the last columns", "The mask's last columns are taken, not its first: the past is hidden.",

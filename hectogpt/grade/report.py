@@ -14,7 +14,7 @@ from hectogpt.grade import laws
 from hectogpt.grade.classroom import counts
 from hectogpt.grade.result import WRONG, PartResult, Result
 
-LOUD = set(WRONG) - {"not started"}  # outcomes whose reason is told also if many parts share it
+LOUD = {*WRONG, "grader fault"} - {"not started"}  # outcomes whose reason is told also if many parts share it
 LEVELS = {1: "symptom", 2: "where", 3: "what"}
 
 
@@ -69,6 +69,7 @@ def text(result: Result, level: int = 3) -> str:
         lines += [f"      {title}: {note.law}: {one(note.symptom)}" for title, note in notes]
     if result.missing:
         lines.append(f"  not installed here, replaced by stand-ins: {one(', '.join(result.missing))}")
+    lines += [f"  for the teacher: looks beyond its own code: {one(said)}" for said in result.looks]
     return printable("\n".join(lines))
 
 
@@ -86,9 +87,10 @@ def line(result: Result) -> str:
     """A submission of a class on one line."""
     if result.fault:
         return printable(f"{one(result.name)}: not graded: {one(result.fault)}")
-    return printable(
-        f"{one(result.name)}: {result.points}/{result.max_points}  {one(result.wrongs_in_words())}".rstrip()
-    )
+    looks = "  (looks beyond its own code, see the records)" if result.looks else ""
+    words = f"{one(result.name)}: {result.points}/{result.max_points}  {one(result.wrongs_in_words())}"
+    fault = next((part.reason for part in result.parts if part.outcome == "grader fault"), "")
+    return printable(words.rstrip() + (f" ({one(fault)})" if fault else "") + looks)
 
 
 def overview(found: list[Result]) -> str:
@@ -162,7 +164,7 @@ def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> d
         "test_output_format": "text",
         "visibility": "visible" if result.fault and visibility != "hidden" else visibility,  # hand it in again
         "stdout_visibility": "hidden",
-        "extra_data": {"key": result.key},
+        "extra_data": {"key": result.key, "looks": result.looks},
         "tests": tests,
     }
 

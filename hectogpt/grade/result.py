@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade.diagnose import Diagnosis
+from hectogpt.grade.mistake import Diagnosis
 
 # The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are wrong.
 OUTCOMES = (
@@ -69,6 +69,10 @@ class PartResult:
     def broken(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.counts]
 
+    def why(self) -> str:
+        """What is wrong with it, on one line."""
+        return self.reason or next((finding.symptom for finding in self.broken), "no reason is known")
+
     def mistake(self) -> str:
         """A short name for tables and counts: the diagnosis, else the outcome."""
         if self.outcome == "passed":
@@ -78,7 +82,7 @@ class PartResult:
 
 @dataclass
 class Result:
-    """The grading of one submission."""
+    """The grading of one submission. looks: lines for the teacher, see Submission.looks; no points depend on them."""
 
     name: str
     key: str
@@ -87,6 +91,7 @@ class Result:
     missing: list[str] = field(default_factory=list)
     fault: str = ""  # why nothing could be graded
     printed: str = ""
+    looks: list[str] = field(default_factory=list)
 
     @property
     def points(self) -> int:
@@ -143,6 +148,7 @@ class Result:
             "seconds": round(self.seconds, 2),
             "fault": self.fault,
             "missing_packages": self.missing,
+            "looks": self.looks,
             "parts": parts,
         }
 
@@ -171,4 +177,5 @@ def read(record: dict[str, Any]) -> Result:
         float(record["seconds"]),
         [str(name) for name in record["missing_packages"]],
         str(record["fault"]),
+        looks=[str(line) for line in record["looks"]],
     )

@@ -3,11 +3,13 @@ with it: the next child goes on with the settings after that."""
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,29 +17,36 @@ from typing import Any
 import numpy as np
 import torch
 
-from hectogpt import worker
+from hectogpt import hardware, worker
+from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.answers import Answer
-from hectogpt.grade.settings import home
 from hectogpt.grade.submission import Submission, temporary
 
 CHILD = "hectogpt.grade.child"
 FACTS = 12  # facts of an answer that are believed
-SUBMISSION = "/submission"  # where a container sees the submission's copy
+ALL_BYTES, ALL_ANSWERS = 64 << 20, 4000  # of one submission's answers that are kept; a right one sends 2 MB
+ALL_FILES = 512 << 20  # bytes that a submission may write
 
 
 @dataclass(frozen=True)
 class Limits:
     """seconds: the longest silence, that is the time of one setting. start_seconds: until the child is ready, which
-    includes loading torch. total_seconds: of all children of a submission. memory, output: bytes. elsewhere: from the
-    folder with a submission's copy, how a child is started in a container; None starts it on this machine."""
+    includes loading torch. total_seconds: of all children of a submission. memory, output: bytes."""
 
     seconds: float = 10.0
     start_seconds: float = 60.0
     total_seconds: float = 90.0
     memory: int = 2 << 30
     output: int = 1 << 20
-    elsewhere: Callable[[Path], worker.Program] | None = None
+
+
+class RubbishError(Exception):
+    """A frame that cannot be understood: the submission has written to the private channel."""
+
+
+class CancelledError(Exception):
+    """The grading was asked to stop."""
 
 
 @dataclass
@@ -47,7 +56,7 @@ class Transcript:
     answers: (setting, variant, dtype) -> answers in order. files: modules that were handed in. imports: module -> why
     it cannot be imported. modules: those that could. missing: packages that stand-ins took the place of. ends:
     setting -> (outcome, words) of a child that died in it; "" for the import. empty: functions that consist of
-    nothing. printed: the end of what was printed.
+    nothing. keywords: part -> arguments that it has no name for. printed: the end of what was printed.
     """
 
     answers: dict[tuple[str, str, str], list[Answer]] = field(default_factory=dict)
@@ -57,61 +66,82 @@ class Transcript:
     missing: set[str] = field(default_factory=set)
     ends: dict[str, tuple[str, str]] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
+    keywords: dict[str, list[str]] = field(default_factory=dict)
     printed: str = ""
     seconds: float = 0.0
     now: str = ""  # the setting that the child is in; "" while it imports
     variant: str = ""
     ready: str = ""  # the version of the grader in the child, once it is ready
+    size: int = 0  # of all frames, in bytes
+    count: int = 0
 
-    def receive(self, header: dict[str, Any], body: bytes) -> None:
-        """Take in one frame. Raises ValueError for one that cannot be understood."""
+    def receive(self, header: dict[str, Any], body: bytes, asked: set[str]) -> None:
+        """Take in one frame. asked: the settings that the child was given. Raises RubbishError for one that cannot be
+        understood, or is more than answers to these can be."""
+        self.size, self.count = self.size + len(body) + len(str(header)), self.count + 1
+        try:
+            if self.size > ALL_BYTES or self.count > ALL_ANSWERS:
+                raise ValueError("more answers than there are questions")
+            self._take(header, body, asked)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            raise RubbishError(str(error)[:200]) from None
+
+    def _take(self, header: dict[str, Any], body: bytes, asked: set[str]) -> None:
         if "ready" in header:
             self.ready = str(header["ready"])
         elif "begin" in header:
-            self.now, self.variant = str(header["begin"]), str(header["variant"])
+            self.now, self.variant = one_of(asked, header["begin"]), one_of({"patched", "own"}, header["variant"])
         elif "imported" in header:
             self.modules = {str(name) for name in header["imported"]}
             self.missing = {str(name)[:60] for name in header["missing"][:20]}
             self.empty = {str(name)[:100] for name in header["empty"][:50]}
+            self.keywords = {one_of(set(BY_NAME), p): [str(n)[:60] for n in ns] for p, ns in header["keywords"].items()}
         elif "import" in header:
-            self.imports[str(header["import"])] = to_answer(header, body)
+            self.imports[one_of(self.files, header["import"])] = to_answer(header, body)
         else:
-            key = (str(header["setting"]), str(header["variant"]), str(header["dtype"]))
+            setting, dtype = one_of(asked, header["setting"]), one_of({"float64", "float32"}, header["dtype"])
+            key = (setting, one_of({"patched", "own"}, header["variant"]), dtype)
             self.answers.setdefault(key, []).append(to_answer(header, body))
+
+
+def one_of(known: set[str], name: Any) -> str:
+    """The name, if it is one of the known ones. Raises ValueError."""
+    if not isinstance(name, str) or name not in known:
+        raise ValueError("an unknown name")
+    return name
 
 
 def to_answer(header: dict[str, Any], body: bytes) -> Answer:
     """A frame as an answer. Raises ValueError and KeyError for one that is none."""
-    kind = str(header["kind"])
-    tensor = None
-    if kind == "tensor":
+    tensor = gradient = None
+    if "gradient" in header:
+        size = 8 * int(header["gradient"])
+        gradient = torch.from_numpy(np.frombuffer(body[len(body) - size :], dtype=np.float64).copy())
+        body = body[: len(body) - size]
+    if header["kind"] == "tensor":
         shape = [int(n) for n in header["shape"]]
         array = np.frombuffer(body, dtype=np.dtype(str(header["dtype_of"])))
+        if math.prod(shape) != array.size:
+            raise ValueError("another number of numbers")
         tensor = torch.from_numpy(array.copy()).reshape(shape)
     facts = dict(list(header.get("facts", {}).items())[:FACTS])
     text, error, line = (str(header.get(name, ""))[:2000] for name in ("text", "error", "line"))
-    return Answer(kind, tensor, text, error, line, facts)
-
-
-class CancelledError(Exception):
-    """The grading was asked to stop."""
+    return Answer(str(header["kind"]), tensor, text, error, line, facts, gradient)
 
 
 class Spare:
     """A child that waits for a submission, in an empty folder of its own; at the end of the `with` block both go. One
     that was started early has loaded torch by the time a file is saved."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self) -> None:
         self._stack = ExitStack()
         self.folder = self._stack.enter_context(temporary())
-        program = limits.elsewhere(self.folder) if limits.elsewhere else None
-        self.elsewhere = program is not None
         try:
-            variables = os.environ if program else environment(self.folder)
-            self.child = worker.Child(CHILD, self.folder, variables, program)
+            self.child = worker.Child(CHILD, self.folder, environment(self.folder))
         except BaseException:
             self._stack.close()
             raise
+        self._stack.callback(end_daemons, self.folder)
         self._stack.callback(self.child.end)
 
     def __enter__(self) -> Spare:
@@ -121,8 +151,21 @@ class Spare:
         self.close()
 
     def close(self) -> None:
-        """End the child, if it has not ended yet, and remove its folder."""
+        """End the child, if it has not ended yet, with all that it has started, and remove its folder."""
         self._stack.close()
+
+
+def end_daemons(folder: Path) -> None:
+    """End the processes that a submission has started in sessions of their own: all that have the folder's name in
+    their variables. Nothing happens where there is no /proc."""
+    for _ in range(20):  # one that starts others while this looks
+        found = hardware.processes_with(f"HOME={folder}")
+        for process in found:
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        if not found:
+            return
+        time.sleep(0.02)
 
 
 def run(
@@ -134,29 +177,24 @@ def run(
     begun = time.monotonic()
     modules = [name for name in ("utils", "model_solution", "train") if f"{name}.py" in submission.files]
     transcript.files = set(modules)
-    left = [
-        s.name
-        for s in laws.SETTINGS.values()
-        if s.part not in ("train", "plot", "converter") or home(s.part) in modules
-    ]
+    left = [s.name for s in laws.SETTINGS.values() if BY_NAME[s.part].module in modules]
     while left:
         rest = limits.total_seconds - (time.monotonic() - begun)
         if rest <= 0:
             transcript.ends |= {name: ("timed out", "the time for the whole submission was over") for name in left}
             break
-        with spare if spare and spare.child.is_alive() else Spare(limits) as waiting:
+        with spare if spare and spare.child.is_alive() else Spare() as waiting:
             submission.write(waiting.folder)
             ending = attempt(transcript, waiting, left, modules, limits, rest, cancelled)
         spare = None
-        if ending.how == "cancelled":
+        if cancelled is not None and cancelled.is_set():
             raise CancelledError
         transcript.printed = ending.last_words[-4000:]
         if ending.how == "done":
             break
         if transcript.now and transcript.variant == "own":
             break  # all parts have been run apart from each other by then
-        outcome = outcome_of(ending, transcript)
-        transcript.ends[transcript.now] = (outcome, words(ending, limits))
+        transcript.ends[transcript.now] = outcome_of(ending, transcript, limits)
         if not transcript.ready or not transcript.now:
             break  # it cannot even be imported
         # What ended in one setting would end in the others of that part too.
@@ -178,55 +216,63 @@ def attempt(
 ) -> worker.Ending:
     """One child."""
     transcript.now, transcript.variant, transcript.ready = "", "", ""
-    copy = SUBMISSION if waiting.elsewhere else ""
-    request = {"settings": left, "modules": modules, "memory": limits.memory, "copy": copy}
-
-    def receive(header: dict[str, Any], body: bytes) -> None:
+    request = {"settings": left, "modules": modules, "memory": limits.memory}
+    asked = set(left)
+    with stopping(waiting.folder, cancelled) as stopped:
         try:
-            transcript.receive(header, body)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RubbishError(str(error)) from None
+            return waiting.child.listen(
+                request,
+                lambda header, body: transcript.receive(header, body, asked),
+                first_seconds=min(limits.start_seconds, rest),
+                seconds=limits.seconds,
+                total_seconds=rest,
+                output_bytes=limits.output,
+                cancelled=stopped,
+            )
+        except (RubbishError, RecursionError) as error:
+            return worker.Ending("broken", None, str(error))
 
+
+@contextmanager
+def stopping(folder: Path, cancelled: threading.Event | None) -> Iterator[threading.Event]:
+    """An event that is set when the grading is cancelled, or more was written into the folder than may be."""
+    stopped, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.2):
+            if (cancelled is not None and cancelled.is_set()) or size_of(folder) > ALL_FILES:
+                stopped.set()
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
     try:
-        return waiting.child.listen(
-            request,
-            receive,
-            first_seconds=min(limits.start_seconds, rest),
-            seconds=limits.seconds,
-            total_seconds=rest,
-            output_bytes=limits.output,
-            cancelled=cancelled,
-        )
-    except RubbishError as error:
-        return worker.Ending("broken", None, str(error))
+        yield stopped
+    finally:
+        over.set()
+        thread.join()
 
 
-def try_out(limits: Limits) -> tuple[str, worker.Ending]:
-    """Start a child that gets no submission; returns the version of its grader ("": none was ready) and how it ended.
-    Raises OSError for a program that is not there."""
-    transcript = Transcript()
-    with Spare(limits) as waiting:
-        ending = attempt(transcript, waiting, [], [], limits, limits.total_seconds)
-    return transcript.ready, ending
-
-
-class RubbishError(Exception):
-    """A frame that cannot be understood: the submission has written to the private channel."""
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder; a file counts at least 4 kB."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += max(4096, os.lstat(os.path.join(where, name)).st_size)
+        if total > ALL_FILES:
+            break
+    return total
 
 
 def environment(folder: Path) -> dict[str, str]:
     """The child's variables: nothing of the user's but where programs and libraries are."""
-    kept = {
-        name: os.environ[name]
-        for name in ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
-        if name in os.environ
-    }
-    return kept | own_variables(str(folder)) | {"MPLCONFIGDIR": matplotlib_folder()}
+    import matplotlib
 
-
-def own_variables(folder: str) -> dict[str, str]:
-    """Those that every child gets, also in a container. folder: its working folder, the only one that it writes to."""
-    return dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), folder) | {
+    kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+    folders = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder))
+    own = {
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # a list of fonts takes a second to make; it is read there only
         "MPLBACKEND": "Agg",
         "CUDA_VISIBLE_DEVICES": "",
         "TORCHDYNAMO_DISABLE": "1",
@@ -238,37 +284,25 @@ def own_variables(folder: str) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",  # a file of the submission's never stands in for a library's that the grader imports
     }
+    return {name: os.environ[name] for name in kept if name in os.environ} | folders | own
 
 
-def matplotlib_folder() -> str:
-    """Where matplotlib keeps its list of fonts, which takes a second to make: the user's own if there is one. The
-    child may read it and write nothing there."""
-    import matplotlib
-
-    return matplotlib.get_cachedir()
-
-
-def outcome_of(ending: worker.Ending, transcript: Transcript) -> str:
-    """The outcome of the setting that a child ended in."""
-    if not transcript.ready and ending.how in ("ended", "broken"):
-        return "grader fault"  # the submission had not been touched yet
+def outcome_of(ending: worker.Ending, transcript: Transcript, limits: Limits) -> tuple[str, str]:
+    """The outcome of the setting that a child ended in, and how it ended in a few words."""
+    words = f"the process ended before its work was done (exit code {ending.code})"
+    if ending.how == "cancelled":
+        return "output flood", f"more than {ALL_FILES >> 20} MB of files were written"
     if ending.how == "late":
-        return "timed out" if transcript.ready else "grader fault"
+        words = f"nothing came back within {limits.seconds:g} s"
     if ending.how == "flood":
-        return "output flood"
-    if ending.code == -9:
-        return "out of memory"  # killed, and not by us
-    return "crashed"
-
-
-def words(ending: worker.Ending, limits: Limits) -> str:
-    """How the child ended, in a few words."""
-    if ending.how == "late":
-        return f"nothing came back within {limits.seconds:g} s"
-    if ending.how == "flood":
-        return f"more than {limits.output:,} bytes were printed"
+        return "output flood", f"more than {limits.output:,} bytes were printed"
     if ending.how == "broken":
-        return "the grader's private channel was written to"
-    if ending.code is None or ending.code >= 0:
-        return f"the process ended before its work was done (exit code {ending.code})"
-    return f"the process was ended by signal {-ending.code}"
+        words = "the grader's private channel was written to"
+    elif ending.code is not None and ending.code < 0:
+        words = f"the process was ended by signal {-ending.code}"
+    if not transcript.ready:  # the submission had not been touched yet
+        last = ending.last_words.strip().splitlines()[-1:]
+        return "grader fault", ": ".join([words, *last])
+    if ending.how == "late":
+        return "timed out", words
+    return ("out of memory" if ending.code == -9 else "crashed"), words  # 9: killed, and not by us

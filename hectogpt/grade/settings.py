@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hectogpt import hardware
+from hectogpt.assignment.parts import BY_NAME
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,14 @@ class Setting:
     inputs: (batch, seq) of each call. kind: "trained"; "bend" (the MLP works where the two forms of GELU differ most);
     "loud" (scores of some 10^5); "quiet" (inputs so small that a norm's eps matters);
     "elsewhere" (on torch's meta device, which has no numbers: only devices are compared). new_tokens: for generate, one
-    number a call. train_mode: the module is left in train mode. gradient: gradients of the result come back as well.
+    number a call. train_mode: the module is left in train mode. gradient: the gradient of a weighted sum of the result
+    comes back as well, by the input (if it is no token ids) and by every weight of the part.
     """
 
     name: str
     part: str
     size: Size = WIDE
-    inputs: tuple[tuple[int, int], ...] = ((4, 7), (1, 1), (2, 10), (5, 3))
+    inputs: tuple[tuple[int, int], ...] = ((4, 7), (1, 1), (2, 10), (5, 3), (1, 6))
     kind: str = "trained"
     new_tokens: tuple[int, ...] = ()
     train_mode: bool = False
@@ -151,6 +153,31 @@ def given(setting: Setting, call: int) -> Tensor:
     return token_ids(setting, call) if setting.part in ("forward", "generate", "loss") else activations(setting, call)
 
 
+def state_of(setting: Setting) -> dict[str, Tensor]:
+    """Our weights of the setting's part, by the names that they have in it."""
+    prefix = BY_NAME[setting.part].prefix
+    if setting.part == "gelu":
+        return {}
+    return {k.removeprefix(prefix): v for k, v in weights(setting).items() if k.startswith(prefix)}
+
+
+INPUT = "the input"
+
+
+def gradient_sizes(setting: Setting, call: int) -> dict[str, int]:
+    """Name -> length of what a gradient is taken by, in the order in which one flat tensor holds all of them."""
+    x = given(setting, call)
+    own = {INPUT: x.numel()} if x.is_floating_point() else {}
+    return own | {name: value.numel() for name, value in state_of(setting).items()}
+
+
+def cotangent(setting: Setting, shape: torch.Size) -> Tensor:
+    """What the result is multiplied with before its sum is differentiated: random numbers; 1 for a loss."""
+    if setting.part == "loss":
+        return torch.ones(shape, dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(setting.seed), dtype=torch.float64)
+
+
 def order(setting: Setting) -> list[int]:
     """The numbers of the inputs in the order of the calls: each once, then the first again."""
     return [*range(len(setting.inputs)), 0]
@@ -169,11 +196,6 @@ def hugging_face_names(n_layers: int) -> dict[str, tuple[str, ...]]:
 
     table = {PREFIX + name.theirs: name.ours for name in names(n_layers)}
     return table | {HEAD.theirs: HEAD.ours}
-
-
-def home(part: str) -> str:
-    """The module that a part is in."""
-    return {"train": "train", "plot": "train", "converter": "utils"}.get(part, "model_solution")
 
 
 def version() -> str:

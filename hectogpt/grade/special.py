@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from hectogpt.grade import compare, faults, laws, train_case
+from hectogpt.grade import compare, laws, train_case
 from hectogpt.grade.answers import Answer
-from hectogpt.grade.diagnose import Diagnosis
+from hectogpt.grade.failed import fault_diagnosis
+from hectogpt.grade.mistake import Diagnosis
 from hectogpt.grade.result import Finding, PartResult
 from hectogpt.grade.runner import Transcript
 from hectogpt.grade.settings import weights
@@ -34,15 +36,18 @@ def broken(part: str, answer: Answer) -> PartResult:
     symptom = f"{answer.error}: {compare.short(answer.text)}{at}"
     if answer.kind == "other":
         symptom = f"returned {answer.text}" + "".join(f"; {value}" for value in answer.facts.values())
-    told = f"{answer.error}: {answer.text} | {answer.line.partition(': ')[2]}"
-    fault = faults.explain(part, told) if answer.kind == "error" else None
-    diagnosis = Diagnosis((fault.name,), fault.where, fault.what) if fault else None
+    diagnosis = fault_diagnosis(part, answer) if answer.kind == "error" else None
     return PartResult(part, "failed", findings=[Finding(law.name, symptom, law.says, True)], diagnosis=diagnosis)
 
 
-def finding(part: str, symptom: str, law: int = 0) -> Finding:
-    rule = laws.laws_of(part)[law]
-    return Finding(rule.name, symptom, rule.says, True)
+def finding(part: str, symptom: str) -> Finding:
+    law = laws.laws_of(part)[0]
+    return Finding(law.name, symptom, law.says, True)
+
+
+def note(name: str, symptom: str, says: str) -> Finding:
+    """What costs no points."""
+    return Finding(name, symptom, says, False)
 
 
 # --- first weights --------------------------------------------------------------------------------------------------
@@ -118,14 +123,8 @@ def judge_converter(transcript: Transcript) -> PartResult:
                 names, ", ".join(list(wrong)[:2]), " ".join(text.partition(": ")[2] for text in causes[:2])
             )
     if unknown:
-        result.findings.append(
-            Finding(
-                "no other names",
-                f"not in the assignment: {', '.join(map(str, unknown[:3]))[:200]}",
-                "A strict load takes no other names.",
-                False,
-            )
-        )
+        words = f"not in the assignment: {', '.join(map(str, unknown[:3]))[:200]}"
+        result.findings.append(note("no other names", words, "A strict load takes no other names."))
     return result
 
 
@@ -158,9 +157,44 @@ def cause(name: str, value: Tensor, right: dict[str, Tensor]) -> str:
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4)
-def known_curves(clipped: bool) -> tuple[train_case.Curve, ...]:
-    return tuple(train_case.curves(laws.TRAIN_CLIPPED if clipped else laws.TRAIN))
+@lru_cache(maxsize=32)
+def known_curves(clipped: bool, batches: tuple[tuple[int, ...], ...]) -> list[train_case.Curve]:
+    """All curves of these batches."""
+    return list(train_case.curves(laws.TRAIN_CLIPPED if clipped else laws.TRAIN, [list(rows) for rows in batches]))
+
+
+@dataclass
+class Runs:
+    """Two runs, without and with clipping. seen: losses and gradient norms. batches: rows of the text, a batch a step,
+    of both. curves: all known ones on these rows; matches: those that agree with a run."""
+
+    seen: list[tuple[Tensor, Tensor]]
+    batches: list[list[list[int]]]
+
+    @property
+    def curves(self) -> list[list[train_case.Curve]]:
+        return [known_curves(c, tuple(map(tuple, rows))) for c, rows in zip((False, True), self.batches, strict=True)]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it is known what each step was trained on, in as many steps as were asked for."""
+        return all(
+            len(rows) == len(losses) == train_case.STEPS and all(r >= 0 for batch in rows for r in batch)
+            for rows, (losses, _) in zip(self.batches, self.seen, strict=True)
+        )
+
+    def matches(self) -> list[train_case.Curve]:
+        """The curves that both runs agree with, by name, in the second run; where there is none, those of one run, if
+        the other is right: some mistakes show in one only."""
+        if not self.comparable:
+            return []
+        agreed = []
+        for known, (losses, norms) in zip(self.curves, self.seen, strict=True):
+            close = train_case.close
+            agreed.append([c for c in known if close(losses.float(), c.losses) and close(norms.float(), c.norms)])
+        common = [curve for curve in agreed[0] if curve.name in {c.name for c in agreed[1]}]
+        right = [any(c.name == "right" for c in curves) for curves in agreed]
+        return common or agreed[1] * right[0] or agreed[0] * right[1]
 
 
 def judge_train(transcript: Transcript) -> PartResult:
@@ -168,93 +202,93 @@ def judge_train(transcript: Transcript) -> PartResult:
     for answers in both:
         if not answers:
             return PartResult("train", "grader fault", "nothing came back")
-        bad = next((a for a in answers if a.kind != "tensor"), None)
-        if bad is not None:
+        if (bad := next((a for a in answers if a.tensor is None), None)) is not None:
             return broken("train", bad)
-    seen = [(a.tensor, b.tensor) for a, b in both if a.tensor is not None and b.tensor is not None]
+    losses_norms = [(a[0].tensor, a[1].tensor) for a in both]
+    rows = [[[r for r in batch if r != -2] for batch in a[2].tensor.tolist()] for a in both]  # type: ignore[union-attr]
+    runs = Runs(losses_norms, rows)  # type: ignore[arg-type]
     result = PartResult("train", "passed", tolerance=1e-3)
     if any(a.facts.get("graph kept") for answers in both for a in answers):
-        result.findings.append(
-            Finding(
-                "plain numbers kept",
-                "losses are kept as tensors with their graph: memory grows with every step",
-                "Losses are recorded as numbers.",
-                False,
-            )
-        )
-    matches = [
-        agreeing(losses, norms, known_curves(clipped))
-        for clipped, (losses, norms) in zip((False, True), seen, strict=True)
-    ]
-    common = [curve for curve in matches[0] if curve.name in {c.name for c in matches[1]}]
-    if any(curve.name == "right" for curve in common):
-        return result
-    changed = next((curve for curve in common if curve.changed), None)
-    if changed is not None:
-        says = "The assignment's baseline uses AdamW."
-        result.findings.append(Finding("another optimizer", changed.what, says, False))
-        return result
-    # A mistake that clipping alone shows is among the curves with clipping only.
-    wrong = common or [c for c in matches[1] if is_right(matches[0])] or [c for c in matches[0] if is_right(matches[1])]
-    if wrong:
-        result.outcome = "failed"
-        names = tuple(curve.name for curve in wrong)
-        result.diagnosis = Diagnosis(names[:1], "the training loop", wrong[0].what, names[1:])
-        result.findings.append(finding("train", told(seen, known_curves)))
-        return result
-    return not_reproduced(result, seen)
-
-
-def is_right(matches: list[train_case.Curve]) -> bool:
-    return any(curve.name == "right" for curve in matches)
-
-
-def not_reproduced(result: PartResult, seen: list[tuple[Tensor, Tensor]]) -> PartResult:
-    """Another curve than any we know: "changed" if the first step is right and the loss falls, as with another
-    optimizer or schedule; otherwise wrong."""
-    right = known_curves(False)[0]
-    losses, norms = seen[0]
-    n = min(len(losses), len(norms))
-    starts = (
-        n >= 2
-        and train_case.close(losses[:1].float(), right.losses[:1])
-        and train_case.close(norms[:1].float(), right.norms[:1])
-    )
-    if starts and float(losses[-1]) < float(losses[0]):
-        words = (
-            "the first step is right and the loss falls; the rest follows another optimizer or schedule: not comparable"
-        )
-        result.findings.append(
-            Finding("another optimizer or schedule", words, "The assignment's baseline uses AdamW.", False)
-        )
-        return result
+        words = "losses are kept as tensors with their graph: memory grows with every step"
+        result.findings.append(note("plain numbers kept", words, "Losses are recorded as numbers."))
+    if after := next((str(a.facts["after"]) for answers in both for a in answers if a.facts.get("after")), ""):
+        words = f"after the losses were recorded: {compare.short(after)}"
+        result.findings.append(note("to the end", words, "The program ends without an error."))
+    for rule in (batches_wrong, right_curve, another_optimizer, known_mistake, another_schedule):
+        if rule(runs, result):
+            return result
     result.outcome = "failed"
-    result.findings.append(finding("train", told(seen, known_curves)))
+    result.findings.append(finding("train", first_difference(runs)))
     return result
 
 
-def agreeing(losses: Tensor, norms: Tensor, curves: tuple[train_case.Curve, ...]) -> list[train_case.Curve]:
-    return [
-        c for c in curves if train_case.close(losses.float(), c.losses) and train_case.close(norms.float(), c.norms)
-    ]
+# Rules, tried in order: whether it holds; it then completes the result.
 
 
-def told(
-    seen: list[tuple[Tensor | None, Tensor | None]] | list[tuple[Tensor, Tensor]],
-    curves: Callable[[bool], tuple[train_case.Curve, ...]],
-) -> str:
+def batches_wrong(runs: Runs, result: PartResult) -> bool:
+    for batches in runs.batches:
+        if batches and (fault := train_case.fault_of_batches(batches)):
+            result.outcome, result.diagnosis = (
+                "failed",
+                Diagnosis((fault[0],), "how the text is cut into batches", fault[1]),
+            )
+            rows = "; ".join(str(batch[:6]) for batch in batches[:3])
+            result.findings.append(finding("train", f"rows of the text in the first steps: {rows}"))
+            return True
+    return False
+
+
+def right_curve(runs: Runs, result: PartResult) -> bool:
+    return any(curve.name == "right" for curve in runs.matches())
+
+
+def another_optimizer(runs: Runs, result: PartResult) -> bool:
+    changed = next((curve for curve in runs.matches() if curve.changed), None)
+    if changed:
+        result.findings.append(note("another optimizer", changed.what, "The assignment's baseline uses AdamW."))
+    return changed is not None
+
+
+def known_mistake(runs: Runs, result: PartResult) -> bool:
+    if wrong := runs.matches():
+        result.outcome = "failed"
+        others = tuple(curve.name for curve in wrong[1:])
+        result.diagnosis = Diagnosis((wrong[0].name,), "the training loop", wrong[0].what, others)
+        result.findings.append(finding("train", first_difference(runs)))
+    return bool(wrong)
+
+
+def another_schedule(runs: Runs, result: PartResult) -> bool:
+    """The first step is right and the loss falls, as with another optimizer or schedule."""
+    losses, norms = runs.seen[0]
+    if min(len(losses), len(norms)) < 2 or not float(losses[-1]) < float(losses[0]):
+        return False
+    first = runs.batches[0][:1]
+    if runs.comparable:
+        one = train_case.curve(laws.TRAIN, first)
+        if not (train_case.close(losses[:1].float(), one[0]) and train_case.close(norms[:1].float(), one[1])):
+            return False
+    words = "the first step is right and the loss falls; the rest follows another optimizer or schedule: not comparable"
+    if not runs.comparable:
+        words = "the loss falls, but what each step was trained on is not known: not comparable"
+    result.findings.append(note("another optimizer or schedule", words, "The assignment's baseline uses AdamW."))
+    return True
+
+
+def first_difference(runs: Runs) -> str:
     """The first number that differs."""
-    for clipped, pair in zip((False, True), seen, strict=True):
-        right = curves(clipped)[0]
-        for name, yours, expected in zip(("loss", "gradient norm"), pair, (right.losses, right.norms), strict=True):
-            assert yours is not None
-            if len(yours) != len(expected):
-                return f"{len(yours)} numbers for {name}, expected {len(expected)} (one a step)"
+    for clipped, (losses, norms) in enumerate(runs.seen):
+        for name, yours in (("loss", losses), ("gradient norm", norms)):
+            if len(yours) != train_case.STEPS:
+                return f"{len(yours)} numbers for {name}, expected {train_case.STEPS} (one a step)"
+        if not runs.comparable:
+            continue
+        right = runs.curves[clipped][0]
+        for name, yours, expected in (("loss", losses, right.losses), ("gradient norm", norms, right.norms)):
             for step in range(len(expected)):
                 if not train_case.close(yours[step : step + 1].float(), expected[step : step + 1]):
-                    with_clip = " with clipping" if clipped else ""
                     values = f"yours {float(yours[step]):.6g}, expected {float(expected[step]):.6g}"
-                    return f"{name} of step {step + 1}{with_clip}: {values}"
+                    return f"{name} of step {step + 1}{' with clipping' * clipped}: {values}"
     return "losses and gradient norms differ"
 
 
@@ -262,20 +296,29 @@ def told(
 
 
 def judge_plot(transcript: Transcript) -> PartResult:
+    """Blank, or the same for other losses or gradient norms: these are not in it."""
     answers = answers_of("plot", transcript)
     if not answers:
         return PartResult("plot", "grader fault", "nothing came back")
-    if answers[0].tensor is None:
-        return broken("plot", answers[0])
-    grey = answers[0].tensor.double()
+    if (bad := next((answer for answer in answers if answer.tensor is None), None)) is not None:
+        return broken("plot", bad)
+    result = PartResult("plot", "passed")
+    grey, *others = [answer.tensor.double() for answer in answers if answer.tensor is not None]
     if grey.numel() < 100 or float(grey.std()) < 1e-3 or len(torch.unique((grey * 255).round())) < 4:
-        diagnosis = Diagnosis(
-            ("blank picture",),
-            "the order of saving and showing",
-            "The picture is saved after it was shown or closed: it is blank.",
-        )
-        return PartResult("plot", "failed", findings=[finding("plot", "the picture is blank")], diagnosis=diagnosis)
-    return PartResult("plot", "passed")
+        what = "The picture is saved after it was shown or closed: it is blank."
+        result.diagnosis = Diagnosis(("blank picture",), "the order of saving and showing", what)
+        result.findings = [finding("plot", "the picture is blank")]
+    else:
+        for other, name in zip(others, ("loss", "gradient norm"), strict=False):
+            if compare.error(other, grey) == 0 and not result.findings:
+                what = f"The {name} is not drawn: two panels are asked for, the loss and the gradient norm."
+                result.diagnosis = Diagnosis(("a panel is missing",), "the panels", what)
+                result.findings = [finding("plot", f"the picture is the same whatever the {name} is")]
+    result.outcome = "failed" if result.findings else "passed"
+    if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
+        words = f"after the picture was saved: {compare.short(after)}"
+        result.findings.append(note("to the end", words, "The function ends without an error."))
+    return result
 
 
 JUDGES: dict[str, Callable[[Transcript], PartResult]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -22,6 +23,11 @@ LARGEST = 2_000_000  # bytes of one file
 MOST = 60  # files of one submission
 DEEPEST = 4  # folders between a path that is given and a submission
 TEMPORARY, LOCK = "hectogpt-grade-", "lock"  # how temporary folders begin, and the file in them that is locked
+LOOKS = re.compile(
+    r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes|gc)\b|sys\.modules|_getframe|f_back|f_locals|get_objects"
+    r"|__subclasses__|__import__|import_module|spec_from_file|\bexec\(|\beval\(|model_solution\.py"
+)
+NAME = re.compile(r"\w[\w.-]{0,100}\.py")
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
 
 
@@ -42,6 +48,15 @@ class Submission:
         for name, content in sorted(self.files.items()):
             found.update(f"{name}\0{len(content)}\0".encode() + content)
         return found.hexdigest()
+
+    def looks(self) -> list[str]:
+        """Lines that a teacher may want to see: where the files look at the grader, or at the program around them."""
+        found = []
+        for name, content in sorted(self.files.items()):
+            for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), 1):
+                if LOOKS.search(line):
+                    found.append(f"{name}:{number}: {line.strip()[:160]}")
+        return found[:20]
 
     def write(self, folder: Path) -> None:
         """Copy the files into a folder; whoever can reach it may read them."""
@@ -109,7 +124,8 @@ def _empty_handed(root: Path, found: list[Submission]) -> Iterator[Submission]:
     for entry in sorted(root.iterdir()):
         looked_at = entry.is_dir() and entry.name not in SKIPPED and not entry.name.startswith(".")
         if looked_at and not any(one.path == entry or entry in one.path.parents for one in found):
-            yield Submission(entry.name, entry, {}, f"there is no {SOLUTION} in it")
+            why = "it is a link; links are not followed" if entry.is_symlink() else f"there is no {SOLUTION} in it"
+            yield Submission(entry.name, entry, {}, why)
 
 
 def find_one(paths: tuple[Path, ...]) -> Submission:
@@ -158,7 +174,7 @@ def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
         except OSError as error:
             raise UserError(f"cannot read {path}", why=error.strerror or "", code=errors.DATA) from None
         for entry in entries:
-            if entry.name in SKIPPED or entry.name.startswith("."):
+            if entry.name in SKIPPED or entry.name.startswith(".") or entry.is_symlink():
                 continue
             # in a folder of submissions, files that are not Python and not archives are no submissions
             if entry.is_dir() or entry.suffix == ".zip" or (entry.suffix == ".py" and entry.name not in GRADED_FILES):
@@ -182,11 +198,13 @@ def of_file(path: Path, root: Path) -> Submission:
 
 
 def of_folder(folder: Path, root: Path) -> Submission:
-    """A folder's Python files; not those below it."""
+    """A folder's Python files; not those below it, and no links: they may lead to files of the teacher's."""
     name = _name(folder, root)
     try:
-        paths = sorted(p for p in folder.glob("*.py") if p.is_file())
+        paths = sorted(p for p in folder.glob("*.py") if p.is_file() and not p.is_symlink() and NAME.fullmatch(p.name))
         paths.sort(key=lambda p: p.name not in GRADED_FILES)
+        if SOLUTION not in {p.name for p in paths}:
+            return Submission(name, folder, {}, f"there is no {SOLUTION} in it that is a file; links are not followed")
         return Submission(name, folder, {p.name: _content(p) for p in paths[:MOST]})
     except (OSError, ValueError) as error:
         return Submission(name, folder, {}, str(error))
@@ -204,19 +222,21 @@ def of_archive(path: Path, root: Path) -> Submission:
             if not homes:
                 return Submission(name, path, {}, f"there is no {SOLUTION} in the archive")
             inside = [i for i in infos if i.filename.startswith(homes[0]) and "/" not in i.filename[len(homes[0]) :]]
+            inside.sort(key=lambda i: Path(i.filename).name not in GRADED_FILES)
             files = {}
-            for info in inside[:MOST]:
+            for info in [i for i in inside if NAME.fullmatch(Path(i.filename).name)][:MOST]:
                 if info.file_size > LARGEST:
                     raise ValueError(f"{info.filename} has {info.file_size:,} bytes; at most {LARGEST:,} are read")
                 with archive.open(info) as file:
                     files[Path(info.filename).name] = file.read(LARGEST)
             return Submission(name, path, files)
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
         return Submission(name, path, {}, f"the archive cannot be read: {error}")
 
 
 def _content(path: Path) -> bytes:
-    size = path.stat().st_size
-    if size > LARGEST:
-        raise ValueError(f"{path.name} has {size:,} bytes; at most {LARGEST:,} are read")
-    return path.read_bytes()
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST:
+            raise ValueError(f"{path.name} has {size:,} bytes; at most {LARGEST:,} are read")
+        return file.read(LARGEST)

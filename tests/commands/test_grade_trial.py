@@ -229,8 +229,15 @@ def test_the_autograder_in_gradescopes_folders(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "autograder.zip") as file:
         file.extractall(source)
     subprocess.run(["bash", "-n", str(source / "setup.sh")], check=True)
-    script = (source / "run_autograder").read_text().replace("/autograder/", f"{tmp_path}/")
-    (tmp_path / "run").write_text(script.replace("/opt/grader/bin/python", sys.executable))
+    for name in ("run_autograder", "setup.sh"):
+        script = (source / name).read_text().replace("/autograder/", f"{tmp_path}/")
+        lines = (
+            script.replace("/opt/grader/bin/python", sys.executable).replace("/opt/grader", str(tmp_path)).split("\n")
+        )
+        kept = [line for line in lines if name != "setup.sh" or line.startswith(("export", "rm", sys.executable))]
+        (tmp_path / name).write_text("\n".join(kept))
+    subprocess.run(["bash", "-e", str(tmp_path / "setup.sh")], cwd=tmp_path, check=True)
+    assert list(source.rglob("reference")) == []
     for name, (text, points, words) in RESULTS.items():
         submission = tmp_path / "submission"
         shutil.rmtree(submission, ignore_errors=True)
@@ -238,7 +245,7 @@ def test_the_autograder_in_gradescopes_folders(tmp_path: Path) -> None:
         (submission / "essay.txt").write_text("words")
         if name != "empty":
             hand_in(submission, text)
-        subprocess.run(["bash", str(tmp_path / "run")], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(["bash", str(tmp_path / "run_autograder")], cwd=tmp_path, check=True, capture_output=True)
         told = json.loads((tmp_path / "results" / "results.json").read_text())
         assert told["score"] == points, name
         assert words in told["output"]

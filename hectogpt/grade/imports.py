@@ -1,0 +1,181 @@
+"""Importing a submission in the child: packages that are not here are replaced, annotations that fail are postponed."""
+
+from __future__ import annotations
+import __future__
+
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from hectogpt.assignment.parts import BY_NAME, PARTS
+from hectogpt.grade.answers import Answer, answer_of_error
+
+# Never imported for real: importing them takes seconds, and what they fetch is not there.
+HEAVY = {"transformers", "huggingface_hub", "datasets", "tokenizers", "accelerate", "wandb", "tensorflow", "jax"}
+# Arguments that the official tests pass by name.
+KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
+
+
+class OfflineError(RuntimeError):
+    """What a stand-in raises when it is used."""
+
+
+class _StandInType(type):
+    """A class whose every attribute but the special ones fails when it is called."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _refuse(f"{cls.__name__}.{name}")
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return _refuse(cls.__name__)()
+
+
+class _Absent:
+    """What comes of using a stand-in while files are imported: a tokenizer made at the top of a file, say. It can be
+    passed around; to use it later fails."""
+
+    importing = True
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _refuse(f"{self._name}.{name}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _refuse(self._name)()
+
+
+def _refuse(name: str) -> Any:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        if _Absent.importing:
+            return _Absent(name)
+        raise OfflineError(f"{name} is not available while grading")
+
+    return refuse
+
+
+class StandIn(ModuleType):
+    """A module that can be imported from, and fails when something of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _StandInType(name, (), {})
+
+
+class Finder:
+    """Finds stand-ins: for HEAVY modules always (`first`), for other missing ones only if the submission imports them,
+    since libraries try imports to learn what is installed."""
+
+    def __init__(self, folder: Path, first: bool) -> None:
+        self.folder, self.first, self.missing = str(folder), first, set[str]()
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
+        top = name.partition(".")[0]
+        if self.first != (top in HEAVY) or (not self.first and not self._asked_by_submission(top)):
+            return None
+        if not self.first:
+            self.missing.add(top)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+
+    def create_module(self, spec: Any) -> ModuleType:
+        return StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+    def _asked_by_submission(self, top: str) -> bool:
+        if top in ("model_solution", "train"):
+            return False
+        frame: Any = sys._getframe(2)
+        while frame is not None and "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        return frame is not None and frame.f_code.co_filename.startswith(self.folder)
+
+
+def import_submission(names: Sequence[str]) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
+    """The modules of these names that can be imported, and the errors of those that cannot. A stand-in that is used
+    from now on fails."""
+    modules, errors = {}, {}
+    for name in names:
+        sys.modules.pop(name, None)
+        try:
+            modules[name] = importlib.import_module(name)
+        except BaseException as error:
+            try:
+                modules[name] = import_lazily(name)
+            except BaseException:
+                errors[name] = answer_of_error(error, {"importing": True})
+    _Absent.importing = False
+    return modules, errors
+
+
+class LazyAnnotations(importlib.machinery.SourceFileLoader):
+    """Loads a file whose annotations are not evaluated, as from Python 3.14 on: `Float[Tensor, ...]` with an ellipsis
+    in place of its axes raises before."""
+
+    def source_to_code(self, data: Any, path: Any, *_: Any, **__: Any) -> CodeType:  # type: ignore[override]
+        code: CodeType = compile(data, path, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True)
+        return code
+
+
+def import_lazily(name: str) -> ModuleType:
+    """A second try, with annotations that are not evaluated."""
+    found = importlib.machinery.PathFinder.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    spec = importlib.util.spec_from_loader(name, LazyAnnotations(name, found.origin))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def not_written(function: Any) -> bool:
+    """Whether a function consists of nothing, `pass` or `return None` say: it uses no name and no attribute."""
+    code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+    return isinstance(code, CodeType) and not code.co_names and not code.co_cellvars and not code.co_freevars
+
+
+def function_of(name: str, module: ModuleType | None) -> Any:
+    """A function by its qualified name, None if it is not there."""
+    value: Any = module
+    for step in name.split("."):
+        value = getattr(value, step, None)
+    return value
+
+
+def empty_functions(modules: dict[str, ModuleType]) -> list[str]:
+    """Qualified names of the assignment's functions that consist of nothing."""
+    functions = {name: function_of(name, modules.get(part.module)) for part in PARTS for name in part.functions}
+    return [name for name, function in functions.items() if function is not None and not_written(function)]
+
+
+def lacking_keywords(modules: dict[str, ModuleType]) -> dict[str, list[str]]:
+    """Part -> arguments that the official tests pass by name, and its function has no name for."""
+    found = {}
+    for part, names in KEYWORDS.items():
+        function = function_of(BY_NAME[part].functions[-1], modules.get(BY_NAME[part].module))
+        try:
+            known = inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            continue
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+            found[part] = [name for name in names if name not in known]
+    return {part: names for part, names in found.items() if names}
