@@ -62,7 +62,7 @@ def _may_replace(old: type, new: type) -> bool:
 
 
 def _is_users(kind: type) -> bool:
-    return kind.__module__ == "__main__" or kind.__module__.startswith(IDEA_MODULE)
+    return kind.__module__ == "__main__" or kind.__module__.startswith((IDEA_MODULE, "transformers_modules."))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """A model as a folder for others: transformers, and by GGUF llama.cpp.
 
-A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with one file of its own code (remote_code.py). The
-folder is written beside its place and gets its name when it is whole.
+A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with modeling_hectogpt.py as it lies beside this file.
+The folder is written beside its place, opened again, and gets its name when its logits are the model's.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module, util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,25 +26,30 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import VOCABULARY_SHA256
 from hectogpt.errors import UserError
-from hectogpt.files import remove_leftovers, replace_folder, replacing, temporary_folder, write_atomic
+from hectogpt.files import lock, remove_leftovers, replace_folder, replacing, temporary_folder, write_atomic
 from hectogpt.idea_file import IdeaFile, imported
-from hectogpt.interop import gguf_file, remote_code
+from hectogpt.interop import gguf_file
 from hectogpt.interop.gpt2_names import to_huggingface
 from hectogpt.interop.hf_config import gpt2_differences, write_config
 from hectogpt.interop.hf_tokenizer import tokenizer_config, tokenizer_json
+from hectogpt.interop.hf_weights import PREFIX
 from hectogpt.interop.model_card import read_facts, title_of, write_card
 from hectogpt.interop.open import find_folder, ideas_of, open_model
 from hectogpt.json_files import read_bytes
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, saved_tensors
-from hectogpt.serialization import IDEA_MODULE, classes_in
+from hectogpt.serialization import IDEA_MODULE, classes_in, classes_of, dump
 
 README = "README.md"
 LARGEST_CARD = 1 << 20  # bytes of a README that is taken along
+CODE = "modeling_hectogpt.py"
+OWN_CODE = "modeling_own.py"  # the same with classes of the user's own files
 # All that an export writes; a folder with anything else is not replaced.
 OURS = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-OURS |= {README, remote_code.FILE, gguf_file.FILE}
+OURS |= {README, CODE, OWN_CODE, gguf_file.FILE}
 CACHED = "__pycache__"  # Python leaves it beside a modelling file
+CHECKED_TOKENS = 64  # of the text with which an export is checked
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of logits, relative to the largest
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,12 @@ def export(
     """Write the model of a run, of a folder in Hugging Face's layout, or of a name on the hub into `folder`.
 
     to: "hf" for transformers, "gguf" for llama.cpp. overwrite: replace an earlier export in `folder`.
-    idea: the user's own files whose classes the model has, as for `open_model`.
+    idea: the user's own files whose classes the model has, as for `open_model`. note: is told where an export cannot be
+    checked, because transformers is not installed.
 
     Raises UserError: USAGE for a folder that is not empty and for a model that GGUF has no name for, STORAGE for what
-    cannot be written, and what `open_model` raises. Nothing is left of an export that fails.
+    cannot be written, CHECKPOINT for a model that does not compute the same there, LOCKED while another process exports
+    to `folder`, and what `open_model` raises. Nothing is left of an export that fails.
     """
     check_target(folder, overwrite)
     target = folder.resolve()
@@ -81,12 +91,14 @@ def export(
     write = _write_gguf if to == "gguf" else _write_remote if differences else _write_gpt2
     new, missing = temporary_folder(target), [parent for parent in target.parents if not parent.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target)
-        new.mkdir()
-        kind = write(_Job(model, tokenizer, place, name, new, folder, differences))
-        written = tuple(sorted(path.name for path in new.iterdir()))
-        replace_folder(new, target)
+        with lock(target.parent / f".{target.name}.lock", f"exporting to {folder}", patience=0.0, remove=True):
+            remove_leftovers(target)
+            new.mkdir()
+            kind = write(_Job(model, tokenizer, place, name, new, folder, differences))
+            if to == "hf":
+                check_logits(new, kind, model, note)
+            written = tuple(sorted(path.name for path in new.iterdir()))
+            replace_folder(new, target)
     except OSError as error:
         raise UserError(
             f"cannot write {folder}", why=error.strerror or str(error), fix="another folder", code=errors.STORAGE
@@ -122,6 +134,9 @@ def _is_idea(name: str) -> bool:
     return name.startswith("idea") and name.endswith(".py")
 
 
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Job:
     """One export. place: the model's folder. name: as the user wrote it. new: where to write. target: where it goes."""
@@ -144,23 +159,21 @@ def _write_gpt2(job: _Job) -> str:
 
 def _write_remote(job: _Job) -> str:
     settings = job.model.config
-    ideas = _ideas_of(job.model)
-    code = remote_code.assemble(settings, ideas)
-    kept = {f"idea{'' if n == 1 else f'_{n}'}.py": idea for n, idea in enumerate(ideas, start=1)}
+    ideas = {f"idea{'' if n == 1 else f'_{n}'}.py": idea for n, idea in enumerate(_ideas_of(job.model), start=1)}
     names = {source.sha256: Path(source.path).name for source in ideas_of(job.place)}
-    compact = job.model.lm_head.row_of_token is not None
+    module = (OWN_CODE if ideas else CODE).removesuffix(".py")
     config = {
         "architectures": ["HectoGPTForCausalLM"],
         "model_type": MODEL_TYPE,
         "auto_map": {
-            "AutoConfig": f"{remote_code.FILE.removesuffix('.py')}.HectoGPTConfig",
-            "AutoModelForCausalLM": f"{remote_code.FILE.removesuffix('.py')}.HectoGPTForCausalLM",
+            "AutoConfig": f"{module}.HectoGPTConfig",
+            "AutoModelForCausalLM": f"{module}.HectoGPTForCausalLM",
         },
-        "model": remote_code.settings(settings),
-        "head_rows": len(job.model.lm_head.weight) if compact else None,
+        "model": dump(settings),
+        "head_rows": len(job.model.lm_head.weight) if settings.lm_head.compact_vocab else None,
         "ideas": [
             {"file": file, "path": names.get(idea.sha256, idea.path.name), "sha256": idea.sha256}
-            for file, idea in kept.items()
+            for file, idea in ideas.items()
         ],
         "vocab_size": settings.vocab_size,
         "max_position_embeddings": settings.context_length,
@@ -173,11 +186,25 @@ def _write_remote(job: _Job) -> str:
         "use_cache": True,
         "dtype": _dtype(job.model),
     }
-    write_atomic(job.new / remote_code.FILE, code)
-    for file, idea in kept.items():
+    write_atomic(job.new / CODE, Path(__file__).with_name(CODE).read_bytes())
+    for file, idea in ideas.items():
         write_atomic(job.new / file, idea.source)
-    _write_shared(job, config, remote_code.state_of(job.model))
+    if ideas:
+        write_atomic(job.new / OWN_CODE, _own_code(job.model, ideas))
+    _write_shared(job, config, {PREFIX + name: tensor for name, tensor in saved_tensors(job.model).items()})
     return "HectoGPTForCausalLM"
+
+
+def _own_code(model: Transformer, ideas: dict[str, IdeaFile]) -> str:
+    """The module that gives the modelling file the classes of the user's own files. They need hectogpt installed."""
+    lines = ['"""The model with classes of its author\'s own, which need the package hectogpt."""', ""]
+    kinds = dict.fromkeys(kind for kind in classes_in(model.config) if kind.__module__.startswith(IDEA_MODULE))
+    for file, idea in ideas.items():
+        own = sorted({kind.__name__ for kind in kinds if imported(kind.__module__) == idea})
+        lines.append(f"from .{file.removesuffix('.py')} import {', '.join(own)}")
+    lines.append("from .modeling_hectogpt import HectoGPTConfig, HectoGPTForCausalLM, add_part")
+    lines += ["", '__all__ = ["HectoGPTConfig", "HectoGPTForCausalLM"]', ""]
+    return "\n".join([*lines, *(f"add_part({kind.__name__})" for kind in kinds)]) + "\n"
 
 
 def _write_gguf(job: _Job) -> str:
@@ -222,10 +249,20 @@ def _write_card(job: _Job) -> None:
 
 
 def _ideas_of(model: Transformer) -> list[IdeaFile]:
-    """The users' own files whose classes the model has."""
-    modules = dict.fromkeys(kind.__module__ for kind in classes_in(model.config))
-    found = [imported(module) for module in modules if module.startswith(IDEA_MODULE)]
-    return [idea for idea in found if idea is not None]
+    """The users' own files whose classes the model has. Raises UserError (CHECKPOINT) for a class of no file."""
+    found: dict[str, IdeaFile] = {}
+    for kind in classes_in(model.config):
+        idea = imported(kind.__module__)
+        if idea is not None:
+            found[idea.sha256] = idea
+        elif not kind.__module__.startswith("hectogpt."):
+            raise UserError(
+                f"the model cannot be exported: its class {kind.__name__} comes from {kind.__module__}",
+                why="a class goes along in the file that a run was made from",
+                fix="train FILE.py:FUNCTION with the class in that file",
+                code=errors.CHECKPOINT,
+            )
+    return list(found.values())
 
 
 def _write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
@@ -234,3 +271,63 @@ def _write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> 
 
 def _dtype(model: Transformer) -> str:
     return str(model.embeddings.weight.dtype).removeprefix("torch.")
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[str], None]) -> None:
+    """Open a folder as transformers does and compare its logits with the model's, with and without a cache. Raises
+    UserError (CHECKPOINT) if they differ."""
+    if util.find_spec("transformers") is None:
+        note("the export was not checked, because transformers is not installed")
+        return
+    length = min(model.config.context_length, CHECKED_TOKENS)
+    cut = max(1, length // 2)
+    ids = torch.randint(model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    try:
+        theirs = _open_as_transformers(folder, kind)
+        with torch.no_grad():
+            expected = model(ids)
+            first = theirs(ids[:, :cut], use_cache=True)
+            cache = {name: first[name] for name in ("cache", "past_key_values") if first.get(name) is not None}
+            pairs = [(expected, theirs(ids, use_cache=False).logits), (expected[:, :cut], first.logits)]
+            if cut < length:
+                pairs.append((expected[:, cut:], theirs(ids[:, cut:], use_cache=True, **cache).logits))
+        worst = max(float((ours - found).abs().max()) for ours, found in pairs)
+        why = f"its logits there differ by {worst:.1e} of at most {float(expected.abs().max()):.1e}"
+        same = worst <= TOLERANCE[expected.dtype] * max(1.0, float(expected.abs().max()))
+    except Exception as error:  # whatever a user's own class or another version of transformers brings
+        same, why = False, f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    if not same:
+        raise UserError(
+            "the model cannot be exported: transformers does not compute the same with it",
+            why=why,
+            fix="generate with hectogpt, which opens the model as it is",
+            kept="nothing was written",
+            code=errors.CHECKPOINT,
+        )
+
+
+def _open_as_transformers(folder: Path, kind: str) -> Any:
+    """The folder's model. Its code is imported from where it lies: AutoModel would keep a copy in the user's cache."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if kind == "GPT2LMHeadModel":
+        return transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+    package = f"{IDEA_MODULE}export_{os.getpid()}"
+    spec = ModuleSpec(package, None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    written = sys.dont_write_bytecode
+    try:
+        sys.dont_write_bytecode, sys.modules[package] = True, util.module_from_spec(spec)
+        code = (folder / OWN_CODE if (folder / OWN_CODE).exists() else folder / CODE).stem
+        with classes_of(()):  # the classes of a user's file are defined anew
+            module = import_module(f"{package}.{code}")
+        return module.HectoGPTForCausalLM.from_pretrained(folder).eval()
+    finally:
+        sys.dont_write_bytecode = written
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            del sys.modules[name]

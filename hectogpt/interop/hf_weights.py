@@ -1,4 +1,7 @@
-"""The model in a folder in Hugging Face's layout: a GPT-2, or one of our own that was exported with its code."""
+"""The model in a folder in Hugging Face's layout: a GPT-2, or one of our own that was exported with its code.
+
+The code in a folder is not run: the classes are the package's own, or those of the user's file that came along.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hectogpt.interop.exported import build_exported
+from hectogpt import errors
+from hectogpt.errors import UserError
 from hectogpt.interop.gpt2_names import is_mask, to_ours
 from hectogpt.interop.hf_config import parse_config
 from hectogpt.interop.weight_files import find_weights
-from hectogpt.model.transformer import Transformer
-from hectogpt.model.weights import model_of, read_config
+from hectogpt.model.config import ModelConfig
+from hectogpt.model.transformer import Transformer, name_as_saved
+from hectogpt.model.weights import MODEL_TYPE, model_of, read_config
+from hectogpt.serialization import load
 
 HALF = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+PREFIX = "model."  # of the names of tensors in a model that was exported with its code
 
 
 def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> Transformer:
@@ -32,11 +39,23 @@ def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> 
     return model_of(config, state, weights.path)
 
 
+def is_exported(config: dict[str, Any]) -> bool:
+    """Whether a config.json is that of an exported model; a run's has the model's fields themselves."""
+    return config.get("model_type") == MODEL_TYPE and isinstance(config.get("model"), dict)
+
+
 def load_exported(folder: Path, config: dict[str, Any], note: Callable[[str], None] = lambda text: None) -> Transformer:
     """The model of a folder that `hectogpt export` wrote with code of its own; `config` is its config.json. Else as
     `load_gpt2`."""
     weights = find_weights(folder, lambda name: False)
-    return build_exported(config, widened(weights.read(), folder, note), folder)
+    state = widened(weights.read(), folder, note)
+    try:
+        settings = load(ModelConfig, config["model"])
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT) from None
+    # Earlier versions wrote the names of the package's modules, which differ from those of saved weights.
+    named = name_as_saved({name.removeprefix(PREFIX): tensor for name, tensor in state.items()})
+    return model_of(settings, named, weights.path)
 
 
 def widened(state: dict[str, Tensor], folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:

@@ -28,13 +28,21 @@ USE = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}"{option})
-model = AutoModelForCausalLM.from_pretrained("{folder}"{option})
+tokenizer = AutoTokenizer.from_pretrained({place})
+model = AutoModelForCausalLM.from_pretrained({place})
 ids = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
 """
-LOSSES = {"dev": "held-out loss", "test": "loss on the test text"}
+GPT2_VOCABULARY = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
+OWN_VOCABULARY = "a vocabulary of its own, which came with the model."
+LOSSES = {
+    "train_loss_last": "last training loss",
+    "train_loss_last10": "mean of the last ten",
+    "dev_loss_before": "held-out loss before training",
+    "dev_loss": "held-out loss",
+    "test_loss": "loss on the test text",
+}
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram",
@@ -75,11 +83,11 @@ def write_card(
     model's), empty for a GPT-2. own_vocabulary: whether the tokenizer is not GPT-2's."""
     run, summary = _object(facts["run"].get("run")), facts["summary"]
     remote = bool(differences)
+    place = repr("FOLDER" if "`" in folder else folder) + (", trust_remote_code=True" if remote else "")
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [hectogpt]", "---", ""]
     lines += [f"# {_line(title_of(facts, name))}", ""]
     lines += [f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT {__version__}.", ""]
-    option = ", trust_remote_code=True" if remote else ""
-    lines += ["## Use", "", USE.format(folder=_line(folder).replace('"', "'"), option=option)]
+    lines += ["## Use", "", USE.format(place=place)]
     if remote:
         lines += ["The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at it first.", ""]
     trained = list(_training(run, summary))
@@ -97,35 +105,21 @@ def write_card(
 
 def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(what, value) of what the run's files tell."""
-    for key in ("recipe", "corpus", "seed", "steps"):
-        if key in run:
-            yield key, _cell(run[key])
-    first = run.get("first_weights")
-    if isinstance(first, dict):
+    yield from ((key, _cell(run[key])) for key in ("recipe", "corpus", "seed", "steps") if key in run)
+    if isinstance(first := run.get("first_weights"), dict):
         yield "first weights", f"{_cell(first.get('source'))}, SHA-256 {_cell(first.get('sha256'))}"
     if type(tokens := summary.get("train_tokens")) is int:
         yield "tokens read", f"{tokens:,}"
-    for key, what in (("train_loss_last", "last training loss"), ("train_loss_last10", "mean of the last ten")):
-        if (loss := _number(summary.get(key))) is not None:
-            yield what, f"{loss:.4f} nats per token"
-    if (before := _number(summary.get("dev_loss_before"))) is not None:
-        yield "held-out loss before training", f"{before:.4f} nats per token"
-    for split, what in LOSSES.items():
-        if (loss := _number(summary.get(f"{split}_loss"))) is not None:
-            bits = _number(summary.get(f"{split}_bpb"))
-            yield what, f"{loss:.4f} nats per token" + (f", {bits:.4f} bits per byte" if bits is not None else "")
-    for key, what in NGRAMS.items():
-        if (loss := _number(_object(summary.get("ngrams")).get(key))) is not None:
-            yield f"{what} model on the same text", f"{loss:.4f} nats per token"
+    losses = [(what, summary.get(key)) for key, what in LOSSES.items()]
+    ngrams = _object(summary.get("ngrams"))
+    losses += [(f"{what} model on the same text", ngrams.get(key)) for key, what in NGRAMS.items()]
+    yield from ((what, f"{loss:.4f} nats per token") for what, value in losses if (loss := _number(value)) is not None)
     if (seconds := _number(summary.get("seconds"))) is not None:
         yield "seconds", f"{seconds:,.0f}, {_cell(_object(summary.get('machine')).get('device', 'unknown device'))}"
 
 
 def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterator[str]:
-    if own_vocabulary:
-        yield "Tokenizer: a vocabulary of its own, which came with the model."
-    else:
-        yield "Tokenizer: GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
+    yield "Tokenizer: " + (OWN_VOCABULARY if own_vocabulary else GPT2_VOCABULARY)
     if remote:
         yield "modeling_hectogpt.py: the hectoGPT authors, MIT License."
     if "corpus" in run:
@@ -156,15 +150,12 @@ def _line(value: Any) -> str:
 
 def _cell(value: Any) -> str:
     """A value for a cell of a table, as in Rotary(base=10000.0)."""
-    if isinstance(value, dict):
-        inside = ", ".join(f"{key}={_plain(item)}" for key, item in value.items() if key != "type")
-        return _line(f"{value.get('type', '')}({inside})")
-    if isinstance(value, list):
-        return ", ".join(_cell(item) for item in value) or "none"
-    return _line("none" if value is None else value)
+    return _line(_plain(value))
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value.get('type', '')}({', '.join(f'{k}={_plain(v)}' for k, v in value.items() if k != 'type')})"
-    return f"({', '.join(map(_plain, value))})" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    return "none" if value is None else str(value)

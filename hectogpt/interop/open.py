@@ -16,9 +16,8 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
-from hectogpt.interop.exported import is_exported
 from hectogpt.interop.hf_tokenizer import read_tokenizer
-from hectogpt.interop.hf_weights import load_exported, load_gpt2
+from hectogpt.interop.hf_weights import is_exported, load_exported, load_gpt2
 from hectogpt.interop.hub import fetch
 from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig

@@ -20,7 +20,17 @@ from hectogpt.serialization import Value
 
 
 @runtime_checkable
-class Cache(Protocol):
+class Shifter(Protocol):
+    """What `shift` asks of a cache; that of an exported model has it too."""
+
+    def shift(self, key: object, x: Tensor, n: int) -> Tensor:
+        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls under this key move in,
+        zeros where the text starts (padding is not text)."""
+        ...
+
+
+@runtime_checkable
+class Cache(Shifter, Protocol):
     """What the model asks of a cache while tokens are decoded; hectogpt.generation.cache has the implementation."""
 
     key_positions: Int[Tensor, "rows slot"]
@@ -28,11 +38,6 @@ class Cache(Protocol):
 
     def layer(self, index: int) -> Any:
         """The LayerCache of layer `index` for this call."""
-        ...
-
-    def shift(self, key: object, x: Tensor, n: int) -> Tensor:
-        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls under this key move in,
-        zeros where the text starts (padding is not text)."""
         ...
 
     def append(self, key: object, x: Tensor) -> Tensor:
@@ -44,7 +49,7 @@ class Cache(Protocol):
         ...
 
 
-def shift(x: Tensor, n: int, key: object, cache: Cache | None) -> Tensor:
+def shift(x: Tensor, n: int, key: object, cache: Shifter | None) -> Tensor:
     """Rows of x [batch, time, ...] moved `n` later in time; zeros, or the cache's rows under `key`, move in."""
     if cache is not None:
         return cache.shift(key, x, n)

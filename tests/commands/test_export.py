@@ -4,23 +4,38 @@ nothing."""
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from command import Here, assert_good_error
 from exported_models import VOCAB, contents, difference, export_kind, open_theirs, write_model
+from helpers import ROOT
 from model_kinds import GPT2, KINDS, random_ids
 
 from hectogpt import errors
 from hectogpt.errors import UserError
+from hectogpt.files import lock
 from hectogpt.generation import Sampling, generate
 from hectogpt.interop import open_model
 from hectogpt.interop.export import export
 from hectogpt.interop.hf_config import gpt2_differences
+from hectogpt.model import ModelConfig
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.serialization import Value
+
+
+def all_classes(kind: type) -> Iterator[type]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from all_classes(child)
+
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
@@ -44,10 +59,6 @@ def check_logits_and_texts(folder: Path, kind: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.thorough), False])
 def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
-    from dataclasses import replace
-
-    from hectogpt.model.lm_head import LMHeadConfig
-
     model = write_model(tmp_path / "run", replace(GPT2, lm_head=LMHeadConfig(tied=tied)))
     done = export(tmp_path / "run", tmp_path / "out")
     from transformers import GPT2LMHeadModel
@@ -72,16 +83,47 @@ def test_any_other_model_brings_its_code(tmp_path: Path) -> None:
     code = (tmp_path / "out" / "modeling_hectogpt.py").read_text(encoding="utf-8")
     assert "import hectogpt" not in code
     assert "from hectogpt" not in code
-    for command in (["check", "--select", "E,F,I", "--ignore", "F722"], ["format", "--diff"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--line-length", "120", "--isolated", "-"], input=code, text=True
-        )
-        assert done.returncode == 0
     again = export(tmp_path / "out", tmp_path / "again")
     assert contents(again.folder) == contents(tmp_path / "out")
     ours, back = open_model(tmp_path / "run")[0], open_model(tmp_path / "out")[0]
     assert ours.config == back.config
     assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+def test_the_modelling_file_has_every_part_of_the_package() -> None:
+    """A new part, or a new field of an old one, has to be written there too."""
+    text = (ROOT / "hectogpt" / "interop" / "modeling_hectogpt.py").read_text(encoding="utf-8")
+    kinds = [kind for kind in all_classes(Value) if kind.__module__.startswith("hectogpt.model")]
+    assert len(kinds) >= 14
+    for kind in kinds:
+        if not inspect.isabstract(kind) and kind.__name__ != "NgramMemory":
+            assert f'"{kind.__name__}"' in text or f"class {kind.__name__}(" in text, kind
+    sizes = ("d_model", "n_heads", "n_layers", "context_length", "vocab_size")
+    known = {*sizes, "norm", "activation", "positions", "inputs", "value_embeddings", "attention_parts"}
+    known |= {"attention_scale", "biases", "lm_head", "pointer"}
+    assert {field.name for field in fields(ModelConfig)} - {"memory"} == known
+    assert {field.name for field in fields(LMHeadConfig)} == {
+        *("bias", "soft_cap", "tied", "compact_vocab", "embedding_map")
+    }
+
+
+def test_what_computes_otherwise_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is opened again before it has its name."""
+    wrong = (ROOT / "hectogpt" / "interop" / "modeling_hectogpt.py").read_text(encoding="utf-8")
+    (tmp_path / "modeling_hectogpt.py").write_text(wrong.replace("torch.log1p(-w)", "torch.log1p(w)"))
+    monkeypatch.setattr("hectogpt.interop.export.__file__", str(tmp_path / "export.py"))
+    write_model(tmp_path / "run", KINDS["pointer"])
+    with pytest.raises(UserError, match="does not compute the same") as caught:
+        export(tmp_path / "run", tmp_path / "out")
+    assert caught.value.code == errors.CHECKPOINT
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_exports_at_once(tmp_path: Path) -> None:
+    write_model(tmp_path / "run", GPT2)
+    with lock(tmp_path / ".out.lock", "exporting"), pytest.raises(UserError, match="is locked") as caught:
+        export(tmp_path / "run", tmp_path / "out")
+    assert caught.value.code == errors.LOCKED
 
 
 @pytest.mark.parametrize("kind", [pytest.param("pointer", marks=pytest.mark.thorough), "looks back"])
@@ -150,10 +192,10 @@ def test_the_tokenizer_gives_our_ids(tmp_path: Path) -> None:
     assert (theirs.eos_token_id, len(theirs), theirs.model_max_length) == (50256, 50257, 16)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["gpt2", "pointer"])
+@pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.thorough), "pointer"])
 def test_what_the_card_shows_runs(tmp_path: Path, kind: str) -> None:
-    done = export_kind(tmp_path, kind)[1]
+    write_model(tmp_path / "run", KINDS[kind])
+    done = export(tmp_path / "run", tmp_path / "an_out")
     code = (done.folder / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("python\n")
     code = code.replace("Once upon a time", "hello").replace("max_new_tokens=40", "max_new_tokens=3")
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, stdin=-3)
@@ -209,8 +251,6 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path, monkeypatch: py
 
 
 def test_what_a_gpt2_may_differ_in() -> None:
-    from dataclasses import replace
-
     from hectogpt.model.parts import LayerNorm, RMSNorm
 
     assert gpt2_differences(replace(GPT2, norm=LayerNorm(eps=1e-3))) == {}
@@ -219,8 +259,6 @@ def test_what_a_gpt2_may_differ_in() -> None:
 
 
 def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from helpers import small_run
 
     from hectogpt.serialization import dump
@@ -235,16 +273,3 @@ def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:
     assert card.splitlines().count("---") == 2
     assert "| held-out loss | 5.2500 nats per token |" in card
     assert "| Kneser-Ney trigram model on the same text | 5.0000 nats per token |" in card
-
-
-@pytest.mark.thorough
-def test_every_recipe_has_a_form() -> None:
-    """GPT-2's, or a modelling file that Python compiles."""
-    from hectogpt.interop.remote_code import assemble
-    from hectogpt.lab import recipes
-
-    gpt2 = {name for name in recipes.names() if not gpt2_differences(recipes.recipe(name).model)}
-    assert {"baseline", "adamw_128", "adamw_gpt2", "finetune"} <= gpt2
-    assert not gpt2 & {"minute", "rotary", "value_embeddings"}
-    for name in set(recipes.names()) - gpt2:
-        compile(assemble(recipes.recipe(name).model, []), name, "exec")

@@ -1,0 +1,501 @@
+"""A transformer that was trained with hectoGPT, in one file, for transformers:
+
+    AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
+
+It is GPT-2 with the parts that config.json names, instead of GPT-2's or beside them. Modules have the names of the
+tensors in model.safetensors.
+"""
+# Copyright (c) 2026 the hectoGPT authors. SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+# transformers calls the cache `cache` from 5.20 on, `past_key_values` before.
+CACHE = (
+    "cache" if "cache" in {field.name for field in dataclasses.fields(CausalLMOutputWithPast)} else "past_key_values"
+)
+
+
+# --- what a model remembers of the tokens so far ----------------------------------------------------------------------
+
+
+def visible_keys(queries: Tensor, keys: Tensor) -> Tensor:
+    """The causal mask of positions [rows, time] and [rows, slot]: [rows, time, slot], True where a query may look.
+
+    Padding has position -1. No query sees it; a query in the padding sees its own place, for a row of the softmax must
+    not be empty.
+    """
+    q, k = queries[..., :, None], keys[..., None, :]
+    return ((k <= q) & (k >= 0)) | (k == q)
+
+
+class TextCache:
+    """What the model remembers, one column a token; `text` [batch, column] is False for padding."""
+
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self) -> None:
+        self.rows: dict[Any, Tensor] = {}  # what parts remember, [batch, time, ...], by their keys
+        self.ids: Tensor | None = None
+        self.text: Tensor | None = None
+        self.dropped = 0  # columns at the beginning that no row's context reaches any more
+
+    def begin(self, ids: Tensor, text: Tensor | None) -> Tensor:
+        """Append the tokens [batch, time] of a call; return their positions. text: of all columns (None: all are)."""
+        new = torch.ones_like(ids, dtype=torch.bool) if text is None else text[:, -ids.shape[1] :]
+        self.ids = ids if self.ids is None else torch.cat((self.ids, ids), dim=1)
+        self.text = new if self.text is None else torch.cat((self.text, new), dim=1)
+        self.key_positions = torch.where(self.text, self.text.long().cumsum(dim=1) - 1, -1)
+        self.visible = visible_keys(self.key_positions[:, -ids.shape[1] :], self.key_positions)
+        return self.key_positions[:, -ids.shape[1] :].clamp(min=0)
+
+    def append(self, key: Any, x: Tensor, dim: int = 1) -> Tensor:
+        """x after all rows that earlier calls gave under this key: one for each column so far."""
+        self.rows[key] = torch.cat((self.rows[key], x), dim=dim) if key in self.rows else x
+        return self.rows[key]
+
+    def shift(self, key: Any, x: Tensor, n: int) -> Tensor:
+        """x [batch, time, ...] moved `n` later in time, after the rows of earlier calls; padding counts as zeros."""
+        assert self.text is not None
+        text = self.text[:, -x.shape[1] :]
+        x = x * text.reshape(*text.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
+        joined = torch.cat((self.rows.get(key, x.new_zeros(x.shape[0], n, *x.shape[2:])), x), dim=1)
+        self.rows[key] = joined[:, -n:]
+        return joined[:, : x.shape[1]]
+
+    # --- what `generate` of transformers calls ---
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns so far."""
+        return self.dropped + (0 if self.ids is None else self.ids.shape[1])
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these texts, in this order; one may come more than once."""
+        self.rows = {key: rows[indices.to(rows.device)] for key, rows in self.rows.items()}
+        if self.ids is not None and self.text is not None:
+            self.ids, self.text = self.ids[indices], self.text[indices]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """The same, for beam search."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every text, the copies side by side."""
+        if self.ids is not None:
+            self.batch_select_indices(torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(repeats))
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+class Part:
+    """The settings of one part as config.json has them: "type", which names one of PARTS, and its arguments."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.kind = settings["type"]
+        self.arguments = {name: read_setting(value) for name, value in settings.items() if name != "type"}
+
+    def build(self, *sizes: Any) -> Any:
+        """The module for a model of these sizes."""
+        return PARTS[self.kind](*sizes, **self.arguments)
+
+
+def read_setting(value: Any) -> Any:
+    """A value of config.json: a list is a tuple, an object with a type a Part."""
+    if isinstance(value, list):
+        return tuple(map(read_setting, value))
+    return Part(value) if isinstance(value, dict) else value
+
+
+class SinusoidalPositions(nn.Module):
+    """Sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762, section 3.5)."""
+
+    def __init__(self, context_length: int, d_model: int, base: float) -> None:
+        super().__init__()
+        self.d_model, self.base = d_model, base
+
+    def forward(self, positions: Tensor) -> Tensor:
+        frequency = self.base ** (-torch.arange(0, self.d_model, 2, device=positions.device).double() / self.d_model)
+        angle = positions[..., None].double() * frequency
+        return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
+
+
+class Rotary(nn.Module):
+    """Rotate pairs of dimensions of queries and keys by an angle proportional to the position (2104.09864)."""
+
+    def __init__(self, n_heads: int, d_head: int, base: float, fraction: float) -> None:
+        super().__init__()
+        self.base, self.pairs = base, round(d_head // 2 * fraction)
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = torch.arange(self.pairs, device=positions.device).double()
+        frequency = (self.base ** (-pairs / max(self.pairs, 1))).float()
+        angle = positions[:, None, :, None].double() * frequency
+        cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+        return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        a, b, rest = x[..., : self.pairs], x[..., self.pairs : 2 * self.pairs], x[..., 2 * self.pairs :]
+        return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), dim=-1)
+
+
+class QKNorm(nn.Module):
+    """Divide each query and key by its root mean square (2010.04245)."""
+
+    def __init__(self, n_heads: int, d_head: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return F.rms_norm(q, q.shape[-1:], eps=self.eps), F.rms_norm(k, k.shape[-1:], eps=self.eps)
+
+
+class ALiBi(nn.Module):
+    """Head h of n subtracts 2^(-8 h / n) from a score per token of distance, h from 1 (2108.12409)."""
+
+    def __init__(self, n_heads: int, d_head: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        slopes = 2.0 ** (-8 * torch.arange(1, self.n_heads + 1, device=keys.device) / self.n_heads)
+        return slopes[:, None, None].double() * (keys - queries)
+
+
+class ReLU2(nn.Module):
+    """The squared rectifier, max(x, 0)^2 (2109.08668)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+class EmbeddingNorm(nn.Module):
+    """The model's norm, applied to the embeddings."""
+
+    def __init__(self, d_model: int, vocab_size: int, norm: Part) -> None:
+        super().__init__()
+        self.norm = norm.build(d_model)
+
+    def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
+        return self.norm(x)
+
+
+class Smear(nn.Module):
+    """Add the embeddings of earlier tokens, each with a learned factor per dimension."""
+
+    def __init__(self, d_model: int, vocab_size: int, norm: Part, shares: tuple[float, ...]) -> None:
+        super().__init__()
+        self.shares = nn.Parameter(torch.zeros(len(shares), d_model))
+
+    def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
+        y = x
+        for back, share in enumerate(self.shares, start=1):
+            y = y + share * cache.shift((self, back), x, back)
+        return y
+
+
+class TokenTable(nn.Module):
+    """Add a learned vector per token."""
+
+    def __init__(self, d_model: int, vocab_size: int, norm: Part) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, d_model)
+
+    def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
+        return x + self.table(ids)
+
+
+class NgramHash(nn.Module):
+    """Add a learned vector per n-gram: the row of a table that a hash of the last `order` tokens selects. With `common`
+    only n-grams have one whose ids, counted from 1, have a geometric mean of at most `common`."""
+
+    def __init__(
+        self, d_model: int, vocab_size: int, norm: Part, order: int, rows: int, common: int | None = None
+    ) -> None:
+        super().__init__()
+        self.order, self.common, self.table = order, common, nn.Embedding(rows, d_model)
+
+    def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
+        mixed = ids + 1
+        ranks = mixed.double()
+        for back in range(1, self.order):
+            previous = cache.shift((self, back), ids + 1, back)  # 0 where there is no earlier token
+            mixed = (mixed * 0x9E3779B1 + previous * (0x85EBCA77 + 2 * back)) & 0x7FFFFFFFFFFF
+            ranks = ranks * previous.clamp(min=1)
+        vectors = self.table((mixed ^ (mixed >> 17)) % len(self.table.weight))
+        if self.common is not None:
+            vectors = vectors * (ranks <= float(self.common) ** self.order)[..., None]
+        return x + vectors
+
+
+class PointerHead(nn.Module):
+    """A distribution that copies earlier tokens, mixed with the softmax: p = (1 - w) softmax + w copy (1612.04426)."""
+
+    def __init__(self, d_model: int, query_scale: float, gate: float) -> None:
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.ones(d_model))
+        self.gate = nn.Parameter(torch.zeros(d_model))
+        self.gate_bias = nn.Parameter(torch.zeros(1))
+
+    def mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
+        """Log-probabilities of the mixture, from the softmax's logits [batch, rows, vocab] at the last `rows` places.
+        The key of the token at s is the hidden state at s - 1."""
+        keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
+        tokens = cache.append((self, "tokens"), ids)
+        scores = (hidden * self.sharpness) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
+        weights = scores.masked_fill(~cache.visible, float("-inf")).softmax(dim=-1)
+        rows = logits.shape[1]
+        places, weights = tokens[:, None].expand(-1, rows, -1), weights[:, -rows:].to(logits.dtype)
+        copied = torch.zeros_like(logits).scatter_add_(2, places, weights)
+        w = torch.sigmoid(hidden[:, -rows:] @ self.gate + self.gate_bias)[..., None]
+        tiny = torch.finfo(logits.dtype).tiny  # keeps the gradient of log(0) finite
+        return torch.logaddexp(logits.log_softmax(dim=-1) + torch.log1p(-w), (w * copied).clamp_min(tiny).log())
+
+
+# "type" in config.json -> what makes the module, from sizes and settings.
+PARTS: dict[str, Callable[..., Any]] = {
+    "LayerNorm": nn.LayerNorm,
+    "RMSNorm": lambda size, eps, gain: nn.RMSNorm(size, eps=eps, elementwise_affine=gain),
+    "GELU": lambda: nn.GELU(approximate="tanh"),
+    "NoPositions": lambda context_length, d_model: None,
+    "LearnedPositions": nn.Embedding,
+    **{part.__name__: part for part in (ReLU2, SinusoidalPositions, Rotary, QKNorm, ALiBi)},
+    **{part.__name__: part for part in (EmbeddingNorm, Smear, TokenTable, NgramHash, PointerHead)},
+}
+SCORE_BIASES = {"ALiBi"}
+
+
+def add_part(kind: type) -> None:
+    """Let config.json name a class of the model's author, whose objects have a method `build`."""
+    PARTS[kind.__name__] = lambda *sizes, **arguments: kind(**arguments).build(*sizes)
+    if any(base.__name__ == "ScoreBias" for base in kind.__mro__):
+        SCORE_BIASES.add(kind.__name__)
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Causal attention of several heads over the current and earlier tokens."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        d, self.n_heads = settings["d_model"], settings["n_heads"]
+        self.W_q, self.W_k, self.W_v, self.W_o = (nn.Linear(d, d, bias=settings["biases"]) for _ in range(4))
+        d_head = d // self.n_heads
+        self.scale = settings["attention_scale"] or d_head**-0.5
+        parts = [Part(part) for part in settings["attention_parts"]]
+        biases = [part for part in parts if part.kind in SCORE_BIASES]
+        self.qk_parts = nn.ModuleList(part.build(self.n_heads, d_head) for part in parts if part not in biases)
+        self.score_biases = nn.ModuleList(part.build(self.n_heads, d_head) for part in biases)
+        self.extra_share = nn.Parameter(torch.ones(1)) if settings["value_embeddings"] else None
+
+    def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
+        q, k, v = (linear(x).unflatten(-1, (self.n_heads, -1)) for linear in (self.W_q, self.W_k, self.W_v))
+        if extra is not None:
+            v = v + self.extra_share * extra.unflatten(-1, (self.n_heads, -1))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        for part in self.qk_parts:
+            q, k = part(q, k, getattr(part, "prepare", lambda p: p)(positions))
+        k, v = cache.append((self, "k"), k, dim=2), cache.append((self, "v"), v, dim=2)
+        mask = cache.visible[:, None]
+        if len(self.score_biases):
+            places = positions[:, None, :, None], cache.key_positions[:, None, None, :]
+            biases = torch.stack(torch.broadcast_tensors(*(part(*places) for part in self.score_biases))).sum(0)
+            mask = torch.where(mask, biases, float("-inf")).to(q.dtype)
+        attended = F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale)
+        return self.W_o(attended.transpose(1, 2).flatten(-2))
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between: d -> 4d -> d."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        d = settings["d_model"]
+        self.fc1 = nn.Linear(d, 4 * d, bias=settings["biases"])
+        self.activation = Part(settings["activation"]).build()
+        self.fc2 = nn.Linear(4 * d, d, bias=settings["biases"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """One layer; post_layer_norm stands before the MLP."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        norm = Part(settings["norm"])
+        self.pre_layer_norm, self.attention = norm.build(settings["d_model"]), Attention(settings)
+        self.post_layer_norm, self.mlp = norm.build(settings["d_model"]), MLP(settings)
+
+    def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
+        x = x + self.attention(self.pre_layer_norm(x), extra, positions, cache)
+        return x + self.mlp(self.post_layer_norm(x))
+
+
+class Transformer(nn.Module):
+    """Token ids to logits. settings: the model's, as config.json has them. head_rows: rows of the vocabulary head."""
+
+    word_rows: Tensor | None  # which row of the head is whose: tokens that were never read in training share the last
+
+    def __init__(self, settings: dict[str, Any], head_rows: int | None) -> None:
+        super().__init__()
+        d, vocab, norm, head = settings["d_model"], settings["vocab_size"], Part(settings["norm"]), settings["lm_head"]
+        self.context_length: int = settings["context_length"]
+        self.soft_cap, self.map_scale = head["soft_cap"], head["embedding_map"]
+        self.embeddings = nn.Embedding(vocab, d)
+        self.position_embeddings = Part(settings["positions"]).build(self.context_length, d)
+        self.inputs = nn.ModuleList(Part(part).build(d, vocab, norm) for part in settings["inputs"])
+        self.values = nn.ModuleList(Part(part).build(d, vocab, norm) for part in settings["value_embeddings"])
+        self.backbone = nn.ModuleList(Block(settings) for _ in range(settings["n_layers"]))
+        self.final_layer_norm = norm.build(d)
+        self.lm_head = nn.Linear(d, head_rows or vocab, bias=head["bias"])
+        self.joint = nn.Linear(d, d, bias=False) if self.map_scale else None
+        self.register_buffer("word_rows", torch.zeros(vocab, dtype=torch.long) if head_rows else None)
+        self.copying = Part(settings["pointer"]).build(d) if settings["pointer"] else None
+
+    def forward(self, ids: Tensor, positions: Tensor, cache: TextCache, rows: int = 0) -> Tensor:
+        """Logits [batch, rows, vocab] of the next token at the last `rows` positions (0: at all)."""
+        x = self.embeddings(ids)
+        if self.position_embeddings is not None:
+            x = x + self.position_embeddings(positions).to(x.dtype)
+        for part in self.inputs:
+            x = part(x, ids, cache)
+        extra = torch.zeros_like(x) if len(self.values) else None
+        for part in self.values:
+            extra = part(extra, ids, cache)
+        for block in self.backbone:
+            x = block(x, extra, positions, cache)
+        hidden = self.final_layer_norm(x)
+        logits = self.logits(hidden[:, -rows:])
+        return logits if self.copying is None else self.copying.mix(logits, hidden, ids, cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The vocabulary head: products with its rows and the map of the embeddings, a soft cap, a bias."""
+        rows, bias = self.word_rows, self.lm_head.bias
+        products = F.linear(hidden, self.lm_head.weight)
+        products = products if rows is None else products[..., rows]
+        if self.joint is not None:
+            mapped = F.linear(hidden @ self.joint.weight, self.embeddings.weight.detach())
+            own = 1 if rows is None else rows < len(self.lm_head.weight) - 1
+            products = products + self.map_scale * mapped * own
+        if self.soft_cap is not None:
+            products = self.soft_cap * torch.tanh(products / self.soft_cap)
+        return products if bias is None else products + (bias if rows is None else bias[rows])
+
+
+# --- transformers' side -----------------------------------------------------------------------------------------------
+
+
+class HectoGPTConfig(PretrainedConfig):
+    """config.json. model: the model's settings. head_rows: rows of the vocabulary head, if tokens that were never read
+    in training share one. The sizes beside them are for programs that look for them under these names."""
+
+    model_type = "hectogpt"
+    keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012  as transformers declares it
+
+    def __init__(
+        self, model: dict[str, Any] | None = None, head_rows: int | None = None, use_cache: bool = True, **others: Any
+    ) -> None:
+        self.model, self.head_rows, self.use_cache = model or {}, head_rows, use_cache
+        super().__init__(**others)
+
+
+class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
+    """The model with transformers' interface.
+
+    Positions follow from the attention mask, so there are no position_ids. Past the context length L, `generate`
+    conditions each new token on exactly the last L tokens, which are then computed anew.
+    """
+
+    config_class = HectoGPTConfig
+    base_model_prefix = "model"
+    _supports_sdpa = True
+    _tied_weights_keys = {"model.lm_head.weight": "model.embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: HectoGPTConfig) -> None:
+        super().__init__(config)
+        self.model = Transformer(config.model, config.head_rows)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of the tokens' embeddings."""
+        return self.model.embeddings
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The vocabulary head, if it has a row for every token."""
+        return self.model.lm_head if self.config.head_rows is None else None
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: TextCache | None = None,
+        cache: TextCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+        **others: Any,
+    ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
+        """Logits of the next token at each of the last `logits_to_keep` positions (0: at all), and with labels (which
+        are shifted here) their mean cross entropy. attention_mask: 0 for padding; columns of earlier calls included."""
+        unknown = ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")
+        if named := [name for name in unknown if others.get(name) is not None and others[name] is not False]:
+            raise ValueError(f"this model takes no {' and no '.join(named)}")
+        limit, text = self.model.context_length, None if attention_mask is None else attention_mask.bool()
+        memory = cache or past_key_values or TextCache()
+        if memory.get_seq_length() == 0 and logits_to_keep == 1 and input_ids.shape[1] > limit:
+            memory.dropped = input_ids.shape[1] - limit
+            input_ids, text = input_ids[:, -limit:], None if text is None else text[:, -limit:]
+        logits = self.continue_texts(input_ids, text, memory, logits_to_keep)
+        loss = None
+        if labels is not None:
+            count = {name: others[name] for name in ("num_items_in_batch",) if name in others}
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **count)
+        if use_cache is None:
+            use_cache = bool(self.config.use_cache) and not torch.is_grad_enabled()
+        remembered: dict[str, Any] = {CACHE: memory if use_cache else None}
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **remembered)
+        return output.to_tuple() if return_dict is False else output
+
+    def continue_texts(self, ids: Tensor, text: Tensor | None, memory: TextCache, rows: int) -> Tensor:
+        """Logits of new tokens after those in the memory, at the last `rows` of them (0: at all)."""
+        limit = self.model.context_length
+        positions = memory.begin(ids, text)
+        long = (positions >= limit).any(dim=1)
+        if not bool(long.any()):
+            return self.model(ids, positions, memory, rows)
+        if ids.shape[1] > 1:
+            raise ValueError(f"a text has {int(positions.max()) + 1} tokens, the model's context {limit}")
+        assert memory.ids is not None
+        last, anew = memory.ids[long][:, -limit:], TextCache()
+        logits = self.model(ids, positions.clamp(max=limit - 1), memory)
+        logits[long] = self.model(last, anew.begin(last, None), anew, 1)
+        return logits
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any
+    ) -> dict[str, Any]:
+        """The arguments of `forward` for the next token: the columns that the cache has not seen."""
+        memory = others.get(CACHE)
+        seen = 0 if memory is None else memory.get_seq_length()
+        options = {"attention_mask": attention_mask, "use_cache": bool(others.get("use_cache", True))}
+        return {"input_ids": input_ids[:, seen:], CACHE: memory, "logits_to_keep": 1, **options}
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """False: the model makes its own cache."""
+        return False
