@@ -26,13 +26,13 @@ from bench.record import Row
 from hectogpt.data import load_tokenizer
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
-from hectogpt.generation.quantize import QuantizedTransformer, WeightFormat, weight_bytes
+from hectogpt.generation.quantize import WeightFormat, quantize, weight_bytes
 from hectogpt.interop import open_model
 from hectogpt.model import Transformer
 
 ROUNDS = 5
 PACKAGES = ("transformers", "ctranslate2")
-FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8", "int4")
+FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
 AGAINST = "hf float32"
 
 
@@ -86,7 +86,7 @@ def load(setting: Setting, folder: Path) -> Models:
         print(llama.MISSING, flush=True)
     return Models(
         model,
-        {form: QuantizedTransformer(model, form, compile=True) for form in FORMATS},
+        {form: quantize(model, form) for form in FORMATS},
         {
             "float32": theirs,
             "bfloat16": GPT2LMHeadModel.from_pretrained(folder / "hf", dtype=torch.bfloat16).eval(),
@@ -226,7 +226,6 @@ def logits_along(model: Transformer, ids: list[int]) -> Tensor:
 def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     """Median speeds for one text and for eight, for a prompt, and the error of the smaller formats."""
     chosen = SETTINGS[setting]
-    torch._dynamo.config.recompile_limit = 64  # three models share the code of one step
     with tempfile.TemporaryDirectory() as folder:
         models = load(chosen, Path(folder))
         for batch in (1, 8):

@@ -18,14 +18,14 @@ from bench.decode import decode_ours, random_prompts
 from bench.race import race
 from bench.record import Row
 from hectogpt.data import open_corpus
-from hectogpt.generation.quantize import QuantizedTransformer, WeightFormat
+from hectogpt.generation.quantize import WeightFormat, quantize
 from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.training.session import Session
 
 ROUNDS = 5
 PACKAGES = ()
-FORMATS: tuple[WeightFormat, ...] = ("bfloat16", "int8", "int4")
+FORMATS: tuple[WeightFormat, ...] = ("bfloat16", "int8")
 USED = 26_046  # tokens of the vocabulary that occur in the State of the Union, for which the top's head has rows
 
 
@@ -65,7 +65,7 @@ def quality(recipe: str, setting: Setting) -> list[Row]:
     loss = -exact.gather(2, rows[:, 1:, None]).mean().item()
     found: list[Row] = []
     for form in FORMATS:
-        near = log_probabilities(QuantizedTransformer(model, form, compile=form != "bfloat16"), rows)
+        near = log_probabilities(quantize(model, form), rows)
         row: Row = {"contender": form, "top1_agreement": (near.argmax(-1) == exact.argmax(-1)).float().mean().item()}
         row["perplexity_ratio"] = math.exp(-near.gather(2, rows[:, 1:, None]).mean().item() - loss)
         found.append(row | {"float32_loss": loss, "tokens": float(exact.shape[0] * exact.shape[1])})
@@ -79,8 +79,8 @@ def top_and_gpt2() -> dict[str, Transformer]:
     top.lm_head.compact(torch.arange(USED))
     sizes = (config.d_model, config.n_heads, config.n_layers, config.context_length, config.vocab_size)
     models = {"top": top.eval(), "gpt2": Transformer(ModelConfig(*sizes)).eval()}
-    smaller = {f"{name} int8": QuantizedTransformer(model, "int8", compile=True) for name, model in models.items()}
-    return {f"{name} float32": QuantizedTransformer(model) for name, model in models.items()} | smaller
+    smaller = {f"{name} int8": quantize(model, "int8") for name, model in models.items()}
+    return {f"{name} float32": quantize(model) for name, model in models.items()} | smaller
 
 
 def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:

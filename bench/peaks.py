@@ -7,7 +7,7 @@ import functools
 import torch
 
 from bench.race import best
-from hectogpt.model.cpu_kernels import float32_by_onednn
+from hectogpt.kernels.dtypes import float32_by_onednn
 
 
 def matmul_flops(dtype: torch.dtype, n: int = 1536) -> float:

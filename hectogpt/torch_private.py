@@ -22,7 +22,6 @@ NAMES = (
     "_int_mm",
     "_foreach_add_",
     "_fused_adamw_",
-    "_dynamo.maybe_mark_dynamic",
 )
 
 
@@ -110,10 +109,3 @@ def adamw_(
         square.mul_(s["beta2"]).addcmul_(g, g, value=1 - s["beta2"])
         size = (square.sqrt() / (1 - s["beta2"] ** count) ** 0.5).add_(s["eps"])
         p.sub_(s["lr"] / (1 - s["beta1"] ** count) * average / size)
-
-
-def mark_dynamic(tensor: Any, dimension: int) -> None:
-    """Tell torch.compile that this size may change; without it, it notices at the second size."""
-    mark = find("_dynamo.maybe_mark_dynamic")
-    if mark is not None:
-        mark(tensor, dimension)

@@ -47,12 +47,13 @@ LAYERS: dict[str, Layer] = {
     "lab": Layer("recipes, the ladder, paired trials, reports", "#0969da", "training data model"),
     "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment interop"),
     "assignment": Layer("the assignment as a kit", "#116329"),
-    "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "data model"),
+    "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "data model kernels"),
     "explore": Layer("attention and positions, pages", "#bf3989", "interop data model"),
     "interop": Layer("models in Hugging Face's GPT-2 layout", "#bc4c00", "data model"),
     "generation": Layer("KV cache, sampling, smaller weights", "#1b7c83", "model"),
     "data": Layer("text becomes batches of tokens, no torch", "#9a6700"),
-    "model": Layer("the transformer, its head and loss", "#6e7781"),
+    "model": Layer("the transformer, its head and loss", "#6e7781", "kernels"),
+    "kernels": Layer("C++ for every processor, dtypes of devices", "#57606a"),
 }
 # The ground: single files that every layer may import. Each imports only those before it.
 GROUND = (

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hectogpt import errors, hardware
+from hectogpt import errors
 from hectogpt.cli.console import note
 from hectogpt.cli.options import GenerateArguments
 from hectogpt.data import Tokenizer
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, Token, generate, native
-from hectogpt.generation.quantize import BITS, QuantizedTransformer
+from hectogpt.generation.quantize import quantize
 from hectogpt.generation.text import TextStream, check_memory
 from hectogpt.interop.open import open_model
 from hectogpt.model import Transformer
@@ -29,10 +29,6 @@ BATCH_ROWS = 16  # texts that are continued side by side; their caches bound the
 
 TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 MOST_THREADS = 1024
-INT4_ERROR = (
-    "note: int4 is less exact than the other formats: with a model trained here it changed 1 in 60 of the likeliest"
-    " tokens and raised perplexity by 0.4 %"
-)
 
 
 class Prompt(NamedTuple):
@@ -90,35 +86,17 @@ def open_for(arguments: GenerateArguments) -> tuple[Transformer, Tokenizer]:
 
 
 def place(model: Transformer, arguments: GenerateArguments) -> Transformer:
-    """The model on its device, in its weights' format, with compiled code if it was asked for or pays."""
+    """The model on its device, in its weights' format."""
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda", why="torch finds no CUDA device", fix="--device cpu")
     cuda = arguments.device != "cpu" and torch.cuda.is_available()
-    form, compile = arguments.precision, arguments.compile
-    if form == "int4":
-        note(INT4_ERROR, arguments.quiet)
-    own_code = form in BITS and not cuda and compile is not False
-    if own_code and (fault := native.fault()):
-        note(f"note: {form} without our own code for it, which would be faster: {fault}", arguments.quiet)
-        own_code = False
-    if own_code:
-        return QuantizedTransformer(model, form, compile=True)
-    if compile is None:
-        parameters = sum(p.numel() for p in model.parameters())
-        compile = not cuda and worth_compiling(parameters, form, arguments.max_new_tokens)
-    if compile and not cuda and (fault := hardware.cpp_compiler_fault()):
-        if arguments.compile:
-            raise UserError(
-                "--compile True, but no C++ compiler works",
-                why=fault,
-                fix="install one (Debian: apt-get install g++ python3-dev), or leave out --compile",
-            )
-        note(f"note: no compiled code, which would be faster: no C++ compiler works ({fault})", arguments.quiet)
-        compile = False
+    form = arguments.precision
+    if form == "int8" and not cuda and (fault := native.fault()):
+        note(f"note: int8 without our own code for it, which would be faster: {fault}", arguments.quiet)
     model = model.to("cuda" if cuda else "cpu")
     # The copy also multiplies the head's embedding map out, which would be done anew for every token.
-    copied = compile or form != "float32" or model.lm_head.embedding_map is not None
-    return QuantizedTransformer(model, form, compile=compile) if copied else model
+    copied = form != "float32" or model.lm_head.embedding_map is not None
+    return quantize(model, form) if copied else model
 
 
 def continue_all(
@@ -147,7 +125,7 @@ def continue_all(
             decode_bytes=tokenizer.decode_bytes,
             start=tokenizer.end_of_text,
         )
-        for token in compiled(tokens):
+        for token in tokens:
             rows[token.row].append(token)
             clock.tick(len(rows[token.row]))
             if live and token.id not in stops:
@@ -162,17 +140,6 @@ def continue_all(
             }
     if live:
         show(stream.end() + "\n")
-
-
-def compiled(tokens: Iterator[Token]) -> Iterator[Token]:
-    """The tokens. An error of torch's compiler, which runs at the first one, is told as a UserError."""
-    try:
-        yield from tokens
-    except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-            raise
-        why = str(error).strip().partition("\n")[0][:200]
-        raise UserError("torch cannot compile the one-token step", why=why, fix="--compile False") from None
 
 
 def sampling_options(arguments: GenerateArguments, end_of_text: int) -> dict[str, Any]:
@@ -198,13 +165,6 @@ def check_length(arguments: GenerateArguments, name: str, tokens: int, context_l
                 fix="shorten the prompt, or leave out --strict to use its end",
             )
         note(f"note: {name}'s first {dropped} tokens lie outside the model's context", arguments.quiet)
-
-
-def worth_compiling(parameters: int, precision: str, tokens: int) -> bool:
-    """Whether the plain one-token steps would take longer than the compiler (about 8 s; a plain step reads its weights
-    at about 12 GB/s in float32, and takes three times as long where it has to widen them first)."""
-    step = 4 * parameters / 12e9 * (1 if precision == "float32" else 3)
-    return tokens * step > 10
 
 
 class Clock:

@@ -102,11 +102,8 @@ class GenerateArguments:
     """Token that ends a text. Default: end-of-text; -1: none."""
     seed: int = 0
     """Of the draws; text number i, counted from 0 through all prompts, uses seed + i."""
-    precision: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
-    """Format of the weights; the smaller ones are faster, bfloat16 and int8 slightly inexact, int4 more so."""
-    compile: bool | None = None
-    """Generate machine code for the one-token step, seconds at the first use; needs a C++ compiler. Default: if that
-    pays."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Format of the weights: float32, or bfloat16 or int8, which are faster and slightly inexact."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     threads: int | None = None

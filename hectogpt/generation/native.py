@@ -1,4 +1,4 @@
-"""Products with weights of 8 and 4 bits (int_linear.cpp), and attention over a cache (attend.cpp): compiled once on
+"""Products with weights of 8 bits (int_linear.cpp), and attention over a cache (attend.cpp): compiled once on
 this machine and called through ctypes.
 
 torch 2.13 has no operator that reads such weights as fast as memory delivers them: its own widen them to float32, and
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,6 @@ from torch import Tensor
 from hectogpt import hardware
 from hectogpt.model.native import load_library
 
-Bits = Literal[8, 4]
-
 # Written out rather than "native": the cache folder may be shared by machines with different processors.
 OPTIONS = ("-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512vnni")
 INSTRUCTIONS = ("avx512f", "avx512bw", "avx512_vnni")
@@ -29,32 +27,20 @@ COLUMNS, GROUP = 64, 32  # as in int_linear.cpp
 
 
 class PackedWeights(NamedTuple):
-    """A matrix W [out, in] as int_linear.cpp reads it: panels of 64 rows, and for 8 bits the scales and 128 times the
-    sums of the rows of W (for 4 bits the scales lie between the weights)."""
+    """A matrix W [out, in] as int_linear.cpp reads it: panels of 64 rows, scales, 128 times the sums of the rows."""
 
-    bits: Bits
     panels: UInt8[Tensor, " bytes"]
-    scale: Float[Tensor, " out"] | None
-    excess: Int32[Tensor, " out"] | None
+    scale: Float[Tensor, " out"]
+    excess: Int32[Tensor, " out"]
     bias: Float[Tensor, " out"] | None = None
 
 
-def pack(bits: Bits, numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out groups"]) -> PackedWeights:
-    """Whole numbers times scales: one scale a row (8 bits), or one for each 32 numbers from -8 to 7 in a row (4 bits,
-    scales in float16)."""
+def pack(numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out 1"]) -> PackedWeights:
+    """Whole numbers times scales, one a row."""
     out, width = numbers.shape
     rows = F.pad(numbers, (0, -width % GROUP, 0, -out % COLUMNS))
-    if bits == 8:
-        panels = rows.view(-1, COLUMNS, rows.shape[1] // 4, 4).transpose(1, 2).contiguous().view(torch.uint8).flatten()
-        excess = 128 * numbers.sum(dim=1, dtype=torch.int32)
-        return PackedWeights(8, panels, scale[:, 0].float().contiguous(), excess)
-    # [panel, vector, column, group, half, step, 4] -> [panel, group, vector, step, column, 4]; the second half of a
-    # group's numbers in the upper four bits
-    shape = (-1, 4, COLUMNS // 4, rows.shape[1] // GROUP, 2, GROUP // 8, 4)
-    low, high = (rows + 8).to(torch.uint8).view(shape).permute(0, 3, 1, 5, 2, 6, 4).unbind(-1)
-    weights = (low | high << 4).flatten(2)
-    scales = F.pad(scale, (0, 0, 0, -out % COLUMNS)).view(-1, COLUMNS, scale.shape[1]).transpose(1, 2).half()
-    return PackedWeights(4, torch.cat((weights, scales.contiguous().view(torch.uint8)), dim=2).flatten(), None, None)
+    panels = rows.view(-1, COLUMNS, rows.shape[1] // 4, 4).transpose(1, 2).contiguous().view(torch.uint8).flatten()
+    return PackedWeights(panels, scale[:, 0].float().contiguous(), 128 * numbers.sum(dim=1, dtype=torch.int32))
 
 
 def linear(x: Float[Tensor, "*rows in"], out: int, weights: PackedWeights) -> Float[Tensor, "*rows out"]:
@@ -63,9 +49,8 @@ def linear(x: Float[Tensor, "*rows in"], out: int, weights: PackedWeights) -> Fl
     assert isinstance(library, ctypes.CDLL)
     x, width = x.float().contiguous(), x.shape[-1]
     y = torch.empty(*x.shape[:-1], out)
-    bits, *tensors = weights
-    addresses = [None if tensor is None else tensor.data_ptr() for tensor in (*tensors, y)]
-    library.int_linear(bits, x.data_ptr(), x.numel() // width, width, out, *addresses, torch.get_num_threads())
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in (*weights, y)]
+    library.int_linear(8, x.data_ptr(), x.numel() // width, width, out, *addresses, torch.get_num_threads())
     return y
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,15 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hectogpt.errors import DATA, UserError
-from hectogpt.model import cpu_kernels
-from hectogpt.model.cpu_kernels import (
-    Options,
-    Scratch,
-    compiled_softmax,
-    eager_softmax,
-    float32_by_onednn,
-    native_softmax,
-)
+from hectogpt.kernels.dtypes import float32_by_onednn, widest_dtype
+from hectogpt.model import softmax
+from hectogpt.model.softmax import Scratch
 
 # Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often, which
 # costs in proportion to d. Up to four times as much from d = 512 on.
@@ -54,35 +49,58 @@ class Inputs(NamedTuple):
         return Inputs(self.x.detach(), self.weight.detach(), bias, p_other, w_other)
 
 
+@dataclass(frozen=True)
+class LossOptions:
+    """How a fused loss is computed.
+
+    soft_cap: c of cap(z) = c tanh(z / c). precision: dtype of the matrix products (None: that of the inputs).
+    backend: "auto" takes the C++ kernel of the softmax if it is in use (native.use) and takes these logits.
+    chunk_rows: number of rows whose logits exist at a time (None: what suits the device).
+    """
+
+    soft_cap: float | None = None
+    reduction: Literal["mean", "sum"] = "mean"
+    precision: torch.dtype | None = None
+    backend: Literal["auto", "eager", "native"] = "auto"
+    chunk_rows: int | None = None
+
+
+class _Work(NamedTuple):
+    """The choices of one call: dtype of the products and of the logits, and whether the softmax is the C++ kernel."""
+
+    matmul_dtype: torch.dtype
+    soft_cap: float | None
+    chunk_rows: int | None
+    native: bool
+
+
 def fused_cross_entropy(
-    x: Float[Tensor, "*rows d"], weight: Float[Tensor, "vocab d"], targets: Int[Tensor, "*rows"], **options: Any
+    x: Float[Tensor, "*rows d"],
+    weight: Float[Tensor, "vocab d"],
+    targets: Int[Tensor, "*rows"],
+    *,
+    bias: Float[Tensor, " vocab"] | None = None,
+    mixture: Mixture | None = None,
+    **options: Any,
 ) -> Float[Tensor, ""]:
-    """The first of what `fused_losses` gives, with its options."""
-    return fused_losses(x, weight, targets, **options)[0]
+    """The first of what `fused_losses` gives. options: the fields of LossOptions."""
+    return fused_losses(x, weight, targets, LossOptions(**options), bias, mixture)[0]
 
 
 def fused_losses(
     x: Float[Tensor, "*rows d"],
     weight: Float[Tensor, "vocab d"],
     targets: Int[Tensor, "*rows"],
-    *,
+    options: LossOptions,
     bias: Float[Tensor, " vocab"] | None = None,
-    soft_cap: float | None = None,
     mixture: Mixture | None = None,
-    reduction: Literal["mean", "sum"] = "mean",
-    precision: torch.dtype | None = None,
-    backend: Literal["auto", "eager", "compiled", "native"] = "auto",
-    chunk_rows: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "*rows"]]:
-    """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), with cap(z) = c tanh(z / c), and that of
-    each target, which has no gradient.
+    """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), and that of each target, which has no
+    gradient.
 
     The bias stays outside the cap (Gemma 2's, 2408.00118), so that a log-unigram prior keeps its range. With a mixture
-    the loss is -log((1 - w) softmax + w probability).
-    precision: dtype of the matrix products (None: that of the inputs). The loss is summed in float64 and returned in
-    float32 (float64 for float64 inputs). backend: "auto" takes the C++ kernel of the softmax if it is in use
-    (native.use) and the logits are bf16, else the compiled form if one was compiled (cpu_kernels.compile_kernel).
-    chunk_rows: number of rows whose logits exist at a time.
+    the loss is -log((1 - w) softmax + w probability). The loss is summed in the widest dtype that the device has and
+    returned in float32 (float64 for float64 inputs).
 
     Raises UserError (DATA) for a target outside [0, vocab) and for a mean over no target, on the CPU. On CUDA, where
     looking would stall the queue, the first is a device assert and the second gives NaN.
@@ -92,28 +110,23 @@ def fused_losses(
     check_targets(target, vocab)
     acc_dtype = torch.float64 if torch.promote_types(x.dtype, weight.dtype) == torch.float64 else torch.float32
     row_weight = torch.ones(target.shape, dtype=acc_dtype, device=x.device)
-    if reduction == "mean":
+    if options.reduction == "mean":
         if x.device.type == "cpu" and not len(target):
             raise UserError("the mean loss over no targets does not exist", why="it divides by their number", code=DATA)
         row_weight /= len(target)
-    matmul_dtype = precision or torch.promote_types(x.dtype, weight.dtype)
-    kernel = None
-    by_native = backend in ("auto", "native") and x.device.type == "cpu" and acc_dtype == torch.float32
-    by_native = by_native and cpu_kernels.native_fits(soft_cap, matmul_dtype, bias)
-    if not by_native and backend in ("auto", "compiled") and x.device.type == "cpu":
-        kernel = cpu_kernels.find_kernel(soft_cap, matmul_dtype, vocab, bias)
-    if kernel is None and backend == "compiled":
-        raise ValueError(f"no compiled kernel for {vocab} tokens in {matmul_dtype}: call compile_kernel() first")
-    if not by_native and backend == "native":
+    matmul_dtype = options.precision or torch.promote_types(x.dtype, weight.dtype)
+    native = options.backend != "eager" and x.device.type == "cpu" and acc_dtype == torch.float32
+    native = native and softmax.native_fits(options.soft_cap, matmul_dtype, bias)
+    if not native and options.backend == "native":
         raise ValueError(f"no native kernel for these logits in {matmul_dtype}: call native.use(True) first")
     p_other, w_other = (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
     inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
-    options = Options(matmul_dtype, soft_cap, chunk_rows, kernel, by_native)
+    work = _Work(matmul_dtype, options.soft_cap, options.chunk_rows, native)
     needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(needs_grad):
-        loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, options, needs_grad)
+        loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, work, needs_grad)
     else:
-        loss, rows = _FusedCrossEntropy.apply(*inputs, target, row_weight, options, needs_grad)
+        loss, rows = _FusedCrossEntropy.apply(*inputs, target, row_weight, work, needs_grad)
     return loss, rows.view(targets.shape)
 
 
@@ -156,12 +169,12 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
 
 def _loss_and_gradients(
-    inputs: Inputs, target: Tensor, row_weight: Tensor, options: Options, needs_grad: tuple[bool, ...]
+    inputs: Inputs, target: Tensor, row_weight: Tensor, options: _Work, needs_grad: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, that of every row, and the wanted gradients, chunk by chunk.
 
     Three products a chunk: z = x W^T; then, with dz the gradient with respect to z up to a factor per row,
-    grad_x = (dz W) * factor and grad_W^T += (x * factor)^T dz. The factor holds the row's weight, the compiled kernel's
+    grad_x = (dz W) * factor and grad_W^T += (x * factor)^T dz. The factor holds the row's weight, the C++ kernel's
     1 / sum(exp) and the mixture's scale, so that no pass over the logits has to apply them.
     """
     inputs = inputs.detached()
@@ -171,7 +184,7 @@ def _loss_and_gradients(
     with float32_by_onednn(options.matmul_dtype):
         for start in range(0, len(target), work.chunk_rows):
             rows = slice(start, min(start + work.chunk_rows, len(target)))
-            losses[rows], scale, dz, dz_bias = _forward_chunk(inputs, target[rows], rows, work, options)
+            losses[rows], scale, dz, dz_bias = _forward_chunk(inputs, target[rows], rows, work)
             factor = row_weight[rows]
             if inputs.p_other is not None and inputs.w_other is not None:
                 losses[rows], softmax_slope, *slopes = _mix(losses[rows], inputs.p_other[rows], inputs.w_other[rows])
@@ -179,14 +192,15 @@ def _loss_and_gradients(
                 factor = factor * softmax_slope
             factor = factor if scale is None else factor * scale
             grads.add(rows, inputs.x[rows], factor, dz, dz_bias, work.weight)
-    loss = torch.dot(losses.double(), row_weight.double()).to(row_weight.dtype)
+    wide = widest_dtype(losses.device)
+    loss = torch.dot(losses.to(wide), row_weight.to(wide)).to(row_weight.dtype)
     return loss, losses, grads.result(inputs)
 
 
 class _Buffers:
     """What all chunks share: inputs in the products' dtype, and scratch memory."""
 
-    def __init__(self, inputs: Inputs, acc_dtype: torch.dtype, options: Options) -> None:
+    def __init__(self, inputs: Inputs, acc_dtype: torch.dtype, options: _Work) -> None:
         rows, d, vocab, device = *inputs.x.shape, len(inputs.weight), inputs.x.device
         self.x = _convert(inputs.x, options.matmul_dtype)
         self.weight = _convert_weight(inputs.weight, options.matmul_dtype)
@@ -195,7 +209,12 @@ class _Buffers:
         most = chunk_bytes // (vocab * self.x.element_size())
         self.chunk_rows = max(1, min(options.chunk_rows or max(16, most), rows))
         self.mixed = options.matmul_dtype != acc_dtype
-        self.scratch = Scratch(self.chunk_rows, vocab, options, acc_dtype, inputs.bias is not None, device)
+        self.scratch = Scratch(
+            *(self.chunk_rows, vocab, options.matmul_dtype, acc_dtype, device),
+            soft_cap=options.soft_cap,
+            with_bias=inputs.bias is not None,
+            native=options.native,
+        )
 
 
 def _padding(d: int, dtype: torch.dtype) -> int:
@@ -244,7 +263,7 @@ def _convert_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _forward_chunk(
-    inputs: Inputs, target: Tensor, rows: slice, work: _Buffers, options: Options
+    inputs: Inputs, target: Tensor, rows: slice, work: _Buffers
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Losses of some rows, the factor that dz lacks (None: none), dz, and dz with respect to the bias."""
     z = work.scratch.logits[: len(target)]
@@ -254,8 +273,8 @@ def _forward_chunk(
         # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the sum as well.
         acc_dtype = work.scratch.acc_dtype
         target_logit = (inputs.x[rows].to(acc_dtype) * inputs.weight[target].to(acc_dtype)).sum(1)
-    softmax = native_softmax if options.native else eager_softmax if options.kernel is None else compiled_softmax
-    return softmax(z, target, target_logit, work.bias, work.scratch, options)
+    form = softmax.native_softmax if work.scratch.native else softmax.eager_softmax
+    return form(z, target, target_logit, work.bias, work.scratch)
 
 
 def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hectogpt.errors import UserError
+from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model.parts import Norm
 from hectogpt.serialization import Value
 
@@ -171,7 +172,7 @@ class NgramHashLayer(nn.Module):
         self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], cache: Cache | None = None
     ) -> Float[Tensor, "batch time d"]:
         mixed = ids + 1
-        ranks = mixed.double()
+        ranks = mixed.to(widest_dtype(ids.device))
         for back in range(1, self.order):
             previous = shift(ids + 1, back, (self, back), cache)  # 0 where there is no earlier token
             # Odd multipliers spread the n-grams over the rows; the mask keeps the product positive.

@@ -18,7 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.model.fused_ce import Mixture, check_targets, fused_losses
+from hectogpt.model.fused_ce import LossOptions, Mixture, check_targets, fused_losses
 
 
 @dataclass(frozen=True)
@@ -193,15 +193,15 @@ class LMHead(nn.Module):
         mixture: Mixture | None = None,
         reduction: Literal["mean", "sum"] = "mean",
         precision: torch.dtype | None = None,
-        **options: Any,
+        chunk_rows: int | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
         """Cross entropy in nats over the whole vocabulary, and that of each target, which has no gradient; arguments as
         those of fused_losses."""
         weight = self._with_map(self._counted_once(self.weight), embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
-        options |= {"soft_cap": self.config.soft_cap, "reduction": reduction, "precision": precision}
+        options = LossOptions(self.config.soft_cap, reduction, precision, chunk_rows=chunk_rows)
         if self.row_of_token is None:
-            return fused_losses(hidden, weight, targets, bias=bias, mixture=mixture, **options)
+            return fused_losses(hidden, weight, targets, options, bias, mixture)
         # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the
         # last row counts with ln m added outside the cap. The softmax then gives that row m times the probability of
         # one such token, whose loss is therefore larger by the constant ln m.
@@ -216,7 +216,7 @@ class LMHead(nn.Module):
             raised = torch.where(row == last, mixture.probability * max(unused, 1), mixture.probability)
             mixture = Mixture(raised, mixture.weight)
         bias = extra if bias is None else bias + extra
-        loss, losses = fused_losses(hidden, weight, row, bias=bias, mixture=mixture, **options)
+        loss, losses = fused_losses(hidden, weight, row, options, bias, mixture)
         constants = (row == last).to(loss.dtype)
         constant = constants.sum() * log_count
         return loss + (constant / row.numel() if reduction == "mean" else constant), losses + constants * log_count

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
+from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import native
 from hectogpt.serialization import Value
 
@@ -241,8 +242,8 @@ class RotaryLayer(nn.Module):
         self.register_buffer("frequency", frequency.float(), persistent=False)
 
     def prepare(self, positions: Int[Tensor, "rows time"]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles, [rows, 1, time, pairs], in float64."""
-        angle = positions[:, None, :, None].double() * self.frequency
+        """Cosines and sines of the angles, [rows, 1, time, pairs], in the widest dtype of the device."""
+        angle = positions[:, None, :, None].to(widest_dtype(positions.device)) * self.frequency
         return angle.cos(), angle.sin()
 
     def forward(

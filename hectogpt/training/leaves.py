@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hectogpt.data import Batches
 from hectogpt.errors import UserError
+from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import unchanging_weights
 from hectogpt.training.loop import Gradients, backward
@@ -164,7 +165,7 @@ class LeafGradients(Gradients):
                     if part.leaves == number:  # nothing has come
                         self._add(part, None)
         exchange.finish()
-        wide = torch.float32 if self.machine.device.type == "mps" else torch.float64
+        wide = widest_dtype(self.machine.device)
         loss = add_in_tree([loss.to(wide) for loss in losses])
         return self._close_step(loss)
 

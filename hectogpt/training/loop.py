@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from hectogpt import errors
 from hectogpt.data import Batches
 from hectogpt.errors import UserError
+from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
@@ -111,7 +112,7 @@ def steps(
         begun = time.perf_counter()
         loss = gradients.compute(step)
         norm = model.gradient_norm()
-        loss_value, norm_value = torch.stack((loss.double(), norm.double())).tolist()
+        loss_value, norm_value = torch.stack([t.to(widest_dtype(t.device)) for t in (loss, norm)]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise _diverged(step, model, loss_value, norm_value)
         spike = is_spike(loss_value)
@@ -141,8 +142,7 @@ def accumulate(run: Run, model: Transformer, batch: Tensor, machine: Machine, st
     """Add up gradients of the mean loss of 0-based `step`'s batch, `rows_at_once` rows at a time; each token weighs the
     same."""
     n_targets = batch.shape[0] * (batch.shape[1] - 1)
-    total = torch.zeros((), dtype=torch.float64 if machine.device.type != "mps" else torch.float32)
-    total = total.to(machine.device)
+    total = torch.zeros((), dtype=widest_dtype(machine.device), device=machine.device)
     for part, rows in enumerate(batch.split(run.data.rows_at_once)):
         total += backward(run, model, rows, machine, step, part, n_targets)
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -11,12 +12,13 @@ from typing import Any
 
 import torch
 
-from hectogpt import errors, hardware, torch_private
+from hectogpt import errors, hardware
 from hectogpt.errors import UserError
-from hectogpt.model import ModelConfig
-from hectogpt.model.cpu_kernels import float32_by_onednn
+from hectogpt.kernels.dtypes import float32_by_onednn, multiplies_bf16
+from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.training.run import Data, Dtype, Run
 
+MOST_DIFFERENCE = 1e-3  # of a small step on an Apple GPU from the CPU's
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -81,15 +83,42 @@ def choose(run: Run) -> Machine:
 
 def _device(name: str) -> str:
     if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "cpu"  # on a Mac the CPU's own matrix units are quick
     kind = name.partition(":")[0]
     available = _available()
     if not available.get(kind, False):
         have = ", ".join(k for k, ok in available.items() if ok)
         raise UserError(f"device {name!r} is not available", why=f"this machine has {have}", fix="set device to auto")
+    if kind == "mps" and (difference := difference_from_cpu(torch.device(name))) > MOST_DIFFERENCE:
+        raise UserError(
+            f"device {name!r} computes other numbers than the CPU",
+            why=f"a small training step differs by {difference:.1g} of its size, {MOST_DIFFERENCE:g} are allowed",
+            fix="set device to cpu, or use another version of macOS or torch",
+        )
     return name
+
+
+def difference_from_cpu(device: torch.device) -> float:
+    """How far a small step of training on a device is from the CPU's: of the loss, of all gradients and of all weights
+    after AdamW the largest norm of a difference over the CPU's norm. Infinity where the device cannot compute it."""
+    config = ModelConfig(d_model=32, n_heads=2, n_layers=2, context_length=32, vocab_size=300)
+    ids = torch.arange(4 * 33).view(4, 33) * 7 % 300
+    found: list[list[torch.Tensor]] = []
+    for place in (torch.device("cpu"), device):
+        model = Transformer(config)
+        model.init_weights(Init(), seed=0)
+        model.to(place)
+        try:
+            loss = model.loss(ids[:, :-1].to(place), ids[:, 1:].to(place))
+            loss.backward()
+            torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-3).step()  # gradients that are 0 stay so
+            parameters = list(model.parameters())
+            parts = ([loss], [p.grad for p in parameters if p.grad is not None], parameters)
+            found.append([torch.cat([t.detach().cpu().flatten().double() for t in part]) for part in parts])
+        except (RuntimeError, TypeError):  # an operation or a dtype that the device lacks
+            return math.inf
+    off = [float((theirs - ours).norm() / ours.norm()) for ours, theirs in zip(*found, strict=True)]
+    return max(math.inf if math.isnan(number) else number for number in off)
 
 
 def _available() -> dict[str, bool]:
@@ -105,17 +134,18 @@ def _prefers_bf16(device: torch.device, d_model: int) -> bool:
     from d_model = 128 on, at equal held-out loss; the figures are in results/LOG.md, "precision"."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    return d_model >= 128 and (torch_private.has_amx_tiles() or torch_private.has_avx512_bf16())
+    return device.type == "cpu" and d_model >= 128 and multiplies_bf16()
 
 
 def faster_matmul_dtype(d: int, vocab: int, device: torch.device | str = "cpu") -> torch.dtype:
-    """bf16 or float32 for the products of a vocabulary head, by timing both on a slice of it (a fifth of a second).
+    """bf16 or float32 for the products of a vocabulary head, by timing both on a slice of it (a fifth of a second);
+    float32 without a trial on a CPU that has no instructions for bf16.
 
     On the CPU the processor time of one thread counts: with several threads on a busy machine, wall time would choose
     now one and now the other, and the bits of a run would depend on what else runs.
     """
+    if torch.device(device).type != "cuda" and not multiplies_bf16():
+        return torch.float32
     rows, tokens = 256, min(vocab, 8192)
     cpu, threads = torch.device(device).type == "cpu", torch.get_num_threads()
     clock = time.thread_time if cpu else time.perf_counter

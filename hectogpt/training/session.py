@@ -180,7 +180,7 @@ class Session:
             model.fit_to(resume.state.weights())
         elif run.first_weights is not None and whole:
             run.first_weights.load_into(model)
-        head = together.compile_head(world, run, model, machine, chosen.get("head"))
+        head = together.choose_head(world, run, model, machine, chosen.get("head"))
         optimizer = setup.build_optimizer(run, model) if whole else OptimizerGroup([])
         session = cls(run, corpus, machine, model, optimizer, head)
         session.world = world

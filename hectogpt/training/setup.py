@@ -1,4 +1,4 @@
-"""Builds what a run trains: checks of the corpus, the model with its first weights, compiled code for its head."""
+"""Builds what a run trains: checks of the corpus, the model with its first weights, the form of its head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hectogpt import errors, files, hardware
 from hectogpt.data import Batches, Corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer, native
-from hectogpt.model.cpu_kernels import compile_kernel
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
@@ -146,30 +145,16 @@ def count_parameters(run: Run, corpus: Corpus) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def compile_head(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
-    """Compile what makes this run faster than torch's own operations; returns in words what was done.
+def choose_head(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
+    """How the softmax of the head is computed: "native", by the C++ kernels, or "eager", by torch's operations.
 
-    "native": the C++ kernels, if the head's products are in bf16 and a step is large
-    enough (16 x 512 tokens save 0.1 to 0.7 s of processor time a step; compiling takes 2 s, once on a machine).
-    "compiled": the softmax by torch.compile, if the run is long enough to earn it back. On two cores and 8,192 tokens
-    it saves 0.1 s a step (measured), with a soft cap about 0.4 s (half of the 0.8 s of processor time measured);
-    compiling takes up to 16 s the first time on a machine.
-
-    chosen: what was done when the run began, to do it again: its sums round in another order.
+    The kernels are compiled where there are none yet (a few seconds, once on a machine), which pays for large steps.
+    chosen: what was chosen when the run began, to do it again: its sums round in another order.
     """
-    head, rows = run.model.lm_head, len(model.lm_head.weight)
-    on_cpu = machine.device.type == "cpu"
-    step_logits = run.data.batch_size * run.data.seq_len * rows
+    step_logits = run.data.batch_size * run.data.seq_len * len(model.lm_head.weight)
     worth_it = step_logits >= NATIVE_FROM if chosen is None else chosen == "native"
-    if on_cpu and machine.head_dtype == torch.bfloat16 and worth_it and native.build() is not None:
-        return "native"
-    gain = (0.4 if head.soft_cap else 0.1) * run.steps * run.data.batch_size * run.data.seq_len / 8192
-    worth_it = gain >= 16 if chosen is None else chosen == "compiled"
-    if not on_cpu or machine.head_dtype == torch.float64 or not worth_it:
-        return chosen if chosen is not None and chosen not in ("compiled", "native") else "eager"
-    _keep_compiled_code()
-    compiled = compile_kernel(head.soft_cap, machine.head_dtype, rows, head.bias or head.compact_vocab)
-    return "compiled" if compiled else "eager (no C++ compiler works)"
+    fits = machine.device.type == "cpu" and machine.head_dtype == torch.bfloat16
+    return "native" if fits and worth_it and native.build() is not None else "eager"
 
 
 def _keep_compiled_code() -> None:

@@ -96,12 +96,12 @@ def choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machine
     return machine
 
 
-def compile_head(world: World | None, run: Run, model: Transformer, machine: Machine, chosen: str | None) -> str:
-    """Compile the model's head if that is worth it, at all ranks as at rank 0; returns in words what was done. chosen:
-    what rank 0 knows was done when the run began."""
+def choose_head(world: World | None, run: Run, model: Transformer, machine: Machine, chosen: str | None) -> str:
+    """How the head's softmax is computed, at all ranks as at rank 0. chosen: what rank 0 knows was chosen when the run
+    began."""
     if world is not None and not world.is_first:
         chosen = world.hear()
-    head = setup.compile_head(run, model, machine, chosen)
+    head = setup.choose_head(run, model, machine, chosen)
     if world is not None and world.is_first:
         world.tell(head)
     return head

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from string import ascii_letters
 
 import pytest
 import torch
@@ -142,36 +141,6 @@ def test_prompts_that_cannot_be_read(run: Path, tmp_path: Path, here: Here, argu
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty.txt").write_text("\n \n")
     assert_good_error(here("generate", run, *arguments), code, named)
-
-
-# --- compiled code ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.thorough
-def test_without_a_compiler_the_choice_falls_back(run: Path, tmp_path: Path) -> None:
-    """So many tokens are asked for that compiled code would pay; the text ends at its first letter."""
-    arguments = ["generate", run, "My fellow", "--max-new-tokens", "100000", "--stop-strings", *ascii_letters]
-    bare = {"PATH": "/nothing", "CXX": "g++"}
-    done = hectogpt(*arguments, cwd=tmp_path, **bare)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("My fellow")
-    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
-    assert notes == [
-        "note: no compiled code, which would be faster: no C++ compiler works (there is no program g++ on the PATH)"
-    ]
-
-
-@pytest.mark.parametrize("compiler", ["missing", "broken"])
-def test_compiled_code_that_was_asked_for_needs_a_compiler(
-    run: Path, tmp_path: Path, here: Here, compiler: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\necho 'broken: out of order' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(tmp_path / compiler))
-    done = here("generate", run, "My fellow", "--compile", "True")
-    assert_good_error(done, errors.USAGE, "--compile True, but no C++ compiler works", "leave out --compile")
-    assert ("out of order" if compiler == "broken" else "there is no program") in done.stderr
 
 
 def test_training_with_compiled_blocks_needs_a_compiler_too(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hectogpt.errors import DATA, UserError
-from hectogpt.model.cpu_kernels import compile_kernel
 from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
 from hectogpt.training.precision import faster_matmul_dtype
 
@@ -257,49 +256,3 @@ def test_float32_products_are_float32(rows) -> None:
 
 def test_faster_matmul_dtype_is_one_of_two() -> None:
     assert faster_matmul_dtype(33, 1000) in (torch.bfloat16, torch.float32)
-
-
-# --- compiled code ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised inside torch.compile
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("cap", [None, 5.0])
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_compiled_is_plain(precision, cap, with_bias) -> None:
-    """Chunks that do not divide, a last chunk of one row; nothing is compiled twice."""
-    assert compile_kernel(cap, precision, 1003, with_bias)
-    x, weight, bias, targets = problem(50, 1003, 33, torch.float32, 13, spread=2.0)
-    inputs = [x, weight, *([bias] if with_bias else [])]
-    bias = bias if with_bias else None
-    want = plain(x, weight, targets, bias, cap)
-    near, near_grad = (1e-6, 2e-6) if precision == torch.float32 else LIMITS[torch.bfloat16]
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for chunk in (7, 49, None):
-            got = fused_cross_entropy(
-                x, weight, targets, bias=bias, soft_cap=cap, precision=precision, chunk_rows=chunk,
-                backend="compiled",
-            )  # fmt: skip
-            assert abs(got - want) <= near * want
-            for a, b in zip(
-                torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs, retain_graph=True), strict=True
-            ):
-                assert apart(a, b) <= near_grad
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised inside torch.compile
-@pytest.mark.slow
-def test_without_a_compiler_compile_kernel_says_so(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",), "force_disable_caches": True}):
-        assert not compile_kernel(None, torch.float32, 77, False)
-    x, weight, _, targets = problem(4, 77, 5, torch.float32, 14)
-    assert fused_cross_entropy(x, weight, targets).isfinite()
-
-
-def test_a_kernel_must_be_compiled_first() -> None:
-    x, weight, _, targets = problem(4, 21, 5, torch.float32, 15)
-    with pytest.raises(ValueError, match="compile_kernel"):
-        fused_cross_entropy(x, weight, targets, backend="compiled")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from hectogpt.errors import DATA, UserError
-from hectogpt.generation.quantize import QuantizedTransformer, weight_bytes
+from hectogpt.generation.quantize import quantize, weight_bytes
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.fused_ce import Mixture
 from hectogpt.model.inputs import NgramHash, TokenTable
@@ -246,7 +246,7 @@ def test_an_embedding_map_adds_to_the_matrix(compact: bool) -> None:
     expected = 0.3 * gradient.T @ model.embeddings.weight.detach()[used]
     torch.testing.assert_close(model.lm_head.embedding_map.weight.grad, expected, rtol=1e-10, atol=1e-12)
     model.float()
-    light = QuantizedTransformer(model)
+    light = quantize(model)
     torch.testing.assert_close(light(x), model(x), rtol=1e-4, atol=1e-4)
     assert weight_bytes(light) < weight_bytes(model) - 4 * 61 * 24  # which reads the embeddings beside the head
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from helpers import small_run, tiny_corpus
 from torch import Tensor
 
-from hectogpt import hardware
+from hectogpt import hardware, torch_private
 from hectogpt.model import Init, ModelConfig, Transformer, native
 from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
 from hectogpt.model.inputs import TokenTable
@@ -20,7 +20,7 @@ from hectogpt.training.optim.adamw import RowAdamW
 from hectogpt.training.session import Session
 
 pytestmark = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported() or hardware.cpp_compiler_fault() is not None,
+    not torch_private.has_avx512_bf16() or hardware.cpp_compiler_fault() is not None,
     reason="needs a processor with AVX512-BF16 and a C++ compiler",
 )
 
@@ -181,11 +181,11 @@ def test_large_steps_in_bf16_use_them(tmp_path: Path, monkeypatch: pytest.Monkey
     run = small_run(head_dtype="bfloat16")
     corpus = tiny_corpus(tmp_path)
     model = setup.build_model(run, precision.choose(run), corpus)
-    assert setup.compile_head(run, model, precision.choose(run)) == "eager"
-    assert setup.compile_head(run, model, precision.choose(run), "native") == "native"
+    assert setup.choose_head(run, model, precision.choose(run)) == "eager"
+    assert setup.choose_head(run, model, precision.choose(run), "native") == "native"
     monkeypatch.setattr(setup, "NATIVE_FROM", 1)
-    assert setup.compile_head(run, model, precision.choose(run)) == "native"
-    assert setup.compile_head(run, model, precision.choose(run), "eager") == "eager"
+    assert setup.choose_head(run, model, precision.choose(run)) == "native"
+    assert setup.choose_head(run, model, precision.choose(run), "eager") == "eager"
 
 
 def test_a_session_uses_them_for_its_own_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hectogpt.generation.decode import Decoder
-from hectogpt.generation.quantize import QuantizedTransformer
+from hectogpt.generation.quantize import quantize
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.inputs import Smear
 from hectogpt.model.lm_head import LMHeadConfig
@@ -94,4 +94,4 @@ def test_saved_and_quantized_models_copy_too(ids: Tensor, tmp_path) -> None:
     compact.lm_head.compact(torch.arange(12))
     save_model(compact, tmp_path)
     assert torch.equal(load_model(tmp_path)(ids), compact(ids))
-    torch.testing.assert_close(QuantizedTransformer(compact, "float32")(ids), compact(ids), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(quantize(compact, "float32")(ids), compact(ids), rtol=1e-4, atol=1e-4)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, small_run
+from helpers import TINY, small_run, tiny_corpus
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
+from hectogpt.kernels import dtypes
+from hectogpt.kernels.dtypes import float32_by_onednn
+from hectogpt.lab.recipes import recipe
 from hectogpt.model import Transformer
-from hectogpt.model.cpu_kernels import float32_by_onednn
 from hectogpt.training import precision
 from hectogpt.training.run import Data
+from hectogpt.training.session import Session
 
 
 def test_absurd_sizes_are_refused_before_allocation() -> None:
@@ -107,19 +114,47 @@ def test_autocast_is_for_bf16_alone() -> None:
 
 
 def test_timing_of_products_leaves_no_switch_behind() -> None:
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    assert precision.faster_matmul_dtype(8, 64) in (torch.float32, torch.bfloat16)
+    before, threads = torch.backends.mkldnn.matmul.fp32_precision, torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert precision.faster_matmul_dtype(8, 64) in (torch.float32, torch.bfloat16)
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
     with pytest.raises(RuntimeError), float32_by_onednn(torch.float32):
         raise RuntimeError
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-def test_probing_leaves_the_number_of_threads() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(before + 1)
-    try:
-        precision.faster_matmul_dtype(8, 64)
-        assert torch.get_num_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
+# --- Apple's GPUs, which have no float64 ------------------------------------------------------------------------------
+
+
+class RefuseFloat64(TorchDispatchMode):
+    """Raises where an operation gives float64, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
+                raise TypeError(f"no float64 here: {func}")
+        return result
+
+
+@pytest.mark.parametrize("name", ["baseline", "minute"])
+def test_a_step_needs_no_float64_where_there_is_none(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(dtypes, "WITHOUT_FLOAT64", frozenset({"cpu"}))
+    whole = recipe(name)
+    model = replace(whole.model, d_model=32, n_heads=2, n_layers=2, context_length=32)
+    run = replace(whole, model=model, data=Data(4, 32), steps=2, threads=1, dtype="float32", head_dtype="float32")
+    session = Session.open(run, tiny_corpus(tmp_path))
+    with RefuseFloat64():
+        losses = [step.loss for step in session.steps()]
+    assert all(math.isfinite(loss) for loss in losses)
+    with pytest.raises(TypeError), RefuseFloat64():
+        torch.ones(1).double()
+
+
+def test_a_device_is_compared_with_the_cpu() -> None:
+    assert precision.difference_from_cpu(torch.device("cpu")) == 0
+    assert precision.difference_from_cpu(torch.device("meta")) == math.inf  # which cannot give a number

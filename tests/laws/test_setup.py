@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -147,38 +146,6 @@ def run_program(name: str, *arguments: object, **environment: str) -> list[str]:
     done = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
-
-
-@pytest.mark.thorough
-def test_compiled_code_lies_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder that the user has chosen for it, else in ours; where $XDG_CACHE_HOME is no use below the home
-    folder, and never where the program was started."""
-    monkeypatch.delenv("HECTOGPT_CACHE")
-    there = {"HOME": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "own"), "CXX": "no-compiler"}
-    lines = run_program("compiled_head.py", "", "relative/folder", tmp_path / "xdg", **there)
-    below_home = tmp_path / ".cache" / "hectogpt" / "inductor"
-    assert set(lines[::2]) == {"eager (no C++ compiler works)"}
-    expected = [tmp_path / "own", below_home, below_home, tmp_path / "xdg" / "hectogpt" / "inductor"]
-    assert lines[1::2] == [str(path) for path in expected]
-    assert not (ROOT / "relative").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_compiled_code_is_written_to_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    how, folder = run_program("compiled_head.py", HECTOGPT_CACHE=str(tmp_path / "cache"))
-    assert how == "compiled"
-    assert folder == str(tmp_path / "cache" / "inductor")
-    assert list(Path(folder).rglob("*.so"))
-
-
-def test_short_runs_and_float64_compile_nothing(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    for run in (small_run(), small_run(steps=10**6, dtype="float64", head_dtype="float64")):
-        machine = precision.choose(run)
-        assert setup.compile_head(run, build(run, corpus), machine) == "eager"
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hectogpt.model.cpu_kernels import float32_by_onednn
+from hectogpt.kernels.dtypes import float32_by_onednn
 from hectogpt.training.optim.muon import Muon, MuonOptimizer
 
 

@@ -1,0 +1,1 @@
+"""Kernels in C++ for every processor, and what dtypes a device has."""
