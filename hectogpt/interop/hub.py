@@ -8,11 +8,10 @@ from hectogpt import errors
 from hectogpt.data.hub import TIMEOUT, check_hub_answers
 from hectogpt.data.names import HUB_NAME
 from hectogpt.errors import UserError
-from hectogpt.interop.weight_files import INDEX, PICKLE, PICKLE_INDEX, SAFETENSORS
+from hectogpt.interop.weight_files import INDEX, SAFETENSORS
 
 FILES = ("config.json", SAFETENSORS, "vocab.json", "merges.txt", "tokenizer.json")
 SHARDS = (INDEX, "model-*-of-*.safetensors")
-OTHERS = (PICKLE, PICKLE_INDEX, "pytorch_model-*-of-*.bin")  # where a model has no safetensors
 CARD = ("README.md",)  # says whose the weights are, which an export passes on
 
 
@@ -36,17 +35,14 @@ def fetch(name: str) -> Path:
         ) from None
     patterns = [*FILES, *SHARDS, *CARD]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*patterns, *OTHERS], local_files_only=True))
-        if any((folder / file).exists() for file in (SAFETENSORS, INDEX, PICKLE, PICKLE_INDEX)):
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if any((folder / file).exists() for file in (SAFETENSORS, INDEX)):
             return folder
     except LocalEntryNotFoundError:
         pass
     try:
         check_hub_answers("models", name, reached=True)
-        folder = Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=TIMEOUT))
-        if not any((folder / file).exists() for file in (SAFETENSORS, INDEX)):
-            folder = Path(snapshot_download(name, allow_patterns=[*patterns, *OTHERS], etag_timeout=TIMEOUT))
-        return folder
+        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=TIMEOUT))
     except (HfHubHTTPError, OSError, ValueError) as error:  # LocalEntryNotFoundError is one of them
         raise UserError(
             f"{name!r} is neither a folder here nor a model that the hub gave",

@@ -236,10 +236,8 @@ def test_no_file_can_run_code_from_elsewhere() -> None:
     for file in FILES:
         for call in calls(file):
             where, options = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
-            assert where not in {"eval", "exec", "builtins.eval", "builtins.exec"}, file
+            assert where not in {"eval", "exec", "builtins.eval", "builtins.exec", "torch.load"}, file
             assert options.get("allow_pickle", "False") == options.get("shell", "False") == "False", file
-            if where == "torch.load":  # of others' .bin files, by the reader that makes tensors and nothing else
-                assert (Path(file).name, options.get("weights_only")) == ("weight_files.py", "True")
 
 
 # --- errors and documents ---------------------------------------------------------------------------------------------

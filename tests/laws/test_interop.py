@@ -1,0 +1,380 @@
+"""Folders in Hugging Face's layout: transformers' numbers, texts and ids, or one error that names the fault."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gpt2_folders import MERGES, SIZES, make_gpt2, rewrite_config, write_vocabulary
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from hectogpt import errors
+from hectogpt.data import load_tokenizer
+from hectogpt.errors import UserError
+from hectogpt.interop import hub, open_model
+from hectogpt.interop.gpt2_names import to_huggingface, to_ours
+from hectogpt.interop.hf_config import FIXED, parse_config
+from hectogpt.interop.hf_tokenizer import read_tokenizer
+from hectogpt.interop.hf_weights import load_gpt2
+from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model.weights import save_model
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    make_gpt2().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def refused(folder: Path, *said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_gpt2(folder)
+    assert caught.value.code == errors.CHECKPOINT
+    for text in said:
+        assert text in str(caught.value)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_logits_are_theirs(tmp_path, dtype, tolerance, tied):
+    model = make_gpt2(dtype, tie_word_embeddings=tied, layer_norm_epsilon=1e-3)
+    model.save_pretrained(tmp_path)
+    ours = load_gpt2(tmp_path)
+    ids = torch.randint(60, (3, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, got = model(ids).logits, ours(ids)
+    scale = max(1.0, expected.abs().max().item())
+    assert got.dtype == dtype
+    assert (got - expected).abs().max().item() <= tolerance * scale
+    assert expected.std() > 0.4
+    assert (ours.lm_head.weight is ours.embeddings.weight) == tied
+    assert not ours.training
+
+
+def test_the_layout_on_the_hub_without_prefix_and_with_masks(saved):
+    expected = load_gpt2(saved).state_dict()
+    path = saved / "model.safetensors"
+    old = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+    for layer in range(2):
+        old[f"h.{layer}.attn.bias"] = torch.ones(24, 24).tril()[None, None]
+        old[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(old, path)
+    rewrite_config(saved, n_ctx=24, torch_dtype="float32")
+    got = load_gpt2(saved).state_dict()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+
+
+def test_half_precision_is_told(tmp_path: Path) -> None:
+    make_gpt2(torch.float16).save_pretrained(tmp_path)
+    told: list[str] = []
+    assert load_gpt2(tmp_path, told.append).embeddings.weight.dtype == torch.float32
+    assert len(told) == 1
+    assert "float16" in told[0]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_table_reads_both_ways(saved, tied):
+    file = load_file(saved / "model.safetensors")
+    if not tied:
+        file["lm_head.weight"] = torch.randn(60, 32)
+    back = to_huggingface(to_ours(file, 2), 2, tied=tied)
+    assert back.keys() == file.keys()
+    assert all(torch.equal(back[name], file[name]) for name in file)
+
+
+def test_generation_matches_transformers(saved):
+    ours, other = load_gpt2(saved), make_gpt2()
+    ids = torch.tensor([[1, 2, 3], [9, 8, 7]])
+    expected = other.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    assert torch.equal(ours.generate(ids, 20), expected)
+
+
+def test_pickles_are_refused_unread(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    refused(saved, "holds no weights")
+    (saved / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
+    refused(saved, "pytorch_model.bin", "pickle", "save_pretrained")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("transformer.h.1.mlp.c_fc.weight", None, "backbone.1.mlp.fc1.weight is missing"),
+        ("transformer.h.1.mlp.c_fc.weight", torch.zeros(128, 32), "has shape"),
+        ("transformer.h.0.attn.c_attn.weight", torch.tensor(1.0), "has shape"),
+        ("transformer.h.0.attn.c_attn.weight", torch.zeros(32, 95), "has shape"),
+        ("transformer.h.7.ln_1.weight", torch.zeros(32), "unknown"),
+        ("transformer.ln_f.bias", torch.full((32,), float("nan")), "not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(saved, name, tensor, said):
+    path = saved / "model.safetensors"
+    state = load_file(path)
+    state.pop(name, None)
+    save_file(state if tensor is None else state | {name: tensor}, path)
+    with pytest.raises(UserError, match="does not fit") as caught:
+        load_gpt2(saved)
+    assert said in caught.value.why
+
+
+def split(folder: Path) -> dict[str, str]:
+    """Move the weights into three files with an index. Returns the index's map."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-{n % 3 + 1:05d}-of-00003.safetensors" for n, name in enumerate(sorted(state))}
+    for file in set(places.values()):
+        save_file({name: state[name] for name, place in places.items() if place == file}, folder / file)
+    index = json.dumps({"metadata": {}, "weight_map": places})
+    (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    return places
+
+
+def test_weights_in_several_files(saved: Path) -> None:
+    expected = load_gpt2(saved).state_dict()
+    files = sorted(set(split(saved).values()))
+    got = load_gpt2(saved).state_dict()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+    part = load_file(saved / files[0])
+    save_file({"other": torch.zeros(1), **dict(list(part.items())[1:])}, saved / files[0])
+    refused(saved, "is not as", "and 1 more")
+    for file in files[:2]:
+        (saved / file).unlink()
+    refused(saved, "weights are missing", *files[:2])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"weight_map": {}}, "weight_map"),
+        ({"weight_map": {"a": "../model-1.safetensors"}}, "weight_map"),
+        ({"weight_map": {"a": "/etc/x.safetensors"}}, "weight_map"),
+        ({"weight_map": {"a": "x.bin"}}, "weight_map"),
+        ({"weight_map": {"a": 3}}, "weight_map"),
+        ({"weight_map": ["a"]}, "weight_map"),
+        ({"weight_map": {str(n): f"model-{n}.safetensors" for n in range(2000)}}, "2,000 files"),
+    ],
+)
+def test_an_index_that_names_no_files_beside_it(saved: Path, content: dict[str, Any], said: str) -> None:
+    (saved / "model.safetensors").unlink()
+    (saved / "model.safetensors.index.json").write_text(json.dumps(content), encoding="utf-8")
+    refused(saved, said)
+
+
+# --- config.json ------------------------------------------------------------------------------------------------------
+
+GOOD = {**SIZES, "model_type": "gpt2", "n_inner": None, "layer_norm_epsilon": 1e-5}
+
+
+def test_all_problems_are_named_at_once():
+    bad = {
+        **GOOD,
+        "n_embd": "32",
+        "n_layer": True,
+        "activation_function": "relu",
+        "scale_attn_by_inverse_layer_idx": True,
+        "reorder_and_upcast_attn": True,
+        "layer_norm_epsilon": float("nan"),
+    }
+    del bad["vocab_size"]
+    with pytest.raises(UserError) as caught:
+        parse_config(bad)
+    assert caught.value.code == errors.CHECKPOINT
+    for name in ("vocab_size is missing", "n_embd", "n_layer", "activation", "inverse", "reorder", "epsilon"):
+        assert name in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_head", 3),
+        ("n_head", 0),
+        ("n_embd", 1e2),
+        ("n_embd", 10**9),
+        ("n_inner", 64),
+        ("n_inner", "128"),
+        ("model_type", "llama"),
+        ("model_type", None),
+        ("scale_attn_weights", False),
+        ("add_cross_attention", True),
+        ("tie_word_embeddings", "yes"),
+        ("tie_word_embeddings", 1),
+        ("layer_norm_epsilon", 0),
+        ("activation_function", ["gelu_new"]),
+    ],
+)
+def test_what_is_not_gpt2_is_refused_by_name(name, value):
+    with pytest.raises(UserError) as caught:
+        parse_config({**GOOD, name: value})
+    assert name in caught.value.why
+
+
+json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+
+
+@given(changes=st.dictionaries(st.sampled_from([*GOOD, *FIXED]), json_values))
+@settings(max_examples=200)
+def test_any_config_is_read_or_refused(changes):
+    with contextlib.suppress(UserError):  # and no other error
+        parse_config({**GOOD, **changes})
+
+
+# --- tokenizer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["files", "pairs", "strings"])
+def test_a_vocabulary_of_its_own(tmp_path, kind):
+    write_vocabulary(tmp_path, MERGES, kind)
+    tokenizer = read_tokenizer(tmp_path, 262)
+    assert tokenizer.encode("hello wé").tolist() == [260, 259, *tokenizer.encode("é").tolist()]
+    assert tokenizer.end_of_text == 261
+
+
+def test_it_tokenises_as_transformers_does(tmp_path):
+    from transformers import GPT2TokenizerFast
+
+    write_vocabulary(tmp_path, MERGES)
+    other = GPT2TokenizerFast(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    tokenizer = read_tokenizer(tmp_path, 262)
+    for text in ("hello world", "  hello\n\nshell's 123 wée🙂", ""):
+        assert tokenizer.encode(text).tolist() == other.encode(text)
+
+
+def test_a_folder_without_tokenizer_gets_gpt2s_only_at_its_size(tmp_path):
+    assert read_tokenizer(tmp_path, 50257).sha256 == load_tokenizer().sha256
+    with pytest.raises(UserError, match="no usable tokenizer"):
+        read_tokenizer(tmp_path, 60)
+
+
+def test_files_that_contradict_each_other_are_refused(tmp_path):
+    write_vocabulary(tmp_path, MERGES, "files", he=7)
+    with pytest.raises(UserError, match="'he' has id 7") as caught:
+        read_tokenizer(tmp_path, 262)
+    assert caught.value.code == errors.DATA
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"model": {"type": "WordPiece"}, "pre_tokenizer": {"type": "ByteLevel"}}',
+        '{"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}}',
+        '{"model": {"type": "BPE", "vocab": {}, "merges": [[1, 2]]}, "pre_tokenizer": {"type": "ByteLevel"}}',
+        '{"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": {"type": "ByteLevel"}}',
+        '{"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": {"type": "Metaspace"}}',
+    ],
+)
+def test_damaged_tokenizer_files_are_refused(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_tokenizer(tmp_path, 50257)
+    assert caught.value.code == errors.DATA
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
+    write_vocabulary(tmp_path, MERGES)
+    with pytest.raises(UserError, match="no usable tokenizer"):
+        read_tokenizer(tmp_path, 261)
+
+
+# --- one way to open a model ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_opening_gives_model_and_tokenizer_and_draws_no_random_weights(tmp_path: Path, own: bool) -> None:
+    if own:
+        saved = Transformer(ModelConfig(8, 2, 1, 16, 50257))
+        save_model(saved, tmp_path)
+    else:
+        make_gpt2(vocab_size=262).save_pretrained(tmp_path)
+        write_vocabulary(tmp_path, MERGES)
+    before = torch.get_rng_state()
+    model, tokenizer = open_model(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (model.training, tokenizer.n_vocab) == (False, 50257 if own else 262)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2", "runs/nowhere"])
+def test_without_download_a_name_is_a_folder(name: str) -> None:
+    with pytest.raises(UserError, match="no model in") as caught:
+        open_model(name)
+    assert caught.value.code == errors.CHECKPOINT
+
+
+@pytest.mark.parametrize("config", [None, "[]", "{", '{"model_type": "bert"}', '{"model_type": "hectogpt"}'])
+def test_a_folder_without_a_model_is_one_error(tmp_path: Path, config: str | None) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        open_model(tmp_path, download=True)
+    assert caught.value.code == errors.CHECKPOINT
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["../x", "/etc", "a/b/c", "", "-rf", "a b", "gpt2\n", "https://x/y"])
+def test_names_that_are_no_names_never_reach_the_hub(name):
+    with pytest.raises(UserError):
+        hub.fetch(name)
+
+
+def test_without_network_one_error_says_what_to_copy(monkeypatch, tmp_path):
+    def offline(*_: object, **__: object) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="neither a folder") as caught:
+        open_model("gpt2", download=True)
+    assert "model.safetensors" in caught.value.fix
+
+
+@pytest.mark.network
+def test_gpt2_from_the_hub():
+    model, tokenizer = open_model("gpt2", download=True)
+    ids = torch.tensor([tokenizer.encode("The capital of France is").astype(int).tolist()])
+    assert "Paris" in tokenizer.decode(model.generate(ids, 30)[0].tolist())
+
+
+def test_a_run_that_has_saved_no_weights_yet(tmp_path):
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="no model yet") as caught:
+        open_model(tmp_path)
+    assert caught.value.code == errors.CHECKPOINT
+
+
+def test_a_hub_that_never_answers_is_told_within_seconds(monkeypatch, tmp_path):
+    import time
+
+    with socket.socket() as silent:  # it takes connections, and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(5)
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr("hectogpt.data.hub.TIMEOUT", 0.3)
+        begun = time.monotonic()
+        with pytest.raises(UserError, match="neither a folder") as caught:
+            open_model("gpt2", download=True)
+        assert time.monotonic() - begun < 3
+    assert address in caught.value.why
+    assert "config.json" in caught.value.fix
