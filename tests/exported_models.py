@@ -28,8 +28,7 @@ def write_model(folder: Path, config: ModelConfig, dtype: torch.dtype = torch.fl
 
 def export_kind(folder: Path, kind: str, dtype: torch.dtype = torch.float64) -> tuple[Transformer, Exported]:
     """A model of tests/model_kinds.py, and its export in folder/"out"."""
-    without: dict[str, Any] = {"memory": None} if hasattr(KINDS[kind], "memory") else {}  # no export takes it along
-    model = write_model(folder / "run", replace(KINDS[kind], **without), dtype)
+    model = write_model(folder / "run", KINDS[kind], dtype)
     return model, export(folder / "run", folder / "out")
 
 
