@@ -22,7 +22,7 @@ LINES = {
     "hectogpt/assignment": 620,
     "hectogpt/training": 5500,
     "hectogpt/explore": 3850,
-    "hectogpt/interop": 2050,
+    "hectogpt/interop": 1855,
     "hectogpt/generation": 840,
     "hectogpt/data": 2400,
     "hectogpt/kernels": 60,
