@@ -7,6 +7,16 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+# The n-gram models of a run's summary -> their names for people.
+NGRAMS = {
+    "uniform": "uniform",
+    "unigram": "unigram counts",
+    "kn2": "Kneser-Ney bigram",
+    "kn3": "Kneser-Ney trigram",
+    "mkn5": "Kneser-Ney of order 5",
+    "best": "best counting",
+}
+
 
 class Unfailing:
     """A stream for remarks and progress: a write that fails, because the disk behind it is full or the terminal gone,

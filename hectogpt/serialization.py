@@ -252,14 +252,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """Return {dotted field: (before, after)} for every leaf in which two values differ."""
-    return dict(_diff(dump(before), dump(after), ""))
+    """Return {dotted field: (before, after)} for every leaf in which two values, or their dumps, differ."""
+    return dict(_diff(*(value if isinstance(value, dict) else dump(value) for value in (before, after)), ""))
 
 
 def _diff(a: Any, b: Any, where: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
     same_kind = isinstance(a, dict) and isinstance(b, dict) and a.get("type") == b.get("type")
     if same_kind:
-        for key in a:
-            yield from _diff(a[key], b[key], f"{where}.{key}" if where else key)
+        for key in a | b:
+            yield from _diff(a.get(key), b.get(key), f"{where}.{key}" if where else key)
     elif a != b:
         yield where, (a, b)

@@ -46,7 +46,7 @@ def named_folder(where: str) -> Resume:
         raise UserError(
             f"no run in {path}",
             why=f"it has no {RUN}",
-            fix="name a folder that `hectogpt train` wrote; `hectogpt list runs` shows those here",
+            fix="name a folder that `hectogpt train` wrote; `hectogpt show` lists those here",
             code=errors.CHECKPOINT,
         )
     return Resume(path)

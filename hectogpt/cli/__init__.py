@@ -31,8 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),
     "explore": ("hectogpt.cli.explore", "attention and positions, in numbers and on interactive pages"),
     "data": ("hectogpt.cli.data", "build, verify or repair a corpus of tokens"),
-    "list": ("hectogpt.cli.list_command", "list recipes, corpora, and the runs below ./runs"),
-    "show": ("hectogpt.cli.show", "show a run: numbers, samples, what differs from its recipe"),
+    "show": ("hectogpt.cli.show", "show a run; without a name the runs here, recipes, corpora"),
     "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
     "check": ("hectogpt.cli.check", "check a run's hashes; mend it, or compute a step again"),
     "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),
@@ -42,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # A command of an earlier version: what does its work now.
 GONE = {
+    "list": "hectogpt show, without a name",
     "verify": "hectogpt check RUN, for a corpus hectogpt data verify SOURCE",
     "finish": "hectogpt check RUN --repair",
     "replay": "hectogpt check RUN --replay",

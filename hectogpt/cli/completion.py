@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass
-from typing import Annotated, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 
@@ -28,13 +28,9 @@ def main(argv: list[str]) -> None:
     """Run the command."""
     shell = tyro.cli(CompletionArguments, args=argv, prog="hectogpt completion").shell
     commands = [Annotated[command_class(name), tyro.conf.subcommand(name)] for name in COMMANDS]
+    tree: Any = Union[tuple(commands)]  # noqa: UP007
     with suppress(SystemExit):  # tyro prints and leaves
-        tyro.cli(
-            Union[tuple(commands)],  # type: ignore[arg-type]  # noqa: UP007
-            args=["--tyro-print-completion", shell],
-            prog="hectogpt",
-            config=(tyro.conf.AvoidSubcommands,),
-        )
+        tyro.cli(tree, args=["--tyro-print-completion", shell], prog="hectogpt", config=(tyro.conf.AvoidSubcommands,))
     if shell == "bash":
         print("complete -o default -F _tyro_hectogpt hectogpt")  # names of files, which tyro's own line leaves out
 

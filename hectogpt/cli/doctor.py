@@ -26,8 +26,8 @@ import tyro
 import hectogpt
 from hectogpt import files, hardware, torch_private
 from hectogpt.cli.console import one_line
-from hectogpt.cli.list_command import find_corpora
 from hectogpt.cli.run_records import bytes_text, measure
+from hectogpt.cli.show_all import find_corpora
 from hectogpt.errors import UserError
 
 EXAMPLES = """\

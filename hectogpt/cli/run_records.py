@@ -1,4 +1,4 @@
-"""What a run's folder tells without loading the package that wrote it: for `hectogpt list` and `hectogpt show`.
+"""What a run's folder says, read without the package that wrote it: for `hectogpt show` and `hectogpt watch`.
 
 Reads run.json, summary.json and metrics.jsonl with the standard library alone. A folder may be another program's,
 damaged or hostile: every value is checked before it is used.
@@ -10,6 +10,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,20 @@ from hectogpt.errors import UserError
 from hectogpt.files import is_locked
 from hectogpt.json_files import finite_or_none, read_json_object
 
-RUN, METRICS, SUMMARY = "run.json", "metrics.jsonl", "summary.json"
-PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
-FIX = "name a folder that `hectogpt train` wrote; `hectogpt list runs` shows those here"
+RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
+FIX = "name a folder that `hectogpt train` wrote; `hectogpt show` lists those here"
 RUNNING = "running"  # a process holds the folder
 UNFINISHED = "unfinished"  # there is no summary of all its steps: it was killed, or cannot be seen to be running
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """A run's folder in numbers. None where the folder does not say.
 
-    state: done, interrupted, diverged or unscored as the summary has it, else UNFINISHED. steps: taken, of `planned`.
-    seconds: of building and training. size: bytes on disk. modified: when a file of the folder was last written, in
-    seconds since 1970. run: the fields of the Run as they are in run.json. summary: summary.json, {} without one.
-    last_row: the last row of metrics.jsonl that has a step, {} without one.
+    state: done, interrupted, diverged or unscored as the summary has it, else RUNNING or UNFINISHED. steps: taken, of
+    `planned`. seconds: of building and training. size: bytes on disk. modified: when a file of the folder was last
+    written, in seconds since 1970. run: the fields of the Run as they are in run.json. summary: summary.json, and
+    last_row: the last row of metrics.jsonl that has a step; {} without one.
     """
 
     folder: Path
@@ -51,9 +50,7 @@ class RunRecord:
     last_row: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """What `hectogpt list --json` prints of the run."""
-        from datetime import UTC, datetime
-
+        """What `hectogpt show --json` prints of the run."""
         return {
             "folder": str(self.folder),
             "recipe": self.recipe,
@@ -67,13 +64,25 @@ class RunRecord:
             "written": datetime.fromtimestamp(self.modified, UTC).isoformat(timespec="seconds"),
         }
 
+    def samples(self) -> dict[str, str]:
+        """The continuations in the summary: how -> text."""
+        samples = self.summary.get("samples")
+        return {how: s for how, s in samples.items() if isinstance(s, str)} if isinstance(samples, dict) else {}
+
+    def ngrams(self) -> dict[str, float]:
+        """Held-out losses of the n-gram models; an old summary calls them anchors."""
+        losses = self.summary.get("ngrams", self.summary.get("anchors"))
+        values = {key: number_of(value) for key, value in losses.items()} if isinstance(losses, dict) else {}
+        return {key: value for key, value in values.items() if value is not None}
+
 
 def read_record(folder: Path) -> RunRecord:
     """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a run leaves it."""
     record = read_object(folder / RUN)
     run = record.get("run")
     if not isinstance(run, dict):
-        raise _unreadable(folder / RUN, 'it has no object "run"')
+        why = 'it has no object "run"'
+        raise UserError(f"cannot read {folder / RUN}", why=why, fix=FIX, code=errors.CHECKPOINT)
     summary = read_object(folder / SUMMARY) if os.path.lexists(folder / SUMMARY) else {}
     state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
     if state == "done" and count_of(run.get("steps")) not in (None, count_of(summary.get("steps"))):
@@ -101,35 +110,20 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
-    """The runs below `root`, the oldest first, and a note for each folder directly below it that holds none, or that
-    cannot be read."""
-    found: list[RunRecord] = []
+    """The runs below `root`, the oldest first, and a note for each one that cannot be read."""
+    runs: list[RunRecord] = []
     notes: list[str] = []
-    try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except FileNotFoundError:
-        return [], []
-    except OSError as error:
-        return [], [f"cannot read {root}: {error.strerror or error}"]
-    for top in folders:
-        below = [top] if (top / RUN).exists() else sorted(path.parent for path in top.rglob(RUN))
-        if not below and top.name != "ideas":  # where `hectogpt compare` keeps the sources of ideas
-            notes.append(f"{top} holds no run: it has no {RUN}")
-        for folder in below:
-            try:
-                found.append(read_record(folder))
-            except UserError as error:
-                notes.append(f"{folder} is left out: {error.what}: {error.why}")
-    return sorted(found, key=lambda record: (record.modified, str(record.folder))), notes
+    for path in root.rglob(RUN):
+        try:
+            runs.append(read_record(path.parent))
+        except UserError as error:
+            notes.append(f"{path.parent} is left out: {error.what}: {error.why}")
+    return sorted(runs, key=lambda record: (record.modified, str(record.folder))), sorted(notes)
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object of a run's folder; nan and infinity, which JSON lacks, are None. Raises UserError (CHECKPOINT)."""
     return read_json_object(path, nan_as_none=True, fix=FIX)
-
-
-def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"cannot read {path}", why=why, fix=FIX, code=errors.CHECKPOINT)
 
 
 def text_of(value: Any) -> str | None:
@@ -185,11 +179,9 @@ def measure(folder: Path) -> tuple[int, float]:
     return size, newest
 
 
-def bytes_text(size: int) -> str:
+def bytes_text(size: int | float) -> str:
     """ "12.3 MB": a size in decimal units."""
-    if size < 1000:
-        return f"{size} bytes"
-    amount, units = size / 1000, ["kB", "MB", "GB", "TB"]
-    while amount >= 1000 and len(units) > 1:
-        amount, units = amount / 1000, units[1:]
-    return f"{amount:.0f} {units[0]}" if amount >= 100 else f"{amount:.1f} {units[0]}"
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if size >= 100 or units[0] == "bytes" else f"{size:.1f} {units[0]}"

@@ -16,9 +16,9 @@ import tyro
 from hectogpt import errors
 from hectogpt.api.snapshots import Snapshots
 from hectogpt.cli.console import one_line
-from hectogpt.cli.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, number_of, read_record
-from hectogpt.cli.show import choose, samples_of
-from hectogpt.display import printable
+from hectogpt.cli.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, read_record
+from hectogpt.cli.show import choose
+from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
 from hectogpt.explore.watch.rows import Rows
 from hectogpt.explore.watch.server import Server
@@ -31,7 +31,7 @@ EXAMPLES = """\
 
 MOST_RUNS = 28  # lines that can be told apart: seven colours, four dashes each
 RESCAN_SECONDS = 2.0  # between looks for new runs below ./runs
-NGRAMS = {"unigram": "unigram counts", "kn2": "Kneser-Ney bigram", "kn3": "Kneser-Ney trigram", "best": "best counting"}
+LEVELS = ("unigram", "kn2", "kn3", "best")  # n-gram models whose losses are drawn
 FRESH_SECONDS = 60.0  # a folder whose last row is younger may be a copy of one that is being trained
 
 
@@ -87,9 +87,7 @@ class Watched:
     def as_json(self, number: int, name: str) -> dict[str, Any]:
         """What the page needs of the run."""
         record, rows = self.record, self.rows.drawn()
-        summary = record.summary if record else {}
-        found = summary.get("ngrams")
-        levels = {label: number_of(found.get(key)) for key, label in NGRAMS.items()} if isinstance(found, dict) else {}
+        ngrams = record.ngrams() if record else {}
         training = record is not None and record.state in (RUNNING, UNFINISHED)
         return {
             "id": number,
@@ -101,8 +99,8 @@ class Watched:
             "left": self.rows.remaining(record.planned) if record and training else None,
             "rows": rows,
             "scores": self.rows.scores[-1:] if not training else [],
-            "ngrams": {label: level for label, level in levels.items() if level is not None},
-            "samples": {how: printable(text) for how, text in samples_of(record)} if record else {},
+            "ngrams": {NGRAMS[key]: ngrams[key] for key in LEVELS if key in ngrams},
+            "samples": {how: printable(text) for how, text in record.samples().items()} if record else {},
             "waiting": _waiting(self.folder, training),
         }
 

@@ -1,18 +1,25 @@
-"""`hectogpt show`: a run's numbers, and what differs from its recipe; old, unfinished, damaged and hostile folders."""
+"""`hectogpt show`: a run's numbers and what differs from its recipe; all that is here; damaged and hostile folders."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import TINY, Here, assert_good_error, hectogpt, write_tokens
+from command import Here, assert_good_error, environment
 from helpers import ROOT
 from run_folders import NGRAMS, SAMPLES, summary_of, write_run
 
 from hectogpt import errors
+from hectogpt.cli.show_all import SHORT_NAMES
+from hectogpt.data import SourceOptions, build
+from hectogpt.data.names import find_source
+from hectogpt.lab import recipes
 
 OLD = ROOT / "tests" / "data" / "run_of_7b14102"
 
@@ -28,29 +35,67 @@ def facts_of(text: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-@pytest.mark.thorough
-def test_a_real_run_shows_what_was_changed(tmp_path: Path) -> None:
-    write_tokens(tmp_path / "stories.bin")
-    trained = hectogpt("train", "baseline", *TINY, "--corpus", "stories.bin", "--quiet", cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    done = hectogpt("show", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    shown = json.loads(hectogpt("show", "baseline", "--json", cwd=tmp_path).stdout)
-    summary = json.loads((tmp_path / "runs" / "baseline" / "summary.json").read_text())
-    facts = facts_of(done.stdout)
-    assert done.stdout.startswith("runs/baseline: baseline (modified)\n")
-    assert facts["state"] == "done: trained and scored"
-    assert facts["steps"] == "4 of 4"
-    assert facts["parameters"] == f"{summary['params']:,}"
-    assert facts["held-out loss"].startswith(f"{summary['dev_loss']:.4f} nats per token")
-    assert facts["picture"] == shown["picture"] == "runs/baseline/losses_and_grad_norms.png"
-    assert shown["summary"] == summary
-    assert shown["samples"] == summary["samples"]
-    differs = {"model.d_model": [33, 16], "data.batch_size": [16, 4], "corpus": ["sotu", "stories.bin"]}
-    assert shown["base"] == "baseline"
-    assert shown["differences"].items() >= differs.items()
-    assert "model.norm.eps" not in shown["differences"]
-    assert re.search(r"model\.d_model +33 +16\n", done.stdout)
+def change_run(folder: Path, **changes: Any) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    record["run"] |= changes
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+# --- without a name ---------------------------------------------------------------------------------------------------
+
+
+def test_no_torch_is_loaded(tmp_path: Path) -> None:
+    program = "import sys, hectogpt.cli as c; c.main(['show'])\n"
+    program += "print(sorted({'torch', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path))
+    assert done.stderr == "[]\n"
+    assert done.stdout.count("none yet") == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_recipes_and_corpora_are_listed(here: Here, tmp_path: Path) -> None:
+    runs, source = tmp_path / "runs", tmp_path / "stories.txt"
+    write_run(runs / "new", summary_of(state="diverged", dev_loss=None, steps=7), at=1_700_000_300)
+    write_run(runs / "old", summary_of("muon", seconds=61.25), "muon", at=1_700_000_100)
+    under_way = write_run(runs / "group" / "going", None, at=1_700_000_000)
+    rows = [{"step": 6, "train/loss": 9.5}, {"step": 37, "train/loss": float("nan")}, {"run": "going"}]
+    (under_way / "metrics.jsonl").write_text("\n".join([*map(json.dumps, rows), '{"step": 38, "tr']))
+    os.utime(under_way / "metrics.jsonl", (1_700_000_200, 1_700_000_200))
+    source.write_text("\n\n".join(f"Story {n}: once upon a time there were {n} cats." for n in range(300)))
+    folder = build(str(source), cache=tmp_path / "cache")
+    for name, content in (("damaged", "{"), ("foreign", '{"source": 3}'), ("deep", "[" * 10**5)):
+        (tmp_path / "cache" / name).mkdir()
+        (tmp_path / "cache" / name / "index.json").write_text(content)
+
+    listed, done = json.loads(here("show", "--json").stdout), here("show")
+    assert [run["folder"] for run in listed["runs"]] == ["runs/old", "runs/group/going", "runs/new"]
+    old, going, new = listed["runs"]
+    assert [old[k] for k in ("recipe", "state", "steps", "dev_loss", "seconds")] == ["muon", "done", 100, 6.25, 61.25]
+    assert old["bytes"] == sum(path.stat().st_size for path in (runs / "old").iterdir())
+    assert old["written"] == "2023-11-14T22:15:00+00:00"
+    assert (going["state"], going["steps"], going["planned_steps"], going["dev_loss"]) == ("unfinished", 37, 100, None)
+    assert (new["state"], new["steps"], new["dev_loss"]) == ("diverged", 7, None)
+    assert re.search(r"runs/group/going +baseline +unfinished +37 of 100 ", done.stdout)
+
+    assert [entry["name"] for entry in listed["recipes"]] == recipes.names()
+    assert all(recipes.describe(entry["name"]).startswith(entry["what"]) for entry in listed["recipes"])
+
+    (corpus,) = listed["corpora"]["cached"]
+    index = json.loads((folder / "index.json").read_text())
+    assert corpus["tokens"] == {split: entry["tokens"] for split, entry in index["splits"].items()}
+    assert corpus["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    assert (corpus["name"], corpus["folder"]) == (str(source), str(folder))
+    assert done.stderr.count("is left out") == len(listed["notes"]) == 3
+    assert done.stdout.index("runs/old") < done.stdout.index("soap_rare_tokens") < done.stdout.index("FILE.jsonl")
+
+
+def test_a_short_name_is_that_of_its_source() -> None:
+    for source, name in SHORT_NAMES.items():
+        assert find_source(name, SourceOptions()).identity == source
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_of_its_recipe_differs_in_nothing_but_the_seed(here: Here, tmp_path: Path) -> None:
@@ -58,7 +103,9 @@ def test_a_run_of_its_recipe_differs_in_nothing_but_the_seed(here: Here, tmp_pat
     done = here("show", "elsewhere")
     assert re.search(r"Differs from the recipe muon\n +field +recipe +this run\n +seed +0 +3\n\n", done.stdout)
     facts = facts_of(done.stdout)
-    assert facts["n-gram baselines"].startswith("uniform 10.825, unigram counts 6.900, Kneser-Ney bigram 5.400")
+    assert facts["state"] == "done: trained and scored"
+    assert facts["held-out loss"] == "6.2500 nats per token, 1.7500 bits per byte"
+    assert facts["n-gram models"].startswith("uniform 10.825, unigram counts 6.900, Kneser-Ney bigram 5.400")
     assert facts["machine"] == "AMD EPYC, float32 blocks, float32 head, 2 threads"
     assert facts["peak memory"] == "900 MiB"
     assert "picture" not in facts
@@ -89,20 +136,8 @@ def test_an_unfinished_run_says_its_state(here: Here, tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text('{"step": 12, "train/loss": 8.125}\n')
     facts = facts_of(here("show", "going").stdout)
     assert facts["state"].startswith("unfinished: it was killed: `hectogpt train --resume ")
-    assert facts["steps"] == "12 of 100"
-    assert facts["training loss"] == "8.1250 on the batch of step 12"
+    assert (facts["steps"], facts["training loss"]) == ("12 of 100", "8.1250 on the batch of step 12")
     assert "held-out loss" not in facts
-    stopped = summary_of(state="interrupted", steps=12, dev_loss=None, samples=None)
-    write_run(tmp_path / "runs" / "stopped", stopped)
-    facts = facts_of(here("show", "stopped").stdout)
-    assert facts["state"].startswith("interrupted: a signal ended it early")
-    assert "held-out loss" not in facts
-
-
-def change_run(folder: Path, **changes: Any) -> None:
-    record = json.loads((folder / "run.json").read_text())
-    record["run"] |= changes
-    (folder / "run.json").write_text(json.dumps(record))
 
 
 def test_an_idea_is_compared_to_what_it_was_applied_to(here: Here, tmp_path: Path) -> None:
@@ -115,49 +150,44 @@ def test_an_idea_is_compared_to_what_it_was_applied_to(here: Here, tmp_path: Pat
     assert shown["differences"]["schedule"] == [{"type": "Constant"}, {"type": "MyOwn", "share": 0.5}]
     assert set(shown["differences"]) <= {"schedule", "seed"}
     assert "compared by the text of run.json" in shown["note"]
-    assert facts_of(here("show", "mine").stdout)["idea"] == "runs/mine/idea.py"
+    change_run(folder, recipe="no_such")
+    assert "Not compared to a recipe: unknown recipe 'no_such'\n" in here("show", "mine").stdout
 
 
-def test_a_recipe_that_is_not_known_here(here: Here, tmp_path: Path) -> None:
-    change_run(write_run(tmp_path / "runs" / "other", summary_of("no_such"), "muon"), recipe="no_such")
-    done = here("show", "other")
-    assert done.returncode == 0
-    assert "Not compared to a recipe: unknown recipe 'no_such'\n" in done.stdout
+def test_a_folder_that_is_not_there(here: Here, tmp_path: Path) -> None:
+    assert_good_error(here("show", "runs/nothing"), errors.CHECKPOINT, "no run 'runs/nothing'", "hectogpt train")
 
 
-def test_control_characters_are_visible(here: Here, tmp_path: Path) -> None:
-    samples = {"greedy\x1b]0;title\x07": "text \x9b31m red\nstate  done"}
-    summary = summary_of("\x1b[2J", samples=samples, corpus="a\nb", machine={"device": "\r\x1b[A"})
-    folder = write_run(tmp_path / "runs" / "evil", summary)
-    change_run(folder, corpus="\x1b[1m", device="x\ny", **{"odd\x1bfield": 1})
-    done = here("show", "evil")
-    assert done.returncode == 0, done.stderr
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout)
-    assert facts_of(done.stdout)["corpus"] == "a\\nb"
-    assert json.loads(here("show", "evil", "--json").stdout)["samples"] == samples
+# --- damaged and hostile folders --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("file", "content", "why"),
     [
-        ("run.json", "{", "not JSON"),
-        ("run.json", "[" * 100_000, "nested too deeply"),
-        ("run.json", '{"run":' * 100 + "{}" + "}" * 100, "nested too deeply"),
-        ("run.json", '{"run": "baseline"}', 'no object "run"'),
-        ("summary.json", "[]", "not a JSON object"),
-        ("summary.json", '{"steps": ' + "9" * 10_000 + "}", "not JSON"),
-        ("summary.json", '{"samples": "\udcff"}', "not JSON"),
+        ("run.json", b"{", "not JSON"),
+        ("run.json", b"[" * 100_000, "nested too deeply"),
+        ("run.json", b'{"run": "baseline"}', 'no object "run"'),
+        ("run.json", b"\xff\xfe\x00{", "not JSON"),
+        ("summary.json", b"[]", "not a JSON object"),
+        ("summary.json", None, "not a regular file"),
     ],
 )
-def test_a_damaged_file_gives_one_error(here: Here, tmp_path: Path, file: str, content: str, why: str) -> None:
-    folder = write_run(tmp_path / "runs" / "bad", summary_of())
-    (folder / file).write_bytes(content.encode("utf-8", "surrogateescape"))
+def test_a_damaged_run_is_left_out_or_refused(
+    here: Here, tmp_path: Path, file: str, content: bytes | None, why: str
+) -> None:
+    write_run(tmp_path / "runs" / "good", summary_of())
+    damaged = write_run(tmp_path / "runs" / "bad", summary_of()) / file
+    damaged.unlink()
+    damaged.write_bytes(content) if content is not None else os.mkfifo(damaged)
     assert_good_error(here("show", "bad"), errors.CHECKPOINT, f"cannot read runs/bad/{file}", why, "fix: ")
+    done = here("show")
+    assert (done.returncode, "runs/good" in done.stdout, "runs/bad" in done.stdout) == (0, True, False)
+    assert done.stderr.startswith("note: runs/bad is left out: cannot read runs/bad/")
 
 
-def test_values_of_other_kinds_do_no_harm(here: Here, tmp_path: Path) -> None:
+def test_foreign_values_do_no_harm(here: Here, tmp_path: Path) -> None:
     names = ["steps", "params", "dev_loss", "dev_bpb", "seconds", "machine", "ngrams", "samples", "state", "recipe"]
-    for number, value in enumerate([None, True, "text", [1, [2]], {"a": {"b": 1}}, -1, 1e308]):
+    for number, value in enumerate([None, True, "text", [1, [2]], {"a": {"b": 1}}, -1, 1e308, 10**400]):
         write_run(tmp_path / "runs" / f"odd{number}", summary_of(**dict.fromkeys(names, value)))
         done = here("show", f"odd{number}")
         assert (done.returncode, done.stderr) == (0, ""), value
@@ -169,9 +199,13 @@ def test_values_of_other_kinds_do_no_harm(here: Here, tmp_path: Path) -> None:
     assert (shown["dev_loss"], shown["seconds"]) == (None, None)
 
 
-def test_a_folder_that_is_not_there(here: Here, tmp_path: Path) -> None:
-    assert_good_error(here("show"), errors.CHECKPOINT, "no run below runs", "hectogpt train")
-    write_run(tmp_path / "runs" / "muon", summary_of("muon"), "muon")
-    assert_good_error(here("show", "muno"), errors.CHECKPOINT, "no run 'muno'", "did you mean 'muon'?")
-    (tmp_path / "empty").mkdir()
-    assert_good_error(here("show", "empty"), errors.CHECKPOINT, "cannot read empty/run.json", "there is no such file")
+def test_control_characters_are_visible(here: Here, tmp_path: Path) -> None:
+    samples = {"greedy\x1b]0;title\x07": "text \x9b31m red\nstate  done"}
+    summary = summary_of("\x1b[2J", samples=samples, corpus="a\nb", machine={"device": "\r\x1b[A"})
+    folder = write_run(tmp_path / "runs" / "e\x1b[31mvil", summary)
+    change_run(folder, corpus="\x1b[1m", device="x\ny", **{"odd\x1bfield": 1})
+    for done in (here("show", "e\x1b[31mvil"), here("show")):
+        assert done.returncode == 0, done.stderr
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout)
+        assert "runs/e\\x1b[31mvil" in done.stdout
+    assert json.loads(here("show", "e\x1b[31mvil", "--json").stdout)["samples"] == samples

@@ -173,7 +173,7 @@ class Place:
         """(name, fault) of every command in odd surroundings: it answers with the code of an ordinary place, and what
         it prints can be printed there."""
         asked = {
-            "list": (["list"], 0),
+            "show": (["show"], 0),
             "help": (["--help"], 0),
             "a name that is not ASCII": (["train", "ü\x1b[31m"], 2),
             "no run": (["show", "r\udc80n"], 4),

@@ -141,7 +141,7 @@ def test_what_windows_lacks_is_not_needed(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WINDOWS, encoding="utf-8")
     path = os.pathsep.join(map(str, (tmp_path, ROOT, PROGRAMS)))
     environment = os.environ | {"PYTHONPATH": path, "HECTOGPT_CACHE": str(tmp_path / "cache")}
-    for command in (["-c", PROGRAM], ["-m", "hectogpt", "list"]):
+    for command in (["-c", PROGRAM], ["-m", "hectogpt", "show"]):
         done = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
