@@ -37,7 +37,7 @@ LAYERS: dict[str, Layer] = {
     "cli": Layer(
         "the command line, a module for each command",
         "#8250df",
-        "api lab grade assignment training explore interop generation data model",
+        "api lab grade assignment training explore web interop generation data model",
     ),
     "api": Layer(
         "what Python users call; a run with its folder",
@@ -49,6 +49,7 @@ LAYERS: dict[str, Layer] = {
     "assignment": Layer("the assignment as a kit", "#116329"),
     "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "data model kernels"),
     "explore": Layer("attention and positions, pages", "#bf3989", "interop data model"),
+    "web": Layer("pages that are one file, and the engine that trains in them", "#9333a0", "interop data model"),
     "interop": Layer("models in Hugging Face's GPT-2 layout", "#bc4c00", "data model"),
     "generation": Layer("KV cache, sampling, smaller weights", "#1b7c83", "model"),
     "data": Layer("text becomes batches of tokens, no torch", "#9a6700"),

@@ -32,6 +32,7 @@ CRASHED = 1  # the exit code of a fault that is not the user's, as Python gives 
 EXAMPLES = """\
   hectogpt explore
   hectogpt explore --model runs/minute
+  hectogpt explore export train --out train.html --text mine.txt
   hectogpt explore export model --model runs/minute --prompt "The state of the" --out attention.html
   hectogpt explore numbers --json"""
 
@@ -65,9 +66,13 @@ class NumbersArguments:
 class ExportArguments:
     """Save a view as one file that opens offline: .html the whole page, .svg or .png its drawings."""
 
-    view: Annotated[Literal["attention", "positions", "model"], tyro.conf.Positional]
+    view: Annotated[Literal["train", "attention", "positions", "model"], tyro.conf.Positional]
     out: Path
     """File to write; its suffix chooses the kind."""
+    text: Path | None = None
+    """For the page that trains: a text file that stands first among its texts."""
+    weights: Path | None = None
+    """For the page that trains: folder of a run whose weights it begins with."""
     model: str | None = None
     """For the model's view: its folder (default: the run below ./runs that finished last)."""
     idea: tuple[Path, ...] = ()
@@ -124,6 +129,9 @@ def print_numbers(arguments: NumbersArguments) -> None:
 
 def export(arguments: ExportArguments) -> None:
     """Write a view to a file."""
+    if arguments.view == "train":
+        export_training(arguments)
+        return
     from hectogpt.explore.pages.view import View
     from hectogpt.explore.pages.view import export as write
 
@@ -150,18 +158,34 @@ def export(arguments: ExportArguments) -> None:
         prompt = trained.PROMPT if a.prompt is None else a.prompt
         settings = trained.Trained(prompt, a.layer - 1, a.head - 1, off=tuple(head_of(h) for h in a.off))
         view = trained.view(folder, settings, a.idea)
-    content = write(view, a.out.suffix.lower())
+    save(a.out, write(view, a.out.suffix.lower()))
+
+
+def export_training(arguments: ExportArguments) -> None:
+    """Write the page that trains in the browser."""
+    from hectogpt.data.text import read_text
+    from hectogpt.web.train_page import train_page
+
+    a = arguments
+    if a.out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {a.out}", why="the page that trains is HTML", fix=f"--out {a.out.stem or 'train'}.html")
+    text = None if a.text is None else (a.text.name, read_text(a.text, "utf-8", False))
+    save(a.out, train_page(text, a.weights).encode("utf-8"))
+
+
+def save(out: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and say so."""
     try:
-        with replacing(a.out) as temporary:
+        with replacing(out) as temporary:
             temporary.write_bytes(content)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise UserError(
-            f"cannot write {a.out}",
+            f"cannot write {out}",
             why=getattr(error, "strerror", None) or str(error),
             fix="--out in a folder that exists and is yours",
             code=errors.STORAGE,
         ) from None
-    print(printable(f"{a.out} ({len(content):,} bytes)"))
+    print(printable(f"{out} ({len(content):,} bytes)"))
 
 
 def head_of(text: str) -> tuple[int, int]:

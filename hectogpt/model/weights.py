@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from hectogpt import errors, hardware
@@ -28,6 +28,7 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import IDEA_MODULE, dump, load
 
 MODEL_TYPE = "hectogpt"
+CONFIG_IN_HEADER = "hectogpt_config"
 Places = dict[str, tuple[str, int, int]]
 LARGEST_CONFIG = 1 << 20  # bytes of a config.json; ours have about 700
 
@@ -98,10 +99,16 @@ def load_tensors(model: Transformer, state: dict[str, torch.Tensor]) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json as a dict. Raises UserError (code CHECKPOINT) if there is none or it is not JSON."""
+    """The folder's config.json as a dict; without one, what the header of model.safetensors says in its place, as that
+    of a page that trains does. Raises UserError (code CHECKPOINT) if there is neither or it is not JSON."""
     path = folder / "config.json"
     fix = "name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout"
     if not os.path.lexists(path):
+        with contextlib.suppress(OSError, SafetensorError, ValueError):
+            with safe_open(folder / "model.safetensors", "pt") as file:
+                found = json.loads((file.metadata() or {}).get(CONFIG_IN_HEADER, "null"))
+            if isinstance(found, dict):
+                return found
         raise UserError(f"no model in {folder}", why="it has no config.json", fix=fix, code=errors.CHECKPOINT)
     return read_json_object(path, largest=LARGEST_CONFIG, fix=fix)
 

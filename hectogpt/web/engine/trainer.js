@@ -1,0 +1,313 @@
+/** A run in the page: the same first weights, batches, losses and updates as `hectogpt train` with the same settings. */
+
+
+/**
+ * @typedef {object} Settings
+ * @property {string} recipe
+ * @property {number} steps
+ * @property {number} seed
+ * @property {number} dModel
+ * @property {number} heads
+ * @property {number} layers
+ * @property {number} batchSize
+ * @property {number} seqLen
+ * @property {number} context    tokens that the model sees at most
+ * @property {boolean} compact   tokens that the run never reads share one row of the head, which starts at zero
+ * @property {boolean} positions  false takes every kind of position away
+ * @property {number | null} lr   in place of the recipe's for every parameter without an own one
+ * @property {boolean | null} muon  in place of the recipe's choice
+ * @typedef {{ids: number[], tensors: Record<string, Float32Array>}} FirstWeights  rows of the embeddings and the head by token
+ * @typedef {{step: number, loss: number, gradNorm: number, seconds: number}} Step
+ */
+
+/** @type {Settings} */
+const DEFAULTS = {
+  recipe: "rotary", steps: 100, seed: 0, dModel: 33, heads: 3, layers: 3, batchSize: 16, seqLen: 512, context: 512,
+  compact: true, positions: true, lr: null, muon: null,
+}; // prettier-ignore
+
+const STD = 0.02;
+
+class Trainer {
+  /**
+   * @param {Kernels} kernels
+   * @param {Corpus} corpus
+   * @param {number} vocabulary size of the tokenizer's
+   * @param {Partial<Settings>} settings
+   * @param {FirstWeights | null} [first] in place of drawn weights
+   */
+  constructor(kernels, corpus, vocabulary, settings, first = null) {
+    const all = { ...DEFAULTS, ...settings };
+    all.context = Math.max(all.context, all.seqLen);
+    const known = RECIPES.map((recipe) => recipe.name);
+    const recipe = RECIPES.find(({ name }) => name === all.recipe);
+    if (!recipe) throw new Error(`There is no recipe ${all.recipe} here; there are ${known.join(", ")}.`);
+    checkSettings(all);
+    this.settings = all;
+    this.corpus = corpus;
+    this.vocabulary = vocabulary;
+    const { seqLen, batchSize } = all;
+    this.sequences = Math.floor(corpus.train.length / seqLen);
+    if (!this.sequences) throw new Error(`The text has ${corpus.train.length} training tokens; one row needs ${seqLen}. Use more text or a shorter row.`);
+    /** @type {number[][]} */
+    this.orders = [];
+    const places = Array.from({ length: Math.min(all.steps * batchSize, this.sequences) }, (_, place) => place);
+    const rowsRead = places.map((place) => this.sequence(this.sequenceAt(place))); // after an epoch all have been read
+    const ascending = (/** @type {Iterable<number>} */ ids) => [...new Set(ids)].sort((a, b) => a - b);
+    const used = all.compact ? ascending(rowsRead.flatMap((row) => [...row])) : Array.from({ length: vocabulary }, (_, id) => id);
+    const embedded = ascending([...corpus.train, ...corpus.dev]);
+    this.used = used;
+    this.embedded = embedded;
+    /** @type {Map<number, number>} token -> row of the head; tokens that are not here share the last row */
+    this.headRow = new Map(used.map((id, row) => [id, row]));
+    /** @type {Map<number, number>} token -> row of the embeddings */
+    this.embeddingRow = new Map(embedded.map((id, row) => [id, row]));
+    const positions = all.positions && recipe.positions;
+    this.model = new Model(kernels, {
+      dModel: all.dModel, heads: all.heads, layers: all.layers, context: all.context, tokens: embedded.length,
+      rows: used.length + +all.compact, shared: vocabulary - used.length, positions, rotary: all.positions ? recipe.rotary : null,
+      qkNorm: recipe.qkNorm, scale: recipe.scale,
+    }); // prettier-ignore
+    this.drawWeights();
+    if (first) this.takeWeights(first);
+    const adamw = all.lr === null ? recipe.adamw : { ...recipe.adamw, lr: all.lr };
+    const muon = all.muon === null ? recipe.muon : all.muon ? (recipe.muon ?? JORDAN) : null;
+    this.optimizer = new Optimizer(this.model, adamw, muon);
+    /** @type {Step[]} */
+    this.steps = [];
+  }
+
+  /** Which sequence stands at a place of all epochs' orders joined. @param {number} place */
+  sequenceAt(place) {
+    const epoch = Math.floor(place / this.sequences);
+    this.orders[epoch] ??= shuffledOrder(this.sequences, this.settings.seed, epoch);
+    return this.orders[epoch][place % this.sequences];
+  }
+
+  /** @param {number} i */
+  sequence(i) {
+    return this.corpus.train.subarray(i * this.settings.seqLen, (i + 1) * this.settings.seqLen);
+  }
+
+  /** The weights of `hectogpt train` with this seed: torch's numbers in the textbook's order; the head starts at zero. */
+  drawWeights() {
+    const { kernels, config } = this.model;
+    const normal = new TorchNormal(this.settings.seed);
+    const d = config.dModel;
+    const draw = (/** @type {number} */ n, std = STD) => normal.fill(new Float32Array(n), std);
+    const table = draw(this.vocabulary * d);
+    const embeddings = kernels.floats(this.model.embeddings.data);
+    this.embedded.forEach((id, row) => embeddings.set(table.subarray(id * d, (id + 1) * d), row * d));
+    if (this.model.positions) kernels.floats(this.model.positions.data).set(draw(this.model.positions.data.length));
+    const residual = STD / Math.sqrt(2 * Math.max(config.layers, 1));
+    for (const block of this.model.blocks) {
+      const qkv = kernels.floats(block.qkv.weight.data);
+      for (const part of [1, 0, 2]) qkv.set(draw(d * d), part * d * d); // keys, queries, values: the textbook's order
+      kernels.floats(block.out.weight.data).set(draw(d * d, residual));
+      kernels.floats(block.up.weight.data).set(draw(4 * d * d));
+      kernels.floats(block.down.weight.data).set(draw(4 * d * d, residual));
+    }
+    if (!this.settings.compact) kernels.floats(this.model.head.data).set(draw(this.vocabulary * d));
+  }
+
+  /** Weights from elsewhere; tokens that are not among them keep what was drawn. @param {FirstWeights} first */
+  takeWeights({ ids, tensors }) {
+    const { model } = this;
+    const d = model.config.dModel;
+    const place = new Map(ids.map((id, i) => [id, i]));
+    for (const parameter of model.parameters) {
+      const to = model.kernels.floats(parameter.data);
+      if (parameter === model.embeddings || parameter === model.head) {
+        const rows = parameter === model.head ? this.used : this.embedded;
+        const from = tensors[parameter.name];
+        rows.forEach((id, row) => {
+          const i = place.get(id);
+          if (i !== undefined) to.set(from.subarray(i * d, (i + 1) * d), row * d);
+        });
+        if (parameter === model.head && this.settings.compact) to.set(tensors["lm_head.shared"], this.used.length * d);
+        continue;
+      }
+      const names = parameter.name.includes("W_qkv") ? ["W_q", "W_k", "W_v"].map((part) => parameter.name.replace("W_qkv", part)) : [parameter.name];
+      const found = names.map((name) => tensors[name]);
+      if (found.some((tensor) => !tensor) || found.reduce((n, tensor) => n + tensor.length, 0) !== to.length) {
+        throw new Error(`The weights that this page was made with do not fit: ${parameter.name} has another size. Take their width, heads and layers.`);
+      }
+      found.reduce((at, tensor) => (to.set(tensor, at), at + tensor.length), 0);
+    }
+  }
+
+  /** The first embeddings of the whole vocabulary. */
+  firstEmbeddings() {
+    return new TorchNormal(this.settings.seed).fill(new Float32Array(this.vocabulary * this.model.config.dModel), STD);
+  }
+
+  /** @param {Uint32Array} tokens */
+  inputs(tokens) {
+    return Uint32Array.from(tokens, (id) => /** @type {number} */ (this.embeddingRow.get(id)));
+  }
+
+  /** @param {Uint32Array} tokens */
+  outputs(tokens) {
+    const last = this.model.config.rows - 1;
+    return Uint32Array.from(tokens, (id) => this.headRow.get(id) ?? last);
+  }
+
+  /** One step of training. Throws when a number is not finite; the weights are then those of the step before. @returns {Step} */
+  step() {
+    const begun = performance.now();
+    const { batchSize, seqLen, steps } = this.settings;
+    const step = this.steps.length;
+    if (step >= steps) throw new Error("The run has ended.");
+    const { kernels } = this.model;
+    const targets = batchSize * (seqLen - 1);
+    this.model.zeroGradients();
+    let total = 0;
+    for (let row = 0; row < batchSize; row++) {
+      const tokens = this.sequence(this.sequenceAt(step * batchSize + row));
+      for (const loss of this.model.row(this.inputs(tokens.subarray(0, -1)), this.outputs(tokens.subarray(1)), 1 / targets)) total += loss;
+    }
+    const { head, config } = this.model;
+    // The last row of the head gets the gradient of one of its tokens, and counts in the norm once for each.
+    const last = kernels.floats(head.grad).subarray((config.rows - 1) * config.dModel);
+    if (config.shared) last.forEach((g, i) => (last[i] = g / config.shared));
+    let squares = 0;
+    for (const { grad } of this.model.parameters) squares += kernels.call.square_sum(grad.at, grad.length);
+    if (config.shared) squares += (config.shared - 1) * last.reduce((sum, g) => sum + g * g, 0);
+    const gradNorm = Math.sqrt(squares);
+    const loss = total / targets;
+    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
+      throw new Error(`Step ${step + 1}: the loss is ${loss}, the gradient norm ${gradNorm}. A lower learning rate keeps them finite. The weights after step ${step} are kept.`);
+    }
+    const clip = 1 / (gradNorm + 1e-6);
+    if (clip < 1) for (const { grad } of this.model.parameters) kernels.call.multiply(grad.at, grad.length, clip);
+    this.optimizer.step(step, 1);
+    const done = { step: step + 1, loss, gradNorm, seconds: (performance.now() - begun) / 1000 };
+    this.steps.push(done);
+    return done;
+  }
+
+  /**
+   * Held-out losses of every token after the first, window by window: rows of the context's length that do not overlap.
+   * @param {number} [windows] the first so many only
+   */
+  windows(windows = Infinity) {
+    const length = Math.min(this.model.config.context, 512, this.corpus.dev.length - 1);
+    const found = [];
+    for (let at = 0; at + 1 < this.corpus.dev.length && found.length < windows; at += length) {
+      const tokens = this.corpus.dev.subarray(at, Math.min(at + length + 1, this.corpus.dev.length));
+      found.push(this.model.row(this.inputs(tokens.subarray(0, -1)), this.outputs(tokens.subarray(1)), 0));
+    }
+    return found;
+  }
+
+  /** Held-out loss in nats per token. @param {number} [windows] */
+  heldOut(windows) {
+    const rows = this.windows(windows);
+    const n = rows.reduce((sum, row) => sum + row.length, 0);
+    return rows.reduce((sum, row) => sum + row.reduce((a, b) => a + b, 0), 0) / n;
+  }
+
+  /**
+   * How much held-out loss rises when heads are off, and the standard error over windows of the paired differences.
+   * @param {[number, number][]} heads layer and head @param {"zero" | "mean"} mode @param {number} [windows]
+   */
+  ablate(heads, mode, windows) {
+    for (const [layer, head] of heads) {
+      if (!(layer in this.model.blocks) || !(head >= 0 && head < this.model.config.heads)) {
+        throw new Error(`There is no head ${head} in layer ${layer}.`);
+      }
+    }
+    if (mode === "mean") this.measureMeans(windows);
+    const before = this.windows(windows);
+    this.model.off = heads.map(([layer, head]) => ({ layer, head, mode }));
+    try {
+      const after = this.windows(windows);
+      return pairedDifference(before, after);
+    } finally {
+      this.model.off = [];
+    }
+  }
+
+  /** The mean output of every head over the held-out text. @param {number} [windows] */
+  measureMeans(windows = Infinity) {
+    const { heads, dModel: d } = this.model.config;
+    const D = this.model.dHead;
+    const sums = this.model.blocks.map(() => Array.from({ length: heads }, () => new Float64Array(D)));
+    const length = Math.min(this.model.config.context, 512, this.corpus.dev.length - 1);
+    let n = 0;
+    for (let at = 0, w = 0; at + 1 < this.corpus.dev.length && w < windows; at += length, w++) {
+      const tokens = this.corpus.dev.subarray(at, Math.min(at + length, this.corpus.dev.length - 1));
+      this.model.hidden(this.inputs(tokens));
+      n += tokens.length;
+      this.model.saved.forEach(({ mixed }, l) => {
+        const values = this.model.kernels.floats(mixed);
+        for (let t = 0; t < tokens.length; t++) {
+          for (let i = 0; i < d; i++) sums[l][Math.floor(i / D)][i % D] += values[t * d + i];
+        }
+      });
+    }
+    this.model.means = sums.map((layer) => layer.map((sum) => Float32Array.from(sum, (x) => x / n)));
+  }
+
+  /** The losses of counting the rows that the run reads. */
+  lines() {
+    const { steps, batchSize } = this.settings;
+    const times = new Float64Array(this.sequences); // how often each sequence is read
+    for (let place = 0; place < steps * batchSize; place++) times[this.sequenceAt(place)]++;
+    const rows = Array.from(times, (n, i) => ({ tokens: this.sequence(i), n })).filter(({ n }) => n > 0);
+    return ngramLosses(rows, this.corpus.dev, this.vocabulary);
+  }
+
+  /** Continue a text by `count` tokens. @param {number[]} prompt token ids @param {number} count @param {number} temperature 0 takes the likeliest @param {() => number} random */
+  generate(prompt, count, temperature, random) {
+    const ids = prompt.filter((id) => this.embeddingRow.has(id));
+    if (!ids.length) ids.push(this.corpus.train[0]);
+    for (let i = 0; i < count; i++) {
+      const context = Uint32Array.from(ids.slice(-this.model.config.context));
+      const logits = this.model.next(this.inputs(context)).subarray(0, this.used.length); // a token that was never read cannot be named
+      ids.push(this.used[drawToken(logits, temperature, random)]);
+    }
+    return ids;
+  }
+}
+
+/** @param {Settings} s */
+function checkSettings(s) {
+  const whole = (/** @type {keyof Settings} */ name, /** @type {number} */ least, /** @type {number} */ most) => {
+    const value = s[name];
+    if (!Number.isInteger(value) || Number(value) < least || Number(value) > most) {
+      throw new Error(`${name} is ${value}; it must be a whole number from ${least} to ${most}.`);
+    }
+  };
+  whole("steps", 1, 1000);
+  whole("seed", 0, 2 ** 31);
+  whole("dModel", 4, 512);
+  whole("heads", 1, 64);
+  whole("layers", 1, 12);
+  whole("batchSize", 1, 64);
+  whole("seqLen", 8, 1024);
+  whole("context", 8, 1024);
+  if (s.dModel % s.heads) throw new Error(`A width of ${s.dModel} cannot be divided among ${s.heads} heads. Choose a multiple.`);
+  if (s.lr !== null && !(s.lr > 0 && Number.isFinite(s.lr))) throw new Error(`A learning rate of ${s.lr} cannot train; it must be above 0.`);
+}
+
+/** @param {Float32Array[]} before @param {Float32Array[]} after */
+function pairedDifference(before, after) {
+  const sums = before.map((row, w) => row.reduce((sum, loss, i) => sum + after[w][i] - loss, 0));
+  const n = before.reduce((total, row) => total + row.length, 0);
+  const delta = sums.reduce((a, b) => a + b, 0) / n;
+  const k = before.length;
+  const squares = before.reduce((total, row, w) => total + (sums[w] - delta * row.length) ** 2, 0);
+  return { delta, se: k > 1 ? Math.sqrt((squares * k) / (k - 1)) / n : NaN, windows: k };
+}
+
+/** @param {Float32Array} logits @param {number} temperature @param {() => number} random */
+function drawToken(logits, temperature, random) {
+  let largest = 0;
+  for (let i = 1; i < logits.length; i++) if (logits[i] > logits[largest]) largest = i;
+  if (!temperature) return largest;
+  const weights = Float64Array.from(logits, (z) => Math.exp((z - logits[largest]) / temperature));
+  let left = random() * weights.reduce((a, b) => a + b, 0);
+  for (let i = 0; i < weights.length; i++) if ((left -= weights[i]) <= 0) return i;
+  return largest;
+}

@@ -1,0 +1,213 @@
+/**
+ * The thread that trains. The page sends {id, command, ...}; the answer is {id, result} or {id, error}, and a run in
+ * progress sends {event: "step"}.
+ */
+
+/** @type {any} */
+let kernels = null;
+/** @type {any} */
+let tokenizer = null;
+/** @type {Map<string, {trainer: any, saved: Map<number, Float32Array[]>, every: number}>} */
+const runs = new Map();
+let firstMark = 0;
+let stopped = false;
+
+const MOST_SAVED = 160e6; // bytes of weights of earlier steps that are kept
+
+const commands = {
+  /** @param {{wasm: Uint8Array, merges: string}} message */
+  async start({ wasm, merges }) {
+    kernels = await Kernels.load(wasm);
+    tokenizer = new Tokenizer(merges);
+    firstMark = kernels.call.mark();
+    return { recipes: RECIPES.map((/** @type {{name: string}} */ r) => r.name), defaults: DEFAULTS };
+  },
+
+  /** A run from its first weights. `keep`: names of runs that stay in memory. @param {{name: string, text: string, settings: object, keep: string[], first?: any}} message */
+  open({ name, text, settings, keep, first }) {
+    for (const other of [...runs.keys()]) if (!keep.includes(other)) runs.delete(other);
+    if (!runs.size) kernels.call.release(firstMark);
+    const corpus = readCorpus(text, tokenizer);
+    const trainer = new Trainer(kernels, corpus, tokenizer.size, settings, first);
+    const bytes = 4 * trainer.model.parameters.reduce((/** @type {number} */ n, /** @type {any} */ p) => n + p.data.length, 0);
+    const steps = trainer.settings.steps;
+    const every = [1, 2, 5, 10, 20, 50].find((n) => (bytes * steps) / n <= MOST_SAVED) ?? steps;
+    const run = { trainer, saved: new Map(), every };
+    runs.set(name, run);
+    keepWeights(run, 0);
+    const { config } = trainer.model;
+    return {
+      settings: trainer.settings, lines: trainer.lines(), every, layers: config.layers, heads: config.heads,
+      parameters: trainer.model.parameters.reduce((/** @type {number} */ n, /** @type {any} */ p) => n + p.shape.reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, 1), 0),
+      trainTokens: corpus.train.length, heldOutTokens: corpus.dev.length, used: trainer.used.length, sequences: trainer.sequences,
+    }; // prettier-ignore
+  },
+
+  /** Train up to `steps` more steps. @param {{name: string, steps: number, looks: number[], prompt: string}} message */
+  async train({ name, steps, looks, prompt }) {
+    const run = find(name);
+    const { trainer } = run;
+    stopped = false;
+    for (let i = 0; i < steps && trainer.steps.length < trainer.settings.steps && !stopped; i++) {
+      const done = trainer.step();
+      if (done.step % run.every === 0 || done.step === trainer.settings.steps) keepWeights(run, done.step);
+      /** @type {Record<string, unknown>} */
+      const message = { event: "step", name, ...done };
+      if (looks.includes(done.step)) Object.assign(message, look(trainer, prompt));
+      postMessage(message);
+      await new Promise((resolve) => setTimeout(resolve)); // so that "stop" is read
+    }
+    const ended = trainer.steps.length === trainer.settings.steps;
+    return { step: trainer.steps.length, ended, heldOut: ended ? trainer.heldOut() : null };
+  },
+
+  stop() {
+    stopped = true;
+  },
+
+  /** The weights of a saved step are the model's from now on. @param {{name: string, step: number}} message */
+  show({ name, step }) {
+    const run = find(name);
+    const saved = run.saved.get(step);
+    if (!saved) throw new Error(`The weights after step ${step} were not kept. Kept: ${[...run.saved.keys()].join(", ")}.`);
+    run.trainer.model.parameters.forEach((/** @type {any} */ p, /** @type {number} */ i) => kernels.floats(p.data).set(saved[i]));
+    return { steps: [...run.saved.keys()] };
+  },
+
+  /** What the model makes of a text: tokens, attention maps, the loss of each token. @param {{name: string, text: string}} message */
+  look({ name, text }) {
+    const { trainer } = find(name);
+    return readText(trainer, text);
+  },
+
+  /** One token's way through a head. @param {{name: string, text: string, layer: number, head: number, at: number}} message */
+  follow({ name, text, layer, head, at }) {
+    const { trainer } = find(name);
+    const ids = textIds(trainer, text);
+    const { model } = trainer;
+    model.hidden(trainer.inputs(ids));
+    const { dModel: d } = model.config;
+    const D = model.dHead;
+    const s = model.saved[layer];
+    const qk = kernels.floats(model.turns ? s.turned : s.qkv);
+    const values = kernels.floats(s.qkv);
+    const vector = (/** @type {Float32Array} */ from, /** @type {number} */ t, /** @type {number} */ part) => Array.from(from.subarray((3 * t + part) * d + head * D, (3 * t + part) * d + (head + 1) * D));
+    const q = vector(qk, at, 0);
+    const keys = Array.from({ length: at + 1 }, (_, t) => vector(qk, t, 1));
+    const T = ids.length;
+    const weights = Array.from(kernels.floats(s.weights).subarray(head * T * T + at * T, head * T * T + at * T + at + 1));
+    const scores = keys.map((k) => k.reduce((sum, x, i) => sum + x * q[i], 0) * model.scale);
+    const out = Array.from(kernels.floats(s.mixed).subarray(at * d + head * D, at * d + (head + 1) * D));
+    const logits = trainer.model.next(trainer.inputs(ids.subarray(0, at + 1))).subarray(0, trainer.used.length);
+    return { q, keys, scores, weights, values: Array.from({ length: at + 1 }, (_, t) => vector(values, t, 2)), out, likely: likeliest(trainer, logits) };
+  },
+
+  /** @param {{name: string, heads: [number, number][], mode: "zero" | "mean", windows?: number}} message */
+  ablate({ name, heads, mode, windows }) {
+    return find(name).trainer.ablate(heads, mode, windows);
+  },
+
+  /** @param {{text: string}} message */
+  encode({ text }) {
+    return tokenizer.encode(text);
+  },
+
+  /** @param {{name: string}} message */
+  heldOut({ name }) {
+    return find(name).trainer.heldOut();
+  },
+
+  /** Paired difference of two runs' held-out losses. @param {{names: [string, string]}} message */
+  compare({ names }) {
+    const [a, b] = names.map((name) => find(name).trainer.windows());
+    return pairedDifference(a, b);
+  },
+
+  /** @param {{name: string, prompt: string, count: number, temperature: number, seed: number}} message */
+  generate({ name, prompt, count, temperature, seed }) {
+    return continued(find(name).trainer, prompt, count, temperature, seed);
+  },
+
+  /** All weights as one safetensors file. @param {{name: string}} message */
+  weights({ name }) {
+    const { trainer } = find(name);
+    return safetensors(trainer);
+  },
+
+  /** The run as data for a page that goes on from here. @param {{name: string, most: number}} message */
+  save({ name, most }) {
+    const run = find(name);
+    return packRun(run.trainer, run.saved, most);
+  },
+
+  /** The opposite of `save`. @param {{name: string, text: string, settings: object, packed: any}} message */
+  restore({ name, text, settings, packed }) {
+    const opened = commands.open({ name, text, settings, keep: [] });
+    const run = find(name);
+    unpackRun(run.trainer, run.saved, packed);
+    const steps = [...run.saved.keys()];
+    commands.show({ name, step: steps[steps.length - 1] });
+    return opened;
+  },
+};
+
+/** @param {string} name */
+function find(name) {
+  const run = runs.get(name);
+  if (!run) throw new Error("There is no run yet. Press start first.");
+  return run;
+}
+
+/** @param {any} run @param {number} step */
+function keepWeights(run, step) {
+  run.saved.set(step, run.trainer.model.parameters.map((/** @type {any} */ p) => kernels.floats(p.data).slice()));
+}
+
+/** @param {any} trainer @param {string} prompt */
+function look(trainer, prompt) {
+  return { heldOutSoFar: trainer.heldOut(8), sample: continued(trainer, prompt, 40, 0.8, 0), reading: readText(trainer, prompt) };
+}
+
+/** The tokens of a text that the model has vectors for, at most a context's. @param {any} trainer @param {string} text */
+function textIds(trainer, text) {
+  const ids = tokenizer.encode(text).filter((/** @type {number} */ id) => trainer.embeddingRow.has(id));
+  if (!ids.length) throw new Error("None of these words are in the text that the model learns from.");
+  return Uint32Array.from(ids.slice(0, Math.min(trainer.model.config.context, 48)));
+}
+
+/** @param {any} trainer @param {string} text */
+function readText(trainer, text) {
+  const ids = textIds(trainer, text);
+  const losses = ids.length > 1 ? Array.from(trainer.model.row(trainer.inputs(ids.subarray(0, -1)), trainer.outputs(ids.subarray(1)), 0)) : [];
+  trainer.model.hidden(trainer.inputs(ids));
+  return { tokens: Array.from(ids, (id) => tokenizer.decode([id])), losses, maps: trainer.model.maps(ids.length) };
+}
+
+/** @param {any} trainer @param {Float32Array} logits */
+function likeliest(trainer, logits) {
+  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const weights = Array.from(logits, (z) => Math.exp(z - largest));
+  const total = weights.reduce((a, b) => a + b, 0);
+  const order = weights.map((_, i) => i).sort((a, b) => weights[b] - weights[a]);
+  return order.slice(0, 5).map((row) => ({ token: tokenizer.decode([trainer.used[row]]), probability: weights[row] / total }));
+}
+
+/** @param {any} trainer @param {string} prompt @param {number} count @param {number} temperature @param {number} seed */
+function continued(trainer, prompt, count, temperature, seed) {
+  let state = (seed * 2654435761 + 12345) >>> 0;
+  const random = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+  const known = tokenizer.encode(prompt).filter((/** @type {number} */ id) => trainer.embeddingRow.has(id));
+  return tokenizer.decode(trainer.generate(known, count, temperature, random));
+}
+
+onmessage = async ({ data }) => {
+  try {
+    const result = await /** @type {any} */ (commands)[data.command](data);
+    postMessage({ id: data.id, result: result ?? null });
+  } catch (error) {
+    postMessage({ id: data.id, error: error instanceof Error ? error.message : String(error) });
+  }
+};

@@ -1,0 +1,40 @@
+"""A page as one HTML file: styles, scripts and data are put into it, so that it opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+_STYLE = re.compile(r'<link rel="stylesheet" href="([\w.-]+)">')
+_SCRIPT = re.compile(r'(<script[^>]*) data-from="([\w./-]+)"></script>')
+_DATA = '<script type="application/json" id="data"></script>'
+
+
+def fill(name: str, data: Any) -> str:
+    """The page web/pages/NAME.html with its styles, scripts and `data`, which its scripts read as JSON.
+
+    Data may come from anywhere: a "<" in it cannot end the script that holds it, and pages show it as text.
+    """
+    page = (FOLDER / "pages" / f"{name}.html").read_text(encoding="utf-8")
+    page = _STYLE.sub(lambda m: f"<style>\n{_text('kit/' + m[1])}</style>", page)
+    page = _SCRIPT.sub(lambda m: f"{m[1]}>\n{_text(m[2])}</script>", page)
+    filled = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    return page.replace(_DATA, _DATA.replace("></script>", f">{filled}</script>"))
+
+
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def engine_data() -> dict[str, str]:
+    """What a page needs to train: the kernels, and GPT-2's merges, both in base64."""
+    from hectogpt.data.tokenizer import load_tokenizer
+
+    kernels = (FOLDER / "engine" / "kernels.wasm").read_bytes()
+    merges = gzip.compress(load_tokenizer().merges, mtime=0)
+    return {"wasm": base64.b64encode(kernels).decode(), "merges": base64.b64encode(merges).decode()}

@@ -1,0 +1,192 @@
+/** Runs behind the page: the worker that trains them, and what scripts may call (`hecto`). */
+
+const data = pageData();
+
+/** Sends commands to the worker; steps of a run in progress go to `onStep`. */
+class Engine {
+  constructor() {
+    const source = [...document.querySelectorAll("script.engine")].map((script) => script.textContent).join("\n");
+    this.worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+    /** @type {Map<number, {resolve: (value: any) => void, reject: (error: Error) => void}>} */
+    this.waiting = new Map();
+    this.sent = 0;
+    /** @type {(step: any) => void} */
+    this.onStep = () => {};
+    this.worker.onmessage = ({ data: message }) => {
+      if (message.event === "step") return this.onStep(message);
+      const asked = this.waiting.get(message.id);
+      this.waiting.delete(message.id);
+      if (message.error) asked?.reject(new Error(message.error));
+      else asked?.resolve(message.result);
+    };
+    this.worker.onerror = (event) => {
+      for (const { reject } of this.waiting.values()) reject(new Error(event.message || "The worker of this page cannot run."));
+      this.waiting.clear();
+    };
+    this.ready = unzip(fromBase64(data.merges)).then((merges) => this.send("start", { wasm: fromBase64(data.wasm), merges }));
+  }
+
+  /** @param {string} command @param {object} [options] @returns {Promise<any>} */
+  send(command, options = {}) {
+    return new Promise((resolve, reject) => {
+      const id = ++this.sent;
+      this.waiting.set(id, { resolve, reject });
+      this.worker.postMessage({ id, command, ...options });
+    });
+  }
+}
+
+const engine = new Engine();
+
+/** hectoGPT's names of fields, as `hectogpt train` spells them, and the engine's. */
+const FIELDS = {
+  "model.d_model": "dModel", "model.n_heads": "heads", "model.n_layers": "layers", "model.context_length": "context",
+  "model.lm_head.compact_vocab": "compact", "data.batch_size": "batchSize", "data.seq_len": "seqLen", "optim.lr": "lr",
+  d_model: "dModel", n_heads: "heads", n_layers: "layers", context_length: "context", batch_size: "batchSize", seq_len: "seqLen",
+  lr: "lr", muon: "muon", positions: "positions", compact_vocab: "compact",
+}; // prettier-ignore
+
+/** @param {Record<string, any>} fields */
+function settingsFrom(fields) {
+  const known = new Set(Object.values(FIELDS));
+  return Object.fromEntries(
+    Object.entries(fields).map(([name, value]) => {
+      const own = /** @type {Record<string, string>} */ (FIELDS)[name] ?? name;
+      if (!known.has(own)) throw new Error(`There is no field ${name} here; there are ${Object.keys(FIELDS).join(", ")}.`);
+      return [own, value];
+    }),
+  );
+}
+
+/** The run that the page shows. @type {{text: string, opened: any, steps: any[], heldOut: number | null, shown: number, looks: any} | null} */
+let run = null;
+
+/** What changed, for whoever draws the page. */
+const changed = new EventTarget();
+/** @param {string} name @param {any} [detail] */
+const tell = (name, detail) => changed.dispatchEvent(new CustomEvent(name, { detail }));
+
+/** The weights that the page was made with, if it was. */
+function firstWeights() {
+  if (!data.first) return null;
+  const entries = Object.entries(data.first.tensors).map(([name, text]) => [name, new Float32Array(fromBase64(/** @type {string} */ (text)).buffer)]);
+  return { ids: data.first.ids, tensors: Object.fromEntries(entries) };
+}
+
+/** Begin a run; nothing is trained yet. @param {string} text @param {Record<string, any>} settings */
+async function openRun(text, settings) {
+  await engine.ready;
+  const opened = await engine.send("open", { name: "run", text, settings: { ...settings, ...data.first?.settings }, keep: [], first: firstWeights() });
+  run = { text, opened, steps: [], heldOut: null, shown: 0, looks: null };
+  tell("opened");
+  return run;
+}
+
+/** Train the open run up to `steps` more steps. @param {number} steps */
+async function trainRun(steps) {
+  const current = run;
+  if (!current) throw new Error("There is no run yet. Press start first.");
+  const last = current.opened.settings.steps;
+  const looks = [1, 2, 5, ...Array.from({ length: Math.floor(last / 10) }, (_, i) => 10 * (i + 1)), last];
+  engine.onStep = (step) => {
+    if (step.name !== "run") return;
+    const { loss, gradNorm, seconds } = step;
+    current.steps.push({ step: step.step, loss, gradNorm, seconds, heldOut: step.heldOutSoFar ?? null });
+    current.shown = step.step;
+    if (step.reading) current.looks = step;
+    tell("step", step);
+  };
+  const ended = await engine.send("train", { name: "run", steps, looks, prompt: promptText() });
+  if (ended.ended) current.heldOut = ended.heldOut;
+  tell("paused", ended);
+  return ended;
+}
+
+/** What the page's models read and continue. */
+let promptText = () => "The ";
+
+/** For scripts and tests. */
+const hecto = {
+  /** @param {{text?: string, recipe?: string, steps?: number, seed?: number, fields?: Record<string, any>}} options */
+  async train({ text = data.texts[0].text, recipe = "rotary", steps = 100, seed = 0, fields = {} } = {}) {
+    const begun = performance.now();
+    const opened = await openRun(text, { recipe, steps, seed, ...settingsFrom(fields) });
+    await trainRun(steps);
+    return {
+      losses: opened.steps.map((s) => s.loss),
+      gradNorms: opened.steps.map((s) => s.gradNorm),
+      heldOut: opened.heldOut,
+      seconds: (performance.now() - begun) / 1000,
+      lines: opened.opened.lines,
+    };
+  },
+
+  /** Show the weights of a saved step. @param {number} n */
+  async step(n) {
+    const saved = await engine.send("show", { name: "run", step: n });
+    if (run) run.shown = n;
+    tell("shown", n);
+    return saved;
+  },
+
+  /** @param {[number, number][]} heads pairs of layer and head @param {"zero" | "mean"} [mode] */
+  ablate(heads, mode = "zero") {
+    return engine.send("ablate", { name: "run", heads, mode });
+  },
+
+  /** GPT-2's token ids of a text. @param {string} text @returns {Promise<number[]>} */
+  async encode(text) {
+    await engine.ready;
+    return engine.send("encode", { text });
+  },
+
+  /** This page as text, with the run in it. */
+  async save() {
+    if (!run) throw new Error("There is no run yet. Press start first.");
+    const packed = await engine.send("save", { name: "run", most: 2e6 });
+    const weights = packed.weights.map((/** @type {any} */ saved) => ({
+      step: saved.step,
+      values: saved.values.map((/** @type {Float32Array} */ v) => toBase64(new Uint8Array(v.buffer, v.byteOffset, v.byteLength))),
+    }));
+    const kept = { text: run.text, settings: run.opened.settings, steps: run.steps, heldOut: run.heldOut, weights };
+    const page = /** @type {HTMLElement} */ (document.documentElement.cloneNode(true));
+    for (const element of page.querySelectorAll("[data-made]")) element.replaceChildren();
+    const json = page.querySelector("#data");
+    if (json) json.textContent = JSON.stringify({ ...data, run: kept }).replaceAll("<", "\\u003c");
+    return "<!doctype html>\n" + page.outerHTML;
+  },
+
+  /** @returns {Promise<ArrayBuffer>} the weights that are shown, as model.safetensors */
+  weights() {
+    return engine.send("weights", { name: "run" });
+  },
+};
+Object.assign(window, { hecto });
+
+/** Go on from a run that the page was saved with. */
+async function restoreRun() {
+  const { text, settings, steps, heldOut, weights } = data.run;
+  await engine.ready;
+  const packed = {
+    steps,
+    weights: weights.map((/** @type {any} */ saved) => ({
+      step: saved.step,
+      values: saved.values.map((/** @type {string} */ v) => new Float32Array(fromBase64(v).buffer)),
+    })),
+  };
+  const opened = await engine.send("restore", { name: "run", text, settings, packed });
+  run = { text, opened, steps, heldOut, shown: weights[weights.length - 1].step, looks: null };
+  tell("opened");
+  tell("shown", run.shown);
+}
+
+/** The command that repeats a run in a terminal. @param {any} s @param {string} file */
+function commandLine(s, file) {
+  const words = ["hectogpt", "train", s.recipe, "--corpus", file, "--steps", s.steps, "--seed", s.seed];
+  words.push("--model.d-model", s.dModel, "--model.n-heads", s.heads, "--model.n-layers", s.layers);
+  words.push("--data.batch-size", s.batchSize, "--data.seq-len", s.seqLen, "--head-dtype", "float32", "--dtype", "float32");
+  if (s.context !== 512) words.push("--model.context-length", s.context);
+  if (s.compact) words.push("--model.lm-head.compact-vocab");
+  if (s.lr !== null) words.push(["baseline", "learning_rate", "embedding_lr"].includes(s.recipe) ? "--optim.lr" : "--optim.rest.lr", s.lr);
+  return words.join(" ");
+}
