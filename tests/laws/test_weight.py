@@ -23,7 +23,7 @@ LINES = {
     "hectogpt/training": 5500,
     "hectogpt/explore": 3850,
     "hectogpt/web": 250,
-    "hectogpt/interop": 2050,
+    "hectogpt/interop": 1855,
     "hectogpt/generation": 840,
     "hectogpt/data": 2400,
     "hectogpt/kernels": 60,
