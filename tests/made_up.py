@@ -11,6 +11,7 @@ import numpy as np
 from experiments import small_run
 
 from hectogpt.data import Corpus
+from hectogpt.hardware import physical_cores
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record
@@ -47,5 +48,5 @@ def record_of(corpus: Corpus, arm: Arm, seed: int, loss: float, **more: Any) -> 
     fields: dict[str, Any] = {"dev_loss": loss, "seconds": 10 * size, "peak_mb": 400 * size, "params": 1_000_000}
     fields |= {"wall_seconds": 11 * size, "ngram_unigram": 6.4, "ngram_kn3": 4.9, "arm": arm.label}
     fields |= {"losses": [round(float(value), 4) for value in curve]}
-    run = dump(replace(arm.run, seed=seed))
+    run = dump(replace(arm.run, seed=seed, threads=arm.run.threads or min(2, physical_cores())))
     return Record("tiny", "closed", arm.run.recipe, seed, run, corpus.sha256, **(fields | more))

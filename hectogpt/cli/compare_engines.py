@@ -1,17 +1,18 @@
-"""Which engine runs a comparison's trials: processes here, Ray, or an array of Slurm."""
+"""Which engine runs a comparison's trials: processes here, Ray, or an array of Slurm, whose script is written here."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 
 from hectogpt.cli.console import note
 from hectogpt.cli.options import CompareArguments
-from hectogpt.cli.slurm_script import render_script
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.lab import slurm
@@ -31,29 +32,28 @@ class Runner:
 
 
 @contextmanager
-def open_runner(arguments: CompareArguments, comparison: Comparison, seed_by_seed: bool) -> Iterator[Runner]:
+def open_engine(arguments: CompareArguments, comparison: Comparison, seed_by_seed: bool) -> Iterator[Runner]:
     """What runs the trials of `hectogpt compare`. seed_by_seed: whether their number is found while they run.
 
     Raises UserError for an engine that cannot be had, and for more workers than there are cores.
     """
     if arguments.engine == "ray":
-        from hectogpt.lab.ray_engine import RayEngine
+        from hectogpt.lab.ray_engine import open_ray
 
-        with redirect_stdout(sys.stderr):  # where Ray tells of workers that die; stdout is for the results
-            engine = RayEngine(comparison, arguments.workers)
-            try:
-                yield Runner(engine.workers, lambda trials: run_trials(comparison, trials, engine))
-            finally:
-                engine.close()
+        with redirect_stdout(sys.stderr), open_ray(comparison, arguments.workers) as ray:  # stdout is for the results
+            yield Runner(ray.workers, lambda trials: run_trials(comparison, trials, ray))
+    elif is_task(arguments):
+        workers = tasks_of(arguments, comparison, seed_by_seed)
+        yield Runner(workers, lambda trials: run_trials(comparison, trials, LocalEngine(), seed_by_seed))
     elif arguments.engine == "slurm":
         workers = tasks_of(arguments, comparison, seed_by_seed)
-        if is_task(arguments):
-            yield Runner(workers, lambda trials: run_trials(comparison, trials, LocalEngine(), seed_by_seed))
-        else:
-            yield Runner(workers, lambda trials: slurm.follow(comparison, trials))
+        yield Runner(workers, lambda trials: slurm.follow(comparison, trials))
     else:
         here = local_engine(comparison, 1 if arguments.workers is None else arguments.workers)
         yield Runner(here.workers, lambda trials: run_trials(comparison, trials, here))
+
+
+# --- an array of Slurm ------------------------------------------------------------------------------------------------
 
 
 def is_task(arguments: CompareArguments) -> bool:
@@ -70,14 +70,33 @@ def tasks_of(arguments: CompareArguments, comparison: Comparison, seed_by_seed: 
 
 
 def array_script(arguments: CompareArguments, comparison: Comparison, seed_by_seed: bool) -> str:
-    """The script of an array that runs this comparison."""
-    tasks, threads = tasks_of(arguments, comparison, seed_by_seed), threads_of(comparison)
+    """The script for `sbatch`: each task runs one trial at a time, and all run the same command."""
+    tasks, threads, out = (
+        tasks_of(arguments, comparison, seed_by_seed),
+        threads_of(comparison),
+        arguments.out.absolute(),
+    )
     gpu = comparison.track.allows_gpu and bool(gpus_for(comparison.arms, 1))
     same = len({comparison.run_of(Trial(arm, 0)).threads for arm in comparison.arms}) == 1
     command = [sys.executable, "-m", "hectogpt", "compare", *command_of(arguments)]
     command += ["--threads", str(threads)] if same else []
-    command += ["--workers", str(tasks), "--out", str(arguments.out.absolute())]
-    return render_script(command, arguments.out, tasks, threads, gpu)
+    command += ["--workers", str(tasks), "--out", str(out)]
+    options = [f"--job-name={slurm.job_name(out)}", f"--array=0-{tasks - 1}", "--ntasks=1"]
+    options += [f"--cpus-per-task={threads}"] + ["--gpus-per-task=1"] * gpu
+    options += [f"--chdir={shlex.quote(str(Path.cwd()))}", f"--output={shlex.quote(str(out))}.task-%a.log"]
+    options += ["--open-mode=append", "--requeue"]
+    lines = [
+        "#!/bin/bash",
+        f"# The trials of a comparison, shared by {tasks} tasks, which write their records to",
+        f"# {out}",
+        "# Every node must see that folder, and its file system must have locks (flock).",
+        f"# Submit it with:  sbatch [--partition=NAME --time=2:00:00 ...] {shlex.quote(str(slurm.script_path(out)))}",
+        "# Options given to sbatch count before those below. Submitted again, it runs what is still missing.",
+        *(f"#SBATCH {option}" for option in options),
+        "",
+        f"exec {shlex.join(command)}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def command_of(arguments: CompareArguments) -> list[str]:
@@ -95,11 +114,11 @@ def command_of(arguments: CompareArguments) -> list[str]:
 
 
 def write_script(arguments: CompareArguments, comparison: Comparison, missing: Sequence[Trial], rounds: bool) -> bool:
-    """Write the script of an array and say how to submit it, unless this is a task of it, it runs already, or nothing
-    is missing. Returns whether that is all there is to do now. Raises UserError (STORAGE)."""
+    """Write the script of an array and say how to submit it, unless this is a task of it, the array is queued or runs
+    already, or nothing is missing. Returns whether that is all there is to do now. Raises UserError (STORAGE)."""
     if arguments.engine != "slurm" or is_task(arguments) or not missing:
         return False
-    if any(comparison.is_claimed(trial) for trial in missing):
+    if slurm.is_under_way(comparison, missing):
         note("the array is under way: this follows its records; Ctrl-C ends the following alone", arguments.quiet)
         return False
     path = slurm.script_path(arguments.out)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hectogpt import errors
-from hectogpt.cli.compare_engines import Runner, array_script, is_task, open_runner, write_script
+from hectogpt.cli.compare_engines import Runner, array_script, is_task, open_engine, write_script
 from hectogpt.cli.compare_table import WIDE, LiveTable, results_table, state_of
 from hectogpt.cli.console import note, output_console
 from hectogpt.cli.options import CompareArguments
@@ -23,6 +23,7 @@ from hectogpt.data import open_corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means
+from hectogpt.lab.gains import gain_text
 from hectogpt.lab.ngram import loss_standard_error
 from hectogpt.lab.plan import old_names, plan
 from hectogpt.lab.record import check_writable, notes_on
@@ -47,6 +48,24 @@ SEQUENTIAL_WORDS = (
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a command asks for. rounds: where the number of seeds is found while it runs; else None."""
+
+    arguments: CompareArguments
+    comparison: Comparison
+    rounds: Rounds | None
+    trackers: tuple[str, ...]
+
+    def results(self) -> list[Result]:
+        """What the trials recorded so far say."""
+        return self.comparison.results() if self.rounds is None else self.rounds.results()
+
+    def note(self, line: str) -> None:
+        """Write a remark to stderr, unless the command is quiet."""
+        note(line, self.arguments.quiet)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """A comparison that has run. ended: why there are no more seeds, in words; "" if their number was given."""
 
@@ -59,66 +78,86 @@ class Outcome:
 
 def compare(arguments: CompareArguments) -> None:
     """Run the missing trials and print what all of them say. Raises UserError, also for trials that crashed."""
-    trackers = parse_names(arguments.trackers)
+    asked = make_plan(arguments)
+    comparison, seed_by_seed = asked.comparison, asked.rounds is not None
+    for line in size_notes(comparison):
+        asked.note(f"note: {line}")
+    missing = comparison.missing()
+    if arguments.dry_run and arguments.engine == "slurm":
+        print(array_script(arguments, comparison, seed_by_seed), end="")
+    elif arguments.dry_run:
+        show_plan(comparison, missing, asked.rounds)
+    else:
+        check_outputs(arguments)
+        if not write_script(arguments, comparison, missing, seed_by_seed):
+            run_and_report(asked, missing)
+
+
+def make_plan(arguments: CompareArguments) -> Plan:
+    """The arms, text, track and seeds that the arguments name. Raises UserError."""
+    trackers = tuple(parse_names(arguments.trackers))
     budget = None if arguments.budget is None else parse_duration(arguments.budget)
     arms = plan(arguments.recipes, arguments.without, arguments.sweep, arguments.steps)
     for old, new in old_names((*arguments.recipes, *arguments.without), arguments.sweep, arms).items():
         note(f"note: {old} is now called {new}", arguments.quiet)
     if arguments.threads:
         arms = [replace(arm, run=replace(arm.run, threads=arguments.threads)) for arm in arms]
-    track = find_track(arguments.track)
-    corpus = open_corpus(arguments.corpus)
+    track, corpus = find_track(arguments.track), open_corpus(arguments.corpus)
     for arm in arms:
         check_corpus(arm.run, corpus)
-    first, sequential = arguments.first_seed, arguments.until is not None
-    seeds = range(first, first + (SEEDS if arguments.seeds is None else arguments.seeds))
-    comparison = Comparison(arms, seeds, corpus, track, arguments.out, arguments.test)
-    rounds, most = None, MOST_SEEDS if arguments.seeds is None else arguments.seeds
-    if budget is not None or sequential:
-        rounds = Rounds(comparison, first, most, budget, sequential)
-    for line in size_notes(comparison):
-        note(f"note: {line}", arguments.quiet)
-    missing = comparison.missing()
-    if arguments.dry_run:
-        if arguments.engine == "slurm":
-            print(array_script(arguments, comparison, rounds is not None), end="")
-        else:
-            show_plan(comparison, missing, rounds)
-        return
+    first, seeds = arguments.first_seed, arguments.seeds
+    wanted = range(first, first + (SEEDS if seeds is None else seeds))
+    comparison = Comparison(arms, wanted, corpus, track, arguments.out, arguments.test)
+    rounds = None
+    if budget is not None or arguments.until is not None:
+        rounds = Rounds(comparison, first, MOST_SEEDS if seeds is None else seeds, budget, arguments.until is not None)
+    return Plan(arguments, comparison, rounds, trackers)
+
+
+def check_outputs(arguments: CompareArguments) -> None:
+    """Raise UserError for records or a page that could not be written after hours of trials."""
     check_writable(arguments.out)
     if arguments.html is not None:
         check_page(arguments.html)
-    if write_script(arguments, comparison, missing, rounds is not None):
-        return
-    before = {record.key() for result in comparison.results() for record in result.records}
-    with open_runner(arguments, comparison, rounds is not None) as runner:
-        if rounds is None:
-            perform_all(comparison, missing, runner, arguments.quiet)
+
+
+def run_and_report(asked: Plan, missing: list[Trial]) -> None:
+    """Run the trials and say what came of all; a task of an array leaves that to who follows the array."""
+    arguments, comparison = asked.arguments, asked.comparison
+    before = {record.key() for record in comparison.records.values()}
+    with open_engine(arguments, comparison, asked.rounds is not None) as engine:
+        if asked.rounds is None:
+            perform_all(asked, missing, engine)
         else:
-            rounds.workers = runner.workers
-            perform_rounds(rounds, runner, arguments.quiet)
+            perform_rounds(asked, asked.rounds, engine)
     if is_task(arguments):
         raise_for_crashes(comparison, bool(comparison.records))
         return
-    results = comparison.results() if rounds is None else rounds.results()
-    if trackers:
+    results = asked.results()
+    if asked.trackers:
         from hectogpt.api.tracking import track_records
 
         added = [record for result in results for record in result.records if record.key() not in before]
-        track_records(trackers, added, arguments.out, lambda line: note(line, arguments.quiet))
-    ended = rounds.ended if rounds else ""
-    outcome = Outcome(comparison, results, give_verdicts(comparison, results, sequential), bool(arguments.sweep), ended)
+        track_records(asked.trackers, added, arguments.out, asked.note)
+    ended = asked.rounds.ended if asked.rounds else ""
+    verdicts = give_verdicts(comparison, results, arguments.until is not None)
+    report(asked, Outcome(comparison, results, verdicts, bool(arguments.sweep), ended))
+    raise_for_lost_trials(comparison, results)
+
+
+def report(asked: Plan, outcome: Outcome) -> None:
+    """Print the outcome, as a table or as JSON, and write its page."""
+    arguments, comparison, results = asked.arguments, asked.comparison, outcome.results
     if arguments.json:
         print(json.dumps(as_json(outcome), allow_nan=False))
     elif not arguments.quiet and results:
         show_results(outcome)
     if arguments.html is not None and results:
-        from hectogpt.lab.comparison_page import write_page  # loads matplotlib
+        from hectogpt.lab.comparison_page import write_page
 
         notes = [*size_notes(comparison), *all_failures(comparison, results)]
-        write_page(arguments.html, comparison, results, outcome.verdicts, notes, ended)
-        note(f"page: {arguments.html}", arguments.quiet)
-    raise_for_lost_trials(comparison, results)
+        write_page(arguments.html, comparison, results, outcome.verdicts, notes, outcome.ended)
+        asked.note(f"page: {arguments.html}")
 
 
 def check_page(path: Path) -> None:
@@ -131,34 +170,34 @@ def check_page(path: Path) -> None:
         raise UserError(f"cannot write {path}", why="it is a folder", fix=f"set html to {path / 'verdict.html'}")
 
 
-def perform_all(comparison: Comparison, missing: list[Trial], runner: Runner, quiet: bool) -> None:
+def perform_all(asked: Plan, missing: list[Trial], engine: Runner) -> None:
     """Run the trials. Raises UserError when a signal ends it."""
-    with LiveTable(comparison, len(missing), quiet, comparison.results) as table, interruptible(comparison):
-        perform(missing, runner, table)
+    comparison = asked.comparison
+    with LiveTable(comparison, len(missing), asked.arguments.quiet, asked.results) as table, interruptible(comparison):
+        perform(missing, engine, table)
         comparison.missing()  # of the others' trials too
 
 
-def perform_rounds(rounds: Rounds, runner: Runner, quiet: bool) -> None:
+def perform_rounds(asked: Plan, rounds: Rounds, engine: Runner) -> None:
     """Run the trials seed by seed until the rounds end. Raises UserError when a signal ends it."""
-    comparison = rounds.comparison
-    note(rounds_line(rounds), quiet)
-    with LiveTable(comparison, None, quiet, rounds.results) as table, interruptible(comparison, rounds):
+    comparison, rounds.workers = asked.comparison, engine.workers
+    asked.note(rounds_line(rounds))
+    with LiveTable(comparison, None, asked.arguments.quiet, asked.results) as table, interruptible(comparison, rounds):
         for trials in rounds:
-            perform(trials, runner, table)
+            perform(trials, engine, table)
             comparison.missing()
             if rounds.until_decided and trials and not table.live:
                 for verdict in give_verdicts(comparison, rounds.results(), sequential=True):
-                    interval = "" if verdict.low is None else f" [{verdict.low:+.4f}, {verdict.high:+.4f}]"
                     word = "not decided" if verdict.word == "unproven" else verdict.word
-                    note(f"  {verdict.arm}: gain {verdict.gain:+.4f}{interval}, {word}", quiet)
-    note(rounds.ended, quiet)
+                    asked.note(f"  {verdict.arm}: gain {gain_text(verdict.pair)}, {word}")
+    asked.note(rounds.ended)
 
 
-def perform(trials: Sequence[Trial], runner: Runner, table: LiveTable) -> None:
+def perform(trials: Sequence[Trial], engine: Runner, table: LiveTable) -> None:
     """Run those of the trials that nobody has run when it is their turn. An exception ends those under way."""
-    with closing(runner.run(trials)) as all_news:
+    with closing(engine.run(trials)) as all_news:
         for news in all_news:
-            table.tell(news)
+            table.show(news)
 
 
 @contextmanager
@@ -169,10 +208,10 @@ def interruptible(comparison: Comparison, rounds: Rounds | None = None) -> Itera
             yield
     except KeyboardInterrupt as stop:
         left, all_trials = len(comparison.missing()), len(comparison.trials())
-        told = f"{left} of {all_trials} trials missing" if rounds is None else f"at seed {comparison.seeds[-1]}"
+        where = f"{left} of {all_trials} trials missing" if rounds is None else f"at seed {comparison.seeds[-1]}"
         code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
         raise UserError(
-            f"{WORDS[code]}, {told}",
+            f"{WORDS[code]}, {where}",
             fix="the same command goes on where it stopped",
             kept=f"the finished trials, in {comparison.out}" if left < all_trials else "",
             code=code,
@@ -285,9 +324,8 @@ def show_results(outcome: Outcome) -> None:
         *table,
         "",
         f"N-gram baselines of the same tokens ({comparison.split}): {levels}",
-        f"Differences: {comparison.split} nats/token over paired seeds, negative is better. Noise: 2 SD of the "
-        f"differences / sqrt(n). "
-        + (SEQUENTIAL_WORDS if any(verdict.sequential for verdict in outcome.verdicts) else VERDICT_WORDS),
+        f"Gains: {comparison.split} nats/token over paired seeds, positive is better. Noise: 2 SD of the gains / "
+        "sqrt(n). " + (SEQUENTIAL_WORDS if any(verdict.sequential for verdict in outcome.verdicts) else VERDICT_WORDS),
     ]
     if outcome.swept and len(results) > 1:
         best, bias = best_of(results)

@@ -14,7 +14,7 @@ from hectogpt.cli.console import note
 from hectogpt.display import printable
 from hectogpt.lab.compare import Comparison, Result
 from hectogpt.lab.engines import News
-from hectogpt.lab.statistics import Paired, Summary
+from hectogpt.lab.gains import gain_cells, mean_text
 
 WIDE = 160  # columns from which the table has all its columns; also those of a pipe
 
@@ -56,7 +56,7 @@ class LiveTable:
         if self.live:
             self.live.stop()  # the table is wiped: the results follow on stdout
 
-    def tell(self, news: News) -> None:
+    def show(self, news: News) -> None:
         """Show what has become of a trial."""
         trial, record = news.trial, news.record
         if record is None and not news.elsewhere:
@@ -70,8 +70,7 @@ class LiveTable:
             facts = [] if loss is None else [f"{split} loss {loss:.4f}"]
             facts += [f"{record.seconds:.0f} s"] if record.seconds is not None else []
             facts += [f"{record.status}: {record.error}"] if record.status != "ok" else []
-            told = f"{self._place()}: {record.arm}, seed {record.seed}: {', '.join(facts)}"
-            note(told, self.quiet)
+            note(f"{self._place()}: {record.arm}, seed {record.seed}: {', '.join(facts)}", self.quiet)
         if not news.step or time.monotonic() - self.shown > 0.2:
             self.shown = time.monotonic()
             self._show()
@@ -100,9 +99,9 @@ def results_table(comparison: Comparison, results: Sequence[Result], width: int)
         losses = loss_cells(comparison, result, wide)
         numbers = (result.mean("seconds"), result.mean("peak_mb")) if wide else ()
         costs = ["" if number is None else f"{number:.0f}" for number in numbers]
-        rows.append((result.arm.label, losses + paired_cells(result.to_first, wide) + costs))
+        rows.append((result.arm.label, losses + gain_cells(result.to_first, wide) + costs))
         if place > 1 and result.to_previous is not None:
-            before = [""] * len(losses) + paired_cells(result.to_previous, wide) + [""] * len(costs)
+            before = [""] * len(losses) + gain_cells(result.to_previous, wide) + [""] * len(costs)
             rows.append(("  to the previous", before))
     widths = [max(map(len, column)) for column in zip(names, *(cells for _, cells in rows), strict=True)]
     room = width - sum(widths) - 2 * len(widths)
@@ -120,29 +119,14 @@ def column_names(comparison: Comparison, wide: bool) -> list[str]:
     losses = ["n", f"{comparison.split} mean ± SD"]
     if wide:
         losses += ["min - max"] + (["dev mean ± SD"] if comparison.test else [])
-    pair = ["to the first [95 %]", "p", *(["noise"] if wide else []), "verdict"]
+    pair = ["gain over the first [95 %]", "p", *(["noise"] if wide else []), "verdict"]
     return losses + pair + (["s", "MiB"] if wide else [])
 
 
 def loss_cells(comparison: Comparison, result: Result, wide: bool) -> list[str]:
     """n, mean and spread, and on a wide table the range and the other split's mean."""
     losses = result.compared
-    cells = [str(losses.n), mean_and_sd(losses)]
+    cells = [str(losses.n), mean_text(losses)]
     if wide:
-        cells += [f"{losses.min:.3f} - {losses.max:.3f}"] + ([mean_and_sd(result.dev)] if comparison.test else [])
+        cells += [f"{losses.min:.3f} - {losses.max:.3f}"] + ([mean_text(result.dev)] if comparison.test else [])
     return cells
-
-
-def mean_and_sd(losses: Summary) -> str:
-    """ "2.4061 ± 0.0031"."""
-    return f"{losses.mean:.4f}" + (f" ± {losses.sd:.4f}" if losses.sd is not None else "")
-
-
-def paired_cells(pair: Paired | None, wide: bool) -> list[str]:
-    """The difference with its interval, p, the noise floor on a wide table, and the verdict."""
-    if pair is None:
-        return [""] * (4 if wide else 3)
-    interval = "" if pair.low is None or pair.high is None else f" [{pair.low:+.3f}, {pair.high:+.3f}]"
-    p = "" if pair.p is None else f"{pair.p:.1g}"
-    noise = "" if pair.noise_floor is None else f"{pair.noise_floor:.3f}"
-    return [f"{pair.difference:+.3f}{interval}", p, *([noise] if wide else []), pair.verdict]

@@ -20,6 +20,7 @@ from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.files import is_locked, lock
+from hectogpt.lab.gains import gain_json
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramLosses, ngram_losses
 from hectogpt.lab.plan import Arm
@@ -66,14 +67,21 @@ class Result:
         values = [value for record in self.records if (value := getattr(record, name)) is not None]
         return sum(values) / len(values) if values else None
 
+    @property
+    def rules_broken(self) -> tuple[str, ...]:
+        """The rules that any of the trials breaks, each once."""
+        return tuple(dict.fromkeys(rule for record in self.records for rule in record.rules_broken))
+
     def as_json(self) -> dict[str, Any]:
         """The result without the records."""
-        numbers = {name: getattr(self, name) for name in ("dev", "test", "to_first", "to_previous")}
         return {
             "arm": self.arm.label,
             "modified": bool(self.arm.overrides),
             "seeds": {record.seed: record.status for record in self.records},
-            **{name: value and asdict(value) for name, value in numbers.items()},
+            "dev": asdict(self.dev),
+            "test": self.test and asdict(self.test),
+            "to_first": self.to_first and gain_json(self.to_first),
+            "to_previous": self.to_previous and gain_json(self.to_previous),
         }
 
 
@@ -142,7 +150,7 @@ class Comparison:
         return self._crashes[self._key(trial)]
 
     def _key(self, trial: Trial) -> str:
-        return trial_key(dump(trial.arm.run), self.corpus.sha256, self.track.name, trial.seed)
+        return trial_key(dump(self.run_of(trial)), self.corpus.sha256, self.track.name, trial.seed)
 
     def perform(self, trial: Trial, on_step: Callable[[int, float], None] = lambda step, loss: None) -> Record:
         """Run one trial and append its record. Raises UserError (STORAGE)."""
@@ -196,9 +204,9 @@ class Comparison:
         return record
 
     def scratch(self, run: Run) -> Path:
-        """Where a trial keeps its checkpoints until it is recorded. Threads change bits, so they are in the name."""
+        """Where a trial keeps its checkpoints until it is recorded."""
         key = trial_key(dump(run), self.corpus.sha256, self.track.name, run.seed)
-        return self.out.with_name(f".{self.out.name}.trials") / f"{key[:16]}-{run.threads}"
+        return self.out.with_name(f".{self.out.name}.trials") / key[:16]
 
     @contextmanager
     def claim(self, trial: Trial) -> Iterator[bool]:

@@ -19,9 +19,10 @@ from hectogpt.display import printable
 from hectogpt.files import write_atomic
 from hectogpt.lab.compare import Comparison, Result, ngram_means, short_name
 from hectogpt.lab.curves_svg import Curve, Level, draw_chart
+from hectogpt.lab.gains import gain_cells, gain_of, mean_text
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.record import NOT_IDENTITY, Record
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, Summary
+from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.verdict import Verdict
 from hectogpt.serialization import diff
 
@@ -157,7 +158,7 @@ def _charts(comparison: Comparison, results: Sequence[Result]) -> str:
         own = gain_curves(result.records, results[0].records)
         gains += _curves(own, place, result.arm.label, thin)
         if result.to_first is not None:
-            gain = -result.to_first.difference
+            gain = gain_of(result.to_first)
             held_out.append(Level(gain, f"{comparison.split} {gain:+.3f}", _color(place)))
     if gains:
         name = f"Gain over {results[0].arm.label} batch by batch, nats per token (above 0 is better)"
@@ -239,15 +240,8 @@ def _losses(comparison: Comparison, results: Sequence[Result]) -> str:
     header += ["s", "MiB", "parameters"]
     rows = []
     for result in results:
-        pair = result.to_first
-        cells = [result.arm.label, str(result.compared.n), _mean(result.compared)]
-        if pair is None:
-            cells += [""] * 4
-        else:
-            bounded = pair.low is not None and pair.high is not None
-            interval = f" [{-(pair.high or 0):+.3f}, {-(pair.low or 0):+.3f}]" if bounded else ""
-            cells += [f"{-pair.difference:+.4f}{interval}", "" if pair.p is None else f"{pair.p:.1g}"]
-            cells += ["" if pair.noise_floor is None else f"{pair.noise_floor:.4f}", pair.verdict]
+        cells = [result.arm.label, str(result.compared.n), mean_text(result.compared)]
+        cells += gain_cells(result.to_first, noise=True)
         for name, form in (("seconds", "{:,.1f}"), ("peak_mb", "{:,.0f}"), ("params", "{:,.0f}")):
             number = result.mean(name)
             cells.append("" if number is None else form.format(number))
@@ -256,10 +250,6 @@ def _losses(comparison: Comparison, results: Sequence[Result]) -> str:
     told = f"Gains are in nats per token over paired seeds, positive is better; {LEAST_DIFFERENCE} or less is a tie. "
     told += f"N-gram baselines ({comparison.split}): {', '.join(levels)}." if levels else ""
     return _table(header, rows) + f"<p class=quiet>{_text(told)}</p>"
-
-
-def _mean(losses: Summary) -> str:
-    return f"{losses.mean:.4f}" + (f" ± {losses.sd:.4f}" if losses.sd is not None else "")
 
 
 def _notes(notes: Sequence[str]) -> list[str]:

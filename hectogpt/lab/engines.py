@@ -58,13 +58,16 @@ class Engine(ABC):
         trial's own as long as it runs. Raises worker.CancelledError soon after `cancelled` is set, and LostError."""
 
 
+@dataclass(frozen=True)
 class LocalEngine(Engine):
     """Processes of this machine. gpus: names as CUDA_VISIBLE_DEVICES has them; a slot has one of them, in turn."""
 
-    def __init__(self, workers: int = 1, gpus: Sequence[str] = ()) -> None:
-        if workers < 1:
-            raise UserError(f"workers = {workers}", why="somebody has to run the trials", fix="set workers to 1")
-        self.workers, self.gpus = workers, tuple(gpus)
+    workers: int = 1
+    gpus: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"workers = {self.workers}", why="somebody has to run the trials", fix="set workers to 1")
 
     def do(self, request: dict[str, Any], slot: int, on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
         """A trial in a process; with several GPUs it sees one."""
@@ -78,7 +81,7 @@ def local_engine(comparison: Comparison, workers: int) -> LocalEngine:
     gpus = gpus_for(comparison.arms) if workers > 1 else []
     if not gpus and workers > 1:
         check_cores(comparison, workers)
-    return LocalEngine(workers, gpus if len(gpus) > 1 else ())
+    return LocalEngine(workers, tuple(gpus) if len(gpus) > 1 else ())
 
 
 def threads_of(comparison: Comparison) -> int:

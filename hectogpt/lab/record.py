@@ -28,10 +28,9 @@ from hectogpt.lab.record_fields import check_fields
 from hectogpt.serialization import current_path, dump
 from hectogpt.training.run import Run, load_run
 
-# Left out of a trial's identity: the seed stands apart, and the text is known by its hash. Threads change a run's
-# seconds and the order in which its sums are rounded. Without SOAP that hardly shows; SOAP enlarges it, and a seed's
-# loss moved by 0.004 (dev) and 0.006 (test, both sotu), about the SD over seeds. A trial of another number of threads
-# counts as the same trial all the same, and `mixed_threads` says where they meet.
+# Left out of an experiment's identity: the seed, and the text's name, as its hash is there. Threads change the order in
+# which sums are rounded, which SOAP enlarges: a seed's loss moved by 0.004 (dev) and 0.006 (test, both sotu), about the
+# SD over seeds. The experiment stays the same, but a trial with other threads is another trial and is not paired.
 NOT_IDENTITY = ("seed", "threads", "corpus")
 
 Status = Literal["ok", "diverged", "failed"]
@@ -130,8 +129,8 @@ def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> 
 
 
 def trial_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: str, seed: int) -> str:
-    """The same with track and seed: what tells trials apart."""
-    return _hash([*_identity(run, corpus_sha256), track, seed])
+    """The same with track, seed and the run's number of threads: what tells trials apart."""
+    return _hash([*_identity(run, corpus_sha256), track, seed, run.get("threads")])
 
 
 def _identity(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> list[Any]:
@@ -246,7 +245,7 @@ def _read(path: Path, number: int, line: bytes) -> Record:
     try:
         row = parse_json_object(line)
         row = {Record.OLD_FIELDS.get(name, name): value for name, value in row.items()}
-        row = dict(check_fields(row))
+        row = dict(check_fields(row, Record))
     except ValueError as error:
         raise _damaged(path, number, str(error)) from None
     absent = [name for name in _NEEDED if name not in row]

@@ -1,154 +1,115 @@
 """What the fields of a record may hold: a file of records comes from others, and every value of it is checked here.
 
-Names and messages are kept as they are but for their control characters, which become visible escapes.
+The check of a field is that of its type in `Record`, some have a stricter one. Names and messages are kept as they are
+but for their control characters, which become visible escapes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+import types
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hectogpt.display import printable
 
 LARGEST = 1e12  # of any number but a whole one; no loss, time (s) or memory (MiB) comes near it
 LONGEST_NAME = 1000  # characters of a name of a corpus, track, recipe or arm
 OVERRIDE = re.compile(r"\w+(\.\w+)*\Z")
-STATUS = ("ok", "diverged", "failed")
+KINDS = {str: "a text", bool: "true or false", int: "a whole number", dict: "an object", list: "a list"}
 
 Check = Callable[[Any], Any]  # the value, cleaned, or ValueError with what it should be
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("it should be a text")
-    return printable(value)
+def check_type(kind: Any, value: Any) -> Any:
+    """The value as this type, cleaned. Raises ValueError with what it should be."""
+    of, inner = get_origin(kind) or kind, get_args(kind)
+    if of in (Union, types.UnionType):  # X | None
+        return None if value is None else check_type(inner[0], value)
+    if of is Literal and value not in inner:
+        raise ValueError(f"it should be one of {', '.join(inner)}")
+    if of is float and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError("it should be a number")
+    if of in KINDS and (not isinstance(value, of) or (of is int and isinstance(value, bool))):
+        raise ValueError(f"it should be {KINDS[of]}")
+    if of is float and not 0 <= value <= LARGEST:  # nan neither
+        raise ValueError(f"it should be a number from 0 to {LARGEST:g}")
+    if of is int and not -(2**63) <= value < 2**64:
+        raise ValueError("it should be a whole number of at most 64 bits")
+    if of is dict and inner[1] is str and not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("its values should be texts")
+    if of is list:
+        return [_item(inner[0], place, item) for place, item in enumerate(value, start=1)]
+    return printable(value) if of is str else float(value) if of is float else value
 
 
-def _name(value: Any) -> str:
-    text = _text(value).replace("\n", "\\n").replace("\t", "\\t")
+def _item(kind: Any, place: int, item: Any) -> Any:
+    try:
+        return check_type(kind, item)
+    except ValueError as error:
+        raise ValueError(f"item {place} is {shown(item)}; {error}") from None
+
+
+def _name(text: str) -> str:
+    text = text.replace("\n", "\\n").replace("\t", "\\t")
     if len(text) > LONGEST_NAME:
         raise ValueError(f"a name has at most {LONGEST_NAME} characters")
     return text
 
 
-def _status(value: Any) -> str:
-    if value not in STATUS:
-        raise ValueError(f"it should be one of {', '.join(STATUS)}")
-    return str(value)
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("it should be true or false")
-    return value
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("it should be a whole number")
-    if not -(2**63) <= value < 2**64:
-        raise ValueError("it should be a whole number of at most 64 bits")
-    return value
-
-
-def _count(value: Any) -> int:
-    if _whole(value) < 0:
+def _count(number: int | None) -> int | None:
+    if number is not None and number < 0:
         raise ValueError("it should not be negative")
-    return int(value)
+    return number
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("it should be a number")
-    if not 0 <= value <= LARGEST:  # nan neither
-        raise ValueError(f"it should be a number from 0 to {LARGEST:g}")
-    return float(value)
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("it should be an object")
-    return value
-
-
-def _hashes(value: Any) -> dict[str, str]:
-    if not all(isinstance(text, str) for text in _object(value).values()):
-        raise ValueError("its values should be texts")
-    return dict(value)
-
-
-def _overrides(value: Any) -> dict[str, Any]:
-    odd = [name for name in _object(value) if not OVERRIDE.match(name)]
+def _overrides(fields: dict[str, Any]) -> dict[str, Any]:
+    odd = [name for name in fields if not OVERRIDE.match(name)]
     if odd:
         raise ValueError(f"{odd[0][:60]!r} is no name of a field")
-    return dict(value)
+    return fields
 
 
-def _run(value: Any) -> dict[str, Any]:
+def _run(fields: dict[str, Any]) -> dict[str, Any]:
     """Of the run the records' readers need its steps; the rest may be of a version that knows other fields."""
-    if "steps" not in _object(value):
+    if "steps" not in fields:
         raise ValueError("it has no steps")
     try:
-        _count(value["steps"])
+        _count(check_type(int, fields["steps"]))
     except ValueError as error:
         raise ValueError(f"its steps: {error}") from None
-    return dict(value)
+    return fields
 
 
-def _each(check: Check) -> Check:
-    def checked(value: Any) -> list[Any]:
-        if not isinstance(value, list):
-            raise ValueError("it should be a list")
-        found = []
-        for place, item in enumerate(value, start=1):
-            try:
-                found.append(check(item))
-            except ValueError as error:
-                raise ValueError(f"item {place} is {shown(item)}; {error}") from None
-        return found
-
-    return checked
-
-
-# By field: the check, and whether null may stand for it.
-CHECKS: dict[str, tuple[Check, bool]] = {
-    **dict.fromkeys(("corpus", "track", "recipe", "arm"), (_name, False)),
-    **dict.fromkeys(("version", "commit", "ngram_split", "error"), (_text, True)),
-    "status": (_status, False),
-    "seed": (_whole, False),
-    **dict.fromkeys(("steps", "train_tokens", "params"), (_count, True)),
-    "modified": (_truth, False),
-    "dirty": (_truth, True),
-    "run": (_run, False),
-    "overrides": (_overrides, False),
-    "corpus_sha256": (_hashes, False),
-    "machine": (_object, True),
-    "rules_broken": (_each(_text), False),
-    **dict.fromkeys(("losses", "grad_norms"), (_each(_number), False)),
-    **dict.fromkeys(("seconds", "wall_seconds", "peak_mb", "train_loss_last", "train_loss_last10"), (_number, True)),
-    **dict.fromkeys(("dev_loss", "dev_bpb", "test_loss", "test_bpb"), (_number, True)),
-    **dict.fromkeys(("ngram_uniform", "ngram_unigram", "ngram_kn2", "ngram_kn3"), (_number, True)),
-    **dict.fromkeys(("ngram_mkn5", "ngram_best"), (_number, True)),
+# What a field must be beside its type.
+STRICTER: dict[str, Check] = {
+    **dict.fromkeys(("corpus", "track", "recipe", "arm"), _name),
+    **dict.fromkeys(("steps", "train_tokens", "params"), _count),
+    "overrides": _overrides,
+    "run": _run,
 }
 
 
-def check_fields(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def check_fields(row: Mapping[str, Any], record: type) -> Iterator[tuple[str, Any]]:
     """(name, value) of the fields that a record has, each checked. Fields of other versions are left out.
 
-    Raises ValueError, naming the field, for a value that it cannot have.
+    record: the dataclass. Raises ValueError, naming the field, for a value that it cannot have.
     """
-    for name, value in row.items():
-        if name not in CHECKS:
-            continue
-        check, may_be_null = CHECKS[name]
-        if value is None and may_be_null:
-            yield name, None
-            continue
+    kinds = _types_of(record)
+    for name in filter(kinds.__contains__, row):
         try:
-            yield name, check(value)
+            value = check_type(kinds[name], row[name])
+            yield name, STRICTER[name](value) if name in STRICTER else value
         except ValueError as error:
-            raise ValueError(f"field {name!r} is {shown(value)}; {error}") from None
+            raise ValueError(f"field {name!r} is {shown(row[name])}; {error}") from None
+
+
+@cache
+def _types_of(record: type) -> dict[str, Any]:
+    hints = get_type_hints(record)
+    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
 
 
 def shown(value: Any) -> str:

@@ -2,12 +2,14 @@
 
 There is no scheduler of ours between them. Each task runs the same comparison over the same file of records: it claims
 a trial by a lock, runs it, appends its record, and takes the next. The lock of a task that dies is free again, and the
-trial goes on from its last checkpoint in another task. slurm.schedmd.com: "Job array support".
+trial goes on from its last checkpoint in another task. slurm.schedmd.com: "Job array support", "squeue".
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -17,7 +19,8 @@ from hectogpt.lab.engines import News
 
 TASK = "SLURM_ARRAY_TASK_ID"  # Slurm sets it in a task of an array
 POLL_SECONDS = 1.0
-QUIET_POLLS = 3  # without a claimed trial, after which the array is taken to have ended
+QUEUE_SECONDS = 10.0  # between two questions to Slurm's controller, which serves everybody
+QUIET_POLLS = 3  # without a claimed trial or a queued array, after which the array is taken to have ended
 
 
 def is_task() -> bool:
@@ -30,9 +33,29 @@ def script_path(out: Path) -> Path:
     return out.with_suffix(".sbatch.sh")
 
 
+def job_name(out: Path) -> str:
+    """The array's name, one for each file of records, by which Slurm's queue is asked for it."""
+    return f"hectogpt-{hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:10]}"
+
+
+def is_queued(out: Path) -> bool:
+    """Whether Slurm has the array for a file of records, waiting or running; False where Slurm does not answer."""
+    command = ["squeue", "-h", "-o", "%i", "-n", job_name(out)]
+    try:
+        return bool(subprocess.run(command, capture_output=True, check=True, timeout=QUEUE_SECONDS).stdout.strip())
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def is_under_way(comparison: Comparison, trials: Sequence[Trial]) -> bool:
+    """Whether an array waits for its turn, or anybody runs one of the trials."""
+    return any(map(comparison.is_claimed, trials)) or is_queued(comparison.out)
+
+
 def follow(comparison: Comparison, trials: Sequence[Trial]) -> Generator[News, None, None]:
-    """What becomes of trials that an array runs, until all are recorded, or nobody runs any of those that are left."""
+    """What becomes of trials that an array runs, until all are recorded, or nobody will run those that are left."""
     left, seen, quiet = list(trials), set[tuple[str, int]](), 0
+    asked, queued = float("-inf"), False
     while left and quiet < QUIET_POLLS:
         comparison.refresh()
         for trial in list(left):
@@ -40,11 +63,13 @@ def follow(comparison: Comparison, trials: Sequence[Trial]) -> Generator[News, N
             if record is not None:
                 left.remove(trial)
                 yield News(trial, record=record)
-        under_way = [trial for trial in left if comparison.is_claimed(trial)]
-        for trial in under_way:
+        running = [trial for trial in left if comparison.is_claimed(trial)]
+        for trial in running:
             if trial.name not in seen:
                 seen.add(trial.name)
                 yield News(trial)
-        quiet = 0 if under_way else quiet + 1
+        if not running and time.monotonic() - asked > QUEUE_SECONDS:
+            asked, queued = time.monotonic(), is_queued(comparison.out)
+        quiet = 0 if running or queued else quiet + 1
         if left:
             time.sleep(POLL_SECONDS)

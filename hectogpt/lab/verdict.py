@@ -10,10 +10,11 @@ from typing import Any
 
 from hectogpt.display import printable
 from hectogpt.lab.compare import Comparison, Result, short_name
-from hectogpt.lab.record import Record
+from hectogpt.lab.gains import gain_json, gain_of, interval_of
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, POWER, SIGNIFICANCE, Paired, VerdictWord, seeds_needed
 
 FEWEST_SEEDS = 3  # to ask for where a single seed says nothing
+COSTS = {"seconds": "seconds", "memory": "peak_mb", "parameters": "params"}  # a verdict's name -> a record's
 
 
 @dataclass(frozen=True)
@@ -40,45 +41,69 @@ class Cost:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says about `arm` against `first`.
+    """What a comparison says about an arm, `result`, against the first, `base`.
 
-    word: "better", "worse", "tie" or "unproven", as `statistics.Paired` has it, or as `sequential.look` has it if
-        `sequential`. One seed is unproven.
-    gain: loss of the first minus loss of the arm, nats per token, a mean over the paired `seeds`: positive is better.
-    low, high: its 95 % interval; None for one seed. p: one-sided, of a gain this large if there were none.
-    noise_floor: 2 SD of the differences / sqrt(n). sd: of the differences.
-    sequential: whether interval and p are those of the test that stays valid at every look.
-    seconds, memory (MiB), parameters: of a trial; None where the records do not say.
-    rules_broken, first_rules_broken: rules of `track` that the arm and the first break, in words; () if none.
-    diverged, failed: (label, seed) of the trials of both arms that count as a uniform guess, and that do not count.
-    seeds_needed: paired seeds that tell a gain of 0.02 nats from none (`statistics.seeds_needed`); None for one seed.
-    text: all of it in words.
+    pair: their paired difference, by `statistics.compare_pairs`, or, if `sequential`, by the test that stays valid at
+    every look. One seed is unproven.
     """
 
-    arm: str
-    first: str
-    word: VerdictWord
-    gain: float
-    low: float | None
-    high: float | None
-    p: float | None
-    sd: float | None
-    noise_floor: float | None
-    seeds: tuple[int, ...]
-    sequential: bool
-    corpus: str
-    split: str
-    steps: int
-    first_steps: int
-    seconds: Cost | None
-    memory: Cost | None
-    parameters: Cost | None
-    track: str
-    rules_broken: tuple[str, ...]
-    first_rules_broken: tuple[str, ...]
-    diverged: tuple[tuple[str, int], ...]
-    failed: tuple[tuple[str, int], ...]
-    seeds_needed: int | None
+    comparison: Comparison
+    base: Result
+    result: Result
+    pair: Paired
+    sequential: bool = False
+
+    @property
+    def arm(self) -> str:
+        """The arm's label."""
+        return self.result.arm.label
+
+    @property
+    def first(self) -> str:
+        """The first arm's label."""
+        return self.base.arm.label
+
+    @property
+    def word(self) -> VerdictWord:
+        """ "better", "worse", "tie" or "unproven"."""
+        return self.pair.verdict
+
+    @property
+    def gain(self) -> float:
+        """Loss of the first minus loss of the arm, nats per token, a mean over the paired seeds: positive is better."""
+        return gain_of(self.pair)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the gain; None for one seed."""
+        return interval_of(self.pair)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The paired seeds, up to the decision."""
+        shared = {record.seed for record in self.base.records} & {record.seed for record in self.result.records}
+        return tuple(sorted(shared)[: self.pair.n])
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """Paired seeds that tell a gain of 0.02 nats from none (`statistics.seeds_needed`); None for one seed."""
+        return None if self.pair.sd is None else seeds_needed(self.pair.sd)
+
+    def cost(self, name: str) -> Cost | None:
+        """What a trial takes in "seconds", "memory" (MiB) or "parameters"; None where the records do not say."""
+        first, arm = self.base.mean(COSTS[name]), self.result.mean(COSTS[name])
+        return None if first is None or arm is None else Cost(first, arm)
+
+    @property
+    def diverged(self) -> tuple[tuple[str, int], ...]:
+        """(label, seed) of the trials of both arms that count as a uniform guess."""
+        records = (*self.base.records, *self.result.records)
+        return tuple((record.arm, record.seed) for record in records if record.status == "diverged")
+
+    @property
+    def failed(self) -> tuple[tuple[str, int], ...]:
+        """(label, seed) of the trials of both arms that crashed and do not count."""
+        return tuple((r.arm, r.seed) for r in self.comparison.failed if r.arm in (self.first, self.arm))
 
     @property
     def text(self) -> str:
@@ -89,74 +114,46 @@ class Verdict:
     def __str__(self) -> str:
         return printable(self.text)
 
+    def __repr__(self) -> str:
+        return f"<Verdict {self.arm} against {self.first}: {self.word}, gain {self.gain:+.4f}>"
+
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return f"<p>{escape(str(self))}</p>"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: every field, with the costs' differences and ratios, and the text."""
-        costs = {name: getattr(self, name) for name in ("seconds", "memory", "parameters")}
-        return asdict(self) | {name: cost and cost.as_json() for name, cost in costs.items()} | {"text": self.text}
+        """Plain values: the pair's numbers, what it is about, costs, lost trials, and the text."""
+        comparison, numbers = self.comparison, gain_json(self.pair)
+        del numbers["n"]
+        costs = {name: (cost := self.cost(name)) and cost.as_json() for name in COSTS}
+        return {
+            "arm": self.arm,
+            "first": self.first,
+            "word": numbers.pop("verdict"),
+            **numbers,
+            "seeds": self.seeds,
+            "sequential": self.sequential,
+            "corpus": short_name(comparison.corpus.name),
+            "split": comparison.split,
+            "steps": self.result.arm.run.steps,
+            "first_steps": self.base.arm.run.steps,
+            **costs,
+            "track": comparison.track.name,
+            "rules_broken": self.result.rules_broken,
+            "first_rules_broken": self.base.rules_broken,
+            "diverged": self.diverged,
+            "failed": self.failed,
+            "seeds_needed": self.seeds_needed,
+            "text": self.text,
+        }
 
 
 def give_verdicts(comparison: Comparison, results: Sequence[Result], sequential: bool = False) -> list[Verdict]:
     """A Verdict for each arm that shares a seed with the first. sequential: whether `results` are by that test."""
     if not results or results[0].arm.label != comparison.arms[0].label:
         return []
-    first = results[0]
-    return [
-        _verdict(comparison, first, result, pair, sequential)
-        for result in results[1:]
-        if (pair := result.to_first) is not None
-    ]
-
-
-def _verdict(comparison: Comparison, first: Result, result: Result, pair: Paired, sequential: bool) -> Verdict:
-    shared = sorted({record.seed for record in first.records} & {record.seed for record in result.records})
-    seeds = tuple(shared[: pair.n])
-    labels = (first.arm.label, result.arm.label)
-    diverged = [(r.arm, r.seed) for r in (*first.records, *result.records) if r.status == "diverged"]
-    return Verdict(
-        arm=result.arm.label,
-        first=first.arm.label,
-        word=pair.verdict,
-        gain=_positive(-pair.difference),
-        low=None if pair.high is None else _positive(-pair.high),
-        high=None if pair.low is None else _positive(-pair.low),
-        p=pair.p,
-        sd=pair.sd,
-        noise_floor=pair.noise_floor,
-        seeds=seeds,
-        sequential=sequential,
-        corpus=short_name(comparison.corpus.name),
-        split=comparison.split,
-        steps=result.arm.run.steps,
-        first_steps=first.arm.run.steps,
-        seconds=_cost(first, result, "seconds"),
-        memory=_cost(first, result, "peak_mb"),
-        parameters=_cost(first, result, "params"),
-        track=comparison.track.name,
-        rules_broken=_broken(result.records),
-        first_rules_broken=_broken(first.records),
-        diverged=tuple(diverged),
-        failed=tuple((r.arm, r.seed) for r in comparison.failed if r.arm in labels),
-        seeds_needed=None if pair.sd is None else seeds_needed(pair.sd),
-    )
-
-
-def _positive(number: float) -> float:
-    """The number, with 0.0 for -0.0."""
-    return number + 0.0
-
-
-def _cost(first: Result, result: Result, name: str) -> Cost | None:
-    means = first.mean(name), result.mean(name)
-    return None if means[0] is None or means[1] is None else Cost(means[0], means[1])
-
-
-def _broken(records: Sequence[Record]) -> tuple[str, ...]:
-    """The rules that any of the records breaks, each once."""
-    return tuple(dict.fromkeys(rule for record in records for rule in record.rules_broken))
+    pairs = [(result, result.to_first) for result in results[1:]]
+    return [Verdict(comparison, results[0], r, pair, sequential) for r, pair in pairs if pair is not None]
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -170,24 +167,25 @@ OPENINGS = {
 
 
 def _outcome(verdict: Verdict) -> str:
+    pair, seeds, comparison = verdict.pair, verdict.seeds, verdict.comparison
     opening = OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)
-    side = "lower" if verdict.gain >= 0 else "higher"
-    told = f"its {verdict.split} loss on {verdict.corpus} is {abs(verdict.gain):.4f} nats per token {side}"
-    if verdict.gain == 0:
-        told = f"their {verdict.split} losses on {verdict.corpus} are equal"
-    facts = [f"gain {verdict.gain:+.4f}"]
-    if verdict.low is not None and verdict.high is not None:
-        facts.append(f"95 % interval {verdict.low:+.4f} to {verdict.high:+.4f}")
-    facts += [f"one-sided p = {verdict.p:.1g}"] if verdict.p is not None else []
-    seeds = len(verdict.seeds)
-    facts.append(f"{seeds} paired seeds, {_span(verdict.seeds)}" if seeds > 1 else f"one seed, {verdict.seeds[0]}")
-    same = verdict.steps == verdict.first_steps
-    facts.append(f"{verdict.steps} steps" if same else f"{verdict.steps} steps against {verdict.first_steps}")
-    parts = [f"{opening}: {told} ({'; '.join(facts)})."]
-    if verdict.sequential and seeds > 1:
+    split, corpus, gain = comparison.split, short_name(comparison.corpus.name), verdict.gain
+    side = "lower" if gain >= 0 else "higher"
+    outcome = f"its {split} loss on {corpus} is {abs(gain):.4f} nats per token {side}"
+    if gain == 0:
+        outcome = f"their {split} losses on {corpus} are equal"
+    facts = [f"gain {gain:+.4f}"]
+    if verdict.interval is not None:
+        facts.append("95 % interval {:+.4f} to {:+.4f}".format(*verdict.interval))
+    facts += [f"one-sided p = {pair.p:.1g}"] if pair.p is not None else []
+    facts.append(f"{len(seeds)} paired seeds, {_span(seeds)}" if len(seeds) > 1 else f"one seed, {seeds[0]}")
+    steps, first_steps = verdict.result.arm.run.steps, verdict.base.arm.run.steps
+    facts.append(f"{steps} steps" if steps == first_steps else f"{steps} steps against {first_steps}")
+    parts = [f"{opening}: {outcome} ({'; '.join(facts)})."]
+    if verdict.sequential and len(seeds) > 1:
         parts.append("Interval and p are valid although the comparison was looked at after every seed.")
-    if verdict.noise_floor is not None:
-        parts.append(f"The noise floor is {verdict.noise_floor:.4f}.")
+    if pair.noise_floor is not None:
+        parts.append(f"The noise floor is {pair.noise_floor:.4f}.")
     return " ".join(parts)
 
 
@@ -198,13 +196,13 @@ def _span(seeds: Sequence[int]) -> str:
 
 
 def _costs(verdict: Verdict) -> str:
-    told = [
-        _cost_text(verdict.seconds, "{:,.1f}", " s"),
-        _cost_text(verdict.memory, "{:,.0f}", " MiB of memory"),
-        _cost_text(verdict.parameters, "{:,.0f}", " parameters"),
+    texts = [
+        _cost_text(verdict.cost("seconds"), "{:,.1f}", " s"),
+        _cost_text(verdict.cost("memory"), "{:,.0f}", " MiB of memory"),
+        _cost_text(verdict.cost("parameters"), "{:,.0f}", " parameters"),
     ]
-    told = [text for text in told if text]
-    listed = ", ".join(told[:-1]) + (" and " if told[:-1] else "") + told[-1] if told else ""
+    texts = [text for text in texts if text]
+    listed = ", ".join(texts[:-1]) + (" and " if texts[:-1] else "") + texts[-1] if texts else ""
     return f"A trial takes {listed}." if listed else ""
 
 
@@ -220,26 +218,30 @@ def _cost_text(cost: Cost | None, form: str, unit: str) -> str:
 
 
 def _rules(verdict: Verdict) -> str:
-    own, first, track = verdict.rules_broken, verdict.first_rules_broken, verdict.track
+    own, first, track = verdict.result.rules_broken, verdict.base.rules_broken, verdict.comparison.track.name
     if own:
         as_well = f"; so does {verdict.first}" if own == first else ""
-        told = f"It breaks the rules of track {track}: {'; '.join(own)}{as_well}."
+        text = f"It breaks the rules of track {track}: {'; '.join(own)}{as_well}."
     else:
-        told = f"It keeps the rules of track {track}."
+        text = f"It keeps the rules of track {track}."
     if first and first != own:
-        told += f" {verdict.first} breaks them: {'; '.join(first)}."
-    return told
+        text += f" {verdict.first} breaks them: {'; '.join(first)}."
+    return text
 
 
 def _lost_trials(verdict: Verdict) -> str:
     parts = []
-    for trials, what in ((verdict.diverged, "diverged and counts"), (verdict.failed, "crashed and does not count")):
+    for trials, one, several in (
+        (verdict.diverged, "diverged and counts as a uniform guess", "diverged and count as a uniform guess"),
+        (verdict.failed, "crashed and does not count", "crashed and do not count"),
+    ):
         for label in dict.fromkeys(label for label, _ in trials):
-            seeds = [seed for name, seed in trials if name == label]
-            several = what.replace("counts", "count").replace("does", "do") if len(seeds) > 1 else what
-            guess = " as a uniform guess" if trials is verdict.diverged else ""
-            listed = ", ".join(map(str, seeds))
-            parts.append(f"{label}: seed{'s' * (len(seeds) > 1)} {listed} {several}{guess}.")
+            seeds = [str(seed) for name, seed in trials if name == label]
+            parts.append(
+                f"{label}: seed {seeds[0]} {one}."
+                if len(seeds) == 1
+                else f"{label}: seeds {', '.join(seeds)} {several}."
+            )
     return " ".join(parts)
 
 
@@ -248,12 +250,12 @@ def _what_it_takes(verdict: Verdict) -> str:
     if verdict.word in ("better", "worse"):
         return ""
     needed, seeds = verdict.seeds_needed, len(verdict.seeds)
-    if needed is None or verdict.sd is None:
+    if needed is None or verdict.pair.sd is None:
         return f"One seed proves nothing: run at least {FEWEST_SEEDS}."
     if verdict.sequential and verdict.word == "tie":
         return f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."
     goal = f"a gain of {LEAST_DIFFERENCE} nats from none (p < {SIGNIFICANCE}, power {POWER:.0%})".replace("%", " %")
-    basis = f"by the SD of these differences, {verdict.sd:.4f}"
+    basis = f"by the SD of these differences, {verdict.pair.sd:.4f}"
     if needed > seeds:
         more = f"{needed - seeds} more"
         return f"To tell {goal} takes about {needed:,} paired seeds ({more}), {basis}."

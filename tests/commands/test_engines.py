@@ -28,6 +28,7 @@ from hectogpt.lab.compare import Comparison
 from hectogpt.lab.engines import Engine, LocalEngine, LostError, OnStep, check_cores, gpus_for, run_trials
 from hectogpt.lab.record import Record, read_records
 from hectogpt.lab.rounds import Rounds
+from hectogpt.lab.slurm import job_name
 from hectogpt.lab.tracks import TRACKS
 
 CLOCKS = ("seconds", "wall_seconds", "peak_mb")
@@ -356,6 +357,22 @@ def test_the_tasks_of_an_array_share_the_trials(tiny: Corpus, tmp_path: Path, al
     assert plain(read_records(out)) == alone
     assert start_task(script, 2).wait(60) == 0, "a late task finds nothing to do"
     assert len(read_records(out)) == 4
+
+
+def test_an_array_that_waits_in_the_queue_is_followed(tiny: Corpus, tmp_path: Path) -> None:
+    """A `squeue` that knows the array three times, by the name of its file of records, and then no more."""
+    out = tmp_path / "r.jsonl"
+    assert run_command(tiny, out, "--engine", "slurm", "--steps", "3").returncode == 0
+    script = (
+        f"#!/bin/sh\n[ $5 = {job_name(out)} ] && cd {tmp_path} && echo >> asked && [ $(wc -l < asked) -lt 3 ] && echo 7"
+    )
+    (tmp_path / "squeue").write_text(script + "\nexit 0\n")
+    (tmp_path / "squeue").chmod(0o755)
+    assert f"--job-name={job_name(out)}" in (tmp_path / "r.sbatch.sh").read_text()
+    followed = run_command(tiny, out, "--engine", "slurm", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert "the array is under way" in followed.stderr
+    assert "submit it" not in followed.stderr
+    assert (tmp_path / "asked").read_text().count("\n") == 3
 
 
 def start_task(script: Path, number: int) -> subprocess.Popen[bytes]:

@@ -122,7 +122,7 @@ def random_changes(count: int) -> Iterator[tuple[str, Row]]:
 def good_row(recipe: str, seed: int, sha256: dict[str, str] | None = None) -> Row:
     """A record as `hectogpt compare` writes it, with a made-up curve."""
     loss = (3.5 if recipe == "baseline" else 3.0) + seed / 100
-    run = dump(replace(recipes.recipe(recipe), seed=seed))
+    run = dump(replace(recipes.recipe(recipe), seed=seed, threads=1))
     curve = [round(loss + 7 * 0.9**step, 4) for step in range(1, 101)]
     row: Row = {"corpus": "c", "track": "closed", "recipe": recipe, "arm": recipe, "seed": seed, "run": run}
     row |= {"corpus_sha256": sha256 or {}, "overrides": {}, "modified": False, "steps": 100, "commit": "0" * 40}

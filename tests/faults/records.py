@@ -98,7 +98,7 @@ class Place:
         self.folder, self.tally = folder, tally
         self.corpus = small_corpus(folder)
         self.ladder, self.descriptions = ladder_names(), recipe_descriptions()
-        arms = [Arm(name, recipes.recipe(name), {}) for name in ARMS]
+        arms = [Arm(name, replace(recipes.recipe(name), threads=1), {}) for name in ARMS]
         self.comparison = Comparison(arms, range(SEEDS), self.corpus, TRACKS["closed"], folder / "r.jsonl")
         self.write(self.lines({}))
         boards = build_leaderboards(read_records(self.comparison.out), self.ladder)

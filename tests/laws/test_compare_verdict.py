@@ -50,7 +50,7 @@ def test_verdicts_are_printed_and_in_json(tiny: Corpus, tmp_path: Path) -> None:
     better, tie = answer["verdicts"]
     assert (better["word"], tie["word"]) == ("better", "tie")
     assert better["gain"] == pytest.approx(0.1)
-    assert better["gain"] == -answer["arms"][1]["to_first"]["difference"]
+    assert better["gain"] == answer["arms"][1]["to_first"]["gain"]
     assert better["sequential"] is False
     assert answer["ended"] is None
 
@@ -68,7 +68,7 @@ def test_until_decided_looks_seed_by_seed(tiny: Corpus, tmp_path: Path, capsys: 
     assert verdict["gain"] == pytest.approx(fixed["gain"])
     assert verdict["low"] < fixed["low"] < fixed["high"] < verdict["high"], "the price of looking"
     pair = answer["arms"][1]["to_first"]
-    assert (pair["low"], pair["high"], pair["p"]) == (-verdict["high"], -verdict["low"], verdict["p"])
+    assert (pair["low"], pair["high"], pair["p"]) == (verdict["low"], verdict["high"], verdict["p"])
     assert "seed by seed, at most 1000 seeds, until decided" in capsys.readouterr().err
     printed = compare([*given, "--until", "decided"])
     assert "Intervals and p are valid at every look" in printed

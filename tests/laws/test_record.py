@@ -161,8 +161,10 @@ def test_different_numbers_of_threads_are_told() -> None:
 def test_identity_is_the_run_the_texts_the_track_and_the_seed() -> None:
     texts = {split: split for split in ("train", "dev", "test")}
     one = record(corpus_sha256=texts)
-    same = replace(one, run=one.run | {"seed": 9, "threads": 8, "corpus": "/elsewhere/c"}, dev_loss=1.0)
+    same = replace(one, run=one.run | {"seed": 9, "corpus": "/elsewhere/c"}, dev_loss=1.0)
     assert (same.key(), same.experiment()) == (one.key(), one.experiment())
+    threads = replace(one, run=one.run | {"threads": 8})
+    assert (threads.key() == one.key(), threads.experiment() == one.experiment()) == (False, True)
     assert one.key() == trial_key(dump(small_run()), texts, "closed", 0)
     others = [
         replace(one, seed=1),
@@ -220,7 +222,7 @@ def test_the_ladders_records_are_those_of_todays_recipes() -> None:
     for key, r in {r.key(): r for r in records}.items():
         if r.experiment() in today:
             corpus, name = today[r.experiment()]
-            assert key == trial_key(runs[name], texts[corpus], r.track, r.seed), "what a comparison looks for"
+            assert key == trial_key(runs[name] | {"threads": r.run["threads"]}, texts[corpus], r.track, r.seed)
             assert (r.corpus, r.recipe) == (corpus, name)
             found[corpus, r.track, name] += 1
     rungs = ["baseline", *(change.__name__ for change in recipes.LADDER)]

@@ -12,7 +12,7 @@ from experiments import make_corpus
 from made_up import make_up, numbered_arms, record_of
 
 from hectogpt.data import Corpus
-from hectogpt.lab.compare import Comparison
+from hectogpt.lab.compare import Comparison, Result
 from hectogpt.lab.rounds import Rounds
 from hectogpt.lab.statistics import seeds_needed
 from hectogpt.lab.verdict import Cost, Verdict, give_verdicts
@@ -34,6 +34,10 @@ def verdict_of(comparison: Comparison, place: int = 0) -> Verdict:
     return give_verdicts(comparison, comparison.results())[place]
 
 
+def rules(result: Result, *broken: str) -> Result:
+    return replace(result, records=[replace(record, rules_broken=list(broken)) for record in result.records])
+
+
 def test_a_gain_with_everything_it_costs(corpus: Corpus, tmp_path: Path) -> None:
     this = compared(corpus, tmp_path, [5.0, 5.1, 5.2], [4.9, 5.01, 5.09])
     for record in list(this.records.values()):
@@ -44,17 +48,15 @@ def test_a_gain_with_everything_it_costs(corpus: Corpus, tmp_path: Path) -> None
     pair = this.results()[1].to_first
     assert pair is not None
     assert verdict.gain == -pair.difference == pytest.approx(0.1)
-    assert (verdict.low, verdict.high) == (-(pair.high or 0), -(pair.low or 0))
-    assert (verdict.p, verdict.noise_floor, verdict.sd) == (pair.p, pair.noise_floor, pair.sd)
+    low, high = verdict.interval or (0.0, 0.0)
+    assert (low, high) == (-(pair.high or 0), -(pair.low or 0))
     assert (verdict.word, verdict.seeds, verdict.sequential) == ("better", (0, 1, 2), False)
-    assert (verdict.corpus, verdict.split, verdict.steps) == (corpus.folder.name, "dev", 3)
-    assert verdict.seconds == Cost(14.0, 21.0)
-    assert verdict.parameters == Cost(1_000_000.0, 1_000_100.0)
-    assert verdict.parameters.difference == 100.0
+    assert verdict.cost("seconds") == Cost(14.0, 21.0)
+    assert verdict.cost("parameters") == Cost(1_000_000.0, 1_000_100.0)
     text = verdict.text
     for part in (
         f"lr 2 is better than lr 1: its dev loss on {corpus.folder.name} is 0.1000 nats per token lower (gain +0.1000",
-        f"; 95 % interval {verdict.low:+.4f} to {verdict.high:+.4f}; one-sided p = 0.002; 3 paired seeds, 0 to 2; 3 st",
+        f"; 95 % interval {low:+.4f} to {high:+.4f}; one-sided p = 0.002; 3 paired seeds, 0 to 2; 3 st",
         "The noise floor is 0.0115.",
         "A trial takes 21.0 s instead of 14.0 (+7.0, x 1.5), 700 MiB of memory instead of 560 (+140, x 1.25) and ",
         "1,000,100 parameters instead of 1,000,000 (+100, x 1).",
@@ -81,22 +83,24 @@ def test_a_loss_and_a_tie(corpus: Corpus, tmp_path: Path) -> None:
     assert worse.text.startswith("lr 2 is worse than lr 1: its dev loss")
     assert f"{-worse.gain:.4f} nats per token higher" in worse.text
     assert tie.text.startswith("lr 3 ties with lr 1: ")
-    assert "their dev losses" in replace(tie, gain=0.0).text
+    assert "their dev losses" in replace(tie, pair=replace(tie.pair, difference=0.0)).text
     assert "the same 14.0 s, the same 560 MiB of memory and the same 1,000,000 parameters" in tie.text
 
 
 def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
     noisy = verdict_of(compared(corpus, tmp_path, [5.0, 5.1, 5.2], [4.9, 5.15, 5.23]))
     assert noisy.word == "tie"
-    assert noisy.sd is not None
-    needed = seeds_needed(noisy.sd)
+    assert noisy.pair.sd is not None
+    needed = seeds_needed(noisy.pair.sd)
     assert noisy.seeds_needed == needed > 3
-    expected = f"takes about {needed} paired seeds ({needed - 3} more), by the SD of these differences, {noisy.sd:.4f}."
+    expected = (
+        f"takes about {needed} paired seeds ({needed - 3} more), by the SD of these differences, {noisy.pair.sd:.4f}."
+    )
     assert noisy.text.endswith(expected)
     assert "To tell a gain of 0.02 nats from none (p < 0.01, power 80 %) takes" in noisy.text
-    enough = replace(noisy, sd=0.001, seeds_needed=3)
+    enough = replace(noisy, pair=replace(noisy.pair, sd=0.001))
     assert "More seeds are not needed: 3 tell a gain of 0.02 nats from none" in enough.text
-    assert "what is missing is p" in replace(enough, word="unproven").text
+    assert "what is missing is p" in replace(enough, pair=replace(enough.pair, verdict="unproven")).text
     assert "lies within 0.02 of no gain, so more seeds are not needed" in replace(noisy, sequential=True).text
 
 
@@ -104,7 +108,7 @@ def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
 def test_one_seed_is_unproven(corpus: Corpus, tmp_path: Path, other: float) -> None:
     verdict = verdict_of(compared(corpus, tmp_path, [5.0], [other]))
     assert verdict.word == "unproven"
-    assert (verdict.low, verdict.high, verdict.p, verdict.sd, verdict.seeds_needed) == (None,) * 5
+    assert (verdict.interval, verdict.pair.p, verdict.seeds_needed) == (None,) * 3
     assert "lr 2 against lr 1 is unproven" in verdict.text
     assert "one seed, 0; 3 steps" in verdict.text
     assert verdict.text.endswith("One seed proves nothing: run at least 3.")
@@ -121,7 +125,7 @@ def test_lost_trials_and_broken_rules_are_said(corpus: Corpus, tmp_path: Path) -
     assert "lr 2: seeds 0, 1 diverged and count as a uniform guess." in verdict.text
     assert "lr 1: seed 7 crashed and does not count." in verdict.text
     assert "It breaks the rules of track closed: 3 steps, not 100; so does lr 1." in verdict.text
-    own = replace(verdict, rules_broken=(), first_rules_broken=("trained on a GPU",))
+    own = replace(verdict, base=rules(verdict.base, "trained on a GPU"), result=rules(verdict.result))
     assert "It keeps the rules of track closed. lr 1 breaks them: trained on a GPU." in own.text
 
 
