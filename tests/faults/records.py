@@ -1,298 +1,196 @@
-"""Records of trials that somebody else has written or damaged: read, drawn, put on pages and printed.
+"""Records of trials that strangers, editors and broken disks leave: read, or refused in one clear error.
 
-Each is either read, and then every table, picture and page can be made of it, or refused in one clear error that names
-its line. No text of a record becomes an element or attribute of a page, HTML in Markdown, or an escape on a terminal.
+No name or message that is read holds a control character, so no table, page or terminal gets one; settings of a run are
+made printable where they are shown.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
+import random
 import re
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from odd_records import (
-    ARMS,
-    CHANGES,
-    DRAWN_QUICKLY,
-    ESCAPE,
-    LINES,
-    MUTATIONS,
-    SEEDS,
-    Row,
-    good_row,
-    random_changes,
-)
 from promises import Line
 
-from hectogpt import cli, errors
-from hectogpt.cli.compare_run import Outcome, show_results
-from hectogpt.data import Corpus, open_corpus
+from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.lab.compare import Comparison
-from hectogpt.lab.comparison_page import render_page as comparison_page
-from hectogpt.lab.plan import Arm
-from hectogpt.lab.record import Record, failures, read_records
-from hectogpt.lab.tracks import TRACKS
-from hectogpt.lab.verdict import give_verdicts
-from tools.report import ladder_names, recipe_descriptions, write_report
-from tools.report.ladder_page import ladder_page
-from tools.report.leaderboard import build_leaderboards
+from hectogpt.lab.record import read_records
+from hectogpt.serialization import dump
+
+Row = dict[str, Any]
+ARMS = ("baseline", "learning_rate")
+SEEDS = 2
+MUTATIONS = 1500  # random ones, of the long proof
+
+MARKUP = 't"><img src=x onerror=document.body.remove()><i id="'
+SCRIPT = "</script><script>document.body.remove()</script><!--<script>"
+ESCAPE = "a\x1b]0;pwn\x07\x9b31mb\r\x7f"
+NUL, SURROGATE, RIGHT_TO_LEFT = "a\0b", "a\ud800b", "a\u202eb"
+MATHS = "$\\frac{$ $x^2$"
+MARKDOWN = "x](javascript:a) | y\n# heading\n<b onclick=a>"
+RICH = "[bold]x[/nope]"
+TEXTS = (
+    MARKUP,
+    SCRIPT,
+    ESCAPE,
+    NUL,
+    SURROGATE,
+    RIGHT_TO_LEFT,
+    MATHS,
+    MARKDOWN,
+    RICH,
+    "",
+    " ",
+    "日本",
+    "../../x",
+    "x" * 300,
+)
+NUMBERS: tuple[Any, ...] = (float("nan"), float("inf"), -1, True, 10**400, 1e300, "3", [3], {}, 1.5, 0, 1e12, -0.0)
+OTHERS: tuple[Any, ...] = ([], {}, [1], {"a": 1}, "x", 5, True, None, [[1]], [None], ["a"])
+
+# Changes of one record each, by name.
+CHANGES: dict[str, Row] = {
+    **{f"{name} {text[:12]!r}": {name: text} for name in ("corpus", "track") for text in TEXTS},
+    "recipe with markup": {"recipe": MARKUP},
+    "recipe with escapes": {"recipe": ESCAPE, "arm": ESCAPE},
+    "a name of 5000 characters": {"corpus": "x" * 5000},
+    "error with markup": {"status": "failed", "error": f"{SCRIPT}\n{MARKDOWN}\n{ESCAPE}"},
+    "a rule with markup": {"rules_broken": [MARKUP, MARKDOWN, ESCAPE, SURROGATE]},
+    "a rule that is a number": {"rules_broken": [1]},
+    "commit and version with markup": {"commit": MARKUP, "version": SCRIPT},
+    **{f"dev_loss {value!r:.18}": {"dev_loss": value} for value in NUMBERS},
+    "dev_loss null": {"dev_loss": None},
+    "test_loss a text": {"test_loss": "3"},
+    "params a text": {"params": "many"},
+    "params of 60 digits": {"params": 10**60},
+    "seed a text": {"seed": "0"},
+    "seed of 30 digits": {"seed": 10**30},
+    "losses of texts": {"losses": ["a", "b"]},
+    "losses of lists": {"losses": [[1.0], [2.0]]},
+    "losses with null": {"losses": [1.0, None]},
+    "losses with NaN": {"losses": [1.0, float("nan")]},
+    "losses a text": {"losses": "abc"},
+    "losses of zero": {"losses": [0.0] * 5, "grad_norms": [0.0] * 5},
+    "losses far apart": {"losses": [1e-12, 1e12, 1.0], "grad_norms": [1e-12, 1e12, 0.0]},
+    "losses of one step": {"losses": [3.0], "grad_norms": [1.0]},
+    "no losses": {"losses": [], "grad_norms": []},
+    "a curve of 5000 steps": {"losses": [3.0] * 5000},
+    "anchors that are texts": {"ngram_kn3": None, "anchor_kn3": "3", "anchor_uniform": "10"},
+    "one n-gram baseline alone": {"ngram_split": "dev", "ngram_kn3": 3.0},
+    "overrides a list": {"overrides": ["steps"]},
+    "overrides with markup": {"overrides": {MARKUP: 1}},
+    "overrides of markup": {"overrides": {"optim.lr": MARKUP, "model.norm": {"type": SCRIPT}, "x": [ESCAPE]}},
+    "overrides of dunders": {"overrides": {"__class__.__init__": 1}},
+    "run empty": {"run": {}},
+    "run a list": {"run": []},
+    "run of steps alone": {"run": {"steps": 100}},
+    "run with steps of text": {"run": {"steps": "100"}},
+    "run with negative steps": {"run": {"steps": -1}},
+    "run with odd parts": {"run": {"steps": 3, "model": {"norm": {"type": ["LayerNorm"]}}, "ideas": [SCRIPT]}},
+    "run nested deeply": {"run": {"steps": 3, "model": json.loads("[" * 200 + "]" * 200)}},
+    "hashes that are numbers": {"corpus_sha256": {"train": 5}},
+    "machine a list": {"machine": [1]},
+    "status unknown": {"status": "great"},
+    "modified a number": {"modified": 1},
+    "steps a number with a point": {"steps": 1.5},
+    "unknown fields": {MARKUP: ESCAPE, "more": {"x": [1]}},
+}  # fmt: skip
+# Lines that are no record at all.
+LINES: dict[str, bytes] = {
+    "brackets without end": b"[" * 100_000,
+    "braces without end": b'{"a":' * 100_000,
+    "nothing but NUL": b"\0" * 500,
+    "no UTF-8": b'{"corpus": "\xff\xfe"}',
+    "a byte order mark": b'\xef\xbb\xbf{"corpus": "c"}',
+    "half a record": b'{"corpus": "c", "track": "clo',
+    "two records": b'{"corpus": "c"} {"corpus": "c"}',
+    "a key twice": b'{"corpus": "c", "corpus": "d"}',
+    "a number of 5000 digits": b'{"seed": ' + b"9" * 5000 + b"}",
+    "a list": b"[1, 2]",
+    "only the needed fields": b'{"corpus": "c", "track": "t", "recipe": "r", "seed": 0, "run": {"steps": 1}}',
+}
 
 
-@dataclass
-class Tally:
-    """Tries and failures by promise, with the first few failures in words."""
-
-    tries: dict[str, int] = field(default_factory=dict)
-    failures: dict[str, list[str]] = field(default_factory=dict)
-
-    def check(self, promise: str, held: bool, what: str) -> None:
-        """Count one try."""
-        self.tries[promise] = self.tries.get(promise, 0) + 1
-        if not held:
-            self.failures.setdefault(promise, []).append(what)
+def random_changes(count: int) -> Iterator[tuple[str, Row]]:
+    """Records with two fields changed at random, always the same ones."""
+    draw = random.Random(0)
+    fields = [*good_row("baseline", 0), "machine", "error", "rules_broken", "status", "ngram_kn3", "ngram_split"]
+    for number in range(count):
+        change: Row = {}
+        for _ in range(2):
+            name = draw.choice(fields)
+            change[name] = draw.choice([*TEXTS, *NUMBERS, *OTHERS, [draw.choice(NUMBERS)], [draw.choice(TEXTS)]])
+        yield f"random change {number} of {', '.join(change)}", change
 
 
-ANSWERED = "odd records: read or refused in one clear error, never a traceback"
-DRAWN = "odd records: tables, pictures and pages of all that are read"
-ON_PAGES = "odd records: no element or attribute of theirs on a page, no HTML in Markdown"
-ON_TERMINALS = "odd records: no escape in what is printed or written"
+def good_row(recipe: str, seed: int, sha256: dict[str, str] | None = None) -> Row:
+    """A record as `hectogpt compare` writes it, with a made-up curve."""
+    loss = (3.5 if recipe == "baseline" else 3.0) + seed / 100
+    run = dump(replace(recipes.recipe(recipe), seed=seed, threads=1))
+    curve = [round(loss + 7 * 0.9**step, 4) for step in range(1, 101)]
+    row: Row = {"corpus": "c", "track": "closed", "recipe": recipe, "arm": recipe, "seed": seed, "run": run}
+    row |= {"corpus_sha256": sha256 or {}, "overrides": {}, "modified": False, "steps": 100, "commit": "0" * 40}
+    row |= {"dev_loss": loss, "dev_bpb": 1.1, "test_loss": loss, "test_bpb": 1.1, "seconds": 9.5, "params": 1000}
+    return row | {"peak_mb": 500.0, "losses": curve, "grad_norms": curve, "version": "0", "dirty": False}
+
+
+def files() -> Iterator[tuple[str, bytes]]:
+    """(name, content) of files of records of which one or all are odd."""
+    for name, change in CHANGES.items():
+        rows = [good_row(recipe, seed) | change for seed in range(SEEDS) for recipe in ARMS]
+        yield name, b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    yield from ((name, line + b"\n") for name, line in LINES.items())
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a record, keys among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inside in value.items():
+            yield from (*texts(key), *texts(inside))
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            yield from texts(inside)
+
+
+def fault_of(path: Path) -> str:
+    """What is wrong with how a file of records is read, "" if nothing."""
+    try:
+        records = read_records(path)
+    except UserError as error:
+        clear = (
+            error.code == errors.DATA and re.search(r"line \d+ is not a record", error.what) and len(str(error)) < 2000
+        )
+        return "" if clear and str(error).replace("\n", "").isprintable() else f"not clear: {str(error)[:200]!r}"
+    except Exception:
+        return traceback.format_exc(limit=-1)
+    shown = [{n: v for n, v in asdict(record).items() if n not in ("run", "overrides")} for record in records]
+    odd = [text for text in texts(shown) if not text.replace("\n", "").isprintable()]
+    return f"not printable: {odd[0][:50]!r}" if odd else ""
 
 
 def check(quick: bool) -> list[Line]:
-    """Try every odd record; the long proof draws the pictures of all of them and adds random changes."""
-    begun, tally = time.perf_counter(), Tally()
-    with tempfile.TemporaryDirectory() as name:
-        place = Place(Path(name), tally)
-        cases = {name: place.lines(change) for name, change in CHANGES.items()}
-        cases |= {name: [line] for name, line in LINES.items()}
-        for name, lines in cases.items():
-            place.attempt(name, lines, pictures=not quick or name in DRAWN_QUICKLY)
-        if not quick:
-            for name, change in random_changes(MUTATIONS):
-                place.attempt(name, place.lines(change), pictures=False)
-        place.attempt_files()
-    seconds = time.perf_counter() - begun
-    found = []
-    for promise, tries in tally.tries.items():
-        wrong = tally.failures.get(promise, [])
-        found.append(Line(promise, tries, len(wrong), seconds / len(tally.tries), "; ".join(wrong[:3])))
-    return found
-
-
-class Place:
-    """A folder to draw in, a small corpus, and what pages are made of when nothing is odd."""
-
-    def __init__(self, folder: Path, tally: Tally) -> None:
-        self.folder, self.tally = folder, tally
-        self.corpus = small_corpus(folder)
-        self.ladder, self.descriptions = ladder_names(), recipe_descriptions()
-        arms = [Arm(name, replace(recipes.recipe(name), threads=1), {}) for name in ARMS]
-        self.comparison = Comparison(arms, range(SEEDS), self.corpus, TRACKS["closed"], folder / "r.jsonl")
-        self.write(self.lines({}))
-        boards = build_leaderboards(read_records(self.comparison.out), self.ladder)
-        self.plain_markdown = ladder_page(boards, self.descriptions).count("<")
-        self.template = elements(self.compared()[1])
-        for rare in ({"rules_broken": ["x"]}, {"losses": [3.0]}):  # a note, and a curve that is a dot
-            records = [replace(record, **rare) for record in self.comparison_records()]
-            self.template |= elements(self.compared(records)[1])
-
-    def lines(self, change: Row) -> list[bytes]:
-        """The lines of a file in which every record has the change; those of a change of the recipe alone the first."""
-        found = []
-        for seed in range(SEEDS):
-            for place, recipe in enumerate(ARMS):
-                row = good_row(recipe, seed, self.corpus.sha256)
-                mine = change if not place or "recipe" not in change else {}
-                found.append(json.dumps(row | mine).encode())
-        return found
-
-    def write(self, lines: Sequence[bytes]) -> None:
-        """Make the file of records hold these lines."""
-        self.comparison.out.write_bytes(b"".join(line + b"\n" for line in lines))
-
-    def comparison_records(self) -> list[Record]:
-        """The records that the comparison finds in the file."""
-        self.comparison.missing()
-        return list(self.comparison.records.values())
-
-    def compared(self, records: list[Record] | None = None) -> tuple[Outcome, str]:
-        """What the comparison says of the records of the file, or of these, and its page; "" if there are none."""
-        self.comparison.missing()
-        if records is not None:
-            self.comparison.records = {(r.arm, r.seed): r for r in records}
-        results = self.comparison.results()
-        outcome = Outcome(self.comparison, results, give_verdicts(self.comparison, results), False, "")
-        notes = failures(record for result in results for record in result.records)
-        page = comparison_page(self.comparison, results, outcome.verdicts, notes, "") if results else ""
-        return outcome, page
-
-    def attempt(self, name: str, lines: Sequence[bytes], pictures: bool) -> None:
-        """Read a file of these lines, make everything of it that can be made, and look at the result."""
-        records = self.read(name, lines)
-        if records is None:
-            return
-        try:
-            self.make(name, records, pictures)
-        except Exception:
-            self.tally.check(DRAWN, False, f"{name}: {traceback.format_exc(limit=-1)}")
-        else:
-            self.tally.check(DRAWN, True, name)
-
-    def read(self, name: str, lines: Sequence[bytes]) -> list[Record] | None:
-        """The records of a file of these lines; None if it is refused."""
-        self.write(lines)
-        try:
-            records = read_records(self.comparison.out)
-        except UserError as error:
-            clear = error.code == errors.DATA and re.search(r"line \d+ is not a record", error.what) is not None
-            self.tally.check(ANSWERED, clear and len(str(error)) < 2000, f"{name}: {error.what}")
-            self.shown(name, str(error))
-        except Exception:
-            self.tally.check(ANSWERED, False, f"{name}: {traceback.format_exc(limit=-1)}")
-        else:
-            self.tally.check(ANSWERED, True, name)
-            return records
-        return None
-
-    def make(self, name: str, records: list[Record], pictures: bool) -> None:
-        """Tables, pages and, if asked for, pictures."""
-        boards = build_leaderboards(records, self.ladder)
-        if pictures:
-            out = self.folder / "out"
-            write_report(self.comparison.out, out, self.folder / "no answers", self.ladder, self.descriptions)
-            markdown = (out / "LADDER.md").read_text(encoding="utf-8")
-            pngs = list((out / "pictures").iterdir())
-            whole = all(png.read_bytes().endswith(b"IEND\xaeB`\x82") for png in pngs)
-            self.tally.check(DRAWN, whole and out.resolve() in (out / "pictures").resolve().parents, name)
-        else:
-            markdown = ladder_page(boards, self.descriptions)
-        outcome, compared = self.compared()
-        if html := compared:
-            self.tally.check(ON_PAGES, elements(html) <= self.template, f"{name}: {elements(html) - self.template}")
-            self.shown(name, texts(html))
-        foreign = markdown.count("<") - self.plain_markdown or re.search(
-            r"(?<!\\)\]\(javascript|^# head", markdown, re.M
+    """Every odd record; the long proof adds random changes."""
+    begun, faults, count = time.perf_counter(), [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "r.jsonl"
+        more = (
+            []
+            if quick
+            else [(n, json.dumps(good_row("baseline", 0) | c).encode()) for n, c in random_changes(MUTATIONS)]
         )
-        self.tally.check(ON_PAGES, not foreign, f"{name}: LADDER.md")
-        self.shown(name, markdown)
-        if outcome.results:
-            self.shown(name, printed(lambda: show_results(outcome)))
-
-    def shown(self, name: str, text: str) -> None:
-        """Look for control characters, and for text that no file can hold."""
-        odd = [c for c in set(text) if not c.isprintable() and c not in "\n\t"]
-        self.tally.check(ON_TERMINALS, not odd, f"{name}: {odd[:3]}")
-
-    def attempt_files(self) -> None:
-        """What is no file of records, through the command: nothing waits, and the name is told without escapes."""
-        out, odd = self.folder / "command", self.folder / "\x1b]0;pwn\x07.jsonl"
-        odd.mkdir()
-        pipe = self.folder / "pipe"
-        if hasattr(os, "mkfifo"):
-            os.mkfifo(pipe)
-        (self.folder / "empty").write_bytes(b"")
-        names = (odd, pipe, self.folder / "empty", Path(os.devnull), Path("/dev/zero"), self.folder / "none")
-        for path in names:
-            code, told = self.report(path, out)
-            self.tally.check(
-                ANSWERED, code == errors.DATA and told.startswith("error: "), f"{path.name!r}: {code}, {told}"
-            )
-            self.shown(path.name, told)
-        self.write(self.lines({"corpus": ESCAPE}))
-        code, told = self.report(self.comparison.out, self.folder / "\x1b[31mo")
-        self.tally.check(ANSWERED, code == 0, f"an odd --out: {code}, {told}")
-        self.shown("an odd --out", told)
-
-    def report(self, ladder: Path, out: Path) -> tuple[int, str]:
-        """Exit code and message of a report; no written answer is touched."""
-        try:
-            write_report(ladder, out, self.folder / "none")
-        except UserError as error:
-            return error.code, str(error)
-        return 0, ""
-
-
-def small_corpus(folder: Path) -> Corpus:
-    """A corpus of 600 made-up tokens a split."""
-    draw = np.random.default_rng(0)
-    (folder / "corpus").mkdir()
-    for split in ("train", "dev", "test"):
-        draw.integers(0, 50, 600).astype("<u2").tofile(folder / "corpus" / f"{split}.bin")
-    return open_corpus(str(folder / "corpus"), cache=folder / "cache")
-
-
-class _Elements(HTMLParser):
-    """The elements of a page with their attributes, and its text outside scripts and styles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[tuple[str, str]] = set()
-        self.words: list[str] = []
-        self.inside = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.inside = tag
-        self.found |= {(tag, name) for name, _ in [("", None), *attrs]}
-        self.words += [value for _, value in attrs if value]
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.inside not in ("script", "style"):
-            self.words.append(data)
-
-    def handle_comment(self, data: str) -> None:
-        self.found.add(("a comment", data[:20]))
-
-
-def _parsed(html: str) -> _Elements:
-    parser = _Elements()
-    parser.feed(html)
-    parser.close()
-    return parser
-
-
-def elements(html: str) -> set[tuple[str, str]]:
-    """(element, attribute) of everything on a page; ("script", "") for an element without attributes."""
-    return _parsed(html).found
-
-
-def texts(html: str) -> str:
-    """What can be read on a page, and the values of its attributes."""
-    return "\n".join(_parsed(html).words)
-
-
-def printed(show: Callable[[], None]) -> str:
-    """What a function prints."""
-    written = io.StringIO()
-    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
-        show()
-    return written.getvalue()
-
-
-def command(*arguments: str) -> tuple[int, str]:
-    """Exit code and output of a command that runs in this process."""
-    code = 0
-
-    def run() -> None:
-        nonlocal code
-        try:
-            cli.main(list(arguments))
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-
-    text = printed(run)
-    return code, text
+        for name, content in [*files(), *more]:
+            path.write_bytes(content)
+            count += 1
+            faults += [f"{name}: {fault}"] if (fault := fault_of(path)) else []
+    seconds = time.perf_counter() - begun
+    return [Line("odd records: read or refused in one clear error", count, len(faults), seconds, "; ".join(faults[:3]))]

@@ -7,13 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import odd_records
 import pytest
-import records as proof
+import records
 from matplotlib.figure import Figure
-from odd_records import ESCAPE, MARKUP, SCRIPT
-from records import Place, Tally
-from reports import DESCRIPTIONS, NAMES, boards_of, make_row, write_rows
+from records import ESCAPE, MARKUP, SCRIPT, good_row
 
 from hectogpt import errors
 from hectogpt.data import open_corpus
@@ -22,40 +19,12 @@ from hectogpt.lab import baseline_curves, recipes
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.serialization import dump
 from hectogpt.training.plot import plain_text, save_figure
-from tools.report import write_report
-from tools.report.tables import Table, markdown_text
-
-# --- all of them ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("odd"), Tally())
-
-
-def test_every_odd_record_is_read_or_refused_and_harms_nothing(place: Place) -> None:
-    """D2, D7, D15: all are read or refused; of every third, tables, pages, the comparison's page and what is printed.
-    The proof does so for all."""
-    cases = {name: place.lines(change) for name, change in odd_records.CHANGES.items()}
-    cases |= {name: [line] for name, line in odd_records.LINES.items()}
-    assert len(cases) >= 47
-    for number, (name, lines) in enumerate(cases.items()):
-        if number % 3:
-            place.read(name, lines)
-        else:
-            place.attempt(name, lines, pictures=False)
-    assert place.tally.failures == {}
-    assert place.tally.tries[proof.ANSWERED] == len(cases)
-    assert place.tally.tries[proof.DRAWN] >= 15
-    assert place.tally.tries[proof.ON_PAGES] >= 20
-
-
-@pytest.mark.thorough
-def test_pictures_and_the_command_with_odd_records() -> None:
-    """D2, D7, D15, with pictures and `hectogpt report`."""
-    lines = proof.check(quick=True)
-    assert len(lines) == 4
-    assert [line for line in lines if line.failures] == []
+def test_every_odd_record_is_read_or_refused() -> None:
+    [line] = records.check(quick=True)
+    assert (line.failures, line.detail) == (0, "")
+    assert line.tries >= 80
 
 
 @pytest.mark.parametrize(
@@ -76,7 +45,8 @@ def test_pictures_and_the_command_with_odd_records() -> None:
 )
 def test_what_is_wrong_with_a_field_is_told(tmp_path: Path, change: dict[str, Any], why: str) -> None:
     """D7."""
-    path = write_rows(tmp_path / "r.jsonl", [make_row("baseline", 0), make_row("baseline", 1) | change])
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(good_row("baseline", 0) | c) + "\n" for c in ({}, change)), encoding="utf-8")
     with pytest.raises(UserError, match="line 2 is not a record") as caught:
         read_records(path)
     assert caught.value.code == errors.DATA
@@ -94,44 +64,15 @@ def test_a_file_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_what_compare_writes_is_read(tmp_path: Path) -> None:
     """Names of files come into records; whatever they are, the next command can read them."""
-    for number, name in enumerate((MARKUP, SCRIPT, ESCAPE, *odd_records.TEXTS)):
+    for number, name in enumerate((MARKUP, SCRIPT, ESCAPE, *records.TEXTS)):
         if not name.isspace() and name:
             run = dump(recipes.recipe("baseline")) | {"recipe": name}
             record = Record(name, "closed", name, number, run, dev_loss=3.0, overrides={"optim.eps": float("inf")})
             append_record(tmp_path / "r.jsonl", record)
     found = read_records(tmp_path / "r.jsonl")
     assert len(found) >= 14
-    assert all(text.isprintable() for record in found for text in (record.corpus, record.recipe, record.arm))
     assert found[0].overrides == {"optim.eps": "inf"}
     assert found[0].key() == Record(**{**found[0].__dict__}).key()
-
-
-# --- pages, Markdown, pictures ----------------------------------------------------------------------------------------
-
-
-def test_the_slug_of_a_board_is_plain(tmp_path: Path) -> None:
-    """D2: it is an element's id on the page and a part of names of files."""
-
-    def slug(corpus: str, track: str = "closed") -> str:
-        [board] = boards_of([make_row("baseline", 0, corpus=corpus, track=track)])
-        return board.slug
-
-    assert slug("sotu") == "sotu-closed"
-    assert slug("tinystories", "closed+statistics") == "tinystories-closed-statistics"
-    assert slug("hf:a/b") == "hf-a-b-closed"
-    odd = [slug(text) for text in (MARKUP, "a b", "a\tb", "../..", "x" * 300, "x" * 301)]
-    assert len(set(odd)) == len(odd)
-    assert all(set(text) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") for text in odd)
-    assert max(map(len, odd)) < 120
-
-
-def test_texts_in_markdown_and_html() -> None:
-    """D2."""
-    assert markdown_text("a <b>|c\n# d\x1b[0m") == "a &lt;b>\\|c # d\\x1b[0m"
-    assert markdown_text("[x](javascript:a) [y]: b [z][y]") == "[x\\](javascript:a) [y\\]: b [z\\][y]"
-    assert markdown_text("-0.012 [-0.020, +0.001] dev, width_256") == "-0.012 [-0.020, +0.001] dev, width_256"
-    table = Table(["a"], [[MARKUP + "\x1b"]])
-    assert "<img" not in table.markdown()
 
 
 def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
@@ -158,18 +99,6 @@ def test_half_a_picture_never_has_its_name(tmp_path: Path, monkeypatch: pytest.M
         save_figure(Figure(), path)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_a_killed_report_was_writing_is_removed_by_the_next(tmp_path: Path) -> None:
-    """D17."""
-    ladder, out = write_rows(tmp_path / "r.jsonl", [make_row("baseline", 0)]), tmp_path / "out"
-    (out / "pictures").mkdir(parents=True)
-    for name in (".LADDER.md.123", "pictures/.tinystories-closed-ladder.png.99", "pictures/.mine.txt.5"):
-        (out / name).write_text("half")
-    write_report(ladder, out, tmp_path / "none", NAMES, DESCRIPTIONS)
-    assert {path.name for path in out.iterdir()} == {"LADDER.md", "pictures"}
-    hidden = [path.name for path in (out / "pictures").iterdir() if path.name.startswith(".")]
-    assert hidden == [".mine.txt.5"]
 
 
 # --- the baseline's curve ---------------------------------------------------------------------------------------------
