@@ -51,7 +51,11 @@ def check_files(arguments: CheckArguments) -> None:
     checks = verify_run(folder)
     bad = [check for check in checks if check.problem]
     if arguments.json:
-        print(json.dumps({"run": str(folder), "checks": [c.as_json() for c in checks], "damaged": len(bad)}))
+        print(
+            json.dumps(
+                {"run": str(folder), "checks": [c.as_json() for c in checks], "damaged": len(bad)}, allow_nan=False
+            )
+        )
     elif not arguments.quiet:
         for check in checks:
             print(printable(f"{'damaged' if check.problem else 'ok':<8} {check.path}"))

@@ -124,8 +124,5 @@ def compare_kills(cases: dict[str, Case], where: Path, kills: int) -> Line:
     faults = [fault for _, _, some in found for fault in some]
     went_on = sum(count for _, count, _ in found)
     faults += [] if went_on else ["no trial went on from a checkpoint"]
-    lost = sum(fault.startswith("lost") for fault in faults)
-    detail = f"{lost} lost, {went_on} trials went on from a checkpoint"
-    detail += f"; {len(faults)} faults, the first: {faults[0]}" if faults else ""
-    tries = sum(done for done, _, _ in found)
-    return Line("compare killed anywhere", tries, min(len(faults), tries), time.monotonic() - begun, detail)
+    good = f"0 lost, {went_on} trials went on from a checkpoint"
+    return forks.line("compare killed anywhere", sum(done for done, _, _ in found), faults, begun, good)

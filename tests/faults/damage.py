@@ -7,7 +7,6 @@ changed: the code that loads must refuse them. Where there is an older checkpoin
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,30 +142,23 @@ def damage(kind: str, number: int, found: list[Target]) -> str:
     return f"{kind[:-1]} in {target.path.name}: {fault}" if fault else ""
 
 
-def check(quick: bool) -> list[Line]:
-    """All lines. quick: a tenth of the tries."""
-    where = small_runs.scratch()
-    try:
-        case = small_runs.make_cases(where, steps=4)["plain"]
-        return [damaged(where, case, {kind: QUICK if quick else count for kind, (_, count) in KINDS.items()})]
-    finally:
-        shutil.rmtree(where)
-
-
 def damaged(where: Path, case: Case, counts: dict[str, int]) -> Line:
     """The line of so many damages of each kind. Each worker has a run of its own."""
     begun = time.monotonic()
+    tries = [(kind, number) for kind, count in counts.items() for number in range(count)]
 
     def work(worker: int) -> list[str]:
         found = targets(where / f"damage {worker}", case)
-        sound = [target.path.name for target in found if not target.notices()]
-        faults = [f"{name} is refused though it is sound" for name in sound]
-        tries = [(kind, number) for kind, count in counts.items() for number in range(count)]
+        faults = [f"{target.path.name} is refused though it is sound" for target in found if not target.notices()]
         return faults + [fault for which in tries[worker :: forks.WORKERS] if (fault := damage(*which, found))]
 
     for worker in range(forks.WORKERS):
         (where / f"damage {worker}").mkdir()
     faults = [fault for some in forks.spread(work, range(forks.WORKERS)) for fault in some]
-    undetected = sum(fault.endswith(("loaded", "found sound")) for fault in faults)
-    detail = f"{undetected} loaded" + (f"; the first fault: {faults[0]}" if faults else "")
-    return Line("damage", sum(counts.values()), len(faults), time.monotonic() - begun, detail)
+    return forks.line("damage", len(tries), faults, begun, "0 loaded")
+
+
+def check(quick: bool) -> list[Line]:
+    """All lines. quick: a tenth of the tries."""
+    with small_runs.place(4) as (where, cases):
+        return [damaged(where, cases["plain"], {kind: QUICK if quick else count for kind, (_, count) in KINDS.items()})]

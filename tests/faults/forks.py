@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
+from promises import Line
+
 from hectogpt import errors
 from hectogpt.cli.last_resort import tell
 from hectogpt.errors import UserError
@@ -145,3 +147,18 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
             raise RuntimeError(f"a worker of the proof ended with {ended.code}:\n{ended.said}")
         found[number::workers] = ended.value
     return found
+
+
+def over(promise: str, work: Callable[[Any], list[str]], items: Sequence[Any], good: str = "0 lost") -> Line:
+    """The line of a promise that is tried on all items. work: what went wrong with one, in words. good: the detail if
+    nothing did."""
+    begun = time.monotonic()
+    found = spread(lambda item: [f"{item}: {fault}" for fault in work(item)], items)
+    faults = [fault for some in found for fault in some]
+    return line(promise, len(items), faults, begun, good)
+
+
+def line(promise: str, tries: int, faults: list[str], begun: float, good: str = "0 lost") -> Line:
+    """A line whose detail is `good`, or the number of faults and the first."""
+    detail = f"{len(faults)} faults, the first: {faults[0]}" if faults else good
+    return Line(promise, tries, min(len(faults), tries), time.monotonic() - begun, detail)

@@ -6,7 +6,6 @@ weights, last checkpoint, metrics and scores are those of a run that nobody dist
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import shutil
@@ -113,7 +112,7 @@ def random_kills(cases: dict[str, Case], where: Path, kills: int, steps: int) ->
 
     found = forks.spread(part, parts)
     faults = [fault for _, some in found for fault in some]
-    return line("killed anywhere", sum(n for n, _ in found), faults, begun)
+    return forks.line("killed anywhere", sum(n for n, _ in found), faults, begun)
 
 
 # --- at every point ---------------------------------------------------------------------------------------------------
@@ -168,33 +167,19 @@ def kill_at(
 
 def point_kills(name: str, case: Case, where: Path, every: int, only: str = "") -> Line:
     """The line of kills at every point of training, or at one of `every` of them. only: at points with these words."""
-    begun = time.monotonic()
-    case = case.with_steps(FEW_STEPS)
-    train = small_runs.train_unscored
+    case, train = case.with_steps(FEW_STEPS), small_runs.train_unscored
     expected = reference(case, where, train)
     points = [point for point in points_of(case, where, train) if only in point[1]][::every]
-    found = forks.spread(
-        lambda point: [f"{point[1]} {point[0]}: {f}" for f in kill_at(point[0], case, where, train, expected)], points
-    )
-    return line(f"killed at every point, {name}", len(points), [fault for some in found for fault in some], begun)
+    return forks.over(f"killed at every point, {name}", lambda p: kill_at(p[0], case, where, train, expected), points)
 
 
 def score_kills(case: Case, where: Path, every: int) -> Line:
     """The line of kills at every point of what follows the last step: weights, score, picture, summary, manifest."""
-    begun = time.monotonic()
-    case = case.with_steps(FEW_STEPS)
-    expected = reference(case, where)
-    trained = where / "trained" / "run"
-    first = _first_of_scoring(case, where)
+    case, train = case.with_steps(FEW_STEPS), small_runs.train
+    expected, trained, first = reference(case, where), where / "trained" / "run", _first_of_scoring(case, where)
     forks.run(lambda: _train_until(case, trained, first))
-    points = points_of(case, where, small_runs.train, trained)[::every]
-    found = forks.spread(
-        lambda point: [
-            f"{point[1]} {point[0]}: {f}" for f in kill_at(point[0], case, where, small_runs.train, expected, trained)
-        ],
-        points,
-    )
-    return line("killed while scoring", len(points), [fault for some in found for fault in some], begun)
+    points = points_of(case, where, train, trained)[::every]
+    return forks.over("killed while scoring", lambda p: kill_at(p[0], case, where, train, expected, trained), points)
 
 
 def _first_of_scoring(case: Case, where: Path) -> int:
@@ -209,19 +194,9 @@ def _train_until(case: Case, folder: Path, point: int) -> None:
     small_runs.train(case, folder)
 
 
-def line(promise: str, tries: int, faults: list[str], begun: float) -> Line:
-    """A line whose detail is the number of lost steps, or the first fault."""
-    lost = sum("lost:" in fault for fault in faults)
-    detail = f"{lost} lost" + (f"; {len(faults)} faults, the first: {faults[0]}" if faults else "")
-    return Line(promise, tries, min(len(faults), tries), time.monotonic() - begun, detail)
-
-
 def check(quick: bool) -> list[Line]:
     """All lines. quick: fewer kills."""
-    where = small_runs.scratch()
-    try:
-        cases = small_runs.make_cases(where)
-        warm_up(cases, where)
+    with small_runs.place(warm=("plain", "idea", "top")) as (where, cases):
         kinds = ["idea"] if quick else list(cases)
         return [
             random_kills({name: cases[name] for name in kinds}, where, QUICK_KILLS if quick else KILLS, STEPS),
@@ -229,14 +204,3 @@ def check(quick: bool) -> list[Line]:
             *([] if quick else [score_kills(cases["plain"], where, every=2)]),
             comparing.compare_kills({n: cases[n] for n in ("plain", "top")}, where, 4 if quick else 24),
         ]
-    finally:
-        shutil.rmtree(where)
-
-
-def warm_up(cases: dict[str, Case], where: Path) -> None:
-    """Train each kind once, so that the children find loaded what is loaded on first use."""
-    for name, case in cases.items():
-        small_runs.train(case.with_steps(2), where / "warm" / name)
-    shutil.rmtree(where / "warm")
-    gc.collect()
-    gc.freeze()  # a collection in a child would copy the pages of all these objects

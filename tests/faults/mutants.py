@@ -7,9 +7,7 @@ with the bug too, so only what goes wrong by kills, damage and failures counts.
 from __future__ import annotations
 
 import errno
-import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,19 +125,14 @@ def faults_of(bug: Callable[[], None], cases: dict[str, Case], where: Path) -> l
 
 def seen(chosen: list[Callable[[], None]], cases: dict[str, Case], where: Path) -> Line:
     """The line of planted bugs."""
-    begun = time.monotonic()
-    found = forks.spread(lambda n: len(faults_of(chosen[n], cases, where)), range(len(chosen)))
-    unseen = [bug.__name__ for bug, faults in zip(chosen, found, strict=True) if not faults]
-    detail = f"not seen: {', '.join(unseen)}" if unseen else "all seen"
-    return Line("planted bugs", len(chosen), len(unseen), time.monotonic() - begun, detail)
+
+    def look_for(bug: Callable[[], None]) -> list[str]:
+        return [] if faults_of(bug, cases, where) else [f"{bug.__name__} is not seen"]
+
+    return forks.over("planted bugs", look_for, chosen, "all seen")
 
 
 def check(quick: bool) -> list[Line]:
     """All lines. quick: four bugs."""
-    where = small_runs.scratch()
-    try:
-        cases = small_runs.make_cases(where)
-        killed.warm_up(cases, where)
+    with small_runs.place(warm=("plain", "idea", "top")) as (where, cases):
         return [seen(list(QUICK if quick else BUGS), cases, where)]
-    finally:
-        shutil.rmtree(where)

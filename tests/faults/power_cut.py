@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,6 @@ from hectogpt.errors import UserError
 from hectogpt.files import append_line, write_atomic
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
-from hectogpt.training.launch import Launch
-from hectogpt.training.parallel import World
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
 
@@ -127,44 +124,6 @@ def _newest(folder: Path, names: dict[str, str]) -> str:
     return "nothing" if found is None else names.get(small_runs.content_of(found), "wrong data")
 
 
-def parts_saving(case: Case, where: Path) -> Saving:
-    """A checkpoint of step 8 in parts, by a run with sharded weights in one process, beside those of steps 5, 6 and 7.
-    Make it in the process that saves: it opens connections."""
-    from hectogpt.training.sharded_checkpoint import save_parts  # loads FSDP2 and more
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        launch = Launch(0, 1, 0, 1, *free.getsockname(), attempt=0, agent=False)
-    run = case.with_steps(10).run
-    run = replace(run, data=replace(run.data, leaves=1, micro_batch=None))
-    session = Session.open(run, case.corpus, world=World(launch, sharded=True, shard_above=0))
-    sharded = session.sharded
-    assert sharded is not None
-    where.mkdir(parents=True)
-    sharded.see_folder(where)
-    session.wants_whole = lambda step: True
-    checkpoints, described = Checkpoints(where / "reference", keep=4), None
-    for step in session.steps():
-        described = sharded.described
-        save_parts(session, checkpoints)
-        if step.number == 8:
-            break
-    made = {step: checkpoints.load(step) for step in (5, 6, 7, 8)}
-    names = {small_runs.content_of(found): f"step {step}" for step, found in made.items()}
-
-    def act(folder: Path) -> None:
-        sharded.step, sharded.described = 8, described
-        save_parts(session, Checkpoints(folder))
-
-    def prepare(folder: Path) -> None:
-        for step in (5, 6, 7):
-            Checkpoints(folder).save(made[step])
-
-    return Saving(
-        "a checkpoint in parts", prepare, act, lambda folder: _newest(folder, names), ("step 7", "step 8"), ("step 8",)
-    )
-
-
 def weights_saving(case: Case) -> Saving:
     """The weights of an extended run, in the place of its earlier ones."""
     models = []
@@ -259,32 +218,23 @@ def corpus_saving(where: Path) -> Saving:
 
 def check(quick: bool) -> list[Line]:
     """All lines. quick: two of the weakened protocols."""
-    where = small_runs.scratch()
-    try:
-        case = small_runs.make_cases(where, steps=10)["plain"]
+    with small_runs.place(10) as (where, cases):
+        case = cases["plain"]
         savings = [checkpoint_saving(case), weights_saving(case), text_saving(), record_saving(0), record_saving(3)]
         savings.append(corpus_saving(where))
-        begun = time.monotonic()
-        makers = [*((lambda saving=saving: saving) for saving in savings), lambda: parts_saving(case, where / "parts")]
-        found = forks.spread(
-            lambda n: forks.value_of(lambda: states_of(makers[n](), where / str(n))), range(len(makers))
-        )
+        begun, numbers = time.monotonic(), range(len(savings))
+        found = forks.spread(lambda n: forks.value_of(lambda: states_of(savings[n], where / str(n))), numbers)
         wrong = [fault for _, faults in found for fault in faults]
-        states = sum(count for count, _ in found)
-        detail = f"{len(wrong)} wrong" + (f", the first: {wrong[0]}" if wrong else "")
-        lines = [Line("power cut", states, len(wrong), time.monotonic() - begun, detail)]
-        return [*lines, control(savings[0], where, CONTROLS[2:4] if quick else CONTROLS)]
-    finally:
-        shutil.rmtree(where)
+        states = forks.line("power cut", sum(count for count, _ in found), wrong, begun, "0 wrong")
+        return [states, control(savings[0], where, CONTROLS[2:4] if quick else CONTROLS)]
 
 
 def control(saving: Saving, where: Path, protocols: tuple[Callable[[], None], ...]) -> Line:
     """Weakened protocols, each of which must leave a wrong state."""
-    begun = time.monotonic()
-    found = forks.spread(
-        lambda n: forks.value_of(lambda: states_of(saving, where / f"control {n}", protocols[n], most=1)),
-        range(len(protocols)),
-    )
-    unseen = [protocols[n].__name__ for n, (_, wrong) in enumerate(found) if not wrong]
-    detail = f"not seen: {', '.join(unseen)}" if unseen else "each leaves a wrong state"
-    return Line("power cut, weakened protocols seen", len(protocols), len(unseen), time.monotonic() - begun, detail)
+
+    def look_at(bug: Callable[[], None]) -> list[str]:
+        folder = where / f"control {bug.__name__}"
+        wrong = forks.value_of(lambda: states_of(saving, folder, bug, most=1))[1]
+        return [] if wrong else [f"{bug.__name__} is not seen"]
+
+    return forks.over("power cut, weakened protocols seen", look_at, protocols, "each leaves a wrong state")

@@ -1,4 +1,4 @@
-"""The pages' server under attack: every route and stranger, large and slow clients, many users, and a parent that dies.
+"""The pages' server under attack: every route and stranger, large and slow clients, and a parent that dies.
 
 Needs what `hectogpt[explore]` installs. Processes and their memory are read by psutil, which marimo brings.
 """
@@ -145,17 +145,14 @@ def exploring(*more: str) -> Iterator[Explore]:
 
 
 def check(quick: bool) -> list[Line]:
-    """All lines. quick: fewer repetitions, under 20 s on two cores."""
+    """All lines. quick: fewer repetitions."""
     with exploring() as server, ThreadPoolExecutor(1) as beside:
         checks: list[Callable[[], Line]] = [
             lambda: refuse_strangers(server),
             lambda: refuse_paths(server),
             lambda: refuse_large_bodies(server, 20 * MEGABYTE if quick else 300 * MEGABYTE),
-            lambda: serve_many(server, users=30, rounds=1 if quick else 10),
             lambda: listen_here_only(server),
         ]
-        if not quick:
-            checks.append(lambda: stay_small(server, 1000))
         lines = [_timed(one) for one in checks]
         slow = beside.submit(lambda: _timed(lambda: drop_slow_clients(server, 50 if quick else 200)))  # it waits
         ends = [_timed(lambda: die_with_parent(1 if quick else 5)), _timed(tell_of_a_crash)]
@@ -283,22 +280,6 @@ def drop_slow_clients(server: Explore, many: int) -> Line:
     return _line("pages: slow clients are dropped", outcomes, f"all within {time.monotonic() - start:.1f} s")
 
 
-def serve_many(server: Explore, users: int, rounds: int) -> Line:
-    """Users at once: each is answered or told to come again, and of the answers 95 of 100 take less than a second."""
-
-    def visit(_: int) -> tuple[int, float]:
-        start = time.monotonic()
-        status = server.ask("GET", "/", server.cookie)[0]
-        return status, time.monotonic() - start
-
-    with ThreadPoolExecutor(users) as pool:
-        found = [answer for _ in range(rounds) for answer in pool.map(visit, range(users))]
-    accepted = sorted(seconds for status, seconds in found if status == 200)
-    slow = accepted[int(0.95 * (len(accepted) - 1))] if accepted else float("inf")
-    outcomes = [(f"status {status}", status in (200, 429)) for status, _ in found] + [("p95 below 1 s", slow < 1)]
-    return _line(f"pages: {users} users at once", outcomes, f"{len(accepted)} accepted, p95 {slow:.2f} s")
-
-
 def listen_here_only(server: Explore) -> Line:
     """No socket listens but the one on 127.0.0.1, and no command line has the token."""
     token = server.address.split("=")[1]
@@ -306,21 +287,6 @@ def listen_here_only(server: Explore) -> Line:
     lines = [_command_line(process) for process in psutil.process_iter()]
     outcomes = [("sockets", found == [(HOST, server.port)]), ("command lines", not any(token in x for x in lines))]
     return _line("pages: this machine only, token on no command line", outcomes)
-
-
-def stay_small(server: Explore, requests: int) -> Line:
-    """Memory and open files after many requests."""
-
-    def many(n: int) -> bool:
-        return all(server.ask("GET", "/", server.cookie)[0] == 200 for _ in range(n))
-
-    served = many(100)  # what is loaded on first use
-    before, files = server.memory, sum(child.num_fds() for child in server.children)
-    served &= many(requests)
-    time.sleep(1)
-    grown, opened = server.memory - before, sum(child.num_fds() for child in server.children) - files
-    outcomes = [("answers", served), ("memory", grown < 20 * MEGABYTE), ("open files", opened <= 0)]
-    return _line(f"pages: {requests} requests leave nothing", outcomes, f"memory {grown / MEGABYTE:+.1f} MB")
 
 
 def die_with_parent(rounds: int) -> Line:

@@ -6,11 +6,14 @@ optimizer and an input part of its own), "top" (SOAP before Muon, tables, the sh
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,14 +116,23 @@ class Case:
         return replace(self, run=replace(self.run, seed=seed))
 
 
-def scratch() -> Path:
-    """A folder in memory if there is one, else in the temporary folder: waiting for a disk would be most of the time.
-    Whoever makes it removes it. The package's cache lies in it from now on."""
+@contextmanager
+def place(steps: int = 30, warm: Sequence[str] = ()) -> Iterator[tuple[Path, dict[str, Case]]]:
+    """A folder in memory if there is one, since waiting for a disk would be most of the time, and the kinds of runs by
+    name. The package's cache lies in it from now on. warm: kinds that are trained once, so that children find loaded
+    what is loaded on first use."""
     memory = Path("/dev/shm")
-    where = memory if os.access(memory, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="hectogpt-proof-", dir=where))
+    folder = Path(tempfile.mkdtemp(prefix="hectogpt-faults-", dir=memory if os.access(memory, os.W_OK) else None))
     os.environ["HECTOGPT_CACHE"] = str(folder / "cache")
-    return folder
+    try:
+        cases = make_cases(folder, steps)
+        for name in warm:
+            train(cases[name].with_steps(2), folder / "warm" / name)
+        gc.collect()
+        gc.freeze()  # a collection in a child would copy the pages of all these objects
+        yield folder, cases
+    finally:
+        shutil.rmtree(folder)
 
 
 def small_corpus() -> Corpus:

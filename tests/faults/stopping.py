@@ -12,7 +12,6 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import forks
@@ -153,32 +152,15 @@ def _killed_at(case: Case, folder: Path, name: str, times: int) -> None:
     forks.run(work)
 
 
-def over(promise: str, work: Callable[[int], list[str]], tries: int) -> Line:
-    """The line of so many tries."""
-    begun = time.monotonic()
-    found = forks.spread(lambda number: [f"{number}: {fault}" for fault in work(number)], range(tries))
-    faults = [fault for some in found for fault in some]
-    detail = f"{len(faults)} faults, the first: {faults[0]}" if faults else "0 lost"
-    return Line(promise, tries, min(len(faults), tries), time.monotonic() - begun, detail)
-
-
 def check(quick: bool) -> list[Line]:
     """All lines. quick: a tenth of the tries."""
-    where = small_runs.scratch()
-    try:
-        case = small_runs.make_cases(where)["idea"]
-        killed.warm_up({"idea": case}, where)
-        stopping, part = Stopping(case, where), 10 if quick else 1
+    with small_runs.place(warm=("idea",)) as (where, cases):
+        stopping, part = Stopping(cases["idea"], where), 10 if quick else 1
         begun = time.monotonic()
-        faults = crash_loop(case, where)
-        loop = Line(
-            "crash loop", 2 * STARTS, len(faults), time.monotonic() - begun, faults[0] if faults else "no growth"
-        )
+        loop = forks.line("crash loop", 2 * STARTS, crash_loop(cases["idea"], where), begun, "no growth")
         return [
-            over("one signal", stopping.once, SIGNALS // part),
-            over("two signals", stopping.twice, DOUBLES // part),
+            forks.over("one signal", stopping.once, range(SIGNALS // part)),
+            forks.over("two signals", stopping.twice, range(DOUBLES // part)),
             loop,
-            over("damaged metrics", stopping.cut_metrics, CUTS // part),
+            forks.over("damaged metrics", stopping.cut_metrics, range(CUTS // part)),
         ]
-    finally:
-        shutil.rmtree(where)

@@ -14,9 +14,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import forks
 import killed
@@ -33,6 +34,7 @@ from hectogpt.training.session import Session
 
 STEPS = 5
 ENOUGH = "64m"  # of a small file system
+KEPT = "all saved before is there"
 
 
 class Judge:
@@ -217,47 +219,25 @@ def refuse_folder(judge: Judge, where: Path) -> tuple[int, list[str]]:
     return len(found), faults
 
 
-# --- lines ------------------------------------------------------------------------------------------------------------
-
-
-def line(promise: str, tries: int, faults: list[str], begun: float) -> Line:
-    """A line with the first fault."""
-    detail = f"{len(faults)} faults, the first: {faults[0]}" if faults else "all saved before is there"
-    return Line(promise, tries, min(len(faults), tries), time.monotonic() - begun, detail)
-
-
-def over(promise: str, work: Callable[[object], list[str]], items: list[object]) -> Line:
-    """The line of the work on all items."""
-    begun = time.monotonic()
-    found = forks.spread(lambda item: [f"{item}: {fault}" for fault in work(item)], items)
-    return line(promise, len(items), [fault for some in found for fault in some], begun)
-
-
 def check(quick: bool) -> list[Line]:
     """All lines. quick: fewer sizes and operations."""
-    where = small_runs.scratch()
-    try:
-        cases = small_runs.make_cases(where, steps=STEPS)
-        killed.warm_up({"plain": cases["plain"]}, where)
+    with small_runs.place(STEPS, warm=("plain",)) as (where, cases):
         judge = Judge(cases["plain"], where)
         points = file_points(judge.case, where)
-        operations = [(place, number, kind) for number, (place, _) in enumerate(points) for kind in (False, True)]
+        operations = [(point, number, kind) for number, (point, _) in enumerate(points) for kind in (False, True)]
         operations = [o for o in operations if o[1] % (12 if quick else 4 if o[2] else 2) == 0]
         with small_file_system(where / "probe", "size=64k") as may_mount:
             pass
-        sizes = list(range(12, 700, 120 if quick else 24)) if may_mount else []
-        lines = [
-            *([over("disk full", lambda size: fill_disk(judge, where, size), sizes)] if sizes else []),
-            over("files limited in size", lambda size: limit_files(judge, where, size), [4, 20, 70, 150]),
-            over(
+        tries: list[tuple[str, Callable[[Any], list[str]], Sequence[Any]]] = [
+            ("disk full", lambda size: fill_disk(judge, where, size), range(12, 700, 120 if quick else 24)),
+            ("files limited in size", lambda size: limit_files(judge, where, size), (4, 20, 70, 150)),
+            (
                 "file operation fails (EIO, ENOSPC)",
                 lambda o: fail_at(judge, where, o[0], errno.ENOSPC if o[1] % 4 else errno.EIO, o[2]),
                 operations,
             ),
+            ("fsync fails", lambda n: fail_to_sync(judge, where, n), range(int(fail_to_sync(judge, where, -1)[0]))),
         ]
-        syncs = int(fail_to_sync(judge, where, -1)[0])
-        lines.append(over("fsync fails", lambda number: fail_to_sync(judge, where, number), list(range(syncs))))
+        lines = [forks.over(*one, good=KEPT) for one in (tries if may_mount else tries[1:])]
         begun = time.monotonic()
-        return [*lines, line("read-only", *refuse_folder(judge, where), begun)]
-    finally:
-        shutil.rmtree(where)
+        return [*lines, forks.line("read-only", *refuse_folder(judge, where), begun, KEPT)]

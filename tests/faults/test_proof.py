@@ -14,16 +14,10 @@ from helpers import ROOT
 from promises import BEGIN, END, PAGE, PROOFS, Line, text_of, write_table
 
 BEGINNING = """
-import shutil, torch
+import torch
 import bugs, damage, disk, forks, killed, mutants, power_cut, small_runs, storage
 torch.set_num_threads(1)
-where = small_runs.scratch()
-try:
-    cases = small_runs.make_cases(where, steps=12)
-"""
-END_OF_PROGRAM = """
-finally:
-    shutil.rmtree(where)
+with small_runs.place(12) as (where, cases):
 """
 
 
@@ -31,7 +25,7 @@ def tried(program: str) -> list[str]:
     """The lines that a program prints that has `cases` and an empty folder `where`."""
     lines = "".join(f"    {line}\n" for line in program.strip().splitlines())
     done = subprocess.run(
-        [sys.executable, "-c", BEGINNING + lines + END_OF_PROGRAM],
+        [sys.executable, "-c", BEGINNING + lines],
         cwd=ROOT / "tests" / "faults",
         capture_output=True,
         text=True,

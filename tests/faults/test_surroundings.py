@@ -60,47 +60,39 @@ def writes_nan(on: str, name: str, call: ast.Call) -> bool:
     return not any(k.arg == "allow_nan" and ast.unparse(k.value) == "False" for k in call.keywords)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_is_opened_in_the_locales_encoding(path: Path) -> None:
-    """L1."""
-    assert [call.lineno for on, name, call in calls(path) if opens_in_the_locales_encoding(on, name, call)] == []
+def test_no_file_is_opened_in_the_locales_encoding() -> None:
+    assert [(str(path), call.lineno) for path in FILES for on, name, call in calls(path)
+            if opens_in_the_locales_encoding(on, name, call)] == []  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in FILES if "hectogpt" in p.parts[-4:]], ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_no_json_holds_nan(path: Path) -> None:
-    """D8 of the matrix: browsers refuse NaN."""
-    assert [call.lineno for on, name, call in calls(path) if writes_nan(on, name, call)] == []
+def test_no_json_holds_nan() -> None:
+    """Browsers refuse NaN."""
+    ours = [path for path in FILES if path.is_relative_to(ROOT / "hectogpt")]
+    assert [(str(p), call.lineno) for p in ours for on, name, call in calls(p) if writes_nan(on, name, call)] == []
 
 
 @pytest.mark.parametrize(
     ("source", "odd"),
     [
-        ("open(p)", True),
         ("open(p, 'w')", True),
         ("open(p, 'rb')", False),
         ("open(p, encoding='utf-8')", False),
         ("p.open()", True),
         ("p.open('a+b')", False),
-        ("p.open('r', encoding='ascii')", False),
         ("p.read_text()", True),
-        ("p.write_text(t, encoding='utf-8')", False),
         ("os.open(p, os.O_RDONLY)", False),
-        ("os.fdopen(n, 'w')", True),
-        ("TemporaryFile()", False),
         ("tempfile.TemporaryFile('w')", True),
     ],
 )
 def test_the_law_of_encodings_finds_what_it_forbids(source: str, odd: bool, tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text(source)
-    [(on, name, call)] = [found for found in calls(tmp_path / "x.py") if found[1] != "x"]
+    [(on, name, call)] = calls(tmp_path / "x.py")
     assert opens_in_the_locales_encoding(on, name, call) == odd
 
 
 @pytest.mark.thorough
 def test_surroundings_change_no_bit_and_end_no_command() -> None:
-    """L1, L2, L3, D6, D18, I5: an ASCII locale, 20 columns, other hash seeds, full streams and jumping clocks."""
+    """an ASCII locale, 20 columns, other hash seeds, full streams and jumping clocks."""
     from surroundings import check
 
     lines = check(quick=True)
@@ -137,7 +129,7 @@ write_atomic(pathlib.Path("f"), "x")
 
 
 def test_what_windows_lacks_is_not_needed(tmp_path: Path) -> None:
-    """L4: no SIGHUP, no process groups, no fork, no flock."""
+    """no SIGHUP, no process groups, no fork, no flock."""
     (tmp_path / "sitecustomize.py").write_text(WINDOWS, encoding="utf-8")
     path = os.pathsep.join(map(str, (tmp_path, ROOT, PROGRAMS)))
     environment = os.environ | {"PYTHONPATH": path, "HECTOGPT_CACHE": str(tmp_path / "cache")}

@@ -160,7 +160,6 @@ def build_corpora(where: Path, n: int, chance: random.Random) -> list[str]:
 
 def starts(runs: Runs, where: Path, count: int, kinds: str = ",".join(KINDS)) -> Line:
     """The line of so many starts, of two and of four processes in turn."""
-    begun = time.monotonic()
     ways = {
         "one name": runs.with_one_name,
         "one folder": runs.with_one_folder,
@@ -174,17 +173,10 @@ def starts(runs: Runs, where: Path, count: int, kinds: str = ",".join(KINDS)) ->
         name, n = names[number % len(names)], 2 if number // len(names) % 2 == 0 else 4
         return [f"{name} x {n}: {fault}" for fault in ways[name](n, random.Random(number))]
 
-    faults = [fault for some in forks.spread(start, range(count)) for fault in some]
-    detail = f"{len(faults)} faults, the first: {faults[0]}" if faults else "nothing shared, nothing lost"
-    return Line("two at once", count, min(len(faults), count), time.monotonic() - begun, detail)
+    return forks.over("two at once", start, range(count), "nothing shared, nothing lost")
 
 
 def check(quick: bool) -> list[Line]:
     """All lines. quick: fewer starts."""
-    where = small_runs.scratch()
-    try:
-        cases = small_runs.make_cases(where)
-        killed.warm_up({"plain": cases["plain"]}, where)
+    with small_runs.place(warm=("plain",)) as (where, cases):
         return [starts(Runs(cases["plain"], where), where, QUICK_STARTS if quick else STARTS)]
-    finally:
-        shutil.rmtree(where)
