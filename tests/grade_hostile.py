@@ -3,7 +3,9 @@
 # ruff: noqa: E501  # sources
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from grade_solutions import BASE, body, edited
 
@@ -33,7 +35,40 @@ FORGED = """
     print('{"done": true}')
     return x
 """
+LANDLOCK = (
+    sys.platform == "linux"
+    and Path("/sys/kernel/security/lsm").exists()
+    and "landlock" in Path("/sys/kernel/security/lsm").read_text()
+)
+DAEMON = """
+    import os, time
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(1000)
+        os._exit(0)
+    return x
+"""
+FRAMES = """
+    import gc
+    f = next(o for o in gc.get_objects() if type(o).__name__ == "Frames")
+    while True:
+        f.send({"setting": "mlp", "variant": "own", "dtype": "float64", "kind": "error", "facts": {}}, bytes(10**7))
+"""
 HOSTILE: dict[str, Hostile] = {
+    "a file of others replaced": Hostile(
+        at(GENERATE, "    import os\n    open('a', 'w').close()\n    os.replace('a', '../evil')\n    return x"), "generate", "failed", "no changes outside"
+    ),
+    "weights saved elsewhere": Hostile(
+        at(GENERATE, "    torch.save(self.state_dict(), '../evil')\n    return x"), "generate", "failed", "ermission" if LANDLOCK else "shape"
+    ),
+    "too many files": Hostile(
+        at(GENERATE, "    for i in range(20):\n        with open(f'f{i}', 'wb') as f:\n            f.truncate(100 << 20)\n    import time\n    time.sleep(5)\n    return x"),
+        "generate", "output flood", "of files",
+    ),
+    "a daemon": Hostile(at(GENERATE, DAEMON), "generate", "failed", "shape"),
+    "answers without end": Hostile(at(GENERATE, FRAMES), "generate", "crashed", "private channel"),
+    "a header of a million brackets": Hostile(at(GENERATE, FRAMES.partition("    while")[0] + "    f._file.write(b'[' * 10**6)\n    f._file.flush()"), "generate", "crashed", "private channel"),
     "os._exit(0)": Hostile(at(GENERATE, "    import os\n    os._exit(0)"), "generate", "crashed", "exit code 0"),
     "SystemExit": Hostile(at(GENERATE, "    raise SystemExit(0)"), "generate", "failed", "SystemExit"),
     "KeyboardInterrupt": Hostile(at(GENERATE, "    raise KeyboardInterrupt"), "generate", "failed", "KeyboardInterrupt"),

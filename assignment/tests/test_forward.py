@@ -1,7 +1,7 @@
 """Transformer.forward: embeddings, positions, blocks, norm, head. The blocks are stand-ins."""
 
 import torch
-from checking import check_close, check_error, check_gradients, make_forward, value
+from checking import beyond, check_close, check_error, check_gradients, make_forward, value
 
 
 def test_values():
@@ -20,12 +20,14 @@ def test_one_row():
     check_close(make_forward()(ids[1:2, :1]), logits[1:2, :1], "logits of one token")
 
 
+@beyond
 def test_no_dropout_and_no_memory():
     model, ids = make_forward().train(), value("forward", "ids")
     model(ids[:, :4])
     check_close(model(ids), value("forward", "logits"), "logits in train mode, at a second call")
 
 
+@beyond
 def test_too_long():
     ids = torch.zeros(1, 11, dtype=torch.long)
     check_error((ValueError, IndexError), lambda: make_forward()(ids), "11 tokens, a context of 10")
@@ -35,6 +37,7 @@ class ElsewhereError(Exception):
     """Positions on another device than the tokens."""
 
 
+@beyond
 def test_positions_are_on_the_device_of_the_tokens():
     model, ids = make_forward().to("meta"), value("forward", "ids").to("meta")  # a device without numbers
 
@@ -53,5 +56,4 @@ def test_positions_are_on_the_device_of_the_tokens():
 
 
 def test_gradients():
-    model = make_forward()
-    check_gradients(model, model(value("forward", "ids")))
+    check_gradients(make_forward(), value("forward", "ids"))

@@ -1,7 +1,7 @@
 """GELU: the tanh form, element by element."""
 
 import torch
-from checking import check_close, check_shape, value
+from checking import check_close, check_gradients, check_shape, value
 from model_solution import GELU
 
 
@@ -17,3 +17,7 @@ def test_any_shape():
 def test_large_numbers():
     x = torch.tensor([-200.0, -30.0, 30.0, 200.0], dtype=torch.float64)
     check_close(GELU()(x), x.clamp(min=0), "GELU of large numbers")
+
+
+def test_gradients():
+    check_gradients(GELU(), value("gelu", "x").abs())

@@ -1,7 +1,7 @@
 """Transformer.generate: greedy, each row for itself, also past the context. The model's forward is a stand-in."""
 
 import torch
-from checking import check, check_tokens, make_model_with_logits, value
+from checking import beyond, check, check_tokens, make_model_with_logits, value
 
 
 def test_values():
@@ -11,11 +11,13 @@ def test_values():
         check_tokens(result, expected[:, : prompt.shape[1] + new], f"{new} new tokens")
 
 
+@beyond
 def test_nothing_new():
     prompt = value("generate", "prompt")
     check_tokens(make_model_with_logits()[0].generate(prompt, num_new_tokens=0), prompt, "0 new tokens")
 
 
+@beyond
 def test_past_the_context():
     prompt, expected = value("generate", "prompt"), value("generate", "tokens")
     new = expected.shape[1] - prompt.shape[1]
@@ -34,6 +36,7 @@ def test_one_row_and_one_token():
     check_tokens(make_model_with_logits()[0].generate(short[:, :1], 5), short, "prompts of one token")
 
 
+@beyond
 def test_what_the_caller_has_is_left_alone():
     prompt = value("generate", "prompt")
     kept = prompt.clone()

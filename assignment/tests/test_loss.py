@@ -1,7 +1,7 @@
 """Transformer.get_loss_on_batch: mean cross entropy of the next token. The model's forward is a stand-in."""
 
 import torch
-from checking import check, check_close, make_model_with_logits, value
+from checking import beyond, check, check_close, make_model_with_logits, value
 
 
 def test_values():
@@ -30,6 +30,7 @@ def test_gradient():
     check_close(model.lm_head.weight.grad[0, 0], value("loss", "gradient"), "a gradient of the loss")
 
 
+@beyond
 def test_the_batch_is_left_alone():
     ids = value("loss", "ids")
     kept = ids.clone()

@@ -1,6 +1,6 @@
 """MLP: widen, GELU, narrow."""
 
-from checking import check_close, check_gradients, make_mlp, value
+from checking import beyond, check_close, check_gradients, make_mlp, value
 
 
 def test_values():
@@ -12,11 +12,11 @@ def test_other_sizes():
     check_close(make_mlp()(x[1:, :3]), y[1:, :3], "MLP on one row of three tokens")
 
 
+@beyond
 def test_no_dropout():
     mlp, x = make_mlp().train(), value("mlp", "x")
     check_close(mlp(x), value("mlp", "y"), "MLP in train mode")
 
 
 def test_gradients():
-    mlp = make_mlp()
-    check_gradients(mlp, mlp(value("mlp", "x")))
+    check_gradients(make_mlp(), value("mlp", "x"))

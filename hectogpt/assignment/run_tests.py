@@ -39,7 +39,9 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def run_part(folder: Path, part: str) -> tuple[str, str]:
-    """State of a part, passed, failed, not started or waiting, and the first reason why it has not passed."""
+    """State of a part, passed, failed, not started or waiting, and the first reason why it has not passed. A failure
+    beyond the course's tests is a note on a part that has passed."""
+    beyond = False
     try:
         file = folder / "tests" / f"test_{part}.py"
         spec = importlib.util.spec_from_file_location(f"test_{part}", file)
@@ -47,11 +49,14 @@ def run_part(folder: Path, part: str) -> tuple[str, str]:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        for name, test in list(vars(module).items()):
-            if name.startswith("test_") and callable(test):
-                test()
+        tests = [test for name, test in vars(module).items() if name.startswith("test_") and callable(test)]
+        for test in sorted(tests, key=lambda test: hasattr(test, "beyond")):
+            beyond = hasattr(test, "beyond")
+            test()
     except BaseException as error:  # SystemExit and the like too: they come from the code that is tested
         stub = STUB.match(str(error)) if isinstance(error, NotImplementedError) else None
+        if stub is None and beyond:
+            return "passed", f"note, beyond the course's tests: {describe(error, folder)}"
         if stub is None:
             return "failed", describe(error, folder)
         if stub[1] == part:

@@ -59,7 +59,7 @@ def write(arguments: AssignmentArguments) -> None:
     )
     print("fill in a part, and see how far you are:\n")
     print(f"  hectogpt assignment --check {folder}\n  cd {folder} && pytest      the same tests, without hectogpt")
-    print(f"  hectogpt grade {folder} --watch      after every save: what is wrong, and in time its name")
+    print(f"  hectogpt grade {folder} --watch      after every save: what is wrong, then where, then which mistake")
     if arguments.solution:
         print(f"\nFor teachers: {folder}/solution holds the textbook's files and the written answers.")
 

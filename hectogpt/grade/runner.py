@@ -25,7 +25,7 @@ from hectogpt.grade.submission import Submission, temporary
 
 CHILD = "hectogpt.grade.child"
 FACTS = 12  # facts of an answer that are believed
-ALL_BYTES, ALL_ANSWERS = 64 << 20, 4000  # of one submission's answers that are kept; a right one sends 2 MB
+ALL_BYTES, ALL_ANSWERS = 32 << 20, 4000  # of the answers of one child; a right submission sends 2 MB
 ALL_FILES = 512 << 20  # bytes that a submission may write
 
 
@@ -215,7 +215,7 @@ def attempt(
     cancelled: threading.Event | None = None,
 ) -> worker.Ending:
     """One child."""
-    transcript.now, transcript.variant, transcript.ready = "", "", ""
+    transcript.now, transcript.variant, transcript.ready, transcript.size, transcript.count = "", "", "", 0, 0
     request = {"settings": left, "modules": modules, "memory": limits.memory}
     asked = set(left)
     with stopping(waiting.folder, cancelled) as stopped:

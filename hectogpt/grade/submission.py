@@ -148,7 +148,7 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
 
 def _distinct(found: list[Submission]) -> list[Submission]:
     """Each path once, and names that tell them apart."""
-    once = {submission.path.resolve(): submission for submission in found}
+    once = {os.path.abspath(submission.path): submission for submission in found}  # links stay themselves
     names: dict[str, int] = {}
     result = []
     for submission in once.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from grade_solutions import BASE, edited, judged
+from helpers import ROOT
 
 from hectogpt.cli.grade_autograder import archive
 from hectogpt.errors import UserError
@@ -85,6 +87,57 @@ def test_what_is_no_submission(tmp_path: Path) -> None:
     faults = {s.name: s.fault for s in submission.find((tmp_path,))}
     assert "cannot be read" in faults["broken"]
     assert "no model_solution.py" in faults["other"]
+
+
+def test_a_damaged_archive_is_one_students_affair(tmp_path: Path) -> None:
+    """A broken deflate stream raises zlib.error, a broken LZMA one LZMAError: neither stops the class."""
+    write(tmp_path, "anna/model_solution.py")
+    for name, kind in (("ben", zipfile.ZIP_DEFLATED), ("carl", zipfile.ZIP_LZMA), ("dora", zipfile.ZIP_BZIP2)):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w", kind) as file:
+            file.writestr("model_solution.py", BASE)
+        content = bytearray((tmp_path / f"{name}.zip").read_bytes())
+        content[200:230] = bytes(30)
+        (tmp_path / f"{name}.zip").write_bytes(content)
+    faults = {s.name: s.fault for s in submission.find((tmp_path,))}
+    assert faults.pop("anna") == ""
+    assert set(faults) == {"ben", "carl", "dora"}
+    assert all("the archive cannot be read" in fault for fault in faults.values())
+
+
+def test_graded_files_come_first_and_odd_names_are_left_out(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        for n in range(70):
+            file.writestr(f"a{n}.py", "")
+        file.writestr("b" * 300 + ".py", "")
+        file.writestr("model_solution.py", BASE)
+    (one,) = submission.find((tmp_path / "a.zip",))
+    assert "model_solution.py" in one.files
+    assert max(map(len, one.files)) < 100
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("secret")
+    write(tmp_path, "class/anna/model_solution.py")
+    (tmp_path / "class/anna/utils.py").symlink_to(tmp_path / "mine.py")
+    (tmp_path / "class/ben").mkdir()
+    (tmp_path / "class/ben/model_solution.py").symlink_to(tmp_path / "mine.py")
+    (tmp_path / "class/carl").symlink_to(tmp_path / "class/anna")
+    found = {s.name: s for s in submission.find((tmp_path / "class",))}
+    assert list(found["anna"].files) == ["model_solution.py"]
+    assert "links are not followed" in found["ben"].fault
+    assert "links are not followed" in found["carl"].fault
+    assert not [s for s in found.values() if b"secret" in b"".join(s.files.values())]
+
+
+def test_what_a_teacher_may_want_to_see(wrong: Result) -> None:
+    """Points do not depend on it."""
+    one = submission.Submission("x", Path(), {"model_solution.py": b"import math\nfrom hectogpt.grade import laws\n"})
+    assert one.looks() == ["model_solution.py:2: from hectogpt.grade import laws"]
+    told = replace(wrong, looks=one.looks())
+    assert "from hectogpt.grade import laws" in report.text(told)
+    assert told.points == wrong.points
+    assert submission.find((ROOT / "reference",))[0].looks() == []
 
 
 def test_who_handed_in_nothing_is_listed_and_stops_nobody(tmp_path: Path) -> None:

@@ -84,6 +84,14 @@ def test_a_submission_that_cannot_be_imported(line: str, outcome: str) -> None:
     assert result.points == 0
 
 
+def test_annotations_that_cannot_be_evaluated_are_postponed() -> None:
+    """As Python 3.14 does: `Float[Tensor, ...]` raises when it is evaluated."""
+    old = "def forward(self, x):\n        h = self.fc1(x)"
+    imported = ("from torch import Tensor", "from torch import Tensor\nfrom jaxtyping import Float")
+    source = edited(BASE, imported, (old, old.replace("x):", "x: Float[Tensor, ...]):")))
+    assert outcomes(graded(source)) == {}
+
+
 @pytest.mark.thorough
 def test_a_missing_class_blocks_what_rests_on_it() -> None:
     source = edited(BASE, ("class DecoderBlock(", "class Block("))

@@ -34,6 +34,16 @@ WRONG = {
         ),
     ),
 }
+LOADER = "loader = torch.utils.data.DataLoader(data, batch_size=batch_size)"
+SAME = "        batch = batch.to(device)\n"
+WRONG |= {
+    "one batch for ever": edited(HERE, (SAME, "        batch = data[:batch_size].to(device)\n")),
+    "batches overlap": edited(HERE, (SAME, "        batch = data[step:step + batch_size].to(device)\n")),
+    "batches of another size": edited(HERE, (SAME, "        batch = batch[:1].to(device)\n")),
+    "no gradient at the step": edited(
+        HERE, (STEP, "        optimizer.zero_grad()\n" + STEP), (CLIP, "norm = torch.zeros(())")
+    ),
+}
 CHANGED = {
     "NAdam": edited(HERE, ("torch.optim.AdamW", "torch.optim.NAdam")),
     "SGD": edited(HERE, ("torch.optim.AdamW", "torch.optim.SGD")),
@@ -66,6 +76,7 @@ def test_another_optimizer_is_changed_not_wrong(name: str) -> None:
 def test_right_ones() -> None:
     for source in (
         HERE,
+        edited(HERE, (LOADER, LOADER.replace(")", ", shuffle=True)"))),
         edited(
             HERE, ("    plot_results(losses, grad_norms,", "    return losses, grad_norms\n    (losses, grad_norms,")
         ),
@@ -81,13 +92,25 @@ def test_a_graph_that_is_kept_is_a_note() -> None:
     assert "memory" in result.notes[0].symptom
 
 
+def test_an_error_after_what_counts_is_a_note() -> None:
+    """train.py is judged by what it recorded, the picture by the file that was written."""
+    source = edited(HERE, ('    plot_results(losses, grad_norms, "losses_and_grad_norms.png")\n',
+                           '    plot_results(losses, grad_norms, "losses_and_grad_norms.png")\n    torch.save({}, "nowhere/model.pt")\n'),
+                    ("    plt.close(fig)\n", "    plt.close(figure)\n"))  # fmt: skip
+    results = judged(BASE, "train", "plot", train=source)
+    assert [result.outcome for result in results.values()] == ["passed", "passed"]
+    assert all("after the" in result.notes[0].symptom for result in results.values())
+
+
 def test_pictures(tmp_path: Path) -> None:
     early = (
         "fig, (a, b) = plt.subplots(1, 2)",
         "fig = plt.figure()\n    fig.savefig(save_path)\n    a, b = fig.subplots(1, 2)",
     )
     blank = edited(HERE, ("    " + SAVE, ""), early)
-    for source, outcome in ((HERE, "passed"), (blank, "failed"), (edited(HERE, (SAVE, "pass\n")), "failed")):
+    for source, outcome in ((HERE, "passed"), (blank, "failed"), (edited(HERE, (SAVE, "pass\n")), "failed"),
+        (edited(HERE, ("    b.plot(grad_norms)\n", "")), "failed"), (edited(HERE, ("b.plot(grad_norms)", "b.plot(losses)")), "failed"),
+    ):  # fmt: skip
         for path in tmp_path.glob("*.png"):
             path.unlink()
         assert judged(BASE, "plot", train=source)["plot"].outcome == outcome

@@ -32,7 +32,7 @@ LINES = {
     "tools": 4150,
     "bench": 2000,
     "reference": 850,
-    "assignment": 900,
+    "assignment": 912,
 }
 FILES = 261  # of the package
 TRAIN = 113  # modules that `hectogpt train` may load, see below
