@@ -55,7 +55,7 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     with tempfile.TemporaryDirectory() as folder:
         theirs = build_huggingface(tokenizer, Path(folder))
         works = {
-            "ours, files to shards": lambda: data.build(corpus, cache=folder, workers=1, progress=False),
+            "ours, files to shards": lambda: data.CorpusCache(corpus, cache=folder).build(False, 1),
             "tiktoken alone": lambda: [plain.encode_ordinary(text) for text in texts],
             "tokenizers alone": lambda: theirs(texts),
         }

@@ -4,7 +4,7 @@ Needs numpy and tiktoken; torch is never imported here. Text is kept byte for by
 """
 
 from hectogpt.data.batches import Batches, DataOrder, Shuffled, tokens_read
-from hectogpt.data.corpus import Corpus, CorpusCache, build, open_corpus, repair, verify
+from hectogpt.data.corpus import Corpus, CorpusCache, open_corpus
 from hectogpt.data.sources import SourceOptions
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -16,10 +16,7 @@ __all__ = [
     "Shuffled",
     "SourceOptions",
     "Tokenizer",
-    "build",
     "load_tokenizer",
     "open_corpus",
-    "repair",
     "tokens_read",
-    "verify",
 ]

@@ -89,53 +89,7 @@ def open_corpus(
     Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, USAGE for an unknown
     encoding, STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten minutes.
     """
-    return _cache_of(source, encoding, force, cache).open(progress)
-
-
-def build(
-    source: str = "sotu",
-    *,
-    encoding: str = "utf-8",
-    cache: Path | str | None = None,
-    progress: bool | None = None,
-    force: bool = False,
-    workers: int | None = None,
-) -> Path:
-    """Tokenise a source, even if it is in the cache, and return the folder of its token files.
-
-    workers: threads, None for one on each core; the files have the same bytes for any number. The other arguments and
-    the errors are those of `open_corpus`.
-    """
-    return _cache_of(source, encoding, force, cache).build(progress, workers)
-
-
-def verify(
-    source: str = "sotu", *, encoding: str = "utf-8", cache: Path | str | None = None, force: bool = False
-) -> list[str]:
-    """Return what is wrong with the token files of a source; nothing if they are sound or not built yet.
-
-    Raises UserError (DATA) if the source itself cannot be used.
-    """
-    return _cache_of(source, encoding, force, cache).verify()
-
-
-def repair(
-    source: str = "sotu",
-    *,
-    encoding: str = "utf-8",
-    cache: Path | str | None = None,
-    progress: bool | None = None,
-    force: bool = False,
-) -> list[str]:
-    """Tokenise a source again if its token files are damaged; return what `verify` found before.
-
-    Raises UserError (DATA) for damaged token files that are used as they are (train.bin, dev.bin, test.bin).
-    """
-    return _cache_of(source, encoding, force, cache).repair(progress)
-
-
-def _cache_of(source: str, encoding: str, force: bool, cache: Path | str | None) -> CorpusCache:
-    return CorpusCache(source, SourceOptions(encoding, binary=force, skip_unreadable=force), cache)
+    return CorpusCache(source, SourceOptions(encoding, force, force), cache).open(progress)
 
 
 class CorpusCache:
@@ -145,10 +99,12 @@ class CorpusCache:
     damaged. Raises UserError as `open_corpus` does.
     """
 
-    def __init__(self, name: str, options: SourceOptions, cache: Path | str | None = None) -> None:
-        self.tokenizer = load_tokenizer()
+    def __init__(
+        self, name: str = "sotu", options: SourceOptions | None = None, cache: Path | str | None = None
+    ) -> None:
+        self.tokenizer, options = load_tokenizer(), options or SourceOptions()
         cache = files.cache_dir(cache)
-        self.source = find_source(name, options, cache)
+        self.source = find_source(name, options)
         if isinstance(self.source, TokenFiles):
             self.folder = self.source.paths["train"].parent
             self.fix = f"make {self.folder} again with `hectogpt data repair` and the source it was made from"
@@ -170,14 +126,15 @@ class CorpusCache:
         return self._load()
 
     def build(self, progress: bool | None = None, workers: int | None = None) -> Path:
-        """Tokenise the source (again) and return the folder."""
+        """Tokenise the source (again) and return the folder. workers: threads, None for one on each core; the files
+        have the same bytes for any number."""
         if isinstance(self.source, Source):
             with token_files.lock_folder(self.folder):
                 self._build(self.source, progress, workers)
         return self.folder
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the token files, as messages."""
+        """Return what is wrong with the token files, as messages; nothing if they are sound or not built yet."""
         try:
             if self.folder.exists():
                 self._load()
@@ -186,7 +143,8 @@ class CorpusCache:
         return []
 
     def repair(self, progress: bool | None = None) -> list[str]:
-        """Build the token files again if they are damaged; return what `verify` found."""
+        """Build the token files again if they are damaged; return what `verify` found. Raises UserError (DATA) for
+        damaged token files that are used as they are."""
         found = self.verify()
         if found and isinstance(self.source, TokenFiles):
             raise UserError(
@@ -262,19 +220,15 @@ class CorpusCache:
         # sotu's split is that of recorded results; LADDER.md tells of its pair.
         if not documents and source.name != "sotu":
             assigned, near = keep_apart(assigned)
-        # What tells whether a build that was killed was of the same text; "" for one that cannot be known again.
-        key = source.fingerprint and f"{source.fingerprint} {SPLIT_RULE} {assigned.passage_length}"
         with (
-            token_files.TokenFolderWriter(self.folder, self.tokenizer, key) as writer,
+            token_files.TokenFolderWriter(self.folder, self.tokenizer) as writer,
             show_progress(source.name, source.size, progress) as advance,
         ):
-            advance(writer.n_bytes)
-            left = islice(chain(assigned.documents, documents or ()), writer.documents, None)
-            for chunks in encode_documents(left, self.tokenizer, workers or hardware.usable_cores()):
+            every = chain(assigned.documents, documents or ())
+            for chunks in encode_documents(every, self.tokenizer, workers or hardware.usable_cores()):
                 for chunk in chunks:
                     writer.append(chunk)
                     advance(chunk.n_bytes)
-                writer.mark(sum(chunk.n_documents for chunk in chunks))
             repeats = ["the text repeats itself: equal passages are in more than one split"]
             writer.commit(
                 {

@@ -18,7 +18,8 @@ from hectogpt.data.token_files import read_tokens
 from hectogpt.data.tokenizer import check_ids, load_tokenizer
 from hectogpt.errors import UserError
 
-ROWS_AT_A_TIME = 256  # of a Parquet file
+ROWS_AT_A_TIME = 16  # of a Parquet file
+LARGEST_RATIO, SMALL = 200, 64 << 20  # a Parquet file unpacks to so many times its size, or so many bytes, at most
 NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
 
 
@@ -104,7 +105,7 @@ def read_jsonl(path: Path, column: str = "") -> Iterator[Document]:
 
 def read_parquet(path: Path, column: str = "") -> Iterator[Document]:
     """One document a row: the column `column`; without it, the column "text" or the only one of text. An empty cell is
-    an empty document. A few hundred rows are in memory at a time.
+    an empty document. A few rows are in memory at a time.
 
     Raises UserError (DATA) for a damaged file and for one without such a column; USAGE without the package pyarrow.
     """
@@ -122,11 +123,19 @@ def read_parquet(path: Path, column: str = "") -> Iterator[Document]:
             if wanted not in texts:
                 why = f"its text columns are {', '.join(texts) or 'none'}"
                 raise cannot_use(str(path), why, f"set corpus to {path}:{texts[0]}" if texts else "add a text column")
-            number = 0
-            for rows in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=[wanted]):
-                for text in rows.column(0).to_pylist():
-                    yield Document(f"{path} row {number}", text or "")
-                    number += 1
+            number, total, most = 0, 0, max(SMALL, LARGEST_RATIO * path.stat().st_size)
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            declared = max((group.total_byte_size for group in groups), default=0)
+            for rows in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=[wanted]) if declared <= most else ():
+                for cell in rows.column(0):
+                    text = cell.as_py() or ""
+                    number, total = number + 1, total + len(text)
+                    yield Document(f"{path} row {number - 1}", text)
+                if total > most:
+                    break
+            if max(declared, total) > most:
+                why = f"it would unpack to more than {most:,} bytes, {LARGEST_RATIO} times its size"
+                raise cannot_use(str(path), why, "write it with cells that differ, or name the text it was made from")
     except (OSError, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
             raise cannot_read(str(path), error) from None
@@ -135,7 +144,8 @@ def read_parquet(path: Path, column: str = "") -> Iterator[Document]:
 
 
 def _is_text(dtype: str) -> bool:
-    return dtype in ("string", "large_string", "string_view")
+    kind = dtype.removeprefix("dictionary<values=").partition(",")[0]  # pandas writes categories so
+    return kind in ("string", "large_string", "string_view")
 
 
 def column_of_text(columns: Sequence[str], wanted: str) -> str:
@@ -145,7 +155,7 @@ def column_of_text(columns: Sequence[str], wanted: str) -> str:
 
 def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
     try:
-        record: Any = json.loads(line.decode("utf-8-sig"))
+        record: Any = json.loads(line.decode("utf-8-sig"), parse_int=len)  # numbers do not matter, however long
     except (ValueError, RecursionError) as error:
         raise cannot_use(label, f"not a JSON record in UTF-8: {error}", "write one JSON object a line") from None
     strings = {k: v for k, v in record.items() if isinstance(v, str)} if isinstance(record, dict) else {}

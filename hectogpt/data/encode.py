@@ -81,7 +81,11 @@ def _encode_task(task: list[Document], tokenizer: Tokenizer) -> list[EncodedChun
             new = content
             sizes[split] += int(tokenizer.token_bytes[content].sum())
         ids[split] += [new, separator]
-    return [EncodedChunk(s, np.concatenate(parts), len(parts) // 2, sizes[s]) for s, parts in ids.items() if parts]
+    return [
+        EncodedChunk(s, np.concatenate(parts, dtype=np.uint16, casting="unsafe"), len(parts) // 2, sizes[s])
+        for s, parts in ids.items()
+        if parts
+    ]
 
 
 @contextmanager

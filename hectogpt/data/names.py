@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -26,10 +25,8 @@ TABLES = {".csv": "csv.DictReader(sys.stdin)", ".tsv": "csv.DictReader(sys.stdin
 TABLES[".json"] = "json.load(sys.stdin)"
 
 
-def find_source(name: str, options: SourceOptions, cache: Path | None = None) -> Source | TokenFiles:
+def find_source(name: str, options: SourceOptions) -> Source | TokenFiles:
     """Return the source that `name` stands for; `open_corpus` lists the forms of a name.
-
-    cache: where it may be remembered what was found out about the files of a folder.
 
     Raises UserError: DATA if there is none or it cannot be read, USAGE for an unknown encoding.
     """
@@ -52,7 +49,7 @@ def find_source(name: str, options: SourceOptions, cache: Path | None = None) ->
             raise cannot_use(name, why, "set corpus to hf:OWNER/NAME, or to the path of a text file")
         return _hub_source(name, dataset, column, "train")
     try:
-        return _find_path(name, options, codec, cache)
+        return _find_path(name, options, codec)
     except RuntimeError:  # of expanduser
         raise cannot_use(name, f"{Path(name).parts[0][:60]} has no home folder", "write the whole path") from None
     except ValueError:
@@ -61,7 +58,7 @@ def find_source(name: str, options: SourceOptions, cache: Path | None = None) ->
         raise cannot_read(name, error) from None
 
 
-def _find_path(name: str, options: SourceOptions, codec: str, cache: Path | None) -> Source | TokenFiles:
+def _find_path(name: str, options: SourceOptions, codec: str) -> Source | TokenFiles:
     """The source that a path stands for. Raises OSError, ValueError and RuntimeError for what cannot be a path."""
     path, column = _split_column(name)
     try:
@@ -72,18 +69,13 @@ def _find_path(name: str, options: SourceOptions, codec: str, cache: Path | None
     if (stat.S_ISDIR(kind) or path.name == "train.bin") and all(file.is_file() for file in splits.values()):
         return TokenFiles(name, splits)
     if stat.S_ISDIR(kind):
-        return open_folder(name, path, options, None if cache is None else _seen_at(cache, path, codec))
+        return open_folder(name, path, options)
     if not stat.S_ISREG(kind):
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
     if path.suffix.lower() in TABLES and not options.binary:
         raise _table_error(name, path)
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
     return open_files(name, identity, [(path.name, path)], codec, options.binary, column)
-
-
-def _seen_at(cache: Path, folder: Path, codec: str) -> Path:
-    key = f"{os.path.realpath(folder)}\0{codec}".encode("utf-8", "surrogateescape")
-    return cache / f".seen-{hashlib.sha256(key).hexdigest()[:16]}"
 
 
 def _missing(name: str, path: Path) -> UserError:

@@ -2,9 +2,6 @@
 
 The index holds counts, the tokenizer's hash and a SHA-256 for every block, a range of tokens of one file. A folder is
 written under a temporary name and renamed, so it is whole or absent. Reading checks every bit against the index.
-
-A build that takes long marks now and then how far it is. If it is killed, the next build of the same text goes on from
-the last mark: it reads the documents before it, but does not encode them again.
 """
 
 from __future__ import annotations
@@ -13,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +27,6 @@ FORMAT = "hectogpt token shards 1"  # in the index and in cache keys; there the 
 BLOCK_TOKENS = 1 << 25  # 64 MiB: the range that one hash covers and that a message can name
 MEMORY_LIMIT = 1 << 30  # bytes; larger corpora are mapped instead of read
 LOCK_PATIENCE_S = 600.0  # for a builder that writes nothing
-MARK_SECONDS = 5.0  # between two marks
-PROGRESS = "progress.json"  # the last mark
 
 
 class EncodedChunk(NamedTuple):
@@ -47,33 +41,14 @@ class EncodedChunk(NamedTuple):
     n_bytes: int
 
 
-class Mark(NamedTuple):
-    """How far a build is. key: of the text and how it is encoded. documents: taken from the source, so far. splits:
-    split -> tokens, documents and bytes of text that its file stands for."""
-
-    key: str
-    documents: int
-    splits: dict[str, tuple[int, int, int]]
-
-
 class SplitWriter:
-    """The file of one split, hashed while it is written. counts: tokens, documents and bytes of text to go on after.
+    """The file of one split, hashed while it is written. Raises OSError."""
 
-    Raises OSError, also if the file has not that many tokens."""
-
-    def __init__(self, path: Path, counts: tuple[int, int, int] = (0, 0, 0)) -> None:
-        self.path, self.n_tokens, self.n_documents, self.n_bytes = path, 0, counts[1], counts[2]
+    def __init__(self, path: Path) -> None:
+        self.path, self.n_tokens, self.n_documents, self.n_bytes = path, 0, 0, 0
         self._file_hash, self._block_hash = hashlib.sha256(), hashlib.sha256()
         self._blocks: list[dict[str, Any]] = []
-        self._file = path.open("r+b") if counts[0] else path.open("wb")
-        while self.n_tokens < counts[0]:  # what is there is hashed again: a hash cannot be saved half way
-            wanted = min(counts[0] - self.n_tokens, BLOCK_TOKENS - self.n_tokens % BLOCK_TOKENS, 1 << 20)
-            raw = self._file.read(wanted * TOKEN.itemsize)
-            if len(raw) < wanted * TOKEN.itemsize:
-                self.close()
-                raise OSError(f"{path} is shorter than it was")
-            self._count(raw)
-        self._file.truncate()
+        self._file = path.open("wb")
 
     def append(self, chunk: EncodedChunk) -> None:
         """Write a chunk's ids. Raises OSError."""
@@ -83,22 +58,12 @@ class SplitWriter:
             head = ids[: BLOCK_TOKENS - self.n_tokens % BLOCK_TOKENS]
             raw = head.astype(TOKEN, copy=False).tobytes()
             self._file.write(raw)
-            self._count(raw)
+            self._file_hash.update(raw)
+            self._block_hash.update(raw)
+            self.n_tokens += len(head)
+            if self.n_tokens % BLOCK_TOKENS == 0:
+                self._end_block()
             ids = ids[len(head) :]
-
-    def _count(self, raw: bytes) -> None:
-        """Take in bytes of the file that end within the block under way, or end it."""
-        self._file_hash.update(raw)
-        self._block_hash.update(raw)
-        self.n_tokens += len(raw) // TOKEN.itemsize
-        if self.n_tokens % BLOCK_TOKENS == 0:
-            self._end_block()
-
-    def sync(self) -> tuple[int, int, int]:
-        """Wait until the file is on disk; tokens, documents and bytes of text. Raises OSError."""
-        self._file.flush()
-        files.sync(self._file.fileno())
-        return self.n_tokens, self.n_documents, self.n_bytes
 
     def _end_block(self) -> None:
         start = len(self._blocks) * BLOCK_TOKENS
@@ -109,7 +74,8 @@ class SplitWriter:
         """Wait until the file is on disk, close it and return its entry in the index. Raises OSError."""
         if self.n_tokens > len(self._blocks) * BLOCK_TOKENS:
             self._end_block()
-        self.sync()
+        self._file.flush()
+        files.sync(self._file.fileno())
         self.close()
         return {
             "file": self.path.name,
@@ -128,28 +94,16 @@ class SplitWriter:
 class TokenFolderWriter:
     """A new folder of token files that takes the place of `folder` when it is committed.
 
-    A context manager; without `commit` the old folder stays, and nothing is left of the new one unless the process is
-    killed or interrupted: then `documents` tells how many documents of the source the next writer with the same `key`
-    has already. The caller holds `lock_folder(folder)`. Raises UserError (STORAGE) when the disk refuses.
+    A context manager; without `commit` the old folder stays, and nothing is left of the new one. The caller holds
+    `lock_folder(folder)`. Raises UserError (STORAGE) when the disk refuses.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, key: str = "") -> None:
-        self._folder, self._tokenizer, self._key = folder, tokenizer, key
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        self._folder, self._tokenizer = folder, tokenizer
         self._new = partial_folder(folder)
         self._writers: dict[str, SplitWriter] = {}
-        self._marked = time.monotonic()
-        self.documents = self.n_bytes = 0
 
     def __enter__(self) -> TokenFolderWriter:
-        mark = read_mark(self._new, self._key)
-        if mark is not None:
-            with contextlib.suppress(OSError):
-                for split in SPLITS:
-                    self._writers[split] = SplitWriter(self._new / f"{split}.bin", mark.splits[split])
-                self.documents = mark.documents
-                self.n_bytes = sum(counts[2] for counts in mark.splits.values())
-                return self
-            self._close()
         try:
             with _storage_errors(self._folder):
                 shutil.rmtree(self._new, ignore_errors=True)
@@ -160,17 +114,6 @@ class TokenFolderWriter:
             self.__exit__()
             raise
         return self
-
-    def mark(self, documents: int) -> None:
-        """Note that so many more documents of the source are written; to disk, if the last mark there is old."""
-        self.documents += documents
-        if not self._key or time.monotonic() - self._marked < MARK_SECONDS:
-            return
-        with _storage_errors(self._folder):
-            splits = {split: writer.sync() for split, writer in self._writers.items()}
-        mark = Mark(self._key, self.documents, splits)
-        files.write_atomic(self._new / PROGRESS, render_index(mark._asdict()))
-        self._marked = time.monotonic()
 
     def append(self, chunk: EncodedChunk) -> None:
         """Write the next chunk of its split."""
@@ -205,34 +148,18 @@ class TokenFolderWriter:
                 file.write(render_index(index))
                 file.flush()
                 files.sync(file.fileno())
-            (self._new / PROGRESS).unlink(missing_ok=True)
             files.replace_folder(self._new, self._folder)
 
-    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
-        self._close()
-        interrupted = kind is not None and not issubclass(kind, Exception)
-        if not (interrupted and (self._new / PROGRESS).exists()):
-            shutil.rmtree(self._new, ignore_errors=True)
-
-    def _close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         for writer in self._writers.values():
             with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer
                 writer.close()
+        shutil.rmtree(self._new, ignore_errors=True)
 
 
 def partial_folder(folder: Path) -> Path:
-    """The name beside `folder` under which a new one is written; no process id, so that another process goes on."""
+    """The name beside `folder` under which its builder writes a new one."""
     return folder.with_name(f".{folder.name}.new-partial")
-
-
-def read_mark(folder: Path, key: str) -> Mark | None:
-    """The last mark of a build that was killed, if it was of the same text; None for one that is not whole."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raw = (folder / PROGRESS).read_bytes()
-        saved = {name: value for name, value in json.loads(raw).items() if name != "sha256"}
-        if key and render_index(saved) == raw and saved["key"] == key:
-            return Mark(key, int(saved["documents"]), {split: tuple(saved["splits"][split]) for split in SPLITS})
-    return None
 
 
 @contextlib.contextmanager
@@ -255,7 +182,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
                     if written == before or not written:
                         raise
         if locked:
-            files.remove_leftovers(folder, keep=partial_folder(folder))
+            files.remove_leftovers(folder)
         yield
 
 

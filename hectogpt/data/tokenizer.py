@@ -112,12 +112,12 @@ class Tokenizer:
         return f"Tokenizer({self.name!r}, n_vocab={self.n_vocab}, sha256={self.sha256[:12]}...)"
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the token ids, uint16 [n]. "<|endoftext|>" inside the text is plain text, never the separator.
+        """Return the token ids, int64 [n]. "<|endoftext|>" inside the text is plain text, never the separator.
 
         Raises UserError (DATA) for a lone surrogate, naming its position.
         """
         if not text:
-            return np.empty(0, dtype=np.uint16)
+            return np.empty(0, dtype=np.int64)
         try:
             ids = [self._encoding.encode_to_numpy(chunk, disallowed_special=()) for chunk in _chunks(text)]
         except UnicodeEncodeError:
@@ -128,7 +128,7 @@ class Tokenizer:
                 fix="remove it, or decode the text again from its original bytes",
                 code=errors.DATA,
             ) from None
-        return np.concatenate(ids, dtype=np.uint16, casting="unsafe")
+        return np.concatenate(ids, dtype=np.int64)
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes of a 1-D sequence of ids; the separator gives b"<|endoftext|>".

@@ -65,7 +65,7 @@ def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: in
 
     Raises UserError for an empty prompt, for text that is not Unicode, and for ids that the model does not have.
     """
-    ids = tokenizer.encode(text).astype(np.int64)
+    ids = tokenizer.encode(text)
     if not len(ids):
         raise UserError("the prompt is empty", why="a map needs at least one token", fix="type a few words")
     if ids.max() >= model.config.vocab_size:

@@ -21,7 +21,7 @@ from helpers import ROOT
 
 from hectogpt import hardware
 from hectogpt.cli import doctor
-from hectogpt.data import build
+from hectogpt.data import CorpusCache
 from tools import answers
 
 NAMES = ["hectogpt", "Python", "torch", "numpy", "packages", "processor", "cores", "C++ compiler", "memory", "GPU"]
@@ -39,7 +39,7 @@ def found_by(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]
 
 def test_a_machine_that_can_train(tmp_path: Path) -> None:
     (tmp_path / "stories.txt").write_text("\n\n".join(f"Once there were {n} cats." for n in range(300)))
-    build(str(tmp_path / "stories.txt"), cache=tmp_path / "cache")
+    CorpusCache(str(tmp_path / "stories.txt"), cache=tmp_path / "cache").build()
     done = hectogpt("doctor", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("Nothing that `hectogpt train` needs is missing.\n")

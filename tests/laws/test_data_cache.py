@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from corpora import SPLITS, refused, write_bin, write_jsonl
 
-from hectogpt import data, errors
-from hectogpt.data import Batches, open_corpus, token_files
+from hectogpt import errors
+from hectogpt.data import Batches, CorpusCache, open_corpus, token_files
 from hectogpt.errors import UserError
 from hectogpt.files import cache_dir
 
@@ -43,13 +43,13 @@ def test_given_splits_are_used_as_they_are(tmp_path: Path) -> None:
         assert corpus.dev.tolist() == [2, 2, 50_256] * 2
         assert corpus.n_documents == {"train": 1, "dev": 2, "test": 3}
         assert corpus.sha256["test"] == hashlib.sha256((tmp_path / "test.bin").read_bytes()).hexdigest()
-        assert data.verify(str(source)) == []
+        assert CorpusCache(str(source)).verify() == []
     assert not (tmp_path / "cache").exists()
     (tmp_path / "dev.bin").write_bytes(b"\x01")
     refused(tmp_path, "dev.bin", "1 bytes are no uint16 tokens")
-    assert "dev.bin" in data.verify(str(tmp_path))[0]
+    assert "dev.bin" in CorpusCache(str(tmp_path)).verify()[0]
     with pytest.raises(UserError, match="cannot repair"):
-        data.repair(str(tmp_path))
+        CorpusCache(str(tmp_path)).repair()
 
 
 def test_a_cache_folder_is_a_source_and_checked(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_rebuilt_byte_for_byte_with_any_number_of_workers(tmp_path: Path, monkey
     write_jsonl(tmp_path / "x.jsonl", 2000)
     builds = []
     for workers in (1, 2, 1, 5):
-        folder = data.build(str(tmp_path / "x.jsonl"), workers=workers)
+        folder = CorpusCache(str(tmp_path / "x.jsonl")).build(workers=workers)
         builds.append(files_of(folder))
     assert builds[0] == builds[1] == builds[2] == builds[3]
     assert set(builds[0]) == {"train.bin", "dev.bin", "test.bin", "index.json"}
@@ -120,10 +120,10 @@ def test_damaged_blocks_are_named_and_repaired(tmp_path: Path, monkeypatch: pyte
         path.write_bytes(good[path.name])
     (folder / "dev.bin").unlink()
     refused(source, "dev.bin", "cannot be read")
-    assert "dev.bin" in data.verify(source)[0]
-    assert len(data.repair(source)) == 1
+    assert "dev.bin" in CorpusCache(source).verify()[0]
+    assert len(CorpusCache(source).repair()) == 1
     assert files_of(folder) == good
-    assert data.verify(source) == data.repair(source) == []
+    assert CorpusCache(source).verify() == CorpusCache(source).repair() == []
 
 
 def test_every_change_of_the_index_is_noticed(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_every_change_of_the_index_is_noticed(tmp_path: Path) -> None:
     for bad in (b"", b"[]", b"{}", b"null", good[:-1], good + b"\n", b"[" * 100_000):
         (folder / "index.json").write_bytes(bad)
         refused(tmp_path / "x.jsonl", "index.json", "hectogpt data repair")
-    assert data.repair(str(tmp_path / "x.jsonl"))
+    assert CorpusCache(str(tmp_path / "x.jsonl")).repair()
     assert (folder / "index.json").read_bytes() == good
 
 
@@ -253,17 +253,7 @@ def test_progress_shows_names_as_they_are(
     monkeypatch.chdir(tmp_path)
     Path("[b]x[").mkdir()
     write_jsonl(Path("[b]x[/no]\x1b[1m.jsonl"), 200)
-    data.build("[b]x[/no]\x1b[1m.jsonl", progress=True)
+    CorpusCache("[b]x[/no]\x1b[1m.jsonl").build(progress=True)
     err = capfd.readouterr().err
     assert r"[b]x[/no]\x1b[1m.jsonl" in err
     assert "\x1b[1m" not in err
-
-
-def test_progress_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_jsonl(tmp_path / "x.jsonl", 200)
-    open_corpus(str(tmp_path / "x.jsonl"))
-    assert capfd.readouterr() == ("", "")
-    data.build(str(tmp_path / "x.jsonl"), progress=True)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "tokenising" in err

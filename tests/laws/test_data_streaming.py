@@ -1,14 +1,11 @@
-"""Large corpora: builds that are killed and go on, Parquet, several builders at once, bounded memory, and batches of a
-mapped file that are read ahead."""
+"""Large corpora: Parquet, several builders at once, bounded memory, batches of a mapped file that are read ahead."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +15,9 @@ from helpers import ROOT
 from test_data_cache import files_of
 
 from hectogpt import errors
-from hectogpt.data import CorpusCache, SourceOptions, open_corpus, token_files
+from hectogpt.data import open_corpus, token_files
 from hectogpt.data.batches import Batches
-from hectogpt.data.documents import Document, LeftOut
-from hectogpt.data.sources import FileSource
-from hectogpt.data.token_files import SplitWriter, partial_folder, read_mark
+from hectogpt.data.token_files import partial_folder
 
 
 @pytest.fixture(autouse=True)
@@ -30,120 +25,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
 
 
-# --- builds that are killed -------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Interrupted(FileSource):
-    """A source whose reader is interrupted after some documents."""
-
-    after: int = 0
-
-    def documents(self) -> Iterator[Document | LeftOut]:
-        for number, document in enumerate(super().documents()):
-            if number == self.after:
-                raise KeyboardInterrupt
-            yield document
-
-
-def interrupt(path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> CorpusCache:
-    """Build a corpus until its reader is interrupted; every group of documents is marked."""
-    cache = CorpusCache(str(path), SourceOptions())
-    assert isinstance(cache.source, FileSource)
-    known = {field.name: getattr(cache.source, field.name) for field in dataclasses.fields(cache.source)}
-    whole, cache.source = cache.source, Interrupted(**known, after=after)
-    with monkeypatch.context() as often:
-        often.setattr(token_files, "MARK_SECONDS", 0.0)
-        with pytest.raises(KeyboardInterrupt):
-            cache.build(workers=1)
-    cache.source = whole
-    return cache
-
-
-def left_of(cache: CorpusCache) -> list[str]:
-    return sorted(path.name for path in cache.folder.parent.iterdir() if not path.name.endswith(".lock"))
-
-
-def test_a_build_goes_on_after_its_last_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted twice, in different blocks of hashes, it ends with the bytes of an undisturbed one."""
-    monkeypatch.setattr("hectogpt.data.encode.TASK_CHARACTERS", 1 << 12)
-    monkeypatch.setattr(token_files, "BLOCK_TOKENS", 1 << 12)
-    path = tmp_path / "x.jsonl"
-    write_jsonl(path, 3000)
-    with path.open("a") as file:
-        file.write("".join(json.dumps({"text": text}) + "\n" for text in [" ", *(f"{n} more" for n in range(500))]))
-    undisturbed = open_corpus(str(path), cache=tmp_path / "other")
-    done = []
-    for after in (1500, 2500):
-        cache = interrupt(path, after, monkeypatch)
-        mark = read_mark(
-            partial_folder(cache.folder),
-            json.loads((partial_folder(cache.folder) / "progress.json").read_text())["key"],
-        )
-        assert mark is not None
-        done.append(mark.documents)
-        assert not cache.folder.exists()
-    assert 1000 < done[0] <= 1500 < 2000 < done[1] <= 2500
-    encoded: list[str] = []
-    encode = type(cache.tokenizer).encode
-    monkeypatch.setattr(type(cache.tokenizer), "encode", lambda own, text: encoded.append(text) or encode(own, text))  # type: ignore[func-returns-value]
-    corpus = open_corpus(str(path))
-    assert len(encoded) == 3500 - done[1]
-    assert files_of(corpus.folder) == files_of(undisturbed.folder)
-    assert corpus.problems == undisturbed.problems != ()
-    assert left_of(cache) == [corpus.folder.name]
-
-
-@pytest.mark.parametrize("damage", ["other text", "shorter file", "flipped mark", "no mark"])
-def test_what_cannot_be_gone_on_with_is_started_again(
-    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hectogpt.data.encode.TASK_CHARACTERS", 1 << 12)
-    path = tmp_path / "x.jsonl"
-    write_jsonl(path, 2000)
-    cache = interrupt(path, 1500, monkeypatch)
-    partial = partial_folder(cache.folder)
-    assert (partial / "progress.json").exists()
-    if damage == "other text":
-        write_jsonl(path, 2001)
-    elif damage == "shorter file":
-        (partial / "train.bin").write_bytes((partial / "train.bin").read_bytes()[:-2000])
-    elif damage == "flipped mark":
-        mark = partial / "progress.json"
-        mark.write_bytes(mark.read_bytes().replace(b'"documents": 1', b'"documents": 2'))
-    else:
-        (partial / "progress.json").unlink()
-    corpus = open_corpus(str(path))
-    assert files_of(corpus.folder) == files_of(open_corpus(str(path), cache=tmp_path / "other").folder)
-    assert left_of(cache) == [corpus.folder.name]
-
-
 def test_an_error_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hectogpt.data.encode.TASK_CHARACTERS", 1 << 12)
-    monkeypatch.setattr(token_files, "MARK_SECONDS", 0.0)
     write_jsonl(tmp_path / "x.jsonl", 2000)
     with (tmp_path / "x.jsonl").open("a") as file:
         file.write("no record\n")
     refused(tmp_path / "x.jsonl", "line 2001")
     assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")] == []
-
-
-def test_a_split_is_gone_on_with_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut anywhere, also at the end of a block, with rubbish behind what was marked."""
-    monkeypatch.setattr(token_files, "BLOCK_TOKENS", 100)
-    ids = np.random.default_rng(0).integers(0, 50_000, 350).astype(np.uint16)
-    whole = SplitWriter(tmp_path / "whole.bin")
-    whole.append(token_files.EncodedChunk("train", ids, 5, 1000))
-    expected = whole.finish() | {"file": "x.bin"}
-    for cut in (1, 99, 100, 101, 200, 349, 350):
-        path = tmp_path / "x.bin"
-        path.write_bytes(ids[:cut].tobytes() + b"rubbish")
-        again = SplitWriter(path, (cut, 2, 400))
-        again.append(token_files.EncodedChunk("train", ids[cut:], 3, 600))
-        assert again.finish() == expected
-        assert path.read_bytes() == ids.tobytes()
-    with pytest.raises(OSError, match="shorter"):
-        SplitWriter(tmp_path / "x.bin", (351, 1, 1))
 
 
 # --- several builders -------------------------------------------------------------------------------------------------
@@ -198,6 +86,18 @@ def test_parquet_is_read_row_by_row(tmp_path: Path) -> None:
     for broken in (b"", b"PAR1", whole[:-9], b"PAR1" + bytes(500) + b"PAR1"):
         (tmp_path / "broken.parquet").write_bytes(broken)
         refused(tmp_path / "broken.parquet", "Parquet", code=errors.DATA)
+
+
+def test_parquet_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    """Equal cells are stored once: 5 KB of file can stand for gigabytes of text. Categories of pandas are text."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"text": ["x" * (2 << 20)] * 60}), tmp_path / "cells.parquet", compression="zstd")
+    refused(tmp_path / "cells.parquet", "would unpack to more than")
+    pq.write_table(pa.table({"text": ["x" * (80 << 20)]}), tmp_path / "declared.parquet", compression="zstd")
+    refused(tmp_path / "declared.parquet", "would unpack to more than")
+    words = pa.array([prose(i, 50) for i in range(200)]).dictionary_encode()
+    pq.write_table(pa.table({"text": words}), tmp_path / "words.parquet")
+    assert len(all_documents(open_corpus(str(tmp_path / "words.parquet")))) == 200
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
