@@ -261,6 +261,18 @@ def test_a_document_links_to_files_that_exist(path: Path) -> None:
     assert missing == []
 
 
+def test_the_walks_of_the_architecture_name_what_is_there() -> None:
+    """A line of a walk is a file of the package and a function, class or method that it defines."""
+    steps = re.findall(r"^ *(\w+/\S+\.py) +(\w+(?:\.\w+)?)", layers.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(steps) > 20
+    for file, name in steps:
+        scope: list[ast.stmt] = tree(file).body
+        for part in name.split("."):
+            named = [node for node in scope if getattr(node, "name", None) == part]
+            assert named, f"{file} has no {name}: the walk of docs/architecture.md is not true"
+            scope = getattr(named[0], "body", [])
+
+
 def exists(file: str) -> bool:
     """Whether a file is there, below the checkout or below the package; NAME stands for any name."""
     return "NAME" in file or file.startswith("runs/") or (ROOT / file).exists() or (PACKAGE / file).exists()
