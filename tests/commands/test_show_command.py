@@ -17,7 +17,7 @@ from run_folders import NGRAMS, SAMPLES, summary_of, write_run
 
 from hectogpt import errors
 from hectogpt.cli.show_all import SHORT_NAMES
-from hectogpt.data import SourceOptions, build
+from hectogpt.data import CorpusCache, SourceOptions
 from hectogpt.data.names import find_source
 from hectogpt.lab import recipes
 
@@ -63,7 +63,7 @@ def test_runs_recipes_and_corpora_are_listed(here: Here, tmp_path: Path) -> None
     (under_way / "metrics.jsonl").write_text("\n".join([*map(json.dumps, rows), '{"step": 38, "tr']))
     os.utime(under_way / "metrics.jsonl", (1_700_000_200, 1_700_000_200))
     source.write_text("\n\n".join(f"Story {n}: once upon a time there were {n} cats." for n in range(300)))
-    folder = build(str(source), cache=tmp_path / "cache")
+    folder = CorpusCache(str(source), cache=tmp_path / "cache").build()
     for name, content in (("damaged", "{"), ("foreign", '{"source": 3}'), ("deep", "[" * 10**5)):
         (tmp_path / "cache" / name).mkdir()
         (tmp_path / "cache" / name / "index.json").write_text(content)

@@ -25,7 +25,7 @@ LINES = {
     "hectogpt/web": 250,
     "hectogpt/interop": 1855,
     "hectogpt/generation": 840,
-    "hectogpt/data": 2400,
+    "hectogpt/data": 2060,
     "hectogpt/kernels": 60,
     "hectogpt/model": 2450,
     "tests": 31300,
