@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -60,6 +61,21 @@ def printable(text: str) -> str:
 
 def _escape(number: int) -> str:
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
+
+
+def value_text(value: Any, longest: int = 60) -> str:
+    """A dumped value in words, at most so many characters: {"type": "Muon", "lr": 0.02} is Muon(lr=0.02)."""
+    text = _words(value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{name}={_words(item)}" for name, item in value.items() if name != "type")
+        return f"{value.get('type', '')}({inner})"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_words, value)) + "]"
+    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
 
 
 def facts_text(title: str, facts: Mapping[str, str]) -> str:

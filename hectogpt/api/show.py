@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from hectogpt.display import facts_html, facts_text
+from hectogpt.display import facts_html, facts_text, value_text
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.serialization import diff
 from hectogpt.training.run import Run
-
-LONGEST = 60  # characters of a value that are shown
 
 
 def recipe_of(run: Run) -> Run | None:
@@ -33,22 +28,7 @@ def base_of(run: Run) -> Run:
 def changes(before: Run, after: Run) -> dict[str, str]:
     """Dotted field -> "before -> after" in short words, the recipe's name and the hashes of ideas aside."""
     found = {path: pair for path, pair in diff(before, after).items() if path.split(".")[0] not in ("recipe", "ideas")}
-    return {path: f"{short(old)} -> {short(new)}" for path, (old, new) in found.items()}
-
-
-def short(value: Any) -> str:
-    """A dumped value in few characters."""
-    text = _words(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        inner = ", ".join(f"{name}={_words(item)}" for name, item in value.items() if name != "type")
-        return f"{value.get('type', '')}({inner})"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_words, value)) + "]"
-    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+    return {path: f"{value_text(old)} -> {value_text(new)}" for path, (old, new) in found.items()}
 
 
 def _title(run: Run, base: Run) -> str:

@@ -6,34 +6,23 @@ window and to the dark mode of the system. Records are data: every text from the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hectogpt import __version__
-from hectogpt.display import printable
+from hectogpt.display import NGRAMS, printable, value_text
 from hectogpt.files import write_atomic
 from hectogpt.lab.compare import Comparison, Result, ngram_means, short_name
 from hectogpt.lab.curves_svg import Curve, Level, draw_chart
 from hectogpt.lab.gains import gain_cells, gain_of, mean_text
 from hectogpt.lab.ideas import files_of
-from hectogpt.lab.record import NOT_IDENTITY, Record
+from hectogpt.lab.record import Record, differences
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.verdict import Verdict
-from hectogpt.serialization import diff
 
-NGRAM_LABELS = {
-    "uniform": "uniform",
-    "unigram": "unigram",
-    "kn2": "Kneser-Ney 2",
-    "kn3": "Kneser-Ney 3",
-    "mkn5": "Kneser-Ney 5",
-    "best": "best counting",
-}
 COLORS = 7  # classes c0 (the first arm's), c1 ...; later arms take c1 ... again, dashed
 THIN_POINTS = 12_000  # points of all single seeds in a chart, beyond which only some seeds are drawn
 LONGEST_SOURCE = 100_000  # characters of an idea that are shown
@@ -150,7 +139,7 @@ def _charts(comparison: Comparison, results: Sequence[Result]) -> str:
     for place, (result, losses) in enumerate(zip(results, stacks, strict=True)):
         curves += _curves(losses, place, result.arm.label, thin)
     baselines = {name: level for name, level in ngram_means(results).items() if name != "uniform"}
-    levels = [Level(level, f"{NGRAM_LABELS[name]} {level:.2f}") for name, level in baselines.items()]
+    levels = [Level(level, f"{NGRAMS[name]} {level:.2f}") for name, level in baselines.items()]
     figures = [_figure("Training loss, nats per token", draw_chart(curves, levels, log=True))]
     gains: list[Curve] = []
     held_out: list[Level] = []
@@ -246,7 +235,7 @@ def _losses(comparison: Comparison, results: Sequence[Result]) -> str:
             number = result.mean(name)
             cells.append("" if number is None else form.format(number))
         rows.append(cells)
-    levels = [f"{NGRAM_LABELS[name]} {level:.3f}" for name, level in ngram_means(results).items()]
+    levels = [f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(results).items()]
     told = f"Gains are in nats per token over paired seeds, positive is better; {LEAST_DIFFERENCE} or less is a tie. "
     told += f"N-gram baselines ({comparison.split}): {', '.join(levels)}." if levels else ""
     return _table(header, rows) + f"<p class=quiet>{_text(told)}</p>"
@@ -261,27 +250,14 @@ def _settings(results: Sequence[Result]) -> list[str]:
     """Per arm, the fields in which its run differs from the first one's."""
     parts = []
     for result in results[1:]:
-        found = diff(results[0].arm.run, result.arm.run)
-        kept = {f: pair for f, pair in found.items() if f.split(".")[0] not in (*NOT_IDENTITY, "recipe", "ideas")}
-        rows = [[field, _value(before), _value(after)] for field, (before, after) in kept.items()]
+        found = differences(results[0].arm.run, result.arm.run)
+        rows = [[field, *(value_text(value, 1000) for value in pair)] for field, pair in found.items()]
         if rows:
             header = ["setting", results[0].arm.label, result.arm.label]
             parts.append(f"<h3>{_text(result.arm.label)}</h3>" + _table(header, rows, wide=(0, 1, 2)))
         else:
             parts.append(f"<p>{_text(result.arm.label)} differs in no setting.</p>")
     return ["<h2>What differs</h2>", *parts] if parts else []
-
-
-def _value(value: Any) -> str:
-    """A setting in short: a part as its name and those of its fields that are set, {"type": "Muon", "lr": 0.02} as
-    Muon(lr=0.02)."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, dict):
-        fields = {name: _value(inner) for name, inner in value.items() if name != "type" and inner is not None}
-        told = ", ".join(f"{name}={inner}" for name, inner in fields.items() if inner)
-        return f"{value['type']}({told})" if "type" in value else told and f"({told})"
-    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
 
 
 def _ideas(results: Sequence[Result]) -> list[str]:

@@ -122,7 +122,7 @@ def _check_fields(title: str, run: Run) -> None:
     for where, fault in _unwritable(run, ""):
         raise UserError(f"{title}: {where} is {fault}", why="a run's fields are written to files, and read back")
     classes: dict[str, type] = {}
-    for where, part in _parts(run, ""):
+    for where, part in parts_of(run):
         other = classes.setdefault(type(part).__name__, type(part))
         if other is not type(part):
             raise UserError(
@@ -156,16 +156,16 @@ def _unwritable(value: Any, where: str) -> Iterator[tuple[str, str]]:
         yield where, f"of type {type(value).__name__}"
 
 
-def _parts(value: Any, where: str) -> Iterator[tuple[str, Value]]:
+def parts_of(value: Any, where: str = "") -> Iterator[tuple[str, Value]]:
     """(field, value) for every exchangeable part inside a value."""
     if isinstance(value, Value):
         yield where, value
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from _parts(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
+            yield from parts_of(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
     elif isinstance(value, tuple):
         for number, item in enumerate(value):
-            yield from _parts(item, f"{where}.{number}")
+            yield from parts_of(item, f"{where}.{number}")
 
 
 # How a part is built, by its class.
@@ -180,7 +180,7 @@ BUILDS: dict[type, Callable[[Any, ModelConfig], Any]] = {
 
 def _check_parts(title: str, run: Run) -> None:
     """Build each part that a user's file defines. Raises UserError, naming the field, for one that cannot be built."""
-    for where, part in _parts(run.model, "model"):
+    for where, part in parts_of(run.model, "model"):
         build = next((build for kind, build in BUILDS.items() if isinstance(part, kind)), None)
         if build is None or not type(part).__module__.startswith(IDEA_MODULE):
             continue

@@ -1,4 +1,4 @@
-"""Which runs a comparison takes: recipes, recipes without a rung, and grids of overridden fields.
+"""Which runs a comparison takes: recipes, recipes without a rung, grids of overridden fields, and runs from Python.
 
 Old names of recipes and fields are accepted; the arms have today's.
 """
@@ -9,16 +9,18 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from hectogpt.display import value_text
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
-from hectogpt.lab.record import arm_label
-from hectogpt.serialization import current_path, did_you_mean, dump
+from hectogpt.lab.record import arm_label, differences
+from hectogpt.serialization import IDEA_MODULE, current_path, did_you_mean, dump
 from hectogpt.training.run import Run, load_run
 
+SHOWN = 3  # changed fields that a label names
 COMMA = re.compile(r",(?![^\[]*\])")  # not inside [0.9,0.95]
 
 
@@ -112,3 +114,71 @@ def old_names(names: Iterable[str], sweep: Iterable[str], arms: Sequence[Arm]) -
         field = text.partition("=")[0].replace("-", "_")
         found[field] = current_path(arms[0].run, field)
     return {old: new for old, new in found.items() if old != new}
+
+
+# --- runs of Python ---------------------------------------------------------------------------------------------------
+
+
+def arms_of(runs: Sequence[Run | str], steps: int | None = None, threads: int = 0) -> list[Arm]:
+    """The arms of a comparison of runs and names. Raises UserError for equal runs and for classes without a file."""
+    if isinstance(runs, (str, Run)) or not runs:
+        raise UserError("no runs to compare", why="compare takes a list", fix='compare(["baseline", "top"])')
+    first = runs[0]
+    base = ideas.bases_for([first]) if isinstance(first, str) else "top" if ideas.is_idea(first.recipe) else first
+    arms: list[Arm] = []
+    for item in runs:
+        run = ideas.find_run(item, base) if isinstance(item, str) else item
+        check_classes(run)
+        changed = _overrides(base if isinstance(base, Run) and isinstance(item, str) and run.ideas else run)
+        if steps is not None and steps != run.steps:
+            run, changed = replace(run, steps=steps), changed | {"steps": steps}
+        run = replace(run, threads=threads or run.threads)
+        arms.append(Arm(run.recipe, run, changed))
+    labels = _labels([arm.run for arm in arms])
+    return [replace(arm, label=label) for arm, label in zip(arms, labels, strict=True)]
+
+
+def _overrides(run: Run) -> dict[str, Any]:
+    """What was changed in a run's recipe, as dotted field -> value; {} for a run that is no recipe's."""
+    with suppress(UserError):
+        own = recipes.recipe(run.recipe)
+        return {path: pair[1] for path, pair in differences(own, run).items()}
+    return {}
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """A label for each run: its recipe's name, and, where another run has the same, how it differs from the first of
+    that name. Raises UserError for two runs that are the same experiment."""
+    labels: list[str] = []
+    for place, run in enumerate(runs):
+        namesakes = [other for other in runs[:place] if other.recipe == run.recipe]
+        label = run.recipe
+        if namesakes:
+            found = differences(namesakes[0], run)
+            texts = [f"{path}={value_text(pair[1])}" for path, pair in found.items()]
+            more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+            label = " ".join([run.recipe, *texts[:SHOWN], *more])
+        for earlier, other in enumerate(runs[:place]):
+            if (other.recipe, other.ideas) == (run.recipe, run.ideas) and not differences(other, run):
+                raise UserError(
+                    f"runs {earlier + 1} and {place + 1} are the same",
+                    why="seed, threads and corpus are the comparison's, so runs that differ in these alone are equal",
+                    fix="leave one out, or change a field: replace(run, steps=50)",
+                )
+        labels.append(label if label not in labels else f"{label} ({place + 1})")
+    return labels
+
+
+def check_classes(run: Run) -> None:
+    """Raise UserError for a part of the run whose class another process could not import."""
+    for _, part in ideas.parts_of(run):
+        module = type(part).__module__
+        if module.partition(".")[0] != "hectogpt" and not module.startswith(IDEA_MODULE):
+            name = type(part).__name__
+            where = "a notebook or script" if module == "__main__" else f"the module {module}"
+            raise UserError(
+                f"{name} is defined in {where}",
+                why="each trial is a process of its own, which cannot import it from there",
+                fix=f"put {name} and a function that takes a Run and returns one that uses it into a file, "
+                'and compare "FILE.py:FUNCTION"',
+            )

@@ -25,7 +25,7 @@ from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.ngram import NgramLosses
 from hectogpt.lab.recipes import current_recipe
 from hectogpt.lab.record_fields import check_fields
-from hectogpt.serialization import current_path, dump
+from hectogpt.serialization import current_path, diff, dump
 from hectogpt.training.run import Run, load_run
 
 # Left out of an experiment's identity: the seed, and the text's name, as its hash is there. Threads change the order in
@@ -140,6 +140,12 @@ def _identity(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> list[
 
 def _hash(values: list[Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def differences(before: Run, after: Run) -> dict[str, tuple[Any, Any]]:
+    """Dotted field -> both values, of the fields in which two runs differ as experiments."""
+    left_out = (*NOT_IDENTITY, "recipe", "ideas")
+    return {path: pair for path, pair in diff(before, after).items() if path.split(".")[0] not in left_out}
 
 
 def failures(records: Iterable[Record]) -> list[str]:

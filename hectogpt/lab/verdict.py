@@ -79,6 +79,21 @@ class Verdict:
         return interval_of(self.pair)
 
     @property
+    def low(self) -> float | None:
+        """The interval's lower end."""
+        return self.interval[0] if self.interval else None
+
+    @property
+    def high(self) -> float | None:
+        """The interval's upper end."""
+        return self.interval[1] if self.interval else None
+
+    @property
+    def p(self) -> float | None:
+        """One-sided, of a gain this large if there were none; None for one seed."""
+        return self.pair.p
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The paired seeds, up to the decision."""
         shared = {record.seed for record in self.base.records} & {record.seed for record in self.result.records}

@@ -13,9 +13,8 @@ from experiments import SMALL, make_corpus, small_command, small_run
 
 import hectogpt as package
 from hectogpt import ComparisonResult, Cosine, Schedule, UserError
-from hectogpt.api.comparing import check_classes, make_arms
 from hectogpt.data import Corpus
-from hectogpt.lab.plan import plan
+from hectogpt.lab.plan import arms_of, check_classes, plan
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def compared(corpus: Corpus, out: Path) -> ComparisonResult:
 def test_labels_say_how_a_run_differs_from_the_first_of_its_name() -> None:
     run = package.recipe("baseline")
     runs = [run, replace(run, steps=50), replace(run, seed=7, schedule=Cosine(warmup=3)), "muon"]
-    arms = make_arms(runs)
+    arms = arms_of(runs)
     assert [arm.label for arm in arms] == [
         "baseline",
         "baseline steps=50",
@@ -54,24 +53,24 @@ def test_labels_say_how_a_run_differs_from_the_first_of_its_name() -> None:
     ]
     assert [sorted(arm.overrides) for arm in arms] == [[], ["steps"], ["schedule"], []]
     model = replace(run.model, d_model=48, n_heads=4, n_layers=2, context_length=600)
-    many = make_arms([run, replace(run, model=model)])[1].label
+    many = arms_of([run, replace(run, model=model)])[1].label
     assert many == "baseline model.d_model=48 model.n_heads=4 model.n_layers=2 and 1 more"
-    same_name = make_arms([replace(run, recipe="a", steps=n) for n in (1, 2, 3)])
+    same_name = arms_of([replace(run, recipe="a", steps=n) for n in (1, 2, 3)])
     assert len({arm.label for arm in same_name}) == 3
 
 
 def test_steps_and_threads_are_those_of_all() -> None:
-    arms = make_arms(["baseline", package.recipe("muon")], steps=5, threads=2)
+    arms = arms_of(["baseline", package.recipe("muon")], steps=5, threads=2)
     assert [(arm.run.steps, arm.run.threads, arm.overrides) for arm in arms] == [(5, 2, {"steps": 5})] * 2
 
 
 def test_runs_that_are_the_same_are_refused() -> None:
     run = package.recipe("baseline")
     with pytest.raises(UserError, match="runs 1 and 3 are the same"):
-        make_arms([run, "muon", replace(run, seed=3, threads=2)])
+        arms_of([run, "muon", replace(run, seed=3, threads=2)])
     for nothing in ([], "top"):
         with pytest.raises(UserError, match="no runs to compare"):
-            make_arms(nothing)
+            arms_of(nothing)
 
 
 def test_a_class_without_a_file_is_refused_before_anything_runs() -> None:

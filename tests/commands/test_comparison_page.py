@@ -81,7 +81,15 @@ def test_everything_is_on_the_page(with_idea: Comparison) -> None:
         assert verdict.text in text.replace("&lt;", "<")
     (idea,) = (arm for arm in with_idea.arms if arm.run.ideas)
     assert idea.run.ideas[0] in page
-    for part in ("mine.py", "a note", "decided after 3 seeds", "Kneser-Ney 3 4.90", "unigram 6.40", "optim", "1e-05"):
+    for part in (
+        "mine.py",
+        "a note",
+        "decided after 3 seeds",
+        "Kneser-Ney trigram 4.90",
+        "unigram counts 6.40",
+        "optim",
+        "1e-05",
+    ):
         assert part in text
     assert page.count("<polyline") == 3 * 4 + 2 * 4, "three seeds and a mean of three arms, and of two gains"
     assert "prefers-color-scheme: dark" in page

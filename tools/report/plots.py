@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from hectogpt.lab.comparison_page import NGRAM_LABELS
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.training.plot import (
@@ -35,6 +34,7 @@ from hectogpt.training.plot import (
 )
 from tools.report.front import LOSS_TICKS, SECOND_TICKS, Front
 from tools.report.leaderboard import Entry, Leaderboard, compare_curves, compare_entries, count_pairs
+from tools.report.tables import NGRAM_LABELS
 
 NEAR_LEVEL = 1.06  # times a level: up to there another one leaves no room for a name beside it
 NAME_HEIGHT = 0.17  # of the height of the picture of the ladder: a name of a level

@@ -11,6 +11,14 @@ from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary, selection
 from tools.report.leaderboard import NGRAMS, WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
 from tools.report.seconds import NO_SECONDS, Seconds
 
+NGRAM_LABELS = {
+    "uniform": "uniform",
+    "unigram": "unigram",
+    "kn2": "Kneser-Ney 2",
+    "kn3": "Kneser-Ney 3",
+    "mkn5": "Kneser-Ney 5",
+    "best": "best counting",
+}
 NGRAM_DESCRIPTIONS = {
     "uniform": "every token id has the same probability",
     "unigram": "counts of single tokens",
