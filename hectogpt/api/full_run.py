@@ -31,10 +31,10 @@ from hectogpt.model.weights import save_model
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.training import precision, setup
 from hectogpt.training.autosave import Autosave
-from hectogpt.training.parallel import World
+from hectogpt.training.parallel import Alone, World
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder
-from hectogpt.training.session import RunResult, Session
+from hectogpt.training.session import ALONE, RunResult, Session
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def run_to_folder(
     prompt: str | None = None,
     save_every: int | None = None,
     resume: Resume | None = None,
-    world: World | None = None,
+    world: Alone | World = ALONE,
     track: Sequence[str] = (),
 ) -> FullRun:
     """Take the folder `out` (or runs/NAME, runs/NAME-2 ...) or that of `resume`, train, score, draw, summarise.
@@ -87,9 +87,8 @@ def run_to_folder(
         else:
             folder, session = take_folder_again(run, corpus, progress, resume, world)
         with folder:
-            if world is not None:
-                world.keep("folder", str(folder.path.resolve()))
-                world.tell(session.step)
+            world.keep("folder", str(folder.path.resolve()))
+            world.share(lambda: session.step)
             facts = {"modified": folder.modified, "folder": str(folder.path)}
             facts |= score_before(session, folder, progress)
             with tracking(track, session, folder, progress.line):
@@ -113,7 +112,7 @@ def take_folder(
     modified: bool,
     name: str,
     out: Path | None,
-    world: World | None = None,
+    world: Alone | World = ALONE,
 ) -> tuple[RunFolder, Session]:
     """Take the run's folder, then build the model and say what will be done; if that fails, nothing of the folder is
     left."""
@@ -122,10 +121,8 @@ def take_folder(
     before = {path for path in (wanted, *wanted.parents) if path.exists()}
     folder = RunFolder.create(run, modified, name, out)
     try:
-        folder.sharing = {} if world is None else {"sharing": world.describe()}
+        folder.sharing = world.record
         session = Session.open(run, corpus, world=world)
-        if session.sharded is not None:
-            session.sharded.see_folder(folder.path)
         check_space(session, folder, progress)
         say_what_is_done(session, folder, progress)
         folder.keep_ideas(own_files)
@@ -167,7 +164,6 @@ def run_steps(
     checkpoint, its weights and a summary are written."""
     run = session.run
     autosave = Autosave(folder.checkpoints, save_every, progress.line, folder.sync_metrics)
-    session.wants_whole = autosave.due
     with stop_on_signal() as signals:
         try:
             steps = progress.follow(session.steps(signals), run.steps, StepLine(run, session.step), done=session.step)

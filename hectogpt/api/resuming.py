@@ -15,10 +15,10 @@ from hectogpt.lab import ideas
 from hectogpt.serialization import diff
 from hectogpt.training import checkpoint
 from hectogpt.training.checkpoint import Checkpoints
-from hectogpt.training.parallel import World
+from hectogpt.training.parallel import Alone, World
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RUN, RunFolder, read_state, read_steps
-from hectogpt.training.session import Session
+from hectogpt.training.session import ALONE, Session
 
 # A run may go on with these changed; all but the last three can change bits, which is then told.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "data.micro_batch"}
@@ -108,7 +108,7 @@ def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
 
 
 def take_folder_again(
-    run: Run, corpus: Corpus, progress: Progress, resume: Resume, world: World | None = None
+    run: Run, corpus: Corpus, progress: Progress, resume: Resume, world: Alone | World = ALONE
 ) -> tuple[RunFolder, Session]:
     """Take the folder of a run that was begun before, and bring model and optimizer to where it is. world: the
     processes that share it."""
@@ -116,12 +116,9 @@ def take_folder_again(
     folder = RunFolder.reopen(resume.folder, run)
     try:
         checkpoints = folder.checkpoints
-        forms = world is not None and world.sharded
-        at = checkpoints.newest(progress.line, forms) if resume.step is None else checkpoints.load(resume.step, forms)
-        folder.sharing = {} if world is None else {"sharing": world.describe()}
+        at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
+        folder.sharing = world.record
         session = Session.open(run, corpus, at, world)
-        if session.sharded is not None:
-            session.sharded.see_folder(folder.path)
         differences = [] if at is None else session.differences(at.facts)
         if differences and resume.require_exact:
             raise UserError(

@@ -38,13 +38,9 @@ class TrainOptions:
     require_exact: bool = False
     """With --resume: refuse if the machine or the program differs, so that bits may differ."""
     parallel: Literal["ddp", "fsdp"] | None = None
-    """Under torchrun: every process has all weights (ddp, the default), or a shard of them (fsdp)."""
+    """Under torchrun: every process has all weights (ddp)."""
     reduction: Literal["tree", "fast"] = "tree"
     """How processes add up gradients: in a fixed tree (the same bits for any number of them), or by all-reduce."""
-    recompute: bool = False
-    """With fsdp: compute blocks again in the backward pass instead of keeping what they computed."""
-    shard_checkpoints_above: float = 16.0
-    """With fsdp: GiB of weights and optimizer state above which each process saves its own parts of a checkpoint."""
     dist_timeout: float = 120.0
     """Seconds that one process waits for another."""
     prompt: str | None = None
@@ -88,8 +84,6 @@ Machine
   --threads N        0 for one on each physical core (default)
   --compile          generate code for the blocks; pays for long runs
 Under torchrun (docs/parallel.md)
-  --parallel KIND    ddp, or fsdp: shards; --recompute: less memory still
-  --shard-checkpoints-above GIB  fsdp: then each process saves its parts (16)
   --reduction KIND   tree: the same bits for any number of processes; or fast
   --dist-timeout S   seconds that one process waits for another (120)
 Output

@@ -1,6 +1,7 @@
 """`hectogpt train` under torchrun. Every process comes here: rank 0 does what one alone does, the others follow it.
 
-Nothing but rank 0 prints. A failure of another process is told by rank 0, with its cause, and written to status.json.
+Rank 0 prints. It names the failure of another process with its cause, which is in status.json too; if it cannot, rank 1
+does. A process that has not found the others says so itself.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from hectogpt.cli.train_run import train as train_alone
 from hectogpt.errors import UserError
 from hectogpt.serialization import dump
 from hectogpt.training.facts import file_hashes
+from hectogpt.training.failures import NotJoinedError, PeerError, write_status
 from hectogpt.training.launch import Launch
 from hectogpt.training.leaves import choose_leaves
-from hectogpt.training.parallel import PeerError, World, recorded
+from hectogpt.training.parallel import World, recorded
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.run_folder import RUN, read_run
-from hectogpt.training.status import write_status
 
 FOLDER = "folder"  # under which the run's folder is kept for attempts after a failure
 
@@ -42,8 +43,8 @@ def train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[st
         recorded(lambda: _train(launch, run, name, recipe, argv, options))()
     except Exception as error:
         failure = error.failure if isinstance(error, PeerError) else {}
-        alone = failure.get("rank") == 0 and "wordless" in failure  # rank 0 cannot tell it
-        if launch.rank == 0 or (launch.rank == 1 and alone):
+        silent = failure.get("rank") == 0 and "wordless" in failure  # rank 0 cannot print it
+        if launch.rank == 0 or isinstance(error, NotJoinedError) or (launch.rank == 1 and silent):
             raise
         if "--debug" in sys.argv:
             raise
@@ -51,15 +52,17 @@ def train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[st
 
 
 def _train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[str], options: TrainOptions) -> None:
-    sharded, fast = options.parallel == "fsdp", options.reduction == "fast"
-    above = options.shard_checkpoints_above * 2**30
-    if not above >= 0:
-        raise UserError(f"--shard-checkpoints-above {options.shard_checkpoints_above}", why="it is a size in GiB")
-    world = World(launch, options.dist_timeout, sharded, fast, options.recompute, above)
+    if options.parallel == "fsdp":
+        raise UserError(
+            "--parallel fsdp is gone: hectogpt shards no weights",
+            why="a model that does not fit into one GPU is beyond a hundred steps on a laptop",
+            fix="--parallel ddp; docs/scale.md says what serves beyond",
+        )
+    world = World(launch, options.dist_timeout, options.reduction == "fast")
     with world, _status_written(world):
         config = dump(run)
         facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}
-        world.agree(facts | {"configuration": config, "options": [options.parallel, options.reduction]})
+        world.agree(facts | {"configuration": config, "options": [options.reduction, options.dist_timeout]})
         progress = Progress(options.quiet or not world.is_first)
         where: Resume | None = None
 
@@ -72,10 +75,11 @@ def _train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[s
             data: dict[str, Any] = dump(replace(chosen, data=choose_leaves(chosen.data, world.size)))
             return data
 
-        told = world.share(decide)
-        if told is None:
+        decided = world.share(decide)
+        if decided is None:
+            world.meet("the end")  # rank 0 may keep the store
             return
-        shared = load_run(told)
+        shared = load_run(decided)
         corpus = find_corpus(shared, progress, options.encoding, options.force)
         world.agree({"data": corpus.sha256, "tokenizer": corpus.tokenizer.sha256})
         if not world.is_first:

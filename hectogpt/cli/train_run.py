@@ -29,9 +29,10 @@ from hectogpt.lab.baseline_curves import Curve
 from hectogpt.lab.outlook import find_outlook
 from hectogpt.serialization import dump
 from hectogpt.training import setup
-from hectogpt.training.parallel import World
+from hectogpt.training.parallel import Alone, World
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RUN, read_run, read_state
+from hectogpt.training.session import ALONE
 from hectogpt.training.trackers import parse_names
 
 
@@ -152,7 +153,7 @@ def finish(
     modified: bool,
     options: TrainOptions,
     resume: Resume | None = None,
-    world: World | None = None,
+    world: Alone | World = ALONE,
 ) -> None:
     """Train to the end and print what came of it. world: the processes that share the run, of which this is rank 0."""
     done = run_to_folder(

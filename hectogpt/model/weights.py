@@ -29,7 +29,6 @@ from hectogpt.serialization import IDEA_MODULE, dump, load
 
 MODEL_TYPE = "hectogpt"
 CONFIG_IN_HEADER = "hectogpt_config"
-Places = dict[str, tuple[str, int, int]]
 LARGEST_CONFIG = 1 << 20  # bytes of a config.json; ours have about 700
 
 
@@ -61,30 +60,6 @@ def named_tensors(model: Transformer) -> dict[str, torch.Tensor]:
 def copied(tensor: torch.Tensor) -> torch.Tensor:
     """A contiguous copy on the CPU."""
     return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-def places_in_parameters(model: Transformer) -> Places | None:
-    """Where the model's tensors in files are: name -> parameter and its rows, from and to. Files have other names than
-    parameters, and the rows of one may be several tensors there. Buffers and tensors without numbers are left out.
-
-    None for a model with tensors that are neither rows of parameters nor buffers: a part of the user's own computes
-    them.
-    """
-    by_storage = {p.untyped_storage()._cdata: (name, p) for name, p in model.named_parameters() if p.numel()}
-    buffers = {b.untyped_storage()._cdata for b in model.buffers()}
-    places: Places = {}
-    for name, tensor in named_tensors(model).items():
-        storage = tensor.untyped_storage()._cdata
-        if storage in by_storage:
-            parameter, p = by_storage[storage]
-            row = p[0].numel() if p.dim() else 1
-            begin, rest = divmod(int(tensor.storage_offset()) - int(p.storage_offset()), row)
-            if rest or tensor.shape[1:] != p.shape[1:] or not tensor.is_contiguous():
-                return None
-            places[name] = (parameter, begin, begin + len(tensor))
-        elif tensor.numel() and storage not in buffers:
-            return None
-    return places
 
 
 def load_tensors(model: Transformer, state: dict[str, torch.Tensor]) -> None:

@@ -1,8 +1,7 @@
 """Saves checkpoints while a run trains: every N steps, or as often as little work is at stake and it costs little time.
 
-The state is copied between two steps; a thread writes the copy while the next steps are computed. A state in parts is
-written between two steps, by all processes of the run. A checkpoint counts only when it is on disk. One that cannot be
-saved is told once it is known, and saved again at the next occasion.
+The state is copied between two steps; a thread writes the copy while the next steps are computed. A checkpoint counts
+only when it is on disk. One that cannot be saved is noted once it is known, and saved again at the next occasion.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hectogpt import errors, hardware
+from hectogpt import hardware
 from hectogpt.errors import UserError
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.session import Session
@@ -25,8 +24,8 @@ class Autosave:
 
     every: steps between checkpoints; 0 for none; None for by time: so often that a kill costs at most 10 s of work, but
     not so often that saving takes more than 2 % of the time (a model of 60 million parameters has 700 MB of state).
-    note: is told of a checkpoint that could not be saved. before: is called before a checkpoint is written (to put on
-    disk what belongs to it).
+    note: is called with a line about a checkpoint that could not be saved. before: is called before one is written (to
+    put on disk what belongs to it).
     """
 
     def __init__(
@@ -54,10 +53,7 @@ class Autosave:
         """To be called after each step: saves the session's state if it is time."""
         now = time.monotonic()
         step_seconds, self._last_step = now - self._last_step, now
-        if session.in_parts:
-            self._save_together(session, self.due(session.step, step_seconds))
-            return
-        if self.due(session.step, step_seconds) and session.is_whole and self._has_room(session):
+        if self.due(session.step, step_seconds) and self._has_room(session):
             self.wait()
             self._begun = time.monotonic()
             try:
@@ -80,9 +76,7 @@ class Autosave:
     def last(self, session: Session) -> None:
         """Save the session's state and wait until it is on disk. Raises UserError (STORAGE)."""
         self.wait()
-        if session.in_parts:
-            self._save_parts(session, self.every != 0)
-        elif self.every != 0:
+        if self.every != 0:
             self.before()
             self.checkpoints.save(session.checkpoint())
 
@@ -102,36 +96,6 @@ class Autosave:
             self._no_room_told = True
         return False
 
-    def _save_together(self, session: Session, wanted: bool) -> None:
-        """Save a state that is in parts, if it is wanted; the other processes wait for the answer."""
-        begun = time.monotonic()
-        try:
-            self._save_parts(session, wanted)
-            self.failure = None if wanted else self.failure
-        except (UserError, OSError) as error:
-            if isinstance(error, UserError) and error.code == errors.PEER:
-                raise
-            if isinstance(error, UserError) and error.code == errors.CHECKPOINT:
-                self.note(f"note: no checkpoints: {error.what}: {error.why}")
-                self.every = 0
-            else:
-                self._tell(error)
-        if wanted:
-            self._begun, self._cost = begun, time.monotonic() - begun
-            self._duration = self._cost
-
-    def _save_parts(self, session: Session, wanted: bool) -> None:
-        from hectogpt.training.sharded_checkpoint import save_parts  # loads torch's checkpoints of several processes
-
-        save_parts(session, self.checkpoints if wanted else None, self.before)
-
-    def _tell(self, error: UserError | OSError) -> None:
-        """Tell of a checkpoint that could not be saved: once, not at every attempt."""
-        if self.failure is None:
-            told = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
-            self.note(f"note: {told}; training goes on and tries again")
-        self.failure = error
-
     def _busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
@@ -143,7 +107,10 @@ class Autosave:
             self.checkpoints.save(checkpoint)
             self.failure = None
         except (UserError, OSError) as error:
-            self._tell(error)
+            if self.failure is None:  # once, not at every attempt
+                what = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
+                self.note(f"note: {what}; training goes on and tries again")
+            self.failure = error
         finally:
             self._cost = copied + (time.thread_time() - begun) / hardware.physical_cores()
             self._duration = time.monotonic() - self._begun

@@ -1,5 +1,4 @@
-"""Checkpoints on disk: each a folder step-N with state.safetensors, or with a file of each process that shared the run
-(sharded_checkpoint.py writes those), and a manifest of hashes.
+"""Checkpoints on disk: each a folder step-N with state.safetensors and a manifest of hashes.
 
 Saving writes a temporary folder beside the others, waits until it is on disk, and gives it its name by one rename;
 only then are old ones removed. Loading takes the newest one whose hashes are right. A kill, a loss of power or a full
@@ -10,8 +9,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,11 @@ from hectogpt.files import (
 )
 from hectogpt.manifest import damage, read_manifest, write_manifest
 from hectogpt.model.safetensors_header import check_header
-from hectogpt.training.checkpoint_parts import MOST_TENSORS, PartFiles
 from hectogpt.training.state import State
 
 FOLDER, STATE = "checkpoints", "state.safetensors"
-FORMAT, SHARDED = 1, 2  # of the manifest: of one file, and of several with parts
+FORMAT, IN_PARTS = 1, 2  # of the manifest; in parts, several files, are what earlier versions wrote with fsdp
+MOST_TENSORS = 50_000  # of a file; 500 layers with AdamW have 26,000
 KEEP = 3  # the newest, one spare for damage to it, one for a step that went wrong unnoticed
 NAME = re.compile(r"step-(\d{8,})")
 
@@ -46,22 +45,20 @@ NAME = re.compile(r"step-(\d{8,})")
 @dataclass(frozen=True)
 class Checkpoint:
     """A run between two steps. step: how many are done. history: float64 [step, columns], a row for every step. facts:
-    what it was made with, plain values. path: its folder, if it was read from one. parts: its files, if what optimizers
-    keep for each parameter is to be read from them by all processes, and its state has only the forms of that."""
+    what it was made with, plain values. path: its folder, if it was read from one."""
 
     step: int
     state: State
     history: Tensor
     facts: dict[str, Any]
     path: Path | None = None
-    parts: PartFiles | None = None
 
 
-def describe(checkpoint: Checkpoint, form: int) -> dict[str, Any]:
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the manifest of a checkpoint holds, hashes aside: names, dtypes and shapes of tensors, values and facts."""
     tensors = checkpoint.state.tensors | {"history": checkpoint.history}
     described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
-    content = {"format": form, "step": checkpoint.step, "tensors": described}
+    content = {"format": FORMAT, "step": checkpoint.step, "tensors": described}
     return content | {"values": checkpoint.state.values, "facts": checkpoint.facts}
 
 
@@ -86,41 +83,26 @@ class Checkpoints:
         A valid one of this step stays as it is. Raises UserError (STORAGE); what was there before is then still there,
         and nothing of the new one.
         """
-        tensors = checkpoint.state.tensors | {"history": checkpoint.history}
-        with self.replacing(checkpoint.step, sum(t.nbytes for t in tensors.values())) as new:
-            if new is not None:
-                save_file(tensors, new / STATE)
-                allow_others(new / STATE)
-                sync_file(new / STATE)
-                write_manifest(new, [STATE], describe(checkpoint, FORMAT))
-
-    @contextmanager
-    def replacing(self, step: int, needed: int) -> Iterator[Path | None]:
-        """A temporary folder, in which the caller writes and syncs a step's checkpoint of `needed` bytes; at the end it
-        gets its name, and the oldest of more than `keep` are removed. None if there is a valid one of this step.
-
-        Raises UserError (STORAGE), also for what the caller raises of OSError, SafetensorError and UserError, but for
-        one of another process or of memory.
-        """
+        tensors, step = checkpoint.state.tensors | {"history": checkpoint.history}, checkpoint.step
         path = self.path(step)
         new = temporary_folder(path)
+        needed = sum(t.nbytes for t in tensors.values())
         try:
             if path.exists() and not self.problem(step):
                 sync_folder(self.folder)  # an attempt that failed or was killed may have left it so
-                self._prune(step)
-                yield None
-                return
-            self.remove_leftovers()
-            new.mkdir(parents=True)
-            sync_folder(self.folder.parent)
-            yield new
-            replace_folder(new, path)
+            else:
+                self.remove_leftovers()
+                new.mkdir(parents=True)
+                sync_folder(self.folder.parent)
+                save_file(tensors, new / STATE)
+                allow_others(new / STATE)
+                sync_file(new / STATE)
+                write_manifest(new, [STATE], describe(checkpoint))
+                replace_folder(new, path)
             self._prune(step)
         except (OSError, SafetensorError) as error:
             raise self._not_saved(step, needed, str(error)) from None
         except UserError as error:
-            if error.code in (errors.PEER, errors.MEMORY):  # not the disk
-                raise
             raise self._not_saved(step, needed, error.why) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -166,18 +148,19 @@ class Checkpoints:
         path = self.path(step)
         try:
             manifest = read_manifest(path)
-            if manifest.get("format") not in (FORMAT, SHARDED) or manifest.get("step") != step:
+            if manifest.get("format") == IN_PARTS:
+                return f"{path}: it is in parts, which a version with sharded weights (fsdp) wrote and alone reads"
+            if manifest.get("format") != FORMAT or manifest.get("step") != step:
                 return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
             found = damage(path, manifest)
-            if not found and manifest["format"] == FORMAT and STATE not in manifest["files"]:
+            if not found and STATE not in manifest["files"]:
                 found = [f"{path}: its manifest does not name {STATE}"]
             return found[0] if found else ""
         except UserError as error:
             return f"{error.what}: {error.why}"
 
-    def load(self, step: int, forms: bool = False) -> Checkpoint:
-        """Read a step's checkpoint after all its hashes are checked. forms: whether of one in parts only the forms of
-        what optimizers keep for each parameter are enough. Raises UserError (CHECKPOINT)."""
+    def load(self, step: int) -> Checkpoint:
+        """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
         path = self.path(step)
         if problem := self.problem(step):
             raise UserError(
@@ -185,13 +168,12 @@ class Checkpoints:
             )
         manifest = read_manifest(path)
         try:
-            parts = PartFiles(path, manifest, sound=True) if manifest["format"] == SHARDED else None
-            tensors = _read_file(path / STATE, manifest["tensors"]) if parts is None else parts.read_all(forms)
+            tensors = _read_file(path / STATE, manifest["tensors"])
             history = tensors.pop("history")
             if history.shape[0] != step:
                 raise ValueError(f"it tells of {history.shape[0]} steps, and there should be {step}")
             state, facts = State(tensors, dict(manifest["values"])), dict(manifest["facts"])
-            return Checkpoint(step, state, history, facts, path, parts if forms else None)
+            return Checkpoint(step, state, history, facts, path)
         except (OSError, SafetensorError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise UserError(
@@ -202,8 +184,8 @@ class Checkpoints:
         others = [str(other) for other in self.steps() if other != step and not self.problem(other)]
         return f"valid are those of steps {', '.join(others)}" if others else ""
 
-    def newest(self, warn: Callable[[str], None], forms: bool = False) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None if there never was one. forms: as in `load`.
+    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None if there never was one.
 
         warn: is told of each newer one that is damaged, and how many steps are recomputed. Raises UserError
         (CHECKPOINT) if there are checkpoints and all are damaged: starting again unasked would look like going on.
@@ -212,7 +194,7 @@ class Checkpoints:
         problems = []
         for step in reversed(steps):
             try:
-                found = self.load(step, forms)
+                found = self.load(step)
             except UserError as error:
                 problems.append(f"{error.what}: {error.why}")
                 continue

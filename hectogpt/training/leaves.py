@@ -8,6 +8,7 @@ processes give the same bits. Knows nothing of how processes speak to each other
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -37,7 +38,8 @@ def choose_leaves(data: Data, processes: int) -> Data:
     """The data with a number of leaves that so many processes can share; as it is, if it names one that they can.
 
     Without a number: the largest power of two up to 8 that divides the batch, or what the processes need. A micro-batch
-    gives way to leaves that are no larger. Raises UserError that lists the numbers of processes that would do.
+    gives way to leaves that are no larger. Raises UserError that lists the numbers of processes that would do, and for
+    a micro-batch that no such leaves respect.
     """
     if data.leaves is not None:
         counts = process_counts(data.leaves)
@@ -51,8 +53,6 @@ def choose_leaves(data: Data, processes: int) -> Data:
         return data
     divisors = [n for n in range(1, data.batch_size + 1) if data.batch_size % n == 0]
     fitting = [n for n in divisors if processes in process_counts(n)]
-    if processes == 1:
-        fitting = [n for n in fitting if n.bit_count() == 1]
     if not fitting:
         counts = sorted({count for n in divisors for count in process_counts(n)})
         larger = -(-data.batch_size // processes) * processes
@@ -61,10 +61,19 @@ def choose_leaves(data: Data, processes: int) -> Data:
             why=f"all take equal parts, so there may be {_list(counts)}",
             fix=f"another number of processes, or set data.batch_size to {larger}",
         )
-    usual = max([n for n in fitting if n <= USUAL], default=fitting[0])
     least = 1 if data.micro_batch is None else -(-data.batch_size // data.micro_batch)
-    leaves = usual if usual >= least else min([n for n in fitting if n >= least], default=fitting[-1])
-    return replace(data, leaves=leaves, micro_batch=None)
+    small = [n for n in fitting if n >= least]
+    if not small:
+        raise UserError(
+            f"data.micro_batch = {data.micro_batch} with {processes} processes",
+            why=f"they cut a batch of {data.batch_size} rows into at most {fitting[-1]} equal leaves of "
+            f"{data.batch_size // fitting[-1]} rows",
+            fix=f"set data.micro_batch to {data.batch_size // fitting[-1]}, or data.batch_size to a power of two times "
+            f"{processes}",
+        )
+    # Of one process powers of two first, so that others may share the run later.
+    by_choice = [n for n in small if processes > 1 or n.bit_count() == 1] or small
+    return replace(data, leaves=max([n for n in by_choice if n <= USUAL], default=by_choice[0]), micro_batch=None)
 
 
 def _list(counts: list[int]) -> str:
@@ -120,10 +129,17 @@ class LeafGradients(Gradients):
     """
 
     def __init__(
-        self, run: Run, model: Transformer, batches: Batches, machine: Machine, exchange: Exchange | None = None
+        self,
+        run: Run,
+        model: Transformer,
+        batches: Batches,
+        machine: Machine,
+        signals: Sequence[int] = (),
+        exchange: Exchange | None = None,
     ) -> None:
-        super().__init__(run, model, batches, machine)
+        super().__init__(run, model, batches, machine, signals)
         self.exchange = exchange or Exchange()
+        self._agreed_to_stop = False
         leaves = run.data.leaves or 1
         self.leaf_rows = run.data.batch_size // leaves
         self.own = leaves // self.exchange.size
@@ -135,6 +151,11 @@ class LeafGradients(Gradients):
             p.register_post_accumulate_grad_hook(partial(self._take, part))
             for p, part in zip(self.parameters, self.parts, strict=True)
         ]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal had come to any process of the run when the last step's losses were added up."""
+        return self._agreed_to_stop
 
     def _find_tables(self, model: Transformer) -> list[Tensor | None]:
         """For each bucket the gradient of a lookup table, if that is all it holds."""
@@ -170,12 +191,11 @@ class LeafGradients(Gradients):
         return self._close_step(loss)
 
     def _close_step(self, loss: Tensor) -> Tensor:
-        """Agree on the loss, on what is wanted, and on which parameters have a gradient; set the gradients."""
+        """Agree on the loss, on stopping, and on which parameters have a gradient; set the gradients."""
         had = [float(part.waiting[0] is not None) for part in self.parts]
-        mine = torch.tensor([*map(float, self.wishes()), *had], dtype=loss.dtype, device=loss.device)
+        mine = torch.tensor([float(bool(self.signals)), *had], dtype=loss.dtype, device=loss.device)
         total = self.exchange.total(torch.cat((loss[None], mine)))
-        stop, gather, *counts = (total[1:] > 0).tolist()
-        self.agreed = (stop, gather)
+        self._agreed_to_stop, *counts = (total[1:] > 0).tolist()
         for part, any_has in zip(self.parts, counts, strict=True):
             part.waiting = []
             part.parameter.grad = part.place if any_has else None

@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -67,21 +67,22 @@ class SpikeRule:
         return False
 
 
-Wishes = tuple[bool, bool]  # to stop after this step; to have the whole state together after it
-
-
 class Gradients:
     """Computes the gradients of a run's batches, here the whole batch or micro-batches in turn.
 
-    wishes: what this process wants; agreed: what any process of the run wanted in the last step.
+    signals: those that have come to this process, which may grow.
     """
 
-    agreed: Wishes = (False, False)
-
-    def __init__(self, run: Run, model: Transformer, batches: Batches, machine: Machine) -> None:
-        self.wishes: Callable[[], Wishes] = lambda: (False, False)
-        self.run, self.model, self.batches, self.machine = run, model, batches, machine
+    def __init__(
+        self, run: Run, model: Transformer, batches: Batches, machine: Machine, signals: Sequence[int] = ()
+    ) -> None:
+        self.run, self.model, self.batches, self.machine, self.signals = run, model, batches, machine, signals
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to end after the last step computed: a signal has come."""
+        return bool(self.signals)
 
     def compute(self, step: int) -> Tensor:
         """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss, float64 []."""

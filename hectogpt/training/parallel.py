@@ -1,7 +1,7 @@
-"""The processes of one run, as torchrun starts them: who is who, what they tell each other, and which of them failed.
+"""The processes of one run, as torchrun starts them: who is who, what they send each other, and which of them failed.
 
 Small things go through the store, a table of texts that torchrun keeps and that outlives a process; tensors go from
-process to process. No Python object travels. What a process dies of is written into the store, so that rank 0 can tell
+process to process. No Python object travels. What a process dies of is written into the store, so that rank 0 can name
 the first cause and not the closed connection that it sees itself.
 """
 
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,30 +25,14 @@ from torch import Tensor
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.training.facts import DisagreementError, describe_odd
+from hectogpt.training.failures import NotJoinedError, PeerError, within
 from hectogpt.training.launch import Launch
 
 T = TypeVar("T")
 
 TIMEOUT = 120.0  # seconds that one process waits for another
-SHARD_ABOVE = 16.0  # GiB of weights and optimizer state above which sharded ones are saved in parts
 START = 3600.0  # seconds that a process waits for what rank 0 does before training: it may build a corpus
 LOOK = 3.0  # seconds in which the cause of a broken connection is looked for
-
-
-class PeerError(UserError):
-    """Another process of the run has failed, so this one cannot go on. failure: which, and of what."""
-
-    def __init__(self, failure: dict[str, Any], size: int) -> None:
-        rank, step = failure["rank"], failure["step"]
-        who = "a process" if rank is None else f"rank {rank}"
-        super().__init__(
-            f"{who} of the run's {size} processes failed {f'in step {step}' if step else 'before the first step'}",
-            why=str(failure["cause"]),
-            fix="the same command with resume set to the run's folder; torchrun starts it again by itself, as often as "
-            "its max-restarts says",
-            code=errors.PEER,
-        )
-        self.failure = failure
 
 
 def recorded(work: Callable[[], None]) -> Callable[[], None]:
@@ -59,34 +43,47 @@ def recorded(work: Callable[[], None]) -> Callable[[], None]:
     return wrapped
 
 
+class Alone:
+    """The one process of a run that no other shares; has what World has, without anything to send."""
+
+    is_first = True
+    facts: ClassVar[dict[str, Any]] = {}
+    record: ClassVar[dict[str, Any]] = {}
+
+    def share(self, find: Callable[[], T]) -> T:
+        """What `find` returns."""
+        return find()
+
+    def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors as they are."""
+        return tensors
+
+    def keep(self, name: str, value: str) -> None:
+        """Nothing: there is no later attempt."""
+
+
 class World:
     """This process among those of the run. Use as a context manager.
 
     fast: whether sums go by the library's own all-reduce, whose order depends on the number of processes.
-    sharded: whether weights are sharded over the processes. recompute: whether blocks are then computed again in the
-    backward pass. shard_above: bytes of weights and optimizer state above which each process then saves its own parts.
     """
 
-    def __init__(
-        self,
-        launch: Launch,
-        timeout: float = TIMEOUT,
-        sharded: bool = False,
-        fast: bool = False,
-        recompute: bool = False,
-        shard_above: float = SHARD_ABOVE * 2**30,
-    ) -> None:
-        """Join the others. Raises UserError if they do not all come within the timeout, or if the port is in use."""
+    def __init__(self, launch: Launch, timeout: float = TIMEOUT, fast: bool = False) -> None:
+        """Join the others. Raises NotJoinedError if they do not all come within the timeout, or for a port in use."""
         self.launch, self.rank, self.size = launch, launch.rank, launch.size
-        self.timeout, self.sharded, self.fast, self.recompute = timeout, sharded, fast, recompute
-        self.shard_above = shard_above
+        self.timeout, self.fast = timeout, fast
         self.step = 0  # that this process is in, from 1; 0 before the first
-        self._told = 0
+        self._shared = 0  # texts so far
         self._store_is_gone = False
+        self._kept_here: dict[str, str] = {}
         limit = timedelta(seconds=timeout)
         owns = not launch.agent and launch.rank == 0
         try:
-            base = dist.TCPStore(launch.address, launch.port, None, owns, limit, wait_for_workers=False)
+            # A stranger that listens on the port may never answer, and torch's own limit is not for that.
+            base = within(
+                timeout + LOOK,
+                lambda: dist.TCPStore(launch.address, launch.port, None, owns, limit, wait_for_workers=False),
+            )
             self._kept = dist.PrefixStore("hectogpt", base)  # over restarts
             self._store = dist.PrefixStore(f"hectogpt/{launch.attempt}", base)
             self._store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
@@ -96,18 +93,20 @@ class World:
             raise self._not_joined(error, owns) from None
         self.mark("has joined")
 
-    def _not_joined(self, error: Exception, owns: bool) -> UserError:
+    def _not_joined(self, error: Exception, owns: bool) -> NotJoinedError:
         first = str(error).strip().partition("\n")[0][:300]
         if owns and ("EADDRINUSE" in str(error) or "in use" in str(error)):
-            return UserError(
+            return NotJoinedError(
                 f"port {self.launch.port} is in use",
                 why="rank 0 listens there for the other processes",
                 fix="another MASTER_PORT, or torchrun's standalone mode, which finds a free one",
             )
-        return UserError(
-            f"the {self.size} processes of the run did not find each other at {self.launch.address}",
+        return NotJoinedError(
+            f"the {self.size} processes of the run did not find each other at {self.launch.address}:{self.launch.port}",
             why=first,
-            fix="see that all are started, and that their machines reach each other",
+            fix="see that all are started, that no other program has the port, and that their machines reach each "
+            "other; where a machine's name stands for 127.0.0.1 there, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for "
+            "GPUs) to the network interface, such as eth0",
             code=errors.PEER,
         )
 
@@ -124,49 +123,46 @@ class World:
         return self.rank == 0
 
     @property
-    def holds_whole(self) -> bool:
-        """Whether this process has the run's whole state: all have it, but only rank 0 where weights are sharded."""
-        return self.is_first or not self.sharded
+    def in_words(self) -> str:
+        """How many processes share the run, and how they add up."""
+        return f"{self.size} process{'' if self.size == 1 else 'es'}, {'fast' if self.fast else 'tree'} sums"
 
-    def describe(self) -> dict[str, Any]:
+    @property
+    def record(self) -> dict[str, Any]:
         """How the run is shared, for run.json."""
-        kind, sums = "fsdp" if self.sharded else "ddp", "fast" if self.fast or self.sharded else "tree"
-        words = f"{kind}, {sums} sums, {self.size} process{'' if self.size == 1 else 'es'}"
-        return {
-            "processes": self.size,
-            "parallel": kind,
-            "reduction": sums,
-            "elastic": sums == "tree",
-            "in_words": words,
-        }
+        sums = "fast" if self.fast else "tree"
+        how = {"processes": self.size, "parallel": "ddp", "reduction": sums, "elastic": not self.fast}
+        return {"sharing": how | {"in_words": self.in_words}}
 
-    # --- texts ---
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the bits of the run depend on: the number of processes, where sums are not those of the tree."""
+        return {"sharing": self.in_words} if self.fast else {}
 
-    def tell(self, value: Any) -> None:
-        """Rank 0 tells all others a plain value (what JSON can hold)."""
-        self._told += 1
-        self._store.set(f"told/{self._told}", json.dumps(value, allow_nan=False))
-
-    def hear(self) -> Any:
-        """The next value that rank 0 tells. Raises PeerError."""
-        self._told += 1
-        return json.loads(self._wait_for(f"told/{self._told}", "what rank 0 tells"))
+    # --- texts and tensors ---
 
     def share(self, find: Callable[[], T]) -> T:
-        """What `find` returns at rank 0, a plain value, at all ranks."""
-        if not self.is_first:
-            value: T = self.hear()
-            return value
-        value = find()
-        self.tell(value)
+        """What `find` returns at rank 0, a plain value (what JSON can hold), at all ranks. Raises PeerError."""
+        self._shared += 1
+        key = f"shared/{self._shared}"
+        if self.is_first:
+            value = find()
+            self._store.set(key, json.dumps(value, allow_nan=False))
+        else:
+            value = json.loads(self._wait_for(key))
         return value
 
-    def gather_texts(self, value: Any) -> list[Any]:
-        """Every process's plain value, in the order of ranks, at all of them."""
-        self._told += 1
-        self._store.set(f"told/{self._told}/{self.rank}", json.dumps(value, allow_nan=False))
-        keys = [f"told/{self._told}/{rank}" for rank in range(self.size)]
-        return [json.loads(self._wait_for(key, "what another process tells")) for key in keys]
+    def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of rank 0 at all ranks, on the CPU. What others pass is not looked at."""
+        described = self.share(lambda: {n: [str(t.dtype), list(t.shape)] for n, t in tensors.items()})
+        found = tensors if self.is_first else {}
+        with self.guarded("sending the checkpoint"):
+            for name, (dtype, shape) in described.items():
+                if not self.is_first:
+                    found[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+                flat = found[name].contiguous().view(-1)
+                dist.broadcast(flat.view(torch.uint8) if flat.dtype == torch.bool else flat, 0)
+        return found
 
     def meet(self, operation: str) -> None:
         """Wait until all processes have come here: one that ends before others have read its text seems to have failed.
@@ -174,30 +170,42 @@ class World:
         with self.guarded(operation):
             dist.all_reduce(torch.zeros(1))
 
-    def _wait_for(self, key: str, what: str) -> str:
+    def _wait_for(self, key: str) -> str:
         deadline, pause = time.monotonic() + START, 0.01
         try:
-            while not self._store.check([key]):
+            while not self._ask(lambda: self._store.check([key])):
                 failure = self._failure()
                 if failure is None and time.monotonic() > deadline:
-                    failure = {"rank": 0, "cause": f"{what} did not come in {START:.0f} s", "step": 0}
+                    failure = {"rank": 0, "cause": f"nothing came from it in {START:.0f} s", "step": 0}
                 if failure is not None:
                     raise PeerError(failure, self.size)
                 time.sleep(pause)
                 pause = min(2 * pause, 0.2)
-            return self._store.get(key).decode()
+            return self._ask(lambda: self._store.get(key)).decode()
+        except RuntimeError:
+            raise PeerError(self._store_failure(), self.size) from None
+
+    def _ask(self, question: Callable[[], T], limit: float | None = None) -> T:
+        """What the store answers within the run's limit. Raises RuntimeError, at once if it did not answer before."""
+        if self._store_is_gone:
+            raise RuntimeError("the store is gone")
+        try:
+            return within(limit or self.timeout, question)
         except RuntimeError:
             self._store_is_gone = True
-            raise PeerError(self._store_failure(), self.size) from None
+            raise
 
     def keep(self, name: str, value: str) -> None:
         """Keep a text for later attempts of the same launch."""
+        self._kept_here[name] = value
         self._kept.set(name, value)
 
     def kept(self, name: str) -> str | None:
-        """A text that an earlier attempt has kept."""
+        """A text that this attempt or an earlier one has kept."""
+        if name in self._kept_here:
+            return self._kept_here[name]
         with suppress(RuntimeError):
-            return self._kept.get(name).decode() if self._kept.check([name]) else None
+            return self._ask(lambda: self._kept.get(name).decode() if self._kept.check([name]) else None)
         return None
 
     # --- agreement ---
@@ -213,11 +221,11 @@ class World:
             dist.all_gather(every, mine)
         if all(torch.equal(mine, other) for other in every):
             return
-        told = [json.loads(self._store.get(f"facts/{rank}")) for rank in range(self.size)]
+        every_text = [json.loads(self._store.get(f"facts/{rank}")) for rank in range(self.size)]
         with suppress(RuntimeError):
             dist.barrier()  # all have read before the one that keeps the store ends
-        for name in [*facts, *(name for its in told for name in its if name not in facts)]:
-            values = [its.get(name, "null") for its in told]
+        for name in [*facts, *(name for its in every_text for name in its if name not in facts)]:
+            values = [its.get(name, "null") for its in every_text]
             if len(set(values)) > 1:
                 usual, count = Counter(values).most_common(1)[0]
                 usual = usual if 2 * count > self.size else values[0]
@@ -238,16 +246,17 @@ class World:
             raise PeerError(self._find_failure(error, operation), self.size) from None
 
     def begin(self, step: int) -> None:
-        """Note that 0-based `step` begins."""
+        """Note that 0-based `step` begins. Raises PeerError if whoever started the run is gone: its processes would
+        train on as nobody's."""
         self.step = step + 1
         self.mark("computes")
+        if self._store_is_gone:
+            raise PeerError(self._store_failure(), self.size)
 
     def mark(self, doing: str) -> None:
         """Write into the store what this process does, for one that waits for it in vain."""
-        try:
-            self._store.set(f"at/{self.rank}", json.dumps([self.step, doing], allow_nan=False))
-        except RuntimeError:
-            self._store_is_gone = True
+        with suppress(RuntimeError):
+            self._ask(lambda: self._store.set(f"at/{self.rank}", json.dumps([self.step, doing], allow_nan=False)))
 
     def publish(self, error: BaseException) -> dict[str, Any] | None:
         """Write into the store what this process dies of. Returns the first failure of the run; None if all processes
@@ -266,32 +275,28 @@ class World:
 
     def _claim(self, failure: dict[str, Any]) -> dict[str, Any]:
         """Make this the run's failure, if there is none; returns the one that is."""
-        if not self._store_is_gone:
-            with suppress(RuntimeError):
-                failure = json.loads(self._store.compare_set("failure", "", json.dumps(failure, allow_nan=False)))
+        text = json.dumps(failure, allow_nan=False)
+        with suppress(RuntimeError):
+            failure = json.loads(self._ask(lambda: self._store.compare_set("failure", "", text), LOOK))
         return failure
 
     def _failure(self) -> dict[str, Any] | None:
         """The run's failure, if it is known; a process of this machine that is gone is one."""
-        if self._store_is_gone:
-            return None
-        try:
-            if self._store.check(["failure"]):
-                found: dict[str, Any] = json.loads(self._store.get("failure"))
+        with suppress(RuntimeError):
+            if self._ask(lambda: self._store.check(["failure"]), LOOK):
+                found: dict[str, Any] = json.loads(self._ask(lambda: self._store.get("failure"), LOOK))
                 return found
             for rank in range(self.size):
                 if rank != self.rank and self._is_gone(rank):
                     cause = "its process has ended without a word: killed, or by an exit in the middle of the run"
                     return self._claim({"rank": rank, "cause": cause, "step": self.step, "wordless": True})
-        except RuntimeError:
-            self._store_is_gone = True
         return None
 
     def _is_gone(self, rank: int) -> bool:
         key = f"process/{rank}"
-        if not self._store.check([key]):
+        if not self._ask(lambda: self._store.check([key]), LOOK):
             return False
-        host, _, pid = self._store.get(key).decode().rpartition(" ")
+        host, _, pid = self._ask(lambda: self._store.get(key), LOOK).decode().rpartition(" ")
         return host == socket.gethostname() and not hardware.is_process(int(pid))
 
     def _find_failure(self, error: Exception, operation: str) -> dict[str, Any]:
@@ -308,35 +313,26 @@ class World:
         return self._claim({"rank": None, "cause": f"{operation}: {first}", "step": self.step})
 
     def _store_failure(self) -> dict[str, Any]:
-        """The failure that the store is gone. Where torchrun does not keep it, rank 0 does."""
-        return {"rank": 0, "cause": "its process has ended, and the store with it", "step": self.step, "wordless": True}
+        """The failure that the store is gone: torchrun keeps it, or rank 0 does."""
+        if self.launch.agent:
+            cause = f"torchrun at {self.launch.address} has ended, or its machine cannot be reached"
+            return {"rank": None, "cause": cause, "step": self.step, "wordless": True}
+        cause = "its process has ended, and the store with it, or its machine cannot be reached"
+        return {"rank": 0, "cause": cause, "step": self.step, "wordless": True}
 
     def _hanging(self, operation: str) -> dict[str, Any]:
         """The failure that a process does not answer: one that is behind this one."""
         behind: list[tuple[int, int, str]] = []
         with suppress(RuntimeError):
             for rank in range(self.size):
-                if rank != self.rank and self._store.check([f"at/{rank}"]):
-                    step, doing = json.loads(self._store.get(f"at/{rank}"))
+                key = f"at/{rank}"
+                if rank != self.rank and self._ask(lambda key=key: self._store.check([key]), LOOK):  # type: ignore[misc]
+                    step, doing = json.loads(self._ask(lambda key=key: self._store.get(key), LOOK))  # type: ignore[misc]
                     if (step, doing) != (self.step, operation):
                         behind.append((step, rank, doing))
         cause = f"it did not come to {operation} of step {self.step} in {self.timeout:g} s"
         if not behind:
             return {"rank": None, "cause": f"a process stopped answering during {operation}", "step": self.step}
         step, rank, doing = min(behind)
-        return {"rank": rank, "cause": f"{cause}; its last sign: {doing}, step {step}", "step": self.step}
-
-
-def send_all(world: World, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
-    """The tensors of rank 0 at all ranks, on the CPU. Other ranks pass None."""
-    described: dict[str, Any] = world.share(
-        lambda: {n: [str(t.dtype), list(t.shape)] for n, t in (tensors or {}).items()}
-    )
-    found = {} if tensors is None else tensors
-    with world.guarded("sending the checkpoint"):
-        for name, (dtype, shape) in described.items():
-            if tensors is None:
-                found[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
-            flat = found[name].contiguous().view(-1)
-            dist.broadcast(flat.view(torch.uint8) if flat.dtype == torch.bool else flat, 0)
-    return found
+        last = f"its last sign: {doing}, step {step}"
+        return {"rank": rank, "cause": f"{cause}; {last}", "step": self.step, "wordless": True}

@@ -26,10 +26,10 @@ from hectogpt.manifest import MANIFEST, narrow_manifest, write_manifest
 from hectogpt.serialization import dump
 from hectogpt.training.checkpoint import FOLDER, Checkpoints
 from hectogpt.training.evaluate import EvalResult
+from hectogpt.training.failures import clear_status
 from hectogpt.training.loop import Step
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
-from hectogpt.training.status import clear_status
 
 RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
 OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", "losses_and_grad_norms.png")

@@ -10,7 +10,7 @@ result = session.result()
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,18 @@ from hectogpt.errors import UserError
 from hectogpt.model import Transformer, native
 from hectogpt.model.weights import load_model, load_tensors, saved_tensors
 from hectogpt.serialization import dump
-from hectogpt.training import loop, precision, setup, together
+from hectogpt.training import loop, setup, together
 from hectogpt.training.checkpoint import Checkpoint
 from hectogpt.training.evaluate import EvalResult, evaluate
 from hectogpt.training.facts import check_same, code_hash, differences
 from hectogpt.training.loop import Step
 from hectogpt.training.optim import OptimizerGroup
-from hectogpt.training.parallel import World
+from hectogpt.training.parallel import Alone, World
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
-from hectogpt.training.state import State, put_state, take_state
+from hectogpt.training.state import put_state, take_state
+
+ALONE = Alone()
 
 
 @dataclass(frozen=True)
@@ -132,27 +134,38 @@ class RunResult:
 
 
 class Session:
-    """One run that is under way: run, corpus, machine, model and optimizer, and what has come of them so far."""
+    """One run that is under way: run, corpus, machine, model and optimizer, and what has come of them so far.
+
+    world: the processes that share the run. head: in words what was compiled for it. stopping: whether the run is to
+    end after the last step done: a signal has come to it, or to any of its processes.
+    """
 
     def __init__(
-        self, run: Run, corpus: Corpus, machine: Machine, model: Transformer, optimizer: OptimizerGroup, head: str
+        self,
+        run: Run,
+        corpus: Corpus,
+        world: Alone | World,
+        machine: Machine,
+        model: Transformer,
+        optimizer: OptimizerGroup,
+        head: str,
     ) -> None:
-        self.run, self.corpus, self.machine = run, corpus, machine
+        self.run, self.corpus, self.world, self.machine = run, corpus, world, machine
         self.model, self.optimizer, self.head = model, optimizer, head
         self.done: list[Step] = []
         self.scores: dict[str, EvalResult] = {}
         self.setup_seconds = 0.0
         self.peak_mb = 0.0
         self.weights_only = False  # whether the optimizer is new although steps are done
-        self.world: World | None = None  # the processes that share the run, None for one alone
-        self._signals: Sequence[int] = ()
-        self._agreed_to_stop = False
-        self.sharded: together.Sharded | None = None  # what trains in place of model and optimizer
-        self.wants_whole: Callable[[int], bool] = lambda step: False  # whether they are needed after this step
+        self.stopping = False
 
     @classmethod
     def open(
-        cls, run: Run, corpus: Corpus | None = None, resume: Checkpoint | None = None, world: World | None = None
+        cls,
+        run: Run,
+        corpus: Corpus | None = None,
+        resume: Checkpoint | None = None,
+        world: Alone | World = ALONE,
     ) -> Session:
         """Choose the machine, build model and optimizer. corpus: the run's own unless given.
 
@@ -166,33 +179,26 @@ class Session:
         corpus = open_corpus(run.corpus) if corpus is None else corpus
         setup.check_corpus(run, corpus)
         begun = time.perf_counter()
-        if world is not None:
-            resume = together.share_checkpoint(world, resume)
+        resume = together.share_checkpoint(world, resume)
         chosen: dict[str, Any] = {} if resume is None else resume.facts.get("machine", {})
-        if world is not None:
-            machine = together.choose_machine(world, run, chosen)
-        else:
-            machine = precision.choose(run) if resume is None else precision.choose_again(run, chosen)
-        sharded, whole = world is not None and world.sharded, world is None or world.holds_whole
-        home = torch.device("cpu") if sharded else machine.device  # of what rank 0 keeps whole
-        model = setup.build_model(run, machine, corpus, home, form=not whole)
+        machine = together.choose_machine(world, run, chosen)
+        model = setup.build_model(run, machine, corpus)
         if resume is not None:
             model.fit_to(resume.state.weights())
-        elif run.first_weights is not None and whole:
+        elif run.first_weights is not None:
             run.first_weights.load_into(model)
+<<<<<<< HEAD
         head = together.choose_head(world, run, model, machine, chosen.get("head"))
         optimizer = setup.build_optimizer(run, model) if whole else OptimizerGroup([])
         session = cls(run, corpus, machine, model, optimizer, head)
         session.world = world
+=======
+        head = together.choose_head(world, run, model, machine, chosen.get("head"))
+        session = cls(run, corpus, world, machine, model, setup.build_optimizer(run, model), head)
+>>>>>>> 8007b14 (training: sharded weights, checkpoints in parts and the simulation of scale are out)
         if resume is not None:
-            session._go_on_from(resume, whole)
-        if world is not None:
-            together.check_equal(world, model, session._facts()["machine"])
-        if world is not None and world.sharded:
-            form = setup.build_model(run, machine, corpus, form=True) if whole else model
-            form.fit_to(model.state_dict())
-            had = (model, optimizer) if whole else None
-            session.sharded = together.make_sharded(world, run, machine, form, had, resume)
+            session._go_on_from(resume)
+        together.check_equal(world, model, session._facts()["machine"])
         session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
@@ -202,21 +208,12 @@ class Session:
         """How many steps are done."""
         return len(self.done)
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the run is to end after the last step done: a signal has come to it, or to any of its processes."""
-        return bool(self._signals) if self.world is None else self._agreed_to_stop
-
     def steps(self, signals: Sequence[int] = ()) -> Iterator[Step]:
         """Train to the run's end, one Step at a time. signals: those that have come to this process, which may grow.
         Raises UserError: DIVERGED, or PEER if another process has failed."""
-        self._signals = signals
-        batches, trained = setup.make_batches(self.run, self.corpus), self.sharded or self
-        gradients = together.make_gradients(self.world, self.run, trained.model, batches, self.machine)
-        gradients.wishes = lambda: (bool(signals), self.wants_whole(self.step + 1))
-        steps = loop.steps(
-            self.run, trained.model, trained.optimizer, batches, self.machine, tuple(self.done), gradients
-        )
+        batches = setup.make_batches(self.run, self.corpus)
+        gradients = together.make_gradients(self.world, self.run, self.model, batches, self.machine, signals)
+        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, tuple(self.done), gradients)
         if self.machine.device.type == "cpu":
             hardware.keep_freed_memory()
         try:
@@ -227,46 +224,21 @@ class Session:
                     hardware.give_back_memory()
                     return
                 self.done.append(step)
-                if self.sharded is not None:
-                    self.optimizer.forget_state()  # that of an earlier step; the whole model stays, to be filled again
-                self._agreed_to_stop = gradients.agreed[0]
+                self.stopping = gradients.stopping
                 self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
-                if any(gradients.agreed) or step.number == self.run.steps:
-                    self._bring_together(gradients.agreed[0] or step.number == self.run.steps)
                 yield step
-        except UserError as error:
-            if error.code == errors.DIVERGED:
-                self._bring_together(last=True)
-            raise
         finally:
             gradients.close()
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether model and optimizer have the state after the last step done."""
-        return self.sharded is None or (self.sharded.step == self.step and not self.in_parts)
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether the state after the last step done is to be saved by all processes, each its own parts."""
-        return self.sharded is not None and self.sharded.step == self.step and self.sharded.described is not None
-
-    def _bring_together(self, last: bool) -> None:
-        if self.sharded is not None and self.sharded.step != self.step:
-            self.sharded.bring_together(self.step, last)
-
-    def checkpoint(self, state: State | None = None) -> Checkpoint:
-        """A copy of the run's state between two steps. state: in place of that of model and optimizer. Raises UserError
-        (CHECKPOINT) if the optimizer's cannot be saved, or is not known (`take_weights`)."""
-        if state is None and not self.is_whole:
-            what = f"the state after step {self.step} is sharded over processes"
-            raise UserError(what, why="no process has all of it", code=errors.CHECKPOINT)
+    def checkpoint(self) -> Checkpoint:
+        """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
+        saved, or is not known (`take_weights`)."""
         if self.weights_only:
             why = "the run goes on from its weights, since it has no checkpoint"
             raise UserError("the optimizer's state is not known", why=why, code=errors.CHECKPOINT)
         rows = [[s.loss, s.grad_norm, s.lr, s.seconds, float(s.spike), float(s.skipped)] for s in self.done]
         history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 6)
-        return Checkpoint(self.step, state or take_state(self.model, self.optimizer), history, self._facts())
+        return Checkpoint(self.step, take_state(self.model, self.optimizer), history, self._facts())
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
@@ -276,10 +248,8 @@ class Session:
         """What a checkpoint tells of where it was made; `machine` is what the bits depend on, the run aside."""
         machine = self.machine.describe() | {"head": self.head, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
-        if self.world is not None and not self.world.describe()["elastic"]:
-            machine["sharing"] = self.world.describe()["in_words"]
         return {
-            "machine": machine | {"code": code_hash()},
+            "machine": machine | self.world.facts | {"code": code_hash()},
             "version": __version__,
             "run": dump(self.run),
             "corpus": self.corpus.name,
@@ -288,10 +258,9 @@ class Session:
             "setup_seconds": self.setup_seconds,
         }
 
-    def _go_on_from(self, checkpoint: Checkpoint, whole: bool) -> None:
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
         check_same(checkpoint.step, self.run, checkpoint.facts, self._facts())
-        if whole:
-            put_state(self.model, self.optimizer, checkpoint.state)
+        put_state(self.model, self.optimizer, checkpoint.state)
         tokens = self.run.data.batch_size * self.run.data.seq_len
         self.done = [
             Step(number, number * tokens, loss, norm, lr, seconds, bool(spike), bool(skipped))
@@ -313,12 +282,7 @@ class Session:
 
     def evaluate(self, split: str = "dev") -> EvalResult:
         """Score the model on a held-out split, "dev" or "test", on the machine's device."""
-        home = self.model.embeddings.weight.device  # the CPU, where other weights are sharded
-        try:
-            self.model.to(self.machine.device)
-            score = evaluate(self.model, self.corpus.tokens[split], self.corpus.tokenizer.token_bytes)
-        finally:
-            self.model.to(home)
+        score = evaluate(self.model, self.corpus.tokens[split], self.corpus.tokenizer.token_bytes)
         self.scores[split] = score
         return score
 

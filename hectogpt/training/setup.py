@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from hectogpt import errors, files, hardware
 from hectogpt.data import Batches, Corpus, tokens_read
@@ -55,14 +51,11 @@ def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
     return tokens_read(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, run.steps, data.order)
 
 
-def build_model(
-    run: Run, machine: Machine, corpus: Corpus, device: torch.device | None = None, form: bool = False
-) -> Transformer:
+def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     """The run's model on its device, its weights drawn from the run's seed.
 
     The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read) and
-    `init_from_counts` (counts of the tokens that it will read). device: the machine's, if it is not named.
-    form: leave the parameters on the meta device, where they take no memory; buffers are real.
+    `init_from_counts` (counts of the tokens that it will read).
 
     Raises UserError if the run asks for compiled blocks on the CPU and no C++ compiler works.
     """
@@ -72,43 +65,20 @@ def build_model(
             why=fault,
             fix="install one (Debian: apt-get install g++ python3-dev), or set compile to False",
         )
-    with torch.random.fork_rng(devices=[]), _parameters_on_meta() if form else nullcontext():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
     _fit_to_text(model, run, corpus)
     dtype = torch.float64 if machine.dtype == torch.float64 else torch.float32
-    device = machine.device if device is None else device
-    if form:
-        model = model.to(dtype)
-        for module in model.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                setattr(module, name, torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device))
-    else:
-        model.init_weights(run.init, seed=run.seed)
-        if run.init_from_counts is not None:
-            run.init_from_counts.apply(model, training_tokens(run, corpus))
-        model = model.to(device, dtype)
+    model.init_weights(run.init, seed=run.seed)
+    if run.init_from_counts is not None:
+        run.init_from_counts.apply(model, training_tokens(run, corpus))
+    model = model.to(machine.device, dtype)
     if run.compile:
         _keep_compiled_code()
         for block in model.backbone:
             block.compile()
     return model
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Modules that are built within the context have parameters on the meta device, and real buffers."""
-
-    def moved(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        if parameter is None or parameter.is_meta:
-            return parameter
-        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-
-    hook = register_module_parameter_registration_hook(moved)  # type: ignore[arg-type]  # which says None
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:

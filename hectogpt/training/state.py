@@ -35,25 +35,18 @@ class State:
         return {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
 
 
-def take_state(model: Transformer, optimizer: OptimizerGroup, weights: dict[str, Tensor] | None = None) -> State:
-    """A copy of the state of a run between two steps. weights: in place of the model's. Tensors on the meta device, the
-    forms of what is elsewhere, stay as they are.
+def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
+    """A copy of the state of a run between two steps.
 
     Raises UserError (CHECKPOINT) for an optimizer that keeps something else than tensors, numbers and texts.
     """
-    weights = saved_tensors(model) if weights is None else weights
-    tensors = {MODEL + name: tensor for name, tensor in weights.items()}
+    tensors = {MODEL + name: tensor for name, tensor in saved_tensors(model).items()}
     names = _names(model)
     values = []
     for number, part in enumerate(optimizer.state_dict()):
         told = _by_name(part, [[names[id(p)] for p in g["params"]] for g in optimizer.optimizers[number].param_groups])
         values.append(take_value(told, f"{OPTIMIZER}{number}", tensors))
     return State(tensors, {"optimizers": values})
-
-
-def name_of_state(number: int, parameter: str, key: str) -> str:
-    """The name of a tensor that the optimizer with this number keeps for a parameter."""
-    return f"{OPTIMIZER}{number}.state.{parameter}.{key}"
 
 
 def put_state(model: Transformer, optimizer: OptimizerGroup, state: State) -> None:
@@ -128,7 +121,7 @@ def _by_number(part: dict[str, Any]) -> dict[str, Any]:
 def take_value(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     """JSON for the value; its tensors are added to `tensors` under names that begin with `where`."""
     if isinstance(value, Tensor):
-        tensors[where] = value if value.is_meta else copied(value)
+        tensors[where] = copied(value)
         return {"tensor": where}
     if isinstance(value, dict):
         return {"dict": {key: take_value(item, f"{where}.{key}", tensors) for key, item in _texts(value).items()}}

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hectogpt.training.leaves import ALIGN, Exchange, add_in_tree
-from hectogpt.training.parallel import World
+from hectogpt.training.parallel import Alone, World
 
 AHEAD = 2  # buckets that may be under way before the first of them is waited for
 
@@ -159,8 +159,8 @@ class FastExchange(Exchange):
         return numbers
 
 
-def make_exchange(world: World | None) -> Exchange:
-    """How the processes of a world add up; None stands for one process alone."""
-    if world is None or world.size == 1:
+def make_exchange(world: Alone | World) -> Exchange:
+    """How the processes of a world add up."""
+    if isinstance(world, Alone) or world.size == 1:
         return Exchange()
     return FastExchange(world) if world.fast else TreeExchange(world)

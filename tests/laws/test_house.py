@@ -44,10 +44,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     ),
     "speak to other processes of a run": (
         ("torch.distributed", "torch.multiprocessing"),
-        {
-            *("training/parallel.py", "training/sums.py", "training/sharded.py", "training/sharded_optimizer.py"),
-            "training/sharded_checkpoint.py",
-        },
+        {"training/parallel.py", "training/sums.py"},
     ),
     "read what can run code": (("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml.load"), set()),
 }

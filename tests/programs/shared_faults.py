@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared_runs import free_port, open_corpus, small, take_steps
+from shared_runs import ALONE, free_port, open_corpus, small, take_steps
 
 from hectogpt.cli import main
 
@@ -92,7 +92,7 @@ def faults(folder: Path) -> dict[str, Any]:
     found["configuration"] = command(
         folder, "configuration", 2, [*plain, "--seed", ["0", "1"], "--out", "configuration"]
     )
-    found["options"] = command(folder, "options", 2, [*plain, "--parallel", ["ddp", "fsdp"], "--out", "options"])
+    found["options"] = command(folder, "options", 2, [*plain, "--reduction", ["tree", "fast"], "--out", "options"])
     other = folder / "other_text"
     other.mkdir()
     for split in ("train", "dev", "test"):
@@ -120,5 +120,5 @@ if __name__ == "__main__":
     signal.alarm(300)
     where = Path(sys.argv[1])
     run = small("baseline", 2)
-    take_steps(run, open_corpus(str(where)), None, where / "first", 1, 0)  # loads what is loaded late
+    take_steps(run, open_corpus(str(where)), ALONE, where / "first", 1, 0)  # loads what is loaded late
     print(json.dumps(faults(where)))

@@ -10,7 +10,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -80,11 +80,19 @@ class QuickOptimizer(torch.optim.Optimizer):
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
 
+@runtime_checkable
+class FollowsSteps(Protocol):
+    """A torch optimizer with more than learning rates that depends on the step, such as a momentum that rises."""
+
+    def set_step(self, step: int, factor: float) -> None:
+        """Make ready for 0-based `step`: every learning rate is its group's `initial_lr` times `factor`."""
+
+
 class OptimizerGroup:
     """Torch optimizers that are stepped together, their learning rates those of their groups times a factor.
 
-    An optimizer with more that depends on the step (a momentum that rises, say) has a method `set_step(step, factor)`,
-    which is called instead. `initial_lr`, torch's own name, is a group's learning rate at a factor of 1.
+    One with more that depends on the step is a FollowsSteps. `initial_lr`, torch's own name, is a group's learning rate
+    at a factor of 1.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -100,18 +108,16 @@ class OptimizerGroup:
     def step(self, step: int, factor: float) -> None:
         """Apply the gradients of 0-based `step`, every learning rate times `factor`."""
         for optimizer in self.optimizers:
-            getattr(optimizer, "set_step", lambda _, f, o=optimizer: scale_lr(o, f))(step, factor)
+            if isinstance(optimizer, FollowsSteps):
+                optimizer.set_step(step, factor)
+            else:
+                scale_lr(optimizer, factor)
             optimizer.step()
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self.parameters():
             parameter.grad = None
-
-    def forget_state(self) -> None:
-        """Let go of what the optimizers keep for each parameter."""
-        for optimizer in self.optimizers:
-            optimizer.state.clear()
 
     @property
     def lr(self) -> float:
