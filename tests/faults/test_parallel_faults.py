@@ -100,11 +100,24 @@ def test_a_batch_that_three_cannot_share_lists_who_can(found: dict[str, Any]) ->
     assert "--data.batch-size 6" in run["told"][0]
 
 
-def test_a_busy_port_is_told(found: dict[str, Any]) -> None:
+def test_a_hung_rank_0_is_named_by_rank_1(found: dict[str, Any]) -> None:
+    run = found["hung-first"]
+    assert run["codes"] == [-9, 10]
+    assert run["told"][1].startswith("error: rank 0 of the run's 2 processes failed in step 3\nwhy: ")
+    assert run["status"]["rank"] == 0
+    assert run["seconds"] < 20
+
+
+def test_a_busy_port_is_told_at_every_rank(found: dict[str, Any]) -> None:
+    """A program that listens there and says nothing holds nobody up."""
     run = found["port"]
-    assert run["codes"] == [2]
-    assert run["told"][0].startswith("error: port ")
-    assert "MASTER_PORT" in run["told"][0]
+    assert run["codes"] == [2, 10]
+    first, other = run["told"]
+    assert first.startswith("error: port ")
+    assert "MASTER_PORT" in first
+    assert other.startswith("error: the 2 processes of the run did not find each other at 127.0.0.1:")
+    assert "GLOO_SOCKET_IFNAME" in other
+    assert run["seconds"] < 30
 
 
 # --- torchrun itself --------------------------------------------------------------------------------------------------
@@ -150,6 +163,27 @@ def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(fold
     assert weights(folder / "again") == weights(whole)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+def test_processes_whose_torchrun_was_killed_end_in_order(folder: Path, whole: Path) -> None:
+    """They would train on as nobody's. Rank 0 saves the step that is done."""
+    argv = ["train", "fault.py:faulty@baseline", "--steps", "100000", "--save-every", "0", "--out", "orphans"]
+    done = torchrun(folder, *argv)
+    metrics, children = folder / "orphans" / "metrics.jsonl", Path(f"/proc/{done.pid}/task/{done.pid}/children")
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = [Path("/proc", pid) for pid in children.read_text().split()]
+    assert len(workers) == 2
+    done.kill()
+    _, err = done.communicate(timeout=60)
+    while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [worker for worker in workers if worker.exists()]
+    assert "error: a process of the run's 2 processes failed in step" in err
+    status = json.loads((folder / "orphans" / "status.json").read_text())
+    assert "torchrun" in status["cause"]
+
+
 def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path, whole: Path) -> None:
     argv = ["train", "fault.py:faulty@baseline", "--steps", "6", "--save-every", "0", "--out", "ended"]
     begun = time.monotonic()
@@ -179,7 +213,7 @@ def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, wh
     assert told[0] == "error: rank 1 differs from rank 0 in the code"
     assert re.fullmatch(r"why: training/schedules\.py: \w{12} at rank 0, \w{12} at rank 1", told[1]), told
     assert "kept: nothing was written" in told
-    assert err.count("\nerror: ") == 1, "rank 0 alone tells it; torchrun repeats it in its report"
+    assert len(re.findall("^error: ", err, re.MULTILINE)) == 1, "rank 0 alone; torchrun repeats it in its report"
     assert re.search(r"exitcode *: 2\b", err), err
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 

@@ -88,6 +88,7 @@ def faults(folder: Path) -> dict[str, Any]:
     for name in ("killed", "raised", "left", "hung"):
         fault(name, 1)
     fault("killed-first", 1, 1)
+    fault("hung-first", 0)
     plain = ["train", "baseline", *common]
     found["configuration"] = command(
         folder, "configuration", 2, [*plain, "--seed", ["0", "1"], "--out", "configuration"]
@@ -111,7 +112,7 @@ def faults(folder: Path) -> dict[str, Any]:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         argv = [*plain, "--out", "port", "--dist-timeout", "3"]
-        found["port"] = command(folder, "port", 1, argv, port=str(taken.getsockname()[1]))
+        found["port"] = command(folder, "port", 2, argv, port=str(taken.getsockname()[1]))
     return found
 
 
