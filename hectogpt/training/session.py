@@ -187,15 +187,8 @@ class Session:
             model.fit_to(resume.state.weights())
         elif run.first_weights is not None:
             run.first_weights.load_into(model)
-<<<<<<< HEAD
-        head = together.choose_head(world, run, model, machine, chosen.get("head"))
-        optimizer = setup.build_optimizer(run, model) if whole else OptimizerGroup([])
-        session = cls(run, corpus, machine, model, optimizer, head)
-        session.world = world
-=======
         head = together.choose_head(world, run, model, machine, chosen.get("head"))
         session = cls(run, corpus, world, machine, model, setup.build_optimizer(run, model), head)
->>>>>>> 8007b14 (training: sharded weights, checkpoints in parts and the simulation of scale are out)
         if resume is not None:
             session._go_on_from(resume)
         together.check_equal(world, model, session._facts()["machine"])

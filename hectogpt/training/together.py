@@ -54,7 +54,6 @@ def choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) ->
     return precision.choose_again(run, world.share(lambda: precision.choose_again(run, usual).describe()))
 
 
-<<<<<<< HEAD
 def choose_head(world: Alone | World, run: Run, model: Transformer, machine: Machine, chosen: str | None) -> str:
     """How the head's softmax is computed, at all ranks as at rank 0. chosen: what was chosen when the run began, None
     for a new run."""

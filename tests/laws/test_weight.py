@@ -20,7 +20,7 @@ LINES = {
     "hectogpt/lab": 6650,
     "hectogpt/grade": 5600,
     "hectogpt/assignment": 620,
-    "hectogpt/training": 5500,
+    "hectogpt/training": 4500,
     "hectogpt/explore": 3850,
     "hectogpt/web": 250,
     "hectogpt/interop": 1855,
