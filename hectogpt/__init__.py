@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 # module -> the public names that come from it
 _MODULES = {
     "hectogpt.api.training": ("recipe", "train"),
-    "hectogpt.api.models": ("attention_maps", "generate", "load"),
+    "hectogpt.python": ("attention_maps", "generate", "load"),
     "hectogpt.api.comparing": ("compare", "ComparisonResult"),
     "hectogpt.lab.verdict": ("Verdict",),
     "dataclasses": ("replace",),

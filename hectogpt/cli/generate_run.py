@@ -144,11 +144,8 @@ def continue_all(
 
 def sampling_options(arguments: GenerateArguments, end_of_text: int) -> dict[str, Any]:
     """The arguments as those of Sampling."""
-    same: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(Sampling)}
-    asked = ("temperature", "top_k", "top_p", "min_p", "num_return_sequences")
-    if arguments.do_sample is None:
-        defaults = {f.name: f.default for f in fields(GenerateArguments)}
-        same["do_sample"] = any(same[name] != defaults[name] for name in asked) and arguments.temperature != 0
+    same: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(Sampling) if f.name != "do_sample"}
+    same["do_sample"] = not arguments.greedy
     eos = end_of_text if arguments.eos_token_id is None else arguments.eos_token_id
     same["eos_token_id"] = () if eos < 0 else (eos,)
     return same

@@ -82,9 +82,9 @@ class GenerateArguments:
     not changed since need not be named."""
     max_new_tokens: int = 100
     """Tokens to add at most."""
-    do_sample: bool | None = None
-    """Draw tokens rather than take the likeliest. Default: if another option below asks for a draw."""
-    temperature: float = 1.0
+    greedy: bool = False
+    """Take the likeliest token each time, instead of drawing one."""
+    temperature: float = 0.8
     """Divides the logits before a draw; 0 takes the likeliest token."""
     top_k: int = 50
     """Draw among the k likeliest tokens; 0: among all."""

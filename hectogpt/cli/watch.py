@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import tyro
 
 from hectogpt import errors
-from hectogpt.api.snapshots import Snapshots
 from hectogpt.cli.console import one_line
 from hectogpt.cli.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, read_record
 from hectogpt.cli.show import choose
+from hectogpt.cli.snapshots import Snapshots
 from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
 from hectogpt.explore.watch.rows import Rows

@@ -54,7 +54,7 @@ class Sampling:
             raise UserError(
                 f"num_return_sequences = {self.num_return_sequences} without sampling",
                 why="greedy continuations of one prompt are all the same",
-                fix="set do_sample and a temperature above 0",
+                fix="a temperature above 0, and no greedy choice",
             )
 
     def _check(self, name: str, fits: bool, expected: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import json
 import re
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def test_the_docstring_the_stub_and_all_list_the_same_names() -> None:
     for name in package.__all__:
         assert callable(getattr(package, name)), name
     assert set(package.__all__) <= set(dir(package))
+    assert all(inspect.isfunction(function) for function in (package.train, package.generate)), "help() is theirs"
     with pytest.raises(AttributeError, match="trian"):
         package.trian  # noqa: B018
 
@@ -86,35 +87,6 @@ def test_the_stub_names_the_places_that_the_package_imports_from() -> None:
     stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
     places = {a.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names}
     assert places == package._PLACES
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    "program",
-    [
-        "import hectogpt\nbefore = hectogpt.train, hectogpt.generate\nimport hectogpt.training.run\n",
-        "import hectogpt.training.schedules, hectogpt.generation.sampling\n"
-        "import hectogpt\nfrom hectogpt import train\n",
-    ],
-    ids=["names first", "modules first"],
-)
-def test_train_and_generate_stay_functions(program: str, tmp_path: Path) -> None:
-    program += """
-from hectogpt.generation import Sampling
-try:
-    hectogpt.train("top_", out="a")
-except hectogpt.UserError as error:
-    print(error)
-try:
-    hectogpt.generate("nowhere/at/all", "Once")
-except hectogpt.UserError as error:
-    print(error.what)
-"""
-    done = python(program, tmp_path)
-    told = done.stdout.splitlines()
-    assert told[0] == "error: unknown recipe 'top_'", done.stderr
-    assert told[1].startswith("why: recipes: baseline, ")
-    assert told[-1] == "no folder 'nowhere/at/all'"
 
 
 @pytest.mark.slow
@@ -178,17 +150,6 @@ def test_without_a_folder_nothing_is_written(tokens: Path, here: Here, tmp_path:
     assert here.capsys.readouterr().err.count("\nstep ") == 11  # ten lines and the first step's
 
 
-def test_a_thread_trains_too(tokens: Path, tmp_path: Path, result: RunResult) -> None:
-    """Notebooks may run cells in a thread, where signals cannot be handled."""
-    found: list[RunResult] = []
-    thread = threading.Thread(
-        target=lambda: found.append(package.train(tiny_run(tokens), out=tmp_path / "a", quiet=True))
-    )
-    thread.start()
-    thread.join()
-    assert found[0].losses == result.losses
-
-
 def test_another_text_and_a_recipe_by_name(tokens: Path, tmp_path: Path, result: RunResult) -> None:
     corpus = package.open_corpus(str(tokens))
     same = package.train(tiny_run(tokens, corpus="sotu"), corpus=corpus, quiet=True)
@@ -243,6 +204,9 @@ def test_generate_continues_as_the_command_does(result: RunResult, here: Here) -
     drawn = package.generate(result, "The state of", max_new_tokens=5, temperature=2.0, top_k=0, seed=3)
     assert drawn == here(*command, "--temperature", "2", "--top-k", 0, "--seed", "3").stdout.removesuffix("\n")
     assert drawn not in texts
+    likeliest = package.generate(result, "The state of", max_new_tokens=5, greedy=True)
+    assert likeliest == here(*command, "--greedy").stdout.removesuffix("\n")
+    assert likeliest == package.generate(result, "The state of", max_new_tokens=5, temperature=0.0)
     assert package.generate(result, "Once", max_new_tokens=0) == "Once"
 
 

@@ -70,7 +70,6 @@ def test_errors_say_what_why_and_what_to_do(
         (train, "more text, or a smaller data.seq_len", "more text, or a smaller data.seq_len"),
         (data, "set encoding to latin-1", "--encoding latin-1"),
         (data, "set source to sotu", "set source to sotu"),  # a positional argument is no option
-        (generate, "set do_sample and a temperature above 0", "--do-sample and a temperature above 0"),
         (generate, "set data.seq_len to 64", "set data.seq_len to 64"),
         (generate, "set model to gpt2, or to another", "set model to gpt2, or to another"),
         (explore, "set model.d_model to 34", "set model.d_model to 34"),

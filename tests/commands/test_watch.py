@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from run_folders import summary_of, write_run
 
 from hectogpt import errors
-from hectogpt.api.snapshots import Snapshots
+from hectogpt.cli.snapshots import Snapshots
 from hectogpt.cli.watch import Folders, names
 from hectogpt.explore.watch import server as module
 from hectogpt.explore.watch.rows import COLUMNS, MOST_POINTS, Rows

@@ -19,9 +19,9 @@ from promises import Line
 from small_runs import Case
 
 from hectogpt import errors
-from hectogpt.api.models import load
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
+from hectogpt.python import load
 from hectogpt.training.checkpoint import FOLDER, Checkpoints
 
 PAGE = 4096

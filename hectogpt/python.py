@@ -1,10 +1,10 @@
-"""Trained models from Python: opened, asked to continue a text, and looked into."""
+"""What Python users call beside a run: trained models that are opened, that continue a text, and are looked into."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from hectogpt.training.evaluate import evaluating
 from hectogpt.training.session import RunResult
 
 Source = RunResult | Path | str | tuple[Transformer, Tokenizer]
-# Options that only mean something when tokens are drawn; naming one asks for a draw.
-OF_A_DRAW = {"temperature", "top_k", "top_p", "min_p"}
+TEMPERATURE = 0.8  # of the draws, if none is named: small models repeat themselves where the likeliest token is taken
 
 
 def load(source: Source, idea: Path | str | Sequence[Path | str] = ()) -> tuple[Transformer, Tokenizer]:
@@ -44,35 +43,35 @@ def load(source: Source, idea: Path | str | Sequence[Path | str] = ()) -> tuple[
     return model, tokenizer
 
 
-def generate(source: Source, prompt: str = "", *, max_new_tokens: int = 100, seed: int = 0, **options: Any) -> str:
+def generate(
+    source: Source, prompt: str = "", *, max_new_tokens: int = 100, seed: int = 0, greedy: bool = False, **options: Any
+) -> str:
     """The prompt and the model's continuation, as `hectogpt generate` writes them.
 
     source: a RunResult, a folder, a name on the hub, or what `load` returned. An empty prompt starts a new text.
-    options: the other fields of Sampling (temperature, top_k, stop_strings, ...). The likeliest token is taken unless
-    an option asks for a draw. The text ends before an end-of-text token, or before `eos_token_id` (-1: never).
+    Tokens are drawn at a temperature of 0.8 among the 50 likeliest; greedy: the likeliest is taken. options: the other
+    fields of Sampling (temperature, top_k, stop_strings, ...). The text ends before an end-of-text token, or before
+    `eos_token_id` (-1: never).
 
     Raises UserError for an option that does not exist or does not fit.
     """
     model, tokenizer = load(source)
-    return prompt + complete(
-        model, tokenizer, prompt, _sampling(max_new_tokens, options, tokenizer.end_of_text), seed=seed
-    )
+    sampling = _sampling({"do_sample": not greedy, "temperature": TEMPERATURE} | options, tokenizer.end_of_text)
+    return prompt + complete(model, tokenizer, prompt, replace(sampling, max_new_tokens=max_new_tokens), seed=seed)
 
 
-def _sampling(max_new_tokens: int, options: dict[str, Any], end_of_text: int) -> Sampling:
+def _sampling(options: dict[str, Any], end_of_text: int) -> Sampling:
     known = [f.name for f in fields(Sampling) if f.name not in ("max_new_tokens", "num_return_sequences")]
     for name in options:
         if name not in known:
             raise UserError(
                 f"generate has no option {name!r}", why=f"it has {', '.join(known)}", fix=did_you_mean(name, known)
             )
-    if options.get("do_sample") is None:
-        options["do_sample"] = bool(OF_A_DRAW & options.keys()) and options.get("temperature") != 0
     eos = options.get("eos_token_id")
     eos = end_of_text if eos is None else eos
     options["eos_token_id"] = tuple(eos) if isinstance(eos, (tuple, list)) else (eos,) if eos >= 0 else ()
     options["stop_strings"] = _texts(options.get("stop_strings", ()))
-    return Sampling(max_new_tokens=max_new_tokens, **options)
+    return Sampling(**options)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
