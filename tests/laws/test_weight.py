@@ -14,9 +14,9 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2300,  # the ground
-    "hectogpt/cli": 5150,
-    "hectogpt/api": 1950,
+    "hectogpt": 2400,  # the ground
+    "hectogpt/cli": 4850,
+    "hectogpt/api": 1550,
     "hectogpt/lab": 6650,
     "hectogpt/grade": 5600,
     "hectogpt/assignment": 620,
