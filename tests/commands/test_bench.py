@@ -6,17 +6,15 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from bench import BY_NAME_ONLY, QUESTIONS
-from bench.page import PAGES, UNMEASURED, render, write_pages
-from bench.race import Laps, peak_memory, race
-from bench.recipes import STAND_IN_IDS, kinds_of, make_stand_in, time_recipe
+from bench import QUESTIONS
+from bench.page import PAGES, UNMEASURED, render
+from bench.race import Laps, race
+from bench.recipes import kinds_of
 from bench.record import RESULTS, ROOT
 from hectogpt.lab.recipes import recipe
 
@@ -46,17 +44,6 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     assert laps.median("a") == 2.0
 
 
-@pytest.mark.thorough
-def test_peak_memory_is_that_of_the_work_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = "def prepare(setting, contender):\n    kept = bytearray(b'x' * (64 << 20))\n"
-    program += "    return lambda: (kept, bytearray(b'x') * int(setting))\n"
-    (tmp_path / "hungry.py").write_text(program, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert peak_memory("hungry", str(512 << 20), "a") == pytest.approx(512 << 20, rel=0.05)
-    with pytest.raises(RuntimeError, match="memory of a: exit code 1"):
-        peak_memory("hungry", "no number", "a")
-
-
 def test_help_lists_the_questions_without_torch() -> None:
     done = run_bench("--help")
     assert done.returncode == 0
@@ -65,13 +52,6 @@ def test_help_lists_the_questions_without_torch() -> None:
     program = "import sys, bench.__main__; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize("arguments", [["nothing"], ["head", "--setting", "7"], ["--setting", "33"], ["--rounds", "0"]])
-def test_what_cannot_be_asked_is_refused(arguments: list[str]) -> None:
-    done = run_bench(*arguments)
-    assert done.returncode == 2
-    assert "error:" in done.stderr
 
 
 @pytest.mark.thorough
@@ -132,21 +112,6 @@ def test_the_committed_pages_are_what_the_committed_records_give() -> None:
     assert "<!-- bench: tables" in PAGES[0].read_text(encoding="utf-8")
 
 
-def test_filling_in_twice_changes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").write_text(lines({"question": "waiting", "rows": [row("b", 2.0)]}))
-    page = tmp_path / "page.md"
-    page.write_text("a <!-- bench: tables wait* --><!-- end -->\nb <!-- bench: value waiting | | b | seconds -->"
-                    "<!-- end -->\n")  # fmt: skip
-    plain = tmp_path / "plain.md"
-    plain.write_text("no mark")
-    assert write_pages([page, plain], tmp_path / "results.jsonl") == [page]
-    once = page.read_text()
-    assert "| b | 2 |" in once
-    assert "-->2<!-- end -->" in once
-    write_pages([page], tmp_path / "results.jsonl")
-    assert page.read_text() == once
-
-
 def asked(setting: str, day: int, settings: tuple[str, ...] = ("small", "wide")) -> dict[str, Any]:
     begun = f"2026-01-0{day}T00:00:00+00:00"
     return {"bench": "step", "setting": setting, "settings": list(settings), "begun": begun, "date": begun}
@@ -189,40 +154,8 @@ def test_figures_are_of_one_machine() -> None:
     assert "a, with 1 thread" in fill("where", results), "the newest of equals"
 
 
-def test_an_older_record_names_contenders_otherwise() -> None:
-    results = lines({"question": "decode", "rows": [{"name": "ours", "tokens_per_s": 80.0}]})
-    assert fill("value decode | | ours | tokens_per_s", results) == "80"
-    assert fill("tables dec*", results).startswith("\n**decode**\n\n| contender | tokens/s |\n")
-
-
-def test_a_mark_that_is_none_is_an_error() -> None:
-    with pytest.raises(ValueError, match="a mark is one of where, tables, value"):
-        fill("tabel step", "")
-
-
-def test_a_damaged_line_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no usable"):
-        fill("where", lines({"question": "step", "rows": []}))
-
-
 def test_the_two_kinds_of_steps_of_soap_are_counted_apart() -> None:
     """Its bases follow in the first twenty steps and in every fifth after them."""
     count = Counter(map(kinds_of(recipe("soap")), range(100)))
     assert count == {"slow": 20 + 16, "usual": 64}
     assert Counter(map(kinds_of(recipe("muon")), range(100))) == {"usual": 100}
-
-
-def test_the_seconds_of_a_recipe_are_counted_from_a_few_steps() -> None:
-    corpus = make_stand_in("tinystories")
-    assert len(np.unique(corpus.train)) == STAND_IN_IDS
-    run = recipe("soap")
-    model = replace(run.model, d_model=32, n_heads=1, n_layers=1, inputs=(), value_embeddings=())
-    run = replace(run, steps=23, threads=1, model=model, data=replace(run.data, batch_size=1, seq_len=16))
-    found = {key: float(number) for key, number in time_recipe(run, corpus, 1).items()}
-    assert (found["steps"], found["rounds"], found["slow_steps"]) == (23, 1, 21)
-    counted = found["build_seconds"] + found["first_step_seconds"] + 20 * found["slow_step_seconds"]
-    assert found["seconds"] == pytest.approx(counted + 2 * found["step_seconds"], abs=0.1)
-
-
-def test_what_takes_long_is_asked_by_name_only() -> None:
-    assert set(BY_NAME_ONLY) < set(QUESTIONS)

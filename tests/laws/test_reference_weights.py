@@ -9,7 +9,7 @@ import pytest
 import torch
 from gpt2_twins import CONFIG, assert_close, hugging_face, in_our_names, token_ids
 from model_solution import ModelConfig, Transformer
-from utils import state_dict_converter, switch_backbone_key
+from utils import state_dict_converter
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
@@ -29,19 +29,6 @@ def test_converter_agrees(prefix: str, masks: bool) -> None:
         assert converted[name].is_contiguous(), name
     assert len({value.untyped_storage().data_ptr() for value in converted.values()}) == 37  # no shared memory
     Transformer(CONFIG).load_state_dict(converted, strict=True)
-
-
-def test_converter_by_key() -> None:
-    third = torch.arange(12.0).reshape(2, 6)
-    converted = switch_backbone_key("transformer.h.10.attn.c_attn.weight", third)
-    assert list(converted) == [f"backbone.10.attention.W_{letter}.weight" for letter in "qkv"]
-    assert torch.equal(converted["backbone.10.attention.W_k.weight"], third[:, 2:4].T)
-    assert switch_backbone_key("h.3.attn.bias", torch.ones(1)) == {}
-    assert list(switch_backbone_key(key="h.3.attn.c_proj.bias", value=torch.ones(1))) == [
-        "backbone.3.attention.W_o.bias"
-    ]
-    with pytest.raises(KeyError):
-        switch_backbone_key("h.3.attn.rotary.weight", torch.ones(1))
 
 
 def test_pretrained_from_a_folder(tmp_path: Path) -> None:
