@@ -1,13 +1,20 @@
-"""The report: the same bytes twice and on any processor, partial records, the committed files, errors that name."""
+"""tools/report: numbers from the records alone, each record in its place, the same bytes every time, named errors."""
 
 from __future__ import annotations
 
+import copy
+import json
+import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from reports import (
     ANSWERS,
@@ -16,6 +23,7 @@ from reports import (
     NAMES,
     ROOT,
     WIDTH,
+    Row,
     boards_of,
     crash,
     make_row,
@@ -24,18 +32,20 @@ from reports import (
     write_all,
     write_rows,
 )
+from scipy import stats
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.lab.record import read_records
+from hectogpt.lab.record import Record, read_records
 from tools.report import TEMPLATE, ladder_names, recipe_descriptions, write_report
 from tools.report.__main__ import main as report
-from tools.report.front import build_fronts
+from tools.report.front import WINDOW, build_fronts, code_length, front_table, steps_to_trigram, where_measured
 from tools.report.ladder_page import ladder_page
-from tools.report.leaderboard import build_leaderboards, compare_entries
+from tools.report.leaderboard import build_leaderboards, changed_sections, compare_curves, compare_entries
 from tools.report.ngram_file import NgramFile
-from tools.report.seconds import read_seconds
-from tools.report.template import UNMEASURED, Filler
+from tools.report.seconds import QUESTION, Seconds, read_seconds
+from tools.report.tables import ablation_table, ladder_table, selection_bias_note
+from tools.report.template import FIELDS, UNMEASURED, Filler, format_field
 
 TIMINGS = ROOT / "results" / "seconds.jsonl"
 COUNTED = ROOT / "results" / "ngrams.jsonl"
@@ -46,12 +56,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_report(tmp_path_factory)
 
 
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.thorough
 def test_the_same_bytes_twice(made: Path, tmp_path: Path) -> None:
     paths = write_all(made / "l.jsonl", tmp_path)
     assert len(paths) == len(NAMES) + 2 + 2
     for path in paths:
-        assert path.read_bytes() == (made / path.relative_to(tmp_path)).read_bytes(), path.name
+        content = path.read_bytes()
+        assert content == (made / path.relative_to(tmp_path)).read_bytes(), path.name
+        assert not set(re.findall(rb"tEXt|tIME|iTXt", content)), "no date, no version"
 
 
 DRAW = """
@@ -78,102 +93,11 @@ def test_the_same_bytes_on_a_simpler_processor(tmp_path: Path) -> None:
     for name, without in (("here", ""), ("simpler", " ".join(__cpu_dispatch__))):
         folder = tmp_path / name
         folder.mkdir()
-        environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": without}
+        environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": without, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-W", "ignore", "-c", DRAW, LADDER, folder], env=environment, check=True)
         drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert len(drawn[0]) == 6
     assert drawn[0] == drawn[1]
-
-
-@pytest.mark.thorough
-def test_drawing_changes_no_global_state() -> None:
-    """Importing the report chooses no backend for matplotlib, and does not load pyplot."""
-    program = "import sys, tools.report, matplotlib\n"
-    program += "print({'matplotlib.pyplot'} & set(sys.modules))\n"
-    program += "print(isinstance(dict.__getitem__(matplotlib.rcParams, 'backend'), str))"
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
-    assert done.stdout.split() == ["set()", "False"]
-
-
-def test_pictures_carry_no_date_and_no_version(made: Path) -> None:
-    pictures = sorted((made / "results" / "pictures").glob("*.png"))
-    assert [p.name for p in pictures][:2] == [
-        "tinystories-closed-00-baseline.png",
-        "tinystories-closed-01-learning_rate.png",
-    ]
-    for picture in pictures:
-        assert not {b"tEXt", b"tIME", b"iTXt"} & set(re.findall(rb"tEXt|tIME|iTXt", picture.read_bytes()))
-
-
-def test_every_kind_of_record_has_its_place(made: Path) -> None:
-    page = (made / "results" / "LADDER.md").read_text()
-    for heading in ("Other recipes", f"{WIDTH} without one part", "### 20 steps", "Sweeps", "Notes"):
-        assert heading in page
-    assert "schedule: diverged, counted as a uniform guess: step 3: loss nan (seed 3)" in page
-    assert f"{WIDTH}: against the rules of closed: 700 s, at most 600 (seed 3)" in page
-    assert f"{WIDTH}: failed, not counted: SIGKILL (seed 4)" in page
-    assert re.search(r"\| learning_rate \| 6.100 ± 0.000 \|.*\| helps \|", page)
-    assert "without-schedule: not an ablation of any rung of today's ladder" in page
-
-
-def test_partial_records(tmp_path: Path) -> None:
-    """One seed, no test scores, a rung missing in between, a run that diverged at once, a rung that only crashed."""
-    rows = [make_row("baseline", 0, tested=False), make_row("schedule", 0, tested=False)]
-    rows.append(make_row(WIDTH, 1, tested=False, status="diverged", error="step 1", losses=[], grad_norms=[]))
-    rows[2]["params"] = None
-    rows.append(crash(make_row("learning_rate", 0)))
-    write_all(write_rows(tmp_path / "l.jsonl", rows), tmp_path)
-    assert UNMEASURED in (tmp_path / "answers" / "learning.md").read_text()
-    [board] = boards_of(rows)
-    pair, split = compare_entries(board.rungs[1], board.rungs[0])
-    assert split == "dev"
-    assert pair is not None
-    assert pair.p is None
-    assert compare_entries(board.rungs[2], board.rungs[1])[0] is None, "no seed in common"
-
-
-def test_pictures_of_rungs_that_are_no_more_go(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "l.jsonl", [make_row("baseline", 0), make_row("schedule", 0)])
-    write_report(path, tmp_path, tmp_path, NAMES, DESCRIPTIONS)
-    (tmp_path / "pictures" / "photo.png").write_bytes(b"")
-    write_rows(path, [make_row("baseline", 0)])
-    write_report(path, tmp_path, tmp_path, NAMES, DESCRIPTIONS)
-    left = sorted(p.name for p in (tmp_path / "pictures").iterdir())
-    assert left == [
-        "photo.png",
-        "tinystories-closed-00-baseline.png",
-        "tinystories-closed-curves.png",
-        "tinystories-closed-ladder.png",
-    ]
-
-
-# --- the committed files ----------------------------------------------------------------------------------------------
-
-
-def test_descriptions_are_the_docstrings_of_the_recipes() -> None:
-    """The first paragraph says what, the others why."""
-    from hectogpt.lab import recipes
-
-    assert ladder_names() == recipes.names()[: len(ladder_names())]
-    for name, text in recipe_descriptions().items():
-        assert text.partition("\n\n")[0] == recipes.describe(name)
-
-
-def test_the_committed_report_is_of_todays_ladder() -> None:
-    page = (ROOT / "results" / "LADDER.md").read_text(encoding="utf-8")
-    answer = (ANSWERS / "learning.md").read_text(encoding="utf-8")
-    for place, name in enumerate(ladder_names()):
-        assert page.count(f"\n| {place} | {name} | ") == 4, "on both corpora, in the ladder and against seconds"
-        assert answer.count(f"\n### {place} {name}\n") == 1
-    for text, folder in ((page, ROOT / "results"), (answer, ANSWERS)):
-        pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
-        assert pictures
-        for picture in pictures:
-            assert (folder / picture).is_file(), picture
-    assert "{{" not in answer
-    assert UNMEASURED not in answer
 
 
 def test_the_committed_texts_are_what_the_committed_records_give() -> None:
@@ -186,6 +110,12 @@ def test_the_committed_texts_are_what_the_committed_records_give() -> None:
     filler = Filler(boards, ladder_names(), recipe_descriptions(), "../results/pictures")
     answer = filler.fill(template.read_text(encoding="utf-8"), template)
     assert (ANSWERS / "learning.md").read_text(encoding="utf-8") == answer
+    for text, folder in ((page, ROOT / "results"), (answer, ANSWERS)):
+        pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+        assert pictures
+        assert [picture for picture in pictures if not (folder / picture).is_file()] == []
+    assert "{{" not in answer
+    assert UNMEASURED not in answer
 
 
 @pytest.mark.thorough
@@ -197,46 +127,293 @@ def test_the_committed_pictures_are_what_the_committed_records_give(tmp_path: Pa
     assert [name for name, content in pictures.items() if (committed / name).read_bytes() != content] == []
 
 
-def test_no_number_of_the_committed_text_is_missing(made: Path) -> None:
-    text = (made / "answers" / "learning.md").read_text()
-    assert "{{" not in text
-    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
-        assert (made / "answers" / picture).is_file()
+def test_every_kind_of_record_has_its_place(made: Path) -> None:
+    page = (made / "results" / "LADDER.md").read_text()
+    for heading in ("Other recipes", f"{WIDTH} without one part", "### 20 steps", "Sweeps", "Notes"):
+        assert heading in page
+    assert "schedule: diverged, counted as a uniform guess: step 3: loss nan (seed 3)" in page
+    assert f"{WIDTH}: against the rules of closed: 700 s, at most 600 (seed 3)" in page
+    assert f"{WIDTH}: failed, not counted: SIGKILL (seed 4)" in page
+    assert re.search(r"\| learning_rate \| 6.100 ± 0.000 \|.*\| helps \|", page)
+    assert "without-schedule: not an ablation of any rung of today's ladder" in page
+    answer = (made / "answers" / "learning.md").read_text()
+    assert "{{" not in answer
+    assert all((made / "answers" / name).is_file() for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", answer))
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("content", [None, "", '{"corpus": "half a li'])
-def test_no_records(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "l.jsonl").write_text(content)
-    with pytest.raises(UserError, match="no records") as caught:
-        write_report(tmp_path / "l.jsonl", tmp_path / "out", tmp_path, NAMES, DESCRIPTIONS)
-    assert caught.value.code == errors.DATA
-    assert caught.value.why == ("there is no such file" if content is None else "it has no whole line")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "l.jsonl", make_rows(1))
-    lines = path.read_text().splitlines()
-    lines[2] = lines[2][:50]
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match="line 3") as caught:
-        write_report(path, tmp_path / "out", tmp_path, NAMES, DESCRIPTIONS)
-    assert caught.value.code == errors.DATA
+def test_partial_records(tmp_path: Path) -> None:
+    """One seed, no test scores, a rung missing in between, a run that diverged at once, a rung that only crashed; and
+    pictures of rungs that are no more go."""
+    rows = [make_row("baseline", 0, tested=False), make_row("schedule", 0, tested=False)]
+    rows.append(make_row(WIDTH, 1, tested=False, status="diverged", error="step 1", losses=[], grad_norms=[]))
+    rows[2]["params"] = None
+    rows.append(crash(make_row("learning_rate", 0)))
+    write_all(write_rows(tmp_path / "l.jsonl", rows), tmp_path)
+    assert UNMEASURED in (tmp_path / "answers" / "learning.md").read_text()
+    [board] = boards_of(rows)
+    pair, split = compare_entries(board.rungs[1], board.rungs[0])
+    assert (split, pair and pair.p) == ("dev", None)
+    assert compare_entries(board.rungs[2], board.rungs[1])[0] is None, "no seed in common"
+    pictures = tmp_path / "results" / "pictures"
+    (pictures / "photo.png").write_bytes(b"")
+    write_all(write_rows(tmp_path / "l.jsonl", rows[:1]), tmp_path)
+    kept = {"photo.png", *(f"tinystories-closed-{name}.png" for name in ("00-baseline", "curves", "ladder"))}
+    assert {path.name for path in pictures.iterdir()} == kept
 
 
 def test_the_command_prints_the_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_rows(tmp_path / "rows.jsonl", make_rows())
+    write_rows(tmp_path / "rows.jsonl", make_rows(1))
     monkeypatch.setattr(sys, "argv", ["report", "--ladder", "rows.jsonl", "--out", "out"])
     assert report() == 0
     files = capsys.readouterr().out.split()
     assert "out/LADDER.md" in files
     assert all((tmp_path / file).is_file() for file in files)
-    monkeypatch.setattr(sys, "argv", ["report", "--ladder", "none.jsonl"])
-    assert report() == errors.DATA
+
+
+@pytest.mark.parametrize("content", [None, "", '{"corpus": "half a li', "{}\n"])
+def test_no_records_and_no_record(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "l.jsonl").write_text(content)
+    with pytest.raises(UserError, match=r"no records|line 1 is not a record") as caught:
+        write_report(tmp_path / "l.jsonl", tmp_path / "out", tmp_path, NAMES, DESCRIPTIONS)
+    assert caught.value.code == errors.DATA
+    assert not (tmp_path / "out").exists()
+
+
+# --- leaderboards -----------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_the_records() -> None:
+    rows = make_rows()
+    [board] = boards_of(rows)
+    table = ladder_table(board, DESCRIPTIONS)
+    test = {name: [r["test_loss"] for r in rows if r["recipe"] == name] for name in NAMES}
+    cells = dict(zip(table.header, table.rows[1], strict=True))
+    assert cells["test"] == f"{np.mean(test['learning_rate']):.3f} ± {np.std(test['learning_rate'], ddof=1):.3f}"
+    differences = np.subtract(test["baseline"], test["learning_rate"])
+    interval = stats.t.interval(0.95, 2, differences.mean(), stats.sem(differences))
+    assert cells["gain over the rung below [95 %]"] == (
+        f"{differences.mean():+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+    )
+    assert (cells["pairs"], cells["what changed"]) == ("3", "What learning_rate does.")
+    ngrams = ("uniform", "unigram", "kn2", "kn3", "mkn5", "best")
+    assert [dict(zip(table.header, row, strict=True))["rung"] for row in table.rows] == [*NAMES, *ngrams]
+    assert table.rows[5][6] == "5.881", "the mean over seeds"
+    assert table.rows[3][12] == "tie"
+
+
+def test_each_number_has_its_own_seeds() -> None:
+    """An interval of a loss is over all seeds of the rung, a gain over the seeds of both."""
+    rows = [make_row("baseline", 0), make_row("baseline", 1), *(make_row(WIDTH, seed) for seed in range(1, 7))]
+    [board] = boards_of(rows)
+    losses = [row["test_loss"] for row in rows[2:]]
+    expected = stats.t.interval(0.95, 5, np.mean(losses), stats.sem(losses))
+    assert board.rungs[1].interval("test") == pytest.approx(expected)
+    cells = dict(zip((table := ladder_table(board, DESCRIPTIONS)).header, table.rows[1], strict=True))
+    assert (cells["n"], cells["pairs"]) == ("6", "1")
+    assert "below the baseline (1 pair)" in ladder_page([board], DESCRIPTIONS)
+    assert boards_of(rows[:1])[0].rungs[0].interval("test") is None
+
+
+def test_the_sections_that_changed() -> None:
+    """Also of runs that this version cannot express, which are compared by field."""
+    rows = make_rows(1)
+    [board] = boards_of(rows)
+    found = [changed_sections(new, old) for old, new in zip(board.rungs, board.rungs[1:], strict=False)]
+    assert found == ["optim", "schedule", "model"]
+    rows[1]["run"] = copy.deepcopy(rows[1]["run"]) | {"optim": {"type": "Forgotten"}}
+    [board] = boards_of(rows)
+    assert changed_sections(board.rungs[1], board.rungs[0]) == "optim"
+
+
+def test_diverged_seeds_count_and_crashed_ones_are_noted() -> None:
+    guess = math.log(50_257)
+    rows = [*make_rows(2), make_row(WIDTH, 2, status="diverged", test_loss=guess), crash(make_row("schedule", 2))]
+    [board] = boards_of(rows)
+    assert board.rungs[3].summary("test").max == guess  # type: ignore[union-attr]
+    assert sorted(board.rungs[2].losses("test")) == [0, 1]
+    assert "schedule: failed, not counted: SIGKILL (seed 2)" in ladder_page([board], DESCRIPTIONS)
+
+
+def test_curves_are_compared_on_the_same_batches() -> None:
+    """Seed by seed, those that both rungs have; a run that stopped early is missing from there on."""
+    rows = [*make_rows(2), make_row("schedule", 2), make_row(WIDTH, 2, losses=[9.0]), make_row(WIDTH, 3)]
+    _, _, below, rung = boards_of(rows)[0].rungs
+    gains = compare_curves(rung, below)
+    assert gains.shape == (3, 20)
+    for seed in range(2):
+        expected = np.subtract(make_row("schedule", seed)["losses"], make_row(WIDTH, seed)["losses"])
+        np.testing.assert_array_equal(gains[seed], expected)
+    assert gains[2, 0] == make_row("schedule", 2)["losses"][0] - 9.0
+    assert np.isnan(gains[2, 1:]).all()
+    assert compare_curves(replace(rung, records=rung.records[3:]), below).size == 0
+
+
+def test_the_newest_settings_of_a_recipe_count() -> None:
+    old, new = make_row("schedule", 0), make_row("schedule", 0, dev_loss=5.0, test_loss=5.1)
+    new["run"] = copy.deepcopy(new["run"])
+    new["run"]["optim"]["lr"] = 0.02
+    [board] = boards_of([old, make_row("schedule", 1), new])
+    assert (board.rungs[0].losses("test"), board.rungs[0].superseded) == ({0: 5.1}, 2)
+    [board] = boards_of([old, make_row("schedule", 0, tested=False)])
+    assert board.rungs[0].losses("test") == {0: old["test_loss"]}, "of equal runs the tested one"
+
+
+def test_seeds_that_chose_a_setting_are_not_quoted() -> None:
+    [board] = boards_of([make_row(WIDTH, s, tested=s > 2) for s in range(5)])
+    entry = board.rungs[0]
+    assert (entry.split, sorted(entry.losses("dev")), entry.dev_only) == ("test", [3, 4], 3)
+    assert f"{WIDTH}: 3 seeds that were scored on dev only are left out" in ladder_page([board], DESCRIPTIONS)
+
+
+def test_corpora_and_tracks_apart() -> None:
+    rows = [*make_rows(1), make_row("baseline", 0, corpus="sotu"), make_row("baseline", 0) | {"track": "open-cpu"}]
+    assert [b.name for b in boards_of(rows)] == ["tinystories, closed", "tinystories, open-cpu", "sotu, closed"]
+
+
+def test_ngram_baselines_are_those_of_the_highest_rung() -> None:
+    rows = make_rows(2)
+    for row in rows:
+        row["ngram_kn3"] = 3.4 if row["recipe"] == WIDTH else 3.2
+    assert boards_of(rows)[0].ngrams["test"]["kn3"] == pytest.approx(3.4)
+    rows = [row | {"ngram_kn3": None} if row["recipe"] == WIDTH else row for row in rows]
+    assert boards_of(rows)[0].ngrams["test"]["kn3"] == pytest.approx(3.2), "of the highest that has any"
+
+
+def test_the_best_of_several_settings() -> None:
+    """One seed each leaves nothing to estimate the bias from; two give sd sqrt(2 ln K / n)."""
+    [board] = boards_of([make_row(WIDTH, 0, overrides={"optim.lr": lr}) for lr in (0.1, 0.2)])
+    assert "cannot be estimated" in selection_bias_note(board.sweeps)
+    values = {0.1: (5.0, 5.2), 0.2: (5.1, 5.3)}
+    rows = [
+        make_row(WIDTH, seed, overrides={"optim.lr": lr}, test_loss=loss)
+        for lr, losses in values.items()
+        for seed, loss in enumerate(losses)
+    ]
+    expected = np.std([5.0, 5.2], ddof=1) * math.sqrt(2 * math.log(2) / 2)
+    assert f"{expected:.3f} below its true mean" in selection_bias_note(boards_of(rows)[0].sweeps)
+
+
+def test_one_pair_proves_nothing_about_a_part() -> None:
+    rows = [make_row(WIDTH, 0, dev_loss=5.0, tested=False)]
+    rows += [make_row("without-a", 0, dev_loss=6.0, tested=False), make_row("without-b", 0, dev_loss=4.0, tested=False)]
+    [board] = boards_of(rows)
+    words = {row[0]: row[-1] for row in ablation_table(board.ablations, board.rungs[0]).rows}
+    assert words == {"a": "helps, unproven", "b": "hurts, unproven"}
+
+
+# --- loss against seconds ---------------------------------------------------------------------------------------------
+
+
+def timing(corpus: str, seconds: dict[str, float], **changes: Any) -> Row:
+    rows = [{"contender": n, "setting": corpus, "text": corpus, "rounds": 3, "seconds": s} for n, s in seconds.items()]
+    line = {"question": QUESTION, "date": "2026-01-02T03:04:05+00:00", "machine": "a processor", "threads": 2}
+    return line | {"commit": "abcdefg", "rows": rows} | changes
+
+
+def test_the_front_has_what_no_other_is_below_in_both() -> None:
+    """Losses fall along the ladder; `learning_rate` is slower and worse than `schedule`, the top is not measured."""
+    seconds = Seconds({("tinystories", name): s for name, s in zip(NAMES, (10.0, 40.0, 30.0), strict=False)})
+    [front] = build_fronts(boards_of(make_rows()), seconds, NAMES)
+    assert [point.entry.name for point in front.points if point.best] == ["baseline", "schedule"]
+    assert [point.mark for point in front.points] == ["0", "1", "2", "3"]
+    assert [x for x, _ in front.line] == [10.0, 30.0]
+    assert [row[3] for row in front_table(front).rows] == ["on it", "", "on it", ""]
+    rows = [make_row("soap", 0), *(make_row("soap", seed, track="open-cpu") for seed in range(2))]
+    [front] = build_fronts(boards_of(rows), Seconds(), NAMES)
+    assert [(p.mark, p.entry.name, p.track) for p in front.points] == [("a", "soap", "open-cpu")], "of most seeds"
+
+
+def test_steps_to_the_trigram_and_code_length() -> None:
+    """The mean of the last WINDOW batches is compared, so one low batch is not enough."""
+
+    def record_of(losses: list[float], **changes: Any) -> Record:
+        row = make_row("schedule", 0, losses=losses, **changes)
+        row["run"]["steps"] = len(losses)
+        return Record(**row)
+
+    falling = [5.0, 5.0, 5.0, 5.0, 3.0, *[3.0] * WINDOW]
+    assert steps_to_trigram(record_of(falling, ngram_kn3=3.3)) == 4 + WINDOW
+    assert steps_to_trigram(record_of([5.0] * 5 + [0.1] + [5.0] * 5, ngram_kn3=3.5)) is None
+    assert steps_to_trigram(record_of(falling, ngram_kn3=None)) is None
+    record = record_of(list(np.linspace(9, 3, 7)))
+    assert code_length(record) == pytest.approx(6.0)
+    record.run["steps"] = 8
+    assert code_length(record) is None, "of a whole run only"
+
+
+def test_the_newest_pass_counts(tmp_path: Path) -> None:
+    """Seconds of another machine, number of threads or commit are not mixed with the newest."""
+    lines = [timing("sotu", {"muon": 9.0}, machine="another"), timing("tinystories", {"muon": 8.0}, commit="older")]
+    lines += [timing("sotu", {"muon": 7.0}), timing("tinystories", {"soap": 6.0}), {"question": "peaks"}]
+    lines[3]["rows"][0]["text"] = "stand-in"
+    seconds = read_seconds(write_rows(tmp_path / "b.jsonl", lines))
+    assert seconds.of == {("sotu", "muon"): 7.0, ("tinystories", "soap"): 6.0}
+    assert "a processor; 2 threads; 2026-01-02, commit abcdefg" in where_measured(seconds)
+    assert "For the seconds of tinystories" in where_measured(seconds)
+    assert read_seconds(None) == read_seconds(tmp_path / "none.jsonl") == Seconds()
+    for changes in ({"rows": []}, {"rows": [{"contender": "a"}]}, {"machine": 1}):
+        write_rows(tmp_path / "b.jsonl", [lines[2], timing("sotu", {"muon": 9.0}, **changes)])
+        with pytest.raises(UserError, match="line 2: not a timing"):
+            read_seconds(tmp_path / "b.jsonl")
+
+
+# --- the written answer -----------------------------------------------------------------------------------------------
+
+
+def filled(template: str, rows: Sequence[Row]) -> str:
+    text = Filler(boards_of(rows), NAMES, DESCRIPTIONS, "../p").fill(template, Path("t.md"))
+    return text.partition("-->\n\n")[2]
+
+
+def test_placeholders() -> None:
+    rows = make_rows()
+    mean = np.mean([r["test_loss"] for r in rows if r["recipe"] == WIDTH])
+    assert filled("a {{tinystories/closed/top/loss}} b", rows) == f"a {mean:.3f} b"
+    assert filled(f"{{{{tinystories/closed/{WIDTH}/verdict}}}}", rows) == "tie"
+    assert filled("{{sotu/closed/top/loss}}", rows) == UNMEASURED
+    assert filled("{{picture/tinystories/closed}}", rows).endswith("(../p/tinystories-closed-ladder.png)")
+    assert filled("{{table/tinystories/closed}}", rows).count("\n") == 1 + len(NAMES) + 6
+    assert filled(r"$\frac{a}{{b} c}$", rows) == r"$\frac{a}{{b} c}$", "formulas stay"
+    [board] = boards_of(rows)
+    assert board.top is not None
+    assert all(format_field(board, board.top, field) != UNMEASURED for field in FIELDS)
+    text = filled("{{rung/schedule}}\n\nWritten by hand.\n\n{{rungs}}", rows)
+    assert [text.count(f"### {place} {name}\n") for place, name in enumerate(NAMES)] == [1, 1, 1, 1]
+    assert text.index("### 2 schedule") < text.index("Written by hand.") < text.index("### 0 baseline")
+
+
+@pytest.mark.parametrize("key", ["tinystories/closed/top/lss", "tinystories/closed/basline/loss", "rung/x", "x"])
+def test_a_placeholder_that_names_nothing(key: str) -> None:
+    with pytest.raises(UserError, match=r"t\.md, line 2"):
+        filled("first\n{{" + key + "}}", make_rows(1))
+
+
+# --- baselines that were counted later --------------------------------------------------------------------------------
+
+
+def test_baselines_counted_later_reach_the_records_that_lack_them(tmp_path: Path) -> None:
+    older = {"ngram_mkn5": None, "ngram_best": None}
+    first, second = read_records(write_rows(tmp_path / "r.jsonl", [make_row("baseline", s) | older for s in (0, 1)]))
+    path = tmp_path / "n.jsonl"
+
+    def counted(**changes: Any) -> NgramFile:
+        line = {"train_sha256": first.corpus_sha256["train"], "split": first.ngram_split, "seed": 0, "kn3": 3.33}
+        line |= {"steps": first.run["steps"], "data": first.run["data"], "mkn5": 3.2, "best": 2.9}
+        path.write_text(json.dumps(line | changes) + "\n")
+        return NgramFile.read(path)
+
+    found = counted().complete([first, second])
+    assert [(r.ngram_mkn5, r.ngram_best) for r in found] == [(3.2, 2.9), (None, None)]
+    known = replace(first, ngram_mkn5=3.1, ngram_best=3.0)
+    assert counted().complete([known]) == [known]
+    for changes in ({"split": "dev"}, {"steps": 3}, {"data": {"seq_len": 3}}, {"train_sha256": "another"}):
+        assert counted(**changes).complete([first]) == [first], changes
+    with pytest.raises(UserError, match=r"seed 0.* 3\.4"):
+        counted(kn3=3.4).complete([first])
+    path.write_text(path.read_text() + '{"train_sha256": "a"}\n')
+    with pytest.raises(UserError, match="line 2"):
+        NgramFile.read(path)

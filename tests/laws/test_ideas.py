@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import hectogpt
 from experiments import make_corpus, small_run
 
 from hectogpt import errors
@@ -27,6 +26,7 @@ from hectogpt.lab.trial import run_trial
 from hectogpt.serialization import dump
 from hectogpt.training.run import load_run
 from hectogpt.training.session import train
+from tools.report import write_report
 
 HEAD = """\
 from dataclasses import dataclass
@@ -275,8 +275,7 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
     canary = "from pathlib import Path\nPath('canary').touch()\n"
     for path in [*Path("records/ideas").iterdir(), Path("other.py")]:
         path.write_text(canary)
-    done = hectogpt("report", "--ladder", "records/compare.jsonl", "--out", "report", cwd=Path.cwd())
-    assert done.returncode == 0, done.stderr
+    write_report(Path("records/compare.jsonl"), Path("report"), Path("none"))
     assert "mine.py:f" in Path("report/LADDER.md").read_text(encoding="utf-8")
     assert not Path("canary").exists()
 
