@@ -25,7 +25,7 @@ $(ENV)/.python:
 	@touch $@
 
 $(ENV)/.install: $(ENV)/.python pyproject.toml constraints/py311.txt constraints/py313.txt
-	$(INSTALL) '.[explore]'
+	$(INSTALL) '.'
 	@touch $@
 
 $(ENV)/.test: $(ENV)/.python pyproject.toml constraints/py311.txt constraints/py313.txt
@@ -45,7 +45,7 @@ bench: $(ENV)/.test  ## side-by-side timings, 15 minutes, appended to results/be
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench --page
 
-answers: install  ## figures and PDF of answers/
+answers: $(ENV)/.test  ## figures and PDF of answers/
 	$(BIN)/python -m tools.answers
 
 package: $(ENV)/.test  ## wheel and source archive in dist/, built from the tracked files and checked

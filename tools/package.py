@@ -28,14 +28,14 @@ NEEDED = (
     r"hectogpt/lab/baselines/.*\.json",
     r"hectogpt/lab/examples/.*\.py",
     r"hectogpt/(model|generate)/.*\.cpp",
-    r"hectogpt/explore/watch/(page\.html|watch\.css|watch\.js|charts\.js|model\.js)",
+    r"hectogpt/web/(engine|kit|pages)/.*\.(html|css|js|wasm)",
     r"hectogpt/assignment/files/reference/model_solution\.py",
     r"hectogpt/assignment/files/assignment/tests/expected\.json",
     r"hectogpt-.*\.dist-info/licenses/(LICENSE|NOTICE)",
     r"hectogpt-.*\.dist-info/entry_points\.txt",
 )
 KINDS = re.compile(
-    r".*(\.(py|pyi|typed|xz|json|cpp|h|html|css|js|md|svg|png|sh|txt)|/(METADATA|WHEEL|RECORD|LICENSE|NOTICE))"
+    r".*(\.(py|pyi|typed|xz|json|cpp|h|html|css|js|wasm|md|svg|png|sh|txt)|/(METADATA|WHEEL|RECORD|LICENSE|NOTICE))"
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,28 +31,13 @@ def tracking(names: Sequence[str], session: Session, folder: RunFolder, note: Ca
         )
         folder.heard = trackers.add
         yield
-        with tempfile.TemporaryDirectory(prefix="hectogpt-track-") as scratch:
-            trackers.picture("curves", folder.path / PICTURE, session.step)
-            maps = Path(scratch) / "attention.png"
-            draw_attention(folder.path, maps, note)
-            trackers.picture("attention", maps, session.step)
-            trackers.end()
+        trackers.picture("curves", folder.path / PICTURE, session.step)
+        trackers.end()
     finally:
         folder.heard = lambda row: None
         trackers.end()
         for name, link in trackers.links.items():
             note(f"{name}: {link}")
-
-
-def draw_attention(folder: Path, picture: Path, note: Callable[[str], None]) -> None:
-    """The attention maps of a run's model as a PNG; a note if that cannot be done."""
-    from hectogpt.explore.pages import trained
-    from hectogpt.explore.pages.view import export
-
-    try:
-        picture.write_bytes(export(trained.view(folder, trained.Trained()), ".png"))
-    except Exception as error:  # whatever it is: a picture is not worth a run
-        note(f"note: no picture of the attention: {error}")
 
 
 def track_records(names: Sequence[str], records: Sequence[Record], out: Path, note: Callable[[str], None]) -> None:

@@ -48,7 +48,6 @@ REQUIRED = {
 # Extra of the package -> (imported names, what needs them).
 EXTRAS = {
     "hf": (("datasets", "huggingface_hub"), "the corpora tinystories and hf:NAME, and models by their name on the hub"),
-    "explore": (("marimo", "markdown_it", "mdit_py_plugins", "latex2mathml"), "the pages of `hectogpt explore`"),
     "gguf": (("gguf",), "`hectogpt export` to GGUF"),
     "ray": (("ray",), "`hectogpt compare` on a Ray cluster"),
     "tensorboard": (("tensorboard",), "`hectogpt train --track tensorboard`"),

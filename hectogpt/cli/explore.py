@@ -1,57 +1,49 @@
-"""`hectogpt explore`: interactive pages; `explore numbers` and `explore export VIEW` print or save what they show."""
+"""`hectogpt explore`: pages that open without a network; `explore numbers` and `explore export VIEW` print or save what
+they show."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
-import os
-import signal
-import subprocess
-import sys
+import tempfile
 import webbrowser
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from hectogpt import errors
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import replacing
-from hectogpt.idea_file import read_idea
-from hectogpt.signals import Stopped, raise_on_signal
-
-SERVER = "hectogpt.explore.pages.server"
-ROOT = Path(__file__).resolve().parents[2]  # the server imports the same files as this process
-SECONDS_TO_END = 5.0
-CRASHED = 1  # the exit code of a fault that is not the user's, as Python gives it
-
 
 EXAMPLES = """\
   hectogpt explore
-  hectogpt explore --model runs/minute
+  hectogpt explore runs/minute --prompt "The state of the Union"
   hectogpt explore export train --out train.html --text mine.txt
-  hectogpt explore export model --model runs/minute --prompt "The state of the" --out attention.html
+  hectogpt explore export attention --out page.html
   hectogpt explore numbers --json"""
+
+View = Literal["train", "attention", "positions", "model"]
 
 
 @dataclass(frozen=True)
 class PagesArguments:
-    """Open the pages in the browser: attention by hand, positions, a trained model's attention. Ctrl-C ends them.
+    """Open a page in the browser: training on your text, in the page. With a model's folder: its attention, and what
+    each head is worth. The other pages are linked below it.
 
-    `hectogpt explore numbers --help` and `hectogpt explore export --help` tell of the other two uses.
+    `hectogpt explore numbers --help` and `hectogpt explore export --help` say more of the other two uses.
     """
 
-    model: str | None = None
-    """Folder of a run or of a GPT-2 in Hugging Face's layout (default: the run below ./runs that finished last)."""
+    model: Annotated[str | None, tyro.conf.Positional] = None
+    """Folder of a run, or of a GPT-2 in Hugging Face's layout."""
+    prompt: str | None = None
+    """For a model: the text to read."""
     idea: tuple[Path, ...] = ()
-    """Your own file, FILE.py, if the model has classes of it; it is imported."""
-    port: int | None = None
-    """Port on 127.0.0.1 (default: a free one)."""
+    """For a model: your own file, FILE.py, if it has classes of it; it is imported."""
     no_browser: bool = False
-    """Print the address and open nothing."""
+    """Print where the page is and open nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,45 +56,21 @@ class NumbersArguments:
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Save a view as one file that opens offline: .html the whole page, .svg or .png its drawings."""
+    """Save a page as one HTML file that opens offline: train (trains in the page), attention, positions, or model."""
 
-    view: Annotated[Literal["train", "attention", "positions", "model"], tyro.conf.Positional]
+    view: Annotated[View, tyro.conf.Positional]
     out: Path
-    """File to write; its suffix chooses the kind."""
+    """File to write."""
     text: Path | None = None
-    """For the page that trains: a text file that stands first among its texts."""
+    """For train: a text file that stands first. For model: the text on which effects of heads are measured."""
     weights: Path | None = None
-    """For the page that trains: folder of a run whose weights it begins with."""
+    """For train: folder of a run whose weights it begins with."""
     model: str | None = None
-    """For the model's view: its folder (default: the run below ./runs that finished last)."""
-    idea: tuple[Path, ...] = ()
-    """For the model's view: your own file, FILE.py, if the model has classes of it; it is imported."""
+    """For model: its folder (default: the run below ./runs that finished last)."""
     prompt: str | None = None
-    """For the model's view: the text to read."""
-    layer: int = 1
-    """For the model's view: the layer drawn in full."""
-    head: int = 1
-    """For the model's view: the head drawn in full."""
-    off: tuple[str, ...] = field(default=())
-    """For the model's view: heads switched off, each as LAYER.HEAD, both from 1."""
-    query: Literal["copy", "average", "heads"] = "average"
-    """For attention: copy one value, average two with one head, or with two heads."""
-    beta: float = 10.0
-    """For attention: scale of the query."""
-    alpha: float = 1e-4
-    """For attention: variance of the keys."""
-    spread: float = 0.5
-    """For attention: variance of key a along its mean."""
-    n: int = 8
-    """For attention: number of keys."""
-    T: int = 64
-    """For positions: how many."""
-    d: int = 32
-    """For positions: dimensions."""
-    causal: bool = False
-    """For positions: mask of the block."""
-    sinusoids: bool = False
-    """For positions: add them to the block's input."""
+    """For model: the text to read."""
+    idea: tuple[Path, ...] = ()
+    """For model: your own file, FILE.py, if it has classes of it; it is imported."""
 
 
 def main(argv: list[str]) -> None:
@@ -112,7 +80,7 @@ def main(argv: list[str]) -> None:
     elif argv[:1] == ["export"]:
         export(tyro.cli(ExportArguments, args=argv[1:], prog="hectogpt explore export"))
     else:
-        serve(tyro.cli(PagesArguments, args=argv, prog="hectogpt explore [numbers | export VIEW]"))
+        open_pages(tyro.cli(PagesArguments, args=argv, prog="hectogpt explore [MODEL | numbers | export VIEW]"))
 
 
 def print_numbers(arguments: NumbersArguments) -> None:
@@ -128,53 +96,12 @@ def print_numbers(arguments: NumbersArguments) -> None:
 
 
 def export(arguments: ExportArguments) -> None:
-    """Write a view to a file."""
-    if arguments.view == "train":
-        export_training(arguments)
-        return
-    from hectogpt.explore.pages.view import View
-    from hectogpt.explore.pages.view import export as write
-
-    a = arguments
-    view: View
-    if a.view == "attention":
-        from hectogpt.explore.pages.by_hand import ByHand
-        from hectogpt.explore.pages.by_hand import view as draw_attention
-
-        view = draw_attention(ByHand(query=a.query, beta=a.beta, alpha=a.alpha, spread=a.spread, n=a.n))
-    elif a.view == "positions":
-        from hectogpt.explore.pages.order import Order
-        from hectogpt.explore.pages.order import view as draw_positions
-
-        view = draw_positions(Order(T=a.T, d=a.d, causal=a.causal, positions=a.sinusoids))
-    else:
-        from hectogpt.explore.pages import trained
-
-        folder = trained.choose(a.model, Path("runs"))
-        if folder is None:
-            raise UserError(
-                "no trained model", why="no run below ./runs has finished", fix="hectogpt train, or --model FOLDER"
-            )
-        prompt = trained.PROMPT if a.prompt is None else a.prompt
-        settings = trained.Trained(prompt, a.layer - 1, a.head - 1, off=tuple(head_of(h) for h in a.off))
-        view = trained.view(folder, settings, a.idea)
-    save(a.out, write(view, a.out.suffix.lower()))
-
-
-def export_training(arguments: ExportArguments) -> None:
-    """Write the page that trains in the browser."""
-    from hectogpt.data.text import read_text
-    from hectogpt.web.train_page import train_page
-
-    a = arguments
-    if a.out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out {a.out}", why="the page that trains is HTML", fix=f"--out {a.out.stem or 'train'}.html")
-    text = None if a.text is None else (a.text.name, read_text(a.text, "utf-8", False))
-    save(a.out, train_page(text, a.weights).encode("utf-8"))
-
-
-def save(out: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and say so."""
+    """Write a page to a file."""
+    out = arguments.out
+    if out.suffix.lower() not in (".html", ".htm"):
+        why = "a page is HTML; print it, or take a picture of it, for other forms"
+        raise UserError(f"--out {out}", why=why, fix=f"--out {out.stem or arguments.view}.html")
+    content = make(arguments).encode("utf-8")
     try:
         with replacing(out) as temporary:
             temporary.write_bytes(content)
@@ -188,119 +115,53 @@ def save(out: Path, content: bytes) -> None:
     print(printable(f"{out} ({len(content):,} bytes)"))
 
 
-def head_of(text: str) -> tuple[int, int]:
-    """LAYER.HEAD from 1 as a pair from 0."""
-    layer, _, head = text.partition(".")
-    if not (layer.isascii() and layer.isdigit() and head.isascii() and head.isdigit()):
+def make(a: ExportArguments) -> str:
+    """The page as HTML. Raises UserError."""
+    from hectogpt.data.text import read_text
+    from hectogpt.web.page import fill
+
+    text = None if a.text is None else read_text(a.text, "utf-8", False)
+    if a.view == "train":
+        from hectogpt.web.train_page import train_page
+
+        return train_page(None if a.text is None or text is None else (a.text.name, text), a.weights)
+    if a.view != "model":
+        return fill(a.view, None)
+    from hectogpt.explore.model_view import find_newest_run
+    from hectogpt.web.model_page import PROMPT, model_page
+
+    folder = a.model or find_newest_run(Path("runs"))
+    if folder is None:
         raise UserError(
-            f"--off {text}", why="expected LAYER.HEAD", fix="--off 1.2 for the second head of the first layer"
+            "no trained model", why="no run below ./runs has finished", fix="hectogpt train, or --model FOLDER"
         )
-    return int(layer) - 1, int(head) - 1
+    return model_page(folder, a.prompt or PROMPT, held_out_of(Path(folder), text), a.idea)
 
 
-def serve(arguments: PagesArguments) -> None:
-    """Run the pages' server in a process of its own until Ctrl-C.
+def held_out_of(folder: Path, text: str | None) -> np.ndarray | None:
+    """The token ids on which effects of heads are measured: of the text; without one, of the dev split of the run's
+    corpus if that is at hand; else None."""
+    from hectogpt.cli.run_records import read_record
+    from hectogpt.data import load_tokenizer, open_corpus
 
-    It listens on this machine only, asks for a token that changes with every start, and ends when this process does.
-    """
-    if arguments.model is not None and not is_model(Path(arguments.model)):
-        raise UserError(
-            f"no model in {arguments.model}",
-            why="it has no config.json" if os.path.isdir(arguments.model) else "there is no such folder",
-            fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
-            code=errors.CHECKPOINT,
-        )
-    if importlib.util.find_spec("marimo") is None:
-        raise UserError(
-            "the pages need marimo",
-            why="it is not installed",
-            fix="python -m pip install 'hectogpt[explore]'   (`hectogpt explore export` works without it)",
-        )
-    if arguments.port is not None and not 1 <= arguments.port <= 65535:
-        raise UserError(f"--port {arguments.port}", why="ports are 1 to 65535", fix="leave --port out for a free one")
-    ideas = [str(read_idea(file).path) for file in arguments.idea]
-    server, page = None, None
+    if text is not None:
+        return load_tokenizer().encode(text)
     try:
-        with raise_on_signal():
-            server = start_server({"port": arguments.port, "model": arguments.model, "ideas": ideas})
-            found = wait_until_up(server, arguments.port)
-            page = Path(found["page"])
-            print(f"{found['address']}\nCtrl-C ends it.", flush=True)
-            if not arguments.no_browser:
-                webbrowser.open(page.as_uri())  # and not the address: other users can read a command line
-            raise has_ended(server.wait())
-    except Stopped as stop:
-        if stop.code != errors.INTERRUPTED:
-            raise
-        print("ended", file=sys.stderr)
-    finally:
-        if server is not None:
-            end_server(server)
-        if page is not None and page.exists():  # a server that was killed has left it
-            page.unlink()
-            page.parent.rmdir()
+        return open_corpus(str(read_record(folder).run.get("corpus"))).tokens["dev"]
+    except UserError:  # no run, or its text is elsewhere: effects are then those on the prompt, which the page says
+        return None
 
 
-def is_model(folder: Path) -> bool:
-    """Whether the folder has a config.json."""
-    try:
-        return (folder / "config.json").is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def start_server(settings: dict[str, Any]) -> subprocess.Popen[str]:
-    """The server's process, with its settings. It ends when its standard input does, however this process ends."""
-    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    server = subprocess.Popen(
-        [sys.executable, "-P", "-m", SERVER],  # -P, and no empty path: no module is taken from the current folder
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL if sys.__stderr__ is None else None,  # marimo needs one, even if ours is closed
-        text=True,
-        encoding="utf-8",
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        start_new_session=True,  # Ctrl-C reaches this process alone
-    )
-    assert server.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # a server that has ended is reported when its answer is read
-        server.stdin.write(json.dumps(settings, allow_nan=False) + "\n")
-        server.stdin.flush()
-    return server
-
-
-def wait_until_up(server: subprocess.Popen[str], port: int | None) -> dict[str, str]:
-    """The server's address and the page that leads to it, once it listens. Raises UserError when it cannot."""
-    assert server.stdout is not None
-    line = server.stdout.readline()
-    if not line:
-        raise has_ended(server.wait())
-    found: dict[str, str] = json.loads(line)
-    if "error" in found:
-        where = "the pages' server has no port" if port is None else f"--port {port}"
-        raise UserError(where, why=found["error"], fix="leave --port out for a free one")
-    return found
-
-
-def has_ended(code: int) -> UserError:
-    """The error for a server that ended by itself. Nothing is lost: the pages keep nothing."""
-    return UserError(
-        "the pages' server has ended",
-        why=signal.Signals(-code).name if code < 0 else f"exit code {code}",
-        fix="hectogpt explore starts it again",
-        code=CRASHED,
-    )
-
-
-def end_server(server: subprocess.Popen[str]) -> None:
-    """End the server by the end of its standard input; kill it if that takes too long."""
-    assert server.stdin is not None
-    assert server.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        server.stdin.close()
-    try:
-        server.wait(SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-    server.stdout.close()
+def open_pages(arguments: PagesArguments) -> None:
+    """Write pages into a new folder and open the first."""
+    a = arguments
+    folder = Path(tempfile.mkdtemp(prefix="hectogpt-pages-"))
+    views: list[View] = ["train", "attention", "positions"] if a.model is None else ["model"]
+    for view in views:
+        made = make(ExportArguments(view, folder / f"{view}.html", model=a.model, prompt=a.prompt, idea=a.idea))
+        (folder / f"{view}.html").write_text(made, encoding="utf-8")
+    first = folder / f"{views[0]}.html"
+    print(printable("\n".join(str(folder / f"{view}.html") for view in views)))
+    print("Each is one file that needs no server: keep it, or mail it.")
+    if not a.no_browser:
+        webbrowser.open(first.as_uri())

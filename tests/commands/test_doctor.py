@@ -92,7 +92,7 @@ def test_without_a_package_that_training_needs(module: str, here: Here, monkeypa
 
 
 def test_without_optional_things(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("marimo", "datasets"):
+    for module in ("gguf", "datasets"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "g++")
@@ -100,7 +100,7 @@ def test_without_optional_things(here: Here, tmp_path: Path, monkeypatch: pytest
     assert done.returncode == 0
     found = found_by(done)
     for name, word, needed_by, fix in (
-        ("extra explore", "marimo", "hectogpt explore", "pip install 'hectogpt[explore]'"),
+        ("extra gguf", "gguf", "GGUF", "pip install 'hectogpt[gguf]'"),
         ("extra hf", "datasets", "tinystories", "pip install 'hectogpt[hf]'"),
         ("C++ compiler", "no program g++", "--compile", "apt-get install g++"),
         ("Chromium", "not on the PATH", "PDF", "apt-get install chromium"),

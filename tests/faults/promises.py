@@ -24,7 +24,6 @@ PROOFS = (
     "stopping",
     "surroundings",
     "records",
-    "servers",
     "mutants",
 )
 ROOT = Path(__file__).resolve().parents[2]

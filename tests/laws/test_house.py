@@ -40,7 +40,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *("subprocess", "multiprocessing", "concurrent.futures.ProcessPoolExecutor", "asyncio.subprocess", "pty"),
             *("os.system", "os.popen", "os.fork", "os.posix_spawn", "os.execv", "os.execvp", "os.spawnv"),
         ),
-        {"worker.py", "feed.py", "hardware.py", "cli/explore.py", "lab/slurm.py"},
+        {"worker.py", "feed.py", "hardware.py", "lab/slurm.py"},
     ),
     "speak to other processes of a run": (
         ("torch.distributed", "torch.multiprocessing"),
@@ -62,8 +62,6 @@ FLAGS_OF_OTHERS = {
     "training/tracker_child.py": "tensorboard --logdir",  # how to look at what was written
 }
 FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
-CSS_VARIABLE = re.compile(r"--[a-z]+:|var\(--[a-z]+\)")
-CSS = ("explore/pages/",)
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -143,7 +141,6 @@ def test_what_is_slow_to_load_waits_until_it_is_used(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_no_import_opens_a_socket_or_starts_a_process() -> None:
-    pytest.importorskip("marimo")
     command = [sys.executable, str(PROGRAMS / "quiet_imports.py")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
@@ -188,9 +185,9 @@ def literals(source: ast.Module) -> Iterator[str]:
             yield node.value
 
 
-def flags(source: ast.Module, exception: str = "", css: bool = False) -> list[str]:
+def flags(source: ast.Module, exception: str = "") -> list[str]:
     texts = [text.replace(exception, "") for text in literals(source)]
-    return [text for text in texts if FLAG.search(CSS_VARIABLE.sub("", text) if css else text)]
+    return [text for text in texts if FLAG.search(text)]
 
 
 @pytest.mark.parametrize("deed", OWNERS)
@@ -221,7 +218,7 @@ def test_a_model_knows_no_clock_and_no_environment() -> None:
 def test_only_the_command_line_spells_flags() -> None:
     """Errors name fields, "set data.seq_len to 32"; hectogpt/cli turns these into options."""
     below = [file for file in FILES if not file.startswith("cli/")]
-    found = {f: flags(tree(f), FLAGS_OF_OTHERS.get(f, ""), f.startswith(CSS)) for f in below}
+    found = {f: flags(tree(f), FLAGS_OF_OTHERS.get(f, "")) for f in below}
     assert {file: texts for file, texts in found.items() if texts} == {}
     unneeded = {
         f for f, text in FLAGS_OF_OTHERS.items() if f not in FILES or not any(text in t for t in literals(tree(f)))

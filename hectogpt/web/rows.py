@@ -16,34 +16,24 @@ from typing import Any
 from hectogpt.json_files import finite_or_none, open_regular
 
 # column -> the row's key
-COLUMNS = {
-    "step": "step",
-    "tokens": "tokens",
-    "loss": "train/loss",
-    "norm": "train/grad_norm",
-    "lr": "train/lr",
-    "dt": "train/dt",
-    "speed": "train/tok_per_sec",
-}
+COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
 AT_ONCE = 8 << 20  # bytes that are read at a time, so that a long file does not hold up the page
+LONGEST_LINE = 100_000  # bytes; a row of ours has about 200
 MOST_POINTS = 1000  # of a curve as it is drawn
 
 Number = float | None
 
 
 class Rows:
-    """What metrics.jsonl has told so far. scores: (step, held-out loss). spikes: steps that the run has marked so.
-    generation: how often the file was read from its start."""
+    """What metrics.jsonl holds so far. scores: (step, held-out loss)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.generation = 0
         self._forget()
 
     def _forget(self) -> None:
         self.columns: dict[str, list[Number]] = {name: [] for name in COLUMNS}
         self.scores: list[tuple[int, float]] = []
-        self.spikes: list[int] = []
         self._file: tuple[int, int] | None = None  # device and number of the file that was read
         self._offset, self._rest, self._end = 0, b"", b""
 
@@ -51,7 +41,7 @@ class Rows:
         return len(self.columns["step"])
 
     def refresh(self) -> bool:
-        """Read what was appended; whether anything has changed. A file that cannot be read tells nothing new."""
+        """Read what was appended; whether anything has changed. A file that cannot be read adds nothing."""
         try:
             with open_regular(self.path) as file:
                 status = os.fstat(file.fileno())
@@ -59,7 +49,6 @@ class Rows:
                 again = self._file is not None and (known != self._file or not self._goes_on(file, status.st_size))
                 if again:
                     self._forget()
-                    self.generation += 1
                 self._file = known
                 file.seek(self._offset)
                 new = file.read(AT_ONCE)
@@ -68,6 +57,7 @@ class Rows:
         self._offset += len(new)
         self._end = (self._end + new)[-4096:]
         *lines, self._rest = (self._rest + new).split(b"\n")
+        self._rest = self._rest[-LONGEST_LINE:]  # what is longer is no row of ours, and must not fill the memory
         for line in lines:
             self._add(line)
         return again or bool(lines)
@@ -89,28 +79,20 @@ class Rows:
         if "train/loss" in row:
             for column, key in COLUMNS.items():
                 self.columns[column].append(number(row.get(key)))
-            if row.get("spike") is True:
-                self.spikes.append(int(step))
-        elif (score := number(row.get("val/loss"))) is not None:
+        elif (score := number(row.get("dev/loss", row.get("val/loss")))) is not None:
             self.scores.append((int(step), score))
 
     def drawn(self) -> dict[str, list[Number]]:
         """The columns as they are drawn: means over equal blocks if there are more rows than MOST_POINTS; the last row
-        stays as it is. "seconds" is the time of the steps so far."""
-        seconds, total = [], 0.0
-        for dt in self.columns["dt"]:
-            total += dt or 0.0
-            seconds.append(total)
-        columns: dict[str, list[Number]] = {name: self.columns[name] for name in COLUMNS if name != "dt"}
-        columns["seconds"] = [*seconds]
-        size = -(-len(self) // MOST_POINTS)
+        stays as it is."""
+        columns, size = dict(self.columns), -(-len(self) // MOST_POINTS)
         if size > 1:
             columns = {name: [*_means(values[:-1], size), values[-1]] for name, values in columns.items()}
         return {name: [_short(value) for value in values] for name, values in columns.items()}
 
     def remaining(self, planned: int | None) -> float | None:
         """Seconds that the planned steps still need, at the median pace of the last ten; None if that is unknown."""
-        last = sorted(dt for dt in self.columns["dt"][-10:] if dt is not None)
+        last = sorted(dt for dt in self.columns["seconds"][-10:] if dt is not None)
         step = self.columns["step"][-1] if len(self) else None
         if not last or planned is None or step is None:
             return None

@@ -1,0 +1,63 @@
+/** A trained model's page: what Python computed, shown. */
+
+const data = pageData();
+const [LAYERS, HEADS, T] = data.shape;
+const all = new Uint16Array(fromBase64(data.maps).buffer);
+/** @param {number} layer @param {number} head @returns {Float32Array} [T * T] */
+const mapOf = (layer, head) => Float32Array.from(all.subarray((layer * HEADS + head) * T * T, (layer * HEADS + head + 1) * T * T), (w) => w / 65535);
+let [layer, head, token] = [0, 0, T - 1];
+
+function drawMaps() {
+  const grid = byId("maps");
+  grid.style.gridTemplateColumns = `repeat(${Math.min(HEADS * (LAYERS > 1 && HEADS < 5 ? 2 : 1), 12)}, minmax(96px, 1fr))`;
+  grid.replaceChildren(
+    ...Array.from({ length: LAYERS * HEADS }, (_, i) => {
+      const [l, h] = [Math.floor(i / HEADS), i % HEADS];
+      const canvas = make("canvas", { role: "img", "aria-label": `attention of layer ${l}, head ${h}` });
+      drawMap(canvas, mapOf(l, h), T);
+      return make("button", { class: "map", "aria-pressed": String(l === layer && h === head), onclick: () => choose(l, h, token) }, `layer ${l}, head ${h}`, canvas);
+    }),
+  );
+  const top = Math.max(...data.losses, 1);
+  byId("tokens").replaceChildren(
+    ...data.tokens.map((/** @type {string} */ name, /** @type {number} */ t) => {
+      const title = t ? `loss ${shown(data.losses[t - 1], 2)} nats` : "the first token has no loss";
+      return make("button", { title, "aria-label": `${name}, ${title}`, "aria-pressed": String(t === token), style: t ? `background:rgb(var(--heat) / ${Math.min(data.losses[t - 1] / top, 1) * 0.55})` : false, onclick: () => choose(layer, head, t) }, name);
+    }),
+  );
+}
+
+/** @param {number} l @param {number} h @param {number} t */
+function choose(l, h, t) {
+  [layer, head, token] = [l, h, t];
+  drawMaps();
+  const weights = mapOf(layer, head).subarray(token * T, token * T + token + 1);
+  const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 8);
+  byId("looks").replaceChildren(makeTable(`Where token ${token}, “${data.tokens[token]}”, looks in layer ${layer}, head ${head}`, ["token", "weight", "even"], order.map((s) => [`${s} ${data.tokens[s]}`, weights[s].toFixed(3), (1 / (token + 1)).toFixed(3)])));
+  byId("look-text").textContent = `“${data.tokens[token]}” looks most at “${data.tokens[order[0]]}”: ${Math.round(100 * weights[order[0]])} % of its weight${order[0] === token ? ", which is itself" : order[0] === token - 1 ? ", the token before" : ""}.`;
+}
+
+function drawEffects() {
+  /** @type {{heads: [number, number][], mode: string, delta: number, se: number | null}[]} */
+  const effects = data.effects;
+  const name = (/** @type {[number, number][]} */ heads) => heads.map(([l, h]) => `${l}.${h}`).join(" + ");
+  const seen = (/** @type {{delta: number, se: number | null}} */ e) => e.se !== null && Math.abs(e.delta) > 2 * e.se;
+  if (!effects.length) {
+    byId("off-text").textContent = "Effects of single heads were not measured: the model has more than 64 of them, or the text is one token.";
+    return;
+  }
+  const zero = effects.filter((e) => e.heads.length === 1 && e.mode === "zero").sort((a, b) => b.delta - a.delta);
+  const mean = new Map(effects.filter((e) => e.mode === "mean").map((e) => [name(e.heads), e]));
+  const show = (/** @type {{delta: number, se: number | null} | undefined} */ e) => (e ? `${signed(e.delta)} ± ${e.se === null ? "?" : e.se.toFixed(4)}` : "");
+  byId("alone").replaceChildren(makeTable(`Loss on ${data.text} rises by, nats a token`, ["layer.head", "zero in its place", "its mean in its place", ""], zero.map((e) => [name(e.heads), show(e), show(mean.get(name(e.heads))), seen(e) ? "" : "not distinguishable from 0"])));
+  const pairs = effects.filter((e) => e.heads.length === 2);
+  const alone = new Map(zero.map((e) => [name(e.heads), e.delta]));
+  const sum = (/** @type {[number, number][]} */ heads) => heads.reduce((total, h) => total + (alone.get(name([h])) ?? 0), 0);
+  byId("pairs").replaceChildren(makeTable("Two heads together, zero in their place", ["heads", "loss rises by", "sum of both alone"], pairs.map((e) => [name(e.heads), show(e), signed(sum(e.heads))])));
+  byId("off-text").textContent = seen(zero[0]) ? `Head ${name(zero[0].heads)} matters most: without it the loss rises by ${show(zero[0])} nats a token.` : "No single head can be told from 0.";
+}
+
+byId("about").textContent = `${data.name}: ${data.about} ${T} tokens read${data.cut ? `; the first ${data.cut} of the prompt were cut` : ""}.`;
+byId("next").replaceChildren(makeTable("Likeliest next tokens", ["token", "probability"], data.next));
+if (LAYERS) choose(0, 0, T - 1);
+drawEffects();

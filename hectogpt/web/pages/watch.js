@@ -1,0 +1,83 @@
+/** Runs while they train: the server's data, asked for every second. */
+
+/** @typedef {{name: string, state: string, planned: number | null, left: number | null, rows: {step: number[], loss: (number | null)[], norm: (number | null)[], seconds: (number | null)[]}, heldOut: [number, number][], levels: Record<string, number>, usual: {name: string, mean: number, sd: number, n: number} | null, devLoss: number | null, problem: string}} Run */
+
+let [shownStep, shownRun] = [-1, ""];
+
+/** @param {(number | null)[]} ys @param {number[]} xs @returns {[number, number][]} */
+const points = (xs, ys) => xs.flatMap((x, i) => (ys[i] === null ? [] : [/** @type {[number, number]} */ ([x, ys[i]])]));
+
+/** @param {Run[]} runs */
+function drawRuns(runs) {
+  const rows = runs.map((run) => {
+    const last = run.rows.step.length - 1;
+    const left = run.left === null ? "" : run.left < 90 ? `${Math.ceil(run.left)} s` : `${Math.round(run.left / 60)} min`;
+    const loss = run.rows.loss[last];
+    return [run.name, run.problem || run.state, `${run.rows.step[last] ?? 0} of ${run.planned ?? "?"}`, loss === null || loss === undefined ? "–" : shown(loss), run.devLoss === null ? "" : shown(run.devLoss, 4), left];
+  });
+  byId("runs").replaceChildren(makeTable("", ["run", "state", "step", "loss", "held out", "left"], rows));
+  const xMax = Math.max(1, ...runs.map((run) => run.planned ?? 0));
+  const curves = runs.flatMap((run) => {
+    const found = [{ name: run.name, points: points(run.rows.step, run.rows.loss) }];
+    return run.heldOut.length ? [...found, { name: `${run.name}, held out`, points: run.heldOut, dashed: true }] : found;
+  });
+  const levels = Object.entries(runs[0]?.levels ?? {}).map(([name, y]) => ({ name, y }));
+  const sentence = runs.map(describe).join(" ");
+  byId("loss").replaceChildren(lineChart({ label: sentence, xLabel: "step", yLabel: "nats a token", curves, levels, xMax, height: 280 }));
+  byId("loss-text").textContent = sentence;
+  for (const [id, key, label] of [["norm", "norm", "gradient norm"], ["seconds", "seconds", "seconds a step"]]) {
+    const lines = runs.map((run) => ({ name: run.name, points: points(run.rows.step, /** @type {any} */ (run.rows)[key]) }));
+    byId(id).replaceChildren(lineChart({ label, xLabel: "step", yLabel: label, curves: lines, xMax, zero: true }));
+  }
+  const which = byId("which");
+  const names = runs.map((run) => run.name);
+  if ([...which.options].map((option) => option.value).join("\n") !== names.join("\n")) which.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+}
+
+/** @param {Run} run */
+function describe(run) {
+  const last = [...run.rows.loss].reverse().find((loss) => loss !== null);
+  if (last === undefined || last === null) return `${run.name} has no step yet.`;
+  const usual = run.usual;
+  if (!usual || run.devLoss === null) return `${run.name}: loss ${shown(last)} at step ${run.rows.step[run.rows.step.length - 1]}.`;
+  const away = run.devLoss - usual.mean;
+  return `${run.name}: held-out loss ${shown(run.devLoss, 4)}, ${signed(away, 3)} beside the ${usual.n} recorded runs of ${usual.name} (${shown(usual.mean, 3)} ± ${shown(usual.sd, 3)})${Math.abs(away) <= 2 * usual.sd + 0.01 ? ": as usual." : away > 0 ? ": worse than usual." : ": better than usual."}`;
+}
+
+/** @param {{step: number, text: string, tokens: string[], maps: string, shape: number[]} | null} look */
+function drawLook(look) {
+  if (!look) {
+    byId("look-text").textContent = "No checkpoint yet; by default one is saved every 10 s.";
+    return;
+  }
+  const which = byId("which").value;
+  if (look.step === shownStep && which === shownRun) return;
+  [shownStep, shownRun] = [look.step, which];
+  byId("look-text").textContent = `The weights after step ${look.step}:`;
+  byId("sample").textContent = look.text;
+  byId("tokens").replaceChildren(...look.tokens.map((token) => make("span", { class: "map" }, token)));
+  const [layers, heads, T] = look.shape;
+  const all = new Uint16Array(fromBase64(look.maps).buffer);
+  byId("maps").style.gridTemplateColumns = `repeat(${Math.min(layers * heads, 10)}, minmax(96px, 1fr))`;
+  byId("maps").replaceChildren(
+    ...Array.from({ length: layers * heads }, (_, i) => {
+      const canvas = make("canvas", { role: "img", "aria-label": `attention of layer ${Math.floor(i / heads)}, head ${i % heads}` });
+      drawMap(canvas, Float32Array.from(all.subarray(i * T * T, (i + 1) * T * T), (w) => w / 65535), T);
+      return make("div", { class: "map" }, `layer ${Math.floor(i / heads)}, head ${i % heads}`, canvas);
+    }),
+  );
+}
+
+async function ask() {
+  try {
+    const answer = await fetch(`data?look=${encodeURIComponent(byId("which").value)}`);
+    const found = await answer.json();
+    drawRuns(found.runs);
+    drawLook(found.look);
+    byId("status").textContent = found.runs.length ? found.notes.join(" ") : "No run below this folder yet; the page waits for one.";
+  } catch {
+    byId("status").textContent = "hectogpt watch has ended; what is here stays.";
+  }
+  setTimeout(ask, document.hidden ? 5000 : 1000);
+}
+ask();

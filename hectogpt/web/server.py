@@ -1,0 +1,109 @@
+"""A read-only server on this machine for one page and its data.
+
+Only GET is answered, only for this machine's own name, and only below a path that is drawn anew at every start. Nobody
+who cannot read that path learns anything, and nothing that is sent changes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+HOST = "127.0.0.1"
+SECONDS = 10.0  # that a client may take for its request or for reading the answer
+LONGEST = 2000  # characters of a request's path
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+Answers = Callable[[dict[str, str]], Any]
+
+
+class PageServer(ThreadingHTTPServer):
+    """Serves `page` at address, and at address + "data" what `answers(query)` returns, as JSON.
+
+    port: 0 for a free one. Raises OSError for a port that is taken.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, page: str, answers: Answers, port: int = 0) -> None:
+        super().__init__((HOST, port), _Handler)
+        self.page, self.answers = page.encode("utf-8"), answers
+        self.secret = secrets.token_urlsafe(24)
+
+    @property
+    def address(self) -> str:
+        return f"http://{HOST}:{self.server_port}/{self.secret}/"
+
+    @contextlib.contextmanager
+    def entrance(self) -> Iterator[Path]:
+        """A file, readable by its owner alone, that leads a browser to the page: other users can read the address in a
+        command line."""
+        with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
+            path = Path(folder) / "page.html"
+            path.write_text(f'<meta http-equiv="refresh" content="0;url={self.address}">', encoding="utf-8")
+            yield path
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is nobody's fault."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: PageServer
+    timeout = SECONDS
+    protocol_version = "HTTP/1.0"  # a connection is one request
+    server_version, sys_version = "hectogpt", ""
+
+    def do_GET(self) -> None:
+        found = self.answer()
+        if isinstance(found, HTTPStatus):
+            self.send(found, b"", "text/plain")
+        else:
+            self.send(HTTPStatus.OK, *found)
+
+    def answer(self) -> HTTPStatus | tuple[bytes, str]:
+        """The page or its data, or why there is none."""
+        own = {f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"}
+        if self.headers.get_all("Host") is None or not set(self.headers.get_all("Host") or ()) <= own:
+            return HTTPStatus.MISDIRECTED_REQUEST
+        origins = self.headers.get_all("Origin") or []
+        if any(origin.removeprefix("http://") not in own for origin in origins):
+            return HTTPStatus.FORBIDDEN
+        if self.headers.get("Sec-Fetch-Site") == "cross-site" and self.headers.get("Sec-Fetch-Mode") != "navigate":
+            return HTTPStatus.FORBIDDEN
+        if len(self.path) > LONGEST or not self.path.startswith("/"):
+            return HTTPStatus.BAD_REQUEST
+        parts = urlsplit(self.path)
+        secret, _, name = parts.path[1:].partition("/")
+        if not secrets.compare_digest(secret.encode(), self.server.secret.encode()):
+            return HTTPStatus.NOT_FOUND
+        if name == "":
+            return self.server.page, "text/html; charset=utf-8"
+        if name != "data":
+            return HTTPStatus.NOT_FOUND
+        content = self.server.answers(dict(parse_qsl(parts.query)))
+        return json.dumps(content, allow_nan=False).encode("utf-8"), "application/json"
+
+    def send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in (HEADERS | {"Content-Type": kind, "Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not news."""

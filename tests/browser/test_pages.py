@@ -1,0 +1,177 @@
+"""The pages that are not trained in, and `hectogpt watch`, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import write_tokens
+
+import hectogpt
+from hectogpt.cli import main
+from hectogpt.cli.watch import Board
+from hectogpt.web.page import fill
+from hectogpt.web.server import PageServer
+
+pytestmark = pytest.mark.browser
+SMALL = {"d_model": 16, "n_heads": 2, "n_layers": 2, "context_length": 32}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small run with a checkpoint."""
+    folder = tmp_path_factory.mktemp("runs")
+    base = hectogpt.recipe("rotary")
+    small = hectogpt.replace(
+        base,
+        model=hectogpt.replace(base.model, **SMALL),
+        data=hectogpt.replace(base.data, batch_size=2, seq_len=32),
+        steps=6,
+        corpus=str(write_tokens(folder / "t.bin")),
+        threads=1,
+    )
+    hectogpt.train(small, out=folder / "runs" / "small<b>", quiet=True, save_every=2)
+    return folder / "runs" / "small<b>"
+
+
+def opened(browser: Any, address: str, width: int = 1366, dark: bool = False) -> Any:
+    page = browser.new_page(viewport={"width": width, "height": 768}, color_scheme="dark" if dark else "light")
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.goto(address)
+    return page
+
+
+def check_layout(page: Any) -> None:
+    """Nothing is wider than the page, every control and picture has a name, and nothing failed."""
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    unnamed = "[...document.querySelectorAll('button, input, select, textarea')].filter((e) => !(e.labels?.length || "
+    assert page.evaluate(unnamed + "e.getAttribute('aria-label') || e.textContent.trim())).length") == 0
+    assert page.evaluate("document.querySelectorAll('svg:not([aria-label]), canvas:not([aria-label])').length") == 0
+    assert page.faults == []
+
+
+@pytest.mark.parametrize("width", [400, 768, 1366])
+@pytest.mark.parametrize("name", ["attention", "positions", "train"])
+def test_a_page_fits_and_needs_no_network(name: str, width: int, browser: Any, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    main(["explore", "export", name, "--out", str(out)])
+    page = opened(browser, out.as_uri(), width, dark=width == 768)
+    page.wait_for_timeout(300)
+    check_layout(page)
+    page.close()
+
+
+def test_attention_by_hand(browser: Any, tmp_path: Path) -> None:
+    """Each question's setting gives its answer, and a key moves by the keyboard."""
+    out = tmp_path / "page.html"
+    main(["explore", "export", "attention", "--out", str(out)])
+    page = opened(browser, out.as_uri())
+    page.click("[data-set=copy]")
+    assert "is a copy of va" in page.inner_text("#hand-text")
+    page.click("[data-set=average]")
+    assert "close to the middle of va and vb" in page.inner_text("#hand-text")
+    before = page.inner_text("#weights")
+    page.focus("#keys [data-name=a]")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#weights") != before
+    assert page.evaluate("document.activeElement.getAttribute('data-name')") == "a"
+    one = page.inner_text("#norm-text")
+    page.select_option("#heads", "two")
+    share = lambda text: float(text.split("average in ")[1].split(" %")[0])  # noqa: E731
+    assert share(page.inner_text("#norm-text")) > share(one) + 30
+    page.close()
+
+
+def test_positions(browser: Any, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    main(["explore", "export", "positions", "--out", str(out)])
+    page = opened(browser, out.as_uri())
+    page.click("#words button:nth-child(2)")
+    page.click("#words button:nth-child(6)")
+    assert "cannot tell “the dog bit the old man” from “the man bit the old dog”" in page.inner_text("#order-text")
+    page.check("#sinusoids")
+    assert "the block sees order" in page.inner_text("#order-text")
+    page.close()
+
+
+def test_a_trained_models_page(browser: Any, run: Path, tmp_path: Path) -> None:
+    """Its maps and effects are those of Python; a folder's name is text."""
+    out = tmp_path / "page.html"
+    main(["explore", "export", "model", "--model", str(run), "--prompt", "The state of", "--out", str(out)])
+    page = opened(browser, out.as_uri())
+    check_layout(page)
+    assert "small<b>" in page.inner_text("#about")
+    maps = hectogpt.attention_maps(run, "The state of")
+    page.click("#maps button:nth-child(2)")
+    assert f"{round(maps[0, 1, 2].max() * 65535) / 65535:.3f}" in page.inner_text("#looks")
+    assert page.locator("#alone tbody tr").count() == 4
+    page.close()
+
+
+@pytest.fixture
+def watching(run: Path) -> Iterator[PageServer]:
+    server = PageServer(fill("watch", None), Board([run], "The state", (), Path("runs")).data)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_watch_shows_a_run(browser: Any, watching: PageServer) -> None:
+    page = opened(browser, watching.address)
+    page.wait_for_selector("#maps canvas", timeout=60_000)
+    assert "small<b>" in page.inner_text("#runs")
+    assert "6 of 6" in page.inner_text("#runs")
+    assert page.inner_text("#sample").startswith("The state")
+    check_layout(page)
+    page.close()
+
+
+def status_of(address: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_watch_answers_its_reader_alone(watching: PageServer) -> None:
+    own, port = watching.address, watching.server_port
+    root = f"http://127.0.0.1:{port}/"
+    assert status_of(own) == 200
+    assert status_of(own + "data?look=nothing") == 200
+    for address in (root, root + "data", own[:-2] + "x/data", own + "../etc/passwd", own + "%2e%2e/run.json"):
+        assert status_of(address) == 404
+    assert status_of(own, Host="evil.example") == 421
+    assert status_of(own, Host=f"evil.example:{port}") == 421
+    assert status_of(own + "data", Origin="http://evil.example") == 403
+    assert status_of(own + "data", Origin="null") == 403
+    cross = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert status_of(own + "data", **cross) == 403
+    request = urllib.request.Request(own + "data", data=b"{}", method="POST")
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(request, timeout=20)
+    with urllib.request.urlopen(own, timeout=20) as answer:
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Access-Control-Allow-Origin"] is None
+
+
+def test_watch_reads_hostile_rows(tmp_path: Path) -> None:
+    """Numbers that are none, rows without an end and markup in names do not reach the page as such."""
+    folder = tmp_path / "<img src=x>"
+    folder.mkdir()
+    rows = ['{"step": 1, "train/loss": NaN}', '{"step": 2, "train/loss": 1e999}', '{"step": "x"}', "[" * 100_000]
+    (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n" + "0" * 10_000_000)
+    (folder / "run.json").write_text('{"run": {"steps": 3}}')
+    board = Board([folder], None, (), tmp_path)
+    found = json.loads(json.dumps(board.data({}), allow_nan=False))
+    assert found["runs"][0]["rows"]["loss"] == [None, None]
+    assert len(board.rows[folder]._rest) <= 100_000
