@@ -63,6 +63,6 @@ function showPlane(place, plane) {
 
 /** A table. @param {string} caption @param {string[]} head @param {(string | number)[][]} rows */
 function makeTable(caption, head, rows) {
-  const cells = (/** @type {(string | number)[]} */ row, /** @type {string} */ tag) => make("tr", {}, ...row.map((text) => make(tag, tag === "th" ? { scope: "col" } : {}, String(text))));
+  const cells = (/** @type {(string | number)[]} */ row, /** @type {string} */ tag) => make("tr", {}, ...row.map((text) => (tag === "th" && text !== "" ? make("th", { scope: "col" }, String(text)) : make("td", {}, String(text)))));
   return make("table", {}, make("caption", {}, caption), make("thead", {}, cells(head, "th")), make("tbody", {}, ...rows.map((row) => cells(row, "td"))));
 }

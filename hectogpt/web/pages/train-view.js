@@ -218,7 +218,7 @@ async function measure(sets) {
   const rows = found.slice(0, 60).map((effect) =>
     make("tr", {}, make("td", {}, headNames(effect.heads)), make("td", {}, signed(effect.delta)), make("td", {}, shown(effect.se, 4)), make("td", {}, effect.sum === null ? "" : signed(effect.sum)), make("td", {}, isSeen(effect) ? "" : "not distinguishable from 0")),
   );
-  const head = ["layer.head", "loss rises by", "± standard error", "sum of single ones", ""].map((name) => make("th", { scope: "col" }, name));
+  const head = ["layer.head", "loss rises by", "± standard error", "sum of single ones", "seen"].map((name) => make("th", { scope: "col" }, name));
   byId("off-table").replaceChildren(make("table", {}, make("caption", {}, `Held-out loss at step ${run?.shown}, heads replaced by ${mode === "zero" ? "zero" : "their mean"}, nats a token`), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
   say("off-text", offSentence(found));
 }
