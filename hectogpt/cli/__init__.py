@@ -86,15 +86,15 @@ def main(argv: list[str] | None = None) -> None:
             print(WORDS[code], file=sys.stderr)
             raise SystemExit(code) from None
         except (Exception, SystemExit) as error:
-            told = error if isinstance(error, UserError) else _explain(error)
-            if debug or (told is None and isinstance(error, SystemExit)):
+            shown = error if isinstance(error, UserError) else _explain(error)
+            if debug or (shown is None and isinstance(error, SystemExit)):
                 raise
-            if told is None:
-                from hectogpt.cli.last_resort import tell
+            if shown is None:
+                from hectogpt.cli.last_resort import explain
 
-                told = tell(error, arguments)
-            print(told, file=sys.stderr)
-            raise SystemExit(told.code) from None
+                shown = explain(error, arguments)
+            print(shown, file=sys.stderr)
+            raise SystemExit(shown.code) from None
 
 
 @contextmanager
@@ -111,10 +111,10 @@ def _flushed() -> Iterator[None]:
 def _explain(error: BaseException) -> UserError | None:
     """An error that code of the user's own file raised, with the file's line; None for others."""
     ideas = sys.modules.get("hectogpt.idea_file")
-    told: UserError | None = None if ideas is None else ideas.explain(error)
-    if told is not None:
-        told.fix += ("; " if told.fix else "") + "--debug shows the traceback"
-    return told
+    own: UserError | None = None if ideas is None else ideas.explain(error)
+    if own is not None:
+        own.fix += ("; " if own.fix else "") + "--debug shows the traceback"
+    return own
 
 
 def _run(arguments: list[str]) -> None:
@@ -137,12 +137,15 @@ def _run(arguments: list[str]) -> None:
             fix=f"did you mean `hectogpt {near[0]}`?" if near else "hectogpt --help",
         )
     module = importlib.import_module(COMMANDS[command][0])
+    if {"-h", "--help"} & set(arguments) and not hasattr(module, "HELP"):
+        from hectogpt.cli.help import command_help
+
+        inner = getattr(module, "SUBCOMMANDS", {}).get(arguments[1])
+        name = " ".join(arguments[: 2 if inner else 1])
+        print(command_help(name, inner or argument_classes(module)[0], module.EXAMPLES))
+        return
     try:
         module.main(arguments[1:])
-    except SystemExit as stop:
-        if not stop.code and {"-h", "--help"} & set(arguments) and hasattr(module, "EXAMPLES"):
-            print(f"\nExamples\n{module.EXAMPLES}")
-        raise
     except UserError as error:
         error.fix = name_options(error.fix, module)
         raise

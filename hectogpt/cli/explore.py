@@ -73,6 +73,9 @@ class ExportArguments:
     """For model: your own file, FILE.py, if it has classes of it; it is imported."""
 
 
+SUBCOMMANDS = {"numbers": NumbersArguments, "export": ExportArguments}
+
+
 def main(argv: list[str]) -> None:
     """Run the command."""
     if argv[:1] == ["numbers"]:

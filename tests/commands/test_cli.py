@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 import subprocess
 import sys
@@ -10,8 +12,8 @@ from pathlib import Path
 import pytest
 from command import TINY, assert_good_error, environment, hectogpt, write_tokens
 
-from hectogpt import errors
-from hectogpt.cli import COMMANDS, data, explore, generate, main, name_options, train
+from hectogpt import cli, errors
+from hectogpt.cli import COMMANDS, argument_classes, data, explore, generate, main, name_options, train
 from hectogpt.errors import UserError
 
 
@@ -93,38 +95,50 @@ def test_an_unknown_field_is_answered_with_the_nearest(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_errors_reach_a_shell_without_traceback(tmp_path: Path) -> None:
-    assert_good_error(hectogpt("train", "basline", "--quiet", cwd=tmp_path), 2, "why: ", "fix: ")
+def test_help_fits_a_screen() -> None:
+    lines = cli.usage().splitlines()
+    assert len(lines) <= 28
+    assert max(map(len, lines)) <= 80
+    codes = {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
+    assert all(f" {code} " in cli.usage().replace("\n", " ") for code in codes)
+    assert all(name in cli.usage() for name in COMMANDS)
 
 
-def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert not caught.value.code
-    text = capsys.readouterr().out
-    assert all(name in text for name in COMMANDS)
+def test_versions_help_and_old_names(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert "hectogpt " in capsys.readouterr().out
-    with pytest.raises(SystemExit) as caught:
-        main([])
-    assert caught.value.code == 2
+    for arguments in ([], *([name] for name in cli.GONE)):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+    assert "fix: hectogpt check RUN --diagnose\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_loads_no_torch(command: str, tmp_path: Path) -> None:
-    program = f"import sys, hectogpt.cli as c\ntry: c.main([{command!r}, '--help'])\n"
-    program += "except SystemExit as e: assert not e.code\n"
-    program += "print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stderr.strip() == "[]"
-    assert f"\nExamples\n  hectogpt {command}" in done.stdout
-
-
-def test_the_package_of_commands_runs_as_a_module_too(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hectogpt.cli", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path))
+def test_help_of_a_command_loads_no_torch_and_is_plain(tmp_path: Path) -> None:
+    """Every option once, no line over 80 columns but in the examples, nothing of the parser's own notation."""
+    program = "import sys, hectogpt.cli as c\nfor name in c.COMMANDS: print('====', name), c.main([name, '--help'])\n"
+    program += "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path, COLUMNS="80")
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == hectogpt("--version", cwd=tmp_path).stdout
+    texts = done.stdout.split("==== ")[1:]
+    assert [text.split()[0] for text in texts] == list(COMMANDS)
+    for text in texts:
+        name, body = text.split("\n", 1)
+        assert body.startswith(f"usage: hectogpt {name}")
+        assert f"\nExamples\n  hectogpt {name}" in text
+        assert [line for line in body.split("\nExamples")[0].splitlines() if len(line) > 80] == []
+        assert "None" not in body
+        assert "[[" not in body
+    by_name = dict(zip(COMMANDS, texts, strict=True))
+    for name in ("check", "generate", "score", "export"):
+        for kind in argument_classes(importlib.import_module(COMMANDS[name][0])):
+            for field in dataclasses.fields(kind):
+                assert re.search(
+                    rf"^  (--)?{field.name.replace('_', '.')}\b", by_name[name], re.MULTILINE | re.IGNORECASE
+                )
 
 
 @pytest.mark.thorough

@@ -20,7 +20,7 @@ from typing import IO, Any, TypeVar
 from promises import Line
 
 from hectogpt import errors
-from hectogpt.cli.last_resort import tell
+from hectogpt.cli.last_resort import explain as tell
 from hectogpt.errors import UserError
 from hectogpt.signals import Stopped
 
