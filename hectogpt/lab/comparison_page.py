@@ -23,8 +23,6 @@ from hectogpt.lab.record import Record, differences
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.verdict import Verdict
 
-COLORS = 7  # classes c0 (the first arm's), c1 ...; later arms take c1 ... again, dashed
-THIN_POINTS = 12_000  # points of all single seeds in a chart, beyond which only some seeds are drawn
 LONGEST_SOURCE = 100_000  # characters of an idea that are shown
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -132,32 +130,28 @@ def _origin(results: Sequence[Result]) -> str:
 
 
 def _charts(comparison: Comparison, results: Sequence[Result]) -> str:
-    """Training loss of the arms, and the gains over the first on the same batches."""
-    stacks = [stack(result.records) for result in results]
-    thin = _thin_seeds(stacks)
-    curves: list[Curve] = []
-    for place, (result, losses) in enumerate(zip(results, stacks, strict=True)):
-        curves += _curves(losses, place, result.arm.label, thin)
+    """Training loss of the arms, and the gains over the first on the same batches, as means over seeds."""
     baselines = {name: level for name, level in ngram_means(results).items() if name != "uniform"}
     levels = [Level(level, f"{NGRAMS[name]} {level:.2f}") for name, level in baselines.items()]
-    figures = [_figure("Training loss, nats per token", draw_chart(curves, levels, log=True))]
-    gains: list[Curve] = []
-    held_out: list[Level] = []
+    losses = [Curve(mean_of(stack(r.records)), place, r.arm.label) for place, r in enumerate(results)]
+    figures = [_figure("Training loss, nats per token", draw_chart(losses, levels, log=True))]
+    gains, held_out = [], []
     for place, result in enumerate(results[1:], start=1):
-        own = gain_curves(result.records, results[0].records)
-        gains += _curves(own, place, result.arm.label, thin)
+        gains.append(Curve(mean_of(gain_curves(result.records, results[0].records)), place, result.arm.label))
         if result.to_first is not None:
             gain = gain_of(result.to_first)
-            held_out.append(Level(gain, f"{comparison.split} {gain:+.3f}", _color(place)))
+            held_out.append(Level(gain, f"{comparison.split} {gain:+.3f}", place))
     if gains:
         name = f"Gain over {results[0].arm.label} batch by batch, nats per token (above 0 is better)"
-        figures.append(_figure(name, draw_chart(gains, held_out, zero=True)))
+        figures.append(_figure(name, draw_chart(gains, held_out)))
     legend = "".join(
-        f"<li><i class='c{_color(place)}{' dashed' if _dashed(place) else ''}'></i>{_text(result.arm.label)}</li>"
-        for place, result in enumerate(results)
+        f"<li><i class='{curve.style}{' dashed' if curve.dashed else ''}'></i>{_text(curve.label)}</li>"
+        for curve in losses
     )
-    note = "Thick lines are means over seeds, thin lines single seeds. Dotted: n-gram baselines of the same tokens on "
-    note += f"the {comparison.split} text, and the gain on the {comparison.split} text."
+    note = (
+        f"Means over seeds. Dotted: n-gram baselines of the same tokens on the {comparison.split} text, and the gain "
+    )
+    note += f"on the {comparison.split} text."
     return (
         f"<h2>Curves</h2><ul class=legend>{legend}</ul><div class=charts>{''.join(figures)}</div>"
         f"<p class=quiet>{_text(note)}</p>"
@@ -166,14 +160,6 @@ def _charts(comparison: Comparison, results: Sequence[Result]) -> str:
 
 def _figure(caption: str, svg: str) -> str:
     return f"<figure><figcaption>{_text(caption)}</figcaption>{svg}</figure>"
-
-
-def _color(place: int) -> int:
-    return (place - 1) % (COLORS - 1) + 1 if place else 0
-
-
-def _dashed(place: int) -> bool:
-    return place >= COLORS
 
 
 def stack(records: Sequence[Record]) -> np.ndarray:
@@ -194,20 +180,10 @@ def gain_curves(new: Sequence[Record], old: Sequence[Record]) -> np.ndarray:
     return np.asarray(both[: len(shared)] - both[len(shared) :])
 
 
-def _thin_seeds(stacks: Sequence[np.ndarray]) -> int:
-    """How many single seeds of each arm are drawn."""
-    points = sum(min(curves.shape[1], 200) for curves in stacks)
-    return max(1, THIN_POINTS // max(points, 1))
-
-
-def _curves(losses: np.ndarray, place: int, label: str, thin: int) -> list[Curve]:
-    """An arm's single seeds and their mean."""
-    kept = losses[:, ~np.isnan(losses).all(axis=0)] if losses.size else losses
-    if not kept.size:
-        return []
-    singles = kept[:thin] if len(kept) > 1 else kept[:0]
-    drawn = [Curve(row, _color(place), True, _dashed(place)) for row in singles]
-    return [*drawn, Curve(np.nanmean(kept, axis=0), _color(place), False, _dashed(place), label)]
+def mean_of(curves: np.ndarray) -> np.ndarray:
+    """The mean over seeds of each step that any seed has."""
+    known = curves[:, ~np.isnan(curves).all(axis=0)] if curves.size else curves
+    return np.nanmean(known, axis=0) if known.size else np.zeros(0)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
