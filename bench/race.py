@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hectogpt import hardware, worker
+from hectogpt import hardware, process
 
 Work = Callable[[], object]
 Lap = Callable[[], float]  # one turn of a contender; returns its seconds
@@ -73,7 +73,7 @@ def peak_memory(module: str, setting: str, contender: str) -> float:
 
     answers: list[dict[str, Any]] = []
     request = {"module": module, "setting": setting, "contender": contender, "threads": torch.get_num_threads()}
-    outcome = worker.ask("bench.race", request, answers.append)
+    outcome = process.ask("bench.race", request, answers.append)
     if outcome.error is not None:
         raise RuntimeError(f"memory of {contender}: {outcome.error}\n{outcome.last_words}")
     return float(answers[0]["bytes"])
@@ -91,4 +91,4 @@ def _measure_peak(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    worker.answer(_measure_peak)
+    process.answer(_measure_peak)

@@ -1,6 +1,6 @@
 """A child process that is told things and holds nobody up: lines of JSON through a queue, written by a thread.
 
-The child's side is that of `worker`: its module calls `worker.request` for the next lines. A child that fails or hangs
+The child's module calls `process.request` for the next lines. A child that fails or hangs
 costs the caller nothing but the time that it grants at the end.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any
 
-from hectogpt import worker
+from hectogpt import process
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
 
@@ -33,7 +33,7 @@ class Feed:
     def __init__(self, module: str, on_message: Callable[[dict[str, Any]], None], most: int = 10_000) -> None:
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  closed with the child
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hectogpt.worker", module],
+            [sys.executable, "-m", "hectogpt.process", module, "lines"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -68,7 +68,7 @@ class Feed:
 
     def kill(self) -> None:
         """End it at once, with what it has started."""
-        worker.kill(self._process)
+        process.kill(self._process)
         self._process.wait()
         for thread in self._threads:
             thread.join(5)
@@ -80,7 +80,7 @@ class Feed:
     def last_words(self) -> str:
         """The end of what it wrote to standard error."""
         with suppress(OSError, ValueError):
-            self._complaints.seek(max(0, self._complaints.seek(0, os.SEEK_END) - worker.LAST_WORDS))
+            self._complaints.seek(max(0, self._complaints.seek(0, os.SEEK_END) - process.LAST_WORDS))
             return self._complaints.read().decode("utf-8", errors="replace").strip()
         return ""
 
@@ -96,6 +96,13 @@ class Feed:
         assert self._process.stdout is not None
         with suppress(OSError, ValueError):
             for line in self._process.stdout:
-                message = worker.message_of(line.decode("utf-8", errors="replace"))
+                message = _message_of(line.decode("utf-8", errors="replace"))
                 if message is not None:
                     self._on_message(message)
+
+
+def _message_of(line: str) -> dict[str, Any] | None:
+    with suppress(ValueError):
+        message = json.loads(line)
+        return message if isinstance(message, dict) else None
+    return None

@@ -63,8 +63,8 @@ LAYERS: dict[str, Layer] = {
 }
 # The ground: single files that every layer may import. Each imports only those before it.
 GROUND = (
-    *("display", "errors", "json_files", "serialization", "files", "manifest", "hardware", "frames"),
-    *("worker", "feed", "idea_file", "signals", "torch_private", "upward"),
+    *("display", "errors", "json_files", "serialization", "files", "manifest", "hardware"),
+    *("process", "feed", "idea_file", "signals", "torch_private", "upward"),
 )
 GROUND_COLOUR = "#57606a"
 

@@ -12,7 +12,7 @@ from hectogpt import errors
 from hectogpt.assignment.kit import SOURCES
 from hectogpt.assignment.parts import BY_NAME, PARTS
 from hectogpt.errors import UserError
-from hectogpt.worker import Outcome, ask
+from hectogpt.process import Outcome, ask
 
 TOGETHER = "together"  # the tests of all parts at once
 LIMIT = 60.0  # seconds for one part's tests, which take a few

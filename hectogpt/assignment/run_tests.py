@@ -77,6 +77,6 @@ def describe(error: BaseException, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    from hectogpt.worker import answer
+    from hectogpt.process import answer
 
     answer(reply)

@@ -30,10 +30,9 @@ def prepare_everything() -> None:
 
 def main() -> None:
     """Prepare; read the request {"settings": [names], "modules": [names], "memory": bytes}; send frames; end."""
-    from hectogpt import hardware, worker
-    from hectogpt.frames import Frames
+    from hectogpt import hardware, process
 
-    frames = Frames()
+    frames = process.frames()
     prepare_everything()
 
     from hectogpt.assignment.parts import BY_NAME
@@ -41,7 +40,7 @@ def main() -> None:
     from hectogpt.grade.settings import version
     from hectogpt.grade.train_answers import data_file
 
-    request = frames.receive(worker.request)
+    request = frames.receive()
     folder = Path.cwd()
     data_file(folder / "datasets")
     settings = [laws.SETTINGS[name] for name in request["settings"]]

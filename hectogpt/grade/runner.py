@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hectogpt import hardware, worker
+from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.answers import Answer
@@ -137,7 +137,7 @@ class Spare:
         self._stack = ExitStack()
         self.folder = self._stack.enter_context(temporary())
         try:
-            self.child = worker.Child(CHILD, self.folder, environment(self.folder))
+            self.child = process.Child(CHILD, self.folder, environment(self.folder))
         except BaseException:
             self._stack.close()
             raise
@@ -160,9 +160,9 @@ def end_daemons(folder: Path) -> None:
     their variables. Nothing happens where there is no /proc."""
     for _ in range(20):  # one that starts others while this looks
         found = hardware.processes_with(f"HOME={folder}")
-        for process in found:
+        for number in found:
             with suppress(OSError):
-                os.kill(process, signal.SIGKILL)
+                os.kill(number, signal.SIGKILL)
         if not found:
             return
         time.sleep(0.02)
@@ -213,7 +213,7 @@ def attempt(
     limits: Limits,
     rest: float,
     cancelled: threading.Event | None = None,
-) -> worker.Ending:
+) -> process.Ending:
     """One child."""
     transcript.now, transcript.variant, transcript.ready, transcript.size, transcript.count = "", "", "", 0, 0
     request = {"settings": left, "modules": modules, "memory": limits.memory}
@@ -230,7 +230,7 @@ def attempt(
                 cancelled=stopped,
             )
         except (RubbishError, RecursionError) as error:
-            return worker.Ending("broken", None, str(error))
+            return process.Ending("broken", None, str(error))
 
 
 @contextmanager
@@ -287,7 +287,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | folders | own
 
 
-def outcome_of(ending: worker.Ending, transcript: Transcript, limits: Limits) -> tuple[str, str]:
+def outcome_of(ending: process.Ending, transcript: Transcript, limits: Limits) -> tuple[str, str]:
     """The outcome of the setting that a child ended in, and how it ended in a few words."""
     words = f"the process ended before its work was done (exit code {ending.code})"
     if ending.how == "cancelled":

@@ -55,7 +55,7 @@ class Engine(ABC):
     @abstractmethod
     def do(self, request: dict[str, Any], slot: int, on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
         """Do one trial, in a thread of its own; what `trial_process.ask` returns. slot: from 0 to workers - 1, the
-        trial's own as long as it runs. Raises worker.CancelledError soon after `cancelled` is set, and LostError."""
+        trial's own as long as it runs. Raises process.CancelledError soon after `cancelled` is set, and LostError."""
 
 
 @dataclass(frozen=True)

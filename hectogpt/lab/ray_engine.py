@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hectogpt import errors, worker
+from hectogpt import errors, process
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.engines import Engine, LostError, OnStep, gpus_for, threads_of
@@ -59,7 +59,7 @@ class RayEngine(Engine):
                 return dict(message)
             on_step(message["step"], message["loss"])
         self.ray.cancel(stream, force=True)
-        raise worker.CancelledError
+        raise process.CancelledError
 
 
 @contextmanager

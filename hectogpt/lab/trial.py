@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hectogpt import errors, worker
+from hectogpt import errors, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import lock
@@ -149,7 +149,7 @@ def _five_digits(values: Sequence[float]) -> list[float]:
 def main() -> None:
     """Do the trial that standard input asks for; an error a user can fix ends the process with its message."""
     try:
-        worker.answer(train_and_score)
+        process.answer(train_and_score)
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.code) from None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hectogpt import __version__, hardware, worker
+from hectogpt import __version__, hardware, process
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -20,9 +20,9 @@ def ask(
 ) -> dict[str, Any]:
     """Do a trial in a new process on this machine; the fields of its record that tell what came of it.
 
-    on_step is called with (step, loss). environment, cancelled: as `worker.ask` has them. Never raises for what goes
+    on_step is called with (step, loss). environment, cancelled: as `process.ask` has them. Never raises for what goes
     wrong in the process: `status` is then "diverged", with the scores of a uniform guess, or "failed", without scores;
-    `error` is the whole message. Raises worker.CancelledError once `cancelled` is set.
+    `error` is the whole message. Raises process.CancelledError once `cancelled` is set.
     """
     result: dict[str, Any] = {}
 
@@ -32,7 +32,7 @@ def ask(
         else:
             result.update(message)
 
-    outcome = worker.ask("hectogpt.lab.trial", request, receive, environment=environment or {}, cancelled=cancelled)
+    outcome = process.ask("hectogpt.lab.trial", request, receive, environment=environment or {}, cancelled=cancelled)
     revision = hardware.revision(PACKAGE)
     origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
     if outcome.error is None and result:

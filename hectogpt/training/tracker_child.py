@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hectogpt import worker
+from hectogpt import process
 
 NICE = 10
 
@@ -159,7 +159,7 @@ TRACKERS = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
 def messages() -> Iterator[dict[str, Any]]:
     """What the parent sends, until it says that this is the end."""
     while True:
-        for line in worker.request().splitlines():
+        for line in process.request().splitlines():
             message = json.loads(line)
             if message.get("end"):
                 return

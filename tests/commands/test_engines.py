@@ -21,7 +21,7 @@ from experiments import SMALL, make_corpus, small_comparison
 from made_up import numbered_arms
 from test_compare import children_of, is_running
 
-from hectogpt import worker
+from hectogpt import process
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison
@@ -58,7 +58,7 @@ class Threads(Engine):
         try:
             on_step(1, 10.0)
             if cancelled.wait(seconds):
-                raise worker.CancelledError
+                raise process.CancelledError
             loss = self.loss(*name)
             if isinstance(loss, Exception):
                 raise loss
@@ -408,7 +408,7 @@ def until(condition: Callable[[], bool], seconds: float) -> Iterator[None]:
 
 def children(pid: int) -> list[int]:
     """Processes of trials that the process has started."""
-    return [child for child in children_of(pid) if "hectogpt.worker" in command_line(child)]
+    return [child for child in children_of(pid) if "hectogpt.process" in command_line(child)]
 
 
 def command_line(pid: int) -> str:

@@ -112,16 +112,16 @@ for module, names in ((signal, ["SIGHUP"]), (os, lacks)):
 """
 PROGRAM = """
 import os, pathlib, signal
-from hectogpt import signals, worker
+from hectogpt import signals, process
 from hectogpt.files import append_line, write_atomic
 assert set(signals.CODES) == {signal.SIGINT, signal.SIGTERM}
 with signals.stop_on_signal() as received:
     signal.raise_signal(signal.SIGTERM)
 assert received == [signal.SIGTERM]
 messages = []
-assert worker.ask("child", {"do": "echo"}, messages.append).error is None
+assert process.ask("child", {"do": "echo"}, messages.append).error is None
 assert messages[1] == {"echo": {"do": "echo"}}
-ended = worker.ask("child", {"do": "hang"}, messages.append, timeout=1.0)
+ended = process.ask("child", {"do": "hang"}, messages.append, timeout=1.0)
 assert ended.error == "it was stopped after 1 s", ended
 append_line(pathlib.Path("l.jsonl"), "{}")
 write_atomic(pathlib.Path("f"), "x")

@@ -1,4 +1,4 @@
-"""A child of hectogpt.worker that does as it is told: `python -m child`, this folder on the path."""
+"""A child of hectogpt.process that does as it is told: `python -m child`, this folder on the path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from hectogpt import worker
+from hectogpt import process
 
 
 def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -46,4 +46,4 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    worker.answer(reply)
+    process.answer(reply)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import signal
 import sys
 
-from hectogpt import worker
+from hectogpt import process
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have set it to be ignored
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-worker.ask("child", {"do": sys.argv[1]}, lambda message: print(*message.values(), flush=True))
+process.ask("child", {"do": sys.argv[1]}, lambda message: print(*message.values(), flush=True))

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from hectogpt import worker
-from hectogpt.worker import Outcome
+from hectogpt import process
+from hectogpt.process import Outcome
 
 PROGRAMS = ROOT / "tests" / "programs"
 
@@ -27,7 +27,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(what: str, timeout: float | None = 60.0, **more: object) -> tuple[Outcome, list[dict[str, Any]]]:
     messages: list[dict[str, Any]] = []
-    outcome = worker.ask("child", {"do": what, **more}, messages.append, timeout)
+    outcome = process.ask("child", {"do": what, **more}, messages.append, timeout)
     assert messages[0].keys() == {"started"}
     assert ended(messages[0]["started"])
     return outcome, messages[1:]
@@ -88,11 +88,11 @@ def test_of_many_words_the_last_are_kept() -> None:
     outcome, _ = ask("chatter")
     assert outcome.error == "exit code 1"
     assert outcome.last_words.endswith("ValueError: the last words")
-    assert len(outcome.last_words) <= worker.LAST_WORDS
+    assert len(outcome.last_words) <= process.LAST_WORDS
 
 
 def test_a_module_that_does_not_exist_is_told() -> None:
-    outcome = worker.ask("no_such_module", {}, lambda _: None)
+    outcome = process.ask("no_such_module", {}, lambda _: None)
     assert outcome.error == "exit code 1"
     assert "no_such_module" in outcome.last_words
 
@@ -126,7 +126,7 @@ def test_an_error_of_the_caller_ends_the_child() -> None:
         raise LookupError("of the caller")
 
     with pytest.raises(LookupError):
-        worker.ask("child", {"do": "hang"}, fail)
+        process.ask("child", {"do": "hang"}, fail)
     assert ended(pids[0])
 
 
