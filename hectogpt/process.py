@@ -117,7 +117,7 @@ class Child:
         first_seconds: float = math.inf,
         seconds: float = math.inf,
         total_seconds: float = math.inf,
-        output_bytes: float = math.inf,
+        output_bytes: int = sys.maxsize,
         cancelled: threading.Event | None = None,
     ) -> Ending:
         """Send the request, pass on each frame until the one with {"done": true} or the child's end, then end it with
@@ -230,7 +230,7 @@ class _Watch:
 class _Printed:
     """A thread that reads what the child prints, keeps the end of it, and has the child killed if it is too much."""
 
-    def __init__(self, stream: IO[bytes], limit: float, watch: _Watch) -> None:
+    def __init__(self, stream: IO[bytes], limit: int, watch: _Watch) -> None:
         self.stream, self.limit, self.watch, self.kept = stream, limit, watch, b""
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()

@@ -15,7 +15,7 @@ from helpers import ROOT
 
 FILES = sorted(path for room in ("hectogpt", "bench", "tools", "reference") for path in (ROOT / room).rglob("*.py"))
 # `.open(...)` of things that are no files.
-NOT_FILES = {"archive", "tarfile", "os", "webbrowser", "Session", "session", "cache", "_cache_of", "Image"}
+NOT_FILES = {"archive", "tarfile", "os", "webbrowser", "Session", "session", "cache", "CorpusCache", "Image"}
 PROGRAMS = ROOT / "tests" / "programs"
 
 
