@@ -42,7 +42,6 @@ Gradescope
   --gradescope FILE    write results.json, for one submission
   --visibility WHEN    when students see the tests: visible (default), hidden,
                        after_due_date or after_published
-  --help-all           the same in full sentences
 
 Examples
   hectogpt grade model_solution.py
@@ -52,44 +51,25 @@ Examples
 
 @dataclass(frozen=True)
 class GradeArguments:
-    """Grade submissions: files, folders or .zip archives with model_solution.py, or folders of these.
-
-    utils.py and train.py beside model_solution.py are graded as well. Each submission runs in processes of its own,
-    in a copy. The exit code is 0 if everything is right, 1 if something is wrong, 2 for a wrong command line.
-    """
+    """The options of HELP. hints: None for 3, or with --watch for 1 at first, and one level deeper after each save that
+    changes nothing in the symptom. out: None for grades.jsonl where there are several submissions. jobs: 0 for one on
+    each core. timeout: seconds. memory: GiB."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """What to grade."""
     json: bool = False
-    """Print one JSON object."""
     strict: bool = False
-    """Notes count: what the assignment does not ask for, such as more tokens than the context holds."""
     hints: Literal[1, 2, 3] | None = None
-    """1: the symptom; 2: also where; 3: also the mistake in a sentence. Default: 3; with --watch 1 at first, and one
-    level deeper after each save that changes nothing in the symptom."""
     watch: bool = False
-    """Grade one submission again whenever a file of it changes, until Ctrl-C."""
     html: Path | None = None
-    """Write a page for each submission, and for a class an overview, into this folder; they work offline."""
     csv: Path | None = None
-    """Write a line for each submission to this file."""
     gradescope: Path | None = None
-    """Write the results.json that Gradescope reads to this file; for one submission."""
     make_autograder: Path | None = None
-    """Write the .zip archive that Gradescope takes as an autograder to this file, and do nothing else."""
     visibility: Literal["visible", "hidden", "after_due_date", "after_published"] = "visible"
-    """When Gradescope shows the tests to a student."""
     out: Path | None = None
-    """The records, a JSON line each, written as they come; submissions recorded there are not graded again. Default:
-    grades.jsonl for several submissions, none for one."""
     jobs: int = 0
-    """Submissions at the same time (0: one on each core)."""
     timeout: float = 10.0
-    """Seconds that one step of a submission may take."""
     memory: float = 2.0
-    """GiB that a submission may take, beside torch."""
     quiet: bool = False
-    """Print errors and results only."""
 
 
 def main(argv: list[str]) -> None:
@@ -97,7 +77,6 @@ def main(argv: list[str]) -> None:
     if {"-h", "--help"} & set(argv):
         print(HELP)
         return
-    argv = ["--help" if argument == "--help-all" else argument for argument in argv]
     run(tyro.cli(GradeArguments, args=argv, prog="hectogpt grade"))
 
 

@@ -1,4 +1,4 @@
-"""Two trials: a student fills in a kit while `hectogpt grade --watch` looks on, and a teacher grades a class."""
+"""A trial: a teacher grades a class, by hand and with Gradescope."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import zipfile
@@ -15,146 +14,13 @@ from pathlib import Path
 
 import pytest
 from grade_hostile import HOSTILE
-from grade_solutions import BASE, KIT, TRAIN
+from grade_solutions import BASE, TRAIN
 from grade_wrong import WRONG
 from helpers import ROOT
-from test_grade_command import command, start, submit
-
-from hectogpt.cli import main
+from test_grade_command import command, submit
 
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(os.name != "posix", reason="signals of POSIX, and bash")]
 REFERENCE = ROOT / "reference"
-
-# part, what is written instead of the right lines, where the second hint points, what the third says
-MISTAKES = (
-    ("attention", "score + self.causal_mask[:, :, :t, :t], dim=-1)", "score, dim=-1) + self.causal_mask[:, :, :t, :t]",
-     "the order of mask and softmax", "after the softmax"),
-    ("attention", " / math.sqrt(self.d_attention)", "", "the scale of the scores", "not divided by anything"),
-    ("attention", "dim=-1", "dim=-2", "the axis of the softmax", "over the queries, not over the keys"),
-    ("block", "return x + self.mlp", "return self.mlp", "the MLP half", "not added to what the MLP returns"),
-    ("generate", "logits.argmax(-1, keepdim=True)", "torch.multinomial(logits.softmax(-1), 1)",
-     "the choice of the next token", "drawn at random"),
-    ("loss", "self(input_ids[:, :-1])\nreturn F.cross_entropy(logits.flatten(0, 1), input_ids[:, 1:]",
-     "self(input_ids)\nreturn F.cross_entropy(logits.flatten(0, 1), input_ids[:, :]",
-     "which logits are held against which tokens", "There is no shift"),
-)  # fmt: skip
-
-
-class Student:
-    """A kit, and a grader that watches it."""
-
-    def __init__(self, folder: Path) -> None:
-        main(["assignment", str(folder / "x")])
-        self.file = folder / "x" / "model_solution.py"
-        self.watching = start("x", "--watch", folder=folder)
-        self.begun: set[str] = set()
-        self.draft = ""  # what is not saved yet
-
-    def told(self) -> str:
-        """What the grader says of one save."""
-        lines: list[str] = []
-        assert self.watching.stdout is not None
-        for line in self.watching.stdout:
-            lines = [] if "graded in" in line else lines
-            lines.append(line)
-            if "plot_results" in line:
-                break
-        return "".join(lines)
-
-    def write(self, part: str, body: str, *, more: bool = False) -> str:
-        """Put code into the place of a part's stub, or of what was written there before; returns what is said. more:
-        there is more to write before the file is saved."""
-        source = self.draft or self.file.read_text()
-        old = re.compile(
-            rf"( *)# mine: {part}\n(?:.*\n)*? *# end of mine\n"
-            if part in self.begun
-            else rf'( *)raise NotImplementedError\("exercise {part}: .*\n'
-        )
-        found = old.search(source)
-        assert found is not None
-        self.begun.add(part)
-        lines = [f"# mine: {part}", *body.strip("\n").splitlines(), "# end of mine"]
-        new = "".join(f"{found[1]}{line}\n" for line in lines)
-        self.draft = source[: found.start()] + new + source[found.end() :]
-        if more:
-            return ""
-        self.file.write_text(self.draft)
-        self.draft = ""
-        return self.told()
-
-    def again(self) -> str:
-        """Save with a comment more."""
-        self.file.write_text(self.file.read_text() + "\n# no idea\n")
-        return self.told()
-
-
-def test_a_student_from_stubs_to_full_points_by_the_hints_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scratch = tmp_path / "scratch"  # other tests grade at the same time
-    scratch.mkdir()
-    monkeypatch.setenv("TMPDIR", str(scratch))
-    student = Student(tmp_path)
-    try:
-        told = student.told()
-        assert "x: 0 of 30 points" in told
-        assert "NotImplementedError" not in told  # the outcome says so already
-        points = 0
-        for part, right in KIT.items():
-            for wrong, old, new, where, what in MISTAKES:
-                if wrong == part:
-                    make_and_find_out(student, part, right, old, new, where, what, points)
-            if part in ("gelu", "init"):
-                student.write(part, right, more=True)
-                continue
-            told = student.write(part, right)
-            assert "level 1" in told
-            assert re.search(rf"passed +{NAMES[part]}", told), told
-            points = int(re.findall(r"x: (\d+) of 30", told)[0])
-        assert points == 27
-        for name in ("utils.py", "train.py"):
-            shutil.copy(REFERENCE / name, student.file.parent)
-            while "converter" not in student.told():  # one file at a time, or both
-                pass
-        assert student.watching.stdout is not None
-        assert any("Everything is right" in line for line in student.watching.stdout)
-    finally:
-        student.watching.send_signal(signal.SIGINT)
-        student.watching.communicate(timeout=60)
-    assert student.watching.returncode == 130
-    assert list(scratch.glob("hectogpt-grade-*")) == []
-
-
-NAMES = {
-    "gelu": "GELU",
-    "mlp": "MLP",
-    "attention": "CausalAttention",
-    "block": "DecoderBlock",
-    "init": "Transformer._init_weights",
-    "forward": "Transformer.forward",
-    "generate": "Transformer.generate",
-    "loss": "Transformer.get_loss_on_batch",
-}
-
-
-def make_and_find_out(
-    student: Student, part: str, right: str, old: str, new: str, where: str, what: str, points: int
-) -> None:
-    """A mistake, then two saves that change nothing: the hints get deeper, level by level."""
-    assert right.count(old) == 1
-    first = student.write(part, right.replace(old, new))
-    assert re.search(rf"failed +{NAMES[part]}", first), first
-    assert f"x: {points} of 30 points" in first
-    assert "symptom:" in first
-    assert "where:" not in first
-    second = student.again()
-    assert "level 2" in second
-    assert where in second
-    assert what not in second
-    third = student.again()
-    assert "level 3" in third
-    assert what in third
-
 
 # --- a class ----------------------------------------------------------------------------------------------------------
 
