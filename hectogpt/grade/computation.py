@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade.settings import Size
 
 
@@ -218,17 +219,9 @@ class Computation:
         return self.after(self.compute(part, x, n))
 
     def compute(self, part: str, x: Tensor, n: int) -> Tensor:
-        if part == "gelu":
-            return self.gelu(x)
-        if part == "mlp":
-            return self.mlp("backbone.0.mlp.", x)
-        if part == "attention":
-            return self.attention("backbone.0.attention.", x)
-        if part == "block":
-            return self.block("backbone.0.", x)
-        if part == "forward":
-            return self.forward(x)
-        if part == "generate":
-            return self.generate(x, n)
-        assert part == "loss", part
-        return self.loss(x)
+        result: Tensor
+        if prefix := BY_NAME[part].prefix:
+            result = getattr(self, part)(prefix, x)
+        else:
+            result = self.generate(x, n) if part == "generate" else getattr(self, part)(x)
+        return result

@@ -40,6 +40,15 @@ class Mistake:
     changes: Mapping[str, Method] = field(compare=False, repr=False)
 
 
+def of(part: str) -> Callable[..., Mistake]:
+    """For tables: a function of name, where, what and the changed methods that makes a mistake in the part."""
+
+    def mistake(name: str, where: str, what: str, **changes: Method) -> Mistake:
+        return Mistake(name, part, where, what, changes)
+
+    return mistake
+
+
 def combine(mistakes: tuple[Mistake, ...]) -> type[Computation] | None:
     """The computation with all these mistakes in it; None if two of them change the same step."""
     changes: dict[str, Method] = {}

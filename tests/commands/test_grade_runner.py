@@ -16,8 +16,9 @@ from grade_right import RIGHT
 from grade_solutions import BASE, TRAIN, body, edited
 from helpers import ROOT
 
-from hectogpt.grade import submission
-from hectogpt.grade.grading import grade
+from hectogpt.errors import EXACTNESS, UserError
+from hectogpt.grade import report, submission
+from hectogpt.grade.grading import check_reference, grade
 from hectogpt.grade.result import Result
 from hectogpt.grade.runner import Limits
 from hectogpt.grade.submission import Submission
@@ -182,6 +183,16 @@ def alive(group: int) -> bool:
     return any(state != "Z" for state in states) if states else Path("/proc/self/stat").exists() is False
 
 
+def test_a_grader_that_does_not_work_grades_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The textbook is graded first; what is remembered is only that it got full points."""
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        check_reference(Limits(start_seconds=0.01))  # no process is ready so soon
+    assert caught.value.code == EXACTNESS
+    assert "nothing came back" in caught.value.why
+    assert list(tmp_path.rglob("*.txt")) == []
+
+
 def test_an_error_of_the_grader_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a bug")
@@ -191,4 +202,6 @@ def test_an_error_of_the_grader_is_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(outcomes(result).values()) == {"grader fault"}
     assert result.points == 0
     assert result.grader_fault
+    assert "a bug" in report.text(result)
+    assert "a bug" in report.line(result)
     assert not result.is_right()
