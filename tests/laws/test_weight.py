@@ -18,7 +18,7 @@ LINES = {
     "hectogpt/cli": 4400,
     "hectogpt/api": 1550,
     "hectogpt/lab": 6650,
-    "hectogpt/grade": 5600,
+    "hectogpt/grade": 5370,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4500,
     "hectogpt/explore": 1510,
