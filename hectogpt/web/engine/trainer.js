@@ -22,7 +22,7 @@
 
 /** @type {Settings} */
 const DEFAULTS = {
-  recipe: "rotary", steps: 100, seed: 0, dModel: 33, heads: 3, layers: 3, batchSize: 16, seqLen: 512, context: 512,
+  recipe: "rotary", steps: 100, seed: 0, dModel: 33, heads: 3, layers: 3, batchSize: 4, seqLen: 128, context: 128,
   compact: true, positions: true, lr: null, muon: null,
 }; // prettier-ignore
 

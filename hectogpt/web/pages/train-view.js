@@ -12,8 +12,8 @@ const SIZES = [
   ["dModel", "Width", { value: 33, min: 4, max: 512 }],
   ["heads", "Heads", { value: 3, min: 1, max: 64 }],
   ["layers", "Layers", { value: 3, min: 1, max: 12 }],
-  ["batchSize", "Rows a step", { options: ["16", "8", "4"] }],
-  ["seqLen", "Tokens a row", { value: 256, min: 8, max: 1024 }],
+  ["batchSize", "Rows a step", { options: ["4", "8", "16"] }],
+  ["seqLen", "Tokens a row", { value: 128, min: 8, max: 1024 }],
   ["positions", "Positions", { options: ["yes", "no"] }],
 ];
 let busy = false;
