@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-# The n-gram models of a run's summary -> their names for people.
+# Key of an n-gram model in summaries and records -> its name. `mkn5`, order 5 with fitted discounts, and `best`, which
+# has caches too, are in files of earlier versions.
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram counts",
     "kn2": "Kneser-Ney bigram",
     "kn3": "Kneser-Ney trigram",
-    "mkn5": "Kneser-Ney of order 5",
+    "kn5": "Kneser-Ney of order 5",
+    "mkn5": "Kneser-Ney of order 5, fitted",
     "best": "best counting",
 }
 

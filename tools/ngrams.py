@@ -13,14 +13,17 @@ from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line
-from hectogpt.lab.ngram import ngram_losses
+from hectogpt.lab.ngram import SEQ_LEN, NgramModels
 from hectogpt.lab.record import Record, read_records
 from hectogpt.serialization import dump
 from hectogpt.training.setup import training_tokens
 from tools import ROOT
+from tools.best_counting import mixture_losses
 from tools.report import ladder_names
 from tools.report.leaderboard import build_leaderboards
 from tools.report.ngram_file import NgramFile
@@ -46,7 +49,9 @@ def count(record: Record, corpus: Corpus) -> dict[str, object]:
         raise UserError(f"{record.corpus}: not the text that seed {record.seed} read")
     split = record.ngram_split or "dev"
     tokens, fit_on = training_tokens(replace(run, seed=record.seed), corpus), None if split == "dev" else corpus.dev
-    found = asdict(ngram_losses(tokens, corpus.tokens[split], corpus.n_vocab, fit_on))
+    held_out = corpus.tokens[split].astype(np.int64)
+    found = asdict(NgramModels(tokens, corpus.n_vocab).losses(held_out))
+    found["mkn5"], found["best"] = mixture_losses(tokens, held_out, corpus.n_vocab, SEQ_LEN, fit_on)
     levels = {name: round(loss, DIGITS) for name, loss in found.items()}
     about = {"corpus": record.corpus, "train_sha256": corpus.sha256["train"], "seed": record.seed, "split": split}
     return {**about, "steps": run.steps, "data": dump(run.data), **levels}

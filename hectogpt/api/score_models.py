@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from hectogpt.data import Corpus, Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.interop.open import open_model
 from hectogpt.lab import ideas
-from hectogpt.lab.ngram import ngram_losses
+from hectogpt.lab.counting import mix, score_both
+from hectogpt.lab.ngram import NgramModels
 from hectogpt.model import Transformer
 from hectogpt.training import setup
 from hectogpt.training.evaluate import evaluate
@@ -26,55 +27,77 @@ Note = Callable[[str], None]
 @dataclass(frozen=True)
 class Score:
     """A model's score. loss: nats per token of its own tokenizer. bits_per_byte: of the text, which compares models of
-    different tokenizers. tokens: how many were scored. parameters: None for counts."""
+    different tokenizers. tokens: how many were scored. parameters: None for counts.
+
+    with_ngrams: the loss with the n-gram model of order 5 mixed in, None for a model with another tokenizer than the
+    corpus. ngram_weights: those of the n-grams, by how many tokens of the context they know.
+    """
 
     name: str
     loss: float
     bits_per_byte: float
     tokens: int
     parameters: int | None = None
+    with_ngrams: float | None = None
+    ngram_weights: tuple[float, ...] = ()
 
 
-def score_model(
-    name: str,
+@dataclass(frozen=True)
+class Scores:
+    """models and n-gram models on one held-out text. counted: the tokens that the n-gram models count."""
+
+    models: list[Score]
+    ngrams: list[Score]
+    counted: int
+
+
+def score_models(
+    names: Sequence[str],
     corpus: Corpus,
     split: str = "dev",
     *,
     max_tokens: int | None = None,
     idea: Sequence[Path | str] = (),
     note: Note = lambda text: None,
-) -> Score:
-    """The score of a run, of a folder in Hugging Face's layout or of a model on the hub, on a held-out split.
+) -> Scores:
+    """The scores of runs, folders in Hugging Face's layout and models on the hub on a held-out split.
 
+    The n-gram models count what the run has read if one run is scored on its own corpus, else the whole training split.
     A model with another tokenizer than the corpus reads the same text in its own tokens. max_tokens: only so many of
-    the corpus's tokens are scored, from the first on. Raises UserError as `open_model` does, and (DATA) for too few
-    tokens and for text that is no text.
+    the corpus's tokens are scored, from the first on. The weights of the n-grams are fitted on dev (`counting.mix`), so
+    for test a model is scored on dev too. Raises UserError as `open_model` does, and (DATA) for too few tokens and for
+    text that is no text.
     """
-    model, tokenizer = open_model(name, download=True, idea=idea, note=note)
-    tokens = held_out(corpus, split, max_tokens)
-    if tokenizer.sha256 != corpus.tokenizer.sha256:
-        tokens = encoded_anew(tokens, corpus.tokenizer, tokenizer)
-    parameters = sum(p.numel() for p in model.parameters())
-    note(f"{name}: scoring {len(tokens):,} tokens with {parameters:,} parameters")
-    _check_vocabulary(model, tokens, name)
-    found = evaluate(model, tokens, tokenizer.token_bytes)
-    return Score(name, found.loss, found.bits_per_byte, found.tokens, parameters)
-
-
-def score_ngrams(
-    corpus: Corpus, split: str = "dev", counted: np.ndarray | None = None, max_tokens: int | None = None
-) -> list[Score]:
-    """The scores of the n-gram models on a held-out split. counted: the tokens that they count; None: the whole
-    training split."""
-    tokens = held_out(corpus, split, max_tokens)
+    counted = tokens_of_run(names[0], corpus) if len(names) == 1 else None
     counted = corpus.train if counted is None else counted
-    if split == "dev":
-        losses = ngram_losses(counted, tokens, corpus.n_vocab)
-    else:
-        losses = ngram_losses(counted, tokens, corpus.n_vocab, fit_on=corpus.dev)
-    n_bytes = max(int(corpus.tokenizer.token_bytes[tokens[1:]].sum()), 1)
-    per_nat = (len(tokens) - 1) / (math.log(2) * n_bytes)
-    return [Score(name, loss, loss * per_nat, len(tokens) - 1) for name, loss in asdict(losses).items()]
+    texts = {which: held_out(corpus, which, max_tokens) for which in ("dev", split)}
+    counts = NgramModels(counted, corpus.n_vocab)
+    models = []
+    for name in names:
+        model, tokenizer = open_model(name, download=True, idea=idea, note=note)
+        parameters = sum(p.numel() for p in model.parameters())
+        found, scored = None, {}
+        for which, tokens in texts.items():
+            if tokenizer.sha256 != corpus.tokenizer.sha256:
+                if which != split:
+                    continue
+                tokens = encoded_anew(tokens, corpus.tokenizer, tokenizer)
+            note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
+            _check_vocabulary(model, tokens, name)
+            found = evaluate(model, tokens, tokenizer.token_bytes)
+            if tokenizer.sha256 == corpus.tokenizer.sha256:
+                scored[which] = score_both(counts.order_5, tokens, found)
+        assert found is not None
+        score = Score(name, found.loss, found.bits_per_byte, found.tokens, parameters)
+        if scored:
+            mixed = mix(scored[split], None if split == "dev" else scored["dev"])
+            score = replace(score, with_ngrams=mixed.loss, ngram_weights=mixed.weights)
+        models.append(score)
+    n_bytes = max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
+    n = len(texts[split]) - 1
+    losses = asdict(counts.losses(texts[split]))
+    ngrams = [Score(name, loss, loss * n / (math.log(2) * n_bytes), n) for name, loss in losses.items()]
+    return Scores(models, ngrams, counted.size)
 
 
 def tokens_of_run(name: str, corpus: Corpus) -> np.ndarray | None:

@@ -16,7 +16,8 @@ from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab import baseline_curves
 from hectogpt.lab.baseline_curves import Curve
-from hectogpt.lab.ngram import ngram_losses
+from hectogpt.lab.counting import mix, score_both
+from hectogpt.lab.ngram import NgramModels
 from hectogpt.signals import Stopped
 from hectogpt.training import setup
 from hectogpt.training.run_folder import RunFolder
@@ -48,7 +49,9 @@ def score(
     folder.add_score(len(session.done), found)
     counted = setup.training_tokens(run, corpus)
     progress.line(f"counting n-grams of the {counted.size:,} tokens that were read ...")
-    ngrams = ngram_losses(counted, corpus.dev, run.model.vocab_size)
+    models = NgramModels(counted, run.model.vocab_size)
+    ngrams = models.losses(corpus.dev)
+    together = mix(score_both(models.order_5, corpus.dev, found))
     is_baseline = run.recipe == "baseline" and not modified
     if is_baseline:
         baseline_curves.save(baseline_curves.curve_of(session.result()))
@@ -66,6 +69,7 @@ def score(
         progress.line(f"note: no picture: {type(error).__name__}: {error}")
     prompt = default_prompt(corpus) if prompt is None else prompt
     summary = session.result().summary() | facts
+    summary |= {"dev_loss_with_ngrams": together.loss, "ngram_weights": list(together.weights)}
     summary |= {"ngrams": asdict(ngrams), "samples": samples(session, prompt), "state": "done"}
     folder.finish(summary)
     return summary, baseline

@@ -10,20 +10,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from hectogpt.cli.console import columns, note, one_line
+from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 
 EXAMPLES = """\
   hectogpt score runs/minute
   hectogpt score gpt2 runs/top --corpus stories.txt
   hectogpt score exported --corpus sotu --max-tokens 20000 --json"""
-NGRAMS = {
-    "uniform": "uniform",
-    "unigram": "unigram counts",
-    "kn2": "Kneser-Ney bigram",
-    "kn3": "Kneser-Ney trigram",
-    "mkn5": "modified Kneser-Ney, order 5",
-    "best": "best counting",
-}
 
 
 @dataclass(frozen=True)
@@ -59,32 +52,32 @@ def run(arguments: ScoreArguments) -> None:
     """Score and print a line for each model. Raises UserError."""
     if not arguments.models:
         raise UserError("no model to score", fix="hectogpt score MODEL, such as runs/minute or gpt2")
-    from hectogpt.api.score_models import score_model, score_ngrams, tokens_of_run  # loads torch
+    from hectogpt.api.score_models import score_models  # loads torch
     from hectogpt.data import open_corpus
 
-    corpus = open_corpus(arguments.corpus)
+    corpus, split = open_corpus(arguments.corpus), arguments.split
 
     def tell(text: str) -> None:
         note(f"note: {text}", arguments.quiet)
 
-    split, most = arguments.split, arguments.max_tokens
-    scores = [
-        score_model(name, corpus, split, max_tokens=most, idea=arguments.idea, note=tell) for name in arguments.models
-    ]
-    counted = tokens_of_run(arguments.models[0], corpus) if len(arguments.models) == 1 else None
-    ngrams = score_ngrams(corpus, split, counted, most)
-    number = len(corpus.train) if counted is None else counted.size
-    what = "the whole training text" if counted is None else "what the run has read"
+    found = score_models(
+        arguments.models, corpus, split, max_tokens=arguments.max_tokens, idea=arguments.idea, note=tell
+    )
     if arguments.json:
-        told: dict[str, Any] = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split}
-        told |= {"models": [asdict(score) for score in scores], "ngrams": [asdict(score) for score in ngrams]}
-        print(json.dumps(told | {"ngrams_counted": number}, allow_nan=False))
+        scores: dict[str, Any] = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split}
+        print(json.dumps(scores | asdict(found), allow_nan=False))
         return
-    rows = []
-    for score in (*ngrams, *scores):
-        parameters = "" if score.parameters is None else f"{score.parameters:,}"
-        name = NGRAMS.get(score.name, score.name) if score.parameters is None else one_line(score.name)
-        rows.append([name, f"{score.loss:.4f}", f"{score.bits_per_byte:.4f}", f"{score.tokens:,}", parameters])
+    rows = [(NGRAMS[score.name], score.loss, score, "") for score in found.ngrams]
+    for score in found.models:
+        name = one_line(score.name)
+        rows.append((name, score.loss, score, f"{score.parameters:,}"))
+        if score.with_ngrams is not None:
+            rows.append((f"{name} + n-grams", score.with_ngrams, score, ""))
+    cells = [
+        [name, f"{loss:.4f}", f"{loss * score.bits_per_byte / score.loss:.4f}", f"{score.tokens:,}", parameters]
+        for name, loss, score, parameters in rows
+    ]
     print(f"{one_line(corpus.name)}: held-out loss ({split})")
-    print("\n".join(columns(["model", "nats/token", "bits/byte", "tokens", "parameters"], rows)))
-    print(f"The n-gram models count {what}, {number:,} tokens.")
+    print("\n".join(columns(["model", "nats/token", "bits/byte", "tokens", "parameters"], cells)))
+    what = "the whole training text" if found.counted == len(corpus.train) else "what the run has read"
+    print(f"The n-gram models count {what}, {found.counted:,} tokens.")

@@ -22,11 +22,10 @@ from hectogpt.api.scoring import PICTURE
 from hectogpt.cli.console import output_console
 from hectogpt.cli.train import DEFAULT, TrainOptions, parse
 from hectogpt.data import Corpus
-from hectogpt.display import printable
+from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
-from hectogpt.lab import ideas, recipes
+from hectogpt.lab import ideas
 from hectogpt.lab.baseline_curves import Curve
-from hectogpt.lab.outlook import find_outlook
 from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.parallel import Alone, World
@@ -178,9 +177,6 @@ def print_result(done: FullRun, json: bool, quiet: bool) -> None:
         print(dumps(done.summary, allow_nan=False))
     elif not quiet:
         final_table(done.summary, done.baseline)
-        if done.summary["recipe"] == recipes.DEFAULT and not done.summary["modified"]:
-            sentence = find_outlook().sentence(done.result.corpus_sha256["train"], done.result.seconds)
-            print(f"\n{sentence}: hectogpt train top")
 
 
 def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
@@ -201,19 +197,17 @@ def final_table(summary: dict[str, Any], baseline: Curve | None) -> None:
     table = Table(title=escape(title), title_justify="left")
     for column in ("model", "nats/token", "bits/byte", "last training loss"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    per_nat = summary["dev_bpb"] / summary["dev_loss"]
     ngrams = summary["ngrams"]
-    for name, key in (("uniform", "uniform"), ("unigram counts", "unigram")):
-        table.add_row(name, f"{ngrams[key]:.3f}", f"{ngrams[key] * per_nat:.3f}", "")
+    rows = [(label, ngrams[key], "") for key, label in NGRAMS.items() if key in ngrams]
     if baseline:
-        table.add_row("baseline", f"{baseline.dev_loss:.3f}", f"{baseline.dev_bpb:.3f}", f"{baseline.losses[-1]:.3f}")
-    for name, key in (("Kneser-Ney bigram", "kn2"), ("Kneser-Ney trigram", "kn3"), ("best counting", "best")):
-        table.add_row(name, f"{ngrams[key]:.3f}", f"{ngrams[key] * per_nat:.3f}", "")
+        rows.append(("baseline", baseline.dev_loss, f"{baseline.losses[-1]:.3f}"))
     if "dev_loss_before" in summary:
-        table.add_row("before training", f"{summary['dev_loss_before']:.3f}", f"{summary['dev_bpb_before']:.3f}", "")
+        rows.append(("before training", summary["dev_loss_before"], ""))
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
-    values = (summary["dev_loss"], summary["dev_bpb"], summary["train_loss_last"])
-    table.add_row(f"[bold]{label}[/bold]", *(f"[bold]{v:.3f}[/bold]" for v in values))
+    rows.append((f"[bold]{label}[/bold]", summary["dev_loss"], f"{summary['train_loss_last']:.3f}"))
+    rows.append((f"[bold]{label} + n-grams[/bold]", summary["dev_loss_with_ngrams"], ""))
+    for name, loss, last in sorted(rows, key=lambda row: -row[1]):
+        table.add_row(name, f"{loss:.3f}", f"{loss * summary['dev_bpb'] / summary['dev_loss']:.3f}", last)
     console.print(table)
     for name, text in summary["samples"].items():
         console.print(f"{name}: {printable(text)}", markup=False, highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import __version__
-from hectogpt.display import printable
+from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
 from hectogpt.json_files import read_json_object
 
@@ -41,15 +41,8 @@ LOSSES = {
     "train_loss_last10": "mean of the last ten",
     "dev_loss_before": "held-out loss before training",
     "dev_loss": "held-out loss",
+    "dev_loss_with_ngrams": "held-out loss with n-grams mixed in",
     "test_loss": "loss on the test text",
-}
-NGRAMS = {
-    "uniform": "uniform",
-    "unigram": "unigram",
-    "kn2": "Kneser-Ney bigram",
-    "kn3": "Kneser-Ney trigram",
-    "mkn5": "modified Kneser-Ney 5-gram",
-    "best": "best counting",
 }
 
 
@@ -112,7 +105,7 @@ def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[st
         yield "tokens read", f"{tokens:,}"
     losses = [(what, summary.get(key)) for key, what in LOSSES.items()]
     ngrams = _object(summary.get("ngrams"))
-    losses += [(f"{what} model on the same text", ngrams.get(key)) for key, what in NGRAMS.items()]
+    losses += [(f"{what}, same text", ngrams.get(key)) for key, what in NGRAMS.items()]
     yield from ((what, f"{loss:.4f} nats per token") for what, value in losses if (loss := _number(value)) is not None)
     if (seconds := _number(summary.get("seconds"))) is not None:
         yield "seconds", f"{seconds:,.0f}, {_cell(_object(summary.get('machine')).get('device', 'unknown device'))}"

@@ -18,11 +18,12 @@ from typing import Any
 
 from hectogpt import hardware
 from hectogpt.data import Corpus
+from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from hectogpt.files import is_locked, lock
 from hectogpt.lab.gains import gain_json
 from hectogpt.lab.ideas import files_of
-from hectogpt.lab.ngram import NgramLosses, ngram_losses
+from hectogpt.lab.ngram import NgramLosses, NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, RecordFile, append_record, trial_key
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, selection_bias_of, summarize
@@ -156,7 +157,9 @@ class Comparison:
         """Run one trial and append its record. Raises UserError (STORAGE)."""
         begun, run = time.perf_counter(), self.begin(trial)
         scratch = self.scratch(run)
-        return self.add(trial, run, run_trial(run, self.corpus, self.splits, on_step, scratch), begun)
+        return self.add(
+            trial, run, run_trial(run, self.corpus, self.splits, on_step, scratch, self.track.mixes_counts), begun
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -238,8 +241,7 @@ class Comparison:
         reads = (run.data, run.seed, run.steps)
         if reads not in self._ngrams:
             tokens = training_tokens(run, self.corpus)
-            fit_on = self.corpus.dev if self.test else None
-            self._ngrams[reads] = ngram_losses(tokens, self.corpus.tokens[self.split], self.corpus.n_vocab, fit_on)
+            self._ngrams[reads] = NgramModels(tokens, self.corpus.n_vocab).losses(self.corpus.tokens[self.split])
         levels = asdict(self._ngrams[reads])
         return {"ngram_split": self.split, **{f"ngram_{name}": level for name, level in levels.items()}}
 
@@ -298,8 +300,7 @@ def best_of(results: Sequence[Result]) -> tuple[Result, float]:
 
 def ngram_means(results: Sequence[Result]) -> dict[str, float]:
     """Mean over seeds of the first arm's n-gram baselines."""
-    names = [field.name for field in dataclasses.fields(NgramLosses)]
-    levels = {name: results[0].mean(f"ngram_{name}") for name in names} if results else {}
+    levels = {name: results[0].mean(f"ngram_{name}") for name in NGRAMS} if results else {}
     return {name: level for name, level in levels.items() if level is not None}
 
 

@@ -194,7 +194,9 @@ class _HandOut:
             running = _Running(trial, self.comparison.begin(trial), slot, time.perf_counter(), claim)
             self.running[trial.name] = running
             scratch = self.comparison.scratch(running.run)
-            request = request_of(running.run, self.comparison.corpus, self.comparison.splits, scratch)
+            request = request_of(
+                running.run, self.comparison.corpus, self.comparison.splits, scratch, self.comparison.track.mixes_counts
+            )
             thread = threading.Thread(target=self._do, args=(trial, request, slot), daemon=True)
             self.threads.append(thread)
             thread.start()

@@ -1,174 +1,304 @@
-"""N-gram baselines: models of token ids that count exactly the tokens that a run reads, on the run's held-out tokens.
+"""N-gram models of exactly the tokens that a run reads: unigram counts, and Kneser-Ney of orders 2, 3 and 5.
 
-From weak to strong: uniform, unigram, Kneser-Ney bigram and trigram (in this file), modified Kneser-Ney of order 5, and
-a mixture of n-grams, gaps and caches, which is the best counting here. A network with a loss above a model's has
-learned less than these counts. No n-gram crosses the edge of a training row.
+A network with a loss above a model's has learned less than these counts. No n-gram crosses the edge of a training row.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.lab.ngram_mixture import mixture_losses
-from hectogpt.lab.ngram_modified import ADDED, find
 from hectogpt.training.evaluate import SEQ_LEN
 
-DISCOUNT = 0.75  # subtracted from every n-gram's count; what it frees goes to the shorter context's distribution
+# A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) that and the one before,
+# (1,) the one behind a gap. A pattern without its last offset is the next shorter context.
+Pattern = tuple[int, ...]
+
+ADDED = 0.1  # added to counts of single tokens and of what they follow, so that no id has probability 0
+DISCOUNT = 0.75  # of the bigram and the trigram, subtracted from every count
+ORDER = 5  # tokens of the longest n-gram
+LEAST = 0.01  # of a discount, so that every token keeps a probability
+MOST = np.array([1.0, 2.0, 3.0])  # a discount is not larger than the count it is taken from
+
+
+def neighbours(order: int) -> tuple[Pattern, ...]:
+    """The contexts of 1, 2 ... order - 1 neighbouring tokens."""
+    return tuple(tuple(range(n)) for n in range(1, order))
 
 
 @dataclass(frozen=True)
 class NgramLosses:
-    """Held-out cross entropy of the n-gram baselines, in nats per token.
+    """Held-out cross entropy of the n-gram models, in nats per token.
 
-    kn2, kn3: Kneser-Ney with one fixed discount. mkn5: modified Kneser-Ney of order 5, its discounts fitted on held-out
-    text. best: the mixture of n-grams, gaps and caches (`ngram_mixture.Mixture`). Runs of earlier versions have no mkn5
-    and no best.
+    kn2, kn3: Kneser-Ney with one fixed discount. kn5: modified Kneser-Ney of order 5, its discounts by formula.
     """
 
     uniform: float
     unigram: float
     kn2: float
     kn3: float
-    mkn5: float
-    best: float
+    kn5: float
 
 
-class _Table:
-    """Counts of n-grams as sorted int64 keys, context * vocab + next id; per context the sum and the number of them."""
+class NgramModels:
+    """All n-gram models of some tokens.
 
-    def __init__(self, keys: np.ndarray, counts: np.ndarray, vocab: int) -> None:
-        self.vocab, self.keys, self.counts = vocab, keys, counts
-        self.contexts, start, self.kinds = np.unique(keys // vocab, return_index=True, return_counts=True)
-        self.totals = np.add.reduceat(counts, start) if len(keys) else np.zeros(0, np.int64)
-
-    def interpolate(self, context: np.ndarray, y: np.ndarray, shorter: np.ndarray) -> np.ndarray:
-        """max(c - D, 0) / total + (D kinds / total) shorter, or `shorter` where the context never occurred."""
-        if not len(self.keys):
-            return shorter
-        at, found = find(self.contexts, context)
-        total = np.where(found, self.totals[at], 1)
-        back_off = np.where(found, DISCOUNT * self.kinds[at] / total, 1.0)
-        at, found = find(self.keys, context * self.vocab + y)
-        discounted = np.where(found, self.counts[at] - DISCOUNT, 0.0)
-        return discounted / total + back_off * shorter
-
-
-class KneserNey:
-    """Interpolated Kneser-Ney (Chen and Goodman 1999, one discount) over token ids.
-
-    tokens: ids [rows, seq_len] or [n]; n-grams lie within a row. Let c be counts, m_y the number of distinct ids before
-    y, V the vocabulary, a = ADDED and D = DISCOUNT. A table of n-grams interpolates with a shorter context's
-    distribution as max(c - D, 0) / total + (D kinds / total) shorter.
-
-    unigram: p_y = (c_y + a) / (N + a V). continuation: p_y = (m_y + a) / sum(m + a).
-    bigram: counts of pairs, interpolated with the continuation.
-    trigram: counts of triples, interpolated with a bigram that counts, for (x, y), the distinct ids before it.
-
-    Raises UserError (DATA) without tokens or for ids outside the vocabulary.
+    tokens: ids [rows, seq_len] or [n]; n-grams lie within a row. Raises UserError (DATA) without tokens or for ids
+    outside the vocabulary. 819,200 tokens take about five seconds of processor time.
     """
 
     def __init__(self, tokens: np.ndarray, vocab: int) -> None:
         rows = np.atleast_2d(np.asarray(tokens)).astype(np.int64)
         if rows.size == 0:
-            raise UserError(
-                "no tokens to count", why="the n-gram baselines need the run's training tokens", code=errors.DATA
-            )
-        if not (rows.min() >= 0 and rows.max() < vocab):
-            raise UserError(
-                f"token id {rows.max() if rows.max() >= vocab else rows.min()} with a vocabulary of {vocab}",
-                why="ids count from 0 and stay below the vocabulary",
-                code=errors.DATA,
-            )
+            why = "the n-gram baselines need the run's training tokens"
+            raise UserError("no tokens to count", why=why, code=errors.DATA)
+        check_ids(rows, vocab, "token id")
         self.vocab = vocab
-        counts = np.bincount(rows.ravel(), minlength=vocab)
-        self._unigram = (counts + ADDED) / (rows.size + ADDED * vocab)
-        pairs, pair_counts = np.unique(rows[:, :-1] * vocab + rows[:, 1:], return_counts=True)
-        self._pairs = _Table(pairs, pair_counts, vocab)
-        before = np.bincount(pairs % vocab, minlength=vocab) + ADDED
-        self._continuation = before / before.sum()
-        triples, triple_counts = np.unique(
-            (rows[:, :-2] * vocab + rows[:, 1:-1]) * vocab + rows[:, 2:], return_counts=True
+        self.unigram = (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (rows.size + ADDED * vocab)
+        self.bigram = KneserNey(rows, vocab, neighbours(2), DISCOUNT)
+        self.trigram = KneserNey(rows, vocab, neighbours(3), DISCOUNT)
+        self.order_5 = KneserNey(rows, vocab, neighbours(ORDER))
+
+    def losses(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> NgramLosses:
+        """Score every token of `held_out` [n >= 2] after the first.
+
+        seq_len: order 5 sees what a network sees, the tokens before the target in sequences of this length. Bigram and
+        trigram take their contexts from the whole stream. Raises UserError (DATA) for tokens that cannot be scored.
+        """
+        stream = check_held_out(held_out, self.vocab)
+        return NgramLosses(
+            uniform=math.log(self.vocab),
+            unigram=_cross_entropy(self.unigram[stream[1:]]),
+            kn2=_cross_entropy(self.bigram.score([stream[None]])[0]),
+            kn3=_cross_entropy(self.trigram_probabilities(stream)),
+            kn5=_cross_entropy(self.order_5.score(cut(stream, seq_len))[0]),
         )
-        self._triples = _Table(triples, triple_counts, vocab)
-        self._continued = _Table(*np.unique(triples % vocab**2, return_counts=True), vocab)
 
-    def unigram(self, y: np.ndarray) -> np.ndarray:
-        """p(y), of y's shape."""
-        return self._unigram[y]
-
-    def bigram(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """p(y | x), elementwise over int64 arrays of one shape."""
-        return self._pairs.interpolate(x, y, self._continuation[y])
-
-    def trigram(self, w: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """p(y | w, x), elementwise over int64 arrays of one shape."""
-        shorter = self._continued.interpolate(x, y, self._continuation[y])
-        return self._triples.interpolate(w * self.vocab + x, y, shorter)
+    def trigram_probabilities(self, stream: np.ndarray) -> np.ndarray:
+        """Of every token after the first; of the second, which has one token before it, the bigram's."""
+        p = self.trigram.score([stream[None]])[0]
+        p[0] = self.bigram.score([stream[None, :2]])[0][0]
+        return p
 
 
-def ngram_losses(
-    train_tokens: np.ndarray,
-    held_out: np.ndarray,
-    vocab: int,
-    fit_on: np.ndarray | None = None,
-    seq_len: int = SEQ_LEN,
-) -> NgramLosses:
-    """Count `train_tokens` ([rows, seq_len] or [n]) and score every token of `held_out` ([n]) after the first.
-
-    fit_on: the held-out text that `mkn5` and `best` are fitted on (dev, where test is scored); None: each half of
-    `held_out` is scored with what the other half gave. seq_len: `mkn5` and `best` see what a network sees, the tokens
-    before the target in sequences of this length. The bigram and the trigram take their contexts from the whole stream;
-    the second token has only one token before it, so the bigram scores it in place of the trigram.
-
-    On 819,200 training tokens and 115,000 held-out ones this takes about ten seconds of processor time.
-    Raises UserError (DATA) for fewer than two held-out tokens or ids outside the vocabulary.
-    """
-    stream = _checked(held_out, vocab)
-    model = KneserNey(train_tokens, vocab)
-    fitted = None if fit_on is None else _checked(fit_on, vocab)
-    rows = np.atleast_2d(np.asarray(train_tokens)).astype(np.int64)
-    mkn5, best = mixture_losses(rows, stream, vocab, seq_len, fitted)
-    return NgramLosses(
-        uniform=math.log(vocab),
-        unigram=_cross_entropy(model.unigram(stream[1:])),
-        kn2=_cross_entropy(model.bigram(stream[:-1], stream[1:])),
-        kn3=_cross_entropy(_trigram_probabilities(model, stream)),
-        mkn5=mkn5,
-        best=best,
-    )
-
-
-def loss_standard_error(train_tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> float:
+def loss_standard_error(tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> float:
     """Standard error of the trigram's loss on `held_out` as an estimate of its loss on more text of the same kind.
 
     The tokens' losses are taken to be independent. A network of similar loss has a similar standard error. The
-    arguments and errors are those of `ngram_losses`.
+    arguments and errors are those of `NgramModels` and `NgramModels.losses`.
     """
-    stream = _checked(held_out, vocab)
-    losses = -np.log(_trigram_probabilities(KneserNey(train_tokens, vocab), stream))
+    stream = check_held_out(held_out, vocab)
+    losses = -np.log(NgramModels(tokens, vocab).trigram_probabilities(stream))
     return float(losses.std() / math.sqrt(len(losses)))
 
 
-def _checked(held_out: np.ndarray, vocab: int) -> np.ndarray:
+def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
+    """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each begins with the token that
+    the one before ended with, so every token after the first is a target once. The last array is one shorter row."""
+    seq_len = min(seq_len, len(stream) - 1)
+    whole = (len(stream) - 1) // seq_len
+    parts = [stream[np.arange(whole)[:, None] * seq_len + np.arange(seq_len + 1)]]
+    if whole * seq_len + 1 < len(stream):
+        parts.append(stream[None, whole * seq_len :])
+    return parts
+
+
+def check_held_out(held_out: np.ndarray, vocab: int) -> np.ndarray:
+    """The held-out tokens as int64. Raises UserError (DATA) for fewer than two and for ids outside the vocabulary."""
     stream = np.asarray(held_out).astype(np.int64)
     if len(stream) < 2:
         raise UserError(f"{len(stream)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
-    if not (stream.min() >= 0 and stream.max() < vocab):
-        what = f"held-out token id {stream.max()} with a vocabulary of {vocab}"
-        raise UserError(what, why="ids count from 0 and stay below the vocabulary", code=errors.DATA)
+    check_ids(stream, vocab, "held-out token id")
     return stream
 
 
-def _trigram_probabilities(model: KneserNey, stream: np.ndarray) -> np.ndarray:
-    """Of every token after the first; of the second token the bigram's."""
-    second = model.bigram(stream[:1], stream[1:2])
-    return np.concatenate([second, model.trigram(stream[:-2], stream[1:-1], stream[2:])])
+def check_ids(ids: np.ndarray, vocab: int, what: str) -> None:
+    """Refuse ids outside the vocabulary. Raises UserError (DATA)."""
+    outside = ids[(ids < 0) | (ids >= vocab)]
+    if outside.size:
+        raise UserError(f"{what} {outside.max()} with a vocabulary of {vocab}", code=errors.DATA)
 
 
 def _cross_entropy(probabilities: np.ndarray) -> float:
     return float(-np.log(probabilities).mean())
+
+
+# --- Kneser-Ney -------------------------------------------------------------------------------------------------------
+
+
+def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of `wanted` in sorted `keys` (any index where absent), and whether each is there."""
+    at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+    return at, (keys[at] == wanted) if len(keys) else np.zeros(wanted.shape, bool)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What the table of one pattern says of the targets of some rows, arrays [rows, targets].
+
+    count: of the target after its context. total: of all tokens after that context; 0 where it never occurred. kinds:
+    [3, rows, targets], how many tokens follow it once, twice, more often.
+    """
+
+    count: np.ndarray
+    total: np.ndarray
+    kinds: np.ndarray
+
+    def interpolate(self, discounts: np.ndarray, shorter: np.ndarray) -> np.ndarray:
+        """(c - D(c)) / total + (D kinds / total) shorter, or `shorter` where the context never occurred. discounts:
+        [3], D of a count of 1, of 2, and of 3 or more."""
+        total = np.maximum(self.total, 1)
+        kept = (self.count - np.concatenate(([0.0], discounts))[np.minimum(self.count, 3)]) / total
+        return np.where(self.total > 0, kept + self.back_off(discounts) * shorter, shorter)
+
+    def back_off(self, discounts: np.ndarray) -> np.ndarray:
+        """The weight of the shorter context's distribution."""
+        mass = np.tensordot(discounts, self.kinds, 1) / np.maximum(self.total, 1)
+        return np.where(self.total > 0, mass, 1.0)
+
+
+class NgramTable:
+    """Counts of the tokens after each context of one pattern.
+
+    contexts: [rows, targets], the index of each target's context, -1 where the row begins too late. targets: the
+    tokens. counts: of (context, target) entries, in the order of `keys`.
+    """
+
+    def __init__(self, contexts: np.ndarray, targets: np.ndarray, vocab: int) -> None:
+        inside = contexts >= 0
+        self.vocab, self._inside = vocab, inside
+        keys = contexts[inside] * vocab + targets[inside]
+        self.keys, self._first, self._entries, self.counts = np.unique(
+            keys, return_index=True, return_inverse=True, return_counts=True
+        )
+        self._set_totals()
+
+    def count_contexts_of(self, longer: NgramTable) -> None:
+        """Count, in place of occurrences, the different entries of a longer pattern that end in each entry of this one:
+        Kneser and Ney's continuation counts."""
+        entry_at = np.full(self._inside.shape, -1)
+        entry_at[self._inside] = self._entries
+        self.counts = np.bincount(entry_at[longer._inside][longer._first], minlength=len(self.keys))
+        self._set_totals()
+
+    def _set_totals(self) -> None:
+        contexts = self.keys // self.vocab
+        size = int(contexts.max(initial=-1)) + 1
+        self.totals = np.bincount(contexts, self.counts, size).astype(np.int64)
+        kinds = (self.counts == 1, self.counts == 2, self.counts >= 3)
+        self.kinds = np.stack([np.bincount(contexts, kind, size) for kind in kinds])
+
+    def forget_rows(self) -> None:
+        """Free what only `count_contexts_of` needs."""
+        del self._inside, self._first, self._entries
+
+    def look_up(self, contexts: np.ndarray, targets: np.ndarray) -> Level:
+        """What the table says of these targets after these contexts, -1 for a context that never occurred."""
+        if not len(self.totals):
+            zeros = np.zeros(contexts.shape, np.int64)
+            return Level(zeros, zeros, np.zeros((3, *contexts.shape)))
+        known = (contexts >= 0) & (contexts < len(self.totals))  # the last contexts may have nothing after them
+        at, found = find(self.keys, np.where(known, contexts * self.vocab + targets, -1))
+        context = np.where(known, contexts, 0)
+        return Level(
+            np.where(found, self.counts[at], 0),
+            np.where(known, self.totals[context], 0),
+            np.where(known, self.kinds[:, context], 0.0),
+        )
+
+    def formula(self) -> np.ndarray:
+        """Chen and Goodman's estimate from the numbers n_i of entries with a count of i: Y = n1 / (n1 + 2 n2),
+        D_i = i - (i + 1) Y n_(i+1) / n_i."""
+        n = [max(int((self.counts == i).sum()), 1) for i in (1, 2, 3, 4)]
+        y = n[0] / (n[0] + 2 * n[1])
+        raw = [i + 1 - (i + 2) * y * n[i + 1] / n[i] for i in range(3)]
+        return np.clip(raw, LEAST, MOST)
+
+
+class KneserNey:
+    """Interpolated Kneser-Ney over token ids (Chen and Goodman 1999).
+
+    rows: training ids [rows, seq_len], each below `vocab`. patterns: the contexts; each comes after the next shorter
+    one. discount: one for all counts; None: modified Kneser-Ney, three for each pattern by its formula.
+
+    The context of no token is p_y = (m_y + a) / sum(m + a), with m_y the number of different ids before y and a =
+    ADDED. Each pattern interpolates with the next shorter one (`Level.interpolate`). Contexts of neighbouring tokens
+    have continuation counts, the longest of them and contexts with gaps have counts of occurrences.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, vocab: int, patterns: tuple[Pattern, ...], discount: float | None = None
+    ) -> None:
+        rows = rows.astype(np.int64)
+        self.vocab = vocab
+        self._extensions: dict[Pattern, np.ndarray] = {}
+        self.tables: dict[Pattern, NgramTable] = {}
+        contexts: dict[Pattern, np.ndarray] = {}
+        for pattern in patterns:
+            self._extend(contexts, rows, pattern)
+            self.tables[pattern] = NgramTable(contexts[pattern], rows[:, 1:], vocab)
+        self.neighbours = [pattern for pattern in patterns if pattern == tuple(range(len(pattern)))]
+        for shorter, longer in pairwise(self.neighbours):
+            self.tables[shorter].count_contexts_of(self.tables[longer])
+        for table in self.tables.values():
+            table.forget_rows()
+        after = np.bincount(np.unique(rows[:, :-1] * vocab + rows[:, 1:]) % vocab, minlength=vocab) + ADDED
+        self.continuation = after / after.sum()
+        self.discounts = {
+            pattern: table.formula() if discount is None else np.full(3, discount)
+            for pattern, table in self.tables.items()
+        }
+
+    def _extend(self, contexts: dict[Pattern, np.ndarray], rows: np.ndarray, pattern: Pattern) -> None:
+        """Add the contexts of a pattern, and of those that it is made from, to `contexts`; number new ones."""
+        if pattern in contexts:
+            return
+        tokens = np.full((len(rows), rows.shape[1] - 1), -1)
+        tokens[:, pattern[-1] :] = rows[:, : max(rows.shape[1] - 1 - pattern[-1], 0)]
+        if len(pattern) == 1:
+            contexts[pattern] = tokens
+            return
+        self._extend(contexts, rows, pattern[:-1])
+        nearer = contexts[pattern[:-1]]
+        keys = np.where((nearer >= 0) & (tokens >= 0), nearer * self.vocab + tokens, -1)
+        if pattern not in self._extensions:
+            known, places = np.unique(keys, return_inverse=True)
+            self._extensions[pattern] = known[known >= 0]
+            contexts[pattern] = places.reshape(keys.shape) - int((known < 0).sum())  # -1 stays -1
+            return
+        at, found = find(self._extensions[pattern], keys)
+        contexts[pattern] = np.where(found, at, -1)
+
+    def levels(self, rows: np.ndarray) -> dict[Pattern, Level]:
+        """What every table says of the tokens of `rows` [rows, n] after the first: arrays [rows, n - 1]."""
+        rows = rows.astype(np.int64)
+        contexts: dict[Pattern, np.ndarray] = {}
+        found = {}
+        for pattern, table in self.tables.items():
+            self._extend(contexts, rows, pattern)
+            found[pattern] = table.look_up(contexts[pattern], rows[:, 1:])
+        return found
+
+    def probabilities(self, rows: np.ndarray, levels: dict[Pattern, Level]) -> dict[Pattern, np.ndarray]:
+        """p of every token after the first by each pattern, arrays [rows, n - 1]; () is the context of no token."""
+        found: dict[Pattern, np.ndarray] = {(): self.continuation[rows[:, 1:]]}
+        for pattern, level in levels.items():
+            found[pattern] = level.interpolate(self.discounts[pattern], found[pattern[:-1]])
+        return found
+
+    def score(self, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """p of every token after the first of each row of `parts`, as `cut` gives them, [targets] in the order of the
+        text; and how many tokens of its context are known: those of the longest context that has counts."""
+        p, known = [], []
+        for rows in parts:
+            levels = self.levels(rows)
+            p.append(self.probabilities(rows, levels)[self.neighbours[-1]].ravel())
+            lengths = [len(pattern) * (levels[pattern].total > 0) for pattern in self.neighbours]
+            known.append(np.max(lengths, axis=0).ravel())
+        return np.concatenate(p), np.concatenate(known)

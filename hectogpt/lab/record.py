@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from hectogpt import errors
+from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from hectogpt.files import append_line, is_whole_object
 from hectogpt.json_files import parse_json_object, read_bytes
-from hectogpt.lab.ngram import NgramLosses
 from hectogpt.lab.recipes import current_recipe
 from hectogpt.lab.record_fields import check_fields
 from hectogpt.serialization import current_path, diff, dump
@@ -46,7 +46,7 @@ class Record:
 
     OLD_FIELDS: ClassVar[dict[str, str]] = {
         "anchor_split": "ngram_split",
-        **{f"anchor_{f.name}": f"ngram_{f.name}" for f in dataclasses.fields(NgramLosses)},
+        **{f"anchor_{name}": f"ngram_{name}" for name in NGRAMS},
     }
 
     corpus: str  # its name, without a path
@@ -80,7 +80,8 @@ class Record:
     ngram_unigram: float | None = None
     ngram_kn2: float | None = None
     ngram_kn3: float | None = None
-    ngram_mkn5: float | None = None  # records of earlier versions lack this one and the next
+    ngram_kn5: float | None = None
+    ngram_mkn5: float | None = None  # of earlier versions, as the next one
     ngram_best: float | None = None
     rules_broken: list[str] = field(default_factory=list)  # rules of the track, in words
     wall_seconds: float | None = None  # of the whole trial, scoring included, s

@@ -18,7 +18,8 @@ class Track:
 
     steps: exact number of optimizer steps. tokens: most training tokens, none of them read twice. parameters: most
     parameters. seconds: most seconds of building and training. cores: most threads. allows_counts: whether weights may
-    start from counts of the training text. allows_gpu: whether a GPU may train.
+    start from counts of the training text. allows_gpu: whether a GPU may train. mixes_counts: whether a model is scored
+    with n-grams of what it read mixed in (lab/counting.py).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Track:
     cores: int | None
     allows_counts: bool
     allows_gpu: bool
+    mixes_counts: bool = False
 
 
 TRACKS: dict[str, Track] = {
@@ -36,6 +38,7 @@ TRACKS: dict[str, Track] = {
     for track in (
         Track("closed", 100, 819_200, 60_000_000, 600, 2, allows_counts=False, allows_gpu=False),
         Track("minute", 100, 819_200, 60_000_000, 60, 2, allows_counts=False, allows_gpu=False),
+        Track("closed+counting", 100, 819_200, 60_000_000, 600, 2, False, False, mixes_counts=True),
         Track("closed+statistics", 100, 819_200, 60_000_000, 600, 2, allows_counts=True, allows_gpu=False),
         Track("open-cpu", 100, None, None, 600, 2, allows_counts=True, allows_gpu=False),
         Track("open-gpu", 100, None, None, None, None, allows_counts=True, allows_gpu=True),

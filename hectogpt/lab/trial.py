@@ -17,6 +17,7 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.idea_file import explain
+from hectogpt.lab.counting import scores_with_counts
 from hectogpt.lab.ideas import load_sources, sources_of
 from hectogpt.lab.trial_process import ask
 from hectogpt.serialization import dump
@@ -32,21 +33,26 @@ def run_trial(
     splits: Sequence[str],
     on_step: Callable[[int, float], None],
     scratch: Path | None = None,
+    mixes_counts: bool = False,
 ) -> dict[str, Any]:
     """Train `run` and score it on the splits in a new process, as `request_of` and `ask` do."""
-    return ask(request_of(run, corpus, splits, scratch), on_step)
+    return ask(request_of(run, corpus, splits, scratch, mixes_counts), on_step)
 
 
-def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scratch: Path | None = None) -> dict[str, Any]:
+def request_of(
+    run: Run, corpus: Corpus, splits: Sequence[str], scratch: Path | None = None, mixes_counts: bool = False
+) -> dict[str, Any]:
     """What a trial's process is asked, as plain values that another machine understands too.
 
-    scratch: a folder for the trial's checkpoints, from which it goes on if it was killed before.
+    scratch: a folder for the trial's checkpoints, from which it goes on if it was killed before. mixes_counts: score
+    the model with n-grams of what it read mixed in.
     """
     return {
         "ideas": sources_of(run),
         "run": dump(run),
         "splits": list(splits),
         "scratch": None if scratch is None else str(scratch.absolute()),
+        "mixes_counts": mixes_counts,
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
     }
@@ -68,6 +74,8 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         diverged = yield from _train(session, checkpoints, splits)
     result = session.result()
     summary = result.summary() | (_uniform_guess(run, corpus, splits) if diverged else {})
+    if request["mixes_counts"] and not diverged:
+        summary |= scores_with_counts(session, splits)
     summary |= {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
     curves = {"losses": _five_digits(result.losses), "grad_norms": _five_digits(result.grad_norms)}
     yield summary | {"status": "diverged" if diverged else "ok", "error": diverged} | curves

@@ -185,17 +185,16 @@ class Transformer(nn.Module):
         precision: dtype of the matrix products inside the vocabulary head (None: the parameters' own). torch.bfloat16
         is faster on processors that multiply it natively; sums stay wider.
         """
-        return self._losses(ids, targets, reduction, precision)[0]
+        return self.losses(ids, targets, reduction, precision)[0]
 
-    def token_losses(
-        self, ids: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch time"]:
-        """The cross entropy of each target, nats, without gradients."""
-        return self._losses(ids, targets, "sum", None)[1]
-
-    def _losses(
-        self, ids: Tensor, targets: Tensor, reduction: Literal["mean", "sum"], precision: torch.dtype | None
-    ) -> tuple[Tensor, Tensor]:
+    def losses(
+        self,
+        ids: Int[Tensor, "batch time"],
+        targets: Int[Tensor, "batch time"],
+        reduction: Literal["mean", "sum"] = "mean",
+        precision: torch.dtype | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
+        """`loss`, and the cross entropy of each target, which has no gradient."""
         hidden = self.hidden(ids)
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
         return self.lm_head.losses(

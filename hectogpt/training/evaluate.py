@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ SEQ_LEN = 512  # of every score that is compared with others
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Held-out cross entropy: nats per token, bits per byte of the text, and how many tokens were scored."""
+    """Held-out cross entropy: nats per token, bits per byte of the text, how many tokens were scored, and the nats of
+    each, float64 [tokens]."""
 
     loss: float
     bits_per_byte: float
     tokens: int
+    losses: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
 
 @torch.no_grad()
@@ -42,18 +44,22 @@ def evaluate(
         raise UserError(f"{len(tokens)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
     device = model.embeddings.weight.device
     stream = torch.from_numpy(tokens.astype(np.int64))
-    total = 0.0
+    total, losses = 0.0, []
     n_full = (len(tokens) - 1) // seq_len
     inputs = stream[: n_full * seq_len].view(-1, seq_len)
     targets = stream[1 : n_full * seq_len + 1].view(-1, seq_len)
     with evaluating(model):
         for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
-            total += model.loss(x.to(device), y.to(device), reduction="sum").item()
+            loss, each = model.losses(x.to(device), y.to(device), reduction="sum")
+            total += loss.item()
+            losses.append(each.cpu().double().numpy().ravel())
         if rest := (len(tokens) - 1) % seq_len:
             tail = stream[-rest - 1 :].to(device)[None]
-            total += model.loss(tail[:, :-1], tail[:, 1:], reduction="sum").item()
-    n_bytes = int(token_bytes[tokens[1:]].sum())
-    return EvalResult(total / (len(tokens) - 1), total / (math.log(2) * max(n_bytes, 1)), len(tokens) - 1)
+            loss, each = model.losses(tail[:, :-1], tail[:, 1:], reduction="sum")
+            total += loss.item()
+            losses.append(each.cpu().double().numpy().ravel())
+    n, n_bytes = len(tokens) - 1, int(token_bytes[tokens[1:]].sum())
+    return EvalResult(total / n, total / (math.log(2) * max(n_bytes, 1)), n, np.concatenate(losses))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from exported_models import write_model
 from model_kinds import KINDS
 
 from hectogpt import errors
-from hectogpt.api.score_models import encoded_anew, score_model, score_ngrams
+from hectogpt.api.score_models import encoded_anew, score_models
 from hectogpt.data import Tokenizer, load_tokenizer, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
@@ -34,10 +34,15 @@ def test_a_run_has_the_score_of_its_summary(tmp_path, monkeypatch, capsys) -> No
     told = json.loads(here("score", "run", "--corpus", "text.txt", "--json").stdout)
     assert told["models"][0]["loss"] == pytest.approx(summary["dev_loss"], abs=1e-9)
     assert told["models"][0]["bits_per_byte"] == pytest.approx(summary["dev_bpb"], abs=1e-9)
+    assert told["models"][0]["with_ngrams"] == pytest.approx(summary["dev_loss_with_ngrams"], abs=1e-6)
+    assert told["models"][0]["ngram_weights"] == pytest.approx(summary["ngram_weights"], abs=1e-6)
+    assert summary["dev_loss_with_ngrams"] < min(summary["dev_loss"], summary["ngrams"]["kn5"])
     assert {score["name"]: score["loss"] for score in told["ngrams"]} == pytest.approx(summary["ngrams"])
+    assert len({round(score["bits_per_byte"] / score["loss"], 9) for score in told["ngrams"]}) == 1
     shown = here("score", "run", "exported", "--corpus", "text.txt", "--quiet")
-    rows = [line.split() for line in shown.stdout.splitlines()]
-    assert next(row for row in rows if row[0] == "run")[1:] == next(row for row in rows if row[0] == "exported")[1:]
+    rows = {line[:20].strip(): line[20:].split() for line in shown.stdout.splitlines()}
+    assert rows["run"] == rows["exported"]
+    assert rows["run + n-grams"] == rows["exported + n-grams"]
     assert "whole training text" in shown.stdout
     assert_good_error(here("score", "--corpus", "text.txt"), errors.USAGE, "no model")
     assert_good_error(here("score", "run", "--corpus", "text.txt", "--max-tokens", "1"), errors.USAGE, "at least 2")
@@ -47,7 +52,8 @@ def test_a_model_with_its_own_tokenizer_reads_the_same_text(tmp_path: Path) -> N
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     corpus = open_corpus(str(tmp_path / "text.txt"), cache=tmp_path / "cache")
     model = write_model(tmp_path / "model", KINDS["gpt2"], torch.float32)
-    score = score_model(str(tmp_path / "model"), corpus, max_tokens=200)
+    score = score_models([str(tmp_path / "model")], corpus, max_tokens=200).models[0]
+    assert score.with_ngrams is None, "its probabilities are of other tokens"
     own = open_model(tmp_path / "model")[1]
     anew = encoded_anew(corpus.dev[:200], corpus.tokenizer, own)
     total, length = 0.0, model.config.context_length
@@ -77,12 +83,3 @@ def test_tokens_that_are_no_text(tmp_path: Path) -> None:
     lone = next(i for i in range(256) if old.decode_bytes([i]) == b"\xff")
     with pytest.raises(UserError, match="no text"):
         encoded_anew(np.array([lone], dtype=np.uint16), old, Tokenizer(b"h e"))
-
-
-def test_the_models_with_counts_know_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    corpus = open_corpus(str(tmp_path / "text.txt"), cache=tmp_path / "cache")
-    scores = score_ngrams(corpus)
-    assert {"uniform", "unigram", "kn2", "kn3"} <= {score.name for score in scores}
-    ratios = {round(score.bits_per_byte / score.loss, 9) for score in scores}
-    assert len(ratios) == 1

@@ -1,21 +1,28 @@
-"""The n-gram baselines are probability models, equal to their formulas written out, and count only what a run reads."""
+"""N-gram models are what their formulas say, sum to 1, look back only, and count only what a run reads; alone, mixed
+into a network, and in the best counting."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import pairwise
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_kinds import KINDS, build
 
 from hectogpt.data import Batches, tokens_read
 from hectogpt.errors import UserError
-from hectogpt.lab.ngram import ADDED, DISCOUNT, KneserNey, ngram_losses
+from hectogpt.lab.counting import FIRST, Scored, fit_weights, losses, mix, score_both
+from hectogpt.lab.ngram import ADDED, DISCOUNT, ORDER, KneserNey, NgramModels, Pattern, cut, neighbours
+from hectogpt.training.evaluate import evaluate
+from tools.best_counting import CACHES, GAPS, NEIGHBOURS, Mixture, caches, fit_discounts, mixture_losses
 
 GPT2_IDS = 50_257
+IDS = 4
 
 
 def zipf(n: int, vocab: int, seed: int = 0) -> np.ndarray:
@@ -24,99 +31,116 @@ def zipf(n: int, vocab: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).choice(vocab, n, p=weights / weights.sum())
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_probabilities_over_all_ids_sum_to_one(seed: int) -> None:
-    rows = zipf(40_000, GPT2_IDS, seed).reshape(-1, 100)
-    model = KneserNey(rows, GPT2_IDS)
-    every = np.arange(GPT2_IDS)
-    assert math.isclose(model.unigram(every).sum(), 1, rel_tol=1e-9)
-    draw = np.random.default_rng(seed)
-    seen = [tuple(rows[draw.integers(400), at : at + 2]) for at in draw.integers(0, 99, 20)]
-    known_x = [(GPT2_IDS - 1, x) for _, x in seen[:5]]
-    anything = [tuple(draw.integers(0, GPT2_IDS, 2)) for _ in range(10)]
-    for w, x in seen + known_x + anything:
-        two = model.bigram(np.full_like(every, x), every)
-        three = model.trigram(np.full_like(every, w), np.full_like(every, x), every)
-        for p in (two, three):
+def rows_of(least: int = 1, most: int = 9) -> st.SearchStrategy[np.ndarray]:
+    """[1 to 5 rows, least to most ids below IDS]"""
+    row = st.integers(least, most).flatmap(
+        lambda n: st.lists(st.lists(st.integers(0, IDS - 1), min_size=n, max_size=n), min_size=1, max_size=5)
+    )
+    return row.map(lambda rows: np.array(rows, dtype=np.int64))
+
+
+# --- Kneser-Ney -------------------------------------------------------------------------------------------------------
+
+
+def entries(rows: list[list[int]], pattern: Pattern) -> Counter[tuple[tuple[int, ...], int]]:
+    """(context, next id) -> occurrences, by the words of the definition."""
+    found: Counter[tuple[tuple[int, ...], int]] = Counter()
+    for row in rows:
+        for at in range(pattern[-1] + 1, len(row)):
+            found[tuple(row[at - 1 - offset] for offset in pattern), row[at]] += 1
+    return found
+
+
+def by_hand(model: KneserNey, rows: list[list[int]], pattern: Pattern, history: list[int], y: int) -> float:
+    """p(y | history) by one pattern, from dictionaries."""
+    if not pattern:
+        follow = Counter(b for _, b in {(a[0], b) for a, b in entries(rows, (0,))})
+        return (follow[y] + ADDED) / (sum(follow.values()) + ADDED * IDS)
+    shorter = by_hand(model, rows, pattern[:-1], history, y)
+    if pattern in model.neighbours[:-1]:
+        longer = entries(rows, model.neighbours[len(pattern)])
+        counts = Counter((context[:-1], b) for context, b in longer)
+    else:
+        counts = entries(rows, pattern)
+    if pattern[-1] >= len(history):
+        return shorter
+    context = tuple(history[-1 - offset] for offset in pattern)
+    own = {b: c for (a, b), c in counts.items() if a == context}
+    if not sum(own.values()):
+        return shorter
+    discounts = model.discounts[pattern]
+
+    def discount(count: int) -> float:
+        return float(discounts[min(count, 3) - 1]) if count else 0.0
+
+    freed = sum(discount(c) for c in own.values())
+    return (own.get(y, 0) - discount(own.get(y, 0)) + freed * shorter) / sum(own.values())
+
+
+@given(rows_of(), st.lists(st.integers(0, IDS - 1), min_size=2, max_size=7))
+@settings(max_examples=25, deadline=None)
+def test_kneser_ney_equals_its_formula(rows: np.ndarray, text: list[int]) -> None:
+    one = np.array([text])
+    for patterns, discount in (((*NEIGHBOURS, *GAPS), None), (neighbours(3), DISCOUNT)):
+        model = KneserNey(rows, IDS, patterns, discount)
+        ours = model.probabilities(one, model.levels(one))
+        for pattern in patterns:
+            expected = [by_hand(model, rows.tolist(), pattern, text[:at], text[at]) for at in range(1, len(text))]
+            assert ours[pattern][0] == pytest.approx(expected, rel=1e-12), pattern
+    # How much of the context is known, by the words of the definition.
+    known = KneserNey(rows, IDS, neighbours(ORDER)).score([one])[1]
+    for at in range(1, len(text)):
+        fits = [n for n in range(1, ORDER) if n <= at and occurs(rows.tolist(), text[at - n : at], n < ORDER - 1)]
+        assert known[at - 1] == max(fits, default=0)
+
+
+def occurs(rows: list[list[int]], context: list[int], after_another: bool) -> bool:
+    """Whether a token follows the context somewhere; after_another: and one is before it (continuation counts)."""
+    n = len(context)
+    return any(row[i : i + n] == context for row in rows for i in range(after_another, len(row) - n))
+
+
+def test_probabilities_over_a_large_vocabulary_sum_to_one() -> None:
+    rows = zipf(20_000, GPT2_IDS).reshape(-1, 100)
+    models, every = NgramModels(rows, GPT2_IDS), np.arange(GPT2_IDS)
+    assert math.isclose(models.unigram.sum(), 1, rel_tol=1e-9)
+    for context in ([*rows[3, 5:9]], [GPT2_IDS - 1, *rows[7, 1:4]]):
+        texts = np.column_stack([np.tile(context, (GPT2_IDS, 1)), every])
+        for model in (models.bigram, models.trigram, models.order_5):
+            p = model.score([texts])[0].reshape(GPT2_IDS, -1)[:, -1]
             assert p.min() > 0
             assert math.isclose(p.sum(), 1, rel_tol=1e-9)
 
 
-def by_hand(rows: list[list[int]], vocab: int, w: int, x: int, y: int) -> tuple[float, float, float]:
-    """p(y), p(y | x), p(y | w, x) from dictionaries of counts, as the formulas read."""
-    singles = Counter(t for row in rows for t in row)
-    pairs = Counter(pair for row in rows for pair in pairwise(row))
-    triples = Counter(triple for row in rows for triple in zip(row, row[1:], row[2:], strict=False))
-    unigram = (singles[y] + ADDED) / (sum(singles.values()) + ADDED * vocab)
-    before = Counter(b for _, b in pairs)
-    continuation = (before[y] + ADDED) / (sum(before.values()) + ADDED * vocab)
-
-    def level(counts: Counter[tuple[int, ...]], context: tuple[int, ...], shorter: float) -> float:
-        total = sum(c for gram, c in counts.items() if gram[:-1] == context)
-        kinds = sum(1 for gram in counts if gram[:-1] == context)
-        if not total:
-            return shorter
-        return max(counts[(*context, y)] - DISCOUNT, 0) / total + DISCOUNT * kinds / total * shorter
-
-    continued = Counter((b, c) for _, b, c in triples)
-    return (
-        unigram,
-        level(pairs, (x,), continuation),
-        level(triples, (w, x), level(continued, (x,), continuation)),
-    )
-
-
-@given(
-    st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(st.integers(0, 4), min_size=n, max_size=n), min_size=1)),
-    st.tuples(*[st.integers(0, 4)] * 3),
-)
-@settings(max_examples=150, deadline=None)
-def test_equals_the_formulas(rows: list[list[int]], triple: tuple[int, int, int]) -> None:
-    model = KneserNey(np.array(rows), 5)
-    w, x, y = (np.array([t]) for t in triple)
-    ours = (model.unigram(y)[0], model.bigram(x, y)[0], model.trigram(w, x, y)[0])
-    assert ours == pytest.approx(by_hand(rows, 5, *triple), rel=1e-12)
-
-
 def test_scores_every_token_after_the_first() -> None:
-    rows, held_out = zipf(2_000, 30).reshape(20, 100), zipf(50, 30, 1)
-    model, scores = KneserNey(rows, 30), ngram_losses(rows, held_out, 30)
-    one = model.unigram(held_out[1:])
-    two = [model.bigram(held_out[i - 1 : i], held_out[i : i + 1])[0] for i in range(1, 50)]
-    three = [model.trigram(*(held_out[j : j + 1] for j in (i - 2, i - 1, i)))[0] for i in range(2, 50)]
+    models, held_out = NgramModels(zipf(2_000, 30).reshape(20, 100), 30), zipf(50, 30, 1)
+    scores = models.losses(held_out, 8)
     assert scores.uniform == math.log(30)
-    assert scores.unigram == pytest.approx(-np.log(one).mean())
+    assert scores.unigram == pytest.approx(-np.log(models.unigram[held_out[1:]]).mean())
+    two = [models.bigram.score([held_out[None, i - 1 : i + 1]])[0][0] for i in range(1, 50)]
+    three = [models.trigram.score([held_out[None, i - 2 : i + 1]])[0][1] for i in range(2, 50)]
     assert scores.kn2 == pytest.approx(-np.log(two).mean())
     assert scores.kn3 == pytest.approx(-np.log([two[0], *three]).mean())
+    starts = [(i - 1) // 8 * 8 for i in range(1, 50)]
+    five = [models.order_5.score([held_out[None, a : i + 1]])[0][-1] for i, a in enumerate(starts, start=1)]
+    assert scores.kn5 == pytest.approx(-np.log(five).mean())
 
 
-def test_counts_stay_within_rows() -> None:
-    joined, apart = KneserNey(np.array([0, 1, 2, 3]), 4), KneserNey(np.array([[0, 1], [2, 3]]), 4)
-    one, two, three = (np.array([t]) for t in (1, 2, 3))
-    assert joined.bigram(one, two) > joined.bigram(three, two)
-    assert apart.bigram(one, two) == apart.bigram(three, two), "nothing follows 1, as nothing follows 3"
-
-
-def test_reads_what_the_run_reads() -> None:
+def test_counts_stay_within_rows_and_are_of_what_the_run_reads() -> None:
+    apart = KneserNey(np.array([[0, 1], [2, 3]]), 4, neighbours(2))
+    one, three = (apart.score([np.array([[x, 2]])])[0] for x in (1, 3))
+    assert one == three, "nothing follows 1, as nothing follows 3"
     stream = np.arange(1_000, dtype=np.uint16)
     rows = tokens_read(stream, seq_len=10, batch_size=4, seed=3, steps=5)
-    batches = Batches(stream, 10, 4, 3)
-    assert rows.shape == (20, 10)
-    assert np.array_equal(rows[8:12], batches.at(2))
-    assert not np.array_equal(rows, tokens_read(stream, seq_len=10, batch_size=4, seed=4, steps=5))
+    assert np.array_equal(rows[8:12], Batches(stream, 10, 4, 3).at(2))
 
 
-def test_counting_finds_order_where_there_is_some() -> None:
-    """A stream whose next token follows from the last two: each longer context helps."""
-    draw = np.random.default_rng(0)
-    stream = [0, 1]
-    for noise in draw.random(20_000):
-        follows = (3 * stream[-1] + 5 * stream[-2]) % 17
-        stream.append(follows if noise < 0.8 else int(noise * 1e6) % 17)
-    tokens = np.array(stream)
-    scores = ngram_losses(tokens[:16_000].reshape(-1, 100), tokens[16_000:], 17)
-    assert scores.kn3 < scores.kn2 - 0.5
-    assert scores.unigram == pytest.approx(scores.uniform, abs=0.05)
+def test_cuts_as_networks_are_scored() -> None:
+    whole, rest = cut(np.arange(11), 4)
+    assert whole.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
+    assert rest.tolist() == [[8, 9, 10]]
+    assert [part.tolist() for part in cut(np.arange(9), 8)] == [[list(range(9))]]
+    assert [part.tolist() for part in cut(np.arange(3), 8)] == [[[0, 1, 2]]]
 
 
 @pytest.mark.parametrize(
@@ -124,12 +148,122 @@ def test_counting_finds_order_where_there_is_some() -> None:
 )
 def test_refuses_what_cannot_be_counted(train: list[int], held_out: list[int]) -> None:
     with pytest.raises(UserError):
-        ngram_losses(np.array(train, dtype=np.int64), np.array(held_out), 5)
+        NgramModels(np.array(train, dtype=np.int64), 5).losses(np.array(held_out))
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [1, 2, 3], [0] * 40])
+def test_short_texts_are_scored(tokens: list[int]) -> None:
+    assert 0 < NgramModels(np.array([[1], [2]]), 5).losses(np.array(tokens), 4).kn5 < 20
+    for fit_on in (None, np.array([1, 2])):
+        assert all(0 < loss < 20 for loss in mixture_losses(np.array([[1], [2]]), np.array(tokens), 5, 4, fit_on))
+
+
+# --- mixed into a network ---------------------------------------------------------------------------------------------
+
+
+def test_network_and_ngrams_sum_to_one() -> None:
+    """Every target's probability is the interpolation by the words of the formula, and over all ids it sums to 1."""
+    network = build(replace(KINDS["pointer"], vocab_size=7, context_length=8))
+    stream = np.cumsum(np.random.default_rng(0).choice([1, 1, 1, 2], 900)) % 7
+    model = KneserNey(stream[:400].reshape(20, 20), 7, neighbours(ORDER))
+    dev, test = stream[400:640], stream[640:]
+    bytes_of = np.ones(7, dtype=np.int64)
+    scored = {
+        text: score_both(model, tokens, evaluate(network, tokens, bytes_of, 8), 8)
+        for text, tokens in (("dev", dev), ("test", test))
+    }
+    fitted = fit_weights(scored["dev"])
+    assert mix(scored["test"], scored["dev"]).loss == losses(scored["test"], fitted).mean()
+    assert mix(scored["dev"]).weights == tuple(fitted)
+    weights = np.linspace(0.1, 0.9, ORDER)
+    for at in (1, 4, 8):  # targets of the first sequence
+        with torch.no_grad():
+            logits = network(torch.from_numpy(dev[None, :at]).long())[0, -1]
+        q = logits.double().softmax(0).numpy()
+        texts = np.array([[*dev[:at], y] for y in range(7)])
+        counted, known = (array.reshape(7, -1)[:, -1] for array in model.score([texts]))
+        assert len(set(known)) == 1, "the weight does not depend on the target"
+        w = weights[known[0]]
+        p = (1 - w) * q + w * counted
+        assert p.sum() == pytest.approx(1, rel=1e-9)
+        assert losses(scored["dev"], weights)[at - 1] == pytest.approx(-np.log(p[dev[at]]), rel=1e-6)
+
+
+@given(st.integers(0, 99))
+@settings(max_examples=8, deadline=None)
+def test_fitted_weights_are_the_best_and_halves_do_not_see_each_other(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    known = draw.integers(0, ORDER - 1, 400)  # the longest context never occurs
+    scored = Scored(draw.random(400), draw.random(400) ** (known + 1), known, np.arange(400) // 10)
+    weights = fit_weights(scored)
+    assert weights[ORDER - 1] == FIRST
+    for length in range(ORDER - 1):
+        for step in (-0.02, 0.02):
+            moved = weights.copy()
+            moved[length] = min(max(moved[length] + step, 1e-9), 1 - 1e-9)
+            assert losses(scored, weights).mean() <= losses(scored, moved).mean() + 1e-9
+    before, changed = mix(scored).loss, scored.sequence % 2 == 0
+    other = replace(scored, network=np.where(changed, 0.5, scored.network))
+    even = losses(scored.part(changed), fit_weights(scored.part(~changed)))
+    odd = losses(scored.part(~changed), fit_weights(scored.part(changed)))
+    assert before == pytest.approx((even.sum() + odd.sum()) / 400)
+    assert mix(other).loss != before
+
+
+# --- the best counting (tools/) ---------------------------------------------------------------------------------------
+
+
+@given(rows_of(), rows_of(2), st.lists(st.integers(0, IDS - 1), max_size=8))
+@settings(max_examples=12, deadline=None)
+def test_the_best_counting_sums_to_one(rows: np.ndarray, held_out: np.ndarray, history: list[int]) -> None:
+    model = Mixture(rows, IDS)
+    model.fit([held_out])
+    texts = np.array([[0, *history, y] for y in range(IDS)])
+    parts, features = model.parts(texts)
+    assert np.isfinite(features).all()
+    last = parts.reshape(len(parts), IDS, -1)[:, :, -1]
+    assert last.sum(axis=1) == pytest.approx(np.ones(len(last)), rel=1e-9)
+    for p in model.probabilities(texts):
+        assert p[:, -1].min() > 0
+        assert math.isclose(p[:, -1].sum(), 1, rel_tol=1e-9)
+
+
+@given(rows_of(), st.lists(st.integers(0, IDS - 1), min_size=3, max_size=9), st.data())
+@settings(max_examples=25, deadline=None)
+def test_the_best_counting_looks_back_only(rows: np.ndarray, text: list[int], data: st.DataObject) -> None:
+    """To the last bit, in texts of one length: numpy may round a number differently at another place of a row."""
+    model = Mixture(rows, IDS)
+    model.weights[:] = np.random.default_rng(0).normal(size=model.weights.shape)
+    kept = data.draw(st.integers(2, len(text)))
+    rest = data.draw(st.lists(st.integers(0, IDS - 1), min_size=len(text), max_size=len(text)))
+    other = [*text[:kept], *rest][: len(text)]
+    for p, q in zip(model.probabilities(np.array([text])), model.probabilities(np.array([other])), strict=True):
+        assert np.array_equal(p[0, : kept - 1], q[0, : kept - 1])
+
+
+def test_a_cache_is_what_followed_at_earlier_places() -> None:
+    p, matches = caches(np.array([[7, 1, 2, 9, 1, 2, 8, 2]]))
+    by_name = {cache: p[i, 0] for i, cache in enumerate(CACHES)}
+    assert by_name[0, 1.0] == pytest.approx([0, 0, 0, 1 / 4, 1 / 5, 0, 2 / 7])
+    assert by_name[1, 0.995][4] == 1, "2 followed the only earlier 1"
+    assert by_name[1, 0.995][5] == 0, "8 did not follow the earlier 2"
+    assert by_name[2, 0.995][6] == by_name[1, 0.995][6], "nothing matches two tokens: the shorter cache stands in"
+    assert matches[:, 0, 5].tolist() == [1, 1, 0, 0], "1 2 occurred once before, 9 1 2 did not"
+
+
+def test_fitted_discounts_lower_the_loss() -> None:
+    stream = np.cumsum(np.random.default_rng(0).choice([1, 1, 1, 2, 5], 9_000)) % 17
+    model, parts = KneserNey(stream[:6_000].reshape(60, 100), 17, NEIGHBOURS), cut(stream[6_000:], 100)
+    before = -np.log(model.score(parts)[0]).mean()
+    fit_discounts(model, parts)
+    assert -np.log(model.score(parts)[0]).mean() < before
 
 
 @pytest.mark.shared
-def test_tinystories_as_published(shared_data) -> None:  # type: ignore[no-untyped-def]
-    """The levels recorded for this sample: unigram 5.88, bigram 3.76, trigram 3.34 (+-.02 for the rows drawn)."""
-    train, test = (np.fromfile(shared_data / "tinystories" / f"{s}.bin", "<u2") for s in ("train", "test"))
-    scores = ngram_losses(tokens_read(train, 512, 16, 0, 100), test, GPT2_IDS)
-    assert (scores.unigram, scores.kn2, scores.kn3) == pytest.approx((5.879, 3.763, 3.341), abs=0.02)
+@pytest.mark.thorough
+def test_tinystories_as_recorded(shared_data) -> None:  # type: ignore[no-untyped-def]
+    train, dev, test = (np.fromfile(shared_data / "tinystories" / f"{s}.bin", "<u2") for s in ("train", "dev", "test"))
+    rows = tokens_read(train, 512, 16, 103, 100)
+    assert NgramModels(rows, GPT2_IDS).losses(test).kn3 == pytest.approx(3.3281, abs=0.0001)
+    found = mixture_losses(rows.astype(np.int64), test.astype(np.int64), GPT2_IDS, 512, dev.astype(np.int64))
+    assert found == pytest.approx((3.2068, 2.951), abs=0.003)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from hectogpt.display import NGRAMS
 from hectogpt.lab.record import NOT_IDENTITY, Record, arm_label
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, summarize
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.training.run import sections_changed
 
-NGRAMS = ("uniform", "unigram", "kn2", "kn3", "mkn5", "best")
 WITHOUT = "without-"
 LONGEST_SLUG = 100  # characters; a file's name may have 255 bytes
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from hectogpt.display import NGRAMS
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.training.plot import (
@@ -34,7 +35,6 @@ from hectogpt.training.plot import (
 )
 from tools.report.front import LOSS_TICKS, SECOND_TICKS, Front
 from tools.report.leaderboard import Entry, Leaderboard, compare_curves, compare_entries, count_pairs
-from tools.report.tables import NGRAM_LABELS
 
 NEAR_LEVEL = 1.06  # times a level: up to there another one leaves no room for a name beside it
 NAME_HEIGHT = 0.17  # of the height of the picture of the ladder: a name of a level
@@ -64,7 +64,7 @@ def plot_rung(path: Path, board: Leaderboard, place: int) -> None:
         axes.set_ylabel(label)
     set_log_scale(panels[1])
     levels = board.ngrams.get(rung.split if rung.split in board.ngrams else "dev", {})
-    draw_levels(panels[0], {NGRAM_LABELS[name]: levels[name] for name in ("unigram", "kn3", "best") if name in levels})
+    draw_levels(panels[0], {NGRAMS[name]: levels[name] for name in ("unigram", "kn3", "best") if name in levels})
     place_legend(figure, panels[0])
     if place:
         _plot_gains(panels[2], rung, board.rungs[place - 1])
@@ -244,7 +244,7 @@ def plot_front(path: Path, front: Front) -> None:
     axes.set_ylabel("held-out loss (nats per token, log scale)")
     style_axes(axes)
     low, high = axes.get_ylim()
-    draw_levels(axes, {NGRAM_LABELS[n]: y for n, y in front.yardsticks.items() if low < y < high})
+    draw_levels(axes, {NGRAMS[n]: y for n, y in front.yardsticks.items() if low < y < high})
     _name_recipes(key, front)
     figure.draw_without_rendering()  # places the panels, so that marks have their final places
     _draw_marks(axes, front, top)
@@ -302,7 +302,7 @@ def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
         height = height + NAME_HEIGHT if level < before * NEAR_LEVEL else 0.02
         before = level
         axes.annotate(
-            f"{NGRAM_LABELS[name]} {level:.2f}",
+            f"{NGRAMS[name]} {level:.2f}",
             (level, height),
             xycoords=("data", "axes fraction"),
             xytext=(2, 0),

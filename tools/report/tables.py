@@ -6,27 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hectogpt.display import printable
+from hectogpt.display import NGRAMS, printable
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary, selection_bias
-from tools.report.leaderboard import NGRAMS, WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
+from tools.report.leaderboard import WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
 from tools.report.seconds import NO_SECONDS, Seconds
 
-NGRAM_LABELS = {
-    "uniform": "uniform",
-    "unigram": "unigram",
-    "kn2": "Kneser-Ney 2",
-    "kn3": "Kneser-Ney 3",
-    "mkn5": "Kneser-Ney 5",
-    "best": "best counting",
-}
-NGRAM_DESCRIPTIONS = {
-    "uniform": "every token id has the same probability",
-    "unigram": "counts of single tokens",
-    "kn2": "Kneser-Ney bigram",
-    "kn3": "Kneser-Ney trigram",
-    "mkn5": "modified Kneser-Ney of order 5, its discounts fitted on dev",
-    "best": "best counting: order 5, contexts with gaps and caches of the sequence, mixed by weights fitted on dev",
-}
 EMPTY = ""
 ONE_MACHINE = "s, one machine"  # the seconds of `python -m bench recipes`
 
@@ -125,7 +109,7 @@ def ladder_table(board: Leaderboard, descriptions: Mapping[str, str], seconds: S
     for name in NGRAMS:
         levels = [format_number(board.ngrams.get(split, {}).get(name), 3) for split in ("dev", "test")]
         if any(levels):
-            rows.append(["", name, NGRAM_DESCRIPTIONS[name], "counting", "", *levels, *[""] * (len(header) - 7)])
+            rows.append(["", name, NGRAMS[name], "counting", "", *levels, *[""] * (len(header) - 7)])
     return Table(header, rows, left=4)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from hectogpt.lab.statistics import Paired
 from tools.report.front import format_steps_to_trigram, mean_code_length
-from tools.report.leaderboard import NGRAMS, Entry, Leaderboard, compare_entries, count_pairs
+from tools.report.leaderboard import Entry, Leaderboard, compare_entries, count_pairs
 from tools.report.tables import (
     Table,
     format_difference,

@@ -1,7 +1,8 @@
-"""The best that counting does here: n-grams of the training text and of the tokens just read, mixed by learned weights.
+"""The best counting that was built: n-grams of the training text and of the tokens just read, mixed by learned weights.
 
 The mixture reads what a network reads: the training text, and of a held-out text the tokens before the target in the
-same sequence. Its weights are fitted on held-out text, about 350 numbers; everything else is counted.
+same sequence. Its weights are fitted on held-out text, about 350 numbers; everything else is counted. `python -m
+tools.ngrams` counts it for the records of the ladder.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy.optimize import minimize
 
-from hectogpt.lab.ngram_modified import NEIGHBOURS, ModifiedKneserNey
+from hectogpt.lab.ngram import LEAST, MOST, ORDER, KneserNey, Level, Pattern, cut, neighbours
 
+NEIGHBOURS = neighbours(ORDER)
+GAPS: tuple[Pattern, ...] = ((1,), (2,), (3,), (0, 2), (1, 2), (0, 3), (0, 1, 3), (1, 2, 3))
 # (tokens that must match, factor per token of distance) of the caches: distributions of what this sequence has had.
 CACHES: tuple[tuple[int, float], ...] = ((0, 1.0), (0, 0.99), (0, 0.95), (1, 0.995), (2, 0.995), (3, 0.995), (4, 1.0))
 LONGEST = max(n for n, _ in CACHES)
@@ -19,16 +23,43 @@ FITTED = 1 << 17  # held-out tokens to fit on, at most; of a longer text, whole 
 STEPS = 80  # of L-BFGS
 
 
-def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
-    """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each begins with the token that
-    the one before ended with, so every token after the first is a target once. The last array is one shorter row."""
-    whole = (len(stream) - 1) // seq_len
-    parts = []
-    if whole:
-        parts.append(stream[np.arange(whole)[:, None] * seq_len + np.arange(seq_len + 1)])
-    if whole * seq_len + 1 < len(stream):
-        parts.append(stream[None, whole * seq_len :])
-    return parts
+def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
+    """Choose the discounts of neighbouring tokens with the lowest loss of order 5 on held-out rows, from the formula's
+    on."""
+    continuation = np.concatenate([model.continuation[part[:, 1:]].ravel() for part in rows])
+    parts = [model.levels(part) for part in rows]
+    levels = [
+        Level(
+            np.concatenate([part[pattern].count.ravel() for part in parts]),
+            np.concatenate([part[pattern].total.ravel() for part in parts]),
+            np.concatenate([part[pattern].kinds.reshape(3, -1) for part in parts], axis=1),
+        )
+        for pattern in NEIGHBOURS
+    ]
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        """The loss and its gradient: backwards through the orders, each weighed by the back-offs above it."""
+        discounts = flat.reshape(-1, 3)
+        shorter = [continuation]
+        for level, own in zip(levels, discounts, strict=True):
+            shorter.append(level.interpolate(own, shorter[-1]))
+        weight, gradient = -1 / (shorter[-1] * len(continuation)), np.zeros_like(discounts)
+        for n in reversed(range(len(levels))):
+            seen = np.where(levels[n].total > 0, weight, 0.0)
+            gradient[n] = _slopes(levels[n], shorter[n]) @ seen
+            weight = weight * levels[n].back_off(discounts[n])
+        return float(-np.log(shorter[-1]).mean()), gradient.ravel()
+
+    start = np.concatenate([model.tables[pattern].formula() for pattern in NEIGHBOURS])
+    bounds = [(LEAST, most) for _ in NEIGHBOURS for most in MOST]
+    best = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 50}).x
+    model.discounts |= dict(zip(NEIGHBOURS, best.reshape(-1, 3), strict=True))
+
+
+def _slopes(level: Level, shorter: np.ndarray) -> np.ndarray:
+    """[3, targets]: the derivative of the probability by each discount, `shorter` held fixed."""
+    total, buckets = np.maximum(level.total, 1), np.minimum(level.count, 3)
+    return np.stack([(level.kinds[i] * shorter - (buckets == i + 1)) / total for i in range(3)])
 
 
 class Mixture:
@@ -45,7 +76,7 @@ class Mixture:
 
     def __init__(self, rows: np.ndarray, vocab: int) -> None:
         """Count `rows`, training ids [rows, seq_len] below `vocab`. The weights are equal until `fit`."""
-        self.counts = ModifiedKneserNey(rows, vocab)
+        self.counts = KneserNey(rows, vocab, (*NEIGHBOURS, *GAPS))
         n_parts, n_features = len(self.counts.tables) + len(CACHES), 2 + 2 * len(NEIGHBOURS) + 2 * LONGEST
         self.weights = np.zeros((n_parts, n_features), np.float32)
 
@@ -54,7 +85,7 @@ class Mixture:
 
         The weights have a normal prior of variance 1: a short text moves them little.
         """
-        self.counts.fit(held_out)
+        fit_discounts(self.counts, held_out)
         found = [self.parts(rows) for rows in held_out]
         p = np.concatenate([part for part, _ in found], axis=1)
         features = np.concatenate([part for _, part in found], axis=1)
@@ -70,8 +101,6 @@ class Mixture:
             return float(value), (gradient + weights / n).ravel().astype(np.float64)
 
         start = np.zeros(self.weights.size)
-        from scipy.optimize import minimize  # here: loading it takes half a second
-
         best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
         self.weights = best.reshape(shape).astype(np.float32)
 
