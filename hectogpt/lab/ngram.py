@@ -122,7 +122,8 @@ def check_ids(ids: np.ndarray, vocab: int, what: str) -> None:
     """Refuse ids outside the vocabulary. Raises UserError (DATA)."""
     outside = ids[(ids < 0) | (ids >= vocab)]
     if outside.size:
-        raise UserError(f"{what} {outside.max()} with a vocabulary of {vocab}", code=errors.DATA)
+        why = "the tokens are of another tokenizer"
+        raise UserError(f"{what} {outside.max()} with a vocabulary of {vocab}", why=why, code=errors.DATA)
 
 
 def _cross_entropy(probabilities: np.ndarray) -> float:

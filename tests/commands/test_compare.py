@@ -22,7 +22,7 @@ from hectogpt.data import Corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.lab.compare import Comparison, best_of, short_name
-from hectogpt.lab.ngram import ngram_losses
+from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.lab.tracks import TRACKS
@@ -69,7 +69,7 @@ def test_records_say_everything(performed: Comparison, tiny: Corpus) -> None:
         assert record.params
         assert record.machine
         assert record.machine["threads"] == 1
-    counted = ngram_losses(tokens_read(tiny.train, 16, 2, 0, 3), tiny.dev, tiny.n_vocab)
+    counted = NgramModels(tokens_read(tiny.train, 16, 2, 0, 3), tiny.n_vocab).losses(tiny.dev)
     assert (records[0].ngram_split, records[0].ngram_kn3) == ("dev", counted.kn3)
 
 

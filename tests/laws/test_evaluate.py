@@ -31,6 +31,7 @@ def test_evaluation_scores_every_token_once_exactly(corpus: Corpus) -> None:
         logits = model(stream[start:stop][None])[0].log_softmax(-1)
         nats += [-logits[i, stream[start + i + 1]].item() for i in range(stop - start)]
     score = evaluate(model, tokens, corpus.tokenizer.token_bytes)
+    assert score.losses == pytest.approx(nats, rel=1e-6)
     assert score.tokens == len(tokens) - 1 == len(nats)
     assert score.loss == pytest.approx(np.mean(nats), rel=1e-9)
     n_bytes = sum(len(corpus.tokenizer.decode_bytes([int(t)])) for t in tokens[1:] if t != 50256)
@@ -53,7 +54,7 @@ def test_fewer_than_two_tokens_are_refused(corpus: Corpus) -> None:
 
 
 class SpoiltModel(Transformer):
-    def loss(self, *_: object, **__: object) -> torch.Tensor:
+    def losses(self, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
         assert not self.training
         raise RuntimeError("spoilt")
 

@@ -14,9 +14,13 @@ import torch
 from experiments import make_corpus, small_run
 
 from hectogpt.data import Corpus
+from hectogpt.lab.counting import mix, score_both
+from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.trial import run_trial
+from hectogpt.training.evaluate import evaluate
 from hectogpt.training.schedules import Schedule
 from hectogpt.training.session import train
+from hectogpt.training.setup import training_tokens
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,24 @@ def test_a_trial_is_a_session(corpus: Corpus) -> None:
     assert 0 < result["test_loss"] < 11
     assert result["seconds"] > 0
     assert result["peak_mb"] > 50
+
+
+def test_a_trial_can_be_scored_with_counts(corpus: Corpus) -> None:
+    """Of what the run read, with weights fitted on dev."""
+    torch.set_num_threads(1)
+    found = run_trial(small_run(), corpus, ("dev", "test"), ignore, mixes_counts=True)
+    run, here = small_run(), train(small_run(), corpus)
+    order_5 = NgramModels(training_tokens(run, corpus), run.model.vocab_size).order_5
+    dev, test = (
+        score_both(
+            order_5, corpus.tokens[split], evaluate(here.model, corpus.tokens[split], corpus.tokenizer.token_bytes)
+        )
+        for split in ("dev", "test")
+    )
+    expected = [mix(dev).loss, mix(test, dev).loss]
+    assert [found["dev_loss"], found["test_loss"]] == pytest.approx(expected, rel=1e-6)
+    assert found["dev_loss"] < here.dev_loss
+    assert found["dev_bpb"] / found["dev_loss"] == pytest.approx(here.summary()["dev_bpb"] / here.dev_loss)
 
 
 @pytest.mark.thorough
