@@ -20,7 +20,7 @@ from hectogpt.cli.compare_table import WIDE, LiveTable, results_table, state_of
 from hectogpt.cli.console import note, output_console
 from hectogpt.cli.options import CompareArguments
 from hectogpt.data import open_corpus
-from hectogpt.display import printable
+from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means
 from hectogpt.lab.gains import gain_text
@@ -319,7 +319,7 @@ def show_results(outcome: Outcome) -> None:
     comparison, results = outcome.comparison, outcome.results
     console = stdout()
     table = results_table(comparison, results, console.width)
-    levels = ", ".join(f"{name} {level:.3f}" for name, level in ngram_means(results).items())
+    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(results).items())
     lines = [
         *table,
         "",

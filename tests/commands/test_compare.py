@@ -176,7 +176,7 @@ def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path) -> None:
     assert answer["arms"][1]["to_first"]["gain"] > 0
     assert answer["best"]["of"] == 2
     printed = compare(*given)
-    assert "kn3" in printed
+    assert "Kneser-Ney trigram" in printed
     assert "20 steps, not 100 (seed 0)" in printed
 
 

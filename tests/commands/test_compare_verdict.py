@@ -107,7 +107,8 @@ def test_until_decided_runs_new_seeds_of_an_idea(tiny: Corpus, tmp_path: Path) -
     names = ["baseline", f"{tmp_path / 'mine.py'}:same"]
     for arm in plan(names, sweep=SMALL, steps=2):
         for seed in (0, 1):
-            append_record(tmp_path / "r.jsonl", record_of(tiny, arm, seed, 5.0))
+            one = replace(arm, run=replace(arm.run, threads=1))
+            append_record(tmp_path / "r.jsonl", record_of(tiny, one, seed, 5.0))
     given = [*names, "--corpus", tiny.name, "--out", str(tmp_path / "r.jsonl")]
     given += ["--threads", "1", "--steps", "2", "--until", "decided", "--html", str(tmp_path / "v.html"), "--json"]
     answer = json.loads(compare([*given, "--sweep", *SMALL]))
