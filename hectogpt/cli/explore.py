@@ -8,9 +8,8 @@ import tempfile
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from hectogpt import errors
@@ -141,7 +140,7 @@ def make(a: ExportArguments) -> str:
     return model_page(folder, a.prompt or PROMPT, held_out_of(Path(folder), text), a.idea)
 
 
-def held_out_of(folder: Path, text: str | None) -> np.ndarray | None:
+def held_out_of(folder: Path, text: str | None) -> Any:
     """The token ids on which effects of heads are measured: of the text; without one, of the dev split of the run's
     corpus if that is at hand; else None."""
     from hectogpt.cli.run_records import read_record

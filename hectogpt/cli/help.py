@@ -23,7 +23,7 @@ def command_help(command: str, kind: type, examples: str) -> str:
         if "Positional" in str(field.type):
             name, required = field.name.upper(), field.default is dataclasses.MISSING
             usage.append(name if required else f"[{name}]")
-            arguments.append((name, text or spelling(field).partition(" ")[2]))
+            arguments.append((name, text))
         else:
             options.append((spelling(field), text + default_of(field, text)))
     paragraphs = [textwrap.fill(" ".join(p.split()), width) for p in inspect.cleandoc(kind.__doc__ or "").split("\n\n")]

@@ -30,7 +30,7 @@ from hectogpt.errors import UserError
         (["train", "baseline", "--optim.lr", "nan"], 2, "optim.lr"),
         (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),
         (["train", "baseline", "--encoding", "latin1x", "--corpus", __file__], 2, "fix: --encoding latin-1"),
-        (["explore", "--model", "nosuch"], 4, "no model in nosuch"),
+        (["explore", "nosuch"], 4, "no model in nosuch"),
         (["bench"], 2, "python -m bench, in a checkout"),
         (["report"], 2, "python -m tools.report, in a checkout"),
     ],

@@ -15,7 +15,7 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2400,  # the ground
-    "hectogpt/cli": 4400,
+    "hectogpt/cli": 4300,
     "hectogpt/api": 1550,
     "hectogpt/lab": 6650,
     "hectogpt/grade": 5370,
