@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.race import Work, best, peak_memory, race, timed
 from bench.record import Row
-from hectogpt.model import native
+from hectogpt.kernels import native
 from hectogpt.model.fused_ce import fused_cross_entropy
 
 ROUNDS = 5

@@ -24,10 +24,10 @@ from bench.record import ROOT, Row
 from hectogpt.data import Corpus, load_tokenizer, open_corpus
 from hectogpt.data.corpus import CorpusCache
 from hectogpt.data.sources import SourceOptions
+from hectogpt.kernels import native
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
-from hectogpt.model import native
 from hectogpt.training import loop, setup
 from hectogpt.training.loop import Step
 from hectogpt.training.optim import SOAPMuon

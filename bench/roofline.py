@@ -17,7 +17,8 @@ from bench.record import Row
 from bench.step import SETTINGS as STEPS
 from bench.step import Setting
 from hectogpt import hardware
-from hectogpt.model import Transformer, native
+from hectogpt.kernels import native
+from hectogpt.model import Transformer
 from hectogpt.training.optim import AdamW
 from hectogpt.training.precision import faster_matmul_dtype
 

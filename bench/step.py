@@ -22,8 +22,9 @@ from bench.race import Lap, Work, peak_memory, race, timed
 from bench.recipes import kinds_of, take_step
 from bench.record import Row
 from hectogpt.data import open_corpus
+from hectogpt.kernels import native
 from hectogpt.lab.recipes import recipe
-from hectogpt.model import ModelConfig, Transformer, native
+from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.training.optim import AdamW, SOAPMuon
 from hectogpt.training.precision import faster_matmul_dtype

@@ -9,12 +9,9 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import sys
-import sysconfig
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +46,8 @@ def cpu_features() -> list[str]:
 
 def has_cpu_flag(flag: str) -> bool:
     """Whether the processor has an instruction set, by Linux's name for it; False where the system does not tell."""
-    return any(flag in block["flags"].split() for block in _cpu_blocks() if "flags" in block)
+    lines = (block.get("flags") or block.get("Features", "") for block in _cpu_blocks())  # Features: on ARM
+    return any(flag in line.split() for line in lines)
 
 
 def device_name(device: str) -> str:
@@ -179,52 +177,6 @@ def limit_this_process(memory: int, file_size: int) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-CPP_PROBE = "#include <Python.h>\n#include <vector>\nint probe() { return std::vector<int>(1).size(); }\n"
-
-
-def cpp_compiler() -> str:
-    """The C++ compiler that torch.compile calls for code that runs on the CPU: $CXX or the system's usual one."""
-    return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
-
-
-def cpp_compiler_fault() -> str | None:
-    """Why the C++ compiler does not work; None if it does. Compiles a probe of three lines, which takes about half a
-    second. Like torch's code, the probe includes Python's header."""
-    name = cpp_compiler()
-    if shutil.which(name) is None:
-        return f"there is no program {name} on the PATH"
-    include = [f"-I{sysconfig.get_path(path)}" for path in ("include", "platinclude")]
-    options = [] if sys.platform == "win32" else ["-std=c++17", "-fPIC"]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.cpp")
-            source.write_text(CPP_PROBE, encoding="utf-8")
-            command = [name, *options, *include, "-c", str(source), "-o", str(Path(folder, "probe.o"))]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
-    except OSError as error:
-        return f"{name} cannot be run: {error.strerror or error}"
-    except subprocess.TimeoutExpired:
-        return f"{name} has not compiled three lines within 60 s"
-    if done.returncode == 0:
-        return None
-    if "Python.h" in done.stderr:
-        return "Python.h is missing, which generated code includes"
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    return f"{name} failed: {said[0][:200] if said else f'exit code {done.returncode}'}"
-
-
-def compile_library(sources: Sequence[Path], library: Path, options: Sequence[str]) -> None:
-    """Compile C++ files into a library. Raises OSError with the compiler's words if that fails."""
-    command = [cpp_compiler(), *options, *map(str, sources), "-o", str(library)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
-    except subprocess.TimeoutExpired:
-        raise OSError(f"{command[0]} has not compiled {sources[0].name} within 120 s") from None
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-        raise OSError(f"{command[0]} failed: {' '.join(said[:1])[:300]}")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ LAYERS: dict[str, Layer] = {
     "cli": Layer(
         "the command line, a module for each command",
         "#8250df",
-        "api lab grade assignment training explore web interop generation data model",
+        "api lab grade assignment training explore web interop generation data model kernels",
     ),
     "python": Layer("what Python users call", "#0550ae", "training explore interop generation data model"),
     "api": Layer(
@@ -56,7 +56,7 @@ LAYERS: dict[str, Layer] = {
     "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "data model kernels"),
     "explore": Layer("attention and positions in numbers", "#bf3989", "data model"),
     "interop": Layer("models in Hugging Face's GPT-2 layout", "#bc4c00", "data model"),
-    "generation": Layer("KV cache, sampling, smaller weights", "#1b7c83", "model"),
+    "generation": Layer("KV cache, sampling, smaller weights", "#1b7c83", "model kernels"),
     "data": Layer("text becomes batches of tokens, no torch", "#9a6700"),
     "model": Layer("the transformer, its head and loss", "#6e7781", "kernels"),
     "kernels": Layer("C++ for every processor, dtypes of devices", "#57606a"),

@@ -27,6 +27,8 @@ from hectogpt.cli.console import one_line
 from hectogpt.cli.run_records import bytes_text, measure
 from hectogpt.cli.show_all import find_corpora
 from hectogpt.errors import UserError
+from hectogpt.kernels.build import describe
+from hectogpt.kernels.compiler import cpp_compiler, cpp_compiler_fault
 
 EXAMPLES = """\
   hectogpt doctor
@@ -117,11 +119,13 @@ def find_all(network: bool) -> Iterator[Finding]:
         yield Finding("cores", "note", f"{fact}; other programs keep {busy:.1f} busy now", "for timings, end them")
     else:
         yield Finding("cores", "ok", fact)
-    if fault := hardware.cpp_compiler_fault():
+    if fault := cpp_compiler_fault():
         fault += ": `train --compile`, faster heads and faster generation are not there"
         yield Finding("C++ compiler", "note", fault, "Debian: apt-get install g++ python3-dev")
     else:
-        yield Finding("C++ compiler", "ok", f"{hardware.cpp_compiler()} works")
+        yield Finding("C++ compiler", "ok", f"{cpp_compiler()} works")
+    kernels = describe()  # compiles them where there are none yet
+    yield Finding("kernels", "note" if ";" in kernels else "ok", kernels)
     free = hardware.free_memory()
     fact = f"{bytes_text(free)} free; the recipe top takes {bytes_text(TOP_MEMORY)}"
     short = free < TOP_MEMORY

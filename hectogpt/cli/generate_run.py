@@ -18,10 +18,11 @@ from hectogpt.cli.options import GenerateArguments
 from hectogpt.data import Tokenizer
 from hectogpt.display import printable
 from hectogpt.errors import UserError
-from hectogpt.generation import Sampling, Token, generate, native
+from hectogpt.generation import Sampling, Token, generate
 from hectogpt.generation.quantize import quantize
 from hectogpt.generation.text import TextStream, check_memory
 from hectogpt.interop.open import open_model
+from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
 
 BATCH_ROWS = 16  # texts that are continued side by side; their caches bound the memory (GPT-2 small: 75 MB a text)
@@ -91,8 +92,8 @@ def place(model: Transformer, arguments: GenerateArguments) -> Transformer:
         raise UserError("--device cuda", why="torch finds no CUDA device", fix="--device cpu")
     cuda = arguments.device != "cpu" and torch.cuda.is_available()
     form = arguments.precision
-    if form == "int8" and not cuda and (fault := native.fault()):
-        note(f"note: int8 without our own code for it, which would be faster: {fault}", arguments.quiet)
+    if form != "float32" and not cuda and find().library is None:
+        note(f"note: {form} saves memory here, but no time: {describe()}", arguments.quiet)
     model = model.to("cuda" if cuda else "cpu")
     # The copy also multiplies the head's embedding map out, which would be done anew for every token.
     copied = form != "float32" or model.lm_head.embedding_map is not None

@@ -1,9 +1,9 @@
 """A model with weights of fewer bytes, bf16 or int8, for generation, which reads every weight once per token.
 
-int8 products are our own where their code runs (native.py): the rows of x are rounded to 8 bits, each by its own
-maximum, and every weight is read once for all rows. Elsewhere, and in bf16, only the weights are rounded for one or two
-rows; for more rows (prompts, batches) the products are oneDNN's, with activations rounded to bf16 (where the processor
-multiplies bf16), or to 8 bits per row beside int8 weights. Norms, attention and cache stay in float32.
+Where the C++ kernels are (hectogpt/kernels), they multiply: int8 with the rows of x rounded to 8 bits, each by its own
+maximum, bf16 and float32 for a few rows with x as it is. Otherwise, and for more rows, the products are torch's and
+oneDNN's, beside bf16 weights with activations rounded to bf16 where the processor multiplies bf16. Norms, attention and
+cache stay in float32.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
 
 from hectogpt import torch_private
-from hectogpt.generation import native
+from hectogpt.kernels import decoding
 from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache
 from hectogpt.model.inputs import Cache
 from hectogpt.model.lm_head import LMHead
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
-FEW_ROWS = 2  # up to so many rows x stays in float32 beside rounded weights
+FEW_ROWS = 2  # up to so many rows x stays in float32 beside rounded weights that torch multiplies
+OWN_ROWS = 4  # up to so many rows the C++ kernels are the fastest for float32 and bf16
 
 
 def round_rows(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"], Float[Tensor, "out 1"]]:
@@ -36,13 +37,13 @@ def round_rows(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"],
 class PackedLinear(nn.Module):
     """x -> x W^T + b with W [out, in] in float32, bfloat16, or int8 with a float32 scale per row (round_rows).
 
-    own_code: int8 is laid out for native.py, on the CPU; `excess` then belongs to the layout.
+    own_code: the C++ kernels multiply; int8 is then laid out for them.
     """
 
     weight: Tensor
     scale: Tensor | None
     bias: Tensor | None
-    excess: Tensor | None
+    sums: Tensor | None
 
     def __init__(
         self,
@@ -54,30 +55,32 @@ class PackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.packed: native.PackedWeights | None = None
+        self.own_code = own_code
+        self.packed: decoding.Packed | None = None
         self.blocked: Tensor | None = None
-        weight, scale, excess = weight.detach().float(), None, None
-        bias = None if bias is None else bias.detach().float()
+        weight, scale, sums = weight.detach().float(), None, None
         if form == "int8":
             weight, scale = round_rows(weight)
             if own_code:
-                self.packed = native.pack(weight, scale)._replace(bias=bias)
-                weight, scale, excess, bias = self.packed
+                self.packed = decoding.pack(weight, scale)
+                weight, scale, sums = self.packed
         elif form == "bfloat16":
             weight = weight.bfloat16()
-        if self.packed is None:
+        if form == "int8" and not own_code:
             # oneDNN's int8 product wants an even number of rows.
-            weight = F.pad(weight, (0, 0, 0, self.out_features % 2)).contiguous()
+            weight = F.pad(weight, (0, 0, 0, self.out_features % 2))
             scale = None if scale is None else F.pad(scale[:, 0], (0, self.out_features % 2))
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", weight.contiguous())
         self.register_buffer("scale", scale)
-        self.register_buffer("excess", excess)
-        self.register_buffer("bias", bias)
+        self.register_buffer("sums", sums)
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows out"]:
-        if self.packed is not None:
-            return native.linear(x, self.out_features, self.packed)
         rows = x.numel() // self.in_features
+        if self.packed is not None:
+            return decoding.linear_int8(x, self.packed, self.bias)
+        if self.own_code and rows <= OWN_ROWS:
+            return decoding.linear(x, self.weight, self.bias)
         on_cpu, is_int8 = x.device.type == "cpu", self.weight.dtype == torch.int8
         y = self._gemm_int8(x, rows) if is_int8 and rows > FEW_ROWS and on_cpu else self._gemm(x)
         y = y if self.scale is None else y * self.scale
@@ -144,21 +147,21 @@ class OwnAttention(nn.Module):
         q, k, v = self.attention.qkv(x, view, ve)
         k, v = cache.update(k, v)
         starts = view.key_positions[:, 0].neg()
-        return self.attention.W_o(native.attend(q, k, v, starts, int(cache.slots[0]), self.attention.scale))
+        return self.attention.W_o(decoding.attend(q, k, v, starts, int(cache.slots[0]), self.attention.scale))
 
 
 def quantize(model: Transformer, form: WeightFormat = "float32", *, own_code: bool = True) -> Transformer:
     """A copy for generation whose linear maps, vocabulary head included, hold their weights in a smaller format.
 
     The embedding tables stay in float32, since a token reads one row of them; they and all else that is not replaced
-    share memory with `model`. own_code: use the code of native.py where it runs and is for this format; without it
-    int8 saves memory but, for one or two texts, no time.
+    share memory with `model`. own_code: use the C++ kernels where they are; without them int8 saves memory but, for one
+    or two texts, no time.
     """
     # The memo keeps tensors shared until the module that holds them is replaced.
     shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     light = copy.deepcopy(model, shared)
     on_cpu = model.embeddings.weight.device.type == "cpu"
-    own_code = own_code and form == "int8" and on_cpu and native.fault() is None
+    own_code = own_code and on_cpu and decoding.are_there()
     matrix = model.lm_head.matrix(model.embeddings.weight)
     light.lm_head = PackedHead(light.lm_head, PackedLinear(matrix, None, form, own_code=own_code))  # type: ignore[assignment]
     for module in list(light.backbone.modules()):

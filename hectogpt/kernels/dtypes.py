@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from hectogpt import torch_private
+from hectogpt import hardware, torch_private
 
 WITHOUT_FLOAT64 = frozenset({"mps"})  # kinds of devices
 
@@ -21,14 +22,15 @@ def widest_dtype(device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
-    """Within the context, float32 products go to oneDNN, 2 to 3 times MKL's speed at these shapes on AMD processors.
+    """Within the context, float32 products go to oneDNN on AMD's processors, where it takes half of MKL's time at these
+    shapes; on Intel's MKL is the faster one.
 
     The switch is the permission to use bf16 inside. On x86 without AMX tiles oneDNN has no such kernel and computes in
     float32 (difference 1e-7, tested). With AMX it would round, and on ARM it may, so nothing is switched there. Other
     dtypes are left alone.
     """
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    if dtype != torch.float32 or not is_x86() or torch_private.has_amx_tiles():
+    if dtype != torch.float32 or not prefers_onednn():
         yield
         return
     before = matmul.fp32_precision
@@ -37,6 +39,12 @@ def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether float32 products are faster by oneDNN, and the same: on x86 processors of AMD without AMX tiles."""
+    return is_x86() and "amd" in hardware.cpu_name().lower() and not torch_private.has_amx_tiles()
 
 
 def is_x86() -> bool:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hectogpt.model import native
+from hectogpt.kernels import native
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.inputs import Cache
 from hectogpt.model.parts import QKNormLayer, RotaryLayer, ScoreBias, visible_keys

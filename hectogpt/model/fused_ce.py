@@ -22,8 +22,12 @@ from hectogpt.model import softmax
 from hectogpt.model.softmax import Scratch
 
 # Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often, which
-# costs in proportion to d. Up to four times as much from d = 512 on.
-CHUNK_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}
+# costs in proportion to d. Up to four times as much from d = 512 on. On the CPU bf16 logits take more: sums over chunks
+# are rounded to bf16.
+CHUNK_BYTES = {torch.bfloat16: 52 << 20, torch.float32: 11 << 20}
+CHUNK_BYTES_ON_GPU = 512 << 20
+# From this d on the products with a gradient [vocab, d] are faster than those with [d, vocab].
+WIDE = 64
 
 
 class Mixture(NamedTuple):
@@ -174,8 +178,8 @@ def _loss_and_gradients(
     """The loss, that of every row, and the wanted gradients, chunk by chunk.
 
     Three products a chunk: z = x W^T; then, with dz the gradient with respect to z up to a factor per row,
-    grad_x = (dz W) * factor and grad_W^T += (x * factor)^T dz. The factor holds the row's weight, the C++ kernel's
-    1 / sum(exp) and the mixture's scale, so that no pass over the logits has to apply them.
+    grad_x = (dz W) * factor and grad_W += dz^T (x * factor), or its transpose. The factor holds the row's weight, the
+    C++ kernel's 1 / sum(exp) and the mixture's scale, so that no pass over the logits has to apply them.
     """
     inputs = inputs.detached()
     work = _Buffers(inputs, row_weight.dtype, options)
@@ -205,7 +209,8 @@ class _Buffers:
         self.x = _convert(inputs.x, options.matmul_dtype)
         self.weight = _convert_weight(inputs.weight, options.matmul_dtype)
         self.bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
-        chunk_bytes = CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) * min(max(d, 128), 512) // 128
+        chunk_bytes = CHUNK_BYTES.get(options.matmul_dtype, 52 << 20) if device.type == "cpu" else CHUNK_BYTES_ON_GPU
+        chunk_bytes = chunk_bytes * min(max(d, 128), 512) // 128
         most = chunk_bytes // (vocab * self.x.element_size())
         self.chunk_rows = max(1, min(options.chunk_rows or max(16, most), rows))
         self.mixed = options.matmul_dtype != acc_dtype
@@ -299,9 +304,11 @@ class _Gradients:
         need_x, need_weight, need_bias, *need_other = needs_grad
         self.x = torch.empty_like(inputs.x) if need_x else None
         mixed = matmul_dtype != acc_dtype
-        self.is_first = mixed and rows > 0  # whether the first chunk writes weight_t, which is not zeroed then
+        self.is_first = mixed and rows > 0  # whether the first chunk writes `weight`, which is not zeroed then
         make = torch.empty if self.is_first else torch.zeros
-        self.weight_t = make(d, vocab, dtype=acc_dtype, device=device) if need_weight else None
+        self.upright = not mixed and d >= WIDE  # whether the weight's gradient is [vocab, d]
+        shape = (vocab, d) if self.upright else (d, vocab)
+        self.weight = make(shape, dtype=acc_dtype, device=device) if need_weight else None
         self.bias = torch.zeros(1, vocab, dtype=acc_dtype, device=device) if need_bias else None
         self.other = [torch.empty(rows, dtype=acc_dtype, device=device) if need else None for need in need_other]
         self.partial = None
@@ -320,21 +327,24 @@ class _Gradients:
             self.bias.add_(torch.mm(factor[None].to(self.matmul_dtype), dz_bias))
         if self.x is not None:
             self.x[rows] = torch.mm(dz, weight)[:, : x.shape[1]] * factor[:, None]
-        if self.weight_t is not None:
+        if self.weight is not None:
             scaled = (x.to(self.acc_dtype) * factor[:, None]).to(self.matmul_dtype)
-            if self.partial is None:
-                self.weight_t.addmm_(scaled.t(), dz)
+            if self.upright:
+                self.weight.addmm_(dz.t(), scaled)
+            elif self.partial is None:
+                self.weight.addmm_(scaled.t(), dz)
             else:
                 torch.mm(F.pad(scaled, (0, self.pad)).t(), dz, out=self.partial)
                 part = self.partial[: x.shape[1]]
                 if self.is_first:
-                    self.weight_t.copy_(part)
+                    self.weight.copy_(part)
                 else:
-                    self.weight_t.add_(part)
+                    self.weight.add_(part)
                 self.is_first = False
 
     def result(self, inputs: Inputs) -> list[Tensor | None]:
         """The gradients in the order and the dtypes of the inputs."""
-        weight = None if self.weight_t is None else self.weight_t.t().contiguous().to(inputs.weight.dtype)
+        weight = self.weight if self.weight is None or self.upright else self.weight.t().contiguous()
+        weight = None if weight is None else weight.to(inputs.weight.dtype)
         bias = None if self.bias is None or inputs.bias is None else self.bias[0].to(inputs.bias.dtype)
         return [self.x, weight, bias, *self.other]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
+from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import widest_dtype
-from hectogpt.model import native
 from hectogpt.serialization import Value
 
 # --- norms ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hectogpt import torch_private
-from hectogpt.model import native
+from hectogpt.kernels import native
 
 # The eager form works on this much at a time. On a processor whose last-level cache is slow (Intel, 2 MB of second
 # level a core) 16 MB cost a fifth more processor time. Below 2 MB the thread barriers of every operation cost more.
@@ -60,7 +60,6 @@ def native_softmax(
     scratch: Scratch,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Losses of the rows, the factor 1 / sum, dz without that factor, and the same with respect to the bias."""
-    assert target_logit is not None
     side = None if scratch.bias_side is None else scratch.bias_side[: len(z)]
     losses, scale = native.head_softmax(z, side, target.contiguous(), target_logit, bias, scratch.soft_cap)
     return losses, scale, z, z if side is None else side
@@ -125,7 +124,7 @@ def _softmax_rows(
 
 def native_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
     """Whether the C++ kernel is in use and takes such logits; with a cap the spread of this bias must allow it."""
-    return native.in_use() and dtype == torch.bfloat16 and (soft_cap is None or _spread_allows(bias))
+    return native.in_use() and dtype in native.DTYPES and (soft_cap is None or _spread_allows(bias))
 
 
 def _spread_allows(bias: Tensor | None) -> bool:

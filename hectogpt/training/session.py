@@ -22,7 +22,8 @@ from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import curve_svg, facts_html, facts_text
 from hectogpt.errors import UserError
-from hectogpt.model import Transformer, native
+from hectogpt.kernels import native
+from hectogpt.model import Transformer
 from hectogpt.model.weights import load_model, load_tensors, saved_tensors
 from hectogpt.serialization import dump
 from hectogpt.training import loop, setup, together

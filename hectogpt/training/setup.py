@@ -7,10 +7,13 @@ import os
 import numpy as np
 import torch
 
-from hectogpt import errors, files, hardware
+from hectogpt import errors, files
 from hectogpt.data import Batches, Corpus, tokens_read
 from hectogpt.errors import UserError
-from hectogpt.model import Transformer, native
+from hectogpt.kernels import native
+from hectogpt.kernels.build import find
+from hectogpt.kernels.compiler import cpp_compiler_fault
+from hectogpt.model import Transformer
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
@@ -59,7 +62,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
 
     Raises UserError if the run asks for compiled blocks on the CPU and no C++ compiler works.
     """
-    if run.compile and machine.device.type == "cpu" and (fault := hardware.cpp_compiler_fault()):
+    if run.compile and machine.device.type == "cpu" and (fault := cpp_compiler_fault()):
         raise UserError(
             "compile = True, but no C++ compiler works",
             why=fault,
@@ -123,8 +126,8 @@ def choose_head(run: Run, model: Transformer, machine: Machine, chosen: str | No
     """
     step_logits = run.data.batch_size * run.data.seq_len * len(model.lm_head.weight)
     worth_it = step_logits >= NATIVE_FROM if chosen is None else chosen == "native"
-    fits = machine.device.type == "cpu" and machine.head_dtype == torch.bfloat16
-    return "native" if fits and worth_it and native.build() is not None else "eager"
+    fits = machine.device.type == "cpu" and machine.head_dtype in native.DTYPES
+    return "native" if fits and worth_it and find().library is not None else "eager"
 
 
 def _keep_compiled_code() -> None:

@@ -9,11 +9,13 @@ import pytest
 import torch
 from model_kinds import GPT2, KINDS, L, build, random_ids
 
-from hectogpt import hardware, torch_private
+from hectogpt import torch_private
 from hectogpt.cli import main
-from hectogpt.generation import Sampling, generate, native
+from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.quantize import quantize, round_rows, weight_bytes
+from hectogpt.kernels import decoding
+from hectogpt.kernels.build import describe
 from hectogpt.model import Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import ALiBi, visible_keys
@@ -82,9 +84,8 @@ def test_int8_is_off_by_at_most_half_a_step() -> None:
 
 @pytest.fixture
 def own_code() -> None:
-    if not all(map(hardware.has_cpu_flag, native.INSTRUCTIONS)) or hardware.cpp_compiler_fault():
-        pytest.skip("needs a processor with AVX512-VNNI and a C++ compiler")
-    assert native.fault() is None
+    if not decoding.are_there():
+        pytest.skip(f"no kernels here: {describe()}")
 
 
 @pytest.mark.usefixtures("own_code")
@@ -98,16 +99,16 @@ def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> N
     torch.manual_seed(1)  # one number in many lies between two, and may be rounded to the other one
     weight, bias = torch.randn(out, width), torch.randn(out)
     numbers, scale = round_rows(weight)
-    packed = native.pack(numbers, scale)._replace(bias=bias)
+    packed = decoding.pack(numbers, scale)
     stands_for = (numbers * scale).double()
     for rows in (1, 2, 3, 4, 5, 6, 7, 8, 33):
         x = torch.randn(rows, width)
         step = (x.abs().amax(1, keepdim=True) / 127).double()
-        y = native.linear(x, out, packed)
+        y = decoding.linear_int8(x, packed, bias)
         exact = (x / step).round() * step @ stands_for.T + bias
         torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=0.02 * stands_for.abs().amax().item())
         for row in range(rows):
-            assert torch.equal(native.linear(x[row : row + 1], out, packed)[0], y[row])
+            assert torch.equal(decoding.linear_int8(x[row : row + 1], packed, bias)[0], y[row])
     torch.set_num_threads(before)
 
 
@@ -116,11 +117,11 @@ def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> N
 def test_own_products_pass_on_what_is_not_a_number(poison) -> None:
     weight, x = torch.randn(70, 50), torch.randn(2, 50)
     x[0, 7] = poison
-    y = native.linear(x, 70, native.pack(*round_rows(weight)))
+    y = decoding.linear_int8(x, decoding.pack(*round_rows(weight)), None)
     assert not y[0].isfinite().any()
     assert y[1].isfinite().all()
     weight[3, 5] = poison
-    y = native.linear(x[1:], 70, native.pack(*round_rows(weight)))
+    y = decoding.linear_int8(x[1:], decoding.pack(*round_rows(weight)), None)
     assert y.isfinite().all(dim=0).logical_not().nonzero().flatten().tolist() == [3]
 
 
@@ -132,7 +133,7 @@ def test_own_attention_is_the_textbook_s(time, first, d) -> None:
     rows, heads, slots = 3, 2, first + time
     keys, values = torch.randn(2, rows, heads, 100, d).unbind(0)
     q, starts = torch.randn(rows, heads, time, d), torch.tensor([0, min(3, slots - 1), slots - 1])
-    found = native.attend(q, keys[:, :, :slots], values[:, :, :slots], starts, first, 0.2)
+    found = decoding.attend(q, keys[:, :, :slots], values[:, :, :slots], starts, first, 0.2)
     visible = visible_keys(torch.arange(first, slots) - starts[:, None], torch.arange(slots) - starts[:, None])
     scores = (q @ keys[:, :, :slots].transpose(2, 3) * 0.2).masked_fill(~visible[:, None], -torch.inf)
     exact = (scores.softmax(-1) @ values[:, :, :slots]).transpose(1, 2).flatten(2)
@@ -184,13 +185,6 @@ def test_own_code_stays_near_the_model() -> None:
     for row, text in enumerate(texts):  # equal lengths: the same tokens and, to the bit, the same logits
         alone = list(generate(light, [text], Sampling(max_new_tokens=4)))
         assert [token._replace(row=row) for token in alone] == [token for token in together if token.row == row]
-
-
-def test_without_own_code_the_reason_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    why = native._load.__wrapped__()
-    assert "no-such-compiler" in why or "processor" in why
 
 
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])

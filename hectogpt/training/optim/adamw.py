@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hectogpt import torch_private
 from hectogpt.errors import UserError
-from hectogpt.model import Transformer, native
+from hectogpt.kernels import native
+from hectogpt.model import Transformer
 from hectogpt.training.optim.groups import Kind, Optim, OptimizerGroup, PerKind, QuickOptimizer, kinds
 
 

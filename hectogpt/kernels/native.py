@@ -1,87 +1,52 @@
-"""Kernels in C++ for processors that multiply bf16: the softmax of a chunk of logits, causal attention, and the
-element-wise parts of a block that cost most.
+"""The kernels of a training step as torch operations, in bf16 and float32: the softmax of a chunk of logits, causal
+attention, norm with rotation, GELU, and the row-wise AdamW.
 
-`build` compiles the .cpp files of this folder once per machine (about two seconds). Nothing here is used before
-`use(True)`: the steps of a run for which it pays are taken within `using(True)`. Without a compiler, on other systems
-and on other processors torch's own operations do the same work; results differ in the last place.
+Nothing here is used before `use(True)`: the steps of a run for which it pays are taken within `using(True)`. Without a
+library torch's own operations do the same work; results differ in the last place.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hectogpt import files, hardware, torch_private
-from hectogpt.errors import UserError
+from hectogpt.kernels.build import Library, find
 
-# The processor is named by what the kernels need, not as "native": a cache folder may be shared by several machines.
-OPTIONS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma")
-HEAD_SIZES = (64, 128)  # dimensions of an attention head that there is code for
+DTYPES = (torch.float32, torch.bfloat16)
+LARGEST_HEAD = 128  # dimensions of an attention head that there is code for
 
-_in_use = False
+_in_use: Library | None = None
 
 
 def use(wanted: bool) -> bool:
     """Use the kernels from now on, or do not; returns whether they are used."""
-    global _in_use
-    _in_use = wanted and build() is not None
-    return _in_use
+    return _take(find().library if wanted else None)
 
 
 def in_use() -> bool:
     """Whether the kernels are used."""
-    return _in_use
+    return _in_use is not None
 
 
 @contextmanager
-def using(wanted: bool) -> Iterator[bool]:
-    """Use the kernels within the context, or do not."""
+def using(wanted: bool | Library) -> Iterator[bool]:
+    """Use the kernels within the context, those of this machine or of one library, or do not."""
     before = _in_use
     try:
-        yield use(wanted)
+        yield _take(wanted) if isinstance(wanted, Library) else use(wanted)
     finally:
-        use(before)
+        _take(before)
 
 
-@cache
-def build() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be compiled or the processor cannot run them."""
-    if not sys.platform.startswith("linux") or not torch_private.has_avx512_bf16():
-        return None
-    try:
-        return load_library("training", Path(__file__).parent, OPTIONS)
-    except OSError:
-        return None
-
-
-def load_library(name: str, folder: Path, options: Sequence[str]) -> ctypes.CDLL:
-    """The C++ files of a folder as a library, compiled once on this machine and kept in the cache folder.
-
-    Raises OSError without a compiler, for a fault of it, for a folder that cannot be written and for a library that
-    cannot be loaded.
-    """
-    options = ("-w", "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", *options)
-    sources = sorted(folder.glob("*.cpp"))
-    text = b"".join(path.read_bytes() for path in (*sorted(folder.glob("*.h")), *sources))
-    text += " ".join((hardware.cpp_compiler(), *options)).encode()
-    try:
-        library = files.cache_dir() / "kernels" / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}.so"
-    except UserError as error:  # no folder for the cache
-        raise OSError(str(error)) from None
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(library) as temporary:
-            hardware.compile_library(sources, temporary, options)
-    return ctypes.CDLL(str(library))
+def _take(library: Library | None) -> bool:
+    global _in_use
+    _in_use = library
+    return library is not None
 
 
 # --- the softmax of the head ------------------------------------------------------------------------------------------
@@ -91,18 +56,18 @@ def head_softmax(
     z: Tensor,
     side: Tensor | None,
     target: Int[Tensor, " rows"],
-    target_logit: Float[Tensor, " rows"],
+    target_logit: Float[Tensor, " rows"] | None,
     bias: Float[Tensor, " vocab"] | None,
     soft_cap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of the rows of bf16 logits z [rows, vocab] and the factor that the gradient lacks, which takes the place
-    of z. side: gets the gradient with respect to the bias, if there is a cap."""
+    """Losses of the rows of logits z [rows, vocab] and the factor that the gradient lacks, which takes the place of z.
+    side: gets the gradient with respect to the bias, if there is a cap. target_logit: in float32, for bf16 logits."""
     rows, vocab = z.shape
     losses, scale = torch.empty(rows), torch.empty(rows)
     bias_top = 0.0 if bias is None else float(bias.amax())
     _call(
         "head_softmax",
-        *(_pointer(z), _pointer(side), ctypes.c_int64(rows), ctypes.c_int64(vocab), _pointer(bias)),
+        *(_is_bf16(z), _pointer(z), _pointer(side), ctypes.c_int64(rows), ctypes.c_int64(vocab), _pointer(bias)),
         *(ctypes.c_float(bias_top), _pointer(target), _pointer(target_logit), ctypes.c_float(soft_cap or 0.0)),
         *(_pointer(losses), _pointer(scale)),
     )
@@ -114,7 +79,7 @@ def head_softmax(
 
 def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
     """Whether `causal_attention` is in use and takes heads of this dtype and size."""
-    return _in_use and not torch.compiler.is_compiling() and dtype == torch.bfloat16 and d_head in HEAD_SIZES
+    return in_use() and not torch.compiler.is_compiling() and dtype in DTYPES and d_head <= LARGEST_HEAD
 
 
 def causal_attention(
@@ -123,9 +88,9 @@ def causal_attention(
     v: Float[Tensor, "batch head time d"],
     scale: float,
 ) -> Float[Tensor, "batch head time d"]:
-    """softmax(scale q k^T) v under the causal mask, for bf16; as torch's scaled_dot_product_attention.
+    """softmax(scale q k^T) v under the causal mask, as torch's scaled_dot_product_attention.
 
-    Scores are never stored (2205.14135). Products are of bf16 numbers with float32 sums.
+    Scores are never stored (2205.14135). Products of bf16 numbers have float32 sums.
     """
     attended: Tensor = _CausalAttention.apply(q, k, v, scale)
     return attended
@@ -136,9 +101,10 @@ class _CausalAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, scale):  # type: ignore[no-untyped-def]
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
         out, lse = _like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
-        _call(
-            "attention_forward", *map(_pointer, (q, k, v, out, lse)), *_sizes(q, (q, k, v, out)), ctypes.c_float(scale)
-        )
+        none = (None,) * 4
+        sizes = _sizes(q, (q, k, v, out))
+        tensors = map(_pointer, (q, k, v, out, *none, lse))
+        _call("causal_attention", _is_bf16(q), *tensors, *sizes, ctypes.c_float(scale))
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.scale = scale
         return out
@@ -149,9 +115,9 @@ class _CausalAttention(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grads = [_like(t) for t in (q, k, v)]
-        tensors = (q, k, v, out, grad)
-        sizes = _sizes(q, (*tensors, *grads))
-        _call("attention_backward", *map(_pointer, (*tensors, lse, *grads)), *sizes, ctypes.c_float(ctx.scale))
+        tensors = (q, k, v, out, grad, *grads)
+        pointers = map(_pointer, (*tensors, lse))
+        _call("causal_attention", _is_bf16(q), *pointers, *_sizes(q, tensors), ctypes.c_float(ctx.scale))
         return (*grads, None)
 
 
@@ -160,13 +126,14 @@ class _CausalAttention(torch.autograd.Function):
 
 def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
     """Whether `norm_rotate` is in use and takes heads of this dtype and size with these angles."""
-    return attention_fits(dtype, d_head) and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
+    fits = d_head in (64, 128) and attention_fits(dtype, d_head)
+    return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
 
 def norm_rotate(
     x: Float[Tensor, "batch head time d"], cosines: Float[Tensor, "1 1 time pairs"], sines: Tensor, eps: float
 ) -> Float[Tensor, "batch head time d"]:
-    """x divided by its root mean square, then rotated, for bf16; inside in float32."""
+    """x divided by its root mean square, then rotated; inside in float32."""
     turned: Tensor = _NormRotate.apply(x, cosines.float().contiguous(), sines.float().contiguous(), eps)
     return turned
 
@@ -192,18 +159,19 @@ def _norm_rotate(x: Tensor, grad: Tensor | None, cosines: Tensor, sines: Tensor,
     out = _like(x)
     sizes = _sizes(x, (x, out) if grad is None else (x, out, grad))
     pairs = ctypes.c_int64(cosines.shape[-1])
-    _call("norm_rotate", *map(_pointer, (x, grad, out, cosines, sines)), *sizes, pairs, ctypes.c_float(eps))
+    pointers = map(_pointer, (x, grad, out, cosines, sines))
+    _call("norm_rotate", _is_bf16(x), *pointers, *sizes, pairs, ctypes.c_float(eps))
     return out
 
 
 def gelu_fits(x: Tensor) -> bool:
     """Whether `gelu` is in use and takes this tensor."""
-    compiling = torch.compiler.is_compiling()
-    return _in_use and not compiling and x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.is_contiguous()
+    plain = x.dtype in DTYPES and x.device.type == "cpu" and x.is_contiguous()
+    return in_use() and not torch.compiler.is_compiling() and plain
 
 
 def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """GELU in its tanh form, for bf16; inside in float32."""
+    """GELU in its tanh form; inside in float32."""
     activated: Tensor = _GELU.apply(x)
     return activated
 
@@ -213,7 +181,7 @@ class _GELU(torch.autograd.Function):
     def forward(ctx, x):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         out = torch.empty_like(x)
-        _call("gelu", _pointer(x), _pointer(None), _pointer(out), ctypes.c_int64(x.numel()))
+        _call("gelu", _is_bf16(x), _pointer(x), _pointer(None), _pointer(out), ctypes.c_int64(x.numel()))
         return out
 
     @staticmethod
@@ -221,7 +189,7 @@ class _GELU(torch.autograd.Function):
         _refuse_second_derivatives("this GELU")
         (x,) = ctx.saved_tensors
         out, grad = torch.empty_like(x), grad.contiguous()
-        _call("gelu", _pointer(x), _pointer(grad), _pointer(out), ctypes.c_int64(x.numel()))
+        _call("gelu", _is_bf16(x), _pointer(x), _pointer(grad), _pointer(out), ctypes.c_int64(x.numel()))
         return out
 
 
@@ -238,7 +206,7 @@ class RowAdamSettings(ctypes.Structure):
 def row_adam_fits(p: Tensor, grad: Tensor) -> bool:
     """Whether `row_adam` is in use and takes this table."""
     plain = p.device.type == "cpu" and p.dtype == grad.dtype == torch.float32 and p.shape[-1] % 16 == 0
-    return _in_use and plain and p.is_contiguous() and grad.is_contiguous()
+    return in_use() and plain and p.is_contiguous() and grad.is_contiguous()
 
 
 def row_adam(
@@ -270,7 +238,12 @@ def _pointer(t: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if t is None else t.data_ptr())
 
 
+def _is_bf16(t: Tensor) -> ctypes.c_int:
+    return ctypes.c_int(t.dtype == torch.bfloat16)
+
+
 def _call(name: str, *arguments: object) -> None:
     """Call a kernel on torch's number of threads. Raises MemoryError."""
-    if getattr(build(), name)(*arguments, ctypes.c_int(torch.get_num_threads())):
+    assert _in_use is not None
+    if getattr(_in_use.code, name)(*arguments, ctypes.c_int(torch.get_num_threads())):
         raise MemoryError(f"no memory for {name}")

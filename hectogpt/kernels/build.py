@@ -1,0 +1,160 @@
+"""The library of C++ kernels for this processor: one that came with the package, or compiled here on first use.
+
+A form is the source compiled for a kind of processor. The best form that this processor names is taken first. One that
+cannot be had, loaded or used leaves its reason and gives way to the next; without any, torch's operations do the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import platform
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from hectogpt import files, hardware
+from hectogpt.errors import UserError
+from hectogpt.kernels.compiler import check_library, compile_library, cpp_compiler
+
+FOLDER = Path(__file__).parent
+PREBUILT = FOLDER / "prebuilt"  # in wheels for one platform
+# Never -ffast-math, which makes exp wrong by 41 %.
+OPTIONS = ("-w", "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
+
+
+class Form(NamedTuple):
+    """A kind of processor. flags: what it names, in Linux's words; options: the compiler's for it."""
+
+    name: str
+    machine: str
+    flags: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+_V3 = ("-mavx2", "-mfma", "-mf16c")
+_V4 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma")
+_V4_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma")
+FORMS = (
+    Form("x86-64-v4-bf16", "x86_64", (*_V4_FLAGS, "avx512_bf16"), (*_V4, "-mavx512bf16")),
+    Form("x86-64-v4", "x86_64", _V4_FLAGS, _V4),
+    Form("x86-64-v3-vnni", "x86_64", ("avx2", "fma", "avx_vnni"), (*_V3, "-mavxvnni")),
+    Form("x86-64-v3", "x86_64", ("avx2", "fma"), _V3),
+    Form("armv8.2", "aarch64", ("asimddp",), ("-march=armv8.2-a+dotprod",)),
+    Form("armv8", "aarch64", (), ("-march=armv8-a",)),
+)
+
+
+class Library(NamedTuple):
+    """A library that is loaded. made: how it was had."""
+
+    form: Form
+    code: ctypes.CDLL
+    made: str
+
+
+class Found(NamedTuple):
+    """The library of this machine, if there is one, and why each better form is not used."""
+
+    library: Library | None
+    reasons: tuple[str, ...]
+
+
+def sources() -> list[Path]:
+    """The C++ files."""
+    return sorted(FOLDER.glob("*.cpp"))
+
+
+def machine() -> str:
+    """The kind of processor, as FORMS names it."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def forms() -> list[Form]:
+    """Those that this processor names, the best one first."""
+    here = [form for form in FORMS if form.machine == machine()]
+    if sys.platform == "darwin" and machine() == "aarch64":
+        return here  # every Apple processor; the system names no flags
+    return [form for form in here if all(map(hardware.has_cpu_flag, form.flags))]
+
+
+@cache
+def find() -> Found:
+    """The library for this processor, compiled if need be (about ten seconds, once on a machine)."""
+    reasons: list[str] = []
+    here = forms()
+    if not here:
+        known = "AVX2 or NEON" if machine() in ("x86_64", "aarch64") else "an x86 or ARM processor of 64 bits"
+        return Found(None, (f"the kernels need {known}",))
+    for path, form in [(PREBUILT / f"{form.name}.so", form) for form in here]:
+        if path.exists() and (library := _use(form, path, "came with the package", reasons)):
+            return Found(library, tuple(reasons))
+    if sys.platform == "win32":
+        return Found(None, (*reasons, "on Windows none are compiled"))
+    for form in here:
+        try:
+            path = compiled(form)
+        except (FileNotFoundError, TimeoutError) as error:  # as for every other form
+            return Found(None, (*reasons, str(error)))
+        except OSError as error:
+            reasons.append(f"{form.name}: {error}")
+            continue
+        if library := _use(form, path, f"compiled by {cpp_compiler()}", reasons):
+            return Found(library, tuple(reasons))
+        if "cannot be loaded" in reasons[-1]:  # a folder from which nothing may be executed, as for every other form
+            break
+    return Found(None, tuple(reasons))
+
+
+def compiled(form: Form, *more: str) -> Path:
+    """The library of a form in the cache folder, compiled if it is not there. more: options of the compiler. Raises
+    OSError as `compile_library` does, and for a folder that cannot be written."""
+    options = (*OPTIONS, *form.options, *more)
+    text = b"".join(path.read_bytes() for path in (*sorted(FOLDER.glob("*.h")), *sources()))
+    text += " ".join((cpp_compiler(), *options)).encode()
+    try:
+        library = files.cache_dir() / "kernels" / f"{form.name}-{hashlib.sha256(text).hexdigest()[:16]}.so"
+        if not library.exists():
+            library.parent.mkdir(parents=True, exist_ok=True)
+            with files.replacing(library) as temporary:
+                compile_library(sources(), temporary, options)
+    except UserError as error:  # no folder for the cache
+        raise OSError(str(error)) from None
+    return library
+
+
+def _use(form: Form, path: Path, made: str, reasons: list[str]) -> Library | None:
+    """Load a library that passes its check. What has passed on this kind of processor is not checked again."""
+    key = hashlib.sha256(path.read_bytes() + hardware.cpu_name().encode()).hexdigest()[:16]
+    with suppress(UserError):
+        passed = files.cache_dir() / "kernels" / f"{key}.passed"
+    if not passed.exists():
+        if fault := check_library(path, openmp_of_torch()):
+            reasons.append(f"{form.name} ({made}): {fault}")
+            return None
+        with suppress(OSError):
+            passed.parent.mkdir(parents=True, exist_ok=True)
+            passed.touch()
+    try:
+        return Library(form, ctypes.CDLL(str(path)), made)
+    except OSError as error:
+        reasons.append(f"{form.name} ({made}): it cannot be loaded: {error}")
+        return None
+
+
+def openmp_of_torch() -> Path | None:
+    """The library of OpenMP that torch brings; kernels use it, so that there is one set of threads."""
+    spec = importlib.util.find_spec("torch")
+    folders = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
+    return next((path for folder in folders for path in sorted((folder / "lib").glob("libgomp*.so*"))), None)
+
+
+def describe() -> str:
+    """The form in use and why none better, in one line, for `hectogpt doctor`."""
+    library, reasons = find()
+    line = "none, torch's operations do the work" if library is None else f"{library.form.name}, {library.made}"
+    return "; ".join([line, *reasons])

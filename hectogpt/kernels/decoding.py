@@ -1,0 +1,101 @@
+"""The kernels of decoding as functions of tensors: products with weights in float32, bf16 and int8, and attention over
+cached keys and values. On the CPU, without gradients.
+
+torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own widen them to float32, and
+those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int8, Int32, Int64, UInt8
+from torch import Tensor
+
+from hectogpt.kernels.build import Library, find
+
+COLUMNS, GROUP = 64, 32  # as in linear.cpp
+
+
+class Packed(NamedTuple):
+    """A matrix W [out, in] of int8 as linear.cpp reads it: panels of 64 rows, scales, and the sums of the rows."""
+
+    panels: UInt8[Tensor, " bytes"]
+    scale: Float[Tensor, " out"]
+    sums: Int32[Tensor, " out"]
+
+
+def are_there() -> bool:
+    """Whether this machine has the kernels. The first call on a machine compiles for some seconds."""
+    return find().library is not None
+
+
+def pack(numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out 1"]) -> Packed:
+    """Whole numbers times scales, one a row."""
+    out, width = numbers.shape
+    rows = F.pad(numbers, (0, -width % GROUP, 0, -out % COLUMNS))
+    panels = rows.view(-1, COLUMNS, rows.shape[1] // 4, 4).transpose(1, 2).contiguous().view(torch.uint8).flatten()
+    return Packed(panels, scale[:, 0].float().contiguous(), numbers.sum(dim=1, dtype=torch.int32))
+
+
+def linear_int8(
+    x: Float[Tensor, "*rows in"], weights: Packed, bias: Float[Tensor, " out"] | None, library: Library | None = None
+) -> Float[Tensor, "*rows out"]:
+    """x W^T + bias in float32; each row of x is rounded to multiples of max|row| / 127. library: not this machine's."""
+    x, width, out = x.float().contiguous(), x.shape[-1], len(weights.scale)
+    y = torch.empty(*x.shape[:-1], out)
+    sizes = (x.numel() // width, width, out)
+    _call(library, "linear_int8", x, *sizes, *weights, bias, y)
+    return y
+
+
+def linear(
+    x: Float[Tensor, "*rows in"],
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None,
+    library: Library | None = None,
+) -> Float[Tensor, "*rows out"]:
+    """x W^T + bias in float32, for weights in float32 or bf16, which are widened as they are read."""
+    x, width, out = x.float().contiguous(), x.shape[-1], len(weight)
+    y = torch.empty(*x.shape[:-1], out)
+    is_bf16 = ctypes.c_int(weight.dtype == torch.bfloat16)
+    _call(library, "linear", is_bf16, x, x.numel() // width, width, out, weight, bias, y)
+    return y
+
+
+def attend(
+    q: Float[Tensor, "batch head time d"],
+    keys: Float[Tensor, "batch head slot d"],
+    values: Float[Tensor, "batch head slot d"],
+    starts: Int64[Tensor, " batch"],
+    first: int,
+    scale: float,
+    library: Library | None = None,
+) -> Float[Tensor, "batch time head_d"]:
+    """Causal attention of the queries at slots first, first + 1 ... over float32 keys and values that lie in a cache's
+    buffers. Row b sees slots from starts[b] on; before them its result is 0."""
+    batch, heads, time, d = q.shape
+    q, capacity = q.contiguous(), keys.stride(1) // d
+    assert keys.stride() == values.stride() == (heads * capacity * d, capacity * d, d, 1)
+    out = torch.empty(batch, time, heads * d)
+    sizes = (batch, heads, time, d, capacity, first)
+    _call(library, "attend", q, keys, values, starts, out, *sizes, ctypes.c_float(scale))
+    return out
+
+
+def _call(library: Library | None, name: str, *arguments: object) -> None:
+    """Call a kernel on torch's number of threads; tensors by their addresses, whole numbers in 64 bits."""
+    library = library or find().library
+    assert library is not None
+    converted = [_convert(argument) for argument in arguments]
+    if getattr(library.code, name)(*converted, ctypes.c_int(torch.get_num_threads())):
+        raise MemoryError(f"no memory for {name}")
+
+
+def _convert(argument: object) -> object:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    return ctypes.c_int64(argument) if isinstance(argument, int) else argument

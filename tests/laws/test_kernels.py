@@ -1,0 +1,320 @@
+"""The C++ kernels: near float64 in every form, the same for any number of threads, and never in the way."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import small_run, tiny_corpus
+from torch import Tensor
+
+from hectogpt.kernels import build, native
+from hectogpt.kernels.compiler import check_library, compile_library
+from hectogpt.model import Init, ModelConfig, Transformer
+from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
+from hectogpt.model.inputs import TokenTable
+from hectogpt.model.parts import QKNorm, Rotary
+from hectogpt.training import precision, setup
+from hectogpt.training.optim.adamw import RowAdamW
+from hectogpt.training.session import Session
+
+FORMS = build.forms()
+if build.find().library is None:
+    pytest.skip(f"no kernels here: {build.describe()}", allow_module_level=True)
+# Relative errors that each dtype may have: of what is computed, and of gradients.
+ALLOWED = {torch.float32: (2e-6, 5e-6), torch.bfloat16: (0.005, 0.012)}
+both = pytest.mark.parametrize("dtype", ALLOWED)
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    with native.using(True) as used:
+        assert used
+        yield
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+# --- every form against float64 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [None, 4, 16])
+@pytest.mark.parametrize("form", FORMS, ids=[form.name for form in FORMS])
+def test_every_form_is_near_float64_at_every_width(form: build.Form, width: int | None) -> None:
+    """check.cpp compares all kernels; a wide form also runs on a narrower processor."""
+    path = build.compiled(form, *([] if width is None else [f"-DWIDTH={width}"]))
+    assert check_library(path, build.openmp_of_torch()) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", [form for form in build.FORMS if form.machine == "aarch64"], ids=lambda form: form.name
+)
+def test_arm_is_near_float64(form: build.Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled for ARM and run by qemu; Debian: apt-get install g++-aarch64-linux-gnu qemu-user."""
+    cross, emulator = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64")
+    if emulator is None or shutil.which(cross) is None:
+        pytest.skip(f"needs {cross} and qemu-aarch64")
+    monkeypatch.setenv("CXX", cross)
+    options = [option for option in build.OPTIONS if option not in ("-shared", "-fPIC")]
+    compile_library(build.sources(), tmp_path / "check", [*options, *form.options, "-static", "-DMAIN"])
+    done = subprocess.run([emulator, str(tmp_path / "check")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\n") == 19
+
+
+# --- as torch operations ----------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("cap", [None, 15.0])
+@pytest.mark.parametrize("vocab", [1003, 96, 7])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_loss_and_its_gradients_are_those_of_float64(vocab, cap, with_bias, dtype) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    x, weight = (torch.randn(n, 32, generator=generator) for n in (50, vocab))
+    tensors = [x, weight / 3, torch.randn(vocab, generator=generator)]
+    target = torch.randint(vocab, (50,), generator=generator)
+    mixture = Mixture(torch.rand(50, generator=generator), torch.rand(50, generator=generator) * 0.5)
+    found: dict[str, list[Tensor]] = {}
+    for backend, held in (("eager", torch.float64), ("native", torch.float32)):
+        x, weight, bias = (t.to(held, copy=True).requires_grad_() for t in tensors)
+        loss = fused_cross_entropy(
+            *(x, weight, target),
+            bias=bias if with_bias else None,
+            soft_cap=cap,
+            mixture=mixture,
+            precision=dtype if backend == "native" else None,
+            backend=backend,  # type: ignore[arg-type]
+            chunk_rows=20,
+        )
+        loss.backward()
+        found[backend] = [loss.detach(), x.grad, weight.grad] + ([bias.grad] if with_bias else [])
+    for got, exact, allowed in zip(found["native"], found["eager"], (1e-4, *[ALLOWED[dtype][1]] * 3), strict=False):
+        assert distance(got, exact) < allowed
+
+
+def test_a_row_of_the_head_may_be_absent() -> None:
+    """A bias of minus infinity gives a token no probability."""
+    x, weight = torch.ones(3, 4), torch.ones(5, 4, requires_grad=True)
+    bias = torch.tensor([0.0, 0.0, 0.0, 0.0, -torch.inf])
+    loss = fused_cross_entropy(x, weight, torch.tensor([0, 1, 2]), bias=bias, precision=torch.bfloat16)
+    loss.backward()
+    assert loss.item() == pytest.approx(torch.tensor(4.0).log().item(), abs=1e-6)
+    assert weight.grad is not None
+    assert not weight.grad[4].any()
+
+
+@both
+@pytest.mark.parametrize(("time", "d"), [(1, 64), (16, 11), (70, 64), (70, 24), (191, 128)])
+def test_attention_is_that_of_float64(time: int, d: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(time)
+    # [batch, time, head, d] in memory, as the model has it
+    tensors = [torch.randn(2, time, 3, d, generator=generator).to(dtype).transpose(1, 2) for _ in range(4)]
+    *qkv, grad = tensors
+    narrow, wide = ([t.detach().to(held).requires_grad_() for t in qkv] for held in (dtype, torch.float64))
+    got = native.causal_attention(*narrow, 0.1)
+    exact = F.scaled_dot_product_attention(*wide, is_causal=True, scale=0.1)
+    assert distance(got.detach(), exact.detach()) < ALLOWED[dtype][0]
+    got.backward(grad)
+    exact.backward(grad.double())
+    for ours, theirs in zip(narrow, wide, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        error = (ours.grad.double() - theirs.grad).norm()
+        assert error < ALLOWED[dtype][1] * (theirs.grad.norm() + 1)
+
+
+def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 2, 70, 64, generator=generator).bfloat16() for _ in range(3))
+    alone = native.causal_attention(q[1:2], k[1:2], v[1:2], 0.1)
+    torch.set_num_threads(2)
+    try:
+        together = native.causal_attention(q, k, v, 0.1)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(together[1:2], alone)
+
+
+@both
+@pytest.mark.parametrize(("d", "fraction"), [(64, 0.5), (64, 1.0), (128, 0.5), (64, 0.0)])
+def test_norm_and_rotation_are_those_of_the_parts(d: int, fraction: float, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(d)
+    x, grad = (torch.randn(2, 9, 3, d, generator=generator).to(dtype).transpose(1, 2) for _ in range(2))
+    norm, rotary = QKNorm().build(3, d), Rotary(fraction=fraction).build(3, d)
+    angles = rotary.prepare(torch.arange(9)[None])
+    narrow, wide = x.clone().requires_grad_(), x.double().requires_grad_()
+    assert native.norm_rotate_fits(x.dtype, d, angles[0])
+    got = native.norm_rotate(narrow, *angles, 1e-6)
+    exact, _ = rotary(*norm(wide, wide, None), angles)
+    got.backward(grad)
+    exact.backward(grad.double())
+    assert distance(got.detach(), exact.detach()) < ALLOWED[dtype][0]
+    assert distance(narrow.grad, wide.grad) < ALLOWED[dtype][0]
+
+
+@both
+@pytest.mark.parametrize("n", [1, 16, 5000])
+def test_gelu_is_torchs(n: int, dtype: torch.dtype) -> None:
+    x = (torch.randn(n, generator=torch.Generator().manual_seed(n)) * 4).to(dtype)
+    x[0] = -200.0
+    narrow, wide = x.clone().requires_grad_(), x.double().requires_grad_()
+    got, exact = native.gelu(narrow), F.gelu(wide, approximate="tanh")
+    got.sum().backward()
+    exact.sum().backward()
+    torch.testing.assert_close(got, exact.to(dtype), rtol=ALLOWED[dtype][1], atol=1e-6)
+    torch.testing.assert_close(narrow.grad, wide.grad.to(dtype), rtol=ALLOWED[dtype][1], atol=2e-6)
+
+
+@pytest.mark.parametrize(("threshold", "decay"), [(0.0, 0.0), (1.5, 0.0), (0.0, 0.1)])
+def test_the_row_wise_adamw_is_that_of_torch(threshold: float, decay: float) -> None:
+    found = []
+    for wanted in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        table = torch.nn.Parameter(torch.randn(20, 32, generator=generator))
+        group = {"params": [table], "lr": 0.1, "weight_decay": decay, "eps": 1e-6}
+        optimizer = RowAdamW([group | {"update_threshold": threshold, "highest_lr": 0.0}], (0.8, 0.95), 0.5)
+        with native.using(wanted):
+            for step in range(6):
+                # rows 8 to 15 never have a gradient, the others not always
+                table.grad = torch.randn(20, 32, generator=generator)
+                table.grad[8:16] = 0.0
+                table.grad[step : step + 3] = 0.0
+                optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+                optimizer.step()
+        found.append([table.detach(), *optimizer.state[table].values()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_no_second_derivatives() -> None:
+    q = torch.randn(1, 1, 4, 64, dtype=torch.bfloat16, requires_grad=True)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(native.causal_attention(q, q, q, 1.0).sum(), q, create_graph=True)
+
+
+@both
+def test_a_model_computes_the_same_with_and_without(dtype: torch.dtype) -> None:
+    parts = (QKNorm(), Rotary(fraction=0.5))
+    config = ModelConfig(128, 2, 2, 64, 300, attention_parts=parts, value_embeddings=(TokenTable(),))
+    model, ids = Transformer(config), torch.randint(300, (2, 33), generator=torch.Generator().manual_seed(0))
+    model.init_weights(Init(), seed=0)  # the same at every call: some gradients are sums that may cancel
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    grads = []
+    for wanted in (True, False):
+        with native.using(wanted), torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            loss = model.loss(ids[:, :-1], ids[:, 1:], precision=dtype)
+        grads.append(torch.autograd.grad(loss, list(model.parameters())))
+    for ours, theirs in zip(*grads, strict=True):
+        assert distance(ours, theirs) < (0.02 if dtype == torch.bfloat16 else 1e-4)
+
+
+def test_large_steps_use_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = small_run()
+    corpus = tiny_corpus(tmp_path)
+    model = setup.build_model(run, precision.choose(run), corpus)
+    assert setup.choose_head(run, model, precision.choose(run)) == "eager"
+    assert setup.choose_head(run, model, precision.choose(run), "native") == "native"
+    monkeypatch.setattr(setup, "NATIVE_FROM", 1)
+    assert setup.choose_head(run, model, precision.choose(run)) == "native"
+    assert setup.choose_head(run, model, precision.choose(run), "eager") == "eager"
+
+
+def test_a_session_uses_them_for_its_own_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions whose steps alternate compute what they compute alone."""
+    corpus, runs = tiny_corpus(tmp_path), [small_run(dtype=dtype, head_dtype=dtype) for dtype in ("float32", "float64")]
+    monkeypatch.setattr(setup, "NATIVE_FROM", 1)
+    alone = [[step.loss for step in Session.open(run, corpus).steps()] for run in runs]
+    sessions = [Session.open(run, corpus) for run in runs]
+    assert [session.head for session in sessions] == ["native", "eager"]
+    used = []
+    with native.using(False):
+        for steps in zip(*(session.steps() for session in sessions), strict=True):
+            used.append([step.loss for step in steps])
+            assert not native.in_use()
+    assert [list(losses) for losses in zip(*used, strict=True)] == alone
+
+
+# --- faults: each ends in the next form, with its reason --------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A cache of its own, no library from before, and a folder for prebuilt ones."""
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "PREBUILT", tmp_path)
+    build.find.cache_clear()
+    yield tmp_path
+    build.find.cache_clear()
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+BROKEN = "echo 'error: out of order' >&2; exit 1"
+EMPTY = 'while [ "$1" != -o ]; do shift; done; echo nothing > "$2"'  # says that all is well
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [(None, "there is no program"), (BROKEN, "failed: error: out of order"), (EMPTY, "it cannot be loaded")],
+)
+def test_a_compiler_that_is_missing_or_wrong_leaves_torch(elsewhere, monkeypatch, compiler, reason) -> None:
+    path = elsewhere / "compiler"
+    monkeypatch.setenv("CXX", str(path if compiler is None else script(path, compiler)))
+    assert not native.use(True)
+    assert build.describe().startswith("none, torch's operations do the work; ")
+    assert reason in build.describe()
+    with pytest.raises(ValueError, match=r"native\.use"):
+        fused_cross_entropy(torch.ones(2, 4), torch.ones(3, 4), torch.tensor([0, 1]), backend="native")
+
+
+def test_a_slow_compiler_is_given_up(elsewhere, monkeypatch) -> None:
+    monkeypatch.setattr("hectogpt.kernels.compiler.SECONDS", 0.2)
+    monkeypatch.setenv("CXX", str(script(elsewhere / "compiler", "sleep 9")))
+    assert build.find().library is None
+    assert "has not compiled within" in build.describe()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("int check(int print) { __builtin_trap(); }", "ended by signal 4"),  # a processor that lies, in a container
+        ("int check(int print) { return 3; }", "3 of its kernels are wrong here"),
+        (None, "it cannot be loaded"),  # made for another processor, or on a disk that forbids execution
+    ],
+)
+def test_a_prebuilt_library_that_does_not_run_gives_way(elsewhere, monkeypatch, code: str | None, reason: str) -> None:
+    best, path = FORMS[0], elsewhere / f"{FORMS[0].name}.so"
+    if code is None:
+        path.write_bytes(b"\x7fELF and no more")
+    else:
+        source = elsewhere / "wrong.cpp"
+        source.write_text(f'extern "C" {code}')
+        compile_library([source], path, ["-w", "-shared", "-fPIC"])
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not native.use(True)
+    assert f"{best.name} (came with the package): " in build.describe()
+    assert reason in build.describe()
+
+
+def test_processors_that_share_a_cache_have_their_own_libraries() -> None:
+    """The name has the form and a hash of source, compiler and options."""
+    library = build.find().library
+    assert library is not None
+    name = Path(library.code._name).name
+    assert name.startswith(library.form.name + "-")
+    assert len({form.options for form in build.FORMS}) == len({form.name for form in build.FORMS}) == len(build.FORMS)
