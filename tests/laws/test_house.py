@@ -41,3 +41,287 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *("os.system", "os.popen", "os.fork", "os.posix_spawn", "os.execv", "os.execvp", "os.spawnv"),
         ),
         {"process.py", "feed.py", "hardware.py", "lab/slurm.py", "kernels/compiler.py"},
+    ),
+    "speak to other processes of a run": (
+        ("torch.distributed", "torch.multiprocessing"),
+        {"training/parallel.py", "training/sums.py"},
+    ),
+    "read what can run code": (("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml.load"), set()),
+}
+# A model knows no clock and no environment.
+CLOCKS = ("time", "datetime", "timeit", "torch.cuda.Event", "os.environ", "os.getenv", "os.putenv", "os.environb")
+# The loop knows nobody who drives it or keeps what it yields.
+DRIVERS = {f"hectogpt.training.{name}" for name in ("session", "run_folder", "plot", "checkpoint", "trackers")}
+DRIVEN = {f"hectogpt.training.{name}" for name in ("loop", "evaluate", "setup", "precision", "run")}
+# Literals below cli/ that hold a flag: of other programs, or of a command of ours that is named as a whole.
+FLAGS_OF_OTHERS = {
+    "api/full_run.py": " --diagnose",
+    "api/scoring.py": " --repair",
+    "data/tokenizer.py": "python -m pip install --force-reinstall --no-deps",  # how to mend a broken installation
+    "hardware.py": "--porcelain",  # git's
+    "training/tracker_child.py": "tensorboard --logdir",  # how to look at what was written
+}
+FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+# --- imports ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_arrow_is_in_the_table_and_points_down() -> None:
+    assert layers.find_faults(layers.read_imports()) == []
+
+
+def test_nothing_is_imported_in_a_circle() -> None:
+    """At import; a package's __init__ counts as importing what it imports, and its modules do not count it."""
+    imports = layers.read_imports(in_functions=False)
+    graph = {name: {o for o in others if not name.startswith(f"{o}.")} for name, others in imports.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_nothing_hides_behind_type_checking_or_dots() -> None:
+    assert [file for file in FILES if "TYPE_CHECKING" in (PACKAGE / file).read_text(encoding="utf-8")] == []
+    nodes = ((file, node) for file in FILES for node in ast.walk(tree(file)))
+    assert [file for file, node in nodes if isinstance(node, ast.ImportFrom) and node.level] == []
+
+
+def test_the_loop_knows_nobody_who_drives_it() -> None:
+    imports = layers.read_imports()
+    assert {name: imports[name] & DRIVERS for name in DRIVEN if imports[name] & DRIVERS} == {}
+
+
+def test_the_textbook_imports_nothing_of_ours() -> None:
+    for path in sorted((ROOT / "reference").glob("*.py")):
+        assert "hectogpt" not in {name.split(".")[0] for name in names_imported(path.read_text(encoding="utf-8"))}, path
+
+
+def test_the_ground_and_data_load_no_torch() -> None:
+    """Torch is loaded by functions that are asked about a GPU only."""
+    names = [f"hectogpt.{name}" for name in layers.GROUND] + ["hectogpt.data"]
+    assert loaded(f"import {', '.join(names)}") in (["numpy"], [])
+
+
+def test_what_is_made_from_the_code_is_of_today() -> None:
+    page = layers.PAGE.read_text(encoding="utf-8")
+    assert layers.PICTURE.read_text(encoding="utf-8") == layers.draw(), MAKE
+    assert page == layers.with_list(page), MAKE
+    assert errors.LIST.read_text(encoding="utf-8") == errors.list_errors(), MAKE
+
+
+# --- the door opens quickly, and in silence ---------------------------------------------------------------------------
+
+
+def loaded(program: str) -> list[str]:
+    """The slow packages that a program has loaded when it ends."""
+    program = f"import sys\n{program}\nprint(*{{'torch', 'numpy', 'tyro', 'rich'}} & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stderr.split()
+
+
+def test_help_needs_neither_torch_nor_tyro() -> None:
+    program = "import hectogpt.cli as c\ntry: c.main(['--help'])\nexcept SystemExit as e: assert not e.code"
+    assert loaded(program) == []
+
+
+def test_what_is_slow_to_load_waits_until_it_is_used(tmp_path: Path) -> None:
+    """Neither a first token nor a first step needs what draws or tests; torch.optim loads torch's compiler."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"A line of words, number {n}." for n in range(300)), encoding="utf-8")
+    command = [sys.executable, str(PROGRAMS / "loaded_modules.py"), str(text), str(tmp_path / "model")]
+    (tmp_path / "model").mkdir()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("train", "generate"))]
+    assert lines[:3] == ["generate, imported", "train, imported", "generate, a token"]
+    assert lines[3] in ("train, a step", "train, a step sympy torch._dynamo")
+
+
+@pytest.mark.thorough
+def test_no_import_opens_a_socket_or_starts_a_process() -> None:
+    command = [sys.executable, str(PROGRAMS / "quiet_imports.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+# --- owners -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def tree(file: str) -> ast.Module:
+    return ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+
+
+def names_imported(source: str | ast.Module) -> set[str]:
+    """Dotted names of everything that a module imports, at any place in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source) if isinstance(source, str) else source):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def uses(source: ast.Module, banned: tuple[str, ...]) -> list[str]:
+    """What of the banned names a module imports or writes."""
+    names = names_imported(source) | {ast.unparse(n) for n in ast.walk(source) if isinstance(n, ast.Attribute)}
+    return [b for b in banned if any(name == b or name.startswith(f"{b}.") for name in names)]
+
+
+def calls(file: str) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree(file)) if isinstance(node, ast.Call))
+
+
+def literals(source: ast.Module) -> Iterator[str]:
+    """The strings of a module, the constant parts of f-strings among them, docstrings not."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = [node.body for node in ast.walk(source) if isinstance(node, documented)]
+    docstrings = {id(body[0].value) for body in bodies if body and isinstance(body[0], ast.Expr)}
+    for node in ast.walk(source):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def flags(source: ast.Module, exception: str = "") -> list[str]:
+    texts = [text.replace(exception, "") for text in literals(source)]
+    return [text for text in texts if FLAG.search(text)]
+
+
+@pytest.mark.parametrize("deed", OWNERS)
+def test_few_files_may(deed: str) -> None:
+    banned, owners = OWNERS[deed]
+    assert {file for file in FILES if uses(tree(file), banned)} == owners
+
+
+def test_only_files_renames_paths() -> None:
+    """Path.rename and Path.replace go by the number of arguments: str.replace takes two."""
+    methods = [(f, c, c.func) for f in FILES for c in calls(f) if isinstance(c.func, ast.Attribute) and not c.keywords]
+    found = {f for f, c, m in methods if m.attr == "rename" or (m.attr == "replace" and len(c.args) == 1)}
+    notebook = {f for f, c, m in methods if ast.unparse(m) == "mo.output.replace"}  # what a notebook's cell shows
+    assert found - notebook <= {"files.py"}
+
+
+def test_only_hardware_reads_proc_and_runs_git() -> None:
+    found = {file for file in FILES if any(text.startswith(("/proc", "/sys")) for text in literals(tree(file)))}
+    lists = ((file, node) for file in FILES for node in ast.walk(tree(file)) if isinstance(node, ast.List))
+    found |= {file for file, node in lists if node.elts and ast.unparse(node.elts[0]) == "'git'"}
+    assert found == {"hardware.py"}
+
+
+def test_a_model_knows_no_clock_and_no_environment() -> None:
+    assert [file for file in FILES if file.startswith("model/") and uses(tree(file), CLOCKS)] == []
+
+
+def test_only_the_command_line_spells_flags() -> None:
+    """Errors name fields, "set data.seq_len to 32"; hectogpt/cli turns these into options."""
+    below = [file for file in FILES if not file.startswith("cli/")]
+    found = {f: flags(tree(f), FLAGS_OF_OTHERS.get(f, "")) for f in below}
+    assert {file: texts for file, texts in found.items() if texts} == {}
+    unneeded = {
+        f for f, text in FLAGS_OF_OTHERS.items() if f not in FILES or not any(text in t for t in literals(tree(f)))
+    }
+    assert unneeded == set()
+
+
+def test_no_file_can_run_code_from_elsewhere() -> None:
+    for file in FILES:
+        for call in calls(file):
+            where, options = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
+            assert where not in {"eval", "exec", "builtins.eval", "builtins.exec", "torch.load"}, file
+            assert options.get("allow_pickle", "False") == options.get("shell", "False") == "False", file
+
+
+# --- errors and documents ---------------------------------------------------------------------------------------------
+
+
+def test_every_error_says_what_failed_and_why_or_how_to_mend_it() -> None:
+    found = errors.read_errors()
+    assert len(found) > 100
+    silent = [
+        (f, line) for f, line, parts in found if not parts.get("what") or not (parts.get("why") or parts.get("fix"))
+    ]
+    assert silent == [], "UserError(what, why=..., fix=...): one of the two is missing"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_links_to_files_that_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    missing += [file for file in re.findall(r"`(\w+/[\w/]*\w+\.(?:py|md|jsonl))`", text) if not exists(file)]
+    assert missing == []
+
+
+def test_the_walks_of_the_architecture_name_what_is_there() -> None:
+    """A line of a walk is a file of the package and a function, class or method that it defines."""
+    steps = re.findall(r"^ *(\w+/\S+\.py) +(\w+(?:\.\w+)?)", layers.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(steps) > 20
+    for file, name in steps:
+        scope: list[ast.stmt] = tree(file).body
+        for part in name.split("."):
+            named = [node for node in scope if getattr(node, "name", None) == part]
+            assert named, f"{file} has no {name}: the walk of docs/architecture.md is not true"
+            scope = getattr(named[0], "body", [])
+
+
+def exists(file: str) -> bool:
+    """Whether a file is there, below the checkout or below the package; NAME stands for any name."""
+    return "NAME" in file or file.startswith("runs/") or (ROOT / file).exists() or (PACKAGE / file).exists()
+
+
+# --- the laws themselves are tried: each finds what it forbids --------------------------------------------------------
+
+
+def test_a_wrong_import_is_named(tmp_path: Path) -> None:
+    package = tmp_path / "hectogpt"
+    for name, text in {
+        "__init__.py": "",
+        "errors.py": "import os",
+        "model/__init__.py": "def f():\n    from hectogpt.training import loop",
+        "training/__init__.py": "from hectogpt.training.loop import steps",
+        "training/loop.py": "import hectogpt.errors\ntry:\n    import hectogpt.model\nexcept ImportError:\n    pass",
+        "nowhere/__init__.py": "",
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text, encoding="utf-8")
+    imports = layers.read_imports(package)
+    assert imports["hectogpt.model"] == {"hectogpt.training.loop"}
+    assert imports["hectogpt.training.loop"] == {"hectogpt.errors", "hectogpt.model"}
+    assert layers.read_imports(package, in_functions=False)["hectogpt.model"] == set()
+    assert layers.closure("hectogpt.training", imports) == {*imports} - {"hectogpt.nowhere"}
+    rules = {"training": layers.Layer("", "", "model"), "model": layers.Layer("", "")}
+    assert [fault.split(":")[0] for fault in layers.find_faults(imports, rules, ("errors",))] == [
+        "hectogpt.model imports hectogpt.training.loop",
+        "hectogpt.nowhere",
+    ]
+    rules["training"] = layers.Layer("", "", "model data")
+    rules["data"] = layers.Layer("", "", "training")
+    faults = layers.find_faults(imports, rules, ("errors",))
+    assert "data may import training, which is not below it" in faults
+    assert "no module of training imports data: take it out of tools/layers.py" in faults
+
+
+@pytest.mark.parametrize(
+    ("source", "banned"),
+    [
+        ("import os\nos.replace(a, b)", "os.replace"),
+        ("from os import replace", "os.replace"),
+        ("import fcntl", "fcntl"),
+        ("def f():\n    from subprocess import run", "subprocess"),
+        ("import torch\ntorch.distributed.init_process_group()", "torch.distributed"),
+        ("from time import perf_counter", "time"),
+        ("import os\nx = os.environ['A']", "os.environ"),
+    ],
+)
+def test_what_is_forbidden_is_found(source: str, banned: str) -> None:
+    assert uses(ast.parse(source), (banned, "os.replacement", "times", "torch.dist")) == [banned]
+
+
+@pytest.mark.parametrize("source", ["x = '--out'", "x = f'{y} --out {z}'", "x = 'set it (--out FOLDER)'"])
+def test_flags_are_found(source: str) -> None:
+    assert len(flags(ast.parse(source))) == 1
+    for harmless in ('def f():\n    """Takes --out."""', "x = 'a -- b'", "x = 'no---one'"):
+        assert flags(ast.parse(harmless)) == []
