@@ -108,6 +108,6 @@ class StepLine:
         left = (time.perf_counter() - self.begun) / (step.number - self.done) * (steps - step.number)
         speed = self.run.data.batch_size * self.run.data.seq_len / step.seconds
         return (
-            f"step {step.number:05d}/{steps:05d} | loss {step.loss:.3f} | lr {step.lr:.1e} | "
-            f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s {speed:,.0f} | eta {left / 60:.1f}m"
+            f"step {step.number:05d}/{steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | lr {step.lr:.1e} | "
+            f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s {speed:,.0f}"
         )

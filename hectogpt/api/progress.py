@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TextIO, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -15,11 +16,31 @@ from hectogpt.display import Unfailing, printable
 T = TypeVar("T")
 
 
+def notebook_line() -> Callable[[str], None] | None:
+    """In Jupyter a function that shows a text in the place of the one before it; None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or not hasattr(ipython.get_ipython(), "kernel"):
+        return None
+    from IPython.display import display  # a package of Jupyter's
+
+    handle: Any = None
+
+    def show(text: str) -> None:
+        nonlocal handle
+        data = {"text/plain": printable(text)}
+        if handle is None:
+            handle = display(data, raw=True, display_id=True)
+        else:
+            handle.update(data, raw=True)
+
+    return show
+
+
 class Progress:
     """Shows where a long task is.
 
-    lines: about how many plain lines a task gets where there is no terminal. rich's own display for notebooks is not
-    used, because it needs ipywidgets; plain lines are shown by every notebook.
+    lines: about how many plain lines a task gets where there is no terminal. In Jupyter a task is one line that is
+    written anew; rich's own display there needs ipywidgets.
     """
 
     def __init__(self, quiet: bool, lines: int = 100) -> None:
@@ -43,7 +64,7 @@ class Progress:
     def bar(self, total: int, first: str) -> Iterator[Callable[[int, str], None]]:
         """A bar of `total` parts on a terminal, nothing elsewhere; yields the function to call with the number of parts
         that are done, and the text beside the bar."""
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet or not self.console.is_terminal or notebook_line():
             yield lambda number, text: None
             return
         with self._bars() as bars:
@@ -58,6 +79,8 @@ class Progress:
         """A task of `total` parts; yields the function to call with the number of a part that is done, and its line."""
         if self.quiet:
             yield lambda number, line: None
+        elif show_text := notebook_line():
+            yield lambda number, line: show_text(line())
         elif self.console.is_terminal:
             with self.bar(total, first) as show_bar:
                 yield lambda number, line: show_bar(number, line())
