@@ -3,9 +3,9 @@
 # ruff: noqa: E501  # sources
 from __future__ import annotations
 
+import ctypes
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from grade_solutions import BASE, body, edited
 
@@ -35,11 +35,7 @@ FORGED = """
     print('{"done": true}')
     return x
 """
-LANDLOCK = (
-    sys.platform == "linux"
-    and Path("/sys/kernel/security/lsm").exists()
-    and "landlock" in Path("/sys/kernel/security/lsm").read_text()
-)
+LANDLOCK = sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) > 0
 DAEMON = """
     import os, time
     if os.fork() == 0:
@@ -68,7 +64,7 @@ HOSTILE: dict[str, Hostile] = {
     ),
     "a daemon": Hostile(at(GENERATE, DAEMON), "generate", "failed", "shape"),
     "answers without end": Hostile(at(GENERATE, FRAMES), "generate", "crashed", "private channel"),
-    "a header of a million brackets": Hostile(at(GENERATE, FRAMES.partition("    while")[0] + "    f._file.write(b'[' * 10**6)\n    f._file.flush()"), "generate", "crashed", "private channel"),
+    "a header of many brackets": Hostile(at(GENERATE, FRAMES.partition("    while")[0] + "    f._file.write(b'[' * 200000 + b'\\n')\n    f._file.flush()"), "generate", "crashed", "private channel"),
     "os._exit(0)": Hostile(at(GENERATE, "    import os\n    os._exit(0)"), "generate", "crashed", "exit code 0"),
     "SystemExit": Hostile(at(GENERATE, "    raise SystemExit(0)"), "generate", "failed", "SystemExit"),
     "KeyboardInterrupt": Hostile(at(GENERATE, "    raise KeyboardInterrupt"), "generate", "failed", "KeyboardInterrupt"),
