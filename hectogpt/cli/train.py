@@ -5,7 +5,6 @@ Imports neither torch nor tyro, so that --help is quick.
 
 from __future__ import annotations
 
-import ast
 import os
 import shutil
 import textwrap
@@ -229,19 +228,7 @@ def help_text() -> str:
 
 
 def recipe_lines() -> list[tuple[str, str]]:
-    """Every recipe's name and the first sentence about it, read from the source: importing it would load torch."""
-    lab = Path(__file__).parent.parent / "lab"
-    found: dict[str, str] = {}
-    order: dict[str, list[str]] = {}
-    for file in ("ladder.py", "recipes.py"):
-        for node in ast.parse((lab / file).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef):
-                found[node.name] = ast.get_docstring(node) or ""
-            elif isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Tuple):
-                order[ast.unparse(node.target)] = [ast.unparse(recipe) for recipe in node.value.elts]
-    return [(name, first_sentence(found[name])) for name in ("baseline", *order["LADDER"], *order["OTHERS"])]
-
-
-def first_sentence(docstring: str) -> str:
-    """The first sentence of the first paragraph, on one line."""
-    return " ".join(docstring.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    """Every recipe's name and the first sentence about it, from a file that tools/recipes.py writes: importing the
+    recipes would load torch."""
+    text = (Path(__file__).parent.parent / "lab" / "recipes.txt").read_text(encoding="utf-8")
+    return [(name, sentence) for name, _, sentence in (line.partition("\t") for line in text.splitlines())]
