@@ -22,6 +22,7 @@ from hectogpt.cli.options import CompareArguments
 from hectogpt.data import open_corpus
 from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
+from hectogpt.files import write_atomic
 from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means
 from hectogpt.lab.gains import gain_text
 from hectogpt.lab.ngram import loss_standard_error
@@ -153,10 +154,12 @@ def report(asked: Plan, outcome: Outcome) -> None:
     elif not arguments.quiet and results:
         show_results(outcome)
     if arguments.html is not None and results:
-        from hectogpt.lab.comparison_page import write_page
+        from hectogpt.lab.comparison_page import page_data
+        from hectogpt.web.page import fill
 
         notes = [*size_notes(comparison), *all_failures(comparison, results)]
-        write_page(arguments.html, comparison, results, outcome.verdicts, notes, outcome.ended)
+        data = page_data(comparison, results, outcome.verdicts, notes, outcome.ended)
+        write_atomic(arguments.html, fill("report", data))
         asked.note(f"page: {arguments.html}")
 
 

@@ -183,13 +183,14 @@ def write_files(arguments: GradeArguments, found) -> None:  # type: ignore[no-un
     level = arguments.hints or 3
     if arguments.html is not None:
         from hectogpt.grade.page import pages
+        from hectogpt.web.page import fill
 
         try:
             arguments.html.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the folder {arguments.html}", why=error.strerror or "", code=7) from None
         for name, content in pages(found, level).items():
-            files.write_atomic(arguments.html / name, content)
+            files.write_atomic(arguments.html / name, fill("report", content))
         note(f"pages: {arguments.html / 'index.html'}", arguments.quiet)
     if arguments.csv is not None:
         files.write_atomic(arguments.csv, report.as_csv(found))

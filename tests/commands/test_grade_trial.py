@@ -76,7 +76,7 @@ def test_a_teacher_grades_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     overview = (tmp_path / "pages" / "index.html").read_text()
     assert "11 graded, 1 with full points" in overview
     assert overview.count("blocked: model_solution.py cannot be imported") == 2  # once among mistakes, once for jan
-    for name in re.findall(r"href='([^']+)'", overview):
+    for name in re.findall(r'"href": "([^"]+)"', overview):
         assert (tmp_path / "pages" / name).is_file()
     assert len((tmp_path / "grades.jsonl").read_text().splitlines()) == 10  # carl's and dora's are equal
 

@@ -1,0 +1,33 @@
+/**
+ * A page of text, tables and charts, which its data lists in order. A block has one of: heading, text (with `kind`: soft,
+ * good, bad or other), list, table ({head, rows}), chart (as `lineChart` takes it), code. A cell of a table is a text or
+ * {text, href, kind, bar}; an address is another page of the same folder and nothing else.
+ */
+
+const data = pageData();
+
+/** @param {any} cell */
+function makeCell(cell) {
+  if (cell === null || typeof cell !== "object") return make("td", {}, String(cell ?? ""));
+  if (typeof cell.bar === "number") return make("td", {}, make("span", { class: "bar", style: `width:${(8 * cell.bar).toFixed(2)}rem` }));
+  const local = typeof cell.href === "string" && /^[\w-]+\.html$/.test(cell.href);
+  return make("td", { class: cell.kind ?? false }, local ? make("a", { href: cell.href }, cell.text) : cell.text);
+}
+
+/** @param {any} block @returns {any} */
+function makeBlock(block) {
+  if (block.heading) return make("h2", {}, block.heading);
+  if (block.list) return make("ul", {}, ...block.list.map((/** @type {string} */ item) => make("li", {}, item)));
+  if (block.code) return make("pre", { class: "sample panel" }, block.code);
+  if (block.chart) return make("figure", { class: "panel" }, make("figcaption", {}, block.chart.label), lineChart(block.chart));
+  if (block.table) {
+    const head = block.table.head.map((/** @type {string} */ name) => (name ? make("th", { scope: "col" }, name) : make("td", {})));
+    const rows = block.table.rows.map((/** @type {any[]} */ row) => make("tr", {}, ...row.map(makeCell)));
+    return make("div", { class: "scroll" }, make("table", { class: "wide" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
+  }
+  return make("p", { class: block.kind ?? false }, block.word ? make("b", {}, `${block.word}: `) : "", block.text);
+}
+
+document.title = data.title;
+const back = data.back ? [make("p", {}, make("a", { href: "index.html" }, data.back))] : [];
+byId("main").append(...back, make("h1", {}, data.title), ...data.blocks.map(makeBlock));
