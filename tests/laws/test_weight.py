@@ -17,8 +17,8 @@ LINES = {
     "hectogpt": 2400,  # the ground
     "hectogpt/cli": 4300,
     "hectogpt/api": 1550,
-    "hectogpt/lab": 6650,
-    "hectogpt/grade": 5370,
+    "hectogpt/lab": 4300,
+    "hectogpt/grade": 5330,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4500,
     "hectogpt/explore": 1510,
