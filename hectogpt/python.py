@@ -1,10 +1,13 @@
-"""What Python users call beside a run: trained models that are opened, that continue a text, and are looked into."""
+"""What Python users call beside a run: trained models that are opened, that continue a text, and are looked into; and
+comparisons of runs over the same seeds, each trial in a process of its own, with the results as data."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import fields, replace
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,26 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from hectogpt.data import Tokenizer
+from hectogpt.api.progress import Progress
+from hectogpt.data import Corpus, Tokenizer, open_corpus
+from hectogpt.display import printable, table_html, table_text
 from hectogpt.errors import UserError
 from hectogpt.explore.model_view import read_prompt, trace
 from hectogpt.generation import Sampling, complete
 from hectogpt.interop import open_model
+from hectogpt.lab.compare import Comparison, Result, Trial
+from hectogpt.lab.engines import News, local_engine, run_trials
+from hectogpt.lab.gains import gain_cells, mean_text
+from hectogpt.lab.plan import Arm, arms_of
+from hectogpt.lab.record import Record, check_writable, notes_on
+from hectogpt.lab.tracks import find_track
+from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import did_you_mean
 from hectogpt.training.evaluate import evaluating
+from hectogpt.training.run import Run
 from hectogpt.training.session import RunResult
+from hectogpt.training.setup import check_corpus
 
 Source = RunResult | Path | str | tuple[Transformer, Tokenizer]
 TEMPERATURE = 0.8  # of the draws, if none is named: small models repeat themselves where the likeliest token is taken
@@ -90,3 +104,151 @@ def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads
         model = copy.deepcopy(model).to(torch.device("cpu"))
     with evaluating(model):
         return trace(model, ids).maps
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What a comparison came to: the data of what `hectogpt compare` prints.
+
+    results: one for each run that has a trial, in the order of the runs: losses over the seeds, and the paired
+        differences to the first run (`to_first`) and to the one before (`to_previous`).
+    records: of all trials, those that crashed included. verdicts: one for each run after the first; `text` is a
+        paragraph to quote, the other fields are its numbers.
+    notes: a line for each way in which trials went wrong or broke the track's rules. split: what is compared.
+    """
+
+    results: tuple[Result, ...]
+    records: tuple[Record, ...]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+    corpus: str
+    split: str
+    seeds: tuple[int, ...]
+
+    def _table(self) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+        title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
+        header = ("run", "n", "mean ± SD", "gain over the first [95 %]", "p", "verdict")
+        return (
+            title,
+            header,
+            [
+                (result.arm.label, str(result.compared.n), mean_text(result.compared), *gain_cells(result.to_first))
+                for result in self.results
+            ],
+        )
+
+    def __repr__(self) -> str:
+        return f"<ComparisonResult {' / '.join(result.arm.label for result in self.results)}>"
+
+    def __str__(self) -> str:
+        verdicts = [str(verdict) for verdict in self.verdicts]
+        return "\n".join([table_text(*self._table()), *verdicts, *map(printable, self.notes)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        remarks = [(str(text),) for text in (*self.verdicts, *self.notes)]
+        return table_html(*self._table()) + (table_html("", (), remarks) if remarks else "")
+
+
+def compare(
+    runs: Sequence[Run | str],
+    *,
+    seeds: int = 5,
+    first_seed: int = 0,
+    steps: int | None = None,
+    corpus: Corpus | Path | str | None = None,
+    track: str = "closed",
+    threads: int = 0,
+    workers: int = 1,
+    test: bool = False,
+    out: Path | str | None = None,
+    quiet: bool = False,
+) -> ComparisonResult:
+    """Run every run at every seed and test the differences, as `hectogpt compare` does.
+
+    runs: Runs, names of recipes, or FILE.py:FUNCTION; the first is what the others are compared to, and what a function
+    of a file is applied to. Each trial is a process of its own, so classes of your own must be in a file.
+    seeds, first_seed: the seeds are first_seed, first_seed + 1, ... steps: another number of steps for all.
+    corpus: the text, by default the runs' own. threads: of a trial; 0 for as many as the track allows. workers: trials
+    at a time, each on its own cores, or on a GPU of its own where there are several; the bits do not depend on it.
+    test: score the test split too and compare by it. out: the file of records; trials that it holds are not run
+    again. None keeps no records.
+
+    Raises UserError, also if no trial gave a result. KeyboardInterrupt ends it; finished trials are in `out`.
+    """
+    arms = arms_of(runs, steps, threads)
+    text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus) if corpus else _common_corpus(arms))
+    for arm in arms:
+        check_corpus(arm.run, text)
+    with _records_file(out) as path:
+        wanted = range(first_seed, first_seed + seeds)
+        comparison = Comparison(arms, wanted, text, find_track(track), path, test)
+        missing = comparison.missing()
+        check_writable(path)
+        engine = local_engine(comparison, workers)
+        _follow(run_trials(comparison, missing, engine), missing, comparison.split, Progress(quiet))
+        comparison.missing()
+        results = comparison.results()
+        verdicts = give_verdicts(comparison, results)
+    records = [record for result in results for record in result.records] + comparison.failed
+    if not results:
+        raise UserError(
+            f"none of {len(comparison.trials())} trials gave a result",
+            why=str(comparison.failed[0].error) if comparison.failed else "",
+            code=1,
+        )
+    return ComparisonResult(
+        results=tuple(results),
+        records=tuple(records),
+        verdicts=tuple(verdicts),
+        notes=tuple(notes_on(records)),
+        corpus=text.name,
+        split=comparison.split,
+        seeds=tuple(comparison.seeds),
+    )
+
+
+@contextmanager
+def _records_file(out: Path | str | None) -> Iterator[Path]:
+    """The file of records; one that is gone afterwards if none is asked for."""
+    if out is not None:
+        yield Path(out).expanduser()
+        return
+    with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
+        yield Path(folder) / "compare.jsonl"
+
+
+def _follow(news: Generator[News, None, None], trials: Sequence[Trial], split: str, progress: Progress) -> None:
+    """Run the trials to their end: a bar for all of them on a terminal, and a line for what came of each."""
+    done, ended_trials = dict.fromkeys((trial.name for trial in trials), 0), 0
+    total = sum(trial.arm.run.steps for trial in trials)
+    with closing(news), progress.bar(total, f"{len(trials)} trials") as show:
+        for new in news:
+            trial, name = new.trial, f"{new.trial.arm.label}, seed {new.trial.seed}"
+            ended = new.elsewhere or new.record is not None
+            done[trial.name] = trial.arm.run.steps if ended else new.step
+            show(sum(done.values()), f"{name}: loss {new.loss:.3f}" if new.step else name)
+            if new.record is not None:
+                ended_trials += 1
+                progress.line(f"{ended_trials} of {len(trials)}: {name}: {_outcome(new.record, split)}")
+
+
+def _outcome(record: Record, split: str) -> str:
+    """What came of a trial, in a line."""
+    text = f"{record.status}: {record.error}" if record.status != "ok" else f"{split} loss {record.loss(split):.4f}"
+    return text + (f", {record.seconds:.1f} s" if record.seconds is not None else "")
+
+
+def _common_corpus(arms: Sequence[Arm]) -> str:
+    """The corpus that the runs name. Raises UserError if they name several."""
+    names = list(dict.fromkeys(arm.run.corpus for arm in arms))
+    if len(names) > 1:
+        raise UserError(
+            f"the runs read different texts: {', '.join(names)}",
+            why="losses on different texts cannot be compared",
+            fix=f"set corpus to {names[0]}",
+        )
+    return names[0]

@@ -39,7 +39,7 @@ LAYERS: dict[str, Layer] = {
         "#8250df",
         "api lab grade assignment training explore web interop generation data model kernels",
     ),
-    "python": Layer("what Python users call", "#0550ae", "training explore interop generation data model"),
+    "python": Layer("what Python users call", "#0550ae", "api lab training explore interop generation data model"),
     "api": Layer(
         "what Python users call; a run with its folder",
         "#0550ae",

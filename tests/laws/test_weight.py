@@ -14,9 +14,9 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2400,  # the ground
+    "hectogpt": 2420,  # the ground, and what Python users call
     "hectogpt/cli": 4300,
-    "hectogpt/api": 1550,
+    "hectogpt/api": 1400,
     "hectogpt/lab": 4300,
     "hectogpt/grade": 5330,
     "hectogpt/assignment": 620,
@@ -29,7 +29,7 @@ LINES = {
     "hectogpt/kernels": 660,
     "hectogpt/model": 2150,
     "tests": 27400,
-    "tools": 4150,
+    "tools": 3800,
     "bench": 2000,
     "reference": 850,
     "assignment": 912,
