@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from hectogpt.training.run import Run
 from hectogpt.training.session import RunResult
 from hectogpt.training.setup import check_corpus
 
-Source = RunResult | Path | str | tuple[Transformer, Tokenizer]
+Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
 TEMPERATURE = 0.8  # of the draws, if none is named: small models repeat themselves where the likeliest token is taken
 
 

@@ -253,7 +253,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
     """Return {dotted field: (before, after)} for every leaf in which two values, or their dumps, differ."""
-    return dict(_diff(*(value if isinstance(value, dict) else dump(value) for value in (before, after)), ""))
+    a, b = (value if isinstance(value, dict) else dump(value) for value in (before, after))
+    return dict(_diff(a, b, ""))
 
 
 def _diff(a: Any, b: Any, where: str) -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -41,12 +41,16 @@ def page_data(
         *_charts(comparison, results),
         {"heading": "Losses"},
         *_losses(comparison, results),
-        *([{"heading": "Notes"}, {"list": [printable(note) for note in notes]}] if notes else []),
+        *_notes(notes),
         *_settings(results),
         *_ideas(results),
         {"text": _origin(results), "kind": "soft"},
     ]
     return {"title": printable(title or first.arm.label), "blocks": blocks}
+
+
+def _notes(notes: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"heading": "Notes"}, {"list": [printable(note) for note in notes]}] if notes else []
 
 
 def _setting(comparison: Comparison, first: Result, ended: str) -> str:

@@ -97,7 +97,7 @@ def scores_with_counts(session: Session, splits: Sequence[str]) -> dict[str, flo
     model = KneserNey(setup.training_tokens(run, corpus), run.model.vocab_size, neighbours(ORDER))
     found = {split: session.scores.get(split) or session.evaluate(split) for split in {"dev", *splits}}
     scored = {split: score_both(model, corpus.tokens[split], result) for split, result in found.items()}
-    fields = {}
+    fields: dict[str, float] = {}
     for split in splits:
         loss = mix(scored[split], None if split == "dev" else scored["dev"]).loss
         fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * found[split].bits_per_byte / found[split].loss}

@@ -15,7 +15,7 @@ from typing import Any
 
 from hectogpt.display import value_text
 from hectogpt.errors import UserError
-from hectogpt.lab import ideas, recipes
+from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.record import arm_label, differences
 from hectogpt.serialization import IDEA_MODULE, current_path, did_you_mean, dump
 from hectogpt.training.run import Run, load_run
@@ -45,8 +45,8 @@ def plan(
     Raises UserError for an unknown recipe, field or value.
     """
     if without and not names:
-        names = (recipes.TOP,)
-    rungs = [change.__name__ for change in recipes.LADDER] if list(without) == ["all"] else list(without)
+        names = (ladder.TOP,)
+    rungs = [change.__name__ for change in ladder.LADDER] if list(without) == ["all"] else list(without)
     names = [*names, *(recipes.WITHOUT + rung for rung in rungs)]
     if not names:
         raise UserError("no recipe named", fix="hectogpt compare baseline top")

@@ -154,10 +154,10 @@ class World:
 
     def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of rank 0 at all ranks, on the CPU. What others pass is not looked at."""
-        described = self.share(lambda: {n: [str(t.dtype), list(t.shape)] for n, t in tensors.items()})
+        kinds: list[Any] = self.share(lambda: [[n, str(t.dtype), list(t.shape)] for n, t in tensors.items()])
         found = tensors if self.is_first else {}
         with self.guarded("sending the checkpoint"):
-            for name, (dtype, shape) in described.items():
+            for name, dtype, shape in kinds:
                 if not self.is_first:
                     found[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
                 flat = found[name].contiguous().view(-1)

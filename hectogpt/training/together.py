@@ -26,7 +26,9 @@ from hectogpt.training.sums import make_exchange
 
 def share_checkpoint(world: Alone | World, at: Checkpoint | None) -> Checkpoint | None:
     """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
-    facts = world.share(lambda: None if at is None else {"step": at.step, "values": at.state.values, "facts": at.facts})
+    facts: dict[str, Any] | None = world.share(
+        lambda: None if at is None else {"step": at.step, "values": at.state.values, "facts": at.facts}
+    )
     if facts is None:
         return None
     tensors = world.send({} if at is None else at.state.tensors | {"history": at.history})
