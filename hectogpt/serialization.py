@@ -245,10 +245,10 @@ def _shown(data: Any) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the nearest known name, or the list of all of them."""
+    """A question with the nearest known name. The error's `why` lists all of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) <= 200 else []
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else "name one of these"
 
 
 def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

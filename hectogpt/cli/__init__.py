@@ -18,6 +18,7 @@ from types import ModuleType
 from hectogpt import __version__, errors
 from hectogpt.cli.streams import steady_streams
 from hectogpt.errors import UserError
+from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, Stopped, raise_on_signal
 
 # command: (module, what it does)
@@ -128,14 +129,8 @@ def _run(arguments: list[str]) -> None:
     if command in GONE:
         raise UserError(f"`hectogpt {command}` is gone", fix=GONE[command])
     if command not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        raise UserError(
-            f"unknown command {command!r}",
-            why=f"commands: {', '.join(COMMANDS)}",
-            fix=f"did you mean `hectogpt {near[0]}`?" if near else "hectogpt --help",
-        )
+        why = f"commands: {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {command!r}", why=why, fix=did_you_mean(command, COMMANDS))
     module = importlib.import_module(COMMANDS[command][0])
     if {"-h", "--help"} & set(arguments) and not hasattr(module, "HELP"):
         from hectogpt.cli.help import command_help

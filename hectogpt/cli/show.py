@@ -99,7 +99,7 @@ def choose(name: str, root: Path) -> Path:
     here = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     raise UserError(
         f"no run {name!r}",
-        why=f"there is neither a folder {name} nor {root / name}",
+        why=f"there is neither a folder {name} nor {root / name}" + (f"; runs here: {', '.join(here)}" if here else ""),
         fix=did_you_mean(name, here) if here else "hectogpt train",
         code=errors.CHECKPOINT,
     )

@@ -264,7 +264,7 @@ def without(name: str, top: str = TOP) -> Run:
     for wanted in (top, name):
         if wanted not in known:
             raise UserError(
-                f"{wanted!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=_nearest(wanted, known)
+                f"{wanted!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(wanted, known)
             )
     changes = LADDER[: len(known)]
     return compound((change for change in changes if change.__name__ != name), WITHOUT + name)
@@ -295,13 +295,7 @@ def recipe(name: str) -> Run:
             why="mixing in counts where a model is scored gives as much",
             fix="top, or commit 94687c7, the last that has it",
         )
-    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(names())}", fix=_nearest(name, names()))
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """The nearest name, if one is near; the message has listed all of them already."""
-    question = did_you_mean(name, known)
-    return question if question.startswith("did you mean") else ""
+    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(names())}", fix=did_you_mean(name, names()))
 
 
 def current_recipe(name: str) -> str:

@@ -20,7 +20,7 @@ from hectogpt.errors import UserError
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["trian"], 2, "did you mean `hectogpt train`?"),
+        (["trian"], 2, "did you mean 'train'?"),
         (["train", "basline"], 2, "did you mean 'baseline'?"),
         (["train", "baseline", "--model.n-heads", "4"], 2, "n_heads among 1, 3, 11, 33"),
         (["train", "baseline", "--steps", "0"], 2, "steps"),

@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], named: str) -> None:
 
 def test_nearest_name() -> None:
     assert did_you_mean("basline", ["baseline", "first"]) == "did you mean 'baseline'?"
-    assert did_you_mean("zzz", ["baseline", "first"]) == "known: baseline, first"
+    assert did_you_mean("zzz", ["baseline", "first"]) == "name one of these"
 
 
 def test_numbers_that_json_lacks() -> None:
