@@ -24,8 +24,7 @@ __version__ = "0.1.0"
 
 # module -> the public names that come from it
 _MODULES = {
-    "hectogpt.api.training": ("recipe", "train"),
-    "hectogpt.python": ("attention_maps", "compare", "ComparisonResult", "generate", "load"),
+    "hectogpt.python": (*("attention_maps", "compare", "ComparisonResult", "generate", "load", "recipe", "train"),),
     "hectogpt.lab.verdict": ("Verdict",),
     "dataclasses": ("replace",),
     "hectogpt.errors": ("UserError",),

@@ -3,7 +3,6 @@ compares the lists."""
 
 from dataclasses import replace
 
-from hectogpt.api.training import recipe, train
 from hectogpt.data import Corpus, DataOrder, Shuffled, Tokenizer, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.generation.sampling import Sampling
@@ -31,7 +30,7 @@ from hectogpt.model.parts import (
 )
 from hectogpt.model.pointer import PointerHead
 from hectogpt.model.transformer import Transformer
-from hectogpt.python import ComparisonResult, attention_maps, compare, generate, load
+from hectogpt.python import ComparisonResult, attention_maps, compare, generate, load, recipe, train
 from hectogpt.training.evaluate import EvalResult
 from hectogpt.training.init_counts import BigramInit
 from hectogpt.training.loop import Step

@@ -1,5 +1,5 @@
-"""What Python users call beside a run: trained models that are opened, that continue a text, and are looked into; and
-comparisons of runs over the same seeds, each trial in a process of its own, with the results as data."""
+"""What Python users call: recipes, training, comparisons over the same seeds, models that are opened, that continue a
+text, and are looked into."""
 
 from __future__ import annotations
 
@@ -15,29 +15,119 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from hectogpt.api.progress import Progress
+from hectogpt import errors
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import printable, table_html, table_text
 from hectogpt.errors import UserError
 from hectogpt.explore.model_view import read_prompt, trace
 from hectogpt.generation import Sampling, complete
 from hectogpt.interop import open_model
+from hectogpt.lab import ideas, recipes
 from hectogpt.lab.compare import Comparison, Result, Trial
 from hectogpt.lab.engines import News, local_engine, run_trials
 from hectogpt.lab.gains import gain_cells, mean_text
 from hectogpt.lab.plan import Arm, arms_of
 from hectogpt.lab.record import Record, check_writable, notes_on
+from hectogpt.lab.scoring import run_and_score
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.model.transformer import Transformer
+from hectogpt.progress import Progress
 from hectogpt.serialization import did_you_mean
+from hectogpt.signals import Stopped
+from hectogpt.training import setup
+from hectogpt.training.describing import StepLine, describe, is_modified, label_of
 from hectogpt.training.evaluate import evaluating
+from hectogpt.training.resuming import Resume, check_same, extended
 from hectogpt.training.run import Run
-from hectogpt.training.session import RunResult
+from hectogpt.training.run_folder import RUN, read_run
+from hectogpt.training.session import RunResult, Session
 from hectogpt.training.setup import check_corpus
+from hectogpt.training.task import Task, find_corpus
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
 TEMPERATURE = 0.8  # of the draws, if none is named: small models repeat themselves where the likeliest token is taken
+
+
+def recipe(name: str = recipes.DEFAULT) -> Run:
+    """The Run of a recipe ("top" is the best of the ladder, "minute" the best in about a minute), or of an idea in a
+    file ("my.py:idea").
+
+    A Run is frozen: `replace(run, steps=50)` gives a changed one. Raises UserError with the nearest name for one that
+    does not exist.
+    """
+    return ideas.find_run(name)
+
+
+def train(
+    run: Run | str = recipes.DEFAULT,
+    *,
+    out: Path | str | None = None,
+    corpus: Corpus | Path | str | None = None,
+    prompt: str | None = None,
+    quiet: bool = False,
+    save_every: int | None = None,
+    eval_every: int = 0,
+    resume: bool = False,
+    extend: int | None = None,
+) -> RunResult:
+    """Train a run to its end and score it on held-out text, as `hectogpt train` does, to the same bits.
+
+    run: a Run or a recipe's name. out: its folder; None writes nothing. corpus: another text than the run's.
+    prompt: what the trained model continues for summary.json. quiet: no progress on stderr. save_every: steps between
+    checkpoints in the folder, 0 for none; by default they are saved by time, and go when the run is done. eval_every:
+    steps between held-out scores on the way, 0 for none. resume: go on with this run if it was
+    begun in `out` before, from its newest checkpoint. extend: steps to add to a run there that is done.
+
+    Raises UserError as the command does. Ctrl-C lets the step under way finish; with a folder, a checkpoint, weights,
+    metrics and a summary in state "interrupted" are in it before KeyboardInterrupt goes on.
+    """
+    run = recipe(run) if isinstance(run, str) else run
+    if corpus is not None:
+        run = replace(run, corpus=corpus.name if isinstance(corpus, Corpus) else str(corpus))
+    progress = Progress(quiet, lines=10)
+    if isinstance(corpus, Corpus):
+        setup.check_corpus(run, corpus)
+    else:
+        corpus = find_corpus(run, progress)
+    base = recipes.recipe_of(run)
+    modified = base is not None and is_modified(base, run)
+    if out is None:
+        return _train_without_folder(run, corpus, progress, label_of(run, modified))
+    folder, going_on = Path(out).expanduser(), None
+    if resume and (folder / RUN).exists():
+        run, going_on = _continued(run, folder, extend, progress)
+    try:
+        task = Task(run, corpus, run.recipe, folder, going_on, modified, ideas.files_of(run), save_every, eval_every)
+        return run_and_score(task, progress, prompt).result
+    except UserError as error:
+        if error.code == errors.INTERRUPTED:
+            raise KeyboardInterrupt(str(error)) from None
+        if error.code in (errors.TERMINATED, errors.HANGUP):
+            raise SystemExit(error.code) from None
+        raise
+    except Stopped as stop:  # before the first step, when there is nothing to keep
+        if stop.code != errors.INTERRUPTED:
+            raise SystemExit(stop.code) from None
+        raise KeyboardInterrupt from None
+
+
+def _continued(run: Run, folder: Path, extend: int | None, progress: Progress) -> tuple[Run, Resume]:
+    """The run in a folder, after a check that it is this one, a number of added steps aside."""
+    before = read_run(folder)
+    check_same(folder, before, run if extend is None else replace(run, steps=before.steps))
+    if extend is not None:
+        return extended(folder, before, extend, progress), Resume(folder)
+    return run, Resume(folder)
+
+
+def _train_without_folder(run: Run, corpus: Corpus, progress: Progress, label: str) -> RunResult:
+    session = Session.open(run, corpus)
+    progress.line(f"{label}: {describe(session)}")
+    for _ in progress.follow(session.steps(), run.steps, StepLine(run)):
+        pass
+    session.evaluate("dev")
+    return session.result()
 
 
 def load(source: Source, idea: Path | str | Sequence[Path | str] = ()) -> tuple[Transformer, Tokenizer]:

@@ -37,23 +37,18 @@ LAYERS: dict[str, Layer] = {
     "cli": Layer(
         "the command line, a module for each command",
         "#8250df",
-        "api lab grade assignment training explore web interop generation data model kernels",
+        "lab grade assignment training explore web interop generation data model kernels",
     ),
-    "python": Layer("what Python users call", "#0550ae", "api lab training explore interop generation data model"),
-    "api": Layer(
-        "what Python users call; a run with its folder",
-        "#0550ae",
-        "lab training interop generation data model",
-    ),
+    "python": Layer("what Python users call", "#0550ae", "lab training explore interop generation data model"),
     "web": Layer(
         "pages that are one file, and the engine that trains in them",
         "#9333a0",
         "training explore interop generation data model",
     ),
-    "lab": Layer("recipes, the ladder, paired trials, reports", "#0969da", "training data model"),
+    "lab": Layer("recipes, the ladder, paired trials, scores", "#0969da", "training generation data model"),
     "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment interop"),
     "assignment": Layer("the assignment as a kit", "#116329"),
-    "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "data model kernels"),
+    "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "interop data model kernels"),
     "explore": Layer("attention and positions in numbers", "#bf3989", "data model"),
     "interop": Layer("models in Hugging Face's GPT-2 layout", "#bc4c00", "data model"),
     "generation": Layer("KV cache, sampling, smaller weights", "#1b7c83", "model kernels"),
@@ -64,7 +59,7 @@ LAYERS: dict[str, Layer] = {
 # The ground: single files that every layer may import. Each imports only those before it.
 GROUND = (
     *("display", "errors", "json_files", "serialization", "files", "manifest", "hardware"),
-    *("process", "feed", "idea_file", "signals", "torch_private", "upward"),
+    *("process", "idea_file", "signals", "torch_private", "progress"),
 )
 GROUND_COLOUR = "#57606a"
 

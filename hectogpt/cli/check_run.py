@@ -11,24 +11,25 @@ from typing import Any
 import torch
 
 from hectogpt import errors
-from hectogpt.api.full_run import find_corpus, run_to_folder
-from hectogpt.api.progress import Progress
-from hectogpt.api.resuming import named_folder
 from hectogpt.cli.check import CheckArguments
 from hectogpt.cli.train_run import print_result
 from hectogpt.data import open_corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas
+from hectogpt.lab.scoring import run_and_score
 from hectogpt.manifest import MANIFEST, damage, read_manifest
 from hectogpt.model.weights import check_manifest
+from hectogpt.progress import Progress
 from hectogpt.training import checkpoint
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
 from hectogpt.training.loop import Step
+from hectogpt.training.resuming import named_folder
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import read_run, read_state, read_steps
 from hectogpt.training.session import Session
+from hectogpt.training.task import Task, find_corpus
 
 STAGES = {"weights": "the weights", "forward": "the output", "backward": "the gradient of the output"}
 
@@ -108,10 +109,8 @@ def repair(arguments: CheckArguments) -> None:
     if damaged:
         progress.line(f"{damaged}: it is made again from the last checkpoint")
     corpus = find_corpus(trained, progress)
-    done = run_to_folder(
-        trained, corpus, progress, name="", modified=False, prompt=arguments.prompt, save_every=0, resume=where
-    )
-    print_result(done, arguments.json, arguments.quiet)
+    task = Task(trained, corpus, "", resume=where, own_files=ideas.files_of(trained), save_every=0)
+    print_result(run_and_score(task, progress, arguments.prompt), arguments.json, arguments.quiet)
 
 
 def damage_of_weights(folder: Path) -> str:

@@ -136,7 +136,7 @@ def run_and_report(asked: Plan, missing: list[Trial]) -> None:
         return
     results = asked.results()
     if asked.trackers:
-        from hectogpt.api.tracking import track_records
+        from hectogpt.lab.track_records import track_records
 
         added = [record for result in results for record in result.records if record.key() not in before]
         track_records(asked.trackers, added, arguments.out, asked.note)

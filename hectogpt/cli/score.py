@@ -52,7 +52,7 @@ def run(arguments: ScoreArguments) -> None:
     """Score and print a line for each model. Raises UserError."""
     if not arguments.models:
         raise UserError("no model to score", fix="hectogpt score MODEL, such as runs/minute or gpt2")
-    from hectogpt.api.score_models import score_models  # loads torch
+    from hectogpt.cli.score_models import score_models  # loads torch
     from hectogpt.data import open_corpus
 
     corpus, split = open_corpus(arguments.corpus), arguments.split

@@ -25,7 +25,9 @@ class TrainOptions:
     out: Path | None = None
     """The run's folder (default: runs/RECIPE, runs/RECIPE-2 ...)."""
     save_every: int | None = None
-    """Steps between checkpoints; 0 for none (default: by time, about every 10 s)."""
+    """Steps between checkpoints; 0 for none (default: by time, about every 10 s, and none once the run is done)."""
+    eval_every: int = 0
+    """Steps between held-out scores on the way; 0 for none."""
     resume: str | None = None
     """Go on with a run: its folder, one of its checkpoints, or "auto"."""
     init: str | None = None
@@ -70,10 +72,12 @@ Text
   --encoding NAME    of text files (default utf-8); --force: read odd ones too
 Run
   --steps N          gradient steps (default 100)
+  --eval-every N     held-out loss every N steps, in metrics.jsonl and the picture
   --seed N           draws the first weights and the order of the data (0)
   --init MODEL       start from a run, folder or hub name; --idea FILE: its code
 Going on
-  --save-every N     checkpoint every N steps, 0 for none (default: by time)
+  --save-every N     checkpoint every N steps, 0 for none (default: by time, and
+                     none is kept once the run is done)
   --resume auto|RUN  go on with the newest run of this recipe, or with a folder
   --extend STEPS     with --resume: steps to add to a run that is done
   --require-exact    with --resume: refuse if bits may differ
@@ -114,8 +118,8 @@ def main(argv: list[str]) -> None:
     if options.resume is None and run.recipe == "finetune" and run.first_weights is None:
         fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
-    from hectogpt.api.describing import is_modified
     from hectogpt.cli.train_run import resume, train
+    from hectogpt.training.describing import is_modified
     from hectogpt.training.launch import find_launch
 
     launch = find_launch()
@@ -187,7 +191,7 @@ def value_of(option: str, argv: list[str]) -> str | None:
 
 def started_from(source: str, run: Any, idea: str | None, quiet: bool) -> Any:
     """The run that starts from a model's weights. Raises UserError."""
-    from hectogpt.api.first_weights import start_from
+    from hectogpt.lab.fine_tuning import start_from
 
     return start_from(run, source, [idea] if idea else [], note=lambda text: note(f"note: {text}", quiet))
 

@@ -16,23 +16,23 @@ from typing import Any
 import torch
 
 from hectogpt import errors
-from hectogpt.api.describing import is_modified
-from hectogpt.api.following import follow
-from hectogpt.api.full_run import find_corpus
-from hectogpt.api.progress import Progress
-from hectogpt.api.resuming import Resume
 from hectogpt.cli.train import DEFAULT, TrainOptions
 from hectogpt.cli.train_run import finish, settle
 from hectogpt.cli.train_run import train as train_alone
 from hectogpt.errors import UserError
+from hectogpt.progress import Progress
 from hectogpt.serialization import dump
+from hectogpt.training.describing import is_modified
 from hectogpt.training.facts import file_hashes
 from hectogpt.training.failures import NotJoinedError, PeerError, write_status
+from hectogpt.training.full_run import follow
 from hectogpt.training.launch import Launch
 from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.parallel import World, recorded
+from hectogpt.training.resuming import Resume
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.run_folder import RUN, read_run
+from hectogpt.training.task import find_corpus
 
 FOLDER = "folder"  # under which the run's folder is kept for attempts after a failure
 

@@ -1,4 +1,4 @@
-"""`hectogpt train` once its options are read: trains (hectogpt.api.full_run) and prints the result.
+"""`hectogpt train` once its options are read: trains and prints the result.
 
 Progress goes to stderr, the final table (or --json) to stdout.
 """
@@ -14,11 +14,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from hectogpt import errors
-from hectogpt.api.describing import is_modified, label_of, size_notes, tokens_of
-from hectogpt.api.full_run import FullRun, find_corpus, run_to_folder
-from hectogpt.api.progress import Progress
-from hectogpt.api.resuming import Resume, changes, check_same, extended, named_folder, runs_of
-from hectogpt.api.scoring import PICTURE
 from hectogpt.cli.console import output_console
 from hectogpt.cli.train import DEFAULT, TrainOptions, parse
 from hectogpt.data import Corpus
@@ -26,12 +21,17 @@ from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.lab.baseline_curves import Curve
+from hectogpt.lab.scoring import FullRun, run_and_score
+from hectogpt.progress import Progress
 from hectogpt.serialization import dump
 from hectogpt.training import setup
+from hectogpt.training.describing import is_modified, label_of, size_notes, tokens_of
 from hectogpt.training.parallel import Alone, World
+from hectogpt.training.resuming import Resume, changes, check_same, extended, named_folder, runs_of
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import RUN, read_run, read_state
+from hectogpt.training.run_folder import PICTURE, RUN, read_run, read_state
 from hectogpt.training.session import ALONE
+from hectogpt.training.task import Task, find_corpus
 from hectogpt.training.trackers import parse_names
 
 
@@ -155,20 +155,19 @@ def finish(
     world: Alone | World = ALONE,
 ) -> None:
     """Train to the end and print what came of it. world: the processes that share the run, of which this is rank 0."""
-    done = run_to_folder(
+    task = Task(
         run,
         corpus,
-        progress,
-        name=name,
-        modified=modified,
-        out=options.out,
-        prompt=options.prompt,
-        save_every=options.save_every,
-        track=parse_names(options.track),
-        resume=resume,
-        world=world,
+        name,
+        options.out,
+        resume,
+        modified,
+        ideas.files_of(run),
+        options.save_every,
+        options.eval_every,
+        parse_names(options.track),
     )
-    print_result(done, options.json, options.quiet)
+    print_result(run_and_score(task, progress, options.prompt, world), options.json, options.quiet)
 
 
 def print_result(done: FullRun, json: bool, quiet: bool) -> None:

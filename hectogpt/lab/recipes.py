@@ -32,10 +32,10 @@ from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, Sinusoidal
 from hectogpt.serialization import did_you_mean
 from hectogpt.training.init_counts import BigramInit
 from hectogpt.training.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
-from hectogpt.training.run import Data, Run
+from hectogpt.training.run import DEFAULT_RECIPE, Data, Run
 from hectogpt.training.schedules import LinearDecay
 
-DEFAULT = "minute"  # what `hectogpt train` trains when no recipe is named
+DEFAULT = DEFAULT_RECIPE
 WITHOUT = "without-"  # begins the name of the top of the ladder without one rung
 
 # Old name -> name, of recipes in records and in commands that people remember.
@@ -296,6 +296,14 @@ def recipe(name: str) -> Run:
             fix="top, or commit 94687c7, the last that has it",
         )
     raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(names())}", fix=did_you_mean(name, names()))
+
+
+def recipe_of(run: Run) -> Run | None:
+    """The recipe that a run's name says it is; None for a name that is no recipe's."""
+    try:
+        return recipe(run.recipe)
+    except UserError:
+        return None
 
 
 def current_recipe(name: str) -> str:

@@ -21,7 +21,7 @@ from hectogpt.lab.counting import scores_with_counts
 from hectogpt.lab.ideas import load_sources, sources_of
 from hectogpt.lab.trial_process import ask
 from hectogpt.serialization import dump
-from hectogpt.training.autosave import Autosave
+from hectogpt.training.autosave import Autosave, drive
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.session import Session
@@ -115,9 +115,8 @@ def _train(
     """Train and score, a message after every step; in words how it diverged, None if it did not."""
     try:
         with Autosave(checkpoints or Checkpoints(Path()), 0 if checkpoints is None else None, _tell) as autosave:
-            for step in session.steps():
+            for step in drive(session, autosave):
                 yield {"step": step.number, "loss": step.loss}
-                autosave.after(session)
         return _score(session, splits)
     except UserError as error:
         if error.code != errors.DIVERGED:

@@ -136,12 +136,12 @@ class Checkpoints:
                 if match:
                     remove_leftovers(self.folder / match[1])
 
-    def keep_newest(self, count: int) -> None:
-        """Remove all but the newest `count`."""
-        self.keep = count
-        if steps := self.steps():
-            with suppress(OSError):
-                self._prune(steps[-1])
+    def remove(self) -> None:
+        """Remove all, and their folder."""
+        with suppress(OSError):
+            for step in self.steps():
+                remove_folder(self.path(step))
+            self.folder.rmdir()
 
     def problem(self, step: int) -> str:
         """What is wrong with a step's checkpoint, "" if it is whole."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from hectogpt import errors
+from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
-from hectogpt.model.weights import load_tensors
-from hectogpt.upward import call_api
+from hectogpt.model.weights import load_tensors, model_of, saved_tensors
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FirstWeights:
         Raises UserError (CHECKPOINT) if the source is gone, has other weights than it had, or has other tensors than
         the model.
         """
-        state = call_api("first_weights", "read_state", self.source)
+        state = saved_tensors(open_source(self.source)[0])
         if hash_state(state) != self.sha256:
             raise UserError(
                 f"the weights in {self.source} have changed",
@@ -44,6 +45,35 @@ class FirstWeights:
             fix = "leave the fields of model as they are: they come from the source"
             what = f"the weights in {self.source} do not fit the run's model"
             raise UserError(what, why=error.why, fix=fix, code=errors.CHECKPOINT) from None
+
+
+def open_source(
+    source: str, idea: Sequence[Path | str] = (), note: Callable[[str], None] = lambda text: None
+) -> tuple[Transformer, Tokenizer]:
+    """The model that a run is to start from, with a row of the head for every token, and its tokenizer. idea, note: as
+    for `open_model`. Raises UserError as that does."""
+    from hectogpt.interop.open import open_model  # here, so that a run that draws its weights does not load it
+
+    model, tokenizer = open_model(source, download=True, idea=idea, note=note)
+    return whole(model), tokenizer
+
+
+def whole(model: Transformer) -> Transformer:
+    """The same function with a row of the head for every token: another text may have tokens that the model has never
+    read, which share a row in a compact vocabulary."""
+    config, head = model.config, model.config.lm_head
+    if not head.compact_vocab:
+        return model
+    state = saved_tensors(model)
+    rows = state.pop("word_rows")
+    shared = rows == len(state["lm_head.weight"]) - 1
+    for name in ("lm_head.weight", *(("lm_head.bias",) if head.bias else ())):
+        state[name] = state[name][rows]
+    if head.embedding_map:  # of a whole head every row gets the map's part, of a compact one those in use
+        added = state["embeddings.weight"][shared] @ state["joint.weight"].T
+        state["lm_head.weight"][shared] -= head.embedding_map * added
+    config = replace(config, lm_head=replace(head, compact_vocab=False))
+    return model_of(config, state, Path("the first weights"))
 
 
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:

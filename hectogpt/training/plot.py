@@ -32,11 +32,13 @@ def plot_run(
     grad_norms: Sequence[float],
     title: str,
     baseline: tuple[Sequence[float], Sequence[float]] | None = None,
+    held_out: Sequence[tuple[int, float]] = (),
     levels: Mapping[str, float] | None = None,
 ) -> None:
     """Write a PNG with two panels: training loss in nats per token, and gradient norm before clipping.
 
-    baseline: (losses, gradient norms) of the baseline. levels: name -> loss, such as that of an n-gram model; each is
+    baseline: (losses, gradient norms) of the baseline. held_out: (step, loss) of scores, a dotted line if there are
+    several. levels: name -> loss, such as that of an n-gram model; each is
     a dotted line if the run comes within 1 nat of it.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -54,9 +56,11 @@ def plot_run(
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         style_axes(axes)
+    if len(held_out) > 1:
+        left.plot(*zip(*held_out, strict=True), color=BLUE, linewidth=1.4, linestyle=":", marker=".", label="held-out")
     set_log_scale(right)
     draw_levels(left, {name: level for name, level in (levels or {}).items() if min(losses) <= level + 1})
-    if baseline:
+    if baseline or len(held_out) > 1:
         place_legend(figure, left)
     save_figure(figure, path)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from hectogpt.data import DataOrder, Shuffled
+from hectogpt.display import facts_html, facts_text, value_text
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
@@ -17,8 +18,8 @@ from hectogpt.training.first_weights import FirstWeights
 from hectogpt.training.init_counts import BigramInit
 from hectogpt.training.optim import AdamW, Optim
 from hectogpt.training.schedules import Constant, Schedule
-from hectogpt.upward import call_api
 
+DEFAULT_RECIPE = "minute"  # what is trained if none is named
 MOST_THREADS = 1024
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -125,12 +126,21 @@ class Run:
                 fix=f"set data.seq_len to {self.model.context_length}",
             )
 
+    def _facts(self) -> dict[str, str]:
+        """The model's sizes, and every field that differs from a plain GPT-2's run, in short words."""
+        m = self.model
+        plain = Run(ModelConfig(m.d_model, m.n_heads, m.n_layers, m.context_length, m.vocab_size))
+        sizes = {"d_model": m.d_model, "n_heads": m.n_heads, "n_layers": m.n_layers, "context_length": m.context_length}
+        found = {f"model.{name}": str(size) for name, size in sizes.items()}
+        changed = {path: value_text(new) for path, (_, new) in diff(plain, self).items()}
+        return found | {path: text for path, text in changed.items() if path.split(".")[0] not in ("recipe", "ideas")}
+
     def __str__(self) -> str:
-        return str(call_api("show", "run_text", self))
+        return facts_text(f"Run {self.recipe}", self._facts())
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the difference to the recipe."""
-        return str(call_api("show", "run_html", self))
+        """What a notebook shows."""
+        return facts_html(f"Run {self.recipe}", self._facts())
 
 
 def load_run(data: Any) -> Run:

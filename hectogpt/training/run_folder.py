@@ -32,7 +32,8 @@ from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
 
 RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
-OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", "losses_and_grad_norms.png")
+PICTURE = "losses_and_grad_norms.png"
+OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", PICTURE)
 DAMAGED = "metrics.damaged.jsonl"
 LARGEST_METRICS = 1 << 30  # bytes
 
@@ -46,7 +47,7 @@ class RunFolder:
         self.checkpoints = Checkpoints(path / FOLDER)
         self.sharing: dict[str, Any] = {}  # how processes share the run
         self.locked = locked  # False where the file system has no locks
-        self.heard: Callable[[dict[str, Any]], None] = lambda row: None  # is told of every row that was written
+        self.on_row: Callable[[dict[str, Any]], None] = lambda row: None  # is called with every row once written
         self._held = held
         self._metrics: TextIO | None = None
 
@@ -199,7 +200,7 @@ class RunFolder:
 
     def add_score(self, step: int, score: EvalResult) -> None:
         """Append a held-out score to metrics.jsonl."""
-        self._write({"run": self.path.name, "step": step, "val/loss": score.loss, "val/bpb": score.bits_per_byte})
+        self._write({"run": self.path.name, "step": step, "dev/loss": score.loss, "dev/bpb": score.bits_per_byte})
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._metrics is not None, "begin() first"
@@ -212,7 +213,7 @@ class RunFolder:
                 kept="the rows written so far",
                 code=errors.STORAGE,
             ) from None
-        self.heard(row)
+        self.on_row(row)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json, then the manifest of all files."""
@@ -266,6 +267,20 @@ def read_steps(folder: Path) -> list[Step]:
             break
         spike, skipped = (row.get(name) is True for name in ("spike", "skipped"))
         found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, spike, skipped))  # type: ignore[arg-type]
+    return found
+
+
+def read_scores(folder: Path) -> list[tuple[int, float]]:
+    """(step, held-out loss) of the scores that metrics.jsonl has, in its order."""
+    try:
+        lines = read_bytes(folder / METRICS, LARGEST_METRICS).decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    found = []
+    for row in filter(None, map(_row_of, lines.splitlines(keepends=True))):
+        step, loss = row.get("step"), row.get("dev/loss", row.get("val/loss"))
+        if isinstance(step, int) and isinstance(loss, float):
+            found.append((step, loss))
     return found
 
 

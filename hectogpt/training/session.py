@@ -36,8 +36,9 @@ from hectogpt.training.parallel import Alone, World
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
 from hectogpt.training.state import put_state, take_state
+from hectogpt.training.unmoved import FirstNumbers
 
-ALONE = Alone()
+ALONE: Alone = Alone()
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class Session:
         self.setup_seconds = 0.0
         self.peak_mb = 0.0
         self.weights_only = False  # whether the optimizer is new although steps are done
+        self.first_numbers = FirstNumbers(model)
         self.stopping = False
 
     @classmethod
@@ -273,6 +275,11 @@ class Session:
         self.done = list(steps)
         self.weights_only = True
         return True
+
+    def unmoved(self) -> list[str]:
+        """Names of trained tensors whose numbers are still those that this session began with: the first weights, also
+        where it has gone on from a checkpoint of a run that drew them."""
+        return self.first_numbers.unmoved(self.model)
 
     def evaluate(self, split: str = "dev") -> EvalResult:
         """Score the model on a held-out split, "dev" or "test", on the machine's device."""

@@ -1,116 +1,188 @@
-"""Trackers behind a run: TensorBoard, Trackio and Weights & Biases, each fed by a child process of its own.
+"""Trackers of a run: TensorBoard, Trackio and Weights & Biases get what metrics.jsonl gets, the fields, the picture.
 
-A tracker gets what metrics.jsonl gets, the run's fields, and pictures at the end. It never holds a run up: rows go
-through a queue that drops them when it is full, and a child that fails or hangs is given up with one note. The children
-are tracker_child.py.
+They work in the run's own process. One that raises is named once and left out; the run goes on. One that hangs holds
+the run up.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import secrets
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from hectogpt.errors import UserError
-from hectogpt.feed import Feed
 from hectogpt.files import write_atomic
 from hectogpt.json_files import read_json_object
 
-MODULES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
 RECORD = "trackers.json"  # in the run's folder: its name at the trackers, so that a resumed run goes on there
-SECONDS_TO_END = 20.0  # for a tracker to write what it was told, once the run is over
 PROJECT = "hectogpt"
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard; of one run in a group in a folder of the group's name."""
+
+    def begin(self, run: dict[str, Any]) -> str:
+        """Begin a run, or go on with it; returns how to look at it."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = Path(run["folder"]) / "tensorboard"
+        if run["group"]:
+            folder = Path(run["folder"]) / run["group"] / re.sub(r'[\x00-\x1f\\/:*?"<>|]', "_", run["name"]).strip(". ")
+        # Rows of later steps, which an earlier process has written, are void.
+        self.writer = SummaryWriter(str(folder), purge_step=run["step"] + 1, flush_secs=2)
+        fields = json.dumps(run["fields"], indent=2, allow_nan=False)
+        self.writer.add_text("run", "    " + fields.replace("\n", "\n    "), 0)
+        return f"tensorboard --logdir {run['folder']}"
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """A row."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """A PNG."""
+        from matplotlib.image import imread
+
+        self.writer.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
+
+    def end(self) -> None:
+        """Write what is left."""
+        self.writer.close()
+
+
+class Wandb:
+    """Weights & Biases. Without a key, and unless WANDB_MODE says otherwise, a run stays on this machine."""
+
+    def begin(self, run: dict[str, Any]) -> str:
+        """Begin a run, or go on with it; returns its address, or how to send it."""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_CONSOLE", "off")
+        import wandb
+
+        has_key = bool(os.environ.get("WANDB_API_KEY"))
+        with suppress(OSError, RuntimeError):
+            has_key |= "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8", errors="replace")
+        names: dict[str, Any] = {"id": run["id"], "name": run["name"], "group": run["group"] or None}
+        names["mode"] = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+        self.image = wandb.Image
+        self.run = wandb.init(project=PROJECT, config=run["fields"], dir=run["folder"], resume="allow", **names)
+        return self.run.url or f"wandb sync {Path(self.run.dir).parent}"
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """A row."""
+        self.run.log(values, step=step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """A PNG."""
+        self.run.log({name: self.image(str(path))}, step=step)
+
+    def end(self) -> None:
+        """Wait until all is written."""
+        self.run.finish()
+
+
+class Trackio:
+    """Trackio, which keeps runs in a database on this machine."""
+
+    def begin(self, run: dict[str, Any]) -> str:
+        """Begin a run, or go on with it; returns how to look at it."""
+        import trackio
+
+        self.library = trackio
+        options: dict[str, Any] = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False, "resume": "allow"}
+        name, group = f"{run['name']} {run['id']}", run["group"] or None
+        trackio.init(PROJECT, name=name, group=group, config=dict(_flat(run["fields"])), **options)
+        return "trackio show"
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """A row."""
+        self.library.log(values, step=step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """A PNG."""
+        self.library.log({name: self.library.Image(str(path), caption=name)}, step=step)
+
+    def end(self) -> None:
+        """Wait until all is written."""
+        self.library.finish()
+
+
+def _flat(fields: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested fields with dotted names."""
+    for key, value in fields.items():
+        name = f"{where}.{key}" if where else key.lstrip("_")
+        yield from _flat(value, name) if isinstance(value, dict) else [(name, value)]
+
+
+Tracker = TensorBoard | Trackio | Wandb
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
 
 
 def parse_names(names: str) -> tuple[str, ...]:
     """ "tensorboard,trackio" as names of trackers. Raises UserError for one that is unknown or not installed."""
     found = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in found:
-        if name not in MODULES:
-            raise UserError(f"no tracker {name!r}", why=f"there are {', '.join(MODULES)}", fix="name one of them")
-        if importlib.util.find_spec(MODULES[name]) is None:
+        if name not in TRACKERS:
+            raise UserError(f"no tracker {name!r}", why=f"there are {', '.join(TRACKERS)}", fix="name one of them")
+        if importlib.util.find_spec(name) is None:
             fix = f"python -m pip install 'hectogpt[{name}]'"
             raise UserError(f"the tracker {name} is not installed", fix=fix, kept="nothing was begun")
     return found
 
 
 class Trackers:
-    """Trackers of one run, or of several after each other. note: is told, once each, of one that is given up."""
+    """Trackers of one run, or of several after each other. note: is called with a line about each that fails."""
 
     def __init__(self, names: Sequence[str], note: Callable[[str], None]) -> None:
         self.links: dict[str, str] = {}
-        self._note, self._dropped = note, set[str]()
-        self._feeds: dict[str, Feed] = {}
-        for name in names:
-            try:
-                self._feeds[name] = Feed("hectogpt.training.tracker_child", partial(self._hear, name))
-            except OSError as error:
-                note(f"note: the tracker {name} cannot be started: {error.strerror or error}; the run goes on")
-            else:
-                self._tell(name, {"tracker": name})
+        self._note = note
+        self._trackers: dict[str, Tracker] = {name: TRACKERS[name]() for name in names}
 
-    def begin(
-        self,
-        folder: Path,
-        fields: dict[str, Any],
-        *,
-        name: str = "",
-        group: str = "",
-        step: int = 0,
-        lasting: bool = True,
-    ) -> None:
+    def begin(self, folder: Path, fields: dict[str, Any], *, name: str = "", group: str = "", step: int = 0) -> None:
         """Begin a run, or go on with it after `step`. fields: what it is made of, plain values. name: at the trackers;
-        that of the folder unless given. lasting: whether the folder is the run's, and tells who it is when it is
-        resumed."""
-        identity = _identity(folder) if lasting else secrets.token_hex(4)
-        run = {"folder": str(folder.resolve()), "id": identity, "name": name or folder.resolve().name}
-        self._tell_all({"begin": run | {"project": PROJECT, "group": group, "fields": fields, "step": step}})
+        that of the folder unless given. group: of runs that have no folder of their own and are never resumed."""
+        if not self._trackers:
+            return
+        names = {"id": secrets.token_hex(4) if group else _identity(folder), "name": name or folder.resolve().name}
+        run = {"folder": str(folder.resolve()), "group": group, "fields": fields, "step": step} | names
+        self.links |= self._each(lambda tracker: tracker.begin(run))
 
     def add(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl. Returns at once."""
-        self._tell_all({"row": {key: value for key, value in row.items() if isinstance(value, (int, float))}})
+        """A row of metrics.jsonl."""
+        values = {n: float(v) for n, v in row.items() if isinstance(v, int | float) and n not in ("step", "seed")}
+        self._each(lambda tracker: tracker.add(int(row["step"]), values))
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG that stays where it is until `end`."""
-        if path.is_file():
-            self._tell_all({"picture": {"name": name, "path": str(path.resolve()), "step": step}})
+    def end(self, picture: Path | None = None, step: int = 0) -> None:
+        """End the run that was begun. picture: a PNG, if there is one."""
+        if picture is not None and picture.is_file():
+            self._each(lambda tracker: tracker.picture("curves", picture, step))
+        self._each(lambda tracker: tracker.end())
 
-    def end(self) -> None:
-        """Wait until all is written, for SECONDS_TO_END at most, and end the children. A second call does nothing."""
-        self._tell_all({"end": True})
-        deadline = time.monotonic() + SECONDS_TO_END
-        for name, feed in list(self._feeds.items()):
-            if not feed.end(max(deadline - time.monotonic(), 0.1)):
-                self._give_up(name, f"it has not ended within {SECONDS_TO_END:g} s")
-        self._feeds.clear()
+    def say_links(self) -> None:
+        """Say where to look."""
+        for name, link in self.links.items():
+            self._note(f"{name}: {link}")
 
-    def _tell_all(self, message: dict[str, Any]) -> None:
-        for name in list(self._feeds):
-            self._tell(name, message)
-
-    def _tell(self, name: str, message: dict[str, Any]) -> None:
-        feed = self._feeds[name]
-        if not feed.is_alive():
-            self._give_up(name, feed.last_words().rpartition("\n")[2] or "its process has ended")
-        elif not feed.send(message) and name not in self._dropped:
-            self._dropped.add(name)
-            self._note(f"note: the tracker {name} does not keep up: some rows are left out there, not in metrics.jsonl")
-
-    def _give_up(self, name: str, why: str) -> None:
-        feed = self._feeds.pop(name, None)
-        if feed is not None:
-            feed.kill()
-            self._note(f"note: the tracker {name} is given up: {why[:300]}; the run goes on")
-
-    def _hear(self, name: str, message: dict[str, Any]) -> None:
-        if isinstance(link := message.get("link"), str):
-            self.links[name] = link
+    def _each(self, do: Callable[[Tracker], Any]) -> dict[str, Any]:
+        """What each tracker returns; one that fails is left out from now on."""
+        found = {}
+        for name, tracker in list(self._trackers.items()):
+            try:
+                with redirect_stdout(sys.stderr):
+                    found[name] = do(tracker)
+            except (Exception, SystemExit) as error:  # whatever it is: a tracker is not worth a run
+                del self._trackers[name]
+                why = str(error).strip().rpartition("\n")[2][:300]
+                self._note(f"note: the tracker {name} is left out: {type(error).__name__}: {why}; the run goes on")
+        return found
 
 
 def _identity(folder: Path) -> str:
@@ -121,7 +193,6 @@ def _identity(folder: Path) -> str:
         if isinstance(found, str) and found.isalnum() and len(found) <= 32:
             return found
     identity = secrets.token_hex(4)
-    if os.path.isdir(folder):
-        with suppress(UserError):  # a run that cannot be resumed there is still told of
-            write_atomic(path, f'{{"id": "{identity}"}}\n')
+    with suppress(UserError):  # a run that cannot be resumed there is still tracked
+        write_atomic(path, f'{{"id": "{identity}"}}\n')
     return identity

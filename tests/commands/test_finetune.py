@@ -14,16 +14,16 @@ from helpers import peaked, small_run, tiny_corpus
 from model_kinds import KINDS, build
 
 from hectogpt import errors
-from hectogpt.api.first_weights import read_state, start_from, whole
 from hectogpt.cli.train import parse
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
 from hectogpt.interop.export import export
 from hectogpt.lab import recipes
+from hectogpt.lab.fine_tuning import start_from
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.weights import save_model
-from hectogpt.training.first_weights import FirstWeights, hash_state
+from hectogpt.model.weights import save_model, saved_tensors
+from hectogpt.training.first_weights import FirstWeights, hash_state, open_source, whole
 from hectogpt.training.session import Session
 
 SMALL = ModelConfig(16, 2, 1, 32, 50257)
@@ -57,7 +57,7 @@ def test_one_model_has_one_hash_in_every_layout(tmp_path: Path) -> None:
     hashes = [run.first_weights.sha256 for run in runs if run.first_weights]
     assert len(hashes) == 2
     assert hashes[0] == hashes[1]
-    state = read_state(str(tmp_path / "run"))
+    state = saved_tensors(open_source(str(tmp_path / "run"))[0])
     assert hash_state(state) == hashes[0]
     state["final_layer_norm.bias"][3] += 1e-6
     assert hash_state(state) != hashes[0]
@@ -160,7 +160,7 @@ def test_gpt2_small_from_the_hub_is_transformers(tmp_path: Path) -> None:
     run = start_from(recipes.recipe("finetune"), "gpt2")
     assert isinstance(run.first_weights, FirstWeights)
     ours, tokenizer = open_model("gpt2", download=True)
-    assert hash_state(read_state("gpt2")) == run.first_weights.sha256
+    assert hash_state(saved_tensors(open_source("gpt2")[0])) == run.first_weights.sha256
     theirs = GPT2LMHeadModel.from_pretrained("gpt2").eval()
     ids = torch.tensor([tokenizer.encode("The capital of France is").astype(int).tolist()])
     with torch.no_grad():

@@ -17,11 +17,11 @@ import pytest
 from command import HECTOGPT, TINY, environment, hectogpt, write_tokens
 
 from hectogpt import cli, errors, idea_file
-from hectogpt.api.progress import Progress
 from hectogpt.cli import main
 from hectogpt.cli.streams import steady_streams
 from hectogpt.display import Unfailing
 from hectogpt.errors import UserError
+from hectogpt.progress import Progress
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")

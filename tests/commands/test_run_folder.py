@@ -156,7 +156,7 @@ def test_steps_and_scores_are_on_disk_as_they_come(tmp_path: Path) -> None:
         assert not (folder.path / "summary.json").exists(), "its presence means done"
         folder.finish({"state": "done"})
     last = json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last == {"run": "mine", "step": 1, "val/loss": 9.0, "val/bpb": 3.0}
+    assert last == {"run": "mine", "step": 1, "dev/loss": 9.0, "dev/bpb": 3.0}
     assert json.loads((folder.path / "summary.json").read_text()) == {"state": "done"}
 
 

@@ -14,16 +14,16 @@ import pytest
 from command import TINY, Here, assert_good_error, hectogpt, start, wait_for, write_tokens
 from safetensors.torch import load_file
 
-from hectogpt.api.scoring import default_prompt
 from hectogpt.cli import train
 from hectogpt.cli.train import HELP, TrainOptions, help_text, recipe_lines, rename_options
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
+from hectogpt.lab.scoring import default_prompt
 from hectogpt.serialization import dump
 from tools.recipes import LIST, list_recipes
 
 FILES = {"run.json", "metrics.jsonl", "losses_and_grad_norms.png", "model.safetensors", "config.json", "summary.json"}
-FILES |= {"manifest.json", "checkpoints"}
+FILES |= {"manifest.json"}
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,13 @@ def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> N
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]
     columns = {"run", "recipe", "seed", "step", "tokens", "train/loss", "train/grad_norm", "train/lr", "train/dt"}
     assert columns | {"train/tok_per_sec", "mem_mb"} == set(rows[0])
-    assert {"val/loss", "val/bpb"} <= set(rows[-1])
+    assert {"dev/loss", "dev/bpb"} <= set(rows[-1])
     summary = read(folder / "summary.json")
     assert summary["state"] == "done"
     assert summary["modified"] is True
     assert summary["folder"] == "here"
-    assert summary["dev_loss"] == rows[-1]["val/loss"]
-    assert summary["dev_bpb"] == rows[-1]["val/bpb"]
+    assert summary["dev_loss"] == rows[-1]["dev/loss"]
+    assert summary["dev_bpb"] == rows[-1]["dev/bpb"]
     assert summary["train_loss_last"] == rows[-2]["train/loss"]
     assert summary["seconds"] > sum(row["train/dt"] for row in rows[:-1])  # building is in it
     assert set(summary["ngrams"]) == {"uniform", "unigram", "kn2", "kn3", "kn5"}

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 from hectogpt import files, manifest
-from hectogpt.api import full_run
 from hectogpt.model import weights
-from hectogpt.training import checkpoint, loop, run_folder, session
+from hectogpt.training import checkpoint, full_run, loop, run_folder, session
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.state import State
 

@@ -68,7 +68,7 @@ def load() -> None:
     import torch
 
     torch.set_num_threads(1)
-    importlib.import_module("hectogpt.api.training")
+    importlib.import_module("hectogpt.python")
 
 
 def prove(name: str, quick: bool) -> list[Line]:

@@ -20,16 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from hectogpt.api.full_run import run_steps, run_to_folder, take_folder
-from hectogpt.api.progress import Progress
-from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.data import Corpus, Tokenizer
 from hectogpt.lab import ideas, recipes
+from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.inputs import NgramHash
+from hectogpt.progress import Progress
 from hectogpt.training.checkpoint import FOLDER, Checkpoint, Checkpoints
+from hectogpt.training.full_run import train_in_folder
+from hectogpt.training.resuming import Resume
 from hectogpt.training.run import Data, Run
 from hectogpt.training.run_folder import METRICS, RUN
 from hectogpt.training.schedules import LinearDecay
+from hectogpt.training.task import Task, begin
 
 CLOCKS = ("train/dt", "train/tok_per_sec", "mem_mb")
 SECONDS = 3  # the column of a checkpoint's history that a clock fills
@@ -183,23 +185,23 @@ def _shrunk(run: Run, corpus: Corpus, steps: int) -> Run:
 
 def train(case: Case, folder: Path, save_every: int | None = 1) -> None:
     """Begin the run in `folder`, or go on with it; to the end, scores and picture included."""
-    resume = Resume(folder) if (folder / RUN).exists() else None
-    out = folder if resume is None else None
-    progress = Progress(quiet=False, lines=1)
-    run_to_folder(
-        case.run, case.corpus, progress, name="run", modified=True, out=out, save_every=save_every, resume=resume
-    )
+    run_and_score(task_of(case, folder, save_every), Progress(quiet=False, lines=1))
+
+
+def task_of(case: Case, folder: Path | None, save_every: int | None = 1) -> Task:
+    """The run in a folder, which is begun, or gone on with if it is there."""
+    resume = Resume(folder) if folder is not None and (folder / RUN).exists() else None
+    files = ideas.files_of(case.run)
+    return Task(case.run, case.corpus, "run", folder, resume, True, files, save_every)
 
 
 def train_unscored(case: Case, folder: Path, save_every: int | None = 1) -> None:
     """As `train`, up to the last step's weights: scores are a function of these, and take as long as sixty steps."""
     progress = Progress(quiet=False, lines=1)
-    if (folder / RUN).exists():
-        taken, session = take_folder_again(case.run, case.corpus, progress, Resume(folder))
-    else:
-        taken, session = take_folder(case.run, case.corpus, progress, True, "run", folder)
+    task = task_of(case, folder, save_every)
+    taken, session = begin(task, progress)
     with taken:
-        run_steps(session, taken, progress, {"modified": True, "folder": str(folder)}, save_every)
+        train_in_folder(session, taken, progress, {"modified": True, "folder": str(folder)}, task)
 
 
 def acknowledge_saves(side: Path) -> None:

@@ -33,7 +33,7 @@ TRAIN = (
     *("--threads", "1", "--steps", "3", "--corpus", "täxt.bin", "--out"),
 )
 FILES = ("run.json", "metrics.jsonl", "model.safetensors", "config.json", "summary.json")
-COMPUTED = ("step", "tokens", "train/loss", "train/grad_norm", "train/lr", "val/loss", "val/bpb")
+COMPUTED = ("step", "tokens", "train/loss", "train/grad_norm", "train/lr", "dev/loss", "dev/bpb")
 DURATIONS = ("train/dt", "train/tok_per_sec")
 BITS, STREAMS, CLOCK, ANSWERS = (
     "surroundings: the same bits in every locale, environment and hash seed",

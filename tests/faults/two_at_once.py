@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from promises import Line
 from small_runs import Case
 
 from hectogpt import errors
-from hectogpt.api.full_run import run_steps, take_folder
-from hectogpt.api.progress import Progress
-from hectogpt.api.resuming import Resume, take_folder_again
 from hectogpt.data import corpus as corpora
+from hectogpt.progress import Progress
+from hectogpt.training import task as tasks
 from hectogpt.training.checkpoint import FOLDER
+from hectogpt.training.full_run import train_in_folder
 from hectogpt.training.run_folder import RUN, read_run
 
 STARTS, QUICK_STARTS = 50, 8
@@ -130,17 +131,19 @@ def begin(case: Case, out: Path | None, inside: Path | None = None) -> None:
     if inside is not None:
         os.chdir(inside)
     progress = Progress(quiet=True)
-    folder, session = take_folder(case.run, case.corpus, progress, True, "run", out)
+    task = small_runs.task_of(case, None)
+    folder, session = tasks.begin(replace(task, out=out, resume=None), progress)
     with folder:
-        run_steps(session, folder, progress, {}, 1)
+        train_in_folder(session, folder, progress, {}, task)
 
 
 def go_on(case: Case, folder: Path) -> tuple[float, float]:
     """Go on with the run in a folder; from when to when it was held."""
-    taken, session = take_folder_again(case.run, case.corpus, Progress(quiet=True), Resume(folder))
+    task = small_runs.task_of(case, folder)
+    taken, session = tasks.begin(task, Progress(quiet=True))
     begun = time.monotonic()
     with taken:
-        run_steps(session, taken, Progress(quiet=True), {}, 1)
+        train_in_folder(session, taken, Progress(quiet=True), {}, task)
         return begun, time.monotonic()
 
 

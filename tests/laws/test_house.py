@@ -40,7 +40,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *("subprocess", "multiprocessing", "concurrent.futures.ProcessPoolExecutor", "asyncio.subprocess", "pty"),
             *("os.system", "os.popen", "os.fork", "os.posix_spawn", "os.execv", "os.execvp", "os.spawnv"),
         ),
-        {"process.py", "feed.py", "hardware.py", "lab/slurm.py", "kernels/compiler.py"},
+        {"process.py", "hardware.py", "lab/slurm.py", "kernels/compiler.py"},
     ),
     "speak to other processes of a run": (
         ("torch.distributed", "torch.multiprocessing"),
@@ -55,11 +55,10 @@ DRIVERS = {f"hectogpt.training.{name}" for name in ("session", "run_folder", "pl
 DRIVEN = {f"hectogpt.training.{name}" for name in ("loop", "evaluate", "setup", "precision", "run")}
 # Literals below cli/ that hold a flag: of other programs, or of a command of ours that is named as a whole.
 FLAGS_OF_OTHERS = {
-    "api/full_run.py": " --diagnose",
-    "api/scoring.py": " --repair",
+    "training/full_run.py": " --",  # diagnose and repair, of check
     "data/tokenizer.py": "python -m pip install --force-reinstall --no-deps",  # how to mend a broken installation
     "hardware.py": "--porcelain",  # git's
-    "training/tracker_child.py": "tensorboard --logdir",  # how to look at what was written
+    "training/trackers.py": "tensorboard --logdir",  # how to look at what was written
 }
 FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

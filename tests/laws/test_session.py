@@ -15,10 +15,10 @@ from command import Here
 from helpers import TINY, small_run, tiny_corpus
 
 from hectogpt import errors, hardware
-from hectogpt.api.describing import long_run_note
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab.trial import run_trial
+from hectogpt.training.describing import long_run_note
 from hectogpt.training.loop import Step
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import read_run

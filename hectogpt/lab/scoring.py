@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from hectogpt import errors
-from hectogpt.api.progress import Progress
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, complete
@@ -18,12 +14,14 @@ from hectogpt.lab import baseline_curves
 from hectogpt.lab.baseline_curves import Curve
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
-from hectogpt.signals import Stopped
+from hectogpt.progress import Progress
 from hectogpt.training import setup
-from hectogpt.training.run_folder import RunFolder
-from hectogpt.training.session import Session
+from hectogpt.training.full_run import Facts, run_to_folder
+from hectogpt.training.parallel import Alone, World
+from hectogpt.training.run_folder import PICTURE, RunFolder, read_scores
+from hectogpt.training.session import ALONE, RunResult, Session
+from hectogpt.training.task import Task
 
-PICTURE = "losses_and_grad_norms.png"
 SOTU_PROMPT = "The state of our"
 PROMPT_TOKENS = 6  # of a held-out document, for other corpora
 
@@ -36,11 +34,27 @@ def check_prompt(prompt: str | None) -> None:
         raise UserError(f"prompt {prompt!r}", why="it has bytes that are no UTF-8", fix="another prompt") from None
 
 
-def score(
-    session: Session, folder: RunFolder, progress: Progress, facts: dict[str, Any], prompt: str | None
-) -> tuple[dict[str, Any], Curve | None]:
-    """Score the trained model, draw its picture, write its summary. Returns the summary, and the baseline's curve on
-    the same text if there is one."""
+@dataclass(frozen=True)
+class FullRun:
+    """A finished run: its result, what summary.json holds, and the baseline's curve on the same text if there is
+    one."""
+
+    result: RunResult
+    summary: dict[str, Any]
+    baseline: Curve | None
+
+
+def run_and_score(task: Task, progress: Progress, prompt: str | None = None, world: Alone | World = ALONE) -> FullRun:
+    """Train, score, draw, summarise. prompt: what the trained model continues at the end. Raises UserError as
+    `run_to_folder` does."""
+    check_prompt(prompt)
+    return run_to_folder(
+        task, progress, lambda session, folder, facts: score(session, folder, progress, facts, prompt), world
+    )
+
+
+def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts, prompt: str | None) -> FullRun:
+    """Score the trained model, draw its picture, write its summary."""
     from hectogpt.training.plot import plot_run  # loads matplotlib, which would hold up the first step
 
     run, corpus, modified = session.run, session.corpus, facts["modified"]
@@ -63,6 +77,7 @@ def score(
             [step.grad_norm for step in session.done],
             f"{run.recipe}{' (modified)' if modified else ''} on {corpus.name}, seed {run.seed}",
             baseline=(baseline.losses, baseline.grad_norms) if baseline else None,
+            held_out=read_scores(folder.path),
             levels={"unigram counts": ngrams.unigram},
         )
     except Exception as error:  # whatever it is: a picture is not worth a run
@@ -72,29 +87,7 @@ def score(
     summary |= {"dev_loss_with_ngrams": together.loss, "ngram_weights": list(together.weights)}
     summary |= {"ngrams": asdict(ngrams), "samples": samples(session, prompt), "state": "done"}
     folder.finish(summary)
-    return summary, baseline
-
-
-def unscored(
-    error: Exception | KeyboardInterrupt, session: Session, folder: RunFolder, facts: dict[str, Any]
-) -> Exception:
-    """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
-    if that can be done."""
-    with suppress(UserError):
-        folder.finish(session.result().summary() | facts | {"state": "unscored"})
-    kept = f"the trained weights, metrics and run.json in {folder.path}"
-    fix = f"hectogpt check {folder.path} --repair"
-    if isinstance(error, KeyboardInterrupt):
-        code = error.code if isinstance(error, Stopped) else errors.INTERRUPTED
-        return UserError("stopped while the trained model was being scored", fix=fix, kept=kept, code=code)
-    if isinstance(error, OSError):
-        what = f"cannot write {error.filename or folder.path}"
-        return UserError(what, why=error.strerror or str(error), fix=fix, kept=kept, code=errors.STORAGE)
-    if isinstance(error, UserError):
-        error.kept, error.fix = kept, error.fix or fix
-    else:
-        print(f"kept: {kept}\nfix: {fix}", file=sys.stderr)
-    return error
+    return FullRun(replace(session.result(), folder=folder.path), summary, baseline)
 
 
 def default_prompt(corpus: Corpus) -> str:

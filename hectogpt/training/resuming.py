@@ -7,18 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.api.describing import say_what_is_done
-from hectogpt.api.progress import Progress
-from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import ideas
+from hectogpt.progress import Progress
 from hectogpt.serialization import diff
 from hectogpt.training import checkpoint
 from hectogpt.training.checkpoint import Checkpoints
-from hectogpt.training.parallel import Alone, World
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import RUN, RunFolder, read_state, read_steps
-from hectogpt.training.session import ALONE, Session
+from hectogpt.training.run_folder import RUN, read_state
 
 # A run may go on with these changed; all but the last three can change bits, which is then told.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "data.micro_batch"}
@@ -105,43 +100,3 @@ def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
         f"{run.steps + 1}, {new[1]:.3g} at the end"
     )
     return longer
-
-
-def take_folder_again(
-    run: Run, corpus: Corpus, progress: Progress, resume: Resume, world: Alone | World = ALONE
-) -> tuple[RunFolder, Session]:
-    """Take the folder of a run that was begun before, and bring model and optimizer to where it is. world: the
-    processes that share it."""
-    own_files = ideas.files_of(run)
-    folder = RunFolder.reopen(resume.folder, run)
-    try:
-        checkpoints = folder.checkpoints
-        at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
-        folder.sharing = world.record
-        session = Session.open(run, corpus, at, world)
-        differences = [] if at is None else session.differences(at.facts)
-        if differences and resume.require_exact:
-            raise UserError(
-                f"{folder.path} cannot go on exactly",
-                why=", ".join(differences),
-                fix="the machine and the installation on which it began, or set require_exact to False",
-                kept="the run, untouched",
-                code=errors.EXACTNESS,
-            )
-        say_what_is_done(session, folder, progress)
-        if at is None and session.take_weights(read_steps(folder.path), folder.path):
-            progress.line(f"all {run.steps} steps are done in {folder.path}")
-            folder.begin_again(session.done, [], progress.line)
-        elif at is None:
-            progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
-            folder.start_over()
-            folder.keep_ideas(own_files)
-            folder.begin(session.machine)
-        else:
-            exact = f"no ({', '.join(differences)})" if differences else "yes"
-            progress.line(f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}")
-            folder.begin_again(session.done, differences, progress.line)
-    except BaseException:
-        folder.__exit__()
-        raise
-    return folder, session

@@ -7,10 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar, cast
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bars
-
 from hectogpt.display import Unfailing, printable
 
 T = TypeVar("T")
@@ -45,6 +41,8 @@ class Progress:
 
     def __init__(self, quiet: bool, lines: int = 100) -> None:
         self.quiet, self.lines = quiet, lines
+        from rich.console import Console  # here, so that a program that shows nothing loads none of it
+
         self.console = Console(file=cast(TextIO, Unfailing()), force_jupyter=False)
 
     def line(self, text: str) -> None:
@@ -71,8 +69,10 @@ class Progress:
             task = bars.add_task(first, total=total)
             yield lambda number, text: bars.update(task, completed=number, description=printable(text))
 
-    def _bars(self) -> Bars:
-        return Bars(BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), console=self.console)
+    def _bars(self) -> Any:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        return Progress(BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), console=self.console)
 
     @contextmanager
     def task(self, total: int, first: str) -> Iterator[Callable[[int, Callable[[], str]], None]]:

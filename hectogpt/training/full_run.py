@@ -1,0 +1,278 @@
+"""One training run with a folder: what every process of it does from its corpus to what it leaves on disk.
+
+Progress goes to stderr. What ends a run early raises UserError after what can be kept is written. The score at the end
+is the caller's: lab/scoring.py has it for commands and for Python.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hectogpt import errors, hardware
+from hectogpt.data import Corpus
+from hectogpt.errors import UserError
+from hectogpt.json_files import open_regular
+from hectogpt.model.weights import save_model
+from hectogpt.progress import Progress
+from hectogpt.serialization import dump
+from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
+from hectogpt.training.autosave import Autosave, drive
+from hectogpt.training.describing import StepLine, long_run_note, spike_note, unmoved_note
+from hectogpt.training.evaluate import evaluate
+from hectogpt.training.loop import Step
+from hectogpt.training.parallel import Alone, World
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import METRICS, PICTURE, RunFolder
+from hectogpt.training.session import ALONE, Session
+from hectogpt.training.task import Task, begin
+from hectogpt.training.trackers import Trackers
+
+T = TypeVar("T")
+LONGEST_ROW = 10_000  # bytes of a line of metrics.jsonl
+LOOK = 10  # steps after which tensors that have not moved are named
+Facts = dict[str, Any]  # what a summary says beside the result's numbers
+
+
+def run_to_folder(
+    task: Task,
+    progress: Progress,
+    score: Callable[[Session, RunFolder, Facts], T],
+    world: Alone | World = ALONE,
+) -> T:
+    """Take the run's folder, train to the end, score. Returns what `score` does, which finishes the folder.
+
+    world: the processes that share the run, of which this is rank 0; the others `follow`. Raises UserError; its code is
+    INTERRUPTED, TERMINATED or HANGUP if a signal ended the run.
+    """
+    with raise_on_signal():
+        folder, session = begin(task, progress, world)
+        trackers = Trackers(task.track, progress.line)
+        with folder:
+            world.keep("folder", str(folder.path.resolve()))
+            world.share(lambda: session.step)
+            facts = {"modified": folder.modified, "folder": str(folder.path)} | score_before(session, folder, progress)
+            fields = {"run": dump(session.run), "machine": session.machine.describe()}
+            trackers.begin(folder.path, fields, step=session.step)
+            folder.on_row = trackers.add
+            try:
+                train_in_folder(session, folder, progress, facts, task)
+                facts["unmoved"] = session.unmoved()
+                found = _scored(session, folder, facts, score, progress)
+            finally:
+                trackers.end(folder.path / PICTURE, session.step)
+                trackers.say_links()
+            if task.save_every is None:
+                folder.checkpoints.remove()  # they have served
+    return found
+
+
+def follow(run: Run, corpus: Corpus, world: World) -> None:
+    """Take part in a run that rank 0 leads, to its end, and leave nothing. Raises UserError with the code that rank 0
+    ends with."""
+    with raise_on_signal():
+        session = Session.open(run, corpus, world=world)
+        done = world.share(lambda: session.step)
+        if done >= run.steps:
+            return
+        with stop_on_signal(quiet=True) as signals:
+            for _ in session.steps(signals):
+                if session.stopping:
+                    break
+        if session.step < run.steps:
+            code = exit_code(signals[0] if signals else signal.SIGTERM)
+            what = f"stopped by a signal after step {session.step} of {run.steps}"
+            raise UserError(what, why="rank 0 saves what there is, and says how to go on", code=code)
+
+
+def score_before(session: Session, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """What the run's summary says of its first weights: where they came from, their hash, and their held-out loss,
+    which is measured before the first step and kept in metrics.jsonl. {} for a run that drew its weights."""
+    first = session.run.first_weights
+    if first is None:
+        return {}
+    facts: dict[str, Any] = {"first_weights": {"source": first.source, "sha256": first.sha256}}
+    if session.step:
+        return facts | _scored_before(folder.path / METRICS)
+    corpus = session.corpus
+    progress.line(f"first weights: {first.source}; scoring {len(corpus.dev):,} held-out tokens with them ...")
+    found = evaluate(session.model, corpus.tokens["dev"], corpus.tokenizer.token_bytes)
+    folder.add_score(0, found)
+    progress.line(f"before training: held-out loss {found.loss:.4f} nats per token")
+    return facts | {"dev_loss_before": found.loss, "dev_bpb_before": found.bits_per_byte}
+
+
+def _scored_before(metrics: Path) -> dict[str, float]:
+    """The score of step 0 in the first line of a metrics.jsonl, if it is there."""
+    with suppress(OSError, ValueError), open_regular(metrics) as file:
+        row = json.loads(file.readline(LONGEST_ROW))
+        if isinstance(row, dict) and row.get("step") == 0:
+            found: list[Any] = [row.get(f"dev/{name}", row.get(f"val/{name}", "")) for name in ("loss", "bpb")]
+            return {"dev_loss_before": float(found[0]), "dev_bpb_before": float(found[1])}
+    return {}
+
+
+def train_in_folder(session: Session, folder: RunFolder, progress: Progress, facts: Facts, task: Task) -> None:
+    """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
+    checkpoint, its weights and a summary are written."""
+    run = session.run
+    with (
+        Autosave(folder.checkpoints, task.save_every, progress.line, folder.sync_metrics) as autosave,
+        stop_on_signal() as signals,
+    ):
+        try:
+            line = StepLine(run, session.step)
+            for step in progress.follow(drive(session, autosave, signals), run.steps, line, done=session.step):
+                folder.add(step)
+                _look(session, folder, progress, step, task.eval_every)
+            interrupted = session.stopping and session.step < run.steps
+            save_last(session, folder, autosave, progress, needed=interrupted)
+        except (Exception, KeyboardInterrupt) as error:
+            found = explain(error, session, folder, autosave, progress, facts)
+            if found is error:
+                raise
+            raise found from None
+    if interrupted:
+        save_summary(session, folder, facts | {"state": "interrupted", "unmoved": session.unmoved()})
+        raise UserError(
+            f"stopped by a signal after step {session.step} of {run.steps}",
+            fix=f"set resume to {folder.path} to go on",
+            kept=f"weights, metrics and run.json in {folder.path}",
+            code=exit_code(signals[0] if signals else signal.SIGTERM),  # it came to another process
+        )
+
+
+def _look(session: Session, folder: RunFolder, progress: Progress, step: Step, eval_every: int) -> None:
+    """Say what there is to say after a step, and score if it is time."""
+    if step.spike:
+        progress.line(spike_note(step))
+    if step.number == 5 and (long := long_run_note(session)):
+        progress.line(f"note: {long}")
+    if step.number == LOOK and (names := session.unmoved()):
+        progress.line(unmoved_note(names, step.number))
+    if eval_every and step.number % eval_every == 0 and step.number < session.run.steps:
+        score = session.evaluate("dev")
+        folder.add_score(step.number, score)
+        progress.line(f"step {step.number}: held-out loss {score.loss:.4f} nats per token")
+
+
+def explain(
+    error: BaseException, session: Session, folder: RunFolder, autosave: Autosave, progress: Progress, facts: Facts
+) -> BaseException:
+    """What to raise for what ended a run before its last step, after what can be kept is written."""
+    run = session.run
+    if isinstance(error, Stopped):
+        return stopped_at_once(session, folder, autosave, error)
+    if isinstance(error, UserError) and error.code == errors.DIVERGED:
+        save_last(session, folder, autosave, progress, needed=False)
+        save_summary(session, folder, facts | {"state": "diverged", "unmoved": session.unmoved()})
+        kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
+        fix = f"{error.fix}; `hectogpt check {folder.path} --diagnose` finds where"
+        return UserError(error.what, why=error.why, fix=fix, kept=kept, code=error.code)
+    if isinstance(error, UserError):
+        if error.code == errors.PEER and session.step:  # the steps done are whole here
+            with suppress(UserError):
+                autosave.last(session)
+        error.kept = error.kept or kept_so_far(folder, autosave)
+        return error
+    if hardware.is_out_of_memory(error):
+        rows, leaves = run.data.rows_at_once, run.data.leaves
+        field = f"data.micro_batch to {max(rows // 2, 1)}" if leaves is None else f"data.leaves to {2 * leaves}"
+        return UserError(
+            f"out of memory in step {session.step + 1} of {run.steps}",
+            why=str(error).strip().partition("\n")[0][:300],
+            fix=f"set {field} for a new run; the batch stays the same",
+            kept=kept_so_far(folder, autosave),
+            code=errors.MEMORY,
+        )
+    progress.line(f"kept: {kept_so_far(folder, autosave)}")
+    return error
+
+
+def _scored(
+    session: Session,
+    folder: RunFolder,
+    facts: Facts,
+    score: Callable[[Session, RunFolder, Facts], T],
+    progress: Progress,
+) -> T:
+    """What `score` returns. If it ends early, the error says that the weights are kept, and a summary without scores is
+    written if that can be done."""
+    if facts["unmoved"]:
+        progress.line(unmoved_note(facts["unmoved"], session.step))
+    try:
+        return score(session, folder, facts)
+    except (Exception, KeyboardInterrupt) as error:
+        found = unscored(error, session, folder, facts, progress)
+        if found is error:
+            raise
+        raise found from None
+
+
+def unscored(
+    error: BaseException, session: Session, folder: RunFolder, facts: Facts, progress: Progress
+) -> BaseException:
+    """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
+    if that can be done."""
+    with suppress(UserError):
+        folder.finish(session.result().summary() | facts | {"state": "unscored"})
+    kept = f"the trained weights, metrics and run.json in {folder.path}"
+    fix = f"hectogpt check {folder.path} --repair"
+    if isinstance(error, KeyboardInterrupt):
+        code = error.code if isinstance(error, Stopped) else errors.INTERRUPTED
+        return UserError("stopped while the trained model was being scored", fix=fix, kept=kept, code=code)
+    if isinstance(error, OSError):
+        what = f"cannot write {error.filename or folder.path}"
+        return UserError(what, why=error.strerror or str(error), fix=fix, kept=kept, code=errors.STORAGE)
+    if isinstance(error, UserError):
+        error.kept, error.fix = kept, error.fix or fix
+    else:
+        progress.line(f"kept: {kept}")
+        progress.line(f"fix: {fix}")
+    return error
+
+
+def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress: Progress, needed: bool) -> None:
+    """Save a checkpoint of the last step done, then the weights. needed: whether the run is to go on from it, so that
+    failing to save it is an error. Raises UserError (STORAGE, MEMORY)."""
+    try:
+        if needed or autosave.every is not None or session.step < session.run.steps:
+            autosave.last(session)
+    except UserError as error:
+        if needed and error.code in (errors.STORAGE, errors.MEMORY):
+            raise
+        progress.line(f"note: {error.what}: {error.why}")
+    folder.unseal()
+    save_model(session.model, folder.path)
+    folder.seal()
+
+
+def stopped_at_once(session: Session, folder: RunFolder, autosave: Autosave, stop: Stopped) -> UserError:
+    """The error of a run that a second signal has ended in the middle of a step or of saving."""
+    return UserError(
+        f"stopped during step {min(session.step + 1, session.run.steps)} of {session.run.steps}",
+        why="a second signal ended it at once, so its last steps are not saved",
+        fix=f"set resume to {folder.path} to go on",
+        kept=kept_so_far(folder, autosave),
+        code=stop.code,
+    )
+
+
+def kept_so_far(folder: RunFolder, autosave: Autosave) -> str:
+    """What of a run is on disk before it has ended, in words."""
+    autosave.wait()
+    steps = folder.checkpoints.steps()
+    return f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in {folder.path}"
+
+
+def save_summary(session: Session, folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Write the summary of a run that ends early."""
+    summary = session.result().summary() | facts
+    missing = {key: None for key, value in summary.items() if isinstance(value, float) and not np.isfinite(value)}
+    folder.finish(summary | missing)  # a run that diverged at its first step has no loss

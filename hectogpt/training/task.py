@@ -1,0 +1,155 @@
+"""What is to be trained and where: a Task, and the folder and the session that it begins with, or goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hectogpt import errors
+from hectogpt.data import Corpus, open_corpus
+from hectogpt.errors import UserError
+from hectogpt.files import free_bytes
+from hectogpt.idea_file import IdeaFile
+from hectogpt.progress import Progress
+from hectogpt.training import precision, setup
+from hectogpt.training.describing import say_what_is_done
+from hectogpt.training.parallel import Alone, World
+from hectogpt.training.resuming import Resume
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import RunFolder, read_steps
+from hectogpt.training.session import ALONE, Session
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run that is to be trained, or gone on with, in a folder.
+
+    out: the folder; runs/NAME, runs/NAME-2 ... without it. resume: a run to go on with instead. modified: whether the
+    recipe was changed. own_files: the user's own that made the run. save_every: steps between checkpoints, 0 for none;
+    None for by time, and none once the run is done. eval_every: steps between held-out scores on the way, 0 for none.
+    track: names of trackers.
+    """
+
+    run: Run
+    corpus: Corpus
+    name: str
+    out: Path | None = None
+    resume: Resume | None = None
+    modified: bool = False
+    own_files: Sequence[IdeaFile] = ()
+    save_every: int | None = None
+    eval_every: int = 0
+    track: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in (("save_every", self.save_every or 0), ("eval_every", self.eval_every)):
+            if value < 0:
+                raise UserError(f"{name} = {value}", why=f"it counts steps; 0 means {_NONE[name]}")
+
+
+_NONE = {"save_every": "no checkpoints", "eval_every": "no scores on the way"}
+
+
+def find_corpus(run: Run, progress: Progress, encoding: str = "utf-8", force: bool = False) -> Corpus:
+    """The run's corpus, once it is known that run, corpus and memory fit each other. Raises UserError."""
+    precision.check_memory(run.model, torch.device("cpu"), run.data, run.dtype)
+    corpus = open_corpus(run.corpus, encoding=encoding, force=force)
+    for problem in corpus.problems:
+        progress.line(f"note: {problem}")
+    setup.check_corpus(run, corpus)
+    return corpus
+
+
+def begin(task: Task, progress: Progress, world: Alone | World = ALONE) -> tuple[RunFolder, Session]:
+    """The task's folder, taken, and its session, at its first step or where the run to go on with is. Raises
+    UserError."""
+    if task.resume is None:
+        return take_folder(task, progress, world)
+    return take_folder_again(task, task.resume, progress, world)
+
+
+def take_folder(task: Task, progress: Progress, world: Alone | World = ALONE) -> tuple[RunFolder, Session]:
+    """Take the run's folder, then build the model and say what will be done; if that fails, nothing of the folder is
+    left."""
+    wanted = task.out or Path("runs") / task.name
+    before = {path for path in (wanted, *wanted.parents) if path.exists()}
+    folder = RunFolder.create(task.run, task.modified, task.name, task.out)
+    try:
+        folder.sharing = world.record
+        session = Session.open(task.run, task.corpus, world=world)
+        check_space(session, folder, progress)
+        say_what_is_done(session, folder, progress)
+        folder.keep_ideas(task.own_files)
+        folder.begin(session.machine)
+    except BaseException:
+        folder.give_up()
+        with suppress(OSError):  # a folder that holds something else stays
+            for path in (folder.path, *folder.path.parents):
+                if path not in before:
+                    path.rmdir()
+        raise
+    return folder, session
+
+
+def check_space(session: Session, folder: RunFolder, progress: Progress) -> None:
+    """Refuse a disk without room for the weights; where there is no room for as many checkpoints as are kept, keep one.
+    Raises UserError (STORAGE)."""
+    weights = sum(p.nbytes for p in session.model.parameters())
+    try:
+        free = free_bytes(folder.path)
+    except OSError:  # it cannot be known: writing will tell
+        return
+    if free < 1.1 * weights:
+        raise UserError(
+            f"the disk of {folder.path} is full",
+            why=f"the weights take {weights:,} bytes, {free:,} are free",
+            fix="free some space on it, or set out to a folder on another disk",
+            code=errors.STORAGE,
+        )
+    if free < 1.1 * 3 * weights * (folder.checkpoints.keep + 1):
+        folder.checkpoints.keep = 1
+        progress.line(f"note: {free:,} bytes are free on the disk of {folder.path}: one checkpoint is kept at a time")
+
+
+def take_folder_again(
+    task: Task, resume: Resume, progress: Progress, world: Alone | World = ALONE
+) -> tuple[RunFolder, Session]:
+    """Take the folder of a run that was begun before, and bring model and optimizer to where it is. world: the
+    processes that share it."""
+    run = task.run
+    folder = RunFolder.reopen(resume.folder, run)
+    try:
+        checkpoints = folder.checkpoints
+        at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
+        folder.sharing = world.record
+        session = Session.open(run, task.corpus, at, world)
+        differences = [] if at is None else session.differences(at.facts)
+        if differences and resume.require_exact:
+            raise UserError(
+                f"{folder.path} cannot go on exactly",
+                why=", ".join(differences),
+                fix="the machine and the installation on which it began, or set require_exact to False",
+                kept="the run, untouched",
+                code=errors.EXACTNESS,
+            )
+        say_what_is_done(session, folder, progress)
+        if at is None and session.take_weights(read_steps(folder.path), folder.path):
+            progress.line(f"all {run.steps} steps are done in {folder.path}")
+            folder.begin_again(session.done, [], progress.line)
+        elif at is None:
+            progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
+            folder.start_over()
+            folder.keep_ideas(task.own_files)
+            folder.begin(session.machine)
+        else:
+            exact = f"no ({', '.join(differences)})" if differences else "yes"
+            progress.line(f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}")
+            folder.begin_again(session.done, differences, progress.line)
+    except BaseException:
+        folder.__exit__()
+        raise
+    return folder, session
