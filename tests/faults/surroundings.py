@@ -1,4 +1,4 @@
-"""What surrounds a command: locale, environment, streams, terminal, hash seed, clock. None changes what a run learns.
+"""What surrounds a command: locale, environment, streams, hash seed, clock. None changes what a run learns.
 
 Every try is a whole `hectogpt` of its own: a small training, whose losses and weights are compared bit by bit with
 those of an ordinary one, or a command that only has to answer.
@@ -6,7 +6,6 @@ those of an ordinary one, or a command that only has to answer.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -14,9 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +62,6 @@ class Surrounding:
     environment: dict[str, str | None] = field(default_factory=dict)
     python: tuple[str, ...] = ()
     streams: str = ""
-    terminal: int = 0  # columns of a terminal for all three streams; 0: none
     clock: bool = False  # whether the clock jumps
 
 
@@ -94,10 +91,7 @@ def trainings(quick: bool) -> Iterator[tuple[str, str, Surrounding]]:
         yield BITS, name, Surrounding(environment)
     for words in (f">{FULL}", f"2>{FULL}", ">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
         yield STREAMS, words, Surrounding(streams=words)
-    yield STREAMS, "a terminal of 20 columns", Surrounding(terminal=20)
-    yield STREAMS, "a terminal of 20 columns in ASCII", Surrounding({**ODD_LOCALE}, terminal=20)
     yield CLOCK, "a clock that jumps", Surrounding(clock=True)
-    yield CLOCK, "a clock that jumps, on a terminal", Surrounding(terminal=80, clock=True)
 
 
 def check(quick: bool) -> list[Line]:
@@ -183,18 +177,12 @@ class Place:
             asked |= {
                 "show": (["show", str(run)], 0),
                 "generate": (["generate", str(run), "The", "--max-new-tokens", "3"], 0),
-                "bench": (["bench", "--records", str(ROOT / "results" / "bench.jsonl")], 0),
-                "report": (["report", "--ladder", str(ROOT / "results" / "ladder.jsonl"), "--out", "rëport"], 0),
                 "completion": (["completion", "bash"], 0),
                 "idea": (["idea", "mïne.py"], 0),
                 "explore numbers": (["explore", "numbers"], 0),
                 "compare": (["compare", "baseline", "adamw_128", "--dry-run", "--corpus", "täxt.bin"], 0),
             }
-            places |= {
-                "a terminal of 20 columns": Surrounding(terminal=20),
-                "an ASCII terminal": Surrounding({**ODD_LOCALE}, terminal=20),
-                "a jumping clock": Surrounding(clock=True),
-            }
+            places["a jumping clock"] = Surrounding(clock=True)
         futures = [
             (f"{command} in {place}", surrounding, wanted, pool.submit(self.run, arguments, surrounding))
             for command, (arguments, wanted) in asked.items()
@@ -203,8 +191,7 @@ class Place:
         for name, surrounding, wanted, future in futures:
             code, said, _ = future.result()
             plain = surrounding.environment.get("PYTHONIOENCODING") != "ascii" or said.isascii()
-            escaped = "\x1b" in said and not surrounding.terminal
-            wrong = code != wanted or "Traceback" in said or not plain or escaped
+            wrong = code != wanted or "Traceback" in said or not plain or "\x1b" in said
             yield name, f"exit code {code}: {said[-400:]}" if wrong else ""
 
     def run(self, arguments: Sequence[str], surrounding: Surrounding) -> tuple[int, str, Path]:
@@ -217,18 +204,13 @@ class Place:
         variables: dict[str, str | None] = {
             "HECTOGPT_CACHE": str(folder / "cache"),
             "PYTHONPATH": os.pathsep.join(path),
+            "COLUMNS": "100",
         }
-        variables |= {"COLUMNS": "100"} if not surrounding.terminal else {"COLUMNS": None}
         environment: dict[str, str | None] = {**os.environ, **variables, **surrounding.environment}
         command = [sys.executable, *surrounding.python, "-m", "hectogpt", *arguments]
         if surrounding.streams:
             command = ["/bin/sh", "-c", f'"$@" {surrounding.streams}', "sh", *command]
         known = {name: value for name, value in environment.items() if value is not None}
-        if surrounding.terminal:
-            with _terminal(surrounding.terminal) as (end, collect):
-                done = subprocess.Popen(command, cwd=folder, env=known, stdin=end, stdout=end, stderr=end)
-                said = collect()
-                return done.wait(LIMIT), said, folder
         ended = subprocess.run(command, cwd=folder, env=known, capture_output=True, timeout=LIMIT, check=False)
         return ended.returncode, (ended.stdout + ended.stderr).decode("utf-8", errors="replace"), folder
 
@@ -236,36 +218,3 @@ class Place:
 def errno_of_stdout(surrounding: Surrounding) -> int:
     """The exit code of a training: 7 if its table cannot be printed."""
     return 7 if surrounding.streams.startswith(f">{FULL}") else 0
-
-
-@contextmanager
-def _terminal(columns: int) -> Iterator[tuple[int, Callable[[], str]]]:
-    """A terminal of so many columns: the number of its end for a child, and the function that closes this end and
-    reads what is shown until the child is gone."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-
-    def collect() -> str:
-        shown = b""
-        os.close(theirs)
-        while True:
-            try:
-                piece = os.read(ours, 1 << 16)
-            except OSError as error:
-                if error.errno == errno.EIO:  # nobody has the other end open any more
-                    piece = b""
-                else:
-                    raise
-            if not piece:
-                return shown.decode("utf-8", errors="replace")
-            shown += piece
-
-    try:
-        yield theirs, collect
-    finally:
-        os.close(ours)

