@@ -73,6 +73,7 @@ def make_row(name: str, seed: int, *, tested: bool = True, corpus: str = "tinyst
         "ngram_unigram": 5.88 + seed / 1000,
         "ngram_kn2": 3.76,
         "ngram_kn3": 3.33,
+        "ngram_kn5": 3.25,
         "ngram_mkn5": 3.21,
         "ngram_best": 2.95,
         "rules_broken": [],

@@ -41,7 +41,7 @@ from tools.report import TEMPLATE, ladder_names, recipe_descriptions, write_repo
 from tools.report.__main__ import main as report
 from tools.report.front import WINDOW, build_fronts, code_length, front_table, steps_to_trigram, where_measured
 from tools.report.ladder_page import ladder_page
-from tools.report.leaderboard import build_leaderboards, changed_sections, compare_curves, compare_entries
+from tools.report.leaderboard import NGRAMS, build_leaderboards, changed_sections, compare_curves, compare_entries
 from tools.report.ngram_file import NgramFile
 from tools.report.seconds import QUESTION, Seconds, read_seconds
 from tools.report.tables import ablation_table, ladder_table, selection_bias_note
@@ -74,7 +74,7 @@ import sys
 from pathlib import Path
 from hectogpt.lab.record import read_records
 from tools.report import ladder_names
-from tools.report.leaderboard import build_leaderboards
+from tools.report.leaderboard import NGRAMS, build_leaderboards
 from tools.report.plots import plot_ladder, plot_rung
 for board in build_leaderboards(read_records(Path(sys.argv[1])), ladder_names()):
     if board.track == "closed":
@@ -199,7 +199,7 @@ def test_numbers_are_those_of_the_records() -> None:
         f"{differences.mean():+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
     )
     assert (cells["pairs"], cells["what changed"]) == ("3", "What learning_rate does.")
-    ngrams = ("uniform", "unigram", "kn2", "kn3", "mkn5", "best")
+    ngrams = NGRAMS
     assert [dict(zip(table.header, row, strict=True))["rung"] for row in table.rows] == [*NAMES, *ngrams]
     assert table.rows[5][6] == "5.881", "the mean over seeds"
     assert table.rows[3][12] == "tie"
@@ -376,7 +376,7 @@ def test_placeholders() -> None:
     assert filled(f"{{{{tinystories/closed/{WIDTH}/verdict}}}}", rows) == "tie"
     assert filled("{{sotu/closed/top/loss}}", rows) == UNMEASURED
     assert filled("{{picture/tinystories/closed}}", rows).endswith("(../p/tinystories-closed-ladder.png)")
-    assert filled("{{table/tinystories/closed}}", rows).count("\n") == 1 + len(NAMES) + 6
+    assert filled("{{table/tinystories/closed}}", rows).count("\n") == 1 + len(NAMES) + len(NGRAMS)
     assert filled(r"$\frac{a}{{b} c}$", rows) == r"$\frac{a}{{b} c}$", "formulas stay"
     [board] = boards_of(rows)
     assert board.top is not None

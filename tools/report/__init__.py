@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import lock, write_atomic
+from hectogpt.files import write_atomic
 from hectogpt.lab import recipes
 from hectogpt.lab.record import read_records
 from tools.report.front import Front, build_fronts
@@ -64,24 +64,15 @@ def write_report(
         template = answers / TEMPLATE
         if template.exists():
             filler = Filler(boards, ladder, descriptions, Path(os.path.relpath(pictures, answers)).as_posix())
-            answer = filler.fill(_read(template), template)
+            answer = filler.fill(template.read_text(encoding="utf-8"), template)
             texts[answers / TEMPLATE.replace(".template", "")] = answer
         pictures.mkdir(parents=True, exist_ok=True)
-        with lock(out / ".report.lock", "drawing a report there", remove=True):
-            _remove_leftovers(out, pictures)
-            written = _draw(boards, fronts, pictures)
-            for path, text in texts.items():
-                write_atomic(path, text)
+        written = _draw(boards, fronts, pictures)
+        for path, text in texts.items():
+            write_atomic(path, text)
     except OSError as error:
         raise UserError(f"cannot write to {out}", why=error.strerror or str(error), code=errors.STORAGE) from None
     return [*written, *texts]
-
-
-def _read(template: Path) -> str:
-    try:
-        return template.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {template}", why=f"it is not UTF-8: {error}", code=errors.DATA) from None
 
 
 def ladder_names() -> list[str]:
@@ -92,14 +83,6 @@ def ladder_names() -> list[str]:
 def recipe_descriptions() -> dict[str, str]:
     """Name -> docstring of every recipe: what it does, and why in further paragraphs."""
     return {name: f"{recipes.describe(name)}\n\n{recipes.explain(name)}".strip() for name in recipes.names()}
-
-
-def _remove_leftovers(*folders: Path) -> None:
-    """Remove the files that a killed report was writing, under the lock that the next one holds."""
-    for folder in folders:
-        for leftover in folder.glob(".*.[0-9]*"):
-            if re.fullmatch(r"\..+\.(md|png)\.\d+", leftover.name):
-                leftover.unlink()
 
 
 def _draw(boards: Sequence[Leaderboard], fronts: Sequence[Front], folder: Path) -> list[Path]:

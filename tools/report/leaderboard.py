@@ -6,7 +6,6 @@ its newest settings count.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -24,7 +23,6 @@ from hectogpt.lab.tracks import TRACKS
 from hectogpt.training.run import sections_changed
 
 WITHOUT = "without-"
-LONGEST_SLUG = 100  # characters; a file's name may have 255 bytes
 
 
 @dataclass(frozen=True)
@@ -122,16 +120,8 @@ class Leaderboard:
 
     @property
     def slug(self) -> str:
-        """Corpus and track, for names of files and elements of a page: letters, digits, dots, dashes and underscores.
-
-        A text that has other characters, or is long, gets a few digits of its hash, so that no two share a name.
-        """
-        text = f"{self.corpus}-{self.track}"
-        plain = text.replace("+", "-").replace("/", "-").replace(":", "-")
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
-        if slug == plain and len(slug) <= LONGEST_SLUG:
-            return slug
-        return f"{slug[:LONGEST_SLUG]}-{hashlib.sha256(text.encode('utf-8')).hexdigest()[:8]}"
+        """Corpus and track, for names of files: letters, digits, dots, dashes and underscores."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.corpus}-{self.track}")
 
     @property
     def top(self) -> Entry | None:
