@@ -48,9 +48,10 @@ that crashed is left out and listed under Notes.
 seconds names it. "s" and "MiB" are time and memory of the trials' training, without scoring; the trials ran on
 different machines, so these seconds cannot be compared with each other. "parameters" are those of the trials, on
 average. In older trials heads have a row for each token of the whole training text; a head of today has one for each
-token that its run reads, which are up to 1.3 million parameters less. "batch 100" is the number that the assignment
-asks for, the training loss of the last batch before its update. "last 10" is the mean of the last ten batches. Neither
-is used for ranking.
+token that its run reads, which are up to 1.3 million parameters less. The one machine timed minute when it had a memory
+of n-grams, which today's has not; records with that memory are left out (LOG.md has their figures). "batch 100" is the
+number that the assignment asks for, the training loss of the last batch before its update. "last 10" is the mean of the
+last ten batches. Neither is used for ranking.
 
 The blocks compute in bf16 where the machine multiplies it, in runs of d_model = 128 or more; the baseline computes in
 float32. Scores are float32. The notes name seeds of other threads or dtypes than their rung's. Sums are rounded in

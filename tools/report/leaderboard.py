@@ -179,20 +179,21 @@ def _stack(curves: Sequence[Sequence[float | None] | None]) -> np.ndarray:
 def changed_sections(new: Entry, old: Entry) -> str:
     """The sections of the run in which two entries differ, for example "model, optim"."""
     ignored = {*NOT_IDENTITY, "recipe", "device", "dtype", "head_dtype"}
-    before, after = old.records[-1], new.records[-1]
-    runs = [run for record in (before, after) if (run := record.parsed_run())]
-    if len(runs) == 2:
-        names = set(sections_changed(*runs))
-    else:  # a run that this version cannot express
-        names = {name for name in before.run.keys() | after.run.keys() if before.run.get(name) != after.run.get(name)}
-    return ", ".join(sorted(names - ignored))
+    before, after = old.records[-1].parsed_run(), new.records[-1].parsed_run()
+    assert before is not None
+    assert after is not None  # others have no entries
+    return ", ".join(sorted(sections_changed(before, after) - ignored))
 
 
 def build_leaderboards(records: Sequence[Record], ladder: Sequence[str]) -> list[Leaderboard]:
-    """One leaderboard per corpus (in the order of the records) and track. ladder: its names, the baseline first."""
+    """One leaderboard per corpus (in the order of the records) and track. ladder: its names, the baseline first.
+
+    Records of runs that this version cannot express, such as those with a memory of n-grams, are left out.
+    """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.corpus, record.track), []).append(record)
+        if record.parsed_run() is not None:
+            groups.setdefault((record.corpus, record.track), []).append(record)
     corpora = list(dict.fromkeys(corpus for corpus, _ in groups))
     tracks = list(TRACKS)
 
