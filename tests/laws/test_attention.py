@@ -17,7 +17,7 @@ import hectogpt
 from hectogpt.generation.cache import KVCache
 from hectogpt.generation.decode import Decoder
 from hectogpt.model.attention import CausalAttention
-from hectogpt.model.parts import ALiBi, QKNorm, QKPart, Rotary, RotaryLayer, ScoreBias, visible_keys
+from hectogpt.model.parts import ALiBi, QKNorm, QKPart, Rotary, ScoreBias, visible_keys
 
 # --- the mask ---------------------------------------------------------------------------------------------------------
 
@@ -63,28 +63,10 @@ def test_a_cache_s_mask_by_hand(starts: list[int], later: int) -> None:
 def test_the_mask_is_made_in_one_place() -> None:
     """Whoever needs to know what a query sees asks visible_keys."""
     package = Path(hectogpt.__file__).parent
-    for path in [*(package / "model").glob("*.py"), *(package / "generate").glob("*.py")]:
+    for path in [*(package / "model").glob("*.py"), *(package / "generation").glob("*.py")]:
         text = path.read_text(encoding="utf-8")
         assert "triu" not in text, path
         assert "tril" not in text, path
-
-
-# --- the view: once per forward pass ----------------------------------------------------------------------------------
-
-
-def test_rotary_angles_are_computed_once_per_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All layers share them, with and without a cache."""
-    calls: list[tuple[int, ...]] = []
-    prepare = RotaryLayer.prepare
-    monkeypatch.setattr(RotaryLayer, "prepare", lambda self, p: calls.append(tuple(p.shape)) or prepare(self, p))
-    model = build(replace(BARE, n_layers=3, attention_parts=(Rotary(), QKNorm(), ALiBi())))
-    ids = random_ids(2, 7)
-    model(ids)
-    model.loss(ids, ids)
-    decoder = Decoder(model, [[1, 2, 3], [4]], 2)
-    decoder.prefill()
-    decoder.decode([1, 2])
-    assert calls == [(1, 7), (1, 7), (2, 3), (2, 1)]
 
 
 # --- the attention map ------------------------------------------------------------------------------------------------

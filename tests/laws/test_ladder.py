@@ -64,12 +64,6 @@ def test_a_rung_of_several_ideas_is_its_ideas(name: str) -> None:
         assert idea.__doc__
 
 
-def test_the_ladder_has_several_kinds_of_ideas() -> None:
-    kinds = {tuple(sorted(sections(recipes.rung(n - 1), recipes.rung(n)))) for n in RUNGS}
-    assert len(kinds) >= 3
-    assert len(LADDER) >= 14
-
-
 def test_top_is_the_last_rung_and_what_train_does_by_default() -> None:
     assert recipes.recipe("top") == recipes.recipe(recipes.TOP) == recipes.rung(len(LADDER))
 

@@ -140,40 +140,6 @@ def test_a_compact_head_is_the_full_head(
             torch.testing.assert_close(norm, get_total_norm(expected), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("embedding_map", [0.0, 0.3])
-def test_gradients_through_the_logits_are_those_of_the_loss(embedding_map: float) -> None:
-    """Whoever builds a loss from the logits trains the compact head in the same way: the embeddings get nothing."""
-    options = LMHeadConfig(bias=True, soft_cap=3.0, compact_vocab=True, embedding_map=embedding_map)
-    twins = Twins(20, torch.arange(0, 20, 3), options, 6, 0)
-    targets = twins.used[:6]
-    parameters = list(twins.head.parameters())
-    plain = F.cross_entropy(twins.head(twins.hidden, twins.embeddings), targets)
-    assert torch.autograd.grad(plain, twins.embeddings, allow_unused=True, retain_graph=True) == (None,)
-    for a, b in zip(
-        torch.autograd.grad(twins.compact_loss(targets, False), parameters),
-        torch.autograd.grad(plain, parameters),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-
-
-def test_probabilities_of_a_large_compact_vocabulary_sum_to_one() -> None:
-    """Over all 50,257 ids, of which some 300 are in use."""
-    vocab, g = 50257, torch.Generator().manual_seed(17)
-    used = torch.randint(vocab, (300,), generator=g).unique()
-    twins = Twins(vocab, used, LMHeadConfig(compact_vocab=True), 1, 17)
-    hidden, embeddings, head = twins.hidden.detach(), twins.embeddings, twins.head
-    with torch.no_grad():
-        scores = torch.log_softmax(twins.full_logits(), 1)[0]
-        for some in (used[:3], twins.unused[:3]):
-            loss = head.loss(hidden.expand(3, -1), some, embeddings, reduction="sum")
-            torch.testing.assert_close(loss, -scores[some].sum(), rtol=1e-12, atol=0)
-        one_of_each = [*used.tolist(), int(twins.unused[0])]
-        losses = [head.loss(hidden, torch.tensor([i]), embeddings) for i in one_of_each]
-        p = torch.exp(-torch.stack(losses))
-    assert abs(p[:-1].sum() + p[-1] * len(twins.unused) - 1) < 1e-12
-
-
 def test_targets_and_tokens_outside_the_vocabulary_are_named() -> None:
     """By their id, not by their row."""
     twins = Twins(20, torch.arange(0, 20, 3), LMHeadConfig(compact_vocab=True), 3, 0)
@@ -194,18 +160,6 @@ MODEL = ModelConfig(
 
 def with_head(**options: object) -> ModelConfig:
     return replace(MODEL, lm_head=replace(MODEL.lm_head, **options))
-
-
-def test_a_model_with_a_compact_vocabulary_has_logits_for_all_tokens() -> None:
-    model = build(with_head(compact_vocab=True))
-    x = random_ids(3, 16, 61)
-    logits = model(x)
-    assert logits.shape[-1] == 61
-    assert (logits[..., 1::3] == logits[..., 2:3]).all()  # build() puts every third token to use
-    log_p = logits.log_softmax(-1)
-    expected = -log_p[:, :-1].gather(-1, x[:, 1:, None]).mean()
-    torch.testing.assert_close(model.get_loss_on_batch(x), expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(model.generate(x[:, :4], 3)[:, :4], x[:, :4])
 
 
 def test_the_gradient_norm_of_a_model_is_that_of_the_full_vocabulary() -> None:
@@ -251,11 +205,8 @@ def test_an_embedding_map_adds_to_the_matrix(compact: bool) -> None:
     assert weight_bytes(light) < weight_bytes(model) - 4 * 61 * 24  # which reads the embeddings beside the head
 
 
-def test_an_embedding_map_starts_at_zero() -> None:
+def test_a_compact_head_and_an_embedding_map_start_at_zero() -> None:
     assert not Transformer(with_head(embedding_map=0.3), Init(head=0.5)).lm_head.embedding_map.weight.any()
-
-
-def test_a_compact_head_starts_at_zero() -> None:
     model = build(with_head(compact_vocab=True))
     model.init_weights(Init(head=0.5), seed=0)
     assert not model.lm_head.weight.any()
@@ -284,12 +235,6 @@ def test_precision_is_of_one_call() -> None:
     twice = model.double().loss(ids, targets)
     torch.testing.assert_close(twice.float(), exact, rtol=1e-5, atol=0)
     assert twice.dtype == torch.float64
-
-
-def test_sums_and_means() -> None:
-    model = build(with_head(compact_vocab=True))
-    ids, targets = random_ids(3, 5, 61), random_ids(3, 5, 61, seed=2)
-    torch.testing.assert_close(model.loss(ids, targets, reduction="sum"), 15 * model.loss(ids, targets))
 
 
 def test_options_that_cannot_be_are_refused_by_name() -> None:

@@ -179,46 +179,33 @@ def test_a_spike_is_told_and_does_not_hide_the_next() -> None:
     assert SpikeRule(known)(9.0), "a run that goes on knows the losses before"
 
 
-def spiky(corpus: Corpus, on_spike: str, steps: int = 24) -> tuple[Session, list[Step]]:
-    """A run whose weights are thrown far off after 20 steps."""
-    run = small_run(steps=steps, on_spike=on_spike, optim=AdamW(lr=1e-4))
-    session, found = Session.open(run, corpus), []
+def spiky(corpus: Corpus, on_spike: str) -> Iterator[tuple[Session, Step]]:
+    """The steps of a run whose weights are thrown far off after 20 of them."""
+    session = Session.open(small_run(steps=24, on_spike=on_spike, optim=AdamW(lr=1e-4)), corpus)
     for step in session.steps():
-        found.append(step)
         if step.number == 20:
             with torch.no_grad():
                 session.model.lm_head.weight.mul_(300)
-    return session, found
-
-
-@pytest.mark.thorough
-def test_a_spike_can_be_told_skipped_or_the_end(corpus: Corpus) -> None:
-    _, told = spiky(corpus, "warn")
-    assert [step.number for step in told if step.spike] == [21, 22, 23, 24]
-    assert not any(step.skipped for step in told)
-    session, skipped = spiky(corpus, "skip")
-    assert [step.number for step in skipped if step.skipped] == [21, 22, 23, 24]
-    assert all(step.spike == step.skipped for step in skipped)
-    before = [p.clone() for p in session.model.parameters()]
-    with pytest.raises(UserError, match="is a spike") as caught:
-        spiky(corpus, "stop")
-    assert caught.value.code == errors.DIVERGED
-    assert "after step 20" in caught.value.kept
-    assert all(p.isfinite().all() for p in before)
+        yield session, step
 
 
 def test_a_skipped_step_changes_nothing_and_is_remembered(corpus: Corpus) -> None:
-    run = small_run(steps=24, on_spike="skip", optim=AdamW(lr=1e-4))
-    session = Session.open(run, corpus)
-    for step in session.steps():
+    for session, step in spiky(corpus, "skip"):
         if step.number == 20:
-            with torch.no_grad():
-                session.model.lm_head.weight.mul_(300)
             before = session.checkpoint()
         if step.number == 22:
             break
     after = session.checkpoint()
     assert all(torch.equal(tensor, after.state.tensors[name]) for name, tensor in before.state.tensors.items())
-    again = Session.open(run, corpus, after)
+    again = Session.open(session.run, corpus, after)
     assert [step.skipped for step in again.done] == [False] * 20 + [True] * 2
     assert next(iter(again.steps())).skipped
+
+
+def test_a_spike_is_told_or_ends_the_run(corpus: Corpus) -> None:
+    found = [(step.spike, step.skipped) for _, step in spiky(corpus, "warn")]
+    assert found == [(False, False)] * 20 + [(True, False)] * 4
+    with pytest.raises(UserError, match="is a spike") as caught:
+        list(spiky(corpus, "stop"))
+    assert caught.value.code == errors.DIVERGED
+    assert "after step 20" in caught.value.kept

@@ -12,7 +12,6 @@ import pytest
 import torch
 from helpers import TINY
 
-from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.inputs import NgramHash, Smear
 from hectogpt.model.lm_head import LMHeadConfig
@@ -85,13 +84,6 @@ def test_decay_spares_what_it_should() -> None:
     of = groups_by_parameter(AdamW(weight_decay=0.1, decay_all=False).build(model))
     decayed = {name for name, p in model.named_parameters() if of[id(p)]["weight_decay"]}
     assert decayed == {name for name, kind in kinds(model).items() if kind in ("matrix", "head")}
-
-
-def test_a_learning_rate_that_rises_with_updates_is_refused() -> None:
-    with pytest.raises(UserError, match="row_lr_power"):
-        AdamW(row_lr_power=-0.5)
-    with pytest.raises(UserError, match=r"optim\.lr"):
-        AdamW(lr=-1.0)
 
 
 # --- the group ----------------------------------------------------------------------------------------------------
