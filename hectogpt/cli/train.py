@@ -72,7 +72,7 @@ Text
   --encoding NAME    of text files (default utf-8); --force: read odd ones too
 Run
   --steps N          gradient steps (default 100)
-  --eval-every N     held-out loss every N steps, in metrics.jsonl and the picture
+  --eval-every N     held-out loss every N steps, in metrics.jsonl and picture
   --seed N           draws the first weights and the order of the data (0)
   --init MODEL       start from a run, folder or hub name; --idea FILE: its code
 Going on

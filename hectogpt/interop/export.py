@@ -290,7 +290,8 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[st
         with torch.no_grad():
             expected = model(ids)
             first = theirs(ids[:, :cut], use_cache=True)
-            cache = {name: first[name] for name in ("cache", "past_key_values") if first.get(name) is not None}
+            names = [name for name in ("cache", "past_key_values") if first.get(name) is not None][:1]  # the new name
+            cache = {name: first[name] for name in names}
             pairs = [(expected, theirs(ids, use_cache=False).logits), (expected[:, :cut], first.logits)]
             if cut < length:
                 pairs.append((expected[:, cut:], theirs(ids[:, cut:], use_cache=True, **cache).logits))

@@ -250,19 +250,17 @@ def test_a_hugging_face_folder_is_a_model_too(tmp_path: Path) -> None:
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_shown_as_the_difference_to_its_recipe(tokens: Path) -> None:
-    run = package.recipe("top")
-    assert str(run) == f"Run {run.recipe}: as the recipe says"
-    changed = replace(run, steps=50, schedule=package.Cosine(warmup=5))
-    lines = str(changed).splitlines()
-    assert lines[0] == f"Run {run.recipe}: 2 fields changed"
-    assert re.match(r"  schedule  LinearDecay\(.* -> Cosine\(warmup=5", lines[1])
-    assert lines[2] == "  steps     100 -> 50"
+def test_a_run_is_shown_by_its_fields(tokens: Path) -> None:
+    """What differs from its recipe, which only the lab knows, is what `hectogpt show` says."""
+    run = replace(package.recipe("top"), steps=50, schedule=package.Cosine(warmup=5))
+    lines = str(run).splitlines()
+    assert lines[0] == f"Run {run.recipe}"
+    assert [line for line in lines if line.split() == ["steps", "50"]]
+    assert [line for line in lines if "Cosine(warmup=5" in line]
     html = replace(run, recipe="<b>mine", corpus="a&b")._repr_html_()
     assert "&lt;b&gt;mine" in html
     assert "a&amp;b" in html
     assert "<b>" not in html
-    assert "beside baseline" in str(replace(run, recipe="mine"))
 
 
 def test_a_result_is_shown_with_its_numbers(result: RunResult) -> None:

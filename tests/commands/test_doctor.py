@@ -24,8 +24,8 @@ from hectogpt.cli import doctor
 from hectogpt.data import CorpusCache
 from tools import answers
 
-NAMES = ["hectogpt", "Python", "torch", "numpy", "packages", "processor", "cores", "C++ compiler", "memory", "GPU"]
-NAMES += ["runs", "cache", "corpora", *(f"extra {name}" for name in doctor.EXTRAS), "Chromium"]
+NAMES = ["hectogpt", "Python", "torch", "numpy", "packages", "processor", "cores", "C++ compiler", "kernels", "memory"]
+NAMES += ["GPU", "runs", "cache", "corpora", *(f"extra {name}" for name in doctor.EXTRAS), "Chromium"]
 
 
 @pytest.fixture

@@ -272,4 +272,4 @@ def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:
     assert "<script>" not in card
     assert card.splitlines().count("---") == 2
     assert "| held-out loss | 5.2500 nats per token |" in card
-    assert "| Kneser-Ney trigram model on the same text | 5.0000 nats per token |" in card
+    assert "| Kneser-Ney trigram, same text | 5.0000 nats per token |" in card

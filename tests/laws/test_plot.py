@@ -42,6 +42,6 @@ def test_a_picture_is_written(tmp_path: Path) -> None:
         for baseline in (None, ([10.8] * 9, [1.2] * 9)):
             paths = [tmp_path / f"{i}.png" for i in range(2)]
             for path in paths:
-                plot_run(path, losses, norms, "a run", baseline, {"unigram counts": LEVEL})
+                plot_run(path, losses, norms, "a run", baseline, [(2, 9.0), (5, 8.0)], {"unigram counts": LEVEL})
             assert paths[0].read_bytes().startswith(b"\x89PNG")
             assert paths[0].read_bytes() == paths[1].read_bytes()
