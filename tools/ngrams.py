@@ -18,9 +18,10 @@ import numpy as np
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line
-from hectogpt.lab.ngram import SEQ_LEN, NgramModels
+from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.record import Record, read_records
 from hectogpt.serialization import dump
+from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.setup import training_tokens
 from tools import ROOT
 from tools.best_counting import mixture_losses
