@@ -82,13 +82,19 @@ def train_in(page: Any, recipe: str, steps: int, fields: dict[str, Any] = FIELDS
 def test_the_page_computes_what_training_computes(recipe: str, page: Any, text: Path) -> None:
     """First weights, batches, losses, gradient norms, held-out loss and counts, from a text and a seed alone.
 
-    Compared with training in float64: with an epsilon of 1e-10 rounding moves a loss of torch's own float32 by 0.0018.
+    Both are compared with training in float64. Ten steps differ by rounding alone. After that Adam with an epsilon of
+    1e-10 turns rounding into steps, in torch's float32 as well: the page may be three times as far off as torch is.
     """
     there = train_in(page, recipe, STEPS)
-    here = hectogpt.train(hectogpt.replace(run_of(recipe, text, STEPS), seed=3), quiet=True)
-    assert np.abs(np.subtract(there["losses"], here.losses)).max() < 1e-3
-    assert np.allclose(there["gradNorms"], here.grad_norms, rtol=0.02)
-    assert there["heldOut"] == pytest.approx(here.dev_loss, abs=1e-3)
+    exact = hectogpt.train(hectogpt.replace(run_of(recipe, text, STEPS), seed=3), quiet=True)
+    float32 = hectogpt.replace(exact.run, dtype="float32", head_dtype="float32")
+    torchs = np.abs(np.subtract(hectogpt.train(float32, quiet=True).losses, exact.losses))
+    pages = np.abs(np.subtract(there["losses"], exact.losses))
+    print(f"{recipe}: page {pages.max():.5f}, torch's float32 {torchs.max():.5f} from float64")
+    assert pages[:10].max() < 1e-3
+    assert pages.max() < max(1e-3, 3 * torchs.max())
+    assert np.allclose(there["gradNorms"][:10], exact.grad_norms[:10], rtol=1e-3)
+    assert there["heldOut"] == pytest.approx(exact.dev_loss, abs=max(1e-3, 3 * torchs.max()))
     assert there["lines"]["uniform"] == pytest.approx(np.log(50257))
 
 
@@ -152,7 +158,7 @@ def test_the_tokenizer_is_gpt2s(page: Any) -> None:
         ({"fields": {"model.n_heads": 5}}, "cannot be divided among 5 heads"),
         ({"fields": {"model.size": 5}}, "There is no field model.size"),
         ({"steps": 0}, "steps is 0"),
-        ({"steps": 30, "recipe": "muon", "fields": FIELDS | {"lr": 1e30}}, "The weights after step"),
+        ({"steps": 30, "recipe": "learning_rate", "fields": FIELDS | {"lr": 3e38}}, "The weights after step"),
     ],
 )
 def test_bad_input_is_one_sentence(options: dict[str, Any], sentence: str, page: Any) -> None:
@@ -178,4 +184,5 @@ def test_first_weights_of_a_run(page: Any, text: Path, browser: Any, tmp_path: P
     opened.goto(out.as_uri())
     there = train_in(opened, "rotary", 1, {"data.batch_size": 4, "data.seq_len": 128})
     opened.close()
-    assert there["losses"][0] < result.losses[0] - 1
+    assert there["losses"][0] == pytest.approx(result.losses[-1], abs=0.5)
+    assert there["losses"][0] < result.losses[0] - 0.5
