@@ -352,7 +352,8 @@ def test_the_tasks_of_an_array_share_the_trials(tiny: Corpus, tmp_path: Path, al
         pass
     followed = run_command(tiny, out, "--engine", "slurm", "--workers", "3")
     assert followed.returncode == 0
-    assert "the array is under way" in followed.stderr
+    # A quick machine has done all four before the command that follows has begun.
+    assert "the array is under way" in followed.stderr or "4 recorded" in followed.stderr
     assert [task.wait(60) for task in tasks] == [0, 0]
     assert plain(read_records(out)) == alone
     assert start_task(script, 2).wait(60) == 0, "a late task finds nothing to do"

@@ -24,7 +24,7 @@ CASES: tuple[tuple[str, tuple[str, str], str], ...] = (
     ("attention", (f"({MASKED}, dim=-1)", "(score, dim=-1) * (self.causal_mask[:, :, :t, :t] == 0)"), "mask after softmax"),
     ("generate", (CROP, CROP.removesuffix("[:, -1]")), "the new token lacks an axis"),
     ("generate", (", keepdim=True", ""), "the new token lacks an axis"),
-    ("forward", ("arange(seq", "arange(x.shape[0]"), "position embeddings of another shape"),
+    ("forward", ("arange(seq", "arange(x.shape[0]"), "positions from the batch axis"),
 )  # fmt: skip
 
 
