@@ -27,7 +27,7 @@ NEEDED = (
     r"hectogpt/data/vocab\.bpe\.xz",
     r"hectogpt/lab/baselines/.*\.json",
     r"hectogpt/lab/examples/.*\.py",
-    r"hectogpt/(model|generate)/.*\.cpp",
+    r"hectogpt/kernels/.*\.(cpp|h)",
     r"hectogpt/web/(engine|kit|pages)/.*\.(html|css|js|wasm)",
     r"hectogpt/assignment/files/reference/model_solution\.py",
     r"hectogpt/assignment/files/assignment/tests/expected\.json",

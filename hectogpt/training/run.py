@@ -129,7 +129,8 @@ class Run:
     def _facts(self) -> dict[str, str]:
         """The model's sizes, and every field that differs from a plain GPT-2's run, in short words."""
         m = self.model
-        plain = Run(ModelConfig(m.d_model, m.n_heads, m.n_layers, m.context_length, m.vocab_size))
+        model = ModelConfig(m.d_model, m.n_heads, m.n_layers, m.context_length, m.vocab_size)
+        plain = Run(model, data=Data(seq_len=min(Data().seq_len, m.context_length)))
         sizes = {"d_model": m.d_model, "n_heads": m.n_heads, "n_layers": m.n_layers, "context_length": m.context_length}
         found = {f"model.{name}": str(size) for name, size in sizes.items()}
         changed = {path: value_text(new) for path, (_, new) in diff(plain, self).items()}

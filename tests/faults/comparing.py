@@ -62,10 +62,21 @@ def _note(side: Path, text: str) -> None:
 
 
 def _tried(
-    run: Run, corpus: Corpus, splits: Sequence[str], on_step: Callable[[int, float], None], scratch: Path | None = None
+    run: Run,
+    corpus: Corpus,
+    splits: Sequence[str],
+    on_step: Callable[[int, float], None],
+    scratch: Path | None = None,
+    mixes_counts: bool = False,
 ) -> dict[str, Any]:
     """A trial in this process."""
-    request = {"ideas": sources_of(run), "run": dump(run), "splits": list(splits), "scratch": str(scratch)}
+    request = {
+        "ideas": sources_of(run),
+        "run": dump(run),
+        "splits": list(splits),
+        "scratch": str(scratch),
+        "mixes_counts": mixes_counts,
+    }
     result: dict[str, Any] = {}
     for message in trial.train_and_score(request | {"corpus": corpus.name, "corpus_sha256": corpus.sha256}):
         if "step" in message:
