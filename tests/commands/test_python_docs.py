@@ -52,7 +52,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path) -> None:
     program = "\n".join(blocks).replace("seeds=3", "seeds=1")
     (tmp_path / "page.py").write_text(program, encoding="utf-8")
     told = run([sys.executable, "page.py"], tmp_path)
-    assert f"Run {TOP}: " in told
+    assert f"Run {TOP}\n" in told
     assert re.search(r"^Anna walked to the", told, re.M)
     assert "my_idea.py:half_way" in told
     assert "already holds a run" in told
@@ -75,7 +75,7 @@ def test_the_exported_notebook_is_the_marimo_one() -> None:
 def test_the_exported_notebook_runs(tmp_path: Path) -> None:
     cells = [cell.replace("seeds=2", "seeds=1") for cell in exported_cells()]
     told = run([sys.executable, "-c", RUN_CELLS], tmp_path, json.dumps(cells))
-    assert "<caption>Run adamw_128: 10 fields changed</caption>" in told
+    assert "<caption>Run adamw_128</caption>" in told
     assert "'Anna walked to" in told
     assert "my_idea.py:half_way@adamw_128" in told
 

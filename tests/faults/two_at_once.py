@@ -155,7 +155,7 @@ def build_corpora(where: Path, n: int, chance: random.Random) -> list[str]:
     ended = together([lambda: corpora.open_corpus(str(source), cache=cache, progress=False).sha256] * n, chance)
     faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
     faults += ["the tokens differ"] if any(one.value != ended[0].value for one in ended) else []
-    faults += corpora.verify(str(source), cache=cache)
+    faults += corpora.CorpusCache(str(source), cache=cache).verify()
     left = [path.name for path in cache.glob(".*") if not path.name.endswith(".lock")]
     shutil.rmtree(base)
     return faults + ([f"left behind: {left}"] if left else [])
