@@ -88,7 +88,8 @@ def test_peak_memory_is_that_of_training(corpus: Corpus) -> None:
     for _ in session.steps():
         pass
     peak = session.result().peak_mb
-    assert 50 < peak <= hardware.peak_memory_mb()
+    # The kernel counts pages for each thread in batches, so two readings may differ by a few hundred kB.
+    assert 50 < peak <= hardware.peak_memory_mb() + 1
     more = hardware.peak_memory_mb() - hardware.resident_memory_mb() + 100
     held = torch.ones(int(more * 2**20) // 4)  # with this the process is larger than ever
     assert session.result().peak_mb == peak < hardware.peak_memory_mb()
