@@ -15,7 +15,7 @@ from hectogpt.serialization import diff
 from hectogpt.training.run import Run, load_run
 
 PACKAGE = Path(__file__).resolve().parents[1]
-COMPUTES = ("data", "model", "training")  # the layers whose code decides what a step computes
+COMPUTES = ("data", "kernels", "model", "training")  # the layers whose code decides what a step computes
 # Parts of a batch, which change no more than the last bits.
 PARTS = ("leaves", "micro_batch")
 # A checkpoint serves a run that differs in these: in its length, its machine, its parts, its name, its text's name.

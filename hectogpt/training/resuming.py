@@ -87,7 +87,7 @@ def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
         raise UserError(
             f"{folder} has no checkpoint of its last step",
             why="more steps go on from the state of the optimizer, which the weights alone do not hold",
-            fix="a run with checkpoints: leave save_every at its default",
+            fix="a run that keeps checkpoints: set save_every",
             kept="the run, untouched",
             code=errors.CHECKPOINT,
         )
