@@ -278,24 +278,6 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
 
 
-@pytest.mark.thorough
-def test_the_page_imports_what_it_was_told_alone(strange: Path) -> None:
-    pytest.importorskip("marimo")
-    program = [sys.executable, str(ROOT / "tests" / "programs" / "trained_page.py"), "--model", "made"]
-
-    def shown(*more: str) -> str:
-        around = environment(strange.parent, PYTHONPATH=str(ROOT))
-        done = subprocess.run([*program, *more], cwd=strange.parent, env=around, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    canary = strange.parent / "canary"
-    assert "has classes of mine.py" in shown()
-    assert not canary.exists()
-    assert "1 layers of 2 heads" in shown("--idea", "made/idea.py")
-    assert canary.exists()
-
-
 def test_a_folder_cannot_name_files_elsewhere(here: Here, strange: Path) -> None:
     """run.json is somebody else's: its paths are shown by name, and its hashes open no files."""
     record = json.loads((strange / "run.json").read_text())
