@@ -38,6 +38,7 @@ from hectogpt.signals import Stopped
 from hectogpt.training import setup
 from hectogpt.training.describing import StepLine, describe, is_modified, label_of
 from hectogpt.training.evaluate import evaluating
+from hectogpt.training.full_run import score_between
 from hectogpt.training.resuming import Resume, check_same, extended
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RUN, read_run
@@ -93,7 +94,7 @@ def train(
     base = recipes.recipe_of(run)
     modified = base is not None and is_modified(base, run)
     if out is None:
-        return _train_without_folder(run, corpus, progress, label_of(run, modified))
+        return _train_without_folder(run, corpus, progress, label_of(run, modified), eval_every)
     folder, going_on = Path(out).expanduser(), None
     if resume and (folder / RUN).exists():
         run, going_on = _continued(run, folder, extend, progress)
@@ -121,11 +122,11 @@ def _continued(run: Run, folder: Path, extend: int | None, progress: Progress) -
     return run, Resume(folder)
 
 
-def _train_without_folder(run: Run, corpus: Corpus, progress: Progress, label: str) -> RunResult:
+def _train_without_folder(run: Run, corpus: Corpus, progress: Progress, label: str, eval_every: int) -> RunResult:
     session = Session.open(run, corpus)
     progress.line(f"{label}: {describe(session)}")
-    for _ in progress.follow(session.steps(), run.steps, StepLine(run)):
-        pass
+    for step in progress.follow(session.steps(), run.steps, StepLine(run)):
+        score_between(session, step, eval_every, progress)
     session.evaluate("dev")
     return session.result()
 

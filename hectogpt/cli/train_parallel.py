@@ -80,7 +80,7 @@ def _train(launch: Launch, run: Run, name: str | None, recipe: Run, argv: list[s
             world.meet("the end")  # rank 0 may keep the store
             return
         shared = load_run(decided)
-        corpus = find_corpus(shared, progress, options.encoding, options.force)
+        corpus = find_corpus(shared, progress, options.encoding, options.force, launch.local_rank == 0)
         world.agree({"data": corpus.sha256, "tokenizer": corpus.tokenizer.sha256})
         if not world.is_first:
             follow(shared, corpus, world)

@@ -75,6 +75,7 @@ def open_corpus(
     cache: Path | str | None = None,
     progress: bool | None = None,
     force: bool = False,
+    check: bool = True,
 ) -> Corpus:
     """Return the corpus of a source; it is tokenised on first use and read from the cache afterwards.
 
@@ -84,12 +85,13 @@ def open_corpus(
     source with so few documents that dev or test would stay (nearly) empty is cut into about 128 passages, at blank
     lines, else at line ends or spaces, and these are split.
     encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar on
-    stderr; None: if that is a terminal. force: `binary` and `skip_unreadable` of `SourceOptions`.
+    stderr; None: if that is a terminal. force: `binary` and `skip_unreadable` of `SourceOptions`. check: compare the
+    token files with their hashes; without, another process of this machine does.
 
     Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, USAGE for an unknown
     encoding, STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten minutes.
     """
-    return CorpusCache(source, SourceOptions(encoding, force, force), cache).open(progress)
+    return CorpusCache(source, SourceOptions(encoding, force, force), cache).open(progress, check)
 
 
 class CorpusCache:
@@ -117,13 +119,13 @@ class CorpusCache:
         changed += ["set force to True"] if options.binary or options.skip_unreadable else []
         self.fix = f"hectogpt data repair {shlex.quote(name)}" + (f" ({', '.join(changed)})" if changed else "")
 
-    def open(self, progress: bool | None = None) -> Corpus:
+    def open(self, progress: bool | None = None, check: bool = True) -> Corpus:
         """Return the corpus. Builds the token files if there are none or the source has changed since."""
         if isinstance(self.source, Source) and not self._is_fresh(self.source):
             with token_files.lock_folder(self.folder):
                 if not self._is_fresh(self.source):  # another process may have built it while this one waited
                     self._build(self.source, progress, None)
-        return self._load()
+        return self._load(check)
 
     def build(self, progress: bool | None = None, workers: int | None = None) -> Path:
         """Tokenise the source (again) and return the folder. workers: threads, None for one on each core; the files
@@ -173,15 +175,16 @@ class CorpusCache:
         index = token_files.read_index(self.folder, self.fix)
         return not source.fingerprint or index["fingerprint"] == source.fingerprint
 
-    def _load(self) -> Corpus:
-        """Read the token files and check them against their index, or id by id if they have none."""
+    def _load(self, check: bool = True) -> Corpus:
+        """Read the token files and check them against their index, or id by id if they have none. check: whether the
+        hashes of the index are compared."""
         if isinstance(self.source, TokenFiles) and not (self.folder / token_files.INDEX).is_file():
             return self._load_unindexed(self.source.paths)
         index = token_files.read_index(self.folder, self.fix)
         entries = index["splits"]
         return Corpus(
             name=self.source.name,
-            tokens=token_files.read_splits(self.folder, index, self.tokenizer, self.fix),
+            tokens=token_files.read_splits(self.folder, index, self.tokenizer, self.fix, check),
             sha256={split: entries[split]["sha256"] for split in SPLITS},
             n_documents={split: entries[split]["documents"] for split in SPLITS},
             tokenizer=self.tokenizer,

@@ -227,8 +227,10 @@ def damage_error(path: Path, why: str, fix: str) -> UserError:
     return UserError(f"token files are damaged: {path}", why=why, fix=fix, code=errors.DATA)
 
 
-def read_splits(folder: Path, index: dict[str, Any], tokenizer: Tokenizer, fix: str) -> dict[str, np.ndarray]:
-    """Split -> read-only uint16 [n], every block checked against its SHA-256 (about 0.7 s per GB).
+def read_splits(
+    folder: Path, index: dict[str, Any], tokenizer: Tokenizer, fix: str, check: bool = True
+) -> dict[str, np.ndarray]:
+    """Split -> read-only uint16 [n]; with `check` every block is compared with its SHA-256 (about 0.7 s per GB).
 
     Raises UserError (DATA), which proposes `fix`, naming file, block and token range; or if the files were made with
     another tokenizer than `tokenizer`.
@@ -241,10 +243,10 @@ def read_splits(folder: Path, index: dict[str, Any], tokenizer: Tokenizer, fix: 
             code=errors.DATA,
         )
     mapped = sum(index["splits"][split]["tokens"] for split in SPLITS) * TOKEN.itemsize > MEMORY_LIMIT
-    return {split: _read_split(folder, index["splits"][split], mapped, fix) for split in SPLITS}
+    return {split: _read_split(folder, index["splits"][split], mapped, fix, check) for split in SPLITS}
 
 
-def _read_split(folder: Path, entry: dict[str, Any], mapped: bool, fix: str) -> np.ndarray:
+def _read_split(folder: Path, entry: dict[str, Any], mapped: bool, fix: str, check: bool) -> np.ndarray:
     path = folder / entry["file"]
     try:
         size = path.stat().st_size
@@ -253,7 +255,7 @@ def _read_split(folder: Path, entry: dict[str, Any], mapped: bool, fix: str) -> 
         raise damage_error(path, f"it cannot be read: {error.strerror or error}", fix) from None
     if size != entry["tokens"] * TOKEN.itemsize or len(tokens) != entry["tokens"]:
         raise damage_error(path, f"{size:,} bytes, the index says {entry['tokens']:,} tokens of 2", fix)
-    for number, block in enumerate(entry["shards"]):
+    for number, block in enumerate(entry["shards"] if check else ()):
         start, stop = block["start"], block["start"] + block["tokens"]
         if hashlib.sha256(tokens[start:stop].data).hexdigest() != block["sha256"]:
             why = f"SHA-256 of block {number} (tokens {start:,} to {stop - 1:,}) differs from the index"

@@ -69,7 +69,7 @@ def describe(session: Session) -> str:
         f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x {run.data.seq_len} "
         f"tokens from {session.corpus.name}; {facts['device']}, {facts['threads']} "
         f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, {facts['head_dtype']} head, "
-        f"{session.head}"
+        f"{session.head}" + (f"; {session.world.in_words}" if session.world.in_words else "")
     )
 
 

@@ -48,8 +48,18 @@ def _parts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA)."""
-    changed = diff(load_run(then.get("run")), run)
+    """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA). A run may have more steps than its
+    checkpoint says if that is its last one: it is being extended."""
+    before = load_run(then.get("run"))
+    if before.steps != run.steps and not step == before.steps < run.steps:
+        raise UserError(
+            f"the checkpoint of step {step} is of a run of {before.steps} steps",
+            why=f"steps = {run.steps}, and learning rates depend on it",
+            fix=f"set steps in run.json to {before.steps}, or go on from the checkpoint of another step",
+            kept="the run, untouched",
+            code=errors.CHECKPOINT,
+        )
+    changed = diff(before, run)
     if other := [path for path in changed if path.split(".")[0] not in NOT_STATE and path not in NOT_STATE]:
         raise UserError(
             f"the checkpoint of step {step} is another run's",

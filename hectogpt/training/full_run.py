@@ -25,7 +25,7 @@ from hectogpt.serialization import dump
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.training.autosave import Autosave, drive
 from hectogpt.training.describing import StepLine, long_run_note, spike_note, unmoved_note
-from hectogpt.training.evaluate import evaluate
+from hectogpt.training.evaluate import EvalResult, evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.parallel import Alone, World
 from hectogpt.training.run import Run
@@ -156,10 +156,18 @@ def _look(session: Session, folder: RunFolder, progress: Progress, step: Step, e
         progress.line(f"note: {long}")
     if step.number == LOOK and (names := session.unmoved()):
         progress.line(unmoved_note(names, step.number))
-    if eval_every and step.number % eval_every == 0 and step.number < session.run.steps:
-        score = session.evaluate("dev")
-        folder.add_score(step.number, score)
-        progress.line(f"step {step.number}: held-out loss {score.loss:.4f} nats per token")
+    if (found := score_between(session, step, eval_every, progress)) is not None:
+        folder.add_score(step.number, found)
+
+
+def score_between(session: Session, step: Step, every: int, progress: Progress) -> EvalResult | None:
+    """The held-out score after a step, which is said; None if it is not time: only every so many steps (0: never), and
+    not after the last, which is scored anyway. Scoring changes no bit of the run."""
+    if not every or step.number % every or step.number == session.run.steps:
+        return None
+    found = session.evaluate("dev")
+    progress.line(f"step {step.number}: held-out loss {found.loss:.4f} nats per token")
+    return found
 
 
 def explain(

@@ -47,6 +47,7 @@ class Alone:
     """The one process of a run that no other shares; has what World has, without anything to send."""
 
     is_first = True
+    in_words = ""
     facts: ClassVar[dict[str, Any]] = {}
     record: ClassVar[dict[str, Any]] = {}
 
@@ -124,8 +125,10 @@ class World:
 
     @property
     def in_words(self) -> str:
-        """How many processes share the run, and how they add up."""
-        return f"{self.size} process{'' if self.size == 1 else 'es'}, {'fast' if self.fast else 'tree'} sums"
+        """How many processes share the run, on how many machines, and how they add up."""
+        nodes = -(-self.size // self.launch.local_size)
+        processes = f"{self.size} process{'' if self.size == 1 else 'es'} on {nodes} node{'' if nodes == 1 else 's'}"
+        return f"{processes}, {'fast' if self.fast else 'tree'} sums"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class World:
     @property
     def facts(self) -> dict[str, Any]:
         """What the bits of the run depend on: the number of processes, where sums are not those of the tree."""
-        return {"sharing": self.in_words} if self.fast else {}
+        return {"sharing": f"{self.size} processes, fast sums"} if self.fast else {}
 
     # --- texts and tensors ---
 

@@ -54,10 +54,13 @@ class Task:
 _NONE = {"save_every": "no checkpoints", "eval_every": "no scores on the way"}
 
 
-def find_corpus(run: Run, progress: Progress, encoding: str = "utf-8", force: bool = False) -> Corpus:
-    """The run's corpus, once it is known that run, corpus and memory fit each other. Raises UserError."""
+def find_corpus(
+    run: Run, progress: Progress, encoding: str = "utf-8", force: bool = False, check: bool = True
+) -> Corpus:
+    """The run's corpus, once it is known that run, corpus and memory fit each other. check: compare its files with
+    their hashes. Raises UserError."""
     precision.check_memory(run.model, torch.device("cpu"), run.data, run.dtype)
-    corpus = open_corpus(run.corpus, encoding=encoding, force=force)
+    corpus = open_corpus(run.corpus, encoding=encoding, force=force, check=check)
     for problem in corpus.problems:
         progress.line(f"note: {problem}")
     setup.check_corpus(run, corpus)

@@ -130,6 +130,19 @@ def test_names_that_are_no_folder_s_are_refused(tmp_path: Path, name: str) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_leftovers_of_a_killed_process_go_when_the_folder_is_taken_again(tmp_path: Path) -> None:
+    """Ours, and what safetensors writes beside its target; a user's own hidden file stays."""
+    with RunFolder.create(small_run(), False, "x", out=tmp_path) as folder:
+        folder.begin(precision.choose(folder.run))
+    before = files_below(tmp_path)
+    for name in (".tmpeuXl5r", ".summary.json.123"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".tmp").write_text("mine")
+    with RunFolder.reopen(tmp_path, small_run()):
+        pass
+    assert files_below(tmp_path) == before | {".tmp": b"mine"}
+
+
 # --- what is in it ------------------------------------------------------------------------------------------------
 
 

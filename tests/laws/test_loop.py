@@ -81,6 +81,16 @@ def test_a_run_that_is_extended_keeps_the_rows_of_its_compact_head(corpus: Corpu
     assert [step.number for step in longer.steps()] == [3, 4, 5]
 
 
+def test_a_checkpoint_of_a_run_of_another_length_is_refused(corpus: Corpus) -> None:
+    """Its learning rates would be others; only a run that has done all its steps may get more."""
+    session = Session.open(small_run(steps=4), corpus)
+    next(session.steps())
+    for steps in (3, 5):
+        with pytest.raises(UserError, match="of a run of 4 steps") as caught:
+            Session.open(small_run(steps=steps), corpus, session.checkpoint())
+        assert caught.value.code == errors.CHECKPOINT
+
+
 def test_a_run_goes_on_from_any_step_bit_for_bit(corpus: Corpus) -> None:
     """Weights, the optimizer's state and the number of the step are all there is: order and schedule follow from it."""
     run = small_run()

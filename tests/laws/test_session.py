@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ import torch
 from command import TINY as TINY_OPTIONS
 from command import Here
 from helpers import TINY, small_run, tiny_corpus
+from torch import Tensor, nn
 
-from hectogpt import errors, hardware
+import hectogpt
+from hectogpt import InputPart, Norm, errors, hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab.trial import run_trial
@@ -125,6 +127,40 @@ def test_train_is_a_session_to_its_end(corpus: Corpus) -> None:
     assert isinstance(result, RunResult)
     assert len(result.losses) == 2
     assert set(result.scores) == {"dev"}
+
+
+def test_scores_on_the_way_change_no_bit(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a folder too; the last step is scored anyway."""
+    plain, scored = (hectogpt.train(small_run(steps=4), corpus=corpus, eval_every=every) for every in (0, 2))
+    assert plain.losses == scored.losses
+    assert plain.scores == scored.scores
+    for one, two in zip(plain.model.parameters(), scored.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert capsys.readouterr().err.count(": held-out loss") == 1
+
+
+@dataclass(frozen=True)
+class Idle(InputPart):
+    """A part with a weight that no loss reaches."""
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return IdleLayer(d_model)
+
+
+class IdleLayer(nn.Module):
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x: Tensor, ids: Tensor, cache: object = None) -> Tensor:
+        return x
+
+
+def test_a_part_that_never_moves_is_named(corpus: Corpus) -> None:
+    session = Session.open(small_run(steps=2, model=replace(TINY, inputs=(Idle(),))), corpus)
+    assert "lm_head.weight" in session.unmoved()
+    list(session.steps())
+    assert session.unmoved() == ["inputs.0.weight"]
 
 
 def test_a_run_names_its_corpus(corpus: Corpus) -> None:
