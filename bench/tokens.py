@@ -18,9 +18,8 @@ from transformers import GPT2Tokenizer
 from bench.race import race, timed
 from bench.record import ROOT, Row
 from hectogpt import data
-from hectogpt.data.documents import DocumentReader
-from hectogpt.data.names import find_source
-from hectogpt.data.sources import Source
+from hectogpt.data.documents import Document, Source
+from hectogpt.data.sources import find_source
 from hectogpt.data.tokenizer import PATTERN, Tokenizer
 
 ROUNDS = 5
@@ -30,9 +29,9 @@ SETTINGS = {"sotu": "sotu", "tiny": str(ROOT / "answers" / "attention.md")}  # n
 
 def read_texts(corpus: str) -> list[str]:
     """The corpus's documents."""
-    source = find_source(corpus, data.SourceOptions())
+    source = find_source(corpus)
     assert isinstance(source, Source)
-    return [str(document.content) for document in DocumentReader(source.documents())]
+    return [str(document.content) for document in source.documents() if isinstance(document, Document)]
 
 
 def build_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:

@@ -59,14 +59,14 @@ class Progress:
                 yield item
 
     @contextmanager
-    def bar(self, total: int, first: str) -> Iterator[Callable[[int, str], None]]:
+    def bar(self, total: int | None, first: str) -> Iterator[Callable[[int, str], None]]:
         """A bar of `total` parts on a terminal, nothing elsewhere; yields the function to call with the number of parts
         that are done, and the text beside the bar."""
         if self.quiet or not self.console.is_terminal or notebook_line():
             yield lambda number, text: None
             return
         with self._bars() as bars:
-            task = bars.add_task(first, total=total)
+            task = bars.add_task(printable(first), total=total)
             yield lambda number, text: bars.update(task, completed=number, description=printable(text))
 
     def _bars(self) -> Any:

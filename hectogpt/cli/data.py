@@ -39,11 +39,10 @@ def main(argv: list[str]) -> None:
 def run(arguments: DataArguments) -> None:
     """Do what the arguments say, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
     from hectogpt import errors
-    from hectogpt.data import CorpusCache, SourceOptions
+    from hectogpt.data import CorpusCache
     from hectogpt.errors import UserError
 
-    options = SourceOptions(arguments.encoding, binary=arguments.force, skip_unreadable=arguments.force)
-    cache = CorpusCache(arguments.source, options)
+    cache = CorpusCache(arguments.source, encoding=arguments.encoding, force=arguments.force)
     if arguments.action == "verify" and (damage := cache.verify()):
         raise UserError(damage[0], fix=cache.fix, code=errors.DATA)
     repaired = cache.repair() if arguments.action == "repair" else []

@@ -119,7 +119,7 @@ def export(arguments: ExportArguments) -> None:
 
 def make(a: ExportArguments) -> str:
     """The page as HTML. Raises UserError."""
-    from hectogpt.data.text import read_text
+    from hectogpt.data.documents import read_text
     from hectogpt.web.page import fill
 
     text = None if a.text is None else read_text(a.text, "utf-8", False)

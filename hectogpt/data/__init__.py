@@ -5,7 +5,6 @@ Needs numpy and tiktoken; torch is never imported here. Text is kept byte for by
 
 from hectogpt.data.batches import Batches, DataOrder, Shuffled, tokens_read
 from hectogpt.data.corpus import Corpus, CorpusCache, open_corpus
-from hectogpt.data.sources import SourceOptions
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "CorpusCache",
     "DataOrder",
     "Shuffled",
-    "SourceOptions",
     "Tokenizer",
     "load_tokenizer",
     "open_corpus",

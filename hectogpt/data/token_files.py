@@ -1,7 +1,7 @@
 """Token files on disk: train.bin, dev.bin, test.bin (headerless little-endian uint16) and index.json beside them.
 
-The index holds counts, the tokenizer's hash and a SHA-256 for every block, a range of tokens of one file. A folder is
-written under a temporary name and renamed, so it is whole or absent. Reading checks every bit against the index.
+The index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder is written under a temporary name
+and renamed, so it is whole or absent. Reading checks every bit against the index.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,9 @@ from hectogpt.errors import UserError
 SPLITS = ("train", "dev", "test")
 TOKEN = np.dtype("<u2")
 INDEX = "index.json"
-FORMAT = "hectogpt token shards 1"  # in the index and in cache keys; there the blocks are called shards
-BLOCK_TOKENS = 1 << 25  # 64 MiB: the range that one hash covers and that a message can name
+FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
 MEMORY_LIMIT = 1 << 30  # bytes; larger corpora are mapped instead of read
-LOCK_PATIENCE_S = 600.0  # for a builder that writes nothing
+LOCK_PATIENCE_S = 600.0  # for another builder
 
 
 class EncodedChunk(NamedTuple):
@@ -41,56 +40,6 @@ class EncodedChunk(NamedTuple):
     n_bytes: int
 
 
-class SplitWriter:
-    """The file of one split, hashed while it is written. Raises OSError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.n_tokens, self.n_documents, self.n_bytes = path, 0, 0, 0
-        self._file_hash, self._block_hash = hashlib.sha256(), hashlib.sha256()
-        self._blocks: list[dict[str, Any]] = []
-        self._file = path.open("wb")
-
-    def append(self, chunk: EncodedChunk) -> None:
-        """Write a chunk's ids. Raises OSError."""
-        self.n_documents, self.n_bytes = self.n_documents + chunk.n_documents, self.n_bytes + chunk.n_bytes
-        ids = chunk.ids
-        while len(ids):
-            head = ids[: BLOCK_TOKENS - self.n_tokens % BLOCK_TOKENS]
-            raw = head.astype(TOKEN, copy=False).tobytes()
-            self._file.write(raw)
-            self._file_hash.update(raw)
-            self._block_hash.update(raw)
-            self.n_tokens += len(head)
-            if self.n_tokens % BLOCK_TOKENS == 0:
-                self._end_block()
-            ids = ids[len(head) :]
-
-    def _end_block(self) -> None:
-        start = len(self._blocks) * BLOCK_TOKENS
-        self._blocks.append({"start": start, "tokens": self.n_tokens - start, "sha256": self._block_hash.hexdigest()})
-        self._block_hash = hashlib.sha256()
-
-    def finish(self) -> dict[str, Any]:
-        """Wait until the file is on disk, close it and return its entry in the index. Raises OSError."""
-        if self.n_tokens > len(self._blocks) * BLOCK_TOKENS:
-            self._end_block()
-        self._file.flush()
-        files.sync(self._file.fileno())
-        self.close()
-        return {
-            "file": self.path.name,
-            "tokens": self.n_tokens,
-            "documents": self.n_documents,
-            "bytes": self.n_bytes,
-            "sha256": self._file_hash.hexdigest(),
-            "shards": self._blocks,
-        }
-
-    def close(self) -> None:
-        """Close the file as it is."""
-        self._file.close()
-
-
 class TokenFolderWriter:
     """A new folder of token files that takes the place of `folder` when it is committed.
 
@@ -100,16 +49,18 @@ class TokenFolderWriter:
 
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
         self._folder, self._tokenizer = folder, tokenizer
-        self._new = partial_folder(folder)
-        self._writers: dict[str, SplitWriter] = {}
+        self._new = files.temporary_folder(folder)
+        self._open: dict[str, BinaryIO] = {}
+        self._hashes = {split: hashlib.sha256() for split in SPLITS}
+        counts = {"tokens": 0, "documents": 0, "bytes": 0}
+        self._entries: dict[str, dict[str, Any]] = {split: {"file": f"{split}.bin", **counts} for split in SPLITS}
 
     def __enter__(self) -> TokenFolderWriter:
         try:
             with _storage_errors(self._folder):
-                shutil.rmtree(self._new, ignore_errors=True)
                 self._new.mkdir(parents=True)
                 for split in SPLITS:
-                    self._writers[split] = SplitWriter(self._new / f"{split}.bin")
+                    self._open[split] = (self._new / f"{split}.bin").open("wb")
         except UserError:
             self.__exit__()
             raise
@@ -117,17 +68,20 @@ class TokenFolderWriter:
 
     def append(self, chunk: EncodedChunk) -> None:
         """Write the next chunk of its split."""
+        raw, entry = chunk.ids.astype(TOKEN, copy=False).tobytes(), self._entries[chunk.split]
         with _storage_errors(self._folder):
-            self._writers[chunk.split].append(chunk)
+            self._open[chunk.split].write(raw)
+        self._hashes[chunk.split].update(raw)
+        entry["tokens"] += len(chunk.ids)
+        entry["documents"] += chunk.n_documents
+        entry["bytes"] += chunk.n_bytes
 
     def commit(self, about: dict[str, Any]) -> None:
         """Write the index, in which `about` describes the source, and put the folder in its place.
 
         Raises UserError (DATA) if a split is empty.
         """
-        with _storage_errors(self._folder):
-            entries = {split: writer.finish() for split, writer in self._writers.items()}
-        if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
+        if empty := [split for split in SPLITS if not self._entries[split]["tokens"]]:
             raise UserError(
                 f"{about['source']}: no document falls into {' and '.join(empty)}",
                 why="documents are assigned to train, dev and test by their hash, 85 : 7.5 : 7.5",
@@ -140,56 +94,38 @@ class TokenFolderWriter:
             "n_vocab": self._tokenizer.n_vocab,
             "end_of_text": self._tokenizer.end_of_text,
             "tokenizer": {"name": self._tokenizer.name, "sha256": self._tokenizer.sha256},
-            "splits": entries,
+            "splits": {s: entry | {"sha256": self._hashes[s].hexdigest()} for s, entry in self._entries.items()},
             **about,
         }
         with _storage_errors(self._folder):
-            with (self._new / INDEX).open("wb") as file:
-                file.write(render_index(index))
+            self._open[INDEX] = (self._new / INDEX).open("wb")
+            self._open[INDEX].write(render_index(index))
+            for file in self._open.values():
                 file.flush()
                 files.sync(file.fileno())
+                file.close()
             files.replace_folder(self._new, self._folder)
 
     def __exit__(self, *error: object) -> None:
-        for writer in self._writers.values():
+        for file in self._open.values():
             with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer
-                writer.close()
+                file.close()
         shutil.rmtree(self._new, ignore_errors=True)
-
-
-def partial_folder(folder: Path) -> Path:
-    """The name beside `folder` under which its builder writes a new one."""
-    return folder.with_name(f".{folder.name}.new-partial")
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the right to build `folder`, and remove what killed builders have left beside it.
 
-    Raises UserError: LOCKED if another process holds it for ten minutes and writes nothing, STORAGE if there can be no
-    lock file.
+    Raises UserError: LOCKED if another process holds it for ten minutes, STORAGE if there can be no lock file.
     """
     with contextlib.ExitStack() as stack:
         with _storage_errors(folder):
-            path, written = folder.with_name(f".{folder.name}.lock"), -1
-            while True:
-                try:
-                    what = "building these token files"
-                    locked = stack.enter_context(files.lock(path, what, LOCK_PATIENCE_S))
-                    break
-                except UserError:  # a large corpus takes hours
-                    before, written = written, _bytes_in(partial_folder(folder))
-                    if written == before or not written:
-                        raise
+            lock = files.lock(folder.with_name(f".{folder.name}.lock"), "building these token files", LOCK_PATIENCE_S)
+            locked = stack.enter_context(lock)
         if locked:
             files.remove_leftovers(folder)
         yield
-
-
-def _bytes_in(folder: Path) -> int:
-    with contextlib.suppress(OSError):
-        return sum(path.stat().st_size for path in folder.iterdir())
-    return 0
 
 
 @contextlib.contextmanager
@@ -230,10 +166,10 @@ def damage_error(path: Path, why: str, fix: str) -> UserError:
 def read_splits(
     folder: Path, index: dict[str, Any], tokenizer: Tokenizer, fix: str, check: bool = True
 ) -> dict[str, np.ndarray]:
-    """Split -> read-only uint16 [n]; with `check` every block is compared with its SHA-256 (about 0.7 s per GB).
+    """Split -> read-only uint16 [n]; with `check` each is compared with its SHA-256 (about 0.7 s per GB).
 
-    Raises UserError (DATA), which proposes `fix`, naming file, block and token range; or if the files were made with
-    another tokenizer than `tokenizer`.
+    Raises UserError (DATA), which proposes `fix`, naming the damaged file; or if the files were made with another
+    tokenizer than `tokenizer`.
     """
     if index["tokenizer"]["sha256"] != tokenizer.sha256:
         raise UserError(
@@ -253,13 +189,10 @@ def _read_split(folder: Path, entry: dict[str, Any], mapped: bool, fix: str, che
         tokens = read_tokens(path, mapped=mapped)
     except OSError as error:
         raise damage_error(path, f"it cannot be read: {error.strerror or error}", fix) from None
-    if size != entry["tokens"] * TOKEN.itemsize or len(tokens) != entry["tokens"]:
+    if size != entry["tokens"] * TOKEN.itemsize:
         raise damage_error(path, f"{size:,} bytes, the index says {entry['tokens']:,} tokens of 2", fix)
-    for number, block in enumerate(entry["shards"] if check else ()):
-        start, stop = block["start"], block["start"] + block["tokens"]
-        if hashlib.sha256(tokens[start:stop].data).hexdigest() != block["sha256"]:
-            why = f"SHA-256 of block {number} (tokens {start:,} to {stop - 1:,}) differs from the index"
-            raise damage_error(path, why, fix)
+    if check and hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
+        raise damage_error(path, "its SHA-256 differs from the index", fix)
     return tokens
 
 

@@ -121,9 +121,8 @@ class Tokenizer:
         try:
             ids = [self._encoding.encode_to_numpy(chunk, disallowed_special=()) for chunk in _chunks(text)]
         except UnicodeEncodeError:
-            offset = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
             raise UserError(
-                f"text is not Unicode: lone surrogate U+{ord(text[offset]):04X} at character {offset}",
+                f"text is not Unicode: {lone_surrogate(text)}",
                 why="half of a surrogate pair has no UTF-8 form",
                 fix="remove it, or decode the text again from its original bytes",
                 code=errors.DATA,
@@ -150,6 +149,15 @@ class Tokenizer:
         ids = {"".join(shown[b] for b in piece): self._encoding.encode_single_token(piece) for piece in pieces}
         ids[END_OF_TEXT] = self.end_of_text
         return dict(sorted(ids.items(), key=lambda item: item[1]))
+
+
+def lone_surrogate(text: str) -> str:
+    """Where a text first has half of a surrogate pair, in words; "" for text that UTF-8 can write."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start:,}"
+    return ""
 
 
 def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:

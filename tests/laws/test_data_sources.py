@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import random
-import shlex
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command import hectogpt
 from corpora import SPLITS, all_documents, documents, prose, refused, write_jsonl
 
 from hectogpt import errors
-from hectogpt.data import CorpusCache, SourceOptions, open_corpus
-from hectogpt.data.text import decode
-from hectogpt.errors import UserError
+from hectogpt.data import open_corpus, sources
+from hectogpt.data.documents import decode
 
 
 @pytest.fixture(autouse=True)
@@ -160,28 +152,10 @@ def test_an_empty_name_is_not_the_current_folder(name: str, tmp_path: Path, monk
     assert open_corpus(".").n_documents["train"] > 0
 
 
-def write_table(path: Path, texts: list[str]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".json":
-            json.dump([{"id": "x", "story": text} for text in texts], file)
-        else:
-            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writerows([("id", "story"), *(("x", text) for text in texts)])
-
-
-@pytest.mark.parametrize("ending", ["csv", "tsv", "json"])
-def test_tables_are_refused_with_a_command_that_converts_them(ending: str, tmp_path: Path) -> None:
-    texts = [f'{i} "quoted", and\na line, é' for i in range(300)]
-    path = tmp_path / f"my table.{ending}"
-    write_table(path, texts)
-    fix = refused(path, f"a .{ending} file holds records", "set force to True").fix
-    command = fix[fix.index("python -c") : fix.index("  then set corpus to ")]
-    command = command.replace("python", shlex.quote(sys.executable), 1)
-    subprocess.run(command, shell=True, check=True, env={"PYTHONUTF8": "1"})
-    corpus = open_corpus(f"{tmp_path}/my table.jsonl:story")
-    assert sorted(all_documents(corpus)) == sorted(text.encode() for text in texts)
-    raw = open_corpus(str(path), force=True)  # as one plain text
-    assert b"".join(sorted(all_documents(raw))).count(b"quoted") == 300
+def test_tables_are_refused_unless_forced(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,story\n" + "".join(f'{i},"{prose(i, 20)}"\n' for i in range(300)))
+    refused(tmp_path / "t.csv", "a .csv file holds records", "t.jsonl with one JSON object a line", "set force to True")
+    assert open_corpus(str(tmp_path / "t.csv"), force=True).problems == ()
 
 
 def test_a_column_of_a_jsonl_is_chosen_by_name(tmp_path: Path) -> None:
@@ -201,26 +175,6 @@ def test_a_file_whose_name_looks_like_a_column_is_a_file(tmp_path: Path) -> None
     path = tmp_path / "x.jsonl:text"
     path.write_text(prose(0, 5000), encoding="utf-8")
     assert sum(map(len, all_documents(open_corpus(str(path))))) == path.stat().st_size
-
-
-def test_force_is_two_options(tmp_path: Path) -> None:
-    """`binary` is about a single file, `skip_unreadable` about a folder; each has a cache of its own."""
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    (folder / "a.txt").write_text(prose(0, 5000), encoding="utf-8")
-    (folder / "nul.txt").write_text(prose(1, 3000).replace("union", "un\0ion"), encoding="utf-8")
-    (folder / "latin.txt").write_bytes(b"\xe9\xe9")
-    binary, skip = SourceOptions(binary=True), SourceOptions(skip_unreadable=True)
-    with pytest.raises(UserError, match=r"nul\.txt is binary"):
-        CorpusCache(str(folder / "nul.txt"), skip).open()
-    assert CorpusCache(str(folder / "nul.txt"), binary).open().problems == ()
-    with pytest.raises(UserError, match="cannot use") as caught:
-        CorpusCache(str(folder), binary).open()
-    assert "latin.txt: byte 0xe9" in caught.value.why
-    problems = CorpusCache(str(folder), skip).open().problems
-    assert [problem.partition(":")[0] for problem in problems] == ["left out nul.txt", "left out latin.txt"]
-    names = {CorpusCache(str(folder / "a.txt"), options).folder for options in (SourceOptions(), binary, skip)}
-    assert len(names) == 3
 
 
 def test_the_list_of_what_is_left_out_has_an_end(tmp_path: Path) -> None:
@@ -272,14 +226,103 @@ def test_developers_tinystories(shared_data: Path) -> None:
     assert corpus.n_documents == {"train": 5059, "dev": 589, "test": 587}
 
 
-@pytest.mark.thorough
-def test_a_silent_hub_is_told_within_seconds(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
-        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        begun = time.monotonic()
-        done = hectogpt("train", "--corpus", "hf:a/b", cwd=tmp_path, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "hf"))
-        seconds = time.monotonic() - begun
-    assert done.returncode == errors.DATA
-    assert "has not answered within 2 s" in done.stderr
-    assert seconds < 30, "less than 5 on a quiet machine"
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """120 files in two folders, which count as many."""
+    folder = tmp_path / "texts"
+    for i in range(120):
+        (folder / f"d{i % 2}").mkdir(parents=True, exist_ok=True)
+        (folder / f"d{i % 2}" / f"{i}.txt").write_text(prose(i, 30), encoding="utf-8")
+    return folder
+
+
+def test_links_out_of_the_folder_are_left_out_and_listed(texts: Path, tmp_path: Path) -> None:
+    """who publishes a model trained on a folder from elsewhere must not publish a file of their own with it."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the secret of this machine " * 100, encoding="utf-8")
+    (tmp_path / "texts-beside").mkdir()
+    (tmp_path / "texts-beside" / "a.txt").write_text("beside " * 100, encoding="utf-8")
+    (texts / "plain.txt").symlink_to(secret)
+    (texts / "d0" / "relative.txt").symlink_to("../../secret.txt")
+    (texts / "chain.txt").symlink_to(texts / "plain.txt")
+    (texts / "beside.txt").symlink_to(tmp_path / "texts-beside" / "a.txt")
+    (texts / "folder").symlink_to(tmp_path / "texts-beside")
+    (texts / "inside.txt").symlink_to(texts / "d0" / "0.txt")
+    corpus = open_corpus(str(texts))
+    assert not any(b"secret" in text or b"beside" in text for text in all_documents(corpus))
+    assert sum(corpus.n_documents.values()) == 121
+    outside = ["beside.txt", "chain.txt", "d0/relative.txt", "plain.txt"]
+    listed = [f"left out {name}: a link to a file outside the folder" for name in outside]
+    assert sorted(corpus.problems) == sorted([*listed, "left out folder: a link to a folder"])
+
+
+def test_a_folder_may_be_named_by_a_link(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(texts)
+    assert open_corpus(str(tmp_path / "link")).sha256 == open_corpus(str(texts)).sha256
+
+
+@pytest.mark.parametrize("name", ["hf:../../x", "hf:/etc", "hf:..", "hf:a/../b", "hf:texts", "hf:./texts", "hf:~"])
+def test_a_data_set_s_name_is_no_path(name: str, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` reads what is a path here, and takes it for the hub's."""
+    monkeypatch.chdir(texts.parent)
+    refused(name, "set corpus to hf:OWNER/NAME")
+
+
+def test_a_large_folder_is_recognised_without_reading_it(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above HASHED_BYTES sizes and times stand for the contents."""
+    monkeypatch.setattr(sources, "HASHED_BYTES", 0)
+    first = open_corpus(str(texts))
+    built = (first.folder / "index.json").stat().st_mtime_ns
+    assert open_corpus(str(texts)).sha256 == first.sha256
+    assert (first.folder / "index.json").stat().st_mtime_ns == built
+    (texts / "d1" / "7.txt").write_text(prose(7, 30).swapcase(), encoding="utf-8")
+    assert prose(7, 30).swapcase().encode() in all_documents(open_corpus(str(texts)))
+
+
+def test_whether_a_file_is_text_depends_on_the_encoding(texts: Path) -> None:
+    (texts / "latin.txt").write_bytes("é".encode("latin-1") * 300)
+    refused(texts, "latin.txt", "set encoding to latin-1")
+    assert sum(open_corpus(str(texts), encoding="latin-1").n_documents.values()) == 121
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def test_parquet_is_read_row_by_row(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = [f"{i} {prose(i, 12)}" for i in range(700)]
+    texts[3] = " "
+    columns = {"id": list(range(700)), "text": texts, "title": [f"title {i}" for i in range(700)]}
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "set" / "a.parquet", row_group_size=100)
+    corpus = open_corpus(str(tmp_path / "set" / "a.parquet"))
+    assert sorted(all_documents(corpus)) == sorted(text.encode() for text in texts if text.strip())
+    assert corpus.problems == (f"left out {tmp_path}/set/a.parquet row 3: empty or whitespace only",)
+    titles = open_corpus(f"{tmp_path}/set/a.parquet:title")
+    assert len(all_documents(titles)) == 700
+    write_jsonl(tmp_path / "set" / "b.jsonl", 50)
+    assert len(all_documents(open_corpus(str(tmp_path / "set")))) == 749
+    refused(f"{tmp_path}/set/a.parquet:none", "its text columns are text, title")
+    pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), tmp_path / "two.parquet")
+    refused(tmp_path / "two.parquet", "its text columns are a, b", "two.parquet:a")
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "none.parquet")
+    refused(tmp_path / "none.parquet", "its text columns are none")
+    whole = (tmp_path / "set" / "a.parquet").read_bytes()
+    for broken in (b"", b"PAR1", whole[:-9], b"PAR1" + bytes(500) + b"PAR1"):
+        (tmp_path / "broken.parquet").write_bytes(broken)
+        refused(tmp_path / "broken.parquet", "Parquet", code=errors.DATA)
+
+
+def test_parquet_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    """Equal cells are stored once: 5 KB of file can stand for gigabytes of text. Categories of pandas are text."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"text": ["x" * (2 << 20)] * 60}), tmp_path / "cells.parquet", compression="zstd")
+    refused(tmp_path / "cells.parquet", "would unpack to more than")
+    pq.write_table(pa.table({"text": ["x" * (80 << 20)]}), tmp_path / "declared.parquet", compression="zstd")
+    refused(tmp_path / "declared.parquet", "would unpack to more than")
+    words = pa.array([prose(i, 50) for i in range(200)]).dictionary_encode()
+    pq.write_table(pa.table({"text": words}), tmp_path / "words.parquet")
+    assert len(all_documents(open_corpus(str(tmp_path / "words.parquet")))) == 200

@@ -25,7 +25,7 @@ LINES = {
     "hectogpt/web": 570,
     "hectogpt/interop": 1850,
     "hectogpt/generation": 750,
-    "hectogpt/data": 2070,
+    "hectogpt/data": 1700,
     "hectogpt/kernels": 660,
     "hectogpt/model": 2150,
     "tests": 26200,
