@@ -7,7 +7,7 @@ BIN := $(ENV)/bin
 VERSIONS = $$($(BIN)/python -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py313.txt")')
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERSIONS) --editable
 
-.PHONY: train test install check proof bench answers package clean
+.PHONY: train test install check proof bench answers site package clean
 
 train: install  ## install, then train the default recipe on the embedded corpus
 	$(BIN)/hectogpt train
@@ -47,6 +47,11 @@ bench: $(ENV)/.test  ## side-by-side timings, 15 minutes, appended to results/be
 
 answers: $(ENV)/.test  ## figures and PDF of answers/
 	$(BIN)/python -m tools.answers
+
+site: $(ENV)/.install  ## the site in build/site, from README and docs/: warnings are errors, every link is checked
+	$(INSTALL) '.[site]'
+	$(BIN)/python -m sphinx -q -W --keep-going -E -c docs -d build/site-cache . build/site
+	@echo "build/site/index.html"
 
 package: $(ENV)/.test  ## wheel and source archive in dist/, built from the tracked files and checked
 	$(BIN)/python -m tools.package

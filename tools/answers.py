@@ -59,22 +59,18 @@ div.math { margin: 7pt 0; text-align: center; break-inside: avoid; }
 def make_page(paths: list[Path]) -> str:
     """One HTML document of the texts: formulas as MathML, figures as data, nothing left to fetch."""
     try:
-        from latex2mathml.converter import convert
         from markdown_it import MarkdownIt
         from mdit_py_plugins.dollarmath import dollarmath_plugin
     except ImportError as error:
         raise UserError(
             f"the PDF needs {error.name}",
-            why="it belongs to the extra `explore`",
-            fix="pip install 'hectogpt[explore]'",
+            why="it belongs to the extra `dev`",
+            fix="pip install 'hectogpt[dev]'",
             code=USAGE,
         ) from None
 
-    def formula(latex: str, options: dict[str, bool]) -> str:
-        return _mend(convert(latex.strip(), display="block" if options["display_mode"] else "inline"))
-
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
-    dollarmath_plugin(parser, renderer=formula)
+    dollarmath_plugin(parser, renderer=lambda latex, options: formula(latex, options["display_mode"]))
     articles = []
     for path in paths:
         body = _keep_sections(_keep_numbers(parser.render(path.read_text(encoding="utf-8"))))
@@ -113,8 +109,12 @@ def _keep_sections(html: str) -> str:
     return "".join(f"<section>{p}</section>" if keep else p for p, keep in zip(pieces, short, strict=True))
 
 
-def _mend(mathml: str) -> str:
-    """Three things Chromium must be told: bars do not stretch, names of functions have space, a bold 1 is a letter."""
+def formula(latex: str, display: bool) -> str:
+    """A formula as MathML. Chromium must be told three things: bars do not stretch, names of functions have space, a
+    bold 1 is a letter."""
+    from latex2mathml.converter import convert
+
+    mathml: str = convert(latex.strip(), display="block" if display else "inline")
     mathml = re.sub(r"<mo>(&#x02016;|&#x0007C;)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml)
     mathml = re.sub(
         r"<mi>(ln|sin|cos|tanh)</mi>(?!<mo[^>]*>(?:\(|&#x00028;))",

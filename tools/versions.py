@@ -3,8 +3,8 @@
     python3.11 -m tools.versions     constraints/py311.txt: the oldest torch that pyproject.toml allows
     python3.13 -m tools.versions     constraints/py313.txt: the newest of all
 
-It installs the package with what its tests need into an environment of its own, which is removed, and writes what pip
-chose. Build marks of torch ("+cpu") are left out, so that any build of that version fits.
+It installs the package with what its tests and its site need into an environment of its own, which is removed, and
+writes what pip chose. Build marks of torch ("+cpu") are left out, so that any build of that version fits.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> int:
         pip = [str(Path(folder) / "bin" / "python"), "-m", "pip"]
         wanted = [oldest_torch((ROOT / "pyproject.toml").read_text(encoding="utf-8"))]
         wanted = wanted if path.name == "py311.txt" else []
-        subprocess.run([*pip, "install", "--editable", f"{ROOT}[dev]", *wanted], check=True)
+        subprocess.run([*pip, "install", "--editable", f"{ROOT}[dev,site]", *wanted], check=True)
         frozen = subprocess.run([*pip, "freeze", "--exclude-editable"], check=True, capture_output=True, text=True)
     FOLDER.mkdir(exist_ok=True)
     path.write_text(without_marks(frozen.stdout), encoding="utf-8")

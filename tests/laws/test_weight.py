@@ -29,7 +29,7 @@ LINES = {
     "hectogpt/kernels": 660,
     "hectogpt/model": 2150,
     "tests": 26200,
-    "tools": 3460,
+    "tools": 3700,
     "bench": 1990,
     "reference": 820,
     "assignment": 910,

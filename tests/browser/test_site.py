@@ -1,0 +1,59 @@
+"""The site, built as `make site` builds it, and opened from files in a real browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsers import wait_until
+from helpers import ROOT
+
+pytestmark = pytest.mark.browser
+pytest.importorskip("furo")
+PAGES = ["index", "search", "docs/python", "docs/platforms"]
+# Long pages take axe minutes.
+# preload: it would fetch the style sheets, which a browser forbids in a file. Of headers of tables: text in MathML is
+# none to axe, and the corner of a table may be empty.
+AXE = "axe.run(document, {iframes: false, preload: false, rules: {'empty-table-header': {enabled: false}}})"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Warnings and links that lead nowhere end the build."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "-d", f"{out}/cache"]
+    done = subprocess.run([*command, ".", f"{out}/site"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out / "site"
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
+    opened = browser.new_page(color_scheme=request.param)
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    yield opened
+    assert [address for address in asked if not address.startswith(("file:", "data:", "blob:"))] == []
+    opened.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_accessible_and_fits_a_telephone(site: Path, page: Any, name: str) -> None:
+    import axe_playwright_python
+
+    page.goto((site / f"{name}.html").as_uri())
+    for width in (400, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.add_script_tag(path=Path(axe_playwright_python.__file__).with_name("axe.min.js"))
+        found = page.evaluate(AXE)
+        assert [(fault["id"], node["html"][:200]) for fault in found["violations"] for node in fault["nodes"]] == []
+
+
+def test_search_works_from_a_file(site: Path, page: Any) -> None:
+    page.goto((site / "search.html").as_uri() + "?q=checkpoint")
+    wait_until(page, lambda: page.locator("ul.search li a").count() > 3)

@@ -1,0 +1,204 @@
+"""What the site's pages take from the code. A comment `<!-- made: NAME ARGUMENT -->` in a page stands for what the
+function of that name below returns. GitHub shows nothing there, the site the text. docs/conf.py calls `fill`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import hectogpt
+from hectogpt import cli, errors
+from tools import ROOT
+
+MARK = re.compile(r"^<!-- made: ([\w-]+)(?: ([\w.]+))? -->$", re.MULTILINE)
+WIDTH = "88"  # columns of the help texts
+EMBEDDED = ("attention", "positions", "train")  # pages of `hectogpt explore export` that the site has
+PARTS = {
+    "gelu": "GELU",
+    "mlp": "MLP",
+    "attention": "CausalAttention",
+    "block": "DecoderBlock",
+    "forward": "Transformer.forward",
+    "generate": "Transformer.generate",
+    "loss": "Transformer.get_loss_on_batch",
+}
+
+
+def fill(text: str) -> str:
+    """A page with its marks replaced by what they stand for."""
+    return MARK.sub(lambda found: MADE[found[1]](*filter(None, [found[2]])), text)
+
+
+def run_command(*arguments: str) -> str:
+    """What `hectogpt ARGUMENTS` prints, in 88 columns."""
+    before, out = os.environ.get("COLUMNS"), io.StringIO()
+    os.environ["COLUMNS"] = WIDTH
+    try:
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            cli.main(list(arguments))
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+    return out.getvalue().rstrip()
+
+
+def commands() -> str:
+    """Every command's --help, a section each; commands of commands below theirs."""
+    sections = []
+    for name, (module, what) in cli.COMMANDS.items():
+        sections += [f"## hectogpt {name}", f"{what[0].upper()}{what[1:]}.", block(run_command(name, "--help"))]
+        for inner in getattr(importlib.import_module(module), "SUBCOMMANDS", {}):
+            sections += [f"### hectogpt {name} {inner}", block(run_command(name, inner, "--help"))]
+    return "\n\n".join(sections)
+
+
+def fields() -> str:
+    """Every field of the run `top`, as `hectogpt train top --help-all` explains them."""
+    return block(run_command("train", "top", "--help-all"))
+
+
+def block(text: str, language: str = "text") -> str:
+    """A text as it is, in Markdown."""
+    return f"```{language}\n{text}\n```"
+
+
+def names() -> str:
+    """The public names of `import hectogpt` with their docstrings, by the groups of the package's own docstring."""
+    listed = re.split(r"\n\n", hectogpt.__doc__ or "")[-2]
+    groups: dict[str, list[str]] = {}
+    for line in listed.splitlines():
+        if found := re.match(r"(\w[\w ]*?)  +(.*)", line):
+            groups[found[1]] = []
+        groups[list(groups)[-1]] += (found[2] if found else line).split()
+    sections = []
+    for group, members in groups.items():
+        sections.append(f"## {group[0].upper()}{group[1:]}")
+        sections += [f"```{{eval-rst}}\n{directive(name)}\n```" for name in members if name != "replace"]
+    return "\n\n".join(sections)
+
+
+def directive(name: str) -> str:
+    """What autodoc is asked for."""
+    value = getattr(hectogpt, name)
+    if isinstance(value, type):
+        return f".. autoclass:: hectogpt.{name}\n   :members:"
+    return f".. autofunction:: hectogpt.{name}"
+
+
+def exit_codes() -> str:
+    """The exit codes as a table: number, name in hectogpt.errors, meaning."""
+    known = {value: name for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
+    lines = ["| code | in `hectogpt.errors` | meaning |", "|--:|---|---|"]
+    for number, meaning in re.findall(r"(\d+) ([^,.]+)", cli.EXIT_CODES.replace("\n", " ")):
+        name = f"`{known[int(number)]}`" if int(number) in known else ""
+        lines.append(f"| {number} | {name} | {meaning} |")
+    return "\n".join(lines)
+
+
+def known_mistakes() -> dict[str, list[Any]]:
+    """Part -> the grader's known mistakes, each with name, where and what."""
+    from hectogpt.grade.diagnose import GRADIENTS, MISTAKES
+
+    return {part: [*MISTAKES[part], *GRADIENTS.get(part, ())] for part in MISTAKES}
+
+
+def traps() -> str:
+    """The known mistakes as a table for each part. Those that differ in a number alone, or in how the gradient is cut,
+    stand once."""
+    sections = []
+    for part, listed in known_mistakes().items():
+        sections += [f"## {PARTS[part]}", "| mistake | where to look | what it is |\n|---|---|---|"]
+        rows: dict[str, str] = {}
+        for mistake in listed:
+            rows.setdefault(mistake.what, f"| {cell(mistake.name)} | {cell(mistake.where)} | {cell(mistake.what)} |")
+        sections[-1] += "\n" + "\n".join(rows.values())
+    return "\n\n".join(sections)
+
+
+def cell(text: str) -> str:
+    """A text in a table's cell: nothing in it is Markdown."""
+    return re.sub(r"([|*_<>\[\]$\\])", r"\\\1", text[0].upper() + text[1:])
+
+
+def usual_losses() -> str:
+    """The dev losses of the recorded runs after 100 steps, as a table: recipe, mean and SD on either corpus."""
+    bands = json.loads((ROOT / "hectogpt" / "lab" / "baselines" / "bands.json").read_text(encoding="utf-8"))
+    from hectogpt.lab.ladder import LADDER
+
+    lines = ["| recipe | TinyStories | runs | sotu | runs |", "|---|--:|--:|--:|--:|"]
+    for recipe in ("baseline", *(rung.__name__ for rung in LADDER), "minute"):
+        cells = []
+        for corpus in ("tinystories", "sotu"):
+            mean, deviation, runs = bands.get(f"{recipe} {corpus} 100", (None, None, None))
+            cells += ["", ""] if mean is None else [f"{mean:.3f} ± {deviation:.3f}", str(runs)]
+        lines.append(f"| `{recipe}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def embedded(name: str) -> str:
+    """A page of `hectogpt explore` inside a page of the site, and a link to it alone."""
+    title = {"attention": "Attention by hand", "positions": "Positions", "train": "Training in the browser"}[name]
+    return (
+        f'<iframe class="page" src="../pages/{name}.html" title="{title}" loading="lazy"></iframe>\n\n'
+        f'<p><a href="../pages/{name}.html">This page alone</a>: one file that works without a network.</p>'
+    )
+
+
+def textbook(name: str) -> str:
+    """The lines of a class or method of reference/model_solution.py, as the source page numbers them."""
+    return f"```{{literalinclude}} ../reference/model_solution.py\n:pyobject: {name}\n:lineno-match:\n```"
+
+
+class Links(HTMLParser):
+    """What a page links to, shows or embeds, and the places in it that a link can name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.places: set[str] = {""}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("href", "src") and value:
+                self.links.add(value)
+            if name == "id" and value:
+                self.places.add(value)
+
+
+def broken_links(site: Path) -> list[str]:
+    """ "page: link" for every link inside the site that names no file, or no place in a page. Addresses elsewhere are
+    not tried."""
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            address = urlsplit(link)
+            if address.scheme:
+                continue
+            target = (path.parent / unquote(address.path)).resolve() if address.path else path
+            found = pages[target].places if target in pages else {"", address.fragment}
+            if not target.is_file() or unquote(address.fragment) not in found:
+                broken.append(f"{path.relative_to(site)}: {link}")
+    return sorted(broken)
+
+
+MADE: dict[str, Callable[..., str]] = {
+    "commands": commands,
+    "fields": fields,
+    "names": names,
+    "exit-codes": exit_codes,
+    "traps": traps,
+    "usual-losses": usual_losses,
+    "page": embedded,
+    "textbook": textbook,
+}
