@@ -229,7 +229,22 @@ def lock(path: Path, what: str, patience: float = 600.0, remove: bool = False) -
     deadline = time.monotonic() + patience
     while True:
         with path.open("a+b") as file:
-            held = fcntl is not None and _acquire(file.fileno(), path, what, deadline, patience)
+            try:
+                if held := fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() <= deadline:
+                    time.sleep(0.05)
+                    continue
+                holder = os.pread(file.fileno(), 200, 0).decode("utf-8", errors="replace") or "another process"
+                raise UserError(
+                    f"{path} is locked",
+                    why=f"{holder} is {what}" + (f", for more than {patience:.0f} s" if patience else ""),
+                    fix="wait for it or stop it, then try again",
+                    code=errors.LOCKED,
+                ) from None
+            except OSError:
+                held = False
             if held and not _is_still(file.fileno(), path):
                 continue  # the holder before has removed the file: lock the one that is there now
             if held:
@@ -247,16 +262,15 @@ def lock(path: Path, what: str, patience: float = 600.0, remove: bool = False) -
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock file `path`. False where that cannot be known."""
-    if fcntl is None:
-        return False
     try:
         with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        return False
+        pass
+    return False
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
@@ -265,22 +279,3 @@ def _is_still(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _acquire(descriptor: int, path: Path, what: str, deadline: float, patience: float) -> bool:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                holder = os.pread(descriptor, 200, 0).decode("utf-8", errors="replace") or "another process"
-                raise UserError(
-                    f"{path} is locked",
-                    why=f"{holder} is {what}" + (f", for more than {patience:.0f} s" if patience else ""),
-                    fix="wait for it or stop it, then try again",
-                    code=errors.LOCKED,
-                ) from None
-            time.sleep(0.05)
-        except OSError:
-            return False

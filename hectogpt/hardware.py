@@ -1,6 +1,6 @@
 """Facts about this machine and this checkout: names, cores, memory, the git revision. Decides nothing.
 
-Standard library only; torch is asked about GPUs, and imported only for that.
+torch is asked about GPUs, and imported only for that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "CUDA out of memory")
 
@@ -27,9 +28,8 @@ def usable_cores() -> int:
 
 def physical_cores() -> int:
     """Physical cores that this process may use: two threads of one core share its multipliers."""
-    cores = {(block.get("physical id"), block["core id"]) for block in _cpu_blocks() if "core id" in block}
     allowed = usable_cores()
-    return max(1, min(allowed, len(cores) or allowed))
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 def cpu_name() -> str:
@@ -65,12 +65,7 @@ def free_memory(device: str = "cpu") -> int:
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
-    info = _fields(_read("/proc/meminfo"))
-    if "MemAvailable" in info:
-        return int(info["MemAvailable"].split()[0]) * 1024
-    if sys.platform == "win32":
-        return _windows_memory()[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().available
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -81,28 +76,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_process(pid: int) -> bool:
-    """Whether this machine has such a process and it has not ended; True where that cannot be told."""
-    if sys.platform == "win32":
-        return True  # a signal of 0 would end it there
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return _fields(_read(f"/proc/{pid}/status")).get("State", "")[:1] != "Z"  # ended, and not yet waited for
+    """Whether this machine has such a process and it has not ended."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # ended, and not yet waited for
+    return False
 
 
-def processes_with(variable: str) -> list[int]:
-    """The numbers of this user's other processes that were started with a variable, "NAME=value", or copied from such
-    a one; none where there is no /proc."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            ended = (process / "stat").read_bytes().rpartition(b")")[2].split()[:1] == [b"Z"]
-            if not ended and f"{variable}\0".encode() in (process / "environ").read_bytes():
-                found.append(int(process.name))
-    return [number for number in found if number != os.getpid()]
+def processes_with(name: str, value: str) -> list[int]:
+    """The numbers of this user's other processes that were started with a variable, or copied from such a one."""
+    alive = (process for process in psutil.process_iter(["environ", "status"]) if process.pid != os.getpid())
+    found = [process for process in alive if (process.info["environ"] or {}).get(name) == value]
+    return [process.pid for process in found if process.info["status"] != psutil.STATUS_ZOMBIE]
 
 
 def peak_memory_mb(device: str = "cpu") -> float:
@@ -118,28 +102,16 @@ def peak_memory_mb(device: str = "cpu") -> float:
     if "VmHWM" in status:
         return int(status["VmHWM"].split()[0]) / 2**10
     if sys.platform == "win32":
-        return _windows_memory()[1] / 2**20
+        return psutil.Process().memory_info().peak_wset / 2**20
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _windows_memory() -> tuple[int, int]:
-    """Free bytes of main memory, and the largest working set of this process: GlobalMemoryStatusEx and
-    K32GetProcessMemoryInfo of the Windows API, whose structures on 64-bit systems are rows of eight-byte numbers behind
-    their own size."""
-    kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009  not there for type checkers elsewhere
-    memory, counters = (ctypes.c_uint64 * 8)(64), (ctypes.c_uint64 * 9)(72)
-    kernel.GlobalMemoryStatusEx(ctypes.byref(memory))
-    kernel.K32GetProcessMemoryInfo(ctypes.c_void_p(-1), ctypes.byref(counters), 72)  # -1 is this process
-    return int(memory[2]), int(counters[1])
-
-
 def resident_memory_mb() -> float:
-    """MiB of main memory that this process holds now; its peak where the system tells no more."""
-    status = _fields(_read("/proc/self/status"))
-    return int(status["VmRSS"].split()[0]) / 2**10 if "VmRSS" in status else peak_memory_mb()
+    """MiB of main memory that this process holds now."""
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def keep_freed_memory() -> None:
@@ -171,9 +143,8 @@ def limit_this_process(memory: int, file_size: int) -> None:
     with suppress(ImportError, OSError, ValueError):
         import resource
 
-        status = _fields(_read("/proc/self/status"))
-        if "VmSize" in status:  # elsewhere the limit on addresses is not kept, or forbids what is taken already
-            size = int(status["VmSize"].split()[0]) * 1024 + memory
+        if sys.platform == "linux":  # elsewhere the limit on addresses is not kept, or forbids what is taken already
+            size = psutil.Process().memory_info().vms + memory
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

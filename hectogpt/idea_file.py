@@ -194,35 +194,25 @@ def _cure(error: BaseException) -> str:
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
     """Put back afterwards what code can change for the whole process."""
-    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
-    kept: list[tuple[Callable[[Any], Any], Any]] = [
-        (random.setstate, random.getstate()),
-        (_set_environment, dict(os.environ)),
-    ]
+    environment, kept = dict(os.environ), list[tuple[Callable[[Any], Any], Any]]()
+    kept.append((random.setstate, random.getstate()))
     with contextlib.suppress(OSError):
         kept.append((os.chdir, os.getcwd()))
-    if numpy is not None:
+    if numpy := sys.modules.get("numpy"):
         kept.append((numpy.random.set_state, numpy.random.get_state()))
-    if torch is not None:
-        kept += [
-            (torch.set_rng_state, torch.get_rng_state()),
-            (torch.set_default_dtype, torch.get_default_dtype()),
-            (torch.set_grad_enabled, torch.is_grad_enabled()),
-            (torch.set_num_threads, torch.get_num_threads()),
-            (torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()),
-            (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
-        ]
+    if torch := sys.modules.get("torch"):
+        for name in ("rng_state", "default_dtype", "num_threads", "float32_matmul_precision"):
+            kept.append((getattr(torch, f"set_{name}"), getattr(torch, f"get_{name}")()))
+        kept.append((torch.set_grad_enabled, torch.is_grad_enabled()))
+        kept.append((torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
     try:
         yield
     finally:
         for restore, value in kept:
             restore(value)
-
-
-def _set_environment(before: dict[str, str]) -> None:
-    if dict(os.environ) != before:
-        os.environ.clear()
-        os.environ.update(before)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
 
 
 # --- files that the user has run here before --------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import stat
-from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,24 +44,17 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 
 
 def read_json_object(
-    path: Path,
-    *,
-    largest: int = LARGEST,
-    deepest: int = DEEPEST,
-    nan_as_none: bool = False,
-    fix: str = "",
-    code: int = errors.CHECKPOINT,
+    path: Path, *, largest: int = LARGEST, nan_as_none: bool = False, fix: str = "", code: int = errors.CHECKPOINT
 ) -> dict[str, Any]:
     """The JSON object that a file holds.
 
-    largest: bytes that are read at most. deepest: objects and arrays inside each other. nan_as_none: nan, infinity and
-    1e999, which JSON lacks, become None; otherwise they are refused.
+    largest: bytes that are read at most. nan_as_none: as in `parse_json_object`.
 
-    Raises UserError (`code`, proposing `fix`) for a file that is missing, no regular file, too large, no UTF-8, no JSON
-    object, nested too deeply, or that names a key twice.
+    Raises UserError (`code`, proposing `fix`) for a file that is missing, no regular file, too large, no UTF-8 or no
+    JSON object.
     """
     try:
-        return parse_json_object(read_bytes(path, largest), deepest=deepest, nan_as_none=nan_as_none)
+        return parse_json_object(read_bytes(path, largest), nan_as_none=nan_as_none)
     except FileNotFoundError:
         why = "there is no such file"
     except OSError as error:
@@ -72,65 +64,39 @@ def read_json_object(
     raise UserError(f"cannot read {path}", why=why, fix=fix, code=code)
 
 
-def parse_json_object(content: bytes, *, deepest: int = DEEPEST, nan_as_none: bool = False) -> dict[str, Any]:
-    """The JSON object that `content` is, UTF-8. Raises ValueError with the reason for anything else, also for an object
-    that names a key twice."""
+def parse_json_object(content: bytes | str, *, nan_as_none: bool = False) -> dict[str, Any]:
+    """The JSON object that `content` is, UTF-8. Raises ValueError with the reason for anything else.
+
+    nan_as_none: nan, infinity and 1e999, which JSON lacks, become None; otherwise they are refused.
+    """
+
+    def number(literal: str) -> float | None:
+        value = float(literal)
+        if not math.isfinite(value) and not nan_as_none:
+            raise ValueError(f"it holds {literal[:40]}, which is no JSON number")
+        return value if math.isfinite(value) else None
+
     try:
-        found = json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_constant=_no_constant if not nan_as_none else lambda name: None,
-            parse_float=_finite if not nan_as_none else finite_or_none,
-        )
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        found = json.loads(text, parse_constant=number, parse_float=number)
+        shallow = _is_shallow(found)
     except RecursionError:
-        raise ValueError("its objects are nested too deeply") from None
-    except _OddError as error:
-        raise ValueError(str(error)) from None
+        shallow, found = False, {}
     except ValueError as error:
         raise ValueError(f"it is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")
-    if not is_shallow(found, deepest):
+    if not shallow:
         raise ValueError("its objects are nested too deeply")
     return found
 
 
-class _OddError(ValueError):
-    """JSON that Python reads, but that nobody means."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise _OddError(f"it names {twice[:60]!r} twice")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise _OddError(f"it holds {name}, which is no JSON number")
-
-
-def _finite(literal: str) -> float:
-    value = float(literal)
-    if not math.isfinite(value):
-        raise _OddError(f"it holds the number {literal[:40]}, which is too large")
-    return value
-
-
-def finite_or_none(literal: str) -> float | None:
-    """A number of a JSON file; None for 1e999 and its like."""
-    value = float(literal)
-    return value if math.isfinite(value) else None
-
-
-def is_shallow(value: Any, deepest: int = DEEPEST) -> bool:
-    """Whether a JSON value has at most `deepest` objects and arrays inside each other."""
+def _is_shallow(value: Any) -> bool:
+    """Whether a JSON value has at most DEEPEST objects and arrays inside each other."""
     level = [value]
-    for _ in range(deepest + 1):
-        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _items(outer)]
+    for _ in range(DEEPEST + 1):
+        inner = [
+            outer.values() if isinstance(outer, dict) else outer for outer in level if isinstance(outer, dict | list)
+        ]
+        level = [item for items in inner for item in items]
     return not level
-
-
-def _items(outer: dict[str, Any] | list[Any]) -> list[Any]:
-    return [*outer.values()] if isinstance(outer, dict) else outer

@@ -32,7 +32,6 @@ from typing import IO, Any
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
 LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
 FRAME_BYTES = 64 << 20  # the largest body of a frame that is believed
-_requests: SimpleQueue[bytes] = SimpleQueue()  # in the child: the line that it was sent
 
 # --- the caller's side ------------------------------------------------------------------------------------------------
 
@@ -54,7 +53,7 @@ def ask(
     module: str,
     request: dict[str, Any],
     on_message: Callable[[dict[str, Any]], None],
-    timeout: float | None = None,
+    timeout: float = math.inf,
     environment: Mapping[str, str] | None = None,
     cancelled: threading.Event | None = None,
 ) -> Outcome:
@@ -66,9 +65,8 @@ def ask(
     started.
     """
     child = Child(module, environment={**os.environ, **(environment or {})})
-    total = math.inf if timeout is None else timeout
     ending = child.listen(
-        request, lambda header, body: on_message(json.loads(body)), total_seconds=total, cancelled=cancelled
+        request, lambda header, body: on_message(json.loads(body)), total_seconds=timeout, cancelled=cancelled
     )
     if ending.how == "cancelled":
         raise CancelledError
@@ -98,7 +96,6 @@ class Child:
     def __init__(self, module: str, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment
         path = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-        self._asked = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hectogpt.process", module],
             stdin=subprocess.PIPE,
@@ -108,6 +105,7 @@ class Child:
             env={**environment, "PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,  # Ctrl-C reaches the caller alone, which ends the child
         )
+        self._printed, self._killed_for, self._deadline, self._over = b"", "", math.inf, threading.Event()
 
     def listen(
         self,
@@ -126,27 +124,20 @@ class Child:
         first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may
         print. cancelled: once set, ends the child.
         """
-        child, self._asked = self._process, True
+        child, token, how = self._process, secrets.token_hex(16), "ended"
         assert child.stdin is not None
         assert child.stdout is not None
-        assert child.stderr is not None
-        begun, token = time.monotonic(), secrets.token_hex(16)
-        watch = _Watch(child, begun + first_seconds, begun + total_seconds, cancelled)
-        printed = _Printed(child.stderr, output_bytes, watch)
-        how = "ended"
+        last = time.monotonic() + total_seconds
+        self._deadline = time.monotonic() + first_seconds
+        threading.Thread(target=self._watch, args=(last, cancelled), daemon=True).start()
+        reader = threading.Thread(target=self._read_printed, args=(output_bytes,), daemon=True)
+        reader.start()
         try:
             with suppress(BrokenPipeError):  # it ended before it read; the exit code tells
                 child.stdin.write(json.dumps(request | {"token": token}, allow_nan=False).encode() + b"\n")
                 child.stdin.flush()  # and stays open: its end would tell that this process has died
-            while how == "ended":
-                try:
-                    frame = read_frame(child.stdout, token)
-                except (ValueError, RecursionError):
-                    how = "broken"
-                    break
-                if frame is None:
-                    break
-                watch.deadline = time.monotonic() + seconds
+            while how == "ended" and (frame := read_frame(child.stdout, token)) is not None:
+                self._deadline = time.monotonic() + seconds
                 if frame[0].get("done") is True:
                     how = "done"
                 else:
@@ -154,11 +145,39 @@ class Child:
             if how == "ended":
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(timeout=5)
+        except BrokenFrameError:
+            how = "broken"
         finally:
-            watch.stop()
+            self._over.set()
             code = self.end()
-            printed.thread.join(timeout=5)
-        return Ending(watch.why or how, None if watch.why else code, printed.text())
+            reader.join(timeout=5)
+        words = self._printed.decode("utf-8", errors="replace").strip()
+        return Ending(self._killed_for or how, None if self._killed_for else code, words)
+
+    def _watch(self, last: float, cancelled: threading.Event | None) -> None:
+        """In a thread: end the child at its deadline, or when it is cancelled."""
+        while not self._over.wait(0.05):
+            if time.monotonic() > min(self._deadline, last):
+                self._kill("late")
+            elif cancelled is not None and cancelled.is_set():
+                self._kill("cancelled")
+
+    def _read_printed(self, limit: int) -> None:
+        """In a thread: read what the child prints, keep the end of it, and end the child if it is too much."""
+        count, stream = 0, self._process.stderr
+        assert stream is not None
+        with suppress(OSError, ValueError), stream:
+            while data := os.read(stream.fileno(), 1 << 16):
+                count += len(data)
+                self._printed = (self._printed + data)[-LAST_WORDS:]
+                if count > limit:
+                    self._kill("flood")
+
+    def _kill(self, why: str) -> None:
+        if not self._over.is_set():
+            self._killed_for = why
+            self._over.set()
+            kill(self._process)
 
     def is_alive(self) -> bool:
         """Whether it has not ended by itself."""
@@ -170,7 +189,8 @@ class Child:
         code = child.poll()
         kill(child)
         child.wait()
-        for stream in (child.stdout, child.stdin, None if self._asked else child.stderr):  # _Printed closes the last
+        listened = self._over.is_set()  # then the thread that reads standard error closes it
+        for stream in (child.stdout, child.stdin, None if listened else child.stderr):
             with suppress(BrokenPipeError):
                 if stream is not None:
                     stream.close()
@@ -186,66 +206,25 @@ def kill(child: subprocess.Popen[Any]) -> None:
         child.kill()
 
 
+class BrokenFrameError(Exception):
+    """Bytes came that are no frame."""
+
+
 def read_frame(stream: IO[bytes], token: str) -> tuple[dict[str, Any], bytes] | None:
-    """A header and its body; None at the end of the stream. Raises ValueError or RecursionError for what is no frame,
-    or lacks the token."""
+    """A header and its body; None at the end of the stream. Raises BrokenFrameError for what is no frame, or lacks the
+    token."""
     line = stream.readline(1 << 20)
     if not line.endswith(b"\n"):
         return None
-    header = json.loads(line)
+    try:
+        header = json.loads(line)
+    except (ValueError, RecursionError):
+        raise BrokenFrameError from None
     size = header.get("bytes", 0) if isinstance(header, dict) and header.pop("token", None) == token else -1
     if not isinstance(size, int) or not 0 <= size <= FRAME_BYTES:
-        raise ValueError("not a frame")
+        raise BrokenFrameError
     body = stream.read(size)
     return (header, body) if len(body) == size else None
-
-
-class _Watch:
-    """A thread that kills the child at its deadline. why: "late", "flood" or "cancelled" if it was killed for that."""
-
-    def __init__(
-        self, child: subprocess.Popen[Any], deadline: float, last: float, cancelled: threading.Event | None
-    ) -> None:
-        self.child, self.deadline, self.last, self.why, self.cancelled = child, deadline, last, "", cancelled
-        self._over = threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        while not self._over.wait(0.05):
-            if time.monotonic() > min(self.deadline, self.last):
-                self.kill("late")
-            if self.cancelled is not None and self.cancelled.is_set():
-                self.kill("cancelled")
-
-    def kill(self, why: str) -> None:
-        if not self._over.is_set():
-            self.why = self.why or why
-            self._over.set()
-            kill(self.child)
-
-    def stop(self) -> None:
-        self._over.set()
-
-
-class _Printed:
-    """A thread that reads what the child prints, keeps the end of it, and has the child killed if it is too much."""
-
-    def __init__(self, stream: IO[bytes], limit: int, watch: _Watch) -> None:
-        self.stream, self.limit, self.watch, self.kept = stream, limit, watch, b""
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        count = 0
-        with suppress(OSError, ValueError), self.stream:
-            while data := os.read(self.stream.fileno(), 1 << 16):
-                count += len(data)
-                self.kept = (self.kept + data)[-LAST_WORDS:]
-                if count > self.limit:
-                    self.watch.kill("flood")
-
-    def text(self) -> str:
-        return self.kept.decode("utf-8", errors="replace").strip()
 
 
 # --- the child's side -------------------------------------------------------------------------------------------------
@@ -260,10 +239,29 @@ class Frames:
         self._file = os.fdopen(os.dup(1), "wb")  # no process inherits this descriptor
         os.dup2(2, 1)
         self._owner, self._token = os.getpid(), ""
+        self._requests: SimpleQueue[bytes] = SimpleQueue()
+        self._pipe = os.dup(0)  # a file descriptor that no process inherits which the module may start
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)  # code that reads standard input finds it empty, and does not wait
+        os.close(nothing)
+        threading.Thread(target=self._watch_caller, daemon=True).start()
+
+    def _watch_caller(self) -> None:
+        """Read the request; then wait for the end of the pipe, which only the caller's end closes, and end this process
+        with all that it has started."""
+        line = b""
+        while data := os.read(self._pipe, 1 << 16):
+            line += data
+            if line.endswith(b"\n"):
+                self._requests.put(line)
+        if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+            with suppress(OSError):  # an audit hook may forbid it
+                os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(1)
 
     def receive(self) -> dict[str, Any]:
         """The request. Before it nothing can be sent."""
-        request: dict[str, Any] = json.loads(_requests.get())
+        request: dict[str, Any] = json.loads(self._requests.get())
         self._token = request.pop("token")
         return request
 
@@ -295,39 +293,14 @@ def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
         frames().send({}, json.dumps(message, allow_nan=False).encode())
 
 
-def request() -> bytes:
-    """In the child of a feed: the next lines that it is fed."""
-    return _requests.get()
-
-
-def serve(module: str, framed: bool = True) -> None:
+def serve(module: str) -> None:
     """Run the module as a program, and end with all that it has started when the caller dies."""
-    if framed:
-        _frames.append(Frames())
-    pipe = os.dup(0)  # a file descriptor that no process inherits which the module may start
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)  # code that reads standard input finds it empty, and does not wait
-    os.close(nothing)
-    threading.Thread(target=_watch_caller, args=(pipe,), daemon=True).start()
+    _frames.append(Frames())
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-def _watch_caller(pipe: int) -> None:
-    """Read the request; then wait for the end of the pipe, which only the caller's end closes."""
-    line = b""
-    while data := os.read(pipe, 1 << 16):
-        line += data
-        if line.endswith(b"\n"):
-            _requests.put(line)
-            line = b""
-    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        with suppress(OSError):  # an audit hook may forbid it
-            os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(1)
 
 
 if __name__ == "__main__":
     from hectogpt import process  # this file a second time, as the module that `answer` is called in
 
-    process.serve(sys.argv[1], "lines" not in sys.argv)
+    process.serve(sys.argv[1])

@@ -6,7 +6,6 @@ damaged or hostile: every value is checked before it is used.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import is_locked
-from hectogpt.json_files import finite_or_none, read_json_object
+from hectogpt.json_files import parse_json_object, read_json_object
 
 RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
 FIX = "name a folder that `hectogpt train` wrote; `hectogpt show` lists those here"
@@ -158,10 +157,10 @@ def read_last_row(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines[:-1]):  # what follows the last line end is a row that is being written
         try:
-            row = json.loads(line, parse_constant=lambda name: None, parse_float=finite_or_none)
-        except (ValueError, RecursionError):
+            row = parse_json_object(line, nan_as_none=True)
+        except ValueError:
             continue
-        if isinstance(row, dict) and count_of(row.get("step")) is not None:
+        if count_of(row.get("step")) is not None:
             return row
     return {}
 

@@ -157,9 +157,9 @@ class Spare:
 
 def end_daemons(folder: Path) -> None:
     """End the processes that a submission has started in sessions of their own: all that have the folder's name in
-    their variables. Nothing happens where there is no /proc."""
+    their variables."""
     for _ in range(20):  # one that starts others while this looks
-        found = hardware.processes_with(f"HOME={folder}")
+        found = hardware.processes_with("HOME", str(folder))
         for number in found:
             with suppress(OSError):
                 os.kill(number, signal.SIGKILL)

@@ -6,14 +6,13 @@ row waits for its end, and a file that is no longer the one read before is read 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hectogpt.json_files import finite_or_none, open_regular
+from hectogpt.json_files import open_regular, parse_json_object
 
 # column -> the row's key
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
@@ -70,10 +69,10 @@ class Rows:
         return bool(file.read(len(self._end)) == self._end)
 
     def _add(self, line: bytes) -> None:
-        row: Any = None
-        with suppress(ValueError, RecursionError):
-            row = json.loads(line, parse_constant=lambda name: None, parse_float=finite_or_none)
-        step = number(row.get("step")) if isinstance(row, dict) else None
+        row: dict[str, Any] = {}
+        with suppress(ValueError):
+            row = parse_json_object(line, nan_as_none=True)
+        step = number(row.get("step"))
         if step is None:
             return
         if "train/loss" in row:

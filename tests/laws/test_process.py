@@ -25,7 +25,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(PROGRAMS))
 
 
-def ask(what: str, timeout: float | None = 60.0, **more: object) -> tuple[Outcome, list[dict[str, Any]]]:
+def ask(what: str, timeout: float = 60.0, **more: object) -> tuple[Outcome, list[dict[str, Any]]]:
     messages: list[dict[str, Any]] = []
     outcome = process.ask("child", {"do": what, **more}, messages.append, timeout)
     assert messages[0].keys() == {"started"}
@@ -84,19 +84,6 @@ def test_how_a_child_ended_is_told(what: str, error: str, words: str) -> None:
     assert messages == []
 
 
-def test_of_many_words_the_last_are_kept() -> None:
-    outcome, _ = ask("chatter")
-    assert outcome.error == "exit code 1"
-    assert outcome.last_words.endswith("ValueError: the last words")
-    assert len(outcome.last_words) <= process.LAST_WORDS
-
-
-def test_a_module_that_does_not_exist_is_told() -> None:
-    outcome = process.ask("no_such_module", {}, lambda _: None)
-    assert outcome.error == "exit code 1"
-    assert "no_such_module" in outcome.last_words
-
-
 def test_a_request_larger_than_a_pipe_holds() -> None:
     text = "x" * 2**20
     _, messages = ask("echo", text=text)
@@ -116,18 +103,6 @@ def test_the_child_s_own_children_end_with_it() -> None:
     outcome, messages = ask("leave a child", timeout=2.0)
     assert outcome.error == "it was stopped after 2 s"
     wait_for(lambda: ended(messages[0]["grandchild"]))
-
-
-def test_an_error_of_the_caller_ends_the_child() -> None:
-    pids = []
-
-    def fail(message: dict[str, Any]) -> None:
-        pids.append(message["started"])
-        raise LookupError("of the caller")
-
-    with pytest.raises(LookupError):
-        process.ask("child", {"do": "hang"}, fail)
-    assert ended(pids[0])
 
 
 def test_code_that_reads_standard_input_finds_it_empty() -> None:
@@ -154,16 +129,3 @@ def test_a_child_ends_with_its_parent(number: int) -> None:
         parent.communicate(timeout=30)
     assert parent.returncode == -number
     wait_for(lambda: all(map(ended, pids)))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_ends_the_child() -> None:
-    with start_parent("hang") as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        assert not ended(pid)
-        parent.send_signal(signal.SIGINT)
-        _, complaints = parent.communicate(timeout=30)
-    assert "KeyboardInterrupt" in complaints
-    assert parent.returncode != 0
-    wait_for(lambda: ended(pid))
