@@ -33,6 +33,7 @@ from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.model.transformer import Transformer
 from hectogpt.progress import Progress
+from hectogpt.run_records import RUN
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
 from hectogpt.training import setup
@@ -41,7 +42,7 @@ from hectogpt.training.evaluate import evaluating
 from hectogpt.training.full_run import score_between
 from hectogpt.training.resuming import Resume, check_same, extended
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import RUN, read_run
+from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import RunResult, Session
 from hectogpt.training.setup import check_corpus
 from hectogpt.training.task import Task, find_corpus

@@ -43,7 +43,7 @@ LAYERS: dict[str, Layer] = {
     "web": Layer(
         "pages that are one file, and the engine that trains in them",
         "#9333a0",
-        "training explore interop generation data model",
+        "explore interop generation data model",
     ),
     "lab": Layer("recipes, the ladder, paired trials, scores", "#0969da", "training generation data model"),
     "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment interop"),
@@ -58,8 +58,8 @@ LAYERS: dict[str, Layer] = {
 }
 # The ground: single files that every layer may import. Each imports only those before it.
 GROUND = (
-    *("display", "errors", "json_files", "serialization", "files", "manifest", "hardware"),
-    *("process", "idea_file", "signals", "torch_private", "progress"),
+    *("display", "errors", "json_files", "serialization", "files", "manifest", "run_records"),
+    *("hardware", "process", "idea_file", "signals", "torch_private", "progress"),
 )
 GROUND_COLOUR = "#57606a"
 

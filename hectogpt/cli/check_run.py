@@ -21,13 +21,13 @@ from hectogpt.lab.scoring import run_and_score
 from hectogpt.manifest import MANIFEST, damage, read_manifest
 from hectogpt.model.weights import check_manifest
 from hectogpt.progress import Progress
-from hectogpt.training import checkpoint
+from hectogpt.run_records import CHECKPOINTS, read_state
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
 from hectogpt.training.loop import Step
 from hectogpt.training.resuming import named_folder
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import read_run, read_state, read_steps
+from hectogpt.training.run_folder import read_run, read_steps
 from hectogpt.training.session import Session
 from hectogpt.training.task import Task, find_corpus
 
@@ -64,7 +64,7 @@ def check_files(arguments: CheckArguments) -> None:
             print(printable(f"{folder} has no hashes to check: no checkpoint, and no manifest.json"))
     if bad:
         fix = f"`hectogpt check {folder} --repair` makes weights, score and picture again from the last checkpoint"
-        if any(check.path.parent.name == checkpoint.FOLDER for check in bad):
+        if any(check.path.parent.name == CHECKPOINTS for check in bad):
             fix = f"`hectogpt train --resume {folder}` goes on from the newest checkpoint that is whole"
         more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise UserError(f"{bad[0].path} is damaged{more}", why=bad[0].problem, fix=fix, code=errors.CHECKPOINT)
@@ -83,7 +83,7 @@ def verify_run(folder: Path) -> list[Check]:
             for name in manifest["files"]:
                 problems = damage(folder, manifest, [name])
                 found.append(Check(folder / name, problems[0].partition(": ")[2] if problems else ""))
-    checkpoints = Checkpoints(folder / checkpoint.FOLDER)
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
     found += [Check(checkpoints.path(step), checkpoints.problem(step)) for step in checkpoints.steps()]
     return found
 
@@ -135,7 +135,7 @@ def open_at(arguments: CheckArguments, step: int | None) -> tuple[Session, Check
     Raises UserError."""
     folder = arguments.run
     run = read_own_run(folder, arguments)
-    checkpoints = Checkpoints(folder / checkpoint.FOLDER)
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
     progress = Progress(arguments.quiet or arguments.json)
     at = checkpoints.newest(progress.line) if step is None else checkpoints.load(step)
     if at is None:
@@ -153,7 +153,7 @@ def diagnose(arguments: CheckArguments) -> None:
     folder = arguments.run
     session, at = open_at(arguments, arguments.step)
     if at.step >= session.run.steps:
-        known = [str(s) for s in Checkpoints(folder / checkpoint.FOLDER).steps() if s < session.run.steps]
+        known = [str(s) for s in Checkpoints(folder / CHECKPOINTS).steps() if s < session.run.steps]
         raise UserError(
             f"{folder} has taken all its {session.run.steps} steps",
             why="there is none to compute after its last checkpoint",
@@ -176,7 +176,7 @@ def replay(arguments: CheckArguments) -> None:
     """Compute a step again, compare its bits with what the run has recorded, print. Raises UserError: EXACTNESS if
     anything differs, CHECKPOINT if there is no step to compute."""
     folder, step = arguments.run, arguments.step
-    checkpoints, recorded = Checkpoints(folder / checkpoint.FOLDER), read_steps(folder)
+    checkpoints, recorded = Checkpoints(folder / CHECKPOINTS), read_steps(folder)
     usable = [s for s in checkpoints.steps() if s < len(recorded)]
     if step is None and usable:
         step = usable[-1]

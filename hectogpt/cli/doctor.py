@@ -24,11 +24,11 @@ import tyro
 import hectogpt
 from hectogpt import files, hardware, torch_private
 from hectogpt.cli.console import one_line
-from hectogpt.cli.run_records import bytes_text, measure
 from hectogpt.cli.show_all import find_corpora
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import describe
 from hectogpt.kernels.compiler import cpp_compiler, cpp_compiler_fault
+from hectogpt.run_records import bytes_text, measure
 
 EXAMPLES = """\
   hectogpt doctor

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from hectogpt import errors
+from hectogpt.cli.console import note
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import replacing
@@ -68,6 +69,9 @@ class ExportArguments:
     """For model: its folder (default: the run below ./runs that finished last)."""
     prompt: str | None = None
     """For model: the text to read."""
+    step: int | None = None
+    """For model: the weights of the run's checkpoint of this step (default: those at its end; of a run that is not
+    finished those of its newest checkpoint)."""
     idea: tuple[Path, ...] = ()
     """For model: your own file, FILE.py, if it has classes of it; it is imported."""
 
@@ -132,19 +136,22 @@ def make(a: ExportArguments) -> str:
     from hectogpt.explore.model_view import find_newest_run
     from hectogpt.web.model_page import PROMPT, model_page
 
+    def say(text: str) -> None:
+        note(f"note: {text}")
+
     folder = a.model or find_newest_run(Path("runs"))
     if folder is None:
         raise UserError(
             "no trained model", why="no run below ./runs has finished", fix="hectogpt train, or --model FOLDER"
         )
-    return model_page(folder, a.prompt or PROMPT, held_out_of(Path(folder), text), a.idea)
+    return model_page(folder, a.prompt or PROMPT, held_out_of(Path(folder), text), a.idea, a.step, say)
 
 
 def held_out_of(folder: Path, text: str | None) -> Any:
     """The token ids on which effects of heads are measured: of the text; without one, of the dev split of the run's
     corpus if that is at hand; else None."""
-    from hectogpt.cli.run_records import read_record
     from hectogpt.data import load_tokenizer, open_corpus
+    from hectogpt.run_records import read_record
 
     if text is not None:
         return load_tokenizer().encode(text)

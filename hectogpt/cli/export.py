@@ -33,6 +33,9 @@ class ExportArguments:
     """Where to write; made if it is missing."""
     to: Literal["hf", "gguf"] = "hf"
     """hf: for transformers. gguf: model.gguf for llama.cpp, of a GPT-2 only."""
+    step: int | None = None
+    """Of a run: the weights of its checkpoint of this step (default: those at its end; of a run that is not finished
+    those of its newest checkpoint)."""
     idea: tuple[Path, ...] = ()
     """Your own file, FILE.py, if the model has classes of it; it is imported."""
     overwrite: bool = False
@@ -57,6 +60,7 @@ def run(arguments: ExportArguments) -> None:
         arguments.model,
         arguments.folder,
         arguments.to,
+        step=arguments.step,
         overwrite=arguments.overwrite,
         idea=arguments.idea,
         note=lambda text: note(f"note: {text}", arguments.quiet),

@@ -76,6 +76,7 @@ def open_for(arguments: GenerateArguments) -> tuple[Transformer, Tokenizer]:
     try:
         return open_model(
             arguments.model,
+            step=arguments.step,
             download=True,
             idea=arguments.idea,
             note=lambda text: note(f"note: {text}", arguments.quiet),

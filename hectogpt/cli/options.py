@@ -77,6 +77,9 @@ class GenerateArguments:
     prompt a new text is started."""
     prompts: Path | None = None
     """File with a prompt on each line, after those above; empty lines are skipped. - is standard input."""
+    step: int | None = None
+    """Of a run: the weights of its checkpoint of this step (default: those at its end; of a run that is not finished
+    those of its newest checkpoint)."""
     idea: tuple[Path, ...] = ()
     """Your own file, FILE.py, if the model has classes of it; it is imported. A file that you ran here and that has
     not changed since need not be named."""

@@ -35,6 +35,9 @@ class ScoreArguments:
     """The held-out text; test is for the last word."""
     max_tokens: int | None = None
     """Score only the first tokens; GPT-2 small takes some seconds per thousand on two cores."""
+    step: int | None = None
+    """Of runs: the weights of their checkpoint of this step (default: those at their end; of a run that is not finished
+    those of its newest checkpoint)."""
     idea: tuple[Path, ...] = ()
     """Your own file, FILE.py, if a model has classes of it; it is imported."""
     json: bool = False
@@ -61,7 +64,13 @@ def run(arguments: ScoreArguments) -> None:
         note(f"note: {text}", arguments.quiet)
 
     found = score_models(
-        arguments.models, corpus, split, max_tokens=arguments.max_tokens, idea=arguments.idea, note=tell
+        arguments.models,
+        corpus,
+        split,
+        step=arguments.step,
+        max_tokens=arguments.max_tokens,
+        idea=arguments.idea,
+        note=tell,
     )
     if arguments.json:
         scores: dict[str, Any] = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split}

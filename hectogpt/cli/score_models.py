@@ -17,9 +17,10 @@ from hectogpt.lab import ideas
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.model import Transformer
+from hectogpt.run_records import RUN, read_record
 from hectogpt.training import setup
 from hectogpt.training.evaluate import evaluate
-from hectogpt.training.run_folder import RUN, read_run
+from hectogpt.training.run_folder import read_run
 
 Note = Callable[[str], None]
 
@@ -56,6 +57,7 @@ def score_models(
     corpus: Corpus,
     split: str = "dev",
     *,
+    step: int | None = None,
     max_tokens: int | None = None,
     idea: Sequence[Path | str] = (),
     note: Note = lambda text: None,
@@ -63,18 +65,18 @@ def score_models(
     """The scores of runs, folders in Hugging Face's layout and models on the hub on a held-out split.
 
     The n-gram models count what the run has read if one run is scored on its own corpus, else the whole training split.
-    A model with another tokenizer than the corpus reads the same text in its own tokens. max_tokens: only so many of
-    the corpus's tokens are scored, from the first on. The weights of the n-grams are fitted on dev (`counting.mix`), so
-    for test a model is scored on dev too. Raises UserError as `open_model` does, and (DATA) for too few tokens and for
-    text that is no text.
+    A model with another tokenizer than the corpus reads the same text in its own tokens. step: of runs, as for
+    `open_model`. max_tokens: only so many of the corpus's tokens are scored, from the first on. The weights of the
+    n-grams are fitted on dev (`counting.mix`), so for test a model is scored on dev too. Raises UserError as
+    `open_model` does, and (DATA) for too few tokens and for text that is no text.
     """
-    counted = tokens_of_run(names[0], corpus) if len(names) == 1 else None
+    counted = tokens_of_run(names[0], corpus, step) if len(names) == 1 else None
     counted = corpus.train if counted is None else counted
     texts = {which: held_out(corpus, which, max_tokens) for which in ("dev", split)}
     counts = NgramModels(counted, corpus.n_vocab)
     models = []
     for name in names:
-        model, tokenizer = open_model(name, download=True, idea=idea, note=note)
+        model, tokenizer = open_model(name, step=step, download=True, idea=idea, note=note)
         parameters = sum(p.numel() for p in model.parameters())
         found, scored = None, {}
         for which, tokens in texts.items():
@@ -100,17 +102,19 @@ def score_models(
     return Scores(models, ngrams, counted.size)
 
 
-def tokens_of_run(name: str, corpus: Corpus) -> np.ndarray | None:
-    """The tokens that a run has read, if `name` is a run's folder and it read this corpus."""
+def tokens_of_run(name: str, corpus: Corpus, step: int | None = None) -> np.ndarray | None:
+    """The tokens that a run has read up to a step (None: the last one taken), if `name` is a run's folder and it read
+    this corpus."""
     folder = Path(name)
     if not (folder / RUN).is_file():
         return None
     try:
-        run = read_run(folder)
+        run, record = read_run(folder), read_record(folder)
         ideas.files_of(run)
     except UserError:  # a file of the user's own decides the order, and is not loaded
         return None
-    return setup.training_tokens(run, corpus) if run.corpus == corpus.name else None
+    taken = min(step or record.steps or run.steps, run.steps)
+    return setup.training_tokens(replace(run, steps=taken), corpus) if run.corpus == corpus.name else None
 
 
 def held_out(corpus: Corpus, split: str, max_tokens: int | None) -> np.ndarray:

@@ -14,16 +14,25 @@ import tyro
 
 from hectogpt import errors
 from hectogpt.cli.console import columns, one_line
-from hectogpt.cli.run_records import RUNNING, UNFINISHED, RunRecord, bytes_text, number_of, read_record, text_of
 from hectogpt.display import NGRAMS, facts_text, printable
 from hectogpt.errors import UserError
+from hectogpt.run_records import (
+    IDEA,
+    PICTURE,
+    RUNNING,
+    UNFINISHED,
+    RunRecord,
+    bytes_text,
+    number_of,
+    read_record,
+    text_of,
+)
 from hectogpt.serialization import did_you_mean, diff, dump
 
 EXAMPLES = """\
   hectogpt show
   hectogpt show runs/minute --json"""
 
-PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
 STATES = {
     "done": "trained and scored",
     "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` goes on",

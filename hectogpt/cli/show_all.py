@@ -12,9 +12,9 @@ from pathlib import Path
 
 from hectogpt import files
 from hectogpt.cli.console import columns, note, one_line
-from hectogpt.cli.run_records import RunRecord, bytes_text, count_of, find_runs, measure, read_object, text_of
 from hectogpt.cli.train import recipe_lines
 from hectogpt.errors import UserError
+from hectogpt.run_records import RunRecord, bytes_text, count_of, find_runs, measure, read_object, text_of
 
 # A source in an index of token files -> the name by which it is asked for, where that is another one.
 SHORT_NAMES = {"hf:roneneldan/TinyStories:text:train[:1%]": "tinystories"}

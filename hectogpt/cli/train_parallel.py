@@ -21,6 +21,7 @@ from hectogpt.cli.train_run import finish, settle
 from hectogpt.cli.train_run import train as train_alone
 from hectogpt.errors import UserError
 from hectogpt.progress import Progress
+from hectogpt.run_records import RUN
 from hectogpt.serialization import dump
 from hectogpt.training.describing import is_modified
 from hectogpt.training.facts import file_hashes
@@ -31,7 +32,7 @@ from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.parallel import World, recorded
 from hectogpt.training.resuming import Resume
 from hectogpt.training.run import Run, load_run
-from hectogpt.training.run_folder import RUN, read_run
+from hectogpt.training.run_folder import read_run
 from hectogpt.training.task import find_corpus
 
 FOLDER = "folder"  # under which the run's folder is kept for attempts after a failure

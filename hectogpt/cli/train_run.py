@@ -23,13 +23,14 @@ from hectogpt.lab import ideas
 from hectogpt.lab.baseline_curves import Curve
 from hectogpt.lab.scoring import FullRun, run_and_score
 from hectogpt.progress import Progress
+from hectogpt.run_records import PICTURE, RUN, read_state
 from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.describing import is_modified, label_of, size_notes, tokens_of
 from hectogpt.training.parallel import Alone, World
 from hectogpt.training.resuming import Resume, changes, check_same, extended, named_folder, runs_of
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import PICTURE, RUN, read_run, read_state
+from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import ALONE
 from hectogpt.training.task import Task, find_corpus
 from hectogpt.training.trackers import parse_names

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import tyro
 
 from hectogpt.cli.console import one_line
-from hectogpt.cli.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, read_record
 from hectogpt.cli.show import choose
 from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
+from hectogpt.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, read_record
 from hectogpt.signals import Stopped, raise_on_signal
 from hectogpt.web.page import fill
 from hectogpt.web.rows import Rows

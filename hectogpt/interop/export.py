@@ -34,7 +34,7 @@ from hectogpt.interop.hf_config import gpt2_differences, write_config
 from hectogpt.interop.hf_tokenizer import tokenizer_config, tokenizer_json
 from hectogpt.interop.hf_weights import PREFIX
 from hectogpt.interop.model_card import read_facts, title_of, write_card
-from hectogpt.interop.open import find_folder, ideas_of, open_model
+from hectogpt.interop.open import find_checkpoint, find_folder, ideas_of, open_model
 from hectogpt.json_files import read_bytes
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, saved_tensors
@@ -68,13 +68,15 @@ def export(
     folder: Path,
     to: Literal["hf", "gguf"] = "hf",
     *,
+    step: int | None = None,
     overwrite: bool = False,
     idea: Sequence[Path | str] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> Exported:
     """Write the model of a run, of a folder in Hugging Face's layout, or of a name on the hub into `folder`.
 
-    to: "hf" for transformers, "gguf" for llama.cpp. overwrite: replace an earlier export in `folder`.
+    to: "hf" for transformers, "gguf" for llama.cpp. step: of a run, as for `open_model`. overwrite: replace an earlier
+    export in `folder`.
     idea: the user's own files whose classes the model has, as for `open_model`. note: is told where an export cannot be
     checked, because transformers is not installed.
 
@@ -85,7 +87,8 @@ def export(
     check_target(folder, overwrite)
     target = folder.resolve()
     place = find_folder(source, download=True)
-    model, tokenizer = open_model(place, idea=idea, note=note)
+    at = find_checkpoint(place, step, note)
+    model, tokenizer = open_model(place, step=step if at is None else at, idea=idea, note=note)
     differences = gpt2_differences(model.config)
     name = place.name if place.resolve() == Path(source).resolve() else str(source)  # no path, which tells of a home
     write = _write_gguf if to == "gguf" else _write_remote if differences else _write_gpt2
@@ -94,7 +97,7 @@ def export(
         with lock(target.parent / f".{target.name}.lock", f"exporting to {folder}", patience=0.0, remove=True):
             remove_leftovers(target)
             new.mkdir()
-            kind = write(_Job(model, tokenizer, place, name, new, folder, differences))
+            kind = write(_Job(model, tokenizer, place, at, name, new, folder, differences))
             if to == "hf":
                 check_logits(new, kind, model, note)
             written = tuple(sorted(path.name for path in new.iterdir()))
@@ -139,11 +142,13 @@ def _is_idea(name: str) -> bool:
 
 @dataclass(frozen=True)
 class _Job:
-    """One export. place: the model's folder. name: as the user wrote it. new: where to write. target: where it goes."""
+    """One export. place: the model's folder. step: of a run's checkpoint, if it is one. name: as the user wrote it.
+    new: where to write. target: where it goes."""
 
     model: Transformer
     tokenizer: Tokenizer
     place: Path
+    step: int | None
     name: str
     new: Path
     target: Path
@@ -215,7 +220,9 @@ def _write_gguf(job: _Job) -> str:
             why=f"llama.cpp knows GPT-2, and this model differs from it in {fields}",
             fix="set to to hf: a folder with the model's own code, for transformers",
         )
-    gguf_file.write(job.model, job.tokenizer, job.new / gguf_file.FILE, title_of(read_facts(job.place), job.name))
+    gguf_file.write(
+        job.model, job.tokenizer, job.new / gguf_file.FILE, title_of(read_facts(job.place, job.step), job.name)
+    )
     _write_card(job)
     return "gguf"
 
@@ -244,7 +251,7 @@ def _write_card(job: _Job) -> None:
         return
     parameters = sum(p.numel() for p in job.model.parameters())
     own = job.tokenizer.sha256 != VOCABULARY_SHA256
-    card = write_card(read_facts(job.place), job.name, job.target.name, parameters, job.differences, own)
+    card = write_card(read_facts(job.place, job.step), job.name, job.target.name, parameters, job.differences, own)
     write_atomic(job.new / README, card)
 
 

@@ -46,12 +46,16 @@ LOSSES = {
 }
 
 
-def read_facts(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a run's folder tells of itself: {"run": ..., "summary": ...}, both empty for another folder."""
+def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any]]:
+    """What a run's folder tells of itself: {"run": ..., "summary": ...}, both empty for another folder. step: of the
+    checkpoint whose weights it is about; the summary, which is of the run's end, is then left out."""
     found: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
     for name in found:
         with contextlib.suppress(UserError):
             found[name] = read_json_object(folder / f"{name}.json", nan_as_none=True)
+    if step is not None:
+        run = _object(found["run"].get("run"))
+        found = {"run": found["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}}, "summary": {}}
     return found
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -21,8 +22,25 @@ from hectogpt.interop.hf_weights import is_exported, load_exported, load_gpt2
 from hectogpt.interop.hub import fetch
 from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
+from hectogpt.model.safetensors_header import check_header
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, load_model, model_of, read_config
+from hectogpt.run_records import (
+    CHECKPOINTS,
+    MOST_STATE_TENSORS,
+    RUN,
+    RUNNING,
+    STATE,
+    STATE_MODEL,
+    UNFINISHED,
+    checkpoint_folder,
+    checkpoint_problem,
+    checkpoint_steps,
+    read_object,
+    read_state,
+    read_summary,
+    run_of,
+)
 from hectogpt.serialization import classes_of, load
 
 
@@ -43,6 +61,7 @@ class WithoutInit(TorchFunctionMode):
 def open_model(
     name_or_folder: str | Path,
     *,
+    step: int | None = None,
     download: bool = False,
     idea: Path | str | Sequence[Path | str] = (),
     note: Callable[[str], None] = lambda text: None,
@@ -50,20 +69,27 @@ def open_model(
     """The model, on the CPU and in evaluation mode, and its tokenizer.
 
     name_or_folder: a folder; with `download` also a name on the hub, such as "gpt2" or "openai-community/gpt2".
+    step: of a run: the weights of its checkpoint of this step. Without it those at its end; of a run that is not
+        finished those of its newest checkpoint.
     idea: the user's own file that defines classes of the model, or several. They are imported, which runs them. Without
         it, only a file is imported that the user has run here before and that is still where it was, unchanged.
-    note: is told, in a sentence, that the weights of a Hugging Face folder had to be converted.
+    note: gets a sentence about weights of a checkpoint that was not asked for, and about weights of a Hugging Face
+        folder that had to be converted.
 
-    Raises UserError: CHECKPOINT for a folder that is missing, damaged or no GPT-2; DATA for its tokenizer; USAGE for
-    what cannot be a name on the hub.
+    Raises UserError: CHECKPOINT for a folder that is missing, damaged or no GPT-2, and for a checkpoint that is not
+    there; DATA for its tokenizer; USAGE for what cannot be a name on the hub.
     """
     folder = find_folder(name_or_folder, download)
-    if (folder / "run.json").is_file() and not os.path.lexists(folder / "config.json"):
-        why, fix = "it writes its weights when it ends", "train the run to its end"
-        raise UserError(f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT)
+    named = [idea] if isinstance(idea, (Path, str)) else idea
+    if (at := find_checkpoint(folder, step, note)) is not None:
+        fields, weights = run_of(folder, read_object(folder / RUN)).get("model"), _checkpoint_weights(folder, at)
+        if not isinstance(fields, dict):
+            raise UserError(f"no model in {folder / RUN}", why="it is no run's record", code=errors.CHECKPOINT)
+        with classes_of(_import_ideas(folder, fields, [read_idea(path) for path in named])), WithoutInit():
+            model = model_of(load(ModelConfig, fields), weights, folder / RUN)
+        return model, read_tokenizer(folder, model.config.vocab_size)
     config = read_config(folder)
     if config.get("model_type") == MODEL_TYPE:
-        named = [idea] if isinstance(idea, (Path, str)) else idea
         fields = config["model"] if is_exported(config) else config
         with classes_of(_import_ideas(folder, fields, [read_idea(path) for path in named])), WithoutInit():
             model = load_exported(folder, config, note) if is_exported(config) else load_model(folder)
@@ -71,6 +97,58 @@ def open_model(
         with WithoutInit():
             model = load_gpt2(folder, note)
     return model, read_tokenizer(folder, model.config.vocab_size)
+
+
+def find_checkpoint(
+    folder: Path, step: int | None = None, note: Callable[[str], None] = lambda text: None
+) -> int | None:
+    """The step of the checkpoint whose weights are meant, as `open_model` says; None for the weights at a run's end, or
+    of a folder that is no run's. Raises UserError (CHECKPOINT)."""
+    if not (folder / RUN).is_file():
+        if step is not None:
+            raise UserError(f"step {step} of {folder}", why="only the folder of a run has checkpoints")
+        return None
+    steps, has_weights = checkpoint_steps(folder / CHECKPOINTS), os.path.lexists(folder / "config.json")
+    if step is not None:
+        if step in steps:
+            return step
+        if has_weights and read_summary(folder).get("steps") == step:
+            return None
+        why = (
+            f"it has those of steps {', '.join(map(str, steps))}"
+            if steps
+            else "it has none: set save_every to keep some"
+        )
+        raise UserError(f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT)
+    if has_weights and not _is_under_way(folder):
+        return None
+    for at in reversed(steps):
+        if problem := checkpoint_problem(folder / CHECKPOINTS, at):
+            note(f"a checkpoint is damaged: {problem}")
+            continue
+        note(f"the run in {folder} is not finished: these are the weights of its checkpoint of step {at}")
+        return at
+    if not has_weights:
+        why, fix = "it is not finished and has no checkpoint", "train the run to its end"
+        raise UserError(f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT)
+    return None
+
+
+def _is_under_way(folder: Path) -> bool:
+    with contextlib.suppress(UserError):  # whose run.json is damaged may have whole weights, which have own hashes
+        return read_state(folder) in (RUNNING, UNFINISHED)
+    return False
+
+
+def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights in a checkpoint, whose hashes are checked; the optimizer's state is not loaded. Raises UserError
+    (CHECKPOINT)."""
+    if problem := checkpoint_problem(folder / CHECKPOINTS, step):
+        raise UserError(f"the checkpoint of step {step} is damaged", why=problem, code=errors.CHECKPOINT)
+    path = checkpoint_folder(folder / CHECKPOINTS, step) / STATE
+    names = [name for name in check_header(path, MOST_STATE_TENSORS) if name.startswith(STATE_MODEL)]
+    with safe_open(path, framework="pt") as file:
+        return {name.removeprefix(STATE_MODEL): file.get_tensor(name) for name in names}
 
 
 def find_folder(name_or_folder: str | Path, download: bool) -> Path:
@@ -87,20 +165,6 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
         code=errors.CHECKPOINT,
     )
-
-
-def open_state(
-    folder: Path, state: dict[str, Tensor], idea: Path | str | Sequence[Path | str] = ()
-) -> tuple[Transformer, Tokenizer]:
-    """The model of a run's folder with these weights, which one of its checkpoints holds; else as `open_model`."""
-    record = read_json_object(folder / "run.json", nan_as_none=True)
-    fields = record["run"].get("model") if isinstance(record.get("run"), dict) else None
-    if not isinstance(fields, dict):
-        raise UserError(f"no model in {folder / 'run.json'}", why="it is no run's record", code=errors.CHECKPOINT)
-    named = [idea] if isinstance(idea, (Path, str)) else idea
-    with classes_of(_import_ideas(folder, fields, [read_idea(path) for path in named])), WithoutInit():
-        model = model_of(load(ModelConfig, fields), state, folder / "run.json")
-    return model, read_tokenizer(folder, model.config.vocab_size)
 
 
 # --- runs that come from a user's own file ----------------------------------------------------------------------------

@@ -15,10 +15,11 @@ from hectogpt.lab.baseline_curves import Curve
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.progress import Progress
+from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
 from hectogpt.training.full_run import Facts, run_to_folder
 from hectogpt.training.parallel import Alone, World
-from hectogpt.training.run_folder import PICTURE, RunFolder, read_scores
+from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import ALONE, RunResult, Session
 from hectogpt.training.task import Task
 
@@ -77,7 +78,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
             [step.grad_norm for step in session.done],
             f"{run.recipe}{' (modified)' if modified else ''} on {corpus.name}, seed {run.seed}",
             baseline=(baseline.losses, baseline.grad_norms) if baseline else None,
-            held_out=read_scores(folder.path),
+            held_out=read_scores(folder.path / METRICS),
             levels={"unigram counts": ngrams.unigram},
         )
     except Exception as error:  # whatever it is: a picture is not worth a run

@@ -31,15 +31,19 @@ from hectogpt.files import (
     sync_folder,
     temporary_folder,
 )
-from hectogpt.manifest import damage, read_manifest, write_manifest
+from hectogpt.manifest import read_manifest, write_manifest
 from hectogpt.model.safetensors_header import check_header
+from hectogpt.run_records import (
+    FORMAT,
+    MOST_STATE_TENSORS,
+    STATE,
+    checkpoint_folder,
+    checkpoint_problem,
+    checkpoint_steps,
+)
 from hectogpt.training.state import State
 
-FOLDER, STATE = "checkpoints", "state.safetensors"
-FORMAT, IN_PARTS = 1, 2  # of the manifest; in parts, several files, are what earlier versions wrote with fsdp
-MOST_TENSORS = 50_000  # of a file; 500 layers with AdamW have 26,000
 KEEP = 3  # the newest, one spare for damage to it, one for a step that went wrong unnoticed
-NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,11 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of which there are folders, whether valid or not; ascending."""
-        found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        return sorted(int(match[1]) for match in found if match)
+        return checkpoint_steps(self.folder)
 
     def path(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
-        return self.folder / f"step-{step:08d}"
+        return checkpoint_folder(self.folder, step)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, on disk when this returns, then remove the oldest of more than `keep`.
@@ -145,19 +148,7 @@ class Checkpoints:
 
     def problem(self, step: int) -> str:
         """What is wrong with a step's checkpoint, "" if it is whole."""
-        path = self.path(step)
-        try:
-            manifest = read_manifest(path)
-            if manifest.get("format") == IN_PARTS:
-                return f"{path}: it is in parts, which a version with sharded weights (fsdp) wrote and alone reads"
-            if manifest.get("format") != FORMAT or manifest.get("step") != step:
-                return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
-            found = damage(path, manifest)
-            if not found and STATE not in manifest["files"]:
-                found = [f"{path}: its manifest does not name {STATE}"]
-            return found[0] if found else ""
-        except UserError as error:
-            return f"{error.what}: {error.why}"
+        return checkpoint_problem(self.folder, step)
 
     def load(self, step: int) -> Checkpoint:
         """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
@@ -216,7 +207,7 @@ class Checkpoints:
 
 def _read_file(path: Path, described: Any) -> dict[str, Tensor]:
     """All tensors of a checkpoint's one file. Raises ValueError unless they are as described."""
-    header = check_header(path, MOST_TENSORS)
+    header = check_header(path, MOST_STATE_TENSORS)
     tensors = load_file(path)
     found = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
     if found != described or header.keys() != tensors.keys():

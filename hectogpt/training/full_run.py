@@ -6,7 +6,6 @@ is the caller's: lab/scoring.py has it for commands and for Python.
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,9 +17,9 @@ import numpy as np
 from hectogpt import errors, hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.json_files import open_regular
 from hectogpt.model.weights import save_model
 from hectogpt.progress import Progress
+from hectogpt.run_records import METRICS, PICTURE, read_rows
 from hectogpt.serialization import dump
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.training.autosave import Autosave, drive
@@ -29,13 +28,12 @@ from hectogpt.training.evaluate import EvalResult, evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.parallel import Alone, World
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import METRICS, PICTURE, RunFolder
+from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import ALONE, Session
 from hectogpt.training.task import Task, begin
 from hectogpt.training.trackers import Trackers
 
 T = TypeVar("T")
-LONGEST_ROW = 10_000  # bytes of a line of metrics.jsonl
 LOOK = 10  # steps after which tensors that have not moved are named
 Facts = dict[str, Any]  # what a summary says beside the result's numbers
 
@@ -110,12 +108,11 @@ def score_before(session: Session, folder: RunFolder, progress: Progress) -> dic
 
 def _scored_before(metrics: Path) -> dict[str, float]:
     """The score of step 0 in the first line of a metrics.jsonl, if it is there."""
-    with suppress(OSError, ValueError), open_regular(metrics) as file:
-        row = json.loads(file.readline(LONGEST_ROW))
-        if isinstance(row, dict) and row.get("step") == 0:
-            found: list[Any] = [row.get(f"dev/{name}", row.get(f"val/{name}", "")) for name in ("loss", "bpb")]
-            return {"dev_loss_before": float(found[0]), "dev_bpb_before": float(found[1])}
-    return {}
+    row = next(read_rows(metrics), {})
+    loss, bits = (row.get(f"dev/{name}", row.get(f"val/{name}")) for name in ("loss", "bpb"))
+    if row.get("step") != 0 or not isinstance(loss, float) or not isinstance(bits, float):
+        return {}
+    return {"dev_loss_before": loss, "dev_bpb_before": bits}
 
 
 def train_in_folder(session: Session, folder: RunFolder, progress: Progress, facts: Facts, task: Task) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.progress import Progress
+from hectogpt.run_records import CHECKPOINTS, RUN, STEP_FOLDER, read_state
 from hectogpt.serialization import diff
-from hectogpt.training import checkpoint
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import RUN, read_state
 
 # A run may go on with these changed; all but the last three can change bits, which is then told.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "data.micro_batch"}
@@ -34,8 +33,8 @@ def named_folder(where: str) -> Resume:
     """The run that a path names: its folder, or one checkpoint inside it (FOLDER/checkpoints/step-N). Raises UserError
     (CHECKPOINT) for a path that is neither."""
     path = Path(where).expanduser()
-    match = checkpoint.NAME.fullmatch(path.name)
-    if match and path.parent.name == checkpoint.FOLDER:
+    match = STEP_FOLDER.fullmatch(path.name)
+    if match and path.parent.name == CHECKPOINTS:
         return Resume(path.parent.parent, step=int(match[1]))
     if not (path / RUN).is_file():
         raise UserError(
@@ -83,7 +82,7 @@ def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
     if read_state(folder) not in ("done", "unscored"):
         progress.line(f"note: {folder} is not done: it goes on to step {run.steps}; extend it after that")
         return run
-    if run.steps not in Checkpoints(folder / checkpoint.FOLDER).steps():
+    if run.steps not in Checkpoints(folder / CHECKPOINTS).steps():
         raise UserError(
             f"{folder} has no checkpoint of its last step",
             why="more steps go on from the state of the optimizer, which the weights alone do not hold",

@@ -21,21 +21,30 @@ from hectogpt import errors, files, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
-from hectogpt.json_files import read_bytes, read_json_object
+from hectogpt.json_files import read_json_object
 from hectogpt.manifest import MANIFEST, narrow_manifest, write_manifest
+from hectogpt.run_records import (
+    CHECKPOINTS,
+    FIX,
+    LOCK,
+    METRICS,
+    PICTURE,
+    RUN,
+    SUMMARY,
+    read_object,
+    read_rows,
+    read_summary,
+    run_of,
+)
 from hectogpt.serialization import dump
-from hectogpt.training.checkpoint import FOLDER, Checkpoints
+from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.evaluate import EvalResult
 from hectogpt.training.failures import clear_status
 from hectogpt.training.loop import Step
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
 
-RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
-PICTURE = "losses_and_grad_norms.png"
 OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", PICTURE)
-DAMAGED = "metrics.damaged.jsonl"
-LARGEST_METRICS = 1 << 30  # bytes
 
 
 class RunFolder:
@@ -44,7 +53,7 @@ class RunFolder:
     def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool) -> None:
         self.path, self.run, self.modified = path, run, modified
         self.ideas: list[dict[str, str]] = []
-        self.checkpoints = Checkpoints(path / FOLDER)
+        self.checkpoints = Checkpoints(path / CHECKPOINTS)
         self.sharing: dict[str, Any] = {}  # how processes share the run
         self.locked = locked  # False where the file system has no locks
         self.on_row: Callable[[dict[str, Any]], None] = lambda row: None  # is called with every row once written
@@ -97,7 +106,7 @@ class RunFolder:
                 locked = _lock(path, held)
             except OSError as error:
                 raise _unwritable(path, error) from None
-            modified = read_json_object(path / RUN).get("modified") is True
+            modified = read_object(path / RUN).get("modified") is True
             folder = cls(path, run, modified, held.pop_all(), locked)
         folder.checkpoints.remove_leftovers()
         _remove_leftovers(path)
@@ -133,7 +142,7 @@ class RunFolder:
         """Write what the machine chose, and open metrics.jsonl."""
         record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()} | self.sharing
         write_atomic(self.path / RUN, _render(record | ({"ideas": self.ideas} if self.ideas else {})))
-        self._open_metrics("")
+        self._open_metrics([])
 
     def start_over(self) -> None:
         """Take away how the run ended before: it begins at its first step. Raises UserError (STORAGE)."""
@@ -141,33 +150,38 @@ class RunFolder:
         (self.path / SUMMARY).unlink(missing_ok=True)
 
     def begin_again(self, done: Sequence[Step], differences: Sequence[str], note: Callable[[str], None]) -> None:
-        """Go on after the steps `done`: their rows stay in metrics.jsonl, those of later steps and half a row go.
-
-        Rows that are missing or damaged are made again from `done`; the old file is then kept as metrics.damaged.jsonl,
-        and `note` is told. run.json gets what differs from the machine on which the run began. A summary stays only if
-        it is of the end of these steps.
+        """Go on after the steps `done`: their rows stay in metrics.jsonl, those of later steps and half a row go. A row
+        that is missing or damaged is made again, and `note` gets a line. run.json gets what differs from the machine on
+        which the run began. A summary stays only if it is of the end of these steps.
         """
-        record = read_json_object(self.path / RUN)
+        record, summary = read_object(self.path / RUN), read_summary(self.path)
         narrow_manifest(self.path, ("config.json", "model.safetensors"))
-        if _state_of(self.path) != "done" or read_json_object(self.path / SUMMARY).get("steps") != len(done):
+        if (summary.get("state", "done"), summary.get("steps")) != ("done", len(done)):
             (self.path / SUMMARY).unlink(missing_ok=True)
         again = record.get("resumed")
         resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
         write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed} | self.sharing))
-        try:
-            old = read_bytes(self.path / METRICS, LARGEST_METRICS) if (self.path / METRICS).exists() else b""
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
-        kept = _rows_of(old, done, self.run.steps)
-        if kept is None:
-            note(f"note: rows of {self.path / METRICS} are missing or damaged: they are made again, see {DAMAGED}")
-            write_atomic(self.path / DAMAGED, old)
-            kept = "".join(json.dumps(self._row(step), allow_nan=False) + "\n" for step in done)
-        self._open_metrics(kept)
+        steps: dict[int, dict[str, Any]] = {}
+        scores = []
+        for row in read_rows(self.path / METRICS):
+            if "train/loss" in row:
+                steps[row["step"]] = row
+            elif row["step"] <= len(done) and row["step"] < self.run.steps:
+                scores.append(row)
+        made = [self._row(step) for step in done]
+        kept = [steps.get(new["step"], {}) for new in made]
+        names = ("train/loss", "train/grad_norm")
+        sound = [all(old.get(name) == new[name] for name in names) for old, new in zip(kept, made, strict=True)]
+        if not all(sound):
+            note(
+                f"note: {sound.count(False)} rows of {self.path / METRICS} are missing or damaged: they are made again"
+            )
+        rows = [old if same else new for old, new, same in zip(kept, made, sound, strict=True)]
+        self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))  # a score follows the row of its step
 
-    def _open_metrics(self, content: str) -> None:
+    def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         clear_status(self.path)
-        write_atomic(self.path / METRICS, content)
+        write_atomic(self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
@@ -239,96 +253,27 @@ class RunFolder:
 
 def read_run(folder: Path) -> Run:
     """The Run of a run folder, from its run.json. Raises UserError (CHECKPOINT) that names what does not fit."""
-    path = folder / RUN
-    fix = "name a folder that `hectogpt train` wrote"
-    record = read_json_object(path, fix=fix)
-    if not isinstance(record.get("run"), dict):
-        raise UserError(f"cannot read {path}", why="it is not a run's record", fix=fix, code=errors.CHECKPOINT)
+    fields = run_of(folder, read_json_object(folder / RUN, fix=FIX))
     try:
-        return load_run(record["run"])
+        return load_run(fields)
     except UserError as error:
-        raise UserError(f"{path}: {error.what}", why=error.why, fix=error.fix, code=errors.CHECKPOINT) from None
+        what = f"{folder / RUN}: {error.what}"
+        raise UserError(what, why=error.why, fix=error.fix, code=errors.CHECKPOINT) from None
 
 
 def read_steps(folder: Path) -> list[Step]:
-    """The steps that metrics.jsonl tells of, from the first up to one that is missing or damaged. [] without the
-    file."""
-    try:
-        lines = read_bytes(folder / METRICS, LARGEST_METRICS).decode("utf-8", errors="replace")
-    except OSError:
-        return []
+    """The steps that metrics.jsonl has, from the first up to one that is missing or damaged. [] without the file."""
     found: list[Step] = []
-    for row in filter(None, map(_row_of, lines.splitlines(keepends=True))):
+    for row in read_rows(folder / METRICS):
         if "train/loss" not in row:
             continue
         loss, norm, lr, seconds = (row.get(f"train/{name}") for name in ("loss", "grad_norm", "lr", "dt"))
         sound = all(isinstance(number, float) for number in (loss, norm, lr, seconds))
-        if not sound or not isinstance(row.get("tokens"), int) or row.get("step") != len(found) + 1:
+        if not sound or not isinstance(row.get("tokens"), int) or row["step"] != len(found) + 1:
             break
         spike, skipped = (row.get(name) is True for name in ("spike", "skipped"))
         found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, spike, skipped))  # type: ignore[arg-type]
     return found
-
-
-def read_scores(folder: Path) -> list[tuple[int, float]]:
-    """(step, held-out loss) of the scores that metrics.jsonl has, in its order."""
-    try:
-        lines = read_bytes(folder / METRICS, LARGEST_METRICS).decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    found = []
-    for row in filter(None, map(_row_of, lines.splitlines(keepends=True))):
-        step, loss = row.get("step"), row.get("dev/loss", row.get("val/loss"))
-        if isinstance(step, int) and isinstance(loss, float):
-            found.append((step, loss))
-    return found
-
-
-def read_state(folder: Path) -> str:
-    """How a run stands: "done", "interrupted", "diverged" or "unscored" as its summary says, "running" while a process
-    holds it, else "unfinished"; a run that is being extended is not done. Raises UserError (CHECKPOINT) for damaged
-    files."""
-    if files.is_locked(folder / LOCK):
-        return "running"
-    state = _state_of(folder)
-    if state == "done":
-        summary, run = read_json_object(folder / SUMMARY, nan_as_none=True), read_json_object(folder / RUN).get("run")
-        if isinstance(run, dict) and summary.get("steps") != run.get("steps"):
-            return "unfinished"
-    return state
-
-
-def _state_of(folder: Path) -> str:
-    """What the summary says, "unfinished" without one."""
-    if not (folder / SUMMARY).exists():
-        return "unfinished"
-    state = read_json_object(folder / SUMMARY, nan_as_none=True).get("state", "done")
-    return state if isinstance(state, str) else "unfinished"
-
-
-def _rows_of(metrics: bytes, done: Sequence[Step], steps: int) -> str | None:
-    """The lines of metrics.jsonl that stay when the steps `done` of `steps` are; None if a step's row has changed."""
-    kept, number = [], 0
-    for line in metrics.decode("utf-8", errors="replace").splitlines(keepends=True):
-        row = _row_of(line)
-        if row is None:
-            continue
-        step = row.get("step")
-        if "train/loss" in row and step == number + 1 <= len(done):
-            if (row["train/loss"], row.get("train/grad_norm")) != (done[number].loss, done[number].grad_norm):
-                return None
-            number += 1
-            kept.append(line)
-        elif "train/loss" not in row and isinstance(step, int) and step <= len(done) and step < steps:
-            kept.append(line)
-    return "".join(kept) if number == len(done) else None
-
-
-def _row_of(line: str) -> dict[str, Any] | None:
-    with suppress(ValueError, RecursionError):
-        row = json.loads(line) if line.endswith("\n") else None
-        return row if isinstance(row, dict) else None
-    return None
 
 
 def _lock(path: Path, held: ExitStack) -> bool:

@@ -18,9 +18,10 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.weights import copied, load_tensors, saved_tensors
+from hectogpt.run_records import STATE_MODEL as MODEL
 from hectogpt.training.optim import OptimizerGroup
 
-MODEL, OPTIMIZER = "model.", "optimizer."
+OPTIMIZER = "optimizer."
 
 
 @dataclass(frozen=True)

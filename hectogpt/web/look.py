@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt.errors import UserError
+from hectogpt.run_records import CHECKPOINTS, checkpoint_steps, count_of, read_summary
 from hectogpt.web.model_page import PROMPT, packed
 
 NEW_TOKENS = 24
@@ -16,15 +17,11 @@ LONGEST = 32  # tokens of the text whose maps are drawn
 
 def newest_step(folder: Path) -> int | None:
     """The step of the newest weights in a run's folder; None if there are none yet."""
-    from hectogpt.json_files import read_json_object
-
-    steps = [
-        int(path.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*") if path.name[5:].isdigit()
-    ]
+    steps = checkpoint_steps(folder / CHECKPOINTS)
     if (folder / "model.safetensors").is_file():
         with suppress(UserError):
-            last = read_json_object(folder / "summary.json", nan_as_none=True).get("steps")
-            steps += [last] if isinstance(last, int) else []
+            last = count_of(read_summary(folder).get("steps"))
+            steps += [last] if last is not None else []
     return max(steps, default=None)
 
 
@@ -32,14 +29,9 @@ def take_look(folder: Path, step: int, prompt: str | None, ideas: Sequence[Path]
     """A continuation of the prompt and its attention maps, by the weights after `step`. Raises UserError, OSError."""
     from hectogpt.explore.model_view import name_tokens, read_prompt, trace
     from hectogpt.generation import Sampling, complete
-    from hectogpt.interop.open import open_model, open_state
-    from hectogpt.training.checkpoint import FOLDER, Checkpoints
+    from hectogpt.interop.open import open_model
 
-    checkpoints = Checkpoints(folder / FOLDER)
-    if step in checkpoints.steps():
-        model, tokenizer = open_state(folder, checkpoints.load(step).state.weights(), ideas)
-    else:
-        model, tokenizer = open_model(folder, idea=ideas)
+    model, tokenizer = open_model(folder, step=step, idea=ideas)
     text = prompt or PROMPT
     ids = read_prompt(text, tokenizer, model, LONGEST).ids
     maps = trace(model, ids).maps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,26 @@ MOST_HEADS = 64  # of which effects are measured one by one
 PROMPT = "The state of the Union is strong because the people of the Union are strong."
 
 
-def model_page(folder: Path | str, prompt: str, held_out: np.ndarray | None, ideas: Sequence[Path] = ()) -> str:
-    """The page as HTML. held_out: token ids on which effects of heads are measured; None: on the prompt.
+def model_page(
+    folder: Path | str,
+    prompt: str,
+    held_out: np.ndarray | None,
+    ideas: Sequence[Path] = (),
+    step: int | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> str:
+    """The page as HTML. held_out: token ids on which effects of heads are measured; None: on the prompt. step, note: as
+    for `open_model`.
 
     Raises UserError for a bad folder or prompt, and for a file that is not in `ideas`.
     """
-    model, tokenizer = open_model(folder, idea=ideas)
+    model, tokenizer = open_model(folder, step=step, idea=ideas, note=note)
     read = model_view.read_prompt(prompt, tokenizer, model, LONGEST)
     seen = model_view.trace(model, read.ids)
     best = model_view.most_likely_tokens(seen)
     config = model.config
     data: dict[str, Any] = {
-        "name": str(folder),
+        "name": str(folder) if step is None else f"{folder}, step {step}",
         "about": f"{config.n_layers} layers of {config.n_heads} heads, {config.d_model} dimensions, context "
         f"{config.context_length:,}, {sum(p.numel() for p in model.parameters()):,} parameters.",
         "cut": read.cut,

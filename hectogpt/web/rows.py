@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hectogpt.json_files import open_regular, parse_json_object
+from hectogpt.json_files import open_regular
+from hectogpt.run_records import LONGEST_ROW, parse_row, score_of
 
 # column -> the row's key
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
 AT_ONCE = 8 << 20  # bytes that are read at a time, so that a long file does not hold up the page
-LONGEST_LINE = 100_000  # bytes; a row of ours has about 200
 MOST_POINTS = 1000  # of a curve as it is drawn
 
 Number = float | None
@@ -56,7 +55,7 @@ class Rows:
         self._offset += len(new)
         self._end = (self._end + new)[-4096:]
         *lines, self._rest = (self._rest + new).split(b"\n")
-        self._rest = self._rest[-LONGEST_LINE:]  # what is longer is no row of ours, and must not fill the memory
+        self._rest = self._rest[-LONGEST_ROW:]  # what is longer is no row of ours, and must not fill the memory
         for line in lines:
             self._add(line)
         return again or bool(lines)
@@ -69,17 +68,14 @@ class Rows:
         return bool(file.read(len(self._end)) == self._end)
 
     def _add(self, line: bytes) -> None:
-        row: dict[str, Any] = {}
-        with suppress(ValueError):
-            row = parse_json_object(line, nan_as_none=True)
-        step = number(row.get("step"))
-        if step is None:
+        row = parse_row(line + b"\n")
+        if row is None:
             return
         if "train/loss" in row:
             for column, key in COLUMNS.items():
                 self.columns[column].append(number(row.get(key)))
-        elif (score := number(row.get("dev/loss", row.get("val/loss")))) is not None:
-            self.scores.append((int(step), score))
+        elif (score := number(score_of(row))) is not None:
+            self.scores.append((row["step"], score))
 
     def drawn(self) -> dict[str, list[Number]]:
         """The columns as they are drawn: means over equal blocks if there are more rows than MOST_POINTS; the last row

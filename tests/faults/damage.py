@@ -22,7 +22,8 @@ from hectogpt import errors
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.python import load
-from hectogpt.training.checkpoint import FOLDER, Checkpoints
+from hectogpt.run_records import CHECKPOINTS
+from hectogpt.training.checkpoint import Checkpoints
 
 PAGE = 4096
 CUTS = FLIPS = PAGES = TAILS = 200
@@ -102,7 +103,7 @@ def targets(where: Path, case: Case) -> list[Target]:
     source = where / "text.txt"
     source.write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(2000)))
     corpus = open_corpus(str(source), cache=where / "tokens", progress=False).folder
-    checkpoints = run / FOLDER
+    checkpoints = run / CHECKPOINTS
     steps = Checkpoints(checkpoints).steps()
     newest = Checkpoints(checkpoints).path(steps[-1])
     found = [Target(path, lambda: newest_is_refused(checkpoints, steps[-1], steps[-2])) for path in newest.iterdir()]

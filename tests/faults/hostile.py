@@ -29,7 +29,6 @@ import torch
 from promises import Line
 from safetensors.torch import load_file, save_file
 
-from hectogpt.cli.run_records import read_record
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
@@ -37,6 +36,7 @@ from hectogpt.interop.gpt2_names import to_huggingface
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model
+from hectogpt.run_records import read_record
 from hectogpt.serialization import dump
 
 SECONDS = 0.1  # of processor time for one refusal, and one more per 100 MB of the file

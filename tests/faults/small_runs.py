@@ -25,11 +25,11 @@ from hectogpt.lab import ideas, recipes
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.inputs import NgramHash
 from hectogpt.progress import Progress
-from hectogpt.training.checkpoint import FOLDER, Checkpoint, Checkpoints
+from hectogpt.run_records import CHECKPOINTS, METRICS, RUN
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.full_run import train_in_folder
 from hectogpt.training.resuming import Resume
 from hectogpt.training.run import Data, Run
-from hectogpt.training.run_folder import METRICS, RUN
 from hectogpt.training.schedules import LinearDecay
 from hectogpt.training.task import Task, begin
 
@@ -224,13 +224,13 @@ def acknowledged(side: Path) -> int:
 
 def newest_step(folder: Path) -> int:
     """The step of the newest checkpoint that is whole, 0 if there is none."""
-    found = Checkpoints(folder / FOLDER)
+    found = Checkpoints(folder / CHECKPOINTS)
     return max((step for step in found.steps() if not found.problem(step)), default=0)
 
 
 def half_checkpoints(folder: Path) -> list[str]:
     """What is wrong with checkpoints that have their final name."""
-    found = Checkpoints(folder / FOLDER)
+    found = Checkpoints(folder / CHECKPOINTS)
     return [problem for step in found.steps() if (problem := found.problem(step))]
 
 
@@ -247,7 +247,7 @@ def content_of(checkpoint: Checkpoint) -> str:
 
 def signature(folder: Path) -> dict[str, Any]:
     """What must be equal in two runs of the same: weights, last checkpoint, metrics, scores."""
-    checkpoints = Checkpoints(folder / FOLDER)
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
     steps = checkpoints.steps()
     weights = folder / "model.safetensors"
     summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}

@@ -22,8 +22,8 @@ from promises import Line
 from shims import Points
 from small_runs import Case
 
+from hectogpt.run_records import METRICS, RUN, SUMMARY
 from hectogpt.signals import CODES
-from hectogpt.training.run_folder import METRICS, RUN, SUMMARY
 
 STEPS = 40
 SIGNALS, DOUBLES, CUTS = 60, 30, 40
@@ -98,8 +98,6 @@ class Stopping:
     def goes_on(self, base: Path) -> list[str]:
         """What is wrong with the run once it has gone on to its end."""
         ended = forks.run(lambda: by_time(self.case, base / "run"))
-        for extra in (base / "run").glob("metrics.damaged.jsonl"):
-            extra.unlink()
         faults = killed.faults_at_end(ended, base / "run", self.expected)
         shutil.rmtree(base)
         return faults

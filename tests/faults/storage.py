@@ -29,7 +29,8 @@ from shims import Points
 from small_runs import Case
 
 from hectogpt import errors
-from hectogpt.training.checkpoint import FOLDER, Checkpoints
+from hectogpt.run_records import CHECKPOINTS
+from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.session import Session
 
 STEPS = 5
@@ -65,7 +66,7 @@ class Judge:
 
     def wrong(self, folder: Path) -> list[str]:
         """The checkpoints that hold something else than those of an undisturbed run."""
-        checkpoints = Checkpoints(folder / FOLDER)
+        checkpoints = Checkpoints(folder / CHECKPOINTS)
         whole = [step for step in checkpoints.steps() if not checkpoints.problem(step)]
         return [
             f"the checkpoint of step {step} holds something else"
@@ -164,7 +165,7 @@ def file_points(case: Case, where: Path) -> list[tuple[tuple[str, int], str]]:
 def fail_to_sync(judge: Judge, where: Path, number: int) -> list[str]:
     """Let the fsync with this number fail once while a checkpoint is saved: that step must not be reported as saved."""
     folder = Path(tempfile.mkdtemp(dir=where)) / "run"
-    (folder / FOLDER).mkdir(parents=True)
+    (folder / CHECKPOINTS).mkdir(parents=True)
     session = Session.open(judge.case.run, judge.case.corpus)
     next(iter(session.steps()))
 
@@ -179,7 +180,7 @@ def fail_to_sync(judge: Judge, where: Path, number: int) -> list[str]:
             sync(descriptor)
 
         os.fsync = failing
-        Checkpoints(folder / FOLDER).save(session.checkpoint())
+        Checkpoints(folder / CHECKPOINTS).save(session.checkpoint())
         return count[0]
 
     ended = forks.run(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,10 @@ import hectogpt
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import lock
+from hectogpt.interop import open_model
 from hectogpt.lab import recipes
+from hectogpt.run_records import read_state
+from hectogpt.training.checkpoint import Checkpoints
 
 CLOCKS = {"train/dt", "train/tok_per_sec", "mem_mb", "run"}
 SIX = [*TINY[:-1], "6", "--save-every", "2", "--quiet"]
@@ -121,13 +125,12 @@ def test_resume_needs_no_more_than_the_folder(whole: Path, run: Path, here: Here
     done = here("train", "--resume", moved / "checkpoints" / "step-00000002", "--save-every", "2")
     assert done.returncode == 0, done.stderr
     assert "rows of" in done.stderr
-    assert "garbage" in (moved / "metrics.damaged.jsonl").read_text()
     assert_as_whole(moved, whole)
 
 
 def test_a_run_that_is_taken_back_or_starts_over_is_not_done(whole: Path, run: Path, here: Here) -> None:
     """Killed after it was taken back to step 2, it is unfinished; without a checkpoint it forgets how it ended."""
-    from hectogpt.training.run_folder import RunFolder, read_run, read_state, read_steps
+    from hectogpt.training.run_folder import RunFolder, read_run, read_steps
 
     with RunFolder.reopen(run, read_run(run)) as folder:
         folder.begin_again(read_steps(run)[:2], [], pytest.fail)
@@ -208,7 +211,7 @@ def test_no_run_an_idle_option_and_a_run_under_way(run: Path, tmp_path: Path, he
 
 def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> None:
     """Killed again, or while it is extended, it is unfinished; its old weights are still checked."""
-    from hectogpt.training.run_folder import RunFolder, read_run, read_state, read_steps
+    from hectogpt.training.run_folder import RunFolder, read_run, read_steps
 
     before = read_run(run)
     for longer, summary in ((before, "interrupted"), (replace(before, steps=9), "done")):
@@ -432,6 +435,58 @@ def test_diagnose_names_module_and_text(whole: Path, run: Path, here: Here, tmp_
     assert_good_error(here("train", "--resume", "d"), 6, "has diverged")
     assert "first number that is not finite: there is none" in here("check", "--diagnose", run, "--step", "4").stdout
     assert_good_error(here("check", "--diagnose", run), 2, "has taken all its 6 steps", "--step 4")
+
+
+# --- a checkpoint as a model ------------------------------------------------------------------------------------------
+
+
+def test_every_checkpoint_of_any_run_can_be_opened(run: Path) -> None:
+    """Of a finished run by its step; of one that is not finished the newest that is whole, which is said."""
+    saved = Checkpoints(run / "checkpoints")
+    notes: list[str] = []
+
+    def is_step(step: int, asked: int | None) -> bool:
+        state = open_model(run, step=asked, note=notes.append)[0].state_dict()
+        return all(torch.equal(state[name], tensor) for name, tensor in saved.load(step).state.weights().items())
+
+    assert is_step(2, 2)
+    assert is_step(6, 6)
+    assert is_step(6, None)
+    assert notes == []
+    with pytest.raises(UserError, match="has no checkpoint of step 5") as caught:
+        open_model(run, step=5)
+    assert "those of steps 2, 4, 6" in caught.value.why
+    shutil.rmtree(saved.path(6))
+    assert open_model(run, step=6)[0].config == open_model(run)[0].config, "the weights at the end"
+    back_to(run, 4)
+    assert is_step(4, None)
+    (saved.path(4) / "state.safetensors").write_bytes(b"")
+    assert is_step(2, None)
+    assert [re.sub(r".*(is damaged|step \d).*", r"\1", note) for note in notes] == ["step 4", "is damaged", "step 2"]
+    with pytest.raises(UserError, match="the checkpoint of step 4 is damaged"):
+        open_model(run, step=4)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match="has no model yet"):
+        open_model(run)
+
+
+def test_commands_take_the_weights_of_a_step(run: Path, whole: Path, tmp_path: Path, here: Here) -> None:
+    text = json.loads(here("generate", run, "a", "--step", "2", "--max-new-tokens", "3", "--json").stdout)
+    assert len(text["texts"][0]["ids"]) == 3
+    scored = [
+        json.loads(here("score", run, *step, "--corpus", whole / "tokens.bin", "--max-tokens", "9", "--json").stdout)
+        for step in (("--step", "2"), ())
+    ]
+    assert scored[0]["counted"] < scored[1]["counted"], "what was read up to that step"
+    assert scored[0]["models"][0]["loss"] != scored[1]["models"][0]["loss"]
+    back_to(run, 4)
+    done = here("export", run, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "is not finished: these are the weights of its checkpoint of step 4" in done.stderr
+    assert "| steps | 4 of 6 |" in (tmp_path / "out" / "README.md").read_text()
+    done = here("explore", "export", "model", "--model", run, "--step", "2", "--out", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert "step 2" in (tmp_path / "page.html").read_text()
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from small_runs import Case
 from hectogpt import errors
 from hectogpt.data import corpus as corpora
 from hectogpt.progress import Progress
+from hectogpt.run_records import CHECKPOINTS, RUN
 from hectogpt.training import task as tasks
-from hectogpt.training.checkpoint import FOLDER
 from hectogpt.training.full_run import train_in_folder
-from hectogpt.training.run_folder import RUN, read_run
+from hectogpt.training.run_folder import read_run
 
 STARTS, QUICK_STARTS = 50, 8
 APART = 0.2  # seconds between the first start and the last: as long as a small run takes to build
@@ -100,7 +100,7 @@ class Runs:
         while small_runs.newest_step(folder) == 0:  # killed too early
             shutil.rmtree(folder, ignore_errors=True)
             child = forks.Child(lambda: begin(case, folder))
-            while not list((folder / FOLDER).glob("step-*")) and not (folder / "model.safetensors").exists():
+            while not list((folder / CHECKPOINTS).glob("step-*")) and not (folder / "model.safetensors").exists():
                 time.sleep(0.002)
             child.wait(kill_after=0)
         ended = together([lambda: go_on(case, folder)] * n, chance)

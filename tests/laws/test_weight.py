@@ -14,16 +14,16 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2480,  # the ground, and what Python users call
-    "hectogpt/cli": 4370,
+    "hectogpt": 2750,  # the ground, and what Python users call
+    "hectogpt/cli": 4220,
     "hectogpt/api": 0,
     "hectogpt/lab": 4490,
     "hectogpt/grade": 5330,
     "hectogpt/assignment": 620,
-    "hectogpt/training": 5040,
+    "hectogpt/training": 4970,
     "hectogpt/explore": 1510,
-    "hectogpt/web": 570,
-    "hectogpt/interop": 1850,
+    "hectogpt/web": 560,
+    "hectogpt/interop": 1930,
     "hectogpt/generation": 750,
     "hectogpt/data": 1700,
     "hectogpt/kernels": 660,
@@ -35,7 +35,7 @@ LINES = {
     "assignment": 910,
 }
 FILES = 223  # of the package
-TRAIN = 97  # modules that `hectogpt train` may load, see below
+TRAIN = 98  # modules that `hectogpt train` may load, see below
 
 
 def count(paths: list[Path]) -> int:

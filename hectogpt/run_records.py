@@ -1,0 +1,275 @@
+"""What a run's folder says, read without the package that wrote it: the one reader of runs.
+
+Reads run.json, summary.json, metrics.jsonl and the names of checkpoints with the standard library alone. A folder may
+be another program's, damaged or hostile: every value is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.files import is_locked
+from hectogpt.json_files import open_regular, parse_json_object, read_json_object
+from hectogpt.manifest import damage, read_manifest
+
+RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
+PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
+CHECKPOINTS, STATE = "checkpoints", "state.safetensors"  # of a checkpoint: its tensors, beside its manifest
+STATE_MODEL = "model."  # before the names of weights in it
+MOST_STATE_TENSORS = 50_000  # of it; 500 layers with AdamW have 26,000
+STEP_FOLDER = re.compile(r"step-(\d{8,})")
+FORMAT, IN_PARTS = 1, 2  # of a checkpoint; in parts, several files, is what earlier versions wrote with fsdp
+LONGEST_ROW, LARGEST_METRICS = 100_000, 1 << 30  # bytes; a row of ours has about 200
+FIX = "name a folder that `hectogpt train` wrote; `hectogpt show` lists those here"
+RUNNING = "running"  # a process holds the folder
+UNFINISHED = "unfinished"  # there is no summary of all its steps: it was killed, or cannot be seen to be running
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's folder in numbers. None where the folder does not say.
+
+    state: as `read_state` has it. steps: taken, of `planned`. seconds: of building and training. size: bytes on disk.
+    modified: when a file of the folder was last written, in seconds since 1970. run: the fields of the Run as they are
+    in run.json. summary: summary.json, and last_row: the last row of metrics.jsonl that has a step; {} without one.
+    """
+
+    folder: Path
+    recipe: str
+    changed: bool
+    state: str
+    steps: int | None
+    planned: int | None
+    dev_loss: float | None
+    seconds: float | None
+    size: int
+    modified: float
+    run: dict[str, Any]
+    summary: dict[str, Any]
+    last_row: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `hectogpt show --json` prints of the run."""
+        return {
+            "folder": str(self.folder),
+            "recipe": self.recipe,
+            "modified": self.changed,
+            "state": self.state,
+            "steps": self.steps,
+            "planned_steps": self.planned,
+            "dev_loss": self.dev_loss,
+            "seconds": self.seconds,
+            "bytes": self.size,
+            "written": datetime.fromtimestamp(self.modified, UTC).isoformat(timespec="seconds"),
+        }
+
+    def samples(self) -> dict[str, str]:
+        """The continuations in the summary: how -> text."""
+        samples = self.summary.get("samples")
+        return {how: s for how, s in samples.items() if isinstance(s, str)} if isinstance(samples, dict) else {}
+
+    def ngrams(self) -> dict[str, float]:
+        """Held-out losses of the n-gram models; an old summary calls them anchors."""
+        losses = self.summary.get("ngrams", self.summary.get("anchors"))
+        values = {key: number_of(value) for key, value in losses.items()} if isinstance(losses, dict) else {}
+        return {key: value for key, value in values.items() if value is not None}
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a run leaves it."""
+    record, summary = read_object(folder / RUN), read_summary(folder)
+    run = run_of(folder, record)
+    state = _state_of(folder, run, summary)
+    under_way = state in (UNFINISHED, RUNNING)
+    size, modified = measure(folder)
+    last_row = read_last_row(folder / METRICS)
+    return RunRecord(
+        folder=folder,
+        recipe=text_of(summary.get("recipe")) or text_of(run.get("recipe")) or "?",
+        changed=record.get("modified") is True,
+        state=state,
+        steps=count_of(last_row.get("step") if under_way else summary.get("steps")),
+        planned=count_of(run.get("steps")),
+        dev_loss=None if under_way else number_of(summary.get("dev_loss")),
+        seconds=None if under_way else number_of(summary.get("seconds")),
+        size=size,
+        modified=modified,
+        run=run,
+        summary=summary,
+        last_row=last_row,
+    )
+
+
+def read_state(folder: Path) -> str:
+    """How a run stands: "done", "interrupted", "diverged" or "unscored" as its summary says, RUNNING while a process
+    holds it, else UNFINISHED, as a run is that is being extended. Raises UserError (CHECKPOINT) for damaged files."""
+    return _state_of(folder, run_of(folder, read_object(folder / RUN)), read_summary(folder))
+
+
+def _state_of(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> str:
+    if is_locked(folder / LOCK):
+        return RUNNING
+    state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
+    extended = state == "done" and count_of(run.get("steps")) not in (None, count_of(summary.get("steps")))
+    return UNFINISHED if extended else state
+
+
+def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the Run in what run.json holds. Raises UserError (CHECKPOINT) if there are none."""
+    run = record.get("run")
+    if not isinstance(run, dict):
+        why = 'it is not a run\'s record: it has no object "run"'
+        raise UserError(f"cannot read {folder / RUN}", why=why, fix=FIX, code=errors.CHECKPOINT)
+    return run
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json, {} without one. Raises UserError (CHECKPOINT)."""
+    return read_object(folder / SUMMARY) if os.path.lexists(folder / SUMMARY) else {}
+
+
+def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
+    """The runs below `root`, the oldest first, and a note for each one that cannot be read."""
+    runs: list[RunRecord] = []
+    notes: list[str] = []
+    for path in root.rglob(RUN):
+        try:
+            runs.append(read_record(path.parent))
+        except UserError as error:
+            notes.append(f"{path.parent} is left out: {error.what}: {error.why}")
+    return sorted(runs, key=lambda record: (record.modified, str(record.folder))), sorted(notes)
+
+
+# --- metrics.jsonl ----------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics.jsonl that are whole and have a step, in its order; none of a file that cannot be read, or
+    is larger than any of ours."""
+    try:
+        with open_regular(path) as file:
+            while path.stat().st_size <= LARGEST_METRICS and (line := file.readline(LONGEST_ROW)):
+                if (row := parse_row(line)) is not None:
+                    yield row
+    except OSError:
+        return
+
+
+def read_last_row(path: Path) -> dict[str, Any]:
+    """The last row of a metrics.jsonl; {} without one."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, path.stat().st_size - LONGEST_ROW))
+            lines = file.readlines(2 * LONGEST_ROW)
+    except OSError:
+        return {}
+    return next((row for line in reversed(lines) if (row := parse_row(line)) is not None), {})
+
+
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, nan and infinity as None; None for what is no row: half of one that is being written, or
+    one without a step."""
+    try:
+        row = parse_json_object(line, nan_as_none=True)
+    except ValueError:
+        return None
+    return row if line.endswith(b"\n") and count_of(row.get("step")) is not None else None
+
+
+def read_scores(path: Path) -> list[tuple[int, float]]:
+    """(step, held-out loss) of the scores in a metrics.jsonl, in its order."""
+    scores = [(row["step"], score_of(row)) for row in read_rows(path)]
+    return [(step, loss) for step, loss in scores if loss is not None]
+
+
+def score_of(row: dict[str, Any]) -> float | None:
+    """The held-out loss of a row, nats per token; None for a row of a step. Old rows call it val/loss."""
+    return number_of(row.get("dev/loss", row.get("val/loss")))
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """The folder of a step's checkpoint in the folder of all of them, RUN/checkpoints."""
+    return folder / f"step-{step:08d}"
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of which a folder of checkpoints has one, whether valid or not; ascending."""
+    found = [STEP_FOLDER.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(match[1]) for match in found if match)
+
+
+def checkpoint_problem(folder: Path, step: int) -> str:
+    """What is wrong with a step's checkpoint, "" if it is whole."""
+    path = checkpoint_folder(folder, step)
+    try:
+        manifest = read_manifest(path)
+        if manifest.get("format") == IN_PARTS:
+            return f"{path}: it is in parts, which a version with sharded weights (fsdp) wrote and alone reads"
+        if manifest.get("format") != FORMAT or manifest.get("step") != step:
+            return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
+        if STATE not in manifest["files"]:
+            return f"{path}: its manifest does not name {STATE}"
+        return next(iter(damage(path, manifest)), "")
+    except UserError as error:
+        return f"{error.what}: {error.why}"
+
+
+# --- values and sizes -------------------------------------------------------------------------------------------------
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a run's folder; nan and infinity, which JSON lacks, are None. Raises UserError (CHECKPOINT)."""
+    return read_json_object(path, nan_as_none=True, fix=FIX)
+
+
+def text_of(value: Any) -> str | None:
+    """The value if it is a string that is not empty."""
+    return value if isinstance(value, str) and value else None
+
+
+def number_of(value: Any) -> float | None:
+    """The value if it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def count_of(value: Any) -> int | None:
+    """The value if it is a whole number from 0 to 10^15."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**15 else None
+
+
+def measure(folder: Path) -> tuple[int, float]:
+    """Bytes of all files below a folder, and when the newest of them was written. Links are not followed."""
+    size, newest = 0, 0.0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                status = os.lstat(os.path.join(parent, name))
+            except OSError:
+                continue  # removed since
+            size, newest = size + status.st_size, max(newest, status.st_mtime)
+    return size, newest
+
+
+def bytes_text(size: int | float) -> str:
+    """ "12.3 MB": a size in decimal units."""
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if size >= 100 or units[0] == "bytes" else f"{size:.1f} {units[0]}"
