@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import json
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import TINY, Here, environment, hectogpt, wait_for, write_tokens
+from command import TINY, Here, environment, hectogpt, write_tokens
 
 import hectogpt as package
-from hectogpt import RunResult, UserError, errors
+from hectogpt import RunResult, UserError
 from hectogpt.lab import recipes
 from hectogpt.training.run import Run
 
@@ -89,27 +88,6 @@ def test_the_stub_names_the_places_that_the_package_imports_from() -> None:
     assert places == package._PLACES
 
 
-@pytest.mark.slow
-def test_a_users_program_has_types(tmp_path: Path) -> None:
-    """mypy reads all that the stub names, torch among it: half a minute."""
-    pytest.importorskip("mypy")
-    (tmp_path / "good.py").write_text(
-        "import hectogpt\nimport hectogpt.training.run\nfrom hectogpt import Muon, Run, replace\n"
-        'run: Run = replace(hectogpt.recipe("top"), steps=20, optim=Muon(lr=0.02))\n'
-        'result = hectogpt.train(run, out="runs/mine", quiet=True)\n'
-        'text: str = hectogpt.generate(result, "Once", max_new_tokens=4, temperature=0.8)\n'
-        "loss: float | None = result.dev_loss\n"
-        'hectogpt.compare([run, "baseline"], seeds=2).verdicts[0].text.upper()\n'
-        'hectogpt.load("runs/mine")[0].config.d_model\n'
-    )
-    (tmp_path / "bad.py").write_text('import hectogpt\nhectogpt.train(3)\nhectogpt.generate("a", "b", seed="c")\n')
-    command = [sys.executable, "-m", "mypy", "--config-file=", "--ignore-missing-imports", "good.py", "bad.py"]
-    paths = environment(tmp_path, MYPYPATH=str(PACKAGE.parent))
-    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True)
-    found = re.findall(r"^(\w+\.py):(\d+): error", done.stdout, re.MULTILINE)
-    assert found == [("bad.py", "2"), ("bad.py", "3")], done.stdout + done.stderr
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -150,49 +128,6 @@ def test_without_a_folder_nothing_is_written(tokens: Path, here: Here, tmp_path:
     assert here.capsys.readouterr().err.count("\nstep ") == 11  # ten lines and the first step's
 
 
-def test_another_text_and_a_recipe_by_name(tokens: Path, tmp_path: Path, result: RunResult) -> None:
-    corpus = package.open_corpus(str(tokens))
-    same = package.train(tiny_run(tokens, corpus="sotu"), corpus=corpus, quiet=True)
-    assert same.losses == result.losses
-    assert same.run.corpus == corpus.name
-    assert package.recipe() == package.recipe(recipes.DEFAULT) == recipes.recipe("minute")
-    with pytest.raises(UserError, match="no_such_file"):
-        package.train("baseline", corpus=tmp_path / "no_such_file.txt", quiet=True)
-
-
-def test_errors_are_the_commands(tokens: Path, tmp_path: Path, result: RunResult) -> None:
-    with pytest.raises(UserError) as caught:
-        package.train(tiny_run(tokens), out=result.folder, quiet=True)
-    assert re.fullmatch(
-        r"error: .* already holds a run\nwhy: .*\nfix: set out to another folder.*\nkept: .*", str(caught.value)
-    )
-    with pytest.raises(UserError) as caught:
-        package.train(tiny_run(tokens, optim=package.AdamW(lr=1e30)), out=tmp_path / "far", quiet=True)
-    assert caught.value.code == errors.DIVERGED
-    assert json.loads((tmp_path / "far" / "summary.json").read_text())["state"] == "diverged"
-    assert (tmp_path / "far" / "model.safetensors").exists()
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
-def test_ctrl_c_leaves_what_the_command_leaves(tokens: Path, tmp_path: Path, number: int, code: int) -> None:
-    program = [sys.executable, PROGRAMS / "interrupted_training.py", tokens, "stopped"]
-    child = subprocess.Popen(
-        program, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    metrics = tmp_path / "stopped" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
-    child.send_signal(number)
-    stdout, stderr = child.communicate(timeout=60)
-    assert child.returncode == code, stderr
-    if number == signal.SIGINT:
-        assert re.match(r"error: stopped by a signal after step \d+ of 5000\nfix: .*\nkept: weights, metrics", stdout)
-    summary = json.loads((tmp_path / "stopped" / "summary.json").read_text())
-    assert summary["state"] == "interrupted"
-    assert summary["steps"] == metrics.read_text().count("\n") >= 3
-    assert package.generate(tmp_path / "stopped", "Once", max_new_tokens=2).startswith("Once")
-
-
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -208,14 +143,6 @@ def test_generate_continues_as_the_command_does(result: RunResult, here: Here) -
     assert likeliest == here(*command, "--greedy").stdout.removesuffix("\n")
     assert likeliest == package.generate(result, "The state of", max_new_tokens=5, temperature=0.0)
     assert package.generate(result, "Once", max_new_tokens=0) == "Once"
-
-
-def test_generate_names_the_option_that_does_not_exist(result: RunResult) -> None:
-    with pytest.raises(UserError, match="no option 'temprature'") as caught:
-        package.generate(result, "Once", temprature=1.0)
-    assert "temperature" in caught.value.fix
-    with pytest.raises(UserError, match="top_p = 3"):
-        package.generate(result, "Once", top_p=3.0)
 
 
 def test_attention_maps_of_a_result_and_of_its_folder(result: RunResult) -> None:

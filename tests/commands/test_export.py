@@ -21,7 +21,6 @@ from model_kinds import GPT2, KINDS, random_ids
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import lock
 from hectogpt.generation import Sampling, generate
 from hectogpt.interop import open_model
 from hectogpt.interop.export import export
@@ -119,13 +118,6 @@ def test_what_computes_otherwise_is_not_exported(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "out").exists()
 
 
-def test_two_exports_at_once(tmp_path: Path) -> None:
-    write_model(tmp_path / "run", GPT2)
-    with lock(tmp_path / ".out.lock", "exporting"), pytest.raises(UserError, match="is locked") as caught:
-        export(tmp_path / "run", tmp_path / "out")
-    assert caught.value.code == errors.LOCKED
-
-
 @pytest.mark.parametrize("kind", [pytest.param("pointer", marks=pytest.mark.thorough), "looks back"])
 def test_prompts_of_unequal_length_in_one_batch(tmp_path: Path, kind: str) -> None:
     """Padded on the left, past the context, with a copy of each text: as our own decoder continues each alone."""
@@ -172,24 +164,6 @@ def test_what_else_transformers_does_with_a_model(tmp_path: Path) -> None:
     (tmp_path / "saved" / "tokenizer.json").write_bytes((done.folder / "tokenizer.json").read_bytes())
     back = open_model(tmp_path / "saved")[0]
     assert torch.equal(back(ids), model(ids))
-
-
-@pytest.mark.thorough
-def test_the_tokenizer_gives_our_ids(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    from hectogpt.data import load_tokenizer
-    from hectogpt.model import ModelConfig, Transformer
-    from hectogpt.model.weights import save_model
-
-    (tmp_path / "run").mkdir()
-    save_model(Transformer(ModelConfig(8, 2, 1, 16, 50257)), tmp_path / "run")
-    done = export(tmp_path / "run", tmp_path / "out")
-    theirs, ours = AutoTokenizer.from_pretrained(done.folder), load_tokenizer()
-    text = "The state of our Union, 1934:\n\n  naïve 日本語 \U0001f600  it's\t\x07 end "
-    assert theirs(text)["input_ids"] == ours.encode(text).tolist()
-    assert theirs.decode(ours.encode(text).tolist()) == text
-    assert (theirs.eos_token_id, len(theirs), theirs.model_max_length) == (50256, 50257, 16)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.thorough), "pointer"])

@@ -19,18 +19,6 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 NOTEBOOK = DOCS / "notebooks" / "first_idea.py"
 EXPORTED = NOTEBOOK.with_suffix(".ipynb")
 
-# Runs the cells of a notebook one after another and shows what the last line of each is, as a notebook does.
-RUN_CELLS = """
-import ast, json, sys
-for cell in json.load(sys.stdin):
-    tree = ast.parse(cell)
-    last = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, "cell", "exec"), globals())
-    if last is not None:
-        shown = eval(compile(last, "cell", "eval"), globals())
-        print(shown._repr_html_() if hasattr(shown, "_repr_html_") else repr(shown))
-"""
-
 
 def run(command: list[object], cwd: Path, text: str = "") -> str:
     """What a child process prints."""
@@ -38,11 +26,6 @@ def run(command: list[object], cwd: Path, text: str = "") -> str:
     done = subprocess.run([*map(str, command)], cwd=cwd, env=paths, input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def exported_cells() -> list[str]:
-    cells = json.loads(EXPORTED.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 @pytest.mark.thorough
@@ -68,20 +51,9 @@ def test_the_exported_notebook_is_the_marimo_one() -> None:
         body = [node for node in function.body if not isinstance(node, ast.Return)]
         start = min(node.lineno for node in (body[0], *getattr(body[0], "decorator_list", [])))
         cells.append(textwrap.dedent("\n".join(text.splitlines()[start - 1 : body[-1].end_lineno])))
-    assert exported_cells() == [cell for cell in cells if not cell.startswith(("mo.md", "import marimo"))]
-
-
-@pytest.mark.thorough
-def test_the_exported_notebook_runs(tmp_path: Path) -> None:
-    cells = [cell.replace("seeds=2", "seeds=1") for cell in exported_cells()]
-    told = run([sys.executable, "-c", RUN_CELLS], tmp_path, json.dumps(cells))
-    assert "<caption>Run adamw_128</caption>" in told
-    assert "'Anna walked to" in told
-    assert "my_idea.py:half_way@adamw_128" in told
-
-
-@pytest.mark.slow
-def test_the_marimo_notebook_runs(tmp_path: Path) -> None:
-    """As test_the_exported_notebook_runs, whose cells are the same."""
-    pytest.importorskip("marimo")
-    run([sys.executable, NOTEBOOK], tmp_path)
+    exported = [
+        cell for cell in json.loads(EXPORTED.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"
+    ]
+    assert ["".join(cell["source"]) for cell in exported] == [
+        cell for cell in cells if not cell.startswith(("mo.md", "import marimo"))
+    ]

@@ -6,7 +6,6 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -120,21 +119,6 @@ def test_write_atomic(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
-    folder = tmp_path / "[folder]"
-    for content in ("first", "second"):
-        new = files.temporary_folder(folder)
-        new.mkdir()
-        (new / "file").write_text(content)
-        files.replace_folder(new, folder)
-        assert (folder / "file").read_text() == content
-        assert list(tmp_path.iterdir()) == [folder]
-    with pytest.raises(OSError):  # noqa: PT011  there is no new folder
-        files.replace_folder(tmp_path / "absent", folder)
-    assert (folder / "file").read_text() == "second"
-    assert list(tmp_path.iterdir()) == [folder]
-
-
 def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "[f]*"
     keep = [folder, tmp_path / "f.new-1", tmp_path / ".f.new-1", tmp_path / ".[f]*.other-1"]
@@ -168,26 +152,6 @@ def test_half_lines_are_cut_off(tmp_path: Path) -> None:
     assert path.read_text() == "whole\n"
 
 
-@posix
-def test_two_processes_lose_no_line(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    children = [start("append_lines.py", path, name) for name in "ab"]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    for child in children:
-        child.communicate(timeout=60)
-        assert child.returncode == 0
-    words = [line.split() for line in path.read_text().splitlines()]
-    assert all(len(word) == 3 and len(word[2]) == 5000 for word in words)
-    for name in "ab":
-        assert [int(word[1]) for word in words if word[0] == name] == list(range(100))
-
-
 # --- locks --------------------------------------------------------------------------------------------------------
 
 
@@ -205,25 +169,6 @@ def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:
         raise ValueError("inside")
     with files.lock(path, "at work", patience=0.0) as held:
         assert held is True
-
-
-@posix
-def test_a_lock_is_waited_for(tmp_path: Path) -> None:
-    held, order = threading.Event(), []
-
-    def work() -> None:
-        with files.lock(tmp_path / "lock", "at work"):
-            held.set()
-            threading.Event().wait(0.2)
-            order.append("first")
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    held.wait(10)
-    with files.lock(tmp_path / "lock", "at work"):
-        order.append("second")
-    thread.join()
-    assert order == ["first", "second"]
 
 
 @posix

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model_kinds import BARE, GPT2, KINDS, L, build, random_ids
-from torch import Tensor, nn
+from torch import Tensor
 
-import hectogpt
 from hectogpt.generation.cache import KVCache
-from hectogpt.generation.decode import Decoder
 from hectogpt.model.attention import CausalAttention
-from hectogpt.model.parts import ALiBi, QKNorm, QKPart, Rotary, ScoreBias, visible_keys
+from hectogpt.model.parts import ALiBi, QKNorm, Rotary, visible_keys
 
 # --- the mask ---------------------------------------------------------------------------------------------------------
 
@@ -58,15 +55,6 @@ def test_a_cache_s_mask_by_hand(starts: list[int], later: int) -> None:
         assert calls[-1].tolist() == [[max(q - start, 0) for q in slots[-1]] for start in starts]
         so_far = [[row[: slots[-1][-1] + 1] for row in rows] for rows in expected]
         assert cache.visible_so_far().tolist() == so_far
-
-
-def test_the_mask_is_made_in_one_place() -> None:
-    """Whoever needs to know what a query sees asks visible_keys."""
-    package = Path(hectogpt.__file__).parent
-    for path in [*(package / "model").glob("*.py"), *(package / "generation").glob("*.py")]:
-        text = path.read_text(encoding="utf-8")
-        assert "triu" not in text, path
-        assert "tril" not in text, path
 
 
 # --- the attention map ------------------------------------------------------------------------------------------------
@@ -117,50 +105,6 @@ def test_alibi_by_hand() -> None:
     torch.testing.assert_close(layer.weights(x, view), expected)
 
 
-def test_two_biases_add_up() -> None:
-    once, twice = (attention_of(replace(GPT2, attention_parts=parts)) for parts in ((ALiBi(),), (ALiBi(), ALiBi())))
-    views = [layer.view(positions) for layer, _, positions in (once, twice)]
-    masks = [layer.mask(view, torch.float64) for (layer, *_), view in zip((once, twice), views, strict=True)]
-    torch.testing.assert_close(2 * masks[0], masks[1])
-
-
-@dataclass(frozen=True)
-class LocalAttention(ScoreBias):
-    """A user's own idea: nothing farther than `reach` tokens back is seen."""
-
-    reach: int = 2
-
-    def build(self, n_heads: int, d_head: int) -> nn.Module:
-        return LocalAttentionLayer(self.reach)
-
-
-class LocalAttentionLayer(nn.Module):
-    def __init__(self, reach: int) -> None:
-        super().__init__()
-        self.reach = reach
-
-    def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        far = query_positions - key_positions > self.reach
-        return torch.zeros(far.shape).masked_fill(far, -math.inf)
-
-
-def test_a_user_s_score_bias_holds_with_and_without_a_cache() -> None:
-    """Also where it hides keys altogether, in texts of unequal length, whose padding has nothing else to see."""
-    model = build(replace(GPT2, attention_parts=(LocalAttention(),)))
-    layer, x, positions = model.backbone[0].attention, torch.randn(1, 9, 16).double(), torch.arange(9)[None]
-    distance = positions.T - positions
-    assert torch.equal(layer.weights(x, layer.view(positions))[0, 0] > 0, (distance >= 0) & (distance <= 2))
-    texts = [[1, 2, 3, 4, 5, 6], [7], [8, 9]]
-    decoder = Decoder(model, texts, L)
-    logits = decoder.prefill()
-    for _ in range(L):
-        alone = torch.stack([model.next_logits(torch.tensor([text[-L:]]))[0] for text in texts])
-        torch.testing.assert_close(logits, alone)
-        for text, token in zip(texts, tokens := logits.argmax(-1).tolist(), strict=True):
-            text.append(token)
-        logits = decoder.decode(tokens)
-
-
 # --- parts of queries and keys ----------------------------------------------------------------------------------------
 
 
@@ -198,33 +142,6 @@ def test_qk_norm_leaves_only_directions() -> None:
     before = layer.weights(x, layer.view(positions))
     layer.W_qkv.weight.data[:32] *= 7  # rows of W_q and W_k
     torch.testing.assert_close(layer.weights(x, layer.view(positions)), before)
-
-
-def test_parts_apply_in_the_listed_order() -> None:
-    """Norm and rotation of all pairs commute, since a rotation keeps lengths; so we use a part that does not."""
-    x = torch.randn(2, 4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    one, other = (
-        attention_of(replace(GPT2, attention_parts=parts))[0]
-        for parts in ((Rotary(), FirstHalf()), (FirstHalf(), Rotary()))
-    )
-    q, k = one.qkv(x, one.view(torch.arange(4)[None]))[:2]
-    assert not q[..., 4:].any()
-    assert not k[..., 4:].any()
-    assert other.qkv(x, other.view(torch.arange(4)[None]))[0][..., 1:, 4:].all()
-
-
-@dataclass(frozen=True)
-class FirstHalf(QKPart):
-    """Sets the second half of queries and keys to zero."""
-
-    def build(self, n_heads: int, d_head: int) -> nn.Module:
-        return FirstHalfLayer()
-
-
-class FirstHalfLayer(nn.Module):
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        n = q.shape[-1] // 2
-        return tuple(torch.cat((t[..., :n], 0 * t[..., n:]), dim=-1) for t in (q, k))
 
 
 # --- order ------------------------------------------------------------------------------------------------------------

@@ -89,18 +89,6 @@ def test_the_fast_way_writes_what_the_short_way_writes(kind: str, lengths: tuple
         assert model.generate(torch.tensor([prompt]), L + 3)[0].tolist() == text
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_copies_of_a_prompt_are_rows_of_their_own(kind: str) -> None:
-    model = build(KINDS[kind])
-    prompts = [[1, 0, 1], [0]]
-    copied = Decoder(model, prompts, 8, copies=3)
-    apart = Decoder(model, [prompt for prompt in prompts for _ in range(3)], 8)
-    torch.testing.assert_close(copied.prefill(), apart.prefill(), rtol=1e-11, atol=1e-11)
-    for step in range(8):
-        tokens = [(row * step) % 2 for row in range(6)]
-        torch.testing.assert_close(copied.decode(tokens), apart.decode(tokens), rtol=1e-11, atol=1e-11)
-
-
 def test_long_texts_pass_the_steps_in_which_slots_are_shown() -> None:
     """Attention sees slots in steps of 64, and buffers grow in steps of 256: nothing changes there."""
     model = build(replace(KINDS["everything else"], context_length=300))
@@ -127,12 +115,6 @@ def test_equals_the_reference_implementation() -> None:
     for token in generate(model, prompts.tolist(), Sampling(max_new_tokens=20)):
         texts[token.row].append(token.id)
     assert book.generate(prompts, 20).tolist() == model.generate(prompts, 20).tolist() == texts
-
-
-def test_decoding_makes_no_graph() -> None:
-    decoder = Decoder(build(GPT2), [[1]], 2)
-    assert not decoder.prefill().requires_grad
-    assert not decoder.decode([1]).requires_grad
 
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])

@@ -1,7 +1,6 @@
 """Order and sinusoids: what sees order, rotations and distances, and nearest pairs found without trying all."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hectogpt.errors import USAGE, UserError
 from hectogpt.explore import positions
 from hectogpt.model.parts import SinusoidalPositions
 
@@ -77,22 +75,3 @@ def test_coarse_positions_collide_where_the_text_says() -> None:
     assert positions.find_first_repeat(20_000, 4, torch.bfloat16) is None
     pair = positions.find_nearest_pair(50_000, 32)
     assert pair.t - pair.s == 1
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: positions.sinusoids(5, 3),
-        lambda: positions.sinusoids(5, 0),
-        lambda: positions.sinusoids(0, 4),
-        lambda: positions.find_nearest_pair(1, 4),
-        lambda: positions.equivariance_gap(1, 4),
-    ],
-)
-def test_bad_input_is_refused_in_one_message(call: Callable[[], object]) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert caught.value.code == USAGE
-    assert caught.value.what
-    assert caught.value.why
-    assert caught.value.fix

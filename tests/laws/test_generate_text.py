@@ -4,7 +4,6 @@ come whole, and bad input is refused before or after the model by name."""
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -56,11 +55,6 @@ def test_tokens_read_in_blocks_are_the_same(kind: str, block: int) -> None:
     for sampling in (numbers, replace(numbers, eos_token_id=(3,)), replace(numbers, num_return_sequences=3)):
         one_by_one = list(generate(model, [[1, 2, 3], [4]], sampling, seed=7))
         assert list(generate(model, [[1, 2, 3], [4]], sampling, seed=7, block=block)) == one_by_one
-
-
-def test_a_block_has_at_least_one_round() -> None:
-    with pytest.raises(UserError, match="block = 0"):
-        generate(build(GPT2), [[1]], block=0)
 
 
 def test_log_probabilities_are_the_model_s_own() -> None:
@@ -123,12 +117,6 @@ def test_streamed_text_joins_to_the_whole(data, cuts) -> None:
     assert "".join(pieces) + stream.end() == data.decode("utf-8", errors="replace")
 
 
-def test_a_character_is_never_streamed_in_halves() -> None:
-    stream = TextStream()
-    assert [stream.add(bytes([b])) for b in "é🙂".encode()] == ["", "é", "", "", "", "🙂"]
-    assert stream.end() == ""
-
-
 def test_complete_with_a_tokenizer() -> None:
     tokenizer = load_tokenizer()
     model = build(ModelConfig(8, 2, 1, 16, tokenizer.n_vocab), dtype=torch.float32)
@@ -144,14 +132,6 @@ def test_complete_with_a_tokenizer() -> None:
 # --- edges and errors -------------------------------------------------------------------------------------------------
 
 
-def test_nothing_to_do() -> None:
-    model = build(GPT2)
-    assert list(generate(model, [[1]], Sampling(max_new_tokens=0))) == []
-    assert list(generate(model, [])) == []
-    # A huge limit costs nothing until it is reached.
-    assert next(iter(generate(model, [[1]], Sampling(max_new_tokens=10**9)))).row == 0
-
-
 def test_an_empty_prompt_starts_from_end_of_text() -> None:
     model = build(GPT2)
     numbers = Sampling(max_new_tokens=8)
@@ -164,27 +144,3 @@ def test_ids_out_of_range_are_refused_before_the_model(bad) -> None:
     with pytest.raises(UserError, match=rf"prompt 1: id {bad} at position 2") as caught:
         generate(build(GPT2), [[1], [1, 2, bad]])
     assert caught.value.code == errors.DATA
-
-
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-@pytest.mark.parametrize("do_sample", [True, False])
-def test_logits_that_are_not_numbers_are_refused(poison, do_sample) -> None:
-    model = build(GPT2)
-    model.lm_head.weight.data[3] = poison
-    with pytest.raises(UserError, match="not finite") as caught:
-        list(generate(model, [[1]], Sampling(do_sample=do_sample)))
-    assert caught.value.code == errors.DIVERGED
-
-
-def test_training_mode_is_left_as_it_was_and_weights_as_they_were() -> None:
-    model = build(GPT2).train()
-    before = model.state_dict()["lm_head.weight"].clone()
-    assert len(list(generate(model, [[1]]))) == 20
-    assert model.training
-    assert torch.equal(before, model.lm_head.weight)
-    assert all(p.grad is None for p in model.parameters())
-
-
-def test_seeds_are_counted() -> None:
-    with pytest.raises(UserError, match="2 seeds for 1 texts"):
-        generate(build(GPT2), [[1]], seed=[1, 2])

@@ -16,7 +16,6 @@ from model_kinds import build, random_ids
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from hectogpt.errors import DATA, UserError
 from hectogpt.generation.quantize import quantize, weight_bytes
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.fused_ce import Mixture
@@ -140,16 +139,6 @@ def test_a_compact_head_is_the_full_head(
             torch.testing.assert_close(norm, get_total_norm(expected), rtol=1e-10, atol=1e-12)
 
 
-def test_targets_and_tokens_outside_the_vocabulary_are_named() -> None:
-    """By their id, not by their row."""
-    twins = Twins(20, torch.arange(0, 20, 3), LMHeadConfig(compact_vocab=True), 3, 0)
-    with pytest.raises(UserError, match="target id 20 at flat position 1") as caught:
-        twins.compact_loss(torch.tensor([19, 20, 0]), False)
-    assert caught.value.code == DATA
-    with pytest.raises(UserError, match="20"):
-        LMHead(LMHeadConfig(compact_vocab=True), D, 20).compact(torch.tensor([3, 20]))
-
-
 # --- in a model -------------------------------------------------------------------------------------------------------
 
 MODEL = ModelConfig(
@@ -160,21 +149,6 @@ MODEL = ModelConfig(
 
 def with_head(**options: object) -> ModelConfig:
     return replace(MODEL, lm_head=replace(MODEL.lm_head, **options))
-
-
-def test_the_gradient_norm_of_a_model_is_that_of_the_full_vocabulary() -> None:
-    compact, full = build(with_head(compact_vocab=True)), build(with_head())
-    state = compact.state_dict()
-    rows = state.pop("word_rows")
-    full.load_state_dict(state | {name: state[name][rows] for name in ("lm_head.weight", "lm_head.bias")})
-    x = random_ids(3, 16, 61) // 3 * 3
-    for model in (compact, full):
-        model.get_loss_on_batch(x).backward()
-    expected = get_total_norm([p.grad for p in full.parameters()])
-    torch.testing.assert_close(full.gradient_norm(), expected, rtol=1e-14, atol=0)
-    torch.testing.assert_close(compact.gradient_norm(), expected, rtol=1e-12, atol=0)
-    counted_once = get_total_norm([p.grad for p in compact.parameters()])
-    assert abs(counted_once - expected) > 1e-6 * expected
 
 
 @pytest.mark.parametrize("compact", [False, True])
@@ -235,15 +209,3 @@ def test_precision_is_of_one_call() -> None:
     twice = model.double().loss(ids, targets)
     torch.testing.assert_close(twice.float(), exact, rtol=1e-5, atol=0)
     assert twice.dtype == torch.float64
-
-
-def test_options_that_cannot_be_are_refused_by_name() -> None:
-    for options, name in (
-        ({"soft_cap": -1.0}, "soft_cap"),
-        ({"soft_cap": math.nan}, "soft_cap"),
-        ({"embedding_map": math.nan}, "embedding_map"),
-        ({"embedding_map": 0.1, "tied": True}, "tied"),
-        ({"compact_vocab": True, "tied": True}, "tied"),
-    ):
-        with pytest.raises(UserError, match=name):
-            LMHeadConfig(**options)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import model_solution as textbook
 import numpy as np
@@ -15,15 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hectogpt import errors
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.explore import model_view
-from hectogpt.interop import open_model
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import ALiBi, QKNorm, RMSNorm, Rotary
-from hectogpt.model.weights import save_model
 
 SMALL = ModelConfig(24, 3, 2, 16, 61)
 DEPARTED = replace(
@@ -112,17 +106,6 @@ def test_a_head_that_is_off_is_a_head_whose_output_weights_are_zero() -> None:
     assert seen.loss != pytest.approx(model_view.trace(model, ids()).loss, abs=1e-3)
 
 
-def test_heads_come_back_even_after_an_error() -> None:
-    model = ours()
-    before = model_view.trace(model, ids())
-    with pytest.raises(RuntimeError), model_view.ablate_heads(model, [(0, 0)]):
-        raise RuntimeError
-    with pytest.raises(UserError, match="layer 3, head 1"):
-        model_view.trace(model, ids(), [(0, 0), (2, 0)])
-    assert np.array_equal(model_view.trace(model, ids()).losses, before.losses)
-    assert not any(m._forward_pre_hooks for m in model.modules())
-
-
 def test_loss_changes_are_those_of_single_heads() -> None:
     model = ours()
     changes = model_view.ablate_each_head(model, ids())
@@ -148,74 +131,3 @@ def test_visible_tokens_hold_every_byte(text: str) -> None:
     tokenizer = load_tokenizer()
     names = model_view.name_tokens(tokenizer.encode(text).astype(np.int64), tokenizer)
     assert all(c.isprintable() and c != " " for name in names for c in name)
-
-
-def test_visible_spells_out_what_cannot_be_seen() -> None:
-    assert model_view.spell_out(b" a\n\t\\") == "␣a↵⇥\\\\"
-    assert model_view.spell_out("é\u202e".encode()) == "é\\u{202e}"
-    assert model_view.spell_out("☃".encode()[:2] + b"x") == "\\xe2\\x98x"
-    assert model_view.name_tokens(np.array([60_000]), load_tokenizer()) == ["id 60000"]
-
-
-def test_prompts() -> None:
-    tokenizer = load_tokenizer()
-    model = Transformer(ModelConfig(8, 2, 1, 16, 50257)).eval()
-    long = model_view.read_prompt("one two three " * 20, tokenizer, model)
-    assert len(long.ids) == 16
-    assert long.cut == len(tokenizer.encode("one two three " * 20)) - 16
-    assert len(model_view.read_prompt("one two three four", tokenizer, model, longest=3).ids) == 3
-    assert model_view.read_prompt("one", tokenizer, model, longest=3).cut == 0
-    for bad, message in (("", "empty"), ("\ud800", "surrogate")):
-        with pytest.raises(UserError, match=message):
-            model_view.read_prompt(bad, tokenizer, model)
-    with pytest.raises(UserError, match="vocabulary"):
-        model_view.read_prompt("one two three", tokenizer, ours())
-
-
-def test_folders(tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "a"
-    run.mkdir(parents=True)
-    assert model_view.find_newest_run(tmp_path / "runs") is None
-    config = ModelConfig(8, 2, 1, 16, 50257)
-    save_model(Transformer(config), run)
-    assert model_view.find_newest_run(tmp_path / "runs") is None  # not finished yet
-    (run / "summary.json").write_text("{}")
-    assert model_view.find_newest_run(tmp_path / "runs") == run
-    model, tokenizer = open_model(run)
-    assert (model.config, tokenizer.n_vocab, model.training) == (config, 50257, False)
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    for folder in (tmp_path / "nowhere", foreign):
-        with pytest.raises(UserError, match="no model") as caught:
-            open_model(folder)
-        assert caught.value.code == errors.CHECKPOINT
-    (foreign / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(UserError, match="bert"):
-        open_model(foreign)
-
-
-def test_an_imported_gpt2_is_seen_as_its_own_library_sees_it(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(n_layer=2, n_embd=32, n_head=4, n_positions=24, attn_implementation="eager")
-    theirs = transformers.GPT2LMHeadModel(config).eval()
-    peaked(theirs)
-    theirs.save_pretrained(tmp_path)
-    model, tokenizer = open_model(tmp_path)
-    prompt = model_view.read_prompt("The state of the union is strong.", tokenizer, model)
-    with torch.no_grad():
-        expected = theirs(torch.from_numpy(prompt.ids)[None], output_attentions=True).attentions
-    np.testing.assert_allclose(model_view.trace(model, prompt.ids).maps, torch.cat(expected).numpy(), atol=1e-4)
-
-
-def test_threads_that_share_a_model_see_only_their_own_passes() -> None:
-    """K12: users of one server get their own maps, with their own heads switched off."""
-    model = ours()
-    asked = [(ids(16, seed), [(seed % 2, seed % 3)] if seed % 2 else []) for seed in range(6)]
-    alone = [model_view.trace(model, *one) for one in asked]
-
-    def look(i: int) -> bool:
-        seen = model_view.trace(model, *asked[i % 6])
-        return bool(seen.maps.shape == alone[i % 6].maps.shape and np.array_equal(seen.maps, alone[i % 6].maps))
-
-    with ThreadPoolExecutor(6) as pool:
-        assert all(pool.map(look, range(120)))

@@ -37,17 +37,6 @@ def test_in_float32_nothing_changes(kind: str) -> None:
     torch.testing.assert_close(a.decode([1, 0]), b.decode([1, 0]), rtol=2e-4, atol=2e-4)
 
 
-def test_the_model_itself_is_left_as_it_was() -> None:
-    """The copy shares the embeddings' memory, and nothing of the original is replaced or changed."""
-    model = build(KINDS["everything else"], dtype=torch.float32)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    packed = quantize(model, "int8")
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert packed.embeddings.weight is model.embeddings.weight
-
-
 @pytest.mark.parametrize("bf16_products", [True, False])  # False: as on a processor that cannot multiply bf16
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize(("form", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("int8", 2e-2)])
@@ -90,7 +79,7 @@ def own_code() -> None:
 
 @pytest.mark.usefixtures("own_code")
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("out", "width"), [(1, 1), (64, 32), (100, 50), (65, 33), (16, 256), (130, 1100)])
+@pytest.mark.parametrize(("out", "width"), [(1, 1), (65, 33), (130, 1100)])
 def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> None:
     """x, rounded row by row to multiples of max|row| / 127, times the rounded weights; and a row's result is, to the
     bit, what it is alone."""
@@ -113,21 +102,8 @@ def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> N
 
 
 @pytest.mark.usefixtures("own_code")
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_own_products_pass_on_what_is_not_a_number(poison) -> None:
-    weight, x = torch.randn(70, 50), torch.randn(2, 50)
-    x[0, 7] = poison
-    y = decoding.linear_int8(x, decoding.pack(*round_rows(weight)), None)
-    assert not y[0].isfinite().any()
-    assert y[1].isfinite().all()
-    weight[3, 5] = poison
-    y = decoding.linear_int8(x[1:], decoding.pack(*round_rows(weight)), None)
-    assert y.isfinite().all(dim=0).logical_not().nonzero().flatten().tolist() == [3]
-
-
-@pytest.mark.usefixtures("own_code")
-@pytest.mark.parametrize("d", [8, 40, 64, 80])
-@pytest.mark.parametrize(("time", "first"), [(1, 0), (1, 70), (5, 0), (6, 0), (70, 0), (13, 20)])
+@pytest.mark.parametrize("d", [8, 80])
+@pytest.mark.parametrize(("time", "first"), [(1, 70), (6, 0), (13, 20)])
 def test_own_attention_is_the_textbook_s(time, first, d) -> None:
     """For one query and for many, with rows that start at different slots, and after other tokens."""
     rows, heads, slots = 3, 2, first + time
@@ -172,21 +148,6 @@ def test_own_code_decodes_a_row_as_if_it_were_alone_and_uncached(kind: str) -> N
         alone = torch.cat([decoder.decode([token]) for decoder, token in zip(apart, tokens, strict=True)])
 
 
-@pytest.mark.usefixtures("own_code")
-def test_own_code_stays_near_the_model() -> None:
-    model = Transformer(replace(GPT2, d_model=64))
-    light = quantize(model, "int8")
-    ids = random_ids(2, L)
-    with torch.no_grad():
-        exact, near = model(ids), light(ids)
-    assert (near - exact).square().mean().sqrt() < 0.02 * exact.std()
-    texts = [[1, 2], [3, 4], [5, 6]]
-    together = list(generate(light, texts, Sampling(max_new_tokens=4)))
-    for row, text in enumerate(texts):  # equal lengths: the same tokens and, to the bit, the same logits
-        alone = list(generate(light, [text], Sampling(max_new_tokens=4)))
-        assert [token._replace(row=row) for token in alone] == [token for token in together if token.row == row]
-
-
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])
 def test_the_command_has_every_format(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(Transformer(replace(GPT2, vocab_size=50257)), tmp_path)
@@ -194,10 +155,3 @@ def test_the_command_has_every_format(form: str, tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr()
     assert shown.out.startswith("Hello")
     assert f"({form})" in shown.err
-
-
-def test_other_formats_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["generate", str(tmp_path), "Hello", "--precision", "int4"])
-    assert ended.value.code == 2
-    assert "int4" in capsys.readouterr().err

@@ -135,11 +135,6 @@ def test_numbers_of_sampling_work_or_are_refused_by_name(name, value, fits) -> N
     assert len(list(generate(build(GPT2), [[1]], sampling))) == 3
 
 
-def test_greedy_copies_are_refused() -> None:
-    with pytest.raises(UserError, match="num_return_sequences"):
-        Sampling(num_return_sequences=2)
-
-
 def test_command_line_and_library_share_names() -> None:
     command = {f.name for f in fields(GenerateArguments)}
     assert {f.name for f in fields(Sampling)} - command == {"do_sample"}  # which is --greedy, turned round

@@ -18,7 +18,7 @@ from hectogpt.model import ModelConfig
 from hectogpt.model.inputs import NgramHash, Smear
 from hectogpt.model.parts import LearnedPositions, Positions, QKNorm, ReLU2, RMSNorm, Rotary, SinusoidalPositions
 from hectogpt.model.pointer import PointerHead
-from hectogpt.serialization import Value, current_name, current_path, did_you_mean, diff, dump, load
+from hectogpt.serialization import Value, current_name, current_path, diff, dump, load
 from hectogpt.training.init_counts import BigramInit
 from hectogpt.training.optim import AdamW, Muon, PerKind
 from hectogpt.training.run import Data, Run, load_run, sections_changed
@@ -79,11 +79,6 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], named: str) -> None:
         # load_run leaves out the classes of users' files that other tests have loaded.
         load_run(dump(recipes.recipe("adamw_128")) | change)
     assert named in str(caught.value)
-
-
-def test_nearest_name() -> None:
-    assert did_you_mean("basline", ["baseline", "first"]) == "did you mean 'baseline'?"
-    assert did_you_mean("zzz", ["baseline", "first"]) == "name one of these"
 
 
 def test_numbers_that_json_lacks() -> None:
@@ -211,12 +206,6 @@ def test_two_classes_of_one_name_are_refused(table: dict[str, type[Value]], name
     assert table == before
 
 
-def test_an_old_name_that_is_taken_is_refused(table: dict[str, type[Value]]) -> None:
-    with pytest.raises(UserError, match="class Cosine "):
-        define("Wave", old_names=("Cosine",))
-    assert table["Cosine"] is Cosine
-
-
 def test_the_same_class_defined_again_takes_its_place(table: dict[str, type[Value]]) -> None:
     """As a cell of a notebook does that is run twice."""
     first, second = define("Half"), define("Half")
@@ -224,12 +213,6 @@ def test_the_same_class_defined_again_takes_its_place(table: dict[str, type[Valu
     assert type(load(Schedule, {"type": "Half"})) is second
     with pytest.raises(UserError):
         define("Half", module="another's")
-
-
-def test_old_names_are_not_inherited(table: dict[str, type[Value]]) -> None:
-    child = define("SteeperDecay", base=LinearDecay)
-    assert table["Linear"] is LinearDecay
-    assert load(Schedule, {"type": "SteeperDecay", "warmup": 2}) == child(2)
 
 
 def test_only_classes_of_the_field_s_kind_are_named(table: dict[str, type[Value]]) -> None:

@@ -99,21 +99,6 @@ def test_same_ids_as_hugging_face_on_fuzzed_unicode(hugging_face: Any) -> None:
         same_ids(hugging_face, "".join(words))
 
 
-def test_same_ids_as_hugging_face_on_a_megabyte(hugging_face: Any, sotu_texts: list[str]) -> None:
-    size = 0
-    for text in sotu_texts[::10]:
-        same_ids(hugging_face, text)
-        size += len(text)
-    assert size > 1_000_000
-
-
-@pytest.mark.slow
-def test_same_ids_as_hugging_face_on_everything(hugging_face: Any, sotu_texts: list[str]) -> None:
-    for text in sotu_texts:
-        same_ids(hugging_face, text)
-    assert sum(map(len, sotu_texts)) > 10_000_000
-
-
 def test_lone_surrogate_is_refused_with_its_position() -> None:
     with pytest.raises(UserError, match=r"U\+D83D at character 2") as caught:
         TOK.encode("ab\ud83d")

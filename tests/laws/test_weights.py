@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, peaked, small_run, tiny_corpus
+from helpers import TINY, small_run, tiny_corpus
 from model_kinds import GPT2, KINDS, build, random_ids
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model import ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary, ScoreBias, SinusoidalPositions
@@ -93,30 +93,6 @@ def test_a_saved_model_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_a_float64_model_comes_back_in_float64(tmp_path: Path) -> None:
-    for config in (KINDS["everything else"], replace(GPT2, attention_parts=(PositionParity(),))):
-        model = build(config)
-        save_model(model, tmp_path)
-        again = load_model(tmp_path)
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_loaded_model_can_be_trained_further(kind: str, tmp_path: Path) -> None:
-    model = build(KINDS[kind], dtype=torch.float32)
-    save_model(model, tmp_path)
-    again = load_model(tmp_path)
-    x = random_ids(2, model.config.context_length, model.config.vocab_size)
-    for m in (model, again):
-        m.loss(x, x).backward()
-    for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
-        assert b.requires_grad
-        assert a.grad is b.grad is None or torch.equal(a.grad, b.grad), name
-    assert torch.equal(model.gradient_norm(), again.gradient_norm())
-    if model.config.lm_head.tied:
-        assert again.lm_head.weight is again.embeddings.weight
-
-
 def test_the_saved_config_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     """What the corpus adds to a run's model, the tokens in use, stands in the weights and not in the config."""
     asked = replace(TINY, n_layers=1, lm_head=LMHeadConfig(compact_vocab=True))
@@ -159,16 +135,6 @@ def test_names_in_files_are_those_of_the_earlier_version(tmp_path: Path) -> None
     assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "hectogpt", **dump(OLD_CONFIG)}
 
 
-def test_names_stay_below_a_prefix() -> None:
-    """A model inside another module, as DistributedDataParallel holds it, gives and takes its state too."""
-    outer, other = (nn.ModuleDict({"module": build(KINDS["everything else"], seed)}) for seed in (0, 1))
-    state = outer.state_dict()
-    assert "module.copying.sharpness" in state
-    assert "module.backbone.1.attention.extra_share" in state
-    other.load_state_dict(state)
-    assert all(torch.equal(a, b) for a, b in zip(outer.parameters(), other.parameters(), strict=True))
-
-
 def test_a_state_that_does_not_fit_costs_no_memory() -> None:
     """The check comes before the weights are allocated: this model would take 1.6 TB."""
     huge = ModelConfig(1 << 16, 8, 8, 16, 1000)
@@ -178,25 +144,6 @@ def test_a_state_that_does_not_fit_costs_no_memory() -> None:
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config\.json"):
-        load_model(tmp_path)
-    save_model(Transformer(GPT2), tmp_path)
-    weights = tmp_path / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-100])
-    with pytest.raises(UserError, match=r"model\.safetensors"):
-        load_model(tmp_path)
-    weights.write_bytes(whole)
-    text = (tmp_path / "config.json").read_text()
-    (tmp_path / "config.json").write_text(text.replace('"vocab_size": 40', '"vocab_size": 39'))
-    with pytest.raises(UserError, match="shape"):
-        load_model(tmp_path)
-    (tmp_path / "config.json").write_text(text.replace('"n_heads": 2', '"n_heads": 5'))
-    with pytest.raises(UserError, match="n_heads"):
-        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -222,16 +169,11 @@ def test_a_state_of_another_model_is_refused(change, message: str, tmp_path: Pat
     [
         lambda rows: None,
         lambda rows: rows[:-1].clone(),
-        lambda rows: rows[None].clone(),
         lambda rows: rows.float(),
-        lambda rows: rows.int(),
-        lambda rows: rows - 1,
         lambda rows: rows + 1,
-        lambda rows: torch.full_like(rows, 1 << 60),
-        lambda rows: torch.zeros_like(rows),
         lambda rows: rows.where(rows != 4, 5),  # two tokens in one row, another row nobody's
     ],
-    ids=["none", "short", "shape", "float", "int32", "negative", "past the end", "huge", "all one", "a row twice"],
+    ids=["none", "short", "float", "past the end", "a row twice"],
 )
 def test_a_damaged_map_from_tokens_to_rows_is_refused(damage, tmp_path: Path) -> None:
     """word_rows: [vocab], whole numbers, and every row but the last is exactly one token's."""
@@ -242,8 +184,3 @@ def test_a_damaged_map_from_tokens_to_rows_is_refused(damage, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"rows|shape|unknown") as caught:
         load_model(tmp_path)
     assert caught.value.code == errors.CHECKPOINT
-
-
-def test_a_tied_model_is_stored_once(tmp_path: Path) -> None:
-    save_model(peaked(Transformer(replace(GPT2, lm_head=LMHeadConfig(tied=True)))), tmp_path)
-    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
