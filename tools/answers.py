@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the Markdown texts are")
     parser.add_argument("--no-pdf", action="store_true", help="only draw the figures and check the numbers")
     options = parser.parse_args(arguments)
-    from hectogpt.explore.figures import draw
+    from tools.answer_figures import draw
 
     try:
         paths = [options.folder / name for name in ORDER if (options.folder / name).exists()]

@@ -1,9 +1,7 @@
 """What one attention head can compute: copies of one value, averages of two, and both with noisy keys.
 
 Pure functions of sizes and seeds; nothing is trained. Noisy keys are sampled by their projections on the two
-directions that a query can use, so no array has samples x n x d numbers. `sample_keys` samples the keys
-themselves, for small cases and as a check. Arguments without a meaning (a beta that is not finite, a equal to
-b) raise UserError.
+directions that a query can use, so no array has samples x n x d numbers.
 """
 
 import math
@@ -14,26 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, logit, ndtr
 
-from hectogpt.errors import USAGE, UserError
-
 Array = np.ndarray
 Real = float | int
-
-
-def require(condition: bool, what: str, why: str, fix: str) -> None:
-    """Raise UserError (USAGE) unless the condition holds."""
-    if not condition:
-        raise UserError(what, why=why, fix=fix, code=USAGE)
-
-
-def require_beta(beta: Real) -> None:
-    """Raise UserError unless beta is finite."""
-    require(math.isfinite(beta), f"beta = {beta}", "the scale of a query must be finite", "choose a finite beta")
-
-
-def require_count(n: int, least: int) -> None:
-    """Raise UserError unless there are at least `least` keys."""
-    require(n >= least, f"n = {n} keys", f"this question needs {least} keys", f"choose n of {least} or more")
 
 
 class Attended(NamedTuple):
@@ -59,15 +39,7 @@ def orthonormal_vectors(n: int, d: int, *, seed: int = 0, centred: bool = False)
     """n orthonormal vectors of d numbers: the first rows of a reflection I - 2 u u^T, so n = d = 4096 is cheap.
 
     centred: every vector sums to zero, like the output of a layer norm. This costs one dimension.
-    Raises UserError if d dimensions do not hold n such vectors.
     """
-    room = d - 1 if centred else d
-    require(
-        1 <= n <= room,
-        f"{n} orthonormal means in {d} dimensions",
-        f"there is room for 1 to {room}{' that sum to zero' if centred else ''}",
-        f"choose n of at most {room}, or d of at least {n + d - room}",
-    )
     # Centred: the reflection that sends the last axis to (1, ..., 1) / sqrt(d), so other rows sum to 0.
     u = np.eye(d)[-1] - 1 / math.sqrt(d) if centred else np.random.default_rng(seed).standard_normal(d)
     u /= np.linalg.norm(u)
@@ -92,8 +64,6 @@ def measure_copy(gaps: Float[Array, " gaps"], n: int, *, e: int = 16, seed: int 
 
     Scores are 0, -gap and -gap - x with x exponential of mean 1; values are random unit vectors of e numbers.
     """
-    require_count(n, 2)
-    require(bool(np.isfinite(gaps).all()), "a gap that is not finite", "it is a difference of scores", "use numbers")
     rng = np.random.default_rng(seed)
     below = np.concatenate([[0.0], rng.exponential(size=n - 2)])
     values = rng.standard_normal((n, e))
@@ -109,8 +79,6 @@ def measure_copy(gaps: Float[Array, " gaps"], n: int, *, e: int = 16, seed: int 
 
 def gap_for_weight(weight: Real, n: int) -> float:
     """The smallest gap that guarantees alpha_j >= weight, whatever the other scores: ln(n - 1) + ln(w / (1 - w))."""
-    require_count(n, 2)
-    require(0 < weight < 1, f"weight {weight}", "softmax weights lie strictly between 0 and 1", "choose one in between")
     return math.log(n - 1) + float(logit(weight))
 
 
@@ -129,7 +97,6 @@ def copy_in_float32(gap: Real, n: int) -> Float32Copy:
     half of the smallest float32. exp and the sum are computed in float64 and rounded, so that the result depends on
     neither the order of the sum nor how a library treats tiny numbers.
     """
-    require_count(n, 2)
     powers = np.exp(-np.append(0.0, np.full(n - 1, float(gap)))).astype(np.float32)
     weights = powers / np.float32(powers.sum(dtype=np.float64))
     difference = np.abs(weights - np.eye(1, n, dtype=np.float32)[0])
@@ -149,10 +116,6 @@ class AverageOfTwo(NamedTuple):
 
 def query_for_average(keys: Float[Array, "n d"], a: int, b: int, beta: Real) -> Float[Array, " d"]:
     """The query q = beta (k_a + k_b)."""
-    require_beta(beta)
-    n = len(keys)
-    require(a != b, f"a = b = {a}", "the average of two needs two different values", "choose two different indices")
-    require(min(a, b) >= 0 and max(a, b) < n, f"a = {a}, b = {b}", f"there are keys 0 to {n - 1}", "choose from those")
     return beta * (keys[a] + keys[b])
 
 
@@ -162,8 +125,6 @@ def average_two(beta: Real, n: int) -> AverageOfTwo:
     leak = (n - 2) / (n - 2 + 2 exp(beta)), and c - (v_a + v_b)/2 = leak (mean of the others - (v_a + v_b)/2).
     For orthonormal values its norm is leak sqrt(1/2 + 1/(n - 2)).
     """
-    require_beta(beta)
-    require_count(n, 2)
     if n == 2:
         return AverageOfTwo(0.0, 0.5, 0.0)
     leak = float(expit(math.log((n - 2) / 2) - beta))
@@ -175,54 +136,29 @@ def beta_for_error(error: Real, n: int) -> float:
 
     beta = ln((n - 2) (1 - leak) / (2 leak)) with leak = error / sqrt(1/2 + 1/(n - 2)).
     """
-    require_count(n, 3)
     leak = error / math.sqrt(0.5 + 1 / (n - 2))
-    require(0 < leak < 1, f"error {error}", "no finite beta gives it", "choose an error between 0 and 0.7")
     return math.log((n - 2) / 2) - float(logit(leak))
 
 
 # 1(c) and 1(d). Noisy keys. Key 0 is a, key 1 is b.
 
 
-def sample_keys(
-    means: Float[Array, "n d"], alpha: Real, spread: Real, *, samples: int, seed: int = 0
-) -> Float[Array, "{samples} n d"]:
-    """Sampled keys: k_i ~ N(mu_i, alpha I), and k_0 with covariance alpha I + spread mu_0 mu_0^T."""
-    require_noise(alpha, spread)
-    rng = np.random.default_rng(seed)
-    keys = means + math.sqrt(alpha) * rng.standard_normal((samples, *means.shape))
-    keys[:, 0] += math.sqrt(spread) * rng.standard_normal((samples, 1)) * means[0]
-    return keys
-
-
-def require_noise(alpha: Real, spread: Real) -> None:
-    """Raise UserError unless both variances are finite and not negative."""
-    good = math.isfinite(alpha) and math.isfinite(spread) and alpha >= 0 and spread >= 0
-    require(good, f"alpha = {alpha}, spread = {spread}", "variances are finite and not negative", "choose 0 or more")
-
-
 def sample_projections(
     samples: int, n: int, alpha: Real, spread: Real, *, d: int = 0, normalise: bool = False, seed: int = 0
 ) -> Float[Array, "{samples} {n} 2"]:
-    """Sampled k_i . mu_a and k_i . mu_b: distributed as those of `sample_keys`, without the other d - 2 dimensions.
+    """Sampled k_i . mu_a and k_i . mu_b: distributed as those of whole keys, without the other d - 2 dimensions.
 
     Isotropic noise is independent along orthonormal directions. Each projection is therefore its mean plus
     sqrt(alpha) z; that of k_a on mu_a has sqrt(spread) z' more. Queries made of mu_a and mu_b see nothing else.
     normalise: keys are layer-normalised and scaled to length 1. Their means then sum to zero, and the length
     needs the projection on the key's own mean and a chi-square for the d - 1 - (2 or 3) remaining dimensions.
     """
-    require_noise(alpha, spread)
-    require_count(n, 2)
-    require(samples >= 1, f"{samples} samples", "at least one is needed", "choose 1 or more")
     rng = np.random.default_rng(seed)
     projections = rng.standard_normal((samples, n, 2))
     projections *= math.sqrt(alpha)
     projections[:, 0, 0] += 1 + math.sqrt(spread) * rng.standard_normal(samples)
     projections[:, 1, 1] += 1
     if normalise:
-        require(
-            d > n, f"d = {d}", f"{n} centred orthonormal means need more than {n} dimensions", f"d = {n + 1} or more"
-        )
         squares = np.square(projections).sum(axis=-1)
         own = 1 + math.sqrt(alpha) * rng.standard_normal((samples, n - 2))
         squares[:, 2:] += np.square(own)
@@ -234,7 +170,6 @@ def sample_projections(
 
 def attend_one_head(projections: Float[Array, "samples n 2"], beta: Real) -> Float[Array, "samples n"]:
     """Weights of one head with q = beta (mu_a + mu_b). If values are orthonormal, they are also c's coordinates."""
-    require_beta(beta)
     return softmax(beta * projections.sum(axis=-1))
 
 
@@ -242,7 +177,6 @@ def attend_two_heads(
     projections: Float[Array, "samples n 2"], beta: Real
 ) -> tuple[Float[Array, "samples n"], Float[Array, "samples n"]]:
     """Weights of two heads, q_1 = beta mu_a and q_2 = beta mu_b. The weights of (c_1 + c_2)/2 are their mean."""
-    require_beta(beta)
     return softmax(beta * projections[..., 0]), softmax(beta * projections[..., 1])
 
 
@@ -290,8 +224,6 @@ def single_head_limit(beta: Real, *, n: int = 2, spread: Real = 0.5) -> Logistic
     alpha_a = exp(beta eps) / (exp(beta eps) + exp(beta) + n - 2) = sigma(beta eps - ln(exp(beta) + n - 2)).
     With n = 2, or a large beta, this is sigma(beta (eps - 1)), whose mean is one half.
     """
-    require_beta(beta)
-    require_count(n, 2)
     rest = math.log1p((n - 2) * math.exp(-beta)) if beta > -700 else math.inf
     return LogisticNormal(-rest, abs(beta) * math.sqrt(spread))
 
@@ -319,8 +251,6 @@ def takeover_probability(beta: Real, n: int, *, weight: float = 0.99, spread: Re
 def first_head_limit(beta: Real, n: int, *, spread: Real = 0.5) -> LogisticNormal:
     """The distribution of alpha_a for the head q_1 = beta mu_a as alpha -> 0: sigma(beta eps - ln(n - 1)),
     eps ~ N(1, spread)."""
-    require_beta(beta)
-    require_count(n, 2)
     return LogisticNormal(beta - math.log(n - 1), abs(beta) * math.sqrt(spread))
 
 
@@ -330,16 +260,12 @@ def normalise_component(eps: Float[Array, " points"], rest: Real) -> Float[Array
     eps sqrt(1 + rest^2) / sqrt(eps^2 + rest^2), scaled so that eps = 1 stays 1. The slope there is
     rest^2 / (1 + rest^2), the factor by which normalisation shrinks small changes of the component.
     """
-    require(
-        math.isfinite(rest) and rest >= 0, f"rest = {rest}", "a length is finite and not negative", "choose 0 or more"
-    )
     return eps * np.sqrt(1 + rest * rest) / np.sqrt(eps * eps + rest * rest)
 
 
 def normalised_head_variance(beta: Real, rest: Real, *, spread: Real = 0.5) -> float:
     """E|c - E c|^2 of one head as alpha -> 0, n = 2, k_a normalised with a rest of length `rest`: 2 Var(w) with
     w = sigma(beta (f(eps) - 1)), f = normalise_component, eps ~ N(1, spread). An integral by the trapezoid rule."""
-    require_beta(beta)
     z = np.linspace(-9.0, 9.0, 40_001)
     mass = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
     w = expit(beta * (normalise_component(1 + math.sqrt(spread) * z, rest) - 1))

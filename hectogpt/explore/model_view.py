@@ -1,14 +1,7 @@
-"""A trained model on one prompt: tokens, attention maps, losses, next tokens, and the effect of switching heads off.
-
-Maps and losses come from one forward pass of the model itself. Switching a head off is exact: its slice of the input
-of the layer's output projection W_o becomes zero, and all later layers are computed with it. W_o's bias stays.
-"""
+"""A trained model on one prompt: tokens, attention maps, losses and next tokens, of one forward pass of the model."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +17,6 @@ from hectogpt.model.attention import CausalAttention
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
-
-# Threads of the pages share a model, and a hook acts on every pass over it: one thread's ablation would change what
-# another one sees.
-_one_pass_at_a_time = threading.Lock()
 
 
 class Trace(NamedTuple):
@@ -78,64 +67,26 @@ def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: in
     return Prompt(ids[-room:], max(0, len(ids) - room))
 
 
-def require_head(model: Transformer, head: HeadName) -> None:
-    """Raise UserError unless the model has this head."""
-    layers, heads = model.config.n_layers, model.config.n_heads
-    if not (0 <= head[0] < layers and 0 <= head[1] < heads):
-        raise UserError(
-            f"layer {head[0] + 1}, head {head[1] + 1}", why=f"the model has {layers} layers of {heads} heads"
-        )
-
-
 def attention_modules(model: Transformer) -> list[CausalAttention]:
     """The attention of every layer, first layer first."""
     return [block.attention for block in model.backbone if isinstance(block, DecoderBlock)]
 
 
-@contextmanager
-def ablate_heads(model: Transformer, off: Collection[HeadName]) -> Iterator[None]:
-    """A context in which the listed heads add nothing: their slice of the input of W_o is zero; W_o's bias stays.
-
-    Raises UserError for a head that the model does not have.
-    """
-    width = model.config.d_attention
-    masks: dict[int, Tensor] = {}
-    for layer, head in off:
-        require_head(model, (layer, head))
-        masks.setdefault(layer, torch.ones(model.config.d_model))[head * width : (head + 1) * width] = 0
-    modules, handles = attention_modules(model), []
-    try:
-        for layer, mask in masks.items():
-
-            def zero_heads(module: nn.Module, inputs: tuple[Tensor], mask: Tensor = mask) -> tuple[Tensor]:
-                return (inputs[0] * mask.to(inputs[0]),)
-
-            handles.append(modules[layer].W_o.register_forward_pre_hook(zero_heads))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @torch.no_grad()
-def trace(model: Transformer, ids: Int[np.ndarray, " time"], off: Collection[HeadName] = ()) -> Trace:
-    """Run the model on 1 to context_length tokens, with the heads in `off` switched off. Threads take turns.
-
-    Raises UserError for a head that the model does not have, and (DIVERGED) if its numbers overflow.
-    """
+def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
+    """Run the model on 1 to context_length tokens. Raises UserError (DIVERGED) if its numbers overflow."""
     maps: list[Tensor] = []
 
     def keep_map(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(module, CausalAttention)
         maps.append(module.weights(inputs[0], inputs[1])[0])
 
-    with _one_pass_at_a_time, ablate_heads(model, off):
-        handles = [module.register_forward_pre_hook(keep_map) for module in attention_modules(model)]
-        try:
-            logits = model(torch.from_numpy(ids)[None])[0]
-        finally:
-            for handle in handles:
-                handle.remove()
+    handles = [module.register_forward_pre_hook(keep_map) for module in attention_modules(model)]
+    try:
+        logits = model(torch.from_numpy(ids)[None])[0]
+    finally:
+        for handle in handles:
+            handle.remove()
     if not all(numbers.isfinite().all() for numbers in (logits, *maps)):
         raise UserError(
             "the model's numbers overflow",
@@ -148,19 +99,6 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"], off: Collection[Hea
     shape = (model.config.n_layers, model.config.n_heads, len(ids), len(ids))
     stacked = torch.stack(maps).numpy() if maps else np.zeros(shape)
     return Trace(stacked, losses.numpy(), log_probabilities[-1].exp().numpy())
-
-
-@torch.no_grad()
-def ablate_each_head(model: Transformer, ids: Int[np.ndarray, " time"]) -> Float[np.ndarray, "layers heads"]:
-    """Change of the mean loss (nats per token) if one head alone is switched off, for every head; one pass each.
-
-    Raises UserError for fewer than two tokens.
-    """
-    if len(ids) < 2:
-        raise UserError("a loss needs two tokens", why=f"the prompt has {len(ids)}", fix="type a longer prompt")
-    whole = trace(model, ids).loss
-    layers, heads = model.config.n_layers, model.config.n_heads
-    return np.array([[trace(model, ids, [(i, j)]).loss - whole for j in range(heads)] for i in range(layers)])
 
 
 def most_likely_tokens(of: Trace, n: int = 10) -> list[tuple[int, float]]:

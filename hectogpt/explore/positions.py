@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from scipy.special import sici
 
-from hectogpt.errors import USAGE, UserError
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.parts import NoPositions
@@ -21,24 +20,6 @@ from hectogpt.model.transformer import DecoderBlock, Transformer
 
 Array = np.ndarray
 BASE = 10000.0
-
-
-def require_even(d: int) -> None:
-    """Raise UserError unless d is even and at least 2."""
-    if d < 2 or d % 2:
-        raise UserError(
-            f"sinusoids of d = {d} dimensions",
-            why="sine and cosine come in pairs, so d must be even and at least 2",
-            fix=f"set d to {max(2, d + 1)}",
-            code=USAGE,
-        )
-
-
-def require_length(T: int, least: int = 1) -> None:
-    """Raise UserError unless there are at least `least` positions."""
-    if least > T:
-        why, fix = f"at least {least} are needed", f"set T to {least} or more"
-        raise UserError(f"T = {T} positions", why=why, fix=fix, code=USAGE)
 
 
 # 2(a). Permutation
@@ -78,7 +59,6 @@ def equivariance_gap(T: int, d: int, *, causal: bool = False, positions: bool = 
 
     positions: sinusoids are added to the rows of X after permuting, as a model adds them.
     """
-    require_length(T, 2)
     rng = np.random.default_rng(seed)
     X, order = rng.standard_normal((T, d)), draw_derangement(T, rng)
     phi = sinusoids(T, d) if positions else np.zeros((T, d))
@@ -119,7 +99,6 @@ def build_model_without_positions(
 @torch.no_grad()
 def decoder_equivariance_gap(layers: int, T: int, *, causal: bool, d: int = 32, seed: int = 0) -> float:
     """max |logits(P tokens) - P logits(tokens)| of the package's Transformer without positions."""
-    require_length(T, 2)
     rng = np.random.default_rng(seed)
     model = build_model_without_positions(layers, d, heads=4, vocab=64, causal=causal, seed=seed)
     ids, order = torch.from_numpy(rng.permutation(64)[:T])[None], torch.from_numpy(draw_derangement(T, rng))
@@ -133,7 +112,6 @@ def last_token_gap(layers: int, T: int, *, d: int = 32, seed: int = 0) -> float:
     One layer sees them as a multiset: the change is 0. With more layers it is not, since every earlier row has
     attended to another prefix.
     """
-    require_length(T, 3)
     rng = np.random.default_rng(seed)
     model = build_model_without_positions(layers, d, heads=4, vocab=64, causal=True, seed=seed)
     ids = torch.from_numpy(rng.permutation(64)[:T])[None]
@@ -183,13 +161,11 @@ def probe_positions(
 
 def frequencies(d: int, base: float = BASE) -> Float[Array, " pairs"]:
     """base^(-2i/d) for i = 0 .. d/2 - 1 (arXiv 1706.03762, section 3.5)."""
-    require_even(d)
     return base ** (-np.arange(0, d, 2) / d)
 
 
 def sinusoids(T: int, d: int, *, base: float = BASE) -> Float[Array, "{T} {d}"]:
     """The matrix Phi[t, 2i] = sin(t / base^(2i/d)), Phi[t, 2i+1] = cos(t / base^(2i/d))."""
-    require_length(T)
     return sinusoids_at(np.arange(T), d, base=base)
 
 
@@ -248,7 +224,6 @@ def find_nearest_pair(T: int, d: int, *, base: float = BASE) -> NearestPair:
     changes a coordinate by at most 2^-25, so a distance by at most 2 sqrt(d) 2^-25. Only separations within twice
     that of the smallest can be nearest; for these, all pairs of float32 rows are compared.
     """
-    require_length(T, 2)
     gap = embedding_distance(np.arange(1, T), d, base=base)
     slack = 4 * math.sqrt(d) * 2.0**-25
     best = NearestPair(0, 0, math.inf, math.inf, 0)
@@ -275,7 +250,6 @@ def _round_rows(start: int, stop: int, apart: int, d: int, base: float) -> tuple
 
 def find_first_repeat(T: int, d: int, dtype: torch.dtype, *, base: float = BASE) -> tuple[int, int] | None:
     """The first two of T positions whose rows are equal after rounding to `dtype`, or None."""
-    require_length(T)
     rows = torch.from_numpy(sinusoids(T, d, base=base)).to(dtype).float().numpy()
     seen: dict[bytes, int] = {}
     for t, row in enumerate(rows):
@@ -291,7 +265,6 @@ def single_precision_error(T: int, d: int, *, base: float = BASE) -> float:
 
     A frequency has a relative error of about 2^-24, which grows with the angle to about T 2^-24 for the fast pairs.
     """
-    require_length(T)
     t = np.unique(np.linspace(0, T - 1, 4096).astype(np.int64))
     frequency = np.exp(np.arange(0, d, 2, dtype=np.float32) * np.float32(-math.log(base) / d))
     angle = t.astype(np.float32)[:, None] * frequency

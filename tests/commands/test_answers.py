@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hectogpt.errors import UserError
-from hectogpt.explore import figures
+from tools import answer_figures as figures
 from tools import answers
 from tools.quotes import check_quotes, find_quotes, find_unnamed
 

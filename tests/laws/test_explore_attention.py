@@ -92,7 +92,9 @@ def test_the_widest_gap_of_a_given_length_is_the_stated_query() -> None:
 def test_projections_are_distributed_as_those_of_real_keys(normalise: bool) -> None:
     n, d, alpha, spread, samples = 5, 12, 0.05, 0.5, 20_000
     means = attention.orthonormal_vectors(n, d, centred=True)
-    keys = attention.sample_keys(means, alpha, spread, samples=samples, seed=3)
+    rng = np.random.default_rng(3)
+    keys = means + math.sqrt(alpha) * rng.standard_normal((samples, *means.shape))
+    keys[:, 0] += math.sqrt(spread) * rng.standard_normal((samples, 1)) * means[0]
     if normalise:
         layer_norm = torch.nn.LayerNorm(d, eps=0, elementwise_affine=False)
         keys = layer_norm(torch.from_numpy(keys)).numpy() / math.sqrt(d)

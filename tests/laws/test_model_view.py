@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hectogpt.data import load_tokenizer
-from hectogpt.errors import UserError
 from hectogpt.explore import model_view
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import ALiBi, QKNorm, RMSNorm, Rotary
+from hectogpt.web import model_page
 
 SMALL = ModelConfig(24, 3, 2, 16, 61)
 DEPARTED = replace(
@@ -93,27 +93,17 @@ def test_maps_rebuild_the_output_of_every_layer(config: ModelConfig) -> None:
     assert not np.triu(seen.maps, 1).any()
 
 
-def test_a_head_that_is_off_is_a_head_whose_output_weights_are_zero() -> None:
-    model, off = ours(), [(0, 1), (1, 0), (1, 2)]
-    seen = model_view.trace(model, ids(), off)
-    without = ours()
-    with torch.no_grad():
-        for layer, head in off:
-            model_view.attention_modules(without)[layer].W_o.weight[:, head * 8 : (head + 1) * 8] = 0
-    expected = model_view.trace(without, ids())
-    np.testing.assert_allclose(seen.losses, expected.losses, atol=1e-6)
-    np.testing.assert_allclose(seen.maps, expected.maps, atol=1e-6)
-    assert seen.loss != pytest.approx(model_view.trace(model, ids()).loss, abs=1e-3)
-
-
-def test_loss_changes_are_those_of_single_heads() -> None:
-    model = ours()
-    changes = model_view.ablate_each_head(model, ids())
-    assert changes.shape == (2, 3)
-    alone = model_view.trace(model, ids(), [(1, 2)]).loss - model_view.trace(model, ids()).loss
-    assert changes[1, 2] == pytest.approx(alone, abs=1e-12)
-    with pytest.raises(UserError, match="two tokens"):
-        model_view.ablate_each_head(model, ids(1))
+def test_the_effect_of_a_head_is_that_of_zeros_in_its_output_weights() -> None:
+    model, tokens = ours(), ids()
+    for row in model_page.effects(model, tokens, load_tokenizer()):
+        if row["mode"] == "mean":
+            continue
+        without = ours()
+        with torch.no_grad():
+            for layer, head in row["heads"]:
+                model_view.attention_modules(without)[layer].W_o.weight[:, head * 8 : (head + 1) * 8] = 0
+        expected = model_view.trace(without, tokens).loss - model_view.trace(model, tokens).loss
+        assert row["delta"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_one_token_predicts_the_next_and_has_no_loss() -> None:

@@ -1,14 +1,54 @@
-"""The figures about attention, one function each; they use the same functions as the numbers."""
+"""The figures of the written answers, one function each; they use the same functions as the numbers.
+
+The same code writes the same bytes: SVG without a date, with a fixed salt for identifiers and text as outlines. The
+colours are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtr
 
-from hectogpt.explore import attention, estimates
-from hectogpt.explore.figure_style import BLUE, GREEN, GREY, ORANGE, PINK, make_panels
+from hectogpt.explore import attention, estimates, positions
 from hectogpt.explore.numbers import SAMPLES, VANISHING, N
+
+BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+STYLE: Any = {  # names that matplotlib knows, values of many types
+    "svg.hashsalt": "hectogpt",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.wspace": 0.06,
+}
+
+
+def make_panels(columns: int, height: float = 3.0) -> tuple[Figure, list[Axes]]:
+    """A figure 7.4 inches wide with one row of axes."""
+    figure = Figure(figsize=(7.4, height))
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+# --- attention ---
 
 NOISES = (1e-2, 1e-4, 1e-6)  # alpha in the figures of small isotropic noise
 
@@ -252,3 +292,82 @@ def draw_why_heads() -> Figure:
         ax.set(title=f"{title}: {100 * near.mean():.0f} % near the goal", aspect="equal")
         ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="weight on $v_a$", ylabel="weight on $v_b$")
     return figure
+
+
+# --- positions ---
+
+
+def draw_order() -> Figure:
+    """Positions predicted from the hidden states of an untrained model without positions, for both masks."""
+    figure, axes = make_panels(2, 3.2)
+    for ax, causal, colour in ((axes[0], False, BLUE), (axes[1], True, ORANGE)):
+        probe = positions.probe_positions(causal=causal)
+        t = np.rint(np.expm1(probe.target)).astype(int)
+        rows = np.arange(t.max() + 1)
+        by_position = [probe.prediction[t == p] for p in rows]
+        middle = np.array([values.mean() for values in by_position])
+        spread = np.array([values.std() for values in by_position])
+        ax.plot(rows, np.log1p(rows), color=GREY, linestyle=":", label="truth")
+        ax.plot(rows, middle, color=colour, label="read, mean and SD")
+        ax.fill_between(rows, middle - spread, middle + spread, color=colour, alpha=0.2, linewidth=0)
+        kind = "Causal mask" if causal else "Full mask"
+        ax.set(title=f"{kind}: $R^2$ = {max(probe.r2, -0.0):.2f}".replace("-0.00", "0.00"), xlabel="position t")
+        ax.set(ylim=(-0.2, 5), ylabel="ln(1 + t)")
+        ax.legend(loc="upper left")
+    return figure
+
+
+def draw_sinusoids() -> Figure:
+    """The sinusoids as an image, and their dot product against the distance."""
+    figure, (left, right) = make_panels(2, 3.3)
+    phi = positions.sinusoids(128, 64)
+    left.imshow(phi.T, aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="nearest")
+    left.grid(visible=False)
+    left.set(title=r"$\Phi$, T = 128, d = 64", xlabel="position t", ylabel="dimension")
+    apart = np.unique(np.logspace(0, 4, 400).astype(int))
+    for d, colour in ((64, GREEN), (512, BLUE)):
+        right.semilogx(apart, positions.similarity(apart, d) / (d / 2), color=colour, linewidth=1.2, label=f"d = {d}")
+    right.semilogx(apart, positions.similarity_limit(apart.astype(float)), "k--", linewidth=1.2, label="d to infinity")
+    right.set(title="Dot product, relative", xlabel="distance t - s", ylabel=r"$\Phi(s)\cdot\Phi(t)\;/\;(d/2)$")
+    right.legend()
+    return figure
+
+
+def draw_nearest() -> Figure:
+    """The smallest distance between two rows against the number of positions."""
+    figure, (ax,) = make_panels(1, 3.2)
+    for d, colour in ((2, ORANGE), (4, PINK), (8, GREEN), (16, BLUE), (64, GREY)):
+        running = np.minimum.accumulate(positions.embedding_distance(np.arange(1, 1_000_000), d))
+        steps = np.append(np.flatnonzero(np.diff(running, prepend=np.inf)), len(running) - 1)
+        ax.loglog(steps + 2, running[steps], drawstyle="steps-post", color=colour, label=f"d = {d}")
+    ax.set(xlabel="number of positions T", ylabel="nearest pair", ylim=(1e-7, 4), title="Smallest distance of two rows")
+    ax.legend(ncols=5, loc="lower left")
+    return figure
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "copying": draw_copying,
+    "copy_error": draw_copy_error,
+    "average": draw_average,
+    "small_noise": draw_small_noise,
+    "two_heads": draw_two_heads,
+    "single_head": draw_single_head,
+    "variance": draw_variance,
+    "losing_a_key": draw_losing_a_key,
+    "layer_norm": draw_layer_norm,
+    "why_heads": draw_why_heads,
+    "order": draw_order,
+    "sinusoids": draw_sinusoids,
+    "nearest": draw_nearest,
+}
+
+
+def draw(folder: Path) -> list[Path]:
+    """Write every figure as SVG and return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with mpl.rc_context(STYLE):
+        for name, make in FIGURES.items():
+            paths.append(folder / f"{name}.svg")
+            make().savefig(paths[-1], metadata={"Date": None, "Creator": None}, dpi=200)
+    return paths
