@@ -1,10 +1,15 @@
-"""Builds wheel and source archive from the tracked files, and checks what is in them: `python -m tools.package [DIR]`.
+"""Builds wheels and source archive from the tracked files, and checks what is in them: `python -m tools.package [DIR]`.
+
+Beside the wheel for every platform there is one for each kind of processor that a compiler here compiles for, with the
+C++ kernels in it: py3-none-manylinux_2_N_x86_64, and aarch64 where g++-aarch64-linux-gnu is.
 
 Needs no network: it calls setuptools, which torch requires, and no other tool. DIR is dist/ unless it is named.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import re
 import shutil
@@ -15,8 +20,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from hectogpt.kernels.build import FORMS, OPTIONS, sources
 from tools import ROOT
 
+COMPILERS = {"x86_64": "x86_64-linux-gnu-g++", "aarch64": "aarch64-linux-gnu-g++"}
 LARGEST = 2_000_000  # bytes of either archive
 BUILD = "from setuptools import build_meta; import sys; print(build_meta.build_sdist(sys.argv[1]))"
 WHEEL = "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
@@ -65,6 +72,41 @@ def _run(program: str, folder: Path, target: Path) -> Path:
     return target / done.stdout.strip().splitlines()[-1]
 
 
+def add_kernels(wheel: Path, machine: str, compiler: str) -> Path | None:
+    """A copy of a wheel with the kernels for a kind of processor; None if the compiler is not here.
+
+    The libraries need OpenMP, which torch brings, and the standard libraries; the name tells the version of C's.
+    """
+    if shutil.which(compiler) is None:
+        return None
+    libraries: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for form in (form for form in FORMS if form.machine == machine):
+            library = Path(folder, f"{form.name}.so")
+            files = [*map(str, sources()), "-o", str(library)]
+            command = [compiler, *OPTIONS, "-fopenmp", *form.options, *files]
+            subprocess.run(command, check=True)
+            libraries[f"hectogpt/kernels/prebuilt/{library.name}"] = library.read_bytes()
+    needed = max(int(n) for code in libraries.values() for n in re.findall(rb"GLIBC_2\.(\d+)", code))
+    tag = f"py3-none-manylinux_2_{needed}_{machine}"
+    result = wheel.with_name(wheel.name.replace("py3-none-any", tag))
+    record: list[str] = []
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in [*sorted(old.namelist(), key=lambda name: name.endswith("/RECORD")), *libraries]:
+            if name.endswith("/RECORD"):
+                place = name
+                continue
+            data = libraries[name] if name in libraries else old.read(name)
+            if name.endswith("/WHEEL"):
+                text = data.decode().replace("Root-Is-Purelib: true", "Root-Is-Purelib: false")
+                data = text.replace("Tag: py3-none-any", f"Tag: {tag}").encode()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            record.append(f"{name},sha256={digest},{len(data)}")
+            new.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+        new.writestr(zipfile.ZipInfo(place), "\n".join([*record, f"{place},,", ""]))
+    return result
+
+
 def contents(archive: Path) -> list[str]:
     """The names of the files in a wheel or source archive."""
     if archive.suffix == ".whl":
@@ -98,7 +140,8 @@ def main() -> None:
     if sys.argv[1:] in (["-h"], ["--help"]):
         raise SystemExit(__doc__)
     wheel, sdist = build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist")
-    for path in (wheel, sdist):
+    for_platforms = [add_kernels(wheel, machine, compiler) for machine, compiler in COMPILERS.items()]
+    for path in (wheel, sdist, *filter(None, for_platforms)):
         print(f"{path}  {path.stat().st_size:,} bytes, {len(contents(path))} files")
     if found := faults(wheel, sdist):
         raise SystemExit("\n".join(["error: the package is not as it should be", *found]))

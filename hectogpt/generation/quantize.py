@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hectogpt import torch_private
 from hectogpt.kernels import decoding
+from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache
 from hectogpt.model.inputs import Cache
 from hectogpt.model.lm_head import LMHead
@@ -25,7 +26,7 @@ from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
 FEW_ROWS = 2  # up to so many rows x stays in float32 beside rounded weights that torch multiplies
-OWN_ROWS = 4  # up to so many rows the C++ kernels are the fastest for float32 and bf16
+MANY_ROWS = 128  # from so many rows on bf16 weights are widened where float32 products are the faster ones
 
 
 def round_rows(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"], Float[Tensor, "out 1"]]:
@@ -79,17 +80,18 @@ class PackedLinear(nn.Module):
         rows = x.numel() // self.in_features
         if self.packed is not None:
             return decoding.linear_int8(x, self.packed, self.bias)
-        if self.own_code and rows <= OWN_ROWS:
+        if self.own_code and rows <= decoding.most_rows(self.weight.dtype):
             return decoding.linear(x, self.weight, self.bias)
         on_cpu, is_int8 = x.device.type == "cpu", self.weight.dtype == torch.int8
-        y = self._gemm_int8(x, rows) if is_int8 and rows > FEW_ROWS and on_cpu else self._gemm(x)
+        y = self._gemm_int8(x, rows) if is_int8 and rows > FEW_ROWS and on_cpu else self._gemm(x, rows)
         y = y if self.scale is None else y * self.scale
         y = y[..., : self.out_features]
         return y if self.bias is None else y + self.bias
 
-    def _gemm(self, x: Tensor) -> Tensor:
+    def _gemm(self, x: Tensor, rows: int) -> Tensor:
         """A matrix product by oneDNN, faster than MKL's in float32 on AMD processors (measured: 106 and 89 GFLOP/s)."""
-        exact = self.weight.dtype == torch.float32 or (x.device.type == "cpu" and not torch_private.onednn_has_bf16())
+        slow = not torch_private.onednn_has_bf16() or (rows > MANY_ROWS and not prefers_bf16())
+        exact = self.weight.dtype == torch.float32 or (x.device.type == "cpu" and slow)
         x, weight = (t.to(torch.float32 if exact else torch.bfloat16) for t in (x, self.weight))
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
             one_token = x.dim() == 2 or x.shape[-2] == 1

@@ -96,8 +96,8 @@ void to_units(const T* rows, i64 n, i64 columns, int32_t* out) {
     }
     for (i64 t = 0; t < n; t += 2)
         for (i64 d = 0; d < columns; d += W) {
-            const vu a = __builtin_convertvector(load_as<vh>(rows + t * columns + d), vu);
-            const vu b = __builtin_convertvector(load_as<vh>(rows + (t + 1) * columns + d), vu);
+            const vu a = widen_bits(load_as<vh>(rows + t * columns + d));
+            const vu b = widen_bits(load_as<vh>(rows + (t + 1) * columns + d));
             store_as(out + t / 2 * columns + d, a | (b << 16));
         }
 }

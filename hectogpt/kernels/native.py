@@ -78,8 +78,12 @@ def head_softmax(
 
 
 def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
-    """Whether `causal_attention` is in use and takes heads of this dtype and size."""
-    return in_use() and not torch.compiler.is_compiling() and dtype in DTYPES and d_head <= LARGEST_HEAD
+    """Whether `causal_attention` is in use and takes heads of this dtype and size. Without AVX-512 torch's attention in
+    float32 is as fast for large heads (measured)."""
+    if _in_use is None or torch.compiler.is_compiling():
+        return False
+    large = LARGEST_HEAD if _in_use.form.name.startswith("x86-64-v4") or dtype != torch.float32 else 64
+    return dtype in DTYPES and d_head <= large
 
 
 def causal_attention(
@@ -126,7 +130,7 @@ class _CausalAttention(torch.autograd.Function):
 
 def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
     """Whether `norm_rotate` is in use and takes heads of this dtype and size with these angles."""
-    fits = d_head in (64, 128) and attention_fits(dtype, d_head)
+    fits = d_head in (64, 128) and dtype in DTYPES and in_use() and not torch.compiler.is_compiling()
     return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
 

@@ -1,5 +1,9 @@
 // Norm with rotation of queries and keys, GELU, and the row-wise AdamW of tables.
 
+#ifndef __clang__
+#pragma GCC optimize("O3")  // unrolls the loops over a head; attention is quicker without
+#endif
+
 #include "parallel.h"
 #include "vector.h"
 

@@ -72,7 +72,17 @@ static inline vi all(int32_t x) { return x - vi{}; }
 
 // --- bf16 -------------------------------------------------------------------------------------------------------------
 
-static inline vf widen(vh x) { return (vf)(__builtin_convertvector(x, vu) << 16); }
+static inline vu widen_bits(vh x) {
+#if IN_512
+    return (vu)_mm512_cvtepu16_epi32(load_as<__m256i>(&x));
+#elif IN_256
+    return (vu)_mm256_cvtepu16_epi32(load_as<__m128i>(&x));
+#else
+    return __builtin_convertvector(x, vu);
+#endif
+}
+
+static inline vf widen(vh x) { return (vf)(widen_bits(x) << 16); }
 
 // To the nearest bf16, ties to even; a NaN stays one.
 static inline vh narrow(vf x) {
@@ -81,7 +91,14 @@ static inline vh narrow(vf x) {
     return load_as<vh>(&h);
 #else
     const vu bits = (vu)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = (bits >> 16) | 0x40;
-    return __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded, vh);
+    const vu result = (bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded;
+#if IN_256
+    const __m256i halves = _mm256_packus_epi32((__m256i)result, (__m256i)result);
+    const __m128i whole = _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 8));
+    return load_as<vh>(&whole);
+#else
+    return __builtin_convertvector(result, vh);
+#endif
 #endif
 }
 
