@@ -41,7 +41,7 @@ _MODULES = {
         *("Positions", "NoPositions", "LearnedPositions", "SinusoidalPositions"),
     ),
     "hectogpt.training.run": ("Run", "Data"),
-    "hectogpt.training.init_counts": ("BigramInit",),
+    "hectogpt.training.first_weights": ("BigramInit",),
     "hectogpt.training.schedules": ("Schedule", "Constant", "LinearDecay", "Cosine"),
     "hectogpt.training.optim": (
         "Optim",

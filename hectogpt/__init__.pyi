@@ -32,7 +32,7 @@ from hectogpt.model.pointer import PointerHead
 from hectogpt.model.transformer import Transformer
 from hectogpt.python import ComparisonResult, attention_maps, compare, generate, load, recipe, train
 from hectogpt.training.evaluate import EvalResult
-from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.loop import Step
 from hectogpt.training.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
 from hectogpt.training.run import Data, Run

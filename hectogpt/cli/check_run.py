@@ -25,11 +25,10 @@ from hectogpt.run_records import CHECKPOINTS, read_state
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
 from hectogpt.training.loop import Step
-from hectogpt.training.resuming import named_folder
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import read_run, read_steps
 from hectogpt.training.session import Session
-from hectogpt.training.task import Task, find_corpus
+from hectogpt.training.task import Task, find_corpus, named_folder
 
 STAGES = {"weights": "the weights", "forward": "the output", "backward": "the gradient of the output"}
 

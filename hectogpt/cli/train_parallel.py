@@ -23,17 +23,15 @@ from hectogpt.errors import UserError
 from hectogpt.progress import Progress
 from hectogpt.run_records import RUN
 from hectogpt.serialization import dump
+from hectogpt.training.checkpoint import file_hashes
 from hectogpt.training.describing import is_modified
-from hectogpt.training.facts import file_hashes
-from hectogpt.training.failures import NotJoinedError, PeerError, write_status
 from hectogpt.training.full_run import follow
-from hectogpt.training.launch import Launch
+from hectogpt.training.launch import Launch, NotJoinedError, PeerError, write_status
 from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.parallel import World, recorded
-from hectogpt.training.resuming import Resume
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.task import find_corpus
+from hectogpt.training.task import Resume, find_corpus
 
 FOLDER = "folder"  # under which the run's folder is kept for attempts after a failure
 

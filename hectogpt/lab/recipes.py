@@ -30,7 +30,7 @@ from hectogpt.model import Init
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash
 from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, SinusoidalPositions
 from hectogpt.serialization import did_you_mean
-from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
 from hectogpt.training.run import DEFAULT_RECIPE, Data, Run
 from hectogpt.training.schedules import LinearDecay

@@ -1,17 +1,21 @@
-"""Checkpoints on disk: each a folder step-N with state.safetensors and a manifest of hashes.
+"""Checkpoints on disk: each a folder step-N with state.safetensors and a manifest of hashes and facts.
 
 Saving writes a temporary folder beside the others, waits until it is on disk, and gives it its name by one rename;
 only then are old ones removed. Loading takes the newest one whose hashes are right. A kill, a loss of power or a full
 disk at any moment therefore leaves the checkpoint before or the new one. No file is unpickled.
+
+The facts tell run, text and machine, which are compared with what is here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hectogpt import errors
+from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import (
     allow_others,
@@ -41,6 +45,8 @@ from hectogpt.run_records import (
     checkpoint_problem,
     checkpoint_steps,
 )
+from hectogpt.serialization import diff
+from hectogpt.training.run import Run, load_run
 from hectogpt.training.state import State
 
 KEEP = 3  # the newest, one spare for damage to it, one for a step that went wrong unnoticed
@@ -213,3 +219,72 @@ def _read_file(path: Path, described: Any) -> dict[str, Tensor]:
     if found != described or header.keys() != tensors.keys():
         raise ValueError("its tensors are not those that its manifest names")
     return tensors
+
+
+PACKAGE = Path(__file__).resolve().parents[1]
+COMPUTES = ("data", "kernels", "model", "training")  # the layers whose code decides what a step computes
+# Parts of a batch, which change no more than the last bits.
+PARTS = ("leaves", "micro_batch")
+# A checkpoint serves a run that differs in these: in its length, its machine, its parts, its name, its text's name.
+NOT_STATE = {"steps", "device", "dtype", "head_dtype", "threads", "corpus", "recipe", "on_spike"}
+NOT_STATE |= {f"data.{name}" for name in PARTS}
+
+
+@cache
+def code_hash() -> str:
+    """The hash of the code that decides what a step computes, as it was when this process first asked."""
+    return hardware.code_hash([PACKAGE / layer for layer in COMPUTES])
+
+
+def file_hashes() -> dict[str, str]:
+    """The beginning of the SHA-256 of each file of that code, by its path in the package."""
+    files = [path for layer in COMPUTES for path in hardware.code_files(PACKAGE / layer)]
+    return {p.relative_to(PACKAGE).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in files}
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of the facts of a checkpoint is not as it is now, so that bits may differ; in words."""
+    before, here = ({**facts.get("machine", {}), **_parts(facts)} for facts in (then, now))
+    names = [*here, *(name for name in before if name == "sharing" and name not in here)]
+    return [f"{name} {before.get(name)} -> {here.get(name)}" for name in names if here.get(name) != before.get(name)]
+
+
+def _parts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    data = facts.get("run", {}).get("data", {})
+    return {name: data.get(name) for name in PARTS}
+
+
+def check_same(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA). A run may have more steps than its
+    checkpoint says if that is its last one: it is being extended."""
+    before = load_run(then.get("run"))
+    if before.steps != run.steps and not step == before.steps < run.steps:
+        raise UserError(
+            f"the checkpoint of step {step} is of a run of {before.steps} steps",
+            why=f"steps = {run.steps}, and learning rates depend on it",
+            fix=f"set steps in run.json to {before.steps}, or go on from the checkpoint of another step",
+            kept="the run, untouched",
+            code=errors.CHECKPOINT,
+        )
+    changed = diff(before, run)
+    if other := [path for path in changed if path.split(".")[0] not in NOT_STATE and path not in NOT_STATE]:
+        raise UserError(
+            f"the checkpoint of step {step} is another run's",
+            why=f"{other[0]} differs",
+            kept="the run, untouched",
+            code=errors.CHECKPOINT,
+        )
+    for name in ("corpus_sha256", "tokenizer_sha256"):
+        if then.get(name) != now[name]:
+            raise UserError(
+                f"the text is not the one that the run has read so far (corpus {now['corpus']})",
+                why=f"{name} was {_short(then.get(name))}, now it is {_short(now[name])}",
+                fix="the old text, or a new run",
+                kept="the run, untouched",
+                code=errors.DATA,
+            )
+
+
+def _short(hashes: Any) -> str:
+    """The beginning of a hash, or of that of the training text."""
+    return str(hashes.get("train") if isinstance(hashes, dict) else hashes)[:12]

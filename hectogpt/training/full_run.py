@@ -19,7 +19,7 @@ from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.model.weights import save_model
 from hectogpt.progress import Progress
-from hectogpt.run_records import METRICS, PICTURE, read_rows
+from hectogpt.run_records import METRICS, read_rows
 from hectogpt.serialization import dump
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.training.autosave import Autosave, drive
@@ -64,7 +64,7 @@ def run_to_folder(
                 facts["unmoved"] = session.unmoved()
                 found = _scored(session, folder, facts, score, progress)
             finally:
-                trackers.end(folder.path / PICTURE, session.step)
+                trackers.end()
                 trackers.say_links()
             if task.save_every is None:
                 folder.checkpoints.remove()  # they have served

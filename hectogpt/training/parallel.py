@@ -24,9 +24,7 @@ from torch import Tensor
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
-from hectogpt.training.facts import DisagreementError, describe_odd
-from hectogpt.training.failures import NotJoinedError, PeerError, within
-from hectogpt.training.launch import Launch
+from hectogpt.training.launch import DisagreementError, Launch, NotJoinedError, PeerError, describe_odd, within
 
 T = TypeVar("T")
 

@@ -14,8 +14,7 @@ from hectogpt.display import facts_html, facts_text, value_text
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
-from hectogpt.training.first_weights import FirstWeights
-from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.first_weights import BigramInit, FirstWeights
 from hectogpt.training.optim import AdamW, Optim
 from hectogpt.training.schedules import Constant, Schedule
 

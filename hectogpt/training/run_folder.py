@@ -39,7 +39,7 @@ from hectogpt.run_records import (
 from hectogpt.serialization import dump
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.evaluate import EvalResult
-from hectogpt.training.failures import clear_status
+from hectogpt.training.launch import clear_status
 from hectogpt.training.loop import Step
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run

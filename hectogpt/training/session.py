@@ -27,16 +27,14 @@ from hectogpt.model import Transformer
 from hectogpt.model.weights import load_model, load_tensors, saved_tensors
 from hectogpt.serialization import dump
 from hectogpt.training import loop, setup, together
-from hectogpt.training.checkpoint import Checkpoint
-from hectogpt.training.evaluate import EvalResult, evaluate
-from hectogpt.training.facts import check_same, code_hash, differences
+from hectogpt.training.checkpoint import Checkpoint, check_same, code_hash, differences
+from hectogpt.training.evaluate import EvalResult, FirstNumbers, evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.parallel import Alone, World
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
 from hectogpt.training.state import put_state, take_state
-from hectogpt.training.unmoved import FirstNumbers
 
 ALONE: Alone = Alone()
 

@@ -1,4 +1,4 @@
-"""Trackers of a run: TensorBoard, Trackio and Weights & Biases get what metrics.jsonl gets, the fields, the picture.
+"""Trackers of a run: TensorBoard, Trackio and Weights & Biases get what metrics.jsonl gets, and the run's fields.
 
 They work in the run's own process. One that raises is named once and left out; the run goes on. One that hangs holds
 the run up.
@@ -28,8 +28,7 @@ PROJECT = "hectogpt"
 class TensorBoard:
     """Event files in RUN/tensorboard; of one run in a group in a folder of the group's name."""
 
-    def begin(self, run: dict[str, Any]) -> str:
-        """Begin a run, or go on with it; returns how to look at it."""
+    def __init__(self, run: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(run["folder"]) / "tensorboard"
@@ -39,32 +38,20 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder), purge_step=run["step"] + 1, flush_secs=2)
         fields = json.dumps(run["fields"], indent=2, allow_nan=False)
         self.writer.add_text("run", "    " + fields.replace("\n", "\n    "), 0)
-        return f"tensorboard --logdir {run['folder']}"
+        self.link, self.end = f"tensorboard --logdir {run['folder']}", self.writer.close
 
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """A row."""
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Write a row."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
-
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG."""
-        from matplotlib.image import imread
-
-        self.writer.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
-
-    def end(self) -> None:
-        """Write what is left."""
-        self.writer.close()
 
 
 class Wandb:
     """Weights & Biases. Without a key, and unless WANDB_MODE says otherwise, a run stays on this machine."""
 
-    def begin(self, run: dict[str, Any]) -> str:
-        """Begin a run, or go on with it; returns its address, or how to send it."""
-        os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ.setdefault("WANDB_CONSOLE", "off")
+    def __init__(self, run: dict[str, Any]) -> None:
+        for name, value in (("SILENT", "true"), ("ERROR_REPORTING", "false"), ("CONSOLE", "off")):
+            os.environ.setdefault(f"WANDB_{name}", value)
         import wandb
 
         has_key = bool(os.environ.get("WANDB_API_KEY"))
@@ -72,47 +59,20 @@ class Wandb:
             has_key |= "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8", errors="replace")
         names: dict[str, Any] = {"id": run["id"], "name": run["name"], "group": run["group"] or None}
         names["mode"] = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
-        self.image = wandb.Image
-        self.run = wandb.init(project=PROJECT, config=run["fields"], dir=run["folder"], resume="allow", **names)
-        return self.run.url or f"wandb sync {Path(self.run.dir).parent}"
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """A row."""
-        self.run.log(values, step=step)
-
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG."""
-        self.run.log({name: self.image(str(path))}, step=step)
-
-    def end(self) -> None:
-        """Wait until all is written."""
-        self.run.finish()
+        own = wandb.init(project=PROJECT, config=run["fields"], dir=run["folder"], resume="allow", **names)
+        self.link, self.log, self.end = own.url or f"wandb sync {Path(own.dir).parent}", own.log, own.finish
 
 
 class Trackio:
     """Trackio, which keeps runs in a database on this machine."""
 
-    def begin(self, run: dict[str, Any]) -> str:
-        """Begin a run, or go on with it; returns how to look at it."""
+    def __init__(self, run: dict[str, Any]) -> None:
         import trackio
 
-        self.library = trackio
         options: dict[str, Any] = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False, "resume": "allow"}
         name, group = f"{run['name']} {run['id']}", run["group"] or None
         trackio.init(PROJECT, name=name, group=group, config=dict(_flat(run["fields"])), **options)
-        return "trackio show"
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """A row."""
-        self.library.log(values, step=step)
-
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG."""
-        self.library.log({name: self.library.Image(str(path), caption=name)}, step=step)
-
-    def end(self) -> None:
-        """Wait until all is written."""
-        self.library.finish()
+        self.link, self.log, self.end = "trackio show", trackio.log, trackio.finish
 
 
 def _flat(fields: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
@@ -122,7 +82,7 @@ def _flat(fields: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(value, name) if isinstance(value, dict) else [(name, value)]
 
 
-Tracker = TensorBoard | Trackio | Wandb
+Tracker = TensorBoard | Trackio | Wandb  # link: how to look at the run
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
 
 
@@ -142,44 +102,42 @@ class Trackers:
     """Trackers of one run, or of several after each other. note: is called with a line about each that fails."""
 
     def __init__(self, names: Sequence[str], note: Callable[[str], None]) -> None:
+        self._names, self._note = list(names), note
+        self._open: dict[str, Tracker] = {}
         self.links: dict[str, str] = {}
-        self._note = note
-        self._trackers: dict[str, Tracker] = {name: TRACKERS[name]() for name in names}
 
     def begin(self, folder: Path, fields: dict[str, Any], *, name: str = "", group: str = "", step: int = 0) -> None:
         """Begin a run, or go on with it after `step`. fields: what it is made of, plain values. name: at the trackers;
         that of the folder unless given. group: of runs that have no folder of their own and are never resumed."""
-        if not self._trackers:
-            return
-        names = {"id": secrets.token_hex(4) if group else _identity(folder), "name": name or folder.resolve().name}
-        run = {"folder": str(folder.resolve()), "group": group, "fields": fields, "step": step} | names
-        self.links |= self._each(lambda tracker: tracker.begin(run))
+        if self._names:
+            names = {"id": secrets.token_hex(4) if group else _identity(folder), "name": name or folder.resolve().name}
+            run = {"folder": str(folder.resolve()), "group": group, "fields": fields, "step": step} | names
+            self._open = self._each(lambda tracker: TRACKERS[tracker](run))
+            self.links |= {tracker: opened.link for tracker, opened in self._open.items()}
 
     def add(self, row: dict[str, Any]) -> None:
         """A row of metrics.jsonl."""
         values = {n: float(v) for n, v in row.items() if isinstance(v, int | float) and n not in ("step", "seed")}
-        self._each(lambda tracker: tracker.add(int(row["step"]), values))
+        self._each(lambda tracker: self._open[tracker].log(values, step=int(row["step"])))
 
-    def end(self, picture: Path | None = None, step: int = 0) -> None:
-        """End the run that was begun. picture: a PNG, if there is one."""
-        if picture is not None and picture.is_file():
-            self._each(lambda tracker: tracker.picture("curves", picture, step))
-        self._each(lambda tracker: tracker.end())
+    def end(self) -> None:
+        """End the run that was begun."""
+        self._each(lambda tracker: self._open[tracker].end())
 
     def say_links(self) -> None:
         """Say where to look."""
         for name, link in self.links.items():
             self._note(f"{name}: {link}")
 
-    def _each(self, do: Callable[[Tracker], Any]) -> dict[str, Any]:
-        """What each tracker returns; one that fails is left out from now on."""
+    def _each(self, do: Callable[[str], Any]) -> dict[str, Any]:
+        """What `do` returns of each tracker; one that fails is left out from now on."""
         found = {}
-        for name, tracker in list(self._trackers.items()):
+        for name in list(self._names):
             try:
                 with redirect_stdout(sys.stderr):
-                    found[name] = do(tracker)
+                    found[name] = do(name)
             except (Exception, SystemExit) as error:  # whatever it is: a tracker is not worth a run
-                del self._trackers[name]
+                self._names.remove(name)
                 why = str(error).strip().rpartition("\n")[2][:300]
                 self._note(f"note: the tracker {name} is left out: {type(error).__name__}: {why}; the run goes on")
         return found

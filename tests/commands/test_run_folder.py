@@ -24,7 +24,7 @@ from hectogpt.model.parts import LearnedPositions
 from hectogpt.model.weights import save_model
 from hectogpt.training import precision
 from hectogpt.training.evaluate import EvalResult
-from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.loop import Step
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder, read_run

@@ -28,10 +28,9 @@ from hectogpt.progress import Progress
 from hectogpt.run_records import CHECKPOINTS, METRICS, RUN
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.full_run import train_in_folder
-from hectogpt.training.resuming import Resume
 from hectogpt.training.run import Data, Run
 from hectogpt.training.schedules import LinearDecay
-from hectogpt.training.task import Task, begin
+from hectogpt.training.task import Resume, Task, begin
 
 CLOCKS = ("train/dt", "train/tok_per_sec", "mem_mb")
 SECONDS = 3  # the column of a checkpoint's history that a clock fills

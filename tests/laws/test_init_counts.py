@@ -18,7 +18,7 @@ from hectogpt.model.inputs import EmbeddingNorm
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import NoPositions, RMSNorm
 from hectogpt.training import precision, setup
-from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.first_weights import BigramInit
 
 TOKENS = 40
 CONFIG = ModelConfig(

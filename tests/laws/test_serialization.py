@@ -19,7 +19,7 @@ from hectogpt.model.inputs import NgramHash, Smear
 from hectogpt.model.parts import LearnedPositions, Positions, QKNorm, ReLU2, RMSNorm, Rotary, SinusoidalPositions
 from hectogpt.model.pointer import PointerHead
 from hectogpt.serialization import Value, current_name, current_path, diff, dump, load
-from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon, PerKind
 from hectogpt.training.run import Data, Run, load_run, sections_changed
 from hectogpt.training.schedules import Cosine, LinearDecay, Schedule

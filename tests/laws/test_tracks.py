@@ -10,7 +10,7 @@ from experiments import make_corpus, small_run
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab.tracks import TRACKS, broken_rules, find_track
-from hectogpt.training.init_counts import BigramInit
+from hectogpt.training.first_weights import BigramInit
 
 
 @pytest.fixture(scope="module")
