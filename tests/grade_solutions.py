@@ -8,9 +8,10 @@ from types import ModuleType
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import judge, laws
-from hectogpt.grade.answers import answer_of_error, every_answer
+from hectogpt.grade.answer import answer_of_error
 from hectogpt.grade.imports import empty_functions, lacking_keywords
 from hectogpt.grade.result import PartResult
+from hectogpt.grade.run_part import every_answer
 from hectogpt.grade.runner import Transcript
 
 BASE = """
@@ -285,7 +286,7 @@ def transcript(source: str, parts: tuple[str, ...] = (), **others: str) -> Trans
             if old is not None:
                 sys.modules[name] = old
     found.files = {"model_solution", *others}
-    found.modules, found.empty = set(modules), set(empty_functions(modules))
+    found.empty = set(empty_functions(modules))
     found.keywords = lacking_keywords(modules)
     for setting in laws.SETTINGS.values():
         if BY_NAME[setting.part].module not in modules or (parts and setting.part not in parts):

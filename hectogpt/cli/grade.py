@@ -96,11 +96,11 @@ def run(arguments: GradeArguments) -> None:
 
     import torch
 
-    from hectogpt.grade import grading, submission
+    from hectogpt.grade import classroom, submission
 
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
     submission.remove_leftovers()
-    grading.check_reference(limits(arguments))
+    classroom.check_reference(limits(arguments))
     if arguments.watch:
         watch(arguments)
         return
@@ -108,9 +108,7 @@ def run(arguments: GradeArguments) -> None:
     found = list(graded(arguments, submissions))
     write_files(arguments, found)
     if arguments.json:
-        from hectogpt.grade.report import as_json
-
-        print(json.dumps(as_json(found), allow_nan=False))
+        print(json.dumps({"submissions": [result.record() for result in found]}, allow_nan=False))
     sys.stdout.flush()
     if any(result.grader_fault for result in found):
         raise SystemExit(errors.EXACTNESS)
@@ -137,7 +135,7 @@ def graded(arguments: GradeArguments, submissions):  # type: ignore[no-untyped-d
     results = classroom.grade_all(submissions, out, jobs, limits(arguments))
     shown = not arguments.json
     found = []
-    for result in progress(results, len(submissions), quiet=arguments.quiet):
+    for result in results:
         found.append(result)
         if shown:
             print(report.line(result) if several else report.text(result, level), flush=True)
@@ -147,33 +145,6 @@ def graded(arguments: GradeArguments, submissions):  # type: ignore[no-untyped-d
     if several and out is not None:
         note(f"records: {out}", arguments.quiet)
     return found
-
-
-def progress(results, count: int, quiet: bool):  # type: ignore[no-untyped-def]
-    """Pass on the results, with a bar on stderr where that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    left = TimeRemainingColumn() if count > 1 else TimeElapsedColumn()
-    columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), left)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=count)
-        for result in results:
-            bar.advance(task)
-            bar.stop()  # while it is drawn, it would take what is printed, and wrap it
-            yield result
-            if not bar.finished:
-                bar.start()
 
 
 def write_files(arguments: GradeArguments, found) -> None:  # type: ignore[no-untyped-def]
@@ -204,7 +175,7 @@ def write_files(arguments: GradeArguments, found) -> None:  # type: ignore[no-un
 
 def watch(arguments: GradeArguments) -> None:
     """Grade after every change, until Ctrl-C."""
-    from hectogpt.grade.grading import grade
+    from hectogpt.grade.classroom import grade
     from hectogpt.grade.runner import Spare
 
     allowed = limits(arguments)

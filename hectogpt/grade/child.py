@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 
 def prepare_everything() -> None:
@@ -17,13 +16,12 @@ def prepare_everything() -> None:
     import matplotlib.pyplot  # noqa: F401
     import torch
 
-    from hectogpt.grade import laws, train_case
-    from hectogpt.grade.settings import hugging_face_names, prepare
+    from hectogpt.grade import laws, run_train, train_case  # noqa: F401  run_train loads what is needed later
+    from hectogpt.grade.settings import prepare
 
     torch.set_num_threads(1)
     for setting in (*laws.SETTINGS.values(), train_case.model_setting()):
         prepare(setting)
-    hugging_face_names(1)
     torch.nn.Linear(1, 1, device="meta")(torch.empty(1, 1, device="meta"))  # the first call there takes a second
     torch.ones(1, requires_grad=True).sum().backward()  # starts the threads of autograd
 
@@ -36,9 +34,9 @@ def main() -> None:
     prepare_everything()
 
     from hectogpt.assignment.parts import BY_NAME
-    from hectogpt.grade import answers, confine, imports, laws
-    from hectogpt.grade.settings import version
-    from hectogpt.grade.train_answers import data_file
+    from hectogpt.grade import confine, imports, laws
+    from hectogpt.grade.run_part import every_answer
+    from hectogpt.grade.run_train import data_file
 
     request = frames.receive()
     folder = Path.cwd()
@@ -49,40 +47,21 @@ def main() -> None:
     sys.path.insert(0, str(folder))
     hardware.limit_this_process(request["memory"], 1 << 28)
     confine.shut_in(folder)
-    frames.send({"ready": version()})
+    frames.send({"ready": True})
 
-    modules, errors = imports.import_submission(request["modules"])
-    for name, error in errors.items():
-        send(frames, {"import": name}, error)
+    modules, errors = imports.import_submission(folder, request["modules"])
+    failed = {name: error.frame()[0] for name, error in errors.items()}
     empty, lacking = imports.empty_functions(modules), imports.lacking_keywords(modules)
-    known = {"imported": sorted(modules), "missing": sorted(last.missing), "empty": empty, "keywords": lacking}
-    frames.send(known)
+    frames.send({"failed": failed, "missing": sorted(last.missing), "empty": empty, "keywords": lacking})
     # Our lower parts first: what dies there is the part's own fault, and what dies later costs nothing.
     for variant in ("patched", "own"):
         for setting in (s for s in settings if BY_NAME[s.part].module in modules):
             frames.send({"begin": setting.name, "variant": variant})
-            for dtype, made in answers.every_answer(setting, modules, variant):
-                for number, answer in enumerate(made):
-                    place = {"setting": setting.name, "variant": variant, "dtype": dtype, "number": number}
-                    send(frames, place, answer)
+            for dtype, answers in every_answer(setting, modules, variant):
+                for answer in answers:
+                    header, body = answer.frame()
+                    frames.send({"setting": setting.name, "variant": variant, "dtype": dtype, **header}, body)
     frames.done()
-
-
-def send(frames: Any, place: dict[str, Any], answer: Any) -> None:
-    """One answer as a frame: what it is in the header; its numbers, and its gradient in float64, as raw bytes."""
-    header = {**place, "kind": answer.kind, "text": answer.text[:2000], "error": answer.error, "line": answer.line}
-    header["facts"] = answer.facts
-    body = b""
-    if answer.tensor is not None:
-        tensor = answer.tensor.contiguous()
-        if str(tensor.dtype) in ("torch.bfloat16", "torch.complex64", "torch.complex128"):
-            tensor = tensor.float()
-        header |= {"dtype_of": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
-        body = tensor.numpy().tobytes()
-    if answer.gradient is not None:
-        header["gradient"] = answer.gradient.numel()
-        body += answer.gradient.numpy().tobytes()
-    frames.send(header, body)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,88 @@
-"""Many submissions: on all cores, each record written as it ends, and none graded twice that has not changed."""
+"""From submissions to results: one, or many on all cores; and whether the grader works on this machine at all.
+
+Each record is written as it ends, and no submission is graded twice that has not changed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 import threading
+import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
-from hectogpt import files
-from hectogpt.errors import DATA, STORAGE, UserError
-from hectogpt.grade import result as results
-from hectogpt.grade.grading import grade
-from hectogpt.grade.result import Result
-from hectogpt.grade.runner import CancelledError, Limits
-from hectogpt.grade.settings import version
-from hectogpt.grade.submission import Submission
+import torch
+
+from hectogpt import errors, files
+from hectogpt.assignment import materials
+from hectogpt.errors import UserError
+from hectogpt.grade import laws, result, settings
+from hectogpt.grade.judge import judge
+from hectogpt.grade.result import PartResult, Result
+from hectogpt.grade.runner import CancelledError, Limits, Spare, run
+from hectogpt.grade.submission import SOLUTION, Submission, of_folder
 
 LARGEST_RECORDS = 1 << 30
+
+
+def grade(
+    submission: Submission,
+    limits: Limits | None = None,
+    cancelled: threading.Event | None = None,
+    spare: Spare | None = None,
+) -> Result:
+    """Run and judge a submission. spare: a child to begin with. Does not raise for anything that a submission does;
+    raises CancelledError."""
+    name, key = submission.name, submission.key
+    if submission.fault or SOLUTION not in submission.files:
+        return Result(name, key, [], fault=submission.fault or f"there is no {SOLUTION}")
+    try:
+        told = run(submission, limits or Limits(), cancelled, spare)
+        return Result(name, key, judge(told), told.seconds, sorted(told.missing), looks=submission.looks())
+    except CancelledError:
+        raise
+    except Exception as error:  # the class goes on
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        words = f"{type(error).__name__}: {error} ({last.filename.rpartition('/')[2]}:{last.lineno})"
+        return Result(name, key, [PartResult(part, "grader fault", words) for part in laws.GRADED])
+
+
+def check_reference(limits: Limits | None = None) -> None:
+    """Grade the textbook's solution, once for each set of versions; the cache folder remembers that it got full points.
+
+    Raises UserError (EXACTNESS) with the reason if it did not: then no submission can be graded here.
+    """
+    try:
+        installed = version("hectogpt")
+    except PackageNotFoundError:
+        installed = "a checkout"
+    versions = f"hectogpt {installed}, torch {torch.__version__}, Python {platform.python_version()}"
+    key = hashlib.sha256(f"{settings.version()} {versions} {platform.platform()}".encode()).hexdigest()[:16]
+    mark = files.cache_dir() / "grader" / f"{key}.txt"
+    with suppress(OSError):
+        if mark.is_file():
+            return
+    folder = materials.find("reference")
+    found = grade(of_folder(folder, "reference"), limits)
+    wrong = [part for part in found.parts if part.outcome != "passed"]
+    if wrong or found.fault:
+        why = found.fault or f"{wrong[0].title}: {wrong[0].outcome}: {wrong[0].why()}"
+        raise UserError(
+            "the grader does not work here: its own solution does not get full points",
+            why=f"{why} ({versions})",
+            fix="pip install a version of torch that hectogpt names in its requirements, or report this",
+            kept="nobody's points: nothing was graded",
+            code=errors.EXACTNESS,
+        )
+    with suppress(OSError, UserError):  # it is tried again next time
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(mark, f"the reference solution got full points with {versions}\n")
 
 
 def recorded(path: Path) -> dict[str, Result]:
@@ -31,33 +94,30 @@ def recorded(path: Path) -> dict[str, Result]:
         return {}
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_RECORDS:
-            raise UserError(f"{path} is not a file of records", fix="choose another file", code=DATA)
+            raise UserError(f"{path} is not a file of records", fix="choose another file", code=errors.DATA)
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise UserError(f"cannot read {path}", why=error.strerror or str(error), code=DATA) from None
+        raise UserError(f"cannot read {path}", why=error.strerror or str(error), code=errors.DATA) from None
     found = {}
     for line in lines:
-        try:
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             record = json.loads(line)
-            if record["grader"] == version():
-                result = results.read(record)
-                found[result.key] = result
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-    return {key: result for key, result in found.items() if not result.grader_fault}
+            if record["grader"] == settings.version():
+                one = result.read(record)
+                found[one.key] = one
+    return {key: one for key, one in found.items() if not one.grader_fault}
 
 
-def write(path: Path, result: Result) -> None:
+def write(path: Path, one: Result) -> None:
     """Append a record. Raises UserError (STORAGE)."""
-    record: dict[str, Any] = result.record() | {"grader": version()}
     try:
-        files.append_line(path, json.dumps(record, allow_nan=False))
+        files.append_line(path, json.dumps(one.record() | {"grader": settings.version()}, allow_nan=False))
     except OSError as error:
         raise UserError(
             f"cannot write {path}",
             why=error.strerror or str(error),
             kept="the records of the submissions graded before",
-            code=STORAGE,
+            code=errors.STORAGE,
         ) from None
 
 
@@ -69,51 +129,19 @@ def grade_all(
     waiting: dict[str, list[Submission]] = {}
     for submission in submissions:
         if submission.key in known and not submission.fault:
-            yield renamed(known[submission.key], submission.name)
+            yield replace(known[submission.key], name=submission.name)
         else:
-            key = submission.key if not submission.fault else submission.name
-            waiting.setdefault(key, []).append(submission)
-    todo: SimpleQueue[list[Submission] | None] = SimpleQueue()
-    done: SimpleQueue[tuple[list[Submission], Result | None]] = SimpleQueue()
-    for group in waiting.values():
-        todo.put(group)
+            waiting.setdefault(submission.name if submission.fault else submission.key, []).append(submission)
     cancelled = threading.Event()
-
-    def work() -> None:
-        while (group := todo.get()) is not None and not cancelled.is_set():
-            try:
-                done.put((group, grade(group[0], limits, cancelled)))
-            except CancelledError:
-                done.put((group, None))
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(max(1, min(jobs, len(waiting))))]
-    for thread in threads:
-        todo.put(None)
-        thread.start()
+    pool = ThreadPoolExecutor(max(1, min(jobs, len(waiting))))
     try:
-        for _ in range(len(waiting)):
-            group, result = done.get()
-            if result is None:
-                continue
-            if out and not result.fault:
-                write(out, result)
-            for submission in group:
-                yield renamed(result, submission.name)
+        groups = {pool.submit(grade, group[0], limits, cancelled): group for group in waiting.values()}
+        for future in as_completed(groups):
+            one = future.result()
+            if out and not one.fault:
+                write(out, one)
+            for submission in groups[future]:
+                yield replace(one, name=submission.name)
     finally:
         cancelled.set()
-        for thread in threads:
-            thread.join(timeout=10)
-
-
-def renamed(result: Result, name: str) -> Result:
-    """The result under another name: of an equal submission, or of one that has been moved."""
-    return replace(result, name=name)
-
-
-def counts(found: list[Result]) -> list[tuple[str, str, int]]:
-    """(part, mistake or outcome, how many submissions), the most frequent first."""
-    counted: dict[tuple[str, str], int] = {}
-    for result in found:
-        for _, title, what in result.wrongs():
-            counted[title, what] = counted.get((title, what), 0) + 1
-    return sorted(((part, what, n) for (part, what), n in counted.items()), key=lambda row: (-row[2], row[0], row[1]))
+        pool.shutdown(cancel_futures=True)

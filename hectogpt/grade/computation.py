@@ -1,14 +1,16 @@
 """The transformer of the assignment as plain functions of named tensors, cut so finely that a mistake is one method.
 
 Nothing here is shared with the textbook or with the fast model. Two uses: the parent computes what a part should have
-returned, and what a known mistake would have returned (a subclass with one or two methods replaced, see mistakes.py);
+returned, and what a known mistake would have returned (a subclass with one or two methods replaced, see mistakes_*.py);
 the child puts these functions in the place of the parts below the one that it judges.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,12 +58,12 @@ class Computation:
     def scale(self, scores: Tensor) -> Tensor:
         return scores / math.sqrt(self.size.d_attention)
 
-    def past(self, scores: Tensor) -> Tensor:
-        """[query, key]: True where the key is not later than the query."""
-        return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    def future(self, scores: Tensor) -> Tensor:
+        """[query, key]: True where the key is later than the query."""
+        return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
 
     def hide(self, scores: Tensor) -> Tensor:
-        return scores.masked_fill(~self.past(scores), -math.inf)
+        return scores.masked_fill(self.future(scores), -math.inf)
 
     def normalise(self, scores: Tensor) -> Tensor:
         return scores.softmax(-1)
@@ -225,3 +227,36 @@ class Computation:
         else:
             result = self.generate(x, n) if part == "generate" else getattr(self, part)(x)
         return result
+
+
+Method = Callable[..., Any]
+Change = Callable[[Computation, Tensor], Tensor]  # a method of one tensor
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A known mistake: one or two methods of the computation replaced by what students write.
+
+    name: short and stable, for tables. where: the tensor or step that it is in. what: the mistake in a sentence that
+    does not give the code away. changes: name of a method -> what takes its place.
+    """
+
+    name: str
+    where: str
+    what: str
+    changes: Mapping[str, Method] = field(compare=False, repr=False)
+
+
+def mistake(name: str, where: str, what: str, **changes: Method) -> Mistake:
+    """A line of a table."""
+    return Mistake(name, where, what, changes)
+
+
+def combine(mistakes: tuple[Mistake, ...]) -> type[Computation] | None:
+    """The computation with all these mistakes in it; None if two of them change the same step."""
+    changes: dict[str, Method] = {}
+    for one in mistakes:
+        if changes.keys() & one.changes.keys():
+            return None
+        changes |= one.changes
+    return type("Mistaken", (Computation,), changes)

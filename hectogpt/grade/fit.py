@@ -14,12 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hectogpt.grade.answers import Answer
-from hectogpt.grade.computation import Computation
-from hectogpt.grade.mistake import Diagnosis, Method
-from hectogpt.grade.settings import Setting, order
-
-Given = list[tuple[Setting, int, Answer]]
+from hectogpt.grade.calls import Call, outcome_of
+from hectogpt.grade.computation import Change, Computation, Method
+from hectogpt.grade.result import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,9 @@ class Family:
     changes: Callable[[list[float]], Mapping[str, Method]]
 
 
-def gelu(v: list[float]) -> Callable[[Computation, Tensor], Tensor]:
+def gelu(v: list[float]) -> Change:
     factor, cubic, half, one = v
     return lambda self, x: half * x * (one + torch.tanh(factor * (x + cubic * x**3)))
-
-
-def future(self: Computation, scores: Tensor) -> Tensor:
-    return ~self.past(scores)
 
 
 ROOT = math.sqrt(2 / math.pi)
@@ -70,17 +63,17 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
                (Number("scale times", "The scores, divided by the root of the head's width, are {value} times what they should be.", 1.0, (0.5, 2.0)),),
                lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5}),
         Family("the causal mask", (Number("mask of", f"The future is filled with {{value}}, {FILLED}.", None, (-1.0, -8.0, -15.0)),),
-               lambda v: {"hide": lambda s, t: t.masked_fill(future(s, t), v[0])}),
+               lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])}),
         Family("the causal mask",
                (Number("added to the future:", f"{{value}} is added to the scores of the future, {FILLED}.", 0.0, (-1.0, -8.0, -15.0)),),
-               lambda v: {"hide": lambda s, t: t + v[0] * future(s, t)}),
+               lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)}),
         Family("the order of mask and scale",
                (Number("before the scale, mask of", f"The future is filled with {{value}} before the scores are scaled, {FILLED}.", None, (-4.0, -20.0)),),
-               lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(future(s, t), v[0])))}),
+               lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))}),
         Family("the order of mask and scale",
                (Number("before the scale, added to the future:",
                        f"{{value}} is added to the scores of the future before they are scaled, {FILLED}.", 0.0, (-4.0, -20.0)),),
-               lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * future(s, t)))}),
+               lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * s.future(t)))}),
     ),
     "block": (Family("the norms", (Number("eps", "The eps of the norms is {value}, not GPT-2's 1e-5.", 1e-5, (1e-6, 1e-4)),),
                      lambda v: {"eps": lambda s: v[0]}),),
@@ -89,50 +82,49 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
 }  # fmt: skip
 
 
-def explain(
-    part: str,
-    answers: Given,
-    outcome: Callable[[type[Computation], str, Setting, int], Tensor | str],
-    fits: Callable[[type[Computation]], bool],
-) -> Diagnosis | None:
-    """The first family that reproduces all answers with some numbers, and these numbers."""
-    usable = [
-        (s, i, a) for s, i, a in answers if a.tensor is not None and a.tensor.isfinite().all() and a.tensor.numel()
-    ]
-    usable.sort(key=lambda one: -one[0].inputs[order(one[0])[one[1]]][1])
-    if not usable or len(usable) < len(answers):
-        return None
-    # one of each model: what depends on its sizes must fit both
-    chosen = list({setting.name: (setting, i, a) for setting, i, a in reversed(usable)}.values())
-    for family in FAMILIES.get(part, ()):
+@dataclass
+class Fit:
+    """A family, held against calls."""
 
-        def kind(values: list[float], family: Family = family) -> type[Computation]:
-            return type("Fitted", (Computation,), dict(family.changes(values)))
+    family: Family
+    calls: list[Call]
 
-        def misses(values: list[float], kind: Callable[[list[float]], type[Computation]] = kind) -> Tensor | None:
-            parts = []
-            for setting, number, answer in chosen:
-                made = outcome(kind(values), part, setting, order(setting)[number])
-                assert answer.tensor is not None
-                if isinstance(made, str) or made.numel() != answer.tensor.numel() or not made.isfinite().all():
-                    return None
-                parts.append((made.double() - answer.tensor.double().reshape(made.shape)).flatten())
-            return torch.cat(parts)
+    def outcome(self, values: list[float], call: Call) -> Tensor | str:
+        kind = type("Fitted", (Computation,), dict(self.family.changes(values)))
+        return outcome_of(kind, call.setting, call.number)
 
-        for start in starts_of(family):
-            values = solve(misses, start)
-            if values is None or not fits(kind(values)):
+    def misses(self, values: list[float]) -> Tensor | None:
+        """By how much each number of some calls is missed: one of each model, since what depends on its sizes must fit
+        both."""
+        ordered = sorted(self.calls, key=lambda call: call.setting.inputs[call.number][1])
+        parts = []
+        for call in {call.setting.name: call for call in ordered}.values():
+            made, yours = self.outcome(values, call), call.answer.tensor
+            if isinstance(made, str) or yours is None or made.shape != yours.shape or not made.isfinite().all():
+                return None
+            parts.append((made.double() - yours.double()).flatten())
+        return torch.cat(parts)
+
+    def explain(self) -> Diagnosis | None:
+        """The numbers with which the family reproduces all the calls."""
+        for start in starts_of(self.family):
+            values = solve(self.misses, start)
+            if values is None or not all(call.agrees(self.outcome(values, call)) for call in self.calls):
                 continue
-            values = [shortest(values, n, lambda tried: fits(kind(tried))) for n in range(len(values))]
-            others = [
-                (n, v)
-                for n, v in zip(family.numbers, values, strict=True)
-                if n.right is None or abs(v - n.right) > 1e-3 * abs(n.right) + 1e-12
-            ]
+            rows = [(number, round(value, 9) + 0.0) for number, value in zip(self.family.numbers, values, strict=True)]
+            others = [(n, v) for n, v in rows if n.right is None or abs(v - n.right) > 1e-3 * abs(n.right) + 1e-12]
             if others:
                 names = tuple(f"{number.name} {value:.5g}" for number, value in others)
-                return Diagnosis(names, family.where, " ".join(n.what.format(value=f"{v:.5g}") for n, v in others))
-    return None
+                what = " ".join(number.what.format(value=f"{value:.5g}") for number, value in others)
+                return Diagnosis(names, self.family.where, what)
+        return None
+
+
+def explain(part: str, calls: list[Call]) -> Diagnosis | None:
+    """The first family that reproduces all answers with some numbers, and these numbers."""
+    if not all((t := call.answer.tensor) is not None and t.numel() and t.isfinite().all() for call in calls):
+        return None
+    return next(filter(None, (Fit(family, calls).explain() for family in FAMILIES.get(part, ()))), None)
 
 
 def starts_of(family: Family) -> list[list[float]]:
@@ -146,15 +138,14 @@ def solve(misses: Callable[[list[float]], Tensor | None], start: list[float]) ->
     """Numbers at which the sum of squares is least near the start: Gauss-Newton, with steps halved until they help."""
     values, best = list(start), misses(start)
     for _ in range(25):
-        if best is None:
-            return None
-        steps = [1e-6 * max(abs(value), 1e-6) for value in values]
         columns = []
-        for n, step in enumerate(steps):
-            moved = misses([*values[:n], values[n] + step, *values[n + 1 :]])
-            if moved is None:
+        for n, value in enumerate(values):
+            step = 1e-6 * max(abs(value), 1e-6)
+            moved = misses([*values[:n], value + step, *values[n + 1 :]])
+            if moved is None or best is None:
                 return None
             columns.append((moved - best) / step)
+        assert best is not None
         move = torch.linalg.lstsq(torch.stack(columns, 1), -best[:, None], driver="gelsd").solution[:, 0].tolist()
         for halved in range(8):
             tried = [value + by / 2**halved for value, by in zip(values, move, strict=True)]
@@ -166,13 +157,5 @@ def solve(misses: Callable[[list[float]], Tensor | None], start: list[float]) ->
         converged = all(abs(a - b) <= 1e-9 * max(abs(b), 1e-9) for a, b in zip(values, tried, strict=True))
         values, best = tried, found
         if converged:
-            return values
+            break
     return values
-
-
-def shortest(values: list[float], n: int, fits: Callable[[list[float]], bool]) -> float:
-    """The number with the fewest digits that fits as well."""
-    for value in (0.0, *(float(f"{values[n]:.{digits}g}") for digits in range(1, 6))):
-        if fits([*values[:n], value, *values[n + 1 :]]):
-            return value
-    return values[n]

@@ -14,7 +14,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from hectogpt.assignment.parts import BY_NAME, PARTS
-from hectogpt.grade.answers import Answer, answer_of_error
+from hectogpt.grade.answer import Answer, answer_of_error
 
 # Never imported for real: importing them takes seconds, and what they fetch is not there.
 HEAVY = {"transformers", "huggingface_hub", "datasets", "tokenizers", "accelerate", "wandb", "tensorflow", "jax"}
@@ -26,52 +26,31 @@ class OfflineError(RuntimeError):
     """What a stand-in raises when it is used."""
 
 
-class _StandInType(type):
-    """A class whose every attribute but the special ones fails when it is called."""
+class Absent(type):
+    """A stand-in for a class, or for anything else, of a package that is not here. It can be named, derived from and
+    passed around; used while files are imported (a tokenizer made at the top of a file, say) it gives another one,
+    used later it fails."""
+
+    importing = True
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _refuse(f"{cls.__name__}.{name}")
+        return Absent(f"{cls.__name__}.{name}", (), {})
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return _refuse(cls.__name__)()
-
-
-class _Absent:
-    """What comes of using a stand-in while files are imported: a tokenizer made at the top of a file, say. It can be
-    passed around; to use it later fails."""
-
-    importing = True
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _refuse(f"{self._name}.{name}")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _refuse(self._name)()
-
-
-def _refuse(name: str) -> Any:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        if _Absent.importing:
-            return _Absent(name)
-        raise OfflineError(f"{name} is not available while grading")
-
-    return refuse
+        if Absent.importing:
+            return Absent(cls.__name__, (), {})
+        raise OfflineError(f"{cls.__name__} is not available while grading")
 
 
 class StandIn(ModuleType):
-    """A module that can be imported from, and fails when something of it is used."""
+    """A module of which everything can be imported."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _StandInType(name, (), {})
+        return Absent(name, (), {})
 
 
 class Finder:
@@ -104,23 +83,6 @@ class Finder:
         return frame is not None and frame.f_code.co_filename.startswith(self.folder)
 
 
-def import_submission(names: Sequence[str]) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
-    """The modules of these names that can be imported, and the errors of those that cannot. A stand-in that is used
-    from now on fails."""
-    modules, errors = {}, {}
-    for name in names:
-        sys.modules.pop(name, None)
-        try:
-            modules[name] = importlib.import_module(name)
-        except BaseException as error:
-            try:
-                modules[name] = import_lazily(name)
-            except BaseException:
-                errors[name] = answer_of_error(error, {"importing": True})
-    _Absent.importing = False
-    return modules, errors
-
-
 class LazyAnnotations(importlib.machinery.SourceFileLoader):
     """Loads a file whose annotations are not evaluated, as from Python 3.14 on: `Float[Tensor, ...]` with an ellipsis
     in place of its axes raises before."""
@@ -130,27 +92,35 @@ class LazyAnnotations(importlib.machinery.SourceFileLoader):
         return code
 
 
-def import_lazily(name: str) -> ModuleType:
+def import_submission(folder: Path, names: Sequence[str]) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
+    """The modules of these names that can be imported, and the errors of those that cannot. A stand-in that is used
+    from now on fails."""
+    modules, errors = {}, {}
+    for name in names:
+        sys.modules.pop(name, None)
+        try:
+            modules[name] = importlib.import_module(name)
+        except BaseException as error:
+            try:
+                modules[name] = import_lazily(folder, name)
+            except BaseException:
+                errors[name] = answer_of_error(error, {"importing": True})
+    Absent.importing = False
+    return modules, errors
+
+
+def import_lazily(folder: Path, name: str) -> ModuleType:
     """A second try, with annotations that are not evaluated."""
-    found = importlib.machinery.PathFinder.find_spec(name)
-    assert found is not None
-    assert found.origin is not None
-    spec = importlib.util.spec_from_loader(name, LazyAnnotations(name, found.origin))
+    loader = LazyAnnotations(name, str(folder / f"{name}.py"))
+    spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
-
-
-def not_written(function: Any) -> bool:
-    """Whether a function consists of nothing, `pass` or `return None` say: it uses no name and no attribute."""
-    code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
-    return isinstance(code, CodeType) and not code.co_names and not code.co_cellvars and not code.co_freevars
 
 
 def function_of(name: str, module: ModuleType | None) -> Any:
@@ -161,18 +131,24 @@ def function_of(name: str, module: ModuleType | None) -> Any:
     return value
 
 
+def is_empty(function: Any) -> bool:
+    """Whether a function consists of nothing, `pass` or `return None` say: it uses no name and no attribute."""
+    code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+    return isinstance(code, CodeType) and not code.co_names and not code.co_cellvars and not code.co_freevars
+
+
 def empty_functions(modules: dict[str, ModuleType]) -> list[str]:
     """Qualified names of the assignment's functions that consist of nothing."""
-    functions = {name: function_of(name, modules.get(part.module)) for part in PARTS for name in part.functions}
-    return [name for name, function in functions.items() if function is not None and not_written(function)]
+    names = [(name, modules.get(part.module)) for part in PARTS for name in part.functions]
+    return [name for name, module in names if is_empty(function_of(name, module))]
 
 
 def lacking_keywords(modules: dict[str, ModuleType]) -> dict[str, list[str]]:
     """Part -> arguments that the official tests pass by name, and its function has no name for."""
     found = {}
     for part, names in KEYWORDS.items():
-        function = function_of(BY_NAME[part].functions[-1], modules.get(BY_NAME[part].module))
         try:
+            function = function_of(BY_NAME[part].functions[-1], modules.get(BY_NAME[part].module))
             known = inspect.signature(function).parameters
         except (TypeError, ValueError):
             continue

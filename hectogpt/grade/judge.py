@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-
-from torch import Tensor
+from collections.abc import Callable
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import compare, laws, special
-from hectogpt.grade.answers import Answer
-from hectogpt.grade.failed import fail, fault_diagnosis
+from hectogpt.grade import compare, judge_other, judge_train, laws
+from hectogpt.grade.calls import Call, Case, case_of
+from hectogpt.grade.explain import describe, explain, fault_diagnosis
 from hectogpt.grade.laws import Law
-from hectogpt.grade.mistake import Diagnosis
-from hectogpt.grade.result import Finding, PartResult
+from hectogpt.grade.result import Diagnosis, Finding, PartResult
 from hectogpt.grade.runner import Transcript
-from hectogpt.grade.view import View, describe, expected, symptom_of, view_of, wrong_gradients
 
-KEPT = {
-    "input kept": "the tensor that was given has been changed in place",
-    "mode kept": "the model was left in another mode (train or eval)",
+OTHER: dict[str, Callable[[Transcript], PartResult]] = {
+    "init": judge_other.judge_init,
+    "train": judge_train.judge_train,
+    "plot": judge_other.judge_plot,
 }
 
 
@@ -34,38 +31,33 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
     if "" in transcript.ends:
         outcome, words = transcript.ends[""]
         return PartResult(part, outcome, f"while the files were imported: {words}")
-    if module in transcript.imports:
-        return import_failed(part, module, transcript)
+    if error := transcript.imports.get(module):
+        outcome = "out of memory" if error.kind == "memory" else "blocked"
+        words = f"{module}.py cannot be imported: {describe(error)}"
+        return PartResult(
+            part, outcome, words, diagnosis=fault_diagnosis(part, error) if outcome == "blocked" else None
+        )
     names = [law.setting.name for law in laws.laws_of(part)]
     if ended := next((transcript.ends[name] for name in names if name in transcript.ends), None):
-        return PartResult(part, ended[0], ended[1], diagnosis=ended_diagnosis(*ended))
+        return PartResult(part, *ended, diagnosis=ended_diagnosis(*ended))
     if BY_NAME[part].functions[-1] in transcript.empty:
         return PartResult(part, "not started", "the function is empty")
-    if part in special.JUDGES:
-        return special.JUDGES[part](transcript)
-    views = [view_of(part, variant, transcript) for variant in ("patched", "own")]
-    if not views[0].answers:
+    if part in OTHER:
+        return OTHER[part](transcript)
+    cases = [case_of(part, variant, transcript) for variant in ("patched", "own")]
+    if not cases[0].calls:
         return PartResult(part, "grader fault", "nothing came back")
-    patched, own = (findings_of(part, view, transcript) for view in views)
-    counted = [any(f.counts for f in findings) for findings, _ in (patched, own)]
-    if not counted[0] or counted[1]:
-        view, (findings, error) = views[0], patched
-    else:  # wrong with our lower parts, right with its own: a call that ours do not have
-        view, (findings, error) = views[1], own
-    result = PartResult(part, "passed", findings=findings, error=error, tolerance=laws.TOLERANCE[view.dtype])
-    if any(finding.counts for finding in findings):
+    patched, own = ([*findings_of(case), *lacking(part, transcript)] for case in cases)
+    wrong, wrong_alone = (any(f.counts for f in findings) for findings in (patched, own))
+    # wrong with our lower parts, right with its own: a call that ours do not have
+    case, findings = (cases[1], own) if wrong and not wrong_alone else (cases[0], patched)
+    error = max((call.error for call in case.built), default=None)
+    result = PartResult(part, "passed", findings=findings, error=error, tolerance=case.tolerance)
+    if wrong and wrong_alone:
         compared = {law.name for law in laws.laws_of(part) if law.check == "values" and not law.counts}
         result.findings = [f for f in findings if f.counts or f.law not in compared]  # other inputs show the same
-        fail(result, view, transcript)
+        explain(result, case, transcript)
     return result
-
-
-def import_failed(part: str, module: str, transcript: Transcript) -> PartResult:
-    error = transcript.imports[module]
-    words = f"{module}.py cannot be imported: {describe(error)}"
-    if error.kind == "memory":
-        return PartResult(part, "out of memory", words)
-    return PartResult(part, "blocked", words, diagnosis=fault_diagnosis(part, error))
 
 
 def ended_diagnosis(outcome: str, words: str) -> Diagnosis | None:
@@ -77,94 +69,86 @@ def ended_diagnosis(outcome: str, words: str) -> Diagnosis | None:
     return None
 
 
-def findings_of(part: str, view: View, transcript: Transcript) -> tuple[list[Finding], float | None]:
-    """The broken laws, and the largest relative error where values were compared. A gradient counts where the values
-    are right: that of wrong values is wrong."""
-    found: list[Finding] = []
-    worst = None
-    for law in laws.laws_of(part):
-        answers = view.answers.get(law.setting.name)
-        if answers is None or (law.check == "gradient" and any(f.counts for f in found)):
-            continue
-        if law.check == "keywords":
-            symptom, error = lacking(transcript.keywords.get(part, [])), None
-        else:
-            symptom, error = check(law, answers, view.dtypes[law.setting.name])
-        if law.counts and error is not None:
-            worst = error if worst is None else max(worst, error)
-        if symptom:
-            found.append(Finding(law.name, symptom, law.says, counts=law.counts or is_cropped(law, answers)))
-    return found, worst
-
-
-def lacking(names: list[str]) -> str:
+def lacking(part: str, transcript: Transcript) -> list[Finding]:
     """A note on arguments that the official tests pass by name."""
-    return f"it has no argument named {' and '.join(names)}, which the course's own tests pass by name" * bool(names)
+    names = transcript.keywords.get(part, [])
+    words = f"it has no argument named {' and '.join(names)}, which the course's own tests pass by name"
+    says = "The course's own tests call generate(x=..., num_new_tokens=...) and get_loss_on_batch(input_ids=...)."
+    return [Finding("names of arguments", words, says, counts=False)] if names else []
 
 
-def is_cropped(law: Law, answers: list[Answer]) -> bool:
-    """Past the context: an error is a note, and so is another choice; a text whose beginning is lost is wrong."""
-    if law.setting.part != "generate" or law.check != "values" or law.counts or law.setting.train_mode:
-        return False
-    right = expected(law.setting)
-    return all(
-        a.tensor is not None and isinstance(e, Tensor) and a.tensor.shape != e.shape
-        for a, e in zip(answers, right, strict=False)
-    )
-
-
-def check(law: Law, answers: list[Answer], dtype: str) -> tuple[str, float | None]:
-    """("", error) if the law holds, else what was seen."""
-    if law.check == "device":
-        seen = next((answer for answer in answers if answer.facts.get("device")), None)
-        return (f"a tensor is made on the CPU, whatever device the input is on: {seen.line}" if seen else ""), None
-    right, tolerance = expected(law.setting), laws.TOLERANCE[dtype]
-    if len(answers) < len(right):  # it could not be built: one answer for all
-        return (symptom_of(answers[0]) if law.check == "values" else ""), None
-    if law.check == "values":
-        return check_values(law, answers, right, tolerance)
-    if law.check == "gradient":
-        return check_gradient(law, answers, dtype), None
-    first, again = answers[0].tensor, answers[-1].tensor
-    if law.check == "again" and first is not None and again is not None and compare.error(again, first) > tolerance:
-        return "the first input, given again after others, gives another result", None
-    if law.check == "integers" and any(a.tensor is not None and a.tensor.is_floating_point() for a in answers):
-        return "the tokens have a floating-point dtype", None
-    if law.check in KEPT and any(a.facts.get(law.check) is False for a in answers):
-        return KEPT[law.check], None
-    if law.check == "no graph" and any(a.facts.get("graph") is True for a in answers):
-        return "gradients are recorded while tokens are generated: memory grows with every token", None
-    return "", None
-
-
-def check_values(
-    law: Law, answers: list[Answer], right: tuple[Tensor | str, ...], tolerance: float
-) -> tuple[str, float | None]:
-    setting, worst = law.setting, 0.0
-    for number, (answer, value) in enumerate(zip(answers, right, strict=False)):
-        if isinstance(value, str):
+def findings_of(case: Case) -> list[Finding]:
+    """The broken laws, those that count first. A gradient counts where the values are right: that of wrong values is
+    wrong."""
+    found: list[Finding] = []
+    for law in laws.laws_of(case.part):
+        calls = case.calls.get(law.setting.name, [])
+        if not calls or (law.check == "gradient" and any(finding.counts for finding in found)):
             continue
-        if answer.tensor is None:
-            return symptom_of(answer), math.inf
-        if answer.facts.get("tuple"):
-            return f"returned {answer.facts['tuple']}", math.inf
-        tensor = answer.tensor.reshape(()) if setting.part == "loss" and answer.tensor.shape == (1,) else answer.tensor
-        error = compare.error(tensor, value)
-        worst = max(worst, error)
-        if not error <= tolerance:
-            again = "the first input, given again: " if 0 < number == len(answers) - 1 else ""
-            return again + compare.first_difference(setting, number, tensor, value, tolerance), worst
-    return "", worst
+        if symptom := CHECKS[law.check](calls):
+            found.append(Finding(law.name, symptom, law.says, counts=law.counts or is_cropped(law, calls)))
+    return found
 
 
-def check_gradient(law: Law, answers: list[Answer], dtype: str) -> str:
-    """What is wrong with the gradients of the first call whose are; "" if nothing."""
-    for number, answer in enumerate(answers):
-        if answer.facts.get("gradient"):
-            return f"backward: {compare.short(str(answer.facts['gradient']))}"
-        if wrong := wrong_gradients(law.setting, number, answer, dtype):
-            without = [name for name in wrong if name in answer.facts.get("without", ())]
+def is_cropped(law: Law, calls: list[Call]) -> bool:
+    """Past the context: an error is a note, and so is another choice; a text whose beginning is lost is wrong."""
+    if law.setting.part != "generate" or law.check != "values" or law.setting.train_mode:
+        return False
+    return all((yours := call.answer.tensor) is not None and yours.shape != call.right.shape for call in calls)
+
+
+# --- checks: what was seen in the calls of a setting, "" where the law holds ------------------------------------------
+
+
+def check_values(calls: list[Call]) -> str:
+    for call in calls:
+        yours = call.answer.tensor
+        if yours is None:
+            return describe(call.answer)
+        if not call.is_right:
+            yours = yours.reshape(()) if call.setting.part == "loss" and yours.shape == (1,) else yours
+            again = "the first input, given again: " if call is calls[-1] and call.place else ""
+            return again + compare.first_difference(call.setting, call.number, yours, call.right, call.tolerance)
+    return ""
+
+
+def check_again(calls: list[Call]) -> str:
+    first, again = calls[0].answer.tensor, calls[-1].answer.tensor
+    if first is None or again is None or compare.error(again, first) <= calls[0].tolerance:
+        return ""
+    return "the first input, given again after others, gives another result"
+
+
+def check_gradient(calls: list[Call]) -> str:
+    for call in calls:
+        if told := call.answer.facts.get("gradient"):
+            return f"backward: {compare.short(str(told))}"
+        if wrong := call.wrong_gradients():
+            without = [name for name in wrong if name in call.answer.facts.get("without", ())]
             if without:
                 return f"no gradient reaches {compare.listed(without)}"
-            return f"the gradient is not the right one, by {compare.listed(list(wrong))}"
+            return f"the gradient is not the right one, by {compare.listed(wrong)}"
     return ""
+
+
+def check_device(calls: list[Call]) -> str:
+    seen = next((call.answer.line for call in calls if call.answer.facts.get("device")), None)
+    return f"a tensor is made on the CPU, whatever device the input is on: {seen}" if seen is not None else ""
+
+
+def never(fact: str, value: bool, words: str) -> Callable[[list[Call]], str]:
+    """A check that a fact has this value in no call."""
+    return lambda calls: words if any(call.answer.facts.get(fact) is value for call in calls) else ""
+
+
+CHECKS: dict[str, Callable[[list[Call]], str]] = {
+    "values": check_values,
+    "again": check_again,
+    "gradient": check_gradient,
+    "device": check_device,
+    "input kept": never("input kept", False, "the tensor that was given has been changed in place"),
+    "mode kept": never("mode kept", False, "the model was left in another mode (train or eval)"),
+    "no graph": never(
+        "graph", True, "gradients are recorded while tokens are generated: memory grows with every token"
+    ),
+}

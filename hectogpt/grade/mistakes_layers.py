@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hectogpt.grade.computation import Computation
-from hectogpt.grade.mistake import Mistake, of
+from hectogpt.grade.computation import Change, Computation, Method, Mistake, mistake
 
-mlp, block = of("mlp"), of("block")
-CURVES: dict[str, tuple[str, Callable[[Computation, Tensor], Tensor]]] = {
+CURVES: dict[str, tuple[str, Change]] = {
     "erf GELU": ("it is the exact unit, by erf; the assignment asks for its tanh form", lambda s, x: F.gelu(x)),
     "ReLU for GELU": ("it is a ReLU", lambda s, x: x.relu()),
     "SiLU for GELU": ("it is x times the sigmoid of x (SiLU)", lambda s, x: F.silu(x)),
@@ -33,32 +30,32 @@ CURVES: dict[str, tuple[str, Callable[[Computation, Tensor], Tensor]]] = {
                           lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2)))),
 }  # fmt: skip
 
-GELU = [Mistake(name, "gelu", "GELU.forward", what + ".", {"gelu": f}) for name, (what, f) in CURVES.items()]
+GELU = [mistake(name, "GELU.forward", what + ".", gelu=f) for name, (what, f) in CURVES.items()]
 
 
-def without_bias(name: str) -> Callable[[Computation, str, Tensor], Tensor]:
+def without_bias(name: str) -> Method:
     return lambda self, p, x: x @ self.w[f"{p}{name}.weight"].T
 
 
 MLP = [
-    *( mlp(name, "the activation between fc1 and fc2", f"The activation is not the tanh GELU: {what}.", bend=f) for name, (what, f) in CURVES.items() if name in ("erf GELU", "sigmoid GELU") or name.endswith("for GELU") ),
-    mlp("no GELU", "the activation between fc1 and fc2", "There is no activation between the two linear layers.", bend=lambda s, h: h),
-    mlp("GELU twice", "the activation between fc1 and fc2", "The activation is applied twice between the two layers.", bend=lambda s, h: s.gelu(s.gelu(h))),
-    mlp("GELU after fc2 too", "after fc2", "The result of the second layer goes through GELU once more.", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h))),
-    mlp("GELU after fc2 only", "the order of fc1, GELU and fc2", "The activation comes after the second layer, not between the two.", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h)), bend=lambda s, h: h),
-    mlp("GELU before fc1", "the order of fc1, GELU and fc2", "The activation comes before the first layer, not between the two.", widen=lambda s, p, x: s.linear(p + "fc1", s.gelu(x)), bend=lambda s, h: h),
-    mlp("GELU before fc1 too", "before fc1", "The input of the first layer goes through GELU once more.", widen=lambda s, p, x: s.linear(p + "fc1", s.gelu(x))),
-    mlp("fc1 without bias", "fc1", "The bias of the first layer is not added.", widen=without_bias("fc1")),
-    mlp("fc2 without bias", "fc2", "The bias of the second layer is not added.", narrow=without_bias("fc2")),
-    mlp("no fc2", "fc2", "The second layer is not applied: the result has width 4 d_model.", narrow=lambda s, p, h: h),
-    mlp("residual inside the MLP", "the result", "The input is added inside the MLP; the residual sum belongs to the block.", mlp=lambda s, p, x: x + s.narrow(p, s.bend(s.widen(p, x)))),
-    mlp("softmax in the MLP", "the activation between fc1 and fc2", "A softmax stands where the activation belongs.", bend=lambda s, h: h.softmax(-1)),
-    mlp("batches summed", "the result", "The result is averaged over the batch.", mlp=lambda s, p, x: s.narrow(p, s.bend(s.widen(p, x))).mean(0, keepdim=True).expand_as(x)),
+    *(mistake(name, "the activation between fc1 and fc2", f"The activation is not the tanh GELU: {what}.", bend=f) for name, (what, f) in CURVES.items() if name in ("erf GELU", "sigmoid GELU") or name.endswith("for GELU")),
+    mistake("no GELU", "the activation between fc1 and fc2", "There is no activation between the two linear layers.", bend=lambda s, h: h),
+    mistake("GELU twice", "the activation between fc1 and fc2", "The activation is applied twice between the two layers.", bend=lambda s, h: s.gelu(s.gelu(h))),
+    mistake("GELU after fc2 too", "after fc2", "The result of the second layer goes through GELU once more.", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h))),
+    mistake("GELU after fc2 only", "the order of fc1, GELU and fc2", "The activation comes after the second layer, not between the two.", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h)), bend=lambda s, h: h),
+    mistake("GELU before fc1", "the order of fc1, GELU and fc2", "The activation comes before the first layer, not between the two.", widen=lambda s, p, x: s.linear(p + "fc1", s.gelu(x)), bend=lambda s, h: h),
+    mistake("GELU before fc1 too", "before fc1", "The input of the first layer goes through GELU once more.", widen=lambda s, p, x: s.linear(p + "fc1", s.gelu(x))),
+    mistake("fc1 without bias", "fc1", "The bias of the first layer is not added.", widen=without_bias("fc1")),
+    mistake("fc2 without bias", "fc2", "The bias of the second layer is not added.", narrow=without_bias("fc2")),
+    mistake("no fc2", "fc2", "The second layer is not applied: the result has width 4 d_model.", narrow=lambda s, p, h: h),
+    mistake("residual inside the MLP", "the result", "The input is added inside the MLP; the residual sum belongs to the block.", mlp=lambda s, p, x: x + Computation.mlp(s, p, x)),
+    mistake("softmax in the MLP", "the activation between fc1 and fc2", "A softmax stands where the activation belongs.", bend=lambda s, h: h.softmax(-1)),
+    mistake("batches summed", "the result", "The result is averaged over the batch.", mlp=lambda s, p, x: Computation.mlp(s, p, x).mean(0, keepdim=True).expand_as(x)),
 ]  # fmt: skip
 
 
 # What is done to a part's result at its end: (name, sentence, function).
-ENDS: list[tuple[str, str, Callable[[Computation, Tensor], Tensor]]] = [
+ENDS: list[tuple[str, str, Change]] = [
     ("ReLU at the end", "The result goes through a ReLU.", lambda s, y: y.relu()),
     ("GELU at the end", "The result goes through a GELU.", lambda s, y: Computation.gelu(s, y)),
     ("tanh at the end", "The result goes through a tanh.", lambda s, y: y.tanh()),
@@ -80,18 +77,16 @@ ENDS: list[tuple[str, str, Callable[[Computation, Tensor], Tensor]]] = [
 ]  # fmt: skip
 
 
-def ends(part: str, listed: list[Mistake]) -> list[Mistake]:
+def ends(listed: list[Mistake]) -> list[Mistake]:
     """The mistakes at the end of a part, where none of the listed ones has that name."""
     names = {mistake.name for mistake in listed}
-    return [Mistake(n, part, "the result", what, {"after": f}) for n, what, f in ENDS if n not in names]
+    return [mistake(n, "the result", what, after=f) for n, what, f in ENDS if n not in names]
 
 
-MLP += ends("mlp", MLP)
+MLP += ends(MLP)
 
 
-def normalised(
-    axis: int | tuple[int, ...] = -1, mean: bool = True, sample: int = 0, outside: bool = False
-) -> Callable[..., Tensor]:
+def normalised(axis: int | tuple[int, ...] = -1, mean: bool = True, sample: int = 0, outside: bool = False) -> Method:
     """A norm over another axis, without the mean, by the sample variance (sample=1), with eps outside the root."""
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
@@ -106,7 +101,7 @@ def normalised(
 
 
 # Mistakes in a norm written by hand, in whatever part it stands: (name, sentence, method, what takes its place).
-NORM_MISTAKES: list[tuple[str, str, str, Callable[..., Tensor]]] = [
+NORM_MISTAKES: list[tuple[str, str, str, Method]] = [
     ("norm over positions", "The norm is taken over positions, not over d_model.", "norm", normalised(1)),
     ("norm over the batch", "The norm is taken over the batch, not over d_model.", "norm", normalised(0)),
     ("norm over positions and channels", "The norm is taken over positions and d_model together.", "norm", normalised((1, 2))),
@@ -124,67 +119,65 @@ NORM_MISTAKES: list[tuple[str, str, str, Callable[..., Tensor]]] = [
 ]  # fmt: skip
 
 
-def post_norm(self: Computation, p: str, x: Tensor) -> Tensor:
-    return self.first_norm(p, x + self.attend(p, x))
+def post_norm(s: Computation, p: str, x: Tensor) -> Tensor:
+    return s.first_norm(p, x + s.attend(p, x))
 
 
-def post_norm_second(self: Computation, p: str, x: Tensor) -> Tensor:
-    return self.second_norm(p, x + self.think(p, x))
+def post_norm_second(s: Computation, p: str, x: Tensor) -> Tensor:
+    return s.second_norm(p, x + s.think(p, x))
 
 
-def from_normalised(self: Computation, p: str, x: Tensor) -> Tensor:
-    x = self.first_norm(p, x)
-    return x + self.attend(p, x)
+def from_normalised(s: Computation, p: str, x: Tensor) -> Tensor:
+    return (y := s.first_norm(p, x)) + s.attend(p, y)
 
 
-def from_normalised_second(self: Computation, p: str, x: Tensor) -> Tensor:
-    x = self.second_norm(p, x)
-    return x + self.think(p, x)
+def from_normalised_second(s: Computation, p: str, x: Tensor) -> Tensor:
+    return (y := s.second_norm(p, x)) + s.think(p, y)
 
 
 SUMS, NORMS = "the residual sums", "where the norms stand"
 FIRST, SECOND = "the attention half of the block", "the MLP half of the block"
 BLOCK = [
-    block("norms swapped", "which norm belongs to which part", "The two norms are swapped. Mind the names: post_layer_norm is the norm before the MLP.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x), second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
-    block("pre_layer_norm used twice", "the norm before the MLP", "pre_layer_norm is used before both parts.", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
-    block("post_layer_norm used twice", "the norm before attention", "post_layer_norm is used before both parts.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)),
-    block("post-norm", NORMS, "The norms are applied to the sums (post-norm); GPT-2 normalises what goes into each part.", first_half=post_norm, second_half=post_norm_second),
-    block("post-norm at attention", FIRST, "In the attention half the norm is applied to the sum, not to the input.", first_half=post_norm),
-    block("post-norm at the MLP", SECOND, "In the MLP half the norm is applied to the sum, not to the input.", second_half=post_norm_second),
-    block("norm after attention", FIRST, "The norm is applied to what attention returns, not to what goes into it.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, x))),
-    block("norm after the MLP", SECOND, "The norm is applied to what the MLP returns, not to what goes into it.", second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, x))),
-    block("norms after both parts", NORMS, "The norms are applied to what the parts return, not to what goes into them.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, x)), second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, x))),
-    block("residual from the normalised stream, both", SUMS, "What is added to is the normalised stream; the residual has to be the stream before each norm.", first_half=from_normalised, second_half=from_normalised_second),
-    block("residual from the normalised stream, at attention", FIRST, "The sum after attention starts from the normalised stream.", first_half=from_normalised),
-    block("residual from the normalised stream, at the MLP", SECOND, "The sum after the MLP starts from the normalised stream.", second_half=from_normalised_second),
-    block("parallel block", "what goes into the MLP", "Both parts read the block's input; the MLP has to read the stream after attention was added.", block=lambda s, p, x: x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))),
-    block("second residual from the block's input", SUMS, "The second sum starts from the block's input: what attention added is lost from the stream.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x)))),
-    block("MLP reads attention alone", "what goes into the MLP", "The MLP reads what attention returns, without the residual.", block=lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + x + s.think(p, s.second_norm(p, a))),
-    block("first residual only at the end", SUMS, "Attention's own result takes the place of the stream, and the input is added at the very end only.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.attend(p, s.first_norm(p, x))))),
-    block("second sum starts from attention alone", SUMS, "The second sum starts from what attention returned, without the stream.", block=lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + s.think(p, s.second_norm(p, x + a))),
-    block("no residual sums", SUMS, "The input of each part is not added to its result: there is no residual stream.", first_half=lambda s, p, x: s.attend(p, s.first_norm(p, x)), second_half=lambda s, p, x: s.think(p, s.second_norm(p, x))),
-    block("no residual at attention", FIRST, "The input is not added to what attention returns.", first_half=lambda s, p, x: s.attend(p, s.first_norm(p, x))),
-    block("no residual at the MLP", SECOND, "The stream is not added to what the MLP returns.", second_half=lambda s, p, x: s.think(p, s.second_norm(p, x))),
-    block("MLP not normalised", "the norm before the MLP", "What goes into the MLP is not normalised.", second_norm=lambda s, p, x: x),
-    block("attention not normalised", "the norm before attention", "What goes into attention is not normalised.", first_norm=lambda s, p, x: x),
-    block("norms before and after the MLP", SECOND, "The second norm is applied twice: before the MLP and to its result.", second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, s.second_norm(p, x)))),
-    block("norms before and after attention", FIRST, "The first norm is applied twice: before attention and to its result.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, s.first_norm(p, x)))),
-    block("post_layer_norm at the end too", NORMS, "The block's result is normalised once more, by post_layer_norm.", block=lambda s, p, x: s.second_norm(p, s.second_half(p, s.first_half(p, x)))),
-    block("post_layer_norm at the end only", NORMS, "post_layer_norm stands at the end of the block instead of before the MLP.", block=lambda s, p, x: s.second_norm(p, (y := s.first_half(p, x)) + s.think(p, y))),
-    block("post_layer_norm after attention's sum, not before the MLP alone", NORMS, "The stream itself is normalised between the two parts.", block=lambda s, p, x: s.second_norm(p, s.first_half(p, x)) + s.think(p, s.first_half(p, x))),
-    block("MLP's result subtracted", SUMS, "What the MLP returns is subtracted.", second_half=lambda s, p, x: x - s.think(p, s.second_norm(p, x))),
-    block("attention's result subtracted", SUMS, "What attention returns is subtracted.", first_half=lambda s, p, x: x - s.attend(p, s.first_norm(p, x))),
-    block("GELU on the MLP's result", SECOND, "What the MLP returns goes through GELU once more.", second_half=lambda s, p, x: x + s.gelu(s.think(p, s.second_norm(p, x)))),
-    block("sums averaged", SUMS, "Each sum is divided by two.", first_half=lambda s, p, x: (x + s.attend(p, s.first_norm(p, x))) / 2, second_half=lambda s, p, x: (x + s.think(p, s.second_norm(p, x))) / 2),
-    block("second sum averaged", SUMS, "The second sum is divided by two.", second_half=lambda s, p, x: (x + s.think(p, s.second_norm(p, x))) / 2),
-    block("no norms", NORMS, "Neither part's input is normalised.", first_norm=lambda s, p, x: x, second_norm=lambda s, p, x: x),
-    block("MLP before attention", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
-    block("MLP before attention, norms by place", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: (y := x + s.think(p, s.first_norm(p, x))) + s.attend(p, s.second_norm(p, y))),
-    block("no attention", FIRST, "Attention is not used.", first_half=lambda s, p, x: x),
-    block("no MLP", SECOND, "The MLP is not used.", second_half=lambda s, p, x: x),
-    block("attention twice", SECOND, "Attention stands where the MLP belongs.", second_half=lambda s, p, x: x + s.attend(p, s.second_norm(p, x))),
-    block("MLP twice", FIRST, "The MLP stands where attention belongs.", first_half=lambda s, p, x: x + s.think(p, s.first_norm(p, x))),
-    block("input added twice", SUMS, "The block's input is added once too often.", block=lambda s, p, x: x + s.second_half(p, s.first_half(p, x))),
-    *(block(name, "the norms", what, **{method: f}) for name, what, method, f in NORM_MISTAKES),
+    mistake("norms swapped", "which norm belongs to which part", "The two norms are swapped. Mind the names: post_layer_norm is the norm before the MLP.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x), second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
+    mistake("pre_layer_norm used twice", "the norm before the MLP", "pre_layer_norm is used before both parts.", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
+    mistake("post_layer_norm used twice", "the norm before attention", "post_layer_norm is used before both parts.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)),
+    mistake("post-norm", NORMS, "The norms are applied to the sums (post-norm); GPT-2 normalises what goes into each part.", first_half=post_norm, second_half=post_norm_second),
+    mistake("post-norm at attention", FIRST, "In the attention half the norm is applied to the sum, not to the input.", first_half=post_norm),
+    mistake("post-norm at the MLP", SECOND, "In the MLP half the norm is applied to the sum, not to the input.", second_half=post_norm_second),
+    mistake("norm after attention", FIRST, "The norm is applied to what attention returns, not to what goes into it.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, x))),
+    mistake("norm after the MLP", SECOND, "The norm is applied to what the MLP returns, not to what goes into it.", second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, x))),
+    mistake("norms after both parts", NORMS, "The norms are applied to what the parts return, not to what goes into them.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, x)), second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, x))),
+    mistake("residual from the normalised stream, both", SUMS, "What is added to is the normalised stream; the residual has to be the stream before each norm.", first_half=from_normalised, second_half=from_normalised_second),
+    mistake("residual from the normalised stream, at attention", FIRST, "The sum after attention starts from the normalised stream.", first_half=from_normalised),
+    mistake("residual from the normalised stream, at the MLP", SECOND, "The sum after the MLP starts from the normalised stream.", second_half=from_normalised_second),
+    mistake("parallel block", "what goes into the MLP", "Both parts read the block's input; the MLP has to read the stream after attention was added.", block=lambda s, p, x: x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))),
+    mistake("second residual from the block's input", SUMS, "The second sum starts from the block's input: what attention added is lost from the stream.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x)))),
+    mistake("MLP reads attention alone", "what goes into the MLP", "The MLP reads what attention returns, without the residual.", block=lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + x + s.think(p, s.second_norm(p, a))),
+    mistake("first residual only at the end", SUMS, "Attention's own result takes the place of the stream, and the input is added at the very end only.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.attend(p, s.first_norm(p, x))))),
+    mistake("second sum starts from attention alone", SUMS, "The second sum starts from what attention returned, without the stream.", block=lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + s.think(p, s.second_norm(p, x + a))),
+    mistake("no residual sums", SUMS, "The input of each part is not added to its result: there is no residual stream.", first_half=lambda s, p, x: s.attend(p, s.first_norm(p, x)), second_half=lambda s, p, x: s.think(p, s.second_norm(p, x))),
+    mistake("no residual at attention", FIRST, "The input is not added to what attention returns.", first_half=lambda s, p, x: s.attend(p, s.first_norm(p, x))),
+    mistake("no residual at the MLP", SECOND, "The stream is not added to what the MLP returns.", second_half=lambda s, p, x: s.think(p, s.second_norm(p, x))),
+    mistake("MLP not normalised", "the norm before the MLP", "What goes into the MLP is not normalised.", second_norm=lambda s, p, x: x),
+    mistake("attention not normalised", "the norm before attention", "What goes into attention is not normalised.", first_norm=lambda s, p, x: x),
+    mistake("norms before and after the MLP", SECOND, "The second norm is applied twice: before the MLP and to its result.", second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, s.second_norm(p, x)))),
+    mistake("norms before and after attention", FIRST, "The first norm is applied twice: before attention and to its result.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, s.first_norm(p, x)))),
+    mistake("post_layer_norm at the end too", NORMS, "The block's result is normalised once more, by post_layer_norm.", block=lambda s, p, x: s.second_norm(p, s.second_half(p, s.first_half(p, x)))),
+    mistake("post_layer_norm at the end only", NORMS, "post_layer_norm stands at the end of the block instead of before the MLP.", block=lambda s, p, x: s.second_norm(p, (y := s.first_half(p, x)) + s.think(p, y))),
+    mistake("post_layer_norm after attention's sum, not before the MLP alone", NORMS, "The stream itself is normalised between the two parts.", block=lambda s, p, x: s.second_norm(p, s.first_half(p, x)) + s.think(p, s.first_half(p, x))),
+    mistake("MLP's result subtracted", SUMS, "What the MLP returns is subtracted.", second_half=lambda s, p, x: x - s.think(p, s.second_norm(p, x))),
+    mistake("attention's result subtracted", SUMS, "What attention returns is subtracted.", first_half=lambda s, p, x: x - s.attend(p, s.first_norm(p, x))),
+    mistake("GELU on the MLP's result", SECOND, "What the MLP returns goes through GELU once more.", second_half=lambda s, p, x: x + s.gelu(s.think(p, s.second_norm(p, x)))),
+    mistake("sums averaged", SUMS, "Each sum is divided by two.", first_half=lambda s, p, x: (x + s.attend(p, s.first_norm(p, x))) / 2, second_half=lambda s, p, x: (x + s.think(p, s.second_norm(p, x))) / 2),
+    mistake("second sum averaged", SUMS, "The second sum is divided by two.", second_half=lambda s, p, x: (x + s.think(p, s.second_norm(p, x))) / 2),
+    mistake("no norms", NORMS, "Neither part's input is normalised.", first_norm=lambda s, p, x: x, second_norm=lambda s, p, x: x),
+    mistake("MLP before attention", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
+    mistake("MLP before attention, norms by place", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: (y := x + s.think(p, s.first_norm(p, x))) + s.attend(p, s.second_norm(p, y))),
+    mistake("no attention", FIRST, "Attention is not used.", first_half=lambda s, p, x: x),
+    mistake("no MLP", SECOND, "The MLP is not used.", second_half=lambda s, p, x: x),
+    mistake("attention twice", SECOND, "Attention stands where the MLP belongs.", second_half=lambda s, p, x: x + s.attend(p, s.second_norm(p, x))),
+    mistake("MLP twice", FIRST, "The MLP stands where attention belongs.", first_half=lambda s, p, x: x + s.think(p, s.first_norm(p, x))),
+    mistake("input added twice", SUMS, "The block's input is added once too often.", block=lambda s, p, x: x + s.second_half(p, s.first_half(p, x))),
+    *(mistake(name, "the norms", what, **{method: f}) for name, what, method, f in NORM_MISTAKES),
 ]  # fmt: skip
-BLOCK += ends("block", BLOCK)
+BLOCK += ends(BLOCK)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade.mistake import Diagnosis
 
 # The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are wrong.
 OUTCOMES = (
@@ -26,8 +26,26 @@ WRONG = OUTCOMES[4:]
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """names: the mistake, or both of a pair. equivalent: other names that explain the same results. where, what: the
+    second and the third hint. alternatives: what else explains the same results, the first few as sentences."""
+
+    names: tuple[str, ...]
+    where: str
+    what: str
+    equivalent: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """For tables and counts."""
+        return " + ".join(self.names)
+
+
+@dataclass(frozen=True)
 class Finding:
-    """A law that was broken. symptom: what was seen, with numbers. says: the sentence that it rests on."""
+    """A law that was broken. symptom: what was seen, with numbers. says: the sentence that it rests on. counts: False
+    for a note."""
 
     law: str
     symptom: str
@@ -37,15 +55,14 @@ class Finding:
 
 @dataclass
 class PartResult:
-    """error, tolerance: the largest relative error over the laws that count, and what is allowed; None if nothing
-    was compared. hint: what is common to the wrong numbers, if no mistake is known."""
+    """error, tolerance: the largest relative error where values count, and what is allowed; None if nothing was
+    compared."""
 
     part: str
     outcome: str
     reason: str = ""
     findings: list[Finding] = field(default_factory=list)
     diagnosis: Diagnosis | None = None
-    hint: str = ""
     error: float | None = None
     tolerance: float | None = None
 
@@ -90,7 +107,6 @@ class Result:
     seconds: float = 0.0
     missing: list[str] = field(default_factory=list)
     fault: str = ""  # why nothing could be graded
-    printed: str = ""
     looks: list[str] = field(default_factory=list)
 
     @property
@@ -126,7 +142,7 @@ class Result:
 
     def is_right(self, strict: bool = False) -> bool:
         """Whether nothing is wrong; strict: nor any note."""
-        wrong = bool(self.fault) or any(part.outcome in WRONG or part.outcome == "grader fault" for part in self.parts)
+        wrong = bool(self.fault) or self.grader_fault or any(part.outcome in WRONG for part in self.parts)
         return not wrong and not (strict and any(part.notes or part.outcome == "changed" for part in self.parts))
 
     def part(self, name: str) -> PartResult:
@@ -134,23 +150,13 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """As a JSON object. Numbers that are not finite become null."""
-        parts = []
-        for part in self.parts:
-            told = asdict(part) | {"title": part.title, "points": part.points, "max_points": part.max_points}
-            if part.error is not None and not part.error < float("inf"):
-                told["error"] = None
-            parts.append(told)
-        return {
-            "name": self.name,
-            "key": self.key,
-            "points": self.points,
-            "max_points": self.max_points,
-            "seconds": round(self.seconds, 2),
-            "fault": self.fault,
-            "missing_packages": self.missing,
-            "looks": self.looks,
-            "parts": parts,
-        }
+        told = asdict(self) | {"points": self.points, "max_points": self.max_points}
+        told |= {"seconds": round(self.seconds, 2), "missing_packages": told.pop("missing")}
+        for part, row in zip(self.parts, told["parts"], strict=True):
+            row |= {"title": part.title, "points": part.points, "max_points": part.max_points}
+            if part.error is not None and not math.isfinite(part.error):
+                row["error"] = None
+        return told
 
 
 def read(record: dict[str, Any]) -> Result:
@@ -159,23 +165,9 @@ def read(record: dict[str, Any]) -> Result:
     for told in record["parts"]:
         if told["outcome"] not in OUTCOMES or told["part"] not in BY_NAME:
             raise ValueError("unknown outcome or part")
-        found = told["diagnosis"]
-        diagnosis = found and Diagnosis(
-            tuple(found["names"]),
-            str(found["where"]),
-            str(found["what"]),
-            tuple(found["equivalent"]),
-            tuple(found["alternatives"]),
-        )
+        row = {name: told[name] for name in ("part", "outcome", "reason", "error", "tolerance")}
         findings = [Finding(**finding) for finding in told["findings"]]
-        rest = {name: told[name] for name in ("part", "outcome", "reason", "hint", "error", "tolerance")}
-        parts.append(PartResult(**rest, findings=findings, diagnosis=diagnosis))
-    return Result(
-        str(record["name"]),
-        str(record["key"]),
-        parts,
-        float(record["seconds"]),
-        [str(name) for name in record["missing_packages"]],
-        str(record["fault"]),
-        looks=[str(line) for line in record["looks"]],
-    )
+        found = told["diagnosis"] and {k: tuple(v) if isinstance(v, list) else v for k, v in told["diagnosis"].items()}
+        parts.append(PartResult(**row, findings=findings, diagnosis=Diagnosis(**found) if found else None))
+    rest = {name: record[name] for name in ("name", "key", "seconds", "fault", "looks")}
+    return Result(**rest, parts=parts, missing=record["missing_packages"])

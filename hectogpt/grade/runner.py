@@ -3,7 +3,6 @@ with it: the next child goes on with the settings after that."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -14,17 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
-from hectogpt.grade.answers import Answer
+from hectogpt.grade.answer import Answer, of_frame
 from hectogpt.grade.submission import Submission, temporary
 
 CHILD = "hectogpt.grade.child"
-FACTS = 12  # facts of an answer that are believed
 ALL_BYTES, ALL_ANSWERS = 32 << 20, 4000  # of the answers of one child; a right submission sends 2 MB
 ALL_FILES = 512 << 20  # bytes that a submission may write
 
@@ -54,26 +49,28 @@ class Transcript:
     """All that came back.
 
     answers: (setting, variant, dtype) -> answers in order. files: modules that were handed in. imports: module -> why
-    it cannot be imported. modules: those that could. missing: packages that stand-ins took the place of. ends:
-    setting -> (outcome, words) of a child that died in it; "" for the import. empty: functions that consist of
-    nothing. keywords: part -> arguments that it has no name for. printed: the end of what was printed.
+    it cannot be imported. missing: packages that stand-ins took the place of. ends: setting -> (outcome, words) of a
+    child that died in it; "" for the import. empty: functions that consist of nothing. keywords: part -> arguments that
+    it has no name for.
     """
 
     answers: dict[tuple[str, str, str], list[Answer]] = field(default_factory=dict)
     imports: dict[str, Answer] = field(default_factory=dict)
-    modules: set[str] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     ends: dict[str, tuple[str, str]] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
     keywords: dict[str, list[str]] = field(default_factory=dict)
-    printed: str = ""
     seconds: float = 0.0
     now: str = ""  # the setting that the child is in; "" while it imports
     variant: str = ""
-    ready: str = ""  # the version of the grader in the child, once it is ready
+    ready: bool = False  # whether the child has begun with the submission
     size: int = 0  # of all frames, in bytes
     count: int = 0
+
+    def begin(self) -> None:
+        """A new child."""
+        self.now, self.variant, self.ready, self.size, self.count = "", "", False, 0, 0
 
     def receive(self, header: dict[str, Any], body: bytes, asked: set[str]) -> None:
         """Take in one frame. asked: the settings that the child was given. Raises RubbishError for one that cannot be
@@ -88,20 +85,18 @@ class Transcript:
 
     def _take(self, header: dict[str, Any], body: bytes, asked: set[str]) -> None:
         if "ready" in header:
-            self.ready = str(header["ready"])
+            self.ready = True
         elif "begin" in header:
             self.now, self.variant = one_of(asked, header["begin"]), one_of({"patched", "own"}, header["variant"])
-        elif "imported" in header:
-            self.modules = {str(name) for name in header["imported"]}
+        elif "failed" in header:
+            self.imports = {one_of(self.files, n): of_frame(answer, b"") for n, answer in header["failed"].items()}
             self.missing = {str(name)[:60] for name in header["missing"][:20]}
             self.empty = {str(name)[:100] for name in header["empty"][:50]}
             self.keywords = {one_of(set(BY_NAME), p): [str(n)[:60] for n in ns] for p, ns in header["keywords"].items()}
-        elif "import" in header:
-            self.imports[one_of(self.files, header["import"])] = to_answer(header, body)
         else:
-            setting, dtype = one_of(asked, header["setting"]), one_of({"float64", "float32"}, header["dtype"])
+            setting, dtype = one_of(asked, header["setting"]), one_of(set(laws.TOLERANCE), header["dtype"])
             key = (setting, one_of({"patched", "own"}, header["variant"]), dtype)
-            self.answers.setdefault(key, []).append(to_answer(header, body))
+            self.answers.setdefault(key, []).append(of_frame(header, body))
 
 
 def one_of(known: set[str], name: Any) -> str:
@@ -111,38 +106,17 @@ def one_of(known: set[str], name: Any) -> str:
     return name
 
 
-def to_answer(header: dict[str, Any], body: bytes) -> Answer:
-    """A frame as an answer. Raises ValueError and KeyError for one that is none."""
-    tensor = gradient = None
-    if "gradient" in header:
-        size = 8 * int(header["gradient"])
-        gradient = torch.from_numpy(np.frombuffer(body[len(body) - size :], dtype=np.float64).copy())
-        body = body[: len(body) - size]
-    if header["kind"] == "tensor":
-        shape = [int(n) for n in header["shape"]]
-        array = np.frombuffer(body, dtype=np.dtype(str(header["dtype_of"])))
-        if math.prod(shape) != array.size:
-            raise ValueError("another number of numbers")
-        tensor = torch.from_numpy(array.copy()).reshape(shape)
-    facts = dict(list(header.get("facts", {}).items())[:FACTS])
-    text, error, line = (str(header.get(name, ""))[:2000] for name in ("text", "error", "line"))
-    return Answer(str(header["kind"]), tensor, text, error, line, facts, gradient)
-
-
 class Spare:
     """A child that waits for a submission, in an empty folder of its own; at the end of the `with` block both go. One
     that was started early has loaded torch by the time a file is saved."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
-        self.folder = self._stack.enter_context(temporary())
-        try:
+        with ExitStack() as stack:
+            self.folder = stack.enter_context(temporary())
             self.child = process.Child(CHILD, self.folder, environment(self.folder))
-        except BaseException:
-            self._stack.close()
-            raise
-        self._stack.callback(end_daemons, self.folder)
-        self._stack.callback(self.child.end)
+            stack.callback(end_daemons, self.folder)
+            stack.callback(self.child.end)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Spare:
         return self
@@ -168,6 +142,28 @@ def end_daemons(folder: Path) -> None:
         time.sleep(0.02)
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """The child's variables: nothing of the user's but where programs and libraries are."""
+    import matplotlib
+
+    kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+    folders = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder))
+    own = {
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # a list of fonts takes a second to make; it is read there only
+        "MPLBACKEND": "Agg",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCHDYNAMO_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8:replace",
+        "PYTHONHASHSEED": "0",
+        "PYTHONSAFEPATH": "1",  # a file of the submission's never stands in for a library's that the grader imports
+    }
+    return {name: os.environ[name] for name in kept if name in os.environ} | folders | own
+
+
 def run(
     submission: Submission, limits: Limits, cancelled: threading.Event | None = None, spare: Spare | None = None
 ) -> Transcript:
@@ -175,7 +171,7 @@ def run(
     `cancelled` is set."""
     transcript = Transcript()
     begun = time.monotonic()
-    modules = [name for name in ("utils", "model_solution", "train") if f"{name}.py" in submission.files]
+    modules = [name for name in ("model_solution", "train") if f"{name}.py" in submission.files]
     transcript.files = set(modules)
     left = [s.name for s in laws.SETTINGS.values() if BY_NAME[s.part].module in modules]
     while left:
@@ -185,22 +181,19 @@ def run(
             break
         with spare if spare and spare.child.is_alive() else Spare() as waiting:
             submission.write(waiting.folder)
-            ending = attempt(transcript, waiting, left, modules, limits, rest, cancelled)
+            request = {"settings": left, "modules": modules, "memory": limits.memory}
+            ending = attempt(transcript, waiting, request, limits, rest, cancelled)
         spare = None
         if cancelled is not None and cancelled.is_set():
             raise CancelledError
-        transcript.printed = ending.last_words[-4000:]
-        if ending.how == "done":
-            break
-        if transcript.now and transcript.variant == "own":
+        if ending.how == "done" or (transcript.now and transcript.variant == "own"):
             break  # all parts have been run apart from each other by then
         transcript.ends[transcript.now] = outcome_of(ending, transcript, limits)
-        if not transcript.ready or not transcript.now:
+        if not transcript.now:
             break  # it cannot even be imported
         # What ended in one setting would end in the others of that part too.
         part = laws.SETTINGS[transcript.now].part
-        done = left.index(transcript.now)
-        left = [name for name in left[done + 1 :] if laws.SETTINGS[name].part != part]
+        left = [name for name in left[left.index(transcript.now) + 1 :] if laws.SETTINGS[name].part != part]
     transcript.seconds = time.monotonic() - begun
     return transcript
 
@@ -208,16 +201,14 @@ def run(
 def attempt(
     transcript: Transcript,
     waiting: Spare,
-    left: list[str],
-    modules: list[str],
+    request: dict[str, Any],
     limits: Limits,
     rest: float,
-    cancelled: threading.Event | None = None,
+    cancelled: threading.Event | None,
 ) -> process.Ending:
-    """One child."""
-    transcript.now, transcript.variant, transcript.ready, transcript.size, transcript.count = "", "", "", 0, 0
-    request = {"settings": left, "modules": modules, "memory": limits.memory}
-    asked = set(left)
+    """One child. rest: seconds for it."""
+    transcript.begin()
+    asked = set(request["settings"])
     with stopping(waiting.folder, cancelled) as stopped:
         try:
             return waiting.child.listen(
@@ -265,38 +256,16 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """The child's variables: nothing of the user's but where programs and libraries are."""
-    import matplotlib
-
-    kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
-    folders = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder))
-    own = {
-        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # a list of fonts takes a second to make; it is read there only
-        "MPLBACKEND": "Agg",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TORCHDYNAMO_DISABLE": "1",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONIOENCODING": "utf-8:replace",
-        "PYTHONHASHSEED": "0",
-        "PYTHONSAFEPATH": "1",  # a file of the submission's never stands in for a library's that the grader imports
-    }
-    return {name: os.environ[name] for name in kept if name in os.environ} | folders | own
-
-
 def outcome_of(ending: process.Ending, transcript: Transcript, limits: Limits) -> tuple[str, str]:
     """The outcome of the setting that a child ended in, and how it ended in a few words."""
     words = f"the process ended before its work was done (exit code {ending.code})"
     if ending.how == "cancelled":
         return "output flood", f"more than {ALL_FILES >> 20} MB of files were written"
-    if ending.how == "late":
-        words = f"nothing came back within {limits.seconds:g} s"
     if ending.how == "flood":
         return "output flood", f"more than {limits.output:,} bytes were printed"
-    if ending.how == "broken":
+    if ending.how == "late":
+        words = f"nothing came back within {limits.seconds:g} s"
+    elif ending.how == "broken":
         words = "the grader's private channel was written to"
     elif ending.code is not None and ending.code < 0:
         words = f"the process was ended by signal {-ending.code}"

@@ -190,14 +190,6 @@ def prepare(setting: Setting) -> None:
         given(setting, call)
 
 
-def hugging_face_names(n_layers: int) -> dict[str, tuple[str, ...]]:
-    """Name in a GPT2LMHeadModel's state dict -> our names, as the converter of utils.py is to give them."""
-    from hectogpt.interop.gpt2_names import HEAD, PREFIX, names
-
-    table = {PREFIX + name.theirs: name.ours for name in names(n_layers)}
-    return table | {HEAD.theirs: HEAD.ours}
-
-
 def version() -> str:
     """The beginning of a hash over the grader's code: records of another version are not used again, and children of
     another one not listened to."""

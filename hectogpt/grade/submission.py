@@ -9,9 +9,10 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hectogpt import errors, files
@@ -114,7 +115,32 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
                 fix=f"give the folder with {SOLUTION}",
             )
         found += here + list(_empty_handed(path, here))
-    return _distinct(found)
+    once = {os.path.abspath(submission.path): submission for submission in found}  # links stay themselves
+    names: Counter[str] = Counter()
+    result = []
+    for submission in once.values():
+        names[submission.name] += 1
+        count = f" ({names[submission.name]})" if names[submission.name] > 1 else ""
+        result.append(replace(submission, name=submission.name + count))
+    return result
+
+
+def find_one(paths: tuple[Path, ...]) -> Submission:
+    """The one submission in these paths. Where there is none, or more than one, it has a fault that tells a student so:
+    nobody may take that for an error of the grader. Raises UserError for a path that does not exist."""
+    try:
+        found = find(paths)
+    except UserError:
+        if not paths[0].exists():
+            raise
+        found = []
+    if len(found) == 1:
+        return found[0]
+    fault = f"there is no {SOLUTION} in what was handed in; hand it in together with utils.py and train.py"
+    if found:
+        names = ", ".join(one.name for one in found[:4])
+        fault = f"there is more than one submission in what was handed in ({names}); hand in one {SOLUTION}"
+    return Submission(paths[0].resolve().name, paths[0], {}, fault)
 
 
 def _empty_handed(root: Path, found: list[Submission]) -> Iterator[Submission]:
@@ -128,47 +154,15 @@ def _empty_handed(root: Path, found: list[Submission]) -> Iterator[Submission]:
             yield Submission(entry.name, entry, {}, why)
 
 
-def find_one(paths: tuple[Path, ...]) -> Submission:
-    """The one submission in these paths. Where there is none, or more than one, it has a fault that tells a student so:
-    nobody may take that for an error of the grader. Raises UserError for a path that does not exist."""
-    if not paths[0].exists():
-        return find(paths)[0]  # raises
-    try:
-        found = find(paths)
-    except UserError:
-        found = []
-    if len(found) == 1:
-        return found[0]
-    fault = f"there is no {SOLUTION} in what was handed in; hand it in together with utils.py and train.py"
-    if found:
-        names = ", ".join(one.name for one in found[:4])
-        fault = f"there is more than one submission in what was handed in ({names}); hand in one {SOLUTION}"
-    return Submission(paths[0].resolve().name, paths[0], {}, fault)
-
-
-def _distinct(found: list[Submission]) -> list[Submission]:
-    """Each path once, and names that tell them apart."""
-    once = {os.path.abspath(submission.path): submission for submission in found}  # links stay themselves
-    names: dict[str, int] = {}
-    result = []
-    for submission in once.values():
-        count = names[submission.name] = names.get(submission.name, 0) + 1
-        name = submission.name if count == 1 else f"{submission.name} ({count})"
-        result.append(Submission(name, submission.path, submission.files, submission.fault))
-    return result
-
-
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
     if path.is_file():
         if path.suffix == ".py":
-            yield of_file(path, root)
+            yield of_file(path, _name(path, root))
         elif path.suffix == ".zip":
-            yield of_archive(path, root)
-        return
-    if (path / SOLUTION).is_file():
-        yield of_folder(path, root)
-        return
-    if depth < DEEPEST:
+            yield of_archive(path, _name(path, root).removesuffix(".zip"))
+    elif (path / SOLUTION).is_file():
+        yield of_folder(path, _name(path, root))
+    elif depth < DEEPEST:
         try:
             entries = sorted(path.iterdir())
         except OSError as error:
@@ -182,61 +176,62 @@ def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
 
 
 def _name(path: Path, root: Path) -> str:
-    if path == root:
-        return path.resolve().name
-    return path.relative_to(root).as_posix()
+    return path.resolve().name if path == root else path.relative_to(root).as_posix()
 
 
-def of_file(path: Path, root: Path) -> Submission:
+def of_file(path: Path, name: str) -> Submission:
     """A lone file, under whatever name. utils.py and train.py beside a file named model_solution.py belong to it."""
     if path.name == SOLUTION:
-        return of_folder(path.parent, path.parent)
+        return of_folder(path.parent, path.parent.resolve().name)
     try:
-        return Submission(_name(path, root), path, {SOLUTION: _content(path)})
+        return Submission(name, path, {SOLUTION: _content(path)})
     except (OSError, ValueError) as error:
-        return Submission(_name(path, root), path, {}, str(error))
+        return Submission(name, path, {}, str(error))
 
 
-def of_folder(folder: Path, root: Path) -> Submission:
+def of_folder(folder: Path, name: str) -> Submission:
     """A folder's Python files; not those below it, and no links: they may lead to files of the teacher's."""
-    name = _name(folder, root)
     try:
-        paths = sorted(p for p in folder.glob("*.py") if p.is_file() and not p.is_symlink() and NAME.fullmatch(p.name))
-        paths.sort(key=lambda p: p.name not in GRADED_FILES)
-        if SOLUTION not in {p.name for p in paths}:
+        paths = {path.name: path for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
+        if SOLUTION not in paths:
             return Submission(name, folder, {}, f"there is no {SOLUTION} in it that is a file; links are not followed")
-        return Submission(name, folder, {p.name: _content(p) for p in paths[:MOST]})
+        return Submission(name, folder, {n: _content(paths[n]) for n in _chosen(paths)})
     except (OSError, ValueError) as error:
         return Submission(name, folder, {}, str(error))
 
 
-def of_archive(path: Path, root: Path) -> Submission:
+def of_archive(path: Path, name: str) -> Submission:
     """A .zip archive; the files may be one folder down. Nothing is unpacked to disk here."""
-    name = _name(path, root).removesuffix(".zip")
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = [i for i in archive.infolist() if i.filename.endswith(".py") and "__MACOSX" not in i.filename]
-            homes = sorted(
-                (i.filename.removesuffix(SOLUTION) for i in infos if Path(i.filename).name == SOLUTION), key=len
-            )
+            infos = {info.filename: info for info in archive.infolist() if "__MACOSX" not in info.filename}
+            homes = [n.removesuffix(SOLUTION) for n in infos if n.rpartition("/")[2] == SOLUTION]
             if not homes:
                 return Submission(name, path, {}, f"there is no {SOLUTION} in the archive")
-            inside = [i for i in infos if i.filename.startswith(homes[0]) and "/" not in i.filename[len(homes[0]) :]]
-            inside.sort(key=lambda i: Path(i.filename).name not in GRADED_FILES)
-            files = {}
-            for info in [i for i in inside if NAME.fullmatch(Path(i.filename).name)][:MOST]:
-                if info.file_size > LARGEST:
-                    raise ValueError(f"{info.filename} has {info.file_size:,} bytes; at most {LARGEST:,} are read")
-                with archive.open(info) as file:
-                    files[Path(info.filename).name] = file.read(LARGEST)
-            return Submission(name, path, files)
+            home = min(homes, key=len)
+            inside = {n.removeprefix(home): info for n, info in infos.items() if n.startswith(home)}
+            content = {}
+            for n in _chosen(inside):
+                _check_size(n, inside[n].file_size)
+                with archive.open(inside[n]) as file:
+                    content[n] = file.read(LARGEST)
+            return Submission(name, path, content)
     except Exception as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
         return Submission(name, path, {}, f"the archive cannot be read: {error}")
 
 
+def _chosen(names: Iterable[str]) -> list[str]:
+    """The names of Python files that are read, those that are graded first."""
+    python = sorted(name for name in names if NAME.fullmatch(name))
+    return sorted(python, key=lambda name: name not in GRADED_FILES)[:MOST]
+
+
 def _content(path: Path) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > LARGEST:
-            raise ValueError(f"{path.name} has {size:,} bytes; at most {LARGEST:,} are read")
+        _check_size(path.name, os.fstat(file.fileno()).st_size)
         return file.read(LARGEST)
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > LARGEST:
+        raise ValueError(f"{name} has {size:,} bytes; at most {LARGEST:,} are read")

@@ -16,7 +16,7 @@ from helpers import ROOT
 
 from hectogpt.cli.grade_autograder import archive
 from hectogpt.errors import UserError
-from hectogpt.grade import classroom, laws, page, report, result, settings, submission
+from hectogpt.grade import classroom, laws, page, report, settings, submission
 from hectogpt.grade.result import PartResult, Result
 
 EVIL = "<script>alert(1)</script>\x1b[31m=1+1"
@@ -31,7 +31,7 @@ def wrong() -> Result:
         ("        return loss\n", f"        raise ValueError({EVIL!r})\n"),
         ("context = x[:, -self.config.context_length:]", "context = x"),
     )
-    parts = [part for part in laws.GRADED if part not in ("train", "plot", "converter")]
+    parts = [part for part in laws.GRADED if part not in ("train", "plot")]
     return Result(EVIL, "0" * 64, list(judged(source, *parts).values()), 1.5)
 
 
@@ -42,76 +42,71 @@ def write(folder: Path, *names: str) -> Path:
     return folder
 
 
+def faults_in(*paths: Path) -> dict[str, str]:
+    return {one.name: one.fault for one in submission.find(paths)}
+
+
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
 def test_submissions_are_found_in_files_folders_and_archives(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        "anna/model_solution.py",
-        "anna/utils.py",
-        "anna/tests/test_x.py",
-        "ben/deep/model_solution.py",
-        "carl.py",
-    )
+    write(tmp_path, "anna/model_solution.py", "anna/utils.py", "anna/tests/test_x.py", "ben/deep/model_solution.py")
+    write(tmp_path, "carl.py", "emil/notes.txt")
     with zipfile.ZipFile(tmp_path / "dora.zip", "w") as file:
         file.writestr("folder/model_solution.py", BASE)
         file.writestr("folder/train.py", "x = 1")
         file.writestr("__MACOSX/folder/._model_solution.py", "")
         file.writestr("../../evil.py", "x = 1")
-    found = submission.find((tmp_path,))
-    assert {s.name: sorted(s.files) for s in found} == {
+        file.writestr("folder/" + "b" * 300 + ".py", "")
+        for n in range(70):
+            file.writestr(f"folder/a{n}.py", "")
+    found = {one.name: one for one in submission.find((tmp_path,))}
+    assert len(found.pop("dora").files) == submission.MOST
+    assert {name: sorted(one.files) for name, one in found.items()} == {
         "anna": ["model_solution.py", "utils.py"],
         "ben/deep": ["model_solution.py"],
         "carl.py": ["model_solution.py"],
-        "dora": ["model_solution.py", "train.py"],
+        "emil": [],  # nobody is forgotten
     }
     (alone,) = submission.find((tmp_path / "anna" / "model_solution.py",))
-    assert sorted(alone.files) == ["model_solution.py", "utils.py"]
-    assert alone.key == next(s for s in found if s.name == "anna").key
+    assert alone.key == found["anna"].key
     with submission.temporary() as folder:
         alone.write(folder)
         assert sorted(path.name for path in folder.iterdir()) == ["model_solution.py", "utils.py"]
     assert not folder.exists()
+    write(tmp_path, "anna/helper.py")
+    assert submission.find((tmp_path / "anna",))[0].key != alone.key
 
 
-def test_what_is_no_submission(tmp_path: Path) -> None:
+def test_what_cannot_be_graded_is_one_students_affair(tmp_path: Path) -> None:
+    """A broken deflate stream raises zlib.error, a broken LZMA one LZMAError: neither stops the class."""
     with pytest.raises(UserError, match="there is no"):
-        submission.find((tmp_path / "nowhere",))
+        submission.find_one((tmp_path / "nowhere",))
     with pytest.raises(UserError, match="no submission in"):
         submission.find((tmp_path,))
-    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 no archive")
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
-        file.writestr("notes.txt", "none")
-    faults = {s.name: s.fault for s in submission.find((tmp_path,))}
-    assert "cannot be read" in faults["broken"]
-    assert "no model_solution.py" in faults["other"]
-
-
-def test_a_damaged_archive_is_one_students_affair(tmp_path: Path) -> None:
-    """A broken deflate stream raises zlib.error, a broken LZMA one LZMAError: neither stops the class."""
+    assert "there is no model_solution.py" in submission.find_one((tmp_path,)).fault
     write(tmp_path, "anna/model_solution.py")
-    for name, kind in (("ben", zipfile.ZIP_DEFLATED), ("carl", zipfile.ZIP_LZMA), ("dora", zipfile.ZIP_BZIP2)):
+    assert submission.find_one((tmp_path,)).fault == ""
+    kinds = {"ben": zipfile.ZIP_DEFLATED, "carl": zipfile.ZIP_LZMA, "dora": zipfile.ZIP_BZIP2}
+    for name, kind in kinds.items():
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w", kind) as file:
             file.writestr("model_solution.py", BASE)
         content = bytearray((tmp_path / f"{name}.zip").read_bytes())
         content[200:230] = bytes(30)
         (tmp_path / f"{name}.zip").write_bytes(content)
-    faults = {s.name: s.fault for s in submission.find((tmp_path,))}
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr("notes.txt", "none")
+    faults = faults_in(tmp_path)
     assert faults.pop("anna") == ""
-    assert set(faults) == {"ben", "carl", "dora"}
+    assert "no model_solution.py" in faults.pop("other")
+    assert set(faults) == set(kinds)
     assert all("the archive cannot be read" in fault for fault in faults.values())
-
-
-def test_graded_files_come_first_and_odd_names_are_left_out(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
-        for n in range(70):
-            file.writestr(f"a{n}.py", "")
-        file.writestr("b" * 300 + ".py", "")
-        file.writestr("model_solution.py", BASE)
-    (one,) = submission.find((tmp_path / "a.zip",))
-    assert "model_solution.py" in one.files
-    assert max(map(len, one.files)) < 100
+    assert "more than one submission" in submission.find_one((tmp_path,)).fault
+    (tmp_path / "empty").mkdir()
+    assert faults_in(tmp_path / "anna", tmp_path / "empty") == {
+        "anna": "",
+        "empty": "there is no model_solution.py in it",
+    }
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
@@ -126,7 +121,6 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert list(found["anna"].files) == ["model_solution.py"]
     assert "links are not followed" in found["ben"].fault
     assert "links are not followed" in found["carl"].fault
-    assert not [s for s in found.values() if b"secret" in b"".join(s.files.values())]
 
 
 def test_what_a_teacher_may_want_to_see(wrong: Result) -> None:
@@ -139,75 +133,31 @@ def test_what_a_teacher_may_want_to_see(wrong: Result) -> None:
     assert submission.find((ROOT / "reference",))[0].looks() == []
 
 
-def test_who_handed_in_nothing_is_listed_and_stops_nobody(tmp_path: Path) -> None:
-    write(tmp_path, "anna/model_solution.py", "ben/notes.txt", "carl/deep/model_solution.py", "tests/test_x.txt")
-    faults = {s.name: s.fault for s in submission.find((tmp_path,))}
-    assert faults == {"anna": "", "carl/deep": "", "ben": "there is no model_solution.py in it"}
-    faults = {s.name: s.fault for s in submission.find((tmp_path / "anna", tmp_path / "ben"))}
-    assert faults == {"anna": "", "ben": "there is no model_solution.py in it"}
-
-
-def test_the_one_submission_of_a_student(tmp_path: Path) -> None:
-    """None, or more than one, is the student's affair and not the grader's."""
-    write(tmp_path, "notes.txt")
-    assert "there is no model_solution.py" in submission.find_one((tmp_path,)).fault
-    write(tmp_path, "a/model_solution.py")
-    assert submission.find_one((tmp_path,)).fault == ""
-    write(tmp_path, "b/model_solution.py")
-    assert "more than one submission" in submission.find_one((tmp_path,)).fault
-    with pytest.raises(UserError, match="there is no"):
-        submission.find_one((tmp_path / "nowhere",))
-
-
-def test_a_change_of_any_file_changes_the_key(tmp_path: Path) -> None:
-    write(tmp_path, "model_solution.py", "helper.py")
-    (before,) = submission.find((tmp_path,))
-    (tmp_path / "helper.py").write_text(BASE + "\n", encoding="utf-8")
-    assert submission.find((tmp_path,))[0].key != before.key
-
-
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_read_back(wrong: Result, tmp_path: Path) -> None:
+def test_a_record_is_read_back_unless_it_is_of_another_version(wrong: Result, tmp_path: Path) -> None:
     path = tmp_path / "grades.jsonl"
+    classroom.write(path, replace(wrong, parts=[PartResult("mlp", "grader fault", "a bug")]))
+    assert classroom.recorded(path) == {}
     classroom.write(path, wrong)
     with path.open("a") as file:
         file.write('no JSON\n{"grader": 1}\n{"half": ')
     back = classroom.recorded(path)[wrong.key]
     assert report.text(back) == report.text(wrong)
     assert back.points == wrong.points
-    json.dumps(wrong.record(), allow_nan=False)
-
-
-def test_faults_of_the_grader_and_records_of_another_version_are_not_used_again(wrong: Result, tmp_path: Path) -> None:
-    path = tmp_path / "grades.jsonl"
-    classroom.write(path, replace(wrong, parts=[PartResult("mlp", "grader fault", "a bug")]))
-    assert classroom.recorded(path) == {}
-    classroom.write(path, wrong)
     path.write_text(path.read_text().replace(settings.version(), "another"))
     assert classroom.recorded(path) == {}
-    with pytest.raises((KeyError, ValueError)):
-        result.read({"parts": [{"part": "mlp", "outcome": "excellent"}]})
 
 
-def test_equal_submissions_and_recorded_ones_are_graded_once(
-    wrong: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graded = []
-
-    def grade(one: submission.Submission, *_: object) -> Result:
-        graded.append(one.name)
-        return replace(wrong, name=one.name, key=one.key)
-
-    monkeypatch.setattr(classroom, "grade", grade)
+def test_equal_submissions_and_recorded_ones_are_graded_once(tmp_path: Path) -> None:
     write(tmp_path, "a/model_solution.py", "b/model_solution.py")
-    (tmp_path / "c.py").write_text("x = 1")
+    for name in ("a", "b"):
+        (tmp_path / name / "model_solution.py").write_text("x = 1")
     found, out = submission.find((tmp_path,)), tmp_path / "grades.jsonl"
-    assert sorted(r.name for r in classroom.grade_all(found, out, 2)) == ["a", "b", "c.py"]
-    assert len(graded) == 2
-    assert sorted(r.name for r in classroom.grade_all(found, out, 2)) == ["a", "b", "c.py"]
-    assert len(graded) == 2
+    for _ in range(2):
+        assert sorted(r.name for r in classroom.grade_all(found, out, 2)) == ["a", "b"]
+        assert len(out.read_text().splitlines()) == 1
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------
@@ -216,30 +166,20 @@ def test_equal_submissions_and_recorded_ones_are_graded_once(
 def test_hints_go_as_deep_as_asked(wrong: Result) -> None:
     part = wrong.part("attention")
     kinds = [[kind for kind, _ in report.hints(part, level)] for level in (1, 2, 3)]
-    assert "where" not in kinds[0]
-    assert "where" in kinds[1]
-    assert "what" not in kinds[1]
-    assert "what" in kinds[2]
+    assert kinds == [["symptom"], ["symptom", "where"], ["symptom", "where", "what"]]
     assert "d_model" in dict(report.hints(part, 3))["what"]
 
 
-def test_text_shows_points_symptoms_and_notes(wrong: Result) -> None:
+def test_text_pages_and_csv_are_harmless(wrong: Result) -> None:
     told = report.text(wrong)
-    assert "14 of 27 points" in told
-    assert "yours" in told
-    assert "notes (beyond the tests: no points are lost)" in told
+    for words in ("14 of 27 points", "yours", "notes (beyond the tests: no points are lost)"):
+        assert words in told
     assert "\x1b" not in told
-
-
-def test_pages_are_data_without_control_characters(wrong: Result) -> None:
-    for name, content in page.pages([wrong, replace(wrong, name="../x")], 3).items():
-        assert "\\u001b" not in json.dumps(content)
-        assert "/" not in name
-    assert len(page.pages([wrong] * 3, 3)) == 4
+    pages = page.pages([wrong, replace(wrong, name="../x"), replace(wrong, name="../x")], 3)
+    assert len(pages) == 4
+    assert "\\u001b" not in json.dumps(pages)
+    assert not [name for name in pages if "/" in name]
     assert list(page.pages([wrong], 3)) == ["index.html"]
-
-
-def test_no_cell_of_the_csv_is_a_formula(wrong: Result) -> None:
     rows = list(csv.reader(io.StringIO(report.as_csv([wrong, replace(wrong, name="=1+1")]))))
     assert len({len(row) for row in rows}) == 1
     assert not [cell for row in rows for cell in row if cell[:1] in ("=", "+", "@")]
@@ -248,8 +188,7 @@ def test_no_cell_of_the_csv_is_a_formula(wrong: Result) -> None:
 def test_gradescope_gets_a_test_a_part(wrong: Result) -> None:
     told = report.gradescope(wrong, 3, "after_published")
     assert told["score"] == sum(test["score"] for test in told["tests"])
-    numbers = {test["number"]: test["max_score"] for test in told["tests"]}
-    assert numbers["3(a)iii"] == 6
+    assert {test["number"]: test["max_score"] for test in told["tests"]}["3(a)iii"] == 6
     assert {test["status"] for test in told["tests"]} == {"passed", "failed"}
     assert {test["visibility"] for test in told["tests"]} == {"after_published"}
     attention = next(test for test in told["tests"] if test["name"] == "CausalAttention")
@@ -262,8 +201,7 @@ def test_the_autograder_archive() -> None:
     assert made == archive("visible", 2)
     with zipfile.ZipFile(io.BytesIO(made)) as file:
         modes = {info.filename: info.external_attr >> 16 for info in file.infolist()}
-        run = file.read("run_autograder").decode()
-        needed = file.read("requirements.txt").decode()
+        run, needed = file.read("run_autograder").decode(), file.read("requirements.txt").decode()
     assert modes["setup.sh"] == modes["run_autograder"] == 0o755
     assert modes["hectogpt/grade/child.py"] == 0o644
     assert not [name for name in modes if "__pycache__" in name]
@@ -272,4 +210,3 @@ def test_the_autograder_archive() -> None:
     assert "extra" not in needed.replace("--extra-index-url", "")
     assert run.startswith("#!")
     assert "--hints 2" in run
-    assert "/autograder/results/results.json" in run

@@ -1,36 +1,33 @@
-"""Laws and known mistakes as data: each rests on a sentence, each mistake shows, and none is named for another."""
+"""Laws and known mistakes as data: each rests on a sentence, each shows, none is named for another. And train.py."""
 
+# ruff: noqa: E501  # sources of others
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from grade_solutions import BASE, TRAIN, edited, judged
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import compare, diagnose, laws, settings, train_case
-from hectogpt.grade.answers import Answer
-from hectogpt.grade.settings import order
+from hectogpt.grade import calls, explain, laws, settings, train_case
+from hectogpt.grade.answer import Answer
+from hectogpt.grade.calls import Call
 
 IN_ORDER = [list(range(4 * n, 4 * n + 4)) for n in range(train_case.STEPS)]
 PAST_THE_CONTEXT = {"returned text cropped"}  # shows in a law of its own
 
 
-def test_every_part_of_the_assignment_with_points_is_graded() -> None:
-    wanted = {name for name, part in BY_NAME.items() if part.points}
-    assert wanted <= set(laws.GRADED)
-    assert sum(part.points for part in BY_NAME.values()) == 30
-    for part in laws.GRADED:
-        assert any(law.counts for law in laws.laws_of(part))
-
-
-def test_every_law_says_what_it_rests_on() -> None:
+def test_every_part_with_points_is_graded_and_every_law_says_what_it_rests_on() -> None:
+    assert {name for name, part in BY_NAME.items() if part.points} <= set(laws.GRADED)
     assert len({(law.part, law.name) for law in laws.LAWS}) == len(laws.LAWS)
+    assert all(any(law.counts for law in laws.laws_of(part)) for part in laws.GRADED)
     for law in laws.LAWS:
         assert law.says.endswith(".")
         assert laws.SETTINGS[law.setting.name] is law.setting
 
 
-def test_two_processes_get_the_same_weights_and_inputs_and_nothing_is_trivial() -> None:
+def test_two_processes_get_the_same_weights_and_nothing_is_trivial() -> None:
     for setting in (laws.ATTENTION, laws.FORWARD_NARROW):
         before = settings.weights(setting)
         settings.weights.cache_clear()
@@ -42,56 +39,117 @@ def test_two_processes_get_the_same_weights_and_inputs_and_nothing_is_trivial() 
         assert len({*axes, *setting.inputs[0]}) == len(axes) + 2  # no two axes can be taken for each other
 
 
-@pytest.mark.parametrize("part", diagnose.MISTAKES)
-def test_every_mistake_shows_a_hundred_times_above_the_tolerance(part: str) -> None:
-    """In float64. Mistakes that raise or change the shape show in any case."""
-    quiet = []
-    checked = [law.setting for law in laws.laws_of(part) if law.check == "values" and law.counts]
-    for number, mistake in enumerate(diagnose.MISTAKES[part]):
-        worst = 0.0
-        for setting in checked:
-            for call in range(len(setting.inputs)):
-                right, made = (diagnose.outcome(part, n, setting, call) for n in ((), (number,)))
-                assert isinstance(right, Tensor)
-                if isinstance(made, str) or made.is_floating_point() != right.is_floating_point():
-                    worst = float("inf")
-                else:
-                    worst = max(worst, compare.error(made, right))
-        if worst < 100 * laws.TOLERANCE["float64"]:
-            quiet.append((mistake.name, worst))
-    assert {name for name, _ in quiet} - PAST_THE_CONTEXT == set(), quiet
+def calls_of(part: str) -> list[Call]:
+    """The right answers in every setting of a part whose values count."""
+    asked = [law.setting for law in laws.laws_of(part) if law.check == "values" and law.counts]
+    made = [Call(s, n, Answer("error"), "float64") for s in asked for n in range(len(s.inputs))]
+    return [Call(c.setting, c.place, Answer("tensor", c.right), c.dtype) for c in made]
 
 
-def test_names_are_unique_and_sentences_whole() -> None:
-    for part, listed in diagnose.MISTAKES.items():
-        assert len({mistake.name for mistake in listed}) == len(listed), part
-        for mistake in listed:
-            assert mistake.what.endswith((".", ".)", "?)."))
-            assert mistake.part == part
-    assert sum(map(len, diagnose.MISTAKES.values())) >= 200
+@pytest.mark.parametrize("part", explain.MISTAKES)
+def test_every_known_mistake_shows_a_hundred_times_above_the_tolerance(part: str) -> None:
+    """In float64. Right results are no mistake; some pairs cancel out, so that only failing parts are explained."""
+    right, listed = calls_of(part), explain.MISTAKES[part]
+    assert len({mistake.name for mistake in listed}) == len(listed)
+    for mistake in listed:
+        worst = max(c.error_against(calls.outcome((mistake,), c.setting, c.number)) for c in right)
+        assert worst >= 100 * laws.TOLERANCE["float64"] or mistake.name in PAST_THE_CONTEXT, mistake.name
+        assert mistake.what.endswith((".", ".)", "?)."))
 
 
-def test_right_results_are_no_mistakes() -> None:
-    """Some pairs cancel out, as queries and keys swapped in transposed scores: only failing parts are explained."""
-    for part, setting in (("attention", laws.ATTENTION), ("forward", laws.FORWARD), ("loss", laws.LOSS_NARROW)):
-        right = [(setting, i, Answer("tensor", tensor(part, setting, call))) for i, call in enumerate(order(setting))]
-        found = [
-            m.name for n, m in enumerate(diagnose.MISTAKES[part]) if diagnose.reproduces(part, (n,), right, "float64")
-        ]
-        assert found == []
+@pytest.mark.parametrize("part", explain.GRADIENTS)
+def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(part: str) -> None:
+    (setting,) = {
+        law.setting for law in laws.laws_of(part) if law.check == "gradient" and "three" not in law.setting.name
+    }
+    right = calls.gradient((), setting, 0)
+    for mistake in explain.GRADIENTS[part]:
+        made, value = calls.gradient((mistake,), setting, 0), calls.outcome((mistake,), setting, 0)
+        assert made is None or not torch.allclose(made, right), mistake.name
+        assert torch.allclose(value, calls.outcome((), setting, 0)), mistake.name
 
 
-def tensor(part: str, setting: settings.Setting, call: int) -> Tensor:
-    """The right result."""
-    made = diagnose.outcome(part, (), setting, call)
-    assert isinstance(made, Tensor)
-    return made
+# --- train.py and its picture -----------------------------------------------------------------------------------------
+
+HERE = TRAIN.replace("from datasets import load_dataset\n", "").replace("from transformers import AutoTokenizer\n", "")
+CLIP = "norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)"
+STEP = "        optimizer.step()\n"
+SAVE = "    fig.savefig(save_path)\n"
+NORM = "torch.stack([p.grad.norm() for p in model.parameters()]).norm()"
+SAME = "        batch = batch.to(device)\n"
+LOADER = "loader = torch.utils.data.DataLoader(data, batch_size=batch_size)"
+DONE = '    plot_results(losses, grad_norms, "losses_and_grad_norms.png")\n'
+
+WRONG_TRAINING = {
+    "no zero_grad": edited(HERE, ("        optimizer.zero_grad()\n", "")),
+    "no clipping": edited(HERE, (CLIP, CLIP.replace("limit", 'float("inf")'))),
+    "clipping after the step": edited(HERE, (STEP, ""), (CLIP, f"optimizer.step()\n        {CLIP}")),
+    "norm after clipping": edited(HERE, (CLIP, f"{CLIP}\n        norm = {NORM}")),
+    "no optimizer step": edited(HERE, (STEP, "")),
+    "norms summed": edited(HERE, (CLIP, f"norm = sum(p.grad.norm() for p in model.parameters())\n        {CLIP.replace('norm = ', '')}")),
+    "clipping by value": edited(HERE, (CLIP, f"norm = {NORM}\n        torch.nn.utils.clip_grad_value_(model.parameters(), limit)")),
+    "one batch for ever": edited(HERE, (SAME, "        batch = data[:batch_size].to(device)\n")),
+    "batches overlap": edited(HERE, (SAME, "        batch = data[step:step + batch_size].to(device)\n")),
+    "batches of another size": edited(HERE, (SAME, "        batch = batch[:1].to(device)\n")),
+    "no gradient at the step": edited(HERE, (STEP, "        optimizer.zero_grad()\n" + STEP), (CLIP, "norm = torch.zeros(())")),
+}  # fmt: skip
+RIGHT_TRAINING = {
+    "": HERE,
+    "shuffled": edited(HERE, (LOADER, LOADER.replace(")", ", shuffle=True)"))),
+    "returned": edited(HERE, (DONE, "    return losses, grad_norms\n")),
+}
+NOTED_TRAINING = {
+    "another optimizer or schedule": edited(HERE, ("torch.optim.AdamW", "torch.optim.NAdam")),
+    "memory grows": edited(HERE, ("losses.append(loss.item())", "losses.append(loss)")),
+    "after the losses were recorded": edited(HERE, (DONE, DONE + '    torch.save({}, "nowhere/model.pt")\n')),
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are written into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", WRONG_TRAINING)
+def test_a_mistake_in_the_loop_is_named(name: str) -> None:
+    result = judged(BASE, "train", train=WRONG_TRAINING[name])["train"]
+    assert result.outcome == "failed"
+    assert result.diagnosis is not None
+    assert name in (result.diagnosis.id, *result.diagnosis.equivalent)
+    assert "step" in result.broken[0].symptom
+
+
+def test_right_loops_pass_and_what_was_changed_is_a_note() -> None:
+    for name, source in {**RIGHT_TRAINING, **NOTED_TRAINING}.items():
+        result = judged(BASE, "train", train=source)["train"]
+        assert result.outcome == "passed", name
+        assert [True] * (name in NOTED_TRAINING) == [name in note.law + note.symptom for note in result.notes], name
 
 
 def test_the_curves_of_training_differ_from_each_other_where_clipping_acts() -> None:
-    curves = list(train_case.curves(laws.TRAIN_CLIPPED, IN_ORDER))
-    assert curves[0].name == "right"
-    for other in curves[1:]:
-        same = train_case.close(other.losses, curves[0].losses) and train_case.close(other.norms, curves[0].norms)
-        assert not same or other.changed, other.name
-    assert float(curves[0].losses[-1]) < float(curves[0].losses[0]) - 0.1
+    first, *others = train_case.curves(laws.TRAIN_CLIPPED, IN_ORDER)
+    assert first.name == "right"
+    for other in others:
+        assert not (train_case.close(other.losses, first.losses) and train_case.close(other.norms, first.norms)), (
+            other.name
+        )
+    assert float(first.losses[-1]) < float(first.losses[0]) - 0.1
+
+
+@pytest.mark.parametrize(
+    ("edits", "name"),
+    [
+        ([], None),
+        ([("    plt.close(fig)\n", "    plt.close(figure)\n")], None),  # an error after it was saved is a note
+        ([(SAVE, ""), ("fig, (a, b) = plt.subplots(1, 2)", "fig = plt.figure()\n" + SAVE + "    a, b = fig.subplots(1, 2)")], "blank picture"),
+        ([(SAVE, "")], "no picture was saved"),
+        ([("    b.plot(grad_norms)\n", "")], "a panel is missing"),
+        ([("b.plot(grad_norms)", "b.plot(losses)")], "a panel is missing"),
+    ],
+)  # fmt: skip
+def test_pictures(edits: list[tuple[str, str]], name: str | None) -> None:
+    result = judged(BASE, "plot", train=edited(HERE, *edits))["plot"]
+    assert result.outcome == ("failed" if name else "passed")
+    assert name is None or name in result.mistake() + result.why()
+    assert [note.law for note in result.notes] == ["to the end"] * ("plt.close(figure)" in str(edits))

@@ -18,7 +18,7 @@ LINES = {
     "hectogpt/cli": 4220,
     "hectogpt/api": 0,
     "hectogpt/lab": 4490,
-    "hectogpt/grade": 5330,
+    "hectogpt/grade": 4740,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4860,
     "hectogpt/explore": 970,

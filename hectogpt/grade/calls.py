@@ -1,0 +1,175 @@
+"""What a part returned, call by call, beside what it should have returned, and what a known mistake would return."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from hectogpt.assignment.parts import BY_NAME
+from hectogpt.grade import compare, laws
+from hectogpt.grade.answer import Answer
+from hectogpt.grade.computation import Computation, Mistake, combine
+from hectogpt.grade.runner import Transcript
+from hectogpt.grade.settings import INPUT, Setting, cotangent, given, gradient_sizes, order, weights
+
+Outcome = Tensor | str  # what a computation returns, or the name of the error that it raises
+_remembered: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
+
+
+class Remembering(Computation):
+    """Generation and loss change nothing in the forward pass: it is computed once for each input."""
+
+    setting = ""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        key = (self.setting, tuple(ids.shape), ids.contiguous().numpy().tobytes())
+        if key not in _remembered:
+            if len(_remembered) > 20_000:
+                _remembered.clear()
+            _remembered[key] = super().forward(ids)
+        return _remembered[key]
+
+
+def outcome_of(kind: type[Computation], setting: Setting, number: int) -> Outcome:
+    """What the setting's part of a computation returns for one input."""
+    if setting.part in ("generate", "loss"):
+        kind = type("Remembering", (kind, Remembering), {"setting": setting.name})
+    new_tokens = setting.new_tokens[number] if setting.new_tokens else 0
+    try:
+        with torch.no_grad():
+            return kind(weights(setting), setting.size).run(setting.part, given(setting, number), new_tokens)
+    except (IndexError, RuntimeError, ValueError, TypeError) as error:
+        return type(error).__name__
+
+
+@lru_cache(maxsize=200_000)
+def outcome(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Outcome:
+    """What a part with these mistakes (none: the right one) returns for one input."""
+    kind = combine(mistakes)
+    assert kind is not None
+    return outcome_of(kind, setting, number)
+
+
+@lru_cache(maxsize=20_000)
+def gradient(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Tensor | None:
+    """The flat gradient of a part with these mistakes (none: the right one); None if its result has none."""
+    kind = combine(mistakes)
+    assert kind is not None
+    state = {name: value.clone().requires_grad_() for name, value in weights(setting).items()}
+    x = given(setting, number).clone()
+    x.requires_grad_(x.is_floating_point())
+    result = kind(state, setting.size).run(setting.part, x)
+    if not result.requires_grad:
+        return None
+    result.backward(cotangent(setting, result.shape))
+    sizes, prefix = gradient_sizes(setting, number), BY_NAME[setting.part].prefix
+    grads = {name: x.grad if name == INPUT else state[prefix + name].grad for name in sizes}
+    flat = [torch.zeros(sizes[n], dtype=torch.float64) if g is None else g.flatten() for n, g in grads.items()]
+    return torch.cat(flat)
+
+
+@dataclass(eq=False)
+class Call:
+    """One call in a setting. place: in the order of the calls. dtype: that the submission ran in."""
+
+    setting: Setting
+    place: int
+    answer: Answer
+    dtype: str
+
+    @property
+    def number(self) -> int:
+        """Of the input that it was given."""
+        return order(self.setting)[self.place]
+
+    @property
+    def tolerance(self) -> float:
+        return laws.TOLERANCE[self.dtype]
+
+    @property
+    def right(self) -> Tensor:
+        made = outcome((), self.setting, self.number)
+        assert isinstance(made, Tensor)
+        return made
+
+    def error_against(self, made: Outcome) -> float:
+        """How far the answer is from what a computation returns, see compare.error; an error agrees with an error."""
+        yours = self.answer.tensor
+        if isinstance(made, str) or yours is None:
+            return 0.0 if isinstance(made, str) and self.answer.kind == "error" else math.inf
+        if yours.shape == (1,) and self.setting.part == "loss" and made.dim() == 0:
+            yours = yours.reshape(())
+        return compare.error(yours, made)
+
+    def agrees(self, made: Outcome) -> bool:
+        return self.error_against(made) <= self.tolerance
+
+    @cached_property
+    def error(self) -> float:
+        return self.error_against(self.right)
+
+    @property
+    def is_right(self) -> bool:
+        return self.error <= self.tolerance
+
+    def wrong_gradients(self, mistakes: tuple[Mistake, ...] = ()) -> list[str]:
+        """Names of the gradients that are not those of the mistakes (of the right part). A difference is relative to
+        the gradient's size, or to a tenth of the largest one's: that of W_k's bias is zero but for rounding."""
+        made, yours = gradient(mistakes, self.setting, self.number), self.answer.gradient
+        sizes = gradient_sizes(self.setting, self.number)
+        if made is None or yours is None or made.numel() != yours.numel():
+            return [] if made is yours else list(sizes)
+        absent, lengths = self.answer.facts.get("absent", ()), list(sizes.values())
+        rows = zip(sizes, yours.split(lengths), made.split(lengths), strict=True)
+        found = {name: (a, b, float(b.square().mean().sqrt())) for name, a, b in rows}
+        least = max(0.1 * max(size for _, _, size in found.values()), 1e-12)
+        limit = laws.GRADIENT * self.tolerance
+        errors = {name: float((a - b).abs().max()) / max(size, least) for name, (a, b, size) in found.items()}
+        return [name for name, error in errors.items() if name not in absent and not error <= limit]
+
+
+@dataclass
+class Case:
+    """All calls of a part in one variant: setting -> calls. settings: those in which the values count."""
+
+    part: str
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+
+    @cached_property
+    def counted(self) -> list[Call]:
+        """Those in which values count."""
+        asked = {law.setting.name for law in laws.laws_of(self.part) if law.counts and law.check == "values"}
+        return [call for name, calls in self.calls.items() if name in asked for call in calls]
+
+    @cached_property
+    def built(self) -> list[Call]:
+        """The counted ones, where the part could be built."""
+        return [call for call in self.counted if not call.answer.facts.get("building")]
+
+    @cached_property
+    def wrong(self) -> list[Call]:
+        return [call for call in self.built if not call.is_right]
+
+    @property
+    def tolerance(self) -> float:
+        return max(call.tolerance for calls in self.calls.values() for call in calls)
+
+
+def case_of(part: str, variant: str, transcript: Transcript) -> Case:
+    """The answers of a variant; in float32 where float64 raised and float32 did so less often."""
+    case = Case(part)
+    for setting in dict.fromkeys(law.setting for law in laws.laws_of(part)):
+        double, single = (transcript.answers.get((setting.name, variant, dtype)) for dtype in laws.TOLERANCE)
+        if double is not None:
+            coarse = single is not None and errors_in(single) < errors_in(double)
+            answers, dtype = (single, "float32") if coarse and single is not None else (double, "float64")
+            case.calls[setting.name] = [Call(setting, place, one, dtype) for place, one in enumerate(answers)]
+    return case
+
+
+def errors_in(answers: list[Answer]) -> int:
+    return sum((a.kind == "error") + (a.gradient is None and "gradient" in a.facts) for a in answers)

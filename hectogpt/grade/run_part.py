@@ -1,0 +1,278 @@
+"""What a submission's parts return in each setting: the child's work. No right value is known here.
+
+Parts that the judged one rests on are replaced by the grader's own functions ("patched"), so that a mistake below does
+not spread; the same calls are made with the submission's own parts as well.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hectogpt.assignment.parts import BY_NAME
+from hectogpt.grade.answer import LARGEST, Answer, answer_of, answer_of_error
+from hectogpt.grade.computation import Computation
+from hectogpt.grade.settings import (
+    INPUT,
+    Setting,
+    Size,
+    cotangent,
+    given,
+    gradient_sizes,
+    order,
+    shapes,
+    state_of,
+)
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+DEVICE_WORDS = ("expected device", "same device", "different device", "is on the device", "device meta")
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Built:
+    """A part ready to be called, and the module that it belongs to. watch: what our parts below saw."""
+
+    module: nn.Module
+    call: Callable[..., Any]
+    watch: dict[str, Any] = field(default_factory=dict)
+
+
+def build(setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dtype) -> Built:
+    """The part with the setting's weights, and below it, if patched, our own parts."""
+    name = BY_NAME[setting.part].owner
+    if not hasattr(solution, name):
+        raise AttributeError(f"model_solution.py has no class {name}")
+    with no_first_weights(solution):
+        module = getattr(solution, name)(*([] if setting.part == "gelu" else [config(solution, setting.size)]))
+    load(module, setting, dtype, patched)
+    module.train(setting.train_mode)
+    method = BY_NAME[setting.part].functions[-1].rpartition(".")[2]
+    built = Built(module, module if method == "forward" else getattr(module, method))
+    if patched:
+        patch(module, setting, built.watch)
+    return built
+
+
+@contextmanager
+def no_first_weights(solution: ModuleType) -> Iterator[None]:
+    """A transformer that is built here draws no first weights: they are another part, and ours are loaded."""
+    kind: Any = getattr(solution, "Transformer", None)
+    written = vars(kind).get("_init_weights") if isinstance(kind, type) else None
+    if written is None:
+        yield
+        return
+    kind._init_weights = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        kind._init_weights = written
+
+
+def config(solution: ModuleType, size: Size) -> Any:
+    """The submission's own ModelConfig, or ours if there is none."""
+    return getattr(solution, "ModelConfig", Size)(**vars(size))
+
+
+# Parameters of the parts right below the judged one, which a mistake there may have renamed or reshaped.
+BELOW = {"block": ("mlp.", "attention."), **dict.fromkeys(("forward", "generate", "loss", "train"), ("backbone.",))}
+
+
+def load(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
+    """Our weights into the module, in the dtype. Raises LookupError for a parameter that is missing, that we do not
+    know, or that has another shape; if the parts below are to be patched, not for theirs, but all of a block's must
+    not be missing."""
+    module.to(dtype)
+    state = state_of(setting)
+    own = dict(module.named_parameters(remove_duplicate=False))
+    below = BELOW.get(setting.part, ()) if patched else ()
+    if below:
+        blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
+        free = {
+            n
+            for n in state
+            if n.startswith(below) and not (n.startswith("backbone.") and n.split(".")[1] not in blocks)
+        }
+        state = {n: v for n, v in state.items() if n not in free or (n in own and own[n].shape == v.shape)}
+    shared = [name for name in state if name in own]
+    faults = {
+        "missing": [name for name in state if name not in own],
+        "other shape": [
+            f"{n}: {list(own[n].shape)}, expected {list(state[n].shape)}"
+            for n in shared
+            if own[n].shape != state[n].shape
+        ],
+        "not in the assignment": [
+            n for n, v in own.items() if n not in state and v.requires_grad and not (below and n.startswith(below))
+        ],
+    }
+    if told := [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]:
+        raise LookupError("parameters differ from the assignment's (" + "; ".join(told) + ")")
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def patch(module: nn.Module, setting: Setting, watch: dict[str, Any]) -> None:
+    """Replace the parts right below the judged one by ours, which use the module's own parameters."""
+    part, wanted = setting.part, state_of(setting)
+
+    def ours(owner: nn.Module) -> Computation:
+        """On the owner's parameters; where it lacks one, or has it in another shape, on our own."""
+        prefix = next((f"{name}." for name, child in module.named_modules() if child is owner and name), "")
+        own = dict(owner.named_parameters(remove_duplicate=False))
+        like = next(iter(own.values()), torch.zeros((), dtype=torch.float64))
+        state = {n.removeprefix(prefix): v for n, v in wanted.items() if n.startswith(prefix)}
+        usable = {n: own[n] if n in own and own[n].shape == v.shape else v.to(like) for n, v in state.items()}
+        return Computation(usable, setting.size)
+
+    def replace(owner: Any, function: Callable[[Tensor], Tensor]) -> None:
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            watch["graph"] = watch.get("graph", False) or torch.is_grad_enabled()
+            return function(x)
+
+        owner.forward = forward
+
+    if part == "mlp" and isinstance(getattr(module, "gelu", None), nn.Module):
+        replace(module.gelu, lambda x: ours(module).gelu(x))
+    if part == "block":
+        replace(module.attention, lambda x: ours(module).attention("attention.", x))
+        replace(module.mlp, lambda x: ours(module).mlp("mlp.", x))
+    if part == "forward":
+        blocks: Any = module.backbone
+        for block in blocks:
+            replace(block, partial(ours(block).block, ""))
+    if part in ("generate", "loss", "train"):
+        replace(module, lambda ids: ours(module).forward(ids))
+
+
+# --- calling ----------------------------------------------------------------------------------------------------------
+
+
+def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str) -> Iterator[tuple[str, list[Answer]]]:
+    """(dtype, answers) of a setting with our lower parts ("patched") or the submission's own ("own"): in float64, and
+    in float32 where float64 raised. What is not a part of the model is run as "patched" only."""
+    from hectogpt.grade.run_train import picture, training
+
+    other = {"init": fresh, "train": training, "plot": picture}
+    if setting.part in other:
+        if variant == "patched" and BY_NAME[setting.part].module in modules:
+            yield "float64", other[setting.part](setting, modules)
+        return
+    made = answers(setting, modules["model_solution"], variant == "patched", "float64")
+    yield "float64", made
+    if any(answer.kind == "error" or "Error: " in str(answer.facts.get("gradient")) for answer in made):
+        yield "float32", answers(setting, modules["model_solution"], variant == "patched", "float32")
+
+
+def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:
+    """The answers to all calls of a setting, in the order of `settings.order`; one error for all if the part cannot be
+    built."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # the submission may draw from the global generator
+    made: list[Answer] = []
+    if setting.kind == "elsewhere":
+        return [elsewhere(setting, solution)]
+    try:
+        built = build(setting, solution, patched, DTYPES[dtype])
+    except BaseException as error:
+        return [answer_of_error(error, {"building": True})]
+    for number in order(setting):
+        made.append(one_call(setting, built, number, DTYPES[dtype]))
+        if made[-1].kind == "memory":
+            break  # filling memory takes seconds; once is enough
+    return made
+
+
+def elsewhere(setting: Setting, solution: ModuleType) -> Answer:
+    """Whether the part runs on another device than the CPU: "meta", which every machine has. Tables that are asked
+    with a tensor of another device raise there as they do on a GPU. Other errors tell nothing about devices."""
+
+    def same_device(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(given[0], Tensor) and given[0].device != next(module.parameters()).device:
+            raise RuntimeError(f"{given[0].device} and {next(module.parameters()).device}: not the same device")
+
+    try:
+        built = build(setting, solution, False, torch.float32)
+        built.module.to("meta")  # makes new parameters, so that ours below come after it
+        patch(built.module, setting, built.watch)
+        for table in built.module.modules():
+            if isinstance(table, nn.Embedding):
+                table.register_forward_pre_hook(same_device)
+        with torch.no_grad():
+            built.call(given(setting, 0).to("meta", torch.float32 if setting.part == "attention" else None))
+    except BaseException as error:
+        answer = answer_of_error(error)
+        if any(word in answer.text.lower() for word in DEVICE_WORDS):
+            return Answer("other", line=answer.line, facts={"device": answer.text[:200]})
+    return Answer("other")
+
+
+def one_call(setting: Setting, built: Built, number: int, dtype: torch.dtype) -> Answer:
+    kept = given(setting, number)
+    kept = kept.to(dtype) if kept.is_floating_point() else kept
+    leaf = kept.clone().requires_grad_(setting.gradient and kept.is_floating_point())
+    built.watch.clear()
+    built.module.zero_grad(set_to_none=True)
+    arguments = {"num_new_tokens": setting.new_tokens[number]} if setting.new_tokens else {}
+    try:
+        with torch.set_grad_enabled(setting.gradient or setting.part == "generate"):
+            x = leaf.clone()  # what is done to it in place shows, and is done to no leaf
+            result = built.call(x, **arguments)
+    except BaseException as error:
+        return answer_of_error(error)
+    facts = {"input kept": torch.equal(x, kept), "mode kept": built.module.training == setting.train_mode}
+    facts["graph"] = bool(built.watch.get("graph"))
+    answer = answer_of(result, facts)
+    if setting.gradient:
+        differentiate(setting, built.module, number, leaf, result, answer)
+    return answer
+
+
+def differentiate(setting: Setting, module: nn.Module, number: int, leaf: Tensor, result: Any, answer: Answer) -> None:
+    """Add the gradients to the answer; what gets none counts as zeros. facts["absent"]: weights that the module lacks,
+    or has in another shape; facts["without"]: those that no gradient reaches."""
+    if not isinstance(result, Tensor) or result.numel() > LARGEST:
+        answer.facts["gradient"] = "it carries no gradient"
+        return
+    if not result.requires_grad:
+        answer.facts["gradient"] = "the result carries no gradient: it does not depend on any weight for autograd"
+        return
+    try:
+        result.backward(cotangent(setting, result.shape).to(result))
+    except BaseException as error:
+        answer.facts["gradient"] = f"{type(error).__name__}: {str(error)[:400]}"
+        return
+    own = dict(module.named_parameters(remove_duplicate=False)) | {INPUT: leaf}
+    expected = gradient_sizes(setting, number)
+    found = {name: own[name].grad for name, size in expected.items() if name in own and own[name].numel() == size}
+    answer.facts["absent"] = [name for name in expected if name not in found]
+    answer.facts["without"] = [name for name, grad in found.items() if grad is None]
+    flat = [torch.zeros(size) if (g := found.get(name)) is None else g.flatten() for name, size in expected.items()]
+    answer.gradient = torch.cat([g.double().cpu() for g in flat])
+
+
+# --- first weights --------------------------------------------------------------------------------------------------
+
+
+def fresh(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
+    """The parameters of a new model, one tensor a name of ours."""
+    torch.manual_seed(0)
+    solution = modules["model_solution"]
+    size = Size(64, 4, 4, 64, 97)
+    try:
+        own = dict(solution.Transformer(config(solution, size)).named_parameters(remove_duplicate=False))
+    except BaseException as error:
+        return [answer_of_error(error, {"building": True})]
+    return [answer_of(own[name].float(), {"name": name}) for name in shapes(size) if name in own]

@@ -1,0 +1,231 @@
+"""The tables of solutions: right ones pass every part in whatever style, wrong ones are caught and their mistakes named."""
+
+# ruff: noqa: E501  # a table, an entry a line
+from __future__ import annotations
+
+import random
+import re
+from itertools import combinations
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from grade_right import NO_CROP, RIGHT
+from grade_solutions import BASE, KIT, edited, judged, module
+from grade_wrong import NOTES, WRONG, Wrong
+from helpers import ROOT
+from torch import Tensor
+
+from hectogpt.assignment.parts import BY_NAME, PARTS
+from hectogpt.assignment.regions import with_stubs
+from hectogpt.grade import laws
+from hectogpt.grade.calls import case_of
+from hectogpt.grade.result import PartResult
+from hectogpt.grade.run_part import answers
+from hectogpt.grade.runner import Transcript
+
+MODEL = ("gelu", "mlp", "attention", "block", "forward", "generate", "loss")
+HERE = {name: source for name, source in RIGHT.items() if "not installed" not in name}  # that one needs a child
+
+
+def named(result: PartResult) -> tuple[str, ...]:
+    """The diagnosis and its equivalents."""
+    return (result.diagnosis.id, *result.diagnosis.equivalent) if result.diagnosis else ()
+
+
+# --- right ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.thorough] if n % 4 else []) for n, name in enumerate(HERE)]
+)
+def test_a_right_solution_passes_without_a_note(name: str) -> None:
+    results = judged(HERE[name], *MODEL, "init")
+    assert {result.outcome for result in results.values()} == {"passed"}
+    assert [note.symptom for result in results.values() for note in result.notes] == []
+
+
+@pytest.mark.thorough
+def test_right_ones_stay_a_hundred_times_below_the_tolerance() -> None:
+    worst: dict[str, float] = dict.fromkeys(laws.TOLERANCE, 0.0)
+    for source in HERE.values():
+        solution = module("model_solution", source)
+        for law in laws.LAWS:
+            for dtype in worst if law.check == "values" and law.counts else ():
+                found = Transcript(
+                    answers={(law.setting.name, "patched", "float64"): answers(law.setting, solution, True, dtype)}
+                )
+                calls = case_of(law.part, "patched", found).calls[law.setting.name]
+                worst[dtype] = max(worst[dtype], *(call.error for call in calls))
+    assert worst["float64"] * 100 <= laws.TOLERANCE["float64"]
+    assert worst["float32"] * 50 <= laws.TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize(("part", "source"), NOTES, ids=range(len(NOTES)))
+def test_what_the_assignment_does_not_ask_for_is_a_note(part: str, source: str) -> None:
+    result = judged(source, part)[part]
+    assert result.outcome == "passed"
+    assert result.notes
+    if source == NO_CROP:
+        assert [note.law for note in result.notes] == ["past the context", "a prompt longer than the context"]
+
+
+# --- wrong ------------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_enough_and_they_differ() -> None:
+    assert len({case.source for case in WRONG}) == len(WRONG) >= 190
+    assert {case.part for case in WRONG} == {*MODEL, "init"}
+
+
+@pytest.mark.parametrize("case", WRONG[::6], ids=lambda case: case.id)
+def test_a_wrong_solution_is_caught_and_named(case: Wrong) -> None:
+    result = judged(case.source, case.part)[case.part]
+    assert (result.outcome, result.points) == ("failed", 0)
+    assert set(named(result)) & set(case.names), named(result)
+    assert result.broken[0].symptom
+
+
+@pytest.mark.thorough
+def test_the_document_tells_what_plain_tests_let_through_and_that_all_are_named() -> None:
+    """docs/grading.md. The plain tests are those of a course: a fresh initialisation, inputs of one shape, 1e-5."""
+    passed, unnamed, missed = [], [], []
+    cases = [case for case in WRONG if case.part != "init"]
+    for case in cases:
+        result = judged(case.source, case.part)[case.part]
+        passed += [case.id] if result.outcome == "passed" else []
+        unnamed += [case.id] if not set(named(result)) & set(case.names) else []
+        title = BY_NAME[case.part].title.removeprefix("Transformer.")
+        missed += [] if caught_by_plain_tests(case) else [(title, case.names[0])]
+    assert passed == []
+    assert unnamed == []
+    lines = [
+        f"* {title}: {', '.join(dict.fromkeys(n for t, n in missed if t == title))}"
+        for title in dict.fromkeys(t for t, _ in missed)
+    ]
+    text = " ".join((ROOT / "docs" / "grading.md").read_text(encoding="utf-8").split())
+    assert f"Of {len(cases)} wrong solutions in our tests, plain tests let {len(missed)} through" in text
+    assert [line for line in lines if line not in text] == []
+
+
+def caught_by_plain_tests(case: Wrong) -> bool:
+    right = plain_result(module("model_solution", BASE), case.part)
+    made = plain_result(module("model_solution", case.source), case.part)
+    assert right is not None
+    if not isinstance(made, Tensor) or made.shape != right.shape:
+        return True
+    return not torch.allclose(made.double(), right.double(), rtol=0, atol=1e-5)
+
+
+def plain_result(solution: ModuleType, part: str) -> Tensor | None:
+    """What a part gives in the plain test; None if it raises or gives no tensor."""
+    generator = torch.Generator().manual_seed(1)
+    x, ids = torch.rand(2, 16, 48, generator=generator), torch.randint(16, (2, 14), generator=generator)
+    torch.manual_seed(0)
+    try:
+        model: Any = solution.Transformer(solution.ModelConfig(48, 2, 2, 16, 16)).eval()
+        with torch.no_grad():
+            for name, parameter in sorted(model.named_parameters()):  # as the course's starter draws them
+                trivial = float(name.endswith("norm.weight"))
+                fresh = "norm" not in name and not name.endswith("bias")
+                parameter.copy_(
+                    0.02 * torch.randn(parameter.shape, generator=generator)
+                    if fresh
+                    else torch.full_like(parameter, trivial)
+                )
+            first = model.backbone[0]
+            calls = {
+                "gelu": lambda: solution.GELU()(torch.linspace(-0.3, 0.3, 100)),
+                "mlp": lambda: first.mlp(x),
+                "attention": lambda: first.attention(x),
+                "block": lambda: first(x),
+                "forward": lambda: model(ids),
+                "generate": lambda: model.generate(torch.tensor([[1], [1]]), 2),
+                "loss": lambda: model.get_loss_on_batch(torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])),
+            }
+            made: Tensor | None = calls[part]()
+            return made
+    except Exception:
+        return None
+
+
+@pytest.mark.thorough
+def test_a_mistake_in_one_part_leaves_the_others_right() -> None:
+    """Each part is judged with our own parts below it."""
+    shapes = [case for case in WRONG if case.names[0] in ("d_ff is not 4 d_model", "bias missing in a layer")]
+    for case in [*WRONG[::4], *shapes]:
+        if case.names[0] in ("layers outside a ModuleList", "weights not initialised"):
+            continue  # the model has no layers; no part of MODEL
+        results = judged(case.source, *MODEL)
+        assert [part for part, result in results.items() if result.outcome != "passed"] == [case.part], case.id
+
+
+@pytest.mark.slow
+def test_of_pairs_both_are_named_in_six_of_ten() -> None:
+    """Pairs of edits in one part that change different lines, up to twenty a part."""
+    found: dict[str, list[tuple[Wrong, Wrong, str]]] = {}
+    for a, b in combinations([case for case in WRONG if case.edits], 2):
+        if a.part == b.part and not {old for old, _ in a.edits} & {old for old, _ in b.edits}:
+            try:
+                found.setdefault(a.part, []).append((a, b, edited(BASE, *a.edits, *b.edits)))
+            except AssertionError:  # one edit has taken away the line of the other
+                continue
+    order = random.Random(5)
+    cases = [pair for listed in found.values() for pair in order.sample(listed, min(20, len(listed)))]
+    assert len(cases) >= 80
+    both, passed = 0, []
+    for a, b, source in cases:
+        result = judged(source, a.part)[a.part]
+        passed += [f"{a.id} + {b.id}"] if result.outcome == "passed" else []
+        both += any(any(x in name for x in a.names) and any(y in name for y in b.names) for name in named(result))
+    assert passed == []
+    assert both >= 0.6 * len(cases), f"{both} of {len(cases)}"
+
+
+def test_what_no_mistake_explains_is_told_by_its_first_place() -> None:
+    """Nothing is named that does not reproduce the numbers."""
+    strange = ("z = weights @ v", "z = weights @ v + 0.01 * torch.arange(B)[:, None, None, None]")
+    result = judged(edited(BASE, strange), "attention")["attention"]
+    assert (result.outcome, result.diagnosis) == ("failed", None)
+    assert re.search(r"row 1, .*yours .*expected", result.broken[0].symptom)
+
+
+# --- the kit's own files, whose mask is added -------------------------------------------------------------------------
+
+MASKED, CROP = "score + self.causal_mask[:, :, :t, :t]", "self(x[:, -self.config.context_length:])[:, -1]"
+# part, old and new text of the right lines, the name that is to be found
+KIT_MISTAKES: tuple[tuple[str, tuple[str, str], str], ...] = (
+    ("attention", (MASKED, "score.masked_fill(self.causal_mask[:, :, :t, :t] == 0, -math.inf)"), "mask inverted"),
+    ("attention", (MASKED, "score * self.causal_mask[:, :, :t, :t]"), "additive mask multiplied"),
+    ("attention", (MASKED, "score + self.causal_mask"), "mask not sliced"),
+    ("attention", (MASKED, "score - self.causal_mask[:, :, :t, :t]"), "mask of plus infinity"),
+    ("attention", (f"({MASKED}, dim=-1)", "(score, dim=-1) + self.causal_mask[:, :, :t, :t]"), "minus infinity after softmax"),
+    ("attention", (f"({MASKED}, dim=-1)", "(score, dim=-1) * (self.causal_mask[:, :, :t, :t] == 0)"), "mask after softmax"),
+    ("generate", (CROP, CROP.removesuffix("[:, -1]")), "the new token lacks an axis"),
+    ("generate", (", keepdim=True", ""), "the new token lacks an axis"),
+    ("forward", ("arange(seq", "arange(x.shape[0]"), "positions from the batch axis"),
+)  # fmt: skip
+
+
+def filled(**changes: str) -> str:
+    """The kit's model_solution.py with all parts written, some of them in another way."""
+    source = with_stubs(
+        (ROOT / "reference" / "model_solution.py").read_text(encoding="utf-8"), [part.name for part in PARTS]
+    )
+    for part, body in {**KIT, **changes}.items():
+        found = re.search(rf'( *)raise NotImplementedError\("exercise {part}: .*\n', source)
+        assert found is not None
+        lines = "".join(f"{found[1]}{line}\n" for line in body.strip("\n").splitlines())
+        source = source[: found.start()] + lines + source[found.end() :]
+    return source
+
+
+def test_mistakes_in_the_kit_are_named_and_right_lines_pass() -> None:
+    for part, change, name in KIT_MISTAKES:
+        result = judged(filled(**{part: KIT[part].replace(*change)}), part)[part]
+        assert result.outcome == "failed"
+        assert name in named(result)
+    results = judged(filled(), *MODEL)
+    assert {result.outcome for result in results.values()} == {"passed"}
+    assert [note for result in results.values() for note in result.notes] == []
