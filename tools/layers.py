@@ -46,7 +46,7 @@ LAYERS: dict[str, Layer] = {
         "explore interop generation data model",
     ),
     "lab": Layer("recipes, the ladder, paired trials, scores", "#0969da", "training generation data model"),
-    "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment interop"),
+    "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment"),
     "assignment": Layer("the assignment as a kit", "#116329"),
     "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "interop data model kernels"),
     "explore": Layer("attention and positions in numbers", "#bf3989", "data model"),
