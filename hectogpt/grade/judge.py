@@ -51,8 +51,8 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
     wrong, wrong_alone = (any(f.counts for f in findings) for findings in (patched, own))
     # wrong with our lower parts, right with its own: a call that ours do not have
     case, findings = (cases[1], own) if wrong and not wrong_alone else (cases[0], patched)
-    error = max((call.error for call in case.built), default=None)
-    result = PartResult(part, "passed", findings=findings, error=error, tolerance=case.tolerance)
+    worst = max((call.error for call in case.built), default=None)
+    result = PartResult(part, "passed", findings=findings, error=worst, tolerance=case.tolerance)
     if wrong and wrong_alone:
         compared = {law.name for law in laws.laws_of(part) if law.check == "values" and not law.counts}
         result.findings = [f for f in findings if f.counts or f.law not in compared]  # other inputs show the same

@@ -134,8 +134,8 @@ def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path, monkeypatch: py
         pid = int(found[0].read_text())
         grader.kill()
         grader.communicate(timeout=60)
-    variable = f"HOME={found[0].parent}"  # of the child and of what it has started
-    while hardware.processes_with(variable) or hardware.is_process(pid):
+    home = str(found[0].parent)  # of the child and of what it has started
+    while hardware.processes_with("HOME", home) or hardware.is_process(pid):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert found[0].exists()

@@ -13,6 +13,7 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import calls, explain, laws, settings, train_case
 from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call
+from hectogpt.grade.mistakes_gradient import GRADIENTS
 
 IN_ORDER = [list(range(4 * n, 4 * n + 4)) for n in range(train_case.STEPS)]
 PAST_THE_CONTEXT = {"returned text cropped"}  # shows in a law of its own
@@ -57,16 +58,18 @@ def test_every_known_mistake_shows_a_hundred_times_above_the_tolerance(part: str
         assert mistake.what.endswith((".", ".)", "?)."))
 
 
-@pytest.mark.parametrize("part", explain.GRADIENTS)
+@pytest.mark.parametrize("part", GRADIENTS)
 def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(part: str) -> None:
     (setting,) = {
         law.setting for law in laws.laws_of(part) if law.check == "gradient" and "three" not in law.setting.name
     }
-    right = calls.gradient((), setting, 0)
-    for mistake in explain.GRADIENTS[part]:
-        made, value = calls.gradient((mistake,), setting, 0), calls.outcome((mistake,), setting, 0)
+    right, value = calls.gradient((), setting, 0), Call(setting, 0, Answer("error"), "float64").right
+    assert right is not None
+    for mistake in GRADIENTS[part]:
+        made = calls.gradient((mistake,), setting, 0)
         assert made is None or not torch.allclose(made, right), mistake.name
-        assert torch.allclose(value, calls.outcome((), setting, 0)), mistake.name
+        same = Call(setting, 0, Answer("tensor", value), "float64")
+        assert same.agrees(calls.outcome((mistake,), setting, 0)), mistake.name
 
 
 # --- train.py and its picture -----------------------------------------------------------------------------------------
