@@ -1,7 +1,7 @@
 """Builds wheels and source archive from the tracked files, and checks what is in them: `python -m tools.package [DIR]`.
 
-Beside the wheel for every platform there is one for each kind of processor that a compiler here compiles for, with the
-C++ kernels in it: py3-none-manylinux_2_N_x86_64, and aarch64 where g++-aarch64-linux-gnu is.
+Beside the wheel for all platforms there is one for each that a compiler here compiles for, with the C++ kernels in it:
+Linux on x86-64 and ARM (Debian: g++, g++-aarch64-linux-gnu) and macOS on ARM (pip install ziglang).
 
 Needs no network: it calls setuptools, which torch requires, and no other tool. DIR is dist/ unless it is named.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -23,7 +24,14 @@ from pathlib import Path
 from hectogpt.kernels.build import FORMS, OPTIONS, sources
 from tools import ROOT
 
-COMPILERS = {"x86_64": "x86_64-linux-gnu-g++", "aarch64": "aarch64-linux-gnu-g++"}
+# The compilers of libraries for other machines: the wheel's tag for a platform, the kind of processor, the command.
+# manylinux: the version of the C library is added.
+ZIG = (sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos", "-mcpu=apple_m1", "-pthread")
+COMPILERS = (
+    ("manylinux_2_{glibc}_x86_64", "x86_64", ("x86_64-linux-gnu-g++", "-fopenmp")),
+    ("manylinux_2_{glibc}_aarch64", "aarch64", ("aarch64-linux-gnu-g++", "-fopenmp")),
+    ("macosx_11_0_arm64", "aarch64", ZIG),
+)
 LARGEST = 2_000_000  # bytes of either archive
 BUILD = "from setuptools import build_meta; import sys; print(build_meta.build_sdist(sys.argv[1]))"
 WHEEL = "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
@@ -72,23 +80,23 @@ def _run(program: str, folder: Path, target: Path) -> Path:
     return target / done.stdout.strip().splitlines()[-1]
 
 
-def add_kernels(wheel: Path, machine: str, compiler: str) -> Path | None:
-    """A copy of a wheel with the kernels for a kind of processor; None if the compiler is not here.
+def add_kernels(wheel: Path, platform: str, machine: str, compiler: tuple[str, ...]) -> Path | None:
+    """A copy of a wheel with the kernels for a platform; None if the compiler is not here.
 
-    The libraries need OpenMP, which torch brings, and the standard libraries; the name tells the version of C's.
+    On Linux the libraries need OpenMP, which torch brings, and the standard libraries.
     """
-    if shutil.which(compiler) is None:
+    is_zig = compiler == ZIG
+    if (importlib.util.find_spec("ziglang") if is_zig else shutil.which(compiler[0])) is None:
         return None
     libraries: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for form in (form for form in FORMS if form.machine == machine):
+        for form in [form for form in FORMS if form.machine == machine][: 1 if is_zig else None]:
             library = Path(folder, f"{form.name}.so")
-            files = [*map(str, sources()), "-o", str(library)]
-            command = [compiler, *OPTIONS, "-fopenmp", *form.options, *files]
-            subprocess.run(command, check=True)
+            options = [*OPTIONS, *(() if is_zig else form.options)]
+            subprocess.run([*compiler, *options, *map(str, sources()), "-o", str(library)], check=True)
             libraries[f"hectogpt/kernels/prebuilt/{library.name}"] = library.read_bytes()
-    needed = max(int(n) for code in libraries.values() for n in re.findall(rb"GLIBC_2\.(\d+)", code))
-    tag = f"py3-none-manylinux_2_{needed}_{machine}"
+    glibc = max((int(n) for code in libraries.values() for n in re.findall(rb"GLIBC_2\.(\d+)", code)), default=0)
+    tag = f"py3-none-{platform.format(glibc=glibc)}"
     result = wheel.with_name(wheel.name.replace("py3-none-any", tag))
     record: list[str] = []
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as new:
@@ -140,7 +148,7 @@ def main() -> None:
     if sys.argv[1:] in (["-h"], ["--help"]):
         raise SystemExit(__doc__)
     wheel, sdist = build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist")
-    for_platforms = [add_kernels(wheel, machine, compiler) for machine, compiler in COMPILERS.items()]
+    for_platforms = [add_kernels(wheel, *platform) for platform in COMPILERS]
     for path in (wheel, sdist, *filter(None, for_platforms)):
         print(f"{path}  {path.stat().st_size:,} bytes, {len(contents(path))} files")
     if found := faults(wheel, sdist):
