@@ -19,7 +19,6 @@ NAMES = (
     "ops.mkldnn._linear_pointwise",
     "ops.mkldnn._reorder_linear_weight",
     "_softmax",
-    "_int_mm",
     "_foreach_add_",
     "_fused_adamw_",
 )
@@ -85,12 +84,6 @@ def softmax_(z: Any) -> Any:
 
     softmax = find("_softmax")
     return z.copy_(torch.softmax(z, 1)) if softmax is None else softmax(z, 1, False, out=z)
-
-
-def int8_product(a: Any, b: Any) -> Any:
-    """a [n, k] times b [k, m], both int8, as int32."""
-    product = find("_int_mm")
-    return a.int() @ b.int() if product is None else product(a, b)
 
 
 def adamw_(

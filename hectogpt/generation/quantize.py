@@ -1,9 +1,8 @@
 """A model with weights of fewer bytes, bf16 or int8, for generation, which reads every weight once per token.
 
 Where the C++ kernels are (hectogpt/kernels), they multiply: int8 with the rows of x rounded to 8 bits, each by its own
-maximum, bf16 and float32 for a few rows with x as it is. Otherwise, and for more rows, the products are torch's and
-oneDNN's, beside bf16 weights with activations rounded to bf16 where the processor multiplies bf16. Norms, attention and
-cache stay in float32.
+maximum, bf16 and float32 for a few rows with x as it is. Otherwise, and for more rows, the products are oneDNN's or
+torch's, in bf16 beside rounded weights where the processor multiplies bf16. Norms, attention and cache stay in float32.
 """
 
 from __future__ import annotations
@@ -67,10 +66,6 @@ class PackedLinear(nn.Module):
                 weight, scale, sums = self.packed
         elif form == "bfloat16":
             weight = weight.bfloat16()
-        if form == "int8" and not own_code:
-            # oneDNN's int8 product wants an even number of rows.
-            weight = F.pad(weight, (0, 0, 0, self.out_features % 2))
-            scale = None if scale is None else F.pad(scale[:, 0], (0, self.out_features % 2))
         self.register_buffer("weight", weight.contiguous())
         self.register_buffer("scale", scale)
         self.register_buffer("sums", sums)
@@ -82,10 +77,8 @@ class PackedLinear(nn.Module):
             return decoding.linear_int8(x, self.packed, self.bias)
         if self.own_code and rows <= decoding.most_rows(self.weight.dtype):
             return decoding.linear(x, self.weight, self.bias)
-        on_cpu, is_int8 = x.device.type == "cpu", self.weight.dtype == torch.int8
-        y = self._gemm_int8(x, rows) if is_int8 and rows > FEW_ROWS and on_cpu else self._gemm(x, rows)
-        y = y if self.scale is None else y * self.scale
-        y = y[..., : self.out_features]
+        y = self._gemm(x, rows)
+        y = y if self.scale is None else y * self.scale[:, 0]
         return y if self.bias is None else y + self.bias
 
     def _gemm(self, x: Tensor, rows: int) -> Tensor:
@@ -102,13 +95,6 @@ class PackedLinear(nn.Module):
                 weight = self.blocked
             return torch_private.onednn_linear(x, weight).float()
         return F.linear(x, weight).float()
-
-    def _gemm_int8(self, x: Tensor, rows: int) -> Tensor:
-        """Integer products with each row of x rounded to 8 bits too (2208.07339, section 3.1), twice bf16's speed."""
-        step = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / 127
-        rounded = (x / step).round().to(torch.int8).reshape(rows, -1)
-        y = torch_private.int8_product(rounded, self.weight.t())
-        return y.view(*x.shape[:-1], -1).float() * step
 
 
 class PackedHead(nn.Module):
@@ -152,18 +138,16 @@ class OwnAttention(nn.Module):
         return self.attention.W_o(decoding.attend(q, k, v, starts, int(cache.slots[0]), self.attention.scale))
 
 
-def quantize(model: Transformer, form: WeightFormat = "float32", *, own_code: bool = True) -> Transformer:
+def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
     """A copy for generation whose linear maps, vocabulary head included, hold their weights in a smaller format.
 
     The embedding tables stay in float32, since a token reads one row of them; they and all else that is not replaced
-    share memory with `model`. own_code: use the C++ kernels where they are; without them int8 saves memory but, for one
-    or two texts, no time.
+    share memory with `model`. Without the C++ kernels int8 saves memory but no time.
     """
     # The memo keeps tensors shared until the module that holds them is replaced.
     shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     light = copy.deepcopy(model, shared)
-    on_cpu = model.embeddings.weight.device.type == "cpu"
-    own_code = own_code and on_cpu and decoding.are_there()
+    own_code = model.embeddings.weight.device.type == "cpu" and decoding.are_there()
     matrix = model.lm_head.matrix(model.embeddings.weight)
     light.lm_head = PackedHead(light.lm_head, PackedLinear(matrix, None, form, own_code=own_code))  # type: ignore[assignment]
     for module in list(light.backbone.modules()):

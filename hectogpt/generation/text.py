@@ -7,7 +7,6 @@ refuse ids outside the vocabulary before the model sees them, and logits that ar
 from __future__ import annotations
 
 import codecs
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -42,7 +41,6 @@ def generate(
     seed: int | Sequence[int] = 0,
     decode_bytes: DecodeBytes | None = None,
     start: int | None = None,
-    block: int = 1,
 ) -> Iterator[Token]:
     """Yield the new tokens of all texts, one per text and round, in the order of the texts.
 
@@ -51,10 +49,6 @@ def generate(
     the one completing a stop string (for which `decode_bytes` is needed), or number max_new_tokens. An empty prompt
     starts from `start`, by default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary).
     Past the context length L each token is conditioned on the last L tokens of its text.
-
-    block: rounds that are computed before their tokens are read and yielded. The tokens are the same. More than 1 saves
-    waiting for the device in every round; a reader who shows tokens as they come wants 1. Texts that can end early (at
-    a stop token or string) are always read in every round.
 
     Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds outside [-2^63, 2^63) and
     for texts that do not fit into memory (MEMORY), and for NaN or infinite logits (DIVERGED). Weights are not changed;
@@ -77,13 +71,9 @@ def generate(
     seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
     if len(seeds) != rows:
         raise UserError(f"{len(seeds)} seeds for {rows} texts", why="each text has its own generator")
-    if block < 1:
-        raise UserError(f"block = {block}", why="it must be at least 1")
     if rows == 0 or sampling.max_new_tokens == 0:
         return iter(())
-    if sampling.eos_token_id or sampling.stop_strings:
-        block = 1
-    return _generate(model, texts, sampling, seeds, decode_bytes, block)
+    return _generate(model, texts, sampling, seeds, decode_bytes)
 
 
 def _generate(
@@ -92,21 +82,17 @@ def _generate(
     sampling: Sampling,
     seeds: list[int],
     decode_bytes: DecodeBytes | None,
-    block: int,
 ) -> Iterator[Token]:
     stops = [StopStrings(sampling.stop_strings) for _ in seeds]
     open_rows = set(range(len(seeds)))
-    rounds = _rounds(model, prompts, sampling, seeds)
-    while computed := list(itertools.islice(rounds, block)):
-        # Waits for the device, once for all rounds of the block.
-        ids, picked, totals = (torch.stack(numbers).tolist() for numbers in zip(*computed, strict=True))
-        for round_ids, round_picked, round_totals in zip(ids, picked, totals, strict=True):
-            _check_numbers(round_totals, open_rows)
-            for row in sorted(open_rows):
-                token = round_ids[row]
-                if token in sampling.eos_token_id or (decode_bytes and stops[row].found(decode_bytes([token]))):
-                    open_rows.discard(row)
-                yield Token(row, token, round_picked[row] - round_totals[row])
+    for computed in _rounds(model, prompts, sampling, seeds):
+        ids, picked, totals = torch.stack([numbers.double() for numbers in computed]).tolist()  # waits once
+        _check_numbers(totals, open_rows)
+        for row in sorted(open_rows):
+            token = int(ids[row])
+            if token in sampling.eos_token_id or (decode_bytes and stops[row].found(decode_bytes([token]))):
+                open_rows.discard(row)
+            yield Token(row, token, picked[row] - totals[row])
         if not open_rows:
             return
 
@@ -206,7 +192,6 @@ def complete(
         seed=seed,
         decode_bytes=tokenizer.decode_bytes,
         start=tokenizer.end_of_text,
-        block=32,
     )
     ids = [token.id for token in tokens if token.row == 0]
     if ids and ids[-1] in sampling.eos_token_id:

@@ -5,6 +5,7 @@ The code in a folder is not run: the classes are the package's own, or those of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.interop.gpt2_names import is_mask, to_ours
 from hectogpt.interop.hf_config import parse_config
-from hectogpt.interop.weight_files import find_weights
 from hectogpt.model.config import ModelConfig
+from hectogpt.model.safetensors_header import check_header
 from hectogpt.model.transformer import Transformer, name_as_saved
-from hectogpt.model.weights import MODEL_TYPE, model_of, read_config
+from hectogpt.model.weights import MODEL_TYPE, model_of, read_config, read_tensors
 from hectogpt.serialization import load
 
+SAFETENSORS = "model.safetensors"
+DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32"}  # the latter two of maps of ids
+SAVE = "in transformers: AutoModelForCausalLM.from_pretrained(FOLDER{0}).save_pretrained(FOLDER, max_shard_size='99GB')"
 HALF = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 PREFIX = "model."  # of the names of tensors in a model that was exported with its code
 
@@ -34,9 +38,8 @@ def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> 
     float64, float32, float16 or bfloat16.
     """
     config = parse_config(read_config(folder), str(folder / "config.json"))
-    weights = find_weights(folder, is_mask)
-    state = to_ours(widened(weights.read(), folder, note), config.n_layers)
-    return model_of(config, state, weights.path)
+    path = find_weights(folder)
+    return model_of(config, to_ours(widened(read_tensors(path), folder, note), config.n_layers), path)
 
 
 def is_exported(config: dict[str, Any]) -> bool:
@@ -47,15 +50,34 @@ def is_exported(config: dict[str, Any]) -> bool:
 def load_exported(folder: Path, config: dict[str, Any], note: Callable[[str], None] = lambda text: None) -> Transformer:
     """The model of a folder that `hectogpt export` wrote with code of its own; `config` is its config.json. Else as
     `load_gpt2`."""
-    weights = find_weights(folder, lambda name: False)
-    state = widened(weights.read(), folder, note)
+    path = find_weights(folder)
+    state = widened(read_tensors(path), folder, note)
     try:
         settings = load(ModelConfig, config["model"])
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT) from None
     # Earlier versions wrote the names of the package's modules, which differ from those of saved weights.
     named = name_as_saved({name.removeprefix(PREFIX): tensor for name, tensor in state.items()})
-    return model_of(settings, named, weights.path)
+    return model_of(settings, named, path)
+
+
+def find_weights(folder: Path) -> Path:
+    """The folder's model.safetensors. Raises UserError (CHECKPOINT) if there is none, or if a tensor's dtype is no
+    weight's. Pickles are not read."""
+    path = folder / SAFETENSORS
+    if not os.path.lexists(path):
+        others = sorted(name for name in os.listdir(folder) if name.endswith((".index.json", ".bin", ".pt", ".pth")))
+        why = "the folder holds no weights"
+        if others:
+            why = f"it has {others[0]}; weights in several files, and pickles, which can run code, are not read"
+        fix = SAVE.format("") if others else f"copy the model's {SAFETENSORS} there"
+        raise UserError(f"no {SAFETENSORS} in {folder}", why=why, fix=fix, code=errors.CHECKPOINT)
+    odd = [f"{name[:80]} is {dtype}" for name, (dtype, _) in check_header(path).items() if dtype not in DTYPES]
+    odd = [text for text in odd if not is_mask(text.split(" ")[0])]
+    if odd:
+        what, fix = f"{path} holds no weights that can be used", SAVE.format(", dtype=torch.float32")
+        raise UserError(what, why=f"{len(odd)} tensors are no weights, as {odd[0]}", fix=fix, code=errors.CHECKPOINT)
+    return path
 
 
 def widened(state: dict[str, Tensor], folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:

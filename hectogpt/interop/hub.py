@@ -7,10 +7,9 @@ from pathlib import Path
 from hectogpt import errors
 from hectogpt.data.hub import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.errors import UserError
-from hectogpt.interop.weight_files import INDEX, SAFETENSORS
+from hectogpt.interop.hf_weights import SAFETENSORS
 
 FILES = ("config.json", SAFETENSORS, "vocab.json", "merges.txt", "tokenizer.json")
-SHARDS = (INDEX, "model-*-of-*.safetensors")
 CARD = ("README.md",)  # says whose the weights are, which an export passes on
 
 
@@ -32,10 +31,10 @@ def fetch(name: str) -> Path:
             why="to look for it on the hub, the package huggingface_hub is needed",
             fix=f"python -m pip install 'hectogpt[hf]', or {by_hand}",
         ) from None
-    patterns = [*FILES, *SHARDS, *CARD]
+    patterns = [*FILES, *CARD]
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if any((folder / file).exists() for file in (SAFETENSORS, INDEX)):
+        if (folder / SAFETENSORS).exists():
             return folder
     except LocalEntryNotFoundError:
         pass

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import __version__
-from hectogpt.display import NGRAMS, printable
+from hectogpt.display import NGRAMS, printable, value_text
 from hectogpt.errors import UserError
 from hectogpt.json_files import read_json_object
 
@@ -147,12 +147,4 @@ def _line(value: Any) -> str:
 
 def _cell(value: Any) -> str:
     """A value for a cell of a table, as in Rotary(base=10000.0)."""
-    return _line(_plain(value))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value.get('type', '')}({', '.join(f'{k}={_plain(v)}' for k, v in value.items() if k != 'type')})"
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value)) or "none"
-    return "none" if value is None else str(value)
+    return _line(value_text(value, longest=200))

@@ -46,17 +46,6 @@ def test_a_row_alone_is_the_row_in_a_batch_and_a_seed_is_a_text(kind: str) -> No
     assert rows_of(generate(model, [[1, 2, 3]], copies), 4) == expected
 
 
-@pytest.mark.parametrize("block", [2, 5, 100])
-@pytest.mark.parametrize("kind", ["gpt2", "everything else"])
-def test_tokens_read_in_blocks_are_the_same(kind: str, block: int) -> None:
-    """Also past the context, and where a text can end early, for which a block is one round."""
-    model = build(KINDS[kind])
-    numbers = Sampling(max_new_tokens=L + 3, do_sample=True, temperature=1.5, repetition_penalty=1.3)
-    for sampling in (numbers, replace(numbers, eos_token_id=(3,)), replace(numbers, num_return_sequences=3)):
-        one_by_one = list(generate(model, [[1, 2, 3], [4]], sampling, seed=7))
-        assert list(generate(model, [[1, 2, 3], [4]], sampling, seed=7, block=block)) == one_by_one
-
-
 def test_log_probabilities_are_the_model_s_own() -> None:
     model = build(GPT2)
     text = [1, 2]

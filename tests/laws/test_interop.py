@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -86,6 +84,8 @@ def test_pickles_are_refused_unread(saved: Path) -> None:
     refused(saved, "holds no weights")
     (saved / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
     refused(saved, "pytorch_model.bin", "pickle", "save_pretrained")
+    (saved / "model.safetensors.index.json").write_text("{}")
+    refused(saved, "index.json", "several files", "max_shard_size")
 
 
 @pytest.mark.parametrize(
@@ -107,46 +107,6 @@ def test_tensors_that_do_not_fit_are_named(saved, name, tensor, said):
     with pytest.raises(UserError, match="does not fit") as caught:
         load_gpt2(saved)
     assert said in caught.value.why
-
-
-def split(folder: Path) -> dict[str, str]:
-    """Move the weights into three files with an index. Returns the index's map."""
-    state = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    places = {name: f"model-{n % 3 + 1:05d}-of-00003.safetensors" for n, name in enumerate(sorted(state))}
-    for file in set(places.values()):
-        save_file({name: state[name] for name, place in places.items() if place == file}, folder / file)
-    index = json.dumps({"metadata": {}, "weight_map": places})
-    (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
-    return places
-
-
-def test_weights_in_several_files(saved: Path) -> None:
-    expected = load_gpt2(saved).state_dict()
-    files = sorted(set(split(saved).values()))
-    got = load_gpt2(saved).state_dict()
-    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
-    part = load_file(saved / files[0])
-    save_file({"other": torch.zeros(1), **dict(list(part.items())[1:])}, saved / files[0])
-    refused(saved, "is not as", "and 1 more")
-    for file in files[:2]:
-        (saved / file).unlink()
-    refused(saved, "weights are missing", *files[:2])
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"weight_map": {"a": "../model-1.safetensors"}}, "weight_map"),
-        ({"weight_map": {"a": "x.bin"}}, "weight_map"),
-        ({"weight_map": ["a"]}, "weight_map"),
-        ({"weight_map": {str(n): f"model-{n}.safetensors" for n in range(2000)}}, "2,000 files"),
-    ],
-)
-def test_an_index_that_names_no_files_beside_it(saved: Path, content: dict[str, Any], said: str) -> None:
-    (saved / "model.safetensors").unlink()
-    (saved / "model.safetensors.index.json").write_text(json.dumps(content), encoding="utf-8")
-    refused(saved, said)
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------

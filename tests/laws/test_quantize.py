@@ -61,10 +61,9 @@ def test_lighter_weights_stay_near(form, tolerance, compact, bf16_products, monk
 
 
 def test_int8_is_off_by_at_most_half_a_step() -> None:
-    model = Transformer(GPT2)
-    packed = quantize(model, "int8", own_code=False).backbone[0].mlp.fc1
-    back = packed.weight * packed.scale[:, None]
-    original = model.backbone[0].mlp.fc1.weight
+    original = torch.randn(9, 40)
+    numbers, scale = round_rows(original)
+    back = numbers * scale
     assert ((back - original).abs() <= original.abs().amax(1, keepdim=True) / 254 * 1.0001).all()
 
 
