@@ -1,14 +1,20 @@
-"""Waiting for what a page does in its own time. Playwright's `wait_for_function` evaluates strings inside the page,
-which the policy of our pages forbids."""
+"""Waiting for what a page does in its own time, and Firefox, which Playwright cannot drive as Debian packs it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
 
 
 def wait_until(page: Any, condition: Callable[[], bool], seconds: float = 5) -> None:
-    """Waits until `condition()` is true; an AssertionError in it counts as false until the time is over."""
+    """Waits until `condition()` is true; an AssertionError in it counts as false until the time is over. Playwright's
+    own `wait_for_function` evaluates strings inside the page, which the policy of our pages forbids."""
     for left in range(int(seconds * 20), 0, -1):
         try:
             if condition():
@@ -18,3 +24,61 @@ def wait_until(page: Any, condition: Callable[[], bool], seconds: float = 5) -> 
                 raise
         page.wait_for_timeout(50)
     raise AssertionError(f"it did not happen within {seconds} s")
+
+
+class Firefox:
+    """Firefox by its own protocol, Marionette: messages are a length, a colon and JSON."""
+
+    def __init__(self, connection: socket.socket, answers: BinaryIO) -> None:
+        self.connection, self.answers, self.asked = connection, answers, 0
+        self._read()  # its greeting
+        self._call("WebDriver:NewSession", {})
+
+    def open(self, address: str) -> None:
+        self._call("WebDriver:Navigate", {"url": address})
+
+    def evaluate(self, promise: str, *arguments: object, seconds: float = 120) -> Any:
+        """What a promise gives; `promise` is JavaScript, with the arguments as `arguments`."""
+        script = f"const done = arguments[arguments.length - 1]; {promise}.then(done, (error) => done(String(error)))"
+        options = {"script": script, "args": arguments, "scriptTimeout": 1000 * seconds}
+        return self._call("WebDriver:ExecuteAsyncScript", options)["value"]
+
+    def _call(self, name: str, options: dict[str, object]) -> Any:
+        self.asked += 1
+        message = json.dumps([0, self.asked, name, options]).encode()
+        self.connection.sendall(b"%d:%b" % (len(message), message))
+        _, _, error, result = self._read()
+        assert error is None, error["message"]
+        return result
+
+    def _read(self) -> Any:
+        length = b""
+        while (byte := self.answers.read(1)) != b":":
+            assert byte, "Firefox has ended"
+            length += byte
+        return json.loads(self.answers.read(int(length)))
+
+
+@contextmanager
+def firefox(program: str, profile: Path) -> Iterator[Firefox]:
+    """A Firefox without a window, with a profile of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    profile.mkdir()
+    (profile / "user.js").write_text(f'user_pref("marionette.port", {port});\n', encoding="utf-8")
+    command = [program, "--headless", "--marionette", "--no-remote", "--profile", str(profile)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        connection = None
+        for _ in range(300):
+            with suppress(OSError):
+                connection = socket.create_connection(("127.0.0.1", port))
+                break
+            time.sleep(0.2)
+        assert connection is not None, "Firefox does not answer"
+        with connection, connection.makefile("rb") as answers:
+            yield Firefox(connection, answers)
+    finally:
+        process.terminate()
+        process.wait(20)

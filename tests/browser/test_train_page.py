@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browsers import firefox
 from helpers import ROOT
 
 import hectogpt
@@ -96,6 +98,18 @@ def test_the_page_computes_what_training_computes(recipe: str, page: Any, text: 
     assert np.allclose(there["gradNorms"][:10], exact.grad_norms[:10], rtol=1e-3)
     assert there["heldOut"] == pytest.approx(exact.dev_loss, abs=max(1e-3, 3 * torchs.max()))
     assert there["lines"]["uniform"] == pytest.approx(np.log(50257))
+
+
+def test_firefox_computes_the_same(page: Any, text: Path, tmp_path: Path) -> None:
+    program = shutil.which("firefox-esr") or shutil.which("firefox")
+    if program is None:
+        pytest.skip("no Firefox here")
+    options = {"recipe": "muon", "steps": 8, "seed": 3, "fields": FIELDS}
+    losses = "hecto.train(arguments[0]).then((run) => Array.from(run.losses))"
+    with firefox(program, tmp_path / "profile") as other:
+        other.open(text.with_name("train.html").as_uri())
+        found = other.evaluate(losses, options)
+    assert found == train_in(page, "muon", 8)["losses"]
 
 
 def test_heads_off_weights_and_a_saved_page(page: Any, text: Path, browser: Any, tmp_path: Path) -> None:
