@@ -91,16 +91,30 @@ def facts_html(title: str, facts: Mapping[str, str], picture: str = "") -> str:
     return table_html(title, (), list(facts.items())) + picture
 
 
-def table_text(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in columns: the first on the left, the others on the right."""
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> list[str]:
+    """The lines of a table, two blanks in front of each; `left` columns stand on the left, the others on the right.
+
+    width: characters that a line may have: long cells of the first column go on in the next line.
+    """
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    told = [line[0].ljust(widths[0]) + "".join(f"  {c:>{w}}" for c, w in _after_first(line, widths)) for line in lines]
-    return printable("\n".join([title, *(line.rstrip() for line in told)]))
+    if width is not None:
+        widths[0] = max(min(widths[0], width - sum(widths[1:]) - 2 * len(widths)), 12)
+    found = []
+    for first, *others in lines:
+        pieces = [first[at : at + widths[0]] for at in range(0, len(first), widths[0])] or [""]
+        cells = [pieces[0].ljust(widths[0])]
+        cells += [
+            cell.ljust(n) if i < left else cell.rjust(n)
+            for i, (cell, n) in enumerate(zip(others, widths[1:], strict=True), 1)
+        ]
+        found += ["  ".join(["", *cells]).rstrip(), *(f"  {piece}" for piece in pieces[1:])]
+    return found
 
 
-def _after_first(cells: Sequence[str], widths: Sequence[int]) -> list[tuple[str, int]]:
-    return list(zip(cells[1:], widths[1:], strict=True))
+def table_text(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A title and a table in columns: the first on the left, the others on the right."""
+    return printable("\n".join([title, *columns(header, rows)]))
 
 
 def table_html(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

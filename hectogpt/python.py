@@ -25,10 +25,10 @@ from hectogpt.interop import open_model
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.compare import Comparison, Result, Trial
 from hectogpt.lab.engines import News, local_engine, run_trials
-from hectogpt.lab.gains import gain_cells, mean_text
 from hectogpt.lab.plan import Arm, arms_of
 from hectogpt.lab.record import Record, check_writable, notes_on
 from hectogpt.lab.scoring import run_and_score
+from hectogpt.lab.statistics import gain_cells
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.model.transformer import Transformer
@@ -205,7 +205,7 @@ class ComparisonResult:
     """What a comparison came to: the data of what `hectogpt compare` prints.
 
     results: one for each run that has a trial, in the order of the runs: losses over the seeds, and the paired
-        differences to the first run (`to_first`) and to the one before (`to_previous`).
+        difference to the first run (`to_first`).
     records: of all trials, those that crashed included. verdicts: one for each run after the first; `text` is a
         paragraph to quote, the other fields are its numbers.
     notes: a line for each way in which trials went wrong or broke the track's rules. split: what is compared.
@@ -226,7 +226,7 @@ class ComparisonResult:
             title,
             header,
             [
-                (result.arm.label, str(result.compared.n), mean_text(result.compared), *gain_cells(result.to_first))
+                (result.arm.label, str(result.compared.n), str(result.compared), *gain_cells(result.to_first))
                 for result in self.results
             ],
         )
@@ -324,13 +324,7 @@ def _follow(news: Generator[News, None, None], trials: Sequence[Trial], split: s
             show(sum(done.values()), f"{name}: loss {new.loss:.3f}" if new.step else name)
             if new.record is not None:
                 ended_trials += 1
-                progress.line(f"{ended_trials} of {len(trials)}: {name}: {_outcome(new.record, split)}")
-
-
-def _outcome(record: Record, split: str) -> str:
-    """What came of a trial, in a line."""
-    text = f"{record.status}: {record.error}" if record.status != "ok" else f"{split} loss {record.loss(split):.4f}"
-    return text + (f", {record.seconds:.1f} s" if record.seconds is not None else "")
+                progress.line(f"{ended_trials} of {len(trials)}: {name}: {new.record.outcome(split)}")
 
 
 def _common_corpus(arms: Sequence[Arm]) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import numpy as np
 from helpers import ROOT
 
 from hectogpt.data import Corpus, open_corpus
-from hectogpt.lab import recipes
-from hectogpt.lab.compare import Comparison
+from hectogpt.lab import recipes, trial
+from hectogpt.lab.compare import Comparison, Trial
+from hectogpt.lab.engines import local_engine, run_trials
 from hectogpt.lab.plan import Arm
+from hectogpt.lab.record import Record
 from hectogpt.lab.tracks import TRACKS
+from hectogpt.lab.trial import OnStep
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Run
 
@@ -58,6 +62,23 @@ def small_run(lr: float = 1e-2) -> Run:
         device="cpu",
         threads=1,
     )
+
+
+def run_trial(
+    run: Run,
+    corpus: Corpus,
+    splits: Sequence[str] = ("dev",),
+    on_step: OnStep = lambda step, loss: None,
+    mixes_counts: bool = False,
+) -> dict[str, Any]:
+    """What a trial in a process of its own comes to."""
+    return trial.ask(trial.request_of(run, corpus, splits, mixes_counts=mixes_counts), on_step)
+
+
+def perform(comparison: Comparison, one: Trial) -> Record:
+    """Run one trial of a comparison, which nobody has run."""
+    (record,) = [news.record for news in run_trials(comparison, [one], local_engine(comparison)) if news.record]
+    return record
 
 
 def small_arms(*lrs: float) -> list[Arm]:

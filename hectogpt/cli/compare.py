@@ -15,12 +15,8 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> None:
-    """Run `hectogpt compare`."""
-    run(tyro.cli(CompareArguments, args=argv, prog="hectogpt compare"))
-
-
-def run(arguments: CompareArguments) -> None:
     """Run the missing trials and print what all of them say."""
+    arguments = tyro.cli(CompareArguments, args=argv, prog="hectogpt compare")
     from hectogpt.cli.compare_run import compare  # loads torch
 
-    compare(arguments)
+    compare(arguments, argv)

@@ -1,31 +1,69 @@
-"""The table of a comparison, live on stderr while it runs and at the end on stdout."""
+"""What `hectogpt compare` prints: what it would run, the table, live on stderr while it runs, the results."""
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from hectogpt.cli.console import note
-from hectogpt.display import printable
-from hectogpt.lab.compare import Comparison, Result
+from hectogpt.cli.options import CompareArguments
+from hectogpt.display import NGRAMS, columns, printable
+from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means
 from hectogpt.lab.engines import News
-from hectogpt.lab.gains import gain_cells, mean_text
+from hectogpt.lab.ngram import loss_standard_error
+from hectogpt.lab.record import notes_on
+from hectogpt.lab.rounds import Rounds, duration_text
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE, gain_cells
+from hectogpt.lab.tracks import broken_rules
+from hectogpt.lab.verdict import Verdict, give_verdicts
+from hectogpt.training.setup import count_parameters
 
 WIDE = 160  # columns from which the table has all its columns; also those of a pipe
+FEW_TOKENS = 2000  # held-out tokens below which the third decimal of a loss means nothing
+VERDICT_WORDS = (
+    f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: a gain beyond both, but p >= {SIGNIFICANCE}; or a single "
+    "seed."
+)
+SEQUENTIAL_WORDS = (
+    f"Intervals and p are valid at every look. tie: the interval lies within {LEAST_DIFFERENCE} of 0. unproven: not "
+    "decided."
+)
 
 
-def state_of(comparison: Comparison, missing: int) -> str:
-    """How many trials there are to run, on one line."""
-    n = len(comparison.trials())
-    return (
-        f"{comparison.corpus.name}, {comparison.track.name}: {n} trials, {n - missing} recorded in {comparison.out}, "
-        f"{missing} to run"
-    )
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for. rounds: where the number of seeds is found while it runs; else None."""
+
+    arguments: CompareArguments
+    comparison: Comparison
+    rounds: Rounds | None
+    trackers: tuple[str, ...]
+
+    def results(self) -> list[Result]:
+        """What the trials recorded so far say."""
+        return self.comparison.results() if self.rounds is None else self.rounds.results()
+
+    def verdicts(self, results: Sequence[Result]) -> list[Verdict]:
+        """One for each result after the first."""
+        return give_verdicts(self.comparison, results, self.arguments.until is not None)
+
+    @property
+    def ended(self) -> str:
+        """Why there are no more seeds, in words; "" if their number was given."""
+        return self.rounds.ended if self.rounds else ""
+
+    def note(self, line: str) -> None:
+        """Write a remark to stderr, unless the command is quiet."""
+        note(line, self.arguments.quiet)
 
 
 class LiveTable:
@@ -46,8 +84,6 @@ class LiveTable:
         self.running: dict[tuple[str, int], str] = {}  # a line for each trial that is under way
 
     def __enter__(self) -> LiveTable:
-        if self.missing is not None:
-            note(state_of(self.comparison, self.missing), self.quiet)
         if self.live:
             self.live.start()
         return self
@@ -66,67 +102,139 @@ class LiveTable:
             self.running.pop(trial.name, None)
             self.finished += 1
         if record is not None and not self.live:
-            loss, split = record.loss(self.comparison.split), self.comparison.split
-            facts = [] if loss is None else [f"{split} loss {loss:.4f}"]
-            facts += [f"{record.seconds:.0f} s"] if record.seconds is not None else []
-            facts += [f"{record.status}: {record.error}"] if record.status != "ok" else []
-            note(f"{self._place()}: {record.arm}, seed {record.seed}: {', '.join(facts)}", self.quiet)
-        if not news.step or time.monotonic() - self.shown > 0.2:
+            note(
+                f"{self._place()}: {record.arm}, seed {record.seed}: {record.outcome(self.comparison.split)}",
+                self.quiet,
+            )
+        if self.live and (not news.step or time.monotonic() - self.shown > 0.2):
             self.shown = time.monotonic()
-            self._show()
+            self._show(self.live)
 
     def _place(self) -> str:
         return str(self.finished) if self.missing is None else f"{self.finished} of {self.missing}"
 
-    def _show(self) -> None:
-        if self.live:
-            left = 0 if self.missing is None else self.missing - self.finished
-            pace = (time.monotonic() - self.begun) / self.finished if self.finished else None
-            remaining = f", about {left * pace / 60:.0f} min left" if pace and left else ""
-            lines = results_table(self.comparison, self.results(), self.console.width)
-            lines += [f"{self._place()} trials done{remaining}", *self.running.values()]
-            self.live.update(Text(printable("\n".join(lines))), refresh=True)
+    def _show(self, live: Live) -> None:
+        left = 0 if self.missing is None else self.missing - self.finished
+        pace = (time.monotonic() - self.begun) / self.finished if self.finished else None
+        remaining = f", about {left * pace / 60:.0f} min left" if pace and left else ""
+        lines = results_table(self.comparison, self.results(), self.console.width)
+        lines += [f"{self._place()} trials done{remaining}", *self.running.values()]
+        live.update(Text(printable("\n".join(lines))), refresh=True)
 
 
 def results_table(comparison: Comparison, results: Sequence[Result], width: int) -> list[str]:
-    """Losses and differences as lines of text: an arm per row, with three arms or more another row for the difference
-    to the arm before. A label that does not fit beside the numbers has a line of its own. A narrow table leaves out
-    what --json has: ranges, noise, time and memory."""
-    wide = width >= WIDE
-    names = column_names(comparison, wide)
-    rows: list[tuple[str, list[str]]] = []
-    for place, result in enumerate(results):
-        losses = loss_cells(comparison, result, wide)
-        numbers = (result.mean("seconds"), result.mean("peak_mb")) if wide else ()
-        costs = ["" if number is None else f"{number:.0f}" for number in numbers]
-        rows.append((result.arm.label, losses + gain_cells(result.to_first, wide) + costs))
-        if place > 1 and result.to_previous is not None:
-            before = [""] * len(losses) + gain_cells(result.to_previous, wide) + [""] * len(costs)
-            rows.append(("  to the previous", before))
-    widths = [max(map(len, column)) for column in zip(names, *(cells for _, cells in rows), strict=True)]
-    room = width - sum(widths) - 2 * len(widths)
-    longest = max(len(label) for label, _ in [("arm", names), *rows])
-    left = longest if longest <= room else min(room, 18)
-    lines = []
-    for label, cells in [("arm", names), ("", ["-" * n for n in widths]), *rows]:
-        text = "".join(f"  {cell:>{n}}" for cell, n in zip(cells, widths, strict=True))
-        lines += [label, " " * left + text] if len(label) > left else [f"{label:<{left}}{text}"]
-    return [line.rstrip() for line in lines]
+    """Losses and gains as lines of text, an arm a row. A narrow table leaves out what --json has: ranges, noise, time
+    and memory."""
+    wide, test = width >= WIDE, comparison.test
+    header = ["arm", "n", f"{comparison.split} mean ± SD"]
+    header += ["min - max", *["dev mean ± SD"] * test] if wide else []
+    header += ["gain over the first [95 %]", "p", *["noise"] * wide, "verdict", *["s", "MiB"] * wide]
+    rows = []
+    for result in results:
+        losses = result.compared
+        cells = [result.arm.label, str(losses.n), str(losses)]
+        cells += [f"{losses.min:.3f} - {losses.max:.3f}", *[str(result.dev)] * test] if wide else []
+        costs = (result.mean("seconds"), result.mean("peak_mb")) if wide else ()
+        cells += [*gain_cells(result.to_first, wide), *("" if cost is None else f"{cost:.0f}" for cost in costs)]
+        rows.append(cells)
+    return columns(header, rows, width=width)
 
 
-def column_names(comparison: Comparison, wide: bool) -> list[str]:
-    """The columns after the arm's."""
-    losses = ["n", f"{comparison.split} mean ± SD"]
-    if wide:
-        losses += ["min - max"] + (["dev mean ± SD"] if comparison.test else [])
-    pair = ["gain over the first [95 %]", "p", *(["noise"] if wide else []), "verdict"]
-    return losses + pair + (["s", "MiB"] if wide else [])
+def size_notes(comparison: Comparison) -> list[str]:
+    """What there is to say about a small held-out text."""
+    corpus, held_out = comparison.corpus, comparison.corpus.tokens[comparison.split]
+    if len(held_out) >= FEW_TOKENS:
+        return []
+    error = loss_standard_error(corpus.train, held_out, corpus.n_vocab)
+    return [
+        f"the {comparison.split} text has only {len(held_out):,} tokens: a loss on it has a standard error of about "
+        f"{error:.2g} nats (a trigram's), so its last decimals mean nothing"
+    ]
 
 
-def loss_cells(comparison: Comparison, result: Result, wide: bool) -> list[str]:
-    """n, mean and spread, and on a wide table the range and the other split's mean."""
-    losses = result.compared
-    cells = [str(losses.n), mean_text(losses)]
-    if wide:
-        cells += [f"{losses.min:.3f} - {losses.max:.3f}"] + ([mean_text(result.dev)] if comparison.test else [])
-    return cells
+def as_json(asked: Asked, results: Sequence[Result]) -> dict[str, Any]:
+    """The results as plain values."""
+    comparison = asked.comparison
+    answer: dict[str, Any] = {
+        "corpus": comparison.corpus.name,
+        "track": comparison.track.name,
+        "metric": f"{comparison.split}_loss",
+        "seeds": comparison.seeds,
+        "arms": [result.as_json() for result in results],
+        "verdicts": [verdict.as_json() for verdict in asked.verdicts(results)],
+        "ended": asked.ended or None,
+        "ngrams": ngram_means(results),
+        "notes": [*size_notes(comparison), *all_failures(comparison, results)],
+    }
+    if asked.arguments.sweep and len(results) > 1:
+        best, bias = best_of(results)
+        answer["best"] = {"arm": best.arm.label, "of": len(results), "selection_bias": bias}
+    return answer
+
+
+def all_failures(comparison: Comparison, results: Sequence[Result]) -> list[str]:
+    """A line for each way in which trials went wrong, those of this call that crashed included."""
+    return notes_on([*(record for result in results for record in result.records), *comparison.failed])
+
+
+def show_plan(comparison: Comparison, missing: Sequence[Trial], rounds: Rounds | None = None) -> None:
+    """Print what would be run."""
+    rows, lines = [], []
+    for arm in comparison.arms:
+        count, data = count_parameters(arm.run, comparison.corpus), arm.run.data
+        todo = str(sum(trial.arm.label == arm.label for trial in missing)) + " a seed" * (rounds is not None)
+        rows.append([arm.label, f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}", todo])
+        broken = broken_rules(comparison.track, arm.run, comparison.corpus, count)
+        if broken:
+            lines.append(f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(broken)}")
+    table = columns(["arm", "parameters", "steps", "tokens a step", "trials to run"], rows, width=terminal_width())
+    lines.append(state_of(comparison, len(missing)) if rounds is None else rounds_line(rounds))
+    print(printable("\n".join([*table, *lines])))
+
+
+def state_of(comparison: Comparison, missing: int) -> str:
+    """How many trials there are to run, on one line."""
+    n = len(comparison.trials())
+    return (
+        f"{comparison.corpus.name}, {comparison.track.name}: {n} trials, {n - missing} recorded in {comparison.out}, "
+        f"{missing} to run"
+    )
+
+
+def rounds_line(rounds: Rounds) -> str:
+    """What ends a comparison whose number of seeds is open, on one line."""
+    comparison, most = rounds.comparison, len(rounds.seeds)
+    ends = [f"at most {most} seed{'s' * (most != 1)}"]
+    ends += [duration_text(rounds.budget)] if rounds.budget is not None else []
+    ends += ["until decided"] if rounds.until_decided else []
+    return f"{comparison.corpus.name}, {comparison.track.name}: seed by seed, {', '.join(ends)}; {comparison.out}"
+
+
+def show_results(asked: Asked, results: Sequence[Result]) -> None:
+    """Print the final table, the n-gram baselines, what must be said about single trials, and the verdicts."""
+    comparison, verdicts, width = asked.comparison, asked.verdicts(results), terminal_width()
+    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(results).items())
+    lines = [
+        *results_table(comparison, results, width),
+        "",
+        f"N-gram baselines of the same tokens ({comparison.split}): {levels}",
+        f"Gains: {comparison.split} nats/token over paired seeds, positive is better. Noise: 2 SD of the gains / "
+        "sqrt(n). " + (SEQUENTIAL_WORDS if asked.arguments.until else VERDICT_WORDS),
+    ]
+    if asked.arguments.sweep and len(results) > 1:
+        best, bias = best_of(results)
+        again = comparison.seeds[-1] + 1
+        lines.append(
+            f"Best of {len(results)}: {best.arm.label}. The best of so many equal settings would lie about {bias:.3f} "
+            f"below its true mean by luck alone: run it again on fresh seeds (--first-seed {again}) and quote those."
+        )
+    lines += notes_on(record for result in results for record in result.records)
+    lines += [""] * bool(verdicts) + [verdict.text for verdict in verdicts]
+    lines += [f"Seeds: {asked.ended}."] * bool(asked.ended)
+    for line in lines:
+        print(printable(line if len(line) <= width else textwrap.fill(line, width)))
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; WIDE for a pipe, unless $COLUMNS says otherwise."""
+    return shutil.get_terminal_size((WIDE, 0)).columns

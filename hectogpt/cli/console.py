@@ -1,4 +1,4 @@
-"""What commands share on a terminal: notes on stderr, tables of plain text, and rich's console for stdout.
+"""What commands share on a terminal: notes on stderr, and rich's console for stdout.
 
 Standard library only at import; rich is loaded when something is drawn.
 """
@@ -6,7 +6,6 @@ Standard library only at import; rich is loaded when something is drawn.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from hectogpt.display import printable
@@ -21,15 +20,6 @@ def note(line: str, quiet: bool = False) -> None:
 def one_line(text: str) -> str:
     """Text from a file for a cell of a table: nothing in it can break the line or move the cursor."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """The lines of a table, two blanks in front of each; `left` columns stand on the left, the others on the right."""
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    sides = ["<"] * left + [">"] * (len(header) - left)
-    cells = [[f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)] for line in lines]
-    return [("  " + "  ".join(line)).rstrip() for line in cells]
 
 
 def output_console(**options: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from hectogpt.cli.console import columns, note, one_line
-from hectogpt.display import printable
+from hectogpt.cli.console import note, one_line
+from hectogpt.display import columns, printable
 
 EXAMPLES = """\
   hectogpt export runs/minute exported

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import tyro
 
 from hectogpt import errors
-from hectogpt.cli.console import columns, one_line
-from hectogpt.display import NGRAMS, facts_text, printable
+from hectogpt.cli.console import one_line
+from hectogpt.display import NGRAMS, columns, facts_text, printable
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
     IDEA,

@@ -11,8 +11,9 @@ from datetime import datetime
 from pathlib import Path
 
 from hectogpt import files
-from hectogpt.cli.console import columns, note, one_line
+from hectogpt.cli.console import note, one_line
 from hectogpt.cli.train import recipe_lines
+from hectogpt.display import columns
 from hectogpt.errors import UserError
 from hectogpt.run_records import RunRecord, bytes_text, count_of, find_runs, measure, read_object, text_of
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,13 @@ from hectogpt.data import Corpus
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from hectogpt.files import is_locked, lock
-from hectogpt.lab.gains import gain_json
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramLosses, NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, RecordFile, append_record, trial_key
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, selection_bias_of, summarize
 from hectogpt.lab.tracks import Track, broken_rules
-from hectogpt.lab.trial import run_trial
+from hectogpt.lab.trial import request_of
 from hectogpt.serialization import dump
 from hectogpt.training.run import Data, Run
 from hectogpt.training.setup import training_tokens
@@ -49,13 +47,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """An arm's losses over its seeds, and its paired differences to the first arm and to the one before it."""
+    """An arm's losses over its seeds, and its paired difference to the first arm (None for the first)."""
 
     arm: Arm
     dev: Summary
     test: Summary | None
     to_first: Paired | None
-    to_previous: Paired | None
     records: list[Record]
 
     @property
@@ -81,8 +78,7 @@ class Result:
             "seeds": {record.seed: record.status for record in self.records},
             "dev": asdict(self.dev),
             "test": self.test and asdict(self.test),
-            "to_first": self.to_first and gain_json(self.to_first),
-            "to_previous": self.to_previous and gain_json(self.to_previous),
+            "to_first": self.to_first and asdict(self.to_first),
         }
 
 
@@ -90,8 +86,7 @@ class Comparison:
     """Arms x seeds on one corpus and track, and the records of their trials.
 
     out: the file of records. test: whether to score the test split too, and compare by it.
-    records: (arm's label, seed) -> record, as `missing` and `perform` find them. failed: trials that crashed in
-    `perform`.
+    records: (arm's label, seed) -> record, as `missing` and `add` find them. failed: trials that crashed, of `add`.
     """
 
     def __init__(
@@ -106,7 +101,6 @@ class Comparison:
         self._ngrams: dict[tuple[Data, int, int], NgramLosses] = {}
         self._file = RecordFile(out)
         self._known: dict[str, Record] = {}  # what the file of records had when it was last read
-        self._crashes: Counter[str] = Counter()
 
     @property
     def split(self) -> str:
@@ -129,15 +123,14 @@ class Comparison:
 
     def _tidy(self, trial: Trial) -> None:
         """Remove what a process left that was killed after the trial's record and before its end."""
-        scratch = self.scratch(self.run_of(trial))
+        scratch = self.scratch(trial)
         if scratch.exists() and not is_locked(scratch / ".lock"):
             _remove(scratch)
 
     def refresh(self) -> None:
         """Read what is new in the file of records."""
-        self._known, self._crashes = {}, Counter()
+        self._known = {}
         for key, record in self._file.read():
-            self._crashes[key] += not record.counts
             if record.counts and (key not in self._known or self._known[key].test_loss is None):
                 self._known[key] = record
 
@@ -146,38 +139,26 @@ class Comparison:
         found = self._known.get(self._key(trial))
         return None if found is None or found.loss(self.split) is None else found
 
-    def crashes(self, trial: Trial) -> int:
-        """How often the trial has crashed, by the records that were read last."""
-        return self._crashes[self._key(trial)]
-
     def _key(self, trial: Trial) -> str:
         return trial_key(dump(self.run_of(trial)), self.corpus.sha256, self.track.name, trial.seed)
-
-    def perform(self, trial: Trial, on_step: Callable[[int, float], None] = lambda step, loss: None) -> Record:
-        """Run one trial and append its record. Raises UserError (STORAGE)."""
-        begun, run = time.perf_counter(), self.begin(trial)
-        scratch = self.scratch(run)
-        return self.add(
-            trial, run, run_trial(run, self.corpus, self.splits, on_step, scratch, self.track.mixes_counts), begun
-        )
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that a trial is scored on."""
         return ("dev", "test") if self.test else ("dev",)
 
-    def begin(self, trial: Trial) -> Run:
-        """The trial's run; its ideas are kept beside the records."""
+    def request(self, trial: Trial) -> dict[str, Any]:
+        """What the trial's process is asked."""
+        scratch, counts = self.scratch(trial), self.track.mixes_counts
+        return request_of(self.run_of(trial), self.corpus, self.splits, scratch, counts)
+
+    def add(self, trial: Trial, result: dict[str, Any], begun: float) -> Record:
+        """Append the record of a trial that has ended; its ideas are kept beside the records. result: of `trial.ask`.
+        begun: of time.perf_counter, when the trial began. Raises UserError (STORAGE)."""
         run = self.run_of(trial)
         for idea in files_of(run):
             idea.keep(self.out.parent / "ideas" / f"{idea.sha256}.py")
-        return run
-
-    def add(self, trial: Trial, run: Run, result: dict[str, Any], begun: float) -> Record:
-        """Append the record of a trial that has ended. run: of `begin`. result: of `trial_process.ask`. begun: of
-        time.perf_counter, when the trial began. Raises UserError (STORAGE)."""
-        counted = self._ngram_fields(run) if result["status"] != "failed" else {}
-        fields = result | counted
+        fields = result | (self._ngram_fields(run) if result["status"] != "failed" else {})
         fields |= {
             "corpus": run.corpus,
             "corpus_sha256": self.corpus.sha256,
@@ -197,7 +178,7 @@ class Comparison:
         broken = broken_rules(self.track, run, self.corpus, record.params, record.seconds, record.machine)
         record = replace(record, rules_broken=broken)
         append_record(self.out, record)
-        scratch = self.scratch(run)
+        scratch = self.scratch(trial)
         if record.counts or not any(scratch.glob("step-*")):
             _remove(scratch)
         if record.counts:
@@ -206,29 +187,29 @@ class Comparison:
             self.failed.append(record)
         return record
 
-    def scratch(self, run: Run) -> Path:
+    def scratch(self, trial: Trial) -> Path:
         """Where a trial keeps its checkpoints until it is recorded."""
-        key = trial_key(dump(run), self.corpus.sha256, self.track.name, run.seed)
-        return self.out.with_name(f".{self.out.name}.trials") / key[:16]
+        return self.out.with_name(f".{self.out.name}.trials") / self._key(trial)[:16]
 
-    @contextmanager
-    def claim(self, trial: Trial) -> Iterator[bool]:
-        """Hold the right to run a trial; False if another process holds it. A holder that dies loses it.
+    def claim(self, trial: Trial) -> ExitStack | None:
+        """Take the right to run a trial, held until it is closed; None if another process holds it. A holder that dies
+        loses it.
 
         Where the file system has no locks everybody gets it, and a trial may be run twice, which harms nothing.
         """
-        path = self._claim_path(trial)
-        with ExitStack() as held:
-            yield _take(path, held)
-        with suppress(OSError):
-            path.parent.rmdir()
-
-    def is_claimed(self, trial: Trial) -> bool:
-        """Whether a process is running the trial, as far as locks tell."""
-        return is_locked(self._claim_path(trial))
-
-    def _claim_path(self, trial: Trial) -> Path:
-        return self.scratch(self.run_of(trial)).with_suffix(".claim")
+        path, held = self.scratch(trial).with_suffix(".claim"), ExitStack()
+        held.callback(_remove_empty, path.parent)
+        for _ in range(100):
+            try:  # a tenth of a second is for one that only asks whether it is locked
+                held.enter_context(lock(path, "running this trial", patience=0.1, remove=True))
+            except FileNotFoundError:  # the holder before has taken the folder away, which was empty
+                continue
+            except UserError:
+                return None
+            except OSError:  # nothing can be written there: the record will tell
+                break
+            break
+        return held
 
     def run_of(self, trial: Trial) -> Run:
         """The trial's run: its seed, as many threads as the track allows unless the run says how many, and the corpus
@@ -253,42 +234,24 @@ class Comparison:
     def results(self) -> list[Result]:
         """One Result per arm that has a record, in order."""
         found: list[Result] = []
-        for place, arm in enumerate(self.arms):
-            losses = self.losses(arm, self.split)
-            if not losses:
-                continue
-            to_first = to_previous = None
-            if place:
-                to_first = compare_pairs(losses, self.losses(self.arms[0], self.split))
-                to_previous = compare_pairs(losses, self.losses(self.arms[place - 1], self.split))
-            dev = summarize(list(self.losses(arm, "dev").values()))
-            test = summarize(list(losses.values())) if self.test else None
-            records = [self.records[arm.label, seed] for seed in losses]
-            found.append(Result(arm, dev, test, to_first, to_previous, records))
+        for arm in self.arms:
+            if losses := self.losses(arm, self.split):
+                pair = None if arm is self.arms[0] else compare_pairs(losses, self.losses(self.arms[0], self.split))
+                dev = summarize(list(self.losses(arm, "dev").values()))
+                test = summarize(list(losses.values())) if self.test else None
+                found.append(Result(arm, dev, test, pair, [self.records[arm.label, seed] for seed in losses]))
         return found
 
 
 def _remove(scratch: Path) -> None:
     """Remove the checkpoints of a trial that is recorded."""
     shutil.rmtree(scratch, ignore_errors=True)
+    _remove_empty(scratch.parent)
+
+
+def _remove_empty(folder: Path) -> None:
     with suppress(OSError):  # others are still under way
-        scratch.parent.rmdir()
-
-
-def _take(path: Path, held: ExitStack) -> bool:
-    """Lock a file for as long as `held` is; False if another process holds it. A tenth of a second is for one that
-    only asks whether it is locked."""
-    for _ in range(100):
-        try:
-            held.enter_context(lock(path, "running this trial", patience=0.1, remove=True))
-        except FileNotFoundError:  # the holder before has taken the folder away, which was empty
-            continue
-        except UserError:
-            return False
-        except OSError:  # nothing can be written there: the record will tell
-            break
-        return True
-    return True
+        folder.rmdir()
 
 
 def best_of(results: Sequence[Result]) -> tuple[Result, float]:

@@ -13,10 +13,9 @@ import numpy as np
 from hectogpt import __version__
 from hectogpt.display import NGRAMS, printable, value_text
 from hectogpt.lab.compare import Comparison, Result, ngram_means, short_name
-from hectogpt.lab.gains import gain_cells, gain_of, mean_text
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.record import Record, differences
-from hectogpt.lab.statistics import LEAST_DIFFERENCE
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, gain_cells
 from hectogpt.lab.verdict import Verdict
 
 LONGEST_SOURCE = 100_000  # characters of an idea that are shown
@@ -82,7 +81,7 @@ def _charts(comparison: Comparison, results: Sequence[Result]) -> list[dict[str,
     for result in results[1:]:
         gains.append(_curve(result.arm.label, mean_of(gain_curves(result.records, results[0].records))))
         if result.to_first is not None:
-            gain = gain_of(result.to_first)
+            gain = result.to_first.gain
             held_out.append({"name": f"{comparison.split} {gain:+.3f}", "y": gain})
     if gains:
         label = f"Gain over {results[0].arm.label} batch by batch (above 0 is better); dashed: on {comparison.split}"
@@ -145,7 +144,7 @@ def _losses(comparison: Comparison, results: Sequence[Result]) -> list[dict[str,
     ]
     rows = []
     for result in results:
-        cells = [printable(result.arm.label), str(result.compared.n), mean_text(result.compared)]
+        cells = [printable(result.arm.label), str(result.compared.n), str(result.compared)]
         cells += gain_cells(result.to_first, noise=True)
         for name, form in (("seconds", "{:,.1f}"), ("peak_mb", "{:,.0f}"), ("params", "{:,.0f}")):
             number = result.mean(name)

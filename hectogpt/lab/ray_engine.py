@@ -1,7 +1,7 @@
 """Ray as the engine of a comparison: each trial is a task of a Ray cluster, or of the Ray that is started here.
 
-The task runs the trial's own process on the machine that Ray gives it, and yields how far it is. Records are written
-where the comparison runs. docs.ray.io: "Ray generators", "Fault tolerance".
+The task runs the trial's own process on the machine that Ray gives it; a task that is lost with its machine is given
+out once more. Records are written where the comparison runs. docs.ray.io: "Fault tolerance".
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hectogpt import errors, process
+from hectogpt import __version__, hardware, process
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison
-from hectogpt.lab.engines import Engine, LostError, OnStep, gpus_for, threads_of
-from hectogpt.lab.ray_task import code_here, do_trial
+from hectogpt.lab.engines import Engine, gpus_for, threads_of
+from hectogpt.lab.trial import PACKAGE, OnStep, ask
 
 POLL_SECONDS = 0.2
 # Ray asks and counts over the network unless it is told not to, and its tasks would wait for all else on a machine.
@@ -29,41 +28,27 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class RayEngine(Engine):
-    """Tasks of Ray. ray: the package, in a cluster. task: the remote function of a trial. code: `code_here`."""
+def code_here() -> str:
+    """Version and hash of this package's files, which must be equal everywhere."""
+    return f"{__version__}, files {hardware.code_hash([PACKAGE])}"
 
-    workers: int
-    ray: Any
-    task: Any
-    code: dict[str, str]
 
-    def do(self, request: dict[str, Any], slot: int, on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
-        """A trial as a task."""
-        corpus = Path(request["corpus"])
-        if corpus.exists():  # a task has another working folder
-            request = request | {"corpus": str(corpus.absolute())}
-        stream = self.task.remote(request, self.code)
-        while not cancelled.is_set():
-            if not self.ray.wait([stream], timeout=POLL_SECONDS)[0]:
-                continue
-            try:
-                message = self.ray.get(next(stream))
-            except StopIteration:
-                raise LostError("Ray's task ended without a result") from None
-            except self.ray.exceptions.RayTaskError as error:
-                raise _as_user_error(error) from None
-            except self.ray.exceptions.RayError as error:
-                raise LostError(_first_line(error)) from None
-            if "step" not in message:
-                return dict(message)
-            on_step(message["step"], message["loss"])
-        self.ray.cancel(stream, force=True)
-        raise process.CancelledError
+def do_trial(request: dict[str, Any], code: str) -> dict[str, Any]:
+    """The task, on Ray's side: the fields of the record, as `trial.ask` gives them."""
+    if (here := code_here()) != code:
+        raise UserError(
+            "another hectogpt is installed where Ray runs trials",
+            why=f"there {here}; here {code}. Other code may compute other losses",
+            fix="install the same version on every machine",
+        )
+    folder = Path(request["scratch"])
+    if not folder.with_suffix(".claim").exists():  # the comparison's folder is not shared with this machine
+        request = request | {"scratch": None}
+    return ask(request, lambda step, loss: None)
 
 
 @contextmanager
-def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[RayEngine]:
+def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Engine]:
     """The cluster that RAY_ADDRESS names, the one that `ray start` has started on this machine, or a Ray that this
     process starts and ends.
 
@@ -80,9 +65,9 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Ray
     try:
         ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError("Ray did not start", why=_first_line(error), fix="ray status, or unset RAY_ADDRESS") from None
+        raise UserError("Ray did not start", why=_last_line(error), fix="ray status, or unset RAY_ADDRESS") from None
     try:
-        have, threads = ray.cluster_resources(), threads_of(comparison)
+        have, threads, code = ray.cluster_resources(), threads_of(comparison), code_here()
         gpus = 1 if have.get("GPU", 0) >= 1 and gpus_for(comparison.arms, int(have["GPU"])) else 0
         room = int(have["GPU"] if gpus else have.get("CPU", 0) // threads)
         if not room:
@@ -91,25 +76,28 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Ray
                 why=f"its machines have {have.get('CPU', 0):g} cores in all",
                 fix=f"set threads to {max(int(have.get('CPU', 1)), 1)}",
             )
-        task = ray.remote(max_retries=0, num_cpus=threads, num_gpus=gpus)(do_trial)
-        yield RayEngine(max(workers or room, 1), ray, task, code_here())
+        task = ray.remote(max_retries=1, num_cpus=threads, num_gpus=gpus)(do_trial)
+
+        def do(request: dict[str, Any], on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
+            reference = task.remote(request, code)
+            while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
+                if cancelled.is_set():
+                    ray.cancel(reference, force=True)
+                    raise process.CancelledError
+            try:
+                return dict(ray.get(reference))
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UserError):
+                    raise error.cause from None
+                fix = "install hectogpt on every machine of the cluster"
+                raise UserError("Ray could not run a trial", why=_last_line(error), fix=fix) from None
+            except ray.exceptions.RayError as error:
+                return {"status": "failed", "error": f"lost twice with the process that ran it: {_last_line(error)}"}
+
+        yield Engine(max(workers or room, 1), do)
     finally:
         ray.shutdown()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-def _as_user_error(error: Any) -> UserError:
-    """An exception of the task, which carries the one that was raised there."""
-    cause = error.cause
-    if isinstance(cause, UserError):
-        return UserError(cause.what, why=cause.why, fix=cause.fix, code=cause.code)
-    last = [line for line in str(error).splitlines() if line.strip()][-1:]
-    return UserError(
-        "Ray could not run a trial",
-        why=" ".join(last)[:300],
-        fix="install hectogpt on every machine of the cluster",
-        code=errors.USAGE,
-    )
+def _last_line(error: Exception) -> str:
+    return [type(error).__name__, *(line for line in str(error).splitlines() if line.strip())][-1][:300]

@@ -106,6 +106,13 @@ class Record:
         loss: float | None = getattr(self, f"{split}_loss")
         return loss
 
+    def outcome(self, split: str) -> str:
+        """What came of the trial, in a line."""
+        loss = self.loss(split)
+        facts = [] if loss is None else [f"{split} loss {loss:.4f}"]
+        facts += [f"{self.seconds:.1f} s"] if self.seconds is not None else []
+        return ", ".join(facts + ([f"{self.status}: {self.error}"] if self.status != "ok" else []))
+
     def parsed_run(self) -> Run | None:
         """The Run; None for one that this version cannot express."""
         return parse_run(self.run)
@@ -285,15 +292,17 @@ def _damaged(path: Path, number: int, why: str) -> UserError:
     return UserError(f"{path}, line {number} is not a record", why=why, fix="remove that line", code=errors.DATA)
 
 
-def check_writable(path: Path) -> None:
-    """Make the folder of a file of records. Raises UserError (STORAGE) for a file that nothing could be added to after
-    hours of trials."""
+def check_writable(path: Path, field: str = "out") -> None:
+    """Make the folder of a file. Raises UserError (STORAGE) for one that could not be written after hours of trials.
+    field: the argument that named it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error, field) from None
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -315,6 +324,6 @@ def append_record(path: Path, record: Record) -> None:
         raise told from None
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
-    why = error.strerror or str(error)
-    return UserError(f"cannot write to {path}", why=why, fix="set out to a file you may write to", code=errors.STORAGE)
+def _unwritable(path: Path, error: OSError, field: str = "out") -> UserError:
+    why, fix = error.strerror or str(error), f"set {field} to a file you may write to"
+    return UserError(f"cannot write to {path}", why=why, fix=fix, code=errors.STORAGE)

@@ -134,16 +134,11 @@ def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> 
     word: VerdictWord = str(looks.word[at])  # type: ignore[assignment]
     return Paired(
         n=at + 1,
-        difference=-float(looks.gain[at]),
+        gain=float(looks.gain[at]),
         sd=sd,
-        low=-float(looks.high[at]) if bounded else None,
-        high=-float(looks.low[at]) if bounded else None,
+        low=float(looks.low[at]) if bounded else None,
+        high=float(looks.high[at]) if bounded else None,
         p=min(1.0, 1 / max(float(looks.e_value[at]), 1e-300)) if at else None,
         noise_floor=None if sd is None else 2 * sd / (at + 1) ** 0.5,
         verdict=word,
     )
-
-
-def is_decided(pair: Paired | None) -> bool:
-    """Whether a comparison by `compare_sequentially` may stop."""
-    return pair is not None and pair.verdict != "unproven"

@@ -1,31 +1,22 @@
-"""Slurm as the engine of a comparison: the tasks of an array share the trials among themselves.
-
-There is no scheduler of ours between them. Each task runs the same comparison over the same file of records: it claims
-a trial by a lock, runs it, appends its record, and takes the next. The lock of a task that dies is free again, and the
-trial goes on from its last checkpoint in another task. slurm.schedmd.com: "Job array support", "squeue".
-"""
+"""Slurm as the engine of a comparison: an array with a task for each trial that is missing, all over one file of
+records. slurm.schedmd.com: "Job array support"."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
-import time
-from collections.abc import Generator, Sequence
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hectogpt.lab.compare import Comparison, Trial
-from hectogpt.lab.engines import News
-
-TASK = "SLURM_ARRAY_TASK_ID"  # Slurm sets it in a task of an array
-POLL_SECONDS = 1.0
-QUEUE_SECONDS = 10.0  # between two questions to Slurm's controller, which serves everybody
-QUIET_POLLS = 3  # without a claimed trial or a queued array, after which the array is taken to have ended
+from hectogpt.lab.engines import gpus_for, threads_of
 
 
-def is_task() -> bool:
-    """Whether this process is a task of an array."""
-    return bool(os.environ.get(TASK))
+def task_number() -> int | None:
+    """Which of a comparison's trials this process is to run; None outside a task of an array."""
+    text = os.environ.get("SLURM_ARRAY_TASK_ID")
+    return int(text) if text else None
 
 
 def script_path(out: Path) -> Path:
@@ -33,43 +24,26 @@ def script_path(out: Path) -> Path:
     return out.with_suffix(".sbatch.sh")
 
 
-def job_name(out: Path) -> str:
-    """The array's name, one for each file of records, by which Slurm's queue is asked for it."""
-    return f"hectogpt-{hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:10]}"
-
-
-def is_queued(out: Path) -> bool:
-    """Whether Slurm has the array for a file of records, waiting or running; False where Slurm does not answer."""
-    command = ["squeue", "-h", "-o", "%i", "-n", job_name(out)]
-    try:
-        return bool(subprocess.run(command, capture_output=True, check=True, timeout=QUEUE_SECONDS).stdout.strip())
-    except (OSError, subprocess.SubprocessError):
-        return False
-
-
-def is_under_way(comparison: Comparison, trials: Sequence[Trial]) -> bool:
-    """Whether an array waits for its turn, or anybody runs one of the trials."""
-    return any(map(comparison.is_claimed, trials)) or is_queued(comparison.out)
-
-
-def follow(comparison: Comparison, trials: Sequence[Trial]) -> Generator[News, None, None]:
-    """What becomes of trials that an array runs, until all are recorded, or nobody will run those that are left."""
-    left, seen, quiet = list(trials), set[tuple[str, int]](), 0
-    asked, queued = float("-inf"), False
-    while left and quiet < QUIET_POLLS:
-        comparison.refresh()
-        for trial in list(left):
-            record = comparison.find(trial)
-            if record is not None:
-                left.remove(trial)
-                yield News(trial, record=record)
-        running = [trial for trial in left if comparison.is_claimed(trial)]
-        for trial in running:
-            if trial.name not in seen:
-                seen.add(trial.name)
-                yield News(trial)
-        if not running and time.monotonic() - asked > QUEUE_SECONDS:
-            asked, queued = time.monotonic(), is_queued(comparison.out)
-        quiet = 0 if running or queued else quiet + 1
-        if left:
-            time.sleep(POLL_SECONDS)
+def array_script(comparison: Comparison, missing: Sequence[Trial], words: Sequence[str], at_a_time: int | None) -> str:
+    """The script for `sbatch`. words: of the command `hectogpt compare`, which each task runs again for its own trial.
+    at_a_time: how many tasks run together; None for as many as Slurm starts."""
+    threads, out = threads_of(comparison), shlex.quote(str(comparison.out.absolute()))
+    path = shlex.quote(str(script_path(comparison.out)))
+    trials = comparison.trials()
+    numbers = ",".join(str(trials.index(trial)) for trial in missing) + (f"%{at_a_time}" if at_a_time else "")
+    gpu = comparison.track.allows_gpu and bool(gpus_for(comparison.arms, 1))
+    if len({comparison.run_of(Trial(arm, 0)).threads for arm in comparison.arms}) == 1:
+        words = [*words, "--threads", str(threads)]  # as many on every node
+    options = [f"--array={numbers}", "--ntasks=1", f"--cpus-per-task={threads}", *["--gpus-per-task=1"] * gpu]
+    options += [f"--chdir={shlex.quote(str(Path.cwd()))}", f"--output={out}.task-%a.log", "--open-mode=append"]
+    lines = [
+        "#!/bin/bash",
+        f"# Trials of a comparison, a task for each; their records go to {out}",
+        "# Every node must see that folder, and its file system must have locks (flock).",
+        f"# Submit it with:  sbatch [--partition=NAME --time=2:00:00 ...] {path}",
+        "# Options given to sbatch count before those below.",
+        *(f"#SBATCH {option}" for option in (*options, "--requeue")),
+        "",
+        f"exec {shlex.join([sys.executable, '-m', 'hectogpt', 'compare', *words])}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -30,25 +30,34 @@ class Summary:
     min: float
     max: float
 
+    def __str__(self) -> str:
+        """ "2.4061 ± 0.0031"."""
+        return f"{self.mean:.4f}" + (f" ± {self.sd:.4f}" if self.sd is not None else "")
+
 
 @dataclass(frozen=True)
 class Paired:
-    """New minus old over the seeds that both have, in nats per token: negative is better.
+    """Losses of an old and a new arm over the seeds that both have, in nats per token. gain: the mean of old minus new,
+    so positive is better.
 
-    low, high: 95 % confidence interval of the mean difference (Student's t). p: one-sided, the probability of a
-    difference this low if there were none. sd: of the differences. noise_floor: 2 sd / sqrt(n). All are None for n = 1.
-    verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both; "unproven" is lower
-    beyond both but p >= SIGNIFICANCE, or any difference of a single pair.
+    low, high: 95 % confidence interval of the gain (Student's t). p: one-sided, the probability of a gain this high if
+    there were none. sd: of the differences. noise_floor: 2 sd / sqrt(n). All are None for n = 1.
+    verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both; "unproven" is a gain
+    beyond both with p >= SIGNIFICANCE, or any difference of a single pair.
     """
 
     n: int
-    difference: float
+    gain: float
     sd: float | None
     low: float | None
     high: float | None
     p: float | None
     noise_floor: float | None
     verdict: VerdictWord
+
+    def __str__(self) -> str:
+        """ "+0.0055 [-0.0906, +0.1017]"."""
+        return f"{self.gain:+.4f}" + ("" if self.low is None else f" [{self.low:+.4f}, {self.high:+.4f}]")
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -63,25 +72,25 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
     if not seeds:
         return None
     a, b = np.array([new[s] for s in seeds]), np.array([old[s] for s in seeds])
-    n, difference = len(seeds), float((a - b).mean())
+    n, gain = len(seeds), float((b - a).mean())
     if n == 1:
-        return Paired(1, difference, None, None, None, None, None, "unproven")
-    sd = float(np.std(a - b, ddof=1))
+        return Paired(1, gain, None, None, None, None, None, "unproven")
+    sd = float(np.std(b - a, ddof=1))
     floor = 2 * sd / math.sqrt(n)
-    if sd <= 1e-12 * max(1.0, abs(difference)):  # every seed differs by the same: no t statistic, and no doubt
-        p = 0.5 if difference == 0 else float(difference > 0)
-        low = high = difference
+    if sd <= 1e-12 * max(1.0, abs(gain)):  # every seed differs by the same: no t statistic, and no doubt
+        p = 0.5 if gain == 0 else float(gain < 0)
+        low = high = gain
     else:
-        p = float(stats.ttest_rel(a, b, alternative="less").pvalue)
-        interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+        p = float(stats.ttest_rel(b, a, alternative="greater").pvalue)
+        interval = stats.ttest_rel(b, a).confidence_interval(0.95)
         low, high = float(interval.low), float(interval.high)
-    if abs(difference) < max(LEAST_DIFFERENCE, floor):
+    if abs(gain) < max(LEAST_DIFFERENCE, floor):
         verdict: VerdictWord = "tie"
-    elif difference > 0:
+    elif gain < 0:
         verdict = "worse"
     else:
         verdict = "better" if p < SIGNIFICANCE else "unproven"
-    return Paired(n, difference, sd, low, high, p, floor, verdict)
+    return Paired(n, gain, sd, low, high, p, floor, verdict)
 
 
 def seeds_needed(sd: float, gain: float = LEAST_DIFFERENCE, p: float = SIGNIFICANCE, power: float = POWER) -> int:
@@ -114,3 +123,12 @@ def selection_bias_of(summaries: Sequence[Summary]) -> float | None:
     if no sample has two values."""
     sd = pooled_sd(summaries)
     return None if sd is None else selection_bias(sd / math.sqrt(min(s.n for s in summaries)), len(summaries))
+
+
+def gain_cells(pair: Paired | None, noise: bool = False) -> list[str]:
+    """For a table: gain with its interval, p, the noise floor if `noise`, and the verdict; empty cells without a
+    pair."""
+    if pair is None:
+        return [""] * (4 if noise else 3)
+    floor = "" if pair.noise_floor is None else f"{pair.noise_floor:.4f}"
+    return [str(pair), "" if pair.p is None else f"{pair.p:.1g}", *([floor] if noise else []), pair.verdict]

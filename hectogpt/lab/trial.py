@@ -6,37 +6,29 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hectogpt import errors, process
+from hectogpt import __version__, errors, hardware, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.idea_file import explain
 from hectogpt.lab.counting import scores_with_counts
 from hectogpt.lab.ideas import load_sources, sources_of
-from hectogpt.lab.trial_process import ask
 from hectogpt.serialization import dump
 from hectogpt.training.autosave import Autosave, drive
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.session import Session
 
-
-def run_trial(
-    run: Run,
-    corpus: Corpus,
-    splits: Sequence[str],
-    on_step: Callable[[int, float], None],
-    scratch: Path | None = None,
-    mixes_counts: bool = False,
-) -> dict[str, Any]:
-    """Train `run` and score it on the splits in a new process, as `request_of` and `ask` do."""
-    return ask(request_of(run, corpus, splits, scratch, mixes_counts), on_step)
+PACKAGE = Path(__file__).resolve().parents[1]
+OnStep = Callable[[int, float], None]
 
 
 def request_of(
@@ -53,13 +45,45 @@ def request_of(
         "splits": list(splits),
         "scratch": None if scratch is None else str(scratch.absolute()),
         "mixes_counts": mixes_counts,
-        "corpus": corpus.name,
+        "corpus": os.path.abspath(corpus.name) if os.path.exists(corpus.name) else corpus.name,
         "corpus_sha256": corpus.sha256,
     }
 
 
+def ask(
+    request: dict[str, Any],
+    on_step: OnStep,
+    environment: Mapping[str, str] | None = None,
+    cancelled: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Do a trial in a new process on this machine; the fields of its record that tell what came of it.
+
+    on_step is called with (step, loss). environment, cancelled: as `process.ask` has them. Never raises for what goes
+    wrong in the process: `status` is then "diverged", with the scores of a uniform guess, or "failed", without scores;
+    `error` is the whole message. Raises process.CancelledError once `cancelled` is set.
+    """
+    result: dict[str, Any] = {}
+
+    def receive(message: dict[str, Any]) -> None:
+        if "step" in message:
+            on_step(message["step"], message["loss"])
+        else:
+            result.update(message)
+
+    outcome = process.ask("hectogpt.lab.trial", request, receive, environment=environment, cancelled=cancelled)
+    revision = hardware.revision(PACKAGE)
+    origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
+    if outcome.error is None and result:
+        return origin | result
+    ended = f"the trial's process ended with {outcome.error or 'no result'}"
+    return origin | {"status": "failed", "error": "\n".join(filter(None, [ended, outcome.last_words]))}
+
+
+# --- the process's side -----------------------------------------------------------------------------------------------
+
+
 def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The process's side: a message {step, loss} after every step, at last the fields of the record.
+    """A message {step, loss} after every step, at last the fields of the record.
 
     Raises UserError for all that goes wrong but divergence.
     """

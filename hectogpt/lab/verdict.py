@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -10,33 +9,21 @@ from typing import Any
 
 from hectogpt.display import printable
 from hectogpt.lab.compare import Comparison, Result, short_name
-from hectogpt.lab.gains import gain_json, gain_of, interval_of
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, POWER, SIGNIFICANCE, Paired, VerdictWord, seeds_needed
 
 FEWEST_SEEDS = 3  # to ask for where a single seed says nothing
-COSTS = {"seconds": "seconds", "memory": "peak_mb", "parameters": "params"}  # a verdict's name -> a record's
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a trial takes, as means over the trials of the first arm and of the other one."""
-
-    first: float
-    arm: float
-
-    @property
-    def difference(self) -> float:
-        """The other arm's minus the first's."""
-        return self.arm - self.first
-
-    @property
-    def ratio(self) -> float | None:
-        """The other arm's by the first's; None where the first takes nothing."""
-        return self.arm / self.first if self.first else None
-
-    def as_json(self) -> dict[str, float | None]:
-        """Both means, their difference and their ratio."""
-        return asdict(self) | {"difference": self.difference, "ratio": self.ratio}
+# What a trial costs: a verdict's name -> a record's, the form of a number, what follows it.
+COSTS = {
+    "seconds": ("seconds", "{:,.1f}", " s"),
+    "memory": ("peak_mb", "{:,.0f}", " MiB of memory"),
+    "parameters": ("params", "{:,.0f}", " parameters"),
+}
+OPENINGS = {
+    "better": "{arm} is better than {first}",
+    "worse": "{arm} is worse than {first}",
+    "tie": "{arm} ties with {first}",
+    "unproven": "{arm} against {first} is unproven",
+}
 
 
 @dataclass(frozen=True)
@@ -71,27 +58,13 @@ class Verdict:
     @property
     def gain(self) -> float:
         """Loss of the first minus loss of the arm, nats per token, a mean over the paired seeds: positive is better."""
-        return gain_of(self.pair)
+        return self.pair.gain
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the gain; None for one seed."""
-        return interval_of(self.pair)
-
-    @property
-    def low(self) -> float | None:
-        """The interval's lower end."""
-        return self.interval[0] if self.interval else None
-
-    @property
-    def high(self) -> float | None:
-        """The interval's upper end."""
-        return self.interval[1] if self.interval else None
-
-    @property
-    def p(self) -> float | None:
-        """One-sided, of a gain this large if there were none; None for one seed."""
-        return self.pair.p
+        low, high = self.pair.low, self.pair.high
+        return None if low is None or high is None else (low, high)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -104,27 +77,27 @@ class Verdict:
         """Paired seeds that tell a gain of 0.02 nats from none (`statistics.seeds_needed`); None for one seed."""
         return None if self.pair.sd is None else seeds_needed(self.pair.sd)
 
-    def cost(self, name: str) -> Cost | None:
-        """What a trial takes in "seconds", "memory" (MiB) or "parameters"; None where the records do not say."""
-        first, arm = self.base.mean(COSTS[name]), self.result.mean(COSTS[name])
-        return None if first is None or arm is None else Cost(first, arm)
+    def cost(self, name: str) -> tuple[float, float] | None:
+        """What a trial takes in "seconds", "memory" (MiB) or "parameters", as a mean over the trials of the first and
+        of the arm; None where the records do not say."""
+        first, arm = self.base.mean(COSTS[name][0]), self.result.mean(COSTS[name][0])
+        return None if first is None or arm is None else (first, arm)
 
     @property
-    def diverged(self) -> tuple[tuple[str, int], ...]:
-        """(label, seed) of the trials of both arms that count as a uniform guess."""
-        records = (*self.base.records, *self.result.records)
-        return tuple((record.arm, record.seed) for record in records if record.status == "diverged")
-
-    @property
-    def failed(self) -> tuple[tuple[str, int], ...]:
-        """(label, seed) of the trials of both arms that crashed and do not count."""
-        return tuple((r.arm, r.seed) for r in self.comparison.failed if r.arm in (self.first, self.arm))
+    def lost(self) -> dict[str, list[tuple[str, int]]]:
+        """(label, seed) of both arms' trials that "diverged", which count as a uniform guess, and that "failed", which
+        do not count."""
+        records = [*self.base.records, *self.result.records, *self.comparison.failed]
+        arms = (self.first, self.arm)
+        return {
+            status: [(r.arm, r.seed) for r in records if r.status == status and r.arm in arms]
+            for status in ("diverged", "failed")
+        }
 
     @property
     def text(self) -> str:
         """A paragraph that can be quoted by itself."""
-        parts = [_outcome(self), _costs(self), _rules(self), _lost_trials(self), _what_it_takes(self)]
-        return " ".join(part for part in parts if part)
+        return " ".join([_outcome(self), *_costs(self), _rules(self), *_lost_trials(self), *_what_it_takes(self)])
 
     def __str__(self) -> str:
         return printable(self.text)
@@ -138,9 +111,9 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: the pair's numbers, what it is about, costs, lost trials, and the text."""
-        comparison, numbers = self.comparison, gain_json(self.pair)
+        comparison, numbers = self.comparison, asdict(self.pair)
         del numbers["n"]
-        costs = {name: (cost := self.cost(name)) and cost.as_json() for name in COSTS}
+        costs = {name: (cost := self.cost(name)) and {"first": cost[0], "arm": cost[1]} for name in COSTS}
         return {
             "arm": self.arm,
             "first": self.first,
@@ -156,8 +129,7 @@ class Verdict:
             "track": comparison.track.name,
             "rules_broken": self.result.rules_broken,
             "first_rules_broken": self.base.rules_broken,
-            "diverged": self.diverged,
-            "failed": self.failed,
+            **self.lost,
             "seeds_needed": self.seeds_needed,
             "text": self.text,
         }
@@ -173,19 +145,10 @@ def give_verdicts(comparison: Comparison, results: Sequence[Result], sequential:
 
 # --- in words ---------------------------------------------------------------------------------------------------------
 
-OPENINGS = {
-    "better": "{arm} is better than {first}",
-    "worse": "{arm} is worse than {first}",
-    "tie": "{arm} ties with {first}",
-    "unproven": "{arm} against {first} is unproven",
-}
-
 
 def _outcome(verdict: Verdict) -> str:
-    pair, seeds, comparison = verdict.pair, verdict.seeds, verdict.comparison
-    opening = OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)
-    split, corpus, gain = comparison.split, short_name(comparison.corpus.name), verdict.gain
-    side = "lower" if gain >= 0 else "higher"
+    pair, seeds, comparison, gain = verdict.pair, verdict.seeds, verdict.comparison, verdict.gain
+    split, corpus, side = comparison.split, short_name(comparison.corpus.name), "lower" if gain > 0 else "higher"
     outcome = f"its {split} loss on {corpus} is {abs(gain):.4f} nats per token {side}"
     if gain == 0:
         outcome = f"their {split} losses on {corpus} are equal"
@@ -196,12 +159,10 @@ def _outcome(verdict: Verdict) -> str:
     facts.append(f"{len(seeds)} paired seeds, {_span(seeds)}" if len(seeds) > 1 else f"one seed, {seeds[0]}")
     steps, first_steps = verdict.result.arm.run.steps, verdict.base.arm.run.steps
     facts.append(f"{steps} steps" if steps == first_steps else f"{steps} steps against {first_steps}")
-    parts = [f"{opening}: {outcome} ({'; '.join(facts)})."]
+    text = f"{OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)}: {outcome} ({'; '.join(facts)})."
     if verdict.sequential and len(seeds) > 1:
-        parts.append("Interval and p are valid although the comparison was looked at after every seed.")
-    if pair.noise_floor is not None:
-        parts.append(f"The noise floor is {pair.noise_floor:.4f}.")
-    return " ".join(parts)
+        text += " Interval and p are valid although the comparison was looked at after every seed."
+    return text + (f" The noise floor is {pair.noise_floor:.4f}." if pair.noise_floor is not None else "")
 
 
 def _span(seeds: Sequence[int]) -> str:
@@ -210,70 +171,47 @@ def _span(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if whole and len(seeds) > 2 else ", ".join(map(str, seeds))
 
 
-def _costs(verdict: Verdict) -> str:
-    texts = [
-        _cost_text(verdict.cost("seconds"), "{:,.1f}", " s"),
-        _cost_text(verdict.cost("memory"), "{:,.0f}", " MiB of memory"),
-        _cost_text(verdict.cost("parameters"), "{:,.0f}", " parameters"),
-    ]
-    texts = [text for text in texts if text]
-    listed = ", ".join(texts[:-1]) + (" and " if texts[:-1] else "") + texts[-1] if texts else ""
-    return f"A trial takes {listed}." if listed else ""
-
-
-def _cost_text(cost: Cost | None, form: str, unit: str) -> str:
-    if cost is None:
-        return ""
-    arm, first = form.format(cost.arm), form.format(cost.first)
-    if arm == first:
-        return f"the same {arm}{unit}"
-    difference = re.sub(r"^(?![-+])", "+", form.format(cost.difference))
-    ratio = f", x {cost.ratio:.3g}" if cost.ratio is not None else ""
-    return f"{arm}{unit} instead of {first} ({difference}{ratio})"
+def _costs(verdict: Verdict) -> list[str]:
+    texts = []
+    for name, (_, form, unit) in COSTS.items():
+        if (cost := verdict.cost(name)) is not None:
+            first, arm = map(form.format, cost)
+            ratio = f" (x {cost[1] / cost[0]:.3g})" if cost[0] else ""
+            texts.append(f"the same {arm}{unit}" if arm == first else f"{arm}{unit} instead of {first}{ratio}")
+    return [f"A trial takes {', '.join(texts)}."] if texts else []
 
 
 def _rules(verdict: Verdict) -> str:
     own, first, track = verdict.result.rules_broken, verdict.base.rules_broken, verdict.comparison.track.name
-    if own:
-        as_well = f"; so does {verdict.first}" if own == first else ""
-        text = f"It breaks the rules of track {track}: {'; '.join(own)}{as_well}."
-    else:
-        text = f"It keeps the rules of track {track}."
-    if first and first != own:
-        text += f" {verdict.first} breaks them: {'; '.join(first)}."
-    return text
+    text = f"It breaks the rules of track {track}: {'; '.join(own)}" if own else f"It keeps the rules of track {track}"
+    if own and own == first:
+        return f"{text}; so does {verdict.first}."
+    return f"{text}. {verdict.first} breaks them: {'; '.join(first)}." if first else f"{text}."
 
 
-def _lost_trials(verdict: Verdict) -> str:
-    parts = []
-    for trials, one, several in (
-        (verdict.diverged, "diverged and counts as a uniform guess", "diverged and count as a uniform guess"),
-        (verdict.failed, "crashed and does not count", "crashed and do not count"),
-    ):
+def _lost_trials(verdict: Verdict) -> list[str]:
+    what = {"diverged": "diverged, counted as a uniform guess", "failed": "crashed, not counted"}
+    texts = []
+    for status, trials in verdict.lost.items():
         for label in dict.fromkeys(label for label, _ in trials):
-            seeds = [str(seed) for name, seed in trials if name == label]
-            parts.append(
-                f"{label}: seed {seeds[0]} {one}."
-                if len(seeds) == 1
-                else f"{label}: seeds {', '.join(seeds)} {several}."
-            )
-    return " ".join(parts)
+            seeds = ", ".join(str(seed) for name, seed in trials if name == label)
+            texts.append(f"{label}, seed {seeds}: {what[status]}.")
+    return texts
 
 
-def _what_it_takes(verdict: Verdict) -> str:
+def _what_it_takes(verdict: Verdict) -> list[str]:
     """What would decide a tie or an unproven difference; nothing for one that is decided."""
-    if verdict.word in ("better", "worse"):
-        return ""
     needed, seeds = verdict.seeds_needed, len(verdict.seeds)
-    if needed is None or verdict.pair.sd is None:
-        return f"One seed proves nothing: run at least {FEWEST_SEEDS}."
+    if verdict.word in ("better", "worse"):
+        return []
+    if needed is None:
+        return [f"One seed proves nothing: run at least {FEWEST_SEEDS}."]
     if verdict.sequential and verdict.word == "tie":
-        return f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."
-    goal = f"a gain of {LEAST_DIFFERENCE} nats from none (p < {SIGNIFICANCE}, power {POWER:.0%})".replace("%", " %")
+        return [f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."]
+    goal = f"a gain of {LEAST_DIFFERENCE} nats from none (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
     basis = f"by the SD of these differences, {verdict.pair.sd:.4f}"
     if needed > seeds:
-        more = f"{needed - seeds} more"
-        return f"To tell {goal} takes about {needed:,} paired seeds ({more}), {basis}."
+        return [f"To tell {goal} takes about {needed:,} paired seeds ({needed - seeds} more), {basis}."]
     if verdict.word == "unproven":
-        return f"{needed} paired seeds tell {goal}, {basis}; what is missing is p, so run it on fresh seeds."
-    return f"More seeds are not needed: {needed} tell {goal}, {basis}."
+        return [f"{needed} paired seeds tell {goal}, {basis}; what is missing is p, so run it on fresh seeds."]
+    return [f"More seeds are not needed: {needed} tell {goal}, {basis}."]

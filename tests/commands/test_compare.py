@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments import SMALL, make_corpus, small_arms, small_command, small_comparison
+from experiments import SMALL, make_corpus, perform, small_arms, small_command, small_comparison
 
 from hectogpt import cli, errors
 from hectogpt.data import Corpus, tokens_read
@@ -40,7 +40,7 @@ def performed(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Compari
     """A sound arm and one that diverges, on one seed of two."""
     this = small_comparison(tiny, tmp_path_factory.mktemp("records") / "r.jsonl", 1e-2, 1e38)
     for trial in this.missing()[:2]:
-        this.perform(trial)
+        perform(this, trial)
     return this
 
 
@@ -81,7 +81,7 @@ def test_diverged_seeds_stay(performed: Comparison) -> None:
     sound, diverged = performed.results()
     assert (sound.dev.n, diverged.dev.n) == (1, 1)
     assert diverged.to_first is not None
-    assert diverged.to_first.difference == pytest.approx(math.log(50_257) - sound.dev.mean)
+    assert diverged.to_first.gain == pytest.approx(sound.dev.mean - math.log(50_257))
     assert best_of([sound, diverged])[0] is sound
 
 
@@ -101,7 +101,7 @@ def test_nothing_is_run_twice(performed: Comparison, tiny: Corpus) -> None:
 
 def test_what_is_left_of_a_recorded_trial_is_removed(performed: Comparison) -> None:
     """A process may be killed after the record and before its checkpoints are gone."""
-    scratch = performed.scratch(performed.run_of(performed.trials()[0]))
+    scratch = performed.scratch(performed.trials()[0])
     (scratch / "step-3").mkdir(parents=True)
     with lock(scratch / ".lock", "running this trial", remove=True):
         performed.missing()
@@ -122,7 +122,7 @@ def test_a_crash_is_no_score_and_is_tried_again(tiny: Corpus, tmp_path: Path, mo
     this = small_comparison(tiny, tmp_path / "r.jsonl", 1e-2, seeds=1, test=True)
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHASHSEED", "not a number")  # no interpreter starts like this
-        record = this.perform(this.trials()[0])
+        record = perform(this, this.trials()[0])
     assert this.failed == [record]
     (read,) = read_records(this.out)
     assert read.status == "failed"
@@ -130,7 +130,7 @@ def test_a_crash_is_no_score_and_is_tried_again(tiny: Corpus, tmp_path: Path, mo
     assert (read.dev_loss, read.test_loss, read.losses) == (None, None, [])
     assert this.missing() == this.trials()
     assert this.results() == []
-    again = this.perform(this.trials()[0])
+    again = perform(this, this.trials()[0])
     assert again.status == "ok"
     assert this.missing() == []
     assert this.results()[0].dev.n == 1

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,12 @@ import forks
 from promises import Line
 from small_runs import Case
 
-from hectogpt.data import Corpus
-from hectogpt.lab import compare, trial
+from hectogpt.lab import trial
 from hectogpt.lab.compare import Comparison
-from hectogpt.lab.ideas import sources_of
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import read_records
 from hectogpt.lab.tracks import TRACKS
-from hectogpt.serialization import dump
 from hectogpt.training import autosave
-from hectogpt.training.run import Run
 
 STEPS, SEEDS = 25, (0, 1)
 CLOCKS = ("seconds", "wall_seconds", "peak_mb")
@@ -41,7 +37,6 @@ def perform(cases: dict[str, Case], out: Path, side: Path) -> None:
     autosave.AT_STAKE, autosave.SHARE = 0.0, 1e9
     corpus = next(iter(cases.values())).corpus
     trial.open_corpus = lambda *_, **__: corpus
-    compare.run_trial = _tried
     arms = [Arm(name, case.run, {}) for name, case in cases.items()]
     comparison = Comparison(arms, SEEDS, corpus, TRACKS["closed"], out)
     for missing in comparison.missing():
@@ -52,7 +47,7 @@ def perform(cases: dict[str, Case], out: Path, side: Path) -> None:
                 _note(side, f"began {step}")
             steps.append(step)
 
-        comparison.perform(missing, on_step)
+        comparison.add(missing, _tried(comparison.request(missing), on_step), time.perf_counter())
         _note(side, f"done {missing.arm.label} {missing.seed}")
 
 
@@ -61,24 +56,10 @@ def _note(side: Path, text: str) -> None:
         file.write(f"{text}\n".encode())
 
 
-def _tried(
-    run: Run,
-    corpus: Corpus,
-    splits: Sequence[str],
-    on_step: Callable[[int, float], None],
-    scratch: Path | None = None,
-    mixes_counts: bool = False,
-) -> dict[str, Any]:
+def _tried(request: dict[str, Any], on_step: Callable[[int, float], None]) -> dict[str, Any]:
     """A trial in this process."""
-    request = {
-        "ideas": sources_of(run),
-        "run": dump(run),
-        "splits": list(splits),
-        "scratch": str(scratch),
-        "mixes_counts": mixes_counts,
-    }
     result: dict[str, Any] = {}
-    for message in trial.train_and_score(request | {"corpus": corpus.name, "corpus_sha256": corpus.sha256}):
+    for message in trial.train_and_score(request):
         if "step" in message:
             on_step(message["step"], message["loss"])
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments import make_corpus, small_run
+from experiments import make_corpus, perform, run_trial, small_run
 
 from hectogpt import errors
 from hectogpt.data import Corpus
@@ -22,7 +22,6 @@ from hectogpt.lab.ideas import find_run
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import Record, read_records
 from hectogpt.lab.tracks import TRACKS
-from hectogpt.lab.trial import run_trial
 from hectogpt.serialization import dump
 from hectogpt.training.run import load_run
 from hectogpt.training.session import train
@@ -256,7 +255,7 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
     first = comparison(corpus, "mine.py:f", "other.py:g")
     assert len(first.missing()) == 2
     write(body.format(1e6), head=SMALL)
-    kept = [first.perform(trial) for trial in first.missing()]
+    kept = [perform(first, trial) for trial in first.missing()]
     assert [(record.status, record.error) for record in kept] == [("ok", None)] * 2
     assert kept[0].run["schedule"] == {"type": "Halved", "by": 2.0}
     assert kept[0].losses[0] == kept[1].losses[0]
@@ -282,7 +281,7 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
 
 def trial_of(corpus: Corpus, name: str) -> Record:
     found = comparison(corpus, name)
-    return found.perform(found.trials()[0])
+    return perform(found, found.trials()[0])
 
 
 @pytest.mark.thorough

@@ -12,6 +12,7 @@ import pytest
 import torch
 from command import TINY as TINY_OPTIONS
 from command import Here
+from experiments import run_trial
 from helpers import TINY, small_run, tiny_corpus
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ import hectogpt
 from hectogpt import InputPart, Norm, errors, hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab.trial import run_trial
 from hectogpt.training.describing import long_run_note
 from hectogpt.training.loop import Step
 from hectogpt.training.run import Run

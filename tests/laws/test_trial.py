@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from experiments import make_corpus, small_run
+from experiments import make_corpus, run_trial, small_run
 
 from hectogpt.data import Corpus
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
-from hectogpt.lab.trial import run_trial
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.schedules import Schedule
 from hectogpt.training.session import train

@@ -15,7 +15,7 @@ from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison, Result
 from hectogpt.lab.rounds import Rounds
 from hectogpt.lab.statistics import seeds_needed
-from hectogpt.lab.verdict import Cost, Verdict, give_verdicts
+from hectogpt.lab.verdict import Verdict, give_verdicts
 
 
 @pytest.fixture(scope="module")
@@ -45,72 +45,51 @@ def test_a_gain_with_everything_it_costs(corpus: Corpus, tmp_path: Path) -> None
             changed = replace(record, seconds=(record.seconds or 0) * 1.5, peak_mb=700.0, params=1_000_100)
             this.records[record.arm, record.seed] = changed
     verdict = verdict_of(this)
-    pair = this.results()[1].to_first
-    assert pair is not None
-    assert verdict.gain == -pair.difference == pytest.approx(0.1)
+    assert verdict.pair == this.results()[1].to_first
+    assert verdict.gain == pytest.approx(0.1)
     low, high = verdict.interval or (0.0, 0.0)
-    assert (low, high) == (-(pair.high or 0), -(pair.low or 0))
+    assert 0 < low < verdict.gain < high
     assert (verdict.word, verdict.seeds, verdict.sequential) == ("better", (0, 1, 2), False)
-    assert verdict.cost("seconds") == Cost(14.0, 21.0)
-    assert verdict.cost("parameters") == Cost(1_000_000.0, 1_000_100.0)
+    assert verdict.cost("seconds") == (14.0, 21.0)
     text = verdict.text
     for part in (
         f"lr 2 is better than lr 1: its dev loss on {corpus.folder.name} is 0.1000 nats per token lower (gain +0.1000",
         f"; 95 % interval {low:+.4f} to {high:+.4f}; one-sided p = 0.002; 3 paired seeds, 0 to 2; 3 st",
-        "The noise floor is 0.0115.",
-        "A trial takes 21.0 s instead of 14.0 (+7.0, x 1.5), 700 MiB of memory instead of 560 (+140, x 1.25) and ",
-        "1,000,100 parameters instead of 1,000,000 (+100, x 1).",
+        "A trial takes 21.0 s instead of 14.0 (x 1.5), 700 MiB of memory instead of 560 (x 1.25), 1,000,100 parameters",
         "It keeps the rules of track closed.",
     ):
         assert part in text
-    assert "seeds are needed" not in text
-    assert "To tell" not in text
     assert str(verdict) == text
-
-
-def test_json_has_every_field_and_comes_back(corpus: Corpus, tmp_path: Path) -> None:
-    verdict = verdict_of(compared(corpus, tmp_path, [5.0, 5.1], [4.9, 5.01]))
     answer = json.loads(json.dumps(verdict.as_json(), allow_nan=False))
-    assert {"arm", "word", "gain", "low", "high", "p", "seeds", "noise_floor", "track", "text"} <= answer.keys()
-    assert answer["seconds"] == {"first": 14.0, "arm": 14.0, "difference": 0.0, "ratio": 1.0}
-    assert answer["text"] == verdict.text
+    assert answer["seconds"] == {"first": 14.0, "arm": 21.0}
+    assert (answer["text"], answer["gain"]) == (text, verdict.gain)
 
 
 def test_a_loss_and_a_tie(corpus: Corpus, tmp_path: Path) -> None:
     this = compared(corpus, tmp_path, [5.0, 5.1, 5.2], [5.5, 5.6, 5.71], [5.001, 5.1, 5.199])
     worse, tie = give_verdicts(this, this.results())
     assert (worse.word, tie.word) == ("worse", "tie")
-    assert worse.text.startswith("lr 2 is worse than lr 1: its dev loss")
     assert f"{-worse.gain:.4f} nats per token higher" in worse.text
     assert tie.text.startswith("lr 3 ties with lr 1: ")
-    assert "their dev losses" in replace(tie, pair=replace(tie.pair, difference=0.0)).text
-    assert "the same 14.0 s, the same 560 MiB of memory and the same 1,000,000 parameters" in tie.text
+    assert "their dev losses" in replace(tie, pair=replace(tie.pair, gain=0.0)).text
 
 
 def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
     noisy = verdict_of(compared(corpus, tmp_path, [5.0, 5.1, 5.2], [4.9, 5.15, 5.23]))
     assert noisy.word == "tie"
     assert noisy.pair.sd is not None
-    needed = seeds_needed(noisy.pair.sd)
-    assert noisy.seeds_needed == needed > 3
-    expected = (
-        f"takes about {needed} paired seeds ({needed - 3} more), by the SD of these differences, {noisy.pair.sd:.4f}."
-    )
-    assert noisy.text.endswith(expected)
-    assert "To tell a gain of 0.02 nats from none (p < 0.01, power 80 %) takes" in noisy.text
+    assert noisy.seeds_needed == seeds_needed(noisy.pair.sd) > 3
+    assert f"takes about {noisy.seeds_needed} paired seeds" in noisy.text
     enough = replace(noisy, pair=replace(noisy.pair, sd=0.001))
-    assert "More seeds are not needed: 3 tell a gain of 0.02 nats from none" in enough.text
+    assert "More seeds are not needed" in enough.text
     assert "what is missing is p" in replace(enough, pair=replace(enough.pair, verdict="unproven")).text
-    assert "lies within 0.02 of no gain, so more seeds are not needed" in replace(noisy, sequential=True).text
+    assert "more seeds are not needed" in replace(noisy, sequential=True).text
 
 
-@pytest.mark.parametrize("other", [4.0, 5.0, 6.0])
-def test_one_seed_is_unproven(corpus: Corpus, tmp_path: Path, other: float) -> None:
-    verdict = verdict_of(compared(corpus, tmp_path, [5.0], [other]))
+def test_one_seed_is_unproven(corpus: Corpus, tmp_path: Path) -> None:
+    verdict = verdict_of(compared(corpus, tmp_path, [5.0], [4.0]))
     assert verdict.word == "unproven"
     assert (verdict.interval, verdict.pair.p, verdict.seeds_needed) == (None,) * 3
-    assert "lr 2 against lr 1 is unproven" in verdict.text
-    assert "one seed, 0; 3 steps" in verdict.text
     assert verdict.text.endswith("One seed proves nothing: run at least 3.")
 
 
@@ -120,10 +99,9 @@ def test_lost_trials_and_broken_rules_are_said(corpus: Corpus, tmp_path: Path) -
         this.records["lr 2", seed] = replace(this.records["lr 2", seed], status="diverged", error="loss nan")
     this.failed = [record_of(corpus, this.arms[0], 7, 5.0, status="failed", error="killed")]
     verdict = verdict_of(this)
-    assert verdict.diverged == (("lr 2", 0), ("lr 2", 1))
-    assert verdict.failed == (("lr 1", 7),)
-    assert "lr 2: seeds 0, 1 diverged and count as a uniform guess." in verdict.text
-    assert "lr 1: seed 7 crashed and does not count." in verdict.text
+    assert verdict.lost == {"diverged": [("lr 2", 0), ("lr 2", 1)], "failed": [("lr 1", 7)]}
+    assert "lr 2, seed 0, 1: diverged, counted as a uniform guess." in verdict.text
+    assert "lr 1, seed 7: crashed, not counted." in verdict.text
     assert "It breaks the rules of track closed: 3 steps, not 100; so does lr 1." in verdict.text
     own = replace(verdict, base=rules(verdict.base, "trained on a GPU"), result=rules(verdict.result))
     assert "It keeps the rules of track closed. lr 1 breaks them: trained on a GPU." in own.text
@@ -132,12 +110,9 @@ def test_lost_trials_and_broken_rules_are_said(corpus: Corpus, tmp_path: Path) -
 def test_only_shared_seeds_count(corpus: Corpus, tmp_path: Path) -> None:
     this = compared(corpus, tmp_path, [5.0, 5.1, 5.2, 5.3], [4.9, 5.0, 5.1, 5.2])
     del this.records["lr 1", 1]
-    verdict = verdict_of(this)
-    assert verdict.seeds == (0, 2, 3)
-    assert "3 paired seeds, 0, 2, 3" in verdict.text
+    assert verdict_of(this).seeds == (0, 2, 3)
     this.records = {key: record for key, record in this.records.items() if key[0] == "lr 2"}
     assert give_verdicts(this, this.results()) == [], "the first arm has no trial"
-    assert give_verdicts(this, []) == []
 
 
 def test_a_sequential_verdict_counts_the_seeds_up_to_the_decision(corpus: Corpus, tmp_path: Path) -> None:
@@ -147,4 +122,3 @@ def test_a_sequential_verdict_counts_the_seeds_up_to_the_decision(corpus: Corpus
     (verdict,) = give_verdicts(this, rounds.results(), sequential=True)
     assert (verdict.word, verdict.seeds) == ("better", (0, 1, 2))
     assert "Interval and p are valid although the comparison was looked at after every seed." in verdict.text
-    assert rounds.results()[1].to_previous is None

@@ -38,11 +38,11 @@ LEGEND = f"""\
 **Loss** is in nats per token over every held-out token once, in sequences of 512 tokens, as mean ± standard
 deviation (SD) over n seeds. A seed changes the first weights and the order of the data. Rungs may have different seeds.
 
-A **gain** is the mean of paired differences over the seeds that both recipes have ("pairs" counts them), with a 95 %
-interval and a one-sided p. It is taken on the test text where both recipes were scored on it, else on dev. A **tie** is
-within the noise (2 SD of the differences / sqrt(pairs)) or {LEAST_DIFFERENCE}. **Better** and **unproven** are lower
-beyond both; unproven has p >= {SIGNIFICANCE} or a single pair. A run that diverged counts as a uniform guess; a trial
-that crashed is left out and listed under Notes.
+A **gain** is the other's loss minus the row's own, as a mean over the seeds that both recipes have ("pairs" counts
+them), so positive is better in every table; with a 95 % interval and a one-sided p. It is taken on the test text where
+both recipes were scored on it, else on dev. A **tie** is within the noise (2 SD of the gains / sqrt(pairs)) or
+{LEAST_DIFFERENCE}. **Better** and **unproven** are gains beyond both; unproven has p >= {SIGNIFICANCE} or a single
+pair. A run that diverged counts as a uniform guess; a trial that crashed is left out and listed under Notes.
 
 "{ONE_MACHINE}" is the time of 100 steps of today's recipe, all recipes on one machine in one pass; the section on
 seconds names it. "s" and "MiB" are time and memory of the trials' training, without scoring; the trials ran on
@@ -130,7 +130,7 @@ def _headline(board: Leaderboard) -> str:
     if len(board.rungs) > 1:
         total = compare_entries(top, board.rungs[0])[0]
         if total:
-            text += f"; {format_gain(total)} below the baseline ({count_pairs(total.n)})"
+            text += f"; {format_gain(total, plain=True)} below the baseline ({count_pairs(total.n)})"
     return text + ".\n"
 
 

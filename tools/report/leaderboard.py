@@ -153,7 +153,7 @@ def count_pairs(n: int) -> str:
 
 
 def compare_entries(new: Entry, old: Entry) -> tuple[Paired | None, str]:
-    """The paired difference new - old over the seeds that both have (None if there are none), and its held-out text.
+    """The gain of `new` over `old` on the seeds that both have (None if there are none), and its held-out text.
 
     The text is test if both entries are ranked by it, else dev.
     """

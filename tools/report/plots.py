@@ -81,7 +81,7 @@ def _plot_gains(axes: Axes, rung: Entry, below: Entry) -> None:
     _plot_seeds(axes, gains)
     _plot_mean(axes, gains, BLUE, 2.0, rung.name)
     held_out, split = compare_entries(rung, below)
-    level = -held_out.difference if held_out else 0.0
+    level = held_out.gain if held_out else 0.0
     if held_out:
         draw_level(axes, level)
         axes.annotate(
@@ -188,8 +188,8 @@ def plot_ladder(path: Path, board: Leaderboard) -> None:
         step = compare_entries(entry, previous)[0] if previous else None
         previous = entry
         if step:
-            gain = -step.difference
-            interval = None if step.low is None or step.high is None else (-step.high, -step.low)
+            gain = step.gain
+            interval = None if step.low is None or step.high is None else (step.low, step.high)
             color = VERDICT_COLORS.get(step.verdict, BLUE)
             _plot_interval(right, gain, interval, y, f"{gain:+.3f} ({count_pairs(step.n)})", color)
     left.set_yticks(range(len(rungs)), [f"{y} {e.name} (n = {len(e.records)})" for y, e in enumerate(rungs)])

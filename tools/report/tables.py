@@ -48,21 +48,13 @@ def format_loss(summary: Summary | None) -> str:
     return f"{summary.mean:.3f}" + (f" ± {summary.sd:.3f}" if summary.sd is not None else EMPTY)
 
 
-def format_difference(pair: Paired | None, sign: int = 1) -> str:
-    """A paired difference times `sign` with its 95 % interval, "+0.306 [+0.291, +0.320]"."""
+def format_gain(pair: Paired | None, plain: bool = False) -> str:
+    """A gain with its 95 % interval, "+0.306 [+0.291, +0.320]". plain: without signs where all are +, for a sentence
+    that says how much lower a loss is."""
     if pair is None:
         return EMPTY
-    text = f"{sign * pair.difference:+.3f}"
-    if pair.low is None or pair.high is None:
-        return text
-    low, high = sorted((sign * pair.low, sign * pair.high))
-    return f"{text} [{low:+.3f}, {high:+.3f}]"
-
-
-def format_gain(pair: Paired | None) -> str:
-    """How far the new side is below the old, for a sentence that says so: "0.306 [0.291, 0.320]"."""
-    text = format_difference(pair, -1)
-    return text if "-" in text else text.replace("+", "")
+    text = f"{pair.gain:+.3f}" + ("" if pair.low is None else f" [{pair.low:+.3f}, {pair.high:+.3f}]")
+    return text.replace("+", "") if plain and "-" not in text else text
 
 
 def format_p(pair: Paired | None) -> str:
@@ -94,7 +86,7 @@ def ladder_table(board: Leaderboard, descriptions: Mapping[str, str], seconds: S
                 format_loss(entry.summary("test")),
                 str(len(entry.records)),
                 format_number(entry.mean(f"{entry.split}_bpb"), 3),
-                format_difference(pair, -1) + (" dev" if pair and split == "dev" and entry.split == "test" else EMPTY),
+                format_gain(pair) + (" dev" if pair and split == "dev" and entry.split == "test" else EMPTY),
                 str(pair.n) if pair else EMPTY,
                 format_p(pair),
                 pair.verdict if pair else EMPTY,
@@ -119,10 +111,10 @@ def comparison_table(
     descriptions: Mapping[str, str],
     seconds: Seconds = NO_SECONDS,
 ) -> Table:
-    """One row per entry with its paired difference to `reference`: a negative one is better than the reference.
+    """One row per entry with its paired gain over `reference`.
 
     seconds: of one machine, beside those of the trials; of recipes without overrides."""
-    to = f"difference to {reference.label} [95 %]" if reference else "difference"
+    over = f"gain over {reference.label} [95 %]" if reference else "gain"
     header = [
         "recipe",
         "what it is",
@@ -131,7 +123,7 @@ def comparison_table(
         "dev",
         "test",
         "n",
-        to,
+        over,
         "pairs",
         "p",
         "",
@@ -151,7 +143,7 @@ def comparison_table(
                 format_loss(entry.summary("dev")),
                 format_loss(entry.summary("test")),
                 str(len(entry.records)),
-                format_difference(pair),
+                format_gain(pair),
                 str(pair.n) if pair else EMPTY,
                 format_p(pair),
                 pair.verdict if pair else EMPTY,
@@ -175,18 +167,18 @@ def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
                 format_loss(entry.summary("dev")),
                 format_loss(entry.summary("test")),
                 str(len(entry.records)),
-                format_difference(pair),
-                words.get(pair.verdict, _unproven(pair.difference)) if pair else EMPTY,
+                format_gain(pair),
+                words.get(pair.verdict, _unproven(pair.gain)) if pair else EMPTY,
             ]
         )
-    return Table(["left out", "dev", "test", "n", "loss without it [95 %]", "the part"], rows)
+    return Table(["left out", "dev", "test", "n", "gain without it [95 %]", "the part"], rows)
 
 
-def _unproven(difference: float) -> str:
-    """What a part does, by the loss without it, where too few pairs speak."""
-    if abs(difference) <= LEAST_DIFFERENCE:
+def _unproven(gain: float) -> str:
+    """What a part does, by the gain without it, where too few pairs speak."""
+    if abs(gain) <= LEAST_DIFFERENCE:
         return "unproven"
-    return "helps, unproven" if difference > 0 else "hurts, unproven"
+    return "helps, unproven" if gain < 0 else "hurts, unproven"
 
 
 def selection_bias_note(entries: Sequence[Entry]) -> str:

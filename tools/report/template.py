@@ -14,7 +14,6 @@ from tools.report.front import format_steps_to_trigram, mean_code_length
 from tools.report.leaderboard import Entry, Leaderboard, compare_entries, count_pairs
 from tools.report.tables import (
     Table,
-    format_difference,
     format_gain,
     format_loss,
     format_number,
@@ -69,7 +68,7 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
     if field in ("dev", "test"):
         text = format_loss(entry.summary(field))
     elif field in ("gain", "total"):
-        text = format_gain(below if field == "gain" else total)
+        text = format_gain(below if field == "gain" else total, plain=True)
     elif field in ("below_kn3", "below_best"):
         level = levels.get(field.removeprefix("below_"))
         text = format_number(level - summary.mean, 3) if summary and level is not None else ""
@@ -179,7 +178,7 @@ class Filler:
                     facts = [split, count_pairs(pair.n)]
                     facts += [f"p {format_p(pair)}"] if pair.p is not None else []
                     facts += [pair.verdict] if pair.verdict != "better" else []
-                    text += f"; gained {format_difference(pair, -1)} over {below.name} ({', '.join(facts)})"
+                    text += f"; gained {format_gain(pair)} over {below.name} ({', '.join(facts)})"
             measured.append(f"* {text}.")
             picture = picture or f"![{name}]({self.pictures}/{picture_name(board, place)})"
         parts += ["\n".join(measured) or UNMEASURED, picture]
@@ -194,7 +193,7 @@ def short_table(board: Leaderboard) -> Table:
         below = compare_entries(entry, board.rungs[place - 1])[0] if place else None
         loss = format_loss(entry.summary(entry.split))
         verdict = f" ({below.verdict})" if below and below.p is not None and below.verdict != "better" else ""
-        rows.append([str(place), entry.name, loss, format_difference(below, -1), format_p(below) + verdict])
+        rows.append([str(place), entry.name, loss, format_gain(below), format_p(below) + verdict])
     for name, level in board.ngrams.get(split, {}).items():
         rows.append(["", f"*{name}*", format_number(level, 3), "", ""])
     return Table(["#", "rung", f"loss ({split})", "gain [95 %]", "p"], rows, left=2)
