@@ -20,7 +20,6 @@ from hectogpt.cli.compare_table import (
     size_notes,
     state_of,
 )
-from hectogpt.cli.console import note
 from hectogpt.cli.options import CompareArguments
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
@@ -28,7 +27,7 @@ from hectogpt.files import write_atomic
 from hectogpt.lab import slurm
 from hectogpt.lab.compare import Comparison, Result, Trial
 from hectogpt.lab.engines import Engine, local_engine, run_trials
-from hectogpt.lab.plan import old_names, plan
+from hectogpt.lab.plan import plan
 from hectogpt.lab.record import check_writable
 from hectogpt.lab.rounds import MOST_SEEDS, Rounds, parse_duration
 from hectogpt.lab.tracks import find_track
@@ -73,8 +72,6 @@ def read_arguments(arguments: CompareArguments) -> Asked:
     trackers = tuple(parse_names(arguments.trackers))
     budget = None if arguments.budget is None else parse_duration(arguments.budget)
     arms = plan(arguments.recipes, arguments.without, arguments.sweep, arguments.steps)
-    for old, new in old_names((*arguments.recipes, *arguments.without), arguments.sweep, arms).items():
-        note(f"note: {old} is now called {new}", arguments.quiet)
     if arguments.threads:
         arms = [replace(arm, run=replace(arm.run, threads=arguments.threads)) for arm in arms]
     track, corpus = find_track(arguments.track), open_corpus(arguments.corpus)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -18,48 +18,27 @@ from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.files import cache_dir, write_atomic
 from hectogpt.json_files import read_json_object
-from hectogpt.serialization import load
 from hectogpt.training.session import RunResult
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A finished baseline run: training loss and gradient norm at every step, and its score on dev."""
+    """A finished baseline run: training loss and gradient norm at every step, and its loss on dev."""
 
-    corpus: str
-    train_sha256: str
-    steps: int
-    seed: int
     losses: tuple[float, ...]
     grad_norms: tuple[float, ...]
     dev_loss: float
-    dev_bpb: float
 
 
-def curve_of(result: RunResult) -> Curve:
-    """The curve of a run that is finished and scored on dev, its numbers rounded to seven digits."""
-    score = result.scores["dev"]
-    return Curve(
-        corpus=result.corpus,
-        train_sha256=result.corpus_sha256["train"],
-        steps=result.run.steps,
-        seed=result.run.seed,
-        losses=tuple(float(f"{loss:.7g}") for loss in result.losses),
-        grad_norms=tuple(float(f"{norm:.7g}") for norm in result.grad_norms),
-        dev_loss=score.loss,
-        dev_bpb=score.bits_per_byte,
-    )
-
-
-def save(curve: Curve) -> Path | None:
-    """Write a curve into the cache and return its path; None if that cannot be done."""
-    try:
-        path = _folder() / _name(curve.train_sha256, curve.steps)
+def save(result: RunResult) -> None:
+    """Keep the curve of a run that is finished and scored on dev, its numbers rounded to seven digits."""
+    with suppress(OSError, UserError, ValueError):  # ValueError: a loss that is not finite
+        path = cache_dir() / "baselines" / _name(result.corpus_sha256["train"], result.run.steps)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(asdict(curve), allow_nan=False) + "\n")
-    except (OSError, UserError, ValueError):  # ValueError: a loss that is not finite
-        return None
-    return path
+        curves = {"losses": result.losses, "grad_norms": result.grad_norms}
+        rounded = {name: [float(f"{value:.7g}") for value in values] for name, values in curves.items()}
+        rounded |= {"corpus": result.corpus, "dev_loss": result.scores["dev"].loss}
+        write_atomic(path, json.dumps(rounded, allow_nan=False) + "\n")
 
 
 def find(corpus: Corpus, steps: int) -> Curve | None:
@@ -67,7 +46,7 @@ def find(corpus: Corpus, steps: int) -> Curve | None:
     or with one that is damaged."""
     name = _name(corpus.sha256["train"], steps)
     with suppress(UserError):  # no folder for the cache
-        if curve := _read(_folder() / name, steps):
+        if curve := _read(cache_dir() / "baselines" / name, steps):
             return curve
     with as_file(files("hectogpt.lab") / "baselines" / name) as packaged:
         return _read(packaged, steps)
@@ -75,16 +54,13 @@ def find(corpus: Corpus, steps: int) -> Curve | None:
 
 def _read(path: Path, steps: int) -> Curve | None:
     """The curve of a file, if it is one: a finite number for every step."""
-    with suppress(UserError):
-        curve: Curve = load(Curve, read_json_object(path))
-        numbers = (*curve.losses, *curve.grad_norms, curve.dev_loss, curve.dev_bpb)
-        if len(curve.losses) == len(curve.grad_norms) == steps and all(map(math.isfinite, numbers)):
+    with suppress(UserError, KeyError, TypeError, ValueError):
+        row = read_json_object(path)
+        losses, norms = (tuple(map(float, row[name])) for name in ("losses", "grad_norms"))
+        curve = Curve(losses, norms, float(row["dev_loss"]))
+        if len(losses) == len(norms) == steps and all(map(math.isfinite, (*losses, *norms, curve.dev_loss))):
             return curve
     return None
-
-
-def _folder() -> Path:
-    return cache_dir() / "baselines"
 
 
 def _name(train_sha256: str, steps: int) -> str:

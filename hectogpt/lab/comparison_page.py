@@ -1,4 +1,4 @@
-"""What the page of a comparison shows, as data: verdicts, curves, table, what differs, and the source of the ideas.
+"""What the page of a comparison shows, as data: verdicts, curves, table, and the source of the ideas.
 
 `hectogpt/web/pages/report.js` draws it. Records are data, and stay so: the page shows every text as text.
 """
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from hectogpt import __version__
-from hectogpt.display import NGRAMS, printable, value_text
+from hectogpt.display import NGRAMS, printable
 from hectogpt.lab.compare import Comparison, Result, ngram_means, short_name
 from hectogpt.lab.ideas import files_of
-from hectogpt.lab.record import Record, differences
+from hectogpt.lab.record import Record
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, gain_cells
 from hectogpt.lab.verdict import Verdict
 
@@ -40,16 +40,11 @@ def page_data(
         *_charts(comparison, results),
         {"heading": "Losses"},
         *_losses(comparison, results),
-        *_notes(notes),
-        *_settings(results),
+        *([{"heading": "Notes"}, {"list": [printable(note) for note in notes]}] if notes else []),
         *_ideas(results),
         {"text": _origin(results), "kind": "soft"},
     ]
     return {"title": printable(title or first.arm.label), "blocks": blocks}
-
-
-def _notes(notes: Sequence[str]) -> list[dict[str, Any]]:
-    return [{"heading": "Notes"}, {"list": [printable(note) for note in notes]}] if notes else []
 
 
 def _setting(comparison: Comparison, first: Result, ended: str) -> str:
@@ -130,18 +125,8 @@ def mean_of(curves: np.ndarray) -> np.ndarray:
 
 
 def _losses(comparison: Comparison, results: Sequence[Result]) -> list[dict[str, Any]]:
-    head = [
-        "arm",
-        "n",
-        f"{comparison.split} loss ± SD",
-        "gain [95 %]",
-        "p",
-        "noise",
-        "verdict",
-        "s",
-        "MiB",
-        "parameters",
-    ]
+    head = ["arm", "n", f"{comparison.split} loss ± SD", "gain [95 %]", "p", "noise", "verdict"]
+    head += ["s", "MiB", "parameters"]
     rows = []
     for result in results:
         cells = [printable(result.arm.label), str(result.compared.n), str(result.compared)]
@@ -154,20 +139,6 @@ def _losses(comparison: Comparison, results: Sequence[Result]) -> list[dict[str,
     note = f"Gains are in nats per token over paired seeds, positive is better; {LEAST_DIFFERENCE} or less is a tie. "
     note += f"N-gram models ({comparison.split}): {', '.join(levels)}." if levels else ""
     return [{"table": {"head": head, "rows": rows}}, {"text": note, "kind": "soft"}]
-
-
-def _settings(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Per arm, the fields in which its run differs from the first one's."""
-    blocks: list[dict[str, Any]] = []
-    for result in results[1:]:
-        found = differences(results[0].arm.run, result.arm.run)
-        rows = [
-            [printable(field), *(printable(value_text(value, 1000)) for value in pair)] for field, pair in found.items()
-        ]
-        head = ["setting", printable(results[0].arm.label), printable(result.arm.label)]
-        nothing = {"text": printable(f"{result.arm.label} differs in no setting.")}
-        blocks.append({"table": {"head": head, "rows": rows}} if rows else nothing)
-    return [{"heading": "What differs"}, *blocks] if blocks else []
 
 
 def _ideas(results: Sequence[Result]) -> list[dict[str, Any]]:

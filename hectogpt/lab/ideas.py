@@ -56,8 +56,7 @@ def find_run(name: str, base: str | Run = "top") -> Run:
     base = match["base"] or base
     before = find_run(base) if isinstance(base, str) else base
     idea = read_idea(match["path"])
-    module = load_idea(idea)
-    _loaded[idea.sha256] = idea
+    module = take(idea)
     title = f"{idea.path.name}:{match['function']}"
     function = _function(idea, module, match["function"])
     with running(title):
@@ -119,7 +118,7 @@ def _function(idea: IdeaFile, module: ModuleType, name: str) -> Callable[[Run], 
 
 def _check_fields(title: str, run: Run) -> None:
     """Raise UserError, naming the field, for a run that cannot be written to a run file and read back."""
-    for where, fault in _unwritable(run, ""):
+    for where, fault in _unwritable(run):
         raise UserError(f"{title}: {where} is {fault}", why="a run's fields are written to files, and read back")
     classes: dict[str, type] = {}
     for where, part in parts_of(run):
@@ -140,32 +139,32 @@ def _check_fields(title: str, run: Run) -> None:
         )
 
 
-def _unwritable(value: Any, where: str) -> Iterator[tuple[str, str]]:
+def _unwritable(run: Run) -> Iterator[tuple[str, str]]:
     """(field, what it is) for each field that a run file cannot hold."""
-    if isinstance(value, type):
-        yield where, f"the class {value.__name__}, not one of its values: {value.__name__}()"
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _unwritable(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
-    elif isinstance(value, tuple):
-        for number, item in enumerate(value):
-            yield from _unwritable(item, f"{where}.{number}")
-    elif isinstance(value, list):
-        yield where, "a list: fields hold tuples"
-    elif value is not None and not isinstance(value, (bool, int, float, str)):
-        yield where, f"of type {type(value).__name__}"
+    for where, value in _fields_of(run, ""):
+        if isinstance(value, type):
+            yield where, f"the class {value.__name__}, not one of its values: {value.__name__}()"
+        elif isinstance(value, list):
+            yield where, "a list: fields hold tuples"
+        elif not (dataclasses.is_dataclass(value) or isinstance(value, (tuple, bool, int, float, str, type(None)))):
+            yield where, f"of type {type(value).__name__}"
 
 
 def parts_of(value: Any, where: str = "") -> Iterator[tuple[str, Value]]:
     """(field, value) for every exchangeable part inside a value."""
-    if isinstance(value, Value):
-        yield where, value
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from parts_of(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
+    return ((field, part) for field, part in _fields_of(value, where) if isinstance(part, Value))
+
+
+def _fields_of(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """(field, value) of a value and of all that is inside it."""
+    yield where, value
+    inner: Iterable[tuple[Any, Any]] = ()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
     elif isinstance(value, tuple):
-        for number, item in enumerate(value):
-            yield from parts_of(item, f"{where}.{number}")
+        inner = enumerate(value)
+    for name, item in inner:
+        yield from _fields_of(item, f"{where}.{name}" if where else str(name))
 
 
 # How a part is built, by its class.
@@ -220,21 +219,23 @@ def files_of(run: Run) -> list[IdeaFile]:
     return [_loaded[sha256] for sha256 in run.ideas]
 
 
+def take(idea: IdeaFile) -> ModuleType:
+    """Import a file, which the user has named, so that the runs that it made can be built. Raises UserError."""
+    module = load_idea(idea)
+    _loaded[idea.sha256] = idea
+    return module
+
+
 def load_sources(sources: Iterable[dict[str, str]]) -> None:
     """Import the ideas that `sources_of` gave in another process."""
     for source in sources:
-        idea = IdeaFile(Path(source["path"]), source["source"])
-        load_idea(idea)
-        _loaded[idea.sha256] = idea
+        take(IdeaFile(Path(source["path"]), source["source"]))
 
 
 def load_files(paths: Iterable[Path]) -> None:
-    """Import users' own files, which the user has named, so that runs that they made can be built again. Raises
-    UserError for one that cannot be read or imported."""
+    """Import users' own files, which the user has named. Raises UserError for one that cannot be read or imported."""
     for path in paths:
-        idea = read_idea(str(path))
-        load_idea(idea)
-        _loaded[idea.sha256] = idea
+        take(read_idea(path))
 
 
 def check_loaded(run: Run, folder: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
@@ -105,15 +105,6 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
             )
         inner[last] = value
     return load_run(data)
-
-
-def old_names(names: Iterable[str], sweep: Iterable[str], arms: Sequence[Arm]) -> dict[str, str]:
-    """Old name -> today's, of the recipes and fields that a comparison was asked for by an old name."""
-    found = {name: recipes.current_recipe(name) for name in names}
-    for text in sweep:
-        field = text.partition("=")[0].replace("-", "_")
-        found[field] = current_path(arms[0].run, field)
-    return {old: new for old, new in found.items() if old != new}
 
 
 # --- runs of Python ---------------------------------------------------------------------------------------------------

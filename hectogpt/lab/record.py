@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -306,22 +305,17 @@ def check_writable(path: Path, field: str = "out") -> None:
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE); the
-    record is then in a file among the temporary ones, if that can be written."""
+    """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE), with
+    the record's line, so that a trial is not lost with it."""
     row = {name: getattr(record, name) for name in _FIELDS}
     row["overrides"] = {name: json_value(value) for name, value in record.overrides.items()}
     line = json.dumps(row, allow_nan=False)
     try:
         append_line(path, line)
     except OSError as error:
-        told = _unwritable(path, error)
-        told.kept = "the records written before"
-        with suppress(OSError):
-            descriptor, spare = tempfile.mkstemp(prefix="hectogpt-record-", suffix=".jsonl")
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(line + "\n")
-            told.kept += f"; this one is in {spare}, whose line can be added by hand"
-        raise told from None
+        unwritable = _unwritable(path, error)
+        unwritable.kept = f"the records written before, and this line, to be added by hand: {line}"
+        raise unwritable from None
 
 
 def _unwritable(path: Path, error: OSError, field: str = "out") -> UserError:

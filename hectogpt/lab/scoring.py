@@ -69,7 +69,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
     together = mix(score_both(models.order_5, corpus.dev, found))
     is_baseline = run.recipe == "baseline" and not modified
     if is_baseline:
-        baseline_curves.save(baseline_curves.curve_of(session.result()))
+        baseline_curves.save(session.result())
     baseline = None if is_baseline else baseline_curves.find(corpus, run.steps)
     try:
         plot_run(

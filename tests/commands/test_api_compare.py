@@ -59,11 +59,6 @@ def test_labels_say_how_a_run_differs_from_the_first_of_its_name() -> None:
     assert len({arm.label for arm in same_name}) == 3
 
 
-def test_steps_and_threads_are_those_of_all() -> None:
-    arms = arms_of(["baseline", package.recipe("muon")], steps=5, threads=2)
-    assert [(arm.run.steps, arm.run.threads, arm.overrides) for arm in arms] == [(5, 2, {"steps": 5})] * 2
-
-
 def test_runs_that_are_the_same_are_refused() -> None:
     run = package.recipe("baseline")
     with pytest.raises(UserError, match="runs 1 and 3 are the same"):
@@ -121,16 +116,6 @@ def test_trials_side_by_side_have_the_same_bits(compared: ComparisonResult, corp
     assert all(record.machine["workers"] == 2 for record in both.records)
     with pytest.raises(UserError, match="999 trials at a time"):
         package.compare(runs, seeds=1, corpus=corpus, workers=999)
-
-
-def test_recorded_trials_are_not_run_again(
-    compared: ComparisonResult, corpus: Corpus, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = out.read_bytes()
-    again = package.compare([result.arm.run for result in compared.results], seeds=1, corpus=corpus, out=out)
-    assert out.read_bytes() == before
-    assert capsys.readouterr().err == ""
-    assert again.results == compared.results
 
 
 def test_a_comparison_is_shown_as_a_table(compared: ComparisonResult) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ import pytest
 
 from bench import QUESTIONS
 from bench.page import PAGES, UNMEASURED, render
-from bench.race import Laps, race
-from bench.recipes import kinds_of
+from bench.race import race
 from bench.record import RESULTS, ROOT
-from hectogpt.lab.recipes import recipe
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,12 +33,6 @@ def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
     assert turns == ["a", "b"] * 3
     assert laps.seconds == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
     assert race({"a": lambda: lap("a")}, rounds=2, warm_up=False).seconds == {"a": [7.0, 8.0]}
-
-
-def test_a_ratio_is_taken_within_a_round() -> None:
-    laps = Laps({"a": [1.0, 10.0, 2.0], "b": [2.0, 20.0, 4.0]})  # the machine was busy in the second round
-    assert laps.ratio("b", "a") == 2.0
-    assert laps.median("a") == 2.0
 
 
 def test_help_lists_the_questions_without_torch() -> None:
@@ -142,20 +133,3 @@ def test_a_table_has_whatever_the_newest_rows_have() -> None:
     assert fill("value step | large | ours | seconds", results) == UNMEASURED
     assert fill("tables step,*", results).strip() == UNMEASURED, "the newest run of small no longer asks it"
     assert fill("tables nothing", results).strip() == UNMEASURED
-
-
-def test_figures_are_of_one_machine() -> None:
-    """Of the machine and threads that answer most questions; a few figures of another machine do not replace them."""
-    both = [{"question": name, "rows": [row("ours", 1.0)]} for name in ("head", "step")]
-    results = lines(*both, {"question": "step", "rows": [row("ours", 9.0)], "machine": "b", "dirty": True})
-    assert fill("value step | | ours | seconds", results) == "1"
-    assert "2026-01-02; a, with 2 threads; load 0.5 to 0.5; torch 2; commit 1234567." in fill("where", results)
-    results += lines(*(record | {"threads": 1, "date": "2026-01-03T00:00:00+00:00"} for record in both))
-    assert "a, with 1 thread" in fill("where", results), "the newest of equals"
-
-
-def test_the_two_kinds_of_steps_of_soap_are_counted_apart() -> None:
-    """Its bases follow in the first twenty steps and in every fifth after them."""
-    count = Counter(map(kinds_of(recipe("soap")), range(100)))
-    assert count == {"slow": 20 + 16, "usual": 64}
-    assert Counter(map(kinds_of(recipe("muon")), range(100))) == {"usual": 100}

@@ -88,13 +88,6 @@ def test_control_characters_in_an_error_are_made_visible(tmp_path: Path) -> None
     assert "\x9b" not in done.stderr
 
 
-def test_an_unknown_field_is_answered_with_the_nearest(tmp_path: Path) -> None:
-    done = hectogpt("train", "baseline", "--optim.lrr", "3", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "--optim.lr" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_help_fits_a_screen() -> None:
     lines = cli.usage().splitlines()
     assert len(lines) <= 28

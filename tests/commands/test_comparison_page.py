@@ -57,7 +57,7 @@ def test_everything_is_on_the_page(with_idea: Comparison) -> None:
     for verdict in give_verdicts(with_idea, with_idea.results()):
         assert json.dumps(verdict.text, ensure_ascii=False) in page
     (idea,) = (arm for arm in with_idea.arms if arm.run.ideas)
-    parts = ("mine.py", "a note", "decided after 3 seeds", "Kneser-Ney trigram 4.90", "unigram counts 6.40", "1e-05")
+    parts = ("mine.py", "a note", "decided after 3 seeds", "Kneser-Ney trigram 4.90", "unigram counts 6.40")
     assert [part for part in (*parts, idea.run.ideas[0]) if part not in page] == []
     assert page.count('"points"') == 3 + 2, "three arms, two gains"
 

@@ -6,17 +6,13 @@ import json
 import socket
 import subprocess
 import sys
-import threading
-import time
 import tomllib
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command import Here, hectogpt
+from command import Here
 from helpers import ROOT
 
 from hectogpt import hardware
@@ -71,14 +67,6 @@ def missing_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, An
     return {name: finding for name, finding in found.items() if finding["state"] == "missing"}
 
 
-def test_a_library_that_cannot_be_loaded(tmp_path: Path) -> None:
-    module = "torch"
-    (tmp_path / f"{module}.py").write_text("raise OSError('lib.so: cannot open shared object file')")
-    missing = missing_of(hectogpt("doctor", "--json", cwd=tmp_path, PYTHONPATH=str(tmp_path)))
-    assert missing[module]["fact"] == "cannot be imported: lib.so: cannot open shared object file"
-    assert missing[module]["fix"] == f"python -m pip install --upgrade {module}"
-
-
 def test_without_a_package_that_training_needs(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     module = "tiktoken"
     monkeypatch.setitem(sys.modules, module, None)
@@ -119,34 +107,6 @@ def test_where_nothing_can_be_written(here: Here, tmp_path: Path, monkeypatch: p
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-class Answering(BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        self.send_response(404)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    """The address of a server on this machine."""
-    with HTTPServer(("127.0.0.1", 0), Answering) as found:
-        thread = threading.Thread(target=found.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
-        thread.join()
-
-
-def test_a_hub_that_answers(server: str, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", server)
-    found = found_by(here("doctor", "--network", "--json"))
-    assert list(found) == [*NAMES, "network"]
-    assert found["network"]["state"] == "ok"
-    assert found["network"]["fact"] == f"{server} answered"
-
-
 @pytest.mark.parametrize("endpoint", ["nonsense", "http://127.0.0.1:{port}"])
 def test_a_hub_that_cannot_be_asked(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
@@ -155,17 +115,6 @@ def test_a_hub_that_cannot_be_asked(endpoint: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_ENDPOINT", endpoint.format(port=port))
     found = doctor.find_hub()
     assert (found.state, bool(found.fix)) == ("note", True)
-
-
-def test_a_hub_that_stays_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "HUB_SECONDS", 0.5)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        begun = time.monotonic()
-        assert doctor.find_hub().state == "note"
-        assert time.monotonic() - begun < 2
 
 
 # --- its tables -------------------------------------------------------------------------------------------------------

@@ -9,21 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import TINY, Here, assert_good_error, write_tokens
+from command import Here, assert_good_error, write_tokens
 from helpers import peaked, small_run, tiny_corpus
 from model_kinds import KINDS, build
 
 from hectogpt import errors
 from hectogpt.cli.train import parse
 from hectogpt.errors import UserError
-from hectogpt.interop import open_model
 from hectogpt.interop.export import export
 from hectogpt.lab import recipes
 from hectogpt.lab.fine_tuning import start_from
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model, saved_tensors
-from hectogpt.training.first_weights import FirstWeights, hash_state, open_source, whole
+from hectogpt.training.first_weights import hash_state, open_source, whole
 from hectogpt.training.session import Session
 
 SMALL = ModelConfig(16, 2, 1, 32, 50257)
@@ -131,42 +130,6 @@ def test_the_command_shows_before_and_after_and_goes_on(tmp_path, monkeypatch, c
     for name in ("model.safetensors",):
         assert (tmp_path / "half" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert "before training" in here("show", "whole").stdout
-
-
-@pytest.mark.thorough
-def test_a_model_with_an_own_file_is_tuned(tmp_path, monkeypatch, capsys) -> None:
-    """Its file goes along, and the tuned model is exported with it."""
-    here = Here(tmp_path, monkeypatch, capsys)
-    write_tokens(tmp_path / "a.bin")
-    assert here("idea", "mine.py", "--kind", "attention").returncode == 0
-    options = [*TINY, "--corpus", "a.bin", "--quiet"]
-    made = here("train", "mine.py:idea@baseline", *options, "--out", "base")
-    assert made.returncode == 0, made.stderr
-    shutil.rmtree(tmp_path / "cache" / "ideas")  # as on another machine, where nobody has run the file
-    options = ["--corpus", "a.bin", "--steps", "3", "--threads", "1", "--data.batch-size", "2", "--out", "tuned"]
-    refused = here("train", "finetune", "--init", "base", *options, "--quiet")
-    assert_good_error(refused, errors.CHECKPOINT, "--idea", "base/idea.py")
-    tuned = here("train", "finetune", "--init", "base", "--idea", "base/idea.py", *options, "--quiet")
-    assert tuned.returncode == 0, tuned.stderr
-    assert (tmp_path / "tuned" / "idea.py").read_bytes() == (tmp_path / "mine.py").read_bytes()
-    assert here("export", "tuned", "out").returncode == 0
-    assert open_model(tmp_path / "out")[0].config == open_model(tmp_path / "tuned")[0].config
-
-
-@pytest.mark.network
-def test_gpt2_small_from_the_hub_is_transformers(tmp_path: Path) -> None:
-    from transformers import GPT2LMHeadModel
-
-    run = start_from(recipes.recipe("finetune"), "gpt2")
-    assert isinstance(run.first_weights, FirstWeights)
-    ours, tokenizer = open_model("gpt2", download=True)
-    assert hash_state(saved_tensors(open_source("gpt2")[0])) == run.first_weights.sha256
-    theirs = GPT2LMHeadModel.from_pretrained("gpt2").eval()
-    ids = torch.tensor([tokenizer.encode("The capital of France is").astype(int).tolist()])
-    with torch.no_grad():
-        ours_logits, theirs_logits = ours(ids), theirs(ids).logits
-    assert (ours_logits - theirs_logits).abs().max() <= 1e-4 * theirs_logits.abs().max()
-    assert torch.equal(ours.generate(ids, 20), theirs.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0))
 
 
 @pytest.mark.thorough

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import HECTOGPT, TINY, Here, assert_good_error, environment, hectogpt
+from command import HECTOGPT, TINY, Here, assert_good_error, environment
 from experiments import make_corpus
 from helpers import ROOT
 
@@ -22,7 +22,6 @@ from hectogpt.idea_file import read_idea
 from hectogpt.lab.ideas import find_run
 from hectogpt.serialization import idea_module
 from hectogpt.training.run import sections_changed
-from hectogpt.training.session import Session
 
 KINDS = ("schedule", "optimizer", "attention", "input", "data", "rates")
 EXAMPLES = {kind: ROOT / "hectogpt" / "lab" / "examples" / f"{kind}.py" for kind in KINDS}
@@ -110,26 +109,6 @@ def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -
         assert len(json.loads(done.stdout)["texts"][0]["ids"]) == 3
 
 
-@pytest.mark.parametrize("kind", [pytest.param("optimizer", marks=pytest.mark.slow), "attention"])
-@pytest.mark.thorough
-def test_a_kind_from_the_first_command_to_the_last(folder: Path, kind: str) -> None:
-    """Every command a process, as a user starts them."""
-
-    def do(*arguments: object) -> str:
-        done = hectogpt(*arguments, cwd=folder)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    do("idea", "mine.py", "--kind", kind)
-    do("train", "mine.py:idea", *SMALL, "--quiet")
-    assert do("generate", "runs/mine-idea", "The", "--max-new-tokens", "3", "--quiet").startswith("The")
-    if kind == "attention":
-        do("explore", "export", "model", "--model", "runs/mine-idea", "--out", "page.html")
-    options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "tokens", "--sweep", *SWEEP]
-    told = do("compare", "mine.py:idea", *options)
-    assert "mine.py:idea" in told
-
-
 # --- parts of a user's own --------------------------------------------------------------------------------------------
 
 MY_ALIBI = """
@@ -172,43 +151,6 @@ def test_alibi_by_the_score_bias_seam_is_ours_to_the_bit(here: Here, folder: Pat
     assert texts[0] == texts[1] != ""
 
 
-OTHERS = """
-from dataclasses import dataclass
-import torch
-from hectogpt import Optim, OptimizerGroup, Run, replace
-{imports}
-
-@dataclass(frozen=True)
-class Theirs(Optim):
-    lr: float = 0.01
-
-    def build(self, model):
-        return OptimizerGroup([{optimizer}(model.parameters(), lr=self.lr)])
-
-def idea(run: Run) -> Run:
-    return replace(run, optim=Theirs())
-"""
-
-
-@pytest.mark.parametrize(
-    ("package", "optimizer"), [("torch", "torch.optim.NAdam"), ("lion_pytorch", "lion_pytorch.Lion")]
-)
-def test_an_optimizer_of_torch_or_of_a_package(folder: Path, package: str, optimizer: str) -> None:
-    """They know nothing of steps and schedules; their learning rates follow the schedule all the same."""
-    pytest.importorskip(package)
-    path = folder / "mine.py"
-    path.write_text(OTHERS.format(imports=f"import {package}", optimizer=optimizer))
-    run = find_run(f"{path}:idea@adamw_128")
-    model = public.replace(run.model, d_model=16, n_heads=2, n_layers=1, context_length=64)
-    data = public.Data(batch_size=4, seq_len=64)
-    run = public.replace(run, model=model, data=data, steps=12, corpus=str(folder / "tokens"), threads=1)
-    session = Session.open(run)
-    assert type(session.optimizer.optimizers[0]).__name__ == optimizer.rpartition(".")[2]
-    steps = list(session.steps())
-    assert [step.lr for step in steps] == pytest.approx([0.01 * run.schedule.factor(i, 12) for i in range(12)])
-    assert steps[-1].loss < steps[0].loss - 1
-
-
 # --- errors while it trains -------------------------------------------------------------------------------------------
 
 LATE = """
@@ -230,14 +172,6 @@ def test_an_error_in_training_is_one_message_with_the_line(here: Here, folder: P
     (folder / "mine.py").write_text(LATE.format(work=work))
     done = here("train", "mine.py:idea", *SMALL, "--quiet")
     assert_good_error(done, errors.USAGE, "mine.py: Late.factor failed", told, "mine.py, line 8", "--debug")
-
-
-def test_a_part_of_the_wrong_shape_is_told(here: Here, folder: Path) -> None:
-    (folder / "mine.py").write_text(MY_ALIBI.replace("return -self.slopes", "return torch.ones(1, 3, 5, 7) - 0"))
-    done = here("train", "alibi.py:mine@rotary_positions", *SMALL, "--quiet")
-    assert_good_error(done, errors.USAGE, "no file alibi.py")
-    done = here("train", "mine.py:mine@rotary_positions", *SMALL, "--quiet")
-    assert_good_error(done, errors.USAGE, "mine.py", "RuntimeError: The size of tensor")
 
 
 # --- somebody else's run folder ---------------------------------------------------------------------------------------
@@ -278,22 +212,6 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
 
 
-def test_a_folder_cannot_name_files_elsewhere(here: Here, strange: Path) -> None:
-    """run.json is somebody else's: its paths are shown by name, and its hashes open no files."""
-    record = json.loads((strange / "run.json").read_text())
-    record["ideas"] = [{"file": "../../evil.py", "path": "/etc/passwd", "sha256": "../../x"}, 3, {"file": 1}]
-    (strange / "run.json").write_text(json.dumps(record))
-    done = here("generate", "made", "The")
-    assert_good_error(done, errors.CHECKPOINT, "classes of passwd", "ask for evil.py")
-
-
-def test_a_model_without_classes_of_the_idea_needs_no_file(here: Here, folder: Path) -> None:
-    here("idea", "mine.py", "--kind", "schedule")
-    assert here("train", "mine.py:idea", *SMALL, "--quiet", "--out", "made").returncode == 0
-    (folder / "mine.py").write_text("raise SystemExit\n")
-    assert here("generate", "made", "The", "--max-new-tokens", "2").returncode == 0
-
-
 # --- the document -----------------------------------------------------------------------------------------------------
 
 
@@ -321,9 +239,3 @@ def test_the_document_does_what_it_says(tmp_path: Path) -> None:
     assert (work / "runs" / "first" / "idea.py").read_text() != (work / "my_idea.py").read_text()
     assert re.search(r"\nmy_idea\.py:idea@small\.py:small (is|against) .*small\.py:small", told[-2]), "the verdict"
     assert "nats per token" in told[-1]
-
-
-def test_the_document_fits_120_columns_and_names_every_kind() -> None:
-    text = (ROOT / "docs" / "add-an-idea.md").read_text(encoding="utf-8")
-    assert [line for line in text.splitlines() if len(line) > 120] == []
-    assert all(f"`{kind}`" in text or f"| {kind} |" in text for kind in KINDS)

@@ -14,14 +14,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from command import HECTOGPT, TINY, environment, hectogpt, write_tokens
+from command import HECTOGPT, environment
 
 from hectogpt import cli, errors, idea_file
 from hectogpt.cli import main
 from hectogpt.cli.streams import steady_streams
 from hectogpt.display import Unfailing
 from hectogpt.errors import UserError
-from hectogpt.progress import Progress
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
@@ -185,34 +184,6 @@ def test_a_stderr_that_fails_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
             print("progress", file=sys.stderr, flush=True)
 
 
-def test_progress_on_a_terminal_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """D18, from Python too: rich puts itself in the place of sys.stderr while it shows something that moves."""
-
-    class Terminal(io.StringIO):
-        gone = False
-
-        def isatty(self) -> bool:
-            return True
-
-        def write(self, text: str) -> int:
-            if self.gone:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return super().write(text)
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    progress, seen = Progress(quiet=False), []
-    for item in progress.follow(range(4), 4, lambda item: f"at {item}"):
-        seen.append(item)
-        print("a warning", file=sys.stderr)
-        terminal.gone = item >= 2
-        progress.line("a line")
-    assert seen == [0, 1, 2, 3]
-    assert "a line" in terminal.getvalue()
-
-
 @needs_full
 @pytest.mark.parametrize(
     ("where", "code", "told"), [("stdout", 7, "error: cannot use standard output, or a file"), ("stderr", 0, "")]
@@ -235,19 +206,3 @@ def test_closed_streams_in_a_shell(tmp_path: Path) -> None:
         shell = f'exec "{sys.executable}" -m hectogpt --help {closed}'
         done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, env=environment(tmp_path), capture_output=True)
         assert (done.returncode, done.stderr) == (code, b"")
-
-
-@pytest.mark.thorough
-def test_markup_in_the_name_of_a_corpus(tmp_path: Path) -> None:
-    """D6: rich reads [bold] in a title as markup; and a narrow ASCII terminal gets all of it too."""
-    (tmp_path / "[bold]x[").mkdir()
-    corpus = write_tokens(tmp_path / "[bold]x[" / "nope]é.bin")
-    done = hectogpt(
-        *("train", "baseline", *TINY, "--corpus", corpus.relative_to(tmp_path), "--out", "run[red]"),
-        cwd=tmp_path,
-        PYTHONIOENCODING="ascii",
-        COLUMNS="200",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "[bold]x[/nope]\\xe9.bin: held-out loss" in done.stdout
-    assert "All of it:   run[red]" in done.stdout

@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +26,6 @@ from reports import (
     make_row,
     make_rows,
     whole_report,
-    write_all,
     write_rows,
 )
 from scipy import stats
@@ -38,13 +34,12 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab.record import Record, read_records
 from tools.report import TEMPLATE, ladder_names, recipe_descriptions, write_report
-from tools.report.__main__ import main as report
 from tools.report.front import WINDOW, build_fronts, code_length, front_table, steps_to_trigram, where_measured
 from tools.report.ladder_page import ladder_page
-from tools.report.leaderboard import NGRAMS, build_leaderboards, changed_sections, compare_curves, compare_entries
+from tools.report.leaderboard import NGRAMS, build_leaderboards
 from tools.report.ngram_file import NgramFile
 from tools.report.seconds import QUESTION, Seconds, read_seconds
-from tools.report.tables import ablation_table, ladder_table, selection_bias_note
+from tools.report.tables import ladder_table, selection_bias_note
 from tools.report.template import FIELDS, UNMEASURED, Filler, format_field
 
 TIMINGS = ROOT / "results" / "seconds.jsonl"
@@ -57,47 +52,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.thorough
-def test_the_same_bytes_twice(made: Path, tmp_path: Path) -> None:
-    paths = write_all(made / "l.jsonl", tmp_path)
-    assert len(paths) == len(NAMES) + 2 + 2
-    for path in paths:
-        content = path.read_bytes()
-        assert content == (made / path.relative_to(tmp_path)).read_bytes(), path.name
-        assert not set(re.findall(rb"tEXt|tIME|iTXt", content)), "no date, no version"
-
-
-DRAW = """
-import sys
-from pathlib import Path
-from hectogpt.lab.record import read_records
-from tools.report import ladder_names
-from tools.report.leaderboard import NGRAMS, build_leaderboards
-from tools.report.plots import plot_ladder, plot_rung
-for board in build_leaderboards(read_records(Path(sys.argv[1])), ladder_names()):
-    if board.track == "closed":
-        for place in (0, 7):
-            plot_rung(Path(sys.argv[2]) / f"{board.corpus}-{place}.png", board, place)
-        plot_ladder(Path(sys.argv[2]) / f"{board.corpus}.png", board)
-"""
-
-
-@pytest.mark.thorough
-def test_the_same_bytes_on_a_simpler_processor(tmp_path: Path) -> None:
-    """numpy picks its loops by the processor: two committed pictures once differed by a grey level in a few pixels."""
-    from numpy._core._multiarray_umath import __cpu_dispatch__
-
-    drawn = []
-    for name, without in (("here", ""), ("simpler", " ".join(__cpu_dispatch__))):
-        folder = tmp_path / name
-        folder.mkdir()
-        environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": without, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-W", "ignore", "-c", DRAW, LADDER, folder], env=environment, check=True)
-        drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert len(drawn[0]) == 6
-    assert drawn[0] == drawn[1]
 
 
 def test_the_committed_texts_are_what_the_committed_records_give() -> None:
@@ -141,38 +95,6 @@ def test_every_kind_of_record_has_its_place(made: Path) -> None:
     assert all((made / "answers" / name).is_file() for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", answer))
 
 
-def test_partial_records(tmp_path: Path) -> None:
-    """One seed, no test scores, a rung missing in between, a run that diverged at once, a rung that only crashed; and
-    pictures of rungs that are no more go."""
-    rows = [make_row("baseline", 0, tested=False), make_row("schedule", 0, tested=False)]
-    rows.append(make_row(WIDTH, 1, tested=False, status="diverged", error="step 1", losses=[], grad_norms=[]))
-    rows[2]["params"] = None
-    rows.append(crash(make_row("learning_rate", 0)))
-    write_all(write_rows(tmp_path / "l.jsonl", rows), tmp_path)
-    assert UNMEASURED in (tmp_path / "answers" / "learning.md").read_text()
-    [board] = boards_of(rows)
-    pair, split = compare_entries(board.rungs[1], board.rungs[0])
-    assert (split, pair and pair.p) == ("dev", None)
-    assert compare_entries(board.rungs[2], board.rungs[1])[0] is None, "no seed in common"
-    pictures = tmp_path / "results" / "pictures"
-    (pictures / "photo.png").write_bytes(b"")
-    write_all(write_rows(tmp_path / "l.jsonl", rows[:1]), tmp_path)
-    kept = {"photo.png", *(f"tinystories-closed-{name}.png" for name in ("00-baseline", "curves", "ladder"))}
-    assert {path.name for path in pictures.iterdir()} == kept
-
-
-def test_the_command_prints_the_paths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_rows(tmp_path / "rows.jsonl", make_rows(1))
-    monkeypatch.setattr(sys, "argv", ["report", "--ladder", "rows.jsonl", "--out", "out"])
-    assert report() == 0
-    files = capsys.readouterr().out.split()
-    assert "out/LADDER.md" in files
-    assert all((tmp_path / file).is_file() for file in files)
-
-
 @pytest.mark.parametrize("content", [None, "", '{"corpus": "half a li', "{}\n"])
 def test_no_records_and_no_record(tmp_path: Path, content: str | None) -> None:
     if content is not None:
@@ -205,30 +127,6 @@ def test_numbers_are_those_of_the_records() -> None:
     assert table.rows[3][12] == "tie"
 
 
-def test_each_number_has_its_own_seeds() -> None:
-    """An interval of a loss is over all seeds of the rung, a gain over the seeds of both."""
-    rows = [make_row("baseline", 0), make_row("baseline", 1), *(make_row(WIDTH, seed) for seed in range(1, 7))]
-    [board] = boards_of(rows)
-    losses = [row["test_loss"] for row in rows[2:]]
-    expected = stats.t.interval(0.95, 5, np.mean(losses), stats.sem(losses))
-    assert board.rungs[1].interval("test") == pytest.approx(expected)
-    cells = dict(zip((table := ladder_table(board, DESCRIPTIONS)).header, table.rows[1], strict=True))
-    assert (cells["n"], cells["pairs"]) == ("6", "1")
-    assert "below the baseline (1 pair)" in ladder_page([board], DESCRIPTIONS)
-    assert boards_of(rows[:1])[0].rungs[0].interval("test") is None
-
-
-def test_the_sections_that_changed() -> None:
-    """Runs that this version cannot express are left out."""
-    rows = make_rows(1)
-    [board] = boards_of(rows)
-    found = [changed_sections(new, old) for old, new in zip(board.rungs, board.rungs[1:], strict=False)]
-    assert found == ["optim", "schedule", "model"]
-    rows[1]["run"] = copy.deepcopy(rows[1]["run"]) | {"optim": {"type": "Forgotten"}}
-    [board] = boards_of(rows)
-    assert [rung.name for rung in board.rungs] == [NAMES[0], *NAMES[2:]]
-
-
 def test_diverged_seeds_count_and_crashed_ones_are_noted() -> None:
     guess = math.log(50_257)
     rows = [*make_rows(2), make_row(WIDTH, 2, status="diverged", test_loss=guess), crash(make_row("schedule", 2))]
@@ -236,20 +134,6 @@ def test_diverged_seeds_count_and_crashed_ones_are_noted() -> None:
     assert board.rungs[3].summary("test").max == guess  # type: ignore[union-attr]
     assert sorted(board.rungs[2].losses("test")) == [0, 1]
     assert "schedule: failed, not counted: SIGKILL (seed 2)" in ladder_page([board], DESCRIPTIONS)
-
-
-def test_curves_are_compared_on_the_same_batches() -> None:
-    """Seed by seed, those that both rungs have; a run that stopped early is missing from there on."""
-    rows = [*make_rows(2), make_row("schedule", 2), make_row(WIDTH, 2, losses=[9.0]), make_row(WIDTH, 3)]
-    _, _, below, rung = boards_of(rows)[0].rungs
-    gains = compare_curves(rung, below)
-    assert gains.shape == (3, 20)
-    for seed in range(2):
-        expected = np.subtract(make_row("schedule", seed)["losses"], make_row(WIDTH, seed)["losses"])
-        np.testing.assert_array_equal(gains[seed], expected)
-    assert gains[2, 0] == make_row("schedule", 2)["losses"][0] - 9.0
-    assert np.isnan(gains[2, 1:]).all()
-    assert compare_curves(replace(rung, records=rung.records[3:]), below).size == 0
 
 
 def test_the_newest_settings_of_a_recipe_count() -> None:
@@ -260,18 +144,6 @@ def test_the_newest_settings_of_a_recipe_count() -> None:
     assert (board.rungs[0].losses("test"), board.rungs[0].superseded) == ({0: 5.1}, 2)
     [board] = boards_of([old, make_row("schedule", 0, tested=False)])
     assert board.rungs[0].losses("test") == {0: old["test_loss"]}, "of equal runs the tested one"
-
-
-def test_seeds_that_chose_a_setting_are_not_quoted() -> None:
-    [board] = boards_of([make_row(WIDTH, s, tested=s > 2) for s in range(5)])
-    entry = board.rungs[0]
-    assert (entry.split, sorted(entry.losses("dev")), entry.dev_only) == ("test", [3, 4], 3)
-    assert f"{WIDTH}: 3 seeds that were scored on dev only are left out" in ladder_page([board], DESCRIPTIONS)
-
-
-def test_corpora_and_tracks_apart() -> None:
-    rows = [*make_rows(1), make_row("baseline", 0, corpus="sotu"), make_row("baseline", 0) | {"track": "open-cpu"}]
-    assert [b.name for b in boards_of(rows)] == ["tinystories, closed", "tinystories, open-cpu", "sotu, closed"]
 
 
 def test_ngram_baselines_are_those_of_the_highest_rung() -> None:
@@ -295,14 +167,6 @@ def test_the_best_of_several_settings() -> None:
     ]
     expected = np.std([5.0, 5.2], ddof=1) * math.sqrt(2 * math.log(2) / 2)
     assert f"{expected:.3f} below its true mean" in selection_bias_note(boards_of(rows)[0].sweeps)
-
-
-def test_one_pair_proves_nothing_about_a_part() -> None:
-    rows = [make_row(WIDTH, 0, dev_loss=5.0, tested=False)]
-    rows += [make_row("without-a", 0, dev_loss=6.0, tested=False), make_row("without-b", 0, dev_loss=4.0, tested=False)]
-    [board] = boards_of(rows)
-    words = {row[0]: row[-1] for row in ablation_table(board.ablations, board.rungs[0]).rows}
-    assert words == {"a": "helps, unproven", "b": "hurts, unproven"}
 
 
 # --- loss against seconds ---------------------------------------------------------------------------------------------

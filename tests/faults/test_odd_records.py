@@ -18,7 +18,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import baseline_curves, recipes
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.serialization import dump
-from hectogpt.training.plot import plain_text, save_figure
+from hectogpt.training.plot import save_figure
 
 
 def test_every_odd_record_is_read_or_refused() -> None:
@@ -34,11 +34,11 @@ def test_every_odd_record_is_read_or_refused() -> None:
         ({"dev_loss": True}, "field 'dev_loss' is True; it should be a number"),
         ({"dev_loss": -1}, "field 'dev_loss' is -1; it should be a number from 0 to 1e+12"),
         ({"dev_loss": 10**400}, "it should be a number from 0 to 1e+12"),
-        ({"losses": [3.0, "x"]}, "field 'losses' is [3.0, 'x']; item 2 is 'x'; it should be a number"),
+        ({"losses": [3.0, "x"]}, "field 'losses' is [3.0, 'x']; it should be a number"),
         ({"seed": 2**64}, "it should be a whole number of at most 64 bits"),
         ({"overrides": ["steps"]}, "field 'overrides' is ['steps']; it should be an object"),
-        ({"run": {}}, "field 'run' is {}; it has no steps"),
-        ({"run": {"steps": "9"}}, "its steps: it should be a whole number"),
+        ({"run": {}}, "field 'run' is {}; it should be a whole number"),
+        ({"run": {"steps": "9"}}, "it should be a whole number"),
         ({"status": "great"}, "it should be one of ok, diverged, failed"),
         ({"corpus": "x" * 5000}, "a name has at most 1000 characters"),
     ],
@@ -74,14 +74,6 @@ def test_what_compare_writes_is_read(tmp_path: Path) -> None:
     assert found[0].key() == Record(**{**found[0].__dict__}).key()
 
 
-def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
-    figure = Figure()
-    for text in ("$\\frac{$", "$x$ and \\$y\\$", "\ud800", "a\0b", "日本"):
-        figure.text(0.5, 0.5, plain_text(text))
-    save_figure(figure, tmp_path / "p.png")
-    assert (tmp_path / "p.png").read_bytes().endswith(b"IEND\xaeB`\x82")
-
-
 def test_half_a_picture_never_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "p.png"
     save_figure(Figure(), path)
@@ -105,19 +97,16 @@ def test_a_damaged_curve_is_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """It is decoration, and costs no run."""
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
     corpus = open_corpus("sotu")
-    curve = baseline_curves.Curve("sotu", corpus.sha256["train"], 3, 0, (3.0,) * 3, (1.0,) * 3, 3.0, 1.0)
-    path = baseline_curves.save(curve)
-    assert path is not None
-    assert baseline_curves.find(corpus, 3) == curve
-    good = json.loads(path.read_text())
-    for damage in (b"", path.read_bytes()[:50], b"\xff\xfe", b"[]", b"{}", b"[" * 100_000):
+    curve = baseline_curves.find(corpus, 100)
+    assert curve is not None, "the packaged one"
+    good = {"losses": [3.0, 2.0], "grad_norms": [1.0, 1.0], "dev_loss": 3.0}
+    path = tmp_path / "cache" / "baselines" / f"{corpus.sha256['train'][:16]}-2.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(good))
+    assert baseline_curves.find(corpus, 2) == baseline_curves.Curve((3.0, 2.0), (1.0, 1.0), 3.0)
+    for damage in (b"", b'{"losses": [', b"\xff\xfe", b"[]", b"{}", b"[" * 100_000):
         path.write_bytes(damage)
-        assert baseline_curves.find(corpus, 3) is None
-    for change in ({"losses": [1.0]}, {"losses": ["x"] * 3}, {"dev_loss": "nan"}, {"more": 1}, {"grad_norms": []}):
+        assert baseline_curves.find(corpus, 2) is None
+    for change in ({"losses": [1.0]}, {"losses": ["x", "y"]}, {"dev_loss": "nan"}, {"grad_norms": 3}):
         path.write_text(json.dumps(good | change))
-        assert baseline_curves.find(corpus, 3) is None
-    path.unlink()
-    path.mkdir()
-    assert baseline_curves.find(corpus, 3) is None
-    assert baseline_curves.save(curve) is None
-    assert baseline_curves.find(corpus, 100) is not None, "the packaged one"
+        assert baseline_curves.find(corpus, 2) is None

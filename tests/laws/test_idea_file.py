@@ -52,18 +52,6 @@ def test_what_cannot_be_read_is_one_error(tmp_path: Path, content: bytes | str |
         read_idea(path)
 
 
-def test_a_copy_is_kept_once(tmp_path: Path) -> None:
-    idea, copy = write(tmp_path, "x = 'é'\n"), tmp_path / "ideas" / "copy.py"
-    idea.keep(copy)
-    assert read_idea(copy).sha256 == idea.sha256
-    copy.write_text("changed by hand")
-    idea.keep(copy)
-    assert copy.read_text() == "changed by hand"
-    with pytest.raises(UserError) as caught:
-        idea.keep(tmp_path / "mine.py" / "below" / "copy.py")
-    assert caught.value.code == errors.STORAGE
-
-
 # --- importing --------------------------------------------------------------------------------------------------------
 
 
@@ -110,19 +98,6 @@ def test_a_file_that_does_not_import_is_told_with_its_line(tmp_path: Path, sourc
     assert "mine.py cannot be imported" in error.what
     assert why in error.why + error.fix
     assert error.fix or "null" in why
-
-
-def test_a_class_with_the_name_of_ours_is_refused(tmp_path: Path) -> None:
-    source = "from hectogpt import ScoreBias\n\nclass ALiBi(ScoreBias):\n    pass\n"
-    error = refused(write(tmp_path, source))
-    assert "class ALiBi has the name of a class of hectogpt.model.parts" in error.what
-    assert "(mine.py, line 3: class ALiBi(ScoreBias):)" in error.why
-    assert "MyALiBi" in error.fix
-
-
-def test_ctrl_c_passes(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        load_idea(write(tmp_path, "raise KeyboardInterrupt\n"))
 
 
 def test_importing_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,14 +214,6 @@ def test_a_file_is_remembered_while_it_stays_as_it_is(tmp_path: Path, monkeypatc
     assert remembered(idea.sha256) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"path": 3}', '{"path": "/"}'])
-def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
-    (tmp_path / "ideas").mkdir()
-    (tmp_path / "ideas" / f"{'a' * 64}.json").write_text(content)
-    assert remembered("a" * 64) is None
-
-
 @pytest.mark.parametrize("sha256", ["", "../" * 20 + "a" * 4, "A" * 64, "a" * 63])
 def test_a_hash_from_a_strange_folder_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
@@ -256,10 +223,3 @@ def test_a_hash_from_a_strange_folder_is_no_path(tmp_path: Path, monkeypatch: py
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps({"path": str(idea.path)}))
     assert remembered(sha256) is None
-
-
-def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    idea = write(tmp_path, "x = 1\n")
-    monkeypatch.setenv("HECTOGPT_CACHE", str(idea.path / "below"))
-    remember(idea)
-    assert remembered(idea.sha256) is None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,6 @@ from hectogpt.lab import ideas, recipes
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.ideas import find_run
 from hectogpt.lab.plan import plan
-from hectogpt.lab.record import Record, read_records
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.serialization import dump
 from hectogpt.training.run import load_run
@@ -127,29 +124,6 @@ def test_a_comparisons_first_recipe_is_what_its_ideas_are_applied_to(write: Writ
     ]
 
 
-def test_fields_of_the_files_own_classes_can_be_swept(write: Write) -> None:
-    write("def half(run):\n    return replace(run, schedule=Halved())\n", head=SMALL)
-    arms = plan(["mine.py:half"], sweep=["schedule.by=4,8"])
-    assert [arm.run.schedule.by for arm in arms] == [4.0, 8.0]  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="did you mean 'by'"):
-        plan(["mine.py:half"], sweep=["schedule.bx=4"])
-
-
-def test_files_of_one_name_in_two_folders_are_two_arms(write: Write) -> None:
-    write("def steps(run):\n    return replace(run, steps=7)\n", "a/mine.py")
-    write("def steps(run):\n    return replace(run, steps=8)\n", "b/mine.py")
-    arms = plan(["a/mine.py:steps", "b/mine.py:steps"])
-    assert [arm.run.steps for arm in arms] == [7, 8]
-    assert arms[0].label == "mine.py:steps"
-    assert arms[1].label.startswith("mine.py:steps (")
-
-
-def test_a_folder_has_the_files_and_the_functions_name() -> None:
-    assert ideas.folder_name("below/mine.py:f@copying") == "mine-f"
-    assert ideas.folder_name("C:\\x\\é y.py:f") == "y-f"
-    assert ideas.folder_name("copying") == "copying"
-
-
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -202,22 +176,6 @@ class Bad(ScoreBias):
     assert "mine.py" in str(error)
 
 
-@pytest.mark.thorough
-def test_a_field_of_the_wrong_type_is_named(write: Write) -> None:
-    """In a process without the type checks of these tests."""
-    wrong = {
-        "a": ("schedule=Cosine", "a.py:f: schedule is the class Cosine, not one of its values: Cosine()"),
-        "b": ("schedule='cosine'", "b.py:f: schedule: 'cosine' does not fit"),
-        "c": ("model=replace(run.model, inputs=[])", "c.py:f: model.inputs is a list: fields hold tuples"),
-    }
-    for name, (change, _) in wrong.items():
-        write(f"def f(run):\n    return replace(run, {change})\n", f"{name}.py")
-    program = "from hectogpt import UserError\nfrom hectogpt.lab.ideas import find_run\nfor name in 'abc':\n"
-    program += "    try:\n        find_run(f'{name}.py:f')\n    except UserError as error:\n        print(error.what)\n"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [told for _, told in wrong.values()]
-
-
 def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
     part = "@dataclass(frozen=True)\nclass Part(InputPart):\n    {}: int = 1\n"
     part += "    def build(self, d_model, vocab_size, norm):\n        return nn.Identity()\n"
@@ -228,12 +186,6 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
     arms = plan(["a.py:f", "b.py:f"], sweep=["seed=1,2"])
     assert len({json.dumps(dump(arm.run)) for arm in arms}) == 4
     assert all(load_run(dump(arm.run)) == arm.run for arm in arms)
-
-
-def test_a_run_whose_file_is_not_loaded_says_so() -> None:
-    with pytest.raises(UserError, match="a file that is not loaded") as caught:
-        ideas.files_of(replace(small_run(), ideas=("0" * 64,)))
-    assert "FILE.py:FUNCTION" in caught.value.fix
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -279,11 +231,6 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
     assert not Path("canary").exists()
 
 
-def trial_of(corpus: Corpus, name: str) -> Record:
-    found = comparison(corpus, name)
-    return perform(found, found.trials()[0])
-
-
 @pytest.mark.thorough
 def test_an_idea_that_prints_and_changes_the_process_harms_no_other_trial(corpus: Corpus, write: Write) -> None:
     write(
@@ -310,34 +257,6 @@ def f(run):
     assert (rude["status"], rude["error"], seen) == ("ok", None, [1, 2, 3])
     torch.set_num_threads(1)
     assert run_trial(small_run(), corpus, ("dev",), ignore)["dev_loss"] == train(small_run(), corpus).dev_loss
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("body", "status", "told"),
-    [
-        ("return 1.0 if step < 1 else float('inf')", "diverged", "a number stopped being finite"),
-        (
-            "return 1.0 if step < 1 else {}['k']",
-            "failed",
-            "mine.py: Late.factor failed\nwhy: KeyError: 'k' (mine.py, line",
-        ),
-        pytest.param(
-            "return 1.0 if step < 1 else exit(0)", "failed", "it called exit() (mine.py, line", marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_a_trial_that_goes_wrong_is_recorded_as_such(
-    corpus: Corpus, write: Write, body: str, status: str, told: str
-) -> None:
-    late = f"@dataclass(frozen=True)\nclass Late(Schedule):\n    def factor(self, step, steps):\n        {body}\n"
-    write(late + "def f(run):\n    return replace(small(run), schedule=Late())\n", head=SMALL)
-    record = trial_of(corpus, "mine.py:f")
-    assert record.status == status
-    assert told in str(record.error)
-    assert "Traceback" not in str(record.error)
-    assert record.counts == (status == "diverged")
-    assert read_records(Path("records/compare.jsonl")) == [record]
 
 
 def test_a_build_that_gives_no_group_is_named(corpus: Corpus, write: Write) -> None:

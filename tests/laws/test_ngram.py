@@ -19,7 +19,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab.counting import FIRST, Scored, fit_weights, losses, mix, score_both
 from hectogpt.lab.ngram import ADDED, DISCOUNT, ORDER, KneserNey, NgramModels, Pattern, cut, neighbours
 from hectogpt.training.evaluate import evaluate
-from tools.best_counting import CACHES, GAPS, NEIGHBOURS, Mixture, caches, fit_discounts, mixture_losses
+from tools.best_counting import GAPS, NEIGHBOURS, Mixture
 
 GPT2_IDS = 50_257
 IDS = 4
@@ -151,13 +151,6 @@ def test_refuses_what_cannot_be_counted(train: list[int], held_out: list[int]) -
         NgramModels(np.array(train, dtype=np.int64), 5).losses(np.array(held_out))
 
 
-@pytest.mark.parametrize("tokens", [[1, 2], [1, 2, 3], [0] * 40])
-def test_short_texts_are_scored(tokens: list[int]) -> None:
-    assert 0 < NgramModels(np.array([[1], [2]]), 5).losses(np.array(tokens), 4).kn5 < 20
-    for fit_on in (None, np.array([1, 2])):
-        assert all(0 < loss < 20 for loss in mixture_losses(np.array([[1], [2]]), np.array(tokens), 5, 4, fit_on))
-
-
 # --- mixed into a network ---------------------------------------------------------------------------------------------
 
 
@@ -226,44 +219,3 @@ def test_the_best_counting_sums_to_one(rows: np.ndarray, held_out: np.ndarray, h
     for p in model.probabilities(texts):
         assert p[:, -1].min() > 0
         assert math.isclose(p[:, -1].sum(), 1, rel_tol=1e-9)
-
-
-@given(rows_of(), st.lists(st.integers(0, IDS - 1), min_size=3, max_size=9), st.data())
-@settings(max_examples=25, deadline=None)
-def test_the_best_counting_looks_back_only(rows: np.ndarray, text: list[int], data: st.DataObject) -> None:
-    """To the last bit, in texts of one length: numpy may round a number differently at another place of a row."""
-    model = Mixture(rows, IDS)
-    model.weights[:] = np.random.default_rng(0).normal(size=model.weights.shape)
-    kept = data.draw(st.integers(2, len(text)))
-    rest = data.draw(st.lists(st.integers(0, IDS - 1), min_size=len(text), max_size=len(text)))
-    other = [*text[:kept], *rest][: len(text)]
-    for p, q in zip(model.probabilities(np.array([text])), model.probabilities(np.array([other])), strict=True):
-        assert np.array_equal(p[0, : kept - 1], q[0, : kept - 1])
-
-
-def test_a_cache_is_what_followed_at_earlier_places() -> None:
-    p, matches = caches(np.array([[7, 1, 2, 9, 1, 2, 8, 2]]))
-    by_name = {cache: p[i, 0] for i, cache in enumerate(CACHES)}
-    assert by_name[0, 1.0] == pytest.approx([0, 0, 0, 1 / 4, 1 / 5, 0, 2 / 7])
-    assert by_name[1, 0.995][4] == 1, "2 followed the only earlier 1"
-    assert by_name[1, 0.995][5] == 0, "8 did not follow the earlier 2"
-    assert by_name[2, 0.995][6] == by_name[1, 0.995][6], "nothing matches two tokens: the shorter cache stands in"
-    assert matches[:, 0, 5].tolist() == [1, 1, 0, 0], "1 2 occurred once before, 9 1 2 did not"
-
-
-def test_fitted_discounts_lower_the_loss() -> None:
-    stream = np.cumsum(np.random.default_rng(0).choice([1, 1, 1, 2, 5], 9_000)) % 17
-    model, parts = KneserNey(stream[:6_000].reshape(60, 100), 17, NEIGHBOURS), cut(stream[6_000:], 100)
-    before = -np.log(model.score(parts)[0]).mean()
-    fit_discounts(model, parts)
-    assert -np.log(model.score(parts)[0]).mean() < before
-
-
-@pytest.mark.shared
-@pytest.mark.thorough
-def test_tinystories_as_recorded(shared_data) -> None:  # type: ignore[no-untyped-def]
-    train, dev, test = (np.fromfile(shared_data / "tinystories" / f"{s}.bin", "<u2") for s in ("train", "dev", "test"))
-    rows = tokens_read(train, 512, 16, 103, 100)
-    assert NgramModels(rows, GPT2_IDS).losses(test).kn3 == pytest.approx(3.3281, abs=0.0001)
-    found = mixture_losses(rows.astype(np.int64), test.astype(np.int64), GPT2_IDS, 512, dev.astype(np.int64))
-    assert found == pytest.approx((3.2068, 2.951), abs=0.003)

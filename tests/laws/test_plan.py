@@ -8,7 +8,7 @@ import pytest
 
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.lab.plan import old_names, override, parse_sweep, plan
+from hectogpt.lab.plan import override, parse_sweep, plan
 from hectogpt.training.optim import AdamW
 
 
@@ -35,13 +35,6 @@ def test_old_names_are_todays() -> None:
     given = (["rare", "decay"], ["data.window=128", "optim.rest.row_fall=.4"])
     arms = plan(given[0][:1], sweep=given[1])
     assert arms == plan(["soap_rare_tokens"], sweep=["data.seq_len=128", "optim.rest.row_lr_power=.4"])
-    assert old_names(*given, arms) == {
-        "rare": "soap_rare_tokens",
-        "decay": "linear_decay",
-        "data.window": "data.seq_len",
-        "optim.rest.row_fall": "optim.rest.row_lr_power",
-    }
-    assert old_names(["top", "muon"], ["optim.lr=1"], arms) == {}
     assert [arm.label for arm in plan([], without=["wide"])] == [recipes.TOP, "without-width_256"]
 
 

@@ -126,14 +126,6 @@ def test_lower_gains_are_less_evidence(gains: list[float], less: float) -> None:
     assert (after <= before * (1 + 1e-6) + 1e-9).all()
 
 
-def test_a_test_of_all_is_the_last_look() -> None:
-    gains = np.random.default_rng(2).normal(0.01, 0.02, (3, 20))
-    together = look(gains)
-    for row, name in ((r, f) for r in range(3) for f in ("gain", "low", "high", "e_value")):
-        assert getattr(look(gains[row, :7]), name)[-1] == pytest.approx(getattr(together, name)[row, 6])
-    assert together.gain[:, -1] == pytest.approx(gains.mean(-1))
-
-
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 
@@ -169,16 +161,3 @@ def test_differences_without_noise_are_decided_by_three_seeds(difference: float,
     assert pair is not None
     assert (pair.n, pair.verdict) == (3, verdict)
     assert json.loads(json.dumps(asdict(pair), allow_nan=False)) == asdict(pair)
-
-
-def test_a_gain_too_small_to_matter_is_a_tie() -> None:
-    """The interval excludes 0, and lies within LEAST_DIFFERENCE."""
-    draw = np.random.default_rng(3).normal(0.01, 0.002, 30)
-    pair = compare_sequentially({s: 5.0 - g for s, g in enumerate(draw)}, dict.fromkeys(range(30), 5.0))
-    assert pair is not None
-    assert pair.verdict == "tie"
-
-
-def test_many_seeds_overflow_nothing() -> None:
-    gains = np.full((1, 3000), 0.5) + np.random.default_rng(4).normal(0, 1e-6, (1, 3000))
-    assert np.isfinite(look(gains).e_value).all()
