@@ -100,15 +100,11 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1,
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     if width is not None:
         widths[0] = max(min(widths[0], width - sum(widths[1:]) - 2 * len(widths)), 12)
-    found = []
+    sides, found = [str.ljust] * left + [str.rjust] * (len(header) - left), []
     for first, *others in lines:
-        pieces = [first[at : at + widths[0]] for at in range(0, len(first), widths[0])] or [""]
-        cells = [pieces[0].ljust(widths[0])]
-        cells += [
-            cell.ljust(n) if i < left else cell.rjust(n)
-            for i, (cell, n) in enumerate(zip(others, widths[1:], strict=True), 1)
-        ]
-        found += ["  ".join(["", *cells]).rstrip(), *(f"  {piece}" for piece in pieces[1:])]
+        cells = [side(cell, n) for side, cell, n in zip(sides, [first[: widths[0]], *others], widths, strict=True)]
+        found.append("  ".join(["", *cells]).rstrip())
+        found += [f"  {first[at : at + widths[0]]}" for at in range(widths[0], len(first), widths[0] or 1)]
     return found
 
 

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import replace
 
 from hectogpt import errors
+from hectogpt.cli import compare_slurm as slurm
 from hectogpt.cli.compare_table import (
     Asked,
     LiveTable,
@@ -24,7 +25,6 @@ from hectogpt.cli.options import CompareArguments
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
-from hectogpt.lab import slurm
 from hectogpt.lab.compare import Comparison, Result, Trial
 from hectogpt.lab.engines import Engine, local_engine, run_trials
 from hectogpt.lab.plan import plan

@@ -115,22 +115,8 @@ def comparison_table(
 
     seconds: of one machine, beside those of the trials; of recipes without overrides."""
     over = f"gain over {reference.label} [95 %]" if reference else "gain"
-    header = [
-        "recipe",
-        "what it is",
-        "steps",
-        "parameters",
-        "dev",
-        "test",
-        "n",
-        over,
-        "pairs",
-        "p",
-        "",
-        ONE_MACHINE,
-        "s",
-        "MiB",
-    ]
+    header = ["recipe", "what it is", "steps", "parameters", "dev", "test", "n", over, "pairs", "p", ""]
+    header += [ONE_MACHINE, "s", "MiB"]
     rows = []
     for entry in entries:
         pair = compare_entries(entry, reference)[0] if reference and reference is not entry else None

@@ -23,27 +23,8 @@ from tools.report.tables import (
 
 UNMEASURED = "(not measured yet)"
 FIELDS: tuple[str, ...] = (
-    "loss",
-    "dev",
-    "test",
-    "bpb",
-    "gain",
-    "total",
-    "total_pairs",
-    "p",
-    "verdict",
-    "n",
-    "params",
-    "seconds",
-    "memory",
-    "train",
-    "train10",
-    "steps",
-    "below_kn3",
-    "below_best",
-    "steps_to_kn3",
-    "code_length",
-    *NGRAMS,
+    *("loss", "dev", "test", "bpb", "gain", "total", "total_pairs", "p", "verdict", "n", "params", "seconds", "memory"),
+    *("train", "train10", "steps", "below_kn3", "below_best", "steps_to_kn3", "code_length", *NGRAMS),
 )
 
 
