@@ -7,12 +7,10 @@ is the caller's: lab/scoring.py has it for commands and for Python.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
 
 from hectogpt import errors, hardware
 from hectogpt.data import Corpus
@@ -62,13 +60,28 @@ def run_to_folder(
             try:
                 train_in_folder(session, folder, progress, facts, task)
                 facts["unmoved"] = session.unmoved()
-                found = _scored(session, folder, facts, score, progress)
+                if facts["unmoved"]:
+                    progress.line(unmoved_note(facts["unmoved"], session.step))
+                with explained(lambda error: unscored(error, session, folder, facts, progress)):
+                    found = score(session, folder, facts)
             finally:
                 trackers.end()
                 trackers.say_links()
             if task.save_every is None:
                 folder.checkpoints.remove()  # they have served
     return found
+
+
+@contextmanager
+def explained(explain: Callable[[BaseException], BaseException]) -> Iterator[None]:
+    """What goes wrong inside the context is raised as `explain` returns it, which writes what can be kept."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        found = explain(error)
+        if found is error:
+            raise
+        raise found from None
 
 
 def follow(run: Run, corpus: Corpus, world: World) -> None:
@@ -122,21 +135,16 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
     with (
         Autosave(folder.checkpoints, task.save_every, progress.line, folder.sync_metrics) as autosave,
         stop_on_signal() as signals,
+        explained(lambda error: explain(error, session, folder, autosave, progress, facts)),
     ):
-        try:
-            line = StepLine(run, session.step)
-            for step in progress.follow(drive(session, autosave, signals), run.steps, line, done=session.step):
-                folder.add(step)
-                _look(session, folder, progress, step, task.eval_every)
-            interrupted = session.stopping and session.step < run.steps
-            save_last(session, folder, autosave, progress, needed=interrupted)
-        except (Exception, KeyboardInterrupt) as error:
-            found = explain(error, session, folder, autosave, progress, facts)
-            if found is error:
-                raise
-            raise found from None
+        line = StepLine(run, session.step)
+        for step in progress.follow(drive(session, autosave, signals), run.steps, line, done=session.step):
+            folder.add(step)
+            _look(session, folder, progress, step, task.eval_every)
+        interrupted = session.stopping and session.step < run.steps
+        save_last(session, folder, autosave, progress, needed=interrupted)
     if interrupted:
-        save_summary(session, folder, facts | {"state": "interrupted", "unmoved": session.unmoved()})
+        finish_early(session, folder, facts, "interrupted")
         raise UserError(
             f"stopped by a signal after step {session.step} of {run.steps}",
             fix=f"set resume to {folder.path} to go on",
@@ -172,20 +180,24 @@ def explain(
 ) -> BaseException:
     """What to raise for what ended a run before its last step, after what can be kept is written."""
     run = session.run
-    if isinstance(error, Stopped):
-        return stopped_at_once(session, folder, autosave, error)
     if isinstance(error, UserError) and error.code == errors.DIVERGED:
         save_last(session, folder, autosave, progress, needed=False)
-        save_summary(session, folder, facts | {"state": "diverged", "unmoved": session.unmoved()})
+        finish_early(session, folder, facts, "diverged")
         kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
         fix = f"{error.fix}; `hectogpt check {folder.path} --diagnose` finds where"
         return UserError(error.what, why=error.why, fix=fix, kept=kept, code=error.code)
-    if isinstance(error, UserError):
-        if error.code == errors.PEER and session.step:  # the steps done are whole here
-            with suppress(UserError):
-                autosave.last(session)
-        error.kept = error.kept or kept_so_far(folder, autosave)
-        return error
+    if isinstance(error, UserError) and error.code == errors.PEER and session.step:  # the steps done are whole here
+        with suppress(UserError):
+            autosave.last(session)
+    kept = kept_so_far(folder, autosave)
+    if isinstance(error, Stopped):
+        return UserError(
+            f"stopped during step {min(session.step + 1, run.steps)} of {run.steps}",
+            why="a second signal ended it at once, so its last steps are not saved",
+            fix=f"set resume to {folder.path} to go on",
+            kept=kept,
+            code=error.code,
+        )
     if hardware.is_out_of_memory(error):
         rows, leaves = run.data.rows_at_once, run.data.leaves
         field = f"data.micro_batch to {max(rows // 2, 1)}" if leaves is None else f"data.leaves to {2 * leaves}"
@@ -193,31 +205,14 @@ def explain(
             f"out of memory in step {session.step + 1} of {run.steps}",
             why=str(error).strip().partition("\n")[0][:300],
             fix=f"set {field} for a new run; the batch stays the same",
-            kept=kept_so_far(folder, autosave),
+            kept=kept,
             code=errors.MEMORY,
         )
-    progress.line(f"kept: {kept_so_far(folder, autosave)}")
+    if isinstance(error, UserError):
+        error.kept = error.kept or kept
+    else:
+        progress.line(f"kept: {kept}")
     return error
-
-
-def _scored(
-    session: Session,
-    folder: RunFolder,
-    facts: Facts,
-    score: Callable[[Session, RunFolder, Facts], T],
-    progress: Progress,
-) -> T:
-    """What `score` returns. If it ends early, the error says that the weights are kept, and a summary without scores is
-    written if that can be done."""
-    if facts["unmoved"]:
-        progress.line(unmoved_note(facts["unmoved"], session.step))
-    try:
-        return score(session, folder, facts)
-    except (Exception, KeyboardInterrupt) as error:
-        found = unscored(error, session, folder, facts, progress)
-        if found is error:
-            raise
-        raise found from None
 
 
 def unscored(
@@ -226,7 +221,7 @@ def unscored(
     """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
     if that can be done."""
     with suppress(UserError):
-        folder.finish(session.result().summary() | facts | {"state": "unscored"})
+        finish_early(session, folder, facts, "unscored")
     kept = f"the trained weights, metrics and run.json in {folder.path}"
     fix = f"hectogpt check {folder.path} --repair"
     if isinstance(error, KeyboardInterrupt):
@@ -238,8 +233,7 @@ def unscored(
     if isinstance(error, UserError):
         error.kept, error.fix = kept, error.fix or fix
     else:
-        progress.line(f"kept: {kept}")
-        progress.line(f"fix: {fix}")
+        progress.line(f"kept: {kept}\nfix: {fix}")
     return error
 
 
@@ -258,17 +252,6 @@ def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress:
     folder.seal()
 
 
-def stopped_at_once(session: Session, folder: RunFolder, autosave: Autosave, stop: Stopped) -> UserError:
-    """The error of a run that a second signal has ended in the middle of a step or of saving."""
-    return UserError(
-        f"stopped during step {min(session.step + 1, session.run.steps)} of {session.run.steps}",
-        why="a second signal ended it at once, so its last steps are not saved",
-        fix=f"set resume to {folder.path} to go on",
-        kept=kept_so_far(folder, autosave),
-        code=stop.code,
-    )
-
-
 def kept_so_far(folder: RunFolder, autosave: Autosave) -> str:
     """What of a run is on disk before it has ended, in words."""
     autosave.wait()
@@ -276,8 +259,6 @@ def kept_so_far(folder: RunFolder, autosave: Autosave) -> str:
     return f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in {folder.path}"
 
 
-def save_summary(session: Session, folder: RunFolder, facts: dict[str, Any]) -> None:
-    """Write the summary of a run that ends early."""
-    summary = session.result().summary() | facts
-    missing = {key: None for key, value in summary.items() if isinstance(value, float) and not np.isfinite(value)}
-    folder.finish(summary | missing)  # a run that diverged at its first step has no loss
+def finish_early(session: Session, folder: RunFolder, facts: Facts, state: str) -> None:
+    """Write the summary of a run that ends before it is scored. Raises UserError (STORAGE)."""
+    folder.finish(session.result().summary() | {"unmoved": session.unmoved()} | facts | {"state": state})

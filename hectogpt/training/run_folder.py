@@ -161,22 +161,17 @@ class RunFolder:
         again = record.get("resumed")
         resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
         write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed} | self.sharing))
-        steps: dict[int, dict[str, Any]] = {}
-        scores = []
-        for row in read_rows(self.path / METRICS):
-            if "train/loss" in row:
-                steps[row["step"]] = row
-            elif row["step"] <= len(done) and row["step"] < self.run.steps:
-                scores.append(row)
-        made = [self._row(step) for step in done]
-        kept = [steps.get(new["step"], {}) for new in made]
-        names = ("train/loss", "train/grad_norm")
-        sound = [all(old.get(name) == new[name] for name in names) for old, new in zip(kept, made, strict=True)]
-        if not all(sound):
-            note(
-                f"note: {sound.count(False)} rows of {self.path / METRICS} are missing or damaged: they are made again"
-            )
-        rows = [old if same else new for old, new, same in zip(kept, made, sound, strict=True)]
+        old = list(read_rows(self.path / METRICS))
+        scores = [row for row in old if "train/loss" not in row and row["step"] < min(len(done) + 1, self.run.steps)]
+        steps = {row["step"]: row for row in old if "train/loss" in row}
+        rows, lost = [], 0
+        for made in map(self._row, done):
+            row = steps.get(made["step"], {})
+            same = all(row.get(name) == made[name] for name in ("train/loss", "train/grad_norm"))
+            rows.append(row if same else made)
+            lost += not same
+        if lost:
+            note(f"note: {lost} rows of {self.path / METRICS} are missing or damaged: they are made again")
         self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))  # a score follows the row of its step
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
