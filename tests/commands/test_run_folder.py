@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, small_run
-from programs.claim_folder import claim
+from helpers import small_run
 
 from hectogpt import errors
 from hectogpt.errors import UserError
@@ -45,26 +42,6 @@ def test_names_are_counted_up(tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine-4").mkdir()  # a folder that holds no run, or a file, is somebody's too
     (tmp_path / "runs" / "mine-5").write_text("")
     assert RunFolder.create(small_run(), False, "mine", root=tmp_path / "runs").path.name == "mine-6"
-
-
-@pytest.mark.thorough
-def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
-    """This one and another create folders of the same name as fast as they can."""
-    root = tmp_path / "runs"
-    program = [sys.executable, str(ROOT / "tests" / "programs" / "claim_folder.py"), str(root)]
-    with subprocess.Popen(
-        program, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        child.stdin.write("go\n")
-        child.stdin.flush()
-        taken = [claim(root), child.communicate(timeout=60)[0].split()]
-    assert child.returncode == 0
-    assert [len(names) for names in taken] == [20, 20]
-    assert len({*taken[0], *taken[1]}) == 40
-    assert all(read_run(folder) == recipes.recipe("baseline") for folder in root.iterdir())
 
 
 def test_of_many_that_want_one_folder_one_gets_it(tmp_path: Path) -> None:
@@ -114,13 +91,6 @@ def test_a_place_that_cannot_be_written_is_storage(tmp_path: Path, place: str) -
         assert caught.value.code == errors.STORAGE
         assert caught.value.fix == "set out to a folder you may write to"
     assert (tmp_path / "file").read_text() == "kept"
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which even root cannot write")
-def test_a_folder_that_not_even_root_can_write(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot write") as caught:
-        RunFolder.create(small_run(), False, "mine", root=Path("/proc/self/runs"))
-    assert caught.value.code == errors.STORAGE
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "x" * 65])

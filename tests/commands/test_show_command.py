@@ -16,9 +16,7 @@ from helpers import ROOT
 from run_folders import NGRAMS, SAMPLES, summary_of, write_run
 
 from hectogpt import errors
-from hectogpt.cli.show_all import SHORT_NAMES
 from hectogpt.data import CorpusCache
-from hectogpt.data.sources import find_source
 from hectogpt.lab import recipes
 
 OLD = ROOT / "tests" / "data" / "run_of_7b14102"
@@ -88,11 +86,6 @@ def test_runs_recipes_and_corpora_are_listed(here: Here, tmp_path: Path) -> None
     assert (corpus["name"], corpus["folder"]) == (str(source), str(folder))
     assert done.stderr.count("is left out") == len(listed["notes"]) == 3
     assert done.stdout.index("runs/old") < done.stdout.index("soap_rare_tokens") < done.stdout.index("FILE.jsonl")
-
-
-def test_a_short_name_is_that_of_its_source() -> None:
-    for source, name in SHORT_NAMES.items():
-        assert find_source(name).identity == source
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------

@@ -69,20 +69,12 @@ def test_a_failed_process_is_named_with_its_cause(
     assert run["checkpoints"] == ["step-00000002"]
 
 
-def test_a_failure_in_the_first_step_leaves_no_checkpoint(found: dict[str, Any]) -> None:
-    run = found["killed-first"]
-    assert run["codes"] == [10, -9]
-    assert run["checkpoints"] == []
-    assert "kept: metrics and run.json in killed-first" in run["told"][0]
-
-
 @pytest.mark.parametrize(
     ("what", "named"),
     [
         ("configuration", "in the configuration\nwhy: seed: 0 at rank 0, 1 at rank 1"),
         ("idea", "in the idea file\nwhy: idea file: "),
         ("data", "in the data\nwhy: dev: "),
-        ("options", 'in the options\nwhy: options: ["tree", 120.0] at rank 0, ["fast", 120.0] at rank 1'),
     ],
 )
 def test_processes_with_different_runs_do_not_begin(found: dict[str, Any], what: str, named: str) -> None:
@@ -91,13 +83,6 @@ def test_processes_with_different_runs_do_not_begin(found: dict[str, Any], what:
     assert run["told"][0].startswith("error: rank 1 differs from rank 0 " + named)
     assert "kept: nothing was written" in run["told"][0]
     assert run["folder"] == []
-
-
-def test_a_batch_that_three_cannot_share_lists_who_can(found: dict[str, Any]) -> None:
-    run = found["three"]
-    assert run["codes"] == [2, 10, 10]
-    assert "why: all take equal parts, so there may be 1, 2 or 4\nfix: another number" in run["told"][0]
-    assert "--data.batch-size 6" in run["told"][0]
 
 
 def test_a_hung_rank_0_is_named_by_rank_1(found: dict[str, Any]) -> None:

@@ -117,16 +117,6 @@ def test_an_optimizer_with_set_step_is_told_and_any_other_gets_its_learning_rate
     assert b.grad is None
 
 
-def test_an_initial_lr_that_is_there_is_kept() -> None:
-    """torch's schedulers and a loaded state have set it: the present learning rate may be any."""
-    parameter = torch.nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.SGD([{"params": [parameter], "lr": 0.1, "initial_lr": 0.4}], lr=1.0)
-    group = OptimizerGroup([optimizer])
-    parameter.grad = torch.ones(1)
-    group.step(0, 0.5)
-    assert group.lr == 0.2
-
-
 @pytest.mark.parametrize(
     "optim",
     [
@@ -154,12 +144,6 @@ def test_saved_state_is_the_whole_state(optim: Optim) -> None:
     steps(other, second, range(22, 25))
     for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q), name
-
-
-def test_a_state_of_other_optimizers_is_refused() -> None:
-    state = Muon().build(Transformer(TINY)).state_dict()
-    with pytest.raises(ValueError, match=r"size|shorter|longer"):
-        AdamW().build(Transformer(TINY)).load_state_dict(state)
 
 
 # --- AdamW by rows ------------------------------------------------------------------------------------------------

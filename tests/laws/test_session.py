@@ -17,14 +17,12 @@ from helpers import TINY, small_run, tiny_corpus
 from torch import Tensor, nn
 
 import hectogpt
-from hectogpt import InputPart, Norm, errors, hardware
+from hectogpt import InputPart, Norm, hardware
 from hectogpt.data import Corpus
-from hectogpt.errors import UserError
 from hectogpt.training.describing import long_run_note
 from hectogpt.training.loop import Step
-from hectogpt.training.run import Run
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.session import RunResult, Session, train
+from hectogpt.training.session import Session, train
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +120,6 @@ def test_a_result_says_what_the_run_came_to(corpus: Corpus) -> None:
     assert "test_loss" not in summary
 
 
-def test_train_is_a_session_to_its_end(corpus: Corpus) -> None:
-    result = train(small_run(steps=2), corpus)
-    assert isinstance(result, RunResult)
-    assert len(result.losses) == 2
-    assert set(result.scores) == {"dev"}
-
-
 def test_scores_on_the_way_change_no_bit(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a folder too; the last step is scored anyway."""
     plain, scored = (hectogpt.train(small_run(steps=4), corpus=corpus, eval_every=every) for every in (0, 2))
@@ -161,19 +152,6 @@ def test_a_part_that_never_moves_is_named(corpus: Corpus) -> None:
     assert "lm_head.weight" in session.unmoved()
     list(session.steps())
     assert session.unmoved() == ["inputs.0.weight"]
-
-
-def test_a_run_names_its_corpus(corpus: Corpus) -> None:
-    run: Run = small_run(steps=1, corpus=corpus.name)
-    assert Session.open(run).corpus.sha256 == corpus.sha256
-
-
-def test_what_does_not_fit_is_refused_before_anything_is_built(corpus: Corpus) -> None:
-    with pytest.raises(UserError, match=r"model\.vocab_size"):
-        Session.open(small_run(model=replace(TINY, vocab_size=10)), corpus)
-    with pytest.raises(UserError, match="does not fit") as caught:
-        Session.open(small_run(model=replace(TINY, d_model=10**5, n_layers=100)), corpus)
-    assert caught.value.code == errors.MEMORY
 
 
 def test_a_long_run_is_told_of_a_shorter_one(corpus: Corpus) -> None:

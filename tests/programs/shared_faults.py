@@ -87,13 +87,11 @@ def faults(folder: Path) -> dict[str, Any]:
 
     for name in ("killed", "raised", "left", "hung"):
         fault(name, 1)
-    fault("killed-first", 1, 1)
     fault("hung-first", 0)
     plain = ["train", "baseline", *common]
     found["configuration"] = command(
         folder, "configuration", 2, [*plain, "--seed", ["0", "1"], "--out", "configuration"]
     )
-    found["options"] = command(folder, "options", 2, [*plain, "--reduction", ["tree", "fast"], "--out", "options"])
     other = folder / "other_text"
     other.mkdir()
     for split in ("train", "dev", "test"):
@@ -107,7 +105,6 @@ def faults(folder: Path) -> dict[str, Any]:
     found["idea"] = command(folder, "idea", 2, [*train, "--out", "idea"], in_folders="yes")
     argv = [*plain[: plain.index("--corpus")], "--corpus", "text", "--save-every", "2", "--quiet", "--out", "data"]
     found["data"] = command(folder, "data", 2, argv, in_folders="yes")
-    found["three"] = command(folder, "three", 3, [*plain, "--out", "three"])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

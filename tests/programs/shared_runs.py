@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import multiprocessing
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,44 +40,22 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def fork(work: Callable[[], Any]) -> tuple[int, int]:
-    """Do the work in a child. Returns its pid and the pipe on which its answer comes as JSON."""
-    sys.stdout.flush()
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writing)
-        return pid, reading
-    code = 0
-    try:
-        answer = work()
-        with open(writing, "w") as pipe:
-            json.dump(answer, pipe)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def in_processes(count: int, work: Work) -> list[Any]:
-    """What the work returns in each of so many processes that share a run."""
+    """What the work returns in each of so many forked processes that share a run."""
     port = free_port()
     launches = [Launch(rank, count, rank, count, "127.0.0.1", port, 0, False) for rank in range(count)]
-    return answers([fork(lambda launch=launch: work(launch)) for launch in launches])
+    return answers([lambda launch=launch: work(launch) for launch in launches])
 
 
-def answers(children: list[tuple[int, int]]) -> list[Any]:
-    found = []
-    for pid, pipe in children:
-        with open(pipe) as reading:
-            text = reading.read()
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code:
-            raise RuntimeError(f"a process ended with {code}")
-        found.append(json.loads(text))
-    return found
+def answers(works: list[Callable[[], Any]]) -> list[Any]:
+    """What each of these returns in a process of its own. Raises EOFError for one that fails."""
+    fork, pipes = multiprocessing.get_context("fork"), []
+    for work in works:
+        reading, writing = fork.Pipe(duplex=False)
+        fork.Process(target=lambda: writing.send(work())).start()  # noqa: B023  it is forked at once
+        writing.close()
+        pipes.append(reading)
+    return [pipe.recv() for pipe in pipes]
 
 
 # --- what runs -------------------------------------------------------------------------------------------------------
@@ -125,7 +102,7 @@ def shared(count: int, run: Run, corpus: Corpus, folder: Path, stop: int = 0, sa
     """The run to step `stop` in so many processes; 0 stands for one without a world. An answer for each process."""
     stop = stop or run.steps
     if count == 0:
-        return answers([fork(lambda: take_steps(run, corpus, ALONE, folder, stop, saved))])
+        return answers([lambda: take_steps(run, corpus, ALONE, folder, stop, saved)])
 
     def work(launch: Launch) -> Any:
         with World(launch, 60.0) as world:
