@@ -86,9 +86,9 @@ def facts_text(title: str, facts: Mapping[str, str]) -> str:
     return printable("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in facts.items())]))
 
 
-def facts_html(title: str, facts: Mapping[str, str], picture: str = "") -> str:
-    """The same as HTML, all text escaped. picture: markup that follows the table."""
-    return table_html(title, (), list(facts.items())) + picture
+def facts_html(title: str, facts: Mapping[str, str]) -> str:
+    """The same as HTML, all text escaped."""
+    return table_html(title, (), list(facts.items()))
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> list[str]:
@@ -118,17 +118,3 @@ def table_html(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><caption>{escape(title)}</caption>" + (f"<tr>{head}</tr>" if head else "") + f"{body}</table>"
-
-
-def curve_svg(values: Sequence[float], width: int = 320, height: int = 80) -> str:
-    """A line through the values as SVG in the colour of the text around it; nothing for fewer than two."""
-    if len(values) < 2:
-        return ""
-    low, high = min(values), max(values)
-    across, down = (width - 4) / (len(values) - 1), (height - 4) / ((high - low) or 1.0)
-    points = " ".join(f"{2 + i * across:.1f},{2 + (high - value) * down:.1f}" for i, value in enumerate(values))
-    return (
-        f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"
-        f"<title>from {values[0]:.3f} to {values[-1]:.3f}</title>"
-        f"<polyline points='{points}' fill='none' stroke='currentColor' stroke-width='1.5'/></svg>"
-    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -101,16 +101,12 @@ def train(
     try:
         task = Task(run, corpus, run.recipe, folder, going_on, modified, ideas.files_of(run), save_every, eval_every)
         return run_and_score(task, progress, prompt).result
-    except UserError as error:
+    except (UserError, Stopped) as error:  # Stopped: before the first step, when there is nothing to keep
         if error.code == errors.INTERRUPTED:
             raise KeyboardInterrupt(str(error)) from None
         if error.code in (errors.TERMINATED, errors.HANGUP):
             raise SystemExit(error.code) from None
         raise
-    except Stopped as stop:  # before the first step, when there is nothing to keep
-        if stop.code != errors.INTERRUPTED:
-            raise SystemExit(stop.code) from None
-        raise KeyboardInterrupt from None
 
 
 def _continued(run: Run, folder: Path, extend: int | None, progress: Progress) -> tuple[Run, Resume]:
@@ -166,21 +162,15 @@ def generate(
 
 
 def _sampling(options: dict[str, Any], end_of_text: int) -> Sampling:
-    known = [f.name for f in fields(Sampling) if f.name not in ("max_new_tokens", "num_return_sequences")]
-    for name in options:
-        if name not in known:
-            raise UserError(
-                f"generate has no option {name!r}", why=f"it has {', '.join(known)}", fix=did_you_mean(name, known)
-            )
-    eos = options.get("eos_token_id")
+    eos, stops = options.get("eos_token_id"), options.get("stop_strings", ())
     eos = end_of_text if eos is None else eos
     options["eos_token_id"] = tuple(eos) if isinstance(eos, (tuple, list)) else (eos,) if eos >= 0 else ()
-    options["stop_strings"] = _texts(options.get("stop_strings", ()))
+    options["stop_strings"] = (stops,) if isinstance(stops, str) else tuple(stops)
+    known = [f.name for f in fields(Sampling) if f.name not in ("max_new_tokens", "num_return_sequences")]
+    for name in set(options).difference(known):
+        fix = did_you_mean(name, known)
+        raise UserError(f"generate has no option {name!r}", why=f"it has {', '.join(known)}", fix=fix)
     return Sampling(**options)
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads time time"]:
@@ -222,14 +212,8 @@ class ComparisonResult:
     def _table(self) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
         title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
         header = ("run", "n", "mean ± SD", "gain over the first [95 %]", "p", "verdict")
-        return (
-            title,
-            header,
-            [
-                (result.arm.label, str(result.compared.n), str(result.compared), *gain_cells(result.to_first))
-                for result in self.results
-            ],
-        )
+        found = [(r.arm.label, str(r.compared.n), str(r.compared), *gain_cells(r.to_first)) for r in self.results]
+        return title, header, found
 
     def __repr__(self) -> str:
         return f"<ComparisonResult {' / '.join(result.arm.label for result in self.results)}>"
@@ -274,7 +258,8 @@ def compare(
     text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus) if corpus else _common_corpus(arms))
     for arm in arms:
         check_corpus(arm.run, text)
-    with _records_file(out) as path:
+    with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
+        path = Path(folder, "compare.jsonl") if out is None else Path(out).expanduser()
         wanted = range(first_seed, first_seed + seeds)
         comparison = Comparison(arms, wanted, text, find_track(track), path, test)
         missing = comparison.missing()
@@ -300,16 +285,6 @@ def compare(
         split=comparison.split,
         seeds=tuple(comparison.seeds),
     )
-
-
-@contextmanager
-def _records_file(out: Path | str | None) -> Iterator[Path]:
-    """The file of records; one that is gone afterwards if none is asked for."""
-    if out is not None:
-        yield Path(out).expanduser()
-        return
-    with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
-        yield Path(folder) / "compare.jsonl"
 
 
 def _follow(news: Generator[News, None, None], trials: Sequence[Trial], split: str, progress: Progress) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, Tokenizer, open_corpus
-from hectogpt.display import curve_svg, facts_html, facts_text
+from hectogpt.display import facts_html, facts_text
 from hectogpt.errors import UserError
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
@@ -108,7 +108,7 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the facts, and the training loss as a curve."""
-        return facts_html(self._title, self.facts(), curve_svg(self.losses))
+        return facts_html(self._title, self.facts())
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for summary.json and records."""

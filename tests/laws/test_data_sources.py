@@ -171,29 +171,6 @@ def test_a_column_of_a_jsonl_is_chosen_by_name(tmp_path: Path) -> None:
     refused(f"{tmp_path}/tow.jsonl:answer", "no such file", f"did you mean {path}")
 
 
-def test_a_file_whose_name_looks_like_a_column_is_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl:text"
-    path.write_text(prose(0, 5000), encoding="utf-8")
-    assert sum(map(len, all_documents(open_corpus(str(path))))) == path.stat().st_size
-
-
-def test_the_list_of_what_is_left_out_has_an_end(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    write_jsonl(path, 200)
-    with path.open("a") as file:
-        file.write('{"text": ""}\n' * 50)
-    problems = open_corpus(str(path)).problems
-    assert len(problems) == 21
-    assert problems[-1] == "left out 30 more"
-
-
-def test_force_takes_text_with_nuls(tmp_path: Path) -> None:
-    text = prose(0, 5000).replace("union", "un\0ion")
-    (tmp_path / "nuls.txt").write_text(text, encoding="utf-8")
-    refused(tmp_path / "nuls.txt", "NUL byte")
-    assert sum(map(len, all_documents(open_corpus(str(tmp_path / "nuls.txt"), force=True)))) == len(text.encode())
-
-
 def test_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder stands for the hub: `datasets` loads both by name. Offline, the cache is enough afterwards."""
     datasets = pytest.importorskip("datasets")
@@ -257,11 +234,6 @@ def test_links_out_of_the_folder_are_left_out_and_listed(texts: Path, tmp_path: 
     outside = ["beside.txt", "chain.txt", "d0/relative.txt", "plain.txt"]
     listed = [f"left out {name}: a link to a file outside the folder" for name in outside]
     assert sorted(corpus.problems) == sorted([*listed, "left out folder: a link to a folder"])
-
-
-def test_a_folder_may_be_named_by_a_link(texts: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(texts)
-    assert open_corpus(str(tmp_path / "link")).sha256 == open_corpus(str(texts)).sha256
 
 
 @pytest.mark.parametrize("name", ["hf:../../x", "hf:/etc", "hf:..", "hf:a/../b", "hf:texts", "hf:./texts", "hf:~"])

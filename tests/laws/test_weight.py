@@ -14,7 +14,7 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2640,  # the ground, and what Python users call
+    "hectogpt": 2600,  # the ground, and what Python users call
     "hectogpt/cli": 4070,
     "hectogpt/api": 0,
     "hectogpt/lab": 3990,
