@@ -25,17 +25,30 @@ from tools.answers import formula  # noqa: E402
 from tools.site import EMBEDDED, broken_links, fill, run_command  # noqa: E402
 
 CONTENTS = {
-    "Start": ["docs/coming-from"],
-    "Understand": ["answers/attention", "answers/positions", "answers/baseline", "answers/learning"],
-    "Do": ["docs/add-an-idea", "docs/python", "docs/watch", "docs/parallel", "docs/interop", "docs/serving"],
-    "The assignment": ["docs/assignment-student", "assignment/README", "docs/grading", "docs/grading-teacher"],
-    "Reference": ["docs/platforms"],
-    "Why to believe it": [
-        *("results/LADDER", "results/LOG", "docs/performance", "docs/reliability", "docs/scale", "SECURITY"),
+    "Start": ["docs/start", "docs/all-of-hectogpt", "docs/coming-from"],
+    "Understand": [
+        *("docs/transformer", "docs/attention-and-positions", "answers/attention", "answers/positions"),
+        *("answers/baseline", "answers/learning"),
     ],
-    "Contribute": ["CONTRIBUTING", "docs/architecture", "CHANGELOG"],
+    "Do": [
+        *("docs/own-text", "docs/add-an-idea", "docs/compare", "docs/resume", "docs/python", "docs/watch"),
+        *("docs/parallel", "docs/fine-tune", "docs/interop", "docs/serving"),
+    ],
+    "The assignment": [
+        *("docs/assignment-student", "assignment/README", "docs/grading", "docs/traps", "docs/grading-teacher"),
+    ],
+    "Reference": [
+        *("docs/command-line", "docs/python-names", "docs/exit-codes", "docs/run-files", "docs/platforms"),
+    ],
+    "Why to believe it": [
+        *("results/LADDER", "docs/statistics", "docs/reliability", "docs/performance", "docs/scale", "results/LOG"),
+    ],
+    "Contribute": ["CONTRIBUTING", "docs/architecture", "AGENTS", "SECURITY", "CHANGELOG"],
 }
 PAGES = ["README", *(page for pages in CONTENTS.values() for page in pages)]
+# "name: what it is" in a docstring, at the beginning of a paragraph or after a sentence.
+ITEM = re.compile(r"(?:^|(?<=[.;] ))([a-z_]\w*(?:, [a-z_]\w*)*): ")
+INLINE = re.compile(r"`([^`]+)`|([*|\\]|_(?!\w))")  # code, or a character that has a meaning in reStructuredText
 LINK = re.compile(r"\]\(([^)#\s]+\.py)\)|^\[[^\]]+\]: (\S+\.py)$", re.MULTILINE)
 
 
@@ -108,16 +121,17 @@ def read_page(app: Sphinx, page: str, source: list[str]) -> None:
 
 def rewrite_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Our docstrings are plain text: "name: what it is" begins an item, indented lines are shown as they are."""
-    paragraphs, rewritten = "\n".join(lines).strip().split("\n\n"), []
-    for paragraph in paragraphs:
+    rewritten: list[str] = []
+    for paragraph in "\n".join(lines).strip().split("\n\n"):
         if paragraph.startswith("    "):
-            rewritten += ["::", "", paragraph]
-        else:
-            text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", re.sub(r"([*|\\]|_(?!\w))", r"\\\1", paragraph))
-            text = re.sub(r"^(\w[\w, ]*): ", r"\n\1\n    ", text, flags=re.MULTILINE)
-            rewritten += [re.sub(r"\n(?=    |\n)", "\n", text)]
-        rewritten.append("")
-    lines[:] = "\n".join(rewritten).splitlines()
+            rewritten += ["::", "", *paragraph.splitlines(), ""]
+            continue
+        text = INLINE.sub(lambda found: f"``{found[1]}``" if found[1] else f"\\{found[2]}", " ".join(paragraph.split()))
+        opening, *items = ITEM.split(text)
+        rewritten += [opening, ""]
+        for item, meaning in zip(items[::2], items[1::2], strict=True):
+            rewritten += [f"``{item}``", f"    {meaning}", ""]
+    lines[:] = rewritten
 
 
 def add_markdown(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
@@ -143,6 +157,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
         target = site / f"{page}.md"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(fill((ROOT / f"{page}.md").read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.copy(ROOT / "llms.txt", site)
     (site / "pages").mkdir(exist_ok=True)
     for name in EMBEDDED:
         (site / "pages" / f"{name}.html").unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What the site's pages take from the code. A comment `<!-- made: NAME ARGUMENT -->` in a page stands for what the
-function of that name below returns. GitHub shows nothing there, the site the text. docs/conf.py calls `fill`.
+function of that name below returns. GitHub shows nothing there, or the picture on the next line, the site the text.
+docs/conf.py calls `fill`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import hectogpt
 from hectogpt import cli, errors
 from tools import ROOT
 
-MARK = re.compile(r"^<!-- made: ([\w-]+)(?: ([\w.]+))? -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- made: ([\w-]+)(?: ([\w.]+))? -->(?:\n!\[.*\))?$", re.MULTILINE)
 WIDTH = "88"  # columns of the help texts
 EMBEDDED = ("attention", "positions", "train")  # pages of `hectogpt explore export` that the site has
 PARTS = {
@@ -155,7 +156,7 @@ def embedded(name: str) -> str:
 
 def textbook(name: str) -> str:
     """The lines of a class or method of reference/model_solution.py, as the source page numbers them."""
-    return f"```{{literalinclude}} ../reference/model_solution.py\n:pyobject: {name}\n:lineno-match:\n```"
+    return f"```{{literalinclude}} ../reference/model_solution.py\n:pyobject: {name}\n:lineno-match:\n:dedent:\n```"
 
 
 class Links(HTMLParser):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from command import HECTOGPT, TINY, Here, assert_good_error, environment
+from command import TINY, Here, assert_good_error
 from experiments import make_corpus
 from helpers import ROOT
 
@@ -210,32 +207,3 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     model, _ = public.load("made", idea="made/idea.py")
     assert type(model.config.attention_parts[0]).__name__ == "MyALiBi"
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
-
-
-# --- the document -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.thorough
-def test_the_document_does_what_it_says(tmp_path: Path) -> None:
-    """Every block of docs/add-an-idea.md, in order, in an empty folder."""
-    text = (ROOT / "docs" / "add-an-idea.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert {kind for kind, _ in blocks} == {"sh", "python"}
-    assert text.count("```") == 2 * len(blocks)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "hectogpt").write_text(f'#!/bin/sh\nexec "{HECTOGPT[0]}" -m hectogpt "$@"\n')
-    (programs / "hectogpt").chmod(0o755)
-    work = tmp_path / "work"
-    work.mkdir()
-    paths = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    told = []
-    for kind, block in blocks:
-        program = ["sh", "-e", "-c", block] if kind == "sh" else [sys.executable, "-c", block]
-        done = subprocess.run(program, cwd=work, env=environment(tmp_path, **paths), capture_output=True, text=True)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-        told.append(done.stdout)
-    assert "hold: float = 0.7" in (work / "my_idea.py").read_text()
-    assert (work / "runs" / "first" / "idea.py").read_text() != (work / "my_idea.py").read_text()
-    assert re.search(r"\nmy_idea\.py:idea@small\.py:small (is|against) .*small\.py:small", told[-2]), "the verdict"
-    assert "nats per token" in told[-1]
