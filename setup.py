@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent
 PATTERNS = (
     "reference/*.py",
     "reference/*.sh",
-    "assignment/README.md",
+    "assignment/*.md",
     "assignment/tests/*.py",
     "assignment/tests/*.json",
     "answers/*.md",

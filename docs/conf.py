@@ -35,7 +35,14 @@ CONTENTS = {
         *("docs/parallel", "docs/fine-tune", "docs/interop", "docs/serving"),
     ],
     "The assignment": [
-        *("docs/assignment-student", "assignment/README", "docs/grading", "docs/traps", "docs/grading-teacher"),
+        *(
+            "docs/assignment-student",
+            "assignment/README",
+            "docs/grading",
+            "docs/traps",
+            "docs/grading-teacher",
+            "assignment/AGENTS",
+        ),
     ],
     "Reference": [
         *("docs/command-line", "docs/python-names", "docs/exit-codes", "docs/run-files", "docs/platforms"),

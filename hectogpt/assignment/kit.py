@@ -18,6 +18,7 @@ SOURCES = ("model_solution.py", "train.py", "utils.py")
 SCRIPT = "create_submission.sh"
 TEXT = "text.txt"
 ELSEWHERE = re.compile(r"!\[([^\]]*)\]\(\.\./(results/[^)]*)\)")  # a picture that a kit does not hold
+RULES = ("AGENTS.md", "CLAUDE.md")  # for AI assistants, which look for one of these names: the same text
 HERE = "<!-- exercises -->"  # where the table of exercises goes in README.md
 
 
@@ -98,6 +99,8 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
     kit[SCRIPT] = (reference / SCRIPT).read_bytes()
     readme = (assignment / "README.md").read_text(encoding="utf-8")
     kit["README.md"] = readme.replace(HERE, table(parts)).encode()
+    for name in RULES:
+        kit[name] = (assignment / RULES[0]).read_bytes()
     kit[TEXT] = materials.sample_text().encode()
     left_out = {f"test_{part.name}.py" for part in PARTS if part.name not in names}
     for file in sorted((assignment / "tests").iterdir()):

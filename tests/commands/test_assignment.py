@@ -28,6 +28,7 @@ from hectogpt.errors import UserError
 
 TEXTBOOK = {name: (ROOT / "reference" / name).read_text(encoding="utf-8") for name in SOURCES}
 NAMES = [part.name for part in PARTS]
+TEXTS = ("README.md", "AGENTS.md", "CLAUDE.md", "text.txt")
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_a_kit_is_written(here: Here, tmp_path: Path) -> None:
     assert "13 parts to write, 30 points" in done.stdout
     assert "hectogpt assignment --check 'my gpt'" in done.stdout
     kit = tmp_path / "my gpt"
-    assert {path.name for path in kit.iterdir()} == {*SOURCES, "README.md", "create_submission.sh", "tests", "text.txt"}
+    assert {path.name for path in kit.iterdir()} == {*SOURCES, *TEXTS, "create_submission.sh", "tests"}
     assert {path.name for path in (kit / "tests").iterdir()} == {
         *(f"test_{name}.py" for name in [*NAMES, TOGETHER]),
         "checking.py",

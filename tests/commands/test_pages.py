@@ -6,6 +6,7 @@ run here, so that a page can show the commands that people use; python blocks th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 from command import environment
 from helpers import ROOT
+
+from tools import notebooks
 
 DOCS = ROOT / "docs"
 SIZES = {"model.d_model": 16, "model.n_heads": 2, "model.n_layers": 1, "data.batch_size": 4, "data.seq_len": 64}
@@ -74,3 +77,50 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         printed += done.stdout
     assert re.search(".*".join(PRINTED[page]), printed, re.DOTALL), printed
+
+
+# --- the notebooks ----------------------------------------------------------------------------------------------------
+
+NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.py"))
+EXECUTE = """
+import sys, nbformat
+from nbclient import NotebookClient
+print(nbformat.writes(NotebookClient(nbformat.read(sys.argv[1], 4), timeout=400).execute()))
+"""
+# notebook -> what its outputs hold
+SHOWN = {
+    "attention_by_hand": ["0.333, 0.333, 0.333", "1.0000", "(1, 2, 6, 6)"],
+    "first_idea": ["<caption>Run adamw_128</caption>", "'Anna walked to", "my_idea.py:half_way@adamw_128"],
+    "grading_a_class": ["clara: 24/30", "('ben', '30', '30')", "scale by d_model"],
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_two_forms_of_a_notebook_are_one(path: Path) -> None:
+    made = notebooks.as_jupyter(notebooks.read_cells(path))
+    assert path.with_suffix(".ipynb").read_text(encoding="utf-8") == made, "run `python -m tools.notebooks`"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_in_a_jupyter_kernel(path: Path, tmp_path: Path) -> None:
+    paths = environment(tmp_path, PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-c", EXECUTE, path.with_suffix(".ipynb")]
+    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outputs = [out for cell in json.loads(done.stdout)["cells"] for out in cell.get("outputs", ())]
+    shown = "\n".join(
+        "".join(text)
+        for out in outputs
+        for text in [out.get("text", ""), *out.get("data", {}).values()]
+        if not isinstance(text, dict)
+    )
+    assert [text for text in SHOWN[path.stem] if text not in shown] == [], shown[:5000]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_as_a_marimo_one(path: Path, tmp_path: Path) -> None:
+    """As in a Jupyter kernel, whose cells are the same; here in the order of what they need."""
+    done = subprocess.run([sys.executable, path], cwd=tmp_path, env=environment(tmp_path, PYTHONPATH=str(ROOT)))
+    assert done.returncode == 0
