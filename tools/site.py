@@ -107,7 +107,7 @@ def exit_codes() -> str:
 
 def known_mistakes() -> dict[str, list[Any]]:
     """Part -> the grader's known mistakes, each with name, where and what."""
-    from hectogpt.grade.diagnose import GRADIENTS, MISTAKES
+    from hectogpt.grade.explain import GRADIENTS, MISTAKES
 
     return {part: [*MISTAKES[part], *GRADIENTS.get(part, ())] for part in MISTAKES}
 

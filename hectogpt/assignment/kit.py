@@ -99,8 +99,7 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
     kit[SCRIPT] = (reference / SCRIPT).read_bytes()
     readme = (assignment / "README.md").read_text(encoding="utf-8")
     kit["README.md"] = readme.replace(HERE, table(parts)).encode()
-    for name in RULES:
-        kit[name] = (assignment / RULES[0]).read_bytes()
+    kit |= dict.fromkeys(RULES, (assignment / RULES[0]).read_bytes())
     kit[TEXT] = materials.sample_text().encode()
     left_out = {f"test_{part.name}.py" for part in PARTS if part.name not in names}
     for file in sorted((assignment / "tests").iterdir()):

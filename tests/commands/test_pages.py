@@ -18,7 +18,10 @@ import pytest
 from command import environment
 from helpers import ROOT
 
-from tools import notebooks
+import hectogpt
+from hectogpt import errors
+from hectogpt.cli import COMMANDS
+from tools import notebooks, site
 
 DOCS = ROOT / "docs"
 SIZES = {"model.d_model": 16, "model.n_heads": 2, "model.n_layers": 1, "data.batch_size": 4, "data.seq_len": 64}
@@ -77,6 +80,23 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         printed += done.stdout
     assert re.search(".*".join(PRINTED[page]), printed, re.DOTALL), printed
+
+
+def test_what_pages_take_from_the_code_is_there() -> None:
+    """Commands, public names, exit codes, mistakes: the site has all that there are."""
+    assert all(f"## hectogpt {name}\n" in site.commands() for name in COMMANDS)
+    named = re.findall(r"auto\w+:: hectogpt\.(\w+)", site.names())
+    assert sorted(named) == [name for name in hectogpt.__all__ if name != "replace"]
+    codes = {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", site.exit_codes(), re.MULTILINE)} == {0, *codes}
+    assert site.traps().count("\n| ") > 200
+    assert "| `baseline` | 10.7" in site.usual_losses()
+    assert site.fill("<!-- made: textbook MLP.forward -->\n![picture](x.png)\nrest").endswith("```\nrest")
+
+
+def test_the_list_for_programs_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "llms.txt").read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 # --- the notebooks ----------------------------------------------------------------------------------------------------
