@@ -28,16 +28,6 @@ CACHE = (
 # --- what a model remembers of the tokens so far ----------------------------------------------------------------------
 
 
-def visible_keys(queries: Tensor, keys: Tensor) -> Tensor:
-    """The causal mask of positions [rows, time] and [rows, slot]: [rows, time, slot], True where a query may look.
-
-    Padding has position -1. No query sees it; a query in the padding sees its own place, for a row of the softmax must
-    not be empty.
-    """
-    q, k = queries[..., :, None], keys[..., None, :]
-    return ((k <= q) & (k >= 0)) | (k == q)
-
-
 class TextCache:
     """What the model remembers, one column a token; `text` [batch, column] is False for padding."""
 
@@ -51,13 +41,19 @@ class TextCache:
         self.dropped = 0  # columns at the beginning that no row's context reaches any more
 
     def begin(self, ids: Tensor, text: Tensor | None) -> Tensor:
-        """Append the tokens [batch, time] of a call; return their positions. text: of all columns (None: all are)."""
+        """Append the tokens [batch, time] of a call; return their positions. text: of all columns (None: all are).
+
+        `visible` [batch, time, column] is the causal mask. Padding has position -1: no token sees it, but a token of
+        the padding sees its own place, for a row of the softmax must not be empty.
+        """
         new = torch.ones_like(ids, dtype=torch.bool) if text is None else text[:, -ids.shape[1] :]
         self.ids = ids if self.ids is None else torch.cat((self.ids, ids), dim=1)
         self.text = new if self.text is None else torch.cat((self.text, new), dim=1)
         self.key_positions = torch.where(self.text, self.text.long().cumsum(dim=1) - 1, -1)
-        self.visible = visible_keys(self.key_positions[:, -ids.shape[1] :], self.key_positions)
-        return self.key_positions[:, -ids.shape[1] :].clamp(min=0)
+        positions = self.key_positions[:, -ids.shape[1] :]
+        q, k = positions[..., None], self.key_positions[:, None]
+        self.visible = ((k <= q) & (k >= 0)) | (k == q)
+        return positions.clamp(min=0)
 
     def append(self, key: Any, x: Tensor, dim: int = 1) -> Tensor:
         """x after all rows that earlier calls gave under this key: one for each column so far."""
@@ -79,20 +75,11 @@ class TextCache:
         """Columns so far."""
         return self.dropped + (0 if self.ids is None else self.ids.shape[1])
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these texts, in this order; one may come more than once."""
-        self.rows = {key: rows[indices.to(rows.device)] for key, rows in self.rows.items()}
-        if self.ids is not None and self.text is not None:
-            self.ids, self.text = self.ids[indices], self.text[indices]
-
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """The same, for beam search."""
-        self.batch_select_indices(beam_idx)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every text, the copies side by side."""
-        if self.ids is not None:
-            self.batch_select_indices(torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(repeats))
+        """Keep these texts, in this order, as beam search needs; one may come more than once."""
+        self.rows = {key: rows[beam_idx.to(rows.device)] for key, rows in self.rows.items()}
+        if self.ids is not None and self.text is not None:
+            self.ids, self.text = self.ids[beam_idx], self.text[beam_idx]
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -447,9 +434,8 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        return_dict: bool | None = None,
         **others: Any,
-    ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
+    ) -> CausalLMOutputWithPast:
         """Logits of the next token at each of the last `logits_to_keep` positions (0: at all), and with labels (which
         are shifted here) their mean cross entropy. attention_mask: 0 for padding; columns of earlier calls included."""
         unknown = ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")
@@ -468,8 +454,7 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         if use_cache is None:
             use_cache = bool(self.config.use_cache) and not torch.is_grad_enabled()
         remembered: dict[str, Any] = {CACHE: memory if use_cache else None}
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, **remembered)
-        return output.to_tuple() if return_dict is False else output
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **remembered)
 
     def continue_texts(self, ids: Tensor, text: Tensor | None, memory: TextCache, rows: int) -> Tensor:
         """Logits of new tokens after those in the memory, at the last `rows` of them (0: at all)."""

@@ -23,7 +23,7 @@ LINES = {
     "hectogpt/training": 4840,
     "hectogpt/explore": 970,
     "hectogpt/web": 560,
-    "hectogpt/interop": 1820,
+    "hectogpt/interop": 1810,
     "hectogpt/generation": 720,
     "hectogpt/data": 1700,
     "hectogpt/kernels": 690,
