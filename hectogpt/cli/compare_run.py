@@ -33,7 +33,6 @@ from hectogpt.lab.rounds import MOST_SEEDS, Rounds, parse_duration
 from hectogpt.lab.tracks import find_track
 from hectogpt.signals import WORDS, Stopped, raise_on_signal
 from hectogpt.training.setup import check_corpus
-from hectogpt.training.trackers import parse_names
 
 SEEDS = 5  # if no number is given
 
@@ -69,7 +68,6 @@ def compare(arguments: CompareArguments, words: Sequence[str]) -> None:
 
 def read_arguments(arguments: CompareArguments) -> Asked:
     """The arms, text, track and seeds that the arguments name. Raises UserError."""
-    trackers = tuple(parse_names(arguments.trackers))
     budget = None if arguments.budget is None else parse_duration(arguments.budget)
     arms = plan(arguments.recipes, arguments.without, arguments.sweep, arguments.steps)
     if arguments.threads:
@@ -86,7 +84,7 @@ def read_arguments(arguments: CompareArguments) -> Asked:
             why = "an array has a task for each trial, so their number must be known"
             raise UserError("budget or until with slurm", why=why, fix="set seeds to 10, or set engine to ray")
         rounds = Rounds(comparison, first, MOST_SEEDS if seeds is None else seeds, budget, arguments.until is not None)
-    return Asked(arguments, comparison, rounds, trackers)
+    return Asked(arguments, comparison, rounds)
 
 
 def run_and_report(asked: Asked, missing: list[Trial]) -> None:
@@ -95,18 +93,12 @@ def run_and_report(asked: Asked, missing: list[Trial]) -> None:
     check_writable(arguments.out)
     if arguments.html is not None:
         check_writable(arguments.html, "html")
-    before = {record.key() for record in comparison.records.values()}
     with open_engine(arguments, comparison) as engine:
         if asked.rounds is None:
             run_all(asked, missing, engine)
         else:
             run_rounds(asked, asked.rounds, engine)
     results = asked.results()
-    if asked.trackers:
-        from hectogpt.lab.track_records import track_records
-
-        added = [record for result in results for record in result.records if record.key() not in before]
-        track_records(asked.trackers, added, arguments.out, asked.note)
     if arguments.json:
         print(json.dumps(as_json(asked, results), allow_nan=False))
     elif not arguments.quiet and results:

@@ -46,7 +46,6 @@ class Asked:
     arguments: CompareArguments
     comparison: Comparison
     rounds: Rounds | None
-    trackers: tuple[str, ...]
 
     def results(self) -> list[Result]:
         """What the trials recorded so far say."""

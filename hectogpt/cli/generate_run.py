@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -167,14 +166,13 @@ def check_length(arguments: GenerateArguments, name: str, tokens: int, context_l
 
 
 class Clock:
-    """When the tokens came. Says once how much slower they get past the context, where each is computed from its last
+    """When the tokens came. Says once when they are past the context, where each is computed from its last
     `context_length` tokens without a cache."""
 
     def __init__(self, context_length: int, quiet: bool) -> None:
         self.context_length, self.quiet, self.told = context_length, quiet, False
         self.started = self.begun = self.newest = time.perf_counter()
-        self.rounds: list[float] = []  # of the batch: when its first text got its token, round by round
-        self.prompt_tokens = self.texts = self.tokens = 0
+        self.prompt_tokens = self.texts = self.tokens = self.longest = 0
         self.first_seconds = self.later_seconds = 0.0  # of all batches: up to the first token, and from there on
 
     def begin(self, prompt_tokens: Sequence[int]) -> None:
@@ -182,30 +180,23 @@ class Clock:
         self.prompt_tokens += sum(prompt_tokens)
         # An empty prompt starts from one token. Token number `last_fast` is the last one that the cache serves.
         self.last_fast = self.context_length - min(max(*prompt_tokens, 1), self.context_length) + 1
-        self.begun, self.rounds = time.perf_counter(), []
+        self.begun, self.longest = time.perf_counter(), 0
 
     def tick(self, length: int) -> None:
         """A text has its token number `length`."""
         before, self.newest = self.newest, time.perf_counter()
         self.tokens += 1
         self.texts += length == 1
-        if self.rounds:
+        if self.longest:
             self.later_seconds += self.newest - before
         else:
             self.first_seconds += self.newest - self.begun
-        if length > len(self.rounds):
-            self.rounds.append(self.newest)
-            if length == self.last_fast + 1 and not self.told:
-                self._tell()
-
-    def _tell(self) -> None:
-        self.told = True
-        steps = [after - before for before, after in zip(self.rounds, self.rounds[1:], strict=False)]
-        factor = steps[-1] / statistics.median(steps[:-1]) if len(steps) > 1 else 0.0
-        slower = f": about {factor:.0f} times slower" if factor >= 2 else ""
-        start = "\n" if sys.stdout.isatty() and sys.stderr.isatty() else ""  # in the middle of the text
-        n = self.context_length
-        note(f"{start}note: past the context of {n} tokens each token recomputes the last {n}{slower}", self.quiet)
+        self.longest = max(self.longest, length)
+        if self.longest > self.last_fast and not self.told:
+            self.told, n = True, self.context_length
+            start = "\n" if sys.stdout.isatty() and sys.stderr.isatty() else ""  # in the middle of the text
+            slower = f"note: past the context of {n} tokens each token recomputes the last {n}, which is slower"
+            note(start + slower, self.quiet)
 
     @property
     def seconds(self) -> float:

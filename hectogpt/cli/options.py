@@ -54,8 +54,6 @@ class CompareArguments:
     """Show what would be run; with slurm the script."""
     json: bool = False
     """Print the results as JSON on stdout."""
-    trackers: str = ""
-    """Trackers that are told of the new trials at the end, as a group: tensorboard, trackio, wandb."""
     html: Path | None = None
     """Write a page with verdicts, curves, table and the source of ideas to this file; it works offline."""
     quiet: bool = False

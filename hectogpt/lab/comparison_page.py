@@ -97,14 +97,12 @@ def _curve(name: str, values: np.ndarray) -> dict[str, Any]:
     return {"name": printable(name), "points": points}
 
 
-def stack(records: Sequence[Record]) -> np.ndarray:
-    """[seeds, steps]: training losses, NaN where a curve ends early or holds something that is no finite number."""
-    steps = max((len(record.losses) for record in records), default=0)
-    curves = np.full((len(records), steps), np.nan)
-    for row, record in zip(curves, records, strict=True):
-        row[: len(record.losses)] = [float(v) if isinstance(v, (int, float)) else np.nan for v in record.losses]
-    curves[~np.isfinite(curves)] = np.nan
-    return curves
+def stack(records: Sequence[Record], name: str = "losses") -> np.ndarray:
+    """[seeds, steps]: curves of records ("losses" or "grad_norms"), NaN after the last step of a run that stopped
+    early."""
+    curves = [getattr(record, name) or [] for record in records]
+    steps = max(map(len, curves), default=0)
+    return np.array([[*curve, *[np.nan] * (steps - len(curve))] for curve in curves], dtype=float).reshape(len(curves), steps)
 
 
 def gain_curves(new: Sequence[Record], old: Sequence[Record]) -> np.ndarray:

@@ -7,14 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command import TINY, Here, assert_good_error, environment, hectogpt, write_tokens
 
 from hectogpt import errors
-from hectogpt.lab.record import Record
-from hectogpt.lab.track_records import rows_of, track_records
 from hectogpt.training import trackers as module
 from hectogpt.training.trackers import Trackers, parse_names
 
@@ -78,23 +75,6 @@ def test_tensorboard_reads_the_rows_and_a_resumed_run_replaces_later_ones(tmp_pa
     assert trackers.links["tensorboard"] == f"tensorboard --logdir {tmp_path}"
     steps = {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0), *((step, 2.0) for step in range(4, 8))]}
     assert scalars(tmp_path / "tensorboard") == steps
-
-
-def record(seed: int) -> Record:
-    more: dict[str, Any] = {"losses": [5.0, 4.0], "grad_norms": [1.0, 0.5], "dev_loss": 4.5, "seconds": 2.0}
-    return Record(corpus="c", track="closed", recipe="muon", seed=seed, run={"seed": seed}, arm="/a.py:muon", **more)
-
-
-def test_trials_become_runs_of_a_group(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    notes: list[str] = []
-    track_records(["tensorboard"], [record(1), record(2)], tmp_path / "trials.jsonl", notes.append)
-    assert notes == [f"tensorboard: tensorboard --logdir {tmp_path}"]
-    for seed in (1, 2):
-        found = scalars(tmp_path / "trials" / f"_a.py_muon, seed {seed}")
-        assert found["train/loss"] == [(1, 5.0), (2, 4.0)]
-        assert found["dev/loss"] == [(2, 4.5)]
-    assert rows_of(record(1))[-1] == {"step": 2, "dev/loss": 4.5, "seconds": 2.0}
 
 
 @pytest.mark.thorough

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import stats
 
 from hectogpt.display import NGRAMS
+from hectogpt.lab.comparison_page import gain_curves, stack
 from hectogpt.lab.record import NOT_IDENTITY, Record, arm_label
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, summarize
 from hectogpt.lab.tracks import TRACKS
@@ -88,7 +89,7 @@ class Entry:
 
     def curves(self, name: str) -> np.ndarray:
         """`losses` or `grad_norms` as [seeds, steps], with NaN after the last step of a run that stopped early."""
-        curves = _stack([getattr(record, name) for record in self.records])
+        curves = stack(self.records, name)
         return curves[~np.isnan(curves).all(axis=1)]
 
 
@@ -163,17 +164,8 @@ def compare_entries(new: Entry, old: Entry) -> tuple[Paired | None, str]:
 
 def compare_curves(new: Entry, old: Entry) -> np.ndarray:
     """[seeds, steps]: training loss of `old` minus that of `new` on the same batches, for the seeds that both have."""
-    after, before = ({record.seed: record.losses for record in entry.records} for entry in (new, old))
-    both = [seed for seed in after if seed in before]
-    curves = _stack([before[seed] for seed in both] + [after[seed] for seed in both])
-    gains = curves[: len(both)] - curves[len(both) :]
+    gains = gain_curves(new.records, old.records)
     return gains[..., ~np.isnan(gains).all(axis=0)]
-
-
-def _stack(curves: Sequence[Sequence[float | None] | None]) -> np.ndarray:
-    """[curves, steps], with NaN where a curve is shorter than the longest or is missing."""
-    steps = max((len(curve or []) for curve in curves), default=0)
-    return np.array([[*(curve or []), *[np.nan] * (steps - len(curve or []))] for curve in curves], dtype=float)
 
 
 def changed_sections(new: Entry, old: Entry) -> str:
