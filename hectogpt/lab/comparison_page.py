@@ -102,7 +102,8 @@ def stack(records: Sequence[Record], name: str = "losses") -> np.ndarray:
     early."""
     curves = [getattr(record, name) or [] for record in records]
     steps = max(map(len, curves), default=0)
-    return np.array([[*curve, *[np.nan] * (steps - len(curve))] for curve in curves], dtype=float).reshape(len(curves), steps)
+    padded = [[*curve, *[np.nan] * (steps - len(curve))] for curve in curves]
+    return np.array(padded, dtype=float).reshape(len(curves), steps)
 
 
 def gain_curves(new: Sequence[Record], old: Sequence[Record]) -> np.ndarray:

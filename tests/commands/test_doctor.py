@@ -124,7 +124,8 @@ def test_the_tables_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = " ".join(project["dependencies"])
     assert all(package in needed for package in doctor.REQUIRED)
-    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"dev", "bench", "site"}  # of who works on this repository
+    ours = {"dev", "bench", "site"}  # of who works on this repository
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - ours
     for extra, (names, _) in doctor.EXTRAS.items():
         assert len(names) == len(project["optional-dependencies"][extra])
     assert doctor.BROWSERS == answers.BROWSERS
