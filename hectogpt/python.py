@@ -33,7 +33,7 @@ from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.model.transformer import Transformer
 from hectogpt.progress import Progress
-from hectogpt.run_records import RUN
+from hectogpt.run_records import KEEP, RUN
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
 from hectogpt.training import setup
@@ -68,6 +68,7 @@ def train(
     prompt: str | None = None,
     quiet: bool = False,
     save_every: int | None = None,
+    keep_checkpoints: int = KEEP,
     eval_every: int = 0,
     resume: bool = False,
     extend: int | None = None,
@@ -75,10 +76,11 @@ def train(
     """Train a run to its end and score it on held-out text, as `hectogpt train` does, to the same bits.
 
     run: a Run or a recipe's name. out: its folder; None writes nothing. corpus: another text than the run's.
-    prompt: what the trained model continues for summary.json. quiet: no progress on stderr. save_every: steps between
-    checkpoints in the folder, 0 for none; by default they are saved by time, and go when the run is done. eval_every:
-    steps between held-out scores on the way, 0 for none. resume: go on with this run if it was
-    begun in `out` before, from its newest checkpoint. extend: steps to add to a run there that is done.
+    prompt: what the trained model continues for summary.json. quiet: no progress on stderr.
+    save_every: steps between checkpoints in the folder, 0 for none; by default they are saved by time, and go when the
+    run is done. keep_checkpoints: how many stay, the newest. eval_every: steps between held-out scores, 0 for none.
+    resume: go on with this run if it was begun in `out` before, from its newest checkpoint. extend: steps to add to a
+    run there that is done.
 
     Raises UserError as the command does. Ctrl-C lets the step under way finish; with a folder, a checkpoint, weights,
     metrics and a summary in state "interrupted" are in it before KeyboardInterrupt goes on.
@@ -99,7 +101,11 @@ def train(
     if resume and (folder / RUN).exists():
         run, going_on = _continued(run, folder, extend, progress)
     try:
-        task = Task(run, corpus, run.recipe, folder, going_on, modified, ideas.files_of(run), save_every, eval_every)
+        own = ideas.files_of(run)
+        task = Task(
+            *(run, corpus, run.recipe, folder, going_on, modified, own, save_every, eval_every),
+            keep_checkpoints=keep_checkpoints,
+        )
         return run_and_score(task, progress, prompt).result
     except (UserError, Stopped) as error:  # Stopped: before the first step, when there is nothing to keep
         if error.code == errors.INTERRUPTED:

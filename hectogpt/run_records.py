@@ -24,6 +24,7 @@ from hectogpt.manifest import damage, read_manifest
 RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
 PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
 CHECKPOINTS, STATE = "checkpoints", "state.safetensors"  # of a checkpoint: its tensors, beside its manifest
+KEEP = 3  # checkpoints that stay: the newest, one for damage to it, one for a step that went wrong unnoticed
 STATE_MODEL = "model."  # before the names of weights in it
 MOST_STATE_TENSORS = 50_000  # of it; 500 layers with AdamW have 26,000
 STEP_FOLDER = re.compile(r"step-(\d{8,})")

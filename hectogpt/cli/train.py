@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from hectogpt.cli.console import note
 from hectogpt.errors import UserError
+from hectogpt.run_records import KEEP
 
 DEFAULT = "minute"
 
@@ -26,6 +27,8 @@ class TrainOptions:
     """The run's folder (default: runs/RECIPE, runs/RECIPE-2 ...)."""
     save_every: int | None = None
     """Steps between checkpoints; 0 for none (default: by time, about every 10 s, and none once the run is done)."""
+    keep_checkpoints: int = KEEP
+    """How many checkpoints stay, the newest; all of them are the slider of `hectogpt explore RUN`."""
     eval_every: int = 0
     """Steps between held-out scores on the way; 0 for none."""
     resume: str | None = None

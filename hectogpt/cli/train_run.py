@@ -166,6 +166,7 @@ def finish(
         options.save_every,
         options.eval_every,
         parse_names(options.track),
+        options.keep_checkpoints,
     )
     print_result(run_and_score(task, progress, options.prompt, world), options.json, options.quiet)
 

@@ -105,7 +105,7 @@ class Board:
 
     def _look(self, folder: Path) -> dict[str, Any] | None:
         """What the newest weights of a run write and look at; None before its first checkpoint."""
-        from hectogpt.web.look import newest_step, take_look
+        from hectogpt.web.model_page import newest_step, take_look
 
         step = newest_step(folder)
         if step is not None and self.looks.get(folder, {}).get("step") != step:

@@ -39,6 +39,7 @@ from hectogpt.manifest import read_manifest, write_manifest
 from hectogpt.model.safetensors_header import check_header
 from hectogpt.run_records import (
     FORMAT,
+    KEEP,
     MOST_STATE_TENSORS,
     STATE,
     checkpoint_folder,
@@ -48,8 +49,6 @@ from hectogpt.run_records import (
 from hectogpt.serialization import diff
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.state import State
-
-KEEP = 3  # the newest, one spare for damage to it, one for a step that went wrong unnoticed
 
 
 @dataclass(frozen=True)

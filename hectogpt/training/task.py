@@ -16,7 +16,7 @@ from hectogpt.errors import UserError
 from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
 from hectogpt.progress import Progress
-from hectogpt.run_records import CHECKPOINTS, RUN, STEP_FOLDER, read_state
+from hectogpt.run_records import CHECKPOINTS, KEEP, RUN, STEP_FOLDER, read_state
 from hectogpt.serialization import diff
 from hectogpt.training import precision, setup
 from hectogpt.training.checkpoint import Checkpoints
@@ -33,8 +33,8 @@ class Task:
 
     out: the folder; runs/NAME, runs/NAME-2 ... without it. resume: a run to go on with instead. modified: whether the
     recipe was changed. own_files: the user's own that made the run. save_every: steps between checkpoints, 0 for none;
-    None for by time, and none once the run is done. eval_every: steps between held-out scores on the way, 0 for none.
-    track: names of trackers.
+    None for by time, and none once the run is done. keep_checkpoints: how many stay, the newest. eval_every: steps
+    between held-out scores on the way, 0 for none. track: names of trackers.
     """
 
     run: Run
@@ -47,11 +47,15 @@ class Task:
     save_every: int | None = None
     eval_every: int = 0
     track: Sequence[str] = ()
+    keep_checkpoints: int = KEEP
 
     def __post_init__(self) -> None:
         for name, value in (("save_every", self.save_every or 0), ("eval_every", self.eval_every)):
             if value < 0:
                 raise UserError(f"{name} = {value}", why=f"it counts steps; 0 means {_NONE[name]}")
+        if self.keep_checkpoints < 1:
+            why = "the newest has to stay; set save_every to 0 for none"
+            raise UserError(f"keep_checkpoints = {self.keep_checkpoints}", why=why)
 
 
 _NONE = {"save_every": "no checkpoints", "eval_every": "no scores on the way"}

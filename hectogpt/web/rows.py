@@ -1,7 +1,7 @@
-"""The rows of a run's metrics.jsonl, read as they are appended, as one list of numbers a column.
+"""The rows of a run's metrics.jsonl as one list of numbers a column.
 
-A file may be another program's, damaged, or a copy that is replaced while it is read: every value is checked, half a
-row waits for its end, and a file that is no longer the one read before is read from its start.
+A file may be another program's, damaged, or replaced while it is read: every value is checked, and half a row waits for
+its end.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt.json_files import open_regular
-from hectogpt.run_records import LONGEST_ROW, parse_row, score_of
+from hectogpt.run_records import parse_row, score_of
 
 # column -> the row's key
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
-AT_ONCE = 8 << 20  # bytes that are read at a time, so that a long file does not hold up the page
+MOST_BYTES = 8 << 20  # of a file's end that are read, some 30,000 rows, so that a long one does not hold up the page
 MOST_POINTS = 1000  # of a curve as it is drawn
 
 Number = float | None
@@ -27,45 +27,30 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._forget()
-
-    def _forget(self) -> None:
         self.columns: dict[str, list[Number]] = {name: [] for name in COLUMNS}
         self.scores: list[tuple[int, float]] = []
-        self._file: tuple[int, int] | None = None  # device and number of the file that was read
-        self._offset, self._rest, self._end = 0, b"", b""
+        self._seen: tuple[int, ...] = ()  # the file that was read: its device, number, size and time
 
     def __len__(self) -> int:
         return len(self.columns["step"])
 
     def refresh(self) -> bool:
-        """Read what was appended; whether anything has changed. A file that cannot be read adds nothing."""
+        """Read the file again if it has changed; whether it has. One that cannot be read changes nothing."""
         try:
             with open_regular(self.path) as file:
                 status = os.fstat(file.fileno())
-                known = (status.st_dev, status.st_ino)
-                again = self._file is not None and (known != self._file or not self._goes_on(file, status.st_size))
-                if again:
-                    self._forget()
-                self._file = known
-                file.seek(self._offset)
-                new = file.read(AT_ONCE)
+                now = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+                if now == self._seen:
+                    return False
+                cut = max(status.st_size - MOST_BYTES, 0)
+                file.seek(cut)
+                lines = file.read(MOST_BYTES).split(b"\n")[1 if cut else 0 : -1]
         except OSError:
             return False
-        self._offset += len(new)
-        self._end = (self._end + new)[-4096:]
-        *lines, self._rest = (self._rest + new).split(b"\n")
-        self._rest = self._rest[-LONGEST_ROW:]  # what is longer is no row of ours, and must not fill the memory
+        self._seen, self.columns, self.scores = now, {name: [] for name in COLUMNS}, []
         for line in lines:
             self._add(line)
-        return again or bool(lines)
-
-    def _goes_on(self, file: Any, size: int) -> bool:
-        """Whether the file still ends, up to where it was read, as it did: otherwise it was written anew."""
-        if size < self._offset:
-            return False
-        file.seek(self._offset - len(self._end))
-        return bool(file.read(len(self._end)) == self._end)
+        return True
 
     def _add(self, line: bytes) -> None:
         row = parse_row(line + b"\n")

@@ -51,21 +51,23 @@ def own_texts() -> list[tuple[str, str]]:
 
 def made_up_stories(characters: int, seed: int = 0) -> str:
     """Short stories from a small grammar. A name stands several times in its story, so copying it pays."""
-    draw = random.Random(seed)
-    first = ["Ba", "Ke", "Li", "Mo", "Nu", "Pe", "Ra", "So", "Ta", "Vi", "Wo", "Ze"]
-    last = ["bor", "dan", "fel", "gim", "kos", "lin", "mar", "nes", "pol", "rit", "sun", "tek"]
-    things = ["a lamp", "a boat", "a key", "a drum", "a map", "an egg", "a coat", "a bell", "a wheel", "a letter"]
-    places = ["the hill", "the river", "the market", "the old mill", "the harbour", "the garden", "the bridge"]
+    draw = random.Random(seed).choice
+    first, last = (
+        ["Ba", "Ke", "Li", "Mo", "Nu", "Pe", "Ra", "So", "Ta", "Vi", "Wo", "Ze"],
+        ["bor", "dan", "fel", "gim", "kos", "lin", "mar", "nes", "pol", "rit", "sun", "tek"],
+    )
+    things, places = (
+        ["lamp", "boat", "key", "drum", "map", "egg", "coat", "bell", "wheel"],
+        ["hill", "river", "market", "mill", "harbour", "bridge"],
+    )
     endings = ["It rained.", "They laughed.", "The night was long.", "Nobody knew why.", "The wind had turned."]
     stories: list[str] = []
     while sum(map(len, stories)) < characters:
-        a, b = (draw.choice(first) + draw.choice(last) for _ in range(2))
-        thing, place = draw.choice(things), draw.choice(places)
-        known = "the" + thing[thing.index(" ") :]
+        a, b, thing, place = draw(first) + draw(last), draw(first) + draw(last), draw(things), draw(places)
         stories.append(
-            f"{a} found {thing} near {place}. {a} showed {known} to {b}, and {b} wanted it. "
-            f'"Give me {known}," said {b}. "No," said {a}, "it was near {place}." '
-            f"So {b} went back to {place} without {known}, and {a} kept it. {draw.choice(endings)}\n\n"
+            f"{a} found the {thing} near the {place}. {a} showed the {thing} to {b}, and {b} wanted it. "
+            f'"Give me the {thing}," said {b}. "No," said {a}, "it was near the {place}." '
+            f"So {b} went back to the {place} without the {thing}, and {a} kept it. {draw(endings)}\n\n"
         )
     return "".join(stories)
 

@@ -16,6 +16,9 @@ from command import write_tokens
 import hectogpt
 from hectogpt.cli import main
 from hectogpt.cli.watch import Board
+from hectogpt.data import load_tokenizer
+from hectogpt.explore import model_view
+from hectogpt.interop import open_model
 from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
 
@@ -113,6 +116,15 @@ def test_a_trained_models_page(browser: Any, run: Path, tmp_path: Path) -> None:
     page.click("#maps button:nth-child(2)")
     assert f"{round(maps[0, 1, 2].max() * 65535) / 65535:.3f}" in page.inner_text("#looks")
     assert page.locator("#alone tbody tr").count() == 4
+    first, _ = open_model(run, step=2)
+    now = page.inner_text("#looks")
+    page.locator("#step").fill("0")
+    assert page.inner_text("#step-text") == "step 2"
+    assert page.inner_text("#looks") != now
+    maps = model_view.trace(first, load_tokenizer().encode("The state of")).maps
+    assert f"{round(maps[0, 1, 2].max() * 65535) / 65535:.3f}" in page.inner_text("#looks")
+    assert page.locator("#history svg").count() == 1
+    check_layout(page)
     page.close()
 
 

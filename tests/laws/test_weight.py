@@ -22,7 +22,7 @@ LINES = {
     "hectogpt/assignment": 620,
     "hectogpt/training": 4840,
     "hectogpt/explore": 970,
-    "hectogpt/web": 560,
+    "hectogpt/web": 550,
     "hectogpt/interop": 1810,
     "hectogpt/generation": 720,
     "hectogpt/data": 1700,

@@ -2,6 +2,6 @@
 # Builds kernels.wasm and writes down which compiler did. Debian: apt-get install clang lld
 set -eu
 cd "$(dirname "$0")"
-clang --target=wasm32 -O3 -msimd128 -ffp-contract=off -fno-exceptions -nostdlib -Wall -Wextra -Wno-missing-braces \
+clang --target=wasm32 -O3 -msimd128 -mbulk-memory -ffp-contract=off -fno-exceptions -nostdlib -Wall -Wextra -Wno-missing-braces \
   -Wl,--no-entry -Wl,--strip-all -Wl,-z,stack-size=65536 -o "${1:-kernels.wasm}" kernels.cpp
 [ -n "${1:-}" ] || clang --version | head -n 1 >kernels.wasm.txt

@@ -15,16 +15,6 @@ typedef int i4 __attribute__((vector_size(16), aligned(4)));
 
 extern "C" unsigned char __heap_base;
 
-// clang turns loops into calls of these two.
-extern "C" void *memset(void *to, int value, __SIZE_TYPE__ n) {
-  for (__SIZE_TYPE__ i = 0; i < n; i++) ((volatile unsigned char *)to)[i] = (unsigned char)value;
-  return to;
-}
-extern "C" void *memcpy(void *to, const void *from, __SIZE_TYPE__ n) {
-  for (__SIZE_TYPE__ i = 0; i < n; i++) ((volatile unsigned char *)to)[i] = ((const unsigned char *)from)[i];
-  return to;
-}
-
 // --- memory: arrays are taken one after the other, and given back all at once -----------------------------------------
 
 static u32 top = 0;
@@ -49,13 +39,14 @@ EXPORT(fill) void fill(float *x, u32 n, float value) {
 // --- elementary functions ---------------------------------------------------------------------------------------------
 
 static inline f4 splat(float x) { return (f4){x, x, x, x}; }
+static inline f4 larger(f4 a, f4 b) { return __builtin_wasm_pmax_f32x4(a, b); }
+static inline f4 smaller(f4 a, f4 b) { return __builtin_wasm_pmin_f32x4(a, b); }
 
 // exp by x = n ln 2 + r and the polynomial of the Cephes library; relative error 2e-7 from -87 to 88.
 static inline f4 exp4(f4 x) {
   const f4 lo = splat(-87.0f), hi = splat(88.0f), magic = splat(12582912.0f); // 1.5 * 2^23: adding it rounds to integers
-  x = x < lo ? lo : x;
-  x = x > hi ? hi : x;
-  const f4 n = (x * 1.44269504088896341f + magic) - magic;
+  x = smaller(larger(x, lo), hi);
+  const f4 moved = x * 1.44269504088896341f + magic, n = moved - magic; // n is in the last bits of `moved`
   const f4 r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
   f4 p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
@@ -64,7 +55,7 @@ static inline f4 exp4(f4 x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const i4 power = (__builtin_convertvector(n, i4) + 127) << 23;
+  const i4 power = ((i4)moved + 127) << 23;
   return p * (f4)power;
 }
 static inline float exp1(float x) { return exp4(splat(x))[0]; }
@@ -310,7 +301,7 @@ void attention(const float *q, const float *k, const float *v, float *weights, f
       f4 most = splat(-1e30f), total = splat(0);
       for (u32 s = 0; s < whole; s += 4) {
         const f4 x = *(f4 *)(w + s);
-        most = x > most ? x : most;
+        most = larger(most, x);
       }
       float largest = max4(most), sum = 0;
       for (u32 s = whole; s <= t; s++) largest = w[s] > largest ? w[s] : largest;
@@ -368,7 +359,7 @@ void cross_entropy(float *z, const u32 *targets, float *losses, u32 rows, u32 V,
     f4 most = splat(-1e30f), total = splat(0);
     for (u32 i = 0; i < ld; i += 4) {
       const f4 x = *(f4 *)(z + i);
-      most = x > most ? x : most;
+      most = larger(most, x);
     }
     const float largest = max4(most), target = z[targets[r]];
     double sum = 0;

@@ -46,7 +46,8 @@ function ticks(lo, hi, count) {
 function lineChart({ label, xLabel, yLabel, curves, levels = [], xMax, at = null, height = 260, zero = false }) {
   const [width, left, right, top, bottom] = [560, 46, 96, 10, 34];
   const points = curves.flatMap((curve) => curve.points);
-  const ys = [...points.map(([, y]) => y), ...levels.map(({ y }) => y), ...(zero ? [0] : [])].filter(Number.isFinite);
+  const ends = curves.flatMap(({ points: line, errors = [] }) => errors.flatMap((error, k) => [line[k][1] - error, line[k][1] + error]));
+  const ys = [...points.map(([, y]) => y), ...ends, ...levels.map(({ y }) => y), ...(zero ? [0] : [])].filter(Number.isFinite);
   const [lo, hi] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1];
   const pad = (hi - lo || 1) * 0.06;
   const [y0, y1] = [lo - pad, hi + pad];
