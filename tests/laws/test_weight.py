@@ -14,9 +14,8 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2600,  # the ground, and what Python users call
+    "hectogpt": 2610,  # the ground, and what Python users call
     "hectogpt/cli": 4040,
-    "hectogpt/api": 0,
     "hectogpt/lab": 3950,
     "hectogpt/grade": 4740,
     "hectogpt/assignment": 620,
@@ -28,7 +27,7 @@ LINES = {
     "hectogpt/data": 1700,
     "hectogpt/kernels": 690,
     "hectogpt/model": 2150,
-    "tests": 23070,
+    "tests": 23080,
     "tools": 4060,
     "bench": 1990,
     "reference": 820,
