@@ -1,7 +1,7 @@
 """Transformer.generate: greedy, each row for itself, also past the context. The model's forward is a stand-in."""
 
 import torch
-from checking import beyond, check, check_tokens, make_model_with_logits, value
+from checking import beyond, check, check_shape, check_tokens, make_model_with_logits, value
 
 
 def test_values():
@@ -17,14 +17,26 @@ def test_nothing_new():
     check_tokens(make_model_with_logits()[0].generate(prompt, num_new_tokens=0), prompt, "0 new tokens")
 
 
+PAST = ((4, 14), (13, 3))  # tokens, new ones; the context holds 10
+
+
+def test_nothing_of_the_text_is_lost():
+    """Past the context a model may refuse, but a text that comes back begins with the whole prompt."""
+    expected = value("generate", "tokens")
+    for length, new in PAST:
+        try:
+            result = make_model_with_logits()[0].generate(expected[:, :length], new)
+        except Exception:  # the next test says so
+            continue
+        check_shape(result, (len(expected), length + new), f"{new} new tokens after {length}, past the context")
+
+
 @beyond
 def test_past_the_context():
-    prompt, expected = value("generate", "prompt"), value("generate", "tokens")
-    new = expected.shape[1] - prompt.shape[1]
-    model = make_model_with_logits()[0]
-    check_tokens(model.generate(prompt, new), expected, f"{new} new tokens, past the context")
-    long = expected[:, :13]
-    check_tokens(model.generate(long, 3), expected[:, :16], "a prompt longer than the context")
+    expected = value("generate", "tokens")
+    for length, new in PAST:
+        result = make_model_with_logits()[0].generate(expected[:, :length], new)
+        check_tokens(result, expected[:, : length + new], f"{new} new tokens after {length}, past the context")
 
 
 def test_one_row_and_one_token():

@@ -1,4 +1,4 @@
-"""`hectogpt assignment`: kits are made from the textbook, and written whole or not at all."""
+"""`hectogpt assignment`: kits are made from the textbook, written whole or not at all, checked, and in the wheel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from helpers import ROOT
 
 from hectogpt import errors
 from hectogpt.assignment import materials
-from hectogpt.assignment.check import TOGETHER
+from hectogpt.assignment.check import TOGETHER, Progress, check_kit
 from hectogpt.assignment.kit import SOURCES, choose, write_kit
 from hectogpt.assignment.parts import PARTS
 from hectogpt.assignment.regions import find_exercises, with_stubs
@@ -229,3 +231,139 @@ def test_an_installation_that_lacks_the_folders_says_so(monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="lacks the assignment's folder reference"):
         write_kit(tmp_path / "kit", choose("all"))
     assert list(tmp_path.iterdir()) == []
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def solve(folder: Path, *changes: tuple[str, str, str]) -> Path:
+    """Put the textbook into a kit, with (file, text, other text) changed."""
+    for name, source in TEXTBOOK.items():
+        for file, old, new in changes:
+            if file == name:
+                assert source.count(old) == 1
+                source = source.replace(old, new)
+        (folder / name).write_text(source, encoding="utf-8")
+    return folder
+
+
+def states(folder: Path, limit: float = 60.0) -> dict[str, tuple[str, str]]:
+    """State and reason by part; what is told on the way is what is returned."""
+    told: list[Progress] = []
+    assert check_kit(folder, told.append, limit) == told
+    return {progress.part: (progress.state, progress.why) for progress in told}
+
+
+def test_a_new_kit_has_not_been_started(here: Here, tmp_path: Path) -> None:
+    here("assignment", "kit")
+    before = sorted(tmp_path.rglob("*"))
+    done = here("assignment", "--check", "kit")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line.split(maxsplit=1) for line in lines[:13]] == [[name, "not started"] for name in NAMES]
+    assert lines[13].split(maxsplit=1) == ["together", "waiting      for forward"]
+    assert lines[14] == "0 of 14 passed; parts worth 0 of 30 points"
+    assert sorted(tmp_path.rglob("*")) == before  # it leaves nothing behind
+
+
+def test_a_solution_passes(here: Here, tmp_path: Path) -> None:
+    here("assignment", "kit")
+    solve(tmp_path / "kit")
+    done = here("assignment", "--check", "kit")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "14 of 14 passed; parts worth 30 of 30 points"
+
+
+@pytest.mark.thorough
+def test_whatever_a_part_does_the_others_are_judged(tmp_path: Path) -> None:
+    kit = tmp_path / "kit"
+    write_kit(kit, choose("all"))
+    mark = "        # exercise: "
+    solve(
+        kit,
+        ("model_solution.py", f"{mark}gelu\n", "        while True:\n            pass\n"),
+        ("model_solution.py", f"{mark}mlp\n", "        import os\n        os._exit(0)\n"),
+        ("model_solution.py", f"{mark}block\n", "        raise SystemExit(0)\n"),
+        ("model_solution.py", f"{mark}forward\n", '        print(\'{"part": "loss", "state": "passed"}\')\n'),
+        ("model_solution.py", f"{mark}generate\n", "        return self.generate(x, num_new_tokens)\n"),
+        ("model_solution.py", f"{mark}loss\n", "        assert False, 'mine\\x1b[31m\\nsecond line'\n"),
+        ("train.py", "import argparse\n", "import argparse\nthis is no Python\n"),
+    )
+    found = states(kit, limit=8.0)
+    line = 1 + (kit / "model_solution.py").read_text().splitlines().index("        while True:")
+    assert found["gelu"][0] == "failed"
+    assert found["gelu"][1] in {f"not done after 8 s, at model_solution.py, line {n}" for n in (line, line + 1)}
+    assert found["mlp"] == ("failed", "the process ended: exit code 0")
+    assert found["attention"] == ("passed", "")
+    assert found["block"][0] == "failed"
+    assert found["block"][1].startswith("SystemExit: 0 (model_solution.py, line ")
+    assert found["forward"] == ("passed", "")
+    assert found["generate"][1].startswith("RecursionError: ")
+    assert found["loss"][0] == "failed"
+    assert found["loss"][1].startswith("AssertionError: mine\x1b[31m (model_solution.py, line ")
+    for part in ("chunks", "train", "plot"):
+        assert found[part] == ("failed", "SyntaxError: invalid syntax (train.py, line 16)")
+    assert found["converter"] == found["pretrained"] == ("passed", "")
+
+
+def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:
+    write_kit(tmp_path / "kit", choose("mlp,attention"))
+    solve(tmp_path / "kit", ("model_solution.py", "math.sqrt(self.d_attention)", "math.sqrt(self.n_heads)"))
+    done = here("assignment", "--check", "kit")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0] == "  mlp         passed"
+    assert lines[1].startswith("  attention   failed       attention: ")
+    assert "numbers differ, first at [0, 1, 0]: yours " in lines[1]
+    assert lines[3] == "1 of 3 passed; parts worth 1 of 7 points"
+    assert lines[4:] == [
+        "the whole message:  cd kit && pytest tests/test_attention.py",
+        "what it may be:     hectogpt grade kit",
+    ]
+
+
+def test_a_folder_that_is_no_kit(here: Here, tmp_path: Path) -> None:
+    write_kit(tmp_path / "kit", choose("mlp"))
+    shutil.rmtree(tmp_path / "kit" / "tests")
+    for name, what in (("other", "other is no kit"), ("kit", "tests/test_*.py")):
+        assert_good_error(here("assignment", "--check", name), errors.DATA, what)
+
+
+@pytest.mark.thorough
+def test_plain_pytest_names_a_stub_and_passes_a_solution(tmp_path: Path) -> None:
+    write_kit(tmp_path / "kit", choose("all"))
+    for words, code in (("exercise mlp: forward is not written yet", 1), (" passed", 0)):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        done = subprocess.run(command, cwd=tmp_path / "kit", capture_output=True, text=True)
+        assert words in done.stdout
+        assert done.returncode == code
+        solve(tmp_path / "kit")
+
+
+# --- from a wheel -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_a_wheel_of_a_source_archive_holds_what_it_needs(tmp_path: Path) -> None:
+    """Built apart from the checkout, whose folders a build would write to."""
+    pytest.importorskip("setuptools")
+    checkout = tmp_path / "checkout"
+    for name in ("hectogpt", "reference", "assignment", "answers"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy2(ROOT / name, checkout / name)
+    for what, where in (("sdist", checkout), ("bdist_wheel", tmp_path / "unpacked")):
+        where = next(where.iterdir()) if what == "bdist_wheel" else where
+        command = [sys.executable, "setup.py", "-q", what, "--dist-dir", str(tmp_path / "dist")]
+        subprocess.run(command, cwd=where, capture_output=True, check=True)
+        if what == "sdist":
+            shutil.unpack_archive(next((tmp_path / "dist").glob("*.tar.gz")), tmp_path / "unpacked", filter="data")
+    with zipfile.ZipFile(next((tmp_path / "dist").glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    shutil.rmtree(checkout)
+    program = "import hectogpt.cli as c, sys; c.main(['assignment', 'kit', '--solution'])"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    for file in SOURCES:
+        assert (tmp_path / "kit" / file).read_text(encoding="utf-8") == with_stubs(TEXTBOOK[file], NAMES)
+    assert (tmp_path / "kit" / "solution" / "answers" / "attention.md").is_file()
