@@ -301,4 +301,6 @@ NOTES: tuple[tuple[str, str], ...] = (
     ("generate", edited(BASE, ("    @torch.no_grad()\n", ""))),
     ("forward", edited(BASE, (POS, "pos = self.position_embeddings(torch.arange(T))"))),
     ("attention", edited(BASE, (SLICE, "mask = torch.tril(torch.ones(T, T))"))),
+    ("generate", edited(BASE, ("def generate(self, x,", "def generate(self, idx,"), ("for _ in range(num_new_tokens):", "x = idx\n        for _ in range(num_new_tokens):"))),
+    ("loss", edited(BASE, ("def get_loss_on_batch(self, input_ids):", "def get_loss_on_batch(self, batch):\n        input_ids = batch"))),
 )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import compare, laws
+from hectogpt.grade import laws
 from hectogpt.grade.answer import Answer
 from hectogpt.grade.computation import Computation, Mistake, combine
 from hectogpt.grade.runner import Transcript
@@ -72,6 +72,43 @@ def gradient(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Te
     return torch.cat(flat)
 
 
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def size_of(expected: Tensor) -> float:
+    """What a difference is relative to: the spread of what was expected, or the size of a single number."""
+    spread = float(expected.std()) if expected.numel() > 1 else 0.0
+    return max(spread if spread > 1e-12 else float(expected.abs().max()), 1e-12)
+
+
+def difference(yours: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the size of what was expected; infinite for another shape, another kind of
+    number, or one that is not finite where it should be. NaN and infinity equal themselves."""
+    if yours.shape != expected.shape or yours.is_complex() or yours.is_floating_point() != expected.is_floating_point():
+        return math.inf
+    a, b = yours.double(), expected.double()
+    finite = b.isfinite()
+    if not torch.equal(a.isfinite(), finite) or not torch.equal(a.nan_to_num()[~finite], b.nan_to_num()[~finite]):
+        return math.inf
+    a, b = a[finite], b[finite]
+    return float((a - b).abs().max()) / size_of(b) if b.numel() else 0.0
+
+
+def short(text: str, width: int = 300) -> str:
+    """A foreign text on one line, not longer than width."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def listed(names: list[str], most: int = 3, between: str = ", ") -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(eq=False)
 class Call:
     """One call in a setting. place: in the order of the calls. dtype: that the submission ran in."""
@@ -97,13 +134,13 @@ class Call:
         return made
 
     def error_against(self, made: Outcome) -> float:
-        """How far the answer is from what a computation returns, see compare.error; an error agrees with an error."""
+        """How far the answer is from what a computation returns, see difference; an error agrees with an error."""
         yours = self.answer.tensor
         if isinstance(made, str) or yours is None:
             return 0.0 if isinstance(made, str) and self.answer.kind == "error" else math.inf
         if yours.shape == (1,) and self.setting.part == "loss" and made.dim() == 0:
             yours = yours.reshape(())
-        return compare.error(yours, made)
+        return difference(yours, made)
 
     def agrees(self, made: Outcome) -> bool:
         return self.error_against(made) <= self.tolerance
@@ -115,6 +152,32 @@ class Call:
     @property
     def is_right(self) -> bool:
         return self.error <= self.tolerance
+
+    def first_difference(self) -> str:
+        """In words: which input, and the first element that differs, with both values."""
+        setting, yours, expected = self.setting, self.answer.tensor, self.right
+        assert yours is not None
+        new_tokens = f", {setting.new_tokens[self.number]} new tokens" if setting.new_tokens else ""
+        where = f"input of shape {list(given(setting, self.number).shape)}{new_tokens}:"
+        yours = yours.reshape(()) if yours.shape == (1,) and not expected.dim() else yours  # a loss
+        if yours.shape != expected.shape:
+            return f"{where} the result has shape {list(yours.shape)}, expected {list(expected.shape)}"
+        if yours.is_floating_point() != expected.is_floating_point():
+            return f"{where} the result has dtype {yours.dtype}, expected {expected.dtype}"
+        a, b = yours.double(), expected.double()
+        wrong = ~((a - b).abs() <= self.tolerance * size_of(b))
+        flat = int(wrong.flatten().int().argmax())
+        index = [int(i) for i in torch.unravel_index(torch.tensor(flat), b.shape)] if b.dim() else []
+        place = ", ".join(f"{name} {i}" for name, i in zip(BY_NAME[setting.part].axes, index, strict=False))
+        x, y = float(a.flatten()[flat]), float(b.flatten()[flat])
+        if math.isnan(x):
+            share = float(a.isnan().double().mean())
+            return f"{where} NaN at {place or 'the result'} ({share:.0%} of the numbers), expected {y:.6g}"
+        part = f"; {float(wrong.double().mean()):.0%} of the numbers differ" if b.numel() > 1 else ""
+        at = f" first differs at {place}:" if place else ""
+        if setting.part == "generate":
+            return f"{where}{at} yours {x:.0f}, expected {y:.0f}{part}"
+        return f"{where}{at} yours {x:.6g}, expected {y:.6g}, difference {x - y:.2g}{part}"
 
     def wrong_gradients(self, mistakes: tuple[Mistake, ...] = ()) -> list[str]:
         """Names of the gradients that are not those of the mistakes (of the right part). A difference is relative to

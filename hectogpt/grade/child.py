@@ -42,8 +42,8 @@ def main() -> None:
     folder = Path.cwd()
     data_file(folder / "datasets")
     settings = [laws.SETTINGS[name] for name in request["settings"]]
-    last = imports.Finder(folder, first=False)
-    sys.meta_path[:] = [imports.Finder(folder, first=True), *sys.meta_path, last]
+    finder = imports.Finder(folder)
+    sys.meta_path.insert(0, finder)
     sys.path.insert(0, str(folder))
     hardware.limit_this_process(request["memory"], 1 << 28)
     confine.shut_in(folder)
@@ -52,7 +52,7 @@ def main() -> None:
     modules, errors = imports.import_submission(folder, request["modules"])
     failed = {name: error.frame()[0] for name, error in errors.items()}
     empty, lacking = imports.empty_functions(modules), imports.lacking_keywords(modules)
-    frames.send({"failed": failed, "missing": sorted(last.missing), "empty": empty, "keywords": lacking})
+    frames.send({"failed": failed, "missing": sorted(finder.missing), "empty": empty, "keywords": lacking})
     # Our lower parts first: what dies there is the part's own fault, and what dies later costs nothing.
     for variant in ("patched", "own"):
         for setting in (s for s in settings if BY_NAME[s.part].module in modules):

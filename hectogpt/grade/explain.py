@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import compare, faults, fit, laws, mistakes_attention, mistakes_layers, mistakes_model
+from hectogpt.grade import faults, fit, laws, mistakes_attention, mistakes_layers, mistakes_model
 from hectogpt.grade.answer import Answer
-from hectogpt.grade.calls import Call, Case, outcome
+from hectogpt.grade.calls import Call, Case, difference, listed, outcome, short
 from hectogpt.grade.computation import Mistake, combine
 from hectogpt.grade.mistakes_gradient import GRADIENTS
 from hectogpt.grade.result import Diagnosis, PartResult
@@ -72,7 +72,7 @@ def another_architecture(case: Case, transcript: Transcript) -> tuple[str, str] 
     if not first.facts.get("building") or not first.text.startswith("parameters differ"):
         return None
     lacks = "missing" in first.text or "other shape" in first.text
-    return None if lacks else ("changed", f"{compare.short(first.text)}: not comparable")
+    return None if lacks else ("changed", f"{short(first.text)}: not comparable")
 
 
 def cannot_be_built(case: Case, transcript: Transcript) -> tuple[str, str] | None:
@@ -97,8 +97,8 @@ def describe(answer: Answer) -> str:
     """What came instead of a tensor, in words."""
     if answer.kind == "other":
         return f"returned {answer.text}"
-    at = f", at {compare.short(answer.line, 200)}" if answer.line else ""
-    return f"{answer.error}: {compare.short(answer.text)}{at}" if answer.text else f"{answer.error}{at}"
+    at = f", at {short(answer.line, 200)}" if answer.line else ""
+    return f"{answer.error}: {short(answer.text)}{at}" if answer.text else f"{answer.error}{at}"
 
 
 # --- diagnoses --------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def unstable(case: Case) -> Diagnosis | None:
         if len(calls) < 2 or first is None or again is None or calls[0] not in case.counted:
             continue
         other_nan = first.shape == again.shape and not torch.equal(first.isnan(), again.isnan())
-        if other_nan or compare.error(again, first) > 1e-4:
+        if other_nan or difference(again, first) > 1e-4:
             what = "The same input gives another output the second time: something is random or kept between calls."
             if case.part == "generate":
                 what = (
@@ -141,16 +141,15 @@ def wrong_gradient(case: Case) -> Diagnosis | None:
     told = next((str(call.answer.facts["gradient"]) for call in asked if call.answer.facts.get("gradient")), "")
     if found := by_words(case.part, told):
         return found
-    singles, listed = [(one,) for one in GRADIENTS[case.part]], GRADIENTS[case.part]
-    for candidates in (singles, list(combinations(listed, 2))):
-        usable = [mistakes for mistakes in candidates if combine(mistakes)]
+    for count in (1, 2):
+        usable = [mistakes for mistakes in combinations(GRADIENTS[case.part], count) if combine(mistakes)]
         if found := diagnosis([m for m in usable if not any(call.wrong_gradients(m) for call in asked)]):
             return found
     wrong = {name: call for call in asked for name in call.wrong_gradients()}
     without = [name for name, call in wrong.items() if name in call.answer.facts.get("without", ())]
     if without and not told:
         what = "On the way to it something is detached, taken by .data, or computed under no_grad."
-        return Diagnosis(("no gradient of some weights",), compare.listed(without), what)
+        return Diagnosis(("no gradient of some weights",), listed(without), what)
     if not wrong and not told:
         return None
     return Diagnosis(("wrong gradient",), "the gradient", "The values are right, their gradient is not.")
@@ -259,7 +258,7 @@ def constant_factor(calls: list[Call]) -> Diagnosis | None:
         if yours is None or yours.shape != right.shape or not (yours.is_floating_point() and yours.isfinite().all()):
             return None
         factor = factor or float((yours.double() * right).sum() / (right * right).sum())
-        if factor == 0 or not compare.error(yours.double() / factor, right) <= call.tolerance:
+        if factor == 0 or not difference(yours.double() / factor, right) <= call.tolerance:
             return None
     return Diagnosis(("a constant factor",), "the result", f"Every number is {factor:.6g} times the right one.")
 

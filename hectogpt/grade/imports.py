@@ -54,17 +54,17 @@ class StandIn(ModuleType):
 
 
 class Finder:
-    """Finds stand-ins: for HEAVY modules always (`first`), for other missing ones only if the submission imports them,
-    since libraries try imports to learn what is installed."""
+    """Finds stand-ins: for HEAVY modules always, for others if they are missing and the submission imports them, since
+    libraries try imports to learn what is installed. missing: the names of these others."""
 
-    def __init__(self, folder: Path, first: bool) -> None:
-        self.folder, self.first, self.missing = str(folder), first, set[str]()
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.missing = str(folder), set[str]()
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
         top = name.partition(".")[0]
-        if self.first != (top in HEAVY) or (not self.first and not self._asked_by_submission(top)):
-            return None
-        if not self.first:
+        if top not in HEAVY:
+            if not self._is_asked_by_submission() or self._is_installed(top):
+                return None
             self.missing.add(top)
         return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
 
@@ -74,9 +74,12 @@ class Finder:
     def exec_module(self, module: ModuleType) -> None:
         pass
 
-    def _asked_by_submission(self, top: str) -> bool:
+    def _is_installed(self, top: str) -> bool:
         if top in ("model_solution", "train"):
-            return False
+            return True  # the submission's own, with an error of its own
+        return any(finder.find_spec(top, None) for finder in sys.meta_path if finder is not self)
+
+    def _is_asked_by_submission(self) -> bool:
         frame: Any = sys._getframe(2)
         while frame is not None and "importlib" in frame.f_code.co_filename:
             frame = frame.f_back

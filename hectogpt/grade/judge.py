@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import compare, judge_other, judge_train, laws
-from hectogpt.grade.calls import Call, Case, case_of
+from hectogpt.grade import judge_other, judge_train, laws
+from hectogpt.grade.calls import Call, Case, case_of, difference, listed, short
 from hectogpt.grade.explain import describe, explain, fault_diagnosis
 from hectogpt.grade.laws import Law
 from hectogpt.grade.result import Diagnosis, Finding, PartResult
@@ -102,19 +102,17 @@ def is_cropped(law: Law, calls: list[Call]) -> bool:
 
 def check_values(calls: list[Call]) -> str:
     for call in calls:
-        yours = call.answer.tensor
-        if yours is None:
+        if call.answer.tensor is None:
             return describe(call.answer)
         if not call.is_right:
-            yours = yours.reshape(()) if call.setting.part == "loss" and yours.shape == (1,) else yours
             again = "the first input, given again: " if call is calls[-1] and call.place else ""
-            return again + compare.first_difference(call.setting, call.number, yours, call.right, call.tolerance)
+            return again + call.first_difference()
     return ""
 
 
 def check_again(calls: list[Call]) -> str:
     first, again = calls[0].answer.tensor, calls[-1].answer.tensor
-    if first is None or again is None or compare.error(again, first) <= calls[0].tolerance:
+    if first is None or again is None or difference(again, first) <= calls[0].tolerance:
         return ""
     return "the first input, given again after others, gives another result"
 
@@ -122,12 +120,12 @@ def check_again(calls: list[Call]) -> str:
 def check_gradient(calls: list[Call]) -> str:
     for call in calls:
         if told := call.answer.facts.get("gradient"):
-            return f"backward: {compare.short(str(told))}"
+            return f"backward: {short(str(told))}"
         if wrong := call.wrong_gradients():
             without = [name for name in wrong if name in call.answer.facts.get("without", ())]
             if without:
-                return f"no gradient reaches {compare.listed(without)}"
-            return f"the gradient is not the right one, by {compare.listed(wrong)}"
+                return f"no gradient reaches {listed(without)}"
+            return f"the gradient is not the right one, by {listed(wrong)}"
     return ""
 
 

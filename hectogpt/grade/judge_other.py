@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from hectogpt.grade import compare, laws
+from hectogpt.grade import laws
 from hectogpt.grade.answer import Answer
+from hectogpt.grade.calls import listed, short
 from hectogpt.grade.explain import describe, fault_diagnosis
 from hectogpt.grade.result import Diagnosis, Finding, PartResult
 from hectogpt.grade.runner import Transcript
@@ -31,7 +32,7 @@ def unusable(part: str, answers: list[Answer]) -> PartResult | None:
     if answer.kind == "memory":
         return PartResult(part, "out of memory", "it asked for more memory than it may have")
     if answer.facts.get("building"):
-        return PartResult(part, "blocked", f"the model cannot be built: {answer.error}: {compare.short(answer.text)}")
+        return PartResult(part, "blocked", f"the model cannot be built: {answer.error}: {short(answer.text)}")
     more = "".join(f"; {value}" for value in answer.facts.values()) if answer.kind == "other" else ""
     found = fault_diagnosis(part, answer) if answer.kind == "error" else None
     return failed(part, describe(answer) + more, found)
@@ -46,7 +47,7 @@ def add_error_after(result: PartResult, answers: list[Answer], what: str) -> Non
     """A note on an error after what counts."""
     if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
         says = "The function runs to its end without an error."
-        result.findings.append(Finding("to the end", f"after the {what}: {compare.short(after)}", says, False))
+        result.findings.append(Finding("to the end", f"after the {what}: {short(after)}", says, False))
 
 
 # --- first weights ----------------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ def judge_init(transcript: Transcript) -> PartResult:
     if "embeddings.weight" in values and float(values["embeddings.weight"].std()) > 0.5:
         what = "The weights are PyTorch's own first ones: _init_weights does not reach them."
         diagnosis = Diagnosis(("weights not initialised",), "the constructor of Transformer", what)
-    return failed("init", compare.listed(wrong, between="; "), diagnosis)
+    return failed("init", listed(wrong, between="; "), diagnosis)
 
 
 def fault_of(name: str, value: Tensor) -> str:

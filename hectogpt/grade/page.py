@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Any
 
 from hectogpt.assignment.parts import BY_NAME
@@ -19,24 +20,14 @@ def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
     if len(found) == 1:
         return {"index.html": submission_page(found[0], level)}
     ordered = sorted(found, key=lambda result: result.name)
-    names = file_names(ordered)
-    back = {"back": "all submissions"}
-    made = {name: submission_page(result, level) | back for name, result in zip(names, ordered, strict=True)}
-    return {"index.html": class_page(ordered, names), **made}
+    made = {file_name(result): submission_page(result, level) | {"back": "all submissions"} for result in ordered}
+    return {"index.html": class_page(ordered), **made}
 
 
-def file_names(found: list[Result]) -> list[str]:
-    """A name for each, made of harmless letters, all different."""
-    taken, names = {"index"}, []
-    for result in found:
-        base = re.sub(r"[^A-Za-z0-9_-]+", "-", result.name).strip("-")[:60] or "submission"
-        name, count = base, 1
-        while name.lower() in taken:
-            count += 1
-            name = f"{base}-{count}"
-        taken.add(name.lower())
-        names.append(f"{name}.html")
-    return names
+def file_name(result: Result) -> str:
+    """Made of harmless letters; different for different names."""
+    harmless = re.sub(r"[^A-Za-z0-9_-]+", "-", result.name).strip("-")[:60]
+    return f"{harmless or 'submission'}-{zlib.crc32(result.name.encode()):08x}.html"
 
 
 def submission_page(result: Result, level: int) -> dict[str, Any]:
@@ -59,15 +50,14 @@ def part_rows(part: PartResult, level: int) -> list[list[Any]]:
     return [row, *(["", "", "", sentence] for sentence in others)]
 
 
-def class_page(found: list[Result], names: list[str]) -> dict[str, Any]:
+def class_page(found: list[Result]) -> dict[str, Any]:
     """The overview: mistakes by frequency, what each part came out as, and every submission."""
     counted = counts(found)
     largest = counted[0][2] if counted else 1
     mistakes = [[part, one(what), str(n), {"bar": n / largest}] for part, what, n in counted]
     by_part = [part_line(name, found) for name in BY_NAME if name in laws.GRADED]
     rows = [
-        [{"text": one(r.name), "href": name}, points(r), one(r.fault or r.wrongs_in_words())]
-        for r, name in zip(found, names, strict=True)
+        [{"text": one(r.name), "href": file_name(r)}, points(r), one(r.fault or r.wrongs_in_words())] for r in found
     ]
     return {
         "title": f"{len(found)} submissions",

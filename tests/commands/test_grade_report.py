@@ -175,7 +175,7 @@ def test_text_pages_and_csv_are_harmless(wrong: Result) -> None:
     for words in ("14 of 27 points", "yours", "notes (beyond the tests: no points are lost)"):
         assert words in told
     assert "\x1b" not in told
-    pages = page.pages([wrong, replace(wrong, name="../x"), replace(wrong, name="../x")], 3)
+    pages = page.pages([wrong, replace(wrong, name="../x"), replace(wrong, name="x")], 3)
     assert len(pages) == 4
     assert "\\u001b" not in json.dumps(pages)
     assert not [name for name in pages if "/" in name]
