@@ -218,6 +218,11 @@ class Case:
         return [call for call in self.built if not call.is_right]
 
     @property
+    def is_whole(self) -> bool:
+        """Whether something came back in every setting that counts."""
+        return all(self.calls.get(law.setting.name) for law in laws.laws_of(self.part) if law.counts)
+
+    @property
     def tolerance(self) -> float:
         return max(call.tolerance for calls in self.calls.values() for call in calls)
 

@@ -45,10 +45,11 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
     if part in OTHER:
         return OTHER[part](transcript)
     cases = [case_of(part, variant, transcript) for variant in ("patched", "own")]
-    if not cases[0].calls:
+    if not cases[0].is_whole:
         return PartResult(part, "grader fault", "nothing came back")
     patched, own = ([*findings_of(case), *lacking(part, transcript)] for case in cases)
     wrong, wrong_alone = (any(f.counts for f in findings) for findings in (patched, own))
+    wrong_alone = wrong_alone or not cases[1].is_whole  # a child that died there shows nothing
     # wrong with our lower parts, right with its own: a call that ours do not have
     case, findings = (cases[1], own) if wrong and not wrong_alone else (cases[0], patched)
     worst = max((call.error for call in case.built), default=None)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from grade_right import NO_CROP, RIGHT
 from grade_solutions import BASE, KIT, edited, judged, module, transcript
-from grade_wrong import NOTES, WRONG, Wrong
+from grade_wrong import NOTES, TOKEN, WRONG, Wrong
 from helpers import ROOT
 from torch import Tensor
 
@@ -193,6 +193,15 @@ def test_what_no_mistake_explains_is_told_by_its_first_place_and_soon() -> None:
     assert time.process_time() - began < 4  # half of that is usual
     assert (result.outcome, result.diagnosis) == ("failed", None)
     assert re.search(r"row 1, .*yours .*expected", result.broken[0].symptom)
+
+
+def test_what_did_not_come_back_passes_nobody() -> None:
+    """A child that dies with the submission's own lower parts leaves no answers there; none may count as right."""
+    found = transcript(edited(BASE, (TOKEN, TOKEN.replace("argmax", "argmin"))), ("generate",))
+    found.answers = {key: made for key, made in found.answers.items() if key[1] != "own"}
+    assert judge.judge_part("generate", found).outcome == "failed"
+    del found.answers["generate", "patched", "float64"]
+    assert judge.judge_part("generate", found).outcome == "grader fault"
 
 
 # --- the kit's own files, whose mask is added -------------------------------------------------------------------------
