@@ -17,26 +17,24 @@ def test_nothing_new():
     check_tokens(make_model_with_logits()[0].generate(prompt, num_new_tokens=0), prompt, "0 new tokens")
 
 
-PAST = ((4, 14), (13, 3))  # tokens, new ones; the context holds 10
+TEXT, PAST = value("generate", "tokens"), ((4, 14), (13, 3))  # tokens, new ones; the context holds 10
 
 
 def test_nothing_of_the_text_is_lost():
     """Past the context a model may refuse, but a text that comes back begins with the whole prompt."""
-    expected = value("generate", "tokens")
     for length, new in PAST:
         try:
-            result = make_model_with_logits()[0].generate(expected[:, :length], new)
+            result = make_model_with_logits()[0].generate(TEXT[:, :length], new)
         except Exception:  # the next test says so
             continue
-        check_shape(result, (len(expected), length + new), f"{new} new tokens after {length}, past the context")
+        check_shape(result, (len(TEXT), length + new), f"{new} new tokens after {length}, past the context")
 
 
 @beyond
 def test_past_the_context():
-    expected = value("generate", "tokens")
     for length, new in PAST:
-        result = make_model_with_logits()[0].generate(expected[:, :length], new)
-        check_tokens(result, expected[:, : length + new], f"{new} new tokens after {length}, past the context")
+        result = make_model_with_logits()[0].generate(TEXT[:, :length], new)
+        check_tokens(result, TEXT[:, : length + new], f"{new} new tokens after {length}, past the context")
 
 
 def test_one_row_and_one_token():
