@@ -82,12 +82,6 @@ def test_the_docstring_the_stub_and_all_list_the_same_names() -> None:
         package.trian  # noqa: B018
 
 
-def test_the_stub_names_the_places_that_the_package_imports_from() -> None:
-    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
-    places = {a.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names}
-    assert places == package._PLACES
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 

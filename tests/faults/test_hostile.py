@@ -39,7 +39,7 @@ CHECKS: dict[str, tuple[Callable[[Path], Line], int]] = {
     "pickles": (hostile.check_pickles, 200),
     "headers": (hostile.check_headers, 32),
     "changed headers": (lambda folder: hostile.check_mutations(folder, 200), 200),
-    "configs": (hostile.check_configs, 76),
+    "configs": (hostile.check_configs, 75),
     "corpora": (hostile.check_corpora, 60),
 }
 

@@ -69,13 +69,6 @@ def test_average_of_two_is_what_real_keys_give(n: int, beta: float, seed: int) -
     assert np.linalg.norm(c.output - (values[0] + values[-1]) / 2) == pytest.approx(closed.error, abs=1e-12)
 
 
-@SMALL
-@given(st.integers(3, 10_000), st.floats(1e-6, 0.6))
-def test_beta_for_error_inverts_the_error(n: int, error: float) -> None:
-    beta = attention.beta_for_error(error, n)
-    assert attention.average_two(beta, n).error == pytest.approx(error, rel=1e-9)
-
-
 def test_the_widest_gap_of_a_given_length_is_the_stated_query() -> None:
     n, beta, rng = 7, 2.0, np.random.default_rng(1)
     keys = attention.orthonormal_vectors(n, n)
@@ -157,13 +150,6 @@ def test_closed_forms_lie_in_the_simulated_intervals(beta: float, n: int) -> Non
     assert estimates.estimate_total_variance(second).value < 1e-6
     half = estimates.estimate_total_variance((first + second) / 2).value
     assert half == pytest.approx(estimates.estimate_total_variance(first).value / 4, rel=1e-2)
-
-
-def test_normalised_component_has_the_stated_slope() -> None:
-    for rest in (0.3, 1.0, 4.0):
-        around = attention.normalise_component(np.array([1 - 1e-6, 1, 1 + 1e-6]), rest)
-        assert around[1] == pytest.approx(1, abs=1e-12)
-        assert (around[2] - around[0]) / 2e-6 == pytest.approx(rest**2 / (1 + rest**2), rel=1e-6)
 
 
 @pytest.mark.parametrize("rest", [0.5, 2.0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
@@ -212,14 +211,3 @@ def test_a_file_is_remembered_while_it_stays_as_it_is(tmp_path: Path, monkeypatc
     assert remembered(idea.sha256) == idea
     idea.path.rename(tmp_path / "moved.py")
     assert remembered(idea.sha256) is None
-
-
-@pytest.mark.parametrize("sha256", ["", "../" * 20 + "a" * 4, "A" * 64, "a" * 63])
-def test_a_hash_from_a_strange_folder_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
-    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
-    idea = write(tmp_path, "x = 1\n")
-    target = (tmp_path / "ideas" / f"{sha256}.json").resolve()
-    if target.is_relative_to(tmp_path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps({"path": str(idea.path)}))
-    assert remembered(sha256) is None

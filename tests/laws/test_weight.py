@@ -33,7 +33,7 @@ LINES = {
     "reference": 820,
     "assignment": 920,
 }
-FILES = 200  # of the package
+FILES = 197  # of the package
 TRAIN = 87  # modules that `hectogpt train` may load, see below
 
 
