@@ -24,7 +24,7 @@ LINES = {
     "hectogpt/web": 550,
     "hectogpt/interop": 1810,
     "hectogpt/generation": 720,
-    "hectogpt/data": 1700,
+    "hectogpt/data": 1690,
     "hectogpt/kernels": 690,
     "hectogpt/model": 2150,
     "tests": 23080,
