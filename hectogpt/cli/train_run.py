@@ -28,10 +28,10 @@ from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.describing import is_modified, label_of, size_notes, tokens_of
 from hectogpt.training.parallel import Alone, World
-from hectogpt.training.run import Run
+from hectogpt.training.run import Run, changes
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import ALONE
-from hectogpt.training.task import Resume, Task, changes, check_same, extended, find_corpus, named_folder, runs_of
+from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus, named_folder, runs_of
 from hectogpt.training.trackers import parse_names
 
 

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,7 @@ from hectogpt.run_records import (
     checkpoint_problem,
     checkpoint_steps,
 )
-from hectogpt.serialization import diff
-from hectogpt.training.run import Run, load_run
+from hectogpt.training.run import PARTS, Run, changes, load_run
 from hectogpt.training.state import State
 
 
@@ -222,11 +221,6 @@ def _read_file(path: Path, described: Any) -> dict[str, Tensor]:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 COMPUTES = ("data", "kernels", "model", "training")  # the layers whose code decides what a step computes
-# Parts of a batch, which change no more than the last bits.
-PARTS = ("leaves", "micro_batch")
-# A checkpoint serves a run that differs in these: in its length, its machine, its parts, its name, its text's name.
-NOT_STATE = {"steps", "device", "dtype", "head_dtype", "threads", "corpus", "recipe", "on_spike"}
-NOT_STATE |= {f"data.{name}" for name in PARTS}
 
 
 @cache
@@ -253,7 +247,7 @@ def _parts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: data.get(name) for name in PARTS}
 
 
-def check_same(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA). A run may have more steps than its
     checkpoint says if that is its last one: it is being extended."""
     before = load_run(then.get("run"))
@@ -265,11 +259,10 @@ def check_same(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, A
             kept="the run, untouched",
             code=errors.CHECKPOINT,
         )
-    changed = diff(before, run)
-    if other := [path for path in changed if path.split(".")[0] not in NOT_STATE and path not in NOT_STATE]:
+    if changed := changes(replace(before, steps=run.steps), run):
         raise UserError(
             f"the checkpoint of step {step} is another run's",
-            why=f"{other[0]} differs",
+            why="; ".join(changed[:3]),
             kept="the run, untouched",
             code=errors.CHECKPOINT,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 
@@ -11,11 +10,10 @@ from hectogpt.data import Corpus
 from hectogpt.progress import Progress
 from hectogpt.serialization import diff
 from hectogpt.training.loop import Step
-from hectogpt.training.run import DEFAULT_RECIPE, Run
+from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
 
-LONG_SECONDS = 90.0  # a run that takes longer is told of a shorter one
 FEW_TOKENS = 2000  # held-out tokens below which a score is rough
 TOKEN_SD = 3.0  # nats, of the losses of single tokens: 2.6 to 3.2 for n-gram models and small networks
 # Changing these does not make a run another recipe: they choose text, luck and machine.
@@ -83,22 +81,6 @@ def unmoved_note(names: Sequence[str], steps: int) -> str:
     """A line about trained tensors that have never moved."""
     named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"note: after {steps} steps {named} still have their first numbers: does the loss reach them?"
-
-
-def long_run_note(session: Session) -> str | None:
-    """How long a run of at most a hundred steps will take in all, judged by those that it has done, and a shorter run;
-    None if that is not long."""
-    run, seconds = session.run, [step.seconds for step in session.done]
-    usual = statistics.median(seconds[1:] or seconds)  # the first step also warms up
-    total = session.setup_seconds + sum(seconds) + (run.steps - session.step) * usual
-    if total <= LONG_SECONDS or run.steps > 100:
-        return None
-    if run.recipe == DEFAULT_RECIPE:
-        rows = max(run.data.batch_size // 4, 1)
-        shorter = f"with data.batch_size = {rows} it reads less text and takes less time"
-    else:
-        shorter = f"the recipe {DEFAULT_RECIPE} takes about a minute on two recent cores"
-    return f"this run takes about {total / 60:.0f} min on this machine; {shorter}"
 
 
 class StepLine:

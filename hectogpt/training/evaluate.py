@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
+from hectogpt.training.first_weights import hash_state
 
 SEQ_LEN = 512  # of every score that is compared with others
 
@@ -82,15 +81,13 @@ class FirstNumbers:
     """
 
     def __init__(self, model: Transformer) -> None:
-        self._hashes = {name: _hash(p) for name, p in model.named_parameters() if p.requires_grad and p.numel()}
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
+        self._hashes = {name: hash_state({name: p.detach().cpu()}) for name, p in trained.items()}
 
     def unmoved(self, model: Transformer) -> list[str]:
         """Names of the tensors whose numbers are still all the same."""
-        now = dict(model.named_parameters())
-        self._hashes = {name: first for name, first in self._hashes.items() if _hash(now[name]) == first}
+        now = {
+            name: hash_state({name: p.detach().cpu()}) for name, p in model.named_parameters() if name in self._hashes
+        }
+        self._hashes = {name: first for name, first in self._hashes.items() if now[name] == first}
         return list(self._hashes)
-
-
-def _hash(tensor: Tensor) -> bytes:
-    numbers = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(numbers.data).digest()

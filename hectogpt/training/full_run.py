@@ -21,7 +21,7 @@ from hectogpt.run_records import METRICS, read_rows
 from hectogpt.serialization import dump
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.training.autosave import Autosave, drive
-from hectogpt.training.describing import StepLine, long_run_note, spike_note, unmoved_note
+from hectogpt.training.describing import StepLine, spike_note, unmoved_note
 from hectogpt.training.evaluate import EvalResult, evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.parallel import Alone, World
@@ -157,8 +157,6 @@ def _look(session: Session, folder: RunFolder, progress: Progress, step: Step, e
     """Say what there is to say after a step, and score if it is time."""
     if step.spike:
         progress.line(spike_note(step))
-    if step.number == 5 and (long := long_run_note(session)):
-        progress.line(f"note: {long}")
     if step.number == LOOK and (names := session.unmoved()):
         progress.line(unmoved_note(names, step.number))
     if (found := score_between(session, step, eval_every, progress)) is not None:

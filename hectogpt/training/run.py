@@ -20,6 +20,10 @@ from hectogpt.training.schedules import Constant, Schedule
 
 DEFAULT_RECIPE = "minute"  # what is trained if none is named
 MOST_THREADS = 1024
+PARTS = ("leaves", "micro_batch")  # of a batch, which change no more than the last bits
+# A run may go on with these changed; all but the last three can change bits, which is then told.
+CHANGEABLE = {"device", "dtype", "head_dtype", "threads", *(f"data.{part}" for part in PARTS)}
+CHANGEABLE |= {"corpus", "on_spike", "recipe"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
@@ -150,6 +154,12 @@ def load_run(data: Any) -> Run:
     with classes_of([sha256 for sha256 in named if isinstance(sha256, str)] if isinstance(named, list) else []):
         run: Run = load(Run, data)
     return run
+
+
+def changes(before: Run, after: Run) -> list[str]:
+    """What differs between a run and the one that is to go on with its state, and may not; in words."""
+    found = {path: pair for path, pair in diff(before, after).items() if not CHANGEABLE & {path, path.split(".")[0]}}
+    return [f"{path} was {old}, now {new}" for path, (old, new) in found.items()]
 
 
 def sections_changed(before: Run, after: Run) -> set[str]:

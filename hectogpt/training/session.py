@@ -27,7 +27,7 @@ from hectogpt.model import Transformer
 from hectogpt.model.weights import load_model, load_tensors, saved_tensors
 from hectogpt.serialization import dump
 from hectogpt.training import loop, setup, together
-from hectogpt.training.checkpoint import Checkpoint, check_same, code_hash, differences
+from hectogpt.training.checkpoint import Checkpoint, check_fits, code_hash, differences
 from hectogpt.training.evaluate import EvalResult, FirstNumbers, evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.optim import OptimizerGroup
@@ -253,7 +253,7 @@ class Session:
         }
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        check_same(checkpoint.step, self.run, checkpoint.facts, self._facts())
+        check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
         put_state(self.model, self.optimizer, checkpoint.state)
         tokens = self.run.data.batch_size * self.run.data.seq_len
         self.done = [

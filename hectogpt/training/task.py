@@ -17,12 +17,11 @@ from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
 from hectogpt.progress import Progress
 from hectogpt.run_records import CHECKPOINTS, KEEP, RUN, STEP_FOLDER, read_state
-from hectogpt.serialization import diff
 from hectogpt.training import precision, setup
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.describing import say_what_is_done
 from hectogpt.training.parallel import Alone, World
-from hectogpt.training.run import Run
+from hectogpt.training.run import Run, changes
 from hectogpt.training.run_folder import RunFolder, read_steps
 from hectogpt.training.session import ALONE, Session
 
@@ -165,11 +164,6 @@ def take_folder_again(
     return folder, session
 
 
-# A run may go on with these changed; all but the last three can change bits, which is then told.
-CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "data.micro_batch"}
-CHANGEABLE |= {"corpus", "on_spike", "recipe"}
-
-
 @dataclass(frozen=True)
 class Resume:
     """A run to go on with. step: from this checkpoint (None: the newest that is whole). require_exact: refuse if
@@ -205,12 +199,6 @@ def runs_of(name: str | None, root: Path = Path("runs")) -> list[Path]:
     pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
     numbered = [(int(m[1] or 1), p.parent) for p in root.glob(f"*/{RUN}") if (m := pattern.fullmatch(p.parent.name))]
     return [path for _, path in sorted(numbered, reverse=True)]
-
-
-def changes(before: Run, after: Run) -> list[str]:
-    """What differs between a run and the one that is to go on with its state, and may not; in words."""
-    found = {path: pair for path, pair in diff(before, after).items() if not CHANGEABLE & {path, path.split(".")[0]}}
-    return [f"{path} was {old}, now {new}" for path, (old, new) in found.items()]
 
 
 def check_same(folder: Path, before: Run, after: Run) -> None:

@@ -8,7 +8,6 @@ table only those rows travel that any process has a gradient for.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +22,7 @@ from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.training import precision, setup
 from hectogpt.training.checkpoint import Checkpoint
+from hectogpt.training.first_weights import hash_state
 from hectogpt.training.leaves import ALIGN, Exchange, LeafGradients, add_in_tree
 from hectogpt.training.loop import Gradients
 from hectogpt.training.parallel import Alone, World
@@ -74,11 +74,9 @@ def check_equal(world: Alone | World, model: Transformer, facts: Mapping[str, An
     """See that all processes have the same kind of machine and the same weights. Raises DisagreementError."""
     if isinstance(world, Alone):
         return
-    weights = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    weights = hash_state({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     machine = {name: value for name, value in facts.items() if name != "device"}
-    world.agree({"machine": machine, "weights": weights.hexdigest()})
+    world.agree({"machine": machine, "weights": weights})
 
 
 def make_gradients(

@@ -1,4 +1,4 @@
-"""Stopped: signals at random moments, two in a row, starts that are killed again and again, damaged metrics.
+"""Stopped: signals at random moments, two in a row, and starts that are killed again and again.
 
 A signal ends the run after the step under way, with a checkpoint of it and the signal's exit code; a second one ends it
 at once. In all cases the run then goes on to the bits of an undisturbed one.
@@ -22,11 +22,11 @@ from promises import Line
 from shims import Points
 from small_runs import Case
 
-from hectogpt.run_records import METRICS, RUN, SUMMARY
+from hectogpt.run_records import RUN, SUMMARY
 from hectogpt.signals import CODES
 
 STEPS = 40
-SIGNALS, DOUBLES, CUTS = 60, 30, 40
+SIGNALS, DOUBLES = 60, 30
 STARTS = 10
 AT_MOMENT = 3  # temporary files that the other thread may be writing when a start is killed
 KINDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -81,19 +81,6 @@ class Stopping:
         if small_runs.newest_step(base / "run") < before:
             faults.append(f"the checkpoint of step {before} is lost")
         return faults + killed.faults_after_kill(base / "run", base / "side") + self.goes_on(base)
-
-    def cut_metrics(self, number: int) -> list[str]:
-        """Metrics that are cut at a random place, or end in half a row, in a run that is then resumed."""
-        base, chance = Path(tempfile.mkdtemp(dir=self.where)), random.Random(number)
-        folder = base / "run"
-        child = self.begin(base, every=1)
-        time.sleep(chance.uniform(0.1, 0.5 * self.expected.seconds))
-        child.wait(kill_after=0)
-        metrics = folder / METRICS
-        content = metrics.read_bytes() if metrics.exists() else b""
-        ends = (b"", b'{"run": "run", "step"', b"\0" * 50, b"\xff\n", b"[]\n")
-        metrics.write_bytes(content[: chance.randrange(len(content) + 1)] + ends[number % len(ends)])
-        return self.goes_on(base)
 
     def goes_on(self, base: Path) -> list[str]:
         """What is wrong with the run once it has gone on to its end."""
@@ -160,5 +147,4 @@ def check(quick: bool) -> list[Line]:
             forks.over("one signal", stopping.once, range(SIGNALS // part)),
             forks.over("two signals", stopping.twice, range(DOUBLES // part)),
             loop,
-            forks.over("damaged metrics", stopping.cut_metrics, range(CUTS // part)),
         ]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -117,20 +115,6 @@ def fill_disk(judge: Judge, where: Path, kilobytes: int) -> list[str]:
         return faults + judge.faults_after_mending(folder)
 
 
-def limit_files(judge: Judge, where: Path, kilobytes: int) -> list[str]:
-    """Train with a limit on the size of each file, which any user may set."""
-    base = Path(tempfile.mkdtemp(dir=where))
-    folder, side = base / "run", base / "side"
-
-    def work() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails with EFBIG
-        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, kilobytes << 10))
-        _acknowledged(judge.case, folder, side)
-
-    faults = judge.faults(forks.run(work), folder, side)
-    return faults + judge.faults_after_mending(folder)
-
-
 def _acknowledged(case: Case, folder: Path, side: Path) -> None:
     small_runs.acknowledge_saves(side)
     small_runs.train_unscored(case, folder)
@@ -231,7 +215,6 @@ def check(quick: bool) -> list[Line]:
             pass
         tries: list[tuple[str, Callable[[Any], list[str]], Sequence[Any]]] = [
             ("disk full", lambda size: fill_disk(judge, where, size), range(12, 700, 120 if quick else 24)),
-            ("files limited in size", lambda size: limit_files(judge, where, size), (4, 20, 70, 150)),
             (
                 "file operation fails (EIO, ENOSPC)",
                 lambda o: fail_at(judge, where, o[0], errno.ENOSPC if o[1] % 4 else errno.EIO, o[2]),

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 import hectogpt
 from hectogpt import InputPart, Norm, hardware
 from hectogpt.data import Corpus
-from hectogpt.training.describing import long_run_note
-from hectogpt.training.loop import Step
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import Session, train
 
@@ -152,21 +150,3 @@ def test_a_part_that_never_moves_is_named(corpus: Corpus) -> None:
     assert "lm_head.weight" in session.unmoved()
     list(session.steps())
     assert session.unmoved() == ["inputs.0.weight"]
-
-
-def test_a_long_run_is_told_of_a_shorter_one(corpus: Corpus) -> None:
-    """After five steps; the first one, which also warms up, does not count for the others."""
-
-    def note(seconds: float, **changes: object) -> str | None:
-        session = Session.open(small_run(steps=100, **changes), corpus)
-        session.done = [Step(number, number, 1.0, 1.0, 0.1, seconds if number > 1 else 9.0) for number in range(1, 6)]
-        return long_run_note(session)
-
-    assert note(0.8) is None
-    assert note(1.8) == (
-        "this run takes about 3 min on this machine; the recipe minute takes about a minute on two recent cores"
-    )
-    assert "with data.batch_size = 2 it reads less" in str(note(1.8, recipe="minute"))
-    session = Session.open(small_run(steps=101), corpus)
-    session.done = [Step(1, 1, 1.0, 1.0, 0.1, 99.0)]
-    assert long_run_note(session) is None
