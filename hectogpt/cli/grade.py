@@ -15,6 +15,9 @@ import tyro
 from hectogpt import errors, files, hardware
 from hectogpt.cli.console import note
 from hectogpt.errors import UserError
+from hectogpt.grade import submission
+from hectogpt.grade.result import Result
+from hectogpt.grade.submission import Limits, Submission
 
 HELP = """\
 usage: hectogpt grade PATH ... [options]
@@ -96,7 +99,7 @@ def run(arguments: GradeArguments) -> None:
 
     import torch
 
-    from hectogpt.grade import classroom, submission
+    from hectogpt.grade import classroom
 
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
     submission.remove_leftovers()
@@ -116,15 +119,13 @@ def run(arguments: GradeArguments) -> None:
         raise SystemExit(errors.BUG)
 
 
-def limits(arguments: GradeArguments):  # type: ignore[no-untyped-def]  # Limits, which loads torch
+def limits(arguments: GradeArguments) -> Limits:
     """The limits of one submission."""
-    from hectogpt.grade.runner import Limits
-
     total, memory = max(90.0, 9 * arguments.timeout), int(arguments.memory * 2**30)
     return Limits(seconds=arguments.timeout, total_seconds=total, memory=memory)
 
 
-def graded(arguments: GradeArguments, submissions):  # type: ignore[no-untyped-def]
+def graded(arguments: GradeArguments, submissions: list[Submission]) -> list[Result]:
     """The results, shown as they come."""
     from hectogpt.grade import classroom, report
 
@@ -147,20 +148,19 @@ def graded(arguments: GradeArguments, submissions):  # type: ignore[no-untyped-d
     return found
 
 
-def write_files(arguments: GradeArguments, found) -> None:  # type: ignore[no-untyped-def]
+def write_files(arguments: GradeArguments, found: list[Result]) -> None:
     """The files that were asked for."""
     from hectogpt.grade import report
 
     level = arguments.hints or 3
     if arguments.html is not None:
-        from hectogpt.grade.page import pages
         from hectogpt.web.page import fill
 
         try:
             arguments.html.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the folder {arguments.html}", why=error.strerror or "", code=7) from None
-        for name, content in pages(found, level).items():
+        for name, content in report.pages(found, level).items():
             files.write_atomic(arguments.html / name, fill("report", content))
         note(f"pages: {arguments.html / 'index.html'}", arguments.quiet)
     if arguments.csv is not None:
@@ -208,7 +208,7 @@ class Telling:
     level: int = 1
     before: str = ""
 
-    def tell(self, result, seconds: float) -> None:  # type: ignore[no-untyped-def]
+    def tell(self, result: Result, seconds: float) -> None:
         """Print the result, one level deeper if its symptoms are those of the last save."""
         from hectogpt.grade import report
 
@@ -225,11 +225,9 @@ class Telling:
             print("Everything is right. Ctrl-C ends.", flush=True)
 
 
-def changes(paths: tuple[Path, ...]) -> Iterator[list]:  # type: ignore[type-arg]
+def changes(paths: tuple[Path, ...]) -> Iterator[list[Submission]]:
     """The submissions, at first and after each change of a file. One that an editor takes away for a moment is waited
     for."""
-    from hectogpt.grade import submission
-
     before: list[str] = []
     while True:
         try:

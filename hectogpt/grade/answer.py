@@ -22,7 +22,7 @@ FACTS = 12  # facts of an answer that are believed
 class Answer:
     """kind: tensor, error, other (no tensor), memory. text: the message of an error, or what came instead of a tensor.
     line: where in the submission an error arose, as "model_solution.py:88: code". facts: what was seen beside.
-    gradient: flat, in the order of settings.gradient_sizes; None if there is none, and facts["gradient"] says why."""
+    gradient: flat, in the order of laws.gradient_sizes; None if there is none, and facts["gradient"] says why."""
 
     kind: str
     tensor: Tensor | None = None

@@ -13,8 +13,8 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.answer import Answer
 from hectogpt.grade.computation import Computation, Mistake, combine
+from hectogpt.grade.laws import INPUT, Setting, cotangent, given, gradient_sizes, order, weights
 from hectogpt.grade.runner import Transcript
-from hectogpt.grade.settings import INPUT, Setting, cotangent, given, gradient_sizes, order, weights
 
 Outcome = Tensor | str  # what a computation returns, or the name of the error that it raises
 _remembered: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}

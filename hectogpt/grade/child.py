@@ -17,7 +17,7 @@ def prepare_everything() -> None:
     import torch
 
     from hectogpt.grade import laws, run_train, train_case  # noqa: F401  run_train loads what is needed later
-    from hectogpt.grade.settings import prepare
+    from hectogpt.grade.laws import prepare
 
     torch.set_num_threads(1)
     for setting in (*laws.SETTINGS.values(), train_case.model_setting()):

@@ -22,11 +22,11 @@ import torch
 from hectogpt import errors, files
 from hectogpt.assignment import materials
 from hectogpt.errors import UserError
-from hectogpt.grade import laws, result, settings
+from hectogpt.grade import laws, result
 from hectogpt.grade.judge import judge
 from hectogpt.grade.result import PartResult, Result
-from hectogpt.grade.runner import CancelledError, Limits, Spare, run
-from hectogpt.grade.submission import SOLUTION, Submission, of_folder
+from hectogpt.grade.runner import CancelledError, Spare, run
+from hectogpt.grade.submission import SOLUTION, Limits, Submission, of_folder
 
 LARGEST_RECORDS = 1 << 30
 
@@ -63,7 +63,7 @@ def check_reference(limits: Limits | None = None) -> None:
     except PackageNotFoundError:
         installed = "a checkout"
     versions = f"hectogpt {installed}, torch {torch.__version__}, Python {platform.python_version()}"
-    key = hashlib.sha256(f"{settings.version()} {versions} {platform.platform()}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{laws.version()} {versions} {platform.platform()}".encode()).hexdigest()[:16]
     mark = files.cache_dir() / "grader" / f"{key}.txt"
     with suppress(OSError):
         if mark.is_file():
@@ -102,7 +102,7 @@ def recorded(path: Path) -> dict[str, Result]:
     for line in lines:
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             record = json.loads(line)
-            if record["grader"] == settings.version():
+            if record["grader"] == laws.version():
                 one = result.read(record)
                 found[one.key] = one
     return {key: one for key, one in found.items() if not one.grader_fault}
@@ -111,7 +111,7 @@ def recorded(path: Path) -> dict[str, Result]:
 def write(path: Path, one: Result) -> None:
     """Append a record. Raises UserError (STORAGE)."""
     try:
-        files.append_line(path, json.dumps(one.record() | {"grader": settings.version()}, allow_nan=False))
+        files.append_line(path, json.dumps(one.record() | {"grader": laws.version()}, allow_nan=False))
     except OSError as error:
         raise UserError(
             f"cannot write {path}",

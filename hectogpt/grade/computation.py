@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade.settings import Size
+from hectogpt.grade.laws import Size
 
 
 class Computation:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import judge_other, judge_train, laws
+from hectogpt.grade import laws
 from hectogpt.grade.calls import Call, Case, case_of, difference, listed, short
-from hectogpt.grade.explain import describe, explain, fault_diagnosis
+from hectogpt.grade.explain import add_error_after, answers_of, describe, explain, failed, fault_diagnosis, unusable
+from hectogpt.grade.judge_train import judge_train
 from hectogpt.grade.laws import Law
 from hectogpt.grade.result import Diagnosis, Finding, PartResult
 from hectogpt.grade.runner import Transcript
-
-OTHER: dict[str, Callable[[Transcript], PartResult]] = {
-    "init": judge_other.judge_init,
-    "train": judge_train.judge_train,
-    "plot": judge_other.judge_plot,
-}
 
 
 def judge(transcript: Transcript) -> list[PartResult]:
@@ -150,4 +149,64 @@ CHECKS: dict[str, Callable[[list[Call]], str]] = {
     "no graph": never(
         "graph", True, "gradients are recorded while tokens are generated: memory grows with every token"
     ),
+}
+
+
+# --- first weights ----------------------------------------------------------------------------------------------------
+
+
+def judge_init(transcript: Transcript) -> PartResult:
+    """Every weight N(0, 0.02), or smaller by the root of 2 n_layers in the projections into the stream."""
+    answers = answers_of("init", transcript)
+    if result := unusable("init", answers):
+        return result
+    values = {str(a.facts.get("name"))[:100]: a.tensor.double() for a in answers if a.tensor is not None}
+    wrong = [f"{name}: {fault}" for name, value in values.items() if (fault := fault_of(name, value))]
+    if not wrong:
+        return PartResult("init", "passed")
+    diagnosis = None
+    if "embeddings.weight" in values and float(values["embeddings.weight"].std()) > 0.5:
+        what = "The weights are PyTorch's own first ones: _init_weights does not reach them."
+        diagnosis = Diagnosis(("weights not initialised",), "the constructor of Transformer", what)
+    return failed("init", listed(wrong, between="; "), diagnosis)
+
+
+def fault_of(name: str, value: Tensor) -> str:
+    if "norm" in name or name.endswith("bias"):
+        wanted = 1.0 if name.endswith("weight") else 0.0
+        return "" if bool((value == wanted).all()) else f"expected {wanted:g} everywhere"
+    allowed = [0.02, 0.02 / math.sqrt(8)] if name.endswith(("W_o.weight", "fc2.weight")) else [0.02]
+    found = float(value.std())
+    if abs(float(value.mean())) < 0.004 and any(abs(found - std) < 0.12 * std for std in allowed):
+        return ""
+    return f"standard deviation {found:.3g}, expected {allowed[0]:g}"
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+def judge_plot(transcript: Transcript) -> PartResult:
+    """Blank, or the same for other losses or gradient norms: these are not in it."""
+    answers = answers_of("plot", transcript)
+    if broken := unusable("plot", answers):
+        return broken
+    result = PartResult("plot", "passed")
+    grey, *others = [answer.tensor.double() for answer in answers if answer.tensor is not None]
+    same = [name for other, name in zip(others, ("loss", "gradient norm"), strict=False) if torch.equal(other, grey)]
+    if grey.numel() < 100 or float(grey.std()) < 1e-3 or len(torch.unique((grey * 255).round())) < 4:
+        what = "The picture is saved after it was shown or closed: it is blank."
+        found = Diagnosis(("blank picture",), "the order of saving and showing", what)
+        result = failed("plot", "the picture is blank", found)
+    elif same:
+        what = f"The {same[0]} is not drawn: two panels are asked for, the loss and the gradient norm."
+        found = Diagnosis(("a panel is missing",), "the panels", what)
+        result = failed("plot", f"the picture is the same whatever the {same[0]} is", found)
+    add_error_after(result, answers, "picture was saved")
+    return result
+
+
+OTHER: dict[str, Callable[[Transcript], PartResult]] = {
+    "init": judge_init,
+    "train": judge_train,
+    "plot": judge_plot,
 }

@@ -8,10 +8,10 @@ from functools import cached_property, lru_cache
 from torch import Tensor
 
 from hectogpt.grade import laws, train_case
-from hectogpt.grade.judge_other import add_error_after, answers_of, failed, unusable
+from hectogpt.grade.explain import add_error_after, answers_of, failed, unusable
+from hectogpt.grade.laws import Setting
 from hectogpt.grade.result import Diagnosis, Finding, PartResult
 from hectogpt.grade.runner import Transcript
-from hectogpt.grade.settings import Setting
 from hectogpt.grade.train_case import STEPS, Curve, close
 
 

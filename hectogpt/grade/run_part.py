@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade.answer import LARGEST, Answer, answer_of, answer_of_error
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.settings import (
+from hectogpt.grade.laws import (
     INPUT,
     Setting,
     Size,
@@ -176,7 +176,7 @@ def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str)
 
 
 def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:
-    """The answers to all calls of a setting, in the order of `settings.order`; one error for all if the part cannot be
+    """The answers to all calls of a setting, in the order of `laws.order`; one error for all if the part cannot be
     built."""
     torch.manual_seed(0)
     random.seed(0)

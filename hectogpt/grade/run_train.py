@@ -14,8 +14,8 @@ from torch import Tensor
 from hectogpt.grade import train_case
 from hectogpt.grade.answer import Answer, answer_of_error
 from hectogpt.grade.computation import Computation
+from hectogpt.grade.laws import Setting
 from hectogpt.grade.run_part import config, load, no_first_weights, patch
-from hectogpt.grade.settings import Setting
 
 
 def data_file(folder: Path) -> None:

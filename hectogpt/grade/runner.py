@@ -17,23 +17,11 @@ from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.answer import Answer, of_frame
-from hectogpt.grade.submission import Submission, temporary
+from hectogpt.grade.submission import Limits, Submission, temporary
 
 CHILD = "hectogpt.grade.child"
 ALL_BYTES, ALL_ANSWERS = 32 << 20, 4000  # of the answers of one child; a right submission sends 2 MB
 ALL_FILES = 512 << 20  # bytes that a submission may write
-
-
-@dataclass(frozen=True)
-class Limits:
-    """seconds: the longest silence, that is the time of one setting. start_seconds: until the child is ready, which
-    includes loading torch. total_seconds: of all children of a submission. memory, output: bytes."""
-
-    seconds: float = 10.0
-    start_seconds: float = 60.0
-    total_seconds: float = 90.0
-    memory: int = 2 << 30
-    output: int = 1 << 20
 
 
 class RubbishError(Exception):

@@ -1,4 +1,4 @@
-"""Submissions: finding them in files, folders and archives, the hash of their files, and a temporary copy to run."""
+"""Submissions: finding them in files, folders and archives, their limits, and a temporary copy to run."""
 
 from __future__ import annotations
 
@@ -30,6 +30,18 @@ LOOKS = re.compile(
 )
 NAME = re.compile(r"\w[\w.-]{0,100}\.py")
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """seconds: the longest silence, that is the time of one setting. start_seconds: until the child is ready, which
+    includes loading torch. total_seconds: of all children of a submission. memory, output: bytes."""
+
+    seconds: float = 10.0
+    start_seconds: float = 60.0
+    total_seconds: float = 90.0
+    memory: int = 2 << 30
+    output: int = 1 << 20
 
 
 @dataclass(frozen=True)

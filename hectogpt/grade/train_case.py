@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.settings import Setting, Size, weights
+from hectogpt.grade.laws import Setting, Size, weights
 
 SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS, BATCH, RATE = 6, 4, 3e-3

@@ -16,7 +16,7 @@ from helpers import ROOT
 
 from hectogpt.cli.grade_autograder import archive
 from hectogpt.errors import UserError
-from hectogpt.grade import classroom, laws, page, report, settings, submission
+from hectogpt.grade import classroom, laws, report, submission
 from hectogpt.grade.result import PartResult, Result
 
 EVIL = "<script>alert(1)</script>\x1b[31m=1+1"
@@ -146,7 +146,7 @@ def test_a_record_is_read_back_unless_it_is_of_another_version(wrong: Result, tm
     back = classroom.recorded(path)[wrong.key]
     assert report.text(back) == report.text(wrong)
     assert back.points == wrong.points
-    path.write_text(path.read_text().replace(settings.version(), "another"))
+    path.write_text(path.read_text().replace(laws.version(), "another"))
     assert classroom.recorded(path) == {}
 
 
@@ -175,11 +175,11 @@ def test_text_pages_and_csv_are_harmless(wrong: Result) -> None:
     for words in ("14 of 27 points", "yours", "notes (beyond the tests: no points are lost)"):
         assert words in told
     assert "\x1b" not in told
-    pages = page.pages([wrong, replace(wrong, name="../x"), replace(wrong, name="x")], 3)
+    pages = report.pages([wrong, replace(wrong, name="../x"), replace(wrong, name="x")], 3)
     assert len(pages) == 4
     assert "\\u001b" not in json.dumps(pages)
     assert not [name for name in pages if "/" in name]
-    assert list(page.pages([wrong], 3)) == ["index.html"]
+    assert list(report.pages([wrong], 3)) == ["index.html"]
     rows = list(csv.reader(io.StringIO(report.as_csv([wrong, replace(wrong, name="=1+1")]))))
     assert len({len(row) for row in rows}) == 1
     assert not [cell for row in rows for cell in row if cell[:1] in ("=", "+", "@")]

@@ -20,8 +20,7 @@ from hectogpt.errors import EXACTNESS, UserError
 from hectogpt.grade import report, submission
 from hectogpt.grade.classroom import check_reference, grade
 from hectogpt.grade.result import Result
-from hectogpt.grade.runner import Limits
-from hectogpt.grade.submission import Submission
+from hectogpt.grade.submission import Limits, Submission
 
 AT_THE_TOP = """
 import nowhere_installed

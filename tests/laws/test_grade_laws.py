@@ -10,7 +10,7 @@ import torch
 from grade_solutions import BASE, TRAIN, edited, judged
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import calls, explain, laws, settings, train_case
+from hectogpt.grade import calls, explain, laws, train_case
 from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call
 from hectogpt.grade.mistakes_gradient import GRADIENTS
@@ -30,10 +30,10 @@ def test_every_part_with_points_is_graded_and_every_law_says_what_it_rests_on() 
 
 def test_two_processes_get_the_same_weights_and_nothing_is_trivial() -> None:
     for setting in (laws.ATTENTION, laws.FORWARD_NARROW):
-        before = settings.weights(setting)
-        settings.weights.cache_clear()
+        before = laws.weights(setting)
+        laws.weights.cache_clear()
         torch.rand(3)  # another state of the global generator
-        for name, value in settings.weights(setting).items():
+        for name, value in laws.weights(setting).items():
             assert torch.equal(value, before[name])
             assert value.std() > 0.1
         axes = [setting.size.d_model, setting.size.n_heads, setting.size.d_attention, setting.size.context_length]

@@ -17,7 +17,7 @@ LINES = {
     "hectogpt": 2610,  # the ground, and what Python users call
     "hectogpt/cli": 4040,
     "hectogpt/lab": 3950,
-    "hectogpt/grade": 4730,
+    "hectogpt/grade": 4710,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4810,
     "hectogpt/explore": 970,
