@@ -68,7 +68,7 @@ def _(mo):
     mo.md(r"""
     ## A run
 
-    A recipe is a frozen value. `replace` gives a changed one, and a notebook shows how it differs from its recipe.
+    A recipe is a frozen value. `replace` gives a changed one, and a notebook shows its fields.
     """)
     return
 
