@@ -95,7 +95,7 @@ def test_maps_rebuild_the_output_of_every_layer(config: ModelConfig) -> None:
 
 def test_the_effect_of_a_head_is_that_of_zeros_in_its_output_weights() -> None:
     model, tokens = ours(), ids()
-    for row in model_page.effects(model, tokens, load_tokenizer()):
+    for row in model_page.effects(model, tokens):
         if row["mode"] == "mean":
             continue
         without = ours()
