@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hectogpt import __version__  # noqa: E402
+from hectogpt.lab.record import read_records  # noqa: E402
 from tools.answers import formula  # noqa: E402
+from tools.report import build_leaderboards, ladder_names, recipe_descriptions  # noqa: E402
+from tools.report.web_page import web_page  # noqa: E402
 from tools.site import EMBEDDED, broken_links, fill, run_command  # noqa: E402
 
 CONTENTS = {
@@ -169,6 +172,8 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     for name in EMBEDDED:
         (site / "pages" / f"{name}.html").unlink(missing_ok=True)
         run_command("explore", "export", name, "--out", str(site / "pages" / f"{name}.html"))
+    boards = build_leaderboards(read_records(ROOT / "results" / "ladder.jsonl"), ladder_names())
+    (site / "pages" / "ladder.html").write_text(web_page(boards, recipe_descriptions()), encoding="utf-8")
     if broken := broken_links(site):
         raise ExtensionError("links that lead nowhere:\n" + "\n".join(broken))
 

@@ -147,7 +147,8 @@ def usual_losses() -> str:
 
 def embedded(name: str) -> str:
     """A page of `hectogpt explore` inside a page of the site, and a link to it alone."""
-    title = {"attention": "Attention by hand", "positions": "Positions", "train": "Training in the browser"}[name]
+    titles = {"attention": "Attention by hand", "positions": "Positions", "train": "Training in the browser"}
+    title = (titles | {"ladder": "The ladder"})[name]
     return (
         f'<iframe class="page" src="../pages/{name}.html" title="{title}" loading="lazy"></iframe>\n\n'
         f'<p><a href="../pages/{name}.html">This page alone</a>: one file that works without a network.</p>'

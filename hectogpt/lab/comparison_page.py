@@ -70,26 +70,27 @@ def _charts(comparison: Comparison, results: Sequence[Result]) -> list[dict[str,
     """Training loss of the arms, and the gains over the first on the same batches, as means over seeds."""
     baselines = {name: level for name, level in ngram_means(results).items() if name != "uniform"}
     levels = [{"name": f"{NGRAMS[name]} {level:.2f}", "y": level} for name, level in baselines.items()]
-    losses = [_curve(result.arm.label, mean_of(stack(result.records))) for result in results]
-    charts = [_chart("Training loss, a mean over seeds; dashed: n-gram models of the same tokens", losses, levels)]
+    losses = [curve(result.arm.label, mean_of(stack(result.records))) for result in results]
+    charts = [chart("Training loss, a mean over seeds; dashed: n-gram models of the same tokens", losses, levels)]
     gains, held_out = [], []
     for result in results[1:]:
-        gains.append(_curve(result.arm.label, mean_of(gain_curves(result.records, results[0].records))))
+        gains.append(curve(result.arm.label, mean_of(gain_curves(result.records, results[0].records))))
         if result.to_first is not None:
             gain = result.to_first.gain
             held_out.append({"name": f"{comparison.split} {gain:+.3f}", "y": gain})
     if gains:
         label = f"Gain over {results[0].arm.label} batch by batch (above 0 is better); dashed: on {comparison.split}"
-        charts.append(_chart(label, gains, held_out))
+        charts.append(chart(label, gains, held_out))
     return [{"heading": "Curves"}, *charts] if charts else []
 
 
-def _chart(label: str, curves: list[dict[str, Any]], levels: list[dict[str, Any]]) -> dict[str, Any]:
+def chart(label: str, curves: list[dict[str, Any]], levels: list[dict[str, Any]]) -> dict[str, Any]:
+    """A block of the page with lines over steps. levels: dashed lines."""
     names = {"label": printable(label), "xLabel": "step", "yLabel": "nats per token"}
     return {"chart": {**names, "curves": curves, "levels": levels}}
 
 
-def _curve(name: str, values: np.ndarray) -> dict[str, Any]:
+def curve(name: str, values: np.ndarray) -> dict[str, Any]:
     """At most MOST_POINTS points, each the mean of equally many steps."""
     size = max(1, -(-len(values) // MOST_POINTS))
     blocks = [values[at : at + size] for at in range(0, len(values), size)]

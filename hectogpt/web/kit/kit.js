@@ -44,7 +44,8 @@ function ticks(lo, hi, count) {
  *   levels?: {name: string, y: number}[], xMax?: number, at?: number | null, height?: number, zero?: boolean}} chart
  */
 function lineChart({ label, xLabel, yLabel, curves, levels = [], xMax, at = null, height = 260, zero = false }) {
-  const [width, left, right, top, bottom] = [560, 46, 96, 10, 34];
+  const letters = Math.max(0, ...[...curves, ...levels].map(({ name }) => name.length));
+  const [width, left, right, top, bottom] = [560, 46, Math.min(Math.max(24 + 6.6 * letters, 60), 220), 10, 34];
   const points = curves.flatMap((curve) => curve.points);
   const ends = curves.flatMap(({ points: line, errors = [] }) => errors.flatMap((error, k) => [line[k][1] - error, line[k][1] + error]));
   const ys = [...points.map(([, y]) => y), ...ends, ...levels.map(({ y }) => y), ...(zero ? [0] : [])].filter(Number.isFinite);

@@ -45,7 +45,7 @@ function choose(l, h, t) {
   byId("look-text").textContent = `“${data.tokens[token]}” looks most at “${data.tokens[order[0]]}”: ${Math.round(100 * weights[order[0]])} % of its weight${order[0] === token ? ", which is itself" : order[0] === token - 1 ? ", the token before" : ""}.`;
 }
 
-const name = (/** @type {[number, number][]} */ heads) => heads.map(([l, h]) => `${l}.${h}`).join(" + ");
+const nameOf = (/** @type {[number, number][]} */ heads) => heads.map(([l, h]) => `${l}.${h}`).join(" + ");
 const seen = (/** @type {{delta: number, se: number | null}} */ e) => e.se !== null && Math.abs(e.delta) > 2 * e.se;
 
 function drawEffects() {
@@ -55,25 +55,25 @@ function drawEffects() {
     return;
   }
   const zero = effects.filter((e) => e.heads.length === 1 && e.mode === "zero").sort((a, b) => b.delta - a.delta);
-  const mean = new Map(effects.filter((e) => e.mode === "mean").map((e) => [name(e.heads), e]));
+  const mean = new Map(effects.filter((e) => e.mode === "mean").map((e) => [nameOf(e.heads), e]));
   const show = (/** @type {{delta: number, se: number | null} | undefined} */ e) => (e ? `${signed(e.delta)} ± ${e.se === null ? "?" : e.se.toFixed(4)}` : "");
-  byId("alone").replaceChildren(makeTable(`Loss on ${data.text} rises by, nats a token ± one standard error`, ["layer.head", "zero in its place", "its mean in its place", ""], zero.map((e) => [name(e.heads), show(e), show(mean.get(name(e.heads))), seen(e) ? "" : "not distinguishable from 0"])));
+  byId("alone").replaceChildren(makeTable(`Loss on ${data.text} rises by, nats a token ± one standard error`, ["layer.head", "zero in its place", "its mean in its place", ""], zero.map((e) => [nameOf(e.heads), show(e), show(mean.get(nameOf(e.heads))), seen(e) ? "" : "not distinguishable from 0"])));
   const pairs = effects.filter((e) => e.heads.length === 2);
-  const alone = new Map(zero.map((e) => [name(e.heads), e.delta]));
-  const sum = (/** @type {[number, number][]} */ heads) => heads.reduce((total, h) => total + (alone.get(name([h])) ?? 0), 0);
-  byId("pairs").replaceChildren(pairs.length ? makeTable("Two heads together, zero in their place", ["heads", "loss rises by", "sum of both alone"], pairs.map((e) => [name(e.heads), show(e), signed(sum(e.heads))])) : "Pairs are measured at the end of the run.");
+  const alone = new Map(zero.map((e) => [nameOf(e.heads), e.delta]));
+  const sum = (/** @type {[number, number][]} */ heads) => heads.reduce((total, h) => total + (alone.get(nameOf([h])) ?? 0), 0);
+  byId("pairs").replaceChildren(pairs.length ? makeTable("Two heads together, zero in their place", ["heads", "loss rises by", "sum of both alone"], pairs.map((e) => [nameOf(e.heads), show(e), signed(sum(e.heads))])) : "Pairs are measured at the end of the run.");
   const best = zero.find(seen);
-  byId("off-text").textContent = best ? `Of the heads whose effect can be told from 0, ${name(best.heads)} matters most: without it the loss rises by ${show(best)} nats a token.` : "No single head can be told from 0.";
+  byId("off-text").textContent = best ? `Of the heads whose effect can be told from 0, ${nameOf(best.heads)} matters most: without it the loss rises by ${show(best)} nats a token.` : "No single head can be told from 0.";
 }
 
 /** The heads that matter most at the end, at every checkpoint. */
 function drawHistory() {
   const last = moments[moments.length - 1].effects.filter((e) => e.heads.length === 1 && e.mode === "zero");
   const best = [...last].sort((a, b) => b.delta - a.delta).slice(0, 4);
-  const at = (/** @type {Moment} */ moment, /** @type {Effect} */ head) => moment.effects.find((e) => e.mode === "zero" && name(e.heads) === name(head.heads));
+  const at = (/** @type {Moment} */ moment, /** @type {Effect} */ head) => moment.effects.find((e) => e.mode === "zero" && nameOf(e.heads) === nameOf(head.heads));
   const curves = best.map((head) => {
     const found = moments.map((moment) => /** @type {const} */ ([moment.step ?? 0, at(moment, head)]));
-    return { name: name(head.heads), points: found.map(([step, e]) => /** @type {[number, number]} */ ([step, e?.delta ?? NaN])), errors: found.map(([, e]) => 2 * (e?.se ?? 0)) };
+    return { name: nameOf(head.heads), points: found.map(([step, e]) => /** @type {[number, number]} */ ([step, e?.delta ?? NaN])), errors: found.map(([, e]) => 2 * (e?.se ?? 0)) };
   });
   if (!curves.length) return;
   const caption = `What the loss on ${data.text} rises by without a head, nats a token; bars are two standard errors.`;

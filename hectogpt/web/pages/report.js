@@ -19,7 +19,7 @@ function makeBlock(block) {
   if (block.heading) return make("h2", {}, block.heading);
   if (block.list) return make("ul", {}, ...block.list.map((/** @type {string} */ item) => make("li", {}, item)));
   if (block.code) return make("pre", { class: "sample panel" }, block.code);
-  if (block.chart) return make("figure", { class: "panel" }, make("figcaption", {}, block.chart.label), lineChart(block.chart));
+  if (block.chart) return make("figure", { class: "panel chart" }, make("figcaption", {}, block.chart.label), lineChart(block.chart));
   if (block.table) {
     const head = block.table.head.map((/** @type {string} */ name) => (name ? make("th", { scope: "col" }, name) : make("td", {})));
     const rows = block.table.rows.map((/** @type {any[]} */ row) => make("tr", {}, ...row.map(makeCell)));
