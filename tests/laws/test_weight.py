@@ -28,7 +28,7 @@ LINES = {
     "hectogpt/kernels": 690,
     "hectogpt/model": 2150,
     "tests": 22930,
-    "tools": 4060,
+    "tools": 4120,
     "bench": 1990,
     "reference": 820,
     "assignment": 920,
