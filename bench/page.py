@@ -26,7 +26,7 @@ from hectogpt.json_files import parse_json_object
 
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
 UNMEASURED = "(not measured)"
-MARK = re.compile(r"(<!-- bench: (\w+) ?(.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- bench: (\w+) ?([^\n]*?) ?-->)(.*?)(<!-- end -->)", re.DOTALL)
 SAME_FOR_ALL = ("rounds",)  # left out of a table and said below it, where all rows agree
 HEADINGS = {
     "peak_mb": "peak MB",

@@ -26,7 +26,7 @@ from hectogpt.lab import ideas, recipes
 from hectogpt.lab.compare import Comparison, Result, Trial
 from hectogpt.lab.engines import News, local_engine, run_trials
 from hectogpt.lab.plan import Arm, arms_of
-from hectogpt.lab.record import Record, check_writable, notes_on
+from hectogpt.lab.record import Record, check_writable, failures
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.lab.statistics import gain_cells
 from hectogpt.lab.tracks import find_track
@@ -286,7 +286,7 @@ def compare(
         results=tuple(results),
         records=tuple(records),
         verdicts=tuple(verdicts),
-        notes=tuple(notes_on(records)),
+        notes=tuple(failures(records)),
         corpus=text.name,
         split=comparison.split,
         seeds=tuple(comparison.seeds),

@@ -13,12 +13,11 @@ from hectogpt.cli import compare_slurm as slurm
 from hectogpt.cli.compare_table import (
     Asked,
     LiveTable,
-    all_failures,
     as_json,
+    notes_on,
     rounds_line,
     show_plan,
     show_results,
-    size_notes,
     state_of,
 )
 from hectogpt.cli.options import CompareArguments
@@ -42,8 +41,6 @@ def compare(arguments: CompareArguments, words: Sequence[str]) -> None:
     UserError, also for trials that crashed."""
     asked = read_arguments(arguments)
     comparison, task = asked.comparison, slurm.task_number() if arguments.engine == "slurm" else None
-    for line in size_notes(comparison):
-        asked.note(f"note: {line}")
     missing = comparison.missing()
     if task is not None:
         mine = [trial for trial in missing if trial == comparison.trials()[task]]
@@ -107,7 +104,7 @@ def run_and_report(asked: Asked, missing: list[Trial]) -> None:
         from hectogpt.lab.comparison_page import page_data
         from hectogpt.web.page import fill
 
-        notes = [*size_notes(comparison), *all_failures(comparison, results)]
+        notes = notes_on(comparison, results)
         data = page_data(comparison, results, asked.verdicts(results), notes, asked.ended)
         write_atomic(arguments.html, fill("report", data))
         asked.note(f"page: {arguments.html}")

@@ -19,8 +19,7 @@ from hectogpt.cli.options import CompareArguments
 from hectogpt.display import NGRAMS, columns, printable
 from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means
 from hectogpt.lab.engines import News
-from hectogpt.lab.ngram import loss_standard_error
-from hectogpt.lab.record import notes_on
+from hectogpt.lab.record import failures
 from hectogpt.lab.rounds import Rounds, duration_text
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE, gain_cells
 from hectogpt.lab.tracks import broken_rules
@@ -139,16 +138,12 @@ def results_table(comparison: Comparison, results: Sequence[Result], width: int)
     return columns(header, rows, width=width)
 
 
-def size_notes(comparison: Comparison) -> list[str]:
-    """What there is to say about a small held-out text."""
-    corpus, held_out = comparison.corpus, comparison.corpus.tokens[comparison.split]
-    if len(held_out) >= FEW_TOKENS:
-        return []
-    error = loss_standard_error(corpus.train, held_out, corpus.n_vocab)
-    return [
-        f"the {comparison.split} text has only {len(held_out):,} tokens: a loss on it has a standard error of about "
-        f"{error:.2g} nats (a trigram's), so its last decimals mean nothing"
-    ]
+def notes_on(comparison: Comparison, results: Sequence[Result]) -> list[str]:
+    """What a reader must know: that the held-out text is small, and each way in which trials went wrong."""
+    tokens, split = len(comparison.corpus.tokens[comparison.split]), comparison.split
+    small = [f"the {split} text has only {tokens:,} tokens, so the last decimals of a loss on it mean nothing"]
+    records = [*(record for result in results for record in result.records), *comparison.failed]
+    return small * (tokens < FEW_TOKENS) + failures(records)
 
 
 def as_json(asked: Asked, results: Sequence[Result]) -> dict[str, Any]:
@@ -163,17 +158,12 @@ def as_json(asked: Asked, results: Sequence[Result]) -> dict[str, Any]:
         "verdicts": [verdict.as_json() for verdict in asked.verdicts(results)],
         "ended": asked.ended or None,
         "ngrams": ngram_means(results),
-        "notes": [*size_notes(comparison), *all_failures(comparison, results)],
+        "notes": notes_on(comparison, results),
     }
     if asked.arguments.sweep and len(results) > 1:
         best, bias = best_of(results)
         answer["best"] = {"arm": best.arm.label, "of": len(results), "selection_bias": bias}
     return answer
-
-
-def all_failures(comparison: Comparison, results: Sequence[Result]) -> list[str]:
-    """A line for each way in which trials went wrong, those of this call that crashed included."""
-    return notes_on([*(record for result in results for record in result.records), *comparison.failed])
 
 
 def show_plan(comparison: Comparison, missing: Sequence[Trial], rounds: Rounds | None = None) -> None:
@@ -227,7 +217,7 @@ def show_results(asked: Asked, results: Sequence[Result]) -> None:
             f"Best of {len(results)}: {best.arm.label}. The best of so many equal settings would lie about {bias:.3f} "
             f"below its true mean by luck alone: run it again on fresh seeds (--first-seed {again}) and quote those."
         )
-    lines += notes_on(record for result in results for record in result.records)
+    lines += notes_on(comparison, results)
     lines += [""] * bool(verdicts) + [verdict.text for verdict in verdicts]
     lines += [f"Seeds: {asked.ended}."] * bool(asked.ended)
     for line in lines:

@@ -87,17 +87,6 @@ class NgramModels:
         return p
 
 
-def loss_standard_error(tokens: np.ndarray, held_out: np.ndarray, vocab: int) -> float:
-    """Standard error of the trigram's loss on `held_out` as an estimate of its loss on more text of the same kind.
-
-    The tokens' losses are taken to be independent. A network of similar loss has a similar standard error. The
-    arguments and errors are those of `NgramModels` and `NgramModels.losses`.
-    """
-    stream = check_held_out(held_out, vocab)
-    losses = -np.log(NgramModels(tokens, vocab).trigram_probabilities(stream))
-    return float(losses.std() / math.sqrt(len(losses)))
-
-
 def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
     """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each begins with the token that
     the one before ended with, so every token after the first is a target once. The last array is one shorter row."""

@@ -20,7 +20,6 @@ from hectogpt.lab.record import arm_label, differences
 from hectogpt.serialization import IDEA_MODULE, current_path, did_you_mean, dump
 from hectogpt.training.run import Run, load_run
 
-SHOWN = 3  # changed fields that a label names
 COMMA = re.compile(r",(?![^\[]*\])")  # not inside [0.9,0.95]
 
 
@@ -146,9 +145,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         label = run.recipe
         if namesakes:
             found = differences(namesakes[0], run)
-            texts = [f"{path}={value_text(pair[1])}" for path, pair in found.items()]
-            more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
-            label = " ".join([run.recipe, *texts[:SHOWN], *more])
+            label = " ".join([label, *(f"{path}={value_text(new)}" for path, (_, new) in found.items())])
         for earlier, other in enumerate(runs[:place]):
             if (other.recipe, other.ideas) == (run.recipe, run.ideas) and not differences(other, run):
                 raise UserError(

@@ -170,28 +170,6 @@ def failures(records: Iterable[Record]) -> list[str]:
     return [f"{line} (seed {', '.join(map(str, sorted(which)))})" for line, which in seeds.items()]
 
 
-def mixed_threads(records: Iterable[Record]) -> list[str]:
-    """A line if records that are compared are of trials with different numbers of threads; none otherwise."""
-    arms: dict[int, set[str]] = {}
-    for record in records:
-        threads = (record.machine or {}).get("threads")
-        if record.counts and isinstance(threads, int):
-            arms.setdefault(threads, set()).add(record.arm or record.recipe)
-    if len(arms) < 2:
-        return []
-    told = "; ".join(f"{n} thread{'s' * (n != 1)}: {', '.join(sorted(arms[n]))}" for n in sorted(arms))
-    return [
-        f"trials of different numbers of threads are compared ({told}): sums are rounded in another order, which with "
-        "SOAP has moved the loss of a seed by 0.006"
-    ]
-
-
-def notes_on(records: Iterable[Record]) -> list[str]:
-    """What a reader of a comparison must know of its trials: `failures` and `mixed_threads`."""
-    records = list(records)
-    return failures(records) + mixed_threads(records)
-
-
 def json_value(value: Any) -> Any:
     """A field's value with the numbers that JSON lacks as texts, as `dump` writes them."""
     if isinstance(value, float) and not math.isfinite(value):

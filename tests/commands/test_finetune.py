@@ -130,37 +130,3 @@ def test_the_command_shows_before_and_after_and_goes_on(tmp_path, monkeypatch, c
     for name in ("model.safetensors",):
         assert (tmp_path / "half" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert "before training" in here("show", "whole").stdout
-
-
-@pytest.mark.thorough
-def test_a_folder_as_on_the_hub_is_tuned_and_given_back(tmp_path: Path) -> None:
-    """Names without a prefix, mask buffers, vocab.json and merges.txt, a tied head; random weights."""
-    from gpt2_folders import make_gpt2
-    from safetensors.torch import load_file, save_file
-    from transformers import GPT2LMHeadModel
-
-    from hectogpt.data import load_tokenizer
-
-    theirs = make_gpt2(vocab_size=50257, n_positions=64)
-    theirs.save_pretrained(tmp_path / "hub")
-    file = tmp_path / "hub" / "model.safetensors"
-    state = {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
-    state |= {f"h.{layer}.attn.bias": torch.ones(64, 64).tril()[None, None] for layer in range(2)}
-    save_file(state, file)
-    own = load_tokenizer()
-    (tmp_path / "hub" / "merges.txt").write_bytes(own.merges)
-    (tmp_path / "hub" / "vocab.json").write_text(json.dumps(own.vocabulary()), encoding="utf-8")
-    run = start_from(small_run(recipe="finetune"), str(tmp_path / "hub"))
-    assert run.model.lm_head.tied
-    session = Session.open(run, tiny_corpus(tmp_path))
-    ids = torch.arange(40)[None]
-    with torch.no_grad():
-        assert torch.allclose(session.model(ids), theirs(ids).logits, atol=1e-4)
-    list(session.steps())
-    (tmp_path / "tuned").mkdir()
-    save_model(session.model, tmp_path / "tuned")
-    export(tmp_path / "tuned", tmp_path / "back")
-    again = GPT2LMHeadModel.from_pretrained(tmp_path / "back")
-    with torch.no_grad():
-        assert torch.allclose(session.model(ids), again(ids).logits, atol=1e-4)
-    assert again.lm_head.weight is again.transformer.wte.weight

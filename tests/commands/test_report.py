@@ -34,12 +34,12 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab.record import Record, read_records
 from tools.report import TEMPLATE, ladder_names, recipe_descriptions, write_report
-from tools.report.front import WINDOW, build_fronts, code_length, front_table, steps_to_trigram, where_measured
+from tools.report.front import WINDOW, build_fronts, code_length, front_table, steps_to_trigram
 from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import NGRAMS, build_leaderboards
 from tools.report.ngram_file import NgramFile
-from tools.report.seconds import QUESTION, Seconds, read_seconds
-from tools.report.tables import ladder_table, selection_bias_note
+from tools.report.seconds import Seconds, read_seconds
+from tools.report.tables import ladder_table
 from tools.report.template import FIELDS, UNMEASURED, Filler, format_field
 
 TIMINGS = ROOT / "results" / "seconds.jsonl"
@@ -155,27 +155,7 @@ def test_ngram_baselines_are_those_of_the_highest_rung() -> None:
     assert boards_of(rows)[0].ngrams["test"]["kn3"] == pytest.approx(3.2), "of the highest that has any"
 
 
-def test_the_best_of_several_settings() -> None:
-    """One seed each leaves nothing to estimate the bias from; two give sd sqrt(2 ln K / n)."""
-    [board] = boards_of([make_row(WIDTH, 0, overrides={"optim.lr": lr}) for lr in (0.1, 0.2)])
-    assert "cannot be estimated" in selection_bias_note(board.sweeps)
-    values = {0.1: (5.0, 5.2), 0.2: (5.1, 5.3)}
-    rows = [
-        make_row(WIDTH, seed, overrides={"optim.lr": lr}, test_loss=loss)
-        for lr, losses in values.items()
-        for seed, loss in enumerate(losses)
-    ]
-    expected = np.std([5.0, 5.2], ddof=1) * math.sqrt(2 * math.log(2) / 2)
-    assert f"{expected:.3f} below its true mean" in selection_bias_note(boards_of(rows)[0].sweeps)
-
-
 # --- loss against seconds ---------------------------------------------------------------------------------------------
-
-
-def timing(corpus: str, seconds: dict[str, float], **changes: Any) -> Row:
-    rows = [{"contender": n, "setting": corpus, "text": corpus, "rounds": 3, "seconds": s} for n, s in seconds.items()]
-    line = {"question": QUESTION, "date": "2026-01-02T03:04:05+00:00", "machine": "a processor", "threads": 2}
-    return line | {"commit": "abcdefg", "rows": rows} | changes
 
 
 def test_the_front_has_what_no_other_is_below_in_both() -> None:
@@ -207,22 +187,6 @@ def test_steps_to_the_trigram_and_code_length() -> None:
     assert code_length(record) == pytest.approx(6.0)
     record.run["steps"] = 8
     assert code_length(record) is None, "of a whole run only"
-
-
-def test_the_newest_pass_counts(tmp_path: Path) -> None:
-    """Seconds of another machine, number of threads or commit are not mixed with the newest."""
-    lines = [timing("sotu", {"muon": 9.0}, machine="another"), timing("tinystories", {"muon": 8.0}, commit="older")]
-    lines += [timing("sotu", {"muon": 7.0}), timing("tinystories", {"soap": 6.0}), {"question": "peaks"}]
-    lines[3]["rows"][0]["text"] = "stand-in"
-    seconds = read_seconds(write_rows(tmp_path / "b.jsonl", lines))
-    assert seconds.of == {("sotu", "muon"): 7.0, ("tinystories", "soap"): 6.0}
-    assert "a processor; 2 threads; 2026-01-02, commit abcdefg" in where_measured(seconds)
-    assert "For the seconds of tinystories" in where_measured(seconds)
-    assert read_seconds(None) == read_seconds(tmp_path / "none.jsonl") == Seconds()
-    for changes in ({"rows": []}, {"rows": [{"contender": "a"}]}, {"machine": 1}):
-        write_rows(tmp_path / "b.jsonl", [lines[2], timing("sotu", {"muon": 9.0}, **changes)])
-        with pytest.raises(UserError, match="line 2: not a timing"):
-            read_seconds(tmp_path / "b.jsonl")
 
 
 # --- the written answer -----------------------------------------------------------------------------------------------

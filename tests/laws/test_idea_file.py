@@ -34,12 +34,6 @@ def refused(idea: IdeaFile) -> UserError:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_known_by_its_source(tmp_path: Path) -> None:
-    one, other = write(tmp_path, "x = 1\n"), write(tmp_path, "x = 1\n", "other.py")
-    assert one.sha256 == other.sha256 != write(tmp_path, "x = 2\n").sha256
-    assert one.path == (tmp_path / "mine.py").resolve()
-
-
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", "folder"])
 def test_what_cannot_be_read_is_one_error(tmp_path: Path, content: bytes | str | None) -> None:
     path = tmp_path / "mine.py"
@@ -84,19 +78,14 @@ def test_what_the_file_prints_goes_to_standard_error(tmp_path: Path, capsys: pyt
             "def f():\n    return 1 / 0\n\nx = f()\n",
             "ZeroDivisionError: division by zero (mine.py, line 2: return 1 / 0)",
         ),
-        ("import json\nx = json.loads('{')\n", "(mine.py, line 2: x = json.loads('{'))"),
         ("import no_such_module_at_all\n", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
         ("import sys\nsys.exit()\n", "it called exit() (mine.py, line 2: sys.exit())"),
-        ("raise SystemExit('gone')\n", "it called exit() (mine.py, line 1"),
-        ("x = '\0'\n", "null bytes"),
-        ("assert False\n", "AssertionError (mine.py, line 1: assert False)"),
     ],
 )
 def test_a_file_that_does_not_import_is_told_with_its_line(tmp_path: Path, source: str, why: str) -> None:
     error = refused(write(tmp_path, source))
     assert "mine.py cannot be imported" in error.what
     assert why in error.why + error.fix
-    assert error.fix or "null" in why
 
 
 def test_importing_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

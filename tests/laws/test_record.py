@@ -20,8 +20,6 @@ from hectogpt.lab.record import (
     append_record,
     experiment_key,
     failures,
-    mixed_threads,
-    notes_on,
     read_records,
     trial_key,
 )
@@ -100,15 +98,6 @@ def test_failures_name_the_seeds() -> None:
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
-
-
-def test_different_numbers_of_threads_are_told() -> None:
-    one, two = record(0, machine={"threads": 1}), record(1, machine={"threads": 2}, arm="muon")
-    assert mixed_threads([one, record(2, machine={"threads": 1}), record(3)]) == []
-    (line,) = mixed_threads([two, one])
-    assert "1 thread: " in line
-    assert "2 threads: muon" in line
-    assert notes_on([two, one]) == [line], "nothing failed"
 
 
 def test_identity_is_the_run_the_texts_the_track_and_the_seed() -> None:

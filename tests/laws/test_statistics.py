@@ -13,10 +13,8 @@ from scipy import stats
 from hectogpt.lab.statistics import (
     LEAST_DIFFERENCE,
     compare_pairs,
-    pooled_sd,
     seeds_needed,
     selection_bias,
-    selection_bias_of,
     summarize,
 )
 
@@ -96,11 +94,3 @@ def test_seeds_needed_have_the_power_that_they_promise(sd: float) -> None:
     assert power(n + 1) >= 0.8
     assert n <= 3 or power(n - 1) < 0.8
     assert seeds_needed(0.0) >= 2
-
-
-def test_spreads_are_pooled_over_the_samples_that_have_one() -> None:
-    one, two, single = summarize([0.0, 2.0]), summarize([0.0, 1.0, 2.0, 3.0]), summarize([5.0])
-    assert pooled_sd([single]) is None
-    assert pooled_sd([one, two, single]) == pytest.approx(math.sqrt((2 + 5 / 3) / 2))
-    assert selection_bias_of([single, single]) is None
-    assert selection_bias_of([one, two]) == pytest.approx(selection_bias(math.sqrt((2 + 5 / 3) / 2 / 2), 2))
