@@ -131,7 +131,7 @@ def _scored_before(metrics: Path) -> dict[str, float]:
 def train_in_folder(session: Session, folder: RunFolder, progress: Progress, facts: Facts, task: Task) -> None:
     """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
     checkpoint, its weights and a summary are written."""
-    run, folder.checkpoints.keep = session.run, task.keep_checkpoints
+    run = session.run
     with (
         Autosave(folder.checkpoints, task.save_every, progress.line, folder.sync_metrics) as autosave,
         stop_on_signal() as signals,

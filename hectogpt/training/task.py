@@ -87,6 +87,7 @@ def take_folder(task: Task, progress: Progress, world: Alone | World = ALONE) ->
     wanted = task.out or Path("runs") / task.name
     before = {path for path in (wanted, *wanted.parents) if path.exists()}
     folder = RunFolder.create(task.run, task.modified, task.name, task.out)
+    folder.checkpoints.keep = task.keep_checkpoints
     try:
         folder.sharing = world.record
         session = Session.open(task.run, task.corpus, world=world)
@@ -131,6 +132,7 @@ def take_folder_again(
     processes that share it."""
     run = task.run
     folder = RunFolder.reopen(resume.folder, run)
+    folder.checkpoints.keep = task.keep_checkpoints
     try:
         checkpoints = folder.checkpoints
         at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
