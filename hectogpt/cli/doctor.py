@@ -23,7 +23,7 @@ import tyro
 import hectogpt
 from hectogpt import files, hardware, torch_private
 from hectogpt.cli.console import one_line
-from hectogpt.cli.show_all import find_corpora
+from hectogpt.cli.show import find_corpora
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import describe
 from hectogpt.kernels.compiler import cpp_compiler, cpp_compiler_fault

@@ -118,18 +118,18 @@ def main(argv: list[str]) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     options, run, base, name = parse(argv)
     parse_names(options.track)  # before anything is done
+    if options.extend is not None and options.resume is None:
+        raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
     if options.resume is None and run.recipe == "finetune" and run.first_weights is None:
         fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
-    from hectogpt.cli.train_run import resume, train
+    from hectogpt.cli.train_run import resume, train, train_shared
     from hectogpt.training.describing import is_modified
     from hectogpt.training.launch import find_launch
 
     launch = find_launch()
     if launch is not None:
-        from hectogpt.cli import train_parallel
-
-        train_parallel.train(launch, run, name, base, argv, options)
+        train_shared(launch, run, name, base, argv, options)
         return
     if options.parallel is not None:
         raise UserError(
@@ -140,8 +140,6 @@ def main(argv: list[str]) -> None:
     if options.resume is not None:
         resume(run, name, base, argv, options)
     else:
-        if options.extend is not None:
-            raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
         train(run, name or DEFAULT, is_modified(base, run), options)
 
 
