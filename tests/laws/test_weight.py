@@ -15,7 +15,7 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2610,  # the ground, and what Python users call
-    "hectogpt/cli": 4030,
+    "hectogpt/cli": 4000,
     "hectogpt/lab": 3920,
     "hectogpt/grade": 4710,
     "hectogpt/assignment": 620,
@@ -33,8 +33,8 @@ LINES = {
     "reference": 820,
     "assignment": 920,
 }
-FILES = 194  # of the package
-TRAIN = 86  # modules that `hectogpt train` may load, see below
+FILES = 192  # of the package
+TRAIN = 85  # modules that `hectogpt train` may load, see below
 
 
 def count(paths: list[Path]) -> int:
