@@ -55,6 +55,15 @@ CONTENTS = {
     ],
     "Contribute": ["CONTRIBUTING", "docs/architecture", "AGENTS", "SECURITY", "CHANGELOG"],
 }
+# What pages that are known by a question's number, or by a sentence, are called in the table of contents.
+SHORT = {
+    "answers/attention": "Attention, derived",
+    "answers/positions": "Positions, derived",
+    "answers/baseline": "The assignment's own run",
+    "answers/learning": "What each rung does",
+    "assignment/README": "The assignment",
+    "assignment/AGENTS": "Rules for AI assistants",
+}
 PAGES = ["README", *(page for pages in CONTENTS.values() for page in pages)]
 # "name: what it is" in a docstring, at the beginning of a paragraph or after a sentence.
 ITEM = re.compile(r"(?:^|(?<=[.;] ))([a-z_]\w*(?:, [a-z_]\w*)*): ")
@@ -125,7 +134,7 @@ def read_page(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = fill(source[0])
     if page == root_doc:
         for caption, pages in CONTENTS.items():
-            lines = "\n".join(f"/{page}" for page in pages)
+            lines = "\n".join(f"{SHORT[page]} </{page}>" if page in SHORT else f"/{page}" for page in pages)
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n"
 
 

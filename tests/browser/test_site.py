@@ -14,7 +14,7 @@ from helpers import ROOT
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("furo")
-PAGES = ["index", "search", "docs/python", "docs/platforms"]
+PAGES = ["index", "search", "docs/start", "docs/exit-codes"]
 # Long pages take axe minutes.
 # preload: it would fetch the style sheets, which a browser forbids in a file. Of headers of tables: text in MathML is
 # none to axe, and the corner of a table may be empty.

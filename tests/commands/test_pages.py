@@ -48,6 +48,8 @@ PRINTED = {
     "compare": ["verdict", r"\nlearning_rate .* is (better|worse|unproven|a tie|tied)"],
     "resume": ["ok +runs/long", "equal +loss"],
     "fine-tune": ["before training|held-out loss", "runs/tuned"],
+    "interop": ["GPT2LMHeadModel", "My fellow citizens"],
+    "parallel": ["held-out loss after 2 steps"],
     "python": ["Run soap_rare_tokens", r"\nAnna walked to the", r"my_idea\.py:half_way", "already holds a run"],
     "grading-teacher": ["anna: 0/30", "ben: 30/30", "exit code 1"],
 }
@@ -70,7 +72,10 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
     work.mkdir()
     corpus.write_text("\n\n".join(f"My fellow citizens, this is address {n}. " * 12 for n in range(200)))
     (programs / "hectogpt").write_text(PROGRAM.replace("CORPUS", repr(str(corpus))))
-    (programs / "hectogpt").chmod(0o755)
+    small = f"--steps 2 --threads 1 --data.batch-size 4 --data.seq-len 64 --model.d-model 16 --corpus {corpus}"
+    (programs / "torchrun").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m torch.distributed.run "$@" {small}\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
     paths = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
     printed = ""
     for kind, block in blocks:
