@@ -26,6 +26,20 @@ def wait_until(page: Any, condition: Callable[[], bool], seconds: float = 5) -> 
     raise AssertionError(f"it did not happen within {seconds} s")
 
 
+# preload: it would fetch the style sheets, which a browser forbids in a file. Of headers of tables: text in MathML is
+# none to axe, and the corner of a table may be empty.
+AXE = "axe.run(document, {iframes: false, preload: false, rules: {'empty-table-header': {enabled: false}}})"
+
+
+def axe_faults(page: Any) -> list[tuple[str, str]]:
+    """What axe-core finds: the rule, and the element's beginning."""
+    import axe_playwright_python
+
+    page.add_script_tag(path=Path(axe_playwright_python.__file__).with_name("axe.min.js"))
+    found = page.evaluate(AXE)
+    return [(fault["id"], node["html"][:200]) for fault in found["violations"] for node in fault["nodes"]]
+
+
 class Firefox:
     """Firefox by its own protocol, Marionette: messages are a length, a colon and JSON."""
 

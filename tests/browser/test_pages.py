@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import axe_faults
 from command import write_tokens
 
 import hectogpt
@@ -59,6 +60,7 @@ def check_layout(page: Any) -> None:
     assert page.evaluate(unnamed + "e.getAttribute('aria-label') || e.textContent.trim())).length") == 0
     assert page.evaluate("document.querySelectorAll('svg:not([aria-label]), canvas:not([aria-label])').length") == 0
     assert page.faults == []
+    assert axe_faults(page) == []
 
 
 @pytest.mark.parametrize("width", [400, 768, 1366])

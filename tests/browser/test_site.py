@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import wait_until
+from browsers import axe_faults, wait_until
 from helpers import ROOT
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("furo")
 PAGES = ["index", "search", "docs/start", "docs/exit-codes"]
 # Long pages take axe minutes.
-# preload: it would fetch the style sheets, which a browser forbids in a file. Of headers of tables: text in MathML is
-# none to axe, and the corner of a table may be empty.
-AXE = "axe.run(document, {iframes: false, preload: false, rules: {'empty-table-header': {enabled: false}}})"
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +40,11 @@ def page(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_accessible_and_fits_a_telephone(site: Path, page: Any, name: str) -> None:
-    import axe_playwright_python
-
     page.goto((site / f"{name}.html").as_uri())
     for width in (400, 1280):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.add_script_tag(path=Path(axe_playwright_python.__file__).with_name("axe.min.js"))
-        found = page.evaluate(AXE)
-        assert [(fault["id"], node["html"][:200]) for fault in found["violations"] for node in fault["nodes"]] == []
+        assert axe_faults(page) == []
 
 
 def test_search_works_from_a_file(site: Path, page: Any) -> None:

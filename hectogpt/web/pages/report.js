@@ -23,7 +23,7 @@ function makeBlock(block) {
   if (block.table) {
     const head = block.table.head.map((/** @type {string} */ name) => (name ? make("th", { scope: "col" }, name) : make("td", {})));
     const rows = block.table.rows.map((/** @type {any[]} */ row) => make("tr", {}, ...row.map(makeCell)));
-    return make("div", { class: "scroll" }, make("table", { class: "wide" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
+    return make("div", { class: "scroll", tabindex: 0 }, make("table", { class: "wide" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
   }
   return make("p", { class: block.kind ?? false }, block.word ? make("b", {}, `${block.word}: `) : "", block.text);
 }
