@@ -22,7 +22,7 @@ LINES = {
     "hectogpt/training": 4810,
     "hectogpt/explore": 970,
     "hectogpt/web": 550,
-    "hectogpt/interop": 1810,
+    "hectogpt/interop": 1790,
     "hectogpt/generation": 720,
     "hectogpt/data": 1690,
     "hectogpt/kernels": 690,
