@@ -38,59 +38,48 @@ Mistakes = tuple[Mistake, ...]
 
 def explain(result: PartResult, case: Case, transcript: Transcript) -> None:
     """Give a result with broken laws its outcome, and a diagnosis if there is one."""
-    result.outcome = "failed"
-    for rule in (not_started, another_architecture, cannot_be_built, out_of_memory):
-        if found := rule(case, transcript):
-            result.outcome, result.reason = found
-            if result.outcome in ("not started", "blocked"):
-                result.findings, result.error = [], None
-            return
-    result.diagnosis = next(filter(None, (rule(case) for rule in RULES)), None)
+    result.outcome, result.reason = outcome_of(case, transcript)
+    if result.outcome in ("not started", "blocked"):
+        result.findings, result.error = [], None
+    if result.outcome == "failed":
+        result.diagnosis = next(filter(None, (rule(case) for rule in RULES)), None)
 
 
-# --- outcomes: (outcome, reason) if a rule holds ----------------------------------------------------------------------
+# --- outcomes ---------------------------------------------------------------------------------------------------------
 
 
-def not_started(case: Case, transcript: Transcript) -> tuple[str, str] | None:
-    """What the starter's stubs give: torch.empty(1), or NotImplementedError."""
-
-    def is_stub(answer: Answer) -> bool:
-        if answer.tensor is not None:
-            return tuple(answer.tensor.shape) == (1,) and answer.tensor.is_floating_point()
-        return answer.kind == "error" and answer.error == "NotImplementedError"
-
-    first = case.counted[0].answer
-    if first.facts.get("building") and "has no class" in first.text:
+def outcome_of(case: Case, transcript: Transcript) -> tuple[str, str]:
+    """The outcome and its reason: a stub, another architecture, a part below that cannot be built for the same reason,
+    no memory; else failed."""
+    answers = [call.answer for call in case.counted]
+    first, below = answers[0], BY_NAME[case.part].rests_on
+    if all(map(is_stub, answers)):
+        return (
+            "not started",
+            "it returns the placeholder" if first.kind == "tensor" else "it raises NotImplementedError",
+        )
+    if any(answer.kind == "memory" for answer in answers):
+        return "out of memory", "it asked for more memory than it may have"
+    if not first.facts.get("building"):
+        return "failed", ""
+    if "has no class" in first.text:
         return "not started", first.text
-    if not all(is_stub(call.answer) for call in case.counted):
-        return None
-    return "not started", "it returns the placeholder" if first.kind == "tensor" else "it raises NotImplementedError"
-
-
-def another_architecture(case: Case, transcript: Transcript) -> tuple[str, str] | None:
-    first = case.counted[0].answer
-    if not first.facts.get("building") or not first.text.startswith("parameters differ"):
-        return None
-    lacks = "missing" in first.text or "other shape" in first.text
-    return None if lacks else ("changed", f"{short(first.text)}: not comparable")
-
-
-def cannot_be_built(case: Case, transcript: Transcript) -> tuple[str, str] | None:
-    """Blocked, where a part below cannot be built for the same reason."""
-    first = case.counted[0].answer
-    for below in BY_NAME[case.part].rests_on if first.facts.get("building") else ():
-        found = next((a for (name, _, _), a in transcript.answers.items() if laws.SETTINGS[name].part == below), [])
-        if not found or not found[0].facts.get("building"):
+    if first.text.startswith("parameters differ") and not ("missing" in first.text or "other shape" in first.text):
+        return "changed", f"{short(first.text)}: not comparable"
+    for (name, _, _), (answer, *_) in transcript.answers.items():
+        if laws.SETTINGS[name].part not in below or not answer.facts.get("building"):
             continue
-        same = (found[0].error, found[0].text) == (first.error, first.text)
-        if same or "has no class" in found[0].text or found[0].error == first.error == "LookupError":
-            return "blocked", f"{BY_NAME[below].title} cannot be built: {describe(found[0])}"
-    return None
+        same = (answer.error, answer.text) == (first.error, first.text) or answer.error == first.error == "LookupError"
+        if same or "has no class" in answer.text:
+            return "blocked", f"{BY_NAME[laws.SETTINGS[name].part].title} cannot be built: {describe(answer)}"
+    return "failed", ""
 
 
-def out_of_memory(case: Case, transcript: Transcript) -> tuple[str, str] | None:
-    full = any(call.answer.kind == "memory" for call in case.counted)
-    return ("out of memory", "it asked for more memory than it may have") if full else None
+def is_stub(answer: Answer) -> bool:
+    """What the starter's stubs give: torch.empty(1), or NotImplementedError."""
+    if answer.tensor is not None:
+        return tuple(answer.tensor.shape) == (1,) and answer.tensor.is_floating_point()
+    return answer.kind == "error" and answer.error == "NotImplementedError"
 
 
 def describe(answer: Answer) -> str:

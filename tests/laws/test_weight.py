@@ -17,7 +17,7 @@ LINES = {
     "hectogpt": 2610,  # the ground, and what Python users call
     "hectogpt/cli": 4000,
     "hectogpt/lab": 3920,
-    "hectogpt/grade": 4710,
+    "hectogpt/grade": 4700,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4810,
     "hectogpt/explore": 970,
