@@ -28,7 +28,8 @@ from hectogpt.grade.result import OUTCOMES
 
 SOURCES = {case.names[0]: case.source for case in WRONG}
 DOCUMENTS = [ROOT / "docs" / name for name in ("grading.md", "grading-teacher.md")]
-OTHERS = {"--network", "--rm", "--read-only", "--tmpfs", "--volume", "--env", "--check", "--solution"}  # of docker and the kit
+# Options of docker and of the kit.
+OTHERS = {"--network", "--rm", "--read-only", "--tmpfs", "--volume", "--env", "--check", "--solution"}
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX, and bash")
 
 
