@@ -53,7 +53,8 @@ def run_to_folder(
         with folder:
             world.keep("folder", str(folder.path.resolve()))
             world.share(lambda: session.step)
-            facts = {"modified": folder.modified, "folder": str(folder.path)} | score_before(session, folder, progress)
+            facts: Facts = {"modified": folder.modified, "folder": str(folder.path)}
+            facts |= score_before(session, folder, progress)
             fields = {"run": dump(session.run), "machine": session.machine.describe()}
             trackers.begin(folder.path, fields, step=session.step)
             folder.on_row = trackers.add
