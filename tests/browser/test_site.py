@@ -14,8 +14,7 @@ from helpers import ROOT
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("furo")
-PAGES = ["index", "search", "docs/start", "docs/exit-codes"]
-# Long pages take axe minutes.
+PAGES = ["index", "search", "docs/start", "docs/exit-codes"]  # long ones take axe minutes
 
 
 @pytest.fixture(scope="module")
