@@ -90,9 +90,13 @@ class StepLine:
         self.run, self.done = run, done
         self.begun = time.perf_counter()
 
+    def seconds_of_run(self, step: Step) -> float:
+        """The seconds that all steps take at the pace so far."""
+        return (time.perf_counter() - self.begun) / (step.number - self.done) * self.run.steps
+
     def __call__(self, step: Step) -> str:
         steps = self.run.steps
-        left = (time.perf_counter() - self.begun) / (step.number - self.done) * (steps - step.number)
+        left = self.seconds_of_run(step) * (1 - step.number / steps)
         speed = self.run.data.batch_size * self.run.data.seq_len / step.seconds
         return (
             f"step {step.number:05d}/{steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | lr {step.lr:.1e} | "

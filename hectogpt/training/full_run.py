@@ -32,6 +32,7 @@ from hectogpt.training.task import Task, begin
 from hectogpt.training.trackers import Trackers
 
 T = TypeVar("T")
+LONG = 90.0  # seconds of a run from which a quicker one is named
 LOOK = 10  # steps after which tensors that have not moved are named
 Facts = dict[str, Any]  # what a summary says beside the result's numbers
 
@@ -142,6 +143,8 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
         for step in progress.follow(drive(session, autosave, signals), run.steps, line, done=session.step):
             folder.add(step)
             _look(session, folder, progress, step, task.eval_every)
+            if step.number == line.done + 5 and task.shorter and (seconds := line.seconds_of_run(step)) > LONG:
+                progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
         interrupted = session.stopping and session.step < run.steps
         save_last(session, folder, autosave, progress, needed=interrupted)
     if interrupted:
