@@ -36,7 +36,9 @@ def save(result: RunResult) -> None:
         path = cache_dir() / "baselines" / _name(result.corpus_sha256["train"], result.run.steps)
         path.parent.mkdir(parents=True, exist_ok=True)
         curves = {"losses": result.losses, "grad_norms": result.grad_norms}
-        rounded = {name: [float(f"{value:.7g}") for value in values] for name, values in curves.items()}
+        rounded: dict[str, object] = {
+            name: [float(f"{value:.7g}") for value in values] for name, values in curves.items()
+        }
         rounded |= {"corpus": result.corpus, "dev_loss": result.scores["dev"].loss}
         write_atomic(path, json.dumps(rounded, allow_nan=False) + "\n")
 

@@ -34,13 +34,14 @@ def page_data(
     went wrong. ended: why the seeds ended."""
     first, *others = results
     title = f"{', '.join(result.arm.label for result in others)} against {first.arm.label}" if others else ""
+    listed: list[dict[str, Any]] = [{"heading": "Notes"}, {"list": [printable(note) for note in notes]}]
     blocks: list[dict[str, Any]] = [
         {"text": _setting(comparison, first, ended), "kind": "soft"},
         *({"word": v.word, "text": printable(v.text), "kind": KINDS.get(v.word, "other")} for v in verdicts),
         *_charts(comparison, results),
         {"heading": "Losses"},
         *_losses(comparison, results),
-        *([{"heading": "Notes"}, {"list": [printable(note) for note in notes]}] if notes else []),
+        *(listed if notes else []),
         *_ideas(results),
         {"text": _origin(results), "kind": "soft"},
     ]

@@ -15,26 +15,26 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2610,  # the ground, and what Python users call
-    "hectogpt/cli": 4000,
-    "hectogpt/lab": 3920,
+    "hectogpt/cli": 4010,
+    "hectogpt/lab": 3930,
     "hectogpt/grade": 4700,
     "hectogpt/assignment": 620,
-    "hectogpt/training": 4810,
+    "hectogpt/training": 4820,
     "hectogpt/explore": 970,
     "hectogpt/web": 550,
     "hectogpt/interop": 1790,
     "hectogpt/generation": 720,
     "hectogpt/data": 1690,
-    "hectogpt/kernels": 690,
+    "hectogpt/kernels": 680,
     "hectogpt/model": 2150,
-    "tests": 22820,
+    "tests": 22810,
     "tools": 4120,
     "bench": 1990,
     "reference": 820,
     "assignment": 920,
 }
 FILES = 192  # of the package
-TRAIN = 85  # modules that `hectogpt train` may load, see below
+TRAIN = 86  # modules that `hectogpt train` may load, see below
 
 
 def count(paths: list[Path]) -> int:
