@@ -13,8 +13,8 @@ from hectogpt import errors
 from hectogpt.display import printable
 
 EXAMPLES = """\
-  hectogpt assignment my_gpt                      a folder with stubs, tests, questions and a text
-  hectogpt assignment --check my_gpt              a line for each part: not started, passed, failed
+  hectogpt assignment my_gpt            stubs, tests, questions and a text
+  hectogpt assignment --check my_gpt    each part: not started, passed, failed
   hectogpt assignment small --parts mlp,attention
   hectogpt assignment class --parts scored --solution"""
 

@@ -17,7 +17,7 @@ from hectogpt.errors import UserError
 LARGEST = 64 << 20  # bytes of prompts
 EXAMPLES = """\
   hectogpt generate runs/minute "My fellow citizens" --max-new-tokens 40
-  hectogpt generate runs/minute "First prompt" "Second prompt" --temperature 0.5 --seed 1 --json
+  hectogpt generate runs/minute "First" "Second" --temperature 0.5 --json
   hectogpt generate gpt2 --prompts prompts.txt > texts.txt"""
 
 

@@ -22,7 +22,7 @@ from hectogpt.web.rows import Rows
 from hectogpt.web.server import PageServer
 
 EXAMPLES = """\
-  hectogpt watch                          while `hectogpt train` runs in another terminal
+  hectogpt watch             while `hectogpt train` runs in another terminal
   hectogpt watch runs/minute runs/minute-2
   hectogpt watch copied-from-elsewhere --no-browser --port 4000"""
 
