@@ -80,8 +80,7 @@ Run
   --init MODEL       start from a run, folder or hub name; --idea FILE: its code
 Going on
   --save-every N     checkpoint every N steps, 0 for none (default: by time, and
-                     none is kept once the run is done)
-  --keep-checkpoints N  how many stay, the newest (default 3)
+                     none stays in the end); --keep-checkpoints N: how many
   --resume auto|RUN  go on with the newest run of this recipe, or with a folder
   --extend STEPS     with --resume: steps to add to a run that is done
   --require-exact    with --resume: refuse if bits may differ
