@@ -88,7 +88,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many tests a missing browser cost: among other skips nobody would notice."""
     skipped = terminalreporter.stats.get("skipped", [])
-    count = sum("browser" in getattr(report, "keywords", ()) and NO_BROWSER in str(report.longrepr) for report in skipped)
+    count = sum(
+        "browser" in getattr(report, "keywords", ()) and NO_BROWSER in str(report.longrepr) for report in skipped
+    )
     if count:
         terminalreporter.write_line(f"{count} browser tests skipped: {NO_BROWSER}", yellow=True)
 

@@ -27,7 +27,7 @@ LINES = {
     "hectogpt/data": 1690,
     "hectogpt/kernels": 680,
     "hectogpt/model": 2150,
-    "tests": 22810,
+    "tests": 22820,
     "tools": 4120,
     "bench": 1990,
     "reference": 820,
