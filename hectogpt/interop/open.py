@@ -119,7 +119,8 @@ def find_checkpoint(
             if steps
             else "it has none: set save_every to keep some"
         )
-        raise UserError(f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT)
+        fix = "name one of these, or leave the step out" if steps else "leave the step out"
+        raise UserError(f"{folder} has no checkpoint of step {step}", why=why, fix=fix, code=errors.CHECKPOINT)
     if has_weights and not _is_under_way(folder):
         return None
     for at in reversed(steps):
