@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,14 +25,12 @@ PROJECT = "hectogpt"
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard; of one run in a group in a folder of the group's name."""
+    """Event files in RUN/tensorboard."""
 
     def __init__(self, run: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(run["folder"]) / "tensorboard"
-        if run["group"]:
-            folder = Path(run["folder"]) / run["group"] / re.sub(r'[\x00-\x1f\\/:*?"<>|]', "_", run["name"]).strip(". ")
         # Rows of later steps, which an earlier process has written, are void.
         self.writer = SummaryWriter(str(folder), purge_step=run["step"] + 1, flush_secs=2)
         fields = json.dumps(run["fields"], indent=2, allow_nan=False)
@@ -57,7 +54,7 @@ class Wandb:
         has_key = bool(os.environ.get("WANDB_API_KEY"))
         with suppress(OSError, RuntimeError):
             has_key |= "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8", errors="replace")
-        names: dict[str, Any] = {"id": run["id"], "name": run["name"], "group": run["group"] or None}
+        names: dict[str, Any] = {"id": run["id"], "name": run["name"]}
         names["mode"] = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
         own = wandb.init(project=PROJECT, config=run["fields"], dir=run["folder"], resume="allow", **names)
         self.link, self.log, self.end = own.url or f"wandb sync {Path(own.dir).parent}", own.log, own.finish
@@ -70,8 +67,7 @@ class Trackio:
         import trackio
 
         options: dict[str, Any] = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False, "resume": "allow"}
-        name, group = f"{run['name']} {run['id']}", run["group"] or None
-        trackio.init(PROJECT, name=name, group=group, config=dict(_flat(run["fields"])), **options)
+        trackio.init(PROJECT, name=f"{run['name']} {run['id']}", config=dict(_flat(run["fields"])), **options)
         self.link, self.log, self.end = "trackio show", trackio.log, trackio.finish
 
 
@@ -99,19 +95,18 @@ def parse_names(names: str) -> tuple[str, ...]:
 
 
 class Trackers:
-    """Trackers of one run, or of several after each other. note: is called with a line about each that fails."""
+    """Trackers of a run. note: is called with a line about each that fails."""
 
     def __init__(self, names: Sequence[str], note: Callable[[str], None]) -> None:
         self._names, self._note = list(names), note
         self._open: dict[str, Tracker] = {}
         self.links: dict[str, str] = {}
 
-    def begin(self, folder: Path, fields: dict[str, Any], *, name: str = "", group: str = "", step: int = 0) -> None:
-        """Begin a run, or go on with it after `step`. fields: what it is made of, plain values. name: at the trackers;
-        that of the folder unless given. group: of runs that have no folder of their own and are never resumed."""
+    def begin(self, folder: Path, fields: dict[str, Any], *, step: int = 0) -> None:
+        """Begin the run in a folder, or go on with it after `step`. fields: what it is made of, plain values."""
         if self._names:
-            names = {"id": secrets.token_hex(4) if group else _identity(folder), "name": name or folder.resolve().name}
-            run = {"folder": str(folder.resolve()), "group": group, "fields": fields, "step": step} | names
+            place = folder.resolve()
+            run = {"folder": str(place), "name": place.name, "id": _identity(folder), "fields": fields, "step": step}
             self._open = self._each(lambda tracker: TRACKERS[tracker](run))
             self.links |= {tracker: opened.link for tracker, opened in self._open.items()}
 

@@ -19,7 +19,7 @@ LINES = {
     "hectogpt/lab": 3930,
     "hectogpt/grade": 4700,
     "hectogpt/assignment": 620,
-    "hectogpt/training": 4820,
+    "hectogpt/training": 4810,
     "hectogpt/explore": 970,
     "hectogpt/web": 550,
     "hectogpt/interop": 1790,
