@@ -53,7 +53,10 @@ CONTENTS = {
     "Why to believe it": [
         *("results/LADDER", "docs/statistics", "docs/reliability", "docs/performance", "docs/scale", "results/LOG"),
     ],
-    "Contribute": ["CONTRIBUTING", "docs/architecture", "AGENTS", "SECURITY", "CHANGELOG"],
+    "Contribute": [
+        *("CONTRIBUTING", "docs/architecture", "docs/where-to-put", "docs/rules", "docs/files"),
+        *("AGENTS", "SECURITY", "CHANGELOG"),
+    ],
 }
 # What pages that are known by a question's number, or by a sentence, are called in the table of contents.
 SHORT = {

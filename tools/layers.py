@@ -1,7 +1,7 @@
 """The rules of the layers, and what is made from the code: `python -m tools.layers`.
 
-The command writes docs/pictures/layers.svg (the rules below as a picture), the list of files in docs/architecture.md
-(the first line of each module's docstring) and tests/data/errors.txt (the sentences of errors, tools/errors.py). What a
+The command writes docs/pictures/layers.svg (the rules below as a picture), the list of files in docs/files.md (the
+first line of each module's docstring) and tests/data/errors.txt (the sentences of errors, tools/errors.py). What a
 merge has left between the marks of a file is written again. tests/laws/test_house.py holds the code to the rules, and
 fails if one of the three files is not what this command writes.
 """
@@ -20,7 +20,7 @@ from tools.errors import LIST, list_errors
 
 PACKAGE = ROOT / "hectogpt"
 PICTURE = ROOT / "docs" / "pictures" / "layers.svg"
-PAGE = ROOT / "docs" / "architecture.md"
+PAGE = ROOT / "docs" / "files.md"
 BEGIN, END = "<!-- files: begin (python -m tools.layers) -->", "<!-- files: end -->"
 
 

@@ -256,7 +256,8 @@ def test_a_document_links_to_files_that_exist(path: Path) -> None:
 
 def test_the_walks_of_the_architecture_name_what_is_there() -> None:
     """A line of a walk is a file of the package and a function, class or method that it defines."""
-    steps = re.findall(r"^ *(\w+/\S+\.py) +(\w+(?:\.\w+)?)", layers.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^ *(\w+/\S+\.py) +(\w+(?:\.\w+)?)", page, re.MULTILINE)
     assert len(steps) > 20
     for file, name in steps:
         scope: list[ast.stmt] = tree(file).body
