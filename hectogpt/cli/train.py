@@ -43,8 +43,6 @@ class TrainOptions:
     """With --resume: refuse if the machine or the program differs, so that bits may differ."""
     parallel: Literal["ddp", "fsdp"] | None = None
     """Under torchrun: every process has all weights (ddp)."""
-    reduction: Literal["tree", "fast"] = "tree"
-    """How processes add up gradients: in a fixed tree (the same bits for any number of them), or by all-reduce."""
     dist_timeout: float = 120.0
     """Seconds that one process waits for another."""
     prompt: str | None = None
@@ -90,7 +88,6 @@ Machine
   --threads N        0 for one on each physical core (default)
   --compile          generate code for the blocks; pays for long runs
 Under torchrun (docs/parallel.md)
-  --reduction KIND   tree: the same bits for any number of processes; or fast
   --dist-timeout S   seconds that one process waits for another (120)
 Output
   --out FOLDER       the run's folder (default runs/RECIPE, runs/RECIPE-2 ...)

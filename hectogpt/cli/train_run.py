@@ -1,15 +1,13 @@
 """`hectogpt train` once its options are read: trains and prints the result, alone or as one of torchrun's processes.
 
 Progress goes to stderr, the final table (or --json) to stdout. Under torchrun rank 0 does what one alone does and
-prints, the others follow it. It names the failure of another process with its cause, which is in status.json too; if it
-cannot, rank 1 does. A process that has not found the others says so itself.
+prints, the others follow it. It names the failure of another process with its cause; if it cannot, rank 1
+does. A process that has not found the others says so itself.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
@@ -36,12 +34,11 @@ from hectogpt.training import setup
 from hectogpt.training.checkpoint import file_hashes
 from hectogpt.training.describing import is_modified, label_of, size_notes, tokens_of
 from hectogpt.training.full_run import follow
-from hectogpt.training.launch import Launch, NotJoinedError, PeerError, write_status
+from hectogpt.training.launch import Launch, NotJoinedError, PeerError
 from hectogpt.training.leaves import choose_leaves
-from hectogpt.training.parallel import Alone, World, recorded
+from hectogpt.training.parallel import ALONE, Alone, World, recorded
 from hectogpt.training.run import Run, changes, load_run
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.session import ALONE
 from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus, named_folder, runs_of
 from hectogpt.training.trackers import parse_names
 
@@ -270,11 +267,11 @@ def _train_as_one(
             why="a model that does not fit into one GPU is beyond a hundred steps on a laptop",
             fix="--parallel ddp; docs/scale.md says what serves beyond",
         )
-    world = World(launch, options.dist_timeout, options.reduction == "fast")
-    with world, _status_written(world):
+    world = World(launch, options.dist_timeout)
+    with world:
         config = dump(run)
         facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}
-        world.agree(facts | {"configuration": config, "options": [options.reduction, options.dist_timeout]})
+        world.agree(facts | {"configuration": config, "options": [options.dist_timeout]})
         progress = Progress(options.quiet or not world.is_first)
         where: Resume | None = None
 
@@ -289,7 +286,7 @@ def _train_as_one(
 
         decided = world.share(decide)
         if decided is None:
-            world.meet("the end")  # rank 0 may keep the store
+            world.wait_for_all("the end")  # rank 0 may keep the store
             return
         shared = load_run(decided)
         corpus = find_corpus(shared, progress, options.encoding, options.force, launch.local_rank == 0)
@@ -319,17 +316,3 @@ def _settle(
         train(run, name or DEFAULT, is_modified(recipe, run), options)
         return None
     return None, run
-
-
-@contextmanager
-def _status_written(world: World) -> Iterator[None]:
-    """When a process fails, write the first cause into the run's folder: at rank 0, or at rank 1 if rank 0 is gone."""
-    try:
-        yield
-    except BaseException as error:
-        failure = world.publish(error)
-        if failure is not None:
-            gone = isinstance(error, PeerError) and failure["rank"] == 0
-            if world.rank == int(gone) and (folder := world.kept(FOLDER)) is not None:
-                write_status(Path(folder), failure, world.size, world.launch.attempt)
-        raise

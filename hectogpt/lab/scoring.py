@@ -18,9 +18,9 @@ from hectogpt.progress import Progress
 from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
 from hectogpt.training.full_run import Facts, run_to_folder
-from hectogpt.training.parallel import Alone, World
+from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.run_folder import RunFolder
-from hectogpt.training.session import ALONE, RunResult, Session
+from hectogpt.training.session import RunResult, Session
 from hectogpt.training.task import Task
 
 SOTU_PROMPT = "The state of our"

@@ -238,8 +238,7 @@ def file_hashes() -> dict[str, str]:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What of the facts of a checkpoint is not as it is now, so that bits may differ; in words."""
     before, here = ({**facts.get("machine", {}), **_parts(facts)} for facts in (then, now))
-    names = [*here, *(name for name in before if name == "sharing" and name not in here)]
-    return [f"{name} {before.get(name)} -> {here.get(name)}" for name in names if here.get(name) != before.get(name)]
+    return [f"{name} {before.get(name)} -> {value}" for name, value in here.items() if value != before.get(name)]
 
 
 def _parts(facts: Mapping[str, Any]) -> dict[str, Any]:

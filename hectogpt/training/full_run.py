@@ -24,10 +24,10 @@ from hectogpt.training.autosave import Autosave, drive
 from hectogpt.training.describing import StepLine, spike_note, unmoved_note
 from hectogpt.training.evaluate import EvalResult, evaluate
 from hectogpt.training.loop import Step
-from hectogpt.training.parallel import Alone, World
+from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder
-from hectogpt.training.session import ALONE, Session
+from hectogpt.training.session import Session
 from hectogpt.training.task import Task, begin
 from hectogpt.training.trackers import Trackers
 

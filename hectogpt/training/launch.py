@@ -1,30 +1,28 @@
-"""How a run that several processes share is started, and how it fails: reads the environment, loads no torch.
-
-status.json in the run's folder has what ended the last attempt. It goes when the run goes on.
-"""
+"""How a run that several processes share is started, and how it fails: reads the environment, loads no torch."""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import write_atomic
+from hectogpt.serialization import diff
+
+T = TypeVar("T")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun tells a process. attempt: how often all processes were started again. agent: whether torchrun keeps
-    the store, and not rank 0."""
+    """What torchrun's environment says of a process. attempt: how often all processes were started again. agent:
+    whether torchrun keeps the store, and not rank 0."""
 
     rank: int
     size: int
@@ -53,13 +51,17 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
     return Launch(rank, size, local_rank, local_size, environment["MASTER_ADDR"], port, attempt, agent)
 
 
-T = TypeVar("T")
+class NotJoinedError(UserError):
+    """This process has not found the others, so it cannot leave it to rank 0 to say why."""
 
-STATUS = "status.json"
+
+class DisagreementError(UserError):
+    """The processes of a run do not have the same run. All of them raise it."""
 
 
 class PeerError(UserError):
-    """Another process of the run has failed, so this one cannot go on. failure: which, and of what."""
+    """Another process of the run has failed, so this one cannot go on. failure: its rank (None: not known), the cause,
+    the step, and "wordless" if it could not say it itself."""
 
     def __init__(self, failure: dict[str, Any], size: int) -> None:
         rank, step = failure["rank"], failure["step"]
@@ -74,28 +76,10 @@ class PeerError(UserError):
         self.failure = failure
 
 
-class NotJoinedError(UserError):
-    """This process has not found the others, so it cannot leave it to rank 0 to say why."""
-
-
-def write_status(folder: Path, failure: Mapping[str, Any], processes: int, attempt: int) -> None:
-    """Write the first failure of an attempt: its rank (None: not known), its cause, and the step it happened in."""
-    record = {"state": "failed", "processes": processes, "attempt": attempt, **failure}
-    with suppress(OSError, UserError):  # the disk may be what has failed
-        if folder.is_dir():
-            write_atomic(folder / STATUS, json.dumps(record, indent=2, allow_nan=False) + "\n")
-
-
-def clear_status(folder: Path) -> None:
-    """Remove the failure of an earlier attempt."""
-    with suppress(OSError):
-        (folder / STATUS).unlink(missing_ok=True)
-
-
 def within(seconds: float, work: Callable[[], T]) -> T:
     """What the work returns. Raises RuntimeError if it takes longer: on a dead link the store never answers."""
     found: list[T] = []
-    failed: list[BaseException] = []
+    failed: list[Exception] = []
 
     def do() -> None:
         try:
@@ -113,31 +97,26 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     return found[0]
 
 
-class DisagreementError(UserError):
-    """The processes of a run do not have the same run. All of them raise it."""
-
-
-def describe_odd(name: str, odd: list[int], told: dict[int, str]) -> DisagreementError:
-    """The error that names who differs in what. told: the value of one usual rank and of the first odd one."""
-    (usual, one), (other, two) = ((rank, json.loads(text)) for rank, text in told.items())
-    differing = list(_differences(one, two, ""))
-    shown = [f"{p or name}: {_brief(a)} at rank {usual}, {_brief(b)} at rank {other}" for p, a, b in differing[:3]]
-    shown += [f"and {len(differing) - 3} more"] if len(differing) > 3 else []
+def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
+    """The error that names who differs in what. texts: the facts of every rank, of which two differ."""
+    name = next(name for name in texts[0] if any(its.get(name) != texts[0][name] for its in texts))
+    values = [its.get(name) for its in texts]
+    usual, count = Counter(json.dumps(value, sort_keys=True) for value in values).most_common(1)[0]
+    first = next(rank for rank, value in enumerate(values) if json.dumps(value, sort_keys=True) == usual)
+    first = first if 2 * count > len(values) else 0
+    odd = [rank for rank, value in enumerate(values) if value != values[first]]
+    differing = [
+        f"{path or name}: {_brief(one)} at rank {first}, {_brief(other)} at rank {odd[0]}"
+        for path, (one, other) in diff(values[first], values[odd[0]]).items()
+    ]
+    more = [f"and {len(differing) - 3} more"] if len(differing) > 3 else []
     ranks = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))}"
     return DisagreementError(
-        f"{ranks} differ{'s' if len(odd) == 1 else ''} from rank {usual} in the {name}",
-        why="; ".join(shown),
+        f"{ranks} differ{'s' if len(odd) == 1 else ''} from rank {first} in the {name}",
+        why="; ".join(differing[:3] + more),
         fix="the same installation, command, files and threads for all processes",
         kept="nothing was written",
     )
-
-
-def _differences(one: Any, two: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(one, dict) and isinstance(two, dict):
-        for name in sorted(one.keys() | two.keys()):
-            yield from _differences(one.get(name), two.get(name), f"{path}.{name}" if path else name)
-    elif one != two:
-        yield path, one, two
 
 
 def _brief(value: Any) -> str:

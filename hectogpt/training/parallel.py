@@ -12,7 +12,6 @@ import json
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -46,35 +45,28 @@ class Alone:
 
     is_first = True
     in_words = ""
-    facts: ClassVar[dict[str, Any]] = {}
     record: ClassVar[dict[str, Any]] = {}
 
     def share(self, find: Callable[[], T]) -> T:
         """What `find` returns."""
         return find()
 
-    def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors as they are."""
-        return tensors
-
     def keep(self, name: str, value: str) -> None:
         """Nothing: there is no later attempt."""
 
 
+ALONE = Alone()
+
+
 class World:
-    """This process among those of the run. Use as a context manager.
+    """This process among those of the run. Use as a context manager."""
 
-    fast: whether sums go by the library's own all-reduce, whose order depends on the number of processes.
-    """
-
-    def __init__(self, launch: Launch, timeout: float = TIMEOUT, fast: bool = False) -> None:
+    def __init__(self, launch: Launch, timeout: float = TIMEOUT) -> None:
         """Join the others. Raises NotJoinedError if they do not all come within the timeout, or for a port in use."""
-        self.launch, self.rank, self.size = launch, launch.rank, launch.size
-        self.timeout, self.fast = timeout, fast
+        self.launch, self.rank, self.size, self.timeout = launch, launch.rank, launch.size, timeout
         self.step = 0  # that this process is in, from 1; 0 before the first
         self._shared = 0  # texts so far
         self._store_is_gone = False
-        self._kept_here: dict[str, str] = {}
         limit = timedelta(seconds=timeout)
         owns = not launch.agent and launch.rank == 0
         try:
@@ -93,7 +85,6 @@ class World:
         self.mark("has joined")
 
     def _not_joined(self, error: Exception, owns: bool) -> NotJoinedError:
-        first = str(error).strip().partition("\n")[0][:300]
         if owns and ("EADDRINUSE" in str(error) or "in use" in str(error)):
             return NotJoinedError(
                 f"port {self.launch.port} is in use",
@@ -102,7 +93,7 @@ class World:
             )
         return NotJoinedError(
             f"the {self.size} processes of the run did not find each other at {self.launch.address}:{self.launch.port}",
-            why=first,
+            why=_first_line(error),
             fix="see that all are started, that no other program has the port, and that their machines reach each "
             "other; where a machine's name stands for 127.0.0.1 there, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for "
             "GPUs) to the network interface, such as eth0",
@@ -112,8 +103,10 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and dist.is_initialized():
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if error is not None:
+            self._publish(error)
+        elif dist.is_initialized():
             dist.destroy_process_group()
 
     @property
@@ -123,22 +116,13 @@ class World:
 
     @property
     def in_words(self) -> str:
-        """How many processes share the run, on how many machines, and how they add up."""
-        nodes = -(-self.size // self.launch.local_size)
-        processes = f"{self.size} process{'' if self.size == 1 else 'es'} on {nodes} node{'' if nodes == 1 else 's'}"
-        return f"{processes}, {'fast' if self.fast else 'tree'} sums"
+        """How many processes share the run."""
+        return f"{self.size} process{'' if self.size == 1 else 'es'}"
 
     @property
     def record(self) -> dict[str, Any]:
         """How the run is shared, for run.json."""
-        sums = "fast" if self.fast else "tree"
-        how = {"processes": self.size, "parallel": "ddp", "reduction": sums, "elastic": not self.fast}
-        return {"sharing": how | {"in_words": self.in_words}}
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the bits of the run depend on: the number of processes, where sums are not those of the tree."""
-        return {"sharing": f"{self.size} processes, fast sums"} if self.fast else {}
+        return {"sharing": {"processes": self.size}}
 
     # --- texts and tensors ---
 
@@ -165,7 +149,7 @@ class World:
                 dist.broadcast(flat.view(torch.uint8) if flat.dtype == torch.bool else flat, 0)
         return found
 
-    def meet(self, operation: str) -> None:
+    def wait_for_all(self, operation: str) -> None:
         """Wait until all processes have come here: one that ends before others have read its text seems to have failed.
         Raises PeerError."""
         with self.guarded(operation):
@@ -174,7 +158,7 @@ class World:
     def _wait_for(self, key: str) -> str:
         deadline, pause = time.monotonic() + START, 0.01
         try:
-            while not self._ask(lambda: self._store.check([key])):
+            while (text := self._read(key, self.timeout)) is None:
                 failure = self._failure()
                 if failure is None and time.monotonic() > deadline:
                     failure = {"rank": 0, "cause": f"nothing came from it in {START:.0f} s", "step": 0}
@@ -182,39 +166,38 @@ class World:
                     raise PeerError(failure, self.size)
                 time.sleep(pause)
                 pause = min(2 * pause, 0.2)
-            return self._ask(lambda: self._store.get(key)).decode()
+            return text
         except RuntimeError:
             raise PeerError(self._store_failure(), self.size) from None
 
-    def _ask(self, question: Callable[[], T], limit: float | None = None) -> T:
-        """What the store answers within the run's limit. Raises RuntimeError, at once if it did not answer before."""
+    def _read(self, key: str, limit: float = LOOK, store: dist.Store | None = None) -> str | None:
+        """A text of the store; None if it is not there. Raises RuntimeError as `_ask`."""
+        place = store or self._store
+        return self._ask(lambda: place.get(key).decode() if place.check([key]) else None, limit)
+
+    def _ask(self, question: Callable[[], T], limit: float) -> T:
+        """What the store answers within so many seconds. Raises RuntimeError, at once if it did not answer before."""
         if self._store_is_gone:
             raise RuntimeError("the store is gone")
         try:
-            return within(limit or self.timeout, question)
+            return within(limit, question)
         except RuntimeError:
             self._store_is_gone = True
             raise
 
     def keep(self, name: str, value: str) -> None:
         """Keep a text for later attempts of the same launch."""
-        self._kept_here[name] = value
         self._kept.set(name, value)
 
     def kept(self, name: str) -> str | None:
         """A text that this attempt or an earlier one has kept."""
-        if name in self._kept_here:
-            return self._kept_here[name]
         with suppress(RuntimeError):
-            return self._ask(lambda: self._kept.get(name).decode() if self._kept.check([name]) else None)
+            return self._read(name, self.timeout, self._kept)
         return None
-
-    # --- agreement ---
 
     def agree(self, facts: dict[str, Any]) -> None:
         """Compare what every process has. Raises DisagreementError, at all of them, which names the odd ones out."""
-        texts = {name: json.dumps(fact, sort_keys=True, allow_nan=False) for name, fact in facts.items()}
-        whole = json.dumps(texts, sort_keys=True, allow_nan=False)
+        whole = json.dumps(facts, sort_keys=True, allow_nan=False)
         mine = torch.frombuffer(bytearray(hashlib.sha256(whole.encode()).digest()), dtype=torch.uint8)
         every = [torch.empty_like(mine) for _ in range(self.size)]
         self._store.set(f"facts/{self.rank}", whole)
@@ -222,16 +205,10 @@ class World:
             dist.all_gather(every, mine)
         if all(torch.equal(mine, other) for other in every):
             return
-        every_text = [json.loads(self._store.get(f"facts/{rank}")) for rank in range(self.size)]
+        texts = [json.loads(self._store.get(f"facts/{rank}")) for rank in range(self.size)]
         with suppress(RuntimeError):
             dist.barrier()  # all have read before the one that keeps the store ends
-        for name in [*facts, *(name for its in every_text for name in its if name not in facts)]:
-            values = [its.get(name, "null") for its in every_text]
-            if len(set(values)) > 1:
-                usual, count = Counter(values).most_common(1)[0]
-                usual = usual if 2 * count > self.size else values[0]
-                odd = [rank for rank, value in enumerate(values) if value != usual]
-                raise describe_odd(name, odd, {rank: values[rank] for rank in (values.index(usual), odd[0])})
+        raise describe_odd(texts)
 
     # --- failures ---
 
@@ -256,26 +233,25 @@ class World:
 
     def mark(self, doing: str) -> None:
         """Write into the store what this process does, for one that waits for it in vain."""
+        text = json.dumps([self.step, doing], allow_nan=False)
         with suppress(RuntimeError):
-            self._ask(lambda: self._store.set(f"at/{self.rank}", json.dumps([self.step, doing], allow_nan=False)))
+            self._ask(lambda: self._store.set(f"at/{self.rank}", text), self.timeout)
 
-    def publish(self, error: BaseException) -> dict[str, Any] | None:
-        """Write into the store what this process dies of. Returns the first failure of the run; None if all processes
-        end by the same error, which is no failure of one of them."""
-        if isinstance(error, PeerError):
-            return error.failure
-        if isinstance(error, (DisagreementError, KeyboardInterrupt, SystemExit)):
-            return None
+    def _publish(self, error: BaseException) -> None:
+        """Write into the store what this process dies of, unless all processes end by the same error, which is no
+        failure of one of them."""
+        if isinstance(error, (PeerError, DisagreementError, KeyboardInterrupt, SystemExit)):
+            return
         if isinstance(error, UserError):
-            if error.code in (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP):
-                return None
-            cause = f"{error.what}: {error.why}" if error.why else error.what
+            if error.code not in (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP):
+                self._claim(f"{error.what}: {error.why}" if error.why else error.what)
         else:
-            cause = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-        return self._claim({"rank": self.rank, "cause": cause, "step": self.step})
+            self._claim(f"{type(error).__name__}: {error}".partition("\n")[0][:300])
 
-    def _claim(self, failure: dict[str, Any]) -> dict[str, Any]:
-        """Make this the run's failure, if there is none; returns the one that is."""
+    def _claim(self, cause: str, **more: Any) -> dict[str, Any]:
+        """Make this the run's failure, of this process and its step unless `more` says so, if there is none yet;
+        returns the one that is."""
+        failure = {"rank": self.rank, "cause": cause, "step": self.step} | more
         text = json.dumps(failure, allow_nan=False)
         with suppress(RuntimeError):
             failure = json.loads(self._ask(lambda: self._store.compare_set("failure", "", text), LOOK))
@@ -284,21 +260,15 @@ class World:
     def _failure(self) -> dict[str, Any] | None:
         """The run's failure, if it is known; a process of this machine that is gone is one."""
         with suppress(RuntimeError):
-            if self._ask(lambda: self._store.check(["failure"]), LOOK):
-                found: dict[str, Any] = json.loads(self._ask(lambda: self._store.get("failure"), LOOK))
+            if (text := self._read("failure")) is not None:
+                found: dict[str, Any] = json.loads(text)
                 return found
             for rank in range(self.size):
-                if rank != self.rank and self._is_gone(rank):
+                host, _, pid = (self._read(f"process/{rank}") or "").rpartition(" ")
+                if rank != self.rank and host == socket.gethostname() and not hardware.is_process(int(pid)):
                     cause = "its process has ended without a word: killed, or by an exit in the middle of the run"
-                    return self._claim({"rank": rank, "cause": cause, "step": self.step, "wordless": True})
+                    return self._claim(cause, rank=rank, wordless=True)
         return None
-
-    def _is_gone(self, rank: int) -> bool:
-        key = f"process/{rank}"
-        if not self._ask(lambda: self._store.check([key]), LOOK):
-            return False
-        host, _, pid = self._ask(lambda: self._store.get(key), LOOK).decode().rpartition(" ")
-        return host == socket.gethostname() and not hardware.is_process(int(pid))
 
     def _find_failure(self, error: Exception, operation: str) -> dict[str, Any]:
         deadline = time.monotonic() + LOOK
@@ -308,32 +278,31 @@ class World:
             if self._store_is_gone:
                 return self._store_failure()
             if "timed out" in str(error).lower():
-                return self._claim(self._hanging(operation))
+                return self._hanging(operation)
             time.sleep(0.02)
-        first = str(error).strip().partition("\n")[0][:300]
-        return self._claim({"rank": None, "cause": f"{operation}: {first}", "step": self.step})
+        return self._claim(f"{operation}: {_first_line(error)}", rank=None)
 
     def _store_failure(self) -> dict[str, Any]:
         """The failure that the store is gone: torchrun keeps it, or rank 0 does."""
+        rank, cause = 0, "its process has ended, and the store with it, or its machine cannot be reached"
         if self.launch.agent:
-            cause = f"torchrun at {self.launch.address} has ended, or its machine cannot be reached"
-            return {"rank": None, "cause": cause, "step": self.step, "wordless": True}
-        cause = "its process has ended, and the store with it, or its machine cannot be reached"
-        return {"rank": 0, "cause": cause, "step": self.step, "wordless": True}
+            rank, cause = None, f"torchrun at {self.launch.address} has ended, or its machine cannot be reached"
+        return {"rank": rank, "cause": cause, "step": self.step, "wordless": True}
 
     def _hanging(self, operation: str) -> dict[str, Any]:
         """The failure that a process does not answer: one that is behind this one."""
         behind: list[tuple[int, int, str]] = []
         with suppress(RuntimeError):
             for rank in range(self.size):
-                key = f"at/{rank}"
-                if rank != self.rank and self._ask(lambda key=key: self._store.check([key]), LOOK):  # type: ignore[misc]
-                    step, doing = json.loads(self._ask(lambda key=key: self._store.get(key), LOOK))  # type: ignore[misc]
-                    if (step, doing) != (self.step, operation):
-                        behind.append((step, rank, doing))
-        cause = f"it did not come to {operation} of step {self.step} in {self.timeout:g} s"
+                step, doing = json.loads(self._read(f"at/{rank}") or "[0, null]")
+                if rank != self.rank and doing and (step, doing) != (self.step, operation):
+                    behind.append((step, rank, doing))
         if not behind:
-            return {"rank": None, "cause": f"a process stopped answering during {operation}", "step": self.step}
+            return self._claim(f"a process stopped answering during {operation}", rank=None)
         step, rank, doing = min(behind)
-        last = f"its last sign: {doing}, step {step}"
-        return {"rank": rank, "cause": f"{cause}; {last}", "step": self.step, "wordless": True}
+        cause = f"it did not come to {operation} of step {self.step} in {self.timeout:g} s"
+        return self._claim(f"{cause}; its last sign: {doing}, step {step}", rank=rank, step=step, wordless=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]

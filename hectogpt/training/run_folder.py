@@ -39,7 +39,6 @@ from hectogpt.run_records import (
 from hectogpt.serialization import dump
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.evaluate import EvalResult
-from hectogpt.training.launch import clear_status
 from hectogpt.training.loop import Step
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
@@ -175,7 +174,6 @@ class RunFolder:
         self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))  # a score follows the row of its step
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
-        clear_status(self.path)
         write_atomic(self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115

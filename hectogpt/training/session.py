@@ -31,12 +31,10 @@ from hectogpt.training.checkpoint import Checkpoint, check_fits, code_hash, diff
 from hectogpt.training.evaluate import EvalResult, FirstNumbers, evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.optim import OptimizerGroup
-from hectogpt.training.parallel import Alone, World
+from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
 from hectogpt.training.state import put_state, take_state
-
-ALONE: Alone = Alone()
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,7 @@ class Session:
         machine = self.machine.describe() | {"head": self.head, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
         return {
-            "machine": machine | self.world.facts | {"code": code_hash()},
+            "machine": machine | {"code": code_hash()},
             "version": __version__,
             "run": dump(self.run),
             "corpus": self.corpus.name,

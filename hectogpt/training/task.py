@@ -20,10 +20,10 @@ from hectogpt.run_records import CHECKPOINTS, KEEP, RUN, STEP_FOLDER, read_state
 from hectogpt.training import precision, setup
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.describing import say_what_is_done
-from hectogpt.training.parallel import Alone, World
+from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.run import Run, changes
 from hectogpt.training.run_folder import RunFolder, read_steps
-from hectogpt.training.session import ALONE, Session
+from hectogpt.training.session import Session
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ from hectogpt.training.state import State
 
 def share_checkpoint(world: Alone | World, at: Checkpoint | None) -> Checkpoint | None:
     """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
+    if isinstance(world, Alone):
+        return at
     facts: dict[str, Any] | None = world.share(
         lambda: None if at is None else {"step": at.step, "values": at.state.values, "facts": at.facts}
     )
@@ -198,40 +200,6 @@ class TreeExchange(Exchange):
             return add_in_tree(every)
 
 
-class FastExchange(Exchange):
-    """Sums by the library's own all-reduce: their last bits depend on the number of processes."""
-
-    def __init__(self, world: World) -> None:
-        self.world, self.rank, self.size = world, world.rank, world.size
-        self.works: list[dist.Work] = []
-        self.rows: list[_Rows] = []
-
-    def begin(self, step: int) -> None:
-        self.world.begin(step)
-
-    def start(self, bucket: Tensor, table: Tensor | None = None) -> None:
-        with self.world.guarded("the sum of gradients", mark=False):
-            if table is not None and (rows := _pack(table, self.size)) is not None:
-                self.rows.append(rows)
-                bucket = rows.packed
-            self.works.append(dist.all_reduce(bucket, async_op=True))
-
-    def finish(self) -> None:
-        with self.world.guarded("the sum of gradients"):
-            for work in self.works:
-                work.wait()
-            for rows in self.rows:
-                rows.put_back()
-        self.works, self.rows = [], []
-
-    def total(self, numbers: Tensor) -> Tensor:
-        with self.world.guarded("the sum of losses"):
-            dist.all_reduce(numbers)
-        return numbers
-
-
 def make_exchange(world: Alone | World) -> Exchange:
     """How the processes of a world add up."""
-    if isinstance(world, Alone) or world.size == 1:
-        return Exchange()
-    return FastExchange(world) if world.fast else TreeExchange(world)
+    return Exchange() if isinstance(world, Alone) or world.size == 1 else TreeExchange(world)

@@ -55,7 +55,7 @@ KILLED = "its process has ended without a word"
 def test_a_failed_process_is_named_with_its_cause(
     found: dict[str, Any], fault: str, codes: list[int], cause: str
 ) -> None:
-    """Rank 0 tells it, with what is kept; status.json has it; the others say nothing of their own."""
+    """Rank 0 tells it, with what is kept; the others say nothing of their own."""
     run = found[fault]
     assert run["codes"] == codes
     first, other = run["told"]
@@ -63,8 +63,6 @@ def test_a_failed_process_is_named_with_its_cause(
     assert cause in first
     assert f"kept: the checkpoint of step 2, metrics and run.json in {fault}\n" in first
     assert other == ""
-    assert run["status"]["rank"] == 1
-    assert cause in run["status"]["cause"]
     assert run["seconds"] < 10 + 3 * (fault == "hung")
     assert run["checkpoints"] == ["step-00000002"]
 
@@ -89,7 +87,6 @@ def test_a_hung_rank_0_is_named_by_rank_1(found: dict[str, Any]) -> None:
     run = found["hung-first"]
     assert run["codes"] == [-9, 10]
     assert run["told"][1].startswith("error: rank 0 of the run's 2 processes failed in step 3\nwhy: ")
-    assert run["status"]["rank"] == 0
     assert run["seconds"] < 20
 
 
@@ -127,8 +124,7 @@ def whole(folder: Path) -> Path:
     told = done.communicate(timeout=120)
     assert done.returncode == 0, told
     record = json.loads((folder / "whole" / "run.json").read_text())
-    assert record["sharing"]["processes"] == 2
-    assert record["sharing"]["elastic"] is True
+    assert record["sharing"] == {"processes": 2}
     assert record["run"]["data"]["leaves"] == 4
     return folder / "whole"
 
@@ -144,7 +140,6 @@ def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(fold
     assert done.returncode == 0, told
     record = json.loads((folder / "again" / "run.json").read_text())
     assert [entry["step"] for entry in record["resumed"]] == [3]
-    assert not (folder / "again" / "status.json").exists()
     assert weights(folder / "again") == weights(whole)
 
 
@@ -165,8 +160,6 @@ def test_processes_whose_torchrun_was_killed_end_in_order(folder: Path, whole: P
         time.sleep(0.1)
     assert not [worker for worker in workers if worker.exists()]
     assert "error: a process of the run's 2 processes failed in step" in err
-    status = json.loads((folder / "orphans" / "status.json").read_text())
-    assert "torchrun" in status["cause"]
 
 
 def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path, whole: Path) -> None:

@@ -63,12 +63,10 @@ def command(folder: Path, name: str, count: int, argv: list[str], **environment:
                     os.kill(pid, signal.SIGKILL)  # as torchrun does
         time.sleep(0.02)
     told = [(folder / f"{name}-{rank}.err").read_text() for rank in range(count)]
-    status = folder / name / "status.json"
     return {
         "codes": [codes[pid] for pid in pids],
         "told": told,
         "seconds": time.monotonic() - begun,
-        "status": json.loads(status.read_text()) if status.exists() else None,
         "folder": sorted(path.name for path in (folder / name).glob("*")),
         "checkpoints": sorted(path.name for path in (folder / name / "checkpoints").glob("*")),
     }

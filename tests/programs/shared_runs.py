@@ -25,9 +25,9 @@ from hectogpt.model.inputs import NgramHash
 from hectogpt.training import leaves
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.launch import Launch
-from hectogpt.training.parallel import Alone, World
+from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.run import Run
-from hectogpt.training.session import ALONE, Session
+from hectogpt.training.session import Session
 
 Work = Callable[[Launch], Any]
 
