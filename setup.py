@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: a wheel holds copies of reference/, assignment/ and answers/.
 
-The copies are made when a wheel is built, and exist nowhere else. hectogpt/assignment/materials.py finds
+The copies are made when a wheel is built, and exist nowhere else. hectogpt/assignment/kit.py finds
 them for `hectogpt assignment`.
 """
 

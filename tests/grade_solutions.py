@@ -9,9 +9,9 @@ from types import ModuleType
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import judge, laws
 from hectogpt.grade.answer import answer_of_error
-from hectogpt.grade.imports import empty_functions, lacking_keywords
+from hectogpt.grade.child import every_answer
 from hectogpt.grade.result import PartResult
-from hectogpt.grade.run_part import every_answer
+from hectogpt.grade.run_part import empty_functions, lacking_keywords
 from hectogpt.grade.runner import Transcript
 
 BASE = """

@@ -1,21 +1,30 @@
-"""How far a student is: the tests of a kit, run in a child process, and a state for every part."""
+"""How far a student is: the tests of a kit, run part after part in a child process, and a state for every part.
+
+A test is a function whose name begins with `test_`, in tests/test_PART.py; no pytest is needed. An exercise that is
+still a stub raises NotImplementedError with its name, and is recognised by it.
+"""
 
 from __future__ import annotations
 
+import faulthandler
+import importlib.util
 import re
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
 from hectogpt.assignment.kit import SOURCES
-from hectogpt.assignment.parts import BY_NAME, PARTS
+from hectogpt.assignment.parts import BY_NAME
 from hectogpt.errors import UserError
-from hectogpt.process import Outcome, ask
+from hectogpt.process import Outcome, answer, ask
 
 TOGETHER = "together"  # the tests of all parts at once
 LIMIT = 60.0  # seconds for one part's tests, which take a few
+STUB = re.compile(r"exercise (\w+): ")
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Progress:
 def find_parts(folder: Path) -> list[str]:
     """The parts that a kit has tests for, in the assignment's order, and `together`. Raises UserError for no kit."""
     missing = [name for name in SOURCES if not (folder / name).is_file()]
-    names = [name for name in (*(part.name for part in PARTS), TOGETHER) if test_file(folder, name).is_file()]
+    names = [name for name in (*BY_NAME, TOGETHER) if test_file(folder, name).is_file()]
     if missing or not names:
         raise UserError(
             f"{folder} is no kit of the assignment",
@@ -54,48 +63,104 @@ def test_file(folder: Path, part: str) -> Path:
 def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIMIT) -> list[Progress]:
     """The state of each part of a kit, told as soon as it is known. Raises UserError for a folder that is no kit.
 
-    The tests run in a child process. Where that ends or hangs, the part that it was at has failed, and another child
-    goes on with the next one. limit: seconds for each part.
+    Where the child ends or hangs, the part that it was at has failed, and another child goes on with the next one.
+    limit: seconds for each part.
     """
     folder = folder.resolve()
+    names = find_parts(folder)
     found: list[Progress] = []
     begun: list[str] = []
 
-    def note(progress: Progress) -> None:
-        found.append(progress)
-        tell(progress)
+    def note(part: str, state: str, why: str) -> None:
+        found.append(Progress(part, state, why))
+        tell(found[-1])
 
     def on_message(message: dict[str, Any]) -> None:
         begun.append(str(message["part"]))
         if message["state"] != "begun":
-            note(Progress(str(message["part"]), str(message["state"]), str(message["why"])))
+            note(*(str(message[name]) for name in ("part", "state", "why")))
 
-    names = find_parts(folder)
     while left := names[len(found) :]:
         begun.clear()
         request = {"folder": str(folder), "parts": left, "limit": limit}
-        outcome = ask("hectogpt.assignment.run_tests", request, on_message, limit * (len(left) + 1))
+        outcome = ask("hectogpt.assignment.check", request, on_message, limit * (len(left) + 1))
         if not begun:
             raise UserError(
                 "the tests did not start",
-                why=last_line(outcome),
+                why=(outcome.last_words.splitlines() or [outcome.error or "no reason is known"])[-1],
                 fix="pip install torch numpy einops jaxtyping matplotlib tqdm",
             )
         if left := names[len(found) :]:
-            note(Progress(left[0], "failed", cut_short(outcome, folder, limit)))
+            note(left[0], "failed", cut_short(outcome, folder, limit))
     return found
 
 
 def cut_short(outcome: Outcome, folder: Path, limit: float) -> str:
     """Why a child ended in the middle of a part."""
-    if "Timeout (" not in outcome.last_words:
+    _, timeout, words = outcome.last_words.rpartition("Timeout (")
+    if not timeout:
         return f"the process ended: {outcome.error or 'exit code 0'}"
-    places = re.findall(r'File "([^"]+)", line (\d+)', outcome.last_words.rpartition("Timeout (")[2])
-    own = [(Path(file).name, line) for file, line in places if Path(file).parent == folder]
-    where = f", at {own[0][0]}, line {own[0][1]}" if own else ""
-    return f"not done after {limit:g} s{where}"
+    places = [(Path(file), line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', words)]
+    own = next((f", at {file.name}, line {line}" for file, line in places if file.parent == folder), "")
+    return f"not done after {limit:g} s{own}"
 
 
-def last_line(outcome: Outcome) -> str:
-    """The end of what a child had to say."""
-    return (outcome.last_words.splitlines() or [outcome.error or "no reason is known"])[-1]
+# --- in the child -----------------------------------------------------------------------------------------------------
+
+
+def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """For each part a message when it begins and one when it has ended: part, state, why.
+
+    request: folder of the kit, parts, limit in seconds for each part. After the limit the process ends, and where it
+    was is in its last words.
+    """
+    folder = Path(request["folder"])
+    sys.dont_write_bytecode = True
+    sys.path[:0] = [str(folder), str(folder / "tests")]
+    import torch
+
+    torch.set_num_threads(1)
+    for part in request["parts"]:
+        yield {"part": part, "state": "begun", "why": ""}
+        faulthandler.dump_traceback_later(request["limit"], exit=True)
+        state, why = run_part(folder, part)
+        faulthandler.cancel_dump_traceback_later()
+        yield {"part": part, "state": state, "why": why}
+
+
+def run_part(folder: Path, part: str) -> tuple[str, str]:
+    """State of a part, passed, failed, not started or waiting, and the first reason why it has not passed. A failure
+    beyond the course's tests is a note on a part that has passed."""
+    beyond = False
+    try:
+        spec = importlib.util.spec_from_file_location(f"test_{part}", test_file(folder, part))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        tests = [test for name, test in vars(module).items() if name.startswith("test_") and callable(test)]
+        for test in sorted(tests, key=lambda test: hasattr(test, "beyond")):
+            beyond = hasattr(test, "beyond")
+            test()
+    except BaseException as error:  # SystemExit and the like too: they come from the code that is tested
+        stub = STUB.match(str(error)) if isinstance(error, NotImplementedError) else None
+        if stub:
+            return ("not started", "") if stub[1] == part else ("waiting", f"for {stub[1]}")
+        if beyond:
+            return "passed", f"note, beyond the course's tests: {describe(error, folder)}"
+        return "failed", describe(error, folder)
+    return "passed", ""
+
+
+def describe(error: BaseException, folder: Path) -> str:
+    """The first line of an error, and where it was raised, unless a test raised it to say what is wrong."""
+    first = next(iter(str(error).splitlines()), "")
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, AssertionError) and frames and frames[-1][0].parent == folder / "tests":
+        return first
+    own = [f" ({file.name}, line {line})" for file, line in frames if file.parent == folder]
+    return type(error).__name__ + f": {first}" * bool(first) + "".join(own[-1:])
+
+
+if __name__ == "__main__":
+    answer(reply)

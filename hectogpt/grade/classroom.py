@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from hectogpt import errors, files
-from hectogpt.assignment import materials
+from hectogpt.assignment import kit
 from hectogpt.errors import UserError
 from hectogpt.grade import laws, result
 from hectogpt.grade.judge import judge
@@ -68,7 +68,7 @@ def check_reference(limits: Limits | None = None) -> None:
     with suppress(OSError):
         if mark.is_file():
             return
-    folder = materials.find("reference")
+    folder = kit.find("reference")
     found = grade(of_folder(folder, "reference"), limits)
     wrong = [part for part in found.parts if part.outcome != "passed"]
     if wrong or found.fault:

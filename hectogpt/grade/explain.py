@@ -18,7 +18,7 @@ from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call, Case, difference, listed, outcome, short
 from hectogpt.grade.computation import Mistake, combine
 from hectogpt.grade.mistakes_gradient import GRADIENTS
-from hectogpt.grade.result import Diagnosis, Finding, PartResult
+from hectogpt.grade.result import Diagnosis, PartResult
 from hectogpt.grade.runner import Transcript
 
 MISTAKES: dict[str, list[Mistake]] = {
@@ -88,44 +88,6 @@ def describe(answer: Answer) -> str:
         return f"returned {answer.text}"
     at = f", at {short(answer.line, 200)}" if answer.line else ""
     return f"{answer.error}: {short(answer.text)}{at}" if answer.text else f"{answer.error}{at}"
-
-
-# --- parts that are run once: first weights, training, the picture ----------------------------------------------------
-
-
-def answers_of(setting: str, transcript: Transcript) -> list[Answer]:
-    """The answers in a setting that is run once."""
-    return transcript.answers.get((setting, "patched", "float64"), [])
-
-
-def unusable(part: str, answers: list[Answer]) -> PartResult | None:
-    """The result of a part whose function raised, or returned what cannot be used."""
-    if not answers:
-        return PartResult(part, "grader fault", "nothing came back")
-    answer = next((answer for answer in answers if answer.tensor is None), None)
-    if answer is None:
-        return None
-    if answer.error == "NotImplementedError":
-        return PartResult(part, "not started", "it raises NotImplementedError")
-    if answer.kind == "memory":
-        return PartResult(part, "out of memory", "it asked for more memory than it may have")
-    if answer.facts.get("building"):
-        return PartResult(part, "blocked", f"the model cannot be built: {answer.error}: {short(answer.text)}")
-    more = "".join(f"; {value}" for value in answer.facts.values()) if answer.kind == "other" else ""
-    found = fault_diagnosis(part, answer) if answer.kind == "error" else None
-    return failed(part, describe(answer) + more, found)
-
-
-def failed(part: str, symptom: str, diagnosis: Diagnosis | None = None) -> PartResult:
-    law = laws.laws_of(part)[0]
-    return PartResult(part, "failed", findings=[Finding(law.name, symptom, law.says, True)], diagnosis=diagnosis)
-
-
-def add_error_after(result: PartResult, answers: list[Answer], what: str) -> None:
-    """A note on an error after what counts."""
-    if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
-        says = "The function runs to its end without an error."
-        result.findings.append(Finding("to the end", f"after the {what}: {short(after)}", says, False))
 
 
 # --- diagnoses --------------------------------------------------------------------------------------------------------

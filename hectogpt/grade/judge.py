@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import laws
+from hectogpt.grade import laws, train_case
+from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call, Case, case_of, difference, listed, short
-from hectogpt.grade.explain import add_error_after, answers_of, describe, explain, failed, fault_diagnosis, unusable
-from hectogpt.grade.judge_train import judge_train
+from hectogpt.grade.explain import describe, explain, fault_diagnosis
 from hectogpt.grade.laws import Law
 from hectogpt.grade.result import Diagnosis, Finding, PartResult
 from hectogpt.grade.runner import Transcript
+from hectogpt.grade.train_case import BATCHES, STEPS, Run, close, curve
 
 
 def judge(transcript: Transcript) -> list[PartResult]:
@@ -150,6 +151,122 @@ CHECKS: dict[str, Callable[[list[Call]], str]] = {
         "graph", True, "gradients are recorded while tokens are generated: memory grows with every token"
     ),
 }
+
+
+# --- parts that are run once: first weights, training, the picture ----------------------------------------------------
+
+
+def answers_of(setting: str, transcript: Transcript) -> list[Answer]:
+    """The answers in a setting that is run once."""
+    return transcript.answers.get((setting, "patched", "float64"), [])
+
+
+def unusable(part: str, answers: list[Answer]) -> PartResult | None:
+    """The result of a part whose function raised, or returned what cannot be used."""
+    if not answers:
+        return PartResult(part, "grader fault", "nothing came back")
+    answer = next((answer for answer in answers if answer.tensor is None), None)
+    if answer is None:
+        return None
+    if answer.error == "NotImplementedError":
+        return PartResult(part, "not started", "it raises NotImplementedError")
+    if answer.kind == "memory":
+        return PartResult(part, "out of memory", "it asked for more memory than it may have")
+    if answer.facts.get("building"):
+        return PartResult(part, "blocked", f"the model cannot be built: {answer.error}: {short(answer.text)}")
+    more = "".join(f"; {value}" for value in answer.facts.values()) if answer.kind == "other" else ""
+    found = fault_diagnosis(part, answer) if answer.kind == "error" else None
+    return failed(part, describe(answer) + more, found)
+
+
+def failed(part: str, symptom: str, diagnosis: Diagnosis | None = None) -> PartResult:
+    law = laws.laws_of(part)[0]
+    return PartResult(part, "failed", findings=[Finding(law.name, symptom, law.says, True)], diagnosis=diagnosis)
+
+
+def add_error_after(result: PartResult, answers: list[Answer], what: str) -> None:
+    """A note on an error after what counts."""
+    if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
+        says = "The function runs to its end without an error."
+        result.findings.append(Finding("to the end", f"after the {what}: {short(after)}", says, False))
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def judge_train(transcript: Transcript) -> PartResult:
+    """Right, changed (a note), or wrong: without clipping and with it."""
+    both, answers = [], []
+    for setting in (laws.TRAIN, laws.TRAIN_CLIPPED):
+        made = answers_of(setting.name, transcript)
+        if broken := unusable("train", made):
+            return broken
+        losses, norms, rows = [answer.tensor for answer in made if answer.tensor is not None][:3]
+        batches = [[row for row in batch if row != train_case.NO_ROW] for batch in rows.tolist()]
+        both.append(Run(setting, losses.float(), norms.float(), batches))
+        answers += made
+    result = trained(both)
+    if any(answer.facts.get("graph kept") for answer in answers):
+        words = "losses are kept as tensors with their graph: memory grows with every step"
+        result.findings.append(Finding("plain numbers kept", words, "Losses are recorded as numbers.", False))
+    add_error_after(result, answers, "losses were recorded")
+    return result
+
+
+def trained(both: list[Run]) -> PartResult:
+    """The first that holds: wrong batches, the right curve, a known mistake, another optimizer or schedule."""
+    for run in both:
+        name, what = next(((name, what) for applies, name, what in BATCHES if applies(run.batches)), ("", ""))
+        if name:
+            rows = "; ".join(str(batch[:6]) for batch in run.batches[:3])
+            found = Diagnosis((name,), "how the text is cut into batches", what)
+            return failed("train", f"rows of the text in the first steps: {rows}", found)
+    result = PartResult("train", "passed", tolerance=train_case.TOLERANCE)
+    comparable = all(run.comparable for run in both)
+    wrong = [run for run in both if not (comparable and run.follows(train_case.RIGHT))]
+    if not wrong:
+        return result
+    # Some mistakes show in one of the two only.
+    known = [loop for loop in train_case.MISTAKES if comparable and all(run.follows(loop) for run in wrong)]
+    if known:
+        first, *others = (loop.name for loop in known)
+        found = Diagnosis((first,), "the training loop", known[0].what, tuple(others))
+        return failed("train", first_difference(both), found)
+    if words := another_schedule(both[0], comparable):
+        says = "The assignment's baseline uses AdamW."
+        result.findings.append(Finding("another optimizer or schedule", f"{words}: not comparable", says, False))
+        return result
+    return failed("train", first_difference(both))
+
+
+def another_schedule(run: Run, comparable: bool) -> str:
+    """In words that the first step is right and the loss falls, as with another optimizer or schedule; "" if not so."""
+    if min(len(run.losses), len(run.norms)) < 2 or not float(run.losses[-1]) < float(run.losses[0]):
+        return ""
+    if not comparable:
+        return "the loss falls, but what each step was trained on is not known"
+    loss, norm = curve(laws.TRAIN, run.batches[:1])
+    if not (close(run.losses[:1], loss) and close(run.norms[:1], norm)):
+        return ""
+    return "the first step is right and the loss falls; the rest follows another optimizer or schedule"
+
+
+def first_difference(both: list[Run]) -> str:
+    """The first number that differs."""
+    for run in both:
+        numbers = {"loss": run.losses, "gradient norm": run.norms}
+        for name, yours in numbers.items():
+            if len(yours) != STEPS:
+                return f"{len(yours)} numbers for {name}, expected {STEPS} (one a step)"
+        if not run.comparable:
+            continue
+        right = curve(run.setting, run.batches)
+        for (name, yours), expected in zip(numbers.items(), right, strict=True):
+            for step, (mine, value) in enumerate(zip(yours, expected, strict=True), 1):
+                if not close(mine, value):
+                    clipping = " with clipping" * (run.setting is laws.TRAIN_CLIPPED)
+                    return f"{name} of step {step}{clipping}: yours {float(mine):.6g}, expected {float(value):.6g}"
+    return "losses and gradient norms differ"
 
 
 # --- first weights ----------------------------------------------------------------------------------------------------

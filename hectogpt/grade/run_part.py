@@ -6,35 +6,70 @@ not spread; the same calls are made with the submission's own parts as well.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hectogpt.assignment.parts import BY_NAME
+from hectogpt.assignment.parts import BY_NAME, PARTS
 from hectogpt.grade.answer import LARGEST, Answer, answer_of, answer_of_error
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.laws import (
-    INPUT,
-    Setting,
-    Size,
-    cotangent,
-    given,
-    gradient_sizes,
-    order,
-    shapes,
-    state_of,
-)
+from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, gradient_sizes, order, shapes, state_of
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 DEVICE_WORDS = ("expected device", "same device", "different device", "is on the device", "device meta")
+
+# --- what a submission's functions look like --------------------------------------------------------------------------
+
+# Arguments that the official tests pass by name.
+KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
+
+
+def function_of(name: str, modules: dict[str, ModuleType], module: str) -> Any:
+    """A function by its qualified name, None if it is not there."""
+    value: Any = modules.get(module)
+    for step in name.split("."):
+        value = getattr(value, step, None)
+    return value
+
+
+def empty_functions(modules: dict[str, ModuleType]) -> list[str]:
+    """Qualified names of the assignment's functions that consist of nothing, `pass` or `return None` say: they use no
+    name and no attribute."""
+    found = []
+    for name, module in ((name, part.module) for part in PARTS for name in part.functions):
+        function = function_of(name, modules, module)
+        code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+        if isinstance(code, CodeType) and not (code.co_names or code.co_cellvars or code.co_freevars):
+            found.append(name)
+    return found
+
+
+def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments, those that the function has a name for. Raises TypeError and ValueError for what is no function
+    that can be looked at."""
+    known = inspect.signature(function).parameters
+    every = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    return {name: value for name, value in arguments.items() if every or name in known}
+
+
+def lacking_keywords(modules: dict[str, ModuleType]) -> dict[str, list[str]]:
+    """Part -> arguments that the official tests pass by name, and its function has no name for."""
+    found = {}
+    for part, names in KEYWORDS.items():
+        with suppress(TypeError, ValueError):
+            function = function_of(BY_NAME[part].functions[-1], modules, BY_NAME[part].module)
+            found[part] = [name for name in names if name not in accepted(function, dict.fromkeys(names))]
+    return {part: names for part, names in found.items() if names}
+
 
 # --- building ---------------------------------------------------------------------------------------------------------
 
@@ -69,14 +104,13 @@ def no_first_weights(solution: ModuleType) -> Iterator[None]:
     """A transformer that is built here draws no first weights: they are another part, and ours are loaded."""
     kind: Any = getattr(solution, "Transformer", None)
     written = vars(kind).get("_init_weights") if isinstance(kind, type) else None
-    if written is None:
-        yield
-        return
-    kind._init_weights = lambda *_, **__: None
+    if written is not None:
+        kind._init_weights = lambda *_, **__: None
     try:
         yield
     finally:
-        kind._init_weights = written
+        if written is not None:
+            kind._init_weights = written
 
 
 def config(solution: ModuleType, size: Size) -> Any:
@@ -96,25 +130,15 @@ def load(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool 
     state = state_of(setting)
     own = dict(module.named_parameters(remove_duplicate=False))
     below = BELOW.get(setting.part, ()) if patched else ()
-    if below:
-        blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
-        free = {
-            n
-            for n in state
-            if n.startswith(below) and not (n.startswith("backbone.") and n.split(".")[1] not in blocks)
-        }
-        state = {n: v for n, v in state.items() if n not in free or (n in own and own[n].shape == v.shape)}
-    shared = [name for name in state if name in own]
+    blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
+    free = {n for n in state if n.startswith(below) and (below != ("backbone.",) or n.split(".")[1] in blocks)}
+    state = {n: v for n, v in state.items() if n not in free or (n in own and own[n].shape == v.shape)}
+    other = {n: own[n].shape for n, value in state.items() if n in own and own[n].shape != value.shape}
+    unknown = [n for n, v in own.items() if n not in state and v.requires_grad and not n.startswith(below)]
     faults = {
         "missing": [name for name in state if name not in own],
-        "other shape": [
-            f"{n}: {list(own[n].shape)}, expected {list(state[n].shape)}"
-            for n in shared
-            if own[n].shape != state[n].shape
-        ],
-        "not in the assignment": [
-            n for n, v in own.items() if n not in state and v.requires_grad and not (below and n.startswith(below))
-        ],
+        "other shape": [f"{n}: {list(shape)}, expected {list(state[n].shape)}" for n, shape in other.items()],
+        "not in the assignment": unknown,
     }
     if told := [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]:
         raise LookupError("parameters differ from the assignment's (" + "; ".join(told) + ")")
@@ -157,22 +181,6 @@ def patch(module: nn.Module, setting: Setting, watch: dict[str, Any]) -> None:
 
 
 # --- calling ----------------------------------------------------------------------------------------------------------
-
-
-def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str) -> Iterator[tuple[str, list[Answer]]]:
-    """(dtype, answers) of a setting with our lower parts ("patched") or the submission's own ("own"): in float64, and
-    in float32 where float64 raised. What is not a part of the model is run as "patched" only."""
-    from hectogpt.grade.run_train import picture, training
-
-    other = {"init": fresh, "train": training, "plot": picture}
-    if setting.part in other:
-        if variant == "patched" and BY_NAME[setting.part].module in modules:
-            yield "float64", other[setting.part](setting, modules)
-        return
-    made = answers(setting, modules["model_solution"], variant == "patched", "float64")
-    yield "float64", made
-    if any(answer.kind == "error" or "Error: " in str(answer.facts.get("gradient")) for answer in made):
-        yield "float32", answers(setting, modules["model_solution"], variant == "patched", "float32")
 
 
 def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:

@@ -1,7 +1,7 @@
-"""A few training steps through the starter's own handles: the case, the right curve, and known wrong ones.
+"""train.py: a few steps through the starter's own handles, the right curve and known wrong ones; and its picture.
 
 All rows of the text differ, and the curves are computed from the rows that the submission took: a shuffle changes
-nothing, and rows that are used again are seen.
+nothing, and rows that are used again are seen. `training` and `picture` are the child's work; it knows no right value.
 """
 
 # ruff: noqa: E501  # a table, an entry a line
@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
 
+from hectogpt.grade.answer import Answer, answer_of_error
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, weights
+from hectogpt.grade.run_part import accepted, config, load, no_first_weights, patch
 
 SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS, BATCH, RATE = 6, 4, 3e-3
@@ -46,113 +50,67 @@ def text() -> Tensor:
     return torch.where(torch.rand(row.shape, generator=generator) < 0.3, other, row)
 
 
-def chunks() -> Tensor:
-    """A copy of the text, to train on."""
-    return text().clone()
-
-
 def rows_of(ids: Tensor) -> list[int]:
     """The numbers of a batch's rows in the text, -1 for what is not in it; the last token of a row may be cut off."""
     known = {tuple(row[:length]): n for n, row in enumerate(text().tolist()) for length in (len(row), len(row) - 1)}
     return [known.get(tuple(row), -1) for row in ids.tolist()]
 
 
-def padded(batches: list[list[int]]) -> Tensor:
-    """[steps, rows] int64, filled up with NO_ROW."""
-    width = max(map(len, batches), default=0)
-    return torch.tensor([b + [NO_ROW] * (width - len(b)) for b in batches], dtype=torch.int64).reshape(
-        len(batches), width
-    )
+# --- curves -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Curve:
-    """name: "right", or a known mistake. what: the sentence for it."""
+class Loop:
+    """A training loop, with a known mistake. what: the sentence for it. order: what a step does, letter by letter:
+    c clip, v clip by value, n take the norm, s step. zero: whether old gradients are set to zero. norm: of the norms of
+    all parameters' gradients, the one that is recorded."""
 
     name: str
     what: str
-    losses: Tensor
-    norms: Tensor
+    order: str = "ncs"
+    zero: bool = True
+    norm: Callable[[Tensor], Tensor] = torch.linalg.vector_norm
 
 
-Step = Callable[[Optimizer, list[Tensor], float | None], Tensor]
+RIGHT = Loop("right", "")
+MISTAKES = (
+    Loop("no zero_grad", "Gradients are not set to zero between steps: they add up.", zero=False),
+    Loop("no clipping", "The gradient is not clipped.", "ns"),
+    Loop("clipping after the step", "The gradient is clipped after the step, where it changes nothing.", "snc"),
+    Loop("norm after clipping", "The gradient norm is recorded after clipping.", "cns"),
+    Loop("clipping by value", "Each number of the gradient is clipped by itself; the norm is meant.", "nvs"),
+    Loop("clipping before backward", "The gradient is clipped before it has been computed.", "s"),
+    Loop("no gradient at the step", "No gradient reaches the step: it is set to zero after backward, or the loss has none.", ""),
+    Loop("no optimizer step", "The optimizer makes no step: the weights never change.", "n"),
+    Loop("norm of one tensor", "The gradient norm is that of the last parameter alone.", norm=lambda n: n[-1]),
+    Loop("norms summed", "The norms of the parameters are summed; the norm of all of them together is asked for.", norm=torch.sum),
+    Loop("squared norm", "The square of the gradient norm is recorded.", norm=lambda n: n.norm() ** 2),
+)  # fmt: skip
 
 
-def norms_of(parameters: list[Tensor]) -> Tensor:
-    return torch.stack([p.grad.norm() for p in parameters if p.grad is not None])
-
-
-def clip(parameters: list[Tensor], limit: float | None) -> None:
-    factor = 1.0 if limit is None else min(1.0, limit / (float(norms_of(parameters).norm()) + 1e-6))
-    for p in parameters:
-        assert p.grad is not None
-        p.grad.mul_(factor)
-
-
-def stepping(order: str, measure: Callable[[list[Tensor]], Tensor] = lambda p: norms_of(p).norm()) -> Step:
-    """A step of training that does what the letters say, in order: c clip, v clip by value, n take the norm, s step."""
-
-    def step(optimizer: Optimizer, parameters: list[Tensor], limit: float | None) -> Tensor:
-        norm = torch.zeros(())
-        for letter in order:
-            if letter == "n":
-                norm = measure(parameters)
-            if letter == "c":
-                clip(parameters, limit)
-            if letter == "s":
-                optimizer.step()
-            if letter == "v" and limit is not None:
-                torch.nn.utils.clip_grad_value_(parameters, limit)
-        return norm
-
-    return step
-
-
-def curve(
-    setting: Setting,
-    batches: list[list[int]],
-    step: Step = stepping("ncs"),  # noqa: B008
-    zero: bool = True,
-) -> tuple[Tensor, Tensor]:
+def curve(setting: Setting, batches: list[list[int]], loop: Loop = RIGHT) -> tuple[Tensor, Tensor]:
     """Losses and gradient norms, float32, of training our own computation on these rows."""
     state = {name: value.float().requires_grad_() for name, value in weights(model_setting()).items()}
-    parameters = list(state.values())
-    used = AdamW(parameters, lr=RATE)
+    parameters, limit = list(state.values()), clip_of(setting)
+    optimizer = torch.optim.AdamW(parameters, lr=RATE)
     losses, norms = [], []
     for rows in batches:
         loss = Computation(state, SIZE).loss(text()[rows])
-        if zero:
-            used.zero_grad()
+        if loop.zero:
+            optimizer.zero_grad()
         loss.backward()
-        norms.append(step(used, parameters, clip_of(setting)).detach())
+        norm = torch.zeros(())
+        for letter in loop.order:
+            if letter == "n":
+                norm = loop.norm(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]))
+            elif letter == "s":
+                optimizer.step()
+            elif limit is not None:
+                clip = torch.nn.utils.clip_grad_norm_ if letter == "c" else torch.nn.utils.clip_grad_value_
+                clip(parameters, limit)
+        norms.append(norm)
         losses.append(loss.detach())
     return torch.stack(losses), torch.stack(norms)
-
-
-MISTAKES: list[tuple[str, str, Step, bool]] = [
-    ("no zero_grad", "Gradients are not set to zero between steps: they add up.", stepping("ncs"), False),
-    ("no clipping", "The gradient is not clipped.", stepping("ns"), True),
-    ("clipping after the step", "The gradient is clipped after the step, where it changes nothing.", stepping("snc"), True),
-    ("norm after clipping", "The gradient norm is recorded after clipping.", stepping("cns"), True),
-    ("clipping by value", "Each number of the gradient is clipped by itself; the norm is meant.", stepping("nvs"), True),
-    ("clipping before backward", "The gradient is clipped before it has been computed.", stepping("s"), True),
-    ("no gradient at the step", "No gradient reaches the step: it is set to zero after backward, or the loss has none.", stepping(""), True),
-    ("no optimizer step", "The optimizer makes no step: the weights never change.", stepping("n"), True),
-    ("norm of one tensor", "The gradient norm is that of the last parameter alone.", stepping("ncs", lambda p: norms_of(p)[-1]), True),
-    ("norms summed", "The norms of the parameters are summed; the norm of all of them together is asked for.",
-     stepping("ncs", lambda p: norms_of(p).sum()), True),
-    ("squared norm", "The square of the gradient norm is recorded.", stepping("ncs", lambda p: norms_of(p).norm() ** 2), True),
-]  # fmt: skip
-
-
-def curves(setting: Setting, batches: list[list[int]]) -> Iterator[Curve]:
-    """The right curve first, then known mistakes; those that change nothing are left out."""
-    first = Curve("right", "", *curve(setting, batches))
-    yield first
-    for name, what, step, zero in MISTAKES:
-        losses, norms = curve(setting, batches, step, zero=zero)
-        if not (close(losses, first.losses) and close(norms, first.norms)):
-            yield Curve(name, what, losses, norms)
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -161,19 +119,180 @@ def close(a: Tensor, b: Tensor) -> bool:
     return same and math.isfinite(float(a.sum()))
 
 
+@dataclass
+class Run:
+    """What was recorded in one setting. batches: rows of the text, a batch a step."""
+
+    setting: Setting
+    losses: Tensor
+    norms: Tensor
+    batches: list[list[int]]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it is known what each step was trained on, in as many steps as were asked for."""
+        known = all(row >= 0 for batch in self.batches for row in batch)
+        return known and len(self.batches) == len(self.losses) == STEPS
+
+    def follows(self, loop: Loop) -> bool:
+        losses, norms = curve(self.setting, self.batches, loop)
+        return close(self.losses, losses) and close(self.norms, norms)
+
+
 # Batches that are no way to read a text: (whether it is so, name, sentence), tried in order.
 BATCHES: list[tuple[Callable[[list[list[int]]], bool], str, str]] = [
-    (lambda b: any(len(rows) != BATCH for rows in b), "batches of another size",
-     "A batch does not have batch_size rows."),
-    (lambda b: len(b) > 1 and all(rows == b[0] for rows in b), "one batch for ever",
-     "Every step trains on the same rows of the text."),
-    (lambda b: any(len(set(rows)) < len(rows) for rows in b), "one row many times in a batch",
-     "The rows of a batch are not all different."),
-    (lambda b: any(set(one) & set(two) for one, two in itertools.pairwise(b)) and all(sorted(r) == list(range(min(r), min(r) + len(r))) for r in b),
-     "batches overlap", "The batches overlap: a step begins inside the batch of the one before."),
+    (lambda b: any(len(rows) != BATCH for rows in b), "batches of another size", "A batch does not have batch_size rows."),
+    (lambda b: len(b) > 1 and all(rows == b[0] for rows in b), "one batch for ever", "Every step trains on the same rows of the text."),
+    (lambda b: any(len(set(rows)) < len(rows) for rows in b), "one row many times in a batch", "The rows of a batch are not all different."),
+    (lambda b: any(set(one) & set(two) for one, two in itertools.pairwise(b)) and all(sorted(r) == list(range(min(r), min(r) + len(r))) for r in b), "batches overlap", "The batches overlap: a step begins inside the batch of the one before."),
 ]  # fmt: skip
 
 
-def fault_of_batches(batches: list[list[int]]) -> tuple[str, str] | None:
-    """Name and sentence of what is wrong with the batches."""
-    return next(((name, what) for applies, name, what in BATCHES if applies(batches)), None)
+# --- the child's work: training ---------------------------------------------------------------------------------------
+
+
+def data_file(folder: Path) -> None:
+    """Write the file that the starter's get_chunked_tinystories finds instead of downloading the text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(text().clone(), folder / f"tinystories_10pct_chunk_size_{SIZE.context_length}.pt")
+
+
+def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
+    """Three tensors: losses and gradient norms, as train() gives them to plot_results, or returns them; and the rows of
+    each batch. An error after they were given is a fact of the first."""
+    train, solution = modules["train"], modules.get("model_solution")
+    if solution is None:
+        return [Answer("error", text="model_solution.py cannot be imported", facts={"building": True})]
+    recorded: list[tuple[Any, Any]] = []
+    batches: list[list[int]] = []
+    replaced = {
+        "Transformer": lambda *_, **__: watched_model(solution, batches),
+        "plot_results": lambda losses=None, grad_norms=None, *_, **__: recorded.append((losses, grad_norms)),
+        "get_chunked_tinystories": lambda *_, **__: text().clone(),
+    }
+    before = {name: value for name, value in vars(train).items() if name in replaced}
+    facts: dict[str, Any] = {}
+    result: Any = None
+    try:
+        torch.manual_seed(0)
+        vars(train).update(replaced)
+        arguments = {
+            "learning_rate": RATE,
+            "gradient_clipping": clip_of(setting),
+            "model_config": config(solution, SIZE),
+            "batch_size": BATCH,
+            "max_steps": STEPS,
+        }
+        result = train.train(**accepted(train.train, arguments))
+    except BaseException as error:
+        if not recorded:
+            return [answer_of_error(error)]
+        facts = after(error)
+    finally:
+        vars(train).update(before)
+    try:
+        losses, norms = recorded[-1] if recorded else returned(result)
+    except BaseException as error:
+        return [answer_of_error(error)]
+    if losses is None:
+        return [nothing(result, "neither returned nor given to plot_results")]
+    width = max(map(len, batches), default=0)
+    rows = [batch + [NO_ROW] * (width - len(batch)) for batch in batches]
+    table = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width)
+    return [numbers(losses, facts), numbers(norms, {}), Answer("tensor", table)]
+
+
+def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
+    """A transformer with our weights, blocks and loss, which adds to `batches` the rows that it is trained on."""
+    setting = model_setting()
+    with no_first_weights(solution):
+        made = solution.Transformer(config(solution, setting.size))
+    load(made, setting, torch.float32, patched=True)
+    patch(made, setting, {})
+    forward = made.forward
+
+    def note(ids: Tensor) -> None:
+        if torch.is_grad_enabled() and len(batches) < 1000:
+            batches.append(rows_of(ids))
+
+    def loss(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        note(input_ids)
+        own = dict(made.named_parameters(remove_duplicate=False))
+        return Computation(own, setting.size).loss(input_ids.long())
+
+    def noted(ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        note(ids)
+        return forward(ids)
+
+    made.get_loss_on_batch, made.forward = loss, noted
+    made._init_weights = lambda *_, **__: None  # train() may draw again after a seed of its own
+    return made
+
+
+def after(error: BaseException) -> dict[str, Any]:
+    """An error after what counts, as a fact."""
+    answer = answer_of_error(error)
+    return {"after": f"{answer.error}: {answer.text[:200]}, at {answer.line}"}
+
+
+def nothing(result: Any, what: str) -> Answer:
+    """The answer where what counts is missing."""
+    return Answer("other", text="None" if result is None else f"a {type(result).__name__}", facts={"lacks": what})
+
+
+def returned(result: Any) -> tuple[Any, Any]:
+    """Losses and gradient norms in what train returned."""
+    if isinstance(result, tuple | list) and len(result) >= 2:
+        return result[0], result[1]
+    named = result.items() if isinstance(result, dict) else ()
+    losses, norms = (next((v for k, v in named if word in str(k)), None) for word in ("loss", "norm"))
+    return losses, norms
+
+
+def numbers(values: Any, facts: dict[str, Any]) -> Answer:
+    try:
+        kept = [isinstance(value, Tensor) and value.requires_grad for value in values]
+        listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
+    except BaseException as error:
+        return answer_of_error(error)
+    return Answer("tensor", torch.tensor(listed, dtype=torch.float64), facts=facts | {"graph kept": any(kept)})
+
+
+# --- the child's work: the picture ------------------------------------------------------------------------------------
+
+CURVE, OTHER = [3.0, 2.5, 2.2, 2.0], [9.0, 1.0, 8.0, 2.0]
+
+
+def picture(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
+    """The pictures that plot_results saves, as small tensors of grey values: of one run, of one with other losses, of
+    one with other gradient norms; or an error or `other` if there is none."""
+    runs = ((CURVE, CURVE), (OTHER, CURVE), (CURVE, OTHER))
+    made = [drawn(modules["train"], losses, norms) for losses, norms in runs]
+    return made if made[0].kind == "tensor" else made[:1]
+
+
+def drawn(train: ModuleType, losses: list[float], norms: list[float]) -> Answer:
+    """The picture of one run. An error after it was saved is a fact."""
+    facts: dict[str, Any] = {}
+    result: Any = None
+    try:
+        for old in Path().glob("*.png"):
+            old.unlink()
+        asked: dict[str, Any] = {"losses": [*losses], "grad_norms": [*norms], "save_path": "graded_picture.png"}
+        wanted = accepted(train.plot_results, asked)
+        result = train.plot_results(**wanted) if len(wanted) > 1 else train.plot_results(*asked.values())
+    except BaseException as error:
+        if not any(Path().glob("*.png")):
+            return answer_of_error(error)
+        facts = after(error)
+    try:
+        saved = max(Path().glob("*.png"), key=lambda path: path.stat().st_mtime, default=None)
+        if saved is None:
+            return nothing(result, "no picture was saved")
+        from matplotlib import image
+
+        grey = torch.as_tensor(image.imread(str(saved))[..., :3].mean(-1))
+        step = [max(1, length // 200) for length in grey.shape]
+        return Answer("tensor", grey[:: step[0], :: step[1]].double().contiguous(), facts=facts)
+    except BaseException as error:
+        return answer_of_error(error)

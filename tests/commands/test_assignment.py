@@ -20,12 +20,11 @@ from command import Here, assert_good_error
 from helpers import ROOT
 
 from hectogpt import errors
-from hectogpt.assignment import materials
+from hectogpt.assignment import kit as materials
 from hectogpt.assignment.check import TOGETHER, Progress, check_kit
 from hectogpt.assignment.kit import SOURCES, choose, write_kit
 from hectogpt.assignment.parts import PARTS
-from hectogpt.assignment.regions import find_exercises, with_stubs
-from hectogpt.assignment.stubs import STUBS
+from hectogpt.assignment.stubs import STUBS, find_exercises, with_stubs
 from hectogpt.errors import UserError
 
 TEXTBOOK = {name: (ROOT / "reference" / name).read_text(encoding="utf-8") for name in SOURCES}

@@ -19,7 +19,7 @@ from helpers import ROOT
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME, PARTS
-from hectogpt.assignment.regions import with_stubs
+from hectogpt.assignment.stubs import with_stubs
 from hectogpt.grade import judge, laws
 from hectogpt.grade.calls import case_of
 from hectogpt.grade.result import PartResult
