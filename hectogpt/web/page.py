@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 FOLDER = Path(__file__).parent
 _STYLE = re.compile(r'<link rel="stylesheet" href="([\w.-]+)">')
 _SCRIPT = re.compile(r'(<script[^>]*) data-from="([\w./-]+)"></script>')
+_IMPORT = re.compile(r'^import [^;]+? from "([^"]+)";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async|class|const|function|let) )", re.MULTILINE)
 _DATA = '<script type="application/json" id="data"></script>'
 
 
@@ -22,9 +25,21 @@ def fill(name: str, data: Any) -> str:
     """
     page = (FOLDER / "pages" / f"{name}.html").read_text(encoding="utf-8")
     page = _STYLE.sub(lambda m: f"<style>\n{_text('kit/' + m[1])}</style>", page)
-    page = _SCRIPT.sub(lambda m: f"{m[1]}>\n{_text(m[2])}</script>", page)
+    page = _SCRIPT.sub(lambda m: f"{m[1]}>\n{_linked(m[2], set())}</script>", page)
     filled = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return page.replace(_DATA, _DATA.replace("></script>", f">{filled}</script>"))
+
+
+def _linked(name: str, have: set[str]) -> str:
+    """A module after those that it imports, each once, as one script: a page that is opened as a file may not import.
+
+    Names are those of the files, so no two modules of a page may have the same one.
+    """
+    text = _text(name)
+    others = [posixpath.normpath(posixpath.join(name, "..", other)) for other in _IMPORT.findall(text)]
+    have.add(name)
+    before = [_linked(other, have) for other in others if other not in have]
+    return "".join([*before, _EXPORT.sub("", _IMPORT.sub("", text))])
 
 
 def _text(name: str) -> str:

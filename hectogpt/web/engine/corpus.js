@@ -1,5 +1,7 @@
 /** A text becomes training and held-out tokens as `hectogpt train --corpus FILE` splits it, and n-grams count them. */
 
+/** @import { Tokenizer } from "./tokenizer.js" */
+
 const TRAIN_SHARE = 0.85;
 const DEV_SHARE = 0.925;
 const LEAST_SHARE = 0.02;
@@ -57,7 +59,7 @@ function assignSplits(text) {
 }
 
 /** @param {string} text @param {Tokenizer} tokenizer @returns {Corpus} */
-function readCorpus(text, tokenizer) {
+export function readCorpus(text, tokenizer) {
   if (/\u0000/.test(text)) throw new Error("This is no text: it holds zero bytes. Drop a plain text file.");
   /** @type {Record<string, number[]>} */
   const ids = { train: [], dev: [], test: [] };
@@ -117,7 +119,7 @@ const count = (map, key, by = 1) => map.set(key, (map.get(key) ?? 0) + by);
  * discount (Chen and Goodman 1999), as hectogpt.lab.ngram has them.
  * @param {{tokens: Uint32Array, n: number}[]} rows what the run reads, each n times @param {Uint32Array} heldOut @param {number} vocabulary
  */
-function ngramLosses(rows, heldOut, vocabulary) {
+export function ngramLosses(rows, heldOut, vocabulary) {
   const V = vocabulary;
   const one = new Map();
   const [two, three, continued] = [new Map(), new Map(), new Map()];

@@ -1,13 +1,15 @@
 /** A run as files: weights that hectoGPT reads, and the run itself for a page that goes on from it. */
 
+/** @import { Trainer } from "./trainer.js" */
+
 /** @typedef {{shape: number[], values: Float32Array | BigInt64Array}} Tensor */
 
 /**
  * model.safetensors of a run, with its settings (config.json of a run's folder) as metadata.
  * Rows of tokens that the text has not are the first ones, which training never moved (weight decay apart).
- * @param {any} trainer @returns {ArrayBuffer}
+ * @param {Trainer} trainer @returns {ArrayBuffer}
  */
-function safetensors(trainer) {
+export function safetensors(trainer) {
   const tensors = namedTensors(trainer);
   /** @type {Record<string, unknown>} */
   const header = { __metadata__: { format: "pt", hectogpt_config: JSON.stringify(modelConfig(trainer)) } };
@@ -30,7 +32,7 @@ function safetensors(trainer) {
   return file.buffer;
 }
 
-/** @param {any} trainer @returns {Record<string, Tensor>} */
+/** @param {Trainer} trainer @returns {Record<string, Tensor>} */
 function namedTensors(trainer) {
   const { model, vocabulary } = trainer;
   const d = model.config.dModel;
@@ -40,7 +42,7 @@ function namedTensors(trainer) {
     const values = model.kernels.floats(data).slice();
     if (name === "embeddings.weight") {
       const whole = trainer.firstEmbeddings();
-      trainer.embedded.forEach((/** @type {number} */ id, /** @type {number} */ row) => whole.set(values.subarray(row * d, (row + 1) * d), id * d));
+      trainer.embedded.forEach((id, row) => whole.set(values.subarray(row * d, (row + 1) * d), id * d));
       found[name] = { shape: [vocabulary, d], values: whole };
     } else if (name.includes("W_qkv")) {
       const third = values.length / 3;
@@ -51,13 +53,13 @@ function namedTensors(trainer) {
   }
   if (trainer.settings.compact) {
     const rows = new BigInt64Array(vocabulary).fill(BigInt(trainer.used.length));
-    trainer.used.forEach((/** @type {number} */ id, /** @type {number} */ row) => (rows[id] = BigInt(row)));
+    trainer.used.forEach((id, row) => (rows[id] = BigInt(row)));
     found.word_rows = { shape: [vocabulary], values: rows };
   }
   return found;
 }
 
-/** ModelConfig as hectogpt writes it. @param {any} trainer */
+/** ModelConfig as hectogpt writes it. @param {Trainer} trainer */
 function modelConfig(trainer) {
   const { settings, model, vocabulary } = trainer;
   const { config } = model;
@@ -72,8 +74,8 @@ function modelConfig(trainer) {
   }; // prettier-ignore
 }
 
-/** Steps, and the weights of as many saved steps as fit into `most` bytes, evenly spread, the last one among them. @param {any} trainer @param {Map<number, Float32Array[]>} saved @param {number} most */
-function packRun(trainer, saved, most) {
+/** Steps, and the weights of as many saved steps as fit into `most` bytes, evenly spread, the last one among them. @param {Trainer} trainer @param {Map<number, Float32Array[]>} saved @param {number} most */
+export function packRun(trainer, saved, most) {
   const steps = [...saved.keys()];
   const bytes = (saved.get(steps[0]) ?? []).reduce((sum, values) => sum + values.byteLength, 0);
   const room = Math.max(1, Math.floor(most / Math.max(bytes, 1)));
@@ -81,9 +83,9 @@ function packRun(trainer, saved, most) {
   return { steps: trainer.steps, weights: [...chosen].map((step) => ({ step, values: saved.get(step) })) };
 }
 
-/** @param {any} trainer @param {Map<number, Float32Array[]>} saved @param {{steps: any[], weights: {step: number, values: Float32Array[]}[]}} packed */
-function unpackRun(trainer, saved, packed) {
-  const sizes = trainer.model.parameters.map((/** @type {any} */ p) => p.data.length);
+/** @param {Trainer} trainer @param {Map<number, Float32Array[]>} saved @param {{steps: any[], weights: {step: number, values: Float32Array[]}[]}} packed */
+export function unpackRun(trainer, saved, packed) {
+  const sizes = trainer.model.parameters.map((p) => p.data.length);
   for (const { step, values } of packed.weights) {
     if (values.length !== sizes.length || values.some((v, i) => v.length !== sizes[i])) throw new Error("The saved run is damaged: its weights have other sizes than its settings say.");
     saved.set(step, values);

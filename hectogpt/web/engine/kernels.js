@@ -5,7 +5,7 @@
  * @typedef {Record<string, (...numbers: number[]) => number> & {memory: WebAssembly.Memory}} Exports
  */
 
-class Kernels {
+export class Kernels {
   /** @param {Exports} exports */
   constructor(exports) {
     this.call = exports;

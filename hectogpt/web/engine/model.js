@@ -3,6 +3,8 @@
  * is in kernels.cpp; gradients of several rows add up until `zeroGradients`.
  */
 
+/** @import { Block, Kernels } from "./kernels.js" */
+
 /**
  * @typedef {"embedding" | "position" | "matrix" | "head" | "scalar"} Kind
  * @typedef {{name: string, kind: Kind, shape: number[], data: Block, grad: Block}} Parameter
@@ -28,7 +30,7 @@ const CHUNK = 128; // rows of logits in memory at a time
 /** As Python rounds: halves go to the even neighbour. @param {number} x */
 const roundToEven = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
 
-class Model {
+export class Model {
   /** @param {Kernels} kernels @param {Config} config */
   constructor(kernels, config) {
     this.kernels = kernels;

@@ -1,5 +1,8 @@
 /** AdamW with learning rates by kind, and Muon for the hidden matrices: hectogpt/training/optim, the same numbers. */
 
+/** @import { Block } from "./kernels.js" */
+/** @import { Kind, Model, Parameter } from "./model.js" */
+
 /**
  * @typedef {object} AdamW
  * @property {number} lr
@@ -12,7 +15,7 @@
 
 const QUINTIC = [3.4445, -4.775, 2.0315]; // K. Jordan's quintic, which pushes singular values towards 1
 
-class Optimizer {
+export class Optimizer {
   /** @param {Model} model @param {AdamW} adamw @param {Muon | null} muon */
   constructor(model, adamw, muon) {
     this.model = model;
@@ -101,12 +104,12 @@ const FAST = { lr: 5e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, lrs: {} 
 /** @type {AdamW} */
 const BY_KIND = { ...FAST, betas: [0.8, 0.95], eps: 1e-10, lrs: { embedding: 0.4, scalar: 0.03 } };
 /** @type {Muon} */
-const JORDAN = { lr: 0.05, momentum: 0.95, momentumStart: 0.85, momentumSteps: 50 };
+export const JORDAN = { lr: 0.05, momentum: 0.95, momentumStart: 0.85, momentumSteps: 50 };
 const PLAIN = { positions: true, rotary: null, qkNorm: false, scale: null, muon: null };
 const ROTARY = { positions: false, rotary: { base: 1024, fraction: 0.5 }, qkNorm: true, scale: 0.12, muon: JORDAN };
 
 /** The rungs of hectogpt/lab/ladder.py that the page offers, from the assignment's baseline up. @type {Recipe[]} */
-const RECIPES = [
+export const RECIPES = [
   { name: "baseline", ...PLAIN, adamw: ASSIGNMENT },
   { name: "learning_rate", ...PLAIN, adamw: FAST },
   { name: "embedding_lr", ...PLAIN, adamw: BY_KIND },

@@ -31,7 +31,7 @@ class MersenneTwister {
 }
 
 /** torch.Generator().manual_seed(seed), for `torch.empty(n).normal_(0, std)`; equal to torch's to about 1e-6. */
-class TorchNormal {
+export class TorchNormal {
   /** @param {number} seed */
   constructor(seed) {
     this.twister = new MersenneTwister(seed);
@@ -85,7 +85,7 @@ function philox(n, key) {
 }
 
 /** The order in which an epoch shows n sequences: hectogpt's `Shuffled`. @param {number} n @param {number} seed @param {number} epoch */
-function shuffledOrder(n, seed, epoch) {
+export function shuffledOrder(n, seed, epoch) {
   const numbers = philox(n, [BigInt(seed), BigInt(epoch)]);
   const compare = (/** @type {number} */ i, /** @type {number} */ j) => (numbers[i] < numbers[j] ? -1 : numbers[i] > numbers[j] ? 1 : i - j);
   return Array.from({ length: n }, (_, i) => i).sort(compare);

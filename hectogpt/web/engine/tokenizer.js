@@ -13,7 +13,7 @@ function printableBytes() {
   return ordered.map((b) => ({ byte: b, shown: String.fromCharCode(visible(b) ? b : hidden++) }));
 }
 
-class Tokenizer {
+export class Tokenizer {
   /** @param {string} merges the content of vocab.bpe */
   constructor(merges) {
     const spelling = printableBytes();

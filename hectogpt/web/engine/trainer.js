@@ -1,5 +1,12 @@
 /** A run in the page: the same first weights, batches, losses and updates as `hectogpt train` with the same settings. */
 
+import { ngramLosses } from "./corpus.js";
+import { Model } from "./model.js";
+import { JORDAN, Optimizer, RECIPES } from "./optim.js";
+import { shuffledOrder, TorchNormal } from "./random.js";
+
+/** @import { Corpus } from "./corpus.js" */
+/** @import { Kernels } from "./kernels.js" */
 
 /**
  * @typedef {object} Settings
@@ -21,14 +28,14 @@
  */
 
 /** @type {Settings} */
-const DEFAULTS = {
+export const DEFAULTS = {
   recipe: "rotary", steps: 100, seed: 0, dModel: 33, heads: 3, layers: 3, batchSize: 4, seqLen: 128, context: 128,
   compact: true, positions: true, lr: null, muon: null,
 }; // prettier-ignore
 
 const STD = 0.02;
 
-class Trainer {
+export class Trainer {
   /**
    * @param {Kernels} kernels
    * @param {Corpus} corpus
@@ -292,7 +299,7 @@ function checkSettings(s) {
 }
 
 /** @param {Float32Array[]} before @param {Float32Array[]} after */
-function pairedDifference(before, after) {
+export function pairedDifference(before, after) {
   const sums = before.map((row, w) => row.reduce((sum, loss, i) => sum + after[w][i] - loss, 0));
   const n = before.reduce((total, row) => total + row.length, 0);
   const delta = sums.reduce((a, b) => a + b, 0) / n;
@@ -302,7 +309,7 @@ function pairedDifference(before, after) {
 }
 
 /** @param {Float32Array} logits @param {number} temperature @param {() => number} random */
-function drawToken(logits, temperature, random) {
+export function drawToken(logits, temperature, random) {
   let largest = 0;
   for (let i = 1; i < logits.length; i++) if (logits[i] > logits[largest]) largest = i;
   if (!temperature) return largest;

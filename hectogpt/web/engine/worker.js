@@ -3,11 +3,18 @@
  * progress sends {event: "step"}.
  */
 
-/** @type {any} */
-let kernels = null;
-/** @type {any} */
-let tokenizer = null;
-/** @type {Map<string, {trainer: any, saved: Map<number, Float32Array[]>, every: number}>} */
+import { readCorpus } from "./corpus.js";
+import { packRun, safetensors, unpackRun } from "./files.js";
+import { Kernels } from "./kernels.js";
+import { RECIPES } from "./optim.js";
+import { Tokenizer } from "./tokenizer.js";
+import { DEFAULTS, drawToken, pairedDifference, Trainer } from "./trainer.js";
+
+/** @type {Kernels} */
+let kernels;
+/** @type {Tokenizer} */
+let tokenizer;
+/** @type {Map<string, {trainer: Trainer, saved: Map<number, Float32Array[]>, every: number}>} */
 const runs = new Map();
 let firstMark = 0;
 let stopped = false;
@@ -20,7 +27,7 @@ const commands = {
     kernels = await Kernels.load(wasm);
     tokenizer = new Tokenizer(merges);
     firstMark = kernels.call.mark();
-    return { recipes: RECIPES.map((/** @type {{name: string}} */ r) => r.name), defaults: DEFAULTS };
+    return { recipes: RECIPES.map((r) => r.name), defaults: DEFAULTS };
   },
 
   /** A run from its first weights. `keep`: names of runs that stay in memory. @param {{name: string, text: string, settings: object, keep: string[], first?: any}} message */
@@ -29,7 +36,7 @@ const commands = {
     if (!runs.size) kernels.call.release(firstMark);
     const corpus = readCorpus(text, tokenizer);
     const trainer = new Trainer(kernels, corpus, tokenizer.size, settings, first);
-    const bytes = 4 * trainer.model.parameters.reduce((/** @type {number} */ n, /** @type {any} */ p) => n + p.data.length, 0);
+    const bytes = 4 * trainer.model.parameters.reduce((n, p) => n + p.data.length, 0);
     const steps = trainer.settings.steps;
     const every = [1, 2, 5, 10, 20, 50].find((n) => (bytes * steps) / n <= MOST_SAVED) ?? steps;
     const run = { trainer, saved: new Map(), every };
@@ -38,7 +45,7 @@ const commands = {
     const { config } = trainer.model;
     return {
       settings: trainer.settings, lines: trainer.lines(), every, layers: config.layers, heads: config.heads,
-      parameters: trainer.model.parameters.reduce((/** @type {number} */ n, /** @type {any} */ p) => n + p.shape.reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, 1), 0),
+      parameters: trainer.model.parameters.reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0),
       trainTokens: corpus.train.length, heldOutTokens: corpus.dev.length, used: trainer.used.length, sequences: trainer.sequences,
     }; // prettier-ignore
   },
@@ -70,7 +77,7 @@ const commands = {
     const run = find(name);
     const saved = run.saved.get(step);
     if (!saved) throw new Error(`The weights after step ${step} were not kept. Kept: ${[...run.saved.keys()].join(", ")}.`);
-    run.trainer.model.parameters.forEach((/** @type {any} */ p, /** @type {number} */ i) => kernels.floats(p.data).set(saved[i]));
+    run.trainer.model.parameters.forEach((p, i) => kernels.floats(p.data).set(saved[i]));
     return { steps: [...run.saved.keys()] };
   },
 
@@ -160,22 +167,22 @@ function find(name) {
 
 /** @param {any} run @param {number} step */
 function keepWeights(run, step) {
-  run.saved.set(step, run.trainer.model.parameters.map((/** @type {any} */ p) => kernels.floats(p.data).slice()));
+  run.saved.set(step, run.trainer.model.parameters.map((p) => kernels.floats(p.data).slice()));
 }
 
-/** @param {any} trainer @param {string} prompt */
+/** @param {Trainer} trainer @param {string} prompt */
 function look(trainer, prompt) {
   return { heldOutSoFar: trainer.heldOut(8), sample: continued(trainer, prompt, 40, 0.8, 0), reading: readText(trainer, prompt) };
 }
 
-/** The tokens of a text that the model has vectors for, at most a context's. @param {any} trainer @param {string} text */
+/** The tokens of a text that the model has vectors for, at most a context's. @param {Trainer} trainer @param {string} text */
 function textIds(trainer, text) {
-  const ids = tokenizer.encode(text).filter((/** @type {number} */ id) => trainer.embeddingRow.has(id));
+  const ids = tokenizer.encode(text).filter((id) => trainer.embeddingRow.has(id));
   if (!ids.length) throw new Error("None of these words are in the text that the model learns from.");
   return Uint32Array.from(ids.slice(0, Math.min(trainer.model.config.context, 48)));
 }
 
-/** @param {any} trainer @param {string} text */
+/** @param {Trainer} trainer @param {string} text */
 function readText(trainer, text) {
   const ids = textIds(trainer, text);
   const losses = ids.length > 1 ? Array.from(trainer.model.row(trainer.inputs(ids.subarray(0, -1)), trainer.outputs(ids.subarray(1)), 0)) : [];
@@ -183,7 +190,7 @@ function readText(trainer, text) {
   return { tokens: Array.from(ids, (id) => tokenizer.decode([id])), losses, maps: trainer.model.maps(ids.length) };
 }
 
-/** @param {any} trainer @param {Float32Array} logits */
+/** @param {Trainer} trainer @param {Float32Array} logits */
 function likeliest(trainer, logits) {
   const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const weights = Array.from(logits, (z) => Math.exp(z - largest));
@@ -192,14 +199,14 @@ function likeliest(trainer, logits) {
   return order.slice(0, 5).map((row) => ({ token: tokenizer.decode([trainer.used[row]]), probability: weights[row] / total }));
 }
 
-/** @param {any} trainer @param {string} prompt @param {number} count @param {number} temperature @param {number} seed */
+/** @param {Trainer} trainer @param {string} prompt @param {number} count @param {number} temperature @param {number} seed */
 function continued(trainer, prompt, count, temperature, seed) {
   let state = (seed * 2654435761 + 12345) >>> 0;
   const random = () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return state / 2 ** 32;
   };
-  const known = tokenizer.encode(prompt).filter((/** @type {number} */ id) => trainer.embeddingRow.has(id));
+  const known = tokenizer.encode(prompt).filter((id) => trainer.embeddingRow.has(id));
   return tokenizer.decode(trainer.generate(known, count, temperature, random));
 }
 

@@ -4,7 +4,7 @@
  * A new element. @param {string} tag @param {Record<string, any>} [attributes] "on..." are listeners @param {(Node | string)[]} children
  * @returns {any}
  */
-function make(tag, attributes = {}, ...children) {
+export function make(tag, attributes = {}, ...children) {
   const vector = ["svg", "path", "line", "text", "g", "circle", "rect", "title"].includes(tag);
   const element = vector ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -16,20 +16,20 @@ function make(tag, attributes = {}, ...children) {
 }
 
 /** The element with this id. @param {string} id @returns {any} */
-function byId(id) {
+export function byId(id) {
   const element = document.getElementById(id);
   if (!element) throw new Error(`the page has no element ${id}`);
   return element;
 }
 
 /** @param {number} x @param {number} [digits] */
-const shown = (x, digits = 3) => (Number.isFinite(x) ? x.toFixed(digits) : "–");
+export const shown = (x, digits = 3) => (Number.isFinite(x) ? x.toFixed(digits) : "–");
 
 /** With its sign. @param {number} x @param {number} [digits] */
-const signed = (x, digits = 4) => (x >= 0 ? "+" : "−") + Math.abs(x).toFixed(digits);
+export const signed = (x, digits = 4) => (x >= 0 ? "+" : "−") + Math.abs(x).toFixed(digits);
 
 /** Round numbers from lo to hi. @param {number} lo @param {number} hi @param {number} count */
-function ticks(lo, hi, count) {
+export function ticks(lo, hi, count) {
   const rough = (hi - lo) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough) ?? rough;
@@ -43,7 +43,7 @@ function ticks(lo, hi, count) {
  * @param {{label: string, xLabel: string, yLabel: string, curves: {name: string, points: [number, number][], errors?: number[], dashed?: boolean}[],
  *   levels?: {name: string, y: number}[], xMax?: number, at?: number | null, height?: number, zero?: boolean}} chart
  */
-function lineChart({ label, xLabel, yLabel, curves, levels = [], xMax, at = null, height = 260, zero = false }) {
+export function lineChart({ label, xLabel, yLabel, curves, levels = [], xMax, at = null, height = 260, zero = false }) {
   const letters = Math.max(0, ...[...curves, ...levels].map(({ name }) => name.length));
   const [width, left, right, top, bottom] = [560, 46, Math.min(Math.max(24 + 6.6 * letters, 60), 220), 10, 34];
   const points = curves.flatMap((curve) => curve.points);
@@ -96,7 +96,7 @@ function lineChart({ label, xLabel, yLabel, curves, levels = [], xMax, at = null
  * Attention as a picture: row t, column s, darker is more; the shade is the square root of the weight.
  * @param {HTMLCanvasElement} canvas @param {ArrayLike<number>} weights [T * T] @param {number} T
  */
-function drawMap(canvas, weights, T) {
+export function drawMap(canvas, weights, T) {
   canvas.width = canvas.height = T;
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const [r, g, b] = getComputedStyle(document.documentElement).colorScheme && isDark() ? [108, 182, 255] : [11, 92, 173];
@@ -106,34 +106,40 @@ function drawMap(canvas, weights, T) {
 }
 
 /** Whether the page is dark. */
-const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+export const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
 
 /** @param {string} name @param {BlobPart} content @param {string} type */
-function download(name, content, type) {
+export function download(name, content, type) {
   const link = make("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 /** The page's data, which Python wrote. @returns {any} */
-function pageData() {
+export function pageData() {
   return JSON.parse(byId("data").textContent ?? "null");
 }
 
 /** @param {string} text @returns {Uint8Array} */
-function fromBase64(text) {
+export function fromBase64(text) {
   return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 }
 
 /** @param {Uint8Array} bytes */
-function toBase64(bytes) {
+export function toBase64(bytes) {
   let text = "";
   for (let at = 0; at < bytes.length; at += 32768) text += String.fromCharCode(...bytes.subarray(at, at + 32768));
   return btoa(text);
 }
 
 /** Text that was compressed with gzip. @param {Uint8Array} bytes */
-function unzip(bytes) {
+export function unzip(bytes) {
   const stream = new Blob([/** @type {BlobPart} */ (bytes)]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
+}
+
+/** A table. @param {string} caption @param {string[]} head @param {(string | number)[][]} rows */
+export function makeTable(caption, head, rows) {
+  const cells = (/** @type {(string | number)[]} */ row, /** @type {string} */ tag) => make("tr", {}, ...row.map((text) => (tag === "th" && text !== "" ? make("th", { scope: "col" }, String(text)) : make("td", {}, String(text)))));
+  return make("table", {}, make("caption", {}, caption), make("thead", {}, cells(head, "th")), make("tbody", {}, ...rows.map((row) => cells(row, "td"))));
 }

@@ -1,5 +1,7 @@
 /** A plane with points and arrows, some of which a reader moves. */
 
+import { byId, make, ticks } from "./kit.js";
+
 /**
  * @typedef {{name: string, x: number, y: number, colour: string, arrow?: boolean, fixed?: boolean}} Point
  * @typedef {{label: string, lo: number, hi: number, points: Point[], dots?: [number, number][], ring?: [number, number], moved?: (point: Point) => void}} Plane
@@ -54,15 +56,9 @@ function drawPlane({ label, lo, hi, points, dots = [], ring, moved }) {
 }
 
 /** Draw a plane again in its place; the point that had the focus keeps it. @param {string} place @param {Plane} plane */
-function showPlane(place, plane) {
+export function showPlane(place, plane) {
   const held = document.activeElement?.closest(`#${place}`) ? document.activeElement.getAttribute("data-name") : null;
   const svg = drawPlane(plane);
   byId(place).replaceChildren(svg);
   if (held) svg.querySelector(`[data-name="${held}"]`)?.focus();
-}
-
-/** A table. @param {string} caption @param {string[]} head @param {(string | number)[][]} rows */
-function makeTable(caption, head, rows) {
-  const cells = (/** @type {(string | number)[]} */ row, /** @type {string} */ tag) => make("tr", {}, ...row.map((text) => (tag === "th" && text !== "" ? make("th", { scope: "col" }, String(text)) : make("td", {}, String(text)))));
-  return make("table", {}, make("caption", {}, caption), make("thead", {}, cells(head, "th")), make("tbody", {}, ...rows.map((row) => cells(row, "td"))));
 }

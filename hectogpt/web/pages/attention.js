@@ -1,5 +1,10 @@
 /** Question 1: one query or two over keys that the reader moves, and over keys that are drawn. */
 
+import { byId, lineChart, makeTable } from "../kit/kit.js";
+import { showPlane } from "../kit/plane.js";
+
+/** @import { Point } from "../kit/plane.js" */
+
 /** @type {Point[]} */
 const keys = [
   { name: "a", x: 1, y: 0, colour: "var(--c0)", arrow: true },

@@ -1,5 +1,7 @@
 /** A trained model's page: what Python computed, shown. */
 
+import { byId, drawMap, fromBase64, lineChart, make, makeTable, pageData, shown, signed } from "../kit/kit.js";
+
 /**
  * @typedef {{heads: [number, number][], mode: string, delta: number, se: number | null}} Effect
  * @typedef {{step: number | null, losses: number[], maps: string, next: [string, number][], effects: Effect[]}} Moment

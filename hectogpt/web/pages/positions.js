@@ -1,5 +1,7 @@
 /** Question 2: a block that reads words in another order, and sinusoids. */
 
+import { byId, isDark, lineChart, make, makeTable } from "../kit/kit.js";
+
 const WORDS = ["the", "dog", "bit", "the", "old", "man"];
 const WIDTH = 16;
 let order = WORDS.map((_, i) => i);

@@ -4,6 +4,8 @@
  * {text, href, kind, bar}; an address is another page of the same folder and nothing else.
  */
 
+import { byId, lineChart, make, pageData } from "../kit/kit.js";
+
 const data = pageData();
 
 /** @param {any} cell */

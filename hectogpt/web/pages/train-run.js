@@ -1,12 +1,14 @@
 /** Runs behind the page: the worker that trains them, and what scripts may call (`hecto`). */
 
-const data = pageData();
+import { byId, fromBase64, pageData, toBase64, unzip } from "../kit/kit.js";
+
+export const data = pageData();
 
 /** Sends commands to the worker; steps of a run in progress go to `onStep`. */
 class Engine {
   constructor() {
-    const source = [...document.querySelectorAll("script.engine")].map((script) => script.textContent).join("\n");
-    this.worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+    const source = new Blob([byId("engine").textContent], { type: "text/javascript" });
+    this.worker = new Worker(URL.createObjectURL(source));
     /** @type {Map<number, {resolve: (value: any) => void, reject: (error: Error) => void}>} */
     this.waiting = new Map();
     this.sent = 0;
@@ -36,7 +38,7 @@ class Engine {
   }
 }
 
-const engine = new Engine();
+export const engine = new Engine();
 
 /** hectoGPT's names of fields, as `hectogpt train` spells them, and the engine's. */
 const FIELDS = {
@@ -59,10 +61,10 @@ function settingsFrom(fields) {
 }
 
 /** The run that the page shows. @type {{text: string, opened: any, steps: any[], heldOut: number | null, shown: number, looks: any} | null} */
-let run = null;
+export let run = null;
 
 /** What changed, for whoever draws the page. */
-const changed = new EventTarget();
+export const changed = new EventTarget();
 /** @param {string} name @param {any} [detail] */
 const tell = (name, detail) => changed.dispatchEvent(new CustomEvent(name, { detail }));
 
@@ -74,7 +76,7 @@ function firstWeights() {
 }
 
 /** Begin a run; nothing is trained yet. @param {string} text @param {Record<string, any>} settings */
-async function openRun(text, settings) {
+export async function openRun(text, settings) {
   await engine.ready;
   const opened = await engine.send("open", { name: "run", text, settings: { ...settings, ...data.first?.settings }, keep: [], first: firstWeights() });
   run = { text, opened, steps: [], heldOut: null, shown: 0, looks: null };
@@ -83,7 +85,7 @@ async function openRun(text, settings) {
 }
 
 /** Train the open run up to `steps` more steps. @param {number} steps */
-async function trainRun(steps) {
+export async function trainRun(steps) {
   const current = run;
   if (!current) throw new Error("There is no run yet. Press start first.");
   const last = current.opened.settings.steps;
@@ -96,17 +98,17 @@ async function trainRun(steps) {
     if (step.reading) current.looks = step;
     tell("step", step);
   };
-  const ended = await engine.send("train", { name: "run", steps, looks, prompt: promptText() });
+  const ended = await engine.send("train", { name: "run", steps, looks, prompt: asked.prompt() });
   if (ended.ended) current.heldOut = ended.heldOut;
   tell("paused", ended);
   return ended;
 }
 
 /** What the page's models read and continue. */
-let promptText = () => "The ";
+export const asked = { prompt: () => "The " };
 
 /** For scripts and tests. */
-const hecto = {
+export const hecto = {
   /** @param {{text?: string, recipe?: string, steps?: number, seed?: number, fields?: Record<string, any>}} options */
   async train({ text = data.texts[0].text, recipe = "rotary", steps = 100, seed = 0, fields = {} } = {}) {
     const begun = performance.now();
@@ -164,7 +166,7 @@ const hecto = {
 Object.assign(window, { hecto });
 
 /** Go on from a run that the page was saved with. */
-async function restoreRun() {
+export async function restoreRun() {
   const { text, settings, steps, heldOut, weights } = data.run;
   await engine.ready;
   const packed = {
@@ -181,7 +183,7 @@ async function restoreRun() {
 }
 
 /** The command that repeats a run in a terminal. @param {any} s @param {string} file */
-function commandLine(s, file) {
+export function commandLine(s, file) {
   const words = ["hectogpt", "train", s.recipe, "--corpus", file, "--steps", s.steps, "--seed", s.seed];
   words.push("--model.d-model", s.dModel, "--model.n-heads", s.heads, "--model.n-layers", s.layers);
   words.push("--data.batch-size", s.batchSize, "--data.seq-len", s.seqLen, "--head-dtype", "float32", "--dtype", "float32");

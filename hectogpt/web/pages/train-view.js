@@ -1,5 +1,8 @@
 /** What the page shows, and what its controls do. */
 
+import { byId, download, drawMap, lineChart, make, shown, signed } from "../kit/kit.js";
+import { asked, changed, commandLine, data, engine, hecto, openRun, restoreRun, run, trainRun } from "./train-run.js";
+
 /** @type {[string, string, Record<string, any>][]} name of a setting, its label, its control */
 const SETTINGS = [
   ["recipe", "Recipe", { options: ["rotary", "head_lr", "muon", "embedding_lr", "learning_rate", "baseline"] }],
@@ -307,7 +310,7 @@ async function readFile(file) {
   showText();
 }
 
-promptText = () => byId("reading").value || byId("text").value.slice(0, 120);
+asked.prompt = () => byId("reading").value || byId("text").value.slice(0, 120);
 
 for (const [i, { name }] of data.texts.entries()) byId("texts").append(make("option", { value: i }, name));
 addControls("settings", SETTINGS, "set-");

@@ -1,5 +1,7 @@
 /** Runs while they train: the server's data, asked for every second. */
 
+import { byId, drawMap, fromBase64, lineChart, make, makeTable, shown, signed } from "../kit/kit.js";
+
 /** @typedef {{name: string, state: string, planned: number | null, left: number | null, rows: {step: number[], loss: (number | null)[], norm: (number | null)[], seconds: (number | null)[]}, heldOut: [number, number][], levels: Record<string, number>, usual: {name: string, mean: number, sd: number, n: number} | null, devLoss: number | null, problem: string}} Run */
 
 let [shownStep, shownRun] = [-1, ""];
