@@ -1,7 +1,11 @@
-"""A trained model on one prompt: tokens, attention maps, losses and next tokens, of one forward pass of the model."""
+"""A trained model on one prompt: tokens, attention maps, losses and next tokens; and what its heads do for the loss."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +21,8 @@ from hectogpt.model.attention import CausalAttention
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
+TOKENS, WINDOW = 4096, 512  # of a text on which effects of heads are measured, and of one row of it
+MOST_HEADS, MOST_PAIRED = 64, 9  # heads of a model whose effects are measured one by one, and in pairs
 
 
 class Trace(NamedTuple):
@@ -123,3 +129,85 @@ def spell_out(piece: bytes) -> str:
 def name_tokens(ids: Int[np.ndarray, " time"], tokenizer: Tokenizer) -> list[str]:
     """Every token spelled out; ids beyond the tokenizer's (a padded vocabulary) are named by number."""
     return [spell_out(tokenizer.decode_bytes([i])) if i < tokenizer.n_vocab else f"id {i}" for i in ids.tolist()]
+
+
+# --- heads off --------------------------------------------------------------------------------------------------------
+
+
+def effects(model: Transformer, tokens: np.ndarray, all_of_them: bool = True) -> list[dict[str, Any]]:
+    """How much the loss rises without each head and without each pair of heads (of more than MOST_PAIRED heads: of the
+    four that matter most); or only without each head, with zeros in its place.
+
+    A row has heads, mode ("zero" or "mean"), delta in nats per token, and se, its standard error over windows (None for
+    one window). [] for a model of more than MOST_HEADS heads, or for one token.
+    """
+    config = model.config
+    heads = [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
+    if not 0 < len(heads) <= MOST_HEADS or len(tokens) < 2:
+        return []
+    windows = cut_windows(tokens.astype(np.int64), min(WINDOW, config.context_length))
+    whole, means = measure(model, windows), mean_outputs(model, windows)
+
+    def without(off: Sequence[HeadName], mode: str) -> dict[str, Any]:
+        sums = measure(model, windows, off, means if mode == "mean" else None) - whole
+        sizes, n = np.array([row.shape[1] - 1 for row in windows]), len(windows)
+        delta = float(sums.sum() / sizes.sum())
+        spread = np.sqrt(((sums - delta * sizes) ** 2).sum() * n / (n - 1)) / sizes.sum() if n > 1 else None
+        return {"heads": off, "mode": mode, "delta": delta, "se": None if spread is None else float(spread)}
+
+    found = [without([head], "zero") for head in heads]
+    if not all_of_them:
+        return found
+    ordered = sorted(range(len(heads)), key=lambda i: -found[i]["delta"])
+    paired = heads if len(heads) <= MOST_PAIRED else [heads[i] for i in ordered[:4]]
+    found += [without([head], "mean") for head in heads]
+    return found + [without(pair, "zero") for pair in combinations(paired, 2)]
+
+
+def cut_windows(tokens: np.ndarray, length: int) -> list[Tensor]:
+    """Rows of the text that do not overlap, up to TOKENS tokens together, each int64 [1, at most length + 1]."""
+    starts = range(0, max(len(tokens) - 1, 1), length)
+    rows = [torch.from_numpy(tokens[at : at + length + 1])[None] for at in starts]
+    return [row for row in rows if row.shape[1] > 1][: max(TOKENS // length, 8)]
+
+
+@torch.no_grad()
+def measure(
+    model: Transformer, windows: list[Tensor], off: Sequence[HeadName] = (), instead: Tensor | None = None
+) -> np.ndarray:
+    """The sum of the losses of each window, float64 [windows]. The output of heads that are off is replaced before the
+    output projection by theirs of `instead`, [layers, d_model]."""
+    d = model.config.d_attention
+
+    def replace(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        x = inputs[0].clone()
+        for part in (slice(head * d, (head + 1) * d) for at, head in off if at == layer):
+            x[..., part] = instead[layer, part].to(x.dtype) if instead is not None else 0
+        return (x,)
+
+    with hooked(model, replace):
+        return np.array([model.loss(row[:, :-1], row[:, 1:], reduction="sum").item() for row in windows])
+
+
+def mean_outputs(model: Transformer, windows: list[Tensor]) -> Tensor:
+    """For each layer, the mean over the windows' tokens of what enters the output projection, [layers, d_model]."""
+    sums = torch.zeros(model.config.n_layers, model.config.d_model, dtype=torch.float64)
+
+    def keep(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        sums[layer] += inputs[0].double().sum(dim=(0, 1))
+
+    with hooked(model, keep):
+        measure(model, windows)
+    return (sums / sum(row.shape[1] - 1 for row in windows)).float()
+
+
+@contextmanager
+def hooked(model: Transformer, hook: Callable[[int, nn.Module, tuple[Tensor]], tuple[Tensor] | None]) -> Iterator[None]:
+    """Within it, hook(layer, module, inputs) is called before each output projection and may replace its input."""
+    modules = enumerate(attention_modules(model))
+    handles = [module.W_o.register_forward_pre_hook(partial(hook, layer)) for layer, module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.explore import model_view
-from hectogpt.explore.model_view import HeadName
 from hectogpt.generation import Sampling, complete
 from hectogpt.interop import open_model
 from hectogpt.model.transformer import Transformer
@@ -25,8 +21,6 @@ from hectogpt.web.page import fill
 
 LONGEST = 64  # tokens that the page shows maps of
 NEW_TOKENS = 24  # that a look at a run writes
-WINDOWS, WINDOW = 8, 512  # of held-out text, on which effects of heads are measured
-MOST_HEADS = 64  # of which effects are measured one by one
 MOST_STEPS = 12  # checkpoints that the page has
 PROMPT = "The state of the Union is strong because the people of the Union are strong."
 
@@ -75,7 +69,7 @@ def moment(model: Transformer, tokenizer: Tokenizer, ids: np.ndarray, text: np.n
         "losses": [round(float(loss), 4) for loss in seen.losses],
         "maps": packed(seen.maps),
         "next": [[model_view.name_tokens(np.array([i]), tokenizer)[0], round(p, 5)] for i, p in best],
-        "effects": effects(model, text, all_of_them=last),
+        "effects": model_view.effects(model, text, all_of_them=last),
     }
 
 
@@ -105,84 +99,3 @@ def take_look(folder: Path, step: int, prompt: str | None, ideas: Sequence[Path]
 def packed(maps: np.ndarray) -> str:
     """Weights as unsigned 16-bit numbers in base64: 65,535 is 1."""
     return base64.b64encode(np.round(maps * 65535).astype("<u2").tobytes()).decode()
-
-
-def effects(model: Transformer, tokens: np.ndarray, all_of_them: bool = True) -> list[dict[str, Any]]:
-    """How much the loss rises without each head, and without each pair of the four heads that matter most; or only the
-    first, with zeros in the head's place.
-
-    A row has heads, mode ("zero" or "mean"), delta in nats per token, and se, its standard error over windows (nan for
-    one window). [] for a model of more than MOST_HEADS heads, or for one token.
-    """
-    config = model.config
-    heads = [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
-    if not 0 < len(heads) <= MOST_HEADS or len(tokens) < 2:
-        return []
-    windows = cut_windows(tokens.astype(np.int64), min(WINDOW, config.context_length))
-    whole, means = measure(model, windows), mean_outputs(model, windows)
-    modes = ("zero", "mean") if all_of_them else ("zero",)
-    found = [difference([head], mode, model, windows, whole, means) for mode in modes for head in heads]
-    if not all_of_them:
-        return found
-    best = sorted((row for row in found if row["mode"] == "zero"), key=lambda row: -row["delta"])[:4]
-    first: list[HeadName] = [(row["heads"][0][0], row["heads"][0][1]) for row in best]
-    pairs = [[a, b] for i, a in enumerate(first) for b in first[i + 1 :]]
-    return found + [difference(pair, "zero", model, windows, whole, means) for pair in pairs]
-
-
-def cut_windows(tokens: np.ndarray, length: int) -> list[Tensor]:
-    """Up to WINDOWS rows of the text that do not overlap, each int64 [1, at most length + 1]."""
-    starts = range(0, max(len(tokens) - 1, 1), length)
-    rows = [torch.from_numpy(tokens[at : at + length + 1])[None] for at in starts]
-    return [row for row in rows if row.shape[1] > 1][:WINDOWS]
-
-
-@torch.no_grad()
-def measure(model: Transformer, windows: list[Tensor]) -> np.ndarray:
-    """The sum of the losses of each window, float64 [windows]."""
-    return np.array([model.loss(row[:, :-1], row[:, 1:], reduction="sum").item() for row in windows])
-
-
-@contextmanager
-def hooked(model: Transformer, hook: Callable[[int, nn.Module, tuple[Tensor]], tuple[Tensor] | None]) -> Iterator[None]:
-    """Within it, hook(layer, module, inputs) is called before each output projection and may replace its input."""
-    modules = enumerate(model_view.attention_modules(model))
-    handles = [module.W_o.register_forward_pre_hook(partial(hook, layer)) for layer, module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def mean_outputs(model: Transformer, windows: list[Tensor]) -> Tensor:
-    """For each layer, the mean over the windows' tokens of what enters the output projection, [layers, d_model]."""
-    sums = torch.zeros(model.config.n_layers, model.config.d_model, dtype=torch.float64)
-
-    def keep(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        sums[layer] += inputs[0].double().sum(dim=(0, 1))
-
-    with hooked(model, keep):
-        measure(model, windows)
-    return (sums / sum(row.shape[1] - 1 for row in windows)).float()
-
-
-def difference(
-    off: Collection[HeadName], mode: str, model: Transformer, windows: list[Tensor], whole: np.ndarray, means: Tensor
-) -> dict[str, Any]:
-    """The row of `effects` for heads that are off together."""
-    d = model.config.d_attention
-
-    def replace(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        x = inputs[0].clone()
-        for part in (slice(head * d, (head + 1) * d) for at, head in off if at == layer):
-            x[..., part] = means[layer, part].to(x.dtype) if mode == "mean" else 0
-        return (x,)
-
-    with hooked(model, replace):
-        sums = measure(model, windows) - whole
-    sizes = np.array([row.shape[1] - 1 for row in windows])
-    delta, n = sums.sum() / sizes.sum(), len(windows)
-    spread = np.sqrt(((sums - delta * sizes) ** 2).sum() * n / (n - 1)) / sizes.sum() if n > 1 else None
-    se = None if spread is None else float(spread)
-    return {"heads": [list(head) for head in off], "mode": mode, "delta": float(delta), "se": se}

@@ -17,7 +17,6 @@ from hectogpt.explore import model_view
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import ALiBi, QKNorm, RMSNorm, Rotary
-from hectogpt.web import model_page
 
 SMALL = ModelConfig(24, 3, 2, 16, 61)
 DEPARTED = replace(
@@ -95,7 +94,7 @@ def test_maps_rebuild_the_output_of_every_layer(config: ModelConfig) -> None:
 
 def test_the_effect_of_a_head_is_that_of_zeros_in_its_output_weights() -> None:
     model, tokens = ours(), ids()
-    for row in model_page.effects(model, tokens):
+    for row in model_view.effects(model, tokens):
         if row["mode"] == "mean":
             continue
         without = ours()
