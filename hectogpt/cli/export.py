@@ -15,7 +15,7 @@ from hectogpt.display import columns, printable
 EXAMPLES = """\
   hectogpt export runs/minute exported
   hectogpt export runs/baseline exported --to gguf
-  hectogpt export runs/mine exported --idea my_idea.py --overwrite"""
+  hectogpt export runs/mine exported --overwrite"""
 MOST_FIELDS = 20  # differing fields that are listed
 
 
@@ -36,8 +36,6 @@ class ExportArguments:
     step: int | None = None
     """Of a run: the weights of its checkpoint of this step (default: those at its end; of a run that is not finished
     those of its newest checkpoint)."""
-    idea: tuple[Path, ...] = ()
-    """Your own file, FILE.py, if the model has classes of it; it is imported."""
     overwrite: bool = False
     """Replace an earlier export in the folder."""
     json: bool = False
@@ -62,13 +60,12 @@ def run(arguments: ExportArguments) -> None:
         arguments.to,
         step=arguments.step,
         overwrite=arguments.overwrite,
-        idea=arguments.idea,
         note=lambda text: note(f"note: {text}", arguments.quiet),
     )
     if arguments.json:
         fields = {field: list(pair) for field, pair in done.differences.items()}
-        told = {"folder": str(done.folder), "kind": done.kind, "differences": fields, "files": list(done.files)}
-        print(json.dumps(told, allow_nan=False))
+        result = {"folder": str(done.folder), "kind": done.kind, "differences": fields, "files": list(done.files)}
+        print(json.dumps(result, allow_nan=False))
     elif not arguments.quiet:
         print(printable("\n".join(lines_of(done.kind, str(done.folder), done.differences))))
 

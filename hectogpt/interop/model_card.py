@@ -34,29 +34,20 @@ ids = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
 """
-GPT2_VOCABULARY = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
-OWN_VOCABULARY = "a vocabulary of its own, which came with the model."
-LOSSES = {
-    "train_loss_last": "last training loss",
-    "train_loss_last10": "mean of the last ten",
-    "dev_loss_before": "held-out loss before training",
-    "dev_loss": "held-out loss",
-    "dev_loss_with_ngrams": "held-out loss with n-grams mixed in",
-    "test_loss": "loss on the test text",
-}
+LOSSES = {"train_loss_last10": "training loss, last ten", "dev_loss": "held-out loss", "test_loss": "test loss"}
 
 
 def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any]]:
-    """What a run's folder tells of itself: {"run": ..., "summary": ...}, both empty for another folder. step: of the
+    """What a run's folder says of itself: {"run": ..., "summary": ...}, both empty for another folder. step: of the
     checkpoint whose weights it is about; the summary, which is of the run's end, is then left out."""
-    found: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
-    for name in found:
+    facts: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
+    for name in facts:
         with contextlib.suppress(UserError):
-            found[name] = read_json_object(folder / f"{name}.json", nan_as_none=True)
+            facts[name] = read_json_object(folder / f"{name}.json", nan_as_none=True)
     if step is not None:
-        run = _object(found["run"].get("run"))
-        found = {"run": found["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}}, "summary": {}}
-    return found
+        run = _object(facts["run"].get("run"))
+        facts = {"run": facts["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}}, "summary": {}}
+    return facts
 
 
 def title_of(facts: Mapping[str, dict[str, Any]], name: str) -> str:
@@ -79,44 +70,37 @@ def write_card(
     """The README. facts: as `read_facts` gives them. folder: where it goes. differences: field -> (GPT-2's value, the
     model's), empty for a GPT-2. own_vocabulary: whether the tokenizer is not GPT-2's."""
     run, summary = _object(facts["run"].get("run")), facts["summary"]
-    remote = bool(differences)
-    place = repr("FOLDER" if "`" in folder else folder) + (", trust_remote_code=True" if remote else "")
+    place = repr("FOLDER" if "`" in folder else folder) + (", trust_remote_code=True" if differences else "")
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [hectogpt]", "---", ""]
     lines += [f"# {_line(title_of(facts, name))}", ""]
     lines += [f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT {__version__}.", ""]
     lines += ["## Use", "", USE.format(place=place)]
-    if remote:
-        lines += ["The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at it first.", ""]
-    trained = list(_training(run, summary))
-    if trained:
+    if trained := list(_training(run, summary)):
         lines += ["## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in trained), ""]
-    lines += ["## Architecture", ""]
-    if remote:
+    if differences:
+        lines += ["## Architecture", ""]
+        lines += ["The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at it first.", ""]
         lines += ["| field | GPT-2 | here |", "|---|---|---|"]
-        lines += [f"| {field} | {_cell(a)} | {_cell(b)} |" for field, (a, b) in differences.items()]
-    else:
-        lines += ["GPT-2: transformers opens it as GPT2LMHeadModel, without code of its own."]
-    lines += ["", "## Licences", "", *(f"* {line}" for line in _licences(run, remote, own_vocabulary))]
+        lines += [f"| {field} | {_cell(a)} | {_cell(b)} |" for field, (a, b) in differences.items()] + [""]
+    lines += ["## Licences", "", *(f"* {line}" for line in _licences(run, bool(differences), own_vocabulary))]
     return "\n".join(lines) + "\n"
 
 
 def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what, value) of what the run's files tell."""
+    """(what, value) of what the run's files say."""
     yield from ((key, _cell(run[key])) for key in ("recipe", "corpus", "seed", "steps") if key in run)
     if isinstance(first := run.get("first_weights"), dict):
         yield "first weights", f"{_cell(first.get('source'))}, SHA-256 {_cell(first.get('sha256'))}"
-    if type(tokens := summary.get("train_tokens")) is int:
-        yield "tokens read", f"{tokens:,}"
-    losses = [(what, summary.get(key)) for key, what in LOSSES.items()]
-    ngrams = _object(summary.get("ngrams"))
-    losses += [(f"{what}, same text", ngrams.get(key)) for key, what in NGRAMS.items()]
-    yield from ((what, f"{loss:.4f} nats per token") for what, value in losses if (loss := _number(value)) is not None)
-    if (seconds := _number(summary.get("seconds"))) is not None:
-        yield "seconds", f"{seconds:,.0f}, {_cell(_object(summary.get('machine')).get('device', 'unknown device'))}"
+    losses = [(name, summary.get(key)) for key, name in LOSSES.items()]
+    losses += [(f"{name}, same text", _object(summary.get("ngrams")).get(key)) for key, name in NGRAMS.items()]
+    for name, loss in losses:
+        if type(loss) in (int, float) and math.isfinite(loss):
+            yield name, f"{loss:.4f} nats per token"
 
 
 def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterator[str]:
-    yield "Tokenizer: " + (OWN_VOCABULARY if own_vocabulary else GPT2_VOCABULARY)
+    gpt2 = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
+    yield "Tokenizer: " + ("a vocabulary of its own, which came with the model." if own_vocabulary else gpt2)
     if remote:
         yield "modeling_hectogpt.py: the hectoGPT authors, MIT License."
     if "corpus" in run:
@@ -129,10 +113,6 @@ def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterat
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def _plain_line(value: Any) -> str:

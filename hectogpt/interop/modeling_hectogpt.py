@@ -9,7 +9,6 @@ tensors in model.safetensors.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +19,7 @@ from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 # transformers calls the cache `cache` from 5.20 on, `past_key_values` before.
-CACHE = (
-    "cache" if "cache" in {field.name for field in dataclasses.fields(CausalLMOutputWithPast)} else "past_key_values"
-)
+CACHE = "cache" if hasattr(CausalLMOutputWithPast, "cache") else "past_key_values"
 
 
 # --- what a model remembers of the tokens so far ----------------------------------------------------------------------
@@ -38,7 +35,6 @@ class TextCache:
         self.rows: dict[Any, Tensor] = {}  # what parts remember, [batch, time, ...], by their keys
         self.ids: Tensor | None = None
         self.text: Tensor | None = None
-        self.dropped = 0  # columns at the beginning that no row's context reaches any more
 
     def begin(self, ids: Tensor, text: Tensor | None) -> Tensor:
         """Append the tokens [batch, time] of a call; return their positions. text: of all columns (None: all are).
@@ -73,7 +69,7 @@ class TextCache:
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns so far."""
-        return self.dropped + (0 if self.ids is None else self.ids.shape[1])
+        return 0 if self.ids is None else self.ids.shape[1]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these texts, in this order, as beam search needs; one may come more than once."""
@@ -83,25 +79,6 @@ class TextCache:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
-
-
-class Part:
-    """The settings of one part as config.json has them: "type", which names one of PARTS, and its arguments."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.kind = settings["type"]
-        self.arguments = {name: read_setting(value) for name, value in settings.items() if name != "type"}
-
-    def build(self, *sizes: Any) -> Any:
-        """The module for a model of these sizes."""
-        return PARTS[self.kind](*sizes, **self.arguments)
-
-
-def read_setting(value: Any) -> Any:
-    """A value of config.json: a list is a tuple, an object with a type a Part."""
-    if isinstance(value, list):
-        return tuple(map(read_setting, value))
-    return Part(value) if isinstance(value, dict) else value
 
 
 class SinusoidalPositions(nn.Module):
@@ -129,11 +106,10 @@ class Rotary(nn.Module):
         frequency = (self.base ** (-pairs / max(self.pairs, 1))).float()
         angle = positions[:, None, :, None].double() * frequency
         cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
-        return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
-
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        a, b, rest = x[..., : self.pairs], x[..., self.pairs : 2 * self.pairs], x[..., 2 * self.pairs :]
-        return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), dim=-1)
+        sizes = (self.pairs, self.pairs, q.shape[-1] - 2 * self.pairs)
+        (a, b, rest_q), (c, d, rest_k) = q.split(sizes, dim=-1), k.split(sizes, dim=-1)
+        q = torch.cat((a * cos - b * sin, a * sin + b * cos, rest_q), dim=-1)
+        return q, torch.cat((c * cos - d * sin, c * sin + d * cos, rest_k), dim=-1)
 
 
 class QKNorm(nn.Module):
@@ -169,9 +145,9 @@ class ReLU2(nn.Module):
 class EmbeddingNorm(nn.Module):
     """The model's norm, applied to the embeddings."""
 
-    def __init__(self, d_model: int, vocab_size: int, norm: Part) -> None:
+    def __init__(self, d_model: int, vocab_size: int, norm: nn.Module) -> None:
         super().__init__()
-        self.norm = norm.build(d_model)
+        self.norm = norm
 
     def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
         return self.norm(x)
@@ -180,21 +156,19 @@ class EmbeddingNorm(nn.Module):
 class Smear(nn.Module):
     """Add the embeddings of earlier tokens, each with a learned factor per dimension."""
 
-    def __init__(self, d_model: int, vocab_size: int, norm: Part, shares: tuple[float, ...]) -> None:
+    def __init__(self, d_model: int, vocab_size: int, norm: nn.Module, shares: list[float]) -> None:
         super().__init__()
         self.shares = nn.Parameter(torch.zeros(len(shares), d_model))
 
     def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
-        y = x
-        for back, share in enumerate(self.shares, start=1):
-            y = y + share * cache.shift((self, back), x, back)
-        return y
+        earlier = [cache.shift((self, back), x, back) for back in range(1, len(self.shares) + 1)]
+        return x + sum(share * row for share, row in zip(self.shares, earlier, strict=True))
 
 
 class TokenTable(nn.Module):
     """Add a learned vector per token."""
 
-    def __init__(self, d_model: int, vocab_size: int, norm: Part) -> None:
+    def __init__(self, d_model: int, vocab_size: int, norm: nn.Module) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, d_model)
 
@@ -207,7 +181,7 @@ class NgramHash(nn.Module):
     only n-grams have one whose ids, counted from 1, have a geometric mean of at most `common`."""
 
     def __init__(
-        self, d_model: int, vocab_size: int, norm: Part, order: int, rows: int, common: int | None = None
+        self, d_model: int, vocab_size: int, norm: nn.Module, order: int, rows: int, common: int | None = None
     ) -> None:
         super().__init__()
         self.order, self.common, self.table = order, common, nn.Embedding(rows, d_model)
@@ -259,14 +233,11 @@ PARTS: dict[str, Callable[..., Any]] = {
     **{part.__name__: part for part in (ReLU2, SinusoidalPositions, Rotary, QKNorm, ALiBi)},
     **{part.__name__: part for part in (EmbeddingNorm, Smear, TokenTable, NgramHash, PointerHead)},
 }
-SCORE_BIASES = {"ALiBi"}
 
 
-def add_part(kind: type) -> None:
-    """Let config.json name a class of the model's author, whose objects have a method `build`."""
-    PARTS[kind.__name__] = lambda *sizes, **arguments: kind(**arguments).build(*sizes)
-    if any(base.__name__ == "ScoreBias" for base in kind.__mro__):
-        SCORE_BIASES.add(kind.__name__)
+def build(part: dict[str, Any], *sizes: Any) -> Any:
+    """The module of a part as config.json has it: "type", which names one of PARTS, and its arguments."""
+    return PARTS[part["type"]](*sizes, **{name: value for name, value in part.items() if name != "type"})
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -281,10 +252,9 @@ class Attention(nn.Module):
         self.W_q, self.W_k, self.W_v, self.W_o = (nn.Linear(d, d, bias=settings["biases"]) for _ in range(4))
         d_head = d // self.n_heads
         self.scale = settings["attention_scale"] or d_head**-0.5
-        parts = [Part(part) for part in settings["attention_parts"]]
-        biases = [part for part in parts if part.kind in SCORE_BIASES]
-        self.qk_parts = nn.ModuleList(part.build(self.n_heads, d_head) for part in parts if part not in biases)
-        self.score_biases = nn.ModuleList(part.build(self.n_heads, d_head) for part in biases)
+        parts = [build(part, self.n_heads, d_head) for part in settings["attention_parts"]]
+        self.qk_parts = nn.ModuleList(part for part in parts if not isinstance(part, ALiBi))
+        self.score_biases = nn.ModuleList(part for part in parts if isinstance(part, ALiBi))
         self.extra_share = nn.Parameter(torch.ones(1)) if settings["value_embeddings"] else None
 
     def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
@@ -293,13 +263,12 @@ class Attention(nn.Module):
             v = v + self.extra_share * extra.unflatten(-1, (self.n_heads, -1))
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         for part in self.qk_parts:
-            q, k = part(q, k, getattr(part, "prepare", lambda p: p)(positions))
+            q, k = part(q, k, positions)
         k, v = cache.append((self, "k"), k, dim=2), cache.append((self, "v"), v, dim=2)
         mask = cache.visible[:, None]
         if len(self.score_biases):
             places = positions[:, None, :, None], cache.key_positions[:, None, None, :]
-            biases = torch.stack(torch.broadcast_tensors(*(part(*places) for part in self.score_biases))).sum(0)
-            mask = torch.where(mask, biases, float("-inf")).to(q.dtype)
+            mask = torch.where(mask, sum(part(*places) for part in self.score_biases), float("-inf")).to(q.dtype)
         attended = F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale)
         return self.W_o(attended.transpose(1, 2).flatten(-2))
 
@@ -311,7 +280,7 @@ class MLP(nn.Module):
         super().__init__()
         d = settings["d_model"]
         self.fc1 = nn.Linear(d, 4 * d, bias=settings["biases"])
-        self.activation = Part(settings["activation"]).build()
+        self.activation = build(settings["activation"])
         self.fc2 = nn.Linear(4 * d, d, bias=settings["biases"])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -323,9 +292,9 @@ class Block(nn.Module):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
-        norm = Part(settings["norm"])
-        self.pre_layer_norm, self.attention = norm.build(settings["d_model"]), Attention(settings)
-        self.post_layer_norm, self.mlp = norm.build(settings["d_model"]), MLP(settings)
+        norm, d = settings["norm"], settings["d_model"]
+        self.pre_layer_norm, self.attention = build(norm, d), Attention(settings)
+        self.post_layer_norm, self.mlp = build(norm, d), MLP(settings)
 
     def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
         x = x + self.attention(self.pre_layer_norm(x), extra, positions, cache)
@@ -339,22 +308,34 @@ class Transformer(nn.Module):
 
     def __init__(self, settings: dict[str, Any], head_rows: int | None) -> None:
         super().__init__()
-        d, vocab, norm, head = settings["d_model"], settings["vocab_size"], Part(settings["norm"]), settings["lm_head"]
+        d, vocab, norm, head = settings["d_model"], settings["vocab_size"], settings["norm"], settings["lm_head"]
         self.context_length: int = settings["context_length"]
         self.soft_cap, self.map_scale = head["soft_cap"], head["embedding_map"]
         self.embeddings = nn.Embedding(vocab, d)
-        self.position_embeddings = Part(settings["positions"]).build(self.context_length, d)
-        self.inputs = nn.ModuleList(Part(part).build(d, vocab, norm) for part in settings["inputs"])
-        self.values = nn.ModuleList(Part(part).build(d, vocab, norm) for part in settings["value_embeddings"])
+        self.position_embeddings = build(settings["positions"], self.context_length, d)
+        self.inputs = nn.ModuleList(build(part, d, vocab, build(norm, d)) for part in settings["inputs"])
+        self.values = nn.ModuleList(build(part, d, vocab, build(norm, d)) for part in settings["value_embeddings"])
         self.backbone = nn.ModuleList(Block(settings) for _ in range(settings["n_layers"]))
-        self.final_layer_norm = norm.build(d)
+        self.final_layer_norm = build(norm, d)
         self.lm_head = nn.Linear(d, head_rows or vocab, bias=head["bias"])
         self.joint = nn.Linear(d, d, bias=False) if self.map_scale else None
         self.register_buffer("word_rows", torch.zeros(vocab, dtype=torch.long) if head_rows else None)
-        self.copying = Part(settings["pointer"]).build(d) if settings["pointer"] else None
+        self.copying = build(settings["pointer"], d) if settings["pointer"] else None
 
-    def forward(self, ids: Tensor, positions: Tensor, cache: TextCache, rows: int = 0) -> Tensor:
-        """Logits [batch, rows, vocab] of the next token at the last `rows` positions (0: at all)."""
+    def forward(self, ids: Tensor, text: Tensor | None, cache: TextCache, rows: int = 0) -> Tensor:
+        """Logits [batch, rows, vocab] after the last `rows` (0: all) of the tokens [batch, time], which follow those in
+        the cache; text: as for `TextCache.begin`. A text longer than the context is computed anew from its end."""
+        positions, limit = cache.begin(ids, text), self.context_length
+        long = (positions >= limit).any(dim=1)
+        logits = self.continue_texts(ids, positions.clamp(max=limit - 1), cache, rows)
+        if bool(long.any()):
+            if ids.shape[1] > 1:
+                raise ValueError(f"a text has {int(positions.max()) + 1} tokens, the model's context {limit}")
+            logits[long] = self(cache.ids[long][:, -limit:], None, TextCache(), 1)
+        return logits
+
+    def continue_texts(self, ids: Tensor, positions: Tensor, cache: TextCache, rows: int) -> Tensor:
+        """Logits of tokens at these positions."""
         x = self.embeddings(ids)
         if self.position_embeddings is not None:
             x = x + self.position_embeddings(positions).to(x.dtype)
@@ -441,44 +422,26 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         unknown = ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")
         if named := [name for name in unknown if others.get(name) is not None and others[name] is not False]:
             raise ValueError(f"this model takes no {' and no '.join(named)}")
-        limit, text = self.model.context_length, None if attention_mask is None else attention_mask.bool()
+        text = None if attention_mask is None else attention_mask.bool()
         memory = cache or past_key_values or TextCache()
-        if memory.get_seq_length() == 0 and logits_to_keep == 1 and input_ids.shape[1] > limit:
-            memory.dropped = input_ids.shape[1] - limit
-            input_ids, text = input_ids[:, -limit:], None if text is None else text[:, -limit:]
-        logits = self.continue_texts(input_ids, text, memory, logits_to_keep)
+        logits = self.model(input_ids, text, memory, logits_to_keep)
         loss = None
         if labels is not None:
             count = {name: others[name] for name in ("num_items_in_batch",) if name in others}
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **count)
         if use_cache is None:
             use_cache = bool(self.config.use_cache) and not torch.is_grad_enabled()
-        remembered: dict[str, Any] = {CACHE: memory if use_cache else None}
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **remembered)
-
-    def continue_texts(self, ids: Tensor, text: Tensor | None, memory: TextCache, rows: int) -> Tensor:
-        """Logits of new tokens after those in the memory, at the last `rows` of them (0: at all)."""
-        limit = self.model.context_length
-        positions = memory.begin(ids, text)
-        long = (positions >= limit).any(dim=1)
-        if not bool(long.any()):
-            return self.model(ids, positions, memory, rows)
-        if ids.shape[1] > 1:
-            raise ValueError(f"a text has {int(positions.max()) + 1} tokens, the model's context {limit}")
-        assert memory.ids is not None
-        last, anew = memory.ids[long][:, -limit:], TextCache()
-        logits = self.model(ids, positions.clamp(max=limit - 1), memory)
-        logits[long] = self.model(last, anew.begin(last, None), anew, 1)
-        return logits
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: memory if use_cache else None})
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any
     ) -> dict[str, Any]:
-        """The arguments of `forward` for the next token: the columns that the cache has not seen."""
+        """The arguments of `forward` for the next token: the newest one if there is a cache, else the context."""
         memory = others.get(CACHE)
-        seen = 0 if memory is None else memory.get_seq_length()
-        options = {"attention_mask": attention_mask, "use_cache": bool(others.get("use_cache", True))}
-        return {"input_ids": input_ids[:, seen:], CACHE: memory, "logits_to_keep": 1, **options}
+        new = self.model.context_length if memory is None else 1
+        mask = None if attention_mask is None else attention_mask[:, -new:]
+        options = {"logits_to_keep": 1, "use_cache": bool(others.get("use_cache", True))}
+        return {"input_ids": input_ids[:, -new:], "attention_mask": mask, CACHE: memory, **options}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

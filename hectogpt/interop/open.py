@@ -15,16 +15,15 @@ from torch.overrides import TorchFunctionMode
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
+from hectogpt.data.hub import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_tokenizer import read_tokenizer
-from hectogpt.interop.hf_weights import is_exported, load_exported, load_gpt2
-from hectogpt.interop.hub import fetch
+from hectogpt.interop.hf_weights import SAFETENSORS, is_exported, load_exported, load_gpt2
 from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
-from hectogpt.model.safetensors_header import check_header
 from hectogpt.model.transformer import Transformer
-from hectogpt.model.weights import MODEL_TYPE, load_model, model_of, read_config
+from hectogpt.model.weights import MODEL_TYPE, check_header, load_model, model_of, no_model, read_config
 from hectogpt.run_records import (
     CHECKPOINTS,
     MOST_STATE_TENSORS,
@@ -42,6 +41,9 @@ from hectogpt.run_records import (
     run_of,
 )
 from hectogpt.serialization import classes_of, load
+
+FILES = ("config.json", SAFETENSORS, "vocab.json", "merges.txt", "tokenizer.json")  # of a model on the hub
+CARD = "README.md"  # says whose the weights are, which an export passes on
 
 
 class WithoutInit(TorchFunctionMode):
@@ -80,23 +82,32 @@ def open_model(
     there; DATA for its tokenizer; USAGE for what cannot be a name on the hub.
     """
     folder = find_folder(name_or_folder, download)
-    named = [idea] if isinstance(idea, (Path, str)) else idea
-    if (at := find_checkpoint(folder, step, note)) is not None:
-        fields, weights = run_of(folder, read_object(folder / RUN)).get("model"), _checkpoint_weights(folder, at)
-        if not isinstance(fields, dict):
-            raise UserError(f"no model in {folder / RUN}", why="it is no run's record", code=errors.CHECKPOINT)
-        with classes_of(_import_ideas(folder, fields, [read_idea(path) for path in named])), WithoutInit():
-            model = model_of(load(ModelConfig, fields), weights, folder / RUN)
-        return model, read_tokenizer(folder, model.config.vocab_size)
-    config = read_config(folder)
-    if config.get("model_type") == MODEL_TYPE:
-        fields = config["model"] if is_exported(config) else config
-        with classes_of(_import_ideas(folder, fields, [read_idea(path) for path in named])), WithoutInit():
-            model = load_exported(folder, config, note) if is_exported(config) else load_model(folder)
-    else:
+    at = find_checkpoint(folder, step, note)
+    named = [read_idea(path) for path in ([idea] if isinstance(idea, (Path, str)) else idea)]
+    fields = read_fields(folder, at)
+    if fields is None:
         with WithoutInit():
             model = load_gpt2(folder, note)
+    else:
+        with classes_of(_import_ideas(folder, fields, named)), WithoutInit():
+            if at is not None:
+                model = model_of(load(ModelConfig, fields), _checkpoint_weights(folder, at), folder / RUN)
+            else:
+                is_export = is_exported(read_config(folder))
+                model = load_exported(folder, fields, note) if is_export else load_model(folder)
     return model, read_tokenizer(folder, model.config.vocab_size)
+
+
+def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
+    """The fields of the model of a run's checkpoint, or of a folder; None for a folder of another program's. Raises
+    UserError (CHECKPOINT)."""
+    if at is None:
+        config = read_config(folder)
+        return config["model"] if is_exported(config) else config if config.get("model_type") == MODEL_TYPE else None
+    fields = run_of(folder, read_object(folder / RUN)).get("model")
+    if not isinstance(fields, dict):
+        raise UserError(f"no model in {folder / RUN}", why="it is no run's record", code=errors.CHECKPOINT)
+    return fields
 
 
 def find_checkpoint(
@@ -114,11 +125,7 @@ def find_checkpoint(
             return step
         if has_weights and read_summary(folder).get("steps") == step:
             return None
-        why = (
-            f"it has those of steps {', '.join(map(str, steps))}"
-            if steps
-            else "it has none: set save_every to keep some"
-        )
+        why = f"it has those of steps {', '.join(map(str, steps))}" if steps else "it has none: save_every keeps some"
         fix = "name one of these, or leave the step out" if steps else "leave the step out"
         raise UserError(f"{folder} has no checkpoint of step {step}", why=why, fix=fix, code=errors.CHECKPOINT)
     if has_weights and not _is_under_way(folder):
@@ -160,12 +167,42 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         return folder
     if download:
         return fetch(str(name_or_folder))
-    raise UserError(
-        f"no model in {str(folder)[:200]}",
-        why="there is no such folder",
-        fix="name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout",
-        code=errors.CHECKPOINT,
-    )
+    raise no_model(str(folder)[:200], "there is no such folder")
+
+
+def fetch(name: str) -> Path:
+    """The folder of the hub's model `name`. Nothing is downloaded if this machine's cache has it.
+
+    Raises UserError (USAGE) for what cannot be a name, and within seconds UserError (CHECKPOINT) if the hub does
+    not answer; both say which files to copy by hand.
+    """
+    by_hand = f"copy {', '.join(FILES[:4])} into a folder and name that folder"
+    if not HUB_NAME.match(name):
+        raise UserError(f"no folder {name[:200]!r}", why="and it cannot be a name on the hub", fix=by_hand)
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(
+            f"no folder {name[:200]!r}",
+            why="to look for it on the hub, the package huggingface_hub is needed",
+            fix=f"python -m pip install 'hectogpt[hf]', or {by_hand}",
+        ) from None
+    patterns = [*FILES, CARD]
+    with contextlib.suppress(LocalEntryNotFoundError):
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if (folder / SAFETENSORS).exists():
+            return folder
+    try:
+        check_hub_answers("models", name, reached=True)
+        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=TIMEOUT))
+    except (HfHubHTTPError, OSError, ValueError) as error:  # LocalEntryNotFoundError is one of them
+        raise UserError(
+            f"{name!r} is neither a folder here nor a model that the hub gave",
+            why=(str(error).strip() or type(error).__name__).splitlines()[0][:200],
+            fix=by_hand,
+            code=errors.CHECKPOINT,
+        ) from None
 
 
 # --- runs that come from a user's own file ----------------------------------------------------------------------------
@@ -193,22 +230,21 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
                 code=errors.CHECKPOINT,
             )
         load_idea(idea)
-    found = [idea.sha256 for idea in named]
-    if _is_readable(config, found):
-        return found
-    others = [source for source in sources if source.sha256 not in found]
-    here = [file for source in others if (file := remembered(source.sha256)) is not None]
-    missing = [source for source in others if source.sha256 not in [file.sha256 for file in here]]
-    if missing:
+    own = [idea.sha256 for idea in named]
+    if is_readable(config, own):
+        return own
+    others = [source for source in sources if source.sha256 not in own]
+    here = {source.sha256: file for source in others if (file := remembered(source.sha256)) is not None}
+    if missing := [source for source in others if source.sha256 not in here]:
         raise UserError(
             f"the model in {folder} has classes of {', '.join(Path(source.path).name for source in missing)}",
             why="importing a file runs it, so one that was not run here, or has changed since, is not imported unasked",
             fix=_advice(folder, missing),
             code=errors.CHECKPOINT,
         )
-    for file in here:
+    for file in here.values():
         load_idea(file)
-    return found + [file.sha256 for file in here]
+    return [*own, *here]
 
 
 def _advice(folder: Path, sources: Sequence[Source]) -> str:
@@ -217,29 +253,26 @@ def _advice(folder: Path, sources: Sequence[Source]) -> str:
     if not all(os.path.isfile(copy) for copy in copies):
         return f"ask for {', '.join(source.file for source in sources)} where the folder comes from"
     them = "it" if len(copies) == 1 else "them"
-    return (
-        f"look at {' and '.join(map(str, copies))}, and if you trust {them}, set idea to {' '.join(map(str, copies))}"
-    )
+    names = " and ".join(map(str, copies))
+    return f"look at {names}, and if you trust {them}, set idea to {' '.join(map(str, copies))}"
 
 
-def _is_readable(config: dict[str, Any], ideas: Sequence[str]) -> bool:
-    """Whether these ideas, beside the package, have all classes that a config.json names."""
+def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
+    """Whether the package, with the files of these hashes, has all classes that a model's fields name."""
     with classes_of(ideas):
         try:
-            load(ModelConfig, {name: value for name, value in config.items() if name != "model_type"})
+            load(ModelConfig, {name: value for name, value in fields.items() if name != "model_type"})
         except UserError:
             return False
     return True
 
 
 def ideas_of(folder: Path) -> list[Source]:
-    """The users' own files that made a run, as its folder tells. They are names and hashes; nothing is imported."""
-    file = "run.json" if (folder / "run.json").exists() else "config.json"  # the latter of an exported model
+    """The users' own files that made a run, as its folder says. They are names and hashes; nothing is imported."""
+    file = RUN if (folder / RUN).exists() else "config.json"  # the latter of a model that an earlier version exported
     with contextlib.suppress(UserError):
         listed = read_json_object(folder / file, nan_as_none=True).get("ideas")
-        listed = listed if isinstance(listed, list) else []
-        found = [
-            [str(item.get(name)) for name in ("file", "path", "sha256")] for item in listed if isinstance(item, dict)
-        ]
-        return [Source(Path(file).name, path, sha256) for file, path, sha256 in found]
+        items = [item for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
+        texts = [[str(item.get(name)) for name in ("file", "path", "sha256")] for item in items]
+        return [Source(Path(file).name, path, sha256) for file, path, sha256 in texts]
     return []

@@ -20,16 +20,18 @@ from safetensors.torch import load_file, save_file
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import replacing, write_atomic
-from hectogpt.json_files import read_json_object
+from hectogpt.json_files import open_regular, read_json_object
 from hectogpt.manifest import MANIFEST, damage, read_manifest
 from hectogpt.model.config import ModelConfig
-from hectogpt.model.safetensors_header import check_header
 from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import IDEA_MODULE, dump, load
 
 MODEL_TYPE = "hectogpt"
 CONFIG_IN_HEADER = "hectogpt_config"
+FIX = "name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout"
 LARGEST_CONFIG = 1 << 20  # bytes of a config.json; ours have about 700
+MOST_TENSORS = 10_000  # of a safetensors file; GPT-2 XL has 773 here, 500 layers have 8,000
+HEADER_BYTES = 200  # of its header per tensor that is allowed; ours have about 110
 
 
 def save_model(model: Transformer, folder: Path) -> None:
@@ -77,15 +79,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json as a dict; without one, what the header of model.safetensors says in its place, as that
     of a page that trains does. Raises UserError (code CHECKPOINT) if there is neither or it is not JSON."""
     path = folder / "config.json"
-    fix = "name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout"
     if not os.path.lexists(path):
         with contextlib.suppress(OSError, SafetensorError, ValueError):
             with safe_open(folder / "model.safetensors", "pt") as file:
                 found = json.loads((file.metadata() or {}).get(CONFIG_IN_HEADER, "null"))
             if isinstance(found, dict):
                 return found
-        raise UserError(f"no model in {folder}", why="it has no config.json", fix=fix, code=errors.CHECKPOINT)
-    return read_json_object(path, largest=LARGEST_CONFIG, fix=fix)
+        raise no_model(str(folder), "it has no config.json")
+    return read_json_object(path, largest=LARGEST_CONFIG, fix=FIX)
+
+
+def no_model(where: str, why: str) -> UserError:
+    """The error for a folder without a model."""
+    return UserError(f"no model in {where}", why=why, fix=FIX, code=errors.CHECKPOINT)
 
 
 def load_model(folder: Path) -> Transformer:
@@ -176,6 +182,28 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read {path}", why=str(error), code=errors.CHECKPOINT) from None
+
+
+def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (dtype as the format spells it, shape) of all tensors of a safetensors file, before they take memory.
+
+    The file is a regular one, its header has at most 200 bytes per tensor of `most_tensors`. The library refuses
+    tensors that overlap, leave holes, or do not fill the file. Raises UserError (CHECKPOINT).
+    """
+    try:
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > (most := HEADER_BYTES * most_tensors):
+            raise ValueError(f"its header should have {length:,} bytes, at most {most:,} are read")
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except (OSError, ValueError, SafetensorError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        why = "there is no such file" if missing else getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"cannot read {path}", why=why, fix="use a whole copy of the file", code=errors.CHECKPOINT
+        ) from None
 
 
 def check_sizes(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> None:

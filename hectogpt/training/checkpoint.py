@@ -36,7 +36,7 @@ from hectogpt.files import (
     temporary_folder,
 )
 from hectogpt.manifest import read_manifest, write_manifest
-from hectogpt.model.safetensors_header import check_header
+from hectogpt.model.weights import check_header
 from hectogpt.run_records import (
     FORMAT,
     KEEP,

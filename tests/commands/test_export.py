@@ -22,11 +22,11 @@ from model_kinds import GPT2, KINDS, random_ids
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
-from hectogpt.interop import open_model
+from hectogpt.interop import modeling_hectogpt, open_model
 from hectogpt.interop.export import export
-from hectogpt.interop.hf_config import gpt2_differences
 from hectogpt.model import ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import LayerNorm
 from hectogpt.serialization import Value
 
 
@@ -58,7 +58,8 @@ def check_logits_and_texts(folder: Path, kind: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.thorough), False])
 def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
-    model = write_model(tmp_path / "run", replace(GPT2, lm_head=LMHeadConfig(tied=tied)))
+    own = {"norm": LayerNorm(eps=1e-3), "attention_scale": 8**-0.5}  # what GPT-2's config.json can say
+    model = write_model(tmp_path / "run", replace(GPT2, lm_head=LMHeadConfig(tied=tied), **own))
     done = export(tmp_path / "run", tmp_path / "out")
     from transformers import GPT2LMHeadModel
 
@@ -108,9 +109,7 @@ def test_the_modelling_file_has_every_part_of_the_package() -> None:
 
 def test_what_computes_otherwise_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is opened again before it has its name."""
-    wrong = (ROOT / "hectogpt" / "interop" / "modeling_hectogpt.py").read_text(encoding="utf-8")
-    (tmp_path / "modeling_hectogpt.py").write_text(wrong.replace("torch.log1p(-w)", "torch.log1p(w)"))
-    monkeypatch.setattr("hectogpt.interop.export.__file__", str(tmp_path / "export.py"))
+    monkeypatch.setitem(modeling_hectogpt.PARTS, "GELU", torch.nn.ReLU)
     write_model(tmp_path / "run", KINDS["pointer"])
     with pytest.raises(UserError, match="does not compute the same") as caught:
         export(tmp_path / "run", tmp_path / "out")
@@ -189,8 +188,8 @@ def test_the_command_says_what_it_did_and_why(tmp_path, monkeypatch, capsys) -> 
     refused = here("export", "run", "out")
     assert_good_error(refused, errors.USAGE, "not empty", "--overwrite")
     (tmp_path / "out" / "config.json").write_text("old", encoding="utf-8")
-    told = json.loads(here("export", "run", "out", "--overwrite", "--json").stdout)
-    assert (told["kind"], "pointer" in told["differences"]) == ("HectoGPTForCausalLM", True)
+    done = json.loads(here("export", "run", "out", "--overwrite", "--json").stdout)
+    assert (done["kind"], "pointer" in done["differences"]) == ("HectoGPTForCausalLM", True)
     assert (tmp_path / "out" / "config.json").read_text(encoding="utf-8") != "old"
     (tmp_path / "out" / "mine.txt").touch()
     assert_good_error(here("export", "run", "out", "--overwrite"), errors.USAGE, "mine.txt")
@@ -216,17 +215,22 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path, monkeypatch: py
     write_model(tmp_path / "run", GPT2)
     monkeypatch.setattr("hectogpt.interop.export.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(UserError, match="cannot write") as caught:
-        export(tmp_path / "run", tmp_path / "new" / "folders" / "out")
+        export(tmp_path / "run", tmp_path / "out")
     assert caught.value.code == errors.STORAGE
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_a_gpt2_may_differ_in() -> None:
-    from hectogpt.model.parts import LayerNorm, RMSNorm
-
-    assert gpt2_differences(replace(GPT2, norm=LayerNorm(eps=1e-3))) == {}
-    assert gpt2_differences(replace(GPT2, attention_scale=8**-0.5)) == {}
-    assert list(gpt2_differences(replace(GPT2, attention_scale=0.5, norm=RMSNorm()))) == ["norm", "attention_scale"]
+def test_a_model_with_a_class_of_a_user_s_file_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "run", GPT2)
+    idea = {"file": "idea.py", "path": "mine.py", "sha256": "0" * 64}
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"ideas": [idea]}), encoding="utf-8")
+    assert export(tmp_path / "run", tmp_path / "out").kind == "GPT2LMHeadModel"  # the file made the run, not the model
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    config["norm"] = {"type": "MyNorm"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be exported") as caught:
+        export(tmp_path / "run", tmp_path / "other")
+    assert "mine.py" in caught.value.why
 
 
 def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:

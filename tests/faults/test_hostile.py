@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
-from hectogpt.model.safetensors_header import check_header
+from hectogpt.model.weights import check_header
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from hectogpt import errors
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
-from hectogpt.interop import hub, open_model
-from hectogpt.interop.gpt2_names import to_huggingface, to_ours
+from hectogpt.interop import open_model
 from hectogpt.interop.hf_config import parse_config
 from hectogpt.interop.hf_tokenizer import read_tokenizer
-from hectogpt.interop.hf_weights import load_gpt2
+from hectogpt.interop.hf_weights import load_gpt2, to_huggingface, to_ours
+from hectogpt.interop.open import fetch
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import save_model
 
@@ -215,7 +215,7 @@ def test_a_folder_without_a_model_is_one_error(tmp_path: Path, config: str | Non
 @pytest.mark.parametrize("name", ["../x", "/etc", "a/b/c", "", "gpt2\n"])
 def test_names_that_are_no_names_never_reach_the_hub(name):
     with pytest.raises(UserError):
-        hub.fetch(name)
+        fetch(name)
 
 
 @pytest.mark.network
