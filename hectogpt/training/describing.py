@@ -54,6 +54,8 @@ def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) ->
     progress.line(f"{label_of(session.run, folder.modified)}: {describe(session)}")
     if versions := torch_private.untested():
         progress.line(f"note: {versions}")
+    if session.machine.device.type == "mps":
+        progress.line("note: Apple's GPU is not tested: compare a run with one at device cpu")
     if not folder.locked:
         progress.line(f"note: the file system of {folder.path} has no locks: start no second run there")
     for line in size_notes(session.run, session.corpus):

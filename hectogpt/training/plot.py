@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
@@ -38,8 +39,8 @@ def plot_run(
     """Write a PNG with two panels: training loss in nats per token, and gradient norm before clipping.
 
     baseline: (losses, gradient norms) of the baseline. held_out: (step, loss) of scores, a dotted line if there are
-    several. levels: name -> loss, such as that of an n-gram model; each is
-    a dotted line if the run comes within 1 nat of it.
+    several. levels: name -> loss, such as that of an n-gram model; each is a dotted line if the run comes within 1 nat
+    of it.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -98,41 +99,23 @@ def place_legend(figure: Figure, axes: Axes) -> None:
 
 
 def draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    """Draw a dotted horizontal line per level, and write its name and value where the panel's curves leave room.
-
-    Call it when all curves are drawn: it fixes the limits of the y axis.
-    """
-    curves = [np.asarray(line.get_xydata(), dtype=float) for line in axes.get_lines()]
-    for level in levels.values():
-        draw_level(axes, level)
-    axes.set_ylim(axes.get_ylim())
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    taken = [_densify(to_fraction.transform(curve)) for curve in curves if len(curve)]
-    box = axes.get_window_extent()
-    height = 1.5 * LABEL_SIZE * axes.figure.dpi / 72 / box.height
+    """Draw a dotted horizontal line per level, with its name and value: at its end, of the lowest of several at its
+    beginning, where curves that fall leave room."""
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where it crosses a curve
     for name, level in levels.items():
-        text = f"{name} {level:.2f}"
-        width = 0.62 * len(text) * LABEL_SIZE * axes.figure.dpi / 72 / box.width
-        y = float(to_fraction.transform((1.0, level))[1])
-        places = [(side, above) for side in ("right", "left") for above in (True, False)]
-        boxes = [_label_box(side, above, y, width, height) for side, above in places]
-        covered = [sum(_inside(points, *corners) for points in taken) for corners in boxes]
-        covered = [
-            n if low >= 0 and high <= 1 else n + 10**6 for n, (_, _, low, high) in zip(covered, boxes, strict=True)
-        ]
-        side, above = places[int(np.argmin(covered))]  # the first of the best
-        left, right, low, high = boxes[int(np.argmin(covered))]
-        taken.append(np.array([[left, low], [left, high], [right, low], [right, high]]))
+        at_end = len(levels) == 1 or level > min(levels.values())
+        draw_level(axes, level)
         axes.annotate(
-            text,
-            (1 if side == "right" else 0, level),
+            f"{name} {level:.2f}",
+            (1 if at_end else 0, level),
             xycoords=("axes fraction", "data"),
-            xytext=(-2 if side == "right" else 4, 2 if above else -2),
+            xytext=(-2, 2) if at_end else (4, -2),
             textcoords="offset points",
-            ha=side,
-            va="bottom" if above else "top",
+            ha="right" if at_end else "left",
+            va="bottom" if at_end else "top",
             fontsize=LABEL_SIZE,
             color=GREY,
+            path_effects=halo,
         )
 
 
@@ -152,22 +135,3 @@ def save_figure(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks is drawn as boxes
         figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
-
-
-def _label_box(side: str, above: bool, y: float, width: float, height: float) -> tuple[float, float, float, float]:
-    """(left, right, low, high) of a label beside the line at height y, in fractions of the panel."""
-    left, right = (1 - width, 1.0) if side == "right" else (0.0, width)
-    low, high = (y, y + height) if above else (y - height, y)
-    return left, right, low, high
-
-
-def _densify(points: np.ndarray) -> np.ndarray:
-    """[n, 2] corners of a polyline -> points along it, close enough that none of its parts passes a label unseen."""
-    x, y = points.T
-    where = np.linspace(0, len(points) - 1, max(500, 4 * len(points)))
-    return np.stack([np.interp(where, np.arange(len(points)), values) for values in (x, y)], axis=1)
-
-
-def _inside(points: np.ndarray, left: float, right: float, low: float, high: float) -> int:
-    x, y = points.T
-    return int(((x >= left) & (x <= right) & (y >= low) & (y <= high)).sum())
