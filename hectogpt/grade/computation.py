@@ -22,8 +22,8 @@ from hectogpt.grade.laws import Size
 class Computation:
     """w: the tensors of a state dict, in any floating dtype. A prefix p says which block they are taken from."""
 
-    def __init__(self, w: Mapping[str, Tensor], size: Size, train_mode: bool = False) -> None:
-        self.w, self.size, self.train_mode = w, size, train_mode
+    def __init__(self, w: Mapping[str, Tensor], size: Size) -> None:
+        self.w, self.size = w, size
 
     # --- MLP: [batch, seq, d] -> [batch, seq, d] -----------------------------------------------------------------
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import faults, fit, laws, mistakes_attention, mistakes_layers, mistakes_model
+from hectogpt.grade import fit, laws, mistakes_attention, mistakes_layers, mistakes_model
 from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call, Case, difference, listed, outcome, short
 from hectogpt.grade.computation import Mistake, combine
-from hectogpt.grade.mistakes_gradient import GRADIENTS
+from hectogpt.grade.faults import GRADIENTS, by_words
 from hectogpt.grade.result import Diagnosis, PartResult
 from hectogpt.grade.runner import Transcript
 
@@ -178,11 +178,6 @@ def fault_diagnosis(part: str, broken: Answer) -> Diagnosis | None:
     if broken.kind == "other":
         return by_words(part, f"result: {broken.text}")
     return by_words(part, f"{broken.error}: {broken.text} | {broken.line.partition(': ')[2]}")
-
-
-def by_words(part: str, told: str) -> Diagnosis | None:
-    fault = faults.explain(part, told)
-    return Diagnosis((fault.name,), fault.where, fault.what) if fault else None
 
 
 # --- what reproduces the values ---------------------------------------------------------------------------------------

@@ -1,22 +1,26 @@
 """Numbers of the formulas that a submission may have mistyped: fitted to its results, instead of listed.
 
-A family is the computation with free numbers in one step. Gauss-Newton steps fit them to a few answers; only what then
-reproduces all of them is named, with the number that it is.
+A family is the computation with free numbers in one step. They are fitted to a few answers by least squares; only what
+then reproduces all answers is named, with the number that it is.
 """
 
 # ruff: noqa: E501  # a table, an entry a line
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.optimize import least_squares
 from torch import Tensor
 
 from hectogpt.grade.calls import Call, outcome_of
 from hectogpt.grade.computation import Change, Computation, Method
 from hectogpt.grade.result import Diagnosis
+
+TIGHT = {"xtol": 1e-14, "ftol": 1e-14, "gtol": 1e-14, "max_nfev": 100}
 
 
 @dataclass(frozen=True)
@@ -82,80 +86,46 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
 }  # fmt: skip
 
 
-@dataclass
-class Fit:
-    """A family, held against calls."""
-
-    family: Family
-    calls: list[Call]
-
-    def outcome(self, values: list[float], call: Call) -> Tensor | str:
-        kind = type("Fitted", (Computation,), dict(self.family.changes(values)))
-        return outcome_of(kind, call.setting, call.number)
-
-    def misses(self, values: list[float]) -> Tensor | None:
-        """By how much each number of some calls is missed: one of each model, since what depends on its sizes must fit
-        both."""
-        ordered = sorted(self.calls, key=lambda call: call.setting.inputs[call.number][1])
-        parts = []
-        for call in {call.setting.name: call for call in ordered}.values():
-            made, yours = self.outcome(values, call), call.answer.tensor
-            if isinstance(made, str) or yours is None or made.shape != yours.shape or not made.isfinite().all():
-                return None
-            parts.append((made.double() - yours.double()).flatten())
-        return torch.cat(parts)
-
-    def explain(self) -> Diagnosis | None:
-        """The numbers with which the family reproduces all the calls."""
-        for start in starts_of(self.family):
-            values = solve(self.misses, start)
-            if values is None or not all(call.agrees(self.outcome(values, call)) for call in self.calls):
-                continue
-            rows = [(number, round(value, 9) + 0.0) for number, value in zip(self.family.numbers, values, strict=True)]
-            others = [(n, v) for n, v in rows if n.right is None or abs(v - n.right) > 1e-3 * abs(n.right) + 1e-12]
-            if others:
-                names = tuple(f"{number.name} {value:.5g}" for number, value in others)
-                what = " ".join(number.what.format(value=f"{value:.5g}") for number, value in others)
-                return Diagnosis(names, self.family.where, what)
-        return None
-
-
 def explain(part: str, calls: list[Call]) -> Diagnosis | None:
     """The first family that reproduces all answers with some numbers, and these numbers."""
     if not all((t := call.answer.tensor) is not None and t.numel() and t.isfinite().all() for call in calls):
         return None
-    return next(filter(None, (Fit(family, calls).explain() for family in FAMILIES.get(part, ()))), None)
+    return next(filter(None, (fitted(family, calls) for family in FAMILIES.get(part, ()))), None)
 
 
-def starts_of(family: Family) -> list[list[float]]:
-    """The first start of every number, and each of the others by itself."""
+def fitted(family: Family, calls: list[Call]) -> Diagnosis | None:
+    """The numbers with which a family reproduces all the calls."""
+
+    def outcome(values: Iterable[float], call: Call) -> Tensor | str:
+        kind = type("Fitted", (Computation,), dict(family.changes([float(value) for value in values])))
+        return outcome_of(kind, call.setting, call.number)
+
+    # Of each model the shortest call: what depends on its sizes must fit both.
+    few = {c.setting.name: c for c in sorted(calls, key=lambda c: c.setting.inputs[c.number][1])}
+
+    def misses(values: Iterable[float]) -> np.ndarray:
+        """By how much each number of these calls is missed."""
+        parts = []
+        for call in few.values():
+            made, yours = outcome(values, call), call.answer.tensor
+            if isinstance(made, str) or yours is None or made.shape != yours.shape or not made.isfinite().all():
+                raise ArithmeticError
+            parts.append((made.double() - yours.double()).flatten())
+        return torch.cat(parts).numpy()
+
     first = [number.starts[0] for number in family.numbers]
     more = [(n, start) for n, number in enumerate(family.numbers) for start in number.starts[1:]]
-    return [first, *([*first[:n], start, *first[n + 1 :]] for n, start in more)]
-
-
-def solve(misses: Callable[[list[float]], Tensor | None], start: list[float]) -> list[float] | None:
-    """Numbers at which the sum of squares is least near the start: Gauss-Newton, with steps halved until they help."""
-    values, best = list(start), misses(start)
-    for _ in range(25):
-        columns = []
-        for n, value in enumerate(values):
-            step = 1e-6 * max(abs(value), 1e-6)
-            moved = misses([*values[:n], value + step, *values[n + 1 :]])
-            if moved is None or best is None:
-                return None
-            columns.append((moved - best) / step)
-        assert best is not None
-        move = torch.linalg.lstsq(torch.stack(columns, 1), -best[:, None], driver="gelsd").solution[:, 0].tolist()
-        for halved in range(8):
-            tried = [value + by / 2**halved for value, by in zip(values, move, strict=True)]
-            found = misses(tried)
-            if found is not None and float(found.square().sum()) < float(best.square().sum()):
-                break
-        else:
-            return values
-        converged = all(abs(a - b) <= 1e-9 * max(abs(b), 1e-9) for a, b in zip(values, tried, strict=True))
-        values, best = tried, found
-        if converged:
-            break
-    return values
+    for start in (first, *([*first[:n], other, *first[n + 1 :]] for n, other in more)):
+        try:
+            values = least_squares(misses, start, method="lm", diff_step=1e-6, **TIGHT).x
+        except ArithmeticError:
+            continue
+        if not all(call.agrees(outcome(values, call)) for call in calls):
+            continue
+        rows = [(number, round(float(value), 9) + 0.0) for number, value in zip(family.numbers, values, strict=True)]
+        others = [(n, v) for n, v in rows if n.right is None or abs(v - n.right) > 1e-3 * abs(n.right) + 1e-12]
+        if others:
+            names = tuple(f"{number.name} {value:.5g}" for number, value in others)
+            what = " ".join(number.what.format(value=f"{value:.5g}") for number, value in others)
+            return Diagnosis(names, family.where, what)
+    return None

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,12 +24,10 @@ CURVES: dict[str, tuple[str, Change]] = {
     "sigmoid for GELU": ("it is a sigmoid", lambda s, x: x.sigmoid()),
     "softplus for GELU": ("it is a softplus", lambda s, x: F.softplus(x)),
     "squared ReLU for GELU": ("it is a squared ReLU", lambda s, x: x.relu() ** 2),
-    "bracket misplaced in GELU": ("the factor sqrt(2/pi) multiplies x alone; it stands before the whole bracket",
-                                  lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))),
+    "bracket misplaced in GELU": ("the factor sqrt(2/pi) multiplies x alone; it stands before the whole bracket", lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))),
     "1 + inside tanh": ("the 1 is added inside tanh", lambda s, x: 0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "no x before the bracket": ("the x before the bracket is missing", lambda s, x: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
-    "x squared in GELU": ("the power of x inside tanh is 2 instead of 3",
-                          lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2)))),
+    "x squared in GELU": ("the power of x inside tanh is 2 instead of 3", lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2)))),
 }  # fmt: skip
 
 GELU = [mistake(name, "GELU.forward", what + ".", gelu=f) for name, (what, f) in CURVES.items()]
@@ -93,9 +93,8 @@ def normalised(axis: int | tuple[int, ...] = -1, mean: bool = True, sample: int 
         centred = x - x.mean(axis, keepdim=True) if mean else x
         count = x[0].numel() if isinstance(axis, tuple) else x.shape[axis]
         variance = (centred**2).mean(axis, keepdim=True) * (count / (count - sample))
-        return self.affine(
-            name, centred / (variance.sqrt() + self.eps() if outside else torch.sqrt(variance + self.eps()))
-        )
+        root = variance.sqrt() + self.eps() if outside else torch.sqrt(variance + self.eps())
+        return self.affine(name, centred / root)
 
     return norm
 
@@ -107,32 +106,25 @@ NORM_MISTAKES: list[tuple[str, str, str, Method]] = [
     ("norm over positions and channels", "The norm is taken over positions and d_model together.", "norm", normalised((1, 2))),
     ("RMS norm", "The mean is not subtracted: this is an RMS norm.", "norm", normalised(mean=False)),
     ("norm by the sample variance", "The norm is written by hand with the sample variance, divided by n - 1; layer norm divides by n.", "norm", normalised(sample=1)),
-    ("norm by the sample deviation", "The norm is written by hand with the sample deviation (divided by n - 1), to which eps is added.", "norm",
-     normalised(sample=1, outside=True)),
+    ("norm by the sample deviation", "The norm is written by hand with the sample deviation (divided by n - 1), to which eps is added.", "norm", normalised(sample=1, outside=True)),
     ("eps outside the root", "Eps is added to the deviation; it belongs to the variance, under the root.", "norm", normalised(outside=True)),
-    ("norm not divided", "The mean is subtracted, but nothing is divided by the deviation.", "norm",
-     lambda s, name, x: s.affine(name, x - x.mean(-1, keepdim=True))),
-    ("norm divided by the variance", "The variance divides, not its root.", "norm",
-     lambda s, name, x: s.affine(name, (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps()))),
+    ("norm not divided", "The mean is subtracted, but nothing is divided by the deviation.", "norm", lambda s, name, x: s.affine(name, x - x.mean(-1, keepdim=True))),
+    ("norm divided by the variance", "The variance divides, not its root.", "norm", lambda s, name, x: s.affine(name, (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps()))),
     ("norm without gain and bias", "The norm's gain and bias are not applied.", "affine", lambda s, n, x: x),
     ("norm without bias", "The norm's bias is not added.", "affine", lambda s, n, x: x * s.w[n + ".weight"]),
 ]  # fmt: skip
 
 
-def post_norm(s: Computation, p: str, x: Tensor) -> Tensor:
-    return s.first_norm(p, x + s.attend(p, x))
+Half = Callable[[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor]  # of stream, norm and part
 
 
-def post_norm_second(s: Computation, p: str, x: Tensor) -> Tensor:
-    return s.second_norm(p, x + s.think(p, x))
-
-
-def from_normalised(s: Computation, p: str, x: Tensor) -> Tensor:
-    return (y := s.first_norm(p, x)) + s.attend(p, y)
-
-
-def from_normalised_second(s: Computation, p: str, x: Tensor) -> Tensor:
-    return (y := s.second_norm(p, x)) + s.think(p, y)
+def halves(change: Half, *names: str) -> dict[str, Method]:
+    """A change in both halves of the block, or in that of "attention" or "MLP"."""
+    methods = {
+        "attention": ("first_half", lambda s, p, x: change(x, partial(s.first_norm, p), partial(s.attend, p))),
+        "MLP": ("second_half", lambda s, p, x: change(x, partial(s.second_norm, p), partial(s.think, p))),
+    }
+    return dict(methods[name] for name in names or methods)
 
 
 SUMS, NORMS = "the residual sums", "where the norms stand"
@@ -141,35 +133,35 @@ BLOCK = [
     mistake("norms swapped", "which norm belongs to which part", "The two norms are swapped. Mind the names: post_layer_norm is the norm before the MLP.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x), second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
     mistake("pre_layer_norm used twice", "the norm before the MLP", "pre_layer_norm is used before both parts.", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
     mistake("post_layer_norm used twice", "the norm before attention", "post_layer_norm is used before both parts.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)),
-    mistake("post-norm", NORMS, "The norms are applied to the sums (post-norm); GPT-2 normalises what goes into each part.", first_half=post_norm, second_half=post_norm_second),
-    mistake("post-norm at attention", FIRST, "In the attention half the norm is applied to the sum, not to the input.", first_half=post_norm),
-    mistake("post-norm at the MLP", SECOND, "In the MLP half the norm is applied to the sum, not to the input.", second_half=post_norm_second),
-    mistake("norm after attention", FIRST, "The norm is applied to what attention returns, not to what goes into it.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, x))),
-    mistake("norm after the MLP", SECOND, "The norm is applied to what the MLP returns, not to what goes into it.", second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, x))),
-    mistake("norms after both parts", NORMS, "The norms are applied to what the parts return, not to what goes into them.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, x)), second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, x))),
-    mistake("residual from the normalised stream, both", SUMS, "What is added to is the normalised stream; the residual has to be the stream before each norm.", first_half=from_normalised, second_half=from_normalised_second),
-    mistake("residual from the normalised stream, at attention", FIRST, "The sum after attention starts from the normalised stream.", first_half=from_normalised),
-    mistake("residual from the normalised stream, at the MLP", SECOND, "The sum after the MLP starts from the normalised stream.", second_half=from_normalised_second),
+    mistake("post-norm", NORMS, "The norms are applied to the sums (post-norm); GPT-2 normalises what goes into each part.", **halves(lambda x, norm, part: norm(x + part(x)))),
+    mistake("post-norm at attention", FIRST, "In the attention half the norm is applied to the sum, not to the input.", **halves(lambda x, norm, part: norm(x + part(x)), "attention")),
+    mistake("post-norm at the MLP", SECOND, "In the MLP half the norm is applied to the sum, not to the input.", **halves(lambda x, norm, part: norm(x + part(x)), "MLP")),
+    mistake("norm after attention", FIRST, "The norm is applied to what attention returns, not to what goes into it.", **halves(lambda x, norm, part: x + norm(part(x)), "attention")),
+    mistake("norm after the MLP", SECOND, "The norm is applied to what the MLP returns, not to what goes into it.", **halves(lambda x, norm, part: x + norm(part(x)), "MLP")),
+    mistake("norms after both parts", NORMS, "The norms are applied to what the parts return, not to what goes into them.", **halves(lambda x, norm, part: x + norm(part(x)))),
+    mistake("residual from the normalised stream, both", SUMS, "What is added to is the normalised stream; the residual has to be the stream before each norm.", **halves(lambda x, norm, part: (y := norm(x)) + part(y))),
+    mistake("residual from the normalised stream, at attention", FIRST, "The sum after attention starts from the normalised stream.", **halves(lambda x, norm, part: (y := norm(x)) + part(y), "attention")),
+    mistake("residual from the normalised stream, at the MLP", SECOND, "The sum after the MLP starts from the normalised stream.", **halves(lambda x, norm, part: (y := norm(x)) + part(y), "MLP")),
     mistake("parallel block", "what goes into the MLP", "Both parts read the block's input; the MLP has to read the stream after attention was added.", block=lambda s, p, x: x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))),
     mistake("second residual from the block's input", SUMS, "The second sum starts from the block's input: what attention added is lost from the stream.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x)))),
     mistake("MLP reads attention alone", "what goes into the MLP", "The MLP reads what attention returns, without the residual.", block=lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + x + s.think(p, s.second_norm(p, a))),
     mistake("first residual only at the end", SUMS, "Attention's own result takes the place of the stream, and the input is added at the very end only.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.attend(p, s.first_norm(p, x))))),
     mistake("second sum starts from attention alone", SUMS, "The second sum starts from what attention returned, without the stream.", block=lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + s.think(p, s.second_norm(p, x + a))),
-    mistake("no residual sums", SUMS, "The input of each part is not added to its result: there is no residual stream.", first_half=lambda s, p, x: s.attend(p, s.first_norm(p, x)), second_half=lambda s, p, x: s.think(p, s.second_norm(p, x))),
-    mistake("no residual at attention", FIRST, "The input is not added to what attention returns.", first_half=lambda s, p, x: s.attend(p, s.first_norm(p, x))),
-    mistake("no residual at the MLP", SECOND, "The stream is not added to what the MLP returns.", second_half=lambda s, p, x: s.think(p, s.second_norm(p, x))),
+    mistake("no residual sums", SUMS, "The input of each part is not added to its result: there is no residual stream.", **halves(lambda x, norm, part: part(norm(x)))),
+    mistake("no residual at attention", FIRST, "The input is not added to what attention returns.", **halves(lambda x, norm, part: part(norm(x)), "attention")),
+    mistake("no residual at the MLP", SECOND, "The stream is not added to what the MLP returns.", **halves(lambda x, norm, part: part(norm(x)), "MLP")),
     mistake("MLP not normalised", "the norm before the MLP", "What goes into the MLP is not normalised.", second_norm=lambda s, p, x: x),
     mistake("attention not normalised", "the norm before attention", "What goes into attention is not normalised.", first_norm=lambda s, p, x: x),
-    mistake("norms before and after the MLP", SECOND, "The second norm is applied twice: before the MLP and to its result.", second_half=lambda s, p, x: x + s.second_norm(p, s.think(p, s.second_norm(p, x)))),
-    mistake("norms before and after attention", FIRST, "The first norm is applied twice: before attention and to its result.", first_half=lambda s, p, x: x + s.first_norm(p, s.attend(p, s.first_norm(p, x)))),
+    mistake("norms before and after the MLP", SECOND, "The second norm is applied twice: before the MLP and to its result.", **halves(lambda x, norm, part: x + norm(part(norm(x))), "MLP")),
+    mistake("norms before and after attention", FIRST, "The first norm is applied twice: before attention and to its result.", **halves(lambda x, norm, part: x + norm(part(norm(x))), "attention")),
     mistake("post_layer_norm at the end too", NORMS, "The block's result is normalised once more, by post_layer_norm.", block=lambda s, p, x: s.second_norm(p, s.second_half(p, s.first_half(p, x)))),
     mistake("post_layer_norm at the end only", NORMS, "post_layer_norm stands at the end of the block instead of before the MLP.", block=lambda s, p, x: s.second_norm(p, (y := s.first_half(p, x)) + s.think(p, y))),
     mistake("post_layer_norm after attention's sum, not before the MLP alone", NORMS, "The stream itself is normalised between the two parts.", block=lambda s, p, x: s.second_norm(p, s.first_half(p, x)) + s.think(p, s.first_half(p, x))),
-    mistake("MLP's result subtracted", SUMS, "What the MLP returns is subtracted.", second_half=lambda s, p, x: x - s.think(p, s.second_norm(p, x))),
-    mistake("attention's result subtracted", SUMS, "What attention returns is subtracted.", first_half=lambda s, p, x: x - s.attend(p, s.first_norm(p, x))),
+    mistake("MLP's result subtracted", SUMS, "What the MLP returns is subtracted.", **halves(lambda x, norm, part: x - part(norm(x)), "MLP")),
+    mistake("attention's result subtracted", SUMS, "What attention returns is subtracted.", **halves(lambda x, norm, part: x - part(norm(x)), "attention")),
     mistake("GELU on the MLP's result", SECOND, "What the MLP returns goes through GELU once more.", second_half=lambda s, p, x: x + s.gelu(s.think(p, s.second_norm(p, x)))),
-    mistake("sums averaged", SUMS, "Each sum is divided by two.", first_half=lambda s, p, x: (x + s.attend(p, s.first_norm(p, x))) / 2, second_half=lambda s, p, x: (x + s.think(p, s.second_norm(p, x))) / 2),
-    mistake("second sum averaged", SUMS, "The second sum is divided by two.", second_half=lambda s, p, x: (x + s.think(p, s.second_norm(p, x))) / 2),
+    mistake("sums averaged", SUMS, "Each sum is divided by two.", **halves(lambda x, norm, part: (x + part(norm(x))) / 2)),
+    mistake("second sum averaged", SUMS, "The second sum is divided by two.", **halves(lambda x, norm, part: (x + part(norm(x))) / 2, "MLP")),
     mistake("no norms", NORMS, "Neither part's input is normalised.", first_norm=lambda s, p, x: x, second_norm=lambda s, p, x: x),
     mistake("MLP before attention", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
     mistake("MLP before attention, norms by place", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: (y := x + s.think(p, s.first_norm(p, x))) + s.attend(p, s.second_norm(p, y))),

@@ -13,7 +13,7 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import calls, explain, laws, train_case
 from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call
-from hectogpt.grade.mistakes_gradient import GRADIENTS
+from hectogpt.grade.faults import GRADIENTS
 
 IN_ORDER = [list(range(4 * n, 4 * n + 4)) for n in range(train_case.STEPS)]
 PAST_THE_CONTEXT = {"returned text cropped"}  # shows in a law of its own
