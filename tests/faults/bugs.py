@@ -1,6 +1,7 @@
-"""Planted bugs: each puts a mistake into the package that runs in this process. The proofs must see every one.
+"""The proof itself: planted bugs, what a change could break and what other programs do. The proofs must see every one.
 
-They are what a change could break without any other test's notice, or what other programs do.
+Each bug is put into a forked process, in which a proof then runs with few tries. What an undisturbed run leaves is made
+with the bug too, so only what goes wrong by kills, damage and failures counts.
 """
 
 from __future__ import annotations
@@ -8,17 +9,30 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import damage
+import forks
+import killed
+import power_cut
+import runs
+import storage
 import torch
+import two_at_once
+from forks import Line
+from runs import Case, Undisturbed
 
 from hectogpt import files, manifest
-from hectogpt.model import weights
-from hectogpt.training import checkpoint, full_run, loop, run_folder, session
+from hectogpt.run_records import METRICS, read_rows
+from hectogpt.training import checkpoint, full_run, loop, run_folder, session, setup, state
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.state import State
 
 
@@ -26,11 +40,12 @@ def nothing(*_: Any, **__: Any) -> None:
     """Takes the place of what is left out."""
 
 
-def everywhere(name: str, new: Any, owner: Any) -> None:
-    """Replace owner.name, and the name in the modules that have imported it."""
-    for module in (owner, checkpoint, manifest, weights, run_folder, session, full_run, loop, files):
-        if hasattr(module, name):
-            setattr(module, name, new)
+def everywhere(old: Any, new: Any) -> None:
+    """Put a function in the place of another, in all modules of the package that have it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("hectogpt"):
+            for own in [own for own, value in vars(module).items() if value is old]:
+                setattr(module, own, new)
 
 
 # --- what is written, and when it is on disk --------------------------------------------------------------------------
@@ -38,69 +53,46 @@ def everywhere(name: str, new: Any, owner: Any) -> None:
 
 def no_sync_of_data() -> None:
     """The content of files is not synced."""
-    everywhere("sync_file", nothing, files)
-    everywhere("sync", nothing, files)
+    everywhere(files.sync_file, nothing)
+    everywhere(files.sync, nothing)
 
 
 def no_sync_of_folders() -> None:
     """Names in folders are not synced."""
-    everywhere("sync_folder", nothing, files)
-
-
-def no_sync() -> None:
-    """Nothing is synced."""
-    no_sync_of_data()
-    no_sync_of_folders()
+    everywhere(files.sync_folder, nothing)
 
 
 def no_manifest() -> None:
     """Checkpoints and weights are trusted if they can be read."""
-    everywhere("damage", lambda *_, **__: [], manifest)
+    everywhere(manifest.damage, lambda *_, **__: [])
 
 
-def no_sync_no_manifest() -> None:
-    """Nothing is synced, and the hashes are not looked at."""
-    no_sync()
-    no_manifest()
+def _around_save(change: Callable[[Callable[[], None], Checkpoints], None]) -> None:
+    """Save checkpoints in another way: `change` is given what saves, and the checkpoints."""
+    save = Checkpoints.save
+
+    def saved(self: Checkpoints, new: Checkpoint) -> None:
+        change(lambda: save(self, new), self)
+
+    Checkpoints.save = saved
 
 
 def removed_first() -> None:
     """Old checkpoints are removed before the new one is saved."""
-    save = Checkpoints.save
 
-    def saved(self: Checkpoints, new: Checkpoint) -> None:
-        for step in self.steps():
-            files.remove_folder(self.path(step))
-        files.sync_folder(self.folder)
-        save(self, new)
+    def change(save: Callable[[], None], checkpoints: Checkpoints) -> None:
+        for step in checkpoints.steps():
+            files.remove_folder(checkpoints.path(step))
+        save()
 
-    Checkpoints.save = saved
+    _around_save(change)
 
 
 def in_place() -> None:
     """A checkpoint is written under its final name."""
-    everywhere("temporary_folder", lambda folder: folder, files)
-    everywhere("replace_folder", nothing, files)
-    checkpoint.shutil = _Without(shutil, rmtree=nothing)  # it cleans up at the end
-
-
-def overwritten() -> None:
-    """There is one checkpoint, and the next one is written over it."""
-    in_place()
-    save = Checkpoints.save
-
-    def saved(self: Checkpoints, new: Checkpoint) -> None:
-        old = self.steps()
-        for step in old[:-1]:
-            shutil.rmtree(self.path(step))
-        if old:
-            self.path(old[-1]).rename(self.path(new.step))
-            (self.path(new.step) / "manifest.json").unlink(missing_ok=True)
-        make = Path.mkdir
-        Path.mkdir = lambda path, *a, **k: make(path, *a, **(k | {"exist_ok": True}))
-        save(self, new)
-
-    Checkpoints.save = saved
+    everywhere(files.temporary_folder, lambda folder: folder)
+    everywhere(files.replace_folder, nothing)
+    checkpoint.shutil = SimpleNamespace(**vars(shutil) | {"rmtree": nothing})  # it cleans up at the end
 
 
 def manifest_last() -> None:
@@ -120,26 +112,23 @@ def manifest_last() -> None:
 
 def reported_early() -> None:
     """A checkpoint is reported as saved when its writing begins."""
-    save = Checkpoints.save
 
-    def saved(self: Checkpoints, new: Checkpoint) -> None:
-        before = [thread for thread in threading.enumerate() if thread.name == "late"]
-        for thread in before:
+    def change(save: Callable[[], None], _: Checkpoints) -> None:
+        for thread in [thread for thread in threading.enumerate() if thread.name == "late"]:
             thread.join()
-        threading.Thread(target=save, args=(self, new), name="late").start()
+        threading.Thread(target=save, name="late").start()
 
-    Checkpoints.save = saved
+    _around_save(change)
 
 
 def failure_unnoticed() -> None:
     """A checkpoint that cannot be written counts as saved."""
-    save = Checkpoints.save
 
-    def saved(self: Checkpoints, new: Checkpoint) -> None:
+    def change(save: Callable[[], None], _: Checkpoints) -> None:
         with contextlib.suppress(Exception):
-            save(self, new)
+            save()
 
-    Checkpoints.save = saved
+    _around_save(change)
 
 
 def leftovers_stay() -> None:
@@ -148,11 +137,16 @@ def leftovers_stay() -> None:
     run_folder._remove_leftovers = nothing
 
 
-class _Without:
-    """A module with some of its functions replaced."""
+def run_is_not_whole() -> None:
+    """run.json is created empty, then filled."""
 
-    def __init__(self, module: Any, **replaced: Any) -> None:
-        self.__dict__.update(vars(module) | replaced)
+    def create(path: Path, content: str) -> None:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    everywhere(files.create, create)
 
 
 # --- what is saved and put back ---------------------------------------------------------------------------------------
@@ -165,24 +159,22 @@ def chance_not_seeded() -> None:
     def unseeded(*_: Any) -> Iterator[None]:
         yield
 
-    loop.seeded = unseeded
-
-
-def optimizer_lost() -> None:
-    """The optimizer starts anew."""
-    session.put_state = lambda model, optimizer, state: weights.load_tensors(
-        model, {n.removeprefix("model."): t for n, t in state.tensors.items() if n.startswith("model.")}
-    )
+    everywhere(loop.seeded, unseeded)
 
 
 def _change_tensors(change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
-    take = session.take_state
+    take = state.take_state
 
     def taken(*arguments: Any) -> State:
-        state = take(*arguments)
-        return State({name: change(name, tensor) for name, tensor in state.tensors.items()}, state.values)
+        found = take(*arguments)
+        return State({name: change(name, tensor) for name, tensor in found.tensors.items()}, found.values)
 
-    session.take_state = taken
+    everywhere(take, taken)
+
+
+def optimizer_lost() -> None:
+    """The optimizer's tensors are not saved."""
+    _change_tensors(lambda name, tensor: tensor if name.startswith("model.") else tensor * 0)
 
 
 def optimizer_step_lost() -> None:
@@ -190,18 +182,9 @@ def optimizer_step_lost() -> None:
     _change_tensors(lambda name, tensor: tensor * 0 if name.endswith(".step") else tensor)
 
 
-def second_moment_lost() -> None:
-    """AdamW's mean of squared gradients is not saved."""
-    _change_tensors(lambda name, tensor: tensor * 0 if name.endswith(".exp_avg_sq") else tensor)
-
-
 def weights_in_bf16() -> None:
     """Weights are saved with 8 bits of precision."""
-    _change_tensors(
-        lambda name, tensor: (
-            tensor.bfloat16().float() if name.startswith("model.") and tensor.is_floating_point() else tensor
-        )
-    )
+    _change_tensors(lambda name, t: t.bfloat16().float() if name.startswith("model.") and t.is_floating_point() else t)
 
 
 def _after_resume(change: Callable[[session.Session], None]) -> None:
@@ -214,40 +197,18 @@ def _after_resume(change: Callable[[session.Session], None]) -> None:
     session.Session._go_on_from = going
 
 
-def step_repeated() -> None:
-    """A resumed run takes the last step again."""
-    _after_resume(lambda self: self.done.pop())
-
-
-def step_left_out() -> None:
-    """A resumed run leaves the next batch out."""
-    make = session.setup.make_batches
-
-    def batches(*arguments: Any) -> Any:
-        found = make(*arguments)
-        return _Batches(found, 1)
-
-    _after_resume(lambda self: setattr(session.setup, "make_batches", batches))
-
-
-class _Batches:
-    """Batches that are `late` steps ahead."""
-
-    def __init__(self, batches: Any, late: int) -> None:
-        self.batches, self.late = batches, late
-
-    def at(self, step: int) -> Any:
-        """The batch of another step."""
-        return self.batches.at(step + self.late)
-
-
 def data_starts_again() -> None:
     """A resumed run reads the text from its beginning."""
-    make = session.setup.make_batches
+    make = setup.make_batches
 
     def change(self: session.Session) -> None:
         done = len(self.done)
-        session.setup.make_batches = lambda *arguments: _Batches(make(*arguments), -done)
+
+        def batches(*arguments: Any) -> Any:
+            found = make(*arguments)
+            return SimpleNamespace(at=lambda step: found.at(step - done))
+
+        everywhere(make, batches)
 
     _after_resume(change)
 
@@ -265,18 +226,13 @@ def schedule_starts_again() -> None:
 
 def metrics_not_cut() -> None:
     """Rows of steps that are taken again stay in metrics.jsonl."""
-    run_folder._rows_of = lambda metrics, done, steps: metrics.decode()
+    begin = RunFolder._open_metrics
 
+    def opened(self: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
+        later = [row for row in read_rows(self.path / METRICS) if row["step"] > len(rows)] if rows else []
+        begin(self, [*rows, *later])
 
-def metrics_cut_too_short() -> None:
-    """The row of the last step of a checkpoint is lost."""
-    rows = run_folder._rows_of
-
-    def fewer(metrics: bytes, done: Sequence[Any], steps: int) -> str | None:
-        kept = rows(metrics, done, steps)
-        return kept if kept is None else "".join(kept.splitlines(keepends=True)[:-1])
-
-    run_folder._rows_of = fewer
+    RunFolder._open_metrics = opened
 
 
 # --- locks, signals ---------------------------------------------------------------------------------------------------
@@ -284,14 +240,14 @@ def metrics_cut_too_short() -> None:
 
 def folder_not_locked() -> None:
     """Two processes may train in one folder."""
-    run_folder._lock = nothing
+    run_folder._lock = lambda *_: True
 
 
 def signal_forgotten() -> None:
     """A signal ends the run at once, without a checkpoint."""
 
     @contextlib.contextmanager
-    def raising() -> Iterator[list[int]]:
+    def raising(**_: Any) -> Iterator[list[int]]:
         with full_run.raise_on_signal():
             yield []
 
@@ -303,13 +259,95 @@ def interrupted_is_success() -> None:
     full_run.exit_code = lambda number: 0
 
 
-def run_is_not_whole() -> None:
-    """run.json is created empty, then filled."""
+# --- who must see them ------------------------------------------------------------------------------------------------
 
-    def create(path: Path, content: str) -> None:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+Bug = Callable[[], None]
+Look = Callable[[Bug, dict[str, Case], Path], Sequence[str] | Line]  # plants the bug, and what a proof then sees
 
-    files.create = create
+
+def by_kills(kind: str, every: int = 9, only: str = "") -> Look:
+    """Kills at points of a run of this kind."""
+
+    def look(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
+        bug()
+        return killed.point_kills(kind, cases[kind], where, every, only)
+
+    return look
+
+
+def by_power_cut(bug: Bug, cases: dict[str, Case], where: Path) -> list[str]:
+    """The model of the disk. The bug is planted after the checkpoints that are there already."""
+    return power_cut.states_of(power_cut.checkpoint_saving(cases["plain"]), where, bug, most=1)[1]
+
+
+def by_damage(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
+    """Damaged files."""
+    bug()
+    return damage.damaged(where, cases["plain"].with_steps(4), 96)
+
+
+def by_storage(bug: Bug, cases: dict[str, Case], where: Path) -> list[str]:
+    """Failing storage."""
+    bug()
+    run = Undisturbed(cases["plain"].with_steps(storage.STEPS), where, runs.train_unscored)
+    points = [(point, name) for point, name in killed.points_of(run, steps=False) if "half of write" in name]
+    return [fault for point, name in points[-3:] for fault in storage.fail_at(run, point, name, 1, False)]
+
+
+def by_starts(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
+    """Starts at the same time."""
+    bug()
+    return two_at_once.starts(cases["plain"], where, 4, ("resumed", "one folder"))
+
+
+def by_signals(bug: Bug, cases: dict[str, Case], where: Path) -> list[str]:
+    """Signals."""
+    bug()
+    run = Undisturbed(cases["plain"].with_steps(40), where, killed.train_by_time)
+    return [fault for number in range(6) for fault in run.faults(killed.one_signal(run, number))]
+
+
+def by_starts_again(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
+    """Starts that are killed again and again."""
+    bug()
+    return killed.crash_loop(cases["plain"], where)
+
+
+BUGS: dict[Bug, Look] = {
+    removed_first: by_kills("plain"),
+    in_place: by_kills("plain"),
+    manifest_last: by_kills("plain", every=2, only="fsync"),
+    reported_early: by_kills("plain"),
+    run_is_not_whole: by_kills("plain", every=1, only="run.json (x)"),
+    no_sync_of_data: by_power_cut,
+    no_sync_of_folders: by_power_cut,
+    no_manifest: by_damage,
+    failure_unnoticed: by_storage,
+    leftovers_stay: by_starts_again,
+    chance_not_seeded: by_kills("idea"),
+    optimizer_lost: by_kills("idea"),
+    optimizer_step_lost: by_kills("plain"),
+    weights_in_bf16: by_kills("top"),
+    data_starts_again: by_kills("plain"),
+    schedule_starts_again: by_kills("top"),
+    metrics_not_cut: by_kills("plain", every=1, only="half of write metrics.jsonl"),
+    folder_not_locked: by_starts,
+    signal_forgotten: by_signals,
+    interrupted_is_success: by_signals,
+}
+QUICK = (removed_first, no_sync_of_data, chance_not_seeded, no_manifest)
+
+
+def check(quick: bool) -> list[Line]:
+    """The line of planted bugs. quick: four of them."""
+    with runs.place(warm=("plain", "idea", "top")) as (where, cases):
+
+        def seen(bug: Bug) -> bool:
+            forks.WORKERS = 1
+            found = BUGS[bug](bug, cases, Path(tempfile.mkdtemp(dir=where)))
+            return bool(found.failures if isinstance(found, Line) else found)
+
+        def look_for(bug: Bug) -> list[str]:  # in a child, where the bug stays
+            return [] if forks.value_of(lambda: seen(bug)) else [f"{bug.__name__} is not seen"]
+
+        return [forks.over("planted bugs", look_for, QUICK if quick else list(BUGS), "all seen")]

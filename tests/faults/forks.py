@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
-from promises import Line
-
 from hectogpt import errors
 from hectogpt.cli.last_resort import explain as tell
 from hectogpt.errors import UserError
@@ -28,6 +26,17 @@ T = TypeVar("T")
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 LIMIT = 120.0  # seconds after which a child hangs
 HUNG = 1000  # the code of a child that was ended because it hung
+
+
+@dataclass(frozen=True)
+class Line:
+    """One promise: how often it was tried, how often it failed, in how many seconds, and what else was seen."""
+
+    promise: str
+    tries: int
+    failures: int
+    seconds: float
+    detail: str = ""
 
 
 @dataclass(frozen=True)

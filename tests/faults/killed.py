@@ -1,7 +1,8 @@
-"""Killed anywhere: kill -9 at random moments of a run, and at every point of a step, of saving and of scoring.
+"""Killed and stopped: kill -9 at random moments, at every point of training, saving and scoring, and signals.
 
-After each kill: no step that was reported as saved is lost, and no checkpoint is found half under its name. In the end
-weights, last checkpoint, metrics and scores are those of a run that nobody disturbed, bit by bit.
+After each: no step that was reported as saved is lost, and no checkpoint is found half under its name. In the end
+weights, checkpoints, metrics and scores are those of a run that nobody disturbed, bit by bit. A signal ends the run
+after the step under way, with a checkpoint of it and the signal's exit code; a second one ends it at once.
 """
 
 from __future__ import annotations
@@ -9,198 +10,276 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import comparing
 import forks
-import small_runs
-from promises import Line
-from shims import Points
-from small_runs import Case
+import runs
+from forks import Line
+from operations import Point, Points
+from runs import Breakage, Case, Undisturbed
 
-from hectogpt.errors import UserError
+from hectogpt.lab import trial
+from hectogpt.lab.compare import Comparison
+from hectogpt.lab.plan import Arm
+from hectogpt.lab.record import read_records
+from hectogpt.lab.tracks import TRACKS
+from hectogpt.run_records import METRICS, RUN, SUMMARY
+from hectogpt.signals import CODES
+from hectogpt.training import autosave
 
-Train = Callable[[Case, Path], None]
-KILLS, QUICK_KILLS = 200, 24
-STEPS = 60  # of the runs that are killed at random moments
-FEW_STEPS = 5  # of those that are killed at every point: the first checkpoints are removed at the fourth
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An undisturbed run: its signature, and how many seconds it took."""
-
-    signature: dict[str, Any]
-    seconds: float
-
-
-def reference(case: Case, where: Path, train: Train = small_runs.train) -> Reference:
-    """Run the case undisturbed. Raises RuntimeError if it does not run to its end."""
-    folder = where / "reference" / "run"
-    shutil.rmtree(folder.parent, ignore_errors=True)
-    begun = time.monotonic()
-    forks.value_of(lambda: train(case, folder))
-    seconds = time.monotonic() - begun
-    found = small_runs.signature(folder)
-    shutil.rmtree(folder.parent)
-    return Reference(found, seconds)
+AT_A_TIME = 4  # random kills of one run, before it is left to end
+STEPS = 60  # of runs that are killed or stopped at random moments
+FEW_STEPS = 5  # of those that are killed at every point: the first checkpoint is removed at the fourth
+STARTS = 10
+AT_MOMENT = 3  # temporary files that the other thread may be writing when a start is killed
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def faults_after_kill(folder: Path, side: Path) -> list[str]:
-    """What a kill has broken in a run's folder, in words."""
-    told, kept = small_runs.acknowledged(side), small_runs.newest_step(folder)
-    lost = [f"lost: step {told} was reported as saved, the newest whole one is {kept}"] if kept < told else []
-    return lost + [f"half a checkpoint: {problem}" for problem in small_runs.half_checkpoints(folder)]
+def check(quick: bool) -> list[Line]:
+    """All lines. quick: fewer tries, of one kind of run."""
+    with runs.place(warm=("plain", "idea", "top")) as (where, cases):
+        kinds = {name: case for name, case in cases.items() if not quick or name == "idea"}
+        longer = {name: Undisturbed(case.with_steps(STEPS), where) for name, case in kinds.items()}
+        by_time = Undisturbed(cases["idea"].with_steps(STEPS), where, train_by_time)
+        stopped = range(6 if quick else 60)
+        return [
+            forks.over("killed anywhere", lambda n: at_random(longer, n), range(6 if quick else 50)),
+            *(
+                point_kills(name, case, where, 11 if quick else 1 if name == "plain" else 5)
+                for name, case in kinds.items()
+            ),
+            *([] if quick else [score_kills(cases["plain"], where, every=2)]),
+            compare_kills({name: cases[name] for name in ("plain", "top")}, where, 2 if quick else 8),
+            forks.over("stopped by a signal", lambda n: by_time.faults(one_signal(by_time, n)), stopped),
+            forks.over("stopped by two", lambda n: longer["idea"].faults(two_signals(longer["idea"], n)), stopped[::2]),
+            crash_loop(cases["idea"], where),
+        ]
 
 
-def faults_at_end(ended: forks.Ended, folder: Path, expected: Reference) -> list[str]:
-    """What is wrong with a run that was left to end, in words."""
-    if ended.code != 0:
-        return [f"going on failed with {ended.code}: {ended.said[-2000:]}"]
-    try:
-        found = small_runs.signature(folder)
-    except (UserError, OSError, ValueError) as error:
-        return [f"what it left cannot be read: {error}"]
-    faults = [f"{name} differs" for name in small_runs.differences(found, expected.signature)]
-    left = [path.name for path in folder.rglob(".*") if path.name != ".lock"]
-    return faults + ([f"left behind: {', '.join(left)}"] if left else [])
+# --- kills ------------------------------------------------------------------------------------------------------------
 
 
-# --- at random moments ------------------------------------------------------------------------------------------------
+def at_random(undisturbed: dict[str, Undisturbed], number: int) -> list[str]:
+    """Kill one of the runs several times, at random moments."""
+    chance, run = random.Random(number), list(undisturbed.values())[number % len(undisturbed)]
+
+    def kill(_: Path, train: Callable[[], None]) -> list[str]:
+        ended = forks.run(train, kill_after=chance.uniform(0.01, 0.35 * run.seconds))
+        return [] if ended.killed or ended.code == 0 else [f"ended with {ended.code}: {ended.said[-2000:]}"]
+
+    return run.faults(*[kill] * AT_A_TIME)
 
 
-def kill_at_random(case: Case, where: Path, expected: Reference, kills: int, seed: int) -> tuple[int, list[str]]:
-    """Start the run, kill it, start it again, until it ends; again from a new folder until there were `kills`. The
-    number of kills, and what they have broken."""
-    chance, done, faults = random.Random(seed), 0, []
-    while done < kills:
-        base = Path(tempfile.mkdtemp(dir=where))
-        folder, side = base / "run", base / "side"
-        while True:
+def killed_at(happens: Callable[[Point, str], bool]) -> Breakage:
+    """A kill at the first point that is chosen."""
 
-            def work(folder: Path = folder, side: Path = side) -> None:
-                small_runs.acknowledge_saves(side)
-                small_runs.train(case, folder)
+    def kill(folder: Path, train: Callable[[], None]) -> list[str]:
+        def work() -> None:
+            Points(folder, happens).and_steps()
+            train()
 
-            delay = chance.uniform(0.01, 0.35 * expected.seconds) if done < kills else None
-            ended = forks.run(work, kill_after=delay)
-            if not ended.killed:
-                faults += faults_at_end(ended, folder, expected)
-                break
-            done += 1
-            faults += faults_after_kill(folder, side)
-        shutil.rmtree(base)
-    return done, faults
+        ended = forks.run(work)
+        return [] if ended.killed else [f"it was not killed but ended with {ended.code}: {ended.said[-2000:]}"]
+
+    return kill
 
 
-def random_kills(cases: dict[str, Case], where: Path, kills: int, steps: int) -> Line:
-    """The line of kills at random moments, shared among the kinds of runs."""
-    begun = time.monotonic()
-    longer = {name: case.with_steps(steps) for name, case in cases.items()}
-    expected = {name: reference(case, where / name) for name, case in longer.items()}
-    parts = [(name, seed) for seed in range(forks.WORKERS) for name in cases]
+def nth(name: str, times: int) -> Callable[[Point, str], bool]:
+    """Whether a point of this name is passed for the nth time."""
+    seen = []
 
-    def part(which: tuple[str, int]) -> tuple[int, list[str]]:
-        name, seed = which
-        share = kills // len(parts) + (parts.index(which) < kills % len(parts))
-        return kill_at_random(longer[name], where, expected[name], share, seed)
+    def happens(_: Point, named: str) -> bool:
+        seen.extend([1] if named == name else [])
+        return len(seen) == times
 
-    found = forks.spread(part, parts)
-    faults = [fault for _, some in found for fault in some]
-    return forks.line("killed anywhere", sum(n for n, _ in found), faults, begun)
+    return happens
 
 
-# --- at every point ---------------------------------------------------------------------------------------------------
-
-
-def points_of(
-    case: Case,
-    where: Path,
-    train: Train,
-    begin: Path | None = None,
-    watch: Callable[[Points], Points] = Points.watch_all,
-) -> list[tuple[tuple[str, int], str]]:
-    """Every point that the run passes, and its name. begin: a folder to begin with a copy of. watch: which points."""
-    folder, passed = where / "counted" / "run", where / "passed.json"
-    shutil.rmtree(folder.parent, ignore_errors=True)
-    folder.parent.mkdir(parents=True)
+def points_of(run: Undisturbed, begin: Path | None = None, steps: bool = True) -> list[tuple[Point, str]]:
+    """Every point that the run passes, and its name. begin: a folder to begin with a copy of. steps: those of passes
+    and updates too."""
+    folder = run.new_folder()
+    passed = folder.with_name("passed.json")
 
     def work() -> None:
         points = Points(folder)
         if begin is not None:
             shutil.copytree(begin, folder)
-        watch(points)
-        train(case, folder)
+            points.counts.clear()
+            points.names.clear()
+        if steps:
+            points.and_steps()
+        run.train(run.case, folder)
         passed.write_text(json.dumps(points.names))
 
     forks.value_of(work)
+    found = [((thread, number), name) for (thread, number), name in json.loads(passed.read_text())]
     shutil.rmtree(folder.parent)
-    return [((thread, number), name) for (thread, number), name in json.loads(passed.read_text())]
-
-
-def kill_at(
-    point: tuple[str, int], case: Case, where: Path, train: Train, expected: Reference, begin: Path | None = None
-) -> list[str]:
-    """Kill a run at this point, go on with it to its end; what that has broken."""
-    base = Path(tempfile.mkdtemp(dir=where))
-    folder, side = base / "run", base / "side"
-    if begin is not None:
-        shutil.copytree(begin, folder)
-
-    def dying() -> None:
-        small_runs.acknowledge_saves(side)
-        Points(folder, lambda here, _: here == point).watch_all()
-        train(case, folder)
-
-    ended = forks.run(dying)
-    faults = [] if ended.killed else [f"it was not killed but ended with {ended.code}: {ended.said[-2000:]}"]
-    faults += faults_after_kill(folder, side)
-    faults += faults_at_end(forks.run(lambda: train(case, folder)), folder, expected)
-    shutil.rmtree(base)
-    return faults
+    return found
 
 
 def point_kills(name: str, case: Case, where: Path, every: int, only: str = "") -> Line:
     """The line of kills at every point of training, or at one of `every` of them. only: at points with these words."""
-    case, train = case.with_steps(FEW_STEPS), small_runs.train_unscored
-    expected = reference(case, where, train)
-    points = [point for point in points_of(case, where, train) if only in point[1]][::every]
-    return forks.over(f"killed at every point, {name}", lambda p: kill_at(p[0], case, where, train, expected), points)
+    run = Undisturbed(case.with_steps(FEW_STEPS), where, runs.train_unscored)
+    points = [point for point, named in points_of(run) if only in named][::every]
+    return forks.over(
+        f"killed at every point, {name}", lambda point: run.faults(killed_at(lambda here, _: here == point)), points
+    )
 
 
 def score_kills(case: Case, where: Path, every: int) -> Line:
     """The line of kills at every point of what follows the last step: weights, score, picture, summary, manifest."""
-    case, train = case.with_steps(FEW_STEPS), small_runs.train
-    expected, trained, first = reference(case, where), where / "trained" / "run", _first_of_scoring(case, where)
-    forks.run(lambda: _train_until(case, trained, first))
-    points = points_of(case, where, train, trained)[::every]
-    return forks.over("killed while scoring", lambda p: kill_at(p[0], case, where, train, expected, trained), points)
+    run, trained = Undisturbed(case.with_steps(FEW_STEPS), where), where / "trained"
+    rows = [point for point, name in points_of(run) if name == f"write {METRICS}"]
+    killed_at(lambda here, _: here == rows[-1])(trained, lambda: run.train(run.case, trained))
+    points = [point for point, _ in points_of(run, trained)][::every]
+    return forks.over(
+        "killed while scoring", lambda p: run.faults(killed_at(lambda here, _: here == p), begin=trained), points
+    )
 
 
-def _first_of_scoring(case: Case, where: Path) -> int:
-    """How many points of the main thread come before the first row of scores."""
-    names = points_of(case, where, small_runs.train)
-    rows = [point[1] for point, name in names if name == "row of metrics"]
-    return rows[-1]
+def crash_loop(case: Case, where: Path) -> Line:
+    """The line of starts, each killed while it saves its first checkpoint: nothing piles up, and what was there stays.
+    Of a run that has a checkpoint, and of one that has none."""
+    run = Undisturbed(case.with_steps(FEW_STEPS), where, runs.train_unscored)
+
+    def starts(first: list[Breakage]) -> list[str]:
+        sizes: list[int] = []
+
+        def killed(folder: Path, train: Callable[[], None]) -> list[str]:
+            faults = killed_at(nth("half of write tensors", 1))(folder, train)
+            sizes.append(len(list(folder.rglob("*"))))
+            grows = max(sizes) - min(sizes) > AT_MOMENT
+            return faults + ([f"the number of files grows: {sizes}"] if grows else [])
+
+        return run.faults(*first, *[killed] * STARTS)
+
+    return forks.over("crash loop", starts, [[], [killed_at(nth("rename", 3))]], "no growth")
 
 
-def _train_until(case: Case, folder: Path, point: int) -> None:
-    Points(folder, lambda here, _: here == ("main", point)).watch_all()
-    small_runs.train(case, folder)
+# --- signals ----------------------------------------------------------------------------------------------------------
 
 
-def check(quick: bool) -> list[Line]:
-    """All lines. quick: fewer kills."""
-    with small_runs.place(warm=("plain", "idea", "top")) as (where, cases):
-        kinds = ["idea"] if quick else list(cases)
-        return [
-            random_kills({name: cases[name] for name in kinds}, where, QUICK_KILLS if quick else KILLS, STEPS),
-            *[point_kills(name, cases[name], where, 11 if quick else 1 if name == "plain" else 5) for name in kinds],
-            *([] if quick else [score_kills(cases["plain"], where, every=2)]),
-            comparing.compare_kills({n: cases[n] for n in ("plain", "top")}, where, 4 if quick else 24),
-        ]
+def train_by_time(case: Case, folder: Path) -> None:
+    """Train with checkpoints saved by time, as by default: a signal's is the only one."""
+    runs.train(case, folder, None)
+
+
+def start(folder: Path, train: Callable[[], None], chance: random.Random, seconds: float) -> forks.Child:
+    """Start the run, wait until it has its folder, and then for up to so many seconds."""
+    child = forks.Child(train)
+    while not (folder / RUN).exists():
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, seconds))
+    return child
+
+
+def one_signal(run: Undisturbed, number: int) -> Breakage:
+    """One signal at a random moment."""
+
+    def stop(folder: Path, train: Callable[[], None]) -> list[str]:
+        kind = SIGNALS[number % len(SIGNALS)]
+        child = start(folder, train, random.Random(number), 0.8 * run.seconds)
+        child.send(kind)
+        ended = child.wait()
+        if ended.code not in (0, CODES[kind]) or (ended.code == 0 and "stopped" in ended.said):
+            return [f"ended with {ended.code}, not {CODES[kind]}: {ended.said[-1000:]}"]
+        if "stopped by a signal after step" in ended.said:
+            rows, kept = len(runs.rows_of(folder)), runs.newest_step(folder)
+            state = json.loads((folder / SUMMARY).read_text()).get("state")
+            if (rows, state) != (kept, "interrupted"):
+                return [f"{rows} steps are in the metrics, {kept} in the checkpoint, the state is {state}"]
+        elif ended.code and (folder / METRICS).exists() and (folder / METRICS).read_bytes():
+            return [] if "stopped while" in ended.said else [f"steps are lost: {ended.said[-1000:]}"]
+        return []
+
+    return stop
+
+
+def two_signals(run: Undisturbed, number: int) -> Breakage:
+    """Two signals, the second before or while the first one's checkpoint is saved; older ones must stay."""
+
+    def stop(folder: Path, train: Callable[[], None]) -> list[str]:
+        kind, chance = SIGNALS[number % len(SIGNALS)], random.Random(number)
+        child = start(folder, train, chance, 0.5 * run.seconds)
+        child.send(kind)
+        time.sleep(chance.uniform(0, 0.02))
+        child.send(kind)
+        ended = child.wait()
+        return [] if ended.code in (0, CODES[kind]) else [f"ended with {ended.code}: {ended.said[-1000:]}"]
+
+    return stop
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+CLOCKS = ("seconds", "wall_seconds", "peak_mb")
+
+
+def compare(cases: dict[str, Case], out: Path, side: Path) -> None:
+    """Perform the trials that are missing, two seeds of each case; starts and ends of trials are written to `side`.
+
+    The trials' side runs in this process: what kills a trial's own process is that, and what kills the caller ends the
+    trial with it. Checkpoints are saved after every step instead of every ten seconds.
+    """
+    autosave.AT_STAKE, autosave.SHARE = 0.0, 1e9
+    corpus = next(iter(cases.values())).corpus
+    trial.open_corpus = lambda *_, **__: corpus
+    comparison = Comparison([Arm(n, case.run, {}) for n, case in cases.items()], (0, 1), corpus, TRACKS["closed"], out)
+    for missing in comparison.missing():
+        messages = list(_performed(comparison.request(missing), side))
+        comparison.add(missing, {"version": "", "commit": None, "dirty": False} | messages[-1], time.perf_counter())
+        _note(side, f"done {missing.arm.label} {missing.seed}")
+
+
+def _performed(request: dict[str, Any], side: Path) -> Any:
+    for number, message in enumerate(trial.train_and_score(request)):
+        if number == 0:
+            _note(side, f"began {message.get('step')}")
+        yield message
+
+
+def _note(side: Path, text: str) -> None:
+    with open(side, "ab", buffering=0) as file:
+        file.write(f"{text}\n".encode())
+
+
+def records_of(out: Path) -> list[dict[str, Any]]:
+    """The records without what clocks have measured, in order of arm and seed."""
+    found = [{k: v for k, v in asdict(record).items() if k not in CLOCKS} for record in read_records(out)]
+    return sorted(found, key=lambda record: (record["arm"], record["seed"]))
+
+
+def compare_kills(cases: dict[str, Case], where: Path, tries: int) -> Line:
+    """The line of a comparison that is killed at random moments: no record is lost or made twice, and a trial goes on
+    after its last checkpoint."""
+    cases = {name: case.with_steps(25) for name, case in cases.items()}
+    alone, begun = Path(tempfile.mkdtemp(dir=where)), time.monotonic()
+    forks.value_of(lambda: compare(cases, alone / "a.jsonl", alone / "side"))
+    seconds, expected = time.monotonic() - begun, records_of(alone / "a.jsonl")
+
+    def kill(number: int) -> list[str]:
+        base, chance, faults = Path(tempfile.mkdtemp(dir=where)), random.Random(number), []
+        out, side = base / "a.jsonl", base / "side"
+        for delay in [*(seconds * chance.uniform(0.1, 0.4) for _ in range(3)), None]:
+            ended = forks.run(lambda: compare(cases, out, side), kill_after=delay)
+            told = side.read_text().splitlines() if side.exists() else []
+            kept = Counter(f"done {record.arm} {record.seed}" for record in read_records(out))
+            faults += [f"lost: {line}" for line in told if line.startswith("done") and not kept[line]]
+            faults += [f"twice: {line}" for line, count in kept.items() if count > 1]
+        if ended.code != 0 or records_of(out) != expected:
+            faults.append(f"ended with {ended.code}, or with other records: {ended.said[-1500:]}")
+        if any(line.startswith("began") and line != "began 1" for line in told):
+            _note(where / "went on", base.name)
+        return faults + [f"left behind: {path.name}" for path in base.glob(".*.trials")]
+
+    line = forks.over("compare killed anywhere", kill, range(tries))
+    went_on = (where / "went on").exists()
+    return line if went_on else replace(line, failures=1, detail="no trial went on from a checkpoint")

@@ -90,16 +90,6 @@ def test_the_law_of_encodings_finds_what_it_forbids(source: str, odd: bool, tmp_
     assert opens_in_the_locales_encoding(on, name, call) == odd
 
 
-@pytest.mark.thorough
-def test_surroundings_change_no_bit_and_end_no_command() -> None:
-    """an ASCII locale, 20 columns, other hash seeds, full streams and jumping clocks."""
-    from surroundings import check
-
-    lines = check(quick=True)
-    assert len(lines) == 4
-    assert [line for line in lines if line.failures] == []
-
-
 # What Windows lacks, taken away from this process and its children.
 WINDOWS = """
 import os, signal, sys

@@ -17,87 +17,101 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import comparing
 import forks
 import killed
-import small_runs
-from promises import Line
-from small_runs import Case
+import runs
+from forks import Line
+from runs import Case, Undisturbed
 
 from hectogpt import errors
-from hectogpt.data import corpus as corpora
+from hectogpt.data.corpus import CorpusCache, open_corpus
 from hectogpt.progress import Progress
 from hectogpt.run_records import CHECKPOINTS, RUN
 from hectogpt.training import task as tasks
 from hectogpt.training.full_run import train_in_folder
 from hectogpt.training.run_folder import read_run
 
-STARTS, QUICK_STARTS = 50, 8
 APART = 0.2  # seconds between the first start and the last: as long as a small run takes to build
-STEPS = 5
-KINDS = ("one name", "one folder", "resumed", "compared", "corpora")
 REFUSED = (errors.LOCKED, errors.USAGE)  # another process has it, or it holds a run
+
+
+def check(quick: bool) -> list[Line]:
+    """All lines. quick: fewer starts."""
+    with runs.place(warm=("plain",)) as (where, cases):
+        return [starts(cases["plain"], where, 8 if quick else 50)]
+
+
+def starts(case: Case, where: Path, count: int, names: tuple[str, ...] = ()) -> Line:
+    """The line of so many starts, of two and of four processes in turn. names: of the ways; all without any."""
+    started = Started(case, where)
+    ways = {
+        "one name": started.with_one_name,
+        "one folder": started.with_one_folder,
+        "resumed": started.resumed,
+        "compared": started.compared,
+        "corpora": started.corpora,
+    }
+
+    def start(number: int) -> list[str]:
+        name = (names or tuple(ways))[number % len(names or ways)]
+        n = 2 if number // len(names or ways) % 2 == 0 else 4
+        base = Path(tempfile.mkdtemp(dir=where))
+        faults = [f"{name} x {n}: {fault}" for fault in ways[name](base, n, random.Random(number))]
+        shutil.rmtree(base)
+        return faults
+
+    return forks.over("two at once", start, range(count), "nothing shared, nothing lost")
 
 
 def together(works: list[Callable[[], Any]], chance: random.Random) -> list[forks.Ended]:
     """Do all this in processes that start within APART seconds."""
-    delays = [chance.uniform(0, APART) for _ in works]
 
     def late(work: Callable[[], Any], delay: float) -> Any:
         time.sleep(delay)
         return work()
 
+    delays = [chance.uniform(0, APART) for _ in works]
     children = [forks.Child(lambda w=work, d=delay: late(w, d)) for work, delay in zip(works, delays, strict=True)]
     return [child.wait() for child in children]
 
 
-class Runs:
-    """Runs of a few steps with several seeds, and what each of them leaves when it is alone."""
+class Started:
+    """Runs of a few steps with several seeds, what each of them leaves when it is alone, and ways to start several."""
 
     def __init__(self, case: Case, where: Path) -> None:
-        self.where = where
-        self.cases = [case.with_steps(STEPS).with_seed(seed) for seed in range(4)]
+        self.cases = [case.with_steps(5).with_seed(seed) for seed in range(4)]
+        self.alone = [Undisturbed(one, where, begin) for one in self.cases]
         out = where / "compared.jsonl"
-        forks.value_of(lambda: comparing.perform({"plain": self.cases[0]}, out, where / "side"))
-        self.compared_alone = comparing.records_of(out)
-        self.alone = [killed.reference(one, where / f"alone {n}", begin) for n, one in enumerate(self.cases)]
+        forks.value_of(lambda: killed.compare({"plain": self.cases[0]}, out, where / "side"))
+        self.compared_alone = killed.records_of(out)
 
     def differs(self, folder: Path) -> list[str]:
         """What is not in this folder as the run of its seed leaves it when it is alone."""
         seed = read_run(folder).seed
-        found, expected = small_runs.signature(folder), self.alone[seed].signature
-        for rows in (found["metrics"], *([] if folder.name == "run" else [expected["metrics"]])):
-            for row in rows:
-                row["run"] = "run"
-        return [f"{folder.name}, seed {seed}: {name} differs" for name in small_runs.differences(found, expected)]
+        found, expected = runs.signature(folder), self.alone[seed].signature
+        for row in found["metrics"]:
+            row["run"] = "run"
+        return [f"{folder.name}, seed {seed}: {name} differs" for name in expected if found[name] != expected[name]]
 
-    def with_one_name(self, n: int, chance: random.Random) -> list[str]:
+    def with_one_name(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Runs that want runs/run: each gets a folder."""
-        base = Path(tempfile.mkdtemp(dir=self.where))
         ended = together([lambda c=case: begin(c, None, base) for case in self.cases[:n]], chance)
         faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
         folders = [path.parent for path in base.glob(f"runs/*/{RUN}")]
-        if len(folders) != n:
-            faults.append(f"{len(folders)} folders for {n} runs")
-        faults += [fault for folder in folders for fault in self.differs(folder)]
-        shutil.rmtree(base)
-        return faults
+        faults += [] if len(folders) == n else [f"{len(folders)} folders for {n} runs"]
+        return faults + [fault for folder in folders for fault in self.differs(folder)]
 
-    def with_one_folder(self, n: int, chance: random.Random) -> list[str]:
+    def with_one_folder(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Runs that want one folder: one gets it, the others are refused."""
-        base = Path(tempfile.mkdtemp(dir=self.where))
         ended = together([lambda c=case: begin(c, base / "run") for case in self.cases[:n]], chance)
         codes = sorted(one.code for one in ended)
         faults = [] if codes[0] == 0 and all(c in REFUSED for c in codes[1:]) else [f"ended with {codes}"]
-        faults += self.differs(base / "run")
-        shutil.rmtree(base)
-        return faults
+        return faults + self.differs(base / "run")
 
-    def resumed(self, n: int, chance: random.Random) -> list[str]:
+    def resumed(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Processes that go on with the same killed run: it is as if one had."""
-        base = Path(tempfile.mkdtemp(dir=self.where))
         folder, case = base / "run", self.cases[0]
-        while small_runs.newest_step(folder) == 0:  # killed too early
+        while runs.newest_step(folder) == 0:  # killed too early
             shutil.rmtree(folder, ignore_errors=True)
             child = forks.Child(lambda: begin(case, folder))
             while not list((folder / CHECKPOINTS).glob("step-*")) and not (folder / "model.safetensors").exists():
@@ -109,77 +123,45 @@ class Runs:
         held = sorted(one.value for one in ended if one.value)
         if any(earlier[1] > later[0] for earlier, later in itertools.pairwise(held)):
             faults.append("two processes were in the folder at once")
-        faults += self.differs(folder)
-        shutil.rmtree(base)
-        return faults
+        return faults + self.differs(folder)
 
-    def compared(self, n: int, chance: random.Random) -> list[str]:
+    def compared(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Comparisons with one file of records: each trial is in it, and those that were done twice are equal."""
-        base = Path(tempfile.mkdtemp(dir=self.where))
         out, cases = base / "a.jsonl", {"plain": self.cases[0]}
-        ended = together([lambda: comparing.perform(cases, out, base / "side")] * n, chance)
-        faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
-        found = comparing.records_of(out)
+        ended = together([lambda: killed.compare(cases, out, base / "side")] * n, chance)
+        found, faults = (
+            killed.records_of(out),
+            [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code],
+        )
         faults += ["a record is lost" for record in self.compared_alone if record not in found]
-        faults += ["a record differs" for record in found if record not in self.compared_alone]
-        shutil.rmtree(base)
-        return faults
+        return faults + ["a record differs" for record in found if record not in self.compared_alone]
+
+    def corpora(self, base: Path, n: int, chance: random.Random) -> list[str]:
+        """Processes that open one text, which nobody has tokenised yet: all read the same, and it is sound."""
+        source, cache = str(base / "text.txt"), base / "cache"
+        Path(source).write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(3000)))
+        ended = together([lambda: open_corpus(source, cache=cache, progress=False).sha256] * n, chance)
+        faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
+        faults += ["the tokens differ"] if any(one.value != ended[0].value for one in ended) else []
+        left = [path.name for path in cache.glob(".*") if not path.name.endswith(".lock")]
+        return faults + CorpusCache(source, cache=cache).verify() + ([f"left behind: {left}"] if left else [])
 
 
 def begin(case: Case, out: Path | None, inside: Path | None = None) -> None:
     """Begin a run in `out`, or in a numbered folder below `inside`/runs, and train it to the end."""
     if inside is not None:
         os.chdir(inside)
-    progress = Progress(quiet=True)
-    task = small_runs.task_of(case, None)
-    folder, session = tasks.begin(replace(task, out=out, resume=None), progress)
+    task = replace(runs.task_of(case, None), out=out, resume=None)
+    folder, session = tasks.begin(task, Progress(quiet=True))
     with folder:
-        train_in_folder(session, folder, progress, {}, task)
+        train_in_folder(session, folder, Progress(quiet=True), {}, task)
 
 
 def go_on(case: Case, folder: Path) -> tuple[float, float]:
     """Go on with the run in a folder; from when to when it was held."""
-    task = small_runs.task_of(case, folder)
+    task = runs.task_of(case, folder)
     taken, session = tasks.begin(task, Progress(quiet=True))
     begun = time.monotonic()
     with taken:
         train_in_folder(session, taken, Progress(quiet=True), {}, task)
         return begun, time.monotonic()
-
-
-def build_corpora(where: Path, n: int, chance: random.Random) -> list[str]:
-    """Processes that open one text, which nobody has tokenised yet: all read the same, and it is sound."""
-    base = Path(tempfile.mkdtemp(dir=where))
-    source, cache = base / "text.txt", base / "cache"
-    source.write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(3000)))
-    ended = together([lambda: corpora.open_corpus(str(source), cache=cache, progress=False).sha256] * n, chance)
-    faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
-    faults += ["the tokens differ"] if any(one.value != ended[0].value for one in ended) else []
-    faults += corpora.CorpusCache(str(source), cache=cache).verify()
-    left = [path.name for path in cache.glob(".*") if not path.name.endswith(".lock")]
-    shutil.rmtree(base)
-    return faults + ([f"left behind: {left}"] if left else [])
-
-
-def starts(runs: Runs, where: Path, count: int, kinds: str = ",".join(KINDS)) -> Line:
-    """The line of so many starts, of two and of four processes in turn."""
-    ways = {
-        "one name": runs.with_one_name,
-        "one folder": runs.with_one_folder,
-        "resumed": runs.resumed,
-        "compared": runs.compared,
-        "corpora": lambda n, chance: build_corpora(where, n, chance),
-    }
-    names = kinds.split(",")
-
-    def start(number: int) -> list[str]:
-        name, n = names[number % len(names)], 2 if number // len(names) % 2 == 0 else 4
-        return [f"{name} x {n}: {fault}" for fault in ways[name](n, random.Random(number))]
-
-    return forks.over("two at once", start, range(count), "nothing shared, nothing lost")
-
-
-def check(quick: bool) -> list[Line]:
-    """All lines. quick: fewer starts."""
-    with small_runs.place(warm=("plain",)) as (where, cases):
-        return [starts(Runs(cases["plain"], where), where, QUICK_STARTS if quick else STARTS)]

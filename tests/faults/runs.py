@@ -1,7 +1,10 @@
-"""Small training runs whose steps take milliseconds, driven as `hectogpt train` drives its own, and what they leave.
+"""Small training runs, driven as `hectogpt train` drives its own, and how they are judged. A step takes milliseconds.
 
 Three kinds, because they keep different state: "plain" (the baseline, AdamW), "idea" (a user's file with dropout, an
 optimizer and an input part of its own), "top" (SOAP before Muon, tables, the shared row).
+
+A run is broken in some way, or in several one after another, and then goes on to its end, with the bits of a run that
+nobody disturbed: `Undisturbed.faults`.
 """
 
 from __future__ import annotations
@@ -12,24 +15,28 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 
 from hectogpt.data import Corpus, Tokenizer
+from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.inputs import NgramHash
 from hectogpt.progress import Progress
-from hectogpt.run_records import CHECKPOINTS, METRICS, RUN
+from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.full_run import train_in_folder
 from hectogpt.training.run import Data, Run
 from hectogpt.training.schedules import LinearDecay
+from hectogpt.training.session import Session
 from hectogpt.training.task import Resume, Task, begin
 
 CLOCKS = ("train/dt", "train/tok_per_sec", "mem_mb")
@@ -203,6 +210,83 @@ def train_unscored(case: Case, folder: Path, save_every: int | None = 1) -> None
         train_in_folder(session, taken, progress, {"modified": True, "folder": str(folder)}, task)
 
 
+# --- a run that nobody disturbed, and others --------------------------------------------------------------------------
+
+# Breaks the run in a folder, which the second argument trains in a child; what is wrong with how that ended, in words.
+Breakage = Callable[[Path, Callable[[], None]], list[str]]
+Train = Callable[[Case, Path], None]
+
+
+class Undisturbed:
+    """A run as it is if nobody disturbs it: what it leaves, what each of its checkpoints holds, how long it takes."""
+
+    def __init__(self, case: Case, where: Path, train: Train = train) -> None:
+        """Raises RuntimeError if the run does not come to its end."""
+        self.case, self.where, self.train = case, where, train
+        folder, begun = self.new_folder(), time.monotonic()
+        forks.value_of(lambda: train(case, folder))
+        self.seconds, self.signature = time.monotonic() - begun, signature(folder)
+        shutil.rmtree(folder.parent)
+        session = Session.open(case.run, case.corpus)
+        self.contents = {step.number: content_of(session.checkpoint()) for step in session.steps()}
+
+    def new_folder(self) -> Path:
+        """A place for another run: the folder `run` in an empty one."""
+        self.where.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=self.where)) / "run"
+
+    def faults(
+        self, *breakages: Breakage, begin: Path | None = None, folder: Path | None = None, ignore: Sequence[str] = ()
+    ) -> list[str]:
+        """Break a run in these ways, then let it go on to its end; what is wrong, in words.
+
+        begin: a folder to begin with a copy of. folder: the run's, if not a new one. ignore: parts of its signature.
+        """
+        side = self.new_folder().with_name("saved")
+        folder = folder or side.with_name("run")
+        if begin is not None:
+            shutil.copytree(begin, folder)
+
+        def train() -> None:
+            acknowledge_saves(side)
+            self.train(self.case, folder)
+
+        faults = []
+        for breakage in breakages:
+            faults += breakage(folder, train) + self.lost(folder, side)
+        faults += self.faults_at_end(forks.run(lambda: self.train(self.case, folder)), folder, ignore)
+        shutil.rmtree(side.parent)
+        return faults
+
+    def lost(self, folder: Path, side: Path) -> list[str]:
+        """What is wrong with the checkpoints in a folder: steps that were reported as saved are lost, or one with its
+        final name is half or holds something else."""
+        checkpoints, told = Checkpoints(folder / CHECKPOINTS), 0
+        if side.exists():
+            told = max(int(line) for line in side.read_text().split())
+        faults = [
+            f"half a checkpoint: {problem}" for step in checkpoints.steps() if (problem := checkpoints.problem(step))
+        ]
+        if newest_step(folder) < told:
+            faults.append(f"lost: step {told} was reported as saved, the newest whole one is {newest_step(folder)}")
+        whole = [step for step in checkpoints.steps() if not checkpoints.problem(step)]
+        other = [step for step in whole if content_of(checkpoints.load(step)) != self.contents[step]]
+        return faults + [f"the checkpoint of step {step} holds something else" for step in other]
+
+    def faults_at_end(self, ended: forks.Ended, folder: Path, ignore: Sequence[str] = ()) -> list[str]:
+        """What is wrong with a run that was left to end, in words."""
+        if ended.code != 0:
+            return [f"going on failed with {ended.code}: {ended.said[-2000:]}"]
+        try:
+            found = signature(folder)
+        except (UserError, OSError, ValueError) as error:
+            return [f"what it left cannot be read: {error}"]
+        faults = [f"{name} differs" for name in self.signature if found[name] != self.signature[name]]
+        left = [path.name for path in folder.rglob(".*") if path.name != ".lock"]
+        faults += [f"left behind: {', '.join(left)}"] if left else []
+        return [fault for fault in faults if fault.removesuffix(" differs") not in ignore]
+
+
 def acknowledge_saves(side: Path) -> None:
     """From now on, in this process, a step whose checkpoint is reported as saved is written to `side`: what a user may
     rely on."""
@@ -216,21 +300,10 @@ def acknowledge_saves(side: Path) -> None:
     Checkpoints.save = saved
 
 
-def acknowledged(side: Path) -> int:
-    """The last step that was reported as saved, 0 if none was."""
-    return max((int(line) for line in side.read_text().split()), default=0) if side.exists() else 0
-
-
 def newest_step(folder: Path) -> int:
     """The step of the newest checkpoint that is whole, 0 if there is none."""
     found = Checkpoints(folder / CHECKPOINTS)
     return max((step for step in found.steps() if not found.problem(step)), default=0)
-
-
-def half_checkpoints(folder: Path) -> list[str]:
-    """What is wrong with checkpoints that have their final name."""
-    found = Checkpoints(folder / CHECKPOINTS)
-    return [problem for step in found.steps() if (problem := found.problem(step))]
 
 
 def content_of(checkpoint: Checkpoint) -> str:
@@ -245,17 +318,14 @@ def content_of(checkpoint: Checkpoint) -> str:
 
 
 def signature(folder: Path) -> dict[str, Any]:
-    """What must be equal in two runs of the same: weights, last checkpoint, metrics, scores."""
-    checkpoints = Checkpoints(folder / CHECKPOINTS)
-    steps = checkpoints.steps()
-    weights = folder / "model.safetensors"
-    summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
+    """What must be equal in two runs of the same: weights, metrics, scores, steps that have checkpoints."""
+    weights, summary = folder / "model.safetensors", folder / SUMMARY
+    told = json.loads(summary.read_text()) if summary.exists() else {}
     return {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "",
-        "checkpoint": content_of(checkpoints.load(steps[-1])) if steps else "",
-        "steps": steps,
+        "steps": Checkpoints(folder / CHECKPOINTS).steps(),
         "metrics": rows_of(folder),
-        "scores": [summary.get(name) for name in ("dev_loss", "dev_bpb", "train_loss_last10", "samples", "state")],
+        "scores": [told.get(name) for name in ("dev_loss", "dev_bpb", "train_loss_last10", "samples", "state")],
     }
 
 
@@ -263,19 +333,3 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what clocks have measured. Raises ValueError for a damaged one."""
     rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows]
-
-
-def rows_of_any(folder: Path) -> int:
-    """The number of rows of metrics.jsonl, whatever they hold; 0 if there is none."""
-    metrics = folder / METRICS
-    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """The parts of two signatures that are not equal."""
-    return [name for name in expected if found.get(name) != expected[name]]
-
-
-def no_locks() -> ExitStack:
-    """The locks of a folder that nobody else knows."""
-    return ExitStack()

@@ -1,0 +1,329 @@
+"""Operations of a process on files below a folder: points at which it dies or fails, and what a disk may hold of them.
+
+The package has no hooks for this. A child replaces functions of os, io, safetensors and torch in itself, then does what
+`hectogpt train` does. Needs Linux: the path of a descriptor is read from /proc.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import itertools
+import os
+import random
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from hectogpt.model import Transformer
+from hectogpt.training.optim import OptimizerGroup
+
+CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir", "link", "chmod", "open", "fsync")
+MOVES = ("rename", "replace", "link")  # their first argument is a second path
+WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
+
+
+class Watch:
+    """Sees each operation of this process on files below `folder`, before and after it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        for name in CALLS:
+            setattr(os, name, self._call(name, getattr(os, name)))
+        io.open = builtins.open = self._open(io.open)
+        safetensors.torch.serialize_file = self._serialize(safetensors.torch.serialize_file)
+
+    def before(self, name: str, half: Callable[[], object] | None = None) -> None:
+        """half: does half of the operation, for those that can be interrupted."""
+
+    def after(self, name: str, path: Path, new: Path | None = None) -> None:
+        """path: what was changed, made, synced or moved. new: where it was moved or linked to."""
+
+    def path_of(self, where: Any, folder: int | None = None) -> Path | None:
+        """The path of a name or a descriptor; None for one that is not below the folder. folder: a descriptor."""
+        if isinstance(where, int):
+            path = Path(os.readlink(f"/proc/self/fd/{where}"))
+        elif folder is not None:
+            path = Path(os.readlink(f"/proc/self/fd/{folder}")) / os.fsdecode(where)
+        else:
+            path = Path(os.path.abspath(os.fsdecode(where)))
+        return path if path.is_relative_to(self.folder) else None
+
+    def _call(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(where: Any, *arguments: Any, dir_fd: int | None = None, **keywords: Any) -> Any:
+            given = keywords if dir_fd is None else keywords | {"dir_fd": dir_fd}
+            reads = name == "open" and not arguments[0] & WRITES and not os.path.isdir(where)
+            path = None if reads else self.path_of(where, dir_fd)
+            if path is None:
+                return original(where, *arguments, **given)
+            self.before(name)
+            result = original(where, *arguments, **given)
+            self.after(name, path, self.path_of(arguments[0]) if name in MOVES else None)
+            return result
+
+        return call
+
+    def _open(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(where: Any, mode: str = "r", *arguments: Any, **keywords: Any) -> Any:
+            path = self.path_of(where) if set(mode) & set("wxa+") and not isinstance(where, int) else None
+            if path is None:
+                return original(where, mode, *arguments, **keywords)
+            self.before(f"open {path.name} ({mode})", lambda: original(where, mode, *arguments, **keywords).close())
+            file = original(where, mode, *arguments, **keywords)
+            self.after("write", path)
+            return Writing(file, path, self)
+
+        return call
+
+    def _serialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(tensors: Any, path: Path, *arguments: Any, **keywords: Any) -> None:
+            def half() -> None:
+                original(tensors, path, *arguments, **keywords)
+                os.truncate(path, os.path.getsize(path) // 2)
+
+            found = self.path_of(path)
+            if found is not None:
+                self.before("write tensors", half)
+            original(tensors, path, *arguments, **keywords)
+            if found is not None:
+                self.after("write", found)
+
+        return call
+
+
+class Writing:
+    """A file whose writes are seen."""
+
+    def __init__(self, file: Any, path: Path, watch: Watch) -> None:
+        self._file, self._path, self._watch = file, path, watch
+
+    def write(self, data: Any) -> int:
+        """Write, as a file does."""
+
+        def half() -> None:
+            self._file.write(data[: len(data) // 2])
+            self._file.flush()
+
+        self._watch.before(f"write {self._path.name}", half)
+        count: int = self._file.write(data)
+        return count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> Writing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+# --- points -----------------------------------------------------------------------------------------------------------
+
+Point = tuple[str, int]  # the thread, "main" or "save", and how many points of its were passed before
+
+
+def die() -> None:
+    """End this process as kill -9 does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Points(Watch):
+    """The points that this process passes, and what happens at some of them.
+
+    happens: whether `act` is called at this point, of this name. What can be interrupted has two points: before it, and
+    when half of it is done. Saving has a thread of its own, so its points are counted apart.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        happens: Callable[[Point, str], bool] = lambda point, name: False,
+        act: Callable[[], object] = die,
+    ) -> None:
+        self.happens, self.act = happens, act
+        self.counts: Counter[str] = Counter()
+        self.names: list[tuple[Point, str]] = []
+        super().__init__(folder)
+
+    def before(self, name: str, half: Callable[[], object] | None = None) -> None:
+        """A point is passed, or two."""
+        thread = "save" if threading.current_thread() is not threading.main_thread() else "main"
+        for part in (None,) if half is None else (None, half):
+            point = (thread, self.counts[thread])
+            self.counts[thread] += 1
+            named = name if part is None else f"half of {name}"
+            self.names.append((point, named))
+            if self.happens(point, named):
+                if part is not None:
+                    part()
+                self.act()
+
+    def and_steps(self) -> Points:
+        """Make points of every forward pass, backward pass and optimizer step too."""
+        for owner, name in ((Transformer, "loss"), (torch.Tensor, "backward"), (OptimizerGroup, "step")):
+            setattr(owner, name, self._passed(name, getattr(owner, name)))
+        return self
+
+    def _passed(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.before(name)
+            return original(*arguments, **keywords)
+
+        return call
+
+
+# --- what a disk may hold after a loss of power -----------------------------------------------------------------------
+
+MOST = 400  # states of one moment; of more a fixed random choice is taken
+State = dict[str, bytes | None]  # path -> content, None for a folder
+
+
+@dataclass
+class Node:
+    """A file or a folder. entries: a folder's now. kept: what is on disk for certain. changes: of entries since
+    then, each a list of (name, node or None)."""
+
+    is_folder: bool
+    content: bytes = b""
+    synced: bytes = b""
+    entries: dict[str, Node] = field(default_factory=dict)
+    kept: dict[str, Node] = field(default_factory=dict)
+    changes: list[list[tuple[str, Node | None]]] = field(default_factory=list)
+
+    def forms(self) -> list[bytes]:
+        """What a file may hold on disk: all of it first."""
+        if self.content == self.synced:
+            return [self.content]
+        start = self.synced if self.content.startswith(self.synced) else b""
+        rest = self.content[len(start) :]
+        half = rest[: len(rest) // 2]
+        forms = [rest, half + bytes(len(rest) - len(half)), half, bytes(len(rest)), b""]
+        before = [self.synced] if self.synced and not start else []
+        return list(dict.fromkeys(start + form for form in forms)) + before
+
+
+class Disk(Watch):
+    """A model of the disk below `folder`, all of which is on it at first. `moment` is called after each operation.
+
+    What was synced is there. A file written since then may be whole, empty, cut in half, or have zeros where its second
+    half or all of it should be. Of the new, changed and removed names in a folder that was not synced since, each may
+    be on disk or not.
+    """
+
+    def __init__(self, folder: Path, moment: Callable[[Disk], None]) -> None:
+        self.moment, self.root = moment, _read(folder)
+        super().__init__(folder)
+
+    def before(self, name: str, half: Callable[[], object] | None = None) -> None:
+        """What was written since the last operation counts from now on."""
+        self._note_contents()
+        self.moment(self)
+
+    def after(self, name: str, path: Path, new: Path | None = None) -> None:
+        """The model changes as the files have."""
+        if name == "fsync":
+            node = self._node(path)
+            node.synced, node.kept, node.changes = node.content, dict(node.entries), []
+        elif path == self.folder:
+            return
+        elif name == "mkdir":
+            self._change((path, Node(True)))
+        elif name in ("unlink", "rmdir"):
+            self._change((path, None))
+        elif name == "link" and new is not None:
+            self._change((new, self._node(path)))
+        elif name in ("rename", "replace") and new is not None:
+            self._change((path, None), (new, self._node(path)))
+        elif name == "write" and path.name not in self._node(path.parent).entries:
+            self._change((path, Node(False)))
+        self._note_contents()
+        self.moment(self)
+
+    def _node(self, path: Path) -> Node:
+        node = self.root
+        for name in path.relative_to(self.folder).parts:
+            node = node.entries[name]
+        return node
+
+    def _change(self, *changes: tuple[Path, Node | None]) -> None:
+        """Names of one folder that change together."""
+        parent = self._node(changes[0][0].parent)
+        for path, node in changes:
+            if node is None:
+                del parent.entries[path.name]
+            else:
+                parent.entries[path.name] = node
+        parent.changes.append([(path.name, node) for path, node in changes])
+
+    def _note_contents(self) -> None:
+        for path in self.folder.rglob("*"):
+            if path.is_file():
+                self._node(path).content = path.read_bytes()
+
+    def states(self) -> list[State]:
+        """What the disk may hold if the power is lost now; if there are very many, a part of them."""
+        choices: dict[int, list[Any]] = {}
+        self._choices(self.root, choices)
+        count = 1
+        for options in choices.values():
+            count *= len(options)
+        if count <= MOST:
+            picks = list(itertools.product(*choices.values()))
+        else:
+            chance = random.Random(count)
+            picks = [tuple(options[place] for options in choices.values()) for place in (0, -1)]
+            picks += [tuple(map(chance.choice, choices.values())) for _ in range(MOST)]
+        states = []
+        for pick in picks:
+            states.append({})
+            self._render(self.root, "", dict(zip(choices, pick, strict=True)), states[-1])
+        return states
+
+    def _choices(self, node: Node, choices: dict[int, list[Any]]) -> None:
+        """For each file its forms, for each folder which of its changes are on disk; by the node's id."""
+        if id(node) in choices:
+            return
+        flags = itertools.product((True, False), repeat=min(len(node.changes), 12))
+        choices[id(node)] = list(flags) if node.is_folder else node.forms()
+        for child in [*node.kept.values(), *(new for change in node.changes for _, new in change if new is not None)]:
+            self._choices(child, choices)
+
+    def _render(self, node: Node, where: str, chosen: dict[int, Any], state: State) -> None:
+        entries = dict(node.kept)
+        for change, is_kept in zip(node.changes, chosen[id(node)], strict=False):
+            for name, new in change if is_kept else []:
+                if new is None:
+                    entries.pop(name, None)
+                else:
+                    entries[name] = new
+        for name, child in entries.items():
+            state[f"{where}{name}"] = None if child.is_folder else chosen[id(child)]
+            self._render(child, f"{where}{name}/", chosen, state)
+
+
+def _read(path: Path) -> Node:
+    """The node of what is on disk for certain."""
+    if not path.is_dir():
+        return Node(False, path.read_bytes(), path.read_bytes())
+    entries = {child.name: _read(child) for child in path.iterdir()}
+    return Node(True, entries=entries, kept=dict(entries))
+
+
+def write_state(state: State, folder: Path) -> None:
+    """Make `folder` hold this state."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, content in state.items():  # a folder comes before what is in it
+        if content is None:
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_bytes(content)
