@@ -183,7 +183,7 @@ def shortened(text: str, columns: int) -> str:
 def with_list(page: str) -> str:
     """A page with today's list between its marks. Raises ValueError if a mark is missing."""
     before, rest = page[: page.index(BEGIN)], page[page.index(END) :]
-    return f"{before}{BEGIN}\n\n```\n{list_files()}\n```\n\n{rest}"
+    return f"{before}{BEGIN}\n\n```text\n{list_files()}\n```\n\n{rest}"
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------

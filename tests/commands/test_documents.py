@@ -1,7 +1,8 @@
-"""The pages of docs/ do what they say: every block of theirs runs, in order, in an empty folder; the notebooks too.
+"""The pages of the documentation do what they say: every block that a reader types runs, in order; the notebooks too.
 
 A block ```sh or ```python is what a reader types. `hectogpt train` and `compare` of a recipe get the options of a small
-run here, so that a page can show the commands that people use; python blocks that follow each other are one program.
+run here (programs/page_command.py), so that a page can show the commands that people use; python blocks that follow
+each other are one program. A block that no test can run has a comment before it: <!-- not run: REASON -->.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import groupby
@@ -17,73 +19,143 @@ from pathlib import Path
 import pytest
 from command import environment
 from helpers import ROOT
+from markdown_it import MarkdownIt
 
 import hectogpt
 from hectogpt import errors
 from hectogpt.cli import COMMANDS
 from tools import notebooks, site
 
-DOCS = ROOT / "docs"
-SIZES = {"model.d_model": 16, "model.n_heads": 2, "model.n_layers": 1, "data.batch_size": 4, "data.seq_len": 64}
-PROGRAM = f"""#!{sys.executable}
-import sys
-from hectogpt.cli import main
-arguments, sizes = sys.argv[1:], {SIZES}
-given = " ".join(arguments)
-if arguments[0] in ("train", "compare") and not any(s in given for s in (".py:", "--resume", "--init", "--model")):
-    arguments += ["--threads", "1"] + (["--steps", "2"] if "--steps" not in given else [])
-    arguments += ["--corpus", CORPUS] if "--corpus" not in given else []
-    options = [("--" + n.replace("_", "-"), str(v)) for n, v in sizes.items()]
-    swept = ["--sweep", *(f"{{n}}={{v}}" for n, v in sizes.items())] if "--sweep" not in given else []
-    arguments += swept if arguments[0] == "compare" else [word for option in options for word in option]
-sys.exit(main(arguments))
-"""
-
+# Why a block is not run -> in how many blocks. A new one must be worth a line of the commit's message.
+NOT_RUN = {
+    "a builder of images": 2,
+    "a part of a file": 1,
+    "a server of others": 6,
+    "a stage of CI": 3,
+    "an index of packages": 2,
+    "several machines": 2,
+    "what a student writes": 4,
+}
+MARK = re.compile(r"<!-- not run: (.*) -->\n")
+COMMAND = re.compile(r"^ *(\$ )?(hectogpt|make|pip|python3?|pytest|torchrun|bash|curl|\.venv/\S+) ", re.MULTILINE)
+STORIES = "\n\n".join(" ".join(f"Anna walked to the mill on day {n * d}." for d in range(20)) for n in range(200))
 # page -> what it prints, in this order, as regular expressions
 PRINTED = {
-    "start": ["held-out loss after 2 steps", "Kneser-Ney trigram", "My fellow citizens", "done: trained and scored"],
-    "all-of-hectogpt": ["lr=0.01", r"stories\.txt", r"torch\.Size|\(2, 2, ", r"my_idea\.py:twice"],
-    "own-text": ["train", "dev", "Anna walked to", "bits/byte"],
-    "add-an-idea": [r"\nmy_idea\.py:idea@small\.py:small (is|against) .*small\.py:small", "nats per token"],
-    "compare": ["verdict", r"\nlearning_rate .* is (better|worse|unproven|a tie|tied)"],
-    "resume": ["ok +runs/long", "equal +loss"],
-    "fine-tune": ["before training|held-out loss", "runs/tuned"],
-    "interop": ["GPT2LMHeadModel", "My fellow citizens"],
-    "parallel": ["held-out loss after 2 steps"],
-    "python": ["Run soap_rare_tokens", r"\nAnna walked to the", r"my_idea\.py:half_way", "already holds a run"],
-    "grading-teacher": ["anna: 0/30", "ben: 30/30", "exit code 1"],
+    "README": ["My fellow", r"attention\.html", r"stories\.txt", r"learning_rate .* is unproven"],
+    "CONTRIBUTING": [r"1 failed.*the law of causality is broken", r"\d\d passed"],
+    "docs/start": [
+        "held-out loss after 2 steps",
+        "Kneser-Ney trigram",
+        "My fellow citizens",
+        "done: trained and scored",
+    ],
+    "docs/all-of-hectogpt": ["lr=0.01", r"stories\.txt", r"torch\.Size|\(2, 2, ", r"my_idea\.py:twice"],
+    "docs/own-text": ["train", "dev", "Anna walked to", "bits/byte"],
+    "docs/add-an-idea": [r"\nmy_idea\.py:idea@small\.py:small (is|against) .*small\.py:small", "nats per token"],
+    "docs/compare": ["verdict", r"\nlearning_rate .* is (better|worse|unproven|a tie|tied)"],
+    "docs/resume": ["ok +runs/long", "equal +loss"],
+    "docs/watch": [*["http://127.0.0.1"] * 3, "tensorboard --logdir"],
+    "docs/fine-tune": ["before training|held-out loss", "runs/tuned"],
+    "docs/interop": ["GPT2LMHeadModel", "My fellow citizens", "The capital of France is", "bits/byte", "bits/byte"],
+    "docs/serving": ["served: GPT2LMHeadModel", "HectoGPTForCausalLM", "My fellow citizens"],
+    "docs/parallel": ["held-out loss after 2 steps", "equal to the last bit"],
+    "docs/scale": ["verdict", "sbatch"],
+    "docs/python": ["Run soap_rare_tokens", r"\nAnna walked to the", r"my_idea\.py:half_way", "already holds a run"],
+    "docs/grading": ["my_folder: 0 of 30", "exit code 1", "hints: level 1"],
+    "docs/grading-teacher": ["anna: 0/30", "ben: 30/30", "exit code 1"],
+    "docs/assignment-student": ["0 of 14 passed", "submission.zip"],
 }
+# page -> what has happened before a reader types its first block
+BEFORE = {
+    "docs/interop": "hectogpt train adamw_128 --out runs/before && hectogpt export runs/before gpt2",  # small
+    "docs/watch": "hectogpt train && hectogpt train && mkdir -p copied/from && cp -r runs/minute copied/from/elsewhere",
+}
+NEEDED = {"docs/watch": ["tensorboard", "trackio"]}  # extras
 
 
-def read_blocks(page: str) -> list[tuple[str, str]]:
-    """The kind and the text of each block that a reader types; python blocks that follow each other as one."""
-    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(kind, "\n".join(block for _, block in found)) for kind, found in groupby(blocks, lambda block: block[0])]
+def read_blocks(page: str) -> list[tuple[str, str, str]]:
+    """Each block of a page: its language ("" if it is indented), why it is not run ("" if it is), its text."""
+    text = (ROOT / f"{page}.md").read_text(encoding="utf-8")
+    blocks, before = [], ""
+    for token in MarkdownIt().parse(text):
+        if token.type in ("fence", "code_block"):
+            found = MARK.fullmatch(before)
+            blocks.append((token.info, found[1] if found else "", token.content))
+        before = token.content if token.type == "html_block" else ""
+    return blocks
+
+
+def all_pages() -> list[str]:
+    """The Markdown files of the repository that have blocks, but for the log, which says what was run once."""
+    folders = (ROOT, *(ROOT / name for name in ("docs", "answers", "assignment", "results")))
+    paths = [path.relative_to(ROOT).with_suffix("") for folder in folders for path in sorted(folder.glob("*.md"))]
+    return [str(path) for path in paths if str(path) != "results/LOG" and read_blocks(str(path))]
+
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    found = dict.fromkeys(NOT_RUN, 0)
+    for page in all_pages():
+        for language, reason, text in read_blocks(page):
+            assert language in ("sh", "python", "text"), f"{page}: say what this is, ```sh, python or text:\n{text}"
+            assert language != "text" or not COMMAND.search(text), f"{page}: this is typed, so ```sh:\n{text}"
+            if reason:
+                found[reason] += 1
+            assert reason or language == "text" or page in PRINTED, f"{page}: nothing runs this:\n{text}"
+    assert found == NOT_RUN
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda path: path.stem)
+def test_lines_of_a_page_fit_120_columns(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith(("|", "$$"))] == []
+
+
+def make_checkout(folder: Path) -> None:
+    """A clone in `folder`, with files as they are now, and an environment in which everything is installed."""
+    subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, folder], check=True)
+    changed = subprocess.run(["git", "ls-files", "-mo", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in changed.stdout.split():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copy(ROOT / name, folder / name) if (ROOT / name).exists() else (folder / name).unlink())
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in (".python", ".install", ".test"):
+        (folder / ".venv" / name).touch()
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("page", PRINTED)
 def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
-    blocks = read_blocks(page)
+    for name in NEEDED.get(page, ()):
+        pytest.importorskip(name)
+    typed = [(language, text) for language, reason, text in read_blocks(page) if language != "text" and not reason]
+    blocks = [(kind, "\n".join(text for _, text in found)) for kind, found in groupby(typed, lambda block: block[0])]
     assert blocks
     programs, work, corpus = tmp_path / "bin", tmp_path / "work", tmp_path / "small.txt"
     programs.mkdir()
-    work.mkdir()
+    source = ROOT
+    if page in ("README", "CONTRIBUTING"):
+        make_checkout(source := work)
+    work.mkdir(exist_ok=True)
     corpus.write_text("\n\n".join(f"My fellow citizens, this is address {n}. " * 12 for n in range(200)))
-    (programs / "hectogpt").write_text(PROGRAM.replace("CORPUS", repr(str(corpus))))
-    small = f"--steps 2 --threads 1 --data.batch-size 4 --data.seq-len 64 --model.d-model 16 --corpus {corpus}"
-    (programs / "torchrun").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m torch.distributed.run "$@" {small}\n')
+    (work / "stories.txt").write_text(STORIES)
+    for name in ("hectogpt", "torchrun"):
+        command = f'exec "{sys.executable}" "{ROOT}/tests/programs/page_command.py" "{corpus}" {name} "$@"\n'
+        (programs / name).write_text(f"#!/bin/sh\n{command}")
+    (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     for program in programs.iterdir():
         program.chmod(0o755)
-    paths = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+        if source == work:
+            (work / ".venv" / "bin" / program.name).symlink_to(program)
+    paths = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(source), "MPLBACKEND": "Agg"}
     printed = ""
-    for kind, block in blocks:
+    for kind, block in [("sh", BEFORE.get(page, "true")), *blocks]:
         block = block.replace("seeds=3", "seeds=1")
         command = ["sh", "-e", "-c", block] if kind == "sh" else [sys.executable, "-c", block]
-        done = subprocess.run(command, cwd=work, env=environment(tmp_path, **paths), capture_output=True, text=True)
+        settings = environment(tmp_path, **paths, BROWSER="true")
+        done = subprocess.run(command, cwd=work, env=settings, capture_output=True, text=True)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-        printed += done.stdout
+        printed += done.stdout + done.stderr
     assert re.search(".*".join(PRINTED[page]), printed, re.DOTALL), printed
 
 

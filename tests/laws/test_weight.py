@@ -20,20 +20,20 @@ LINES = {
     "hectogpt/grade": 4700,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4810,
-    "hectogpt/explore": 1050,
+    "hectogpt/explore": 1060,
     "hectogpt/web": 480,
-    "hectogpt/interop": 1610,
+    "hectogpt/interop": 1790,
     "hectogpt/generation": 720,
     "hectogpt/data": 1690,
     "hectogpt/kernels": 680,
     "hectogpt/model": 2140,
-    "tests": 21820,
+    "tests": 21910,
     "tools": 3930,
     "bench": 1990,
     "reference": 820,
     "assignment": 920,
 }
-FILES = 182  # of the package
+FILES = 192  # of the package
 TRAIN = 86  # modules that `hectogpt train` may load, see below
 
 

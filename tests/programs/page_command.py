@@ -1,0 +1,49 @@
+"""`hectogpt` and `torchrun` for the blocks of documentation: what a reader types, in small.
+
+Arguments: the text to train on, the program's name, its arguments. Training gets the options of a small run. What stays
+until Ctrl-C gets a Ctrl-C once it is ready. Exit code 1 of a grading, which a page's unfinished work has, is printed
+and becomes 0.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+SMALL = {"model.d-model": 16, "model.n-heads": 2, "model.n-layers": 1, "data.batch-size": 8, "data.seq-len": 64}
+READY = re.compile(r"Ctrl-C ends it|graded in")  # what `hectogpt watch` and `hectogpt grade --watch` print
+SIZED = (".py:", "--resume", "--init", "--model.d-model", "finetune")  # such a command is small by itself
+
+corpus, program, *arguments = sys.argv[1:]
+command, given = arguments[0] if arguments else "", " ".join(arguments)
+module = "torch.distributed.run" if program == "torchrun" else "hectogpt"
+trains = program == "torchrun" or command in ("train", "compare")
+if trains and not any(word in given for word in SIZED):
+    arguments += ["--steps", "2"] if "--steps" not in given else []
+    arguments += ["--threads", "1"] if "--threads" not in given else []
+    if command != "compare":
+        arguments += [word for field, size in SMALL.items() for word in (f"--{field}", str(size))]
+    elif "--sweep" not in given:
+        arguments += ["--sweep", *(f"{field.replace('-', '_')}={size}" for field, size in SMALL.items())]
+if (trains or command == "score") and "--corpus" not in given and "--resume" not in given:
+    arguments += ["--corpus", corpus]
+if command == "compare" and "--seeds" in arguments:
+    arguments[arguments.index("--seeds") + 1] = "1"
+whole = [sys.executable, "-m", module, *arguments]
+if command != "watch" and "--watch" not in arguments:
+    code = subprocess.run(whole).returncode
+    if command in ("grade", "assignment") and code == 1:
+        print("exit code 1")
+        code = 0
+    sys.exit(code)
+if command == "watch":
+    whole.append("--no-browser")
+with subprocess.Popen(whole, stdout=subprocess.PIPE, text=True) as child:
+    assert child.stdout is not None
+    for line in child.stdout:
+        print(line, end="", flush=True)
+        if READY.search(line):
+            child.send_signal(signal.SIGINT)
+sys.exit(0 if child.returncode in (0, 130) else child.returncode)
