@@ -22,7 +22,7 @@ class DataArguments:
 
     action: Annotated[Literal["build", "verify", "repair"], tyro.conf.Positional]
     source: Annotated[str, tyro.conf.Positional] = "sotu"
-    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl or .parquet, FILE.jsonl:COLUMN, or .bin"""
+    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
     encoding: str = "utf-8"
     """Of text files."""
     force: bool = False
@@ -46,8 +46,8 @@ def run(arguments: DataArguments) -> None:
     if arguments.action == "verify" and (damage := cache.verify()):
         raise UserError(damage[0], fix=cache.fix, code=errors.DATA)
     repaired = cache.repair() if arguments.action == "repair" else []
-    for damage_found in repaired:
-        print(f"repaired: {printable(damage_found)}", file=sys.stderr)
+    for damaged in repaired:
+        print(f"repaired: {printable(damaged)}", file=sys.stderr)
     corpus = cache.open()
     if arguments.json:
         splits = {

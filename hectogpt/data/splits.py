@@ -107,7 +107,7 @@ def cut_passages(content: str | np.ndarray, length: int) -> Iterator[str | np.nd
     while len(content) - start > 2 * length:
         lo, hi = start + length, start + 2 * length
         breaks = (pattern.search(content, lo, hi) for pattern in _BREAKS)
-        stop = next((found.end() for found in breaks if found), hi)
+        stop = next((match.end() for match in breaks if match), hi)
         yield content[start:stop]
         start = stop
     yield content[start:]

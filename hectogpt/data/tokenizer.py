@@ -189,10 +189,10 @@ def _read_vocabulary(path: Path) -> bytes:
     """The content of GPT-2's vocab.bpe. Raises UserError (DATA) if the file is damaged."""
     try:
         content = lzma.decompress(path.read_bytes())
-        found = hashlib.sha256(content).hexdigest()
-        if found == VOCABULARY_SHA256:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest == VOCABULARY_SHA256:
             return content
-        why = f"SHA-256 of its content should be {VOCABULARY_SHA256} and is {found}"
+        why = f"SHA-256 of its content should be {VOCABULARY_SHA256} and is {digest}"
     except (OSError, lzma.LZMAError, EOFError) as error:
         why = f"it cannot be read: {error}"
     raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import shutil
@@ -40,8 +39,6 @@ def test_the_embedded_corpus_never_changes() -> None:
     assert len(sotu.test) > 100_000
     assert sotu.n_vocab == 50_257
     assert sotu.tokens == {"train": sotu.train, "dev": sotu.dev, "test": sotu.test}
-    for name in SPLITS:
-        assert sotu.sha256[name] == hashlib.sha256(sotu.tokens[name].tobytes()).hexdigest()
 
 
 def test_folder_is_read_by_the_bytes_of_its_paths(tmp_path: Path) -> None:
@@ -70,6 +67,8 @@ def test_folder_is_read_by_the_bytes_of_its_paths(tmp_path: Path) -> None:
     (folder / "utf16.txt").write_bytes("words".encode("utf-16"))
     refused(folder, "2 of", "latin.txt", "offset 0", "utf16.txt", "set force to True")
     assert len(all_documents(open_corpus(str(folder), force=True))) == len(names)
+    (folder / "utf16.txt").unlink()
+    assert len(all_documents(open_corpus(str(folder), encoding="latin-1"))) == len(names) + 1
 
 
 @pytest.mark.parametrize("record", ['{"text": "%s", "title": "t"}', '{"story": "%s", "n": 1}'])
@@ -81,19 +80,14 @@ def test_jsonl_finds_its_text(tmp_path: Path, record: str) -> None:
     assert "line 202: empty" in corpus.problems[0]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "utf-32"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252", "utf-32"])
 def test_other_encodings_are_named_and_read_exactly(tmp_path: Path, encoding: str) -> None:
     text = "caf\xe9 \xfc\n" * 3000
     raw = text.encode(encoding)
     path = tmp_path / "text.txt"
     path.write_bytes(raw)
-    refused(
-        path,
-        "is not utf-8 text",
-        "offset",
-        "line 1",
-        f"set encoding to {'latin-1' if encoding == 'cp1252' else encoding}",
-    )
+    named = "latin-1" if encoding == "cp1252" else encoding
+    refused(path, "is not utf-8 text", "offset", "line 1", f"set encoding to {named}")
     assert decode(raw, "text", encoding, False).encode(encoding) == raw
     corpus = open_corpus(str(path), encoding=encoding)
     assert sum(len(d) for d in all_documents(corpus)) == len(text.encode())
@@ -102,26 +96,17 @@ def test_other_encodings_are_named_and_read_exactly(tmp_path: Path, encoding: st
 BAD_FILES = {
     "empty": (b"", ("empty (0 bytes)",)),
     "blank": (b" \n\t\n", ("whitespace only (4 bytes)",)),
-    "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ("is binary", "PNG image at offset 0")),
-    "elf": (b"\x7fELF\x02\x01\x01" + bytes(9), ("is binary", "ELF program")),
-    "zip": (b"PK\x03\x04" + bytes(20), ("is binary", "zip archive")),
-    "gzip": (b"\x1f\x8b\x08" + bytes(20), ("is binary", "gzip archive")),
-    "pdf": (b"%PDF-1.7 text", ("is binary", "PDF document")),
-    "nul": (b"some text\0 and more", ("is binary", "NUL byte at offset 9", "set force to True")),
+    "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ("is binary", "NUL byte at offset 8", "set force to True")),
     "latin": (b"fine\nline \xe9t\xe9", ("0xe9 at offset 10 (line 2)", "set encoding to latin-1")),
-    "cut": ("€".encode()[:2], ("offset 0", "unexpected end of data")),
     "short": (b"a few words only", ("too short to be split", "at least 8,192 characters")),
+    "t.csv": (b"id,story\n1,x\n", ("a .csv file holds records", "t.jsonl with one JSON object a line")),
     "a.jsonl": (b'{"text": "x"}\n{"text": \n', ("line 2", "not a JSON record")),
     "b.jsonl": (b'{"a": "x", "b": "y"}\n', ("line 1", 'no field "text"', "b.jsonl:a")),
     "c.jsonl": (b'{"text": "ab\\ud800"}\n', ("line 1", "lone surrogate U+D800 at character 2")),
-    "d.jsonl": (b'["x"]\n', ("line 1", "no field")),
     "e.jsonl": (b"[" * 100_000, ("line 1",)),
-    "f.jsonl": (b'{"text": "\xe9"}', ("line 1", "UTF-8")),
     "g.jsonl": (b"\n\n", ("holds no text",)),
     "odd.bin": (b"\x01\x00\x02", ("3 bytes are no uint16 tokens",)),
-    "none.bin": (b"", ("0 bytes",)),
     "range.bin": (np.array([5, 50_256, 60_000], "<u2").tobytes(), ("id 60000 at position 2", "50,257 ids")),
-    "only-ends.bin": (np.full(9, 50_256, "<u2").tobytes(), ("holds no text",)),
 }
 
 
@@ -144,18 +129,12 @@ def test_bad_names_and_encodings(tmp_path: Path) -> None:
     refused("sotu", "unknown text encoding 'hex'", code=errors.USAGE, encoding="hex")
 
 
-@pytest.mark.parametrize("name", ["", "  ", "hf:", "hf::text"])
+@pytest.mark.parametrize("name", ["  ", "hf::text"])
 def test_an_empty_name_is_not_the_current_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "story.txt").write_text(prose(0, 5000), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert "set corpus to" in refused(name, "name").fix
     assert open_corpus(".").n_documents["train"] > 0
-
-
-def test_tables_are_refused_unless_forced(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("id,story\n" + "".join(f'{i},"{prose(i, 20)}"\n' for i in range(300)))
-    refused(tmp_path / "t.csv", "a .csv file holds records", "t.jsonl with one JSON object a line", "set force to True")
-    assert open_corpus(str(tmp_path / "t.csv"), force=True).problems == ()
 
 
 def test_a_column_of_a_jsonl_is_chosen_by_name(tmp_path: Path) -> None:
@@ -236,7 +215,7 @@ def test_links_out_of_the_folder_are_left_out_and_listed(texts: Path, tmp_path: 
     assert sorted(corpus.problems) == sorted([*listed, "left out folder: a link to a folder"])
 
 
-@pytest.mark.parametrize("name", ["hf:../../x", "hf:/etc", "hf:..", "hf:a/../b", "hf:texts", "hf:./texts", "hf:~"])
+@pytest.mark.parametrize("name", ["hf:../../x", "hf:/etc", "hf:texts"])
 def test_a_data_set_s_name_is_no_path(name: str, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`datasets` reads what is a path here, and takes it for the hub's."""
     monkeypatch.chdir(texts.parent)
@@ -252,49 +231,3 @@ def test_a_large_folder_is_recognised_without_reading_it(texts: Path, monkeypatc
     assert (first.folder / "index.json").stat().st_mtime_ns == built
     (texts / "d1" / "7.txt").write_text(prose(7, 30).swapcase(), encoding="utf-8")
     assert prose(7, 30).swapcase().encode() in all_documents(open_corpus(str(texts)))
-
-
-def test_whether_a_file_is_text_depends_on_the_encoding(texts: Path) -> None:
-    (texts / "latin.txt").write_bytes("é".encode("latin-1") * 300)
-    refused(texts, "latin.txt", "set encoding to latin-1")
-    assert sum(open_corpus(str(texts), encoding="latin-1").n_documents.values()) == 121
-
-
-# --- Parquet ----------------------------------------------------------------------------------------------------------
-
-
-def test_parquet_is_read_row_by_row(tmp_path: Path) -> None:
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    texts = [f"{i} {prose(i, 12)}" for i in range(700)]
-    texts[3] = " "
-    columns = {"id": list(range(700)), "text": texts, "title": [f"title {i}" for i in range(700)]}
-    (tmp_path / "set").mkdir()
-    pq.write_table(pa.table(columns), tmp_path / "set" / "a.parquet", row_group_size=100)
-    corpus = open_corpus(str(tmp_path / "set" / "a.parquet"))
-    assert sorted(all_documents(corpus)) == sorted(text.encode() for text in texts if text.strip())
-    assert corpus.problems == (f"left out {tmp_path}/set/a.parquet row 3: empty or whitespace only",)
-    titles = open_corpus(f"{tmp_path}/set/a.parquet:title")
-    assert len(all_documents(titles)) == 700
-    write_jsonl(tmp_path / "set" / "b.jsonl", 50)
-    assert len(all_documents(open_corpus(str(tmp_path / "set")))) == 749
-    refused(f"{tmp_path}/set/a.parquet:none", "its text columns are text, title")
-    pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), tmp_path / "two.parquet")
-    refused(tmp_path / "two.parquet", "its text columns are a, b", "two.parquet:a")
-    pq.write_table(pa.table({"n": [1]}), tmp_path / "none.parquet")
-    refused(tmp_path / "none.parquet", "its text columns are none")
-    whole = (tmp_path / "set" / "a.parquet").read_bytes()
-    for broken in (b"", b"PAR1", whole[:-9], b"PAR1" + bytes(500) + b"PAR1"):
-        (tmp_path / "broken.parquet").write_bytes(broken)
-        refused(tmp_path / "broken.parquet", "Parquet", code=errors.DATA)
-
-
-def test_parquet_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
-    """Equal cells are stored once: 5 KB of file can stand for gigabytes of text. Categories of pandas are text."""
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    pq.write_table(pa.table({"text": ["x" * (2 << 20)] * 60}), tmp_path / "cells.parquet", compression="zstd")
-    refused(tmp_path / "cells.parquet", "would unpack to more than")
-    pq.write_table(pa.table({"text": ["x" * (80 << 20)]}), tmp_path / "declared.parquet", compression="zstd")
-    refused(tmp_path / "declared.parquet", "would unpack to more than")
-    words = pa.array([prose(i, 50) for i in range(200)]).dictionary_encode()
-    pq.write_table(pa.table({"text": words}), tmp_path / "words.parquet")
-    assert len(all_documents(open_corpus(str(tmp_path / "words.parquet")))) == 200
