@@ -67,14 +67,19 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 # --- imports ----------------------------------------------------------------------------------------------------------
 
 
+@cache
+def imports() -> layers.Imports:
+    return layers.read_imports()
+
+
 def test_every_arrow_is_in_the_table_and_points_down() -> None:
-    assert layers.find_faults(layers.read_imports()) == []
+    assert layers.find_faults(imports()) == []
 
 
 def test_nothing_is_imported_in_a_circle() -> None:
     """At import; a package's __init__ counts as importing what it imports, and its modules do not count it."""
-    imports = layers.read_imports(in_functions=False)
-    graph = {name: {o for o in others if not name.startswith(f"{o}.")} for name, others in imports.items()}
+    found = layers.read_imports(in_functions=False)
+    graph = {name: {o for o in others if not name.startswith(f"{o}.")} for name, others in found.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -88,8 +93,7 @@ def test_nothing_hides_behind_type_checking_or_dots() -> None:
 
 
 def test_the_loop_knows_nobody_who_drives_it() -> None:
-    imports = layers.read_imports()
-    assert {name: imports[name] & DRIVERS for name in DRIVEN if imports[name] & DRIVERS} == {}
+    assert {name: imports()[name] & DRIVERS for name in DRIVEN if imports()[name] & DRIVERS} == {}
 
 
 def test_the_textbook_imports_nothing_of_ours() -> None:
@@ -164,9 +168,15 @@ def names_imported(source: str | ast.Module) -> set[str]:
     return found
 
 
+@cache
+def names_used(source: ast.Module) -> set[str]:
+    """What a module imports, and the dotted names that it writes."""
+    return names_imported(source) | {ast.unparse(n) for n in ast.walk(source) if isinstance(n, ast.Attribute)}
+
+
 def uses(source: ast.Module, banned: tuple[str, ...]) -> list[str]:
     """What of the banned names a module imports or writes."""
-    names = names_imported(source) | {ast.unparse(n) for n in ast.walk(source) if isinstance(n, ast.Attribute)}
+    names = names_used(source)
     return [b for b in banned if any(name == b or name.startswith(f"{b}.") for name in names)]
 
 
@@ -236,6 +246,15 @@ def test_no_file_can_run_code_from_elsewhere() -> None:
 # --- errors and documents ---------------------------------------------------------------------------------------------
 
 
+def test_shapes_are_checked_at_run_time() -> None:
+    """Wherever annotations have shapes: by the option of pytest in pyproject.toml."""
+    options = re.search(r"--jaxtyping-packages=(\S+),beartype", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert options is not None
+    checked = tuple(name.replace(".", "/") for name in options[1].split(","))
+    shaped = [f"hectogpt/{file}" for file in FILES if "jaxtyping" in names_imported(tree(file))]
+    assert [file for file in shaped if not file.startswith(checked)] == []
+
+
 def test_every_error_says_what_failed_and_why_or_how_to_mend_it() -> None:
     found = errors.read_errors()
     assert len(found) > 100
@@ -287,19 +306,19 @@ def test_a_wrong_import_is_named(tmp_path: Path) -> None:
     }.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text, encoding="utf-8")
-    imports = layers.read_imports(package)
-    assert imports["hectogpt.model"] == {"hectogpt.training.loop"}
-    assert imports["hectogpt.training.loop"] == {"hectogpt.errors", "hectogpt.model"}
+    found = layers.read_imports(package)
+    assert found["hectogpt.model"] == {"hectogpt.training.loop"}
+    assert found["hectogpt.training.loop"] == {"hectogpt.errors", "hectogpt.model"}
     assert layers.read_imports(package, in_functions=False)["hectogpt.model"] == set()
-    assert layers.closure("hectogpt.training", imports) == {*imports} - {"hectogpt.nowhere"}
+    assert layers.closure("hectogpt.training", found) == {*found} - {"hectogpt.nowhere"}
     rules = {"training": layers.Layer("", "", "model"), "model": layers.Layer("", "")}
-    assert [fault.split(":")[0] for fault in layers.find_faults(imports, rules, ("errors",))] == [
+    assert [fault.split(":")[0] for fault in layers.find_faults(found, rules, ("errors",))] == [
         "hectogpt.model imports hectogpt.training.loop",
         "hectogpt.nowhere",
     ]
     rules["training"] = layers.Layer("", "", "model data")
     rules["data"] = layers.Layer("", "", "training")
-    faults = layers.find_faults(imports, rules, ("errors",))
+    faults = layers.find_faults(found, rules, ("errors",))
     assert "data may import training, which is not below it" in faults
     assert "no module of training imports data: take it out of tools/layers.py" in faults
 
