@@ -145,19 +145,34 @@ def usual_losses() -> str:
     return "\n".join(lines)
 
 
+def tracks() -> str:
+    """The tracks as a table: what each allows."""
+    from hectogpt.lab.tracks import TRACKS
+
+    lines = ["| track | " + " | ".join(list(vars(TRACKS["closed"]))[1:]).replace("_", " ") + " |", "|---" * 9 + "|"]
+    for track in TRACKS.values():
+        values = [
+            "yes" if value is True else f"{value:,}" if type(value) is int else value or ""
+            for value in vars(track).values()
+        ]
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
 def embedded(name: str) -> str:
     """A page of `hectogpt explore` inside a page of the site, and a link to it alone."""
     titles = {"attention": "Attention by hand", "positions": "Positions", "train": "Training in the browser"}
     title = (titles | {"ladder": "The ladder"})[name]
     return (
         f'<iframe class="page" src="../pages/{name}.html" title="{title}" loading="lazy"></iframe>\n\n'
-        f'<p><a href="../pages/{name}.html">This page alone</a>: one file that works without a network.</p>'
+        f'<p>The frame scrolls. <a href="../pages/{name}.html">The page alone</a> is one file without a network.</p>'
     )
 
 
 def textbook(name: str) -> str:
     """The lines of a class or method of reference/model_solution.py, as the source page numbers them."""
-    return f"```{{literalinclude}} ../reference/model_solution.py\n:pyobject: {name}\n:lineno-match:\n:dedent:\n```"
+    options = f":language: python\n:pyobject: {name}\n:lineno-match:\n:dedent:\n"
+    return f"```{{literalinclude}} ../reference/model_solution.py\n{options}```"
 
 
 class Links(HTMLParser):
@@ -201,6 +216,7 @@ MADE: dict[str, Callable[..., str]] = {
     "exit-codes": exit_codes,
     "traps": traps,
     "usual-losses": usual_losses,
+    "tracks": tracks,
     "page": embedded,
     "textbook": textbook,
 }

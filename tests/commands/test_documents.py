@@ -104,10 +104,10 @@ def test_every_block_is_run_or_says_why_not() -> None:
     assert found == NOT_RUN
 
 
-@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda path: path.stem)
-def test_lines_of_a_page_fit_120_columns(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if len(line) > 120 and not line.startswith(("|", "$$"))] == []
+def test_lines_of_pages_fit_120_columns() -> None:
+    pages = [path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")) if path.stem != "CHANGELOG"]
+    lines = [(path.name, line) for path in pages for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [(name, line) for name, line in lines if len(line) > 120 and not line.startswith(("|", "$$"))] == []
 
 
 def make_checkout(folder: Path) -> None:

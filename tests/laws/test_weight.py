@@ -28,7 +28,7 @@ LINES = {
     "hectogpt/kernels": 680,
     "hectogpt/model": 2140,
     "tests": 21910,
-    "tools": 3930,
+    "tools": 3940,
     "bench": 1990,
     "reference": 820,
     "assignment": 920,
