@@ -25,8 +25,7 @@ from hectogpt import files, hardware, torch_private
 from hectogpt.cli.console import one_line
 from hectogpt.cli.show import find_corpora
 from hectogpt.errors import UserError
-from hectogpt.kernels.build import describe
-from hectogpt.kernels.compiler import cpp_compiler, cpp_compiler_fault
+from hectogpt.kernels.build import cpp_compiler, cpp_compiler_fault, describe
 from hectogpt.run_records import bytes_text, measure
 
 EXAMPLES = """\

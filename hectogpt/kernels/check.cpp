@@ -13,6 +13,7 @@ int causal_attention(int, const void*, const void*, const void*, void*, const vo
 int norm_rotate(int, const void*, const void*, void*, const float*, const float*, const i64*, i64, i64, i64, i64, i64,
                 float, int);
 int gelu(int, const void*, const void*, void*, i64, int);
+int row_adam(float*, const float*, float*, float*, float*, i64, i64, const float*, int);
 int linear(int, const float*, i64, i64, i64, const void*, const float*, float*, int);
 int linear_int8(const float*, i64, i64, i64, const uint8_t*, const float*, const int32_t*, const float*, float*, int);
 int attend(const float*, const float*, const float*, const int64_t*, float*, i64, i64, i64, i64, i64, i64, float, int);
@@ -143,39 +144,68 @@ double check_attention(i64 d) {
 template <class T>
 double check_norm() {
     const i64 n = 5, d = 64, pairs = 16;
-    const auto x = drawn<T>(n * d);
+    const auto x = drawn<T>(n * d), g = drawn<T>(n * d);
     const auto angles = drawn<float>(n * pairs);
     std::vector<float> cosines, sines;
     for (float a : angles) cosines.push_back(std::cos(a)), sines.push_back(std::sin(a));
-    std::vector<T> out(n * d);
+    std::vector<T> out(n * d), dx(n * d);
     i64 strides[9];
     for (int i = 0; i < 9; i++) strides[i] = i % 3 == 2 ? d : n * d;
-    norm_rotate(sizeof(T) == 2, x.data(), nullptr, out.data(), cosines.data(), sines.data(), strides, 1, 1, n, d, pairs,
-                1e-6f, 1);
-    Numbers exact(n * d), X = wide(x);
+    const T* grads[2] = {nullptr, g.data()};
+    for (int back = 0; back < 2; back++)
+        norm_rotate(sizeof(T) == 2, x.data(), grads[back], (back ? dx : out).data(), cosines.data(), sines.data(),
+                    strides, 1, 1, n, d, pairs, 1e-6f, 1);
+    Numbers exact = wide(x), X = exact, exact_dx = wide(g);
     for (i64 t = 0; t < n; t++) {
-        double squares = 0;
-        for (i64 i = 0; i < d; i++) squares += X[t * d + i] * X[t * d + i];
+        double squares = 0, products = 0, *y = &exact[t * d], *dy = &exact_dx[t * d];
+        for (i64 i = 0; i < d; i++) squares += y[i] * y[i];
         const double r = 1 / std::sqrt(squares / d + 1e-6);
-        for (i64 i = 0; i < d; i++) exact[t * d + i] = X[t * d + i] * r;
+        for (i64 i = 0; i < d; i++) X[t * d + i] = y[i] *= r;
         for (i64 i = 0; i < pairs; i++) {
-            double &a = exact[t * d + i], &b = exact[t * d + i + pairs];
-            const double c = cosines[t * pairs + i], s = sines[t * pairs + i], turned = a * c - b * s;
-            b = a * s + b * c;
-            a = turned;
+            const double c = cosines[t * pairs + i], s = sines[t * pairs + i], a = y[i], da = dy[i];
+            y[i] = a * c - y[i + pairs] * s;
+            y[i + pairs] = a * s + y[i + pairs] * c;
+            dy[i] = da * c + dy[i + pairs] * s;
+            dy[i + pairs] = dy[i + pairs] * c - da * s;
         }
+        for (i64 i = 0; i < d; i++) products += dy[i] * X[t * d + i];
+        for (i64 i = 0; i < d; i++) dy[i] = r * (dy[i] - X[t * d + i] * products / d);
     }
-    return apart(wide(out), exact);
+    return std::max(apart(wide(out), exact), apart(wide(dx), exact_dx));
 }
 
 template <class T>
 double check_gelu() {
-    const auto x = drawn<T>(1003, 3);
-    std::vector<T> out(x.size());
+    const auto x = drawn<T>(1003, 3), g = drawn<T>(1003);
+    std::vector<T> out(x.size()), dx(x.size());
     gelu(sizeof(T) == 2, x.data(), nullptr, out.data(), (i64)x.size(), 1);
-    Numbers exact;
-    for (double v : wide(x)) exact.push_back(v / (1 + std::exp(-1.5957691216057308 * (v + 0.044715 * v * v * v))));
-    return apart(wide(out), exact);
+    gelu(sizeof(T) == 2, x.data(), g.data(), dx.data(), (i64)x.size(), 1);
+    Numbers exact, exact_dx;
+    for (size_t i = 0; i < x.size(); i++) {
+        const double v = widen(x[i]), a = 1.5957691216057308, s = 1 / (1 + std::exp(-a * (v + 0.044715 * v * v * v)));
+        exact.push_back(v * s);
+        exact_dx.push_back(widen(g[i]) * s * (1 + v * (1 - s) * a * (1 + 3 * 0.044715 * v * v)));
+    }
+    return std::max(apart(wide(out), exact), apart(wide(dx), exact_dx));
+}
+
+// Rows with a gradient, without one for the first time or at all, and with updates before.
+double check_row_adam() {
+    const i64 rows = 4, d = 48;
+    auto w = drawn<float>(rows * d), g = drawn<float>(rows * d), m = drawn<float>(rows * d), v = drawn<float>(rows * d);
+    for (float& number : v) number *= number;
+    for (i64 i = d; i < 3 * d; i++) g[i] = 0;
+    std::vector<float> updates = {0, 0, 2, 5};
+    const float o[10] = {0.8f, 0.95f, 0.4f, 0.1f, 1e-6f, 1, 0, 0.01f, 0.3f, 0.5f};  // the fields of RowAdam
+    Numbers exact = wide(w);
+    for (i64 i = 0; i < rows * d; i++) {
+        const double before = updates[i / d], after = before + (i / d % 3 == 0);
+        const double a = o[0] * m[i] + (1 - o[0]) * g[i], b = o[1] * v[i] + (1 - o[1]) * g[i] * g[i];
+        const double lr = after ? std::max(o[8] * std::pow(after, -(double)o[9]), (double)o[7]) : 0;
+        exact[i] -= lr / o[2] * a / (std::sqrt(b / o[3]) + o[4]);
+    }
+    row_adam(w.data(), g.data(), m.data(), v.data(), updates.data(), rows, d, o, 1);
+    return apart(wide(w), exact);
 }
 
 template <class T>
@@ -258,6 +288,7 @@ std::vector<Check> run() {
         {"norm and rotation bf16", check_norm<bf16>(), narrow},
         {"GELU float32", check_gelu<float>(), 1e-6},
         {"GELU bf16", check_gelu<bf16>(), narrow},
+        {"row-wise AdamW", check_row_adam(), 1e-6},
         {"linear float32", check_linear<float>(7), 1e-6},
         {"linear bf16", check_linear<bf16>(7), 1e-6},
         {"linear int8", check_int8(13), 1e-6},

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
 from hectogpt.kernels.build import Library, find
+from hectogpt.kernels.native import call
 
 COLUMNS, GROUP = 64, 32  # as in linear.cpp
 
@@ -57,8 +58,7 @@ def linear_int8(
     """x W^T + bias in float32; each row of x is rounded to multiples of max|row| / 127. library: not this machine's."""
     x, width, out = x.float().contiguous(), x.shape[-1], len(weights.scale)
     y = torch.empty(*x.shape[:-1], out)
-    sizes = (x.numel() // width, width, out)
-    _call(library, "linear_int8", x, *sizes, *weights, bias, y)
+    call(library or _found(), "linear_int8", x, x.numel() // width, width, out, *weights, bias, y)
     return y
 
 
@@ -72,7 +72,7 @@ def linear(
     x, width, out = x.float().contiguous(), x.shape[-1], len(weight)
     y = torch.empty(*x.shape[:-1], out)
     is_bf16 = ctypes.c_int(weight.dtype == torch.bfloat16)
-    _call(library, "linear", is_bf16, x, x.numel() // width, width, out, weight, bias, y)
+    call(library or _found(), "linear", is_bf16, x, x.numel() // width, width, out, weight, bias, y)
     return y
 
 
@@ -92,20 +92,11 @@ def attend(
     assert keys.stride() == values.stride() == (heads * capacity * d, capacity * d, d, 1)
     out = torch.empty(batch, time, heads * d)
     sizes = (batch, heads, time, d, capacity, first)
-    _call(library, "attend", q, keys, values, starts, out, *sizes, ctypes.c_float(scale))
+    call(library or _found(), "attend", q, keys, values, starts, out, *sizes, float(scale))
     return out
 
 
-def _call(library: Library | None, name: str, *arguments: object) -> None:
-    """Call a kernel on torch's number of threads; tensors by their addresses, whole numbers in 64 bits."""
-    library = library or find().library
+def _found() -> Library:
+    library = find().library
     assert library is not None
-    converted = [_convert(argument) for argument in arguments]
-    if getattr(library.code, name)(*converted, ctypes.c_int(torch.get_num_threads())):
-        raise MemoryError(f"no memory for {name}")
-
-
-def _convert(argument: object) -> object:
-    if argument is None or isinstance(argument, Tensor):
-        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
-    return ctypes.c_int64(argument) if isinstance(argument, int) else argument
+    return library

@@ -65,12 +65,8 @@ def head_softmax(
     rows, vocab = z.shape
     losses, scale = torch.empty(rows), torch.empty(rows)
     bias_top = 0.0 if bias is None else float(bias.amax())
-    _call(
-        "head_softmax",
-        *(_is_bf16(z), _pointer(z), _pointer(side), ctypes.c_int64(rows), ctypes.c_int64(vocab), _pointer(bias)),
-        *(ctypes.c_float(bias_top), _pointer(target), _pointer(target_logit), ctypes.c_float(soft_cap or 0.0)),
-        *(_pointer(losses), _pointer(scale)),
-    )
+    numbers = (z, side, rows, vocab, bias, bias_top, target, target_logit, float(soft_cap or 0.0))
+    _call("head_softmax", _is_bf16(z), *numbers, losses, scale)
     return losses, scale
 
 
@@ -105,10 +101,8 @@ class _CausalAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, scale):  # type: ignore[no-untyped-def]
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
         out, lse = _like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
-        none = (None,) * 4
         sizes = _sizes(q, (q, k, v, out))
-        tensors = map(_pointer, (q, k, v, out, *none, lse))
-        _call("causal_attention", _is_bf16(q), *tensors, *sizes, ctypes.c_float(scale))
+        _call("causal_attention", _is_bf16(q), q, k, v, out, None, None, None, None, lse, *sizes, scale)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.scale = scale
         return out
@@ -120,8 +114,7 @@ class _CausalAttention(torch.autograd.Function):
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grads = [_like(t) for t in (q, k, v)]
         tensors = (q, k, v, out, grad, *grads)
-        pointers = map(_pointer, (*tensors, lse))
-        _call("causal_attention", _is_bf16(q), *pointers, *_sizes(q, tensors), ctypes.c_float(ctx.scale))
+        _call("causal_attention", _is_bf16(q), *tensors, lse, *_sizes(q, tensors), ctx.scale)
         return (*grads, None)
 
 
@@ -154,17 +147,14 @@ class _NormRotate(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         _refuse_second_derivatives("this norm")
         x, cosines, sines = ctx.saved_tensors
-        return _norm_rotate(x, grad if grad.stride(-1) == 1 else grad.contiguous(), cosines, sines, ctx.eps), *[
-            None
-        ] * 3
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        return _norm_rotate(x, grad, cosines, sines, ctx.eps), None, None, None
 
 
 def _norm_rotate(x: Tensor, grad: Tensor | None, cosines: Tensor, sines: Tensor, eps: float) -> Tensor:
     out = _like(x)
     sizes = _sizes(x, (x, out) if grad is None else (x, out, grad))
-    pairs = ctypes.c_int64(cosines.shape[-1])
-    pointers = map(_pointer, (x, grad, out, cosines, sines))
-    _call("norm_rotate", _is_bf16(x), *pointers, *sizes, pairs, ctypes.c_float(eps))
+    _call("norm_rotate", _is_bf16(x), x, grad, out, cosines, sines, *sizes, cosines.shape[-1], eps)
     return out
 
 
@@ -185,7 +175,7 @@ class _GELU(torch.autograd.Function):
     def forward(ctx, x):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         out = torch.empty_like(x)
-        _call("gelu", _is_bf16(x), _pointer(x), _pointer(None), _pointer(out), ctypes.c_int64(x.numel()))
+        _call("gelu", _is_bf16(x), x, None, out, x.numel())
         return out
 
     @staticmethod
@@ -193,7 +183,7 @@ class _GELU(torch.autograd.Function):
         _refuse_second_derivatives("this GELU")
         (x,) = ctx.saved_tensors
         out, grad = torch.empty_like(x), grad.contiguous()
-        _call("gelu", _is_bf16(x), _pointer(x), _pointer(grad), _pointer(out), ctypes.c_int64(x.numel()))
+        _call("gelu", _is_bf16(x), x, grad, out, x.numel())
         return out
 
 
@@ -217,8 +207,7 @@ def row_adam(
     p: Float[Tensor, "rows d"], grad: Tensor, averages: Tensor, squares: Tensor, updates: Tensor, o: RowAdamSettings
 ) -> None:
     """One step of RowAdamW over a table, in one pass over memory; changes all but the gradient."""
-    pointers = map(_pointer, (p, grad, averages, squares, updates))
-    _call("row_adam", *pointers, *map(ctypes.c_int64, p.shape), ctypes.byref(o))
+    _call("row_adam", p, grad, averages, squares, updates, *p.shape, ctypes.byref(o))
 
 
 def _refuse_second_derivatives(what: str) -> None:
@@ -235,11 +224,7 @@ def _like(x: Tensor) -> Tensor:
 def _sizes(q: Tensor, tensors: tuple[Tensor, ...]) -> list[object]:
     """The strides of the tensors, then batch, heads, time and d."""
     strides = [stride for t in tensors for stride in t.stride()[:3]]
-    return [(ctypes.c_int64 * len(strides))(*strides), *map(ctypes.c_int64, q.shape)]
-
-
-def _pointer(t: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if t is None else t.data_ptr())
+    return [(ctypes.c_int64 * len(strides))(*strides), *q.shape]
 
 
 def _is_bf16(t: Tensor) -> ctypes.c_int:
@@ -247,7 +232,21 @@ def _is_bf16(t: Tensor) -> ctypes.c_int:
 
 
 def _call(name: str, *arguments: object) -> None:
-    """Call a kernel on torch's number of threads. Raises MemoryError."""
     assert _in_use is not None
-    if getattr(_in_use.code, name)(*arguments, ctypes.c_int(torch.get_num_threads())):
+    call(_in_use, name, *arguments)
+
+
+def call(library: Library, name: str, *arguments: object) -> None:
+    """Call a kernel on torch's number of threads: tensors by their addresses, whole numbers in 64 bits, others in
+    float32. Raises MemoryError."""
+    converted = [_convert(argument) for argument in arguments]
+    if getattr(library.code, name)(*converted, ctypes.c_int(torch.get_num_threads())):
         raise MemoryError(f"no memory for {name}")
+
+
+def _convert(argument: object) -> object:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    if isinstance(argument, float):
+        return ctypes.c_float(argument)
+    return ctypes.c_int64(argument) if isinstance(argument, int) else argument

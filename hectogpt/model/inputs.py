@@ -32,7 +32,7 @@ class Shifter(Protocol):
 
 @runtime_checkable
 class Cache(Shifter, Protocol):
-    """What the model asks of a cache while tokens are decoded; hectogpt.generation.cache has the implementation."""
+    """What the model asks of a cache while tokens are decoded; hectogpt.generation.decode has the implementation."""
 
     key_positions: Int[Tensor, "rows slot"]
     visible: Bool[Tensor, "rows 1 time slot"] | None

@@ -11,8 +11,7 @@ from hectogpt import errors, files
 from hectogpt.data import Batches, Corpus, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.kernels import native
-from hectogpt.kernels.build import find
-from hectogpt.kernels.compiler import cpp_compiler_fault
+from hectogpt.kernels.build import cpp_compiler_fault, find
 from hectogpt.model import Transformer
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model_kinds import BARE, GPT2, KINDS, L, build, random_ids
 from torch import Tensor
 
-from hectogpt.generation.cache import KVCache
+from hectogpt.generation.decode import KVCache
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.parts import ALiBi, QKNorm, Rotary, visible_keys
 

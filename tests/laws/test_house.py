@@ -40,7 +40,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *("subprocess", "multiprocessing", "concurrent.futures.ProcessPoolExecutor", "asyncio.subprocess", "pty"),
             *("os.system", "os.popen", "os.fork", "os.posix_spawn", "os.execv", "os.execvp", "os.spawnv"),
         ),
-        {"process.py", "hardware.py", "kernels/compiler.py"},
+        {"process.py", "hardware.py", "kernels/build.py"},
     ),
     "speak to other processes of a run": (
         ("torch.distributed", "torch.multiprocessing"),

@@ -13,7 +13,7 @@ from helpers import small_run, tiny_corpus
 from torch import Tensor
 
 from hectogpt.kernels import build, native
-from hectogpt.kernels.compiler import check_library, compile_library
+from hectogpt.kernels.build import check_library, compile_library
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
 from hectogpt.model.inputs import TokenTable
@@ -27,6 +27,7 @@ if build.find().library is None:
     pytest.skip(f"no kernels here: {build.describe()}", allow_module_level=True)
 # Relative errors that each dtype may have: of what is computed, and of gradients.
 ALLOWED = {torch.float32: (2e-6, 5e-6), torch.bfloat16: (0.005, 0.012)}
+GELU_OF_TORCH = torch.nn.GELU(approximate="tanh")
 both = pytest.mark.parametrize("dtype", ALLOWED)
 
 
@@ -67,7 +68,7 @@ def test_arm_is_near_float64(form: build.Form, tmp_path: Path, monkeypatch: pyte
     compile_library(build.sources(), tmp_path / "check", [*options, *form.options, "-static", "-DMAIN"])
     done = subprocess.run([emulator, str(tmp_path / "check")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\n") == 19
+    assert done.stdout.count("\n") == 20
 
 
 # --- as torch operations ----------------------------------------------------------------------------------------------
@@ -75,9 +76,8 @@ def test_arm_is_near_float64(form: build.Form, tmp_path: Path, monkeypatch: pyte
 
 @both
 @pytest.mark.parametrize("cap", [None, 15.0])
-@pytest.mark.parametrize("vocab", [1003, 96, 7])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_the_loss_and_its_gradients_are_those_of_float64(vocab, cap, with_bias, dtype) -> None:
+@pytest.mark.parametrize("vocab", [1003, 7])
+def test_the_loss_and_its_gradients_are_those_of_float64(vocab, cap, dtype) -> None:
     generator = torch.Generator().manual_seed(vocab)
     x, weight = (torch.randn(n, 32, generator=generator) for n in (50, vocab))
     tensors = [x, weight / 3, torch.randn(vocab, generator=generator)]
@@ -88,7 +88,7 @@ def test_the_loss_and_its_gradients_are_those_of_float64(vocab, cap, with_bias, 
         x, weight, bias = (t.to(held, copy=True).requires_grad_() for t in tensors)
         loss = fused_cross_entropy(
             *(x, weight, target),
-            bias=bias if with_bias else None,
+            bias=bias,
             soft_cap=cap,
             mixture=mixture,
             precision=dtype if backend == "native" else None,
@@ -96,7 +96,7 @@ def test_the_loss_and_its_gradients_are_those_of_float64(vocab, cap, with_bias, 
             chunk_rows=20,
         )
         loss.backward()
-        found[backend] = [loss.detach(), x.grad, weight.grad] + ([bias.grad] if with_bias else [])
+        found[backend] = [loss.detach(), x.grad, weight.grad, bias.grad]
     for got, exact, allowed in zip(found["native"], found["eager"], (1e-4, *[ALLOWED[dtype][1]] * 3), strict=False):
         assert distance(got, exact) < allowed
 
@@ -113,7 +113,7 @@ def test_a_row_of_the_head_may_be_absent() -> None:
 
 
 @both
-@pytest.mark.parametrize(("time", "d"), [(1, 64), (16, 11), (70, 64), (70, 24), (191, 128)])
+@pytest.mark.parametrize(("time", "d"), [(1, 64), (16, 11), (191, 128)])
 def test_attention_is_that_of_float64(time: int, d: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(time)
     # [batch, time, head, d] in memory, as the model has it
@@ -126,10 +126,7 @@ def test_attention_is_that_of_float64(time: int, d: int, dtype: torch.dtype) -> 
     got.backward(grad)
     exact.backward(grad.double())
     for ours, theirs in zip(narrow, wide, strict=True):
-        assert ours.grad is not None
-        assert theirs.grad is not None
-        error = (ours.grad.double() - theirs.grad).norm()
-        assert error < ALLOWED[dtype][1] * (theirs.grad.norm() + 1)
+        assert (ours.grad.double() - theirs.grad).norm() < ALLOWED[dtype][1] * (theirs.grad.norm() + 1)
 
 
 def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
@@ -145,7 +142,7 @@ def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
 
 
 @both
-@pytest.mark.parametrize(("d", "fraction"), [(64, 0.5), (64, 1.0), (128, 0.5), (64, 0.0)])
+@pytest.mark.parametrize(("d", "fraction"), [(64, 1.0), (128, 0.5)])
 def test_norm_and_rotation_are_those_of_the_parts(d: int, fraction: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(d)
     x, grad = (torch.randn(2, 9, 3, d, generator=generator).to(dtype).transpose(1, 2) for _ in range(2))
@@ -161,17 +158,11 @@ def test_norm_and_rotation_are_those_of_the_parts(d: int, fraction: float, dtype
     assert distance(narrow.grad, wide.grad) < ALLOWED[dtype][0]
 
 
-@both
-@pytest.mark.parametrize("n", [1, 16, 5000])
-def test_gelu_is_torchs(n: int, dtype: torch.dtype) -> None:
-    x = (torch.randn(n, generator=torch.Generator().manual_seed(n)) * 4).to(dtype)
-    x[0] = -200.0
-    narrow, wide = x.clone().requires_grad_(), x.double().requires_grad_()
-    got, exact = native.gelu(narrow), F.gelu(wide, approximate="tanh")
-    got.sum().backward()
-    exact.sum().backward()
-    torch.testing.assert_close(got, exact.to(dtype), rtol=ALLOWED[dtype][1], atol=1e-6)
-    torch.testing.assert_close(narrow.grad, wide.grad.to(dtype), rtol=ALLOWED[dtype][1], atol=2e-6)
+def test_gelu_is_torchs_far_from_zero() -> None:
+    x = torch.cat((torch.full((16,), -200.0), torch.linspace(-9, 9, 101))).requires_grad_()
+    ours, theirs = (torch.autograd.grad(gelu(x).sum(), x)[0] for gelu in (native.gelu, GELU_OF_TORCH))
+    torch.testing.assert_close(native.gelu(x), GELU_OF_TORCH(x), rtol=5e-6, atol=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=5e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(("threshold", "decay"), [(0.0, 0.0), (1.5, 0.0), (0.0, 0.1)])
@@ -283,7 +274,7 @@ def test_a_compiler_that_is_missing_or_wrong_leaves_torch(elsewhere, monkeypatch
 
 
 def test_a_slow_compiler_is_given_up(elsewhere, monkeypatch) -> None:
-    monkeypatch.setattr("hectogpt.kernels.compiler.SECONDS", 0.2)
+    monkeypatch.setattr("hectogpt.kernels.build.SECONDS", 0.2)
     monkeypatch.setenv("CXX", str(script(elsewhere / "compiler", "sleep 9")))
     assert build.find().library is None
     assert "has not compiled within" in build.describe()
