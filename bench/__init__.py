@@ -15,8 +15,7 @@ QUESTIONS = {
     "step": "one training step: ours, the textbook, Hugging Face, x-transformers, PyTorch's layers",
     "head": "the vocabulary head: ours, F.cross_entropy, F.linear_cross_entropy",
     "decode": "tokens per second: ours, Hugging Face's generate, CTranslate2, llama.cpp, the textbook's way",
-    "formats": "what smaller weights change in trained models; how fast the ladder's top decodes; by name only",
     "parallel": "a step in leaves, and shared by 1 and 2 processes of torchrun; by name only",
     "recipes": "seconds of a hundred steps of every recipe, for `python -m tools.report`, eight minutes; by name only",
 }
-BY_NAME_ONLY = ("formats", "parallel", "recipes")  # they train, for minutes
+BY_NAME_ONLY = ("parallel", "recipes")  # they train, for minutes

@@ -11,13 +11,12 @@ import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from bench.race import Lap, timed
 from hectogpt.data import load_tokenizer
+from hectogpt.interop.gguf_file import tensors
 from hectogpt.model import Transformer
 
 FORMATS = ("q8_0", "q4_0")
@@ -52,8 +51,7 @@ def write_gguf(model: Transformer, path: Path, form: str) -> None:
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([name for name, _ in names])
     writer.add_token_merges(tokenizer.merges.decode("utf-8").split("\n")[1:-1])
-    for name, tensor in tensors(model):
-        numbers = tensor.detach().float().numpy()
+    for name, numbers in tensors(model):
         small = numbers.ndim == 2 and name != "position_embd.weight"
         wanted = ("q8_0" if name == "output.weight" else form) if small else "f32"
         kind = gguf.GGMLQuantizationType[wanted.upper()]
@@ -61,29 +59,6 @@ def write_gguf(model: Transformer, path: Path, form: str) -> None:
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
     writer.close()
-
-
-def tensors(model: Transformer) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors by llama.cpp's names."""
-    parts: dict[str, Any] = {
-        "token_embd": model.embeddings,
-        "position_embd": model.position_embeddings,
-        "output_norm": model.final_layer_norm,
-        "output": model.lm_head,
-    }
-    for i, block in enumerate(model.backbone):
-        parts |= {
-            f"blk.{i}.attn_norm": block.pre_layer_norm,
-            f"blk.{i}.attn_qkv": block.attention.W_qkv,
-            f"blk.{i}.attn_output": block.attention.W_o,
-            f"blk.{i}.ffn_norm": block.post_layer_norm,
-            f"blk.{i}.ffn_up": block.mlp.fc1,
-            f"blk.{i}.ffn_down": block.mlp.fc2,
-        }
-    for name, module in parts.items():
-        yield f"{name}.weight", module.weight
-        if getattr(module, "bias", None) is not None:
-            yield f"{name}.bias", module.bias
 
 
 class Llama:

@@ -87,7 +87,7 @@ def choose(records: Sequence[Record]) -> list[Record]:
     if not machines:
         return []
     chosen = max(machines.values(), key=lambda own: (len({r["question"] for r in own}), own[-1]["date"]))
-    return keep_newest([record for record in chosen if "bench" in record]) or keep_newest_of_old(chosen)
+    return keep_newest([record for record in chosen if "bench" in record])
 
 
 def keep_newest(records: Sequence[Record]) -> list[Record]:
@@ -101,16 +101,6 @@ def keep_newest(records: Sequence[Record]) -> list[Record]:
         and record["begun"] == begun[record["bench"], record["setting"]]
     ]
     return sorted(kept, key=lambda record: newest[record["bench"]]["settings"].index(record["setting"]))
-
-
-def keep_newest_of_old(records: Sequence[Record]) -> list[Record]:
-    """The newest of each question and setting, among records that do not tell which module was asked."""
-    newest: dict[tuple[str, str], Record] = {}
-    for record in records:
-        key = record["question"], setting_of(record)
-        newest.pop(key, None)  # so that the order is that of the newest
-        newest[key] = record
-    return list(newest.values())
 
 
 def where(records: Sequence[Record]) -> str:
@@ -184,12 +174,6 @@ def value(records: Sequence[Record], path: Sequence[str]) -> str:
             if (record["question"], place, row.get("contender")) == (question, setting, contender) and key in row:
                 return format_value(row[key])
     return UNMEASURED
-
-
-def setting_of(record: dict[str, Any]) -> str:
-    """What a record's question was asked of, in words; "" where it has no settings."""
-    row = record["rows"][0]
-    return ", ".join(f"{key} {row[key]}" for key in ("setting", "d") if key in row)
 
 
 def check(record: dict[str, Any]) -> list[dict[str, Any]]:
