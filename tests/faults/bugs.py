@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -88,13 +87,6 @@ def removed_first() -> None:
     _around_save(change)
 
 
-def in_place() -> None:
-    """A checkpoint is written under its final name."""
-    everywhere(files.temporary_folder, lambda folder: folder)
-    everywhere(files.replace_folder, nothing)
-    checkpoint.shutil = SimpleNamespace(**vars(shutil) | {"rmtree": nothing})  # it cleans up at the end
-
-
 def manifest_last() -> None:
     """A checkpoint gets its name before it has its manifest."""
     original, rename = checkpoint.write_manifest, checkpoint.replace_folder
@@ -172,11 +164,6 @@ def _change_tensors(change: Callable[[str, torch.Tensor], torch.Tensor]) -> None
     everywhere(take, taken)
 
 
-def optimizer_lost() -> None:
-    """The optimizer's tensors are not saved."""
-    _change_tensors(lambda name, tensor: tensor if name.startswith("model.") else tensor * 0)
-
-
 def optimizer_step_lost() -> None:
     """AdamW's count of its steps is not saved."""
     _change_tensors(lambda name, tensor: tensor * 0 if name.endswith(".step") else tensor)
@@ -213,17 +200,6 @@ def data_starts_again() -> None:
     _after_resume(change)
 
 
-def schedule_starts_again() -> None:
-    """A resumed run begins with the learning rate of the first step."""
-
-    def change(self: session.Session) -> None:
-        done, kind = len(self.done), type(self.run.schedule)
-        factor = kind.factor
-        kind.factor = lambda schedule, step, steps: factor(schedule, step - done, steps)
-
-    _after_resume(change)
-
-
 def metrics_not_cut() -> None:
     """Rows of steps that are taken again stay in metrics.jsonl."""
     begin = RunFolder._open_metrics
@@ -252,11 +228,6 @@ def signal_forgotten() -> None:
             yield []
 
     full_run.stop_on_signal = raising
-
-
-def interrupted_is_success() -> None:
-    """A run that a signal has stopped ends with exit code 0."""
-    full_run.exit_code = lambda number: 0
 
 
 # --- who must see them ------------------------------------------------------------------------------------------------
@@ -315,7 +286,6 @@ def by_starts_again(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
 
 BUGS: dict[Bug, Look] = {
     removed_first: by_kills("plain"),
-    in_place: by_kills("plain"),
     manifest_last: by_kills("plain", every=2, only="fsync"),
     reported_early: by_kills("plain"),
     run_is_not_whole: by_kills("plain", every=1, only="run.json (x)"),
@@ -325,15 +295,12 @@ BUGS: dict[Bug, Look] = {
     failure_unnoticed: by_storage,
     leftovers_stay: by_starts_again,
     chance_not_seeded: by_kills("idea"),
-    optimizer_lost: by_kills("idea"),
     optimizer_step_lost: by_kills("plain"),
     weights_in_bf16: by_kills("top"),
     data_starts_again: by_kills("plain"),
-    schedule_starts_again: by_kills("top"),
     metrics_not_cut: by_kills("plain", every=1, only="half of write metrics.jsonl"),
     folder_not_locked: by_starts,
     signal_forgotten: by_signals,
-    interrupted_is_success: by_signals,
 }
 QUICK = (removed_first, no_sync_of_data, chance_not_seeded, no_manifest)
 

@@ -196,3 +196,47 @@ def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         child.kill()
     with files.lock(tmp_path / "lock", "at work", patience=5.0) as held:
         assert held is True
+
+
+# --- Windows ----------------------------------------------------------------------------------------------------------
+
+# What Windows lacks, taken away from this process and its children.
+WINDOWS = """
+import os, signal, sys
+sys.modules["fcntl"] = sys.modules["resource"] = None
+lacks = "killpg", "getpgrp", "fork", "mkfifo", "sched_getaffinity", "geteuid"
+for module, names in ((signal, ["SIGHUP"]), (os, lacks)):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+"""
+PROGRAM = """
+import os, pathlib, signal
+from hectogpt import signals, process
+from hectogpt.files import append_line, write_atomic
+assert set(signals.CODES) == {signal.SIGINT, signal.SIGTERM}
+with signals.stop_on_signal() as received:
+    signal.raise_signal(signal.SIGTERM)
+assert received == [signal.SIGTERM]
+messages = []
+assert process.ask("child", {"do": "echo"}, messages.append).error is None
+assert messages[1] == {"echo": {"do": "echo"}}
+ended = process.ask("child", {"do": "hang"}, messages.append, timeout=1.0)
+assert ended.error == "it was stopped after 1 s", ended
+append_line(pathlib.Path("l.jsonl"), "{}")
+write_atomic(pathlib.Path("f"), "x")
+"""
+
+
+def test_what_windows_lacks_is_not_needed(tmp_path: Path) -> None:
+    """no SIGHUP, no process groups, no fork, no flock."""
+    (tmp_path / "sitecustomize.py").write_text(WINDOWS, encoding="utf-8")
+    path = os.pathsep.join(map(str, (tmp_path, ROOT, PROGRAMS)))
+    environment = os.environ | {"PYTHONPATH": path, "HECTOGPT_CACHE": str(tmp_path / "cache")}
+    for command in (["-c", PROGRAM], ["-m", "hectogpt", "show"]):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "l.jsonl").read_bytes() == b"{}\n"

@@ -243,6 +243,38 @@ def test_no_file_can_run_code_from_elsewhere() -> None:
             assert options.get("allow_pickle", "False") == options.get("shell", "False") == "False", file
 
 
+# `.open(...)` of things that are no files, and what opens one: the place of its mode among the arguments.
+NOT_FILES = {"archive", "tarfile", "os", "webbrowser", "Session", "session", "cache", "CorpusCache", "Image"}
+OPENS = {"open": 1, "fdopen": 1, "NamedTemporaryFile": 0, "TemporaryFile": 0, "read_text": None, "write_text": None}
+
+
+def opens_in_the_locales_encoding(call: ast.Call) -> bool:
+    owner, name = "", getattr(call.func, "id", "")
+    if isinstance(call.func, ast.Attribute):
+        owner, name = ast.unparse(call.func.value).partition("(")[0], call.func.attr
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    if name not in OPENS or (name == "open" and owner in NOT_FILES) or (name.endswith("_text") and not owner):
+        return False
+    place = 0 if name == "open" and owner else OPENS[name]
+    given = call.args[place] if place is not None and len(call.args) > place else None
+    mode = ast.unparse(keywords.get("mode") or given or ast.Constant("wb" if "Temporary" in name else "r"))
+    return "encoding" not in keywords and None not in keywords and "b" not in mode
+
+
+def test_no_file_is_opened_in_the_locales_encoding() -> None:
+    paths = [path for room in ("hectogpt", "bench", "tools", "reference") for path in (ROOT / room).rglob("*.py")]
+    nodes = [(path, n) for path in paths for n in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    found = [(path, n.lineno) for path, n in nodes if isinstance(n, ast.Call) and opens_in_the_locales_encoding(n)]
+    assert found == []
+
+
+def test_no_json_holds_nan() -> None:
+    """Browsers refuse NaN."""
+    texts = [(f, c) for f in FILES for c in calls(f) if ast.unparse(c.func) in ("json.dump", "json.dumps", "dumps")]
+    loose = [(f, c.lineno) for f, c in texts if "allow_nan=False" not in map(ast.unparse, c.keywords)]
+    assert loose == []
+
+
 # --- errors and documents ---------------------------------------------------------------------------------------------
 
 
@@ -344,3 +376,23 @@ def test_flags_are_found(source: str) -> None:
     assert len(flags(ast.parse(source))) == 1
     for harmless in ('def f():\n    """Takes --out."""', "x = 'a -- b'", "x = 'no---one'"):
         assert flags(ast.parse(harmless)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "odd"),
+    [
+        ("open(p, 'w')", True),
+        ("open(p, 'rb')", False),
+        ("open(p, encoding='utf-8')", False),
+        ("p.open()", True),
+        ("p.open('a+b')", False),
+        ("p.read_text()", True),
+        ("os.open(p, os.O_RDONLY)", False),
+        ("tempfile.TemporaryFile('w')", True),
+    ],
+)
+def test_the_locales_encoding_is_found(source: str, odd: bool) -> None:
+    (statement,) = ast.parse(source).body
+    assert isinstance(statement, ast.Expr)
+    assert isinstance(statement.value, ast.Call)
+    assert opens_in_the_locales_encoding(statement.value) == odd
