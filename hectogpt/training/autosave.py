@@ -1,7 +1,7 @@
 """Saves checkpoints while a run trains: every N steps, or as often as little work is at stake and it costs little time.
 
 The state is copied between two steps; a thread writes the copy while the next steps are computed. A checkpoint counts
-only when it is on disk. One that cannot be saved is noted once it is known, and saved again at the next occasion.
+only when it is on disk. One that cannot be saved is noted, and saved again at the next occasion.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHARE = 0.02  # of the time that saving may take
 class Autosave:
     """Saves a session's state.
 
-    every: steps between checkpoints; 0 for none; None for by time: so often that a kill costs at most 10 s of work, but
+    every: steps between checkpoints; 0 for none; None for by time: so often that a kill costs about 10 s of work, but
     not so often that saving takes more than 2 % of the time (a model of 60 million parameters has 700 MB of state).
     note: is called with a line about a checkpoint that could not be saved. before: is called before one is written (to
     put on disk what belongs to it).
@@ -37,12 +37,10 @@ class Autosave:
         before: Callable[[], None] = lambda: None,
     ) -> None:
         self.checkpoints, self.every, self.note, self.before = checkpoints, every, note, before
-        self.failure: UserError | OSError | None = None  # of the last attempt
-        self._no_room_told = False
+        self._noted = ""  # what is wrong since the last checkpoint that could be saved
         self._thread: threading.Thread | None = None
         self._begun = time.monotonic()  # of the last attempt
         self._cost = self._duration = 0.0  # seconds of the last attempt: taken from training, and until it was done
-        self._last_step = time.monotonic()
 
     def __enter__(self) -> Autosave:
         return self
@@ -51,28 +49,32 @@ class Autosave:
         self.wait()
 
     def after(self, session: Session) -> None:
-        """To be called after each step: saves the session's state if it is time."""
-        now = time.monotonic()
-        step_seconds, self._last_step = now - self._last_step, now
-        if self.due(session.step, step_seconds) and self._has_room(session):
-            self.wait()
-            self._begun = time.monotonic()
-            try:
-                checkpoint = session.checkpoint()
-            except UserError as error:
-                self.note(f"note: no checkpoints: {error.what}: {error.why}")
-                self.every = 0
-                return
-            copied = time.monotonic() - self._begun
-            self._thread = threading.Thread(target=self._save, args=(checkpoint, copied), name="checkpoint")
-            self._thread.start()
+        """To be called after each step: saves the session's state if it is time, and if memory has room for the copy:
+        training must not die of its own safety."""
+        if not self._is_due(session.step):
+            return
+        needed, free = 3 * sum(p.nbytes for p in session.model.parameters()), hardware.free_memory()
+        if needed * 1.5 > free:
+            self._note_once(f"no checkpoint for now: a copy takes {needed:,} bytes of memory, {free:,} are free")
+            return
+        self.wait()
+        self._begun = time.monotonic()
+        try:
+            checkpoint = session.checkpoint()
+        except UserError as error:
+            self.note(f"note: no checkpoints: {error.what}: {error.why}")
+            self.every = 0
+            return
+        copied = time.monotonic() - self._begun
+        self._thread = threading.Thread(target=self._save, args=(checkpoint, copied), name="checkpoint")
+        self._thread.start()
 
-    def due(self, step: int, step_seconds: float = 0.0) -> bool:
-        """Whether a checkpoint is due after a step. step_seconds: until the next occasion."""
+    def _is_due(self, step: int) -> bool:
         if self.every is not None:
             return self.every > 0 and step % self.every == 0
-        at_stake = time.monotonic() - self._begun + step_seconds + self._duration  # when the next would be on disk
-        return at_stake >= max(AT_STAKE, self._cost / SHARE) and not self._busy()
+        is_busy = self._thread is not None and self._thread.is_alive()
+        at_stake = time.monotonic() - self._begun + self._duration  # when the next would be on disk
+        return at_stake >= max(AT_STAKE, self._cost / SHARE) and not is_busy
 
     def last(self, session: Session) -> None:
         """Save the session's state and wait until it is on disk. Raises UserError (STORAGE)."""
@@ -87,18 +89,10 @@ class Autosave:
             self._thread.join()
             self._thread = None
 
-    def _has_room(self, session: Session) -> bool:
-        """Whether memory has room for the copy. Training must not die of its own safety."""
-        needed, free = 3 * sum(p.nbytes for p in session.model.parameters()), hardware.free_memory()
-        if needed * 1.5 < free:
-            return True
-        if not self._no_room_told:  # once: there may be room again at the next occasion
-            self.note(f"note: no checkpoint for now: a copy takes {needed:,} bytes of memory, {free:,} are free")
-            self._no_room_told = True
-        return False
-
-    def _busy(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+    def _note_once(self, line: str) -> None:
+        if not self._noted:
+            self.note(f"note: {line}")
+        self._noted = line
 
     def _save(self, checkpoint: Checkpoint, copied: float) -> None:
         """The thread's work. copied: seconds that the copy took."""
@@ -106,12 +100,10 @@ class Autosave:
         try:
             self.before()
             self.checkpoints.save(checkpoint)
-            self.failure = None
+            self._noted = ""
         except (UserError, OSError) as error:
-            if self.failure is None:  # once, not at every attempt
-                what = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
-                self.note(f"note: {what}; training goes on and tries again")
-            self.failure = error
+            what = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
+            self._note_once(f"{what}; training goes on and tries again")
         finally:
             self._cost = copied + (time.thread_time() - begun) / hardware.physical_cores()
             self._duration = time.monotonic() - self._begun

@@ -62,12 +62,9 @@ class Checkpoint:
     path: Path | None = None
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the manifest of a checkpoint holds, hashes aside: names, dtypes and shapes of tensors, values and facts."""
-    tensors = checkpoint.state.tensors | {"history": checkpoint.history}
-    described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
-    content = {"format": FORMAT, "step": checkpoint.step, "tensors": described}
-    return content | {"values": checkpoint.state.values, "facts": checkpoint.facts}
+def _describe(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Name -> dtype and shape, as a manifest has them."""
+    return {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
 
 
 class Checkpoints:
@@ -93,7 +90,6 @@ class Checkpoints:
         tensors, step = checkpoint.state.tensors | {"history": checkpoint.history}, checkpoint.step
         path = self.path(step)
         new = temporary_folder(path)
-        needed = sum(t.nbytes for t in tensors.values())
         try:
             if path.exists() and not self.problem(step):
                 sync_folder(self.folder)  # an attempt that failed or was killed may have left it so
@@ -104,28 +100,25 @@ class Checkpoints:
                 save_file(tensors, new / STATE)
                 allow_others(new / STATE)
                 sync_file(new / STATE)
-                write_manifest(new, [STATE], describe(checkpoint))
+                content = {"format": FORMAT, "step": step, "tensors": _describe(tensors)}
+                content |= {"values": checkpoint.state.values, "facts": checkpoint.facts}
+                write_manifest(new, [STATE], content)
                 replace_folder(new, path)
             self._prune(step)
-        except (OSError, SafetensorError) as error:
-            raise self._not_saved(step, needed, str(error)) from None
-        except UserError as error:
-            raise self._not_saved(step, needed, error.why) from None
+        except (OSError, SafetensorError, UserError) as error:
+            needed, why = sum(t.nbytes for t in tensors.values()), error.why if isinstance(error, UserError) else error
+            before = [other for other in self.steps() if other != step]
+            with suppress(OSError):
+                why = f"{why}: it takes {needed:,} bytes, {free_bytes(self.folder):,} are free"
+            raise UserError(
+                f"the checkpoint of step {step} could not be saved in {self.folder}",
+                why=str(why),
+                fix="free some space on that disk, or another folder for the run",
+                kept=f"the checkpoint of step {before[-1]}" if before else "",
+                code=errors.STORAGE,
+            ) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
-
-    def _not_saved(self, step: int, needed: int, why: str) -> UserError:
-        free = ""
-        with suppress(OSError):
-            free = f", {free_bytes(self.folder):,} are free"
-        before = [other for other in self.steps() if other != step]
-        return UserError(
-            f"the checkpoint of step {step} could not be saved in {self.folder}",
-            why=f"{why}: it takes {needed:,} bytes{free}",
-            fix="free some space on that disk, or another folder for the run",
-            kept=f"the checkpoint of step {before[-1]}" if before else "",
-            code=errors.STORAGE,
-        )
 
     def _prune(self, step: int) -> None:
         """Remove all but the newest `keep` up to this step, and those of later steps: they were damaged, or the run was
@@ -158,22 +151,19 @@ class Checkpoints:
         """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
         path = self.path(step)
         if problem := self.problem(step):
-            raise UserError(
-                f"the checkpoint of step {step} is damaged", why=problem, fix=self._advice(step), code=errors.CHECKPOINT
-            )
+            what = f"the checkpoint of step {step} is damaged"
+            raise UserError(what, why=problem, fix=self._advice(step), code=errors.CHECKPOINT)
         manifest = read_manifest(path)
         try:
             tensors = _read_file(path / STATE, manifest["tensors"])
             history = tensors.pop("history")
             if history.shape[0] != step:
-                raise ValueError(f"it tells of {history.shape[0]} steps, and there should be {step}")
+                raise ValueError(f"it holds {history.shape[0]} steps, and there should be {step}")
             state, facts = State(tensors, dict(manifest["values"])), dict(manifest["facts"])
             return Checkpoint(step, state, history, facts, path)
         except (OSError, SafetensorError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise UserError(
-                f"the checkpoint of step {step} cannot be read", why=why, fix=self._advice(step), code=errors.CHECKPOINT
-            ) from None
+            what = f"the checkpoint of step {step} cannot be read"
+            raise UserError(what, why=str(error), fix=self._advice(step), code=errors.CHECKPOINT) from None
 
     def _advice(self, step: int) -> str:
         others = [str(other) for other in self.steps() if other != step and not self.problem(other)]
@@ -182,7 +172,7 @@ class Checkpoints:
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole; None if there never was one.
 
-        warn: is told of each newer one that is damaged, and how many steps are recomputed. Raises UserError
+        warn: is called with a line if newer ones are damaged. Raises UserError
         (CHECKPOINT) if there are checkpoints and all are damaged: starting again unasked would look like going on.
         """
         steps = self.steps()
@@ -194,9 +184,7 @@ class Checkpoints:
                 problems.append(f"{error.what}: {error.why}")
                 continue
             if problems:
-                lost = steps[-1] - step
-                again = "1 step is" if lost == 1 else f"{lost} steps are"
-                warn(f"{problems[0]}; going on from step {step}, so {again} computed again")
+                warn(f"{problems[0]}; going on from step {step}, and the steps after it are computed again")
             return found
         if not steps:
             return None
@@ -213,8 +201,7 @@ def _read_file(path: Path, described: Any) -> dict[str, Tensor]:
     """All tensors of a checkpoint's one file. Raises ValueError unless they are as described."""
     header = check_header(path, MOST_STATE_TENSORS)
     tensors = load_file(path)
-    found = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
-    if found != described or header.keys() != tensors.keys():
+    if _describe(tensors) != described or header.keys() != tensors.keys():
         raise ValueError("its tensors are not those that its manifest names")
     return tensors
 
@@ -237,45 +224,29 @@ def file_hashes() -> dict[str, str]:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What of the facts of a checkpoint is not as it is now, so that bits may differ; in words."""
-    before, here = ({**facts.get("machine", {}), **_parts(facts)} for facts in (then, now))
+    data = (facts.get("run", {}).get("data", {}) for facts in (then, now))
+    parts = ({name: its.get(name) for name in PARTS} for its in data)
+    before, here = (facts.get("machine", {}) | its for facts, its in zip((then, now), parts, strict=True))
     return [f"{name} {before.get(name)} -> {value}" for name, value in here.items() if value != before.get(name)]
-
-
-def _parts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    data = facts.get("run", {}).get("data", {})
-    return {name: data.get(name) for name in PARTS}
 
 
 def check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA). A run may have more steps than its
     checkpoint says if that is its last one: it is being extended."""
-    before = load_run(then.get("run"))
+    before, kept = load_run(then.get("run")), "the run, untouched"
     if before.steps != run.steps and not step == before.steps < run.steps:
         raise UserError(
             f"the checkpoint of step {step} is of a run of {before.steps} steps",
             why=f"steps = {run.steps}, and learning rates depend on it",
             fix=f"set steps in run.json to {before.steps}, or go on from the checkpoint of another step",
-            kept="the run, untouched",
+            kept=kept,
             code=errors.CHECKPOINT,
         )
     if changed := changes(replace(before, steps=run.steps), run):
-        raise UserError(
-            f"the checkpoint of step {step} is another run's",
-            why="; ".join(changed[:3]),
-            kept="the run, untouched",
-            code=errors.CHECKPOINT,
-        )
-    for name in ("corpus_sha256", "tokenizer_sha256"):
-        if then.get(name) != now[name]:
-            raise UserError(
-                f"the text is not the one that the run has read so far (corpus {now['corpus']})",
-                why=f"{name} was {_short(then.get(name))}, now it is {_short(now[name])}",
-                fix="the old text, or a new run",
-                kept="the run, untouched",
-                code=errors.DATA,
-            )
-
-
-def _short(hashes: Any) -> str:
-    """The beginning of a hash, or of that of the training text."""
-    return str(hashes.get("train") if isinstance(hashes, dict) else hashes)[:12]
+        what = f"the checkpoint of step {step} is another run's"
+        raise UserError(what, why="; ".join(changed[:3]), kept=kept, code=errors.CHECKPOINT)
+    texts = ("corpus_sha256", "tokenizer_sha256")
+    if changed := [name for name in texts if then.get(name) != now[name]]:
+        what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
+        why = f"{' and '.join(changed)} was another one"
+        raise UserError(what, why=why, fix="the old text, or a new run", kept=kept, code=errors.DATA)

@@ -21,8 +21,6 @@ from hectogpt.model.weights import copied, load_tensors, saved_tensors
 from hectogpt.run_records import STATE_MODEL as MODEL
 from hectogpt.training.optim import OptimizerGroup
 
-OPTIMIZER = "optimizer."
-
 
 @dataclass(frozen=True)
 class State:
@@ -42,11 +40,13 @@ def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
     Raises UserError (CHECKPOINT) for an optimizer that keeps something else than tensors, numbers and texts.
     """
     tensors = {MODEL + name: tensor for name, tensor in saved_tensors(model).items()}
-    names = _names(model)
     values = []
-    for number, part in enumerate(optimizer.state_dict()):
-        told = _by_name(part, [[names[id(p)] for p in g["params"]] for g in optimizer.optimizers[number].param_groups])
-        values.append(take_value(told, f"{OPTIMIZER}{number}", tensors))
+    for number, own in enumerate(optimizer.optimizers):
+        part, groups = own.state_dict(), _names(model, own)
+        names = [name for group in groups for name in group]
+        state = {names[place]: value for place, value in part["state"].items()}
+        named = [group | {"params": its} for group, its in zip(part["param_groups"], groups, strict=True)]
+        values.append(_encode(part | {"state": state, "param_groups": named}, f"optimizer.{number}", tensors))
     return State(tensors, {"optimizers": values})
 
 
@@ -54,31 +54,36 @@ def put_state(model: Transformer, optimizer: OptimizerGroup, state: State) -> No
     """Give model and optimizer this state. Raises UserError (CHECKPOINT) if it is not a state of theirs."""
     load_tensors(model, state.weights())
     try:
-        parts = [give_value(value, state.tensors) for value in state.values["optimizers"]]
-        _load_optimizers(model, optimizer, parts)
+        parts = [_decode(value, state.tensors) for value in state.values["optimizers"]]
+        for own, part in zip(optimizer.optimizers, parts, strict=True):
+            _load(model, own, part)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _misfit(f"its optimizer is not this run's ({type(error).__name__}: {error})") from None
 
 
-def _load_optimizers(model: Transformer, optimizer: OptimizerGroup, parts: list[dict[str, Any]]) -> None:
-    names = _names(model)
+def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
+    groups = _names(model, own)
+    if groups != [group["params"] for group in part["param_groups"]]:
+        raise _misfit("its optimizer has other groups of parameters")
+    numbers = {name: number for number, name in enumerate(name for group in groups for name in group)}
+    state = {numbers[name]: value for name, value in part["state"].items()}
+    numbered = [group | {"params": [numbers[name] for name in group["params"]]} for group in part["param_groups"]]
+    own.load_state_dict(part | {"state": state, "param_groups": numbered})
+    if type(own).load_state_dict is not Optimizer.load_state_dict:
+        return  # it has rules of its own
     parameters = dict(model.named_parameters())
-    by_number = []
-    for own, part in zip(optimizer.optimizers, parts, strict=True):
-        groups = [[names[id(p)] for p in group["params"]] for group in own.param_groups]
-        if groups != [group["params"] for group in part["param_groups"]]:
-            raise _misfit("its optimizer has other groups of parameters")
-        by_number.append(_by_number(part))
-    optimizer.load_state_dict(by_number)
-    for own, part in zip(optimizer.optimizers, parts, strict=True):
-        if type(own).load_state_dict is not Optimizer.load_state_dict:
-            continue  # it has rules of its own
-        for name, entries in part["state"].items():
-            # torch has given floats the parameter's dtype, and spoilt texts; it has put tensors on the right device.
-            state = own.state[parameters[name]]
-            for key, value in entries.items():
-                where = state[key].device if isinstance(state[key], Tensor) else parameters[name].device
-                state[key] = _moved(value, where)
+    for name, entries in part["state"].items():
+        # torch has given floats the parameter's dtype, and spoilt texts; it has put tensors on the right device.
+        loaded = own.state[parameters[name]]
+        for key, value in entries.items():
+            where = loaded[key].device if isinstance(loaded[key], Tensor) else parameters[name].device
+            loaded[key] = _moved(value, where)
+
+
+def _names(model: Transformer, own: Optimizer) -> list[list[str]]:
+    """The names of an optimizer's parameters, group by group."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [[names[id(p)] for p in group["params"]] for group in own.param_groups]
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -87,79 +92,47 @@ def _moved(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, dict):
         return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_moved(item, device) for item in value)
-    return value
+    return type(value)(_moved(item, device) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _misfit(why: str) -> UserError:
     return UserError("the checkpoint does not fit", why=why, code=errors.CHECKPOINT)
 
 
-def _names(model: Transformer) -> dict[int, str]:
-    return {id(p): name for name, p in model.named_parameters()}
-
-
-# --- an optimizer's state_dict, whose parameters are numbers, with names instead --------------------------------------
-
-
-def _by_name(part: dict[str, Any], groups: list[list[str]]) -> dict[str, Any]:
-    names = [name for group in groups for name in group]
-    named = [group | {"params": own} for group, own in zip(part["param_groups"], groups, strict=True)]
-    return part | {"state": {names[number]: value for number, value in part["state"].items()}, "param_groups": named}
-
-
-def _by_number(part: dict[str, Any]) -> dict[str, Any]:
-    names = [name for group in part["param_groups"] for name in group["params"]]
-    numbers = {name: number for number, name in enumerate(names)}
-    groups = [group | {"params": [numbers[name] for name in group["params"]]} for group in part["param_groups"]]
-    return part | {"state": {numbers[name]: value for name, value in part["state"].items()}, "param_groups": groups}
-
-
 # --- nested values to JSON, the tensors among them by name ------------------------------------------------------------
 
 
-def take_value(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     """JSON for the value; its tensors are added to `tensors` under names that begin with `where`."""
     if isinstance(value, Tensor):
         tensors[where] = copied(value)
         return {"tensor": where}
-    if isinstance(value, dict):
-        return {"dict": {key: take_value(item, f"{where}.{key}", tensors) for key, item in _texts(value).items()}}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _encode(item, f"{where}.{key}", tensors) for key, item in value.items()}}
     if isinstance(value, (list, tuple)):
-        items = [take_value(item, f"{where}.{number}", tensors) for number, item in enumerate(value)]
+        items = [_encode(item, f"{where}.{number}", tensors) for number, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise _unsavable(f"{where} is of type {type(value).__name__}")
-
-
-def _texts(value: dict[Any, Any]) -> dict[str, Any]:
-    if all(isinstance(key, str) for key in value):
-        return value
-    raise _unsavable("it has a dict whose keys are not texts")
-
-
-def _unsavable(why: str) -> UserError:
-    return UserError(
+    raise UserError(
         "the optimizer's state cannot be saved",
-        why=why,
+        why=f"{where} is of type {type(value).__name__}" + ", whose keys are not texts" * isinstance(value, dict),
         fix="keep it in self.state[parameter] or in the groups, as tensors, numbers, texts, lists or dicts of these",
         code=errors.CHECKPOINT,
     )
 
 
-def give_value(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value that `take_value` turned to JSON."""
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value that `_encode` turned to JSON."""
     if isinstance(value, list):
-        return [give_value(item, tensors) for item in value]
+        return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":
-        return {key: give_value(item, tensors) for key, item in content.items()}
-    return tuple(give_value(item, tensors) for item in content) if kind == "tuple" else float(content)
+        return {key: _decode(item, tensors) for key, item in content.items()}
+    return tuple(_decode(item, tensors) for item in content) if kind == "tuple" else float(content)

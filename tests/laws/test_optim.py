@@ -139,7 +139,8 @@ def test_saved_state_is_the_whole_state(optim: Optim) -> None:
     first, second = optim.build(one), optim.build(other)
     steps(one, first, range(22))  # SOAP's bases follow at every step up to the 20th, then at every second
     other.load_state_dict(one.state_dict())
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for own, its in zip(second.optimizers, first.optimizers, strict=True):
+        own.load_state_dict(copy.deepcopy(its.state_dict()))
     steps(one, first, range(22, 25))
     steps(other, second, range(22, 25))
     for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):

@@ -124,15 +124,6 @@ class OptimizerGroup:
         """The largest current learning rate of the first optimizer, for display."""
         return max(cast(float, group["lr"]) for group in self.optimizers[0].param_groups)
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Everything that changes while the optimizers step, one entry each."""
-        return [optimizer.state_dict() for optimizer in self.optimizers]
-
-    def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
-        """Go on from what state_dict() gave."""
-        for optimizer, part in zip(self.optimizers, state, strict=True):
-            optimizer.load_state_dict(part)
-
 
 def scale_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's learning rate to `factor` times its initial one."""
