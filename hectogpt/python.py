@@ -37,14 +37,13 @@ from hectogpt.run_records import KEEP, RUN
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
 from hectogpt.training import setup
-from hectogpt.training.describing import StepLine, describe, is_modified, label_of
 from hectogpt.training.evaluate import evaluating
-from hectogpt.training.full_run import score_between
-from hectogpt.training.run import Run
+from hectogpt.training.full_run import StepLine, score_between
+from hectogpt.training.run import Run, is_modified, label_of
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import RunResult, Session
 from hectogpt.training.setup import check_corpus
-from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus
+from hectogpt.training.task import Resume, Task, check_same, describe, extended, find_corpus
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
 TEMPERATURE = 0.8  # of the draws, if none is named: small models repeat themselves where the likeliest token is taken

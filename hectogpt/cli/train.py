@@ -121,8 +121,8 @@ def main(argv: list[str]) -> None:
         fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
     from hectogpt.cli.train_run import resume, train, train_shared
-    from hectogpt.training.describing import is_modified
     from hectogpt.training.launch import find_launch
+    from hectogpt.training.run import is_modified
 
     launch = find_launch()
     if launch is not None:

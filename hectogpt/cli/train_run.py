@@ -32,14 +32,13 @@ from hectogpt.run_records import PICTURE, RUN, read_state
 from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import file_hashes
-from hectogpt.training.describing import is_modified, label_of, size_notes, tokens_of
 from hectogpt.training.full_run import follow
 from hectogpt.training.launch import Launch, NotJoinedError, PeerError
 from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.parallel import ALONE, Alone, World, recorded
-from hectogpt.training.run import Run, changes, load_run
+from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus, named_folder, runs_of
+from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus, named_folder, runs_of, size_notes
 from hectogpt.training.trackers import parse_names
 
 FOLDER = "folder"  # under which the run's folder is kept for attempts of torchrun after a failure
@@ -49,9 +48,6 @@ def train(run: Run, name: str, modified: bool, options: TrainOptions) -> None:
     """Train a new run, score it, print it. Raises UserError."""
     progress = Progress(options.quiet)
     corpus = find_corpus(run, progress, options.encoding, options.force)
-    if options.dry_run:
-        show_plan(run, corpus, label_of(run, modified), progress)
-        return
     finish(run, corpus, progress, name, modified, options)
 
 
@@ -179,6 +175,9 @@ def finish(
         "" if modified else shorter_run(name, corpus.name),
         options.keep_checkpoints,
     )
+    if options.dry_run:
+        show_plan(run, corpus, label_of(run, modified), progress)
+        return
     print_result(run_and_score(task, progress, options.prompt, world), options.json, options.quiet)
 
 
@@ -206,10 +205,9 @@ def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
     """Print the run's size, what it would read, and its fields."""
     for line in size_notes(run, corpus):
         progress.line(f"note: {line}")
-    tokens = tokens_of(run)
     print(f"{label}: {setup.count_parameters(run, corpus):,} parameters")
-    epochs = tokens / len(corpus.train)
-    print(printable(f"{tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"))
+    epochs = run.tokens / len(corpus.train)
+    print(printable(f"{run.tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"))
     print(dumps(dump(run), indent=2, allow_nan=False))
 
 

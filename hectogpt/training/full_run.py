@@ -7,9 +7,9 @@ is the caller's: lab/scoring.py has it for commands and for Python.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from hectogpt import errors, hardware
@@ -21,8 +21,7 @@ from hectogpt.run_records import METRICS, read_rows
 from hectogpt.serialization import dump
 from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
 from hectogpt.training.autosave import Autosave, drive
-from hectogpt.training.describing import StepLine, spike_note, unmoved_note
-from hectogpt.training.evaluate import EvalResult, evaluate
+from hectogpt.training.evaluate import evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.run import Run
@@ -64,26 +63,17 @@ def run_to_folder(
                 facts["unmoved"] = session.unmoved()
                 if facts["unmoved"]:
                     progress.line(unmoved_note(facts["unmoved"], session.step))
-                with explained(lambda error: unscored(error, session, folder, facts, progress)):
+                try:
                     found = score(session, folder, facts)
+                except (Exception, KeyboardInterrupt) as error:
+                    if (ending := _unscored(error, session, folder, facts, progress)) is error:
+                        raise
+                    raise ending from None
             finally:
                 trackers.end()
-                trackers.say_links()
             if task.save_every is None:
                 folder.checkpoints.remove()  # they have served
     return found
-
-
-@contextmanager
-def explained(explain: Callable[[BaseException], BaseException]) -> Iterator[None]:
-    """What goes wrong inside the context is raised as `explain` returns it, which writes what can be kept."""
-    try:
-        yield
-    except (Exception, KeyboardInterrupt) as error:
-        found = explain(error)
-        if found is error:
-            raise
-        raise found from None
 
 
 def follow(run: Run, corpus: Corpus, world: World) -> None:
@@ -99,107 +89,132 @@ def follow(run: Run, corpus: Corpus, world: World) -> None:
                 if session.stopping:
                     break
         if session.step < run.steps:
-            code = exit_code(signals[0] if signals else signal.SIGTERM)
-            what = f"stopped by a signal after step {session.step} of {run.steps}"
-            raise UserError(what, why="rank 0 saves what there is, and says how to go on", code=code)
+            raise _stopped(session, signals, why="rank 0 saves what there is, and says how to go on")
 
 
-def score_before(session: Session, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def score_before(session: Session, folder: RunFolder, progress: Progress) -> Facts:
     """What the run's summary says of its first weights: where they came from, their hash, and their held-out loss,
     which is measured before the first step and kept in metrics.jsonl. {} for a run that drew its weights."""
     first = session.run.first_weights
     if first is None:
         return {}
-    facts: dict[str, Any] = {"first_weights": {"source": first.source, "sha256": first.sha256}}
+    facts: Facts = {"first_weights": {"source": first.source, "sha256": first.sha256}}
     if session.step:
-        return facts | _scored_before(folder.path / METRICS)
+        row = next(read_rows(folder.path / METRICS), {})
+        found = {name: row.get(f"dev/{name}", row.get(f"val/{name}")) for name in ("loss", "bpb")}
+        is_score = row.get("step") == 0 and all(isinstance(number, float) for number in found.values())
+        return facts | ({f"dev_{name}_before": number for name, number in found.items()} if is_score else {})
     corpus = session.corpus
     progress.line(f"first weights: {first.source}; scoring {len(corpus.dev):,} held-out tokens with them ...")
-    found = evaluate(session.model, corpus.tokens["dev"], corpus.tokenizer.token_bytes)
-    folder.add_score(0, found)
-    progress.line(f"before training: held-out loss {found.loss:.4f} nats per token")
-    return facts | {"dev_loss_before": found.loss, "dev_bpb_before": found.bits_per_byte}
-
-
-def _scored_before(metrics: Path) -> dict[str, float]:
-    """The score of step 0 in the first line of a metrics.jsonl, if it is there."""
-    row = next(read_rows(metrics), {})
-    loss, bits = (row.get(f"dev/{name}", row.get(f"val/{name}")) for name in ("loss", "bpb"))
-    if row.get("step") != 0 or not isinstance(loss, float) or not isinstance(bits, float):
-        return {}
-    return {"dev_loss_before": loss, "dev_bpb_before": bits}
+    score = evaluate(session.model, corpus.tokens["dev"], corpus.tokenizer.token_bytes)
+    folder.add_score(0, score)
+    progress.line(f"before training: held-out loss {score.loss:.4f} nats per token")
+    return facts | {"dev_loss_before": score.loss, "dev_bpb_before": score.bits_per_byte}
 
 
 def train_in_folder(session: Session, folder: RunFolder, progress: Progress, facts: Facts, task: Task) -> None:
     """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
     checkpoint, its weights and a summary are written."""
-    run = session.run
+    run, line = session.run, StepLine(session.run, session.step)
     with (
         Autosave(folder.checkpoints, task.save_every, progress.line, folder.sync_metrics) as autosave,
         stop_on_signal() as signals,
-        explained(lambda error: explain(error, session, folder, autosave, progress, facts)),
     ):
-        line = StepLine(run, session.step)
-        for step in progress.follow(drive(session, autosave, signals), run.steps, line, done=session.step):
-            folder.add(step)
-            _look(session, folder, progress, step, task.eval_every)
-            if step.number == line.done + 5 and task.shorter and (seconds := line.seconds_of_run(step)) > LONG:
-                progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
-        interrupted = session.stopping and session.step < run.steps
-        save_last(session, folder, autosave, progress, needed=interrupted)
+        try:
+            for step in progress.follow(drive(session, autosave, signals), run.steps, line, done=session.step):
+                folder.add(step)
+                _look(session, folder, progress, step, task.eval_every)
+                if step.number == line.done + 5 and task.shorter and (seconds := line.seconds_of_run(step)) > LONG:
+                    progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
+            interrupted = session.stopping and session.step < run.steps
+            save_last(session, folder, autosave, progress, needed=interrupted)
+        except (Exception, KeyboardInterrupt) as error:
+            if (ending := _explained(error, session, folder, autosave, progress, facts)) is error:
+                raise
+            raise ending from None
     if interrupted:
         finish_early(session, folder, facts, "interrupted")
-        raise UserError(
-            f"stopped by a signal after step {session.step} of {run.steps}",
-            fix=f"set resume to {folder.path} to go on",
-            kept=f"weights, metrics and run.json in {folder.path}",
-            code=exit_code(signals[0] if signals else signal.SIGTERM),  # it came to another process
-        )
+        kept = f"weights, metrics and run.json in {folder.path}"
+        raise _stopped(session, signals, fix=f"set resume to {folder.path} to go on", kept=kept)
+
+
+def _stopped(session: Session, signals: Sequence[int], **more: str) -> UserError:
+    """The error of a run that a signal has ended after a step; it may have come to another process."""
+    what = f"stopped by a signal after step {session.step} of {session.run.steps}"
+    return UserError(what, code=exit_code(signals[0] if signals else signal.SIGTERM), **more)
 
 
 def _look(session: Session, folder: RunFolder, progress: Progress, step: Step, eval_every: int) -> None:
     """Say what there is to say after a step, and score if it is time."""
     if step.spike:
-        progress.line(spike_note(step))
+        done = "its update was skipped" if step.skipped else "set on_spike to skip to leave such updates out"
+        progress.line(f"note: step {step.number}: loss {step.loss:.3f} is a spike ({done})")
     if step.number == LOOK and (names := session.unmoved()):
         progress.line(unmoved_note(names, step.number))
-    if (found := score_between(session, step, eval_every, progress)) is not None:
-        folder.add_score(step.number, found)
+    if score_between(session, step, eval_every, progress):
+        folder.add_score(step.number, session.scores["dev"])
 
 
-def score_between(session: Session, step: Step, every: int, progress: Progress) -> EvalResult | None:
-    """The held-out score after a step, which is said; None if it is not time: only every so many steps (0: never), and
+def score_between(session: Session, step: Step, every: int, progress: Progress) -> bool:
+    """Whether it was time for a held-out score after a step, which is said: only every so many steps (0: never), and
     not after the last, which is scored anyway. Scoring changes no bit of the run."""
     if not every or step.number % every or step.number == session.run.steps:
-        return None
-    found = session.evaluate("dev")
-    progress.line(f"step {step.number}: held-out loss {found.loss:.4f} nats per token")
-    return found
+        return False
+    progress.line(f"step {step.number}: held-out loss {session.evaluate('dev').loss:.4f} nats per token")
+    return True
 
 
-def explain(
+def unmoved_note(names: Sequence[str], steps: int) -> str:
+    """A line about trained tensors that have never moved."""
+    named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"note: after {steps} steps {named} still have their first numbers: does the loss reach them?"
+
+
+class StepLine:
+    """One line about a step, with the time that is left. done: the steps before the first one shown."""
+
+    def __init__(self, run: Run, done: int = 0) -> None:
+        self.run, self.done = run, done
+        self.begun = time.perf_counter()
+
+    def seconds_of_run(self, step: Step) -> float:
+        """The seconds that all steps take at the pace so far."""
+        return (time.perf_counter() - self.begun) / (step.number - self.done) * self.run.steps
+
+    def __call__(self, step: Step) -> str:
+        steps = self.run.steps
+        left = self.seconds_of_run(step) * (1 - step.number / steps)
+        speed = self.run.data.batch_size * self.run.data.seq_len / step.seconds
+        return (
+            f"step {step.number:05d}/{steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | lr {step.lr:.1e} | "
+            f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s {speed:,.0f}"
+        )
+
+
+# --- what ends a run early --------------------------------------------------------------------------------------------
+
+
+def _explained(
     error: BaseException, session: Session, folder: RunFolder, autosave: Autosave, progress: Progress, facts: Facts
 ) -> BaseException:
     """What to raise for what ended a run before its last step, after what can be kept is written."""
-    run = session.run
+    run, going_on = session.run, f"set resume to {folder.path} to go on"
     if isinstance(error, UserError) and error.code == errors.DIVERGED:
         save_last(session, folder, autosave, progress, needed=False)
         finish_early(session, folder, facts, "diverged")
-        kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
-        fix = f"{error.fix}; `hectogpt check {folder.path} --diagnose` finds where"
-        return UserError(error.what, why=error.why, fix=fix, kept=kept, code=error.code)
+        error.kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
+        error.fix = f"{error.fix}; `hectogpt check {folder.path} --diagnose` finds where"
+        return error
     if isinstance(error, UserError) and error.code == errors.PEER and session.step:  # the steps done are whole here
         with suppress(UserError):
             autosave.last(session)
-    kept = kept_so_far(folder, autosave)
+    autosave.wait()
+    steps = folder.checkpoints.steps()
+    kept = f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in {folder.path}"
     if isinstance(error, Stopped):
-        return UserError(
-            f"stopped during step {min(session.step + 1, run.steps)} of {run.steps}",
-            why="a second signal ended it at once, so its last steps are not saved",
-            fix=f"set resume to {folder.path} to go on",
-            kept=kept,
-            code=error.code,
-        )
+        what = f"stopped during step {min(session.step + 1, run.steps)} of {run.steps}"
+        why = "a second signal ended it at once, so its last steps are not saved"
+        return UserError(what, why=why, fix=going_on, kept=kept, code=error.code)
     if hardware.is_out_of_memory(error):
         rows, leaves = run.data.rows_at_once, run.data.leaves
         field = f"data.micro_batch to {max(rows // 2, 1)}" if leaves is None else f"data.leaves to {2 * leaves}"
@@ -217,7 +232,7 @@ def explain(
     return error
 
 
-def unscored(
+def _unscored(
     error: BaseException, session: Session, folder: RunFolder, facts: Facts, progress: Progress
 ) -> BaseException:
     """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
@@ -252,13 +267,6 @@ def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress:
     folder.unseal()
     save_model(session.model, folder.path)
     folder.seal()
-
-
-def kept_so_far(folder: RunFolder, autosave: Autosave) -> str:
-    """What of a run is on disk before it has ended, in words."""
-    autosave.wait()
-    steps = folder.checkpoints.steps()
-    return f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in {folder.path}"
 
 
 def finish_early(session: Session, folder: RunFolder, facts: Facts, state: str) -> None:

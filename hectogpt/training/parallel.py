@@ -284,9 +284,10 @@ class World:
 
     def _store_failure(self) -> dict[str, Any]:
         """The failure that the store is gone: torchrun keeps it, or rank 0 does."""
-        rank, cause = 0, "its process has ended, and the store with it, or its machine cannot be reached"
-        if self.launch.agent:
-            rank, cause = None, f"torchrun at {self.launch.address} has ended, or its machine cannot be reached"
+        gone = f"torchrun at {self.launch.address} has ended"
+        if not self.launch.agent:
+            gone = "its process has ended, and the store with it"
+        rank, cause = None if self.launch.agent else 0, f"{gone}, or its machine cannot be reached"
         return {"rank": rank, "cause": cause, "step": self.step, "wordless": True}
 
     def _hanging(self, operation: str) -> dict[str, Any]:

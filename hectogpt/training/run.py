@@ -20,10 +20,13 @@ from hectogpt.training.schedules import Constant, Schedule
 
 DEFAULT_RECIPE = "minute"  # what is trained if none is named
 MOST_THREADS = 1024
+MOST_PARTS = 10_000  # of a batch, computed one after the other
 PARTS = ("leaves", "micro_batch")  # of a batch, which change no more than the last bits
 # A run may go on with these changed; all but the last three can change bits, which is then told.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", *(f"data.{part}" for part in PARTS)}
 CHANGEABLE |= {"corpus", "on_spike", "recipe"}
+# Changing these does not make a run another recipe: they choose text, luck and machine.
+UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
@@ -56,6 +59,12 @@ class Data:
                 f"data.micro_batch = {self.micro_batch}", why=f"it must lie between 1 and {self.batch_size}"
             )
         if self.leaves is None:
+            if self.batch_size > MOST_PARTS * self.rows_at_once:
+                raise UserError(
+                    f"data.micro_batch = {self.micro_batch} with data.batch_size = {self.batch_size}",
+                    why=f"a step computes one part after the other, and at most {MOST_PARTS:,} of them",
+                    fix=f"set data.micro_batch to {-(-self.batch_size // MOST_PARTS)}",
+                )
             return
         if self.leaves < 1 or self.batch_size % self.leaves:
             divisors = [str(n) for n in range(1, min(self.batch_size, 1024) + 1) if self.batch_size % n == 0]
@@ -129,6 +138,11 @@ class Run:
                 fix=f"set data.seq_len to {self.model.context_length}",
             )
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that the run reads."""
+        return self.steps * self.data.batch_size * self.data.seq_len
+
     def _facts(self) -> dict[str, str]:
         """The model's sizes, and every field that differs from a plain GPT-2's run, in short words."""
         m = self.model
@@ -160,6 +174,16 @@ def changes(before: Run, after: Run) -> list[str]:
     """What differs between a run and the one that is to go on with its state, and may not; in words."""
     found = {path: pair for path, pair in diff(before, after).items() if not CHANGEABLE & {path, path.split(".")[0]}}
     return [f"{path} was {old}, now {new}" for path, (old, new) in found.items()]
+
+
+def is_modified(base: Run, run: Run) -> bool:
+    """Whether a run is another recipe than `base`: whether they differ in more than text, seed, machine and leaves."""
+    return bool({path.split(".")[0] for path in diff(base, run) if path != "data.leaves"} - UNMARKED)
+
+
+def label_of(run: Run, modified: bool) -> str:
+    """The recipe's name, marked if it was changed."""
+    return run.recipe + (" (modified)" if modified else "")
 
 
 def sections_changed(before: Run, after: Run) -> set[str]:

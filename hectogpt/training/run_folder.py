@@ -148,10 +148,10 @@ class RunFolder:
         self.unseal()
         (self.path / SUMMARY).unlink(missing_ok=True)
 
-    def begin_again(self, done: Sequence[Step], differences: Sequence[str], note: Callable[[str], None]) -> None:
-        """Go on after the steps `done`: their rows stay in metrics.jsonl, those of later steps and half a row go. A row
-        that is missing or damaged is made again, and `note` gets a line. run.json gets what differs from the machine on
-        which the run began. A summary stays only if it is of the end of these steps.
+    def begin_again(self, done: Sequence[Step], differences: Sequence[str]) -> None:
+        """Go on after the steps `done`: their rows in metrics.jsonl are written again as the checkpoint has them, those
+        of later steps go. run.json gets what differs from the machine on which the run began. A summary stays only if
+        it is of the end of these steps.
         """
         record, summary = read_object(self.path / RUN), read_summary(self.path)
         narrow_manifest(self.path, ("config.json", "model.safetensors"))
@@ -162,15 +162,8 @@ class RunFolder:
         write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed} | self.sharing))
         old = list(read_rows(self.path / METRICS))
         scores = [row for row in old if "train/loss" not in row and row["step"] < min(len(done) + 1, self.run.steps)]
-        steps = {row["step"]: row for row in old if "train/loss" in row}
-        rows, lost = [], 0
-        for made in map(self._row, done):
-            row = steps.get(made["step"], {})
-            same = all(row.get(name) == made[name] for name in ("train/loss", "train/grad_norm"))
-            rows.append(row if same else made)
-            lost += not same
-        if lost:
-            note(f"note: {lost} rows of {self.path / METRICS} are missing or damaged: they are made again")
+        memory = {row["step"]: row["mem_mb"] for row in old if "mem_mb" in row}
+        rows = [self._row(step, memory.get(step.number)) for step in done]
         self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))  # a score follows the row of its step
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -187,9 +180,9 @@ class RunFolder:
 
     def add(self, step: Step) -> None:
         """Append one step to metrics.jsonl."""
-        self._write(self._row(step) | {"mem_mb": round(hardware.peak_memory_mb(), 1)})
+        self._write(self._row(step, round(hardware.peak_memory_mb(), 1)))
 
-    def _row(self, step: Step) -> dict[str, Any]:
+    def _row(self, step: Step, memory: float | None) -> dict[str, Any]:
         row = {
             "run": self.path.name,
             "recipe": self.run.recipe,
@@ -203,7 +196,8 @@ class RunFolder:
             "train/tok_per_sec": self.run.data.batch_size * self.run.data.seq_len / step.seconds,
         }
         marks = {"spike": step.spike, "skipped": step.skipped}
-        return row | {name: True for name, is_so in marks.items() if is_so}
+        row |= {name: True for name, is_so in marks.items() if is_so}
+        return row if memory is None else row | {"mem_mb": memory}
 
     def add_score(self, step: int, score: EvalResult) -> None:
         """Append a held-out score to metrics.jsonl."""
@@ -214,12 +208,7 @@ class RunFolder:
         try:
             self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
         except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path / METRICS}",
-                why=error.strerror or str(error),
-                kept="the rows written so far",
-                code=errors.STORAGE,
-            ) from None
+            raise _unwritable(self.path / METRICS, error) from None
         self.on_row(row)
 
     def finish(self, summary: dict[str, Any]) -> None:

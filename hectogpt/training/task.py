@@ -10,20 +10,22 @@ from pathlib import Path
 
 import torch
 
-from hectogpt import errors
+from hectogpt import errors, torch_private
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
 from hectogpt.progress import Progress
-from hectogpt.run_records import CHECKPOINTS, KEEP, RUN, STEP_FOLDER, read_state
+from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, RUN, STEP_FOLDER, read_state
 from hectogpt.training import precision, setup
 from hectogpt.training.checkpoint import Checkpoints
-from hectogpt.training.describing import say_what_is_done
 from hectogpt.training.parallel import ALONE, Alone, World
-from hectogpt.training.run import Run, changes
+from hectogpt.training.run import Run, changes, label_of
 from hectogpt.training.run_folder import RunFolder, read_steps
 from hectogpt.training.session import Session
+
+FEW_TOKENS = 2000  # held-out tokens below which a score is rough
+TOKEN_SD = 3.0  # nats, of the losses of single tokens: 2.6 to 3.2 for n-gram models and small networks
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,20 @@ class Task:
     def __post_init__(self) -> None:
         for name, value in (("save_every", self.save_every or 0), ("eval_every", self.eval_every)):
             if value < 0:
-                raise UserError(f"{name} = {value}", why=f"it counts steps; 0 means {_NONE[name]}")
+                raise UserError(f"{name} = {value}", why="it counts steps; 0 means none")
         if self.keep_checkpoints < 1:
             why = "the newest has to stay; set save_every to 0 for none"
             raise UserError(f"keep_checkpoints = {self.keep_checkpoints}", why=why)
 
 
-_NONE = {"save_every": "no checkpoints", "eval_every": "no scores on the way"}
+@dataclass(frozen=True)
+class Resume:
+    """A run to go on with. step: from this checkpoint (None: the newest that is whole). require_exact: refuse if
+    device, dtypes, threads or program differ from those the run began with, so that bits may differ."""
+
+    folder: Path
+    step: int | None = None
+    require_exact: bool = False
 
 
 def find_corpus(
@@ -75,23 +84,25 @@ def find_corpus(
     return corpus
 
 
+# --- beginning --------------------------------------------------------------------------------------------------------
+
+
 def begin(task: Task, progress: Progress, world: Alone | World = ALONE) -> tuple[RunFolder, Session]:
     """The task's folder, taken, and its session, at its first step or where the run to go on with is. Raises
     UserError."""
     if task.resume is None:
-        return take_folder(task, progress, world)
-    return take_folder_again(task, task.resume, progress, world)
+        return _begin_new(task, progress, world)
+    return _go_on(task, task.resume, progress, world)
 
 
-def take_folder(task: Task, progress: Progress, world: Alone | World = ALONE) -> tuple[RunFolder, Session]:
+def _begin_new(task: Task, progress: Progress, world: Alone | World) -> tuple[RunFolder, Session]:
     """Take the run's folder, then build the model and say what will be done; if that fails, nothing of the folder is
     left."""
     wanted = task.out or Path("runs") / task.name
     before = {path for path in (wanted, *wanted.parents) if path.exists()}
     folder = RunFolder.create(task.run, task.modified, task.name, task.out)
-    folder.checkpoints.keep = task.keep_checkpoints
+    folder.checkpoints.keep, folder.sharing = task.keep_checkpoints, world.record
     try:
-        folder.sharing = world.record
         session = Session.open(task.run, task.corpus, world=world)
         check_space(session, folder, progress)
         say_what_is_done(session, folder, progress)
@@ -127,18 +138,14 @@ def check_space(session: Session, folder: RunFolder, progress: Progress) -> None
         progress.line(f"note: {free:,} bytes are free on the disk of {folder.path}: one checkpoint is kept at a time")
 
 
-def take_folder_again(
-    task: Task, resume: Resume, progress: Progress, world: Alone | World = ALONE
-) -> tuple[RunFolder, Session]:
-    """Take the folder of a run that was begun before, and bring model and optimizer to where it is. world: the
-    processes that share it."""
+def _go_on(task: Task, resume: Resume, progress: Progress, world: Alone | World) -> tuple[RunFolder, Session]:
+    """Take the folder of a run that was begun before, and bring model and optimizer to where it is."""
     run = task.run
     folder = RunFolder.reopen(resume.folder, run)
-    folder.checkpoints.keep = task.keep_checkpoints
+    folder.checkpoints.keep, folder.sharing = task.keep_checkpoints, world.record
     try:
         checkpoints = folder.checkpoints
         at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
-        folder.sharing = world.record
         session = Session.open(run, task.corpus, at, world)
         differences = [] if at is None else session.differences(at.facts)
         if differences and resume.require_exact:
@@ -152,7 +159,7 @@ def take_folder_again(
         say_what_is_done(session, folder, progress)
         if at is None and session.take_weights(read_steps(folder.path), folder.path):
             progress.line(f"all {run.steps} steps are done in {folder.path}")
-            folder.begin_again(session.done, [], progress.line)
+            folder.begin_again(session.done, [])
         elif at is None:
             progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
             folder.start_over()
@@ -161,21 +168,14 @@ def take_folder_again(
         else:
             exact = f"no ({', '.join(differences)})" if differences else "yes"
             progress.line(f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}")
-            folder.begin_again(session.done, differences, progress.line)
+            folder.begin_again(session.done, differences)
     except BaseException:
         folder.__exit__()
         raise
     return folder, session
 
 
-@dataclass(frozen=True)
-class Resume:
-    """A run to go on with. step: from this checkpoint (None: the newest that is whole). require_exact: refuse if
-    device, dtypes, threads or program differ from those the run began with, so that bits may differ."""
-
-    folder: Path
-    step: int | None = None
-    require_exact: bool = False
+# --- a run that is there ----------------------------------------------------------------------------------------------
 
 
 def named_folder(where: str) -> Resume:
@@ -186,12 +186,7 @@ def named_folder(where: str) -> Resume:
     if match and path.parent.name == CHECKPOINTS:
         return Resume(path.parent.parent, step=int(match[1]))
     if not (path / RUN).is_file():
-        raise UserError(
-            f"no run in {path}",
-            why=f"it has no {RUN}",
-            fix="name a folder that `hectogpt train` wrote; `hectogpt show` lists those here",
-            code=errors.CHECKPOINT,
-        )
+        raise UserError(f"no run in {path}", why=f"it has no {RUN}", fix=FIX, code=errors.CHECKPOINT)
     return Resume(path)
 
 
@@ -242,3 +237,43 @@ def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
         f"{run.steps + 1}, {new[1]:.3g} at the end"
     )
     return longer
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) -> None:
+    """Say the run's size and machine, and what there is to say about its folder and its text."""
+    progress.line(f"{label_of(session.run, folder.modified)}: {describe(session)}")
+    notes = [torch_private.untested()]
+    if session.machine.device.type == "mps":
+        notes.append("Apple's GPU is not tested: compare a run with one at device cpu")
+    if not folder.locked:
+        notes.append(f"the file system of {folder.path} has no locks: start no second run there")
+    for line in filter(None, [*notes, *size_notes(session.run, session.corpus)]):
+        progress.line(f"note: {line}")
+
+
+def size_notes(run: Run, corpus: Corpus) -> list[str]:
+    """What there is to say about a small corpus."""
+    found = []
+    have, held_out = len(corpus.train), len(corpus.dev)
+    if run.tokens >= 2 * have:
+        found.append(f"{run.steps} steps read the {have:,} tokens of training text {run.tokens / have:,.0f} times over")
+    if held_out < FEW_TOKENS:
+        found.append(
+            f"the held-out text has only {held_out:,} tokens, so the score is rough: its standard error is about "
+            f"{TOKEN_SD / held_out**0.5:.2g} nats"
+        )
+    return found
+
+
+def describe(session: Session) -> str:
+    """Sizes and machine of a run, on one line."""
+    run, facts = session.run, session.machine.describe()
+    return (
+        f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x {run.data.seq_len} "
+        f"tokens from {session.corpus.name}; {facts['device']}, {facts['threads']} "
+        f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, {facts['head_dtype']} head, "
+        f"{session.head}" + (f"; {session.world.in_words}" if session.world.in_words else "")
+    )

@@ -54,9 +54,9 @@ class Wandb:
         has_key = bool(os.environ.get("WANDB_API_KEY"))
         with suppress(OSError, RuntimeError):
             has_key |= "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8", errors="replace")
-        names: dict[str, Any] = {"id": run["id"], "name": run["name"]}
-        names["mode"] = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
-        own = wandb.init(project=PROJECT, config=run["fields"], dir=run["folder"], resume="allow", **names)
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+        names: dict[str, Any] = {"id": run["id"], "name": run["name"], "mode": mode, "resume": "allow"}
+        own = wandb.init(project=PROJECT, config=run["fields"], dir=run["folder"], **names)
         self.link, self.log, self.end = own.url or f"wandb sync {Path(own.dir).parent}", own.log, own.finish
 
 
@@ -95,12 +95,11 @@ def parse_names(names: str) -> tuple[str, ...]:
 
 
 class Trackers:
-    """Trackers of a run. note: is called with a line about each that fails."""
+    """Trackers of a run. note: is called with a line about each that fails, and at the end about where to look."""
 
     def __init__(self, names: Sequence[str], note: Callable[[str], None]) -> None:
         self._names, self._note = list(names), note
         self._open: dict[str, Tracker] = {}
-        self.links: dict[str, str] = {}
 
     def begin(self, folder: Path, fields: dict[str, Any], *, step: int = 0) -> None:
         """Begin the run in a folder, or go on with it after `step`. fields: what it is made of, plain values."""
@@ -108,7 +107,6 @@ class Trackers:
             place = folder.resolve()
             run = {"folder": str(place), "name": place.name, "id": _identity(folder), "fields": fields, "step": step}
             self._open = self._each(lambda tracker: TRACKERS[tracker](run))
-            self.links |= {tracker: opened.link for tracker, opened in self._open.items()}
 
     def add(self, row: dict[str, Any]) -> None:
         """A row of metrics.jsonl."""
@@ -118,11 +116,8 @@ class Trackers:
     def end(self) -> None:
         """End the run that was begun."""
         self._each(lambda tracker: self._open[tracker].end())
-
-    def say_links(self) -> None:
-        """Say where to look."""
-        for name, link in self.links.items():
-            self._note(f"{name}: {link}")
+        for name in self._names:
+            self._note(f"{name}: {self._open[name].link}")
 
     def _each(self, do: Callable[[str], Any]) -> dict[str, Any]:
         """What `do` returns of each tracker; one that fails is left out from now on."""
@@ -139,13 +134,12 @@ class Trackers:
 
 
 def _identity(folder: Path) -> str:
-    """What tells this folder's run from others of its name; the same when it is resumed."""
-    path = folder / RECORD
+    """What distinguishes this folder's run from others of its name; the same when it is resumed."""
+    path, identity = folder / RECORD, secrets.token_hex(4)
     with suppress(UserError):
         found = read_json_object(path).get("id")
         if isinstance(found, str) and found.isalnum() and len(found) <= 32:
             return found
-    identity = secrets.token_hex(4)
     with suppress(UserError):  # a run that cannot be resumed there is still tracked
         write_atomic(path, f'{{"id": "{identity}"}}\n')
     return identity
