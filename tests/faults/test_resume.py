@@ -111,23 +111,6 @@ def test_resume_needs_no_more_than_the_folder(whole: Path, run: Path, here: Here
     assert_as_whole(moved, whole)
 
 
-<<<<<<< HEAD
-=======
-def test_a_run_that_is_taken_back_or_starts_over_is_not_done(whole: Path, run: Path, here: Here) -> None:
-    """Killed after it was taken back to step 2, it is unfinished; without a checkpoint it forgets how it ended."""
-    from hectogpt.training.run_folder import RunFolder, read_run, read_steps
-
-    with RunFolder.reopen(run, read_run(run)) as folder:
-        folder.begin_again(read_steps(run)[:2], [])
-    assert read_state(run) == "unfinished"
-    shutil.rmtree(run / "checkpoints")
-    (run / "summary.json").write_text('{"state": "interrupted", "steps": 2}')
-    assert here("train", "--resume", run, "--save-every", "2").returncode == 0
-    assert_as_whole(run, whole)
-    assert here("check", run).returncode == 0
-
-
->>>>>>> e57c0ad (training: describing goes into run, task and full_run; a resumed run's rows come from its checkpoint)
 def test_what_is_complete_is_left_alone(run: Path, here: Here) -> None:
     before = files(run)
     done = here("train", "--resume", run)
