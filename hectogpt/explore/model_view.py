@@ -139,29 +139,35 @@ def effects(model: Transformer, tokens: np.ndarray, all_of_them: bool = True) ->
     four that matter most); or only without each head, with zeros in its place.
 
     A row has heads, mode ("zero" or "mean"), delta in nats per token, and se, its standard error over windows (None for
-    one window). [] for a model of more than MOST_HEADS heads, or for one token.
+    one window); that of a pair also `beyond`: delta and se of what it costs beyond the sum of both alone. [] for a
+    model of more than MOST_HEADS heads, or for one token.
     """
     config = model.config
     heads = [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
     if not 0 < len(heads) <= MOST_HEADS or len(tokens) < 2:
         return []
     windows = cut_windows(tokens.astype(np.int64), min(WINDOW, config.context_length))
-    whole, means = measure(model, windows), mean_outputs(model, windows)
+    sizes = np.array([row.shape[1] - 1 for row in windows])
+    whole = measure(model, windows)
 
-    def without(off: Sequence[HeadName], mode: str) -> dict[str, Any]:
-        sums = measure(model, windows, off, means if mode == "mean" else None) - whole
-        sizes, n = np.array([row.shape[1] - 1 for row in windows]), len(windows)
-        delta = float(sums.sum() / sizes.sum())
-        spread = np.sqrt(((sums - delta * sizes) ** 2).sum() * n / (n - 1)) / sizes.sum() if n > 1 else None
-        return {"heads": off, "mode": mode, "delta": delta, "se": None if spread is None else float(spread)}
+    def mean(sums: np.ndarray) -> dict[str, float | None]:
+        delta, n = float(sums.sum() / sizes.sum()), len(sums)
+        squares = ((sums - delta * sizes) ** 2).sum()
+        return {"delta": delta, "se": float(np.sqrt(squares * n / (n - 1)) / sizes.sum()) if n > 1 else None}
 
-    found = [without([head], "zero") for head in heads]
+    alone = {head: measure(model, windows, [head]) - whole for head in heads}
+    found: list[dict[str, Any]] = [{"heads": [head], "mode": "zero", **mean(alone[head])} for head in heads]
     if not all_of_them:
         return found
-    ordered = sorted(range(len(heads)), key=lambda i: -found[i]["delta"])
-    paired = heads if len(heads) <= MOST_PAIRED else [heads[i] for i in ordered[:4]]
-    found += [without([head], "mean") for head in heads]
-    return found + [without(pair, "zero") for pair in combinations(paired, 2)]
+    means = mean_outputs(model, windows)
+    for head in heads:
+        found.append({"heads": [head], "mode": "mean", **mean(measure(model, windows, [head], means) - whole)})
+    best = sorted(heads, key=lambda head: -alone[head].sum())
+    for a, b in combinations(heads if len(heads) <= MOST_PAIRED else sorted(best[:4]), 2):
+        sums = measure(model, windows, [a, b]) - whole
+        beyond = mean(sums - alone[a] - alone[b])
+        found.append({"heads": [a, b], "mode": "zero", **mean(sums), "beyond": beyond})
+    return found
 
 
 def cut_windows(tokens: np.ndarray, length: int) -> list[Tensor]:

@@ -79,9 +79,9 @@ def test_attention_by_hand(browser: Any, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     main(["explore", "export", "attention", "--out", str(out)])
     page = opened(browser, out.as_uri())
-    page.click("[data-set=copy]")
+    page.goto(out.as_uri() + "#1a")
     assert "is a copy of va" in page.inner_text("#hand-text")
-    page.click("[data-set=average]")
+    page.click("text=1 (b) average")
     assert "close to the middle of va and vb" in page.inner_text("#hand-text")
     before = page.inner_text("#weights")
     page.focus("#keys [data-name=a]")
@@ -89,7 +89,7 @@ def test_attention_by_hand(browser: Any, tmp_path: Path) -> None:
     assert page.inner_text("#weights") != before
     assert page.evaluate("document.activeElement.getAttribute('data-name')") == "a"
     one = page.inner_text("#norm-text")
-    page.select_option("#heads", "two")
+    page.click("text=1 (d) ii")
     share = lambda text: float(text.split("average in ")[1].split(" %")[0])  # noqa: E731
     assert share(page.inner_text("#norm-text")) > share(one) + 30
     page.close()
@@ -99,6 +99,7 @@ def test_positions(browser: Any, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     main(["explore", "export", "positions", "--out", str(out)])
     page = opened(browser, out.as_uri())
+    page.click("#sorted")
     page.click("#words button:nth-child(2)")
     page.click("#words button:nth-child(6)")
     assert "cannot tell “the dog bit the old man” from “the man bit the old dog”" in page.inner_text("#order-text")
@@ -116,13 +117,15 @@ def test_a_trained_models_page(browser: Any, run: Path, tmp_path: Path) -> None:
     assert "small<b>" in page.inner_text("#about")
     maps = hectogpt.attention_maps(run, "The state of")
     page.click("#maps button:nth-child(2)")
-    assert f"{round(maps[0, 1, 2].max() * 65535) / 65535:.3f}" in page.inner_text("#looks")
-    assert page.locator("#alone tbody tr").count() == 4
+    assert f"{round(maps[0, 1, 2].max() * 65535) / 65535:.4f}" in page.inner_text("#cell")
+    page.focus("#large canvas")
+    page.keyboard.press("ArrowLeft")
+    place = int(maps[0, 1, 2].argmax())
+    assert f"{maps[0, 1, 2, max(place - 1, 0)]:.4f}" in page.inner_text("#cell")
+    assert page.locator("#alone tbody tr").count() == 10, "four heads and their six pairs"
     first, _ = open_model(run, step=2)
-    now = page.inner_text("#looks")
     page.locator("#step").fill("0")
     assert page.inner_text("#step-text") == "step 2"
-    assert page.inner_text("#looks") != now
     maps = model_view.trace(first, load_tokenizer().encode("The state of")).maps
     assert f"{round(maps[0, 1, 2].max() * 65535) / 65535:.3f}" in page.inner_text("#looks")
     assert page.locator("#history svg").count() == 1
@@ -141,7 +144,7 @@ def watching(run: Path) -> Iterator[PageServer]:
 
 def test_watch_shows_a_run(browser: Any, watching: PageServer) -> None:
     page = opened(browser, watching.address)
-    page.wait_for_selector("#maps canvas", timeout=60_000)
+    page.wait_for_selector("#large canvas", timeout=60_000)
     assert "small<b>" in page.inner_text("#runs")
     assert "6 of 6" in page.inner_text("#runs")
     assert page.inner_text("#sample").startswith("The state")

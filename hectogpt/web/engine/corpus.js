@@ -2,6 +2,7 @@
 
 /** @import { Tokenizer } from "./tokenizer.js" */
 
+const MOST_TEXT = 10e6; // characters
 const TRAIN_SHARE = 0.85;
 const DEV_SHARE = 0.925;
 const LEAST_SHARE = 0.02;
@@ -60,6 +61,7 @@ function assignSplits(text) {
 
 /** @param {string} text @param {Tokenizer} tokenizer @returns {Corpus} */
 export function readCorpus(text, tokenizer) {
+  if (text.length > MOST_TEXT) throw new Error(`The text has ${Math.round(text.length / 1e6)} million characters; a tab reads ${MOST_TEXT / 1e6} million at most. Take a part of it, or hectogpt train --corpus.`);
   if (/\u0000/.test(text)) throw new Error("This is no text: it holds zero bytes. Drop a plain text file.");
   /** @type {Record<string, number[]>} */
   const ids = { train: [], dev: [], test: [] };

@@ -1,6 +1,7 @@
 /** A run in the page: the same first weights, batches, losses and updates as `hectogpt train` with the same settings. */
 
 import { ngramLosses } from "./corpus.js";
+import { meanDifference } from "./difference.js";
 import { Model } from "./model.js";
 import { JORDAN, Optimizer, RECIPES } from "./optim.js";
 import { shuffledOrder, TorchNormal } from "./random.js";
@@ -82,6 +83,14 @@ export class Trainer {
     this.optimizer = new Optimizer(this.model, adamw, muon);
     /** @type {Step[]} */
     this.steps = [];
+    /** @type {Map<number, Float32Array[]>} what `windows` found for these weights, all heads on */
+    this.whole = new Map();
+  }
+
+  /** Other weights, one array for each parameter. @param {Float32Array[]} values */
+  load(values) {
+    this.model.parameters.forEach(({ data }, i) => this.model.kernels.floats(data).set(values[i]));
+    this.whole.clear();
   }
 
   /** Which sequence stands at a place of all epochs' orders joined. @param {number} place */
@@ -188,6 +197,7 @@ export class Trainer {
     const clip = 1 / (gradNorm + 1e-6);
     if (clip < 1) for (const { grad } of this.model.parameters) kernels.call.multiply(grad.at, grad.length, clip);
     this.optimizer.step(step, 1);
+    this.whole.clear();
     const done = { step: step + 1, loss, gradNorm, seconds: (performance.now() - begun) / 1000 };
     this.steps.push(done);
     return done;
@@ -198,12 +208,15 @@ export class Trainer {
    * @param {number} [windows] the first so many only
    */
   windows(windows = Infinity) {
+    const known = this.model.off.length ? undefined : this.whole.get(windows);
+    if (known) return known;
     const length = Math.min(this.model.config.context, 512, this.corpus.dev.length - 1);
     const found = [];
     for (let at = 0; at + 1 < this.corpus.dev.length && found.length < windows; at += length) {
       const tokens = this.corpus.dev.subarray(at, Math.min(at + length + 1, this.corpus.dev.length));
       found.push(this.model.row(this.inputs(tokens.subarray(0, -1)), this.outputs(tokens.subarray(1)), 0));
     }
+    if (!this.model.off.length) this.whole.set(windows, found);
     return found;
   }
 
@@ -298,14 +311,10 @@ function checkSettings(s) {
   if (s.lr !== null && !(s.lr > 0 && Number.isFinite(s.lr))) throw new Error(`A learning rate of ${s.lr} cannot train; it must be above 0.`);
 }
 
-/** @param {Float32Array[]} before @param {Float32Array[]} after */
+/** @param {Float32Array[]} before @param {Float32Array[]} after losses of each window */
 export function pairedDifference(before, after) {
   const sums = before.map((row, w) => row.reduce((sum, loss, i) => sum + after[w][i] - loss, 0));
-  const n = before.reduce((total, row) => total + row.length, 0);
-  const delta = sums.reduce((a, b) => a + b, 0) / n;
-  const k = before.length;
-  const squares = before.reduce((total, row, w) => total + (sums[w] - delta * row.length) ** 2, 0);
-  return { delta, se: k > 1 ? Math.sqrt((squares * k) / (k - 1)) / n : NaN, windows: k };
+  return meanDifference(sums, before.map((row) => row.length)); // prettier-ignore
 }
 
 /** @param {Float32Array} logits @param {number} temperature @param {() => number} random */

@@ -77,7 +77,7 @@ const commands = {
     const run = find(name);
     const saved = run.saved.get(step);
     if (!saved) throw new Error(`The weights after step ${step} were not kept. Kept: ${[...run.saved.keys()].join(", ")}.`);
-    run.trainer.model.parameters.forEach((p, i) => kernels.floats(p.data).set(saved[i]));
+    run.trainer.load(saved);
     return { steps: [...run.saved.keys()] };
   },
 

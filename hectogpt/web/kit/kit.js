@@ -25,6 +25,24 @@ export function byId(id) {
 /** @param {number} x @param {number} [digits] */
 export const shown = (x, digits = 3) => (Number.isFinite(x) ? x.toFixed(digits) : "–");
 
+/** Questions of the assignment are buttons that set their figure; an address that ends in #ID presses one. */
+export function pressQuestion() {
+  const press = () => {
+    const button = document.getElementById(location.hash.slice(1));
+    if (!(button instanceof HTMLButtonElement)) return;
+    button.click();
+    button.closest("section")?.scrollIntoView();
+  };
+  addEventListener("hashchange", press);
+  press();
+}
+
+/** A sentence in its place. @param {string} id @param {string} sentence @param {boolean} [bad] */
+export function say(id, sentence, bad = false) {
+  byId(id).textContent = sentence;
+  byId(id).classList.toggle("bad", bad);
+}
+
 /** With its sign. @param {number} x @param {number} [digits] */
 export const signed = (x, digits = 4) => (x >= 0 ? "+" : "−") + Math.abs(x).toFixed(digits);
 
@@ -39,41 +57,92 @@ export function ticks(lo, hi, count) {
 }
 
 /**
- * A chart of lines over steps. Every figure is also in its table for those who cannot see it.
- * @param {{label: string, xLabel: string, yLabel: string, curves: {name: string, points: [number, number][], errors?: number[], dashed?: boolean}[],
- *   levels?: {name: string, y: number}[], xMax?: number, at?: number | null, height?: number, zero?: boolean}} chart
+ * @typedef {{name: string, points: [number, number][], errors?: number[], dashed?: boolean}} Curve
+ * @typedef {{label: string, xLabel: string, yLabel: string, curves: Curve[], levels?: {name: string, y: number}[], xMax?: number,
+ *   at?: number | null, height?: number, zero?: boolean}} Chart  lines over steps; `levels` are dashed lines, `at` a step that is marked
  */
-export function lineChart({ label, xLabel, yLabel, curves, levels = [], xMax, at = null, height = 260, zero = false }) {
+
+/** Charts by their place, so that a page that changes its width draws them again. @type {Map<HTMLElement, Chart>} */
+const charts = new Map();
+addEventListener("resize", () => charts.forEach((chart, place) => showChart(place, chart)));
+
+/** A chart in its place, as wide as that is. Its numbers are read by pointer, by arrow keys and in a table. @param {HTMLElement} place @param {Chart} chart */
+export function showChart(place, chart) {
+  if (place.children.length !== 3) {
+    const table = make("div", { class: "scroll", tabindex: 0 });
+    const numbers = make("details", { class: "numbers", ontoggle: () => fillNumbers(place) }, make("summary", {}, "Numbers"), table);
+    place.replaceChildren(make("div"), make("p", { class: "reading soft", role: "status" }), numbers);
+  }
+  charts.set(place, chart);
+  const width = Math.round(Math.min(Math.max(place.clientWidth, 260), 760));
+  const [drawing, reading] = place.children;
+  const svg = lineChart(chart, width, (text) => (reading.textContent = text));
+  const focused = drawing.contains(document.activeElement);
+  drawing.replaceChildren(svg, ...legend(chart, width));
+  if (focused) svg.focus();
+  fillNumbers(place);
+}
+
+/** @param {HTMLElement} place */
+function fillNumbers(place) {
+  const details = place.querySelector("details");
+  const chart = charts.get(place);
+  if (!details?.open || !chart) return;
+  const curves = chart.curves.map(({ name, points }) => ({ name: name || chart.yLabel, at: new Map(points) }));
+  const rows = xsOf(chart).map((x) => [x, ...curves.map(({ at }) => (at.has(x) ? shown(at.get(x) ?? NaN, 4) : ""))]);
+  details.lastElementChild?.replaceChildren(makeTable(chart.yLabel, [chart.xLabel, ...curves.map(({ name }) => name)], rows));
+}
+
+/** All places of points, in order. @param {Chart} chart @returns {number[]} */
+const xsOf = (chart) => [...new Set(chart.curves.flatMap(({ points }) => points.map(([x]) => x)))].sort((a, b) => a - b);
+
+/** Pixels at the right for the names of curves and lines; 0 if they stand in the chart and below it. @param {Chart} chart @param {number} width */
+function margin({ curves, levels = [] }, width) {
   const letters = Math.max(0, ...[...curves, ...levels].map(({ name }) => name.length));
-  const [width, left, right, top, bottom] = [560, 46, Math.min(Math.max(24 + 6.6 * letters, 60), 220), 10, 34];
+  const wanted = 14 + 6.8 * letters;
+  return letters && wanted <= 0.3 * width ? wanted : 0;
+}
+
+/** Names of curves below a chart that has no room for them. @param {Chart} chart @param {number} width */
+function legend(chart, width) {
+  const named = chart.curves.filter(({ name }) => name);
+  if (!named.length || margin(chart, width)) return [];
+  return [make("p", { class: "legend" }, ...chart.curves.map(({ name }, i) => make("span", { style: `color:var(--c${i % 6})` }, `▬ ${name}`)))];
+}
+
+/** @param {Chart} chart @param {number} width @param {(text: string) => void} say what the pointer is on */
+function lineChart(chart, width, say) {
+  const { label, xLabel, yLabel, curves, levels = [], xMax, at = null, height = 260, zero = false } = chart;
+  const names = margin(chart, width);
+  const [left, right, top, bottom] = [46, names || 12, 22, 34];
   const points = curves.flatMap((curve) => curve.points);
   const ends = curves.flatMap(({ points: line, errors = [] }) => errors.flatMap((error, k) => [line[k][1] - error, line[k][1] + error]));
   const ys = [...points.map(([, y]) => y), ...ends, ...levels.map(({ y }) => y), ...(zero ? [0] : [])].filter(Number.isFinite);
   const [lo, hi] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1];
   const pad = (hi - lo || 1) * 0.06;
-  const [y0, y1] = [lo - pad, hi + pad];
+  const [y0, y1] = [zero && lo === 0 ? 0 : lo - pad, hi + pad];
   const x1 = xMax ?? Math.max(1, ...points.map(([x]) => x));
   const X = (/** @type {number} */ x) => left + (x / x1) * (width - left - right);
   const Y = (/** @type {number} */ y) => top + ((y1 - y) / (y1 - y0)) * (height - top - bottom);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, style: `max-width:${width}px`, role: "img", tabindex: 0, "aria-label": `${label}${/[.;]$/.test(label) ? "" : ";"} arrow keys read the numbers` });
   for (const y of ticks(y0, y1, 5)) {
     svg.append(make("line", { class: "axis", x1: left, x2: width - right, y1: Y(y), y2: Y(y) }));
     svg.append(make("text", { x: left - 6, y: Y(y) + 4, "text-anchor": "end" }, String(y)));
   }
-  for (const x of ticks(0, x1, 5)) svg.append(make("text", { x: X(x), y: height - bottom + 16, "text-anchor": "middle" }, String(x)));
+  for (const x of ticks(0, x1, width < 400 ? 4 : 5)) svg.append(make("text", { x: X(x), y: height - bottom + 16, "text-anchor": "middle" }, String(x)));
   svg.append(make("text", { x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle" }, xLabel));
-  svg.append(make("text", { x: 2, y: top, "dominant-baseline": "middle" }, yLabel));
-  for (const { name, y } of levels) {
-    svg.append(make("line", { class: "mark", x1: left, x2: width - right, y1: Y(y), y2: Y(y) }));
-    svg.append(make("text", { x: width - right + 4, y: Y(y) + 4 }, name));
-  }
-  /** @type {number[]} heights of labels at the right, so that none covers another */
-  const taken = levels.map(({ y }) => Y(y));
+  svg.append(make("text", { x: 2, y: 11 }, yLabel));
+  /** @type {number[]} heights of names at the right, so that none covers another */
+  const taken = [];
   const free = (/** @type {number} */ y) => {
-    while (taken.some((other) => Math.abs(other - y) < 12)) y -= 3;
+    while (taken.some((other) => Math.abs(other - y) < 13)) y -= 3;
     taken.push(y);
     return y;
   };
+  for (const { name, y } of levels) {
+    svg.append(make("line", { class: "mark", x1: left, x2: width - right, y1: Y(y), y2: Y(y) }));
+    svg.append(make("text", names ? { x: width - right + 4, y: free(Y(y)) + 4 } : { x: width - right, y: free(Y(y)) - 3, "text-anchor": "end" }, name));
+  }
   curves.forEach(({ name, points: line, errors, dashed }, i) => {
     const colour = `var(--c${i % 6})`;
     const finite = line.filter(([, y]) => Number.isFinite(y));
@@ -86,11 +155,38 @@ export function lineChart({ label, xLabel, yLabel, curves, levels = [], xMax, at
       svg.append(make("line", { x1: X(x), x2: X(x), y1: Y(y - error), y2: Y(y + error), style: `stroke:${colour}` }));
     });
     const [, last] = finite[finite.length - 1];
-    if (name) svg.append(make("text", { x: width - right + 4, y: free(Y(last)) + 4, style: `fill:${colour};font-weight:600` }, name));
+    if (name && names) svg.append(make("text", { x: width - right + 4, y: free(Y(last)) + 4, style: `fill:${colour};font-weight:600` }, name));
   });
   if (at !== null) svg.append(make("line", { x1: X(at), x2: X(at), y1: top, y2: height - bottom, style: "stroke:var(--accent)" }));
+  const xs = xsOf(chart);
+  if (!xs.length) return svg;
+  const cursor = make("line", { y1: top, y2: height - bottom, style: "stroke:var(--soft);visibility:hidden" });
+  svg.append(cursor);
+  let place = at === null ? xs.length - 1 : nearest(xs, at);
+  const read = (/** @type {number} */ i) => {
+    place = Math.min(Math.max(i, 0), xs.length - 1);
+    const x = xs[place];
+    cursor.setAttribute("x1", String(X(x)));
+    cursor.setAttribute("x2", String(X(x)));
+    cursor.style.visibility = "visible";
+    const found = curves.flatMap(({ name, points: line }) => line.filter(([other]) => other === x).map(([, y]) => `${name || yLabel} ${shown(y, 4)}`));
+    say(`${xLabel} ${x}: ${found.join(", ")}`);
+  };
+  svg.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
+    const box = svg.getBoundingClientRect();
+    read(nearest(xs, ((((event.clientX - box.left) / box.width) * width - left) / (width - left - right)) * x1));
+  });
+  svg.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+    const way = /** @type {Record<string, number>} */ ({ ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9 })[event.key];
+    if (!way) return;
+    event.preventDefault();
+    read(place + way);
+  });
   return svg;
 }
+
+/** Where the number next to x stands. @param {number[]} xs @param {number} x */
+const nearest = (xs, x) => xs.reduce((best, other, i) => (Math.abs(other - x) < Math.abs(xs[best] - x) ? i : best), 0);
 
 /**
  * Attention as a picture: row t, column s, darker is more; the shade is the square root of the weight.
@@ -99,14 +195,23 @@ export function lineChart({ label, xLabel, yLabel, curves, levels = [], xMax, at
 export function drawMap(canvas, weights, T) {
   canvas.width = canvas.height = T;
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  const [r, g, b] = getComputedStyle(document.documentElement).colorScheme && isDark() ? [108, 182, 255] : [11, 92, 173];
+  const [r, g, b] = inkOf().split(" ").map(Number);
   const image = context.createImageData(T, T);
   for (let i = 0; i < T * T; i++) image.data.set([r, g, b, Math.round(255 * Math.sqrt(weights[i]))], 4 * i);
   context.putImageData(image, 0, 0);
 }
 
-/** Whether the page is dark. */
-export const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+/** Red, green and blue of maps, which the theme decides. */
+export const inkOf = () => (matchMedia("(prefers-color-scheme: dark)").matches ? "108 182 255" : "11 92 173");
+
+/** What the page cannot do, in its place. A page that is cut off has no script, and shows the sentence that stands there. */
+byId("whole").hidden = true;
+for (const kind of ["error", "unhandledrejection"]) {
+  addEventListener(kind, (/** @type {any} */ event) => {
+    byId("whole").hidden = false;
+    byId("whole").textContent = `This page has failed: ${event.reason?.message ?? event.message}. Open it again, or take a whole copy of it.`;
+  });
+}
 
 /** @param {string} name @param {BlobPart} content @param {string} type */
 export function download(name, content, type) {
@@ -117,7 +222,11 @@ export function download(name, content, type) {
 
 /** The page's data, which Python wrote. @returns {any} */
 export function pageData() {
-  return JSON.parse(byId("data").textContent ?? "null");
+  try {
+    return JSON.parse(byId("data").textContent ?? "null");
+  } catch {
+    throw new Error("its data are cut off or were edited");
+  }
 }
 
 /** @param {string} text @returns {Uint8Array} */

@@ -1,6 +1,6 @@
 /** Question 1: one query or two over keys that the reader moves, and over keys that are drawn. */
 
-import { byId, lineChart, makeTable } from "../kit/kit.js";
+import { byId, makeTable, pressQuestion, say, showChart } from "../kit/kit.js";
 import { showPlane } from "../kit/plane.js";
 
 /** @import { Point } from "../kit/plane.js" */
@@ -59,18 +59,13 @@ function handSentence(weights, c) {
 }
 
 const percent = (/** @type {number} */ x) => `${(100 * x).toFixed(1)} %`;
-/** @param {string} id @param {string} sentence */
-function say(id, sentence) {
-  byId(id).textContent = sentence;
-}
 
-/** @type {Record<string, [number, number]>} */
-const DIRECTIONS = { copy: [1, 0], average: [1, 1], even: [0, 0] };
-for (const button of document.querySelectorAll("[data-set]")) {
-  button.addEventListener("click", () => {
-    const name = button.getAttribute("data-set") ?? "";
+/** @type {[string, number, number][]} a button, and the direction of the query that it sets */
+const DIRECTIONS = [["1a", 1, 0], ["1b", 1, 1], ["0", 0, 0]]; // prettier-ignore
+for (const [id, x, y] of DIRECTIONS) {
+  byId(id).addEventListener("click", () => {
     [keys[0].x, keys[0].y, keys[1].x, keys[1].y] = [1, 0, 0, 1];
-    [queries[0].x, queries[0].y] = DIRECTIONS[name];
+    [queries[0].x, queries[0].y] = [x, y];
     byId("second").checked = false;
     drawHand();
   });
@@ -119,11 +114,11 @@ function drawNorms() {
   const bins = Array.from({ length: 21 }, (_, i) => /** @type {[number, number]} */ ([i / 20, 0]));
   for (const c of draws) bins[Math.min(20, Math.round(c[0] * 20))][1] += 1 / DRAWS;
   showPlane("outputs", { label: `weights of both values in ${500} draws`, lo: -0.1, hi: 1.1, points: [], dots: draws.slice(0, 500).map((c) => [c[0], c[1]]), ring: [0.5, 0.5] });
-  byId("histogram").replaceChildren(lineChart({ label: "share of draws by the weight of va", xLabel: "weight of va in c", yLabel: "share of draws", curves: [{ name: "", points: bins }], xMax: 1, zero: true }));
+  showChart(byId("histogram"), { label: "share of draws by the weight of va", xLabel: "weight of va in c", yLabel: "share of draws", curves: [{ name: "", points: bins }], xMax: 1, zero: true });
   const se = Math.sqrt((near * (1 - near)) / DRAWS);
   byId("numbers").replaceChildren(makeTable(`${DRAWS.toLocaleString("en")} draws of ${n} keys`, ["", "value"], [["mean weight of va", means[0].toFixed(4)], ["mean weight of vb", means[1].toFixed(4)], ["total variance of c", variance.toFixed(4)], ["draws within 0.1 of the average", `${percent(near)} ± ${percent(se)}`], ["draws in which one of both takes over (weight > 0.99)", percent(taken)]]));
   const two = byId("heads").value === "two";
-  say("norm-text", `With ${two ? "two heads" : "one head"} c is within 0.1 of the average in ${percent(near)} of the draws, and one value takes over in ${percent(taken)}; the variance of c is ${variance.toFixed(3)}. ${two ? "Each head looks at one key, so a long or short key a only changes its own head's certainty." : "When key a is longer than 1 it wins nearly all the weight, when it is shorter key b does."}`);
+  say("norm-text", `With ${two ? "two heads" : "one head"} c is within 0.1 of the average in ${percent(near)} of the draws, and one value takes over in ${percent(taken)}; the variance of c is ${variance.toFixed(3)}. ${!Number(byId("spread").value) ? "Keys that hardly vary leave the scores nearly equal." : two ? "Each head looks at one key, so a long or short key a only changes its own head's certainty: why several heads help, 1 (e)." : "When key a is longer than 1 it wins nearly all the weight, when it is shorter key b does."}`);
 }
 
 for (const id of ["heads", "c-beta", "spread", "epsilon", "n"]) byId(id).addEventListener("input", drawNorms);
@@ -131,5 +126,14 @@ byId("again").addEventListener("click", () => {
   seed += 1;
   drawNorms();
 });
+/** @type {[string, string, number][]} a button, and the heads and the variance of key a's length that it sets */
+const NORMS = [["1ci", "one", 0], ["1cii", "one", 0.5], ["1di", "two", 0], ["1dii", "two", 0.5]]; // prettier-ignore
+for (const [id, heads, spread] of NORMS) {
+  byId(id).addEventListener("click", () => {
+    [byId("heads").value, byId("spread").value] = [heads, spread];
+    drawNorms();
+  });
+}
 drawHand();
 drawNorms();
+pressQuestion();

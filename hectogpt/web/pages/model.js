@@ -1,9 +1,10 @@
 /** A trained model's page: what Python computed, shown. */
 
-import { byId, drawMap, fromBase64, lineChart, make, makeTable, pageData, shown, signed } from "../kit/kit.js";
+import { describeRow, effectSentence, effectTable, headNames, isSeen, showHeads } from "../kit/heads.js";
+import { byId, fromBase64, makeTable, pageData, say, showChart } from "../kit/kit.js";
 
 /**
- * @typedef {{heads: [number, number][], mode: string, delta: number, se: number | null}} Effect
+ * @typedef {import("../kit/heads.js").Effect & {mode: string}} Effect
  * @typedef {{step: number | null, losses: number[], maps: string, next: [string, number][], effects: Effect[]}} Moment
  */
 const data = pageData();
@@ -17,69 +18,59 @@ let all = new Uint16Array(0);
 const mapOf = (layer, head) => Float32Array.from(all.subarray((layer * HEADS + head) * T * T, (layer * HEADS + head + 1) * T * T), (w) => w / 65535);
 let [layer, head, token] = [0, 0, T - 1];
 
-function drawMaps() {
-  const grid = byId("maps");
-  grid.style.gridTemplateColumns = `repeat(${Math.min(HEADS * (LAYERS > 1 && HEADS < 5 ? 2 : 1), 12)}, minmax(96px, 1fr))`;
-  grid.replaceChildren(
-    ...Array.from({ length: LAYERS * HEADS }, (_, i) => {
-      const [l, h] = [Math.floor(i / HEADS), i % HEADS];
-      const canvas = make("canvas", { role: "img", "aria-label": `attention of layer ${l}, head ${h}` });
-      drawMap(canvas, mapOf(l, h), T);
-      return make("button", { class: "map", "aria-pressed": String(l === layer && h === head), onclick: () => choose(l, h, token) }, `layer ${l}, head ${h}`, canvas);
-    }),
-  );
-  const top = Math.max(...moments.flatMap(({ losses }) => losses), 1);
-  byId("tokens").replaceChildren(
-    ...data.tokens.map((/** @type {string} */ name, /** @type {number} */ t) => {
-      const title = t ? `loss ${shown(now.losses[t - 1], 2)} nats` : "the first token has no loss";
-      return make("button", { title, "aria-label": `${name}, ${title}`, "aria-pressed": String(t === token), style: t ? `background:rgb(var(--heat) / ${Math.min(now.losses[t - 1] / top, 1) * 0.55})` : false, onclick: () => choose(layer, head, t) }, name);
-    }),
-  );
-}
-
 /** @param {number} l @param {number} h @param {number} t */
 function choose(l, h, t) {
   [layer, head, token] = [l, h, t];
-  drawMaps();
+  const darkest = Math.max(...moments.flatMap(({ losses }) => losses), 1);
+  /** @type {import("../kit/heads.js").Heads} */
+  const of = { layers: LAYERS, heads: HEADS, tokens: data.tokens, losses: now.losses, darkest, map: mapOf, chosen: [l, h, t], choose };
+  showHeads(of);
+  say("look-text", describeRow(of));
   const weights = mapOf(layer, head).subarray(token * T, token * T + token + 1);
-  const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 8);
+  const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]);
   byId("looks").replaceChildren(makeTable(`Where token ${token}, “${data.tokens[token]}”, looks in layer ${layer}, head ${head}`, ["token", "weight", "even"], order.map((s) => [`${s} ${data.tokens[s]}`, weights[s].toFixed(3), (1 / (token + 1)).toFixed(3)])));
-  byId("look-text").textContent = `“${data.tokens[token]}” looks most at “${data.tokens[order[0]]}”: ${Math.round(100 * weights[order[0]])} % of its weight${order[0] === token ? ", which is itself" : order[0] === token - 1 ? ", the token before" : ""}.`;
 }
 
-const nameOf = (/** @type {[number, number][]} */ heads) => heads.map(([l, h]) => `${l}.${h}`).join(" + ");
-const seen = (/** @type {{delta: number, se: number | null}} */ e) => e.se !== null && Math.abs(e.delta) > 2 * e.se;
-
 function drawEffects() {
-  const effects = now.effects;
-  if (!effects.length) {
-    byId("off-text").textContent = "Effects of single heads were not measured: the model has more than 64 of them, or the text is one token.";
-    return;
-  }
-  const zero = effects.filter((e) => e.heads.length === 1 && e.mode === "zero").sort((a, b) => b.delta - a.delta);
-  const mean = new Map(effects.filter((e) => e.mode === "mean").map((e) => [nameOf(e.heads), e]));
-  const show = (/** @type {{delta: number, se: number | null} | undefined} */ e) => (e ? `${signed(e.delta)} ± ${e.se === null ? "?" : e.se.toFixed(4)}` : "");
-  byId("alone").replaceChildren(makeTable(`Loss on ${data.text} rises by, nats a token ± one standard error`, ["layer.head", "zero in its place", "its mean in its place", ""], zero.map((e) => [nameOf(e.heads), show(e), show(mean.get(nameOf(e.heads))), seen(e) ? "" : "not distinguishable from 0"])));
-  const pairs = effects.filter((e) => e.heads.length === 2);
-  const alone = new Map(zero.map((e) => [nameOf(e.heads), e.delta]));
-  const sum = (/** @type {[number, number][]} */ heads) => heads.reduce((total, h) => total + (alone.get(nameOf([h])) ?? 0), 0);
-  byId("pairs").replaceChildren(pairs.length ? makeTable("Two heads together, zero in their place", ["heads", "loss rises by", "sum of both alone"], pairs.map((e) => [nameOf(e.heads), show(e), signed(sum(e.heads))])) : "Pairs are measured at the end of the run.");
-  const best = zero.find(seen);
-  byId("off-text").textContent = best ? `Of the heads whose effect can be told from 0, ${nameOf(best.heads)} matters most: without it the loss rises by ${show(best)} nats a token.` : "No single head can be told from 0.";
+  const { effects } = now;
+  if (!effects.length) return say("off-text", "Effects of single heads were not measured: the model has more than 64 of them, or the text is one token.");
+  const zero = effects.filter(({ mode }) => mode === "zero");
+  const caption = `Loss on ${data.text} rises by, nats a token ± one standard error`;
+  byId("alone").replaceChildren(effectTable(`${caption}; zero in the place of heads`, zero));
+  const mean = effects.filter((effect) => effect.mode === "mean");
+  byId("mean").replaceChildren(mean.length ? effectTable(`${caption}; the mean output in the place of a head`, mean) : "Means and pairs are measured with the newest weights alone.");
+  say("off-text", [`At step ${now.step ?? "?"}:`, effectSentence(zero), sinceSentence()].filter(Boolean).join("\n"));
+}
+
+/** @param {Moment} moment @param {string} name */
+const effectAt = (moment, name) => moment.effects.find(({ mode, heads }) => mode === "zero" && headNames(heads) === name);
+
+/** The heads that matter most with the newest weights, names alone. */
+function bestHeads() {
+  const last = moments[moments.length - 1].effects.filter(({ heads, mode }) => heads.length === 1 && mode === "zero");
+  return [...last].sort((a, b) => b.delta - a.delta).map(({ heads }) => headNames(heads));
+}
+
+/** Since which checkpoint the head that matters most in the end does. */
+function sinceSentence() {
+  const [best] = bestHeads();
+  let first = moments.length;
+  while (first && ((effect) => effect && effect.delta > 0 && isSeen(effect))(effectAt(moments[first - 1], best))) first--;
+  const measured = `Checkpoints that the run kept: ${moments.map(({ step }) => step).join(", ")}.`;
+  if (moments.length < 2 || first === moments.length) return moments.length < 2 ? "" : measured;
+  return `The effect of head ${best}, which matters most in the end, can be told from 0 since step ${moments[first].step}${first ? ` (at step ${moments[first - 1].step} not yet)` : ", the first that is here"}. ${measured}`;
 }
 
 /** The heads that matter most at the end, at every checkpoint. */
 function drawHistory() {
-  const last = moments[moments.length - 1].effects.filter((e) => e.heads.length === 1 && e.mode === "zero");
-  const best = [...last].sort((a, b) => b.delta - a.delta).slice(0, 4);
-  const at = (/** @type {Moment} */ moment, /** @type {Effect} */ head) => moment.effects.find((e) => e.mode === "zero" && nameOf(e.heads) === nameOf(head.heads));
-  const curves = best.map((head) => {
-    const found = moments.map((moment) => /** @type {const} */ ([moment.step ?? 0, at(moment, head)]));
-    return { name: nameOf(head.heads), points: found.map(([step, e]) => /** @type {[number, number]} */ ([step, e?.delta ?? NaN])), errors: found.map(([, e]) => 2 * (e?.se ?? 0)) };
+  const curves = bestHeads().slice(0, 4).map((name) => {
+    const found = moments.map((moment) => /** @type {const} */ ([moment.step ?? 0, effectAt(moment, name)]));
+    return { name, points: found.map(([step, e]) => /** @type {[number, number]} */ ([step, e?.delta ?? NaN])), errors: found.map(([, e]) => 2 * (e?.se ?? 0)) };
   });
   if (!curves.length) return;
   const caption = `What the loss on ${data.text} rises by without a head, nats a token; bars are two standard errors.`;
-  byId("history").replaceChildren(make("figcaption", {}, caption), lineChart({ label: caption, xLabel: "step", yLabel: "nats", curves, at: now.step, zero: true, height: 220 }));
+  byId("history-text").textContent = caption;
+  showChart(byId("history"), { label: caption, xLabel: "step", yLabel: "loss rises by", curves, at: now.step, zero: true, height: 220 });
 }
 
 /** @param {number} i of the moments */

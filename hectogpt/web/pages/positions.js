@@ -1,10 +1,10 @@
 /** Question 2: a block that reads words in another order, and sinusoids. */
 
-import { byId, isDark, lineChart, make, makeTable } from "../kit/kit.js";
+import { byId, inkOf, make, makeTable, pressQuestion, showChart } from "../kit/kit.js";
 
 const WORDS = ["the", "dog", "bit", "the", "old", "man"];
 const WIDTH = 16;
-let order = WORDS.map((_, i) => i);
+let order = [0, 5, 2, 3, 4, 1]; // the man bit the old dog
 /** @type {number | null} */
 let chosen = null;
 
@@ -59,7 +59,7 @@ function drawOrder() {
   byId("words").replaceChildren(
     ...order.map((word, t) => make("button", { "aria-pressed": String(t === chosen), onclick: () => swap(t) }, WORDS[word])),
   );
-  const rows = [false, true].flatMap((c) => [false, true].map((p) => [`${c ? "causal" : "full"} mask, ${p ? "sinusoids" : "no positions"}`, gap(c, p).toExponential(2)]));
+  const rows = [false, true].flatMap((c) => [false, true].map((p) => [`${c ? "causal" : "full"} mask, ${p ? "sinusoids" : "no positions"}`, asText(gap(c, p))]));
   byId("order-table").replaceChildren(makeTable("max |Z(PX) − P Z(X)| for this order", ["block", "difference"], rows));
   const found = gap(causal, added);
   const same = order.every((word, t) => word === t);
@@ -70,6 +70,9 @@ function drawOrder() {
       ? `The output changes by up to ${found.toFixed(3)}: with ${causal ? "a causal mask" : "a full mask"} and ${added ? "sinusoids" : "no positions"} the block sees order.`
       : `The output moves with the words and changes in nothing else (up to ${found.toExponential(1)}, which is rounding): the block cannot tell “${WORDS.join(" ")}” from “${order.map((w) => WORDS[w]).join(" ")}”.`;
 }
+
+/** @param {number} x */
+const asText = (x) => (x > 1e-3 ? x.toFixed(4) : x ? x.toExponential(1) : "0");
 
 /** @param {number} t */
 function swap(t) {
@@ -94,12 +97,12 @@ function drawSinusoids() {
   [canvas.width, canvas.height] = [d, T];
   const context = canvas.getContext("2d");
   const image = context.createImageData(d, T);
-  const [r, g, b] = isDark() ? [108, 182, 255] : [11, 92, 173];
+  const [r, g, b] = inkOf().split(" ").map(Number);
   table.flat().forEach((x, i) => image.data.set([r, g, b, Math.round(127.5 * (x + 1))], 4 * i));
   context.putImageData(image, 0, 0);
   const dot = (/** @type {number[]} */ a, /** @type {number[]} */ b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
   const points = table.map((row, s) => /** @type {[number, number]} */ ([s, dot(row, table[t])]));
-  byId("similar").replaceChildren(lineChart({ label: "dot product with the chosen position", xLabel: "position s", yLabel: "Φ(t)·Φ(s)", curves: [{ name: "", points }], xMax: T - 1, at: t }));
+  showChart(byId("similar"), { label: "dot product with the chosen position", xLabel: "position s", yLabel: "Φ(t)·Φ(s)", curves: [{ name: "", points }], xMax: T - 1, at: t });
   const [base, other] = [sinusoid(t, d), sinusoid(t + distance, d)];
   const rotated = base.map((_, i) => {
     const angle = distance / 10000 ** (2 * Math.floor(i / 2) / d);
@@ -129,6 +132,20 @@ function drawSinusoids() {
 
 for (const id of ["causal", "sinusoids"]) byId(id).addEventListener("change", drawOrder);
 for (const id of ["T", "d", "t", "distance"]) byId(id).addEventListener("input", drawSinusoids);
+/** @param {string} id of a question's button @param {number[]} words @param {boolean} added */
+const ask = (id, words, added) =>
+  byId(id).addEventListener("click", () => {
+    order = words;
+    [byId("causal").checked, byId("sinusoids").checked] = [false, added];
+    drawOrder();
+  });
+ask("2ai", [3, 1, 4, 2, 0, 5], false);
+ask("2aii", [...order], false);
+ask("2bi", [...order], true);
+byId("2bii").addEventListener("click", () => {
+  [byId("T").value, byId("d").value] = [512, 32];
+  drawSinusoids();
+});
 byId("shuffle").addEventListener("click", () => {
   order = order.map((word) => ({ word, at: Math.random() })).sort((a, b) => a.at - b.at).map(({ word }) => word); // prettier-ignore
   drawOrder();
@@ -139,3 +156,4 @@ byId("sorted").addEventListener("click", () => {
 });
 drawOrder();
 drawSinusoids();
+pressQuestion();

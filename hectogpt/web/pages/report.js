@@ -1,10 +1,10 @@
 /**
  * A page of text, tables and charts, which its data lists in order. A block has one of: heading, text (with `kind`: soft,
- * good, bad or other), list, table ({head, rows}), chart (as `lineChart` takes it), code. A cell of a table is a text or
+ * good, bad or other), list, table ({head, rows}), chart (as `showChart` takes it), code. A cell of a table is a text or
  * {text, href, kind, bar}; an address is another page of the same folder and nothing else.
  */
 
-import { byId, lineChart, make, pageData } from "../kit/kit.js";
+import { byId, make, pageData, showChart } from "../kit/kit.js";
 
 const data = pageData();
 
@@ -21,7 +21,7 @@ function makeBlock(block) {
   if (block.heading) return make("h2", {}, block.heading);
   if (block.list) return make("ul", {}, ...block.list.map((/** @type {string} */ item) => make("li", {}, item)));
   if (block.code) return make("pre", { class: "sample panel" }, block.code);
-  if (block.chart) return make("figure", { class: "panel chart" }, make("figcaption", {}, block.chart.label), lineChart(block.chart));
+  if (block.chart) return make("figure", { class: "panel chart" }, make("figcaption", {}, block.chart.label), make("div"));
   if (block.table) {
     const head = block.table.head.map((/** @type {string} */ name) => (name ? make("th", { scope: "col" }, name) : make("td", {})));
     const rows = block.table.rows.map((/** @type {any[]} */ row) => make("tr", {}, ...row.map(makeCell)));
@@ -32,4 +32,6 @@ function makeBlock(block) {
 
 document.title = data.title;
 const back = data.back ? [make("p", {}, make("a", { href: "index.html" }, data.back))] : [];
-byId("main").append(...back, make("h1", {}, data.title), ...data.blocks.map(makeBlock));
+const blocks = data.blocks.map(makeBlock);
+byId("main").append(...back, make("h1", {}, data.title), ...blocks);
+data.blocks.forEach((/** @type {any} */ block, /** @type {number} */ i) => block.chart && showChart(blocks[i].lastElementChild, block.chart)); // as wide as they stand

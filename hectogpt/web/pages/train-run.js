@@ -145,7 +145,8 @@ export const hecto = {
   /** This page as text, with the run in it. */
   async save() {
     if (!run) throw new Error("There is no run yet. Press start first.");
-    const packed = await engine.send("save", { name: "run", most: 2e6 });
+    const other = document.documentElement.outerHTML.length + run.text.length; // a page stays below 3 MB; base64 has a third more
+    const packed = await engine.send("save", { name: "run", most: Math.max(0, 0.72 * (3e6 - other)) });
     const weights = packed.weights.map((/** @type {any} */ saved) => ({
       step: saved.step,
       values: saved.values.map((/** @type {Float32Array} */ v) => toBase64(new Uint8Array(v.buffer, v.byteOffset, v.byteLength))),
@@ -153,6 +154,7 @@ export const hecto = {
     const kept = { text: run.text, settings: run.opened.settings, steps: run.steps, heldOut: run.heldOut, weights };
     const page = /** @type {HTMLElement} */ (document.documentElement.cloneNode(true));
     for (const element of page.querySelectorAll("[data-made]")) element.replaceChildren();
+    page.querySelector("#whole")?.removeAttribute("hidden");
     const json = page.querySelector("#data");
     if (json) json.textContent = JSON.stringify({ ...data, run: kept }).replaceAll("<", "\\u003c");
     return "<!doctype html>\n" + page.outerHTML;

@@ -1,6 +1,8 @@
 /** What the page shows, and what its controls do. */
 
-import { byId, download, drawMap, lineChart, make, shown, signed } from "../kit/kit.js";
+import { meanDifference } from "../engine/difference.js";
+import { describeRow, effectSentence, effectTable, headNames, isSeen, showHeads } from "../kit/heads.js";
+import { byId, download, make, makeTable, say, showChart, shown, signed } from "../kit/kit.js";
 import { asked, changed, commandLine, data, engine, hecto, openRun, restoreRun, run, trainRun } from "./train-run.js";
 
 /** @type {[string, string, Record<string, any>][]} name of a setting, its label, its control */
@@ -19,6 +21,7 @@ const SIZES = [
   ["seqLen", "Tokens a row", { value: 128, min: 8, max: 1024 }],
   ["positions", "Positions", { options: ["yes", "no"] }],
 ];
+const MOST_BYTES = 10e6; // of a file
 let busy = false;
 
 /** @param {string} place @param {[string, string, Record<string, any>][]} controls @param {string} prefix */
@@ -47,12 +50,6 @@ function readSettings(prefix) {
   return found;
 }
 
-/** @param {string} id @param {string} sentence @param {boolean} [bad] */
-function say(id, sentence, bad = false) {
-  byId(id).textContent = sentence;
-  byId(id).classList.toggle("bad", bad);
-}
-
 /** Run one command of the page at a time; its error becomes a sentence. @param {string} place @param {() => Promise<void>} work */
 async function doing(place, work) {
   if (busy) return;
@@ -70,7 +67,7 @@ async function doing(place, work) {
 function enable() {
   const ended = run && run.steps.length >= run.opened.settings.steps;
   const idle = run !== null && !busy;
-  for (const id of ["write", "read", "each", "pairs", "subsets", "along", "save-page", "save-weights", "save-text", "reset", "try-second"]) byId(id).disabled = !idle;
+  for (const id of ["write", "read", "answer", "each", "pairs", "subsets", "along", "save-page", "save-weights", "save-text", "reset", "try-second"]) byId(id).disabled = !idle;
   byId("start").disabled = busy;
   byId("start").textContent = run && run.steps.length && !ended ? "Go on" : "Start";
   byId("pause").disabled = !busy;
@@ -89,9 +86,9 @@ function drawCurves() {
   const held = steps.filter((s) => s.heldOut !== null).map((s) => /** @type {[number, number]} */ ([s.step, s.heldOut]));
   const curves = [{ name: "training", points: steps.map((s) => /** @type {[number, number]} */ ([s.step, s.loss])) }];
   if (held.length) curves.push({ name: "held out", points: held });
-  byId("loss").replaceChildren(lineChart({ label: lossSentence(), xLabel: "step", yLabel: "nats a token", curves, levels: joinLevels(levels), xMax: last, at: run?.shown ?? null }));
+  showChart(byId("loss"), { label: lossSentence(), xLabel: "step", yLabel: "nats a token", curves, levels: joinLevels(levels), xMax: last, at: run?.shown ?? null });
   const norms = steps.map((s) => /** @type {[number, number]} */ ([s.step, s.gradNorm]));
-  byId("norm").replaceChildren(lineChart({ label: "gradient norm by step", xLabel: "step", yLabel: "gradient norm", curves: [{ name: "", points: norms }], xMax: last, at: run?.shown ?? null, height: 200, zero: true }));
+  showChart(byId("norm"), { label: "gradient norm by step", xLabel: "step", yLabel: "gradient norm", curves: [{ name: "", points: norms }], xMax: last, at: run?.shown ?? null, height: 260, zero: true });
   byId("loss-text").textContent = lossSentence();
   byId("norm-text").textContent = steps.length ? `The gradient norm is ${shown(steps[steps.length - 1].gradNorm, 2)}; above 1 it is clipped to 1.` : "";
 }
@@ -118,74 +115,49 @@ function lossSentence() {
 
 // --- heads --------------------------------------------------------------------------------------------------------------
 
-/** @type {{tokens: string[], losses: number[], maps: Float32Array[][]} | null} */
-let reading = null;
-let [chosenLayer, chosenHead, chosenToken] = [0, 0, -1];
+/** @typedef {{tokens: string[], losses: number[], maps: Float32Array[][]}} Reading */
 
-/** @param {{tokens: string[], losses: number[], maps: Float32Array[][]}} found */
+/** @type {Reading | null} */
+let reading = null;
+/** @type {[number, number, number]} layer, head and token */
+let chosen = [0, 0, -1];
+
+/** @param {Reading} found */
 function drawReading(found) {
   reading = found;
-  const T = found.tokens.length;
-  if (chosenToken < 0 || chosenToken >= T) chosenToken = T - 1;
-  const grid = byId("maps");
-  const columns = (found.maps[0]?.length ?? 1) * (found.maps.length > 1 && found.maps[0].length < 5 ? found.maps.length : 1);
-  grid.style.gridTemplateColumns = `repeat(${Math.min(columns + 1, 10)}, minmax(112px, 1fr))`;
-  const cells = found.maps.flatMap((heads, layer) =>
-    heads.map((weights, head) => {
-      const canvas = make("canvas", { role: "img", "aria-label": describeMap(weights, T, layer, head) });
-      drawMap(canvas, weights, T);
-      const pressed = layer === chosenLayer && head === chosenHead;
-      return make("button", { class: "map", "aria-pressed": String(pressed), onclick: () => choose(layer, head, chosenToken) }, `layer ${layer}, head ${head}`, canvas);
-    }),
-  );
-  const even = Float32Array.from({ length: T * T }, (_, i) => (i % T <= Math.floor(i / T) ? 1 / (Math.floor(i / T) + 1) : 0));
-  const canvas = make("canvas", { role: "img", "aria-label": "the same weight on all earlier tokens" });
-  drawMap(canvas, even, T);
-  cells.push(make("div", { class: "map" }, "for comparison: even", canvas));
-  grid.replaceChildren(...cells);
-  const top = Math.max(...found.losses, 1);
-  byId("tokens").replaceChildren(
-    ...found.tokens.map((token, t) => {
-      const loss = t ? found.losses[t - 1] : 0;
-      const title = t ? `token ${t}: loss ${shown(loss, 2)} nats` : "the first token has no loss";
-      return make("button", { title, "aria-label": `${token.trim() || "space"}, ${title}`, "aria-pressed": String(t === chosenToken), style: `background:rgb(var(--heat) / ${Math.min(loss / top, 1) * 0.55})`, onclick: () => choose(chosenLayer, chosenHead, t) }, token.replaceAll("\n", "⏎"));
-    }),
-  );
+  if (chosen[2] < 0 || chosen[2] >= found.tokens.length) chosen[2] = found.tokens.length - 1;
+  chosen = [Math.min(chosen[0], found.maps.length - 1), Math.min(chosen[1], found.maps[0].length - 1), chosen[2]];
+  const map = (/** @type {number} */ layer, /** @type {number} */ head) => found.maps[layer][head];
+  const of = { layers: found.maps.length, heads: found.maps[0].length, tokens: found.tokens, losses: found.losses, map, chosen, choose };
+  showHeads(of);
+  say("row-text", describeRow(of));
 }
 
-/** @param {Float32Array} weights @param {number} T @param {number} layer @param {number} head */
-function describeMap(weights, T, layer, head) {
-  let [own, before] = [0, 0];
-  for (let t = 1; t < T; t++) {
-    own += weights[t * T + t] / (T - 1);
-    before += weights[t * T + t - 1] / (T - 1);
-  }
-  return `layer ${layer}, head ${head}: ${Math.round(100 * own)} % of the weight on the token itself, ${Math.round(100 * before)} % on the one before`;
-}
-
-/** @param {number} layer @param {number} head @param {number} token */
-function choose(layer, head, token) {
-  [chosenLayer, chosenHead, chosenToken] = [layer, head, token];
+/** @param {[number, number, number]} place layer, head and token */
+function choose(...place) {
+  chosen = place;
   if (reading) drawReading(reading);
-  doing("off-text", followToken);
+  doing("row-text", followToken);
 }
 
 async function followToken() {
   if (!reading) return;
-  const text = byId("reading").value;
-  const found = await engine.send("follow", { name: "run", text, layer: chosenLayer, head: chosenHead, at: chosenToken });
-  const vector = (/** @type {number[]} */ v) => v.slice(0, 4).map((x) => shown(x, 2)).join("  ") + (v.length > 4 ? " ..." : "");
-  const rows = found.weights.map((/** @type {number} */ weight, /** @type {number} */ s) =>
-    make("tr", {}, make("td", {}, reading?.tokens[s] ?? ""), make("td", {}, vector(found.keys[s])), make("td", {}, shown(found.scores[s], 2)), make("td", {}, shown(weight)), make("td", {}, shown(1 / found.weights.length)), make("td", {}, vector(found.values[s]))),
-  );
-  const head = ["token", "key k", "score q·k", "weight (softmax)", "even", "value v"].map((name) => make("th", { scope: "col" }, name));
-  const caption = `Token ${chosenToken} “${reading.tokens[chosenToken]}” in layer ${chosenLayer}, head ${chosenHead}: its query is ${vector(found.q)}; the weighted sum of the values is ${vector(found.out)}.`;
-  const likely = found.likely.map((/** @type {any} */ l) => `“${l.token}” ${Math.round(100 * l.probability)} %`).join(", ");
-  byId("follow").replaceChildren(make("table", {}, make("caption", {}, caption), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)), make("p", {}, `Likeliest next tokens: ${likely}.`));
+  const [layer, head, at] = chosen;
+  const found = await engine.send("follow", { name: "run", text: byId("reading").value, layer, head, at });
+  const vector = (/** @type {number[]} */ v) => v.map((x) => shown(x, 2)).join(" ");
+  const rows = found.weights.map((/** @type {number} */ weight, /** @type {number} */ s) => [reading?.tokens[s], shown(found.scores[s], 3), shown(weight, 4), shown(1 / found.weights.length, 4), vector(found.keys[s]), vector(found.values[s])]);
+  const likely = found.likely.map((/** @type {any} */ l) => `“${l.token}” ${(100 * l.probability).toFixed(1)} %`).join(", ");
+  const steps = [
+    `Token ${at}, “${reading.tokens[at]}”, in layer ${layer}, head ${head}: its query q is ${vector(found.q)}.`,
+    "The score of an earlier token is its key k times q, over the square root of the length (or the recipe's scale); the softmax of the scores are the weights.",
+    `The head's output, the sum of weight times value, is ${vector(found.out)}.`,
+    `After all layers the likeliest next tokens are ${likely}.`,
+  ];
+  byId("follow").replaceChildren(make("ol", {}, ...steps.map((step) => make("li", {}, step))), makeTable("", ["token", "score q·k", "weight", "even 1/t", "key k", "value v"], rows));
 }
 
 async function readAgain() {
-  drawReading(await engine.send("look", { name: "run", text: byId("reading").value }));
+  await look();
   await followToken();
 }
 
@@ -198,100 +170,111 @@ function allHeads() {
   return Array.from({ length: layers * heads }, (_, i) => [Math.floor(i / heads), i % heads]);
 }
 
-/** @param {[number, number][]} heads */
-const headNames = (heads) => heads.map(([layer, head]) => `${layer}.${head}`).join(" + ");
-
-/** @param {{delta: number, se: number}} effect */
-const isSeen = ({ delta, se }) => Math.abs(delta) > 2 * se;
-
-/** Measure sets of heads and show them, the largest effect first. @param {[number, number][][]} sets */
+/** Measure sets of heads that are off together, small sets first, and show them. @param {[number, number][][]} sets */
 async function measure(sets) {
   const mode = byId("mode").value;
-  /** @type {Map<string, any>} */
+  /** @type {Map<string, number[]>} differences of the windows without one head */
   const alone = new Map();
   const found = [];
   for (const heads of sets) {
-    say("off-text", `measuring ${headNames(heads)} (${found.length + 1} of ${sets.length})`);
-    const effect = await engine.send("ablate", { name: "run", heads, mode });
-    if (heads.length === 1) alone.set(headNames(heads), effect);
-    const sum = heads.length > 1 && heads.every((h) => alone.has(headNames([h]))) ? heads.reduce((total, h) => total + alone.get(headNames([h])).delta, 0) : null;
-    found.push({ heads, ...effect, sum });
+    say("off-text", `Measuring ${headNames(heads)}, ${found.length + 1} of ${sets.length}.`);
+    const { delta, se, sums, sizes } = await engine.send("ablate", { name: "run", heads, mode });
+    if (heads.length === 1) alone.set(headNames(heads), sums);
+    const singles = heads.map((head) => alone.get(headNames([head])));
+    const rest = sums.map((/** @type {number} */ sum, /** @type {number} */ w) => singles.reduce((left, own) => left - (own?.[w] ?? NaN), sum));
+    found.push({ heads, delta, se, ...(heads.length > 1 && { beyond: meanDifference(rest, sizes) }) });
   }
-  found.sort((a, b) => b.delta - a.delta);
-  const rows = found.slice(0, 60).map((effect) =>
-    make("tr", {}, make("td", {}, headNames(effect.heads)), make("td", {}, signed(effect.delta)), make("td", {}, shown(effect.se, 4)), make("td", {}, effect.sum === null ? "" : signed(effect.sum)), make("td", {}, isSeen(effect) ? "" : "not distinguishable from 0")),
-  );
-  const head = ["layer.head", "loss rises by", "± standard error", "sum of single ones", "seen"].map((name) => make("th", { scope: "col" }, name));
-  byId("off-table").replaceChildren(make("table", {}, make("caption", {}, `Held-out loss at step ${run?.shown}, heads replaced by ${mode === "zero" ? "zero" : "their mean"}, nats a token`), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
-  say("off-text", offSentence(found));
-}
-
-/** @param {any[]} found */
-function offSentence(found) {
-  const single = found.filter((effect) => effect.heads.length === 1);
-  const pairs = found.filter((effect) => effect.heads.length === 2);
-  const first = single[0];
-  let sentence = first && isSeen(first) ? `Head ${headNames(first.heads)} matters most at step ${run?.shown}: without it held-out loss is ${signed(first.delta)} ± ${shown(first.se, 4)}.` : "No single head can be told from 0.";
-  const together = pairs.filter((p) => p.sum !== null).sort((a, b) => b.delta - b.sum - (a.delta - a.sum))[0];
-  if (together) sentence += ` Together ${headNames(together.heads)} cost ${signed(together.delta)}, ${together.delta > together.sum + 2 * together.se ? "more than" : together.delta < together.sum - 2 * together.se ? "less than" : "about as much as"} the sum of both alone (${signed(together.sum)}).`;
+  const caption = `Held-out loss at step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean output"} in the place of heads: nats a token ± one standard error`;
+  byId("off-table").replaceChildren(effectTable(caption, found));
+  const sentence = `At step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean"} in the place of heads:\n${effectSentence(found)}`;
+  say("off-text", sentence);
   return sentence;
 }
 
+/** Measure each head at some saved steps. Returns since when the one that matters most at the end does. */
 async function measureAlong() {
-  if (!run) return;
-  const { steps: kept } = await engine.send("show", { name: "run", step: run.shown });
+  const before = run?.shown ?? 0;
+  const { steps: kept } = await engine.send("show", { name: "run", step: before });
   const last = kept[kept.length - 1];
-  const wanted = [0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1].map((share) => kept.reduce((/** @type {number} */ a, /** @type {number} */ b) => (Math.abs(b - share * last) < Math.abs(a - share * last) ? b : a)));
+  const wanted = [0, 0.03, 0.06, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1].map((share) => kept.reduce((/** @type {number} */ a, /** @type {number} */ b) => (Math.abs(b - share * last) < Math.abs(a - share * last) ? b : a)));
   const steps = [...new Set(wanted)];
   const heads = allHeads();
-  const curves = heads.map(([layer, head]) => ({ name: `${layer}.${head}`, points: /** @type {[number, number][]} */ ([]), errors: /** @type {number[]} */ ([]) }));
-  /** @type {(number | null)[]} first saved step from which an effect stays seen */
-  const since = heads.map(() => null);
-  for (const step of steps) {
+  const curves = heads.map((head) => ({ name: headNames([head]), points: /** @type {[number, number][]} */ ([]), errors: /** @type {number[]} */ ([]) }));
+  /** @type {number[]} place of the first step from which an effect stays seen */
+  const since = heads.map(() => steps.length);
+  for (const [k, step] of steps.entries()) {
     await hecto.step(step);
+    say("off-text", `Measuring each head at step ${step}, ${k + 1} of ${steps.length}.`);
     for (const [i, head] of heads.entries()) {
-      say("off-text", `step ${step}: measuring ${headNames([head])}`);
-      const effect = await engine.send("ablate", { name: "run", heads: [head], mode: byId("mode").value, windows: 8 });
+      const effect = await engine.send("ablate", { name: "run", heads: [head], mode: byId("mode").value, windows: 32 });
       curves[i].points.push([step, effect.delta]);
-      curves[i].errors.push(effect.se);
-      since[i] = isSeen(effect) && effect.delta > 0 ? (since[i] ?? step) : null;
+      curves[i].errors.push(2 * effect.se);
+      since[i] = isSeen(effect) && effect.delta > 0 ? Math.min(since[i], k) : steps.length;
     }
   }
   const order = curves.map((_, i) => i).sort((a, b) => curves[b].points[steps.length - 1][1] - curves[a].points[steps.length - 1][1]);
-  const shownCurves = order.slice(0, 6).map((i) => curves[i]);
-  byId("off-chart").replaceChildren(lineChart({ label: "effect of each head on held-out loss by step", xLabel: "step", yLabel: "loss rises by", curves: shownCurves, zero: true }));
+  showChart(byId("off-chart"), { label: "what held-out loss rises by without a head, by step", xLabel: "step", yLabel: "loss rises by, ± two standard errors", curves: order.slice(0, 6).map((i) => curves[i]), zero: true });
+  await hecto.step(before);
   const best = order[0];
-  say("off-text", since[best] === null ? "No head's effect can be told from 0 at the last step." : `Head ${curves[best].name} matters most at the end. Of the steps that were measured (${steps.join(", ")}), its effect can be told from 0 since step ${since[best]}.`);
+  const first = since[best];
+  const sentence = first === steps.length ? `At step ${last} no head's effect can be told from 0.` : `Head ${curves[best].name} matters most at step ${last}; its effect can be told from 0 since step ${steps[first]}${first ? ` (at step ${steps[first - 1]} not yet)` : ""}. Steps measured: ${steps.join(", ")}.`;
+  say("off-text", sentence);
+  return sentence;
+}
+
+/** Which head matters, since when, alone or with another. */
+async function answer() {
+  const heads = allHeads();
+  const found = await measure(heads.length > 12 ? subsets(1) : subsets(2));
+  const since = await measureAlong();
+  say("off-text", `${found}\n${since}`);
 }
 
 // --- two runs ---------------------------------------------------------------------------------------------------------------
 
+/** What the second run may change: its label, and values to choose from or the input for a number. @type {Record<string, [string, string[] | Record<string, any>]>} */
+const CHANGES = {
+  lr: ["Learning rate", { value: 0.01, min: 0, step: "any" }],
+  recipe: ["Recipe", SETTINGS[0][2].options],
+  muon: ["Muon for matrices (else AdamW)", ["no", "yes"]],
+  positions: ["Positions", ["no", "yes"]],
+  dModel: ["Width", { value: 66, min: 4, max: 512 }],
+  heads: ["Heads", { value: 1, min: 1, max: 64 }],
+  layers: ["Layers", { value: 1, min: 1, max: 12 }],
+  seed: ["Seed (how far apart are equal runs?)", { value: 1, min: 0 }],
+};
+
+/** The control for the value of what is chosen. */
+function offerChange() {
+  const [, choices] = CHANGES[byId("change").value];
+  const control = Array.isArray(choices) ? make("select", { id: "change-to" }, ...choices.map((value) => make("option", { value }, value))) : make("input", { id: "change-to", type: "number", ...choices });
+  byId("change-to").replaceWith(control);
+}
+
 async function trainSecond() {
   if (!run) return;
   const first = run;
-  const change = byId("change").value;
-  const settings = { ...first.opened.settings };
-  const value = byId("change-to").value;
-  if (change === "recipe") settings.recipe = value;
-  else if (change === "muon" || change === "positions") settings[change] = value === "yes";
-  else settings[change] = Number(value);
-  const until = first.steps.length;
-  settings.steps = first.opened.settings.steps;
-  await engine.send("open", { name: "second", text: first.text, settings, keep: ["run"] });
+  const [change, value, until] = [byId("change").value, byId("change-to").value, run.steps.length];
+  if (!until) throw new Error("The first run has no step yet. Press start first.");
+  const settings = { ...first.opened.settings, [change]: value === "yes" ? true : value === "no" ? false : change === "recipe" ? value : Number(value) };
+  const opened = await engine.send("open", { name: "second", text: first.text, settings, keep: ["run"] });
   /** @type {[number, number][]} */
   const points = [];
+  /** @type {[number, number][]} */
+  const old = first.steps.map((s) => [s.step, s.loss]);
+  const draw = () => showChart(byId("two-chart"), { label: "training loss of both runs", xLabel: "step", yLabel: "nats a token", xMax: until, curves: [{ name: "first", points: old }, { name: "second", points }] });
   engine.onStep = (step) => {
     if (step.name !== "second") return;
     points.push([step.step, step.loss]);
-    say("two-text", `second run: step ${step.step} of ${until}, loss ${shown(step.loss)}`);
+    say("two-text", `Second run: step ${step.step} of ${until}, loss ${shown(step.loss)}.`);
     if (step.step % 5 === 0 || step.step === until) draw();
   };
-  const draw = () => byId("two-chart").replaceChildren(lineChart({ label: "training loss of both runs", xLabel: "step", yLabel: "nats a token", xMax: until, curves: [{ name: "first", points: first.steps.map((s) => [s.step, s.loss]) }, { name: "second", points }] }));
   await engine.send("train", { name: "second", steps: until, looks: [], prompt: "" });
-  await hecto.step(first.steps.length);
-  const { delta, se, windows } = await engine.send("compare", { names: ["run", "second"] });
-  const verdict = Math.abs(delta) < 2 * se ? "cannot be told apart" : delta < 0 ? "the second is better" : "the first is better";
-  say("two-text", `With ${change} = ${value} held-out loss changes by ${signed(delta)} ± ${shown(se, 4)} nats a token over ${windows} windows of the same text: ${verdict}. One seed; other seeds can differ by more.`);
+  await hecto.step(until);
+  const { delta, se, sizes } = await engine.send("compare", { names: ["run", "second"] });
+  const [one, two] = [await engine.send("heldOut", { name: "run" }), await engine.send("heldOut", { name: "second" })];
+  const verdict = Math.abs(delta) < 2 * se ? "the two cannot be told apart" : delta < 0 ? "the second is better" : "the first is better";
+  say("two-text", `${CHANGES[change][0]} ${first.opened.settings[change] ?? "of the recipe"} → ${value}: held-out loss ${shown(one)} → ${shown(two)}, paired difference ${signed(delta)} ± ${shown(se, 4)} nats a token over ${sizes.length} windows of the same text: ${verdict}. ${first.opened.parameters.toLocaleString("en")} → ${opened.parameters.toLocaleString("en")} parameters. This is one seed; others can differ by more.`);
 }
 
 // --- controls -----------------------------------------------------------------------------------------------------------------
@@ -301,13 +284,15 @@ function showText() {
   byId("about-text").textContent = words ? `${words.toLocaleString("en")} characters. A seventh or so is held out, and never trained on.` : "";
 }
 
-/** @param {File} file */
+/** @param {File | undefined} file */
 async function readFile(file) {
-  if (file.size > 20e6) throw new Error(`${file.name} has ${Math.round(file.size / 1e6)} MB; a tab trains on 20 MB at most. Cut it, or use hectogpt train.`);
+  if (!file) return;
+  if (file.size > MOST_BYTES) throw new Error(`${file.name} has ${Math.round(file.size / 1e6)} MB; a tab reads ${MOST_BYTES / 1e6} MB at most. Take a part of it, or hectogpt train --corpus.`);
   const text = await file.text();
   if (text.includes("\u0000") || (text.match(/\ufffd/g) ?? []).length > text.length / 100) throw new Error(`${file.name} is no text in UTF-8.`);
   byId("text").value = text;
   showText();
+  say("status", `${file.name} is read. Press start.`);
 }
 
 asked.prompt = () => byId("reading").value || byId("text").value.slice(0, 120);
@@ -316,16 +301,26 @@ for (const [i, { name }] of data.texts.entries()) byId("texts").append(make("opt
 addControls("settings", SETTINGS, "set-");
 addControls("sizes", SIZES, "set-");
 byId("second").append(
-  make("label", {}, "Change", make("select", { id: "change" }, ...["lr", "recipe", "muon", "positions", "dModel", "heads", "layers"].map((name) => make("option", { value: name }, name)))),
-  make("label", {}, "to", make("input", { id: "change-to", value: "0.01", size: 10 })),
+  make("label", {}, "Change", make("select", { id: "change", onchange: offerChange }, ...Object.entries(CHANGES).map(([value, [label]]) => make("option", { value }, label)))),
+  make("label", {}, "to", make("input", { id: "change-to" })),
   make("button", { id: "try-second", disabled: true, onclick: () => doing("two-text", trainSecond) }, "Train the second run"),
 );
+offerChange();
 byId("texts").addEventListener("change", () => {
   byId("text").value = data.texts[Number(byId("texts").value)].text;
   showText();
 });
 byId("text").addEventListener("input", showText);
 byId("file").addEventListener("change", () => doing("status", () => readFile(byId("file").files[0])));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  const [file] = event.dataTransfer?.files ?? [];
+  const words = event.dataTransfer?.getData("text/plain");
+  if (file) doing("status", () => readFile(file));
+  else if (words) byId("text").value = words;
+  showText();
+});
 byId("start").addEventListener("click", () =>
   doing("status", async () => {
     const fresh = !run || run.steps.length >= run.opened.settings.steps || run.steps.length === 0;
@@ -349,10 +344,11 @@ byId("write").addEventListener("click", () =>
   }),
 );
 byId("read").addEventListener("click", () => doing("status", readAgain));
-byId("each").addEventListener("click", () => doing("off-text", () => measure(allHeads().map((head) => [head]))));
-byId("pairs").addEventListener("click", () => doing("off-text", () => measure(subsets(2))));
-byId("subsets").addEventListener("click", () => doing("off-text", () => measure(subsets(9))));
-byId("along").addEventListener("click", () => doing("off-text", measureAlong));
+byId("answer").addEventListener("click", () => doing("off-text", answer));
+byId("each").addEventListener("click", () => doing("off-text", async () => void (await measure(subsets(1)))));
+byId("pairs").addEventListener("click", () => doing("off-text", async () => void (await measure(subsets(2)))));
+byId("subsets").addEventListener("click", () => doing("off-text", async () => void (await measure(subsets(9)))));
+byId("along").addEventListener("click", () => doing("off-text", async () => void (await measureAlong())));
 byId("save-page").addEventListener("click", () => doing("status", async () => download("hundred-steps.html", await hecto.save(), "text/html")));
 byId("save-weights").addEventListener("click", () => doing("status", async () => download("model.safetensors", await hecto.weights(), "application/octet-stream")));
 byId("save-text").addEventListener("click", () => download("text.txt", run?.text ?? "", "text/plain"));
@@ -372,8 +368,16 @@ changed.addEventListener("opened", () => {
   if (!byId("reading").value) byId("reading").value = run.text.trim().slice(0, 150).split(/\s+/).slice(0, 20).join(" ");
   say("status", `${opened.parameters.toLocaleString("en")} parameters, ${opened.trainTokens.toLocaleString("en")} training tokens, ${opened.heldOutTokens.toLocaleString("en")} held out, ${opened.used.toLocaleString("en")} different ones.`);
   drawCurves();
+  for (const id of ["off-table", "off-chart", "off-text", "two-text", "two-chart", "sample", "follow"]) if (!run.steps.length) byId(id).replaceChildren();
+  if (!run.steps.length) look();
   enable();
 });
+
+/** The tokens, losses and maps of the text to read, by the weights that are shown. */
+function look() {
+  return engine.send("look", { name: "run", text: byId("reading").value }).then(drawReading, (error) => say("row-text", error.message, true));
+}
+
 changed.addEventListener("step", (event) => {
   const step = /** @type {CustomEvent} */ (event).detail;
   const steps = run?.opened.settings.steps;
@@ -386,7 +390,7 @@ changed.addEventListener("step", (event) => {
 });
 changed.addEventListener("paused", (event) => {
   const { ended, step } = /** @type {CustomEvent} */ (event).detail;
-  say("status", ended ? lossSentence() : `Paused after step ${step}.`);
+  say("status", ended ? `Done: ${step} steps. Below: what it writes, where its heads look, and which of them matter.` : `Paused after step ${step}.`);
   byId("slider-text").textContent = run ? `Weights are kept every ${run.opened.every === 1 ? "step" : `${run.opened.every} steps`}.` : "";
   drawCurves();
 });
@@ -394,12 +398,11 @@ changed.addEventListener("shown", (event) => {
   byId("slider").value = /** @type {CustomEvent} */ (event).detail;
   byId("slider-text").textContent = `Step ${run?.shown}: maps, samples and heads off below are those of its weights.`;
   drawCurves();
-  if (byId("reading").value) engine.send("look", { name: "run", text: byId("reading").value }).then(drawReading, (error) => say("status", error.message, true));
+  look();
 });
 
 byId("text").value = data.run ? data.run.text : data.texts[0].text;
 showText();
 drawCurves();
 enable();
-if (data.run) doing("status", restoreRun);
-else engine.ready.catch((error) => say("status", error.message, true));
+doing("status", data.run ? restoreRun : async () => void (await openRun(byId("text").value, readSettings("set-"))));

@@ -1,6 +1,7 @@
 /** Runs while they train: the server's data, asked for every second. */
 
-import { byId, drawMap, fromBase64, lineChart, make, makeTable, shown, signed } from "../kit/kit.js";
+import { describeRow, showHeads } from "../kit/heads.js";
+import { byId, fromBase64, make, makeTable, say, showChart, shown, signed } from "../kit/kit.js";
 
 /** @typedef {{name: string, state: string, planned: number | null, left: number | null, rows: {step: number[], loss: (number | null)[], norm: (number | null)[], seconds: (number | null)[]}, heldOut: [number, number][], levels: Record<string, number>, usual: {name: string, mean: number, sd: number, n: number} | null, devLoss: number | null, problem: string}} Run */
 
@@ -25,11 +26,11 @@ function drawRuns(runs) {
   });
   const levels = Object.entries(runs[0]?.levels ?? {}).map(([name, y]) => ({ name, y }));
   const sentence = runs.map(describe).join(" ");
-  byId("loss").replaceChildren(lineChart({ label: sentence, xLabel: "step", yLabel: "nats a token", curves, levels, xMax, height: 280 }));
+  showChart(byId("loss"), { label: sentence, xLabel: "step", yLabel: "nats a token", curves, levels, xMax, height: 280 });
   byId("loss-text").textContent = sentence;
   for (const [id, key, label] of [["norm", "norm", "gradient norm"], ["seconds", "seconds", "seconds a step"]]) {
     const lines = runs.map((run) => ({ name: run.name, points: points(run.rows.step, /** @type {any} */ (run.rows)[key]) }));
-    byId(id).replaceChildren(lineChart({ label, xLabel: "step", yLabel: label, curves: lines, xMax, zero: true }));
+    showChart(byId(id), { label, xLabel: "step", yLabel: label, curves: lines, xMax, zero: true });
   }
   const which = byId("which");
   const names = runs.map((run) => run.name);
@@ -46,28 +47,29 @@ function describe(run) {
   return `${run.name}: held-out loss ${shown(run.devLoss, 4)}, ${signed(away, 3)} beside the ${usual.n} recorded runs of ${usual.name} (${shown(usual.mean, 3)} ± ${shown(usual.sd, 3)})${Math.abs(away) <= 2 * usual.sd + 0.01 ? ": as usual." : away > 0 ? ": worse than usual." : ": better than usual."}`;
 }
 
-/** @param {{step: number, text: string, tokens: string[], maps: string, shape: number[]} | null} look */
+/** @typedef {{step: number, text: string, tokens: string[], maps: string, shape: [number, number, number]}} Look */
+
+/** @param {Look | null} look */
 function drawLook(look) {
-  if (!look) {
-    byId("look-text").textContent = "No checkpoint yet; by default one is saved every 10 s.";
-    return;
-  }
+  byId("seen").hidden = !look;
+  if (!look) return say("look-text", "No checkpoint yet; by default one is saved every 10 s.");
   const which = byId("which").value;
   if (look.step === shownStep && which === shownRun) return;
   [shownStep, shownRun] = [look.step, which];
-  byId("look-text").textContent = `The weights after step ${look.step}:`;
+  say("look-text", `The weights after step ${look.step} write:`);
   byId("sample").textContent = look.text;
-  byId("tokens").replaceChildren(...look.tokens.map((token) => make("span", { class: "map" }, token)));
+  drawHeads(look, [0, 0, look.tokens.length - 1]);
+}
+
+/** @param {Look} look @param {[number, number, number]} chosen */
+function drawHeads(look, chosen) {
   const [layers, heads, T] = look.shape;
   const all = new Uint16Array(fromBase64(look.maps).buffer);
-  byId("maps").style.gridTemplateColumns = `repeat(${Math.min(layers * heads, 10)}, minmax(96px, 1fr))`;
-  byId("maps").replaceChildren(
-    ...Array.from({ length: layers * heads }, (_, i) => {
-      const canvas = make("canvas", { role: "img", "aria-label": `attention of layer ${Math.floor(i / heads)}, head ${i % heads}` });
-      drawMap(canvas, Float32Array.from(all.subarray(i * T * T, (i + 1) * T * T), (w) => w / 65535), T);
-      return make("div", { class: "map" }, `layer ${Math.floor(i / heads)}, head ${i % heads}`, canvas);
-    }),
-  );
+  const map = (/** @type {number} */ l, /** @type {number} */ h) => Float32Array.from(all.subarray((l * heads + h) * T * T, (l * heads + h + 1) * T * T), (w) => w / 65535);
+  const of = { layers, heads, tokens: look.tokens, losses: [], map, chosen, choose: (/** @type {[number, number, number]} */ ...other) => drawHeads(look, other) };
+  if (!layers) return;
+  showHeads(of);
+  say("row-text", describeRow(of));
 }
 
 async function ask() {
