@@ -71,11 +71,11 @@ def _charts(comparison: Comparison, results: Sequence[Result]) -> list[dict[str,
     """Training loss of the arms, and the gains over the first on the same batches, as means over seeds."""
     baselines = {name: level for name, level in ngram_means(results).items() if name != "uniform"}
     levels = [{"name": f"{NGRAMS[name]} {level:.2f}", "y": level} for name, level in baselines.items()]
-    losses = [curve(result.arm.label, mean_of(stack(result.records))) for result in results]
+    losses = [curve(result.arm.label, mean_of(stack(result.records)), i) for i, result in enumerate(results)]
     charts = [chart("Training loss, a mean over seeds; dashed: n-gram models of the same tokens", losses, levels)]
     gains, held_out = [], []
-    for result in results[1:]:
-        gains.append(curve(result.arm.label, mean_of(gain_curves(result.records, results[0].records))))
+    for i, result in enumerate(results[1:], 1):
+        gains.append(curve(result.arm.label, mean_of(gain_curves(result.records, results[0].records)), i))
         if result.to_first is not None:
             gain = result.to_first.gain
             held_out.append({"name": f"{comparison.split} {gain:+.3f}", "y": gain})
@@ -91,12 +91,12 @@ def chart(label: str, curves: list[dict[str, Any]], levels: list[dict[str, Any]]
     return {"chart": {**names, "curves": curves, "levels": levels}}
 
 
-def curve(name: str, values: np.ndarray) -> dict[str, Any]:
-    """At most MOST_POINTS points, each the mean of equally many steps."""
+def curve(name: str, values: np.ndarray, colour: int = 0) -> dict[str, Any]:
+    """At most MOST_POINTS points, each the mean of equally many steps. colour: the number of the curve's colour."""
     size = max(1, -(-len(values) // MOST_POINTS))
     blocks = [values[at : at + size] for at in range(0, len(values), size)]
     points = [[at * size + len(block), round(float(block.mean()), 5)] for at, block in enumerate(blocks)]
-    return {"name": printable(name), "points": points}
+    return {"name": printable(name), "points": points, "colour": colour}
 
 
 def stack(records: Sequence[Record], name: str = "losses") -> np.ndarray:

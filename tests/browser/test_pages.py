@@ -133,6 +133,44 @@ def test_a_trained_models_page(browser: Any, run: Path, tmp_path: Path) -> None:
     page.close()
 
 
+@pytest.mark.parametrize("width", [400, 1366])
+def test_a_report_shows_every_block_and_text_as_text(width: int, browser: Any, tmp_path: Path) -> None:
+    """The page of comparisons, of the grader and of the ladder."""
+    evil = "<img src=x onerror=document.title='ran'>"
+    lines = {"label": evil, "xLabel": "step", "yLabel": evil, "levels": [{"name": evil, "y": 2}]}
+    rows = [[evil, {"text": evil, "href": "javascript:alert(1)", "kind": "good"}, {"bar": 0.5}, None]]
+    blocks = [
+        *({"text": evil, "kind": "soft"}, {"text": evil, "kind": "bad", "word": evil}, {"heading": evil}),
+        {"chart": lines | {"curves": [{"name": evil, "points": [[1, 3], [2, 1]]}]}},
+        *({"table": {"head": ["a", evil, "b", ""], "rows": rows}}, {"list": [evil]}, {"code": evil}),
+    ]
+    out = tmp_path / "page.html"
+    out.write_text(fill("report", {"title": evil, "back": evil, "blocks": blocks}), encoding="utf-8")
+    page = opened(browser, out.as_uri(), width, dark=width == 400)
+    check_layout(page)
+    assert page.title() == evil
+    assert page.locator("img, td a").count() == 0
+    page.focus("svg")
+    page.keyboard.press("Home")
+    assert "step 1:" in page.inner_text(".reading")
+    page.click("summary")
+    page.wait_for_selector("details tbody tr:nth-child(2)")
+    page.close()
+
+
+def test_a_page_that_is_not_whole_says_so(browser: Any, tmp_path: Path) -> None:
+    """Cut in the middle it has no script; edited, its data cannot be read."""
+    whole = fill("report", {"title": "a", "blocks": [{"text": "b" * 1000}]})
+    cut, edited = whole[: len(whole) // 2], whole.replace('{"text"', "{text")
+    for text, sentence in ((cut, "its end is missing"), (edited, "cut off or were edited")):
+        (tmp_path / "page.html").write_text(text, encoding="utf-8")
+        page = browser.new_page()
+        page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_selector("#whole", state="visible")
+        assert sentence in page.inner_text("#whole")
+        page.close()
+
+
 @pytest.fixture
 def watching(run: Path) -> Iterator[PageServer]:
     server = PageServer(fill("watch", None), Board([run], "The state", (), Path("runs")).data)

@@ -38,7 +38,8 @@ def web_page(boards: Sequence[Leaderboard], descriptions: Mapping[str, str]) -> 
         count = min(CURVES, len(board.rungs))
         drawn = {round(i * (len(board.rungs) - 1) / max(count - 1, 1)) for i in range(count)}
         means = [
-            curve(board.rungs[place].name, mean_of(board.rungs[place].curves("losses"))) for place in sorted(drawn)
+            curve(board.rungs[place].name, mean_of(board.rungs[place].curves("losses")), i)
+            for i, place in enumerate(sorted(drawn))
         ]
         table = ladder_table(board, descriptions)
         places = [table.header.index(name) for name in COLUMNS]

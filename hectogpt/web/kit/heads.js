@@ -107,6 +107,7 @@ export function describeRow(of) {
   const [layer, head, token] = of.chosen;
   const T = of.tokens.length;
   const weights = Array.from({ length: token + 1 }, (_, s) => of.map(layer, head)[token * T + s]);
+  if (!weights.every(Number.isFinite)) return "The weights of this step are not finite: no head looks anywhere. Choose an earlier step.";
   const best = weights.indexOf(Math.max(...weights));
   const place = best === token ? ", which is itself" : best === token - 1 ? ", the token before" : "";
   return `In layer ${layer}, head ${head}, “${spelled(of.tokens[token])}” looks most at “${spelled(of.tokens[best])}”${place}: ${Math.round(100 * weights[best])} % of its weight; even would be ${Math.round(100 / (token + 1))} %.`;

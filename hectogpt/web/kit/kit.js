@@ -57,7 +57,7 @@ export function ticks(lo, hi, count) {
 }
 
 /**
- * @typedef {{name: string, points: [number, number][], errors?: number[], dashed?: boolean}} Curve
+ * @typedef {{name: string, points: [number, number][], errors?: number[], dashed?: boolean, colour?: number}} Curve  of its own colour, 0 to 5, or that of its place
  * @typedef {{label: string, xLabel: string, yLabel: string, curves: Curve[], levels?: {name: string, y: number}[], xMax?: number,
  *   at?: number | null, height?: number, zero?: boolean}} Chart  lines over steps; `levels` are dashed lines, `at` a step that is marked
  */
@@ -103,11 +103,12 @@ function margin({ curves, levels = [] }, width) {
   return letters && wanted <= 0.3 * width ? wanted : 0;
 }
 
-/** Names of curves below a chart that has no room for them. @param {Chart} chart @param {number} width */
+/** Names of curves and lines below a chart that has no room for them. @param {Chart} chart @param {number} width */
 function legend(chart, width) {
-  const named = chart.curves.filter(({ name }) => name);
-  if (!named.length || margin(chart, width)) return [];
-  return [make("p", { class: "legend" }, ...chart.curves.map(({ name }, i) => make("span", { style: `color:var(--c${i % 6})` }, `▬ ${name}`)))];
+  if (margin(chart, width)) return [];
+  const curves = chart.curves.map(({ name, colour }, i) => (name ? [make("span", { style: `color:var(--c${(colour ?? i) % 6})` }, `▬ ${name}`)] : []));
+  const levels = [...(chart.levels ?? [])].sort((a, b) => b.y - a.y).map(({ name }) => make("span", {}, `┄ ${name}`));
+  return [make("p", { class: "legend" }, ...curves.flat(), ...levels)];
 }
 
 /** @param {Chart} chart @param {number} width @param {(text: string) => void} say what the pointer is on */
@@ -141,10 +142,10 @@ function lineChart(chart, width, say) {
   };
   for (const { name, y } of levels) {
     svg.append(make("line", { class: "mark", x1: left, x2: width - right, y1: Y(y), y2: Y(y) }));
-    svg.append(make("text", names ? { x: width - right + 4, y: free(Y(y)) + 4 } : { x: width - right, y: free(Y(y)) - 3, "text-anchor": "end" }, name));
+    if (names) svg.append(make("text", { x: width - right + 4, y: free(Y(y)) + 4 }, name));
   }
-  curves.forEach(({ name, points: line, errors, dashed }, i) => {
-    const colour = `var(--c${i % 6})`;
+  curves.forEach(({ name, points: line, errors, dashed, colour: place }, i) => {
+    const colour = `var(--c${(place ?? i) % 6})`;
     const finite = line.filter(([, y]) => Number.isFinite(y));
     if (!finite.length) return;
     const path = finite.map(([x, y], k) => `${k ? "L" : "M"}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join("");

@@ -8,12 +8,18 @@ import { byId, make, pageData, showChart } from "../kit/kit.js";
 
 const data = pageData();
 
+/** Numbers stand at the right and words at the left; a sentence is broken into lines. @param {any} cell */
+function classOf(cell) {
+  const text = String(cell?.text ?? cell ?? "");
+  return [cell?.kind ?? "", text.length > 32 ? "words" : /^[−+-]?[\d.]/.test(text) || !text ? "" : "left"].join(" ").trim();
+}
+
 /** @param {any} cell */
 function makeCell(cell) {
-  if (cell === null || typeof cell !== "object") return make("td", {}, String(cell ?? ""));
-  if (typeof cell.bar === "number") return make("td", {}, make("span", { class: "bar", style: `width:${(8 * cell.bar).toFixed(2)}rem` }));
-  const local = typeof cell.href === "string" && /^[\w-]+\.html$/.test(cell.href);
-  return make("td", { class: cell.kind ?? false }, local ? make("a", { href: cell.href }, cell.text) : cell.text);
+  if (typeof cell?.bar === "number") return make("td", { class: "left" }, make("span", { class: "bar", style: `width:${(8 * cell.bar).toFixed(2)}rem` }));
+  const local = typeof cell?.href === "string" && /^[\w-]+\.html$/.test(cell.href);
+  const text = String(cell?.text ?? cell ?? "");
+  return make("td", { class: classOf(cell) || false }, local ? make("a", { href: cell.href }, text) : text);
 }
 
 /** @param {any} block @returns {any} */
@@ -23,7 +29,10 @@ function makeBlock(block) {
   if (block.code) return make("pre", { class: "sample panel" }, block.code);
   if (block.chart) return make("figure", { class: "panel chart" }, make("figcaption", {}, block.chart.label), make("div"));
   if (block.table) {
-    const head = block.table.head.map((/** @type {string} */ name) => (name ? make("th", { scope: "col" }, name) : make("td", {})));
+    const head = block.table.head.map((/** @type {string} */ name, /** @type {number} */ i) => {
+      const words = block.table.rows.some((/** @type {any[]} */ row) => /left|words/.test(classOf(row[i])));
+      return name ? make("th", { scope: "col", class: words && "left" }, name) : make("td", {});
+    });
     const rows = block.table.rows.map((/** @type {any[]} */ row) => make("tr", {}, ...row.map(makeCell)));
     return make("div", { class: "scroll", tabindex: 0 }, make("table", { class: "wide" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
   }

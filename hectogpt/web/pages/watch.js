@@ -20,9 +20,9 @@ function drawRuns(runs) {
   });
   byId("runs").replaceChildren(makeTable("", ["run", "state", "step", "loss", "held out", "left"], rows));
   const xMax = Math.max(1, ...runs.map((run) => run.planned ?? 0));
-  const curves = runs.flatMap((run) => {
-    const found = [{ name: run.name, points: points(run.rows.step, run.rows.loss) }];
-    return run.heldOut.length ? [...found, { name: `${run.name}, held out`, points: run.heldOut, dashed: true }] : found;
+  const curves = runs.flatMap((run, colour) => {
+    const found = [{ name: run.name, points: points(run.rows.step, run.rows.loss), colour }];
+    return run.heldOut.length ? [...found, { name: `${run.name}, held out`, points: run.heldOut, dashed: true, colour }] : found;
   });
   const levels = Object.entries(runs[0]?.levels ?? {}).map(([name, y]) => ({ name, y }));
   const sentence = runs.map(describe).join(" ");
