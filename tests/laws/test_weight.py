@@ -20,7 +20,7 @@ LINES = {
     "hectogpt/grade": 4700,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4810,
-    "hectogpt/explore": 1050,
+    "hectogpt/explore": 1060,
     "hectogpt/web": 480,
     "hectogpt/interop": 1610,
     "hectogpt/generation": 710,
