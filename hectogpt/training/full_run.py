@@ -138,10 +138,11 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
         raise _stopped(session, signals, fix=f"set resume to {folder.path} to go on", kept=kept)
 
 
-def _stopped(session: Session, signals: Sequence[int], **more: str) -> UserError:
+def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str = "", kept: str = "") -> UserError:
     """The error of a run that a signal has ended after a step; it may have come to another process."""
     what = f"stopped by a signal after step {session.step} of {session.run.steps}"
-    return UserError(what, code=exit_code(signals[0] if signals else signal.SIGTERM), **more)
+    code = exit_code(signals[0] if signals else signal.SIGTERM)
+    return UserError(what, why=why, fix=fix, kept=kept, code=code)
 
 
 def _look(session: Session, folder: RunFolder, progress: Progress, step: Step, eval_every: int) -> None:

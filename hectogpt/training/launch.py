@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -101,9 +100,8 @@ def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
     """The error that names who differs in what. texts: the facts of every rank, of which two differ."""
     name = next(name for name in texts[0] if any(its.get(name) != texts[0][name] for its in texts))
     values = [its.get(name) for its in texts]
-    usual, count = Counter(json.dumps(value, sort_keys=True) for value in values).most_common(1)[0]
-    first = next(rank for rank, value in enumerate(values) if json.dumps(value, sort_keys=True) == usual)
-    first = first if 2 * count > len(values) else 0
+    counts = [values.count(value) for value in values]
+    first = counts.index(max(counts)) if 2 * max(counts) > len(values) else 0
     odd = [rank for rank, value in enumerate(values) if value != values[first]]
     differing = [
         f"{path or name}: {_brief(one)} at rank {first}, {_brief(other)} at rank {odd[0]}"
