@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,12 +22,11 @@ from hectogpt.explore.model_view import read_prompt, trace
 from hectogpt.generation import Sampling, complete
 from hectogpt.interop import open_model
 from hectogpt.lab import ideas, recipes
-from hectogpt.lab.compare import Comparison, Result, Trial
-from hectogpt.lab.engines import News, local_engine, run_trials
+from hectogpt.lab.compare import Comparison, Result, result_table
+from hectogpt.lab.engines import local_engine, perform
 from hectogpt.lab.plan import Arm, arms_of
 from hectogpt.lab.record import Record, check_writable, failures
 from hectogpt.lab.scoring import run_and_score
-from hectogpt.lab.statistics import gain_cells
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.model.transformer import Transformer
@@ -214,11 +212,9 @@ class ComparisonResult:
     split: str
     seeds: tuple[int, ...]
 
-    def _table(self) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    def _table(self) -> tuple[str, list[str], list[list[str]]]:
         title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
-        header = ("run", "n", "mean ± SD", "gain over the first [95 %]", "p", "verdict")
-        found = [(r.arm.label, str(r.compared.n), str(r.compared), *gain_cells(r.to_first)) for r in self.results]
-        return title, header, found
+        return title, *result_table(self.results, self.split)
 
     def __repr__(self) -> str:
         return f"<ComparisonResult {' / '.join(result.arm.label for result in self.results)}>"
@@ -270,8 +266,7 @@ def compare(
         missing = comparison.missing()
         check_writable(path)
         engine = local_engine(comparison, workers)
-        _follow(run_trials(comparison, missing, engine), missing, comparison.split, Progress(quiet))
-        comparison.missing()
+        perform(comparison, missing, engine, Progress(quiet))
         results = comparison.results()
         verdicts = give_verdicts(comparison, results)
     records = [record for result in results for record in result.records] + comparison.failed
@@ -290,21 +285,6 @@ def compare(
         split=comparison.split,
         seeds=tuple(comparison.seeds),
     )
-
-
-def _follow(news: Generator[News, None, None], trials: Sequence[Trial], split: str, progress: Progress) -> None:
-    """Run the trials to their end: a bar for all of them on a terminal, and a line for what came of each."""
-    done, ended_trials = dict.fromkeys((trial.name for trial in trials), 0), 0
-    total = sum(trial.arm.run.steps for trial in trials)
-    with closing(news), progress.bar(total, f"{len(trials)} trials") as show:
-        for new in news:
-            trial, name = new.trial, f"{new.trial.arm.label}, seed {new.trial.seed}"
-            ended = new.elsewhere or new.record is not None
-            done[trial.name] = trial.arm.run.steps if ended else new.step
-            show(sum(done.values()), f"{name}: loss {new.loss:.3f}" if new.step else name)
-            if new.record is not None:
-                ended_trials += 1
-                progress.line(f"{ended_trials} of {len(trials)}: {name}: {new.record.outcome(split)}")
 
 
 def _common_corpus(arms: Sequence[Arm]) -> str:

@@ -1,22 +1,20 @@
 """The command line: finds the command, runs it, and turns errors into one message and an exit code.
 
-A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro. Each
-module has `main(argv)`, and EXAMPLES for the end of its --help.
+A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro. Each has
+`main`, which gets the options (see options.py), or what follows the command's name.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
 from hectogpt import __version__, errors
-from hectogpt.cli.streams import steady_streams
+from hectogpt.cli.console import steady_streams
 from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, Stopped, raise_on_signal
@@ -37,7 +35,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("hectogpt.cli.check", "check a run's hashes; mend it, or compute a step again"),
     "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),
     "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, what is missing"),
-    "completion": ("hectogpt.cli.completion", "print a completion script for bash or zsh"),
 }
 
 # A command of an earlier version: what does its work now.
@@ -47,6 +44,7 @@ GONE = {
     "finish": "hectogpt check RUN --repair",
     "replay": "hectogpt check RUN --replay",
     "diagnose": "hectogpt check RUN --diagnose",
+    "completion": "`hectogpt --help` and `hectogpt COMMAND --help` name what can be typed",
     "report": "python -m tools.report, in a checkout",
     "bench": "docs/performance.md shows the timings; python -m bench, in a checkout, measures them",
 }
@@ -91,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             if debug or (shown is None and isinstance(error, SystemExit)):
                 raise
             if shown is None:
-                from hectogpt.cli.last_resort import explain
+                from hectogpt.cli.unexpected import explain
 
                 shown = explain(error, arguments)
             print(shown, file=sys.stderr)
@@ -125,36 +123,32 @@ def _run(arguments: list[str]) -> None:
     if arguments[0] in ("-V", "--version"):
         print(f"hectogpt {__version__}")
         return
-    command = arguments[0]
+    command, given = arguments[0], arguments[1:]
     if command in GONE:
         raise UserError(f"`hectogpt {command}` is gone", fix=GONE[command])
     if command not in COMMANDS:
         why = f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"unknown command {command!r}", why=why, fix=did_you_mean(command, COMMANDS))
-    module = importlib.import_module(COMMANDS[command][0])
-    if {"-h", "--help"} & set(arguments) and not hasattr(module, "HELP"):
-        from hectogpt.cli.help import command_help
+    from hectogpt.cli.options import OPTIONS, read_options
 
-        inner = getattr(module, "SUBCOMMANDS", {}).get(arguments[1])
-        name = " ".join(arguments[: 2 if inner else 1])
-        print(command_help(name, inner or argument_classes(module)[0], module.EXAMPLES))
-        return
+    kind = OPTIONS.get(command)
+    options = given if kind is None else read_options(kind, given, command)
     try:
-        module.main(arguments[1:])
+        importlib.import_module(COMMANDS[command][0]).main(options)
     except UserError as error:
-        error.fix = name_options(error.fix, module)
+        error.fix = name_options(error.fix, kind)
         raise
 
 
-def name_options(fix: str, module: ModuleType) -> str:
-    """The fix of an error with fields as the command's options: "set data.seq_len to 64" as "--data.seq-len 64".
+def name_options(fix: str, kind: type | None = None) -> str:
+    """The fix of an error with fields as options: "set data.seq_len to 64" as "--data.seq-len 64".
 
-    A field that is no option of the command stays as it is.
+    kind: the class of the command's options; a field that it has not stays as it is.
     """
 
     def option(match: re.Match[str]) -> str:
         field, value = match.groups()
-        if not has_option(module, field):
+        if kind is not None and not hasattr(kind, field):
             return match[0]
         section, _, name = field.replace("_", "-").rpartition(".")
         prefix = f"--{section}." if section else "--"
@@ -166,19 +160,3 @@ def name_options(fix: str, module: ModuleType) -> str:
 
     changed = SETTING.sub(option, fix)
     return changed if changed == fix else changed.replace(", or to ", ", or ")
-
-
-def has_option(module: ModuleType, field: str) -> bool:
-    """Whether an option of the command sets this field: what the module's `has_option` says, else whether one of its
-    argument classes has it, and not as a positional argument."""
-    if hasattr(module, "has_option"):
-        return bool(module.has_option(field))
-    named = {f.name: str(f.type) for c in argument_classes(module) for f in dataclasses.fields(c)}
-    return "Positional" not in named.get(field, "Positional")
-
-
-def argument_classes(module: ModuleType) -> list[type]:
-    """The dataclasses of a command's options, which are called so: its own, or those that it takes from options.py."""
-    own = (module.__name__, "hectogpt.cli.options")
-    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ in own]
-    return [c for c in classes if dataclasses.is_dataclass(c) and c.__name__.endswith(("Arguments", "Options"))]

@@ -10,13 +10,8 @@ from typing import Annotated
 import tyro
 
 from hectogpt import errors
+from hectogpt.cli.options import read_options
 from hectogpt.display import printable
-
-EXAMPLES = """\
-  hectogpt assignment my_gpt            stubs, tests, questions and a text
-  hectogpt assignment --check my_gpt    each part: not started, passed, failed
-  hectogpt assignment small --parts mlp,attention
-  hectogpt assignment class --parts scored --solution"""
 
 
 @dataclass(frozen=True)
@@ -24,6 +19,12 @@ class AssignmentArguments:
     """Write a folder to work in: the three files with parts to fill in, a test for each, the questions, a text.
 
     The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder written before.
+
+    Examples
+      hectogpt assignment my_gpt            stubs, tests, questions and a text
+      hectogpt assignment --check my_gpt    each part: not started, passed, failed
+      hectogpt assignment small --parts mlp,attention
+      hectogpt assignment class --parts scored --solution
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
@@ -39,7 +40,7 @@ class AssignmentArguments:
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    arguments = tyro.cli(AssignmentArguments, args=argv, prog="hectogpt assignment")
+    arguments = read_options(AssignmentArguments, argv, "assignment")
     if arguments.check:
         check(arguments.folder)
     else:

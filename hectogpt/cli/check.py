@@ -11,18 +11,20 @@ from typing import Annotated
 
 import tyro
 
+from hectogpt.cli.options import read_options
 from hectogpt.errors import UserError
-
-EXAMPLES = """\
-  hectogpt check runs/minute
-  hectogpt check runs/minute --repair
-  hectogpt check runs/baseline --replay --step 40"""
 
 
 @dataclass(frozen=True)
 class CheckArguments:
     """Check that the files of a run, its checkpoints among them, are as they were written; nothing is changed. With one
-    of --repair, --replay and --diagnose do that instead."""
+    of --repair, --replay and --diagnose do that instead.
+
+    Examples
+      hectogpt check runs/minute
+      hectogpt check runs/minute --repair
+      hectogpt check runs/baseline --replay --step 40
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
@@ -49,7 +51,7 @@ class CheckArguments:
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    run(tyro.cli(CheckArguments, args=argv, prog="hectogpt check"))
+    run(read_options(CheckArguments, argv, "check"))
 
 
 def run(arguments: CheckArguments) -> None:

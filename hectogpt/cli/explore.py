@@ -14,16 +14,10 @@ import tyro
 
 from hectogpt import errors
 from hectogpt.cli.console import note
+from hectogpt.cli.options import read_options
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import replacing
-
-EXAMPLES = """\
-  hectogpt explore
-  hectogpt explore runs/minute --prompt "The state of the Union"
-  hectogpt explore export train --out train.html --text mine.txt
-  hectogpt explore export attention --out page.html
-  hectogpt explore numbers --json"""
 
 View = Literal["train", "attention", "positions", "model"]
 
@@ -34,6 +28,13 @@ class PagesArguments:
     each head is worth. The other pages are linked below it.
 
     `hectogpt explore numbers --help` and `hectogpt explore export --help` say more of the other two uses.
+
+    Examples
+      hectogpt explore
+      hectogpt explore runs/minute --prompt "The state of the Union"
+      hectogpt explore export train --out train.html --text mine.txt
+      hectogpt explore export attention --out page.html
+      hectogpt explore numbers --json
     """
 
     model: Annotated[str | None, tyro.conf.Positional] = None
@@ -82,11 +83,11 @@ SUBCOMMANDS = {"numbers": NumbersArguments, "export": ExportArguments}
 def main(argv: list[str]) -> None:
     """Run the command."""
     if argv[:1] == ["numbers"]:
-        print_numbers(tyro.cli(NumbersArguments, args=argv[1:], prog="hectogpt explore numbers"))
+        print_numbers(read_options(NumbersArguments, argv[1:], "explore numbers"))
     elif argv[:1] == ["export"]:
-        export(tyro.cli(ExportArguments, args=argv[1:], prog="hectogpt explore export"))
+        export(read_options(ExportArguments, argv[1:], "explore export"))
     else:
-        open_pages(tyro.cli(PagesArguments, args=argv, prog="hectogpt explore [MODEL | numbers | export VIEW]"))
+        open_pages(read_options(PagesArguments, argv, "explore"))
 
 
 def print_numbers(arguments: NumbersArguments) -> None:

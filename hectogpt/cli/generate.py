@@ -1,75 +1,206 @@
-"""`hectogpt generate MODEL PROMPT ...`: the options, and the reading of the prompts. generate_run.py does the work."""
+"""`hectogpt generate MODEL PROMPT ...`: text on stdout as it comes (or one JSON object), remarks on stderr."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import tyro
+import torch
 
 from hectogpt import errors
 from hectogpt.cli.console import note
-from hectogpt.cli.options import GenerateArguments
+from hectogpt.cli.options import GenerateOptions
+from hectogpt.data import Tokenizer
+from hectogpt.display import printable
 from hectogpt.errors import UserError
+from hectogpt.generation import Sampling, Token, generate
+from hectogpt.generation.quantize import quantize
+from hectogpt.generation.text import TextStream, check_memory
+from hectogpt.interop.open import open_model
+from hectogpt.kernels.build import describe, find
+from hectogpt.model import Transformer
 
 LARGEST = 64 << 20  # bytes of prompts
-EXAMPLES = """\
-  hectogpt generate runs/minute "My fellow citizens" --max-new-tokens 40
-  hectogpt generate runs/minute "First" "Second" --temperature 0.5 --json
-  hectogpt generate gpt2 --prompts prompts.txt > texts.txt"""
+BATCH_ROWS = 16  # texts that are continued side by side; their caches bound the memory (GPT-2 small: 75 MB a text)
+MOST_THREADS = 1024
+TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 
 
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    run(tyro.cli(GenerateArguments, args=argv, prog="hectogpt generate"))
+class Prompt(NamedTuple):
+    """A prompt and its tokens."""
+
+    text: str
+    ids: list[int]
 
 
-def run(arguments: GenerateArguments) -> None:
-    """Continue the prompts. Raises UserError."""
-    prompts = read_prompts(arguments)
-    from hectogpt.cli.generate_run import continue_prompts  # loads torch
+def main(options: GenerateOptions) -> None:
+    """Load, generate, print. Raises UserError."""
+    texts = read_prompts(options)
+    if options.threads is not None:
+        if not 1 <= options.threads <= MOST_THREADS:
+            raise UserError(f"threads = {options.threads}", why=f"it must lie between 1 and {MOST_THREADS:,}")
+        torch.set_num_threads(options.threads)
+    model, tokenizer = open_for(options)
+    sampling = Sampling(**sampling_options(options, tokenizer.end_of_text))
+    prompts = [Prompt(text, tokenizer.encode(text).tolist()) for text in texts]
+    check_lengths(options, prompts, model.config.context_length)
+    batch = sorted(len(prompt.ids) for prompt in prompts)[-max(1, BATCH_ROWS // sampling.num_return_sequences) :]
+    check_memory(model, batch, sampling, TOKEN_BYTES * -(-len(prompts) // len(batch)))
+    model = place(model, options)
+    begun, total = time.perf_counter(), len(prompts) * sampling.num_return_sequences
+    live = total == 1 and not options.json
+    done: list[dict[str, Any]] = []
+    for text in continue_all(model, tokenizer, sampling, prompts, options.seed, live):
+        done.append(text)
+        if not options.json and not live:
+            show(f"--- {len(done)} of {total} ---\n{text['prompt']}{text['text']}\n")
+    seconds, tokens = time.perf_counter() - begun, sum(len(text["ids"]) for text in done)
+    if options.json:
+        result: dict[str, Any] = {"model": options.model, "prompts": texts}
+        result |= {"prompt": texts[0]} if len(texts) == 1 else {}
+        result |= {"precision": options.precision, "seed": options.seed, "seconds": seconds, "texts": done}
+        print(json.dumps(result, allow_nan=False))
+    speed = f"{tokens / seconds:.1f} a second, prompts included"
+    note(f"{tokens} tokens in {seconds:.2f} s, {speed} ({options.precision})", options.quiet)
 
-    continue_prompts(arguments, prompts)
+
+def open_for(options: GenerateOptions) -> tuple[Transformer, Tokenizer]:
+    """The model and its tokenizer. Raises UserError."""
+    try:
+        return open_model(
+            options.model,
+            step=options.step,
+            download=True,
+            idea=options.idea,
+            note=lambda text: note(f"note: {text}", options.quiet),
+        )
+    except UserError as error:
+        if error.code == errors.CHECKPOINT and not error.fix:
+            error.fix = "copy the model's folder again from where it came, or train it again with hectogpt train"
+        raise
 
 
-def read_prompts(arguments: GenerateArguments) -> list[str]:
+def place(model: Transformer, options: GenerateOptions) -> Transformer:
+    """The model on its device, in its weights' format."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda", why="torch finds no CUDA device", fix="--device cpu")
+    cuda = options.device != "cpu" and torch.cuda.is_available()
+    form = options.precision
+    if form != "float32" and not cuda and find().library is None:
+        note(f"note: {form} saves memory here, but no time: {describe()}", options.quiet)
+    model = model.to("cuda" if cuda else "cpu")
+    # The copy also multiplies the head's embedding map out, which would be done anew for every token.
+    copied = form != "float32" or model.lm_head.embedding_map is not None
+    return quantize(model, form) if copied else model
+
+
+def sampling_options(options: GenerateOptions, end_of_text: int) -> dict[str, Any]:
+    """The options as those of Sampling."""
+    same: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Sampling) if f.name != "do_sample"}
+    eos = end_of_text if options.eos_token_id is None else options.eos_token_id
+    return same | {"do_sample": not options.greedy, "eos_token_id": () if eos < 0 else (eos,)}
+
+
+def check_lengths(options: GenerateOptions, prompts: Sequence[Prompt], context: int) -> None:
+    """Say that prompts are longer than the context, or refuse them; and say that texts may become longer than it."""
+    for number, prompt in enumerate(prompts, start=1):
+        name, tokens = f"prompt {number}" if len(prompts) > 1 else "the prompt", len(prompt.ids)
+        if tokens > context and options.strict:
+            raise UserError(
+                f"{name} has {tokens} tokens",
+                why=f"the model's context is {context}",
+                fix="shorten the prompt, or leave out --strict to use its end",
+            )
+        if tokens > context:
+            note(f"note: {name}'s first {tokens - context} tokens lie outside the model's context", options.quiet)
+    longest = min(max(len(prompt.ids) for prompt in prompts), context)
+    if longest + options.max_new_tokens - 1 > context:
+        slower = f"past the context of {context} tokens each token recomputes the last {context}, which is slower"
+        note(f"note: {slower}", options.quiet)
+
+
+def continue_all(
+    model: Transformer, tokenizer: Tokenizer, sampling: Sampling, prompts: Sequence[Prompt], seed: int, live: bool
+) -> Iterator[dict[str, Any]]:
+    """Continue the prompts, BATCH_ROWS texts at a time; yield each text when its batch is done. live: show the tokens
+    as they come."""
+    copies, stops, stream = sampling.num_return_sequences, sampling.eos_token_id, TextStream()
+    if live:
+        show(prompts[0].text)
+    for first in range(0, len(prompts), size := max(1, BATCH_ROWS // copies)):
+        batch = [prompt.ids for prompt in prompts[first : first + size]]
+        rows: list[list[Token]] = [[] for _ in range(len(batch) * copies)]
+        for token in generate(
+            model,
+            batch,
+            sampling,
+            seed=seed + first * copies,
+            decode_bytes=tokenizer.decode_bytes,
+            start=tokenizer.end_of_text,
+        ):
+            rows[token.row].append(token)
+            if live and token.id not in stops:
+                show(stream.add(tokenizer.decode_bytes([token.id])))
+        for number, row in enumerate(rows, start=first * copies):
+            yield {
+                "prompt": prompts[number // copies].text,
+                "seed": seed + number,
+                "text": tokenizer.decode([token.id for token in row if token.id not in stops]),
+                "ids": [token.id for token in row],
+                "logprobs": [token.logprob for token in row],
+            }
+    if live:
+        show(stream.end() + "\n")
+
+
+def show(text: str) -> None:
+    """Write text to stdout now; on a terminal control characters are made visible."""
+    if text:
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+
+# --- the prompts ------------------------------------------------------------------------------------------------------
+
+
+def read_prompts(options: GenerateOptions) -> list[str]:
     """The prompts in their order; one empty prompt if none is given. Raises UserError."""
-    prompts, file = list(arguments.prompt), arguments.prompts
+    prompts, file = list(options.prompt), options.prompts
     words = [prompt for prompt in prompts if prompt != "-" and prompt.split() == [prompt]]
     if len(words) == len(prompts) >= 3:
-        quoted = shlex.quote(" ".join(words))
-        note(
-            f"note: {len(words)} prompts of one word each; several words are one prompt if quoted: {quoted}",
-            arguments.quiet,
-        )
+        line = f"note: {len(words)} prompts of one word each; several words are one prompt if quoted: "
+        note(line + shlex.quote(" ".join(words)), options.quiet)
     if prompts.count("-") + (str(file) == "-") > 1:
         raise UserError("standard input is named twice", why="it can be read once", fix="name - once")
     prompts = [read_text("-") if prompt == "-" else prompt for prompt in prompts]
     if file is not None:
         lines = [line.removesuffix("\r") for line in read_text(str(file)).split("\n")]
-        found = [line for line in lines if line.strip()]
-        if not found:
+        if not any(line.strip() for line in lines):
             raise UserError(f"no prompt in {file}", why="it has no line with text", code=errors.DATA)
-        prompts += found
+        prompts += [line for line in lines if line.strip()]
     return prompts or [""]
 
 
 def read_text(name: str) -> str:
     """A UTF-8 file's text; "-" is standard input. Raises UserError (DATA)."""
-    if "\0" in name:
-        raise UserError(f"cannot read {name[:200]!r}", why="no path has a NUL character", code=errors.DATA)
+    shown = "standard input" if name == "-" else name[:200]
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
             raw = file.read(LARGEST + 1)  # a device may have no end; a pipe is welcome
         if len(raw) > LARGEST:
-            raise UserError(f"{name} is too long", why=f"at most {LARGEST:,} bytes are read", code=errors.DATA)
+            raise UserError(f"{shown} is too long", why=f"at most {LARGEST:,} bytes are read", code=errors.DATA)
         return raw.decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
-        raise UserError(f"cannot read {name[:200]}", why=error.strerror or str(error), code=errors.DATA) from None
+        raise UserError(f"cannot read {shown}", why=error.strerror or str(error), code=errors.DATA) from None
     except UnicodeDecodeError as error:
-        name = "standard input" if name == "-" else name
-        raise UserError(
-            f"{name[:200]} is not UTF-8 text", why=str(error), fix="convert it to UTF-8", code=errors.DATA
-        ) from None
+        fix = "convert it to UTF-8"
+        raise UserError(f"{shown} is not UTF-8 text", why=str(error), fix=fix, code=errors.DATA) from None
+    except ValueError as error:  # a NUL character
+        raise UserError(f"cannot read {shown!r}", why=str(error), code=errors.DATA) from None

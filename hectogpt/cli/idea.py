@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from hectogpt import errors
+from hectogpt.cli.options import IdeaOptions
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / "lab" / "examples"
-EXAMPLES = """\
-  hectogpt idea
-  hectogpt idea window.py --kind attention"""
 
 
-@dataclass(frozen=True)
-class IdeaArguments:
-    """Write an example of an idea: a function that takes a run and returns a changed one, with what it needs.
-
-    The file works as it is; change it, and try it with `hectogpt train` and `hectogpt compare`.
-    """
-
-    file: Annotated[Path, tyro.conf.Positional] = Path("my_idea.py")
-    """File to write. A file that exists is never overwritten."""
-    kind: Literal["schedule", "optimizer", "attention", "input", "data", "rates"] = "schedule"
-    """What the example changes: the schedule of the learning rate, the optimizer, attention, what is added to the
-    token embeddings, the order of the data, or the learning rates of single kinds of parameters."""
-
-
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    run(tyro.cli(IdeaArguments, args=argv, prog="hectogpt idea"))
-
-
-def run(arguments: IdeaArguments) -> None:
+def main(options: IdeaOptions) -> None:
     """Write the file and print what to type next. Raises UserError."""
-    file = arguments.file
+    file = options.file
     if file.suffix != ".py":
         raise UserError(f"{file} is no name for Python source", why="it does not end in .py", fix=f"{file}.py")
-    text = (FOLDER / f"{arguments.kind}.py").read_text(encoding="utf-8")
+    text = (FOLDER / f"{options.kind}.py").read_text(encoding="utf-8")
     try:
         with open(file, "x", encoding="utf-8") as target:
             target.write(text)
@@ -54,6 +29,6 @@ def run(arguments: IdeaArguments) -> None:
     except OSError as error:
         raise UserError(f"cannot write {file}", why=error.strerror or str(error), code=errors.STORAGE) from None
     name = printable(shlex.quote(f"{file}:idea"))
-    print(f"{printable(str(file))}: an example that changes the {arguments.kind}. Read it, change it, then try it:\n")
+    print(f"{printable(str(file))}: an example that changes the {options.kind}. Read it, change it, then try it:\n")
     print(f"  hectogpt train {name}")
     print(f"  hectogpt compare top {name}")

@@ -1,92 +1,180 @@
-"""`hectogpt score MODEL ...`: nats per token and bits per byte of models, beside n-gram models."""
+"""`hectogpt score MODEL ...`: nats per token and bits per byte of models of any origin, beside n-gram models."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
+import numpy as np
 
-from hectogpt.cli.console import note, one_line
-from hectogpt.display import NGRAMS, columns
+from hectogpt import errors
+from hectogpt.cli.console import loss_table, note, one_line
+from hectogpt.cli.options import ScoreOptions
+from hectogpt.data import Corpus, Tokenizer, open_corpus
+from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
-
-EXAMPLES = """\
-  hectogpt score runs/minute
-  hectogpt score gpt2 runs/top --corpus stories.txt
-  hectogpt score exported --corpus sotu --max-tokens 20000 --json"""
+from hectogpt.interop.open import open_model
+from hectogpt.lab import ideas
+from hectogpt.lab.counting import mix, score_both
+from hectogpt.lab.ngram import NgramModels
+from hectogpt.model import Transformer
+from hectogpt.run_records import RUN, read_record
+from hectogpt.training import setup
+from hectogpt.training.evaluate import evaluate
+from hectogpt.training.run_folder import read_run
 
 
 @dataclass(frozen=True)
-class ScoreArguments:
-    """Score models on the held-out text of a corpus.
+class Score:
+    """A model's score. loss: nats per token of its own tokenizer. bits_per_byte: of the text, which compares models of
+    different tokenizers. tokens: how many were scored. parameters: None for counts.
 
-    Every token after the first is predicted once, in rows of up to 512 tokens, in float32. Bits per byte compare models
-    with different tokenizers.
+    with_ngrams: the loss with the n-gram model of order 5 mixed in, None for a model with another tokenizer than the
+    corpus. ngram_weights: those of the n-grams, by how many tokens of the context they know.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Runs' folders, folders in Hugging Face's layout, or names on the hub."""
-    corpus: str = "sotu"
-    """sotu, tinystories, hf:NAME, or a file, a folder, .jsonl or .bin"""
-    split: Literal["dev", "test"] = "dev"
-    """The held-out text; test is for the last word."""
-    max_tokens: int | None = None
-    """Score only the first tokens; GPT-2 small takes some seconds per thousand on two cores."""
-    step: int | None = None
-    """Of runs: the weights of their checkpoint of this step (default: those at their end; of a run that is not finished
-    those of its newest checkpoint)."""
-    idea: tuple[Path, ...] = ()
-    """Your own file, FILE.py, if a model has classes of it; it is imported."""
-    json: bool = False
-    """Print one JSON object."""
-    quiet: bool = False
-    """Print the table and errors only."""
+    name: str
+    loss: float
+    bits_per_byte: float
+    tokens: int
+    parameters: int | None = None
+    with_ngrams: float | None = None
+    ngram_weights: tuple[float, ...] = ()
 
 
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    run(tyro.cli(ScoreArguments, args=argv, prog="hectogpt score"))
+@dataclass(frozen=True)
+class Scores:
+    """models and n-gram models on one held-out text. counted: the tokens that the n-gram models count."""
+
+    models: list[Score]
+    ngrams: list[Score]
+    counted: int
 
 
-def run(arguments: ScoreArguments) -> None:
+def main(options: ScoreOptions) -> None:
     """Score and print a line for each model. Raises UserError."""
-    if not arguments.models:
+    if not options.models:
         raise UserError("no model to score", fix="hectogpt score MODEL, such as runs/minute or gpt2")
-    from hectogpt.cli.score_models import score_models  # loads torch
-    from hectogpt.data import open_corpus
-
-    corpus, split = open_corpus(arguments.corpus), arguments.split
-
-    def tell(text: str) -> None:
-        note(f"note: {text}", arguments.quiet)
-
+    corpus, split = open_corpus(options.corpus), options.split
     found = score_models(
-        arguments.models,
+        options.models,
         corpus,
         split,
-        step=arguments.step,
-        max_tokens=arguments.max_tokens,
-        idea=arguments.idea,
-        note=tell,
+        step=options.step,
+        max_tokens=options.max_tokens,
+        idea=options.idea,
+        note=lambda text: note(f"note: {text}", options.quiet),
     )
-    if arguments.json:
+    if options.json:
         scores: dict[str, Any] = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split}
         print(json.dumps(scores | asdict(found), allow_nan=False))
         return
-    rows = [(NGRAMS[score.name], score.loss, score, "") for score in found.ngrams]
+    rows = [(NGRAMS[score.name], score.loss, score.bits_per_byte) for score in found.ngrams]
     for score in found.models:
-        name = one_line(score.name)
-        rows.append((name, score.loss, score, f"{score.parameters:,}"))
-        if score.with_ngrams is not None:
-            rows.append((f"{name} + n-grams", score.with_ngrams, score, ""))
-    cells = [
-        [name, f"{loss:.4f}", f"{loss * score.bits_per_byte / score.loss:.4f}", f"{score.tokens:,}", parameters]
-        for name, loss, score, parameters in rows
-    ]
-    print(f"{one_line(corpus.name)}: held-out loss ({split})")
-    print("\n".join(columns(["model", "nats/token", "bits/byte", "tokens", "parameters"], cells)))
+        rows.append((score.name, score.loss, score.bits_per_byte))
+        if (loss := score.with_ngrams) is not None:
+            rows.append((f"{score.name} + n-grams", loss, loss * score.bits_per_byte / score.loss))
+    print("\n".join([f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows)]))
     what = "the whole training text" if found.counted == len(corpus.train) else "what the run has read"
     print(f"The n-gram models count {what}, {found.counted:,} tokens.")
+
+
+def score_models(
+    names: Sequence[str],
+    corpus: Corpus,
+    split: str = "dev",
+    *,
+    step: int | None = None,
+    max_tokens: int | None = None,
+    idea: Sequence[Path | str] = (),
+    note: Callable[[str], None] = lambda text: None,
+) -> Scores:
+    """The scores of runs, folders in Hugging Face's layout and models on the hub on a held-out split.
+
+    The n-gram models count what the run has read if one run is scored on its own corpus, else the whole training split.
+    A model with another tokenizer than the corpus reads the same text in its own tokens. step: of runs, as for
+    `open_model`. max_tokens: only so many of the corpus's tokens are scored, from the first on. The weights of the
+    n-grams are fitted on dev (`counting.mix`), so for test a model is scored on dev too. Raises UserError as
+    `open_model` does, and (DATA) for too few tokens and for text that is no text.
+    """
+    counted = tokens_of_run(names[0], corpus, step) if len(names) == 1 else None
+    counted = corpus.train if counted is None else counted
+    texts = {which: held_out(corpus, which, max_tokens) for which in ("dev", split)}
+    counts = NgramModels(counted, corpus.n_vocab)
+    models = []
+    for name in names:
+        model, tokenizer = open_model(name, step=step, download=True, idea=idea, note=note)
+        parameters = sum(p.numel() for p in model.parameters())
+        found, scored = None, {}
+        for which, tokens in texts.items():
+            if tokenizer.sha256 != corpus.tokenizer.sha256:
+                if which != split:
+                    continue
+                tokens = encoded_anew(tokens, corpus.tokenizer, tokenizer)
+            note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
+            _check_vocabulary(model, tokens, name)
+            found = evaluate(model, tokens, tokenizer.token_bytes)
+            if tokenizer.sha256 == corpus.tokenizer.sha256:
+                scored[which] = score_both(counts.order_5, tokens, found)
+        assert found is not None
+        score = Score(name, found.loss, found.bits_per_byte, found.tokens, parameters)
+        if scored:
+            mixed = mix(scored[split], None if split == "dev" else scored["dev"])
+            score = replace(score, with_ngrams=mixed.loss, ngram_weights=mixed.weights)
+        models.append(score)
+    n_bytes = max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
+    n = len(texts[split]) - 1
+    losses = asdict(counts.losses(texts[split]))
+    ngrams = [Score(name, loss, loss * n / (math.log(2) * n_bytes), n) for name, loss in losses.items()]
+    return Scores(models, ngrams, counted.size)
+
+
+def tokens_of_run(name: str, corpus: Corpus, step: int | None = None) -> np.ndarray | None:
+    """The tokens that a run has read up to a step (None: the last one taken), if `name` is a run's folder and it read
+    this corpus."""
+    folder = Path(name)
+    if not (folder / RUN).is_file():
+        return None
+    try:
+        run, record = read_run(folder), read_record(folder)
+        ideas.files_of(run)
+    except UserError:  # a file of the user's own decides the order, and is not loaded
+        return None
+    taken = min(step or record.steps or run.steps, run.steps)
+    return setup.training_tokens(replace(run, steps=taken), corpus) if run.corpus == corpus.name else None
+
+
+def held_out(corpus: Corpus, split: str, max_tokens: int | None) -> np.ndarray:
+    """The tokens to score. Raises UserError for a number that is none."""
+    if max_tokens is not None and max_tokens < 2:
+        raise UserError(f"max_tokens = {max_tokens}", why="scoring takes at least 2")
+    return corpus.tokens[split][:max_tokens]
+
+
+def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarray:
+    """The text of these tokens in those of another tokenizer, document by document. Raises UserError (DATA)."""
+    ends = np.flatnonzero(tokens == old.end_of_text)
+    pieces: list[np.ndarray] = []
+    for document in np.split(tokens, ends + 1):
+        text = document[document != old.end_of_text]
+        try:
+            ids = new.encode(old.decode_bytes(text).decode("utf-8"))
+        except UnicodeDecodeError:
+            raise UserError(
+                "the held-out tokens are no text", why="so they have no form in another tokenizer", code=errors.DATA
+            ) from None
+        pieces += [ids, *([np.array([new.end_of_text], dtype=ids.dtype)] if len(text) < len(document) else [])]
+    return np.concatenate(pieces)
+
+
+def _check_vocabulary(model: Transformer, tokens: np.ndarray, name: str) -> None:
+    if len(tokens) and int(tokens.max()) >= model.config.vocab_size:
+        raise UserError(
+            f"{name}: the text has the id {int(tokens.max())}, the model {model.config.vocab_size:,} ids",
+            why="the text's token ids are of another tokenizer than the model's",
+            code=errors.DATA,
+        )

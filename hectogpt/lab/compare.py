@@ -267,6 +267,16 @@ def ngram_means(results: Sequence[Result]) -> dict[str, float]:
     return {name: level for name, level in levels.items() if level is not None}
 
 
+def result_table(results: Sequence[Result], split: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of a comparison: losses on the split, paired gains over the first arm."""
+    rows = []
+    for result in results:
+        pair, cells = result.to_first, [result.arm.label, str(result.compared.n), str(result.compared)]
+        p = "" if pair is None or pair.p is None else f"{pair.p:.1g}"
+        rows.append(cells + (["", "", ""] if pair is None else [str(pair), p, pair.verdict]))
+    return ["arm", "n", f"{split} loss ± SD", "gain over the first [95 %]", "p", "verdict"], rows
+
+
 def short_name(corpus: str) -> str:
     """A corpus's name without the path to it: the folder's for token files, the file's for text."""
     if corpus.startswith("hf:"):

@@ -12,10 +12,10 @@ import numpy as np
 
 from hectogpt import __version__
 from hectogpt.display import NGRAMS, printable
-from hectogpt.lab.compare import Comparison, Result, ngram_means, short_name
+from hectogpt.lab.compare import Comparison, Result, ngram_means, result_table, short_name
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.record import Record
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, gain_cells
+from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.verdict import Verdict
 
 LONGEST_SOURCE = 100_000  # characters of an idea that are shown
@@ -126,16 +126,13 @@ def mean_of(curves: np.ndarray) -> np.ndarray:
 
 
 def _losses(comparison: Comparison, results: Sequence[Result]) -> list[dict[str, Any]]:
-    head = ["arm", "n", f"{comparison.split} loss ± SD", "gain [95 %]", "p", "noise", "verdict"]
+    head, rows = result_table(results, comparison.split)
     head += ["s", "MiB", "parameters"]
-    rows = []
-    for result in results:
-        cells = [printable(result.arm.label), str(result.compared.n), str(result.compared)]
-        cells += gain_cells(result.to_first, noise=True)
+    for row, result in zip(rows, results, strict=True):
+        row[0] = printable(row[0])
         for name, form in (("seconds", "{:,.1f}"), ("peak_mb", "{:,.0f}"), ("params", "{:,.0f}")):
             number = result.mean(name)
-            cells.append("" if number is None else form.format(number))
-        rows.append(cells)
+            row.append("" if number is None else form.format(number))
     levels = [f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(results).items()]
     note = f"Gains are in nats per token over paired seeds, positive is better; {LEAST_DIFFERENCE} or less is a tie. "
     note += f"N-gram models ({comparison.split}): {', '.join(levels)}." if levels else ""

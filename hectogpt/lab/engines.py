@@ -1,6 +1,6 @@
-"""Hands out the trials of a comparison: to processes of this machine, several at a time, or to Ray (ray_engine.py).
+"""Runs the trials of a comparison: in processes of this machine, several at a time, or on the machines of Ray.
 
-`run_trials` alone touches the comparison, its records and claims; an engine only does what a trial's process is asked.
+`run_trials` alone touches the comparison, its records and claims; an engine only does one trial at a time in a process.
 A trial's bits come from its run, seed and threads, so they are the same wherever it runs and whatever runs beside it.
 """
 
@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from hectogpt import hardware
+from hectogpt import __version__, hardware, process
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record
-from hectogpt.lab.trial import OnStep, ask
+from hectogpt.lab.trial import PACKAGE, OnStep, ask
+from hectogpt.progress import Progress
 
 POLL_SECONDS = 0.5  # between looks for a trial that another process has left
 
@@ -45,6 +47,74 @@ class Engine:
 
     workers: int
     do: Callable[[dict[str, Any], OnStep, threading.Event], dict[str, Any]]
+
+
+def run_trials(comparison: Comparison, trials: Sequence[Trial], engine: Engine) -> Generator[News, None, None]:
+    """Run those of the trials that nobody has run when it is their turn, `engine.workers` at a time.
+
+    A trial that another process is running is left to it until it is recorded; one whose process dies is run here.
+    When the iteration is left, by an exception or by `close`, the trials under way are killed. Raises UserError
+    (STORAGE).
+    """
+    waiting, running = list(trials), dict[tuple[str, int], tuple[ExitStack, float]]()
+    posts, cancelled = SimpleQueue[tuple[Trial, tuple[int, float] | Future[dict[str, Any]]]](), threading.Event()
+
+    def start(trial: Trial, pool: ThreadPoolExecutor) -> None:
+        future = pool.submit(engine.do, comparison.request(trial), lambda *step: posts.put((trial, step)), cancelled)
+        future.add_done_callback(lambda done: posts.put((trial, done)))
+
+    with ExitStack() as claims, ThreadPoolExecutor(engine.workers) as pool, ExitStack() as end:
+        end.callback(cancelled.set)
+        while waiting or running:
+            for trial in list(waiting):
+                if len(running) == engine.workers:
+                    break
+                claim = comparison.claim(trial)
+                if claim is None:
+                    continue
+                claims.push(claim)
+                waiting.remove(trial)
+                comparison.refresh()
+                if comparison.find(trial):
+                    claim.close()
+                    yield News(trial, elsewhere=True)
+                else:
+                    running[trial.name] = claim, time.perf_counter()
+                    start(trial, pool)
+                    yield News(trial)
+            try:
+                trial, post = posts.get(timeout=POLL_SECONDS if waiting and len(running) < engine.workers else None)
+            except Empty:
+                continue
+            if isinstance(post, tuple):
+                yield News(trial, *post)
+                continue
+            result, (claim, begun) = post.result(), running.pop(trial.name)
+            if engine.workers > 1 and isinstance(result.get("machine"), dict):
+                result["machine"] = result["machine"] | {"workers": engine.workers}
+            record = comparison.add(trial, result, begun)
+            claim.close()
+            yield News(trial, record=record)
+
+
+def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, progress: Progress) -> None:
+    """Run trials to their end, as `run_trials`: a bar for all of them on a terminal, and a line for what came of each.
+    The comparison then has their records, those of other processes too."""
+    steps, ended = dict.fromkeys((trial.name for trial in trials), 0), 0
+    total = sum(trial.arm.run.steps for trial in trials)
+    with closing(run_trials(comparison, trials, engine)) as all_news, progress.bar(total, "") as show:
+        for news in all_news:
+            trial, name = news.trial, f"{news.trial.arm.label}, seed {news.trial.seed}"
+            is_over = news.elsewhere or news.record is not None
+            steps[trial.name] = trial.arm.run.steps if is_over else news.step
+            show(sum(steps.values()), f"{name}: loss {news.loss:.3f}" if news.step else name)
+            ended += is_over
+            if news.record is not None:
+                progress.line(f"{ended} of {len(trials)}: {name}: {news.record.outcome(comparison.split)}")
+    comparison.missing()
+
+
+# --- processes of this machine ----------------------------------------------------------------------------------------
 
 
 def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
@@ -106,49 +176,87 @@ def gpus_for(arms: Sequence[Arm], count: int | None = None) -> list[str]:
     return named[:count] if named else [str(number) for number in range(count)]
 
 
-def run_trials(comparison: Comparison, trials: Sequence[Trial], engine: Engine) -> Generator[News, None, None]:
-    """Run those of the trials that nobody has run when it is their turn, `engine.workers` at a time.
+# --- Ray: each trial is a task of a cluster ---------------------------------------------------------------------------
 
-    A trial that another process is running is left to it until it is recorded; one whose process dies is run here.
-    When the iteration is left, by an exception or by `close`, the trials under way are killed. Raises UserError
-    (STORAGE).
+RAY_POLL_SECONDS = 0.2
+# Ray asks and counts over the network unless it is told not to, and its tasks would wait for all else on a machine.
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
+}
+
+
+def code_here() -> str:
+    """Version and hash of this package's files, which must be equal everywhere."""
+    return f"{__version__}, files {hardware.code_hash([PACKAGE])}"
+
+
+def do_trial(request: dict[str, Any], code: str) -> dict[str, Any]:
+    """The task, on Ray's side: the fields of the record, as `trial.ask` gives them."""
+    if (here := code_here()) != code:
+        raise UserError(
+            "another hectogpt is installed where Ray runs trials",
+            why=f"there {here}; here {code}. Other code may compute other losses",
+            fix="install the same version on every machine",
+        )
+    folder = Path(request["scratch"])
+    if not folder.with_suffix(".claim").exists():  # the comparison's folder is not shared with this machine
+        request = request | {"scratch": None}
+    return ask(request, lambda step, loss: None)
+
+
+@contextmanager
+def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Engine]:
+    """The cluster that RAY_ADDRESS names, the one that `ray start` has started on this machine, or a Ray that this
+    process starts and ends.
+
+    workers: trials at a time; None for as many as the cluster has room for. Raises UserError without the package ray,
+    without a cluster, and for trials that no machine has room for.
     """
-    waiting, running = list(trials), dict[tuple[str, int], tuple[ExitStack, float]]()
-    posts, cancelled = SimpleQueue[tuple[Trial, tuple[int, float] | Future[dict[str, Any]]]](), threading.Event()
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError:
+        what, why = "the engine ray needs the package ray", "it is an optional dependency"
+        raise UserError(what, why=why, fix='pip install "hectogpt[ray]"') from None
+    try:
+        ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError("Ray did not start", why=_last_line(error), fix="ray status, or unset RAY_ADDRESS") from None
+    try:
+        have, threads, code = ray.cluster_resources(), threads_of(comparison), code_here()
+        gpus = 1 if have.get("GPU", 0) >= 1 and gpus_for(comparison.arms, int(have["GPU"])) else 0
+        room = int(have["GPU"] if gpus else have.get("CPU", 0) // threads)
+        if not room:
+            raise UserError(
+                f"Ray has no room for a trial of {threads} threads",
+                why=f"its machines have {have.get('CPU', 0):g} cores in all",
+                fix=f"set threads to {max(int(have.get('CPU', 1)), 1)}",
+            )
+        task = ray.remote(max_retries=1, num_cpus=threads, num_gpus=gpus)(do_trial)
 
-    def start(trial: Trial, pool: ThreadPoolExecutor) -> None:
-        future = pool.submit(engine.do, comparison.request(trial), lambda *step: posts.put((trial, step)), cancelled)
-        future.add_done_callback(lambda done: posts.put((trial, done)))
-
-    with ExitStack() as claims, ThreadPoolExecutor(engine.workers) as pool, ExitStack() as end:
-        end.callback(cancelled.set)
-        while waiting or running:
-            for trial in list(waiting):
-                if len(running) == engine.workers:
-                    break
-                claim = comparison.claim(trial)
-                if claim is None:
-                    continue
-                claims.push(claim)
-                waiting.remove(trial)
-                comparison.refresh()
-                if comparison.find(trial):
-                    claim.close()
-                    yield News(trial, elsewhere=True)
-                else:
-                    running[trial.name] = claim, time.perf_counter()
-                    start(trial, pool)
-                    yield News(trial)
+        def do(request: dict[str, Any], on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
+            reference = task.remote(request, code)
+            while not ray.wait([reference], timeout=RAY_POLL_SECONDS)[0]:
+                if cancelled.is_set():
+                    ray.cancel(reference, force=True)
+                    raise process.CancelledError
             try:
-                trial, post = posts.get(timeout=POLL_SECONDS if waiting and len(running) < engine.workers else None)
-            except Empty:
-                continue
-            if isinstance(post, tuple):
-                yield News(trial, *post)
-                continue
-            result, (claim, begun) = post.result(), running.pop(trial.name)
-            if engine.workers > 1 and isinstance(result.get("machine"), dict):
-                result["machine"] = result["machine"] | {"workers": engine.workers}
-            record = comparison.add(trial, result, begun)
-            claim.close()
-            yield News(trial, record=record)
+                return dict(ray.get(reference))
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UserError):
+                    raise error.cause from None
+                fix = "install hectogpt on every machine of the cluster"
+                raise UserError("Ray could not run a trial", why=_last_line(error), fix=fix) from None
+            except ray.exceptions.RayError as error:
+                return {"status": "failed", "error": f"lost twice with the process that ran it: {_last_line(error)}"}
+
+        yield Engine(max(workers or room, 1), do)
+    finally:
+        ray.shutdown()
+
+
+def _last_line(error: Exception) -> str:
+    return [type(error).__name__, *(line for line in str(error).splitlines() if line.strip())][-1][:300]

@@ -11,19 +11,20 @@ import hashlib
 import json
 import math
 import os
+import types
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from hectogpt import errors
-from hectogpt.display import NGRAMS
+from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
 from hectogpt.files import append_line, is_whole_object
 from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.recipes import current_recipe
-from hectogpt.lab.record_fields import check_fields
 from hectogpt.serialization import current_path, diff, dump
 from hectogpt.training.run import Run, load_run
 
@@ -179,17 +180,17 @@ def json_value(value: Any) -> Any:
 
 def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
     """A recipe and what was overridden in it, in words: "muon optim.lr=0.01"."""
-    return " ".join(
-        [recipe, *(f"{name}={json.dumps(json_value(value), allow_nan=False)}" for name, value in overrides.items())]
-    )
+    changes = (f"{name}={json.dumps(json_value(value), allow_nan=False)}" for name, value in overrides.items())
+    return " ".join([recipe, *changes])
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
-_FIELDS = [f.name for f in dataclasses.fields(Record)]
 _NEEDED = ("corpus", "track", "recipe", "seed", "run")
 _SCORES = ("train_loss_last", "train_loss_last10", "dev_loss", "dev_bpb", "test_loss", "test_bpb")
 LARGEST_FILE = 1 << 30  # bytes; a record has about 3000
+LARGEST = 1e12  # of any number but a whole one; no loss, time (s) or memory (MiB) comes near it
+LONGEST_NAME = 1000  # characters of a name of a corpus, track, recipe or arm
 
 
 def read_records(path: Path) -> list[Record]:
@@ -236,7 +237,7 @@ def _read(path: Path, number: int, line: bytes) -> Record:
     try:
         row = parse_json_object(line)
         row = {Record.OLD_FIELDS.get(name, name): value for name, value in row.items()}
-        row = dict(check_fields(row, Record))
+        row = {name: _checked(name, value) for name, value in row.items() if name in _kinds()}
     except ValueError as error:
         raise _damaged(path, number, str(error)) from None
     absent = [name for name in _NEEDED if name not in row]
@@ -245,6 +246,52 @@ def _read(path: Path, number: int, line: bytes) -> Record:
     if absent:
         raise _damaged(path, number, f"it has no field {absent[0]!r}")
     return _current(row)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """Field of a record -> its type. What else a row has is of another version, and is left out."""
+    hints = get_type_hints(Record)
+    return {f.name: hints[f.name] for f in dataclasses.fields(Record)}
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of a field, control characters in its texts as escapes. Raises ValueError for one that it cannot have:
+    a file of records comes from others."""
+    try:
+        found = _clean(_kinds()[name], value)
+        if name == "run":  # the rest may be of a version that knows other fields
+            _clean(int, found.get("steps"))
+        if name == "overrides":
+            return {printable(field): changed for field, changed in found.items()}
+        if name in ("corpus", "track", "recipe", "arm") and len(found := found.replace("\n", "\\n")) > LONGEST_NAME:
+            raise ValueError(f"a name has at most {LONGEST_NAME} characters")
+    except ValueError as error:
+        raise ValueError(f"field {name!r} is {repr(value)[:60]}; {error}") from None
+    return found
+
+
+def _clean(kind: Any, value: Any) -> Any:
+    """The value as this type. Raises ValueError with what it should be."""
+    of, inner = get_origin(kind) or kind, get_args(kind)
+    if of in (Union, types.UnionType):  # X | None
+        return None if value is None else _clean(inner[0], value)
+    if of is float:  # nan is not within the bounds
+        fits, wanted = type(value) in (int, float) and 0 <= value <= LARGEST, f"a number from 0 to {LARGEST:g}"
+    elif of is int:
+        fits, wanted = type(value) is int and 0 <= value < 2**64, "a whole number of at most 64 bits"
+    elif of is Literal:
+        fits, wanted = value in inner, f"one of {', '.join(map(str, inner))}"
+    else:
+        names = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
+        fits, wanted = type(value) is of, names[of]
+    if not fits:
+        raise ValueError(f"it should be {wanted}")
+    if of is list:
+        return [_clean(inner[0], item) for item in value]
+    if of is dict and inner[1] is str:
+        return {name: _clean(str, text) for name, text in value.items()}
+    return printable(value) if of is str else float(value) if of is float else value
 
 
 def _current(row: dict[str, Any]) -> Record:
@@ -285,7 +332,7 @@ def check_writable(path: Path, field: str = "out") -> None:
 def append_record(path: Path, record: Record) -> None:
     """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE), with
     the record's line, so that a trial is not lost with it."""
-    row = {name: getattr(record, name) for name in _FIELDS}
+    row = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
     row["overrides"] = {name: json_value(value) for name, value in record.overrides.items()}
     line = json.dumps(row, allow_nan=False)
     try:

@@ -10,10 +10,10 @@ import numpy as np
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, complete
-from hectogpt.lab import baseline_curves
-from hectogpt.lab.baseline_curves import Curve
+from hectogpt.lab import usual
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
+from hectogpt.lab.usual import Curve
 from hectogpt.progress import Progress
 from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
@@ -69,8 +69,8 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
     together = mix(score_both(models.order_5, corpus.dev, found))
     is_baseline = run.recipe == "baseline" and not modified
     if is_baseline:
-        baseline_curves.save(session.result())
-    baseline = None if is_baseline else baseline_curves.find(corpus, run.steps)
+        usual.save(session.result())
+    baseline = None if is_baseline else usual.find(corpus, run.steps)
     try:
         plot_run(
             folder.path / PICTURE,

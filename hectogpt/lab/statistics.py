@@ -123,12 +123,3 @@ def selection_bias_of(summaries: Sequence[Summary]) -> float | None:
     if no sample has two values."""
     sd = pooled_sd(summaries)
     return None if sd is None else selection_bias(sd / math.sqrt(min(s.n for s in summaries)), len(summaries))
-
-
-def gain_cells(pair: Paired | None, noise: bool = False) -> list[str]:
-    """For a table: gain with its interval, p, the noise floor if `noise`, and the verdict; empty cells without a
-    pair."""
-    if pair is None:
-        return [""] * (4 if noise else 3)
-    floor = "" if pair.noise_floor is None else f"{pair.noise_floor:.4f}"
-    return [str(pair), "" if pair.p is None else f"{pair.p:.1g}", *([floor] if noise else []), pair.verdict]

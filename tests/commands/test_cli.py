@@ -1,20 +1,30 @@
-"""The command line itself: dispatch, help, exit codes, and how errors are told."""
+"""The command line itself: dispatch, help, exit codes, how errors and bugs are printed, and streams that fail."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
+import errno
+import io
+import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from command import TINY, assert_good_error, environment, hectogpt, write_tokens
+from command import HECTOGPT, environment
 
-from hectogpt import cli, errors
-from hectogpt.cli import COMMANDS, argument_classes, data, explore, generate, main, name_options, train
+from hectogpt import cli, errors, idea_file
+from hectogpt.cli import COMMANDS, main, name_options
+from hectogpt.cli.console import steady_streams
+from hectogpt.cli.options import DataOptions
+from hectogpt.display import Unfailing
 from hectogpt.errors import UserError
+
+FULL = Path("/dev/full")
 
 
 @pytest.mark.parametrize(
@@ -23,15 +33,12 @@ from hectogpt.errors import UserError
         (["trian"], 2, "did you mean 'train'?"),
         (["train", "basline"], 2, "did you mean 'baseline'?"),
         (["train", "baseline", "--model.n-heads", "4"], 2, "n_heads among 1, 3, 11, 33"),
-        (["train", "baseline", "--steps", "0"], 2, "steps"),
         (["train", "baseline", "--model.d-model", "99000", "--model.n-heads", "1"], 8, "GiB"),
         (["train", "baseline", "--device", "tpu"], 2, "--device auto"),
-        (["train", "baseline", "--corpus", "nowhere.txt"], 3, "nowhere.txt"),
-        (["train", "baseline", "--optim.lr", "nan"], 2, "optim.lr"),
+        (["train", "baseline", "--corpus", "a\x1b[31mb\x9b"], 3, "a\\x1b[31mb\\x9b"),
         (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),
         (["train", "baseline", "--encoding", "latin1x", "--corpus", __file__], 2, "fix: --encoding latin-1"),
         (["explore", "nosuch"], 4, "no model in nosuch"),
-        (["bench"], 2, "python -m bench, in a checkout"),
         (["report"], 2, "python -m tools.report, in a checkout"),
     ],
 )
@@ -46,46 +53,52 @@ def test_errors_say_what_why_and_what_to_do(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    told = capsys.readouterr().err
-    assert caught.value.code == code, told
-    assert told.startswith("error: ")
-    assert named in told
+    printed = capsys.readouterr().err
+    assert caught.value.code == code, printed
+    assert printed.startswith("error: ")
+    assert named in printed
     with pytest.raises(UserError) as raised:
         main([*arguments, "--debug"])
     memory = r"[\d.,]+ GiB are free"  # another number a moment later
-    assert re.sub(memory, "", str(raised.value)) + "\n" == re.sub(memory, "", told)
+    assert re.sub(memory, "", str(raised.value)) + "\n" == re.sub(memory, "", printed)
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
+    """Names of files come from others."""
+    error = UserError("cannot read a\x1b]0;pwn\x07\nerror: b\udcff.txt", why="\x9b31m", fix="\u202e", kept="é")
+    assert str(error).splitlines() == [
+        "error: cannot read a\\x1b]0;pwn\\x07",
+        "  error: b\\udcff.txt",
+        "why: \\x9b31m",
+        "fix: \\u202e",
+        "kept: é",
+    ]
+
+
 @pytest.mark.parametrize(
-    ("module", "fix", "told"),
+    ("fix", "named"),
     [
-        (train, "set data.seq_len to 64", "--data.seq-len 64"),
-        (train, "set force to True", "--force"),
-        (train, "set compile to False", "--no-compile"),
-        (train, "set model.lm_head.bias to True", "--model.lm-head.bias"),
-        (train, "set model.lm_head.bias to False", "--model.lm-head.no-bias"),
-        (train, "set out to another folder, or remove a first", "--out with another folder, or remove a first"),
-        (train, "set corpus to sotu, or to the path of a text file", "--corpus sotu, or the path of a text file"),
-        (train, "text (set encoding to cp1252, set force to True)", "text (--encoding cp1252, --force)"),
-        (train, "set nothing.like to 3, or set seed to 1", "set nothing.like to 3, or --seed 1"),
-        (train, "more text, or a smaller data.seq_len", "more text, or a smaller data.seq_len"),
-        (data, "set encoding to latin-1", "--encoding latin-1"),
-        (data, "set source to sotu", "set source to sotu"),  # a positional argument is no option
-        (generate, "set data.seq_len to 64", "set data.seq_len to 64"),
-        (generate, "set model to gpt2, or to another", "set model to gpt2, or to another"),
-        (explore, "set model.d_model to 34", "set model.d_model to 34"),
+        ("set data.seq_len to 64", "--data.seq-len 64"),
+        ("set compile to False", "--no-compile"),
+        ("set model.lm_head.bias to False", "--model.lm-head.no-bias"),
+        ("set out to another folder, or remove a first", "--out with another folder, or remove a first"),
+        ("set corpus to sotu, or to the path of a text file", "--corpus sotu, or the path of a text file"),
+        ("text (set encoding to cp1252, set force to True)", "text (--encoding cp1252, --force)"),
+        ("more text, or a smaller data.seq_len", "more text, or a smaller data.seq_len"),
     ],
 )
-def test_fields_in_a_fix_are_told_as_options(module, fix: str, told: str) -> None:
-    assert name_options(fix, module) == told
+def test_fields_in_a_fix_are_named_as_options(fix: str, named: str) -> None:
+    assert name_options(fix) == named
 
 
-def test_control_characters_in_an_error_are_made_visible(tmp_path: Path) -> None:
-    done = hectogpt("train", "baseline", "--corpus", "a\x1b[31mb\x9b", "--quiet", cwd=tmp_path)
-    assert_good_error(done, errors.DATA, "a\\x1b[31mb\\x9b")
-    assert "\x1b" not in done.stderr
-    assert "\x9b" not in done.stderr
+def test_what_is_no_option_of_the_command_stays_a_field() -> None:
+    assert name_options("set encoding to latin-1, or set corpus to x", DataOptions) == (
+        "--encoding latin-1, or set corpus to x"
+    )
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
 
 
 def test_help_fits_a_screen() -> None:
@@ -107,45 +120,163 @@ def test_versions_help_and_old_names(capsys: pytest.CaptureFixture[str]) -> None
     assert "fix: hectogpt check RUN --diagnose\n" in capsys.readouterr().err
 
 
-def test_help_of_a_command_loads_no_torch_and_is_plain(tmp_path: Path) -> None:
-    """Every option once, no line over 80 columns but in the examples, nothing of the parser's own notation."""
-    program = "import sys, hectogpt.cli as c\nfor name in c.COMMANDS: print('====', name), c.main([name, '--help'])\n"
-    program += "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path, COLUMNS="80")
-    )
+def test_help_of_a_command_loads_no_torch_and_shows_examples(tmp_path: Path) -> None:
+    program = "import sys, hectogpt.cli as c\nfor name in c.COMMANDS:\n    print('====', name)\n"
+    program += "    try: c.main([name, '--help'])\n    except SystemExit as stop: assert not stop.code\n"
+    program += "assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    known = environment(tmp_path, COLUMNS="80")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=known)
     assert (done.returncode, done.stderr) == (0, "")
-    texts = done.stdout.split("==== ")[1:]
-    assert [text.split()[0] for text in texts] == list(COMMANDS)
-    for text in texts:
-        name, body = text.split("\n", 1)
-        assert body.startswith(f"usage: hectogpt {name}")
+    texts = {text.split()[0]: text for text in done.stdout.split("==== ")[1:]}
+    assert list(texts) == list(COMMANDS)
+    for name, text in texts.items():
+        assert f"usage: hectogpt {name}" in text
         assert f"\nExamples\n  hectogpt {name}" in text
-        assert [line for line in body.split("\nExamples")[0].splitlines() if len(line) > 80] == []
-        assert "None" not in body
-        assert "[[" not in body
-    by_name = dict(zip(COMMANDS, texts, strict=True))
-    for name in ("check", "generate", "score", "export"):
-        for kind in argument_classes(importlib.import_module(COMMANDS[name][0])):
-            for field in dataclasses.fields(kind):
-                assert re.search(
-                    rf"^  (--)?{field.name.replace('_', '.')}\b", by_name[name], re.MULTILINE | re.IGNORECASE
-                )
 
 
-@pytest.mark.thorough
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
-    write_tokens(tmp_path / "stories.bin")
-    arguments = ["train", "baseline", *TINY, "--corpus", "stories.bin"]
-    for options in ([], ["--json"]):
-        command = [sys.executable, "-m", "hectogpt", *arguments, *options]
-        with subprocess.Popen(
-            command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as child:
-            assert child.stdout is not None
-            child.stdout.close()
-            assert child.stderr is not None
-            told = child.stderr.read()
-            assert child.wait() == 0, told
-            assert "BrokenPipe" not in told
+# --- how a command ends -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_ideas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other tests in this process: an error that comes while one is loaded is said to be its."""
+    monkeypatch.setattr(idea_file, "_files", {})
+
+
+def install(run: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `hectogpt broken` run this."""
+    module = ModuleType("broken")
+    module.main = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "broken", module)
+    monkeypatch.setitem(cli.COMMANDS, "broken", ("broken", "raises"))
+
+
+def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `hectogpt broken` raise."""
+
+    def run(argv: list[str]) -> None:
+        raise error
+
+    install(run, monkeypatch)
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(["broken", *arguments])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, printed.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "hung up")])
+def test_every_command_ends_in_order_at_a_signal(
+    name: str, code: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is half written is taken away, as after Ctrl-C."""
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup, which ignores SIGHUP
+    ended = []
+
+    def run(argv: list[str]) -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            ended.append(True)
+
+    try:
+        install(run, monkeypatch)
+        assert failed(capsys) == (code, word + "\n")
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert ended == [True]
+
+
+def test_a_bug_is_one_error_and_a_report_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SECRET_OF_THE_TEST", "do-not-print-this")
+    fail_with(KeyError("no\x1bkey"), monkeypatch)
+    code, printed = failed(capsys, "--corpus", "a b.txt")
+    (report,) = (tmp_path / "cache" / "reports").iterdir()
+    what, why, fix = printed.splitlines()
+    assert (code, what, why) == (errors.BUG, "error: this is a bug in hectogpt", "why: KeyError: 'no\\x1bkey'")
+    assert str(report) in fix
+    text = report.read_text(encoding="utf-8")
+    for part in ("command:  hectogpt broken --corpus 'a b.txt'", "Traceback", "KeyError", "Python 3."):
+        assert part in text
+    assert "do-not-print-this" not in text
+    assert "\x1b" not in text
+    with pytest.raises(KeyError):
+        main(["broken", "--debug"])
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    assert str(tmp_path / "tmp") in failed(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "named"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a\x1bb"), errors.STORAGE, "cannot use a\\x1bb"),
+        (MemoryError(), errors.MEMORY, "out of memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't"), errors.MEMORY, "smaller"),
+        (OSError("of no number"), errors.BUG, "OSError: of no number"),
+    ],
+)
+def test_a_full_disk_and_full_memory_are_no_bugs(
+    raised: BaseException,
+    code: int,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    fail_with(raised, monkeypatch)
+    found, printed = failed(capsys)
+    assert found == code
+    assert named in printed
+    assert (tmp_path / "cache").exists() == (code == errors.BUG)
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+class Failing(io.StringIO):
+    """A stream behind which the disk is full, or the terminal gone."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_stderr_that_fails_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Failing())
+    print("progress", file=Unfailing(), flush=True)
+    with steady_streams():
+        print("progress", file=sys.stderr, flush=True)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("where", "code", "printed"), [("stdout", 7, "error: cannot use standard output, or a file"), ("stderr", 0, "")]
+)
+def test_a_full_disk_behind_a_stream(where: str, code: int, printed: str, tmp_path: Path) -> None:
+    """The exit code is not 120, with which Python says that it could not flush a stream at its end."""
+    with FULL.open("w") as full:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {where: full}
+        done = subprocess.run([*HECTOGPT, "--help"], cwd=tmp_path, env=environment(tmp_path), text=True, **streams)
+    assert done.returncode == code
+    assert (done.stderr or "").startswith(printed)
+
+
+def test_closed_streams_in_a_shell(tmp_path: Path) -> None:
+    for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true"):
+        shell = f'"{sys.executable}" -m hectogpt --help {closed}'
+        done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, env=environment(tmp_path), capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")

@@ -1,33 +1,33 @@
-"""Comparisons: each trial once, crashes again, kill -9 costs one trial; the command's table, notes and exit codes."""
+"""Comparisons: each trial once, crashes again, kill -9 costs one trial; the command's table, verdicts, exit codes."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from experiments import SMALL, make_corpus, perform, small_arms, small_command, small_comparison
+from made_up import record_of
 
 from hectogpt import cli, errors
 from hectogpt.data import Corpus, tokens_read
-from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.lab.compare import Comparison, best_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import plan
-from hectogpt.lab.record import Record, append_record, read_records
+from hectogpt.lab.record import append_record, read_records
 from hectogpt.lab.tracks import TRACKS
-from hectogpt.serialization import dump, load
+from hectogpt.serialization import load
 from hectogpt.training.run import Run
+
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,11 @@ def performed(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Compari
 
 # --- trials and records -----------------------------------------------------------------------------------------------
 
-FIELDS = {
-    *("corpus", "track", "recipe", "seed", "steps", "train_tokens", "params", "train_loss_last", "train_loss_last10"),
-    *("dev_loss", "test_loss", "test_bpb", "ngram_unigram", "ngram_kn2", "ngram_kn3", "seconds", "peak_mb", "run"),
-    *("commit", "dirty", "machine", "wall_seconds", "losses", "grad_norms"),
-}
-
 
 def test_records_say_everything(performed: Comparison, tiny: Corpus) -> None:
+    known = {"steps", "params", "train_loss_last10", "test_bpb", "ngram_kn2", "seconds", "peak_mb", "commit", "dirty"}
     for line in performed.out.read_text().splitlines():
-        assert json.loads(line).keys() >= FIELDS
+        assert json.loads(line).keys() >= known | {"wall_seconds", "losses", "grad_norms"}
     records = read_records(performed.out)
     assert [(r.arm, r.seed) for r in records] == [(t.arm.label, t.seed) for t in performed.trials()[:2]]
     for record in records:
@@ -66,9 +61,7 @@ def test_records_say_everything(performed: Comparison, tiny: Corpus) -> None:
         assert record.modified is True
         assert record.train_tokens == 3 * 2 * 16
         assert record.rules_broken == ["3 steps, not 100"]
-        assert record.params
-        assert record.machine
-        assert record.machine["threads"] == 1
+        assert (record.machine or {})["threads"] == 1
     counted = NgramModels(tokens_read(tiny.train, 16, 2, 0, 3), tiny.n_vocab).losses(tiny.dev)
     assert (records[0].ngram_split, records[0].ngram_kn3) == ("dev", counted.kn3)
 
@@ -77,7 +70,6 @@ def test_diverged_seeds_stay(performed: Comparison) -> None:
     record = performed.records["lr 1e+38", 0]
     assert record.status == "diverged"
     assert record.dev_loss == pytest.approx(math.log(50_257))
-    assert record.dev_bpb
     sound, diverged = performed.results()
     assert (sound.dev.n, diverged.dev.n) == (1, 1)
     assert diverged.to_first is not None
@@ -113,22 +105,29 @@ def test_what_is_left_of_a_recorded_trial_is_removed(performed: Comparison) -> N
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def compare(*arguments: str) -> str:
+def compare(arguments: Sequence[str], capsys: Capture) -> str:
     """What `hectogpt compare` prints to stdout."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        cli.main(["compare", *arguments])
-    return printed.getvalue()
+    capsys.readouterr()
+    cli.main(["compare", *arguments])
+    return capsys.readouterr().out
+
+
+def made_up(corpus: Corpus, out: Path, *losses: Sequence[float], **more: object) -> list[str]:
+    """Arguments of a comparison of arms with these losses, which are recorded; without the number of seeds."""
+    sweep = [*SMALL, f"optim.lr={','.join(str(place / 10) for place in range(1, len(losses) + 1))}"]
+    for arm, values in zip(plan(["baseline"], sweep=sweep), losses, strict=True):
+        for seed, loss in enumerate(values):
+            append_record(out, replace(record_of(corpus, arm, seed, loss, **more), modified=True))
+    return ["baseline", "--corpus", corpus.name, "--out", str(out), "--sweep", *sweep]
 
 
 @pytest.mark.thorough
-def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path) -> None:
+def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
     """Killed in the second trial, the command started again does the second only and ends as if nothing happened."""
     out = tmp_path / "r.jsonl"
     given = small_command(tiny, out, "--steps", "20")
-    first = subprocess.Popen(
-        [sys.executable, "-m", "hectogpt", "compare", *given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "hectogpt", "compare", *given]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not (out.exists() and out.read_bytes().endswith(b"\n")) and time.monotonic() < until:
         time.sleep(0.02)
@@ -138,20 +137,15 @@ def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path) -> None:
     assert before.count(b"\n") == 1
     with open(out, "ab") as file:
         file.write(before[:99])  # what an append cut short would leave
-    answer = json.loads(compare(*given, "--json"))
+    answer = json.loads(compare([*given, "--json"], capsys))
     assert out.read_bytes().startswith(before)
     assert [record.run["optim"]["lr"] for record in read_records(out)] == [1e-5, 1e-2]
     assert [arm["dev"]["n"] for arm in answer["arms"]] == [1, 1]
-    assert answer["arms"][1]["to_first"]["gain"] > 0
     assert answer["best"]["of"] == 2
-    printed = compare(*given)
-    assert "Kneser-Ney trigram" in printed
-    assert "20 steps, not 100 (seed 0)" in printed
 
 
-@pytest.mark.thorough
-def test_a_crash_ends_with_code_1_and_the_whole_message(
-    tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_crashes_end_with_code_1_and_are_run_again(
+    tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     given = ["compare", *small_command(tiny, tmp_path / "r.jsonl")]
     with monkeypatch.context() as broken:
@@ -159,98 +153,105 @@ def test_a_crash_ends_with_code_1_and_the_whole_message(
         with pytest.raises(SystemExit) as caught:
             cli.main([*given, "--quiet"])
     assert caught.value.code == 1
-    told = capsys.readouterr().err
-    assert "2 of 2 trials crashed" in told
-    assert "PYTHONHASHSEED must be" in told
-    assert "the same command runs them again" in told
+    printed = capsys.readouterr().err
+    for part in ("2 of 2 trials crashed", "PYTHONHASHSEED must be", "the same command runs them again"):
+        assert part in printed
     cli.main([*given, "--quiet"])
     assert capsys.readouterr().err == ""
     assert [record.status for record in read_records(tmp_path / "r.jsonl")] == ["failed", "failed", "ok", "ok"]
 
 
-def recorded(corpus: Corpus, out: Path, losses: dict[float, list[float]], **more: Any) -> list[str]:
-    """Arguments of a comparison whose trials are recorded: learning rate -> dev loss of each seed."""
-    sweep = [*SMALL, f"optim.lr={','.join(map(str, losses))}"]
-    arms = plan(["baseline"], sweep=sweep)
-    for arm, (lr, values) in zip(arms, losses.items(), strict=True):
-        assert arm.overrides["optim.lr"] == lr
-        for seed, loss in enumerate(values):
-            run = dump(replace(arm.run, seed=seed, threads=1))
-            numbers = {"dev_loss": loss, "seconds": 12.3, "peak_mb": 456.7, "ngram_kn3": 5.0} | more
-            record = Record("tiny", "closed", "baseline", seed, run, corpus.sha256, arm.label, **numbers)
-            append_record(out, record)
-    seeds = len(next(iter(losses.values())))
-    return [
-        "baseline",
-        "--corpus",
-        corpus.name,
-        "--out",
-        str(out),
-        "--seeds",
-        str(seeds),
-        "--threads",
-        "1",
-        "--sweep",
-        *sweep,
-    ]
-
-
-def test_only_divergence_is_an_error(tiny: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = recorded(tiny, tmp_path / "r.jsonl", {0.1: [10.8], 0.2: [10.8]}, status="diverged", error="loss nan")
+def test_only_divergence_is_an_error(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
+    given = made_up(tiny, tmp_path / "r.jsonl", [10.8], [10.8], status="diverged", error="loss nan")
     with pytest.raises(SystemExit) as caught:
-        compare(*given)
+        compare([*given, "--seeds", "1"], capsys)
     assert caught.value.code == errors.DIVERGED
     assert "why: loss nan" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def three_arms(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Arguments of a comparison of three arms at two seeds, recorded."""
-    losses = {1e-05: [10.821, 10.825], 0.001: [10.123, 10.3], 0.01: [9.1, 9.25]}
-    return recorded(tiny, tmp_path_factory.mktemp("three") / "r.jsonl", losses)
-
-
-def test_the_table_fits_80_columns(three_arms: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_verdicts_and_json(
+    tiny: Corpus, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = made_up(tiny, tmp_path / "r.jsonl", [5.0, 5.1, 5.2], [4.9, 5.01, 5.09], [5.0, 5.1, 5.2])
+    given += ["--seeds", "3"]
     monkeypatch.setenv("COLUMNS", "80")
-    narrow = compare(*three_arms)
-    assert max(map(len, narrow.splitlines())) <= 80
-    for text in ("9.1750 ± 0.1061", "+1.6480 ["):
-        assert text in narrow
-    monkeypatch.delenv("COLUMNS")
-    wide = compare(*three_arms)
-    assert 80 < max(map(len, wide.splitlines())) <= 160
-    headers = narrow.splitlines()[0], wide.splitlines()[0]
-    for column in ("arm", "n", "dev mean ± SD", "gain over the first [95 %]", "p", "verdict"):
-        assert all(f" {column} " in f" {header} " for header in headers)
-    for column in ("min - max", "noise", "s", "MiB"):
-        assert [f" {column} " in f" {header} " for header in headers] == [False, True]
-    monkeypatch.setenv("COLUMNS", "200")
-    assert "MiB" in compare(*three_arms)
-
-
-def test_json_does_not_silence_progress(three_arms: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["compare", *three_arms, "--json"])
-    printed = capsys.readouterr()
-    answer = json.loads(printed.out)
-    assert "6 trials, 6 recorded" in printed.err
+    lines = compare(given, capsys).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split("  ")[1:2] == ["arm"]
+    printed = " ".join(lines)
+    for part in ("5.0000 ± 0.0954", "+0.1000 [", "optim.lr=0.2 is better than baseline", "ties with baseline"):
+        assert part in printed
+    cli.main(["compare", *given, "--json"])
+    out, err = capsys.readouterr()
+    assert "9 trials, 9 recorded" in err, "--quiet alone hides progress"
+    answer = json.loads(out)
+    better, tie = answer["verdicts"]
+    assert (better["word"], tie["word"], better["sequential"], answer["ended"]) == ("better", "tie", False, None)
+    assert better["gain"] == pytest.approx(0.1)
+    assert better["gain"] == answer["arms"][1]["to_first"]["gain"]
     assert any("700 tokens" in note for note in answer["notes"])
-    assert answer["ngrams"] == {"kn3": 5.0}
-    cli.main(["compare", *three_arms, "--json", "--quiet"])
-    assert capsys.readouterr().err == ""
+    assert answer["ngrams"] == pytest.approx({"unigram": 6.4, "kn3": 4.9})
 
 
-def test_dry_run_runs_nothing(tiny: Corpus, tmp_path: Path) -> None:
-    printed = compare(*small_command(tiny, tmp_path / "r.jsonl", "--dry-run"))
-    assert not (tmp_path / "r.jsonl").exists()
-    assert "2 trials, 0 recorded" in printed
-    assert "100" in printed
+def test_until_decided_looks_seed_by_seed(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
+    """The recorded seeds decide after three of five; interval and p are those of the sequential test."""
+    first = [5.0, 5.1, 5.2, 5.3, 5.4]
+    given = made_up(tiny, tmp_path / "r.jsonl", first, [value - 0.1 - 0.001 * value for value in first])
+    answer = json.loads(compare([*given, "--until", "decided", "--json"], capsys))
+    assert answer["seeds"] == [0, 1, 2]
+    assert answer["ended"] == "decided after 3 seeds"
+    (verdict,) = answer["verdicts"]
+    assert (verdict["word"], verdict["sequential"], verdict["seeds"]) == ("better", True, [0, 1, 2])
+    fixed = json.loads(compare([*given, "--seeds", "3", "--json"], capsys))["verdicts"][0]
+    assert verdict["gain"] == pytest.approx(fixed["gain"])
+    assert verdict["low"] < fixed["low"] < fixed["high"] < verdict["high"], "the price of looking"
+    pair = answer["arms"][1]["to_first"]
+    assert (pair["low"], pair["high"], pair["p"]) == (verdict["low"], verdict["high"], verdict["p"])
+    assert "Seeds: decided after 3 seeds." in compare([*given, "--until", "decided"], capsys)
+    undecided = json.loads(compare([*given, "--until", "decided", "--seeds", "2", "--json"], capsys))
+    assert undecided["verdicts"][0]["word"] == "unproven"
+    assert undecided["ended"] == "all of 2 seeds are run, not decided"
 
 
-def test_errors_name_options(tiny: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, fix in ((["muon", "--sweep", "lr"], "--sweep optim.lr=0.001,0.003"), ([], "hectogpt compare")):
-        with pytest.raises(SystemExit) as caught:
-            cli.main(["compare", *arguments])
-        assert caught.value.code == errors.USAGE
-        assert fix in capsys.readouterr().err
-    with pytest.raises(UserError, match="at least one seed"):
-        Comparison(small_arms(1e-2), [], tiny, TRACKS["closed"], Path("r.jsonl"))
+def test_a_small_budget_runs_one_seed(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
+    """With real trials: the first seed is run, the second would not fit."""
+    page = tmp_path / "new" / "v.html"
+    given = small_command(tiny, tmp_path / "r.jsonl", "--budget", "1s", "--html", str(page))
+    del given[given.index("--seeds") : given.index("--seeds") + 2]
+    cli.main(["compare", *given, "--json"])
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    assert answer["seeds"] == [0]
+    assert answer["ended"].startswith("budget of 1.0 s: 1 seed in ")
+    assert [verdict["word"] for verdict in answer["verdicts"]] == ["unproven"]
+    assert len(read_records(tmp_path / "r.jsonl")) == 2
+    assert "seed by seed, at most 1000 seeds, 1.0 s" in err
+    assert "1 of 2: baseline" in err
+    assert "One seed proves nothing" in page.read_text(encoding="utf-8")
+
+
+def test_a_dry_run_runs_nothing(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
+    given = small_command(tiny, tmp_path / "r.jsonl", "--dry-run")
+    assert "2 trials, 0 recorded" in compare(given, capsys)
+    printed = compare([*given, "--budget", "2h", "--html", str(tmp_path / "v.html")], capsys)
+    assert "1 a seed" in printed
+    assert "at most 1 seed, 2.0 h" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "named"),
+    [
+        (["--budget", "60"], errors.USAGE, "fix: --budget 60m"),
+        (["--budget", "1h", "--engine", "slurm"], errors.USAGE, "fix: --seeds 10"),
+        (["--html", "."], errors.STORAGE, "Is a directory"),
+        (["--seeds", "0"], errors.USAGE, "at least one seed"),
+        (["--sweep", "lr"], errors.USAGE, "--sweep optim.lr=0.001,0.003"),
+    ],
+)
+def test_usage(tiny: Corpus, tmp_path: Path, capsys: Capture, more: list[str], code: int, named: str) -> None:
+    given = made_up(tiny, tmp_path / "r.jsonl", [5.0], [5.1])
+    with pytest.raises(SystemExit) as caught:
+        compare([*given, *more], capsys)
+    assert caught.value.code == code
+    assert named in capsys.readouterr().err

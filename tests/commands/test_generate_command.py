@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import Here, assert_good_error, hectogpt
+from command import Here, assert_good_error
 
 from hectogpt import errors
 from hectogpt.cli import main
-from hectogpt.cli.generate_run import BATCH_ROWS, Clock
+from hectogpt.cli.generate import BATCH_ROWS
 from hectogpt.data import load_tokenizer
 from hectogpt.model import SIZES, Transformer
 from hectogpt.model.weights import save_model
@@ -39,17 +39,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return Here(tmp_path, monkeypatch, capsys)
 
 
-@pytest.mark.thorough
-def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, tmp_path: Path) -> None:
-    done = hectogpt("generate", run, "My fellow", "--max-new-tokens", "30", cwd=tmp_path)
+def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, here: Here) -> None:
+    done = here("generate", run, "My fellow", "--max-new-tokens", "30")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("My fellow")
     note, speed = done.stderr.splitlines()
     assert note.startswith(f"note: past the context of {CONTEXT} tokens each token recomputes the last {CONTEXT}")
-    assert re.fullmatch(
-        r"2 prompt tokens and the first new one in [\d.]+ s; then [\d.]+ tokens per second \(float32\)", speed
-    )
-    quiet = hectogpt("generate", run, "My fellow", "--max-new-tokens", "30", "--quiet", cwd=tmp_path)
+    assert re.fullmatch(r"30 tokens in [\d.]+ s, [\d.]+ a second, prompts included \(float32\)", speed)
+    quiet = here("generate", run, "My fellow", "--max-new-tokens", "30", "--quiet")
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
 
 
@@ -116,52 +113,12 @@ def test_prompts_that_cannot_be_read(run: Path, tmp_path: Path, here: Here, argu
     assert_good_error(here("generate", run, *arguments), code, named)
 
 
-# --- speed, and what is refused ---------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompt_tokens", [0, 5, CONTEXT + 9])
-def test_the_clock_tells_of_the_context_when_it_is_passed(
-    prompt_tokens: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = Clock(CONTEXT, quiet=False)
-    clock.begin([prompt_tokens])
-    told_at = []
-    for length in range(1, 40):
-        for _ in range(2):  # two texts
-            clock.tick(length)
-            if "past the context" in capsys.readouterr().err:
-                told_at.append(length)
-    # A token is computed from all those before it: the prompt (or the one start token) and the earlier new ones.
-    first_long = next(n for n in range(2, 40) if min(max(prompt_tokens, 1), CONTEXT) + n - 1 > CONTEXT)
-    assert told_at == [first_long]
-    assert "then" in clock.summary("int8")
-    clock.begin([3, 4])  # another batch: it counts, and the note is not repeated
-    for length in range(1, 40):
-        clock.tick(length)
-    assert capsys.readouterr().err == ""
-    assert clock.summary("int8").startswith(f"{prompt_tokens + 7} prompt tokens")
-
-
-def damage_weights(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-
-
-def remove_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-@pytest.mark.parametrize("damage", [damage_weights, remove_weights])
-def test_a_damaged_model_is_refused_with_a_way_out(
-    run: Path, tmp_path: Path, damage, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(run, folder)
-    damage(folder)
-    with pytest.raises(SystemExit) as caught:
-        main(["generate", str(folder), "x"])
-    told = capsys.readouterr()
-    assert caught.value.code == errors.CHECKPOINT
-    assert told.out == ""
-    assert "\nfix: " in told.err
-    assert str(folder) in told.err
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_damaged_model_is_refused_with_a_way_out(run: Path, tmp_path: Path, here: Here, whole: bool) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    weights = tmp_path / "copy" / "model.safetensors"
+    weights.unlink() if whole else weights.write_bytes(weights.read_bytes()[:-1000])
+    assert_good_error(here("generate", "copy", "x"), errors.CHECKPOINT, "\nfix: ", "copy")

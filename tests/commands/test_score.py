@@ -14,7 +14,7 @@ from exported_models import write_model
 from model_kinds import KINDS
 
 from hectogpt import errors
-from hectogpt.cli.score_models import encoded_anew, score_models
+from hectogpt.cli.score import encoded_anew, score_models
 from hectogpt.data import Tokenizer, load_tokenizer, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model

@@ -121,7 +121,7 @@ def test_folders_of_before_the_new_names_are_read(here: Here, tmp_path: Path) ->
     assert shown["differences"]["init_from_counts"][1]["type"] == "BigramInit"
     done = here("show", "old")
     assert "unigram counts 6.900" in done.stdout
-    assert re.search(r"init_from_counts +None +BigramInit\(smoothing=20.0, head=0.2\)\n", done.stdout)
+    assert re.search(r"init_from_counts +null +BigramInit\(smoothing=20.0, head=0.2\)\n", done.stdout)
 
 
 def test_an_unfinished_run_says_its_state(here: Here, tmp_path: Path) -> None:
@@ -157,21 +157,14 @@ def test_a_folder_that_is_not_there(here: Here, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "why"),
     [
-        ("run.json", b"{", "not JSON"),
         ("run.json", b"[" * 100_000, "nested too deeply"),
         ("run.json", b'{"run": "baseline"}', 'no object "run"'),
-        ("run.json", b"\xff\xfe\x00{", "not JSON"),
-        ("summary.json", b"[]", "not a JSON object"),
-        ("summary.json", None, "not a regular file"),
+        ("summary.json", b"\xff\xfe\x00{", "not JSON"),
     ],
 )
-def test_a_damaged_run_is_left_out_or_refused(
-    here: Here, tmp_path: Path, file: str, content: bytes | None, why: str
-) -> None:
+def test_a_damaged_run_is_left_out_or_refused(here: Here, tmp_path: Path, file: str, content: bytes, why: str) -> None:
     write_run(tmp_path / "runs" / "good", summary_of())
-    damaged = write_run(tmp_path / "runs" / "bad", summary_of()) / file
-    damaged.unlink()
-    damaged.write_bytes(content) if content is not None else os.mkfifo(damaged)
+    (write_run(tmp_path / "runs" / "bad", summary_of()) / file).write_bytes(content)
     assert_good_error(here("show", "bad"), errors.CHECKPOINT, f"cannot read runs/bad/{file}", why, "fix: ")
     done = here("show")
     assert (done.returncode, "runs/good" in done.stdout, "runs/bad" in done.stdout) == (0, True, False)

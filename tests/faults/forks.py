@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 from hectogpt import errors
-from hectogpt.cli.last_resort import explain as tell
+from hectogpt.cli.unexpected import explain as tell
 from hectogpt.errors import UserError
 from hectogpt.signals import Stopped
 

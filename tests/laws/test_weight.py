@@ -15,8 +15,8 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2610,  # the ground, and what Python users call
-    "hectogpt/cli": 4010,
-    "hectogpt/lab": 3930,
+    "hectogpt/cli": 3400,
+    "hectogpt/lab": 3880,
     "hectogpt/grade": 4700,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4810,

@@ -17,7 +17,7 @@ def tell(what: str) -> None:
     print(what, *sorted(SLOW & set(sys.modules)))
 
 
-importlib.import_module("hectogpt.cli.generate_run")
+importlib.import_module("hectogpt.cli.generate")
 tell("generate, imported")
 importlib.import_module("hectogpt.cli.train_run")
 from hectogpt.cli import main, train  # noqa: E402

@@ -1,4 +1,4 @@
-"""What is said when a command ends by an exception that nobody has caught: one error, and for a bug a report in a file.
+"""Exceptions that nobody has caught: an error to print in place of each, and for a bug a report in a file.
 
 Standard library only.
 """
@@ -51,18 +51,18 @@ def write_report(error: BaseException, arguments: Sequence[str]) -> Path | None:
     """Write what is needed to find a bug: the traceback, the command, versions and platform; no environment and no
     content of files. Returns its path, in the cache or else in the folder for temporary files; None if neither can be
     written."""
-    versions = [f"hectogpt {__version__}", f"Python {platform.python_version()}"]
+    versions = {"hectogpt": __version__, "Python": platform.python_version()}
     for package in ("torch", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-    place = f"{platform.platform()}, {sys.getfilesystemencoding()}, {getattr(sys.stdout, 'encoding', None)}"
-    text = f"command:  {shlex.join(['hectogpt', *arguments])}\nversions: {', '.join(versions)}\nplatform: {place}\n\n"
-    text += "".join(traceback.format_exception(error))
-    for find in (lambda: cache_dir() / "reports", lambda: Path(tempfile.gettempdir())):
+            versions[package] = importlib.metadata.version(package)
+    lines = [f"command:  {shlex.join(['hectogpt', *arguments])}"]
+    lines += [f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}"]
+    lines += [f"platform: {platform.platform()}, {sys.getfilesystemencoding()}", "", *traceback.format_exception(error)]
+    for folder_of in (lambda: cache_dir() / "reports", lambda: Path(tempfile.gettempdir())):
         with suppress(OSError, RuntimeError, UserError):  # RuntimeError: there is no home
-            folder = find()
+            folder = folder_of()
             folder.mkdir(parents=True, exist_ok=True)
             name = tempfile.mkstemp(prefix="hectogpt-bug-", suffix=".txt", dir=folder)[1]
-            Path(name).write_text(printable(text), encoding="utf-8")
+            Path(name).write_text(printable("\n".join(lines)), encoding="utf-8")
             return Path(name)
     return None

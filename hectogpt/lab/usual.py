@@ -1,8 +1,7 @@
-"""The baseline's own loss curve, which is drawn behind that of every other run without training it again.
+"""What a loss is compared with: the recorded runs of the same recipe, and the baseline's curve on the same text.
 
 `hectogpt train baseline` saves its curve in the user's cache, by training text and number of steps; one for the
-embedded corpus ships with the package. A text that has none gets no curve: another text's would mislead. The curve is
-decoration: one that cannot be written or read is left out, and never ends a run.
+embedded corpus comes with the package. A curve that cannot be written or read is left out, and never ends a run.
 """
 
 from __future__ import annotations
@@ -19,6 +18,23 @@ from hectogpt.errors import UserError
 from hectogpt.files import cache_dir, write_atomic
 from hectogpt.json_files import read_json_object
 from hectogpt.training.session import RunResult
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean and SD of n recorded dev losses, nats per token."""
+
+    mean: float
+    sd: float
+    n: int
+
+
+def band_of(recipe: str, corpus: str, steps: int | None) -> Band | None:
+    """The band of a recipe's full runs on a corpus; None if fewer than two are recorded. lab/baselines/bands.json is
+    written by tools/report from results/ladder.jsonl."""
+    bands = json.loads((files("hectogpt.lab") / "baselines" / "bands.json").read_text(encoding="utf-8"))
+    found = bands.get(f"{recipe} {corpus} {steps}")
+    return None if found is None else Band(*found)
 
 
 @dataclass(frozen=True)
