@@ -37,7 +37,7 @@ FULL = Path("/dev/full")
         (["train", "baseline", "--device", "tpu"], 2, "--device auto"),
         (["train", "baseline", "--corpus", "a\x1b[31mb\x9b"], 3, "a\\x1b[31mb\\x9b"),
         (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),
-        (["train", "baseline", "--encoding", "latin1x", "--corpus", __file__], 2, "fix: --encoding latin-1"),
+        (["train", "baseline", "--encoding", "latin1x", "--corpus", __file__], 2, "fix: --encoding utf-8"),
         (["explore", "nosuch"], 4, "no model in nosuch"),
         (["report"], 2, "python -m tools.report, in a checkout"),
     ],
