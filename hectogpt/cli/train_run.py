@@ -171,7 +171,8 @@ def continued(asked: Asked, folder: Path) -> Run:
 
 
 def finish(asked: Asked, plan: Plan, corpus: Corpus, progress: Progress, world: Alone | World = ALONE) -> None:
-    """Train to the end and print what came of it; with --dry-run print what would be trained. world: the processes that share the run, of which this is rank 0."""
+    """Train to the end and print what came of it; with --dry-run print what would be trained. world: the processes that
+    share the run, of which this is rank 0."""
     options, modified = asked.options, plan.resume is None and asked.modified
     name = plan.resume.folder.name if plan.resume else asked.name or DEFAULT
     task = Task(
