@@ -55,7 +55,7 @@ PRINTED = {
     "docs/compare": ["verdict", r"\nlearning_rate .* is (better|worse|unproven|a tie|tied)"],
     "docs/resume": ["ok +runs/long", "equal +loss"],
     "docs/watch": [*["http://127.0.0.1"] * 3, "tensorboard --logdir"],
-    "docs/fine-tune": ["before training|held-out loss", "runs/tuned"],
+    "docs/fine-tune": ["before training", "runs/walks"],
     "docs/interop": ["GPT2LMHeadModel", "My fellow citizens", "The capital of France is", "bits/byte", "bits/byte"],
     "docs/serving": ["served: GPT2LMHeadModel", "HectoGPTForCausalLM", "My fellow citizens"],
     "docs/parallel": ["held-out loss after 2 steps", "equal to the last bit"],

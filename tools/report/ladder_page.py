@@ -35,34 +35,35 @@ OF_TEXTS = {
     "0.013",
 }
 LEGEND = f"""\
-**Loss** is in nats per token over every held-out token once, in sequences of 512 tokens, as mean ± standard
-deviation (SD) over n seeds. A seed changes the first weights and the order of the data. Rungs may have different seeds.
+* **Loss** is in nats per token, over every held-out token once, in sequences of 512 tokens. It is shown as mean ±
+  standard deviation (SD) over n seeds. A seed decides the first weights and the order of the data. Rungs may have
+  different seeds.
+* **Gain** is the loss of the other recipe minus that of the row, so positive is better. It is a mean over the seeds
+  that both recipes have ("pairs" counts them), with a 95 % interval and a one-sided p. It is measured on the test text
+  if both recipes were scored on it, else on dev.
+* **Tie**: the gain is within the noise (2 SD of the gains / sqrt(pairs)) or {LEAST_DIFFERENCE}. **Better** and
+  **unproven** are gains beyond both; unproven has p >= {SIGNIFICANCE} or a single pair. A run that diverged counts as a
+  uniform guess. A trial that crashed is left out and listed under Notes.
+* **{ONE_MACHINE}** is the time of 100 steps of today's recipe. All recipes were timed on one machine in one pass (see
+  Loss against seconds). It timed minute when it had a memory of n-grams, which today's has not.
+* **s** and **MiB** are time and memory of the trials' training, without scoring. The trials ran on different machines,
+  so these seconds cannot be compared with each other.
+* **parameters** are those of the trials, on average. In older trials the head has a row for each token of the whole
+  training text. Today it has a row for each token that its run reads: up to 1.3 million parameters less.
+* **batch 100** is the number that the assignment asks for: the training loss of the last batch before its update.
+  **last 10** is the mean of the last ten batches. Neither is used for ranking.
 
-A **gain** is the other's loss minus the row's own, as a mean over the seeds that both recipes have ("pairs" counts
-them), so positive is better in every table; with a 95 % interval and a one-sided p. It is taken on the test text where
-both recipes were scored on it, else on dev. A **tie** is within the noise (2 SD of the gains / sqrt(pairs)) or
-{LEAST_DIFFERENCE}. **Better** and **unproven** are gains beyond both; unproven has p >= {SIGNIFICANCE} or a single
-pair. A run that diverged counts as a uniform guess; a trial that crashed is left out and listed under Notes.
-
-"{ONE_MACHINE}" is the time of 100 steps of today's recipe, all recipes on one machine in one pass; the section on
-seconds names it. "s" and "MiB" are time and memory of the trials' training, without scoring; the trials ran on
-different machines, so these seconds cannot be compared with each other. "parameters" are those of the trials, on
-average. In older trials heads have a row for each token of the whole training text; a head of today has one for each
-token that its run reads, which are up to 1.3 million parameters less. The one machine timed minute when it had a memory
-of n-grams, which today's has not; records with that memory are left out (LOG.md has their figures). "batch 100" is the
-number that the assignment asks for, the training loss of the last batch before its update. "last 10" is the mean of the
-last ten batches. Neither is used for ranking.
-
-The blocks compute in bf16 where the machine multiplies it, in runs of d_model = 128 or more; the baseline computes in
-float32. Scores are float32. The notes name seeds of other threads or dtypes than their rung's. Sums are rounded in
-another order then. SOAP enlarges such differences: the loss of one seed of soap_rare_tokens changed by 0.004 (dev) and
-0.006 (test) from one thread to two, about as much as from seed to seed.
+In runs of d_model = 128 or more, the blocks compute in bf16 if the machine multiplies bf16. The baseline computes in
+float32. Scores are float32. The notes name seeds with other threads or dtypes than the rest of their rung, because sums
+then round in another order. SOAP enlarges such differences: from one thread to two, the loss of one seed of
+soap_rare_tokens changed by 0.004 (dev) and 0.006 (test), about as much as from seed to seed. Records of recipes with a
+memory of n-grams are left out (LOG.md has their figures).
 
 **N-gram baselines** count exactly the tokens that a run reads, here those of the highest rung's seeds. The Kneser-Ney
-bigram and trigram have one discount of 0.75. The last two see what a network sees, the tokens before the target in its
-sequence: modified Kneser-Ney of order 5, and the **best counting**, which mixes it with contexts that have gaps and
-with caches of the sequence. Their discounts and weights are fitted on dev. Where dev itself is scored, each half is
-scored with what the other half gave.
+bigram and trigram have one discount of 0.75. The last two see what a network sees: the tokens before the target in its
+sequence. One is modified Kneser-Ney of order 5. The other is the **best counting**, which mixes it with contexts that
+have gaps and with caches of the sequence. Their discounts and weights are fitted on dev. If dev itself is scored, each
+half is scored with what was fitted on the other half.
 """
 
 
