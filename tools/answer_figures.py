@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtr
 
-from hectogpt.explore import attention, estimates, positions
+from hectogpt.explore import attention, positions
 from hectogpt.explore.numbers import SAMPLES, VANISHING, N
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
@@ -148,7 +148,7 @@ def _rms_error(weights: np.ndarray) -> float:
     """The root mean square of |c - (v_a + v_b)/2| for orthonormal values."""
     target = np.zeros(weights.shape[1])
     target[:2] = 0.5
-    return estimates.estimate_root(np.square(weights - target).sum(axis=1)).value
+    return attention.estimate_root(np.square(weights - target).sum(axis=1)).value
 
 
 def draw_single_head() -> Figure:
@@ -179,10 +179,10 @@ def draw_variance() -> Figure:
     betas = np.linspace(0.25, 60, 120)
     marks = np.array([2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
     projections = attention.sample_projections(SAMPLES, N, VANISHING, 0.5)
-    one = [estimates.estimate_total_variance(attention.attend_one_head(projections, float(b))) for b in marks]
+    one = [attention.estimate_total_variance(attention.attend_one_head(projections, float(b))) for b in marks]
     heads = [attention.attend_two_heads(projections, float(b)) for b in marks]
-    two = [estimates.estimate_total_variance((first + second) / 2) for first, second in heads]
-    whole = [estimates.estimate_total_variance(first) for first, _ in heads]
+    two = [attention.estimate_total_variance((first + second) / 2) for first, second in heads]
+    whole = [attention.estimate_total_variance(first) for first, _ in heads]
     curve = np.array([attention.single_head_variance(float(b), N) for b in betas])
     curve_1 = np.array([attention.first_head_limit(float(b), N).variance() * N / (N - 1) for b in betas])
     for line, points, colour, label in (
@@ -196,7 +196,7 @@ def draw_variance() -> Figure:
     left.set(title="Total variance", xlabel=r"$\beta$", ylabel=r"$E\Vert c-E\,c\Vert^2$", ylim=(0, 0.55))
     left.legend(loc="center right")
     taken = [
-        estimates.estimate_share(attention.attend_one_head(projections, float(b))[:, :2].max(axis=1) > 0.99)
+        attention.estimate_share(attention.attend_one_head(projections, float(b))[:, :2].max(axis=1) > 0.99)
         for b in marks
     ]
     right.plot(
@@ -206,7 +206,7 @@ def draw_variance() -> Figure:
         label="one head: a value above 0.99",
     )
     right.errorbar(marks, [t.value for t in taken], _error_bars(taken), fmt="o", color=BLUE, markersize=3.5)
-    fails = [estimates.estimate_share(first[:, 0] < 0.5) for first, _ in heads]
+    fails = [attention.estimate_share(first[:, 0] < 0.5) for first, _ in heads]
     right.plot(betas, [attention.first_head_limit(float(b), N).below(0.5) for b in betas], color=GREEN)
     right.errorbar(marks, [f.value for f in fails], _error_bars(fails), fmt="o", color=GREEN, markersize=3.5)
     right.plot([], [], color=GREEN, label="two heads: $c_1$ loses $v_a$")
@@ -216,7 +216,7 @@ def draw_variance() -> Figure:
     return figure
 
 
-def _error_bars(points: list[estimates.Estimate]) -> np.ndarray:
+def _error_bars(points: list[attention.Estimate]) -> np.ndarray:
     """Lengths of the error bars, below and above."""
     return np.array([[p.value - p.low for p in points], [p.high - p.value for p in points]])
 
@@ -261,9 +261,9 @@ def draw_layer_norm() -> Figure:
     raw = attention.sample_projections(SAMPLES // 2, N, VANISHING, 0.5)
     normed = attention.sample_projections(SAMPLES // 2, N, VANISHING, 0.5, d=64, normalise=True)
     for projections, line in ((raw, "-"), (normed, "--")):
-        one = [estimates.estimate_total_variance(attention.attend_one_head(projections, float(b))).value for b in betas]
+        one = [attention.estimate_total_variance(attention.attend_one_head(projections, float(b))).value for b in betas]
         pairs = [attention.attend_two_heads(projections, float(b)) for b in betas]
-        two = [estimates.estimate_total_variance((first + second) / 2).value for first, second in pairs]
+        two = [attention.estimate_total_variance((first + second) / 2).value for first, second in pairs]
         right.semilogy(betas, one, line, color=BLUE)
         right.semilogy(betas, two, line, color=ORANGE)
     for colour, line, label in (

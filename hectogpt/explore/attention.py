@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import expit, logit, ndtr
 
 Array = np.ndarray
@@ -44,6 +44,43 @@ def orthonormal_vectors(n: int, d: int, *, seed: int = 0, centred: bool = False)
     u = np.eye(d)[-1] - 1 / math.sqrt(d) if centred else np.random.default_rng(seed).standard_normal(d)
     u /= np.linalg.norm(u)
     return np.eye(n, d) - 2 * np.outer(u[:n], u)
+
+
+# Simulated quantities with 95 % confidence intervals
+
+
+class Estimate(NamedTuple):
+    """A simulated quantity and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate_mean(values: Float[Array, " samples"]) -> Estimate:
+    """The mean, with the normal interval."""
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    return Estimate(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+
+
+def estimate_root(squares: Float[Array, " samples"]) -> Estimate:
+    """The root of a mean of squares, with the interval of `estimate_mean` under the root: a standard deviation or an
+    RMS error."""
+    return Estimate(*(math.sqrt(max(0.0, end)) for end in estimate_mean(squares)))
+
+
+def estimate_total_variance(coordinates: Float[Array, "samples n"]) -> Estimate:
+    """The trace of the covariance, E|c - E c|^2, with the interval of a mean of squared distances."""
+    return estimate_mean(np.square(coordinates - coordinates.mean(axis=0)).sum(axis=1))
+
+
+def estimate_share(hits: Bool[Array, " samples"]) -> Estimate:
+    """The fraction of true entries, with Wilson's interval, which stays inside [0, 1] even at 0 hits."""
+    count, z = len(hits), 1.96
+    p = float(hits.mean())
+    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    return Estimate(p, centre - half, centre + half)
 
 
 # 1(a). Copying one value
@@ -184,16 +221,11 @@ def attend_two_heads(
 class LogisticNormal:
     """The distribution of w = sigma(x), x ~ N(centre, scale^2): the weight of one of two keys with a normal score.
 
-    density(w) = exp(-(logit w - centre)^2 / (2 scale^2)) / (sqrt(2 pi) scale w (1 - w)). The moments have no
-    closed form and are integrated by the trapezoid rule, which converges geometrically here.
+    The moments have no closed form and are integrated by the trapezoid rule, which converges geometrically here.
     """
 
     centre: float
     scale: float
-
-    def density(self, w: Float[Array, " points"]) -> Float[Array, " points"]:
-        z = (logit(w) - self.centre) / self.scale
-        return np.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * self.scale * w * (1 - w))
 
     def moment(self, power: int) -> float:
         """E w^power. The step resolves the logistic's poles at distance pi / scale; the error is below 1e-16."""

@@ -159,46 +159,46 @@ def probe_positions(
 # 2(b). Sinusoids
 
 
-def frequencies(d: int, base: float = BASE) -> Float[Array, " pairs"]:
-    """base^(-2i/d) for i = 0 .. d/2 - 1 (arXiv 1706.03762, section 3.5)."""
-    return base ** (-np.arange(0, d, 2) / d)
+def frequencies(d: int) -> Float[Array, " pairs"]:
+    """BASE^(-2i/d) for i = 0 .. d/2 - 1 (arXiv 1706.03762, section 3.5)."""
+    return BASE ** (-np.arange(0, d, 2) / d)
 
 
-def sinusoids(T: int, d: int, *, base: float = BASE) -> Float[Array, "{T} {d}"]:
-    """The matrix Phi[t, 2i] = sin(t / base^(2i/d)), Phi[t, 2i+1] = cos(t / base^(2i/d))."""
-    return sinusoids_at(np.arange(T), d, base=base)
+def sinusoids(T: int, d: int) -> Float[Array, "{T} {d}"]:
+    """The matrix Phi[t, 2i] = sin(t / BASE^(2i/d)), Phi[t, 2i+1] = cos(t / BASE^(2i/d))."""
+    return sinusoids_at(np.arange(T), d)
 
 
-def sinusoids_at(t: Int[Array, " rows"], d: int, *, base: float = BASE) -> Float[Array, "rows {d}"]:
+def sinusoids_at(t: Int[Array, " rows"], d: int) -> Float[Array, "rows {d}"]:
     """The rows of Phi at any integer positions, negative ones included."""
-    angle = t[:, None] * frequencies(d, base)
+    angle = t[:, None] * frequencies(d)
     return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(len(t), d)
 
 
-def rotation(s: int, d: int, *, base: float = BASE) -> Float[Array, "{d} {d}"]:
+def rotation(s: int, d: int) -> Float[Array, "{d} {d}"]:
     """The matrix R(s) with Phi(t + s) = R(s) Phi(t) for every t: a rotation by -s omega_i in each (sin, cos) plane."""
     R = np.zeros((d, d))
-    angle = s * frequencies(d, base)
+    angle = s * frequencies(d)
     even = np.arange(0, d, 2)
     R[even, even] = R[even + 1, even + 1] = np.cos(angle)
     R[even, even + 1], R[even + 1, even] = np.sin(angle), -np.sin(angle)
     return R
 
 
-def similarity(distance: Int[Array, " n"], d: int, *, base: float = BASE) -> Float[Array, " n"]:
+def similarity(distance: Int[Array, " n"], d: int) -> Float[Array, " n"]:
     """Phi(t) . Phi(t + distance) = sum_i cos(omega_i distance), the same for every t; d/2 at distance 0."""
-    return np.cos(distance[:, None] * frequencies(d, base)).sum(axis=1)
+    return np.cos(distance[:, None] * frequencies(d)).sum(axis=1)
 
 
-def similarity_limit(distance: Float[Array, " n"], *, base: float = BASE) -> Float[Array, " n"]:
-    """similarity / (d/2) for d -> infinity: int_0^1 cos(s base^-u) du = (Ci(s) - Ci(s / base)) / ln(base), s > 0."""
-    return (sici(distance)[1] - sici(distance / base)[1]) / math.log(base)
+def similarity_limit(distance: Float[Array, " n"]) -> Float[Array, " n"]:
+    """similarity / (d/2) for d -> infinity: int_0^1 cos(s BASE^-u) du = (Ci(s) - Ci(s / BASE)) / ln(BASE), s > 0."""
+    return (sici(distance)[1] - sici(distance / BASE)[1]) / math.log(BASE)
 
 
-def embedding_distance(apart: Int[Array, " n"], d: int, *, base: float = BASE) -> Float[Array, " n"]:
+def embedding_distance(apart: Int[Array, " n"], d: int) -> Float[Array, " n"]:
     """|Phi(t) - Phi(t + apart)| = sqrt(sum_i 4 sin^2(omega_i apart / 2)), the same for every t."""
     half = np.zeros(len(apart))
-    for frequency in frequencies(d, base):  # one at a time: no d x T array for T = 10^6 and d = 512
+    for frequency in frequencies(d):  # one at a time: no d x T array for T = 10^6 and d = 512
         half += np.square(np.sin(apart * (frequency / 2)))
     return 2 * np.sqrt(half)
 
@@ -217,20 +217,20 @@ class NearestPair(NamedTuple):
     ties: int
 
 
-def find_nearest_pair(T: int, d: int, *, base: float = BASE) -> NearestPair:
+def find_nearest_pair(T: int, d: int) -> NearestPair:
     """The closest two of T embeddings (exact sines rounded to float32), found without comparing all pairs.
 
     Before rounding, a distance depends on t - s only: there are T - 1 distances, not T (T - 1) / 2. Rounding
     changes a coordinate by at most 2^-25, so a distance by at most 2 sqrt(d) 2^-25. Only separations within twice
     that of the smallest can be nearest; for these, all pairs of float32 rows are compared.
     """
-    gap = embedding_distance(np.arange(1, T), d, base=base)
+    gap = embedding_distance(np.arange(1, T), d)
     slack = 4 * math.sqrt(d) * 2.0**-25
     best = NearestPair(0, 0, math.inf, math.inf, 0)
     for apart in (np.flatnonzero(gap <= gap.min() + slack) + 1).tolist():
         for start in range(0, T - apart, 1 << 14):
             stop = min(start + (1 << 14), T - apart)
-            near, far = _round_rows(start, stop, apart, d, base)
+            near, far = _round_rows(start, stop, apart, d)
             squares = np.square(far - near).sum(axis=1)
             if squares.min() < best.distance**2:
                 s = int(start + squares.argmin())
@@ -238,19 +238,19 @@ def find_nearest_pair(T: int, d: int, *, base: float = BASE) -> NearestPair:
     return best
 
 
-def _round_rows(start: int, stop: int, apart: int, d: int, base: float) -> tuple[Array, Array]:
+def _round_rows(start: int, stop: int, apart: int, d: int) -> tuple[Array, Array]:
     """Rows start .. stop and the rows `apart` later, rounded to float32; overlapping rows are computed once."""
     if apart < stop - start:
-        rows = sinusoids_at(np.arange(start, stop + apart), d, base=base).astype(np.float32).astype(np.float64)
+        rows = sinusoids_at(np.arange(start, stop + apart), d).astype(np.float32).astype(np.float64)
         return rows[: stop - start], rows[apart:]
-    halves = (sinusoids_at(np.arange(a, a + stop - start), d, base=base) for a in (start, start + apart))
+    halves = (sinusoids_at(np.arange(a, a + stop - start), d) for a in (start, start + apart))
     near, far = (half.astype(np.float32).astype(np.float64) for half in halves)
     return near, far
 
 
-def find_first_repeat(T: int, d: int, dtype: torch.dtype, *, base: float = BASE) -> tuple[int, int] | None:
+def find_first_repeat(T: int, d: int, dtype: torch.dtype) -> tuple[int, int] | None:
     """The first two of T positions whose rows are equal after rounding to `dtype`, or None."""
-    rows = torch.from_numpy(sinusoids(T, d, base=base)).to(dtype).float().numpy()
+    rows = torch.from_numpy(sinusoids(T, d)).to(dtype).float().numpy()
     seen: dict[bytes, int] = {}
     for t, row in enumerate(rows):
         key = (row + 0.0).tobytes()  # -0 and 0 are the same number
@@ -260,16 +260,16 @@ def find_first_repeat(T: int, d: int, dtype: torch.dtype, *, base: float = BASE)
     return None
 
 
-def single_precision_error(T: int, d: int, *, base: float = BASE) -> float:
+def single_precision_error(T: int, d: int) -> float:
     """max |error| below position T of sinusoids whose angles are computed in float32 too, as is common.
 
     A frequency has a relative error of about 2^-24, which grows with the angle to about T 2^-24 for the fast pairs.
     """
     t = np.unique(np.linspace(0, T - 1, 4096).astype(np.int64))
-    frequency = np.exp(np.arange(0, d, 2, dtype=np.float32) * np.float32(-math.log(base) / d))
+    frequency = np.exp(np.arange(0, d, 2, dtype=np.float32) * np.float32(-math.log(BASE) / d))
     angle = t.astype(np.float32)[:, None] * frequency
     single = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(len(t), d)
-    return float(np.abs(single - sinusoids_at(t, d, base=base)).max())
+    return float(np.abs(single - sinusoids_at(t, d)).max())
 
 
 def average_outputs(sentences: Sequence[str], *, positions: bool, d: int = 16, seed: int = 0) -> Float[Array, "n {d}"]:

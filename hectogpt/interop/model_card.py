@@ -94,7 +94,7 @@ def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[st
     losses = [(name, summary.get(key)) for key, name in LOSSES.items()]
     losses += [(f"{name}, same text", _object(summary.get("ngrams")).get(key)) for key, name in NGRAMS.items()]
     for name, loss in losses:
-        if type(loss) in (int, float) and math.isfinite(loss):
+        if isinstance(loss, (int, float)) and math.isfinite(loss):
             yield name, f"{loss:.4f} nats per token"
 
 

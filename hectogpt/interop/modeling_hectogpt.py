@@ -328,7 +328,7 @@ class Transformer(nn.Module):
         positions, limit = cache.begin(ids, text), self.context_length
         long = (positions >= limit).any(dim=1)
         logits = self.continue_texts(ids, positions.clamp(max=limit - 1), cache, rows)
-        if bool(long.any()):
+        if cache.ids is not None and bool(long.any()):
             if ids.shape[1] > 1:
                 raise ValueError(f"a text has {int(positions.max()) + 1} tokens, the model's context {limit}")
             logits[long] = self(cache.ids[long][:, -limit:], None, TextCache(), 1)
@@ -431,7 +431,8 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **count)
         if use_cache is None:
             use_cache = bool(self.config.use_cache) and not torch.is_grad_enabled()
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: memory if use_cache else None})
+        remembered: dict[str, Any] = {CACHE: memory if use_cache else None}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **remembered)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any

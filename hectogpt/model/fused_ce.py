@@ -47,11 +47,6 @@ class Inputs(NamedTuple):
     p_other: Float[Tensor, " rows"] | None
     w_other: Float[Tensor, " rows"] | None
 
-    def detached(self) -> Inputs:
-        """The same numbers outside the graph."""
-        bias, p_other, w_other = (None if t is None else t.detach() for t in self[2:])
-        return Inputs(self.x.detach(), self.weight.detach(), bias, p_other, w_other)
-
 
 @dataclass(frozen=True)
 class LossOptions:
@@ -181,7 +176,6 @@ def _loss_and_gradients(
     grad_x = (dz W) * factor and grad_W += dz^T (x * factor), or its transpose. The factor holds the row's weight, the
     C++ kernel's 1 / sum(exp) and the mixture's scale, so that no pass over the logits has to apply them.
     """
-    inputs = inputs.detached()
     work = _Buffers(inputs, row_weight.dtype, options)
     grads = _Gradients(inputs, row_weight.dtype, options.matmul_dtype, needs_grad)
     losses = torch.empty(len(target), dtype=row_weight.dtype, device=target.device)

@@ -21,17 +21,7 @@ from hectogpt.serialization import Value
 
 
 @runtime_checkable
-class Shifter(Protocol):
-    """What `shift` asks of a cache; that of an exported model has it too."""
-
-    def shift(self, key: object, x: Tensor, n: int) -> Tensor:
-        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls under this key move in,
-        zeros where the text starts (padding is not text)."""
-        ...
-
-
-@runtime_checkable
-class Cache(Shifter, Protocol):
+class Cache(Protocol):
     """What the model asks of a cache while tokens are decoded; hectogpt.generation.decode has the implementation."""
 
     key_positions: Int[Tensor, "rows slot"]
@@ -39,6 +29,11 @@ class Cache(Shifter, Protocol):
 
     def layer(self, index: int) -> Any:
         """The LayerCache of layer `index` for this call."""
+        ...
+
+    def shift(self, key: object, x: Tensor, n: int) -> Tensor:
+        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls under this key move in,
+        zeros where the text starts (padding is not text)."""
         ...
 
     def append(self, key: object, x: Tensor) -> Tensor:
@@ -50,7 +45,7 @@ class Cache(Shifter, Protocol):
         ...
 
 
-def shift(x: Tensor, n: int, key: object, cache: Shifter | None) -> Tensor:
+def shift(x: Tensor, n: int, key: object, cache: Cache | None) -> Tensor:
     """Rows of x [batch, time, ...] moved `n` later in time; zeros, or the cache's rows under `key`, move in."""
     if cache is not None:
         return cache.shift(key, x, n)

@@ -69,10 +69,14 @@ def load_tensors(model: Transformer, state: dict[str, torch.Tensor]) -> None:
 
     Raises UserError (CHECKPOINT) for tensors of another model.
     """
-    if model.config.lm_head.tied and "embeddings.weight" in state:
-        state = state | {"lm_head.weight": state["embeddings.weight"]}
+    state = _with_head(model.config, state)
     check_tensors(model, state, Path("the checkpoint"))
     model.load_state_dict(state)
+
+
+def _with_head(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    tied = config.lm_head.tied and "embeddings.weight" in state
+    return state | {"lm_head.weight": state["embeddings.weight"]} if tied else state
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -82,9 +86,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         with contextlib.suppress(OSError, SafetensorError, ValueError):
             with safe_open(folder / "model.safetensors", "pt") as file:
-                found = json.loads((file.metadata() or {}).get(CONFIG_IN_HEADER, "null"))
-            if isinstance(found, dict):
-                return found
+                config = json.loads((file.metadata() or {}).get(CONFIG_IN_HEADER, "null"))
+            if isinstance(config, dict):
+                return config
         raise no_model(str(folder), "it has no config.json")
     return read_json_object(path, largest=LARGEST_CONFIG, fix=FIX)
 
@@ -116,12 +120,12 @@ def check_manifest(folder: Path) -> None:
         return
     fix = f"a copy of the file; `hectogpt check {folder}` checks all of them"
     try:
-        found = damage(folder, read_manifest(folder), ["config.json", "model.safetensors"])
+        damaged = damage(folder, read_manifest(folder), ["config.json", "model.safetensors"])
     except UserError as error:
         fix += f"; without {folder / MANIFEST} the model is loaded unchecked"
         raise UserError(error.what, why=error.why, fix=fix, code=error.code) from None
-    if found:
-        raise UserError(f"the model in {folder} is damaged", why="; ".join(found), fix=fix, code=errors.CHECKPOINT)
+    if damaged:
+        raise UserError(f"the model in {folder} is damaged", why="; ".join(damaged), fix=fix, code=errors.CHECKPOINT)
 
 
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:
@@ -131,8 +135,7 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     A state whose floating-point numbers are all float64, as a run in float64 saves it, gives a model in float64. No
     number is converted. Raises UserError (CHECKPOINT).
     """
-    if config.lm_head.tied and "embeddings.weight" in state:
-        state = state | {"lm_head.weight": state["embeddings.weight"]}
+    state = _with_head(config, state)
     check_sizes(config, state, path)
     with building(path), torch.device("meta"):
         model = Transformer(config)
@@ -228,18 +231,17 @@ def check_tensors(
 
     dtype: that of the floating-point tensors; None: the model's own.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    dtypes = {
-        name: dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-        for name, tensor in model.state_dict().items()
-    }
+    expected: dict[str, torch.Tensor] = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in state]
-    problems += [f"{name[:80]} is unknown" for name in state if name not in expected]
     for name, tensor in state.items():
-        if name in expected and tuple(tensor.shape) != expected[name]:
-            problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {expected[name]}")
-        if name in expected and tensor.dtype != dtypes[name]:
-            problems.append(f"{name} has the dtype {_short(tensor.dtype)}, expected {_short(dtypes[name])}")
+        if (own := expected.get(name)) is None:
+            problems.append(f"{name[:80]} is unknown")
+            continue
+        wanted = dtype if dtype is not None and own.is_floating_point() else own.dtype
+        if tensor.shape != own.shape:
+            problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(own.shape)}")
+        if tensor.dtype != wanted:
+            problems.append(f"{name} has the dtype {_short(tensor.dtype)}, expected {_short(wanted)}")
     if not problems:
         problems += [f"{name} is not finite" for name, tensor in state.items() if not tensor.isfinite().all()]
     _refuse(problems, path)

@@ -9,10 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model_kinds import BARE, GPT2, KINDS, L, build, random_ids
+from model_kinds import GPT2, build
 from torch import Tensor
 
-from hectogpt.generation.decode import KVCache
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.parts import ALiBi, QKNorm, Rotary, visible_keys
 
@@ -29,32 +28,6 @@ def test_visible_keys_by_hand(queries: list[list[int]], keys: list[int]) -> None
     found = visible_keys(torch.tensor(queries), torch.tensor([keys] * len(queries)))
     expected = [[[(0 <= k <= q) or k == q for k in keys] for q in row] for row in queries]
     assert found.tolist() == expected
-
-
-@given(starts=st.lists(st.integers(0, 3), min_size=1, max_size=3), later=st.integers(0, 3))
-def test_a_cache_s_mask_by_hand(starts: list[int], later: int) -> None:
-    """Slot s of row b is padding before starts[b], then text. In a call each token sees the text in its own and in
-    earlier slots; a padding token, whose output nobody reads, sees itself."""
-    first = 4
-    cache = KVCache(1, 1, 2, torch.tensor(starts), first + 4, 16, torch.float32)
-    calls = [cache.advance(first)]
-    slots = [list(range(first))]
-    for step in range(later + 1):
-        if step:
-            calls.append(cache.advance(1))
-            slots.append([first + step - 1])
-        expected = [
-            [[start <= s <= q or s == q for s in range(cache.key_positions.shape[1])] for q in slots[-1]]
-            for start in starts
-        ]
-        if cache.visible is None:  # the plain causal mask
-            assert not any(starts)
-            assert step == 0
-        else:
-            assert cache.visible[:, 0].tolist() == expected
-        assert calls[-1].tolist() == [[max(q - start, 0) for q in slots[-1]] for start in starts]
-        so_far = [[row[: slots[-1][-1] + 1] for row in rows] for rows in expected]
-        assert cache.visible_so_far().tolist() == so_far
 
 
 # --- the attention map ------------------------------------------------------------------------------------------------
@@ -113,14 +86,6 @@ def rotated(part: Rotary, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tens
     return layer(q, k, layer.prepare(positions))
 
 
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_rotary_scores_depend_on_distance_alone(fraction: float) -> None:
-    q, k = torch.randn(2, 1, 1, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    here, there = (rotated(Rotary(fraction=fraction), q, k, torch.arange(6)[None] + start) for start in (0, 41))
-    torch.testing.assert_close(here[0] @ here[1].mT, there[0] @ there[1].mT, rtol=1e-10, atol=1e-10)
-    assert (here[0] @ here[1].mT - q @ k.mT).abs().max() > 0.1
-
-
 def test_rotary_by_hand() -> None:
     """Pair i, dimensions i and n + i of 2n that rotate, turns by position * base^(-i / n); the rest stays. Frequencies
     are float32, angles float64."""
@@ -142,17 +107,3 @@ def test_qk_norm_leaves_only_directions() -> None:
     before = layer.weights(x, layer.view(positions))
     layer.W_qkv.weight.data[:32] *= 7  # rows of W_q and W_k
     torch.testing.assert_close(layer.weights(x, layer.view(positions)), before)
-
-
-# --- order ------------------------------------------------------------------------------------------------------------
-
-
-def test_without_positions_and_with_a_full_mask_order_is_invisible() -> None:
-    """The outputs of a permuted text are the permuted outputs, unless positions enter somewhere."""
-    x, order = random_ids(2, L), torch.randperm(L, generator=torch.Generator().manual_seed(2))
-    for kind, config in {"no positions": BARE, "gpt2": GPT2, **{k: KINDS[k] for k in ("rotary", "alibi")}}.items():
-        model = build(config)
-        for block in model.backbone:
-            block.attention.causal = False
-        difference = (model(x[:, order]) - model(x)[:, order]).abs().max()
-        assert difference < 1e-10 if kind == "no positions" else difference > 0.1, kind

@@ -59,21 +59,6 @@ def test_cached_ragged_rows_equal_each_row_uncached(kind, lengths, new, seed, dt
         logits = decoder.decode(tokens)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_model_s_own_generate_is_greedy_without_a_cache(kind: str) -> None:
-    """It is the oracle of the next test, so it is checked by hand."""
-    model = build(KINDS[kind])
-    prompts = random_ids(3, min(4, model.config.context_length), model.config.vocab_size)
-    texts = prompts.tolist()
-    for text in texts:
-        for _ in range(15):
-            text.append(int(uncached(model, text).argmax()))
-    result = model.generate(prompts, 15)
-    assert result.tolist() == texts
-    assert not result.requires_grad
-    assert torch.equal(model.generate(prompts, 0), prompts)
-
-
 @pytest.mark.parametrize("lengths", [(1, 3, L, L + 4), (5, 5)], ids=["ragged", "equal"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fast_way_writes_what_the_short_way_writes(kind: str, lengths: tuple[int, ...]) -> None:
@@ -101,20 +86,6 @@ def test_long_texts_pass_the_steps_in_which_slots_are_shown() -> None:
         for text in texts:
             text.append(step)
         logits = decoder.decode([step, step])
-
-
-def test_equals_the_reference_implementation() -> None:
-    import model_solution
-
-    sizes = model_solution.ModelConfig(d_model=16, n_heads=2, n_layers=2, context_length=L, vocab_size=40)
-    book = model_solution.Transformer(sizes).double()
-    model = build(GPT2)
-    book.load_state_dict(model.state_dict())
-    prompts = random_ids(4, 6)
-    texts = prompts.tolist()
-    for token in generate(model, prompts.tolist(), Sampling(max_new_tokens=20)):
-        texts[token.row].append(token.id)
-    assert book.generate(prompts, 20).tolist() == model.generate(prompts, 20).tolist() == texts
 
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from scipy.special import expit
-from scipy.stats import ks_2samp
+from scipy.special import expit, logit
+from scipy.stats import ks_2samp, norm
 
-from hectogpt.explore import attention, estimates
+from hectogpt.explore import attention
 
 SMALL = settings(max_examples=30, deadline=None)
 
@@ -96,10 +96,14 @@ def test_projections_are_distributed_as_those_of_real_keys(normalise: bool) -> N
     for i in range(n):
         for direction in ([1, 0], [0, 1], [1, 1], [1, -2]):
             assert ks_2samp(literal[:, i] @ direction, short[:, i] @ direction).pvalue > 1e-4
-    one_literal = estimates.estimate_total_variance(attention.softmax(8.0 * literal.sum(axis=-1)))
-    one_short = estimates.estimate_total_variance(attention.attend_one_head(short, 8.0))
+    one_literal = attention.estimate_total_variance(attention.softmax(8.0 * literal.sum(axis=-1)))
+    one_short = attention.estimate_total_variance(attention.attend_one_head(short, 8.0))
     assert one_literal.low < one_short.high
     assert one_short.low < one_literal.high
+
+
+def density_of(law: attention.LogisticNormal, w: np.ndarray) -> np.ndarray:
+    return norm.pdf(logit(w), law.centre, law.scale) / (w * (1 - w))
 
 
 @SMALL
@@ -112,14 +116,14 @@ def test_logistic_normal_integrates_to_its_moments(centre: float, scale: float) 
     assert law.mean() == pytest.approx((w * mass).sum(), abs=1e-9)
     assert law.variance() == pytest.approx((w * w * mass).sum() - (w * mass).sum() ** 2, abs=1e-9)
     assert law.above(0.7) + law.below(0.7) == pytest.approx(1, abs=1e-12)
-    inside = quad(lambda x: float(law.density(np.array([x]))[0]), 0.3, 0.7, epsabs=1e-9)[0]
+    inside = quad(lambda x: float(density_of(law, x)), 0.3, 0.7, epsabs=1e-9)[0]
     assert inside == pytest.approx(law.below(0.7) - law.below(0.3), abs=1e-7)
 
 
 def test_one_head_has_two_humps_from_beta_two_on() -> None:
     w = expit(np.linspace(-25, 25, 10_001))
     for beta, humps in ((1.0, 1), (1.95, 1), (2.05, 2), (6.0, 2)):
-        density = attention.single_head_limit(beta).density(w)  # at beta = 6 the humps lie beyond 1 - 1e-7
+        density = density_of(attention.single_head_limit(beta), w)  # at beta = 6 the humps lie beyond 1 - 1e-7
         inner = density[1:-1]
         assert int(((inner > density[:-2]) & (inner > density[2:])).sum()) == humps
 
@@ -139,24 +143,24 @@ def test_closed_forms_lie_in_the_simulated_intervals(beta: float, n: int) -> Non
     one, (first, second) = attention.attend_one_head(seen, beta), attention.attend_two_heads(seen, beta)
     wide = 2.0  # two half-widths: many intervals are looked at
     for estimate, closed in (
-        (estimates.estimate_mean(one[:, 0]), attention.single_head_limit(beta, n=n).mean()),
-        (estimates.estimate_mean(first[:, 0]), attention.first_head_limit(beta, n).mean()),
-        (estimates.estimate_total_variance(one), attention.single_head_variance(beta, n)),
-        (estimates.estimate_total_variance(first), attention.first_head_limit(beta, n).variance() * n / (n - 1)),
-        (estimates.estimate_share((one[:, :2] > 0.99).any(axis=1)), attention.takeover_probability(beta, n)),
-        (estimates.estimate_share(first[:, 0] < 0.5), attention.first_head_limit(beta, n).below(0.5)),
+        (attention.estimate_mean(one[:, 0]), attention.single_head_limit(beta, n=n).mean()),
+        (attention.estimate_mean(first[:, 0]), attention.first_head_limit(beta, n).mean()),
+        (attention.estimate_total_variance(one), attention.single_head_variance(beta, n)),
+        (attention.estimate_total_variance(first), attention.first_head_limit(beta, n).variance() * n / (n - 1)),
+        (attention.estimate_share((one[:, :2] > 0.99).any(axis=1)), attention.takeover_probability(beta, n)),
+        (attention.estimate_share(first[:, 0] < 0.5), attention.first_head_limit(beta, n).below(0.5)),
     ):
         assert abs(estimate.value - closed) <= wide * (estimate.high - estimate.low) / 2 + 1e-9
-    assert estimates.estimate_total_variance(second).value < 1e-6
-    half = estimates.estimate_total_variance((first + second) / 2).value
-    assert half == pytest.approx(estimates.estimate_total_variance(first).value / 4, rel=1e-2)
+    assert attention.estimate_total_variance(second).value < 1e-6
+    half = attention.estimate_total_variance((first + second) / 2).value
+    assert half == pytest.approx(attention.estimate_total_variance(first).value / 4, rel=1e-2)
 
 
 @pytest.mark.parametrize("rest", [0.5, 2.0])
 def test_the_variance_with_a_normalised_key_is_that_of_samples(rest: float) -> None:
     eps = 1 + math.sqrt(0.5) * np.random.default_rng(0).standard_normal(100_000)
     w = expit(10 * (attention.normalise_component(eps, rest) - 1))
-    estimate = estimates.estimate_total_variance(np.column_stack([w, 1 - w]))
+    estimate = attention.estimate_total_variance(np.column_stack([w, 1 - w]))
     assert estimate.low < attention.normalised_head_variance(10, rest) < estimate.high
     far = attention.normalised_head_variance(10, 1e6)
     assert far == pytest.approx(2 * attention.single_head_limit(10).variance(), rel=1e-6)
@@ -164,7 +168,7 @@ def test_the_variance_with_a_normalised_key_is_that_of_samples(rest: float) -> N
 
 def test_an_estimate_brackets_what_it_estimates() -> None:
     values = np.random.default_rng(0).standard_normal(10_000)
-    mean, spread = estimates.estimate_mean(3 + values), estimates.estimate_root(np.square(values))
+    mean, spread = attention.estimate_mean(3 + values), attention.estimate_root(np.square(values))
     assert mean.low < 3 < mean.high
     assert spread.low < 1 < spread.high
     assert mean.high - mean.low == pytest.approx(2 * 1.96 / 100, rel=0.05)

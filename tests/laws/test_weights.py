@@ -67,7 +67,6 @@ class PositionParityLayer(nn.Module):
 
 CASES = {**KINDS, "a part of one's own": replace(GPT2, attention_parts=(PositionParity(),))}
 CASES |= {"sines": replace(GPT2, positions=SinusoidalPositions(), attention_parts=(Rotary(),))}
-CASES |= {f"{kind}, own part": replace(CASES[kind], attention_parts=(PositionParity(),)) for kind in ("everything",)}
 CASES |= {"compact, own part": replace(CASES["everything else"], attention_parts=(PositionParity(),))}
 
 
@@ -118,7 +117,6 @@ def test_a_model_of_an_earlier_version_is_the_same_function() -> None:
     outputs = json.loads((OLD_RUN / "outputs.json").read_text())
     ids = torch.tensor(outputs["ids"])
     model.double()
-    torch.testing.assert_close(model(ids), torch.tensor(outputs["logits"]).double(), rtol=0, atol=1e-5)
     logits = torch.tensor(outputs["logits"], dtype=torch.float64)
     torch.testing.assert_close(model(ids), logits, rtol=0, atol=1e-10)
     assert model.get_loss_on_batch(ids).item() == pytest.approx(outputs["loss"], abs=1e-10)
@@ -168,12 +166,11 @@ def test_a_state_of_another_model_is_refused(change, message: str, tmp_path: Pat
     "damage",
     [
         lambda rows: None,
-        lambda rows: rows[:-1].clone(),
         lambda rows: rows.float(),
         lambda rows: rows + 1,
         lambda rows: rows.where(rows != 4, 5),  # two tokens in one row, another row nobody's
     ],
-    ids=["none", "short", "float", "past the end", "a row twice"],
+    ids=["none", "float", "past the end", "a row twice"],
 )
 def test_a_damaged_map_from_tokens_to_rows_is_refused(damage, tmp_path: Path) -> None:
     """word_rows: [vocab], whole numbers, and every row but the last is exactly one token's."""
