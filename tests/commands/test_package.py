@@ -12,7 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from command import TINY, environment, write_tokens
+from command import environment
 from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -116,13 +116,9 @@ def test_the_wheel_trains_where_only_its_dependencies_are(tmp_path: Path) -> Non
         return done.stdout
 
     assert run("--version") == f"hectogpt {hectogpt.__version__}\n"
-    run("doctor")
-    text = write_tokens(tmp_path / "t.bin")
-    run("train", "baseline", *TINY, "--corpus", text, "--steps", "2", "--out", "small")
     # the default recipe on the embedded text, with fewer rows
     run("train", "--steps", "2", "--data.batch-size", "2", "--threads", "1", "--quiet", "--out", "default")
     assert (tmp_path / "default" / "summary.json").exists()
     assert "The state" in run("generate", "default", "The state", "--max-new-tokens", "3")
     run("assignment", "kit")
-    run("explore", "export", "attention", "--out", "attention.html")
     run("explore", "export", "train", "--out", "train.html")

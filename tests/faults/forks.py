@@ -24,7 +24,7 @@ from hectogpt.signals import Stopped
 
 T = TypeVar("T")
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-LIMIT = 120.0  # seconds after which a child hangs
+LIMIT = 300.0  # seconds after which a child hangs
 HUNG = 1000  # the code of a child that was ended because it hung
 
 

@@ -225,8 +225,8 @@ class Disk(Watch):
 
     def before(self, name: str, half: Callable[[], object] | None = None) -> None:
         """What was written since the last operation counts from now on."""
-        self._note_contents()
-        self.moment(self)
+        if self._note_contents():
+            self.moment(self)
 
     def after(self, name: str, path: Path, new: Path | None = None) -> None:
         """The model changes as the files have."""
@@ -264,10 +264,13 @@ class Disk(Watch):
                 parent.entries[path.name] = node
         parent.changes.append([(path.name, node) for path, node in changes])
 
-    def _note_contents(self) -> None:
-        for path in self.folder.rglob("*"):
-            if path.is_file():
-                self._node(path).content = path.read_bytes()
+    def _note_contents(self) -> bool:
+        """Whether a file has another content than before."""
+        files = [(self._node(path), path.read_bytes()) for path in self.folder.rglob("*") if path.is_file()]
+        changed = [(node, content) for node, content in files if node.content != content]
+        for node, content in changed:
+            node.content = content
+        return bool(changed)
 
     def states(self) -> list[State]:
         """What the disk may hold if the power is lost now; if there are very many, a part of them."""

@@ -1,4 +1,4 @@
-"""The report of this repository: LADDER.md, ladder.html, pictures, and learning.md with its numbers filled in.
+"""The report of this repository: LADDER.md, pictures, and learning.md with its numbers filled in.
 
 Everything is made from the records: the same file gives the same bytes.
 """
@@ -22,7 +22,6 @@ from tools.report.ngram_file import NgramFile
 from tools.report.plots import plot_front, plot_ladder, plot_learning_curves, plot_rung
 from tools.report.seconds import read_seconds
 from tools.report.template import Filler, picture_name
-from tools.report.web_page import web_page
 
 TEMPLATE = "learning.template.md"
 
@@ -61,7 +60,6 @@ def write_report(
     fronts = build_fronts(boards, seconds, ladder)
     pictures = out / "pictures"
     texts = {out / "LADDER.md": ladder_page(boards, descriptions, fronts, seconds)}
-    texts[out / "ladder.html"] = web_page(boards, descriptions)
     try:
         template = answers / TEMPLATE
         if template.exists():
