@@ -71,21 +71,25 @@ class NoisyPastLayer(nn.Module):
 
 
 class Momentum(torch.optim.Optimizer):
-    """Keeps a tensor, a count and a list for each parameter."""
+    """Keeps state of every kind that can be saved: tensors of two dtypes, a count, a list, nested values."""
 
     def __init__(self, parameters, lr):
-        super().__init__(parameters, {"lr": lr})
+        super().__init__(parameters, {"lr": lr, "best": float("inf")})
 
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
+            group["best"] = min(group["best"], group["lr"])
             for p in group["params"]:
                 state = self.state[p]
+                state.setdefault("low", (torch.zeros_like(p, dtype=torch.bfloat16), {"seen": [True, None, "up"]}))
+                state["low"][0].add_(p.grad.bfloat16())
                 state.setdefault("mean", torch.zeros_like(p)).lerp_(p.grad, 0.1)
                 state["steps"] = state.get("steps", 0) + 1
                 state["norms"] = [*state.get("norms", [])[-3:], float(p.grad.norm())]
                 size = sum(state["norms"]) / len(state["norms"]) + 1e-6
-                p.sub_(state["mean"] / (1 - 0.9 ** state["steps"]) / size, alpha=group["lr"])
+                mean = state["mean"] + 0.001 * state["low"][0].float()
+                p.sub_(mean / (1 - 0.9 ** state["steps"]) / size, alpha=group["lr"])
 
 
 @dataclass(frozen=True)

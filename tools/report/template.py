@@ -9,8 +9,6 @@ from pathlib import Path
 
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
-from hectogpt.lab.statistics import Paired
-from tools.report.front import format_steps_to_trigram, mean_code_length
 from tools.report.leaderboard import Entry, Leaderboard, compare_entries, count_pairs
 from tools.report.tables import (
     Table,
@@ -23,8 +21,8 @@ from tools.report.tables import (
 
 UNMEASURED = "(not measured yet)"
 FIELDS: tuple[str, ...] = (
-    *("loss", "dev", "test", "bpb", "gain", "total", "total_pairs", "p", "verdict", "n", "params", "seconds", "memory"),
-    *("train", "train10", "steps", "below_kn3", "below_best", "steps_to_kn3", "code_length", *NGRAMS),
+    *("loss", "dev", "test", "bpb", "n", "seconds", "train", "train10", "below_kn3", "below_best"),
+    *NGRAMS,
 )
 
 
@@ -36,20 +34,13 @@ def picture_name(board: Leaderboard, place: int) -> str:
 def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
     """A field of an entry as text; UNMEASURED where there is no value. `field` is one of FIELDS.
 
-    loss: on test if every seed was scored on it, else on dev. gain, p, verdict: against the rung below. total: the
-    paired gain over the baseline, total_pairs: its number of seeds. below_kn3, below_best: the loss of the trigram, of
-    the best counting, minus that of the entry. train: the training loss of the last batch, train10: the mean of the
-    last ten. steps_to_kn3, code_length: as front.py defines them.
+    loss: on test if every seed was scored on it, else on dev. below_kn3, below_best: the loss of the trigram, of the
+    best counting, minus that of the entry. train: the training loss of the last batch, train10: the mean of the last
+    ten.
     """
-    place = board.rungs.index(entry) if entry in board.rungs else 0
-    below: Paired | None = compare_entries(entry, board.rungs[place - 1])[0] if place else None
-    total: Paired | None = compare_entries(entry, board.rungs[0])[0] if place else None
-    levels = board.ngrams.get(entry.split, {})
-    summary = entry.summary(entry.split)
+    levels, summary = board.ngrams.get(entry.split, {}), entry.summary(entry.split)
     if field in ("dev", "test"):
         text = format_loss(entry.summary(field))
-    elif field in ("gain", "total"):
-        text = format_gain(below if field == "gain" else total, plain=True)
     elif field in ("below_kn3", "below_best"):
         level = levels.get(field.removeprefix("below_"))
         text = format_number(level - summary.mean, 3) if summary and level is not None else ""
@@ -59,18 +50,10 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
         text = {
             "loss": f"{summary.mean:.3f}" if summary else "",
             "bpb": format_number(entry.mean(f"{entry.split}_bpb"), 3),
-            "total_pairs": str(total.n) if total else "",
-            "p": format_p(below),
-            "verdict": below.verdict if below else "",
             "n": str(len(entry.records)),
-            "params": format_number(entry.mean("params")),
             "seconds": format_number(entry.mean("seconds")),
-            "memory": format_number(entry.mean("peak_mb")),
             "train": format_number(entry.mean("train_loss_last"), 3),
             "train10": format_number(entry.mean("train_loss_last10"), 3),
-            "steps": str(entry.steps),
-            "steps_to_kn3": format_steps_to_trigram(entry),
-            "code_length": format_number(mean_code_length(entry), 3),
         }[field]
     return text or UNMEASURED
 
@@ -93,21 +76,20 @@ class Filler:
 
         {{CORPUS/TRACK/RECIPE/FIELD}} is a number (RECIPE may be `top`). {{table/CORPUS/TRACK}} is a short ladder,
         {{picture/CORPUS/TRACK}} its picture, {{curves/CORPUS/TRACK}} the learning curves of its rungs. {{what/NAME}} is
-        what a recipe does. {{rung/NAME}} is a rung's section: description, gains, picture. {{rungs}} stands for the
-        sections of all rungs that have no {{rung/NAME}}. Raises UserError naming file and line of anything else.
+        what a recipe does. {{rungs}} stands for the sections of all rungs: description, gains, picture. Raises
+        UserError naming file and line of anything else.
         """
-        placed = set(re.findall(r"\{\{rung/([^}]+)\}\}", template))
 
         def replacement(match: re.Match[str]) -> str:
             if match[1] == "rungs":
-                return "\n\n".join(self.rung_section(name) for name in self.ladder if name not in placed)
+                return "\n\n".join(map(self.rung_section, self.ladder))
             text = self._value(match[1])
             if text is None:
                 line = template.count("\n", 0, match.start()) + 1
                 raise UserError(
                     f"{path}, line {line}: {{{{{match[1]}}}}} names nothing",
                     why=f"it is CORPUS/TRACK/RECIPE/FIELD with a field among {', '.join(FIELDS)}, or "
-                    "table/CORPUS/TRACK, picture/CORPUS/TRACK, curves/CORPUS/TRACK, what/NAME, rung/NAME, rungs",
+                    "table/CORPUS/TRACK, picture/CORPUS/TRACK, curves/CORPUS/TRACK, what/NAME, rungs",
                 )
             return text
 
@@ -117,8 +99,6 @@ class Filler:
     def _value(self, key: str) -> str | None:
         """The text of one {{key}}; None if it names nothing that can exist."""
         match key.split("/"):
-            case ["rung", name] if name in self.ladder:
-                return self.rung_section(name)
             case ["what", name] if name in self.descriptions:
                 return self.descriptions[name].partition("\n\n")[0]
             case ["table", corpus, track]:
