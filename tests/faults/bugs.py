@@ -261,8 +261,8 @@ def by_storage(bug: Bug, cases: dict[str, Case], where: Path) -> list[str]:
     """Failing storage."""
     bug()
     run = Undisturbed(cases["plain"].with_steps(storage.STEPS), where, runs.train_unscored)
-    points = [(point, name) for point, name in killed.points_of(run, steps=False) if "half of write" in name]
-    return [fault for point, name in points[-3:] for fault in storage.fail_at(run, point, name, 1, False)]
+    halves = [(point, name) for point, name in killed.points_of(run, steps=False) if name == "half of write tensors"]
+    return [fault for point, name in halves[-3:] for fault in storage.fail_at(run, point, name, 1, False)]
 
 
 def by_starts(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
@@ -298,7 +298,7 @@ BUGS: dict[Bug, Look] = {
     optimizer_step_lost: by_kills("plain"),
     weights_in_bf16: by_kills("top"),
     data_starts_again: by_kills("plain"),
-    metrics_not_cut: by_kills("plain", every=1, only="half of write metrics.jsonl"),
+    metrics_not_cut: by_kills("plain", every=1, only="half of write tensors"),
     folder_not_locked: by_starts,
     signal_forgotten: by_signals,
 }
@@ -314,7 +314,8 @@ def check(quick: bool) -> list[Line]:
             found = BUGS[bug](bug, cases, Path(tempfile.mkdtemp(dir=where)))
             return bool(found.failures if isinstance(found, Line) else found)
 
-        def look_for(bug: Bug) -> list[str]:  # in a child, where the bug stays
-            return [] if forks.value_of(lambda: seen(bug)) else [f"{bug.__name__} is not seen"]
+        def look_for(name: str) -> list[str]:  # in a child, where the bug stays
+            bug = next(bug for bug in BUGS if bug.__name__ == name)
+            return [] if forks.value_of(lambda: seen(bug)) else ["not seen"]
 
-        return [forks.over("planted bugs", look_for, QUICK if quick else list(BUGS), "all seen")]
+        return [forks.over("planted bugs", look_for, [bug.__name__ for bug in (QUICK if quick else BUGS)], "all seen")]

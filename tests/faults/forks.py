@@ -168,6 +168,6 @@ def over(promise: str, work: Callable[[Any], list[str]], items: Sequence[Any], g
 
 
 def line(promise: str, tries: int, faults: list[str], begun: float, good: str = "0 lost") -> Line:
-    """A line whose detail is `good`, or the number of faults and the first."""
-    detail = f"{len(faults)} faults, the first: {faults[0]}" if faults else good
+    """A line whose detail is `good`, or the number of faults and the first of them."""
+    detail = f"{len(faults)} faults: {'; '.join(fault[:400] for fault in faults[:5])}" if faults else good
     return Line(promise, tries, min(len(faults), tries), time.monotonic() - begun, detail)
