@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from hectogpt import hardware, process
 
 Work = Callable[[], object]
@@ -85,7 +87,7 @@ def _measure_peak(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     torch.set_num_threads(request["threads"])
     work = importlib.import_module(request["module"]).prepare(request["setting"], request["contender"])
-    before = hardware.resident_memory_mb()
+    before = psutil.Process().memory_info().rss / 2**20
     work()
     yield {"bytes": (hardware.peak_memory_mb() - before) * 2**20}
 

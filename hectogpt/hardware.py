@@ -109,11 +109,6 @@ def peak_memory_mb(device: str = "cpu") -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def resident_memory_mb() -> float:
-    """MiB of main memory that this process holds now."""
-    return psutil.Process().memory_info().rss / 2**20
-
-
 def keep_freed_memory() -> None:
     """Let malloc keep the memory that this process frees from now on, where the C library is glibc.
 

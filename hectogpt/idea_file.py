@@ -12,11 +12,9 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import json
-import os
-import random
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,17 +119,16 @@ def running(what: str) -> Iterator[None]:
     """Run code of an idea that says what a run is, before any training.
 
     What it prints goes to standard error. What it raises becomes a UserError that names the cause and the line in the
-    file; Ctrl-C passes. Environment, working folder, random numbers and torch's settings are afterwards what they were,
-    so that a run computes the same here as in a process of its own.
+    file; Ctrl-C passes.
     """
-    with contextlib.redirect_stdout(sys.stderr), _restored():
+    with contextlib.redirect_stdout(sys.stderr):
         try:
             yield
         except UserError as error:
-            why = error.why + _told(_place(error))
+            why = error.why + _at(_place(error))
             raise UserError(f"{what}: {error.what}", why=why, fix=error.fix, code=error.code) from None
         except (Exception, SystemExit) as error:
-            raise UserError(what, why=_cause(error) + _told(_place(error)), fix=_cure(error)) from None
+            raise UserError(what, why=_cause(error) + _at(_place(error)), fix=_cure(error)) from None
 
 
 def explain(error: BaseException) -> UserError | None:
@@ -141,7 +138,7 @@ def explain(error: BaseException) -> UserError | None:
         return None
     place = _place(error)
     if place is not None:
-        return UserError(f"{place[0].path.name}: {place[2]} failed", why=_cause(error) + _told(place), fix=_cure(error))
+        return UserError(f"{place[0].path.name}: {place[2]} failed", why=_cause(error) + _at(place), fix=_cure(error))
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, (SystemExit, OSError)) or is_out_of_memory(error) or not frames:
         return None  # the last two are the machine's affair
@@ -168,7 +165,7 @@ def _place(error: BaseException) -> tuple[IdeaFile, int, str] | None:
     return found
 
 
-def _told(place: tuple[IdeaFile, int, str] | None) -> str:
+def _at(place: tuple[IdeaFile, int, str] | None) -> str:
     """ " (my.py, line 12: the line)"."""
     if place is None:
         return ""
@@ -189,30 +186,6 @@ def _cure(error: BaseException) -> str:
         return f"install what has the module {error.name}, with python -m pip install"
     place = _place(error)
     return f"mend {place[0].path}" if place else ""
-
-
-@contextlib.contextmanager
-def _restored() -> Iterator[None]:
-    """Put back afterwards what code can change for the whole process."""
-    environment, kept = dict(os.environ), list[tuple[Callable[[Any], Any], Any]]()
-    kept.append((random.setstate, random.getstate()))
-    with contextlib.suppress(OSError):
-        kept.append((os.chdir, os.getcwd()))
-    if numpy := sys.modules.get("numpy"):
-        kept.append((numpy.random.set_state, numpy.random.get_state()))
-    if torch := sys.modules.get("torch"):
-        for name in ("rng_state", "default_dtype", "num_threads", "float32_matmul_precision"):
-            kept.append((getattr(torch, f"set_{name}"), getattr(torch, f"get_{name}")()))
-        kept.append((torch.set_grad_enabled, torch.is_grad_enabled()))
-        kept.append((torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
-    try:
-        yield
-    finally:
-        for restore, value in kept:
-            restore(value)
-        if dict(os.environ) != environment:
-            os.environ.clear()
-            os.environ.update(environment)
 
 
 # --- files that the user has run here before --------------------------------------------------------------------------

@@ -26,17 +26,9 @@ def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) ->
 
     Raises OSError if a file cannot be read, UserError (STORAGE) if the manifest cannot be written.
     """
-    write_manifest_of(folder, {name: describe_file(folder / name) for name in names}, facts)
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Size and hash of a file, as a manifest has them. Raises OSError."""
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def write_manifest_of(folder: Path, described: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Write the manifest of files that others have described. Raises UserError (STORAGE)."""
-    write_atomic(folder / MANIFEST, _sealed(facts | {"files": described}))
+    paths = {name: folder / name for name in names}
+    files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in paths.items()}
+    write_atomic(folder / MANIFEST, _sealed(facts | {"files": files}))
 
 
 def narrow_manifest(folder: Path, names: Iterable[str]) -> None:
@@ -81,9 +73,8 @@ def _fault(folder: Path, name: str, expected: Any) -> str:
         size = path.stat().st_size
         if size != expected.get("bytes"):
             return f"it has {size:,} bytes, not {expected.get('bytes')}"
-        return (
-            "" if sha256_of(path) == expected.get("sha256") else "its content has changed: its SHA-256 is another one"
-        )
+        is_same = sha256_of(path) == expected.get("sha256")
+        return "" if is_same else "its content has changed: its SHA-256 is another one"
     except OSError as error:
         return error.strerror or str(error)
 

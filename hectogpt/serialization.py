@@ -121,8 +121,6 @@ def dump(value: Any) -> Any:
 def load(kind: Any, data: Any, where: str = "") -> Any:
     """Rebuild a value of type `kind` from `dump`'s output. Raises UserError naming the field that does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Annotated:
-        return load(arguments[0], data, where)
     if origin in (typing.Union, types.UnionType):
         return _load_union(kind, arguments, data, where)
     if origin is typing.Literal:
@@ -193,7 +191,7 @@ def _load_dataclass(kind: type, data: Any, where: str) -> Any:
     absent = [f.name for f in dataclasses.fields(kind) if f.name not in values and _required(f)]
     if absent:
         raise UserError(f"{where or kind.__name__}: no {', '.join(absent)}", why=f"{kind.__name__} needs it")
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = typing.get_type_hints(kind)
     prefix = f"{where}." if where else ""
     return kind(**{key: load(hints[key], item, prefix + key) for key, item in values.items()})
 

@@ -22,6 +22,7 @@ from hectogpt.manifest import MANIFEST, damage, read_manifest
 from hectogpt.model.weights import check_manifest
 from hectogpt.progress import Progress
 from hectogpt.run_records import CHECKPOINTS, read_state
+from hectogpt.serialization import dump
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
 from hectogpt.training.loop import Step
@@ -160,7 +161,7 @@ def diagnose(arguments: CheckArguments) -> None:
         )
     fault = find_fault(session)
     if arguments.json:
-        print(json.dumps(fault.as_json(), allow_nan=False))
+        print(json.dumps(dump(fault), allow_nan=False))
         return
     place = "there is none" if fault.stage is None else f"{STAGES[fault.stage]} of {fault.module}"
     print(f"step {fault.step}: loss {fault.loss:.6g}, gradient norm {fault.grad_norm:.6g}")

@@ -1,8 +1,10 @@
-"""Computes one step of a run again and tells where its numbers stop being finite: which module, which text."""
+"""Computes one step of a run again and finds where its numbers stop being finite: which module, which text."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,12 +35,8 @@ class Finding:
     row_losses: tuple[float, ...]
     largest: tuple[tuple[str, float], ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """The finding in values that JSON has: numbers that are not finite are texts."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
 
-
-def diagnose(session: Session, rows_told: int = 3) -> Finding:
+def diagnose(session: Session, most: int = 3) -> Finding:
     """Compute the session's next step, without its update. Raises UserError for a run that has no step left."""
     run, model, machine = session.run, session.model, session.machine
     batches = setup.make_batches(run, session.corpus)
@@ -61,8 +59,8 @@ def diagnose(session: Session, rows_told: int = 3) -> Finding:
         stage, module = "backward", watch.backward or gradients[-1]
     model.zero_grad(set_to_none=True)
     losses = _row_losses(session, batch)
-    bad = [row for row, value in enumerate(losses) if not torch.tensor(value).isfinite()]
-    rows = bad or sorted(range(len(losses)), key=lambda row: -losses[row])[:rows_told]
+    bad = [row for row, value in enumerate(losses) if not math.isfinite(value)]
+    rows = bad or sorted(range(len(losses)), key=lambda row: -losses[row])[:most]
     return Finding(
         step=session.step + 1,
         loss=float(loss),
@@ -72,7 +70,7 @@ def diagnose(session: Session, rows_told: int = 3) -> Finding:
         rows=tuple(rows),
         sequences=tuple(batches.numbers(session.step)[row] for row in rows),
         row_losses=tuple(losses[row] for row in rows),
-        largest=tuple(sorted(watch.largest.items(), key=lambda pair: -pair[1])[:rows_told]),
+        largest=tuple(sorted(watch.largest.items(), key=lambda pair: -pair[1])[:most]),
     )
 
 
@@ -86,34 +84,30 @@ def _row_losses(session: Session, batch: Tensor) -> list[float]:
     return losses
 
 
-@dataclass
 class _Watch:
     """Listens to every module: the first whose output, and the first whose output's gradient, is not finite. Modules
-    inside others are done before them, so the first is an innermost one."""
+    inside others are done before them, so the first is an innermost one. largest: of each output the largest absolute
+    value."""
 
-    model: nn.Module
-    forward: str | None = None
-    backward: str | None = None
-    largest: dict[str, float] = field(default_factory=dict)
+    def __init__(self, model: nn.Module) -> None:
+        self.forward: str | None = None
+        self.backward: str | None = None
+        self.largest: dict[str, float] = {}
+        self.handles = [
+            module.register_forward_hook(partial(self._listen, name)) for name, module in model.named_modules() if name
+        ]
 
-    def __post_init__(self) -> None:
-        named = [(name, module) for name, module in self.model.named_modules() if name]
-        self.handles = [module.register_forward_hook(self._listener(name)) for name, module in named]
+    def _listen(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return
+        if self.forward is None and not output.isfinite().all():
+            self.forward = name
+        if output.numel():
+            self.largest[name] = max(self.largest.get(name, 0.0), float(output.detach().abs().nan_to_num().max()))
+        if output.requires_grad:
+            output.register_hook(lambda gradient: self._see_gradient(name, gradient))
 
-    def _listener(self, name: str) -> Any:
-        def listen(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor) or not output.is_floating_point():
-                return
-            if self.forward is None and not output.isfinite().all():
-                self.forward = name
-            if output.numel():
-                self.largest[name] = max(self.largest.get(name, 0.0), float(output.detach().abs().nan_to_num().max()))
-            if output.requires_grad:
-                output.register_hook(lambda gradient: self._gradient(name, gradient))
-
-        return listen
-
-    def _gradient(self, name: str, gradient: Tensor) -> None:
+    def _see_gradient(self, name: str, gradient: Tensor) -> None:
         if self.backward is None and not gradient.isfinite().all():
             self.backward = name
 
@@ -121,9 +115,3 @@ class _Watch:
         """Listen no longer."""
         for handle in self.handles:
             handle.remove()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not torch.tensor(value).isfinite() else value

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import random
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from hectogpt import errors
 from hectogpt.errors import UserError
@@ -86,32 +82,6 @@ def test_a_file_that_does_not_import_is_told_with_its_line(tmp_path: Path, sourc
     error = refused(write(tmp_path, source))
     assert "mine.py cannot be imported" in error.what
     assert why in error.why + error.fix
-
-
-def test_importing_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HECTOGPT_TEST", "before")
-    source = """
-import os, random, numpy, torch
-os.environ["HECTOGPT_TEST"] = "changed"
-os.environ["HECTOGPT_TEST_2"] = "new"
-os.chdir("/")
-torch.set_default_dtype(torch.float64)
-torch.set_grad_enabled(False)
-torch.set_num_threads(torch.get_num_threads() + 1)
-torch.use_deterministic_algorithms(True)
-torch.manual_seed(1), random.seed(1), numpy.random.seed(1)
-"""
-
-    def state() -> list[object]:
-        settings = [torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), Path.cwd()]
-        settings += [torch.are_deterministic_algorithms_enabled(), dict(os.environ)]
-        return [*settings, random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()]
-
-    before = state()
-    load_idea(write(tmp_path, source))
-    assert state() == before
-    refused(write(tmp_path, source + "\nraise ValueError\n"))
-    assert state() == before
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from hectogpt.model import Transformer
 from hectogpt.training.optim import AdamW, Muon, SOAPMuon, kinds
-from hectogpt.training.optim.muon import orthogonalize
-from hectogpt.training.optim.soap import SOAPMuonOptimizer
+from hectogpt.training.optim.muon import SOAPMuonOptimizer, orthogonalize
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 100))

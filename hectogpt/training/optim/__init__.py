@@ -2,7 +2,6 @@
 
 from hectogpt.training.optim.adamw import AdamW
 from hectogpt.training.optim.groups import Optim, OptimizerGroup, PerKind, kinds
-from hectogpt.training.optim.muon import Muon
-from hectogpt.training.optim.soap import SOAPMuon
+from hectogpt.training.optim.muon import Muon, SOAPMuon
 
 __all__ = ["AdamW", "Muon", "Optim", "OptimizerGroup", "PerKind", "SOAPMuon", "kinds"]

@@ -66,8 +66,10 @@ class AdamW(Optim):
         kind_of = kinds(model)
         for name, parameter in model.named_parameters():
             if name in names:
-                settings = self._settings(kind_of[name])
-                groups = by_row if "update_threshold" in settings else whole
+                groups, settings = whole, self._settings(kind_of[name])
+                if self.row_lr_power is not None and kind_of[name] in ("embedding", "table", "head"):
+                    threshold = self.row_update_threshold.of(kind_of[name], 0.0)
+                    groups, settings = by_row, settings | {"update_threshold": threshold, "highest_lr": 0.0}
                 groups.setdefault(tuple(settings.values()), settings | {"params": []})["params"].append(parameter)
         found: list[torch.optim.Optimizer] = []
         if whole:
@@ -78,14 +80,7 @@ class AdamW(Optim):
 
     def _settings(self, kind: Kind) -> dict[str, Any]:
         decay = self.weight_decay if self.decay_all or kind in ("matrix", "head") else 0.0
-        settings = {
-            "lr": self.lrs.of(kind, self.lr),
-            "weight_decay": decay,
-            "eps": self.epsilons.of(kind, self.eps),
-        }
-        if self.row_lr_power is None or kind not in ("embedding", "table", "head"):
-            return settings
-        return settings | {"update_threshold": self.row_update_threshold.of(kind, 0.0), "highest_lr": 0.0}
+        return {"lr": self.lrs.of(kind, self.lr), "weight_decay": decay, "eps": self.epsilons.of(kind, self.eps)}
 
 
 def fused_adam(
