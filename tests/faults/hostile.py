@@ -40,7 +40,7 @@ from hectogpt.model.weights import save_model
 from hectogpt.run_records import read_record
 from hectogpt.serialization import dump
 
-SECONDS = 0.1  # of processor time for one refusal, and one more per 100 MB of the file
+SECONDS = 0.3  # of processor time for one refusal, and one more per 100 MB of the file
 FLOOR = 16 << 20  # bytes that a refusal may cost whatever the file's size: parsed headers, torch's modules
 HANG = 20.0  # seconds after which a try counts as one without end
 SIZES = ModelConfig(16, 2, 1, 16, 257)
