@@ -24,6 +24,7 @@ from typing import Any
 
 import forks
 import numpy as np
+import torch
 
 from hectogpt.data import Corpus, Tokenizer
 from hectogpt.errors import UserError
@@ -317,7 +318,7 @@ def content_of(checkpoint: Checkpoint) -> str:
     history[:, SECONDS] = 0
     for name, tensor in sorted((checkpoint.state.tensors | {"history": history}).items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().numpy().tobytes())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
