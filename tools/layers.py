@@ -41,7 +41,7 @@ LAYERS: dict[str, Layer] = {
     ),
     "python": Layer("what Python users call", "#0550ae", "lab training explore interop generation data model"),
     "web": Layer(
-        "pages that are one file, and the engine that trains in them",
+        "pages that are one file, with the engine that trains",
         "#9333a0",
         "explore interop generation data model",
     ),
@@ -167,8 +167,8 @@ def list_files(package: Path = PACKAGE) -> str:
 
 
 def first_line(path: Path) -> str:
-    """The first line of a module's docstring; "" if there is none."""
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+    """The first paragraph of a module's docstring in one line; "" if there is none."""
+    return " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
 
 
 def shortened(text: str, columns: int) -> str:
@@ -176,7 +176,7 @@ def shortened(text: str, columns: int) -> str:
     text = text.split(". ")[0].removesuffix(".")
     if len(text) <= columns:
         return text
-    cuts = [text.rfind(mark, columns // 2, columns) for mark in (":", ";", ",")]
+    cuts = [text.rfind(mark, columns // 3, columns) for mark in (":", ";", ",")]
     return text[: max(cuts)] if max(cuts) > 0 else text[:columns].rpartition(" ")[0]
 
 
@@ -237,7 +237,7 @@ def draw_arrows(arrows: list[tuple[str, str]], tops: Mapping[str, int]) -> list[
     for a, b in arrows:
         sign, x = (-1, LEFT) if a == names[0] else (1, RIGHT)
         start, stop = end_of((a, b), a), end_of((a, b), b)
-        bulge = x + sign * (28 + 0.42 * (stop - start))
+        bulge = x + sign * (28 + 0.25 * (stop - start))  # three quarters of it stay in the picture
         tip, colour = x + sign * 9, LAYERS[a].colour
         curve = f"M{x},{start:.1f} C{bulge:.1f},{start:.1f} {bulge:.1f},{stop:.1f} {tip},{stop:.1f}"
         lines += [
