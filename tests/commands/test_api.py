@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import json
 import re
@@ -154,20 +153,6 @@ def test_attention_maps_of_a_result_and_of_its_folder(result: RunResult) -> None
         package.attention_maps(result, "")
 
 
-def test_a_hugging_face_folder_is_a_model_too(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    from gpt2_folders import MERGES, make_gpt2, write_vocabulary
-
-    size = len(write_vocabulary(tmp_path, MERGES))
-    make_gpt2(vocab_size=size).save_pretrained(tmp_path)
-    text = package.generate(tmp_path, "hello", max_new_tokens=3, eos_token_id=-1)
-    assert text.startswith("hello")
-    assert len(text) > len("hello")
-    assert package.attention_maps(tmp_path, "hello w").shape[:2] == (2, 4)
-    with pytest.raises(UserError, match="no model in"):
-        package.load(tmp_path / "nowhere")
-
-
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
@@ -182,14 +167,3 @@ def test_a_run_is_shown_by_its_fields(tokens: Path) -> None:
     assert "&lt;b&gt;mine" in html
     assert "a&amp;b" in html
     assert "<b>" not in html
-
-
-def test_a_result_is_shown_with_its_numbers(result: RunResult) -> None:
-    assert len(repr(result)) < 100
-    for text in (str(result), result._repr_html_()):
-        assert f"{result.dev_loss:.4f}" in text
-        assert f"{result.params:,}" in text
-        assert str(result.folder) in text
-    named = dataclasses.replace(result, run=replace(result.run, recipe="<script>"))
-    assert "<script>" not in named._repr_html_()
-    assert "not scored" in repr(dataclasses.replace(result, scores={}))

@@ -71,12 +71,6 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path: Path) -> None:
     assert files_below(tmp_path) == before
 
 
-def test_an_empty_folder_and_one_with_other_files_can_be_taken(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    assert RunFolder.create(small_run(), False, "x", out=tmp_path).path == tmp_path
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-
-
 @pytest.mark.parametrize("place", ["a file", "below a file", "not allowed"])
 def test_a_place_that_cannot_be_written_is_storage(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("kept")
@@ -91,13 +85,6 @@ def test_a_place_that_cannot_be_written_is_storage(tmp_path: Path, place: str) -
         assert caught.value.code == errors.STORAGE
         assert caught.value.fix == "set out to a folder you may write to"
     assert (tmp_path / "file").read_text() == "kept"
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "x" * 65])
-def test_names_that_are_no_folder_s_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="cannot be a folder's name"):
-        RunFolder.create(small_run(), False, name, root=tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_leftovers_of_a_killed_process_go_when_the_folder_is_taken_again(tmp_path: Path) -> None:
@@ -161,27 +148,6 @@ def test_a_run_of_the_first_version_is_read() -> None:
         threads=1,
     )
     assert read_run(OLD) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        (None, "no such file"),
-        ("not json", "not JSON"),
-        ("[]", "not a JSON object"),
-        ('{"machine": {}}', "not a run's record"),
-        ('{"run": {"steps": 3}}', "no model"),
-        ('{"run": {"optimizer": {}}}', "optimizer"),
-    ],
-)
-def test_what_is_no_run_is_told(tmp_path: Path, text: str | None, named: str) -> None:
-    if text is not None:
-        (tmp_path / "run.json").write_text(text)
-    with pytest.raises(UserError) as caught:
-        read_run(tmp_path)
-    assert caught.value.code == errors.CHECKPOINT
-    assert named in str(caught.value)
-    assert str(tmp_path / "run.json") in caught.value.what
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

@@ -135,26 +135,6 @@ def test_an_error_at_work_is_told_with_part_and_line(tmp_path: Path) -> None:
     assert "it called exit()" in error.why
 
 
-def test_an_error_in_our_code_names_the_place_there(tmp_path: Path) -> None:
-    load_idea(write(tmp_path, "x = 1\n"))
-    try:
-        load_idea(None)  # type: ignore[arg-type]
-    except Exception as error:
-        told = explain(error)
-    assert told is not None
-    assert "mine.py" in told.what
-    assert "no line of yours" in told.why
-
-
-def test_what_is_no_error_of_an_idea_is_left_alone(tmp_path: Path) -> None:
-    assert (
-        explained("from hectogpt import UserError\ndef work():\n    raise UserError('told already')\n", tmp_path)
-        is None
-    )
-    assert explained("def work():\n    raise KeyboardInterrupt\n", tmp_path) is None
-    assert explain(SystemExit(0)) is None
-
-
 # --- remembering ------------------------------------------------------------------------------------------------------
 
 

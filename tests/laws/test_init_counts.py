@@ -11,7 +11,6 @@ import torch
 from helpers import tiny_corpus
 
 from hectogpt.data import tokens_read
-from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.inputs import EmbeddingNorm
@@ -83,18 +82,6 @@ def test_the_same_with_a_compact_vocabulary_and_each_time(text: np.ndarray) -> N
     assert torch.equal(compact.lm_head.weight, again)
 
 
-def test_the_same_tokens_give_the_same_weights_where_pairs_are_fewer_than_dimensions() -> None:
-    """The directions without any weight, which a decomposition may choose freely, are left out."""
-    few = np.array([[1, 2, 3, 1, 2, 4, 5, 1, 3, 2, 2]])  # its singular values differ, so that its vectors are fixed
-    models = [Transformer(CONFIG, INIT) for _ in range(3)]
-    for model in models:
-        model.init_weights(INIT, seed=0)
-        BigramInit().apply(model, few)
-    for model in models[1:]:
-        torch.testing.assert_close(model.embeddings.weight, models[0].embeddings.weight, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(model.lm_head.weight, models[0].lm_head.weight, rtol=1e-5, atol=1e-5)
-
-
 def test_a_run_counts_what_it_reads(tmp_path: Path) -> None:
     corpus = tiny_corpus(tmp_path, n_documents=60)
     run = recipes.recipe("counts")
@@ -108,10 +95,3 @@ def test_a_run_counts_what_it_reads(tmp_path: Path) -> None:
     bias = model.lm_head.bias[rows].detach().numpy()
     seen = np.unique(read)
     np.testing.assert_allclose(bias[seen], np.log(counts / counts.sum())[seen], rtol=1e-4)
-
-
-@pytest.mark.parametrize("head", [LMHeadConfig(), LMHeadConfig(bias=True, tied=True)], ids=["no bias", "tied"])
-def test_a_head_without_bias_is_refused(text: np.ndarray, head: LMHeadConfig) -> None:
-    with pytest.raises(UserError, match="no bias") as caught:
-        BigramInit().apply(Transformer(replace(CONFIG, lm_head=head)), text)
-    assert "lm_head.bias" in caught.value.fix

@@ -59,17 +59,6 @@ def test_it_learns_and_repeats_itself_bit_for_bit(corpus: Corpus) -> None:
     assert other[0].loss != steps[0].loss
 
 
-def test_a_compact_head_learns_on_the_tokens_in_use(corpus: Corpus) -> None:
-    run = small_run(model=replace(TINY, lm_head=LMHeadConfig(compact_vocab=True)))
-    model, steps = train(run, corpus)
-    read = setup.training_tokens(run, corpus)
-    assert setup.used_tokens(run, corpus).tolist() == sorted(set(read.flatten().tolist()))
-    assert len(setup.used_tokens(run, corpus)) == model.lm_head.weight.shape[0] - 1
-    assert setup.count_parameters(run, corpus) == sum(p.numel() for p in model.parameters())
-    assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
-    assert steps[-1].loss < steps[0].loss
-
-
 def test_a_run_that_is_extended_keeps_the_rows_of_its_compact_head(corpus: Corpus) -> None:
     """Tokens that the added steps read for the first time share the last row with those that are never read."""
     run = small_run(steps=2, model=replace(TINY, lm_head=LMHeadConfig(compact_vocab=True)))
@@ -157,13 +146,6 @@ def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus) -> None
         watched = Watched(run.optim.build(model).optimizers)
         norms = [s.grad_norm for s in loop.steps(run, model, watched, batches(run, corpus), machine)]
         assert watched.norms == pytest.approx([0.01, 0.01] if bound else norms, rel=1e-3)
-
-
-def test_the_loop_trains_a_model_that_was_in_evaluation_mode(corpus: Corpus) -> None:
-    model, steps = begin(small_run(), corpus)
-    model.eval()
-    next(steps)
-    assert all(module.training for module in model.modules())
 
 
 # --- spikes -----------------------------------------------------------------------------------------------------------

@@ -80,13 +80,6 @@ def test_leaves_are_no_larger_than_a_micro_batch(batch: int, micro_batch: int, p
     assert processes in process_counts(data.leaves or 0)
 
 
-def test_a_micro_batch_that_leaves_cannot_respect_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.micro_batch = 1 with 2 processes") as caught:
-        choose_leaves(Data(batch_size=30, seq_len=8, micro_batch=1), 2)
-    assert caught.value.fix.startswith("set data.micro_batch to 15")
-    assert choose_leaves(Data(batch_size=30, seq_len=8, micro_batch=1), 1).leaves == 30
-
-
 def test_processes_that_cannot_share_a_batch_are_told_which_numbers_can() -> None:
     with pytest.raises(UserError, match="5 processes cannot share a batch") as caught:
         choose_leaves(Data(batch_size=12, seq_len=8), 5)

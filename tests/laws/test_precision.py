@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.kernels import dtypes
-from hectogpt.kernels.dtypes import float32_by_onednn
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import Transformer
 from hectogpt.training import precision
@@ -80,26 +79,6 @@ def test_auto_takes_the_gpu() -> None:
     machine = precision.choose(small_run(device="auto"))
     assert machine.device.type == "cuda"
     assert machine.describe()["device"] == torch.cuda.get_device_name()
-
-
-def test_autocast_is_for_bf16_alone() -> None:
-    for dtype in ("float32", "bfloat16", "float64"):
-        with precision.choose(small_run(dtype=dtype)).autocast():
-            assert torch.is_autocast_enabled("cpu") == (dtype == "bfloat16")
-
-
-def test_timing_of_products_leaves_no_switch_behind() -> None:
-    before, threads = torch.backends.mkldnn.matmul.fp32_precision, torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    try:
-        assert precision.faster_matmul_dtype(8, 64) in (torch.float32, torch.bfloat16)
-        assert torch.get_num_threads() == threads + 1
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
-    with pytest.raises(RuntimeError), float32_by_onednn(torch.float32):
-        raise RuntimeError
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 # --- Apple's GPUs, which have no float64 ------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -215,24 +215,3 @@ def test_only_classes_of_the_field_s_kind_are_named(table: dict[str, type[Value]
         load(Schedule, {"type": "RMSNorm"})
     assert "Constant" in caught.value.why
     assert "RMSNorm" not in caught.value.why
-
-
-@dataclass(frozen=True)
-class Nested:
-    """A value of every kind of field."""
-
-    old_fields: ClassVar[dict[str, str | None]] = {"pairs": "items"}
-
-    items: tuple[tuple[int, str], ...] = ()
-    pair: tuple[int, float] = (0, 0.0)
-    either: int | str | None = None
-    inner: PerKind = field(default_factory=PerKind)
-
-
-def test_all_kinds_of_fields() -> None:
-    value = Nested(((1, "a"), (2, "b")), (3, 0.5), "x", PerKind(head=1.0))
-    assert load(Nested, json.loads(json.dumps(dump(value)))) == value
-    assert load(Nested, {"pairs": [[1, "a"]]}).items == ((1, "a"),)
-    for bad, named in (({"items": [[1, 2]]}, r"items\.0\.1"), ({"pair": [1]}, "pair"), ({"either": 0.5}, "either")):
-        with pytest.raises(UserError, match=named):
-            load(Nested, bad)

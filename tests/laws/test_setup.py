@@ -116,28 +116,6 @@ def test_every_part_draws_its_first_weights_from_the_run_s_seed(corpus: Corpus) 
     assert not torch.equal(*scales), "each layer has draws of its own"
 
 
-def test_the_textbook_s_draws_come_first(corpus: Corpus) -> None:
-    """The state of the generator after the textbook's draws is where the parts' draws begin."""
-    drawn = build(small_run(model=WITH_PARTS, seed=5), corpus)
-    generator = torch.Generator().manual_seed(5)
-    torch.empty(TINY.vocab_size, TINY.d_model).normal_(0, 0.02, generator=generator)
-    torch.empty(TINY.context_length, TINY.d_model).normal_(0, 0.02, generator=generator)
-    for block in drawn.backbone:
-        for weight in (*block.attention.W_qkv.weight.chunk(3), block.attention.W_o.weight):
-            torch.empty(weight.shape).normal_(generator=generator)
-        for weight in (block.mlp.fc1.weight, block.mlp.fc2.weight):
-            torch.empty(weight.shape).normal_(generator=generator)
-    torch.empty(TINY.vocab_size, TINY.d_model).normal_(generator=generator)
-    expected = torch.empty(8).normal_(1.0, 0.1, generator=generator)
-    assert torch.equal(drawn.backbone[0].attention.qk_parts[0].scale.detach(), expected)
-
-
-def test_building_leaves_torch_s_own_generator_alone(corpus: Corpus) -> None:
-    before = torch.random.get_rng_state()
-    build(small_run(model=WITH_PARTS), corpus)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 # --- compiled code ------------------------------------------------------------------------------------------------
 
 
