@@ -114,6 +114,14 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("no Python.h, which compiled code includes; Debian: apt-get install python3-dev")
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs commands in this process, in the test's own folder."""
+    from command import Here  # not above: run-time type checks come with pytest_configure
+
+    return Here(tmp_path, monkeypatch, capsys)
+
+
 @pytest.fixture(scope="session")
 def reference(request: pytest.FixtureRequest) -> Path:
     """The folder of the textbook under test."""

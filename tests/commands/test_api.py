@@ -29,11 +29,6 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("corpus") / "stories.bin")
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    return Here(tmp_path, monkeypatch, capsys)
-
-
 def tiny_run(tokens: Path, **changes: object) -> Run:
     """The run of the command's TINY options."""
     run = recipes.recipe("adamw_128")

@@ -84,11 +84,6 @@ def test_the_results_are_those_of_the_command(
     assert compared.verdicts[0].gain == told["verdicts"][0]["gain"]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    return Here(tmp_path, monkeypatch, capsys)
-
-
 def test_trials_side_by_side_have_the_same_bits(compared: ComparisonResult, corpus: Corpus, tmp_path: Path) -> None:
     runs = [result.arm.run for result in compared.results]
     both = package.compare(runs, seeds=1, corpus=corpus, workers=2, out=tmp_path / "both.jsonl", quiet=True)

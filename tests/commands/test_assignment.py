@@ -32,11 +32,6 @@ NAMES = [part.name for part in PARTS]
 TEXTS = ("README.md", "AGENTS.md", "CLAUDE.md", "text.txt")
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    return Here(tmp_path, monkeypatch, capsys)
-
-
 # --- stubs ------------------------------------------------------------------------------------------------------------
 
 

@@ -20,11 +20,6 @@ NAMES = ["hectogpt", "Python", "torch", "numpy", "packages", "processor", "cores
 NAMES += ["GPU", "runs", "cache", *(f"extra {name}" for name in doctor.EXTRAS)]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    return Here(tmp_path, monkeypatch, capsys)
-
-
 def findings(here: Here, code: int) -> dict[str, dict[str, Any]]:
     done = here("doctor", "--json")
     assert done.returncode == code

@@ -34,11 +34,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    return Here(tmp_path, monkeypatch, capsys)
-
-
 def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, here: Here) -> None:
     done = here("generate", run, "My fellow", "--max-new-tokens", "30")
     assert done.returncode == 0, done.stderr

@@ -22,11 +22,6 @@ from hectogpt.lab import recipes
 OLD = ROOT / "tests" / "data" / "run_of_7b14102"
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    return Here(tmp_path, monkeypatch, capsys)
-
-
 def facts_of(text: str) -> dict[str, str]:
     """Name -> value, of the table at the top."""
     rows = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in text.split("\n\n")[0].splitlines()[1:]]

@@ -170,11 +170,6 @@ def test_merges_that_double_are_refused(sound: Path, tmp_path: Path) -> None:
 # --- sizes and numbers beyond all reason ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    return Here(tmp_path, monkeypatch, capsys)
-
-
 @pytest.mark.parametrize(
     ("build", "field"),
     [
