@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import platform
 import sys
 import time
@@ -96,5 +97,6 @@ def where() -> str:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "safetensors", "numpy")]
     revision = hardware.revision(ROOT / "hectogpt")
     commit = f"commit {(revision.commit or 'unknown')[:12]}" + (" with changes" if revision.dirty else "")
-    machine = f"{hardware.device_name('cpu')}, {hardware.usable_cores()} cores, Python {platform.python_version()}"
+    cores = f"{hardware.usable_cores()} cores with a load of {os.getloadavg()[0]:.0f}"
+    machine = f"{hardware.device_name('cpu')}, {cores}, Python {platform.python_version()}"
     return f"Measured on {time.strftime('%Y-%m-%d')}: {machine}, {', '.join(versions)}, {commit}."
