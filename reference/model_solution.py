@@ -256,7 +256,7 @@ class Transformer(nn.Module):
 
             (12)  h = E[x] + P[0 .. seq-1];   h <- block(h), n_layers times;   logits = W_head norm(h)
 
-        Without P the blocks could tell the order of two earlier tokens only through the mask.
+        Without P the blocks could see the order of two earlier tokens only through the mask.
         Raises ValueError for more positions than the table P has (torch would say "index out of range").
         """
         seq, context = x.shape[1], self.config.context_length

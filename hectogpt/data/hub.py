@@ -47,7 +47,7 @@ class HubSource(Source):
             import datasets
 
             rows = datasets.load_dataset(self.dataset, split=self.split, streaming="[" not in self.split)
-            if rows.features is None:  # of a stream, whose first rows tell
+            if rows.features is None:  # of a stream: its first rows say
                 rows = rows._resolve_features()
         except ImportError:
             raise UserError(

@@ -90,7 +90,7 @@ def _generate(
         _check_numbers(totals, open_rows)
         for row in sorted(open_rows):
             token = int(ids[row])
-            if token in sampling.eos_token_id or (decode_bytes and stops[row].found(decode_bytes([token]))):
+            if token in sampling.eos_token_id or (decode_bytes and stops[row].completes(decode_bytes([token]))):
                 open_rows.discard(row)
             yield Token(row, token, picked[row] - totals[row])
         if not open_rows:
@@ -221,8 +221,8 @@ class StopStrings:
         self.wanted = [string.encode("utf-8") for string in strings]
         self.tail = b""
 
-    def found(self, new: bytes) -> bool:
-        """Append a token's bytes."""
+    def completes(self, new: bytes) -> bool:
+        """Append a token's bytes; whether they complete a string."""
         text = self.tail + new
         longest = max(map(len, self.wanted), default=0)
         self.tail = text[-(longest - 1) :] if longest > 1 else b""

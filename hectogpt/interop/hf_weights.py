@@ -94,7 +94,7 @@ def to_huggingface(state: dict[str, Tensor], n_layers: int, *, tied: bool) -> di
 
 def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> Transformer:
     """The folder's model, on the CPU, in evaluation mode. Float64 weights stay so; all others become float32, and
-    `note` is told if they were not float32 before.
+    `note` gets a sentence if they were not float32 before.
 
     Raises UserError (CHECKPOINT) for files that are missing, damaged or not GPT-2's, and for weights that are not
     float64, float32, float16 or bfloat16.
@@ -144,9 +144,9 @@ def find_weights(folder: Path) -> Path:
 
 def widened(state: dict[str, Tensor], folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
     """The floating-point tensors in float64 if one of them is, else in float32; the others as they are."""
-    found = {tensor.dtype for name, tensor in state.items() if tensor.is_floating_point() and not is_mask(name)}
-    dtype = torch.float64 if torch.float64 in found else torch.float32
-    if half := sorted(HALF[dtype] for dtype in found if dtype in HALF):
+    dtypes = {tensor.dtype for name, tensor in state.items() if tensor.is_floating_point() and not is_mask(name)}
+    dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+    if half := sorted(HALF[kind] for kind in dtypes if kind in HALF):
         target = str(dtype).removeprefix("torch.")
         note(f"the weights in {folder} are {' and '.join(half)}; they were converted to {target}")
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}

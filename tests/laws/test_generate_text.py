@@ -74,7 +74,7 @@ def test_stop_strings_are_found_across_tokens(pieces, stop) -> None:
     finder.wanted = [wanted]
     for piece in pieces:
         text += piece
-        found = finder.found(piece)
+        found = finder.completes(piece)
         assert found == (wanted in text)
         if found:
             break

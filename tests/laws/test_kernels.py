@@ -300,12 +300,3 @@ def test_a_prebuilt_library_that_does_not_run_gives_way(elsewhere, monkeypatch, 
     assert not native.use(True)
     assert f"{best.name} (came with the package): " in build.describe()
     assert reason in build.describe()
-
-
-def test_processors_that_share_a_cache_have_their_own_libraries() -> None:
-    """The name has the form and a hash of source, compiler and options."""
-    library = build.find().library
-    assert library is not None
-    name = Path(library.code._name).name
-    assert name.startswith(library.form.name + "-")
-    assert len({form.options for form in build.FORMS}) == len({form.name for form in build.FORMS}) == len(build.FORMS)

@@ -1,14 +1,89 @@
-"""The textbook's model against Hugging Face's GPT-2: logits, generated tokens, loss and gradients; and its contract."""
+"""The textbook against Hugging Face's GPT-2: layers, logits, generated tokens, loss and gradients; its contract; and
+other people's weights."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from gpt2_twins import ASSIGNMENT, CONFIG, assert_close, hugging_face, in_our_names, pair, precisions, token_ids
-from model_solution import Transformer
+from gpt2_twins import (
+    ASSIGNMENT,
+    CONFIG,
+    assert_close,
+    assert_layers_agree,
+    hugging_face,
+    in_our_names,
+    pair,
+    precisions,
+    token_ids,
+)
+from model_solution import GELU, CausalAttention, DecoderBlock, ModelConfig, Transformer
 from torch import Tensor, nn
+from torch.nn import functional as F
+from utils import state_dict_converter
+
+CAUSAL = torch.full((CONFIG.context_length, CONFIG.context_length), -math.inf).triu(1)
+
+
+def test_the_weights_tell_right_from_nearly_right() -> None:
+    theirs = hugging_face()
+    patterns = theirs(token_ids(4, CONFIG.context_length), output_attentions=True).attentions
+    for pattern in patterns:
+        late = pattern[:, :, 8:]  # a query with nine or more keys; even attention would give its best key 0.11 or less
+        assert late.max(dim=-1).values.mean() > 0.6
+    for name, value in in_our_names(theirs, lambda parameter: parameter.data).items():
+        assert value.std() > 0.1, name
+
+
+def test_gelu_agrees() -> None:
+    x = torch.linspace(-8, 8, 1001, dtype=torch.float64).reshape(7, 11, 13)
+    assert_close(GELU()(x), F.gelu(x, approximate="tanh"), 1e-15)
+    assert (GELU()(x) - F.gelu(x)).abs().max() > 1e-4  # the form by erf is another function
+    assert GELU()(torch.tensor(0.0)).shape == ()
+
+
+# --- CausalAttention --------------------------------------------------------------------------------------------------
+
+
+def test_attention_never_sees_the_future_however_large_the_scores() -> None:
+    attention = pair()[0].backbone[0].attention
+    with torch.no_grad():
+        attention.W_q.weight *= 1000  # scores of some 10^6: a mask of -10^4 would let the future win
+        attention.W_k.weight *= 1000
+    x = torch.randn(2, 12, CONFIG.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    y = attention(x)
+    moved = x.clone()
+    moved[:, 5:] += 1
+    assert torch.isfinite(y).all()
+    assert torch.equal(attention(moved)[:, :5], y[:, :5])
+    assert not torch.allclose(attention(moved)[:, 5:], y[:, 5:])
+
+
+def test_attention_mask_is_a_buffer_outside_the_state_dict() -> None:
+    attention = CausalAttention(CONFIG)
+    assert attention.causal_mask.shape == (1, 1, CONFIG.context_length, CONFIG.context_length)
+    assert "causal_mask" in dict(attention.named_buffers())
+    assert "causal_mask" not in attention.state_dict()
+    assert attention.d_attention == CONFIG.d_model / CONFIG.n_heads
+    with pytest.raises(ValueError, match="multiple"):
+        CausalAttention(ModelConfig(d_model=10, n_heads=3, n_layers=1, context_length=4, vocab_size=5))
+
+
+@precisions
+def test_block_agrees(dtype: torch.dtype, tolerance: float) -> None:
+    ours, theirs = pair(dtype)
+    block = theirs.transformer.h[1]
+
+    def function(x: Tensor) -> Tensor:
+        y = block(x, attention_mask=CAUSAL[: x.shape[1], : x.shape[1]].to(dtype))
+        return y[0] if isinstance(y, tuple) else y
+
+    assert isinstance(ours.backbone[1], DecoderBlock)
+    assert_layers_agree(ours.backbone[1], "backbone.1.", theirs, function, tolerance)
+
 
 # --- Transformer.forward ----------------------------------------------------------------------------------------------
 
@@ -112,3 +187,50 @@ def test_loss_agrees(dtype: torch.dtype, tolerance: float) -> None:
     gradients = in_our_names(theirs, lambda parameter: parameter.grad)
     for name, parameter in ours.named_parameters():
         assert_close(parameter.grad, gradients[name], tolerance, name)
+
+
+# --- weights of others ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+@pytest.mark.parametrize("masks", [False, True])
+def test_converter_agrees(prefix: str, masks: bool) -> None:
+    theirs = hugging_face(torch.float32)
+    state = {key.replace("transformer.", prefix): value for key, value in theirs.state_dict().items()}
+    if masks:
+        for n in range(CONFIG.n_layers):
+            state[f"{prefix}h.{n}.attn.bias"] = torch.ones(1, 1, 16, 16).tril()
+            state[f"{prefix}h.{n}.attn.masked_bias"] = torch.tensor(-1e4)
+    converted = state_dict_converter(state)
+    expected = in_our_names(theirs, lambda parameter: parameter.data)
+    assert converted.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(converted[name], value), name
+        assert converted[name].is_contiguous(), name
+    assert len({value.untyped_storage().data_ptr() for value in converted.values()}) == 37  # no shared memory
+    Transformer(CONFIG).load_state_dict(converted, strict=True)
+
+
+def test_pretrained_from_a_folder(tmp_path: Path) -> None:
+    tied = hugging_face(torch.float32, tie_word_embeddings=True)
+    tied.save_pretrained(tmp_path)
+    ours = Transformer.from_pretrained(str(tmp_path))
+    ids = token_ids(2, CONFIG.context_length)
+    assert ours.config == CONFIG
+    assert_close(ours(ids), tied(ids).logits, 1e-4)
+    assert ours.lm_head.weight.data_ptr() != ours.embeddings.weight.data_ptr()
+    once = {key: value for key, value in tied.state_dict().items() if key != "lm_head.weight"}
+    Transformer(CONFIG).load_state_dict(state_dict_converter(once))
+
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"activation_function": "gelu"}))
+    with pytest.raises(ValueError, match="activation_function = gelu"):
+        Transformer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.network
+def test_pretrained_from_the_hub() -> None:
+    model = Transformer.from_pretrained()
+    assert model.config == ModelConfig(768, 12, 12, 1024, 50257)
+    ids = torch.tensor([[464, 6193, 286, 262, 995, 318]])
+    assert torch.equal(model.generate(ids, 8)[:, :6], ids)

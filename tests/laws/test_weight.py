@@ -33,7 +33,7 @@ LINES = {
     "reference": 820,
     "assignment": 920,
 }
-FILES = 166  # of the package
+FILES = 165  # of the package
 TRAIN = 86  # modules that `hectogpt train` may load, see below
 
 
