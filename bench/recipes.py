@@ -28,7 +28,6 @@ from hectogpt.lab import recipes
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
 from hectogpt.training import loop, setup
-from hectogpt.training.loop import Step
 from hectogpt.training.optim import SOAPMuon
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
@@ -82,10 +81,9 @@ def kinds_of(run: Run) -> Callable[[int], str]:
 def take_step(session: Session, number: int) -> float:
     """Take one step as if `number` steps were done. Returns its seconds."""
     run = session.run
-    done = [Step(n + 1, 0, 0.0, 0.0, 0.0, 0.0, spike=True) for n in range(number)]
     batches = setup.make_batches(run, session.corpus)
     with native.using(session.head == "native"):
-        return next(loop.steps(run, session.model, session.optimizer, batches, session.machine, done)).seconds
+        return next(loop.steps(run, session.model, session.optimizer, batches, session.machine, number)).seconds
 
 
 def time_recipe(run: Run, corpus: Corpus, rounds: int) -> Row:

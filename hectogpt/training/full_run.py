@@ -147,9 +147,6 @@ def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str =
 
 def _look(session: Session, folder: RunFolder, progress: Progress, step: Step, eval_every: int) -> None:
     """Say what there is to say after a step, and score if it is time."""
-    if step.spike:
-        done = "its update was skipped" if step.skipped else "set on_spike to skip to leave such updates out"
-        progress.line(f"note: step {step.number}: loss {step.loss:.3f} is a spike ({done})")
     if step.number == LOOK and (names := session.unmoved()):
         progress.line(unmoved_note(names, step.number))
     if score_between(session, step, eval_every, progress):

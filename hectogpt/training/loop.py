@@ -1,15 +1,13 @@
 """The training loop, a generator of `Step` records: whoever drives it decides what happens between steps.
 
 If the loss or the gradient norm is not finite, the run stops before the optimizer step, so weights never become NaN.
-This costs one device sync per step. A loss far above the last ones is a spike; `Run.on_spike` says what happens then.
+This costs one device sync per step.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +30,7 @@ from hectogpt.training.run import Run
 @dataclass(frozen=True)
 class Step:
     """One optimizer step. `number` counts from 1; tokens: read so far; loss (nats per token) and grad_norm (before
-    clipping) belong to the weights before the update; `seconds` is the step's own time. spike: the loss was far above
-    those before. skipped: the weights were not updated."""
+    clipping) belong to the weights before the update; `seconds` is the step's own time."""
 
     number: int
     tokens: int
@@ -41,30 +38,6 @@ class Step:
     grad_norm: float
     lr: float
     seconds: float
-    spike: bool = False
-    skipped: bool = False
-
-
-class SpikeRule:
-    """Tells a loss that is more than 6 standard deviations above the mean of the last 32 that were no spikes.
-
-    It says nothing before 16 losses are known. Most runs have a hundred steps, so the window is short; losses that fall
-    make it wide, so a normal run has no spikes.
-    """
-
-    WINDOW, LEAST, DEVIATIONS = 32, 16, 6.0
-
-    def __init__(self, before: Sequence[Step]) -> None:
-        self.losses = deque([step.loss for step in before if not step.spike], maxlen=self.WINDOW)
-
-    def __call__(self, loss: float) -> bool:
-        """Whether this loss is a spike; one that is none enters the window."""
-        if len(self.losses) >= self.LEAST:
-            mean = statistics.fmean(self.losses)
-            if loss > mean + self.DEVIATIONS * statistics.pstdev(self.losses, mean):
-                return True
-        self.losses.append(loss)
-        return False
 
 
 class Gradients:
@@ -99,35 +72,27 @@ def steps(
     optimizer: OptimizerGroup,
     batches: Batches,
     machine: Machine,
-    before: Sequence[Step] = (),
+    done: int = 0,
     gradients: Gradients | None = None,
 ) -> Iterator[Step]:
-    """Train to the run's end, after the steps `before` that are done already. gradients: how those of a batch are
-    computed, if not here and in one process. Raises UserError (DIVERGED) at a number that is not finite, and at a spike
-    if the run says so."""
+    """Train to the run's end. done: how many steps are done already. gradients: how those of a batch are computed, if
+    not here and in one process. Raises UserError (DIVERGED) at a number that is not finite."""
     gradients = Gradients(run, model, batches, machine) if gradients is None else gradients
-    tokens = len(before) * run.data.batch_size * run.data.seq_len
-    is_spike = SpikeRule(before)
+    tokens_per_step = run.data.batch_size * run.data.seq_len
     model.train()
-    for step in range(len(before), run.steps):
+    for step in range(done, run.steps):
         begun = time.perf_counter()
         loss = gradients.compute(step)
         norm = model.gradient_norm()
         loss_value, norm_value = torch.stack([t.to(widest_dtype(t.device)) for t in (loss, norm)]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise _diverged(step, model, loss_value, norm_value)
-        spike = is_spike(loss_value)
-        if spike and run.on_spike == "stop":
-            raise _spike(step, loss_value)
-        skipped = spike and run.on_spike == "skip"
-        if not skipped:
-            if run.gradient_clipping is not None:
-                clip_grads_with_norm_(gradients.parameters, run.gradient_clipping, norm)
-            optimizer.step(step, run.schedule.factor(step, run.steps))
+        if run.gradient_clipping is not None:
+            clip_grads_with_norm_(gradients.parameters, run.gradient_clipping, norm)
+        optimizer.step(step, run.schedule.factor(step, run.steps))
         optimizer.zero_grad()
-        tokens += run.data.batch_size * run.data.seq_len
         seconds = time.perf_counter() - begun
-        yield Step(step + 1, tokens, loss_value, norm_value, optimizer.lr, seconds, spike, skipped)
+        yield Step(step + 1, (step + 1) * tokens_per_step, loss_value, norm_value, optimizer.lr, seconds)
 
 
 @contextmanager
@@ -168,16 +133,6 @@ def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserEr
         f"step {step + 1}: loss {loss}, gradient norm {norm}",
         why=f"a number stopped being finite{where}",
         fix="a lower learning rate, a longer warm-up, or set gradient_clipping to 1",
-        kept=f"the weights after step {step}: this step's update was not applied",
-        code=errors.DIVERGED,
-    )
-
-
-def _spike(step: int, loss: float) -> UserError:
-    return UserError(
-        f"step {step + 1}: loss {loss:.4f} is a spike",
-        why=f"it is more than {SpikeRule.DEVIATIONS:g} standard deviations above the last losses, and on_spike is stop",
-        fix="a lower learning rate, or set on_spike to skip",
         kept=f"the weights after step {step}: this step's update was not applied",
         code=errors.DIVERGED,
     )

@@ -22,9 +22,9 @@ DEFAULT_RECIPE = "minute"  # what is trained if none is named
 MOST_THREADS = 1024
 MOST_PARTS = 10_000  # of a batch, computed one after the other
 PARTS = ("leaves", "micro_batch")  # of a batch, which change no more than the last bits
-# A run may go on with these changed; all but the last three can change bits, which is then told.
+# A run may go on with these changed; all but the last two can change bits, which is then said.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", *(f"data.{part}" for part in PARTS)}
-CHANGEABLE |= {"corpus", "on_spike", "recipe"}
+CHANGEABLE |= {"corpus", "recipe"}
 # Changing these does not make a run another recipe: they choose text, luck and machine.
 UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
@@ -94,12 +94,15 @@ class Run:
     first_weights: start from another model's weights, as fine-tuning does.
     seed: decides both the weights' initial draw and the order of the data.
     ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
-    on_spike: at a loss far above the last ones, "warn" (whoever drives the run says so), "skip" the update, or "stop".
     threads: 0 means all physical cores.
     compile: torch generates code for the blocks: half a minute at the start, worth it for longer runs of larger models.
     """
 
-    old_fields: ClassVar[dict[str, str | None]] = {"statistics": "init_from_counts", "memory_optim": None}
+    old_fields: ClassVar[dict[str, str | None]] = {
+        "statistics": "init_from_counts",
+        "memory_optim": None,
+        "on_spike": None,
+    }
 
     model: ModelConfig
     init: Init = field(default_factory=Init)
@@ -114,7 +117,6 @@ class Run:
     steps: int = 100
     seed: int = 0
     gradient_clipping: float | None = 1.0
-    on_spike: Literal["warn", "skip", "stop"] = "warn"
     device: str = "auto"
     dtype: Dtype = "auto"
     head_dtype: Dtype = "auto"

@@ -195,8 +195,6 @@ class RunFolder:
             "train/dt": step.seconds,
             "train/tok_per_sec": self.run.data.batch_size * self.run.data.seq_len / step.seconds,
         }
-        marks = {"spike": step.spike, "skipped": step.skipped}
-        row |= {name: True for name, is_so in marks.items() if is_so}
         return row if memory is None else row | {"mem_mb": memory}
 
     def add_score(self, step: int, score: EvalResult) -> None:
@@ -253,8 +251,7 @@ def read_steps(folder: Path) -> list[Step]:
         sound = all(isinstance(number, float) for number in (loss, norm, lr, seconds))
         if not sound or not isinstance(row.get("tokens"), int) or row["step"] != len(found) + 1:
             break
-        spike, skipped = (row.get(name) is True for name in ("spike", "skipped"))
-        found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, spike, skipped))  # type: ignore[arg-type]
+        found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds))  # type: ignore[arg-type]
     return found
 
 

@@ -205,7 +205,7 @@ class Session:
         Raises UserError: DIVERGED, or PEER if another process has failed."""
         batches = setup.make_batches(self.run, self.corpus)
         gradients = together.make_gradients(self.world, self.run, self.model, batches, self.machine, signals)
-        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, tuple(self.done), gradients)
+        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, self.step, gradients)
         if self.machine.device.type == "cpu":
             hardware.keep_freed_memory()
         try:
@@ -228,8 +228,8 @@ class Session:
         if self.weights_only:
             why = "the run goes on from its weights, since it has no checkpoint"
             raise UserError("the optimizer's state is not known", why=why, code=errors.CHECKPOINT)
-        rows = [[s.loss, s.grad_norm, s.lr, s.seconds, float(s.spike), float(s.skipped)] for s in self.done]
-        history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 6)
+        rows = [[step.loss, step.grad_norm, step.lr, step.seconds] for step in self.done]
+        history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 4)
         return Checkpoint(self.step, take_state(self.model, self.optimizer), history, self._facts())
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
@@ -254,10 +254,8 @@ class Session:
         check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
         put_state(self.model, self.optimizer, checkpoint.state)
         tokens = self.run.data.batch_size * self.run.data.seq_len
-        self.done = [
-            Step(number, number * tokens, loss, norm, lr, seconds, bool(spike), bool(skipped))
-            for number, (loss, norm, lr, seconds, spike, skipped) in enumerate(checkpoint.history.tolist(), start=1)
-        ]
+        rows = enumerate(checkpoint.history[:, :4].tolist(), start=1)  # earlier versions had two columns more
+        self.done = [Step(number, number * tokens, *row) for number, row in rows]
         self.setup_seconds = float(checkpoint.facts.get("setup_seconds", 0.0))
 
     def take_weights(self, steps: Sequence[Step], folder: Path) -> bool:

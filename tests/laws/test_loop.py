@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import ROOT, TINY, small_run, tiny_corpus
+from helpers import TINY, small_run, tiny_corpus
 
 from hectogpt import errors
 from hectogpt.data import Batches, Corpus
@@ -18,7 +17,7 @@ from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.training import loop, precision, setup
-from hectogpt.training.loop import SpikeRule, Step
+from hectogpt.training.loop import Step
 from hectogpt.training.optim import AdamW, OptimizerGroup
 from hectogpt.training.run import Data, Run
 from hectogpt.training.session import Session
@@ -146,58 +145,3 @@ def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus) -> None
         watched = Watched(run.optim.build(model).optimizers)
         norms = [s.grad_norm for s in loop.steps(run, model, watched, batches(run, corpus), machine)]
         assert watched.norms == pytest.approx([0.01, 0.01] if bound else norms, rel=1e-3)
-
-
-# --- spikes -----------------------------------------------------------------------------------------------------------
-
-
-def test_no_recorded_run_has_a_spike() -> None:
-    """None of the 29,200 steps of the ladder's records: losses that fall and learning rates that rise are none."""
-    runs = [json.loads(line)["losses"] for line in (ROOT / "results" / "ladder.jsonl").read_text().splitlines()]
-    assert sum(map(len, runs)) > 20_000
-    for losses in runs:
-        rule = SpikeRule([])
-        assert not any(rule(loss) for loss in losses)
-
-
-def test_a_spike_is_told_and_does_not_hide_the_next() -> None:
-    rule = SpikeRule([])
-    calm = [5.0 + 0.1 * (step % 3) for step in range(40)]
-    assert [rule(loss) for loss in (*calm, 9.0, 9.0, 5.1, 5.9)] == [False] * 40 + [True, True, False, True]
-    assert [SpikeRule([])(loss) for loss in (1.0, 99.0)] == [False, False], "nothing is known yet"
-    early = SpikeRule([])
-    assert [early(loss) for loss in [5.0] * 15 + [99.0]] == [False] * 16
-    known = [Step(n, n, loss, 1.0, 0.1, 1.0) for n, loss in enumerate(calm, start=1)]
-    assert SpikeRule(known)(9.0), "a run that goes on knows the losses before"
-
-
-def spiky(corpus: Corpus, on_spike: str) -> Iterator[tuple[Session, Step]]:
-    """The steps of a run whose weights are thrown far off after 20 of them."""
-    session = Session.open(small_run(steps=24, on_spike=on_spike, optim=AdamW(lr=1e-4)), corpus)
-    for step in session.steps():
-        if step.number == 20:
-            with torch.no_grad():
-                session.model.lm_head.weight.mul_(300)
-        yield session, step
-
-
-def test_a_skipped_step_changes_nothing_and_is_remembered(corpus: Corpus) -> None:
-    for session, step in spiky(corpus, "skip"):
-        if step.number == 20:
-            before = session.checkpoint()
-        if step.number == 22:
-            break
-    after = session.checkpoint()
-    assert all(torch.equal(tensor, after.state.tensors[name]) for name, tensor in before.state.tensors.items())
-    again = Session.open(session.run, corpus, after)
-    assert [step.skipped for step in again.done] == [False] * 20 + [True] * 2
-    assert next(iter(again.steps())).skipped
-
-
-def test_a_spike_is_told_or_ends_the_run(corpus: Corpus) -> None:
-    found = [(step.spike, step.skipped) for _, step in spiky(corpus, "warn")]
-    assert found == [(False, False)] * 20 + [(True, False)] * 4
-    with pytest.raises(UserError, match="is a spike") as caught:
-        list(spiky(corpus, "stop"))
-    assert caught.value.code == errors.DIVERGED
-    assert "after step 20" in caught.value.kept
