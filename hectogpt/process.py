@@ -179,6 +179,11 @@ class Child:
             self._over.set()
             kill(self._process)
 
+    @property
+    def pid(self) -> int:
+        """Its number in the system."""
+        return self._process.pid
+
     def is_alive(self) -> bool:
         """Whether it has not ended by itself."""
         return self._process.poll() is None

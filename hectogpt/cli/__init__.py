@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("hectogpt.cli.export", "write a model for transformers, vLLM or llama.cpp"),
     "score": ("hectogpt.cli.score", "score models on held-out text beside n-gram models"),
     "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
+    "judge": ("hectogpt.cli.judge", "judge an idea against its base, and check what it says"),
     "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
     "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),
     "explore": ("hectogpt.cli.explore", "attention and positions, in numbers and on interactive pages"),

