@@ -34,7 +34,15 @@ CONTENTS = {
         *("answers/baseline", "answers/learning"),
     ],
     "Do": [
-        *("docs/own-text", "docs/add-an-idea", "docs/compare", "docs/resume", "docs/python", "docs/watch"),
+        *(
+            "docs/own-text",
+            "docs/add-an-idea",
+            "docs/compare",
+            "docs/judge",
+            "docs/resume",
+            "docs/python",
+            "docs/watch",
+        ),
         *("docs/parallel", "docs/fine-tune", "docs/interop", "docs/serving"),
     ],
     "The assignment": [

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -127,6 +128,7 @@ def give_back_memory() -> None:
         libc.malloc_trim(ctypes.c_size_t(0))
 
 
+@cache
 def _glibc() -> ctypes.CDLL | None:
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -31,7 +31,9 @@ class JudgeArguments:
     """
 
     idea: Annotated[str, tyro.conf.Positional] = ""
-    """FILE.py:FUNCTION, applied to the recipe minute, or FILE.py:FUNCTION@BASE."""
+    """FILE.py:FUNCTION, or FILE.py:FUNCTION@BASE for another base."""
+    base: str = "minute"
+    """What ideas are applied to and compared with: a recipe, or a function of another file."""
     corpus: tuple[str, ...] = ("sotu", "tinystories")
     """Texts to judge on (default: sotu, and tinystories where it can be had)."""
     minutes: float = 30.0

@@ -41,7 +41,7 @@ def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
 
 def judge_one(arguments: JudgeArguments, idea: str) -> Judgement:
     """Judge an idea, print its verdict, write its page."""
-    entrant = find_entrant(idea)
+    entrant = find_entrant(idea, arguments.base)
     if arguments.html is not None:
         check_writable(arguments.html, "html")
     corpora = open_corpora(arguments.corpus, arguments.quiet)
@@ -65,7 +65,7 @@ def judge_one(arguments: JudgeArguments, idea: str) -> Judgement:
 
 def replay_record(arguments: JudgeArguments, path: Path) -> list[str]:
     """Do a judgement again; what does not hold."""
-    judgement, entrant = read_judgement(path), find_entrant(arguments.idea)
+    judgement, entrant = read_judgement(path), find_entrant(arguments.idea, arguments.base)
     corpora = [open_corpus(name) for name in arguments.corpus if Path(name).stem in judgement.begin["corpora"]]
     found = replay(judgement, entrant, corpora, lambda line: note(line, arguments.quiet))
     if arguments.json:
@@ -137,7 +137,8 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     passed = sum(check["passed"] for check in found.checks)
     texts.append(f"{passed} of {len(found.checks)} checks passed")
     if earlier:
-        texts.append(f"Ideas of this name were judged {len(earlier)} times before: {words_of(earlier)}")
+        times = f"{len(earlier)} time{'s' * (len(earlier) != 1)}"
+        texts.append(f"An idea of this name was judged {times} before: {words_of(earlier)}")
     return printable(". ".join(text.rstrip(".") for text in texts) + f".\nrecord: {found.path}")
 
 

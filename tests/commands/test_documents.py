@@ -38,6 +38,13 @@ NOT_RUN = {
 }
 MARK = re.compile(r"<!-- not run: (.*) -->\n")
 COMMAND = re.compile(r"^ *(\$ )?(hectogpt|make|pip|python3?|pytest|torchrun|bash|curl|\.venv/\S+) ", re.MULTILINE)
+SMALL_RUN = """\
+from hectogpt import replace
+
+def small(run):
+    model = replace(run.model, d_model=16, n_heads=1, n_layers=1)
+    return replace(run, model=model, data=replace(run.data, batch_size=2, seq_len=64), steps=3)
+"""
 STORIES = "\n\n".join(" ".join(f"Anna walked to the mill on day {n * d}." for d in range(20)) for n in range(200))
 # page -> what it prints, in this order, as regular expressions
 PRINTED = {
@@ -53,6 +60,7 @@ PRINTED = {
     "docs/own-text": ["train", "dev", "Anna walked to", "bits/byte"],
     "docs/add-an-idea": [r"\nmy_idea\.py:idea@small\.py:small (is|against) .*small\.py:small", "nats per token"],
     "docs/compare": ["verdict", r"\nlearning_rate .* is (better|worse|unproven|a tie|tied)"],
+    "docs/judge": [r"my_idea\.py:idea .*small\.py:small", r"\d+ of \d+ checks passed", "exit code 1", "holds"],
     "docs/resume": ["ok +runs/long", "equal +loss"],
     "docs/watch": [*["http://127.0.0.1"] * 3, "tensorboard --logdir"],
     "docs/fine-tune": ["before training", "runs/walks"],
@@ -68,6 +76,7 @@ PRINTED = {
 # page -> what has happened before a reader types its first block
 BEFORE = {
     "docs/interop": "hectogpt train adamw_128 --out runs/before && hectogpt export runs/before gpt2",  # small
+    "docs/judge": "hectogpt idea my_idea.py && cat > small.py <<'END'\n" + SMALL_RUN + "END",
     "docs/watch": "hectogpt train && hectogpt train && mkdir -p copied/from && cp -r runs/minute copied/from/elsewhere",
 }
 NEEDED = {"docs/watch": ["tensorboard", "trackio"]}  # extras

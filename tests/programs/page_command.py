@@ -1,8 +1,8 @@
 """`hectogpt` and `torchrun` for the blocks of documentation: what a reader types, in small.
 
 Arguments: the text to train on, the program's name, its arguments. Training gets the options of a small run. What stays
-until Ctrl-C gets a Ctrl-C once it is ready. Exit code 1 of a grading, which a page's unfinished work has, is printed
-and becomes 0.
+until Ctrl-C gets a Ctrl-C once it is ready. Exit code 1 of a grading, which a page's unfinished work has, and of a
+judgement is printed and becomes 0.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if trains and not any(word in given for word in SIZED):
         arguments += [word for field, size in SMALL.items() for word in (f"--{field}", str(size))]
     elif "--sweep" not in given:
         arguments += ["--sweep", *(f"{field.replace('-', '_')}={size}" for field, size in SMALL.items())]
+if command == "judge":
+    arguments = [f"{word}@small.py:small" if word.endswith(".py:idea") else word for word in arguments]
+    arguments += ["--seeds", "1", "--threads", "1", "--corpus", corpus]
 if (trains or command == "score") and "--corpus" not in given and "--resume" not in given:
     arguments += ["--corpus", corpus]
 if command == "compare" and "--seeds" in arguments:
@@ -34,7 +37,7 @@ if command == "compare" and "--seeds" in arguments:
 whole = [sys.executable, "-m", module, *arguments]
 if command != "watch" and "--watch" not in arguments:
     code = subprocess.run(whole).returncode
-    if command in ("grade", "assignment") and code == 1:
+    if command in ("grade", "assignment", "judge") and code == 1:
         print("exit code 1")
         code = 0
     sys.exit(code)

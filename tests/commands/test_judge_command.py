@@ -1,0 +1,66 @@
+"""`hectogpt judge`: a verdict with its record and page, done again, a queue, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command import Here, assert_good_error
+from experiments import make_corpus
+from helpers import ROOT
+
+from hectogpt import errors
+from hectogpt.lab.judgement import read_judgement
+
+CHEATS = ROOT / "tests" / "data" / "cheats.py"
+SMALL = ["--corpus", "tokens", "--threads", "1"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    (tmp_path / "tokens").mkdir()
+    make_corpus(tmp_path / "tokens")
+    shutil.copy(CHEATS, tmp_path / "my.py")
+    return Here(tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.thorough
+def test_a_verdict_has_a_record_and_a_page_and_can_be_done_again(here: Here, tmp_path: Path) -> None:
+    done = here("judge", "my.py:honest@my.py:tiny", "--seeds", "1", "--json", "--html", "page.html", *SMALL)
+    verdict = json.loads(done.stdout)
+    assert (done.returncode, verdict["word"], verdict["base"]) == (1, "unproven", "my.py:tiny")
+    assert all(check["passed"] for check in verdict["checks"])
+    assert len(verdict["checks"]) == 9
+    assert read_judgement(tmp_path / verdict["record"]).word == "unproven"
+    assert "reports the loss of its own probabilities" in (tmp_path / "page.html").read_text()
+    again = here("judge", "my.py:honest@my.py:tiny", "--replay", verdict["record"], *SMALL)
+    assert (again.returncode, "holds" in again.stdout) == (0, True)
+    (tmp_path / "my.py").write_text(CHEATS.read_text() + "\n")
+    other = here("judge", "my.py:honest@my.py:tiny", "--replay", verdict["record"], *SMALL)
+    assert_good_error(other, errors.USAGE, "not what was judged")
+
+
+@pytest.mark.thorough
+def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "ideas").mkdir()
+    (tmp_path / "ideas" / "a.py").write_text("def idea(run):\n    return run.nothing\n")
+    (tmp_path / "ideas" / "b.py").write_text("this is no Python")
+    queue = ["judge", "--queue", "ideas", "--base", "my.py:tiny", "--json", *SMALL]
+    done = here(*queue)
+    assert [json.loads(line)["word"] for line in done.stdout.splitlines()] == ["refused"]
+    assert "b.py is not Python" in done.stderr
+    assert here(*queue).stdout == ""
+    refused = here("judge", "ideas/a.py:idea", "--base", "my.py:tiny", *SMALL)
+    assert refused.returncode == 2
+    assert "was judged 1 time before: 1 refused" in refused.stdout
+
+
+def test_wrong_words_are_answered(here: Here) -> None:
+    assert_good_error(here("judge"), errors.USAGE, "judge takes an idea")
+    assert_good_error(here("judge", "my.py"), errors.USAGE, "FILE.py:FUNCTION")
+    assert_good_error(here("judge", "my.py:nothing"), errors.USAGE, "has no function 'nothing'")
+    assert_good_error(here("judge", "no.py:idea"), errors.USAGE, "no file no.py")
+    assert_good_error(here("judge", "my.py:tiny@misspelt"), errors.USAGE, "misspelt")
+    assert_good_error(here("judge", "--queue", "nowhere"), errors.USAGE, "no folder nowhere")

@@ -1,0 +1,50 @@
+"""`python -m tools.ideas`: results/ideas.md, the table of judged ideas, from the records in results/judgements/."""
+
+from __future__ import annotations
+
+from hectogpt.lab.judgement import Judgement, interval_text, read_judgement
+from tools import ROOT
+
+RECORDS = ROOT / "results" / "judgements"
+TABLE = ROOT / "results" / "ideas.md"
+HEAD = """\
+# Judged ideas
+
+Each line is a judgement of `hectogpt judge` ([how it works](../docs/judge.md)): gains on the test texts over the base,
+in nats per token, with intervals that are valid at every look. The records, with source, seeds and checks, are in
+[judgements/](judgements). `python -m tools.ideas` makes this page from them.
+
+"""
+
+
+def main() -> None:
+    """Write the table."""
+    judgements = [read_judgement(path) for path in sorted(RECORDS.glob("*.jsonl"))]
+    TABLE.write_text(HEAD + table(judgements), encoding="utf-8")
+
+
+def table(judgements: list[Judgement]) -> str:
+    """A Markdown table, the largest gain first; those without trials last."""
+    rows = [["idea", "base", "verdict", "gain", "each corpus", "seeds", "seconds, base", "judged", "record"]]
+    for found in sorted(judgements, key=lambda one: -float(one.gains().mean()) if len(one.gains()) else 99.0):
+        begin, seconds = found.begin, (found.cost("seconds", "idea"), found.cost("seconds", "base"))
+        each = "; ".join(f"{name} {interval_text(found.looks(name))}" for name in begin["corpora"])
+        rows.append(
+            [
+                f"`{begin['idea']}`",
+                f"`{begin['base']}`",
+                found.word + "".join(f": {reason}" for reason in found.reasons),
+                interval_text(found.looks()),
+                each,
+                str(len(found.gains())),
+                ", ".join("" if one is None else f"{one:.0f}" for one in seconds),
+                f"{begin['at'][:10]}, {begin['machine']}",
+                f"[{begin['sha256'][:8]}](judgements/{found.path.name})",
+            ]
+        )
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
