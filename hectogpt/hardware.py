@@ -110,6 +110,17 @@ def peak_memory_mb(device: str = "cpu") -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+# Where the system itself stands: its libraries, and what it says of the machine.
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev", "/usr/lib", "/lib", "/usr/share/zoneinfo", "/etc/localtime")
+
+
+def resident_memory_mb(pid: int) -> float:
+    """MiB of main memory that a process holds now; 0 for one that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).memory_info().rss / 2**20
+    return 0.0
+
+
 def keep_freed_memory() -> None:
     """Let malloc keep the memory that this process frees from now on, where the C library is glibc.
 

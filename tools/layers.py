@@ -45,7 +45,7 @@ LAYERS: dict[str, Layer] = {
         "#9333a0",
         "explore interop generation data model",
     ),
-    "lab": Layer("recipes, the ladder, paired trials, scores", "#0969da", "training generation data model"),
+    "lab": Layer("recipes, the ladder, paired trials, scores", "#0969da", "training generation data model kernels"),
     "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment"),
     "assignment": Layer("the assignment as a kit", "#116329"),
     "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "interop data model kernels"),

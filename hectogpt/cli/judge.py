@@ -2,74 +2,234 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import tyro
+import numpy as np
 
+from hectogpt.cli.console import note
+from hectogpt.cli.options import JudgeOptions
+from hectogpt.data import Corpus, open_corpus
+from hectogpt.display import printable
 from hectogpt.errors import UserError
+from hectogpt.files import write_atomic
+from hectogpt.idea_file import read_idea
+from hectogpt.lab.judge import find_entrant, functions_of, judge, replay
+from hectogpt.lab.judgement import Judgement, interval_text, read_judgement
+from hectogpt.lab.record import check_writable
+from hectogpt.web.page import fill
 
-EXAMPLES = """\
-  hectogpt judge my_idea.py:idea
-  hectogpt judge my_idea.py:idea@top --minutes 60 --json
-  hectogpt judge my_idea.py:idea --replay judgements/my_idea-idea-20261128-101500-7.jsonl
-  hectogpt judge --queue ideas --hours 8"""
-
-BETTER, NOT_BETTER, REFUSED, DISHONEST = 0, 1, 2, 3
-CODES = {"better": BETTER, "refused": REFUSED, "dishonest": DISHONEST}
-
-
-@dataclass(frozen=True)
-class JudgeArguments:
-    """Judge an idea: train it and its base with seeds that nobody chose, on both corpora, and check what it says.
-
-    The verdict is better, worse, tie or unproven; refused if it breaks a rule of its base (steps, tokens, parameters,
-    time) or cannot be run; dishonest if a check fails. Exit codes: 0 better, 1 not better, 2 refused, 3 dishonest. The
-    idea's file is run, in processes that can open no other file of data.
-    """
-
-    idea: Annotated[str, tyro.conf.Positional] = ""
-    """FILE.py:FUNCTION, or FILE.py:FUNCTION@BASE for another base."""
-    base: str = "minute"
-    """What ideas are applied to and compared with: a recipe, or a function of another file."""
-    corpus: tuple[str, ...] = ("sotu", "tinystories")
-    """Texts to judge on (default: sotu, and tinystories where it can be had)."""
-    minutes: float = 30.0
-    """Start no further seed that would not fit into this time."""
-    seeds: int = 12
-    """The most seeds; the judge stops as soon as they decide."""
-    threads: int = 0
-    """Threads of a training (0: two, or one on a processor with one core)."""
-    out: Path = Path("judgements")
-    """Folder for the records, one file for each judgement."""
-    html: Path | None = None
-    """Write a page of the verdict to this file; it works offline."""
-    replay: Path | None = None
-    """Do the judgement of this record again, with its seeds, and say whether it holds (exit code 0 or 1)."""
-    queue: Path | None = None
-    """Judge each function `idea` of the files in this folder that has no verdict yet, in the order of their names."""
-    hours: float = 8.0
-    """Of a queue: start no further idea after this time."""
-    json: bool = False
-    """Print one JSON object, of a queue one a line."""
-    quiet: bool = False
-    """Print verdicts and errors only."""
+NOT_BETTER = 1
+CODES = {"better": 0, "refused": 2, "dishonest": 3}
+COSTS = {"seconds": "{:,.1f} s", "peak_mb": "{:,.0f} MiB", "params": "{:,.0f} parameters"}
+KINDS = {"better": "good", "worse": "bad", "dishonest": "bad", "refused": "bad"}
 
 
-def main(argv: list[str]) -> None:
+def main(options: JudgeOptions) -> None:
     """Judge, and leave with the exit code of the verdict."""
-    arguments = tyro.cli(JudgeArguments, args=argv, prog="hectogpt judge")
-    if bool(arguments.idea) == (arguments.queue is not None):
-        raise UserError("judge takes an idea, or --queue FOLDER", fix="hectogpt judge my_idea.py:idea")
-    if arguments.seeds < 1 or not arguments.minutes > 0 or not arguments.hours > 0:
-        raise UserError("seeds, minutes and hours must be positive")
-    from hectogpt.cli import judge_run  # loads torch
-
-    if arguments.queue is not None:
-        judge_run.work_off(arguments, arguments.queue)
-    elif arguments.replay is not None:
-        sys.exit(NOT_BETTER if judge_run.replay_record(arguments, arguments.replay) else 0)
+    if bool(options.idea) == (options.queue is not None):
+        raise UserError("judge takes an idea, or queue", fix="hectogpt judge my_idea.py:idea")
+    if options.seeds < 1 or not options.minutes > 0 or not options.hours > 0:
+        raise UserError("seeds, minutes and hours", why="they must be positive")
+    if options.queue is not None:
+        work_off(options, options.queue)
+    elif options.replay is not None:
+        sys.exit(NOT_BETTER if replay_record(options, options.replay) else 0)
     else:
-        sys.exit(CODES.get(judge_run.judge_one(arguments, arguments.idea).word, NOT_BETTER))
+        sys.exit(CODES.get(judge_one(options, options.idea).word, NOT_BETTER))
+
+
+def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
+    """The texts to judge on; without tinystories where it cannot be had. Raises UserError for any other."""
+    corpora = []
+    for name in names:
+        try:
+            corpora.append(open_corpus(name))
+        except UserError as error:
+            if name != "tinystories" or len(names) == 1:
+                raise
+            note(f"note: judged without tinystories: {error.what}: {error.why}", quiet)
+    return corpora
+
+
+def judge_one(options: JudgeOptions, idea: str) -> Judgement:
+    """Judge an idea, print its verdict, write its page."""
+    entrant = find_entrant(idea, options.base)
+    if options.html is not None:
+        check_writable(options.html, "html")
+    corpora = open_corpora(options.corpus, options.quiet)
+    check_writable(options.out / "record")
+    found = judge(
+        entrant,
+        corpora,
+        options.out,
+        minutes=options.minutes,
+        most_seeds=options.seeds,
+        threads=options.threads,
+        tell=lambda line: note(line, options.quiet),
+    )
+    earlier = earlier_judgements(found, options.out)
+    print(json.dumps(as_json(found, earlier), allow_nan=False) if options.json else verdict_text(found, earlier))
+    if options.html is not None:
+        write_atomic(options.html, fill("report", page_data(found, earlier)))
+        note(f"page: {options.html}", options.quiet)
+    return found
+
+
+def replay_record(options: JudgeOptions, path: Path) -> list[str]:
+    """Do a judgement again; what does not hold."""
+    judgement, entrant = read_judgement(path), find_entrant(options.idea, options.base)
+    corpora = [open_corpus(name) for name in options.corpus if Path(name).stem in judgement.begin["corpora"]]
+    found = replay(judgement, entrant, corpora, lambda line: note(line, options.quiet))
+    if options.json:
+        print(json.dumps({"record": str(path), "holds": not found, "differences": found}, allow_nan=False))
+    else:
+        print("\n".join(found) if found else f"{path} holds: {judgement.name} is {judgement.word}")
+    return found
+
+
+def work_off(options: JudgeOptions, folder: Path) -> None:
+    """Judge the ideas of a folder that have no verdict yet, until the hours are over."""
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}", fix="a folder of files that each have a function `idea`")
+    begun, done = time.monotonic(), judged_hashes(options.out)
+    for path in sorted(folder.glob("*.py")):
+        if time.monotonic() - begun > options.hours * 3600:
+            note(f"the {options.hours:g} hours are over", options.quiet)
+            return
+        try:
+            file = read_idea(path)
+            if file.sha256 not in done and "idea" in functions_of(file):
+                judge_one(options, f"{path}:idea")
+        except UserError as error:
+            note(f"{path}: {error}")
+
+
+def records_in(folder: Path) -> list[Judgement]:
+    """The judgements whose records are in a folder, the oldest first; a damaged record is named and left out."""
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        try:
+            found.append(read_judgement(path))
+        except UserError as error:
+            note(f"note: {error.what}: {error.why}")
+    return sorted(found, key=lambda judgement: str(judgement.begin["at"]))
+
+
+def judged_hashes(folder: Path) -> set[str]:
+    """The hashes of the sources that have a verdict."""
+    return {judgement.begin["sha256"] for judgement in records_in(folder) if judgement.word != "unfinished"}
+
+
+def earlier_judgements(found: Judgement, folder: Path) -> list[Judgement]:
+    """Those before it in the folder of ideas with the same name and base: who asks often enough is lucky once."""
+    others = [judgement for judgement in records_in(folder) if judgement.path != found.path]
+    return [judgement for judgement in others if judgement.name == found.name]
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
+    """A paragraph that can be quoted by itself."""
+    begin, looks, seeds = found.begin, found.looks(), len(found.gains())
+    corpora = " and ".join(begin["corpora"])
+    words = {"better": "is better than", "worse": "is worse than", "tie": "ties with"}
+    if found.word in words or found.word == "unproven":
+        link = words.get(found.word, "against")
+        texts = [f"{begin['idea']} {link} {begin['base']}{' is unproven' * (found.word == 'unproven')}"]
+        if looks is not None:
+            texts[0] += f": gain {interval_text(looks)} nats per token of test text on {corpora}"
+            texts[0] += f", {seeds} seed{'s' * (seeds != 1)} drawn from a secret ({found.ended})"
+        texts += [
+            f"{name}: {interval_text(found.looks(name))}" for name in begin["corpora"] if len(begin["corpora"]) > 1
+        ]
+        texts += [line] if (line := cost_text(found)) else []
+    else:
+        texts = [f"{begin['idea']} on {begin['base']} is {found.word}: {'; '.join(found.reasons)}"]
+    passed = sum(check["passed"] for check in found.checks)
+    texts.append(f"{passed} of {len(found.checks)} checks passed")
+    if earlier:
+        times = f"{len(earlier)} time{'s' * (len(earlier) != 1)}"
+        texts.append(f"An idea of this name was judged {times} before: {words_of(earlier)}")
+    return printable(". ".join(text.rstrip(".") for text in texts) + f".\nrecord: {found.path}")
+
+
+def words_of(judgements: Sequence[Judgement]) -> str:
+    """ "2 tie, 1 worse"."""
+    words = [judgement.word for judgement in judgements]
+    return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+
+
+def cost_text(found: Judgement) -> str:
+    """What a training takes, of the idea and of the base."""
+    costs = {name: (found.cost(name, "idea"), found.cost(name, "base")) for name in COSTS}
+    texts = [
+        f"{COSTS[name].format(own)} instead of {COSTS[name].format(base)}"
+        for name, (own, base) in costs.items()
+        if own is not None and base is not None
+    ]
+    return f"A training takes {', '.join(texts)}" if texts else ""
+
+
+def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
+    """The verdict as plain values."""
+    looks = {name: found.looks(name if name != "all" else None) for name in ["all", *found.begin["corpora"]]}
+    gains = {
+        name: {"gain": float(one.gain[-1]), "low": finite(one.low[-1]), "high": finite(one.high[-1])}
+        for name, one in looks.items()
+        if one is not None
+    }
+    return {
+        "idea": found.begin["idea"],
+        "base": found.begin["base"],
+        "word": found.word,
+        "reasons": list(found.reasons),
+        "gains": gains,
+        "seeds": len(found.gains()),
+        "ended": found.ended,
+        "cost": {name: {"idea": found.cost(name, "idea"), "base": found.cost(name, "base")} for name in COSTS},
+        "checks": [{name: check[name] for name in ("name", "passed", "seen")} for check in found.checks],
+        "earlier": [judgement.word for judgement in earlier],
+        "record": str(found.path),
+    }
+
+
+def finite(value: float) -> float | None:
+    """The number, or None for an interval without a bound, which JSON cannot say."""
+    return float(value) if np.isfinite(value) else None
+
+
+def page_data(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
+    """Title and blocks of the page of a verdict."""
+    begin = found.begin
+    trials = [
+        [t["corpus"], t["arm"], str(t["seed"]), f"{t['loss']:.4f}", f"{t['seconds']:.1f}", f"{t['peak_mb']:,}"]
+        for t in found.trials
+    ]
+    checks = [
+        [
+            {"text": "passed" if c["passed"] else "failed", "kind": "good" if c["passed"] else "bad"},
+            c["name"],
+            c["seen"],
+        ]
+        for c in found.checks
+    ]
+    setting = f"{begin['at']}; hectoGPT {begin['version']}; {begin['machine']}, {begin['threads']} threads"
+    return {
+        "title": printable(f"{begin['idea']} on {begin['base']}"),
+        "blocks": [
+            {"text": printable(setting), "kind": "soft"},
+            {"word": found.word, "text": verdict_text(found, earlier), "kind": KINDS.get(found.word, "other")},
+            {"heading": "Checks"},
+            {"table": {"head": ["", "check", "seen"], "rows": checks}},
+            {"heading": "Trials"},
+            {"table": {"head": ["corpus", "arm", "seed", "test loss", "seconds", "MiB"], "rows": trials}},
+            {"heading": "Source"},
+            {"code": printable(str(begin["source"]))},
+        ],
+    }

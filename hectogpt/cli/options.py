@@ -52,6 +52,47 @@ def read_options(kind: type[T], argv: list[str], command: str) -> T:
 
 
 @dataclass(frozen=True)
+class JudgeOptions:
+    """Judge an idea: train it and its base with seeds that nobody chose, on both corpora, and check what it says.
+
+    The verdict is better, worse, tie or unproven; refused if it breaks a rule of its base (steps, tokens, parameters,
+    time) or cannot be run; dishonest if a check fails. Exit codes: 0 better, 1 not better, 2 refused, 3 dishonest. The
+    idea's file is run, in processes that can open no other file of data.
+
+    Examples
+      hectogpt judge my_idea.py:idea
+      hectogpt judge my_idea.py:idea@top --minutes 60 --json
+      hectogpt judge my_idea.py:idea --replay judgements/my_idea-idea-20261128-101500-7.jsonl
+      hectogpt judge --queue ideas --hours 8
+    """
+
+    idea: Positional[str] = ""
+    """FILE.py:FUNCTION, or FILE.py:FUNCTION@BASE for another base."""
+    base: str = "minute"
+    """What ideas are applied to and compared with: a recipe, or a function of another file."""
+    corpus: tuple[str, ...] = ("sotu", "tinystories")
+    """Texts to judge on; tinystories is left out where it cannot be had."""
+    minutes: float = 30.0
+    """Start no further seed that would not fit into this time."""
+    seeds: int = 12
+    """The most seeds; the judge stops as soon as they decide."""
+    threads: int = 0
+    """Threads of a training (0: two, or one on a processor with one core)."""
+    out: Path = Path("judgements")
+    """Folder for the records, one file for each judgement."""
+    html: Path | None = None
+    """Write a page of the verdict to this file; it works offline."""
+    replay: Path | None = None
+    """Do the judgement of this record again, with its seeds, and say whether it holds (exit code 0 or 1)."""
+    queue: Path | None = None
+    """Judge each function `idea` of the files in this folder that has no verdict yet, in the order of their names."""
+    hours: float = 8.0
+    """Of a queue: start no further idea after this time."""
+    json: Json = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
 class CompareOptions:
     """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the first weights and
     the data order.
@@ -325,6 +366,7 @@ OPTIONS: dict[str, Any] = {
     "export": ExportOptions,
     "generate": GenerateOptions,
     "idea": IdeaOptions,
+    "judge": JudgeOptions,
     "score": ScoreOptions,
     "show": ShowOptions,
 }

@@ -54,7 +54,7 @@ def shut_in(folder: Path) -> list[str]:
     attempts: list[str] = []
     inside, package = os.path.realpath(folder), os.path.realpath(Path(__file__).parents[2])
     libraries = [os.path.realpath(path) for path in [*sysconfig.get_paths().values(), *sys.path] if path]
-    libraries += ["/proc", "/sys", "/dev", "/usr/lib", "/lib", "/usr/share/zoneinfo", "/etc/localtime"]
+    libraries += hardware.SYSTEM_FOLDERS
     busy = threading.local()
 
     def below(path: str, *folders: str) -> bool:

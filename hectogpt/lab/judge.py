@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from hectogpt import __version__, hardware
 from hectogpt.data import Corpus
@@ -275,7 +274,7 @@ class Judging:
                 raise RefusedError("; ".join(broken))
             if message.keys() & {"step", "begins", "trained"}:
                 answers.seconds = time.monotonic() - begun
-                answers.peak_mb = max(answers.peak_mb, memory_of(child.pid))
+                answers.peak_mb = max(answers.peak_mb, hardware.resident_memory_mb(child.pid))
 
         request = {"task": task, "folder": str(folder), "recipe": recipe_name, "seed": seed, "threads": self.threads}
         ending = child.listen(request | {"stop": stop}, receive, first_seconds=HANGS, seconds=HANGS)
@@ -336,7 +335,7 @@ class Judging:
             losses = load_array(other / "losses.npy")
         sound = losses.shape == (len(text.tokens["test"]) - 1,) and bool(np.isfinite(losses).all())
         if not sound and arm == "base":
-            raise UserError(f"{self.entrant.base} gave no scores")
+            raise UserError(f"{self.entrant.base} gave no scores", why=f"{losses.size} numbers for the test text")
         fault = "" if sound else f"{losses.size} numbers for {len(text.tokens['test']) - 1} tokens, or one not finite"
         self.check("scores every token of the test text", fault)
         return losses
@@ -403,14 +402,6 @@ def load_array(path: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError):
         return np.zeros(0)
     return array
-
-
-def memory_of(pid: int) -> float:
-    """MiB of memory that a process has now; 0 for one that has ended."""
-    try:
-        return float(psutil.Process(pid).memory_info().rss) / 2**20
-    except psutil.Error:
-        return 0.0
 
 
 def replay(judgement: Judgement, entrant: Entrant, corpora: Sequence[Corpus], tell: Tell = lambda _: None) -> list[str]:
