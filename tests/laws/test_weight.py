@@ -33,11 +33,7 @@ LINES = {
     "reference": 820,
     "assignment": 920,
 }
-<<<<<<< HEAD
-FILES = 165  # of the package
-=======
 FILES = 169  # of the package
->>>>>>> 847cb10 (judge: options in options.py, one module; layers: lab may ask for the kernels, hardware for another process's memory)
 TRAIN = 86  # modules that `hectogpt train` may load, see below
 
 
