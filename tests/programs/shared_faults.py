@@ -83,7 +83,7 @@ def faults(folder: Path) -> dict[str, Any]:
         argv = [*train, "--out", name, "--dist-timeout", "3" if "hung" in name else "60", *more]
         found[name] = command(folder, name, 2, argv, FAULT=f"{name.partition('-')[0]} {rank} {call}")
 
-    for name in ("killed", "raised", "left", "hung"):
+    for name in ("killed", "raised", "hung"):
         fault(name, 1)
     fault("hung-first", 0)
     plain = ["train", "baseline", *common]
