@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import small_run, tiny_corpus
 from torch import Tensor
 
@@ -25,9 +24,7 @@ from hectogpt.training.session import Session
 FORMS = build.forms()
 if build.find().library is None:
     pytest.skip(f"no kernels here: {build.describe()}", allow_module_level=True)
-# Relative errors that each dtype may have: of what is computed, and of gradients.
-ALLOWED = {torch.float32: (2e-6, 5e-6), torch.bfloat16: (0.005, 0.012)}
-GELU_OF_TORCH = torch.nn.GELU(approximate="tanh")
+ALLOWED = {torch.float32: 5e-6, torch.bfloat16: 0.012}  # relative errors of gradients
 both = pytest.mark.parametrize("dtype", ALLOWED)
 
 
@@ -49,7 +46,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("width", [None, 4, 16])
 @pytest.mark.parametrize("form", FORMS, ids=[form.name for form in FORMS])
 def test_every_form_is_near_float64_at_every_width(form: build.Form, width: int | None) -> None:
-    """check.cpp compares all kernels; a wide form also runs on a narrower processor."""
+    """check.cpp compares all kernels, forward and backward; a wide form also runs on a narrower processor."""
     path = build.compiled(form, *([] if width is None else [f"-DWIDTH={width}"]))
     assert check_library(path, build.openmp_of_torch()) is None
 
@@ -97,7 +94,7 @@ def test_the_loss_and_its_gradients_are_those_of_float64(vocab, cap, dtype) -> N
         )
         loss.backward()
         found[backend] = [loss.detach(), x.grad, weight.grad, bias.grad]
-    for got, exact, allowed in zip(found["native"], found["eager"], (1e-4, *[ALLOWED[dtype][1]] * 3), strict=False):
+    for got, exact, allowed in zip(found["native"], found["eager"], (1e-4, *[ALLOWED[dtype]] * 3), strict=False):
         assert distance(got, exact) < allowed
 
 
@@ -112,23 +109,6 @@ def test_a_row_of_the_head_may_be_absent() -> None:
     assert not weight.grad[4].any()
 
 
-@both
-@pytest.mark.parametrize(("time", "d"), [(1, 64), (16, 11), (191, 128)])
-def test_attention_is_that_of_float64(time: int, d: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(time)
-    # [batch, time, head, d] in memory, as the model has it
-    tensors = [torch.randn(2, time, 3, d, generator=generator).to(dtype).transpose(1, 2) for _ in range(4)]
-    *qkv, grad = tensors
-    narrow, wide = ([t.detach().to(held).requires_grad_() for t in qkv] for held in (dtype, torch.float64))
-    got = native.causal_attention(*narrow, 0.1)
-    exact = F.scaled_dot_product_attention(*wide, is_causal=True, scale=0.1)
-    assert distance(got.detach(), exact.detach()) < ALLOWED[dtype][0]
-    got.backward(grad)
-    exact.backward(grad.double())
-    for ours, theirs in zip(narrow, wide, strict=True):
-        assert (ours.grad.double() - theirs.grad).norm() < ALLOWED[dtype][1] * (theirs.grad.norm() + 1)
-
-
 def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, 2, 70, 64, generator=generator).bfloat16() for _ in range(3))
@@ -139,30 +119,6 @@ def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
     finally:
         torch.set_num_threads(1)
     assert torch.equal(together[1:2], alone)
-
-
-@both
-@pytest.mark.parametrize(("d", "fraction"), [(64, 1.0), (128, 0.5)])
-def test_norm_and_rotation_are_those_of_the_parts(d: int, fraction: float, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(d)
-    x, grad = (torch.randn(2, 9, 3, d, generator=generator).to(dtype).transpose(1, 2) for _ in range(2))
-    norm, rotary = QKNorm().build(3, d), Rotary(fraction=fraction).build(3, d)
-    angles = rotary.prepare(torch.arange(9)[None])
-    narrow, wide = x.clone().requires_grad_(), x.double().requires_grad_()
-    assert native.norm_rotate_fits(x.dtype, d, angles[0])
-    got = native.norm_rotate(narrow, *angles, 1e-6)
-    exact, _ = rotary(*norm(wide, wide, None), angles)
-    got.backward(grad)
-    exact.backward(grad.double())
-    assert distance(got.detach(), exact.detach()) < ALLOWED[dtype][0]
-    assert distance(narrow.grad, wide.grad) < ALLOWED[dtype][0]
-
-
-def test_gelu_is_torchs_far_from_zero() -> None:
-    x = torch.cat((torch.full((16,), -200.0), torch.linspace(-9, 9, 101))).requires_grad_()
-    ours, theirs = (torch.autograd.grad(gelu(x).sum(), x)[0] for gelu in (native.gelu, GELU_OF_TORCH))
-    torch.testing.assert_close(native.gelu(x), GELU_OF_TORCH(x), rtol=5e-6, atol=1e-6)
-    torch.testing.assert_close(ours, theirs, rtol=5e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(("threshold", "decay"), [(0.0, 0.0), (1.5, 0.0), (0.0, 0.1)])
