@@ -53,8 +53,8 @@ _MODULES = {
         "SOAPMuon",
     ),
     "hectogpt.training.loop": ("Step",),
-    "hectogpt.training.evaluate": ("EvalResult",),
-    "hectogpt.training.session": ("Session", "RunResult"),
+    "hectogpt.training.evaluate": ("EvalResult", "RunResult"),
+    "hectogpt.training.session": ("Session",),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -35,11 +35,11 @@ from hectogpt.run_records import KEEP, RUN
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
 from hectogpt.training import setup
-from hectogpt.training.evaluate import evaluating
+from hectogpt.training.evaluate import RunResult, evaluating
 from hectogpt.training.full_run import StepLine, score_between
 from hectogpt.training.run import Run, is_modified, label_of
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.session import RunResult, Session
+from hectogpt.training.session import Session
 from hectogpt.training.setup import check_corpus
 from hectogpt.training.task import Resume, Task, check_same, describe, extended, find_corpus
 

@@ -17,10 +17,11 @@ from hectogpt.lab.usual import Curve
 from hectogpt.progress import Progress
 from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
+from hectogpt.training.evaluate import RunResult
 from hectogpt.training.full_run import Facts, run_to_folder
 from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.run_folder import RunFolder
-from hectogpt.training.session import RunResult, Session
+from hectogpt.training.session import Session
 from hectogpt.training.task import Task
 
 SOTU_PROMPT = "The state of our"

@@ -17,7 +17,7 @@ from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.files import cache_dir, write_atomic
 from hectogpt.json_files import read_json_object
-from hectogpt.training.session import RunResult
+from hectogpt.training.evaluate import RunResult
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Held-out loss: every token scored once, in float32. And which trained tensors have never moved."""
+"""What a run came to: held-out loss, every token scored once in float32; which trained tensors have never moved; all
+numbers of a run."""
 
 from __future__ import annotations
 
@@ -6,14 +7,19 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from hectogpt import errors
+from hectogpt.data import Tokenizer
+from hectogpt.display import facts_html, facts_text
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.training.first_weights import hash_state
+from hectogpt.training.run import Run
 
 SEQ_LEN = 512  # of every score that is compared with others
 
@@ -91,3 +97,97 @@ class FirstNumbers:
         }
         self._hashes = {name: first for name, first in self._hashes.items() if now[name] == first}
         return list(self._hashes)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to. Every number that is reported anywhere is defined here.
+
+    corpus: its name. corpus_sha256: split -> hash of its tokens.
+    losses, grad_norms: of every step, nats per token and before clipping, with the weights before the update.
+    train_tokens: tokens read. params: parameters of the model.
+    seconds: of building, compiling and training; scoring is not in them. peak_mb: the process's (on a GPU torch's)
+        largest memory up to the end of training, MiB.
+    machine: device, dtypes and threads in words.
+    scores: split -> held-out score, of the splits that were scored.
+    folder: where it was written, if it was.
+    """
+
+    run: Run
+    corpus: str
+    corpus_sha256: dict[str, str]
+    losses: tuple[float, ...]
+    grad_norms: tuple[float, ...]
+    train_tokens: int
+    params: int
+    seconds: float
+    peak_mb: float
+    machine: dict[str, str | int]
+    scores: dict[str, EvalResult]
+    model: Transformer = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    folder: Path | None = None
+
+    @property
+    def dev_loss(self) -> float | None:
+        """Held-out loss on the dev split, nats per token; None if it was not scored."""
+        return self.scores["dev"].loss if "dev" in self.scores else None
+
+    @property
+    def train_loss_last(self) -> float:
+        """The assignment's number: the loss on the last batch, before its update. nan without steps."""
+        return self.losses[-1] if self.losses else float("nan")
+
+    @property
+    def train_loss_last10(self) -> float:
+        """Mean loss of the last ten batches (of all, if there are fewer). nan without steps."""
+        return float(np.mean(self.losses[-10:])) if self.losses else float("nan")
+
+    def facts(self) -> dict[str, str]:
+        """The result in words, for people."""
+        facts = {
+            f"{split} loss": f"{score.loss:.4f} nats/token, {score.bits_per_byte:.4f} bits/byte"
+            for split, score in self.scores.items()
+        }
+        facts["last training loss"] = f"{self.train_loss_last:.4f}"
+        facts["parameters"] = f"{self.params:,}"
+        facts["tokens"] = f"{self.train_tokens:,} of {self.corpus}"
+        facts["seconds"] = f"{self.seconds:.1f} (threads: {self.machine['threads']}, {self.machine['device']})"
+        return facts if self.folder is None else facts | {"folder": str(self.folder)}
+
+    @property
+    def _title(self) -> str:
+        return f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps"
+
+    def __repr__(self) -> str:
+        loss = "not scored" if self.dev_loss is None else f"dev loss {self.dev_loss:.4f}"
+        return f"<RunResult {self._title}: {loss}>"
+
+    def __str__(self) -> str:
+        return facts_text(self._title, self.facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and the training loss as a curve."""
+        return facts_html(self._title, self.facts())
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as plain values, for summary.json and records."""
+        scored = {f"{split}_loss": score.loss for split, score in self.scores.items()}
+        scored |= {f"{split}_bpb": score.bits_per_byte for split, score in self.scores.items()}
+        return {
+            "recipe": self.run.recipe,
+            "corpus": self.corpus,
+            "corpus_sha256": self.corpus_sha256,
+            "tokenizer_sha256": self.tokenizer.sha256,
+            "seed": self.run.seed,
+            "steps": len(self.losses),
+            "train_tokens": self.train_tokens,
+            "params": self.params,
+            "train_loss_first": self.losses[0] if self.losses else None,
+            "train_loss_last": self.train_loss_last if self.losses else None,
+            "train_loss_last10": self.train_loss_last10 if self.losses else None,
+            "seconds": self.seconds,
+            "peak_mb": self.peak_mb,
+            "machine": self.machine,
+            **scored,
+        }

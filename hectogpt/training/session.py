@@ -10,125 +10,32 @@ result = session.result()
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from hectogpt import __version__, errors, hardware
-from hectogpt.data import Corpus, Tokenizer, open_corpus
-from hectogpt.display import facts_html, facts_text
+from hectogpt.data import Batches, Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.model.weights import load_model, load_tensors, saved_tensors
 from hectogpt.serialization import dump
-from hectogpt.training import loop, setup, together
+from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, check_fits, code_hash, differences
-from hectogpt.training.evaluate import EvalResult, FirstNumbers, evaluate
-from hectogpt.training.loop import Step
+from hectogpt.training.evaluate import EvalResult, FirstNumbers, RunResult, evaluate
+from hectogpt.training.exchange import make_exchange
+from hectogpt.training.first_weights import hash_state
+from hectogpt.training.leaves import LeafGradients
+from hectogpt.training.loop import Gradients, Step
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
-from hectogpt.training.state import put_state, take_state
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run came to. Every number that is reported anywhere is defined here.
-
-    corpus: its name. corpus_sha256: split -> hash of its tokens.
-    losses, grad_norms: of every step, nats per token and before clipping, with the weights before the update.
-    train_tokens: tokens read. params: parameters of the model.
-    seconds: of building, compiling and training; scoring is not in them. peak_mb: the process's (on a GPU torch's)
-        largest memory up to the end of training, MiB.
-    machine: device, dtypes and threads in words.
-    scores: split -> held-out score, of the splits that were scored.
-    folder: where it was written, if it was.
-    """
-
-    run: Run
-    corpus: str
-    corpus_sha256: dict[str, str]
-    losses: tuple[float, ...]
-    grad_norms: tuple[float, ...]
-    train_tokens: int
-    params: int
-    seconds: float
-    peak_mb: float
-    machine: dict[str, str | int]
-    scores: dict[str, EvalResult]
-    model: Transformer = field(repr=False)
-    tokenizer: Tokenizer = field(repr=False)
-    folder: Path | None = None
-
-    @property
-    def dev_loss(self) -> float | None:
-        """Held-out loss on the dev split, nats per token; None if it was not scored."""
-        return self.scores["dev"].loss if "dev" in self.scores else None
-
-    @property
-    def train_loss_last(self) -> float:
-        """The assignment's number: the loss on the last batch, before its update. nan without steps."""
-        return self.losses[-1] if self.losses else float("nan")
-
-    @property
-    def train_loss_last10(self) -> float:
-        """Mean loss of the last ten batches (of all, if there are fewer). nan without steps."""
-        return float(np.mean(self.losses[-10:])) if self.losses else float("nan")
-
-    def facts(self) -> dict[str, str]:
-        """The result in words, for people."""
-        facts = {
-            f"{split} loss": f"{score.loss:.4f} nats/token, {score.bits_per_byte:.4f} bits/byte"
-            for split, score in self.scores.items()
-        }
-        facts["last training loss"] = f"{self.train_loss_last:.4f}"
-        facts["parameters"] = f"{self.params:,}"
-        facts["tokens"] = f"{self.train_tokens:,} of {self.corpus}"
-        facts["seconds"] = f"{self.seconds:.1f} (threads: {self.machine['threads']}, {self.machine['device']})"
-        return facts if self.folder is None else facts | {"folder": str(self.folder)}
-
-    @property
-    def _title(self) -> str:
-        return f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps"
-
-    def __repr__(self) -> str:
-        loss = "not scored" if self.dev_loss is None else f"dev loss {self.dev_loss:.4f}"
-        return f"<RunResult {self._title}: {loss}>"
-
-    def __str__(self) -> str:
-        return facts_text(self._title, self.facts())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the facts, and the training loss as a curve."""
-        return facts_html(self._title, self.facts())
-
-    def summary(self) -> dict[str, Any]:
-        """The numbers as plain values, for summary.json and records."""
-        scored = {f"{split}_loss": score.loss for split, score in self.scores.items()}
-        scored |= {f"{split}_bpb": score.bits_per_byte for split, score in self.scores.items()}
-        return {
-            "recipe": self.run.recipe,
-            "corpus": self.corpus,
-            "corpus_sha256": self.corpus_sha256,
-            "tokenizer_sha256": self.tokenizer.sha256,
-            "seed": self.run.seed,
-            "steps": len(self.losses),
-            "train_tokens": self.train_tokens,
-            "params": self.params,
-            "train_loss_first": self.losses[0] if self.losses else None,
-            "train_loss_last": self.train_loss_last if self.losses else None,
-            "train_loss_last10": self.train_loss_last10 if self.losses else None,
-            "seconds": self.seconds,
-            "peak_mb": self.peak_mb,
-            "machine": self.machine,
-            **scored,
-        }
+from hectogpt.training.state import State, put_state, take_state
 
 
 class Session:
@@ -178,19 +85,19 @@ class Session:
         corpus = open_corpus(run.corpus) if corpus is None else corpus
         setup.check_corpus(run, corpus)
         begun = time.perf_counter()
-        resume = together.share_checkpoint(world, resume)
+        resume = _share_checkpoint(world, resume)
         chosen: dict[str, Any] = {} if resume is None else resume.facts.get("machine", {})
-        machine = together.choose_machine(world, run, chosen)
+        machine = _choose_machine(world, run, chosen)
         model = setup.build_model(run, machine, corpus)
         if resume is not None:
             model.fit_to(resume.state.weights())
         elif run.first_weights is not None:
             run.first_weights.load_into(model)
-        head = together.choose_head(world, run, model, machine, chosen.get("head"))
+        head = _choose_head(world, run, model, machine, chosen.get("head"))
         session = cls(run, corpus, world, machine, model, setup.build_optimizer(run, model), head)
         if resume is not None:
             session._go_on_from(resume)
-        together.check_equal(world, model, session._facts()["machine"])
+        _check_equal(world, model, session._facts()["machine"])
         session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
@@ -204,7 +111,7 @@ class Session:
         """Train to the run's end, one Step at a time. signals: those that have come to this process, which may grow.
         Raises UserError: DIVERGED, or PEER if another process has failed."""
         batches = setup.make_batches(self.run, self.corpus)
-        gradients = together.make_gradients(self.world, self.run, self.model, batches, self.machine, signals)
+        gradients = _make_gradients(self.world, self.run, self.model, batches, self.machine, signals)
         steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, self.step, gradients)
         if self.machine.device.type == "cpu":
             hardware.keep_freed_memory()
@@ -298,6 +205,68 @@ class Session:
             model=self.model,
             tokenizer=self.corpus.tokenizer,
         )
+
+
+# --- what the processes of a run settle before the first step: rank 0 decides, all check ------------------------------
+
+
+def _share_checkpoint(world: Alone | World, at: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
+    if isinstance(world, Alone):
+        return at
+    facts: dict[str, Any] | None = world.share(
+        lambda: None if at is None else {"step": at.step, "values": at.state.values, "facts": at.facts}
+    )
+    if facts is None:
+        return None
+    tensors = world.send({} if at is None else at.state.tensors | {"history": at.history})
+    history = tensors.pop("history")
+    return Checkpoint(facts["step"], State(tensors, facts["values"]), history, facts["facts"])
+
+
+def _choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) -> Machine:
+    """The same dtypes and threads for all processes, as rank 0 finds them; each has a GPU of its own.
+
+    chosen: the machine that a checkpoint names, {} without one. Raises UserError for more processes than GPUs.
+    """
+    if isinstance(world, Alone):
+        return precision.choose_again(run, chosen)
+    local = world.launch
+    if torch.cuda.is_available() and run.device in ("auto", "cuda"):
+        if local.local_size > torch.cuda.device_count():
+            raise UserError(
+                f"{local.local_size} processes on a machine with {torch.cuda.device_count()} GPUs",
+                fix="a process for each GPU, or set device to cpu",
+            )
+        torch.cuda.set_device(local.local_rank)
+        run = replace(run, device=f"cuda:{local.local_rank}")
+    usual = {"threads": max(1, hardware.physical_cores() // local.local_size)} | dict(chosen)
+    return precision.choose_again(run, world.share(lambda: precision.choose_again(run, usual).describe()))
+
+
+def _choose_head(world: Alone | World, run: Run, model: Transformer, machine: Machine, chosen: str | None) -> str:
+    """How the head's softmax is computed, at all ranks as at rank 0. chosen: what was chosen when the run began, None
+    for a new run."""
+    first: str = world.share(lambda: setup.choose_head(run, model, machine, chosen))
+    return setup.choose_head(run, model, machine, first)
+
+
+def _check_equal(world: Alone | World, model: Transformer, facts: Mapping[str, Any]) -> None:
+    """See that all processes have the same kind of machine and the same weights. Raises DisagreementError."""
+    if isinstance(world, Alone):
+        return
+    weights = hash_state({name: tensor.cpu() for name, tensor in model.state_dict().items()})
+    machine = {name: value for name, value in facts.items() if name != "device"}
+    world.agree({"machine": machine, "weights": weights})
+
+
+def _make_gradients(
+    world: Alone | World, run: Run, model: Transformer, batches: Batches, machine: Machine, signals: Sequence[int]
+) -> Gradients:
+    """How this process computes its share of a batch's gradients."""
+    if run.data.leaves is None:
+        return Gradients(run, model, batches, machine, signals)
+    return LeafGradients(run, model, batches, machine, signals, make_exchange(world))
 
 
 def train(run: Run, corpus: Corpus | None = None) -> RunResult:

@@ -77,7 +77,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         run.init_from_counts.apply(model, training_tokens(run, corpus))
     model = model.to(machine.device, dtype)
     if run.compile:
-        _keep_compiled_code()
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_dir() / "inductor"))
         for block in model.backbone:
             block.compile()
     return model
@@ -127,8 +127,3 @@ def choose_head(run: Run, model: Transformer, machine: Machine, chosen: str | No
     worth_it = step_logits >= NATIVE_FROM if chosen is None else chosen == "native"
     fits = machine.device.type == "cpu" and machine.head_dtype in native.DTYPES
     return "native" if fits and worth_it and find().library is not None else "eager"
-
-
-def _keep_compiled_code() -> None:
-    """Have torch keep what it compiles in our cache folder, unless the user has chosen another."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_dir() / "inductor"))

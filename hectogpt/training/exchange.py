@@ -1,4 +1,4 @@
-"""What the processes of a run settle before the first step, and the sums of their gradients: rank 0 decides, all check.
+"""The sums of gradients over the processes of a run, in the tree of the leaves.
 
 The order of additions does not depend on how many processes there are. Every process adds up one shard of a bucket: it
 gets this shard from all others, adds the parts in the order of ranks by the same tree as the leaves, and gives the sum
@@ -8,87 +8,14 @@ table only those rows travel that any process has a gradient for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hectogpt import hardware
-from hectogpt.data import Batches
-from hectogpt.errors import UserError
-from hectogpt.model import Transformer
-from hectogpt.training import precision, setup
-from hectogpt.training.checkpoint import Checkpoint
-from hectogpt.training.first_weights import hash_state
-from hectogpt.training.leaves import ALIGN, Exchange, LeafGradients, add_in_tree
-from hectogpt.training.loop import Gradients
+from hectogpt.training.leaves import ALIGN, Exchange, add_in_tree
 from hectogpt.training.parallel import Alone, World
-from hectogpt.training.precision import Machine
-from hectogpt.training.run import Run
-from hectogpt.training.state import State
-
-
-def share_checkpoint(world: Alone | World, at: Checkpoint | None) -> Checkpoint | None:
-    """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
-    if isinstance(world, Alone):
-        return at
-    facts: dict[str, Any] | None = world.share(
-        lambda: None if at is None else {"step": at.step, "values": at.state.values, "facts": at.facts}
-    )
-    if facts is None:
-        return None
-    tensors = world.send({} if at is None else at.state.tensors | {"history": at.history})
-    history = tensors.pop("history")
-    return Checkpoint(facts["step"], State(tensors, facts["values"]), history, facts["facts"])
-
-
-def choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) -> Machine:
-    """The same dtypes and threads for all processes, as rank 0 finds them; each has a GPU of its own.
-
-    chosen: the machine that a checkpoint names, {} without one. Raises UserError for more processes than GPUs.
-    """
-    if isinstance(world, Alone):
-        return precision.choose_again(run, chosen)
-    local = world.launch
-    if torch.cuda.is_available() and run.device in ("auto", "cuda"):
-        if local.local_size > torch.cuda.device_count():
-            raise UserError(
-                f"{local.local_size} processes on a machine with {torch.cuda.device_count()} GPUs",
-                fix="a process for each GPU, or set device to cpu",
-            )
-        torch.cuda.set_device(local.local_rank)
-        run = replace(run, device=f"cuda:{local.local_rank}")
-    usual = {"threads": max(1, hardware.physical_cores() // local.local_size)} | dict(chosen)
-    return precision.choose_again(run, world.share(lambda: precision.choose_again(run, usual).describe()))
-
-
-def choose_head(world: Alone | World, run: Run, model: Transformer, machine: Machine, chosen: str | None) -> str:
-    """How the head's softmax is computed, at all ranks as at rank 0. chosen: what was chosen when the run began, None
-    for a new run."""
-    first: str = world.share(lambda: setup.choose_head(run, model, machine, chosen))
-    return setup.choose_head(run, model, machine, first)
-
-
-def check_equal(world: Alone | World, model: Transformer, facts: Mapping[str, Any]) -> None:
-    """See that all processes have the same kind of machine and the same weights. Raises DisagreementError."""
-    if isinstance(world, Alone):
-        return
-    weights = hash_state({name: tensor.cpu() for name, tensor in model.state_dict().items()})
-    machine = {name: value for name, value in facts.items() if name != "device"}
-    world.agree({"machine": machine, "weights": weights})
-
-
-def make_gradients(
-    world: Alone | World, run: Run, model: Transformer, batches: Batches, machine: Machine, signals: Sequence[int]
-) -> Gradients:
-    """How this process computes its share of a batch's gradients."""
-    if run.data.leaves is None:
-        return Gradients(run, model, batches, machine, signals)
-    return LeafGradients(run, model, batches, machine, signals, make_exchange(world))
-
 
 AHEAD = 2  # buckets that may be under way before the first of them is waited for
 
@@ -142,7 +69,6 @@ class TreeExchange(Exchange):
         self.world, self.rank, self.size = world, world.rank, world.size
         self.others = [rank for rank in range(self.size) if rank != self.rank]
         self.under_way: list[_Bucket] = []
-        self.scratch: list[Tensor] = []  # memory of the buckets' `received`, kept from step to step
 
     def begin(self, step: int) -> None:
         self.world.begin(step)
@@ -152,21 +78,13 @@ class TreeExchange(Exchange):
         with self.world.guarded("the sum of gradients", mark=False):
             rows = None if table is None else _pack(table, self.size)
             shards = (bucket if rows is None else rows.packed).view(self.size, -1)
-            received = self._room(number, shards[1:])
+            received = torch.empty_like(shards[1:])
             operations = [dist.P2POp(dist.irecv, into, rank) for into, rank in zip(received, self.others, strict=True)]
             operations += [dist.P2POp(dist.isend, shards[rank], rank) for rank in self.others]
             works = dist.batch_isend_irecv(operations)
             self.under_way.append(_Bucket(shards, received, works, rows))
             if number >= AHEAD:
                 self._sum(self.under_way[number - AHEAD])
-
-    def _room(self, number: int, like: Tensor) -> Tensor:
-        """Memory for the number-th bucket's `received`."""
-        if number == len(self.scratch):
-            self.scratch.append(like.new_empty(0))
-        if self.scratch[number].numel() < like.numel():
-            self.scratch[number] = like.new_empty(like.numel())
-        return self.scratch[number][: like.numel()].view_as(like)
 
     def _sum(self, bucket: _Bucket) -> None:
         """Add up this process's shard, and begin to give it to the others."""
