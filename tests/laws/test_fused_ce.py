@@ -163,10 +163,9 @@ def test_what_the_softmax_excludes_can_still_be_copied() -> None:
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, inputs))
 
 
-@pytest.mark.parametrize("rows", [16, 256])
-def test_float32_products_are_float32(rows) -> None:
+def test_float32_products_are_float32() -> None:
     """The detour through oneDNN, which asks for permission to round to bf16, does not round here."""
-    x, weight, _, targets = problem(rows, 4096, 128, torch.float32, 16, spread=4.0)
+    x, weight, _, targets = problem(64, 4096, 128, torch.float32, 16, spread=4.0)
     want = plain(x.double(), weight.double(), targets)
     before = torch.backends.mkldnn.matmul.fp32_precision
     got = fused_cross_entropy(x, weight, targets)
