@@ -7,7 +7,6 @@ trial that breaks the rules of its track is recorded with the rules that it brok
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -19,7 +18,7 @@ from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
-from hectogpt.files import is_locked, lock
+from hectogpt.files import lock
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramLosses, NgramModels
 from hectogpt.lab.plan import Arm
@@ -116,16 +115,7 @@ class Comparison:
         self.refresh()
         found = {trial.name: self.find(trial) for trial in self.trials()}
         self.records = {name: record for name, record in found.items() if record is not None}
-        for trial in self.trials():
-            if trial.name in self.records:
-                self._tidy(trial)
         return [trial for trial in self.trials() if trial.name not in self.records]
-
-    def _tidy(self, trial: Trial) -> None:
-        """Remove what a process left that was killed after the trial's record and before its end."""
-        scratch = self.scratch(trial)
-        if scratch.exists() and not is_locked(scratch / ".lock"):
-            _remove(scratch)
 
     def refresh(self) -> None:
         """Read what is new in the file of records."""
@@ -149,8 +139,7 @@ class Comparison:
 
     def request(self, trial: Trial) -> dict[str, Any]:
         """What the trial's process is asked."""
-        scratch, counts = self.scratch(trial), self.track.mixes_counts
-        return request_of(self.run_of(trial), self.corpus, self.splits, scratch, counts)
+        return request_of(self.run_of(trial), self.corpus, self.splits, self.track.mixes_counts)
 
     def add(self, trial: Trial, result: dict[str, Any], begun: float) -> Record:
         """Append the record of a trial that has ended; its ideas are kept beside the records. result: of `trial.ask`.
@@ -178,18 +167,11 @@ class Comparison:
         broken = broken_rules(self.track, run, self.corpus, record.params, record.seconds, record.machine)
         record = replace(record, rules_broken=broken)
         append_record(self.out, record)
-        scratch = self.scratch(trial)
-        if record.counts or not any(scratch.glob("step-*")):
-            _remove(scratch)
         if record.counts:
             self.records[trial.name] = record
         else:
             self.failed.append(record)
         return record
-
-    def scratch(self, trial: Trial) -> Path:
-        """Where a trial keeps its checkpoints until it is recorded."""
-        return self.out.with_name(f".{self.out.name}.trials") / self._key(trial)[:16]
 
     def claim(self, trial: Trial) -> ExitStack | None:
         """Take the right to run a trial, held until it is closed; None if another process holds it. A holder that dies
@@ -197,7 +179,8 @@ class Comparison:
 
         Where the file system has no locks everybody gets it, and a trial may be run twice, which harms nothing.
         """
-        path, held = self.scratch(trial).with_suffix(".claim"), ExitStack()
+        path = self.out.with_name(f".{self.out.name}.claims") / self._key(trial)[:16]
+        held = ExitStack()
         held.callback(_remove_empty, path.parent)
         for _ in range(100):
             try:  # a tenth of a second is for one that only asks whether it is locked
@@ -206,7 +189,7 @@ class Comparison:
                 continue
             except UserError:
                 return None
-            except OSError:  # nothing can be written there: the record will tell
+            except OSError:  # nothing can be written there: adding the record will fail
                 break
             break
         return held
@@ -243,12 +226,6 @@ class Comparison:
         return found
 
 
-def _remove(scratch: Path) -> None:
-    """Remove the checkpoints of a trial that is recorded."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    _remove_empty(scratch.parent)
-
-
 def _remove_empty(folder: Path) -> None:
     with suppress(OSError):  # others are still under way
         folder.rmdir()
@@ -258,7 +235,7 @@ def best_of(results: Sequence[Result]) -> tuple[Result, float]:
     """The arm with the lowest mean loss, and its selection bias: how much of its lead is expected to be luck."""
     summaries = [result.compared for result in results]
     best = min(results, key=lambda result: result.compared.mean)
-    return best, selection_bias_of(summaries) or 0.0
+    return best, selection_bias_of(summaries)
 
 
 def ngram_means(results: Sequence[Result]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hectogpt.lab.ngram import ORDER, KneserNey, check_held_out, cut, neighbours
+from hectogpt.lab.ngram import ORDER, KneserNey, check_ids, cut, neighbours
 from hectogpt.training import setup
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult
 from hectogpt.training.session import Session
@@ -48,7 +48,7 @@ class Scored:
 
 def score_both(model: KneserNey, held_out: np.ndarray, found: EvalResult, seq_len: int = SEQ_LEN) -> Scored:
     """The n-grams' side beside what `evaluate` found on the same tokens, in sequences of the same length."""
-    stream = check_held_out(held_out, model.vocab)
+    stream = check_ids(held_out, model.vocab)
     counted, known = model.score(cut(stream, seq_len))
     return Scored(np.exp(-found.losses), counted, known, np.arange(len(counted)) // min(seq_len, len(counted)))
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -83,7 +82,8 @@ def run_trials(comparison: Comparison, trials: Sequence[Trial], engine: Engine) 
                     start(trial, pool)
                     yield News(trial)
             try:
-                trial, post = posts.get(timeout=POLL_SECONDS if waiting and len(running) < engine.workers else None)
+                is_full = running and (not waiting or len(running) == engine.workers)
+                trial, post = posts.get(timeout=None if is_full else POLL_SECONDS)
             except Empty:
                 continue
             if isinstance(post, tuple):
@@ -200,9 +200,6 @@ def do_trial(request: dict[str, Any], code: str) -> dict[str, Any]:
             why=f"there {here}; here {code}. Other code may compute other losses",
             fix="install the same version on every machine",
         )
-    folder = Path(request["scratch"])
-    if not folder.with_suffix(".claim").exists():  # the comparison's folder is not shared with this machine
-        request = request | {"scratch": None}
     return ask(request, lambda step, loss: None)
 
 

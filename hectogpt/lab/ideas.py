@@ -71,8 +71,7 @@ def find_run(name: str, base: str | Run = "top") -> Run:
     label = title if before.recipe == find_default() else f"{title}@{before.recipe}"
     ideas = (*before.ideas, *(() if idea.sha256 in before.ideas else (idea.sha256,)))
     run = replace(after, recipe=label, ideas=ideas)
-    _check_fields(title, run)
-    _check_parts(title, run)
+    _check(title, run)
     remember(idea)
     return run
 
@@ -83,11 +82,8 @@ def _no_function(name: str) -> UserError:
     if not path.endswith(".py"):
         return UserError(f"no recipe {name}", why=WRITTEN, fix=f"recipes: {', '.join(recipes.names())}")
     known = _functions(load_idea(read_idea(path)))
-    return UserError(
-        f"{path} alone names no function",
-        why=WRITTEN,
-        fix=", or ".join(f"{path}:{function}" for function in known[:3]) if known else f"write a function in {path}",
-    )
+    fix = ", or ".join(f"{path}:{function}" for function in known[:3]) or f"write a function in {path}"
+    return UserError(f"{path} alone names no function", why=WRITTEN, fix=fix)
 
 
 def find_default() -> str:
@@ -115,18 +111,27 @@ def _function(idea: IdeaFile, module: ModuleType, name: str) -> Callable[[Run], 
 
 # --- what an idea returned --------------------------------------------------------------------------------------------
 
+# How a part of the model is built, by its class.
+BUILDS: dict[type, Callable[[Any, ModelConfig], Any]] = {
+    InputPart: lambda part, model: part.build(model.d_model, model.vocab_size, model.norm),
+    AttentionPart: lambda part, model: part.build(model.n_heads, model.d_attention),
+    Positions: lambda part, model: part.build(model.context_length, model.d_model),
+    Norm: lambda part, model: part.build(model.d_model),
+    Activation: lambda part, model: part.build(),
+}
 
-def _check_fields(title: str, run: Run) -> None:
-    """Raise UserError, naming the field, for a run that cannot be written to a run file and read back."""
-    for where, fault in _unwritable(run):
-        raise UserError(f"{title}: {where} is {fault}", why="a run's fields are written to files, and read back")
+
+def _check(title: str, run: Run) -> None:
+    """Raise UserError, naming the field, for a run that cannot be written to a run file and read back, and for a part
+    that cannot be built."""
     classes: dict[str, type] = {}
-    for where, part in parts_of(run):
-        other = classes.setdefault(type(part).__name__, type(part))
-        if other is not type(part):
+    for where, value in _fields_of(run, ""):
+        if fault := _fault(value):
+            raise UserError(f"{title}: {where} is {fault}", why="a run's fields are written to files, and read back")
+        if isinstance(value, Value) and classes.setdefault(type(value).__name__, type(value)) is not type(value):
             raise UserError(
-                f"{title}: {where} is a second class called {other.__name__}",
-                why="run files name classes, so two of one name in one run could not be told apart",
+                f"{title}: {where} is a second class called {type(value).__name__}",
+                why="run files name classes, and two of one name in one run look the same there",
                 fix="another name for one of them",
             )
     with running(title):
@@ -137,17 +142,30 @@ def _check_fields(title: str, run: Run) -> None:
             f"{title}: {', '.join(changed)} does not come back from a run file as it was",
             why="its classes must be frozen dataclasses whose fields are numbers, texts, tuples or other such classes",
         )
+    for where, part in parts_of(run.model, "model"):
+        build = next((build for kind, build in BUILDS.items() if isinstance(part, kind)), None)
+        if build is None or not type(part).__module__.startswith(IDEA_MODULE):
+            continue
+        with running(f"{title}: {where} cannot be built"):
+            module = build(part, run.model)
+        if not isinstance(module, nn.Module) and not (module is None and isinstance(part, Positions)):
+            why = f"{type(part).__name__}.build returned {type(module).__name__}, not a torch.nn.Module"
+            raise UserError(f"{title}: {where} cannot be built", why=why)
+    with running(f"{title}: schedule"):
+        factor = run.schedule.factor(0, run.steps)
+    if not isinstance(factor, (int, float)) or not math.isfinite(factor):
+        what = f"{title}: {type(run.schedule).__name__}.factor(0, {run.steps}) is {factor!r}"
+        raise UserError(what, why="a schedule's factor is a finite number")
 
 
-def _unwritable(run: Run) -> Iterator[tuple[str, str]]:
-    """(field, what it is) for each field that a run file cannot hold."""
-    for where, value in _fields_of(run, ""):
-        if isinstance(value, type):
-            yield where, f"the class {value.__name__}, not one of its values: {value.__name__}()"
-        elif isinstance(value, list):
-            yield where, "a list: fields hold tuples"
-        elif not (dataclasses.is_dataclass(value) or isinstance(value, (tuple, bool, int, float, str, type(None)))):
-            yield where, f"of type {type(value).__name__}"
+def _fault(value: Any) -> str:
+    """What a field is that a run file cannot hold; "" for one that it can."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not one of its values: {value.__name__}()"
+    if isinstance(value, list):
+        return "a list: fields hold tuples"
+    fits = dataclasses.is_dataclass(value) or isinstance(value, (tuple, bool, int, float, str, type(None)))
+    return "" if fits else f"of type {type(value).__name__}"
 
 
 def parts_of(value: Any, where: str = "") -> Iterator[tuple[str, Value]]:
@@ -165,38 +183,6 @@ def _fields_of(value: Any, where: str) -> Iterator[tuple[str, Any]]:
         inner = enumerate(value)
     for name, item in inner:
         yield from _fields_of(item, f"{where}.{name}" if where else str(name))
-
-
-# How a part is built, by its class.
-BUILDS: dict[type, Callable[[Any, ModelConfig], Any]] = {
-    InputPart: lambda part, model: part.build(model.d_model, model.vocab_size, model.norm),
-    AttentionPart: lambda part, model: part.build(model.n_heads, model.d_attention),
-    Positions: lambda part, model: part.build(model.context_length, model.d_model),
-    Norm: lambda part, model: part.build(model.d_model),
-    Activation: lambda part, model: part.build(),
-}
-
-
-def _check_parts(title: str, run: Run) -> None:
-    """Build each part that a user's file defines. Raises UserError, naming the field, for one that cannot be built."""
-    for where, part in parts_of(run.model, "model"):
-        build = next((build for kind, build in BUILDS.items() if isinstance(part, kind)), None)
-        if build is None or not type(part).__module__.startswith(IDEA_MODULE):
-            continue
-        with running(f"{title}: {where} cannot be built"):
-            module = build(part, run.model)
-        if not isinstance(module, nn.Module) and not (module is None and isinstance(part, Positions)):
-            raise UserError(
-                f"{title}: {where} cannot be built",
-                why=f"{type(part).__name__}.build returned {type(module).__name__}, not a torch.nn.Module",
-            )
-    with running(f"{title}: schedule"):
-        factor = run.schedule.factor(0, run.steps)
-    if not isinstance(factor, (int, float)) or not math.isfinite(factor):
-        raise UserError(
-            f"{title}: {type(run.schedule).__name__}.factor(0, {run.steps}) is {factor!r}",
-            why="a schedule's factor is a finite number",
-        )
 
 
 # --- the files of a run -----------------------------------------------------------------------------------------------

@@ -54,11 +54,7 @@ class NgramModels:
     """
 
     def __init__(self, tokens: np.ndarray, vocab: int) -> None:
-        rows = np.atleast_2d(np.asarray(tokens)).astype(np.int64)
-        if rows.size == 0:
-            why = "the n-gram baselines need the run's training tokens"
-            raise UserError("no tokens to count", why=why, code=errors.DATA)
-        check_ids(rows, vocab, "token id")
+        rows = np.atleast_2d(check_ids(tokens, vocab, least=1))
         self.vocab = vocab
         self.unigram = (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (rows.size + ADDED * vocab)
         self.bigram = KneserNey(rows, vocab, neighbours(2), DISCOUNT)
@@ -71,7 +67,7 @@ class NgramModels:
         seq_len: order 5 sees what a network sees, the tokens before the target in sequences of this length. Bigram and
         trigram take their contexts from the whole stream. Raises UserError (DATA) for tokens that cannot be scored.
         """
-        stream = check_held_out(held_out, self.vocab)
+        stream = check_ids(held_out, self.vocab)
         return NgramLosses(
             uniform=math.log(self.vocab),
             unigram=_cross_entropy(self.unigram[stream[1:]]),
@@ -98,21 +94,16 @@ def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
     return parts
 
 
-def check_held_out(held_out: np.ndarray, vocab: int) -> np.ndarray:
-    """The held-out tokens as int64. Raises UserError (DATA) for fewer than two and for ids outside the vocabulary."""
-    stream = np.asarray(held_out).astype(np.int64)
-    if len(stream) < 2:
-        raise UserError(f"{len(stream)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
-    check_ids(stream, vocab, "held-out token id")
-    return stream
-
-
-def check_ids(ids: np.ndarray, vocab: int, what: str) -> None:
-    """Refuse ids outside the vocabulary. Raises UserError (DATA)."""
+def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
+    """The ids as int64. Raises UserError (DATA) for fewer than `least` and for ids outside the vocabulary."""
+    ids = np.asarray(ids).astype(np.int64)
+    if ids.size < least:
+        raise UserError(f"{ids.size} tokens", why=f"this takes at least {least}", code=errors.DATA)
     outside = ids[(ids < 0) | (ids >= vocab)]
     if outside.size:
         why = "the tokens are of another tokenizer"
-        raise UserError(f"{what} {outside.max()} with a vocabulary of {vocab}", why=why, code=errors.DATA)
+        raise UserError(f"token id {outside.max()} with a vocabulary of {vocab}", why=why, code=errors.DATA)
+    return ids
 
 
 def _cross_entropy(probabilities: np.ndarray) -> float:

@@ -142,17 +142,14 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     labels: list[str] = []
     for place, run in enumerate(runs):
         namesakes = [other for other in runs[:place] if other.recipe == run.recipe]
-        label = run.recipe
-        if namesakes:
-            found = differences(namesakes[0], run)
-            label = " ".join([label, *(f"{path}={value_text(new)}" for path, (_, new) in found.items())])
-        for earlier, other in enumerate(runs[:place]):
-            if (other.recipe, other.ideas) == (run.recipe, run.ideas) and not differences(other, run):
-                raise UserError(
-                    f"runs {earlier + 1} and {place + 1} are the same",
-                    why="seed, threads and corpus are the comparison's, so runs that differ in these alone are equal",
-                    fix="leave one out, or change a field: replace(run, steps=50)",
-                )
+        if any(other.ideas == run.ideas and not differences(other, run) for other in namesakes):
+            raise UserError(
+                f"{run.recipe} is named twice",
+                why="seed, threads and corpus are the comparison's, so runs that differ in these alone are equal",
+                fix="leave one out, or change a field: replace(run, steps=50)",
+            )
+        changed = differences(namesakes[0], run) if namesakes else {}
+        label = " ".join([run.recipe, *(f"{path}={value_text(new)}" for path, (_, new) in changed.items())])
         labels.append(label if label not in labels else f"{label} ({place + 1})")
     return labels
 

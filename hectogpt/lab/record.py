@@ -235,16 +235,16 @@ def _lines_of(path: Path) -> list[bytes]:
 
 def _read(path: Path, number: int, line: bytes) -> Record:
     try:
-        row = parse_json_object(line)
-        row = {Record.OLD_FIELDS.get(name, name): value for name, value in row.items()}
+        row = {Record.OLD_FIELDS.get(name, name): value for name, value in parse_json_object(line).items()}
         row = {name: _checked(name, value) for name, value in row.items() if name in _kinds()}
+        absent = [name for name in _NEEDED if name not in row]
+        if row.get("status", "ok") != "failed" and row.get("dev_loss") is None:
+            absent.append("dev_loss")
+        if absent:
+            raise ValueError(f"it has no field {absent[0]!r}")
     except ValueError as error:
-        raise _damaged(path, number, str(error)) from None
-    absent = [name for name in _NEEDED if name not in row]
-    if row.get("status", "ok") != "failed" and row.get("dev_loss") is None:
-        absent.append("dev_loss")
-    if absent:
-        raise _damaged(path, number, f"it has no field {absent[0]!r}")
+        what = f"{path}, line {number} is not a record"
+        raise UserError(what, why=str(error), fix="remove that line", code=errors.DATA) from None
     return _current(row)
 
 
@@ -310,10 +310,6 @@ def _current(row: dict[str, Any]) -> Record:
     if row.get("status") == "failed":  # older versions wrote the loss of a uniform guess
         row |= dict.fromkeys(_SCORES)
     return Record(**row)
-
-
-def _damaged(path: Path, number: int, why: str) -> UserError:
-    return UserError(f"{path}, line {number} is not a record", why=why, fix="remove that line", code=errors.DATA)
 
 
 def check_writable(path: Path, field: str = "out") -> None:

@@ -19,18 +19,16 @@ from hectogpt.lab.statistics import Paired
 
 MOST_SEEDS = 1000  # if no number is given
 UNITS = {"s": 1, "m": 60, "h": 3600}
-DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smh])+")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
 def parse_duration(text: str) -> float:
     """Seconds of "90s", "60m", "2h" or "1h30m". Raises UserError for what is none, and for no time at all."""
     compact = text.replace(" ", "").lower()
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", compact) if DURATION.fullmatch(compact) else []
-    seconds = sum((float(number) * UNITS[unit] for number, unit in parts), 0.0)
-    if not seconds:
-        raise UserError(
-            f"budget {text}", why="a time is a number with s, m or h, as in 90s, 60m, 2h", fix="set budget to 60m"
-        )
+    seconds = sum((float(number) * UNITS[unit] for number, unit in DURATION.findall(compact)), 0.0)
+    if not seconds or DURATION.sub("", compact):
+        why = "a time is a number with s, m or h, as in 90s, 60m, 2h"
+        raise UserError(f"budget {text}", why=why, fix="set budget to 60m")
     return seconds
 
 

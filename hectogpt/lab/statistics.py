@@ -104,12 +104,6 @@ def seeds_needed(sd: float, gain: float = LEAST_DIFFERENCE, p: float = SIGNIFICA
     return max(2, math.ceil(((alpha + beta) * sd / gain) ** 2 + alpha**2 / 2))
 
 
-def pooled_sd(summaries: Sequence[Summary]) -> float | None:
-    """Root mean square of the samples' standard deviations; None if no sample has two values."""
-    spreads = [summary.sd for summary in summaries if summary.sd is not None]
-    return math.sqrt(sum(sd * sd for sd in spreads) / len(spreads)) if spreads else None
-
-
 def selection_bias(sd: float, settings: int) -> float:
     """How far the best of K equally good `settings` is expected to lie below their true mean, sd sqrt(2 ln K).
 
@@ -118,8 +112,9 @@ def selection_bias(sd: float, settings: int) -> float:
     return sd * math.sqrt(2 * math.log(settings)) if settings > 1 else 0.0
 
 
-def selection_bias_of(summaries: Sequence[Summary]) -> float | None:
-    """The selection bias of the best of several samples, from their pooled spread and the smallest sample's size; None
-    if no sample has two values."""
-    sd = pooled_sd(summaries)
-    return None if sd is None else selection_bias(sd / math.sqrt(min(s.n for s in summaries)), len(summaries))
+def selection_bias_of(summaries: Sequence[Summary]) -> float:
+    """The selection bias of the best of several samples, from the root mean square of their spreads and the smallest
+    sample's size; 0 if no sample has two values."""
+    variances = [summary.sd**2 for summary in summaries if summary.sd is not None] or [0.0]
+    n = min(summary.n for summary in summaries)
+    return selection_bias(math.sqrt(sum(variances) / len(variances) / n), len(summaries))

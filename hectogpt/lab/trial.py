@@ -9,21 +9,17 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hectogpt import __version__, errors, hardware, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
-from hectogpt.files import lock
 from hectogpt.idea_file import explain
 from hectogpt.lab.counting import scores_with_counts
 from hectogpt.lab.ideas import load_sources, sources_of
 from hectogpt.serialization import dump
-from hectogpt.training.autosave import Autosave, drive
-from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.session import Session
 
@@ -31,19 +27,13 @@ PACKAGE = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int, float], None]
 
 
-def request_of(
-    run: Run, corpus: Corpus, splits: Sequence[str], scratch: Path | None = None, mixes_counts: bool = False
-) -> dict[str, Any]:
-    """What a trial's process is asked, as plain values that another machine understands too.
-
-    scratch: a folder for the trial's checkpoints, from which it goes on if it was killed before. mixes_counts: score
-    the model with n-grams of what it read mixed in.
-    """
+def request_of(run: Run, corpus: Corpus, splits: Sequence[str], mixes_counts: bool = False) -> dict[str, Any]:
+    """What a trial's process is asked, as plain values that another machine understands too. mixes_counts: score the
+    model with n-grams of what it read mixed in."""
     return {
         "ideas": sources_of(run),
         "run": dump(run),
         "splits": list(splits),
-        "scratch": None if scratch is None else str(scratch.absolute()),
         "mixes_counts": mixes_counts,
         "corpus": os.path.abspath(corpus.name) if os.path.exists(corpus.name) else corpus.name,
         "corpus_sha256": corpus.sha256,
@@ -56,7 +46,7 @@ def ask(
     environment: Mapping[str, str] | None = None,
     cancelled: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Do a trial in a new process on this machine; the fields of its record that tell what came of it.
+    """Do a trial in a new process on this machine; the fields of its record that say what came of it.
 
     on_step is called with (step, loss). environment, cancelled: as `process.ask` has them. Never raises for what goes
     wrong in the process: `status` is then "diverged", with the scores of a uniform guess, or "failed", without scores;
@@ -93,72 +83,28 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if corpus.sha256 != request["corpus_sha256"]:
         what = f"corpus {corpus.name} has changed since the comparison began"
         raise UserError(what, why="trials on different texts cannot be compared", fix="start it anew", code=errors.DATA)
-    with _taken(request["scratch"]) as checkpoints:
-        session = _open(run, corpus, checkpoints)
-        diverged = yield from _train(session, checkpoints, splits)
-    result = session.result()
-    summary = result.summary() | (_uniform_guess(run, corpus, splits) if diverged else {})
-    if request["mixes_counts"] and not diverged:
-        summary |= scores_with_counts(session, splits)
-    summary |= {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
-    curves = {"losses": _five_digits(result.losses), "grad_norms": _five_digits(result.grad_norms)}
-    yield summary | {"status": "diverged" if diverged else "ok", "error": diverged} | curves
-
-
-@contextmanager
-def _taken(scratch: str | None) -> Iterator[Checkpoints | None]:
-    """The trial's checkpoints while this process holds their folder; None if another does, or it cannot be written."""
-    with ExitStack() as held:
-        checkpoints = None
-        with suppress(UserError, OSError):
-            if scratch is not None:
-                held.enter_context(lock(Path(scratch, ".lock"), "running this trial", patience=0.0, remove=True))
-                checkpoints = Checkpoints(Path(scratch))
-        yield checkpoints
-
-
-def _open(run: Run, corpus: Corpus, checkpoints: Checkpoints | None) -> Session:
-    """The trial where its newest checkpoint has it, if going on gives the bits of an unbroken trial; else from the
-    start, which gives them as well."""
+    session, diverged = Session.open(run, corpus), None
     try:
-        at = checkpoints.newest(_tell) if checkpoints is not None else None
-        session = Session.open(run, corpus, at)
-        if at is None or not session.differences(at.facts):
-            return session
-        _tell(f"started again instead of going on after step {at.step}: {', '.join(session.differences(at.facts))}")
-    except UserError as error:
-        if error.code != errors.CHECKPOINT:
-            raise
-        _tell(f"started again: {error.what}: {error.why}")
-    return Session.open(run, corpus)
-
-
-def _train(
-    session: Session, checkpoints: Checkpoints | None, splits: Sequence[str]
-) -> Generator[dict[str, Any], None, str | None]:
-    """Train and score, a message after every step; in words how it diverged, None if it did not."""
-    try:
-        with Autosave(checkpoints or Checkpoints(Path()), 0 if checkpoints is None else None, _tell) as autosave:
-            for step in drive(session, autosave):
-                yield {"step": step.number, "loss": step.loss}
-        return _score(session, splits)
+        for step in session.steps():
+            yield {"step": step.number, "loss": step.loss}
+        scores = {split: session.evaluate(split).loss for split in splits}
+        bad = [
+            f"{split} loss {loss} after {run.steps} steps" for split, loss in scores.items() if not math.isfinite(loss)
+        ]
+        diverged = bad[0] if bad else None
     except UserError as error:
         if error.code != errors.DIVERGED:
             raise
-        return f"{error.what}: {error.why}"
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _score(session: Session, splits: Sequence[str]) -> str | None:
-    """Score the splits; in words the first score that is not finite, None if all are."""
-    for split in splits:
-        loss = session.evaluate(split).loss
-        if not math.isfinite(loss):
-            return f"{split} loss {loss} after {len(session.done)} steps"
-    return None
+        diverged = f"{error.what}: {error.why}"
+    result = session.result()
+    summary = result.summary()
+    if diverged:
+        summary |= _uniform_guess(run, corpus, splits)
+    elif request["mixes_counts"]:
+        summary |= scores_with_counts(session, splits)
+    summary |= {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
+    summary |= {"status": "diverged" if diverged else "ok", "error": diverged}
+    yield summary | {"losses": _five_digits(result.losses), "grad_norms": _five_digits(result.grad_norms)}
 
 
 def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
@@ -185,11 +131,11 @@ def main() -> None:
         print(error, file=sys.stderr)
         raise SystemExit(error.code) from None
     except (Exception, SystemExit) as error:
-        told = explain(error)
-        if told is None:
+        explained = explain(error)
+        if explained is None:
             raise
-        print(told, file=sys.stderr)
-        raise SystemExit(told.code) from None
+        print(explained, file=sys.stderr)
+        raise SystemExit(explained.code) from None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import json
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from hectogpt.data import Corpus
@@ -32,7 +31,7 @@ class Band:
 def band_of(recipe: str, corpus: str, steps: int | None) -> Band | None:
     """The band of a recipe's full runs on a corpus; None if fewer than two are recorded. lab/baselines/bands.json is
     written by tools/report from results/ladder.jsonl."""
-    bands = json.loads((files("hectogpt.lab") / "baselines" / "bands.json").read_text(encoding="utf-8"))
+    bands = json.loads((Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8"))
     found = bands.get(f"{recipe} {corpus} {steps}")
     return None if found is None else Band(*found)
 
@@ -52,11 +51,9 @@ def save(result: RunResult) -> None:
         path = cache_dir() / "baselines" / _name(result.corpus_sha256["train"], result.run.steps)
         path.parent.mkdir(parents=True, exist_ok=True)
         curves = {"losses": result.losses, "grad_norms": result.grad_norms}
-        rounded: dict[str, object] = {
-            name: [float(f"{value:.7g}") for value in values] for name, values in curves.items()
-        }
-        rounded |= {"corpus": result.corpus, "dev_loss": result.scores["dev"].loss}
-        write_atomic(path, json.dumps(rounded, allow_nan=False) + "\n")
+        row: dict[str, object] = {name: [float(f"{value:.7g}") for value in curve] for name, curve in curves.items()}
+        row |= {"corpus": result.corpus, "dev_loss": result.scores["dev"].loss}
+        write_atomic(path, json.dumps(row, allow_nan=False) + "\n")
 
 
 def find(corpus: Corpus, steps: int) -> Curve | None:
@@ -66,8 +63,7 @@ def find(corpus: Corpus, steps: int) -> Curve | None:
     with suppress(UserError):  # no folder for the cache
         if curve := _read(cache_dir() / "baselines" / name, steps):
             return curve
-    with as_file(files("hectogpt.lab") / "baselines" / name) as packaged:
-        return _read(packaged, steps)
+    return _read(Path(__file__).parent / "baselines" / name, steps)
 
 
 def _read(path: Path, steps: int) -> Curve | None:

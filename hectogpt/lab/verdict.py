@@ -148,27 +148,21 @@ def give_verdicts(comparison: Comparison, results: Sequence[Result], sequential:
 
 def _outcome(verdict: Verdict) -> str:
     pair, seeds, comparison, gain = verdict.pair, verdict.seeds, verdict.comparison, verdict.gain
-    split, corpus, side = comparison.split, short_name(comparison.corpus.name), "lower" if gain > 0 else "higher"
-    outcome = f"its {split} loss on {corpus} is {abs(gain):.4f} nats per token {side}"
-    if gain == 0:
-        outcome = f"their {split} losses on {corpus} are equal"
+    where = f"{comparison.split} loss on {short_name(comparison.corpus.name)}"
+    outcome = f"its {where} is {abs(gain):.4f} nats per token {'lower' if gain >= 0 else 'higher'}"
     facts = [f"gain {gain:+.4f}"]
     if verdict.interval is not None:
         facts.append("95 % interval {:+.4f} to {:+.4f}".format(*verdict.interval))
     facts += [f"one-sided p = {pair.p:.1g}"] if pair.p is not None else []
-    facts.append(f"{len(seeds)} paired seeds, {_span(seeds)}" if len(seeds) > 1 else f"one seed, {seeds[0]}")
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    which = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    facts.append(f"{len(seeds)} paired seeds, {which}" if len(seeds) > 1 else f"one seed, {seeds[0]}")
     steps, first_steps = verdict.result.arm.run.steps, verdict.base.arm.run.steps
     facts.append(f"{steps} steps" if steps == first_steps else f"{steps} steps against {first_steps}")
     text = f"{OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)}: {outcome} ({'; '.join(facts)})."
     if verdict.sequential and len(seeds) > 1:
         text += " Interval and p are valid although the comparison was looked at after every seed."
     return text + (f" The noise floor is {pair.noise_floor:.4f}." if pair.noise_floor is not None else "")
-
-
-def _span(seeds: Sequence[int]) -> str:
-    """ "0 to 4", or the list where a seed is missing between them."""
-    whole = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    return f"{seeds[0]} to {seeds[-1]}" if whole and len(seeds) > 2 else ", ".join(map(str, seeds))
 
 
 def _costs(verdict: Verdict) -> list[str]:
@@ -191,12 +185,8 @@ def _rules(verdict: Verdict) -> str:
 
 def _lost_trials(verdict: Verdict) -> list[str]:
     what = {"diverged": "diverged, counted as a uniform guess", "failed": "crashed, not counted"}
-    texts = []
-    for status, trials in verdict.lost.items():
-        for label in dict.fromkeys(label for label, _ in trials):
-            seeds = ", ".join(str(seed) for name, seed in trials if name == label)
-            texts.append(f"{label}, seed {seeds}: {what[status]}.")
-    return texts
+    lost = verdict.lost
+    return [f"{label}, seed {seed}: {what[status]}." for status in what for label, seed in lost[status]]
 
 
 def _what_it_takes(verdict: Verdict) -> list[str]:
@@ -208,10 +198,9 @@ def _what_it_takes(verdict: Verdict) -> list[str]:
         return [f"One seed proves nothing: run at least {FEWEST_SEEDS}."]
     if verdict.sequential and verdict.word == "tie":
         return [f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."]
-    goal = f"a gain of {LEAST_DIFFERENCE} nats from none (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
+    goal = f"a gain of {LEAST_DIFFERENCE} nats apart from none (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
     basis = f"by the SD of these differences, {verdict.pair.sd:.4f}"
     if needed > seeds:
-        return [f"To tell {goal} takes about {needed:,} paired seeds ({needed - seeds} more), {basis}."]
-    if verdict.word == "unproven":
-        return [f"{needed} paired seeds tell {goal}, {basis}; what is missing is p, so run it on fresh seeds."]
-    return [f"More seeds are not needed: {needed} tell {goal}, {basis}."]
+        return [f"It takes about {needed:,} paired seeds ({needed - seeds} more) to tell {goal}, {basis}."]
+    more = "what is missing is p, so run it on fresh seeds" if verdict.word == "unproven" else "more are not needed"
+    return [f"{needed} paired seeds tell {goal}, {basis}; {more}."]

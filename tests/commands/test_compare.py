@@ -18,7 +18,6 @@ from made_up import record_of
 
 from hectogpt import cli, errors
 from hectogpt.data import Corpus, tokens_read
-from hectogpt.files import lock
 from hectogpt.lab.compare import Comparison, best_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import plan
@@ -89,17 +88,6 @@ def test_nothing_is_run_twice(performed: Comparison, tiny: Corpus) -> None:
     assert len(Comparison(faster, range(1), tiny, TRACKS["closed"], performed.out).missing()) == 1, "threads"
     open_cpu = Comparison(small_arms(1e-2), range(1), tiny, TRACKS["open-cpu"], performed.out)
     assert len(open_cpu.missing()) == 1
-
-
-def test_what_is_left_of_a_recorded_trial_is_removed(performed: Comparison) -> None:
-    """A process may be killed after the record and before its checkpoints are gone."""
-    scratch = performed.scratch(performed.trials()[0])
-    (scratch / "step-3").mkdir(parents=True)
-    with lock(scratch / ".lock", "running this trial", remove=True):
-        performed.missing()
-        assert scratch.exists()
-    performed.missing()
-    assert not scratch.parent.exists()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -57,18 +57,6 @@ def test_half_a_line_is_dropped(tmp_path: Path) -> None:
         assert [r.seed for r in read_records(path)] == [0, 2]
 
 
-def test_a_whole_last_line_that_lacks_its_line_end_is_kept(tmp_path: Path) -> None:
-    """D19: an editor's work, not a killed process's."""
-    path = tmp_path / "r.jsonl"
-    append_record(path, record(0))
-    append_record(path, record(1))
-    os.truncate(path, path.stat().st_size - 1)
-    assert [r.seed for r in read_records(path)] == [0, 1]
-    append_record(path, record(2))
-    assert [r.seed for r in read_records(path)] == [0, 1, 2]
-    assert path.read_bytes().count(b"\n") == 3
-
-
 @pytest.mark.parametrize("damage", ["{", "[]", '{"corpus": "c"}', '{"seed": "one"}'])
 def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "r.jsonl"

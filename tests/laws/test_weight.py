@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2570,  # the ground, and what Python users call
     "hectogpt/cli": 3680,
-    "hectogpt/lab": 4720,
+    "hectogpt/lab": 4590,
     "hectogpt/grade": 4700,
     "hectogpt/assignment": 620,
     "hectogpt/training": 4430,
