@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
     "check": ("hectogpt.cli.check", "check a run's hashes; mend it, or compute a step again"),
     "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),
-    "doctor": ("hectogpt.cli.doctor", "tell what this machine and installation can do, what is missing"),
+    "doctor": ("hectogpt.cli.doctor", "say what this machine and installation can do, what is missing"),
 }
 
 # A command of an earlier version: what does its work now.
@@ -60,7 +60,7 @@ SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")
 
 def usage() -> str:
     """The text of `hectogpt --help`."""
-    lines = ["usage: hectogpt COMMAND [options]      hectogpt COMMAND --help tells the options"]
+    lines = ["usage: hectogpt COMMAND [options]      hectogpt COMMAND --help lists the options"]
     lines += [f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
     lines += ["", "  --version   print the version       --debug   show the traceback of an error"]
     lines += ["Start with:  hectogpt train", EXIT_CODES]
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
 
 @contextmanager
 def _flushed() -> Iterator[None]:
-    """Write out at the end what the command has printed, also after `--help`, while its failure can still be told."""
+    """Write out at the end what the command has printed, also after `--help`, while a failure can still be printed."""
     try:
         yield
     except SystemExit:

@@ -351,7 +351,7 @@ class TrainOptions:
     force: bool = False
     """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
     track: str = ""
-    """Trackers that hear of the run, such as tensorboard,trackio,wandb."""
+    """Trackers that get what metrics.jsonl gets, such as tensorboard,trackio,wandb."""
     json: Json = False
     quiet: bool = False
     """Print errors only."""

@@ -48,7 +48,7 @@ Under torchrun (docs/parallel.md)
 Output
   --out FOLDER       the run's folder (default runs/RECIPE, runs/RECIPE-2 ...)
   --prompt TEXT      what the trained model continues at the end
-  --track NAMES      also tell tensorboard, trackio or wandb
+  --track NAMES      also send it to tensorboard, trackio or wandb
   --json, --quiet    the summary as JSON on stdout; errors only
   --dry-run          show size and fields only; --help-all explains the fields
 

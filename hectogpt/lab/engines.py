@@ -179,7 +179,7 @@ def gpus_for(arms: Sequence[Arm], count: int | None = None) -> list[str]:
 # --- Ray: each trial is a task of a cluster ---------------------------------------------------------------------------
 
 RAY_POLL_SECONDS = 0.2
-# Ray asks and counts over the network unless it is told not to, and its tasks would wait for all else on a machine.
+# Ray asks and counts over the network unless these say no, and its tasks would wait for all else on a machine.
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -137,7 +137,7 @@ def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> 
 
 
 def trial_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: str, seed: int) -> str:
-    """The same with track, seed and the run's number of threads: what tells trials apart."""
+    """The same with track, seed and the run's number of threads: what makes two trials different."""
     return _hash([*_identity(run, corpus_sha256), track, seed, run.get("threads")])
 
 

@@ -94,7 +94,7 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
 
 
 def seeds_needed(sd: float, gain: float = LEAST_DIFFERENCE, p: float = SIGNIFICANCE, power: float = POWER) -> int:
-    """Paired seeds with which a true `gain` is told from none (one-sided p below `p`) with probability `power`.
+    """Paired seeds with which a true `gain` is found (one-sided p below `p`) with probability `power`.
 
     sd: of the paired differences. n = ((z(1 - p) + z(power)) sd / gain)^2 + z(1 - p)^2 / 2, rounded up, where z are
     quantiles of the normal distribution and the last term corrects for Student's t: Guenther 1981, "Sample size

@@ -74,7 +74,7 @@ class Verdict:
 
     @property
     def seeds_needed(self) -> int | None:
-        """Paired seeds that tell a gain of 0.02 nats from none (`statistics.seeds_needed`); None for one seed."""
+        """Paired seeds that show a gain of 0.02 nats (`statistics.seeds_needed`); None for one seed."""
         return None if self.pair.sd is None else seeds_needed(self.pair.sd)
 
     def cost(self, name: str) -> tuple[float, float] | None:

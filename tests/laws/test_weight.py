@@ -27,7 +27,7 @@ LINES = {
     "hectogpt/data": 1570,
     "hectogpt/kernels": 670,
     "hectogpt/model": 2130,
-    "tests": 21130,
+    "tests": 21000,
     "tools": 3970,
     "bench": 1850,
     "reference": 820,
