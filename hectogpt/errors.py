@@ -1,4 +1,4 @@
-"""What goes wrong through nobody's bug, told in one message: what, why, what to do, what is kept.
+"""What goes wrong through nobody's bug, in one message: what, why, what to do, what is kept.
 
 Every room raises `UserError`; only the command line turns it into lines on stderr and an exit code.
 """

@@ -4,8 +4,8 @@ What is run apart in this way cannot take the caller with it: a crash, a leak or
 The caller takes the child with it, however it ends: the child's standard input stays open as long as the caller lives,
 and its end ends the child. Used for trials (`ask`, `answer`) and for code of others (`Child`, `Frames`).
 
-A frame is a line of JSON and behind it raw bytes. The line holds their number and a token that only the request has
-told: what code of others writes to the pipe by accident is no frame. Standard library only.
+A frame is a line of JSON and behind it raw bytes. The line holds their number and a token that only the request
+holds: what code of others writes to the pipe by accident is no frame. Standard library only.
 
 `python -m hectogpt.process MODULE` is the child's side: it watches over the caller, and runs the module.
 """

@@ -117,7 +117,7 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         try:
             if self._metrics is not None:
-                with suppress(OSError):  # what could not be written was told when it was written
+                with suppress(OSError):  # what could not be written has been raised already
                     self._metrics.close()
         finally:
             self._metrics = None

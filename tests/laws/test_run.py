@@ -32,9 +32,12 @@ def test_impossible_runs_are_refused(change: dict[str, object], named: str) -> N
         small_run(**change)
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"seq_len": 1}, {"micro_batch": 99}, {"micro_batch": 0}])
+IMPOSSIBLE = [{"batch_size": 0}, {"seq_len": 1}, {"micro_batch": 99}, {"micro_batch": 0}]
+
+
+@pytest.mark.parametrize("bad", [*IMPOSSIBLE, {"micro_batch": 1, "batch_size": 10**6}])
 def test_impossible_batches_are_refused(bad: dict[str, int]) -> None:
-    (name,) = bad
+    name = next(iter(bad))
     with pytest.raises(UserError, match=rf"data\.{name}"):
         Data(**bad)
 
