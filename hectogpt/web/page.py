@@ -50,6 +50,7 @@ def engine_data() -> dict[str, str]:
     """What a page needs to train: the kernels, and GPT-2's merges, both in base64."""
     from hectogpt.data.tokenizer import load_tokenizer
 
-    kernels = (FOLDER / "engine" / "kernels.wasm").read_bytes()
-    merges = gzip.compress(load_tokenizer().merges, mtime=0)
-    return {"wasm": base64.b64encode(kernels).decode(), "merges": base64.b64encode(merges).decode()}
+    names = {"wasm": "kernels.wasm", "wasm64": "kernels64.wasm"}
+    files = {key: (FOLDER / "engine" / name).read_bytes() for key, name in names.items()}
+    files["merges"] = gzip.compress(load_tokenizer().merges, mtime=0)
+    return {key: base64.b64encode(content).decode() for key, content in files.items()}

@@ -14,7 +14,7 @@ from hectogpt.errors import UserError
 from hectogpt.web.page import engine_data, fill
 
 LONGEST_TEXT = 1_000_000  # characters of a text that a page holds; the whole page stays below 3 MB
-PRESIDENTS = {"Kennedy": "Kennedy's addresses, 100 kB", "Washington": "Washington's addresses, 90 kB"}
+PRESIDENTS = {"Kennedy": "Kennedy's addresses, 100 kB", "Washington": "Washington's addresses, 100 kB"}
 
 
 def train_page(text: tuple[str, str] | None = None, weights: Path | None = None) -> str:

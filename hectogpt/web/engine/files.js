@@ -39,7 +39,7 @@ function namedTensors(trainer) {
   /** @type {Record<string, Tensor>} */
   const found = {};
   for (const { name, shape, data } of model.parameters) {
-    const values = model.kernels.floats(data).slice();
+    const values = Float32Array.from(model.kernels.floats(data));
     if (name === "embeddings.weight") {
       const whole = trainer.firstEmbeddings();
       trainer.embedded.forEach((id, row) => whole.set(values.subarray(row * d, (row + 1) * d), id * d));
@@ -77,10 +77,10 @@ function modelConfig(trainer) {
 /** Steps, and the weights of as many saved steps as fit into `most` bytes, evenly spread, the last one among them. @param {Trainer} trainer @param {Map<number, Float32Array[]>} saved @param {number} most */
 export function packRun(trainer, saved, most) {
   const steps = [...saved.keys()];
-  const bytes = (saved.get(steps[0]) ?? []).reduce((sum, values) => sum + values.byteLength, 0);
+  const bytes = (saved.get(steps[0]) ?? []).reduce((sum, values) => sum + 4 * values.length, 0);
   const room = Math.max(1, Math.floor(most / Math.max(bytes, 1)));
   const chosen = new Set(Array.from({ length: Math.min(room, steps.length) }, (_, i) => steps[Math.round(((i + 1) * steps.length) / Math.min(room, steps.length)) - 1]));
-  return { steps: trainer.steps, weights: [...chosen].map((step) => ({ step, values: saved.get(step) })) };
+  return { steps: trainer.steps, weights: [...chosen].map((step) => ({ step, values: saved.get(step)?.map((values) => Float32Array.from(values)) })) };
 }
 
 /** @param {Trainer} trainer @param {Map<number, Float32Array[]>} saved @param {{steps: any[], weights: {step: number, values: Float32Array[]}[]}} packed */

@@ -1,24 +1,26 @@
-/** The compiled functions of kernels.cpp and arrays in their memory. */
+/** The compiled functions of kernels.cpp, of float32 or float64, and arrays in their memory. */
 
 /**
- * @typedef {{at: number, length: number}} Block  `length` floats at address `at`
+ * @typedef {{at: number, length: number}} Block  `length` numbers at address `at`
  * @typedef {Record<string, (...numbers: number[]) => number> & {memory: WebAssembly.Memory}} Exports
  */
 
 export class Kernels {
-  /** @param {Exports} exports */
-  constructor(exports) {
+  /** @param {Exports} exports @param {4 | 8} size bytes of a number */
+  constructor(exports, size) {
     this.call = exports;
+    this.size = size;
     this.alloc = this.alloc.bind(this);
+    this.start = exports.mark();
   }
 
-  /** @param {Uint8Array} bytes of kernels.wasm. Throws if the browser has no WebAssembly with SIMD. */
-  static async load(bytes) {
+  /** @param {Uint8Array} bytes of kernels.wasm, or of kernels64.wasm @param {4 | 8} size of a number. Throws if the browser has no WebAssembly with SIMD. */
+  static async load(bytes, size) {
     if (typeof WebAssembly !== "object" || !WebAssembly.validate(/** @type {BufferSource} */ (bytes))) {
       throw new Error("This browser has no WebAssembly with SIMD, which training needs. Firefox 89, Chrome 91 and Safari 16.4 have it.");
     }
     const { instance } = await WebAssembly.instantiate(/** @type {BufferSource} */ (bytes));
-    return new Kernels(/** @type {any} */ (instance.exports));
+    return new Kernels(/** @type {any} */ (instance.exports), size);
   }
 
   /** New zeros. @param {number} length @returns {Block} */
@@ -30,9 +32,14 @@ export class Kernels {
     return block;
   }
 
-  /** The floats of a block. The array is valid until the next `alloc`. @param {Block} block */
+  /** The numbers of a block. The array is valid until the next `alloc`. @param {Block} block @returns {Float32Array} or a Float64Array */
   floats(block) {
-    return new Float32Array(this.call.memory.buffer, block.at, block.length);
+    return new /** @type {any} */ (this.size === 8 ? Float64Array : Float32Array)(this.call.memory.buffer, block.at, block.length);
+  }
+
+  /** Give every array back. */
+  clear() {
+    this.call.release(this.start);
   }
 
   /** The same memory as whole numbers. @param {Block} block */

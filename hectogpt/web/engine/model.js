@@ -126,7 +126,7 @@ export class Model {
 
   /** The normalised output of the last layer for a row of token numbers, in `last.hidden`. @param {ArrayLike<number>} ids */
   hidden(ids) {
-    const { call } = this.kernels;
+    const { call, size } = this.kernels;
     const { dModel: d, heads } = this.config;
     const T = ids.length;
     const D = this.dHead;
@@ -139,14 +139,14 @@ export class Model {
       this.linear(s.normed, block.qkv, s.qkv, T, 0);
       const qk = this.turns ? s.turned : s.qkv;
       for (let h = 0; h < heads; h++) {
-        const at = 4 * h * D;
+        const at = size * h * D;
         if (this.turns) {
           for (const [part, rms] of [[0, 0], [1, heads * T]]) {
-            const offset = at + 4 * part * d;
-            call.norm_rotate(s.qkv.at + offset, s.turned.at + offset, s.rms.at + 4 * (rms + h * T), this.angles.at, T, D, 3 * d, this.pairs, +this.config.qkNorm, QK_EPS);
+            const offset = at + size * part * d;
+            call.norm_rotate(s.qkv.at + offset, s.turned.at + offset, s.rms.at + size * (rms + h * T), this.angles.at, T, D, 3 * d, this.pairs, +this.config.qkNorm, QK_EPS);
           }
         }
-        call.attention(qk.at + at, qk.at + at + 4 * d, s.qkv.at + at + 8 * d, s.weights.at + 4 * h * T * T, s.mixed.at + at, T, D, 3 * d, 3 * d, d, this.scale);
+        call.attention(qk.at + at, qk.at + at + size * d, s.qkv.at + at + 2 * size * d, s.weights.at + size * h * T * T, s.mixed.at + at, T, D, 3 * d, 3 * d, d, this.scale);
       }
       this.switchOff(l, T);
       const next = l + 1 < this.blocks.length ? this.saved[l + 1].x : this.last.x;
@@ -186,18 +186,18 @@ export class Model {
    */
   row(inputs, targets, scale) {
     const T = inputs.length;
-    const { call } = this.kernels;
+    const { call, size } = this.kernels;
     const { dModel: d, rows, shared } = this.config;
     this.hidden(inputs);
     this.kernels.words(this.targets).set(targets);
     const dh = this.grad.b;
     for (let at = 0; at < T; at += CHUNK) {
       const n = Math.min(CHUNK, T - at);
-      const h = this.last.hidden.at + 4 * at * d;
+      const h = this.last.hidden.at + size * at * d;
       call.product(n, rows, d, h, d, 1, this.head.data.at, 1, d, this.logits.at, this.width, 0);
-      call.cross_entropy(this.logits.at, this.targets.at + 4 * at, this.losses.at + 4 * at, n, rows, this.width, shared, scale || 1);
+      call.cross_entropy(this.logits.at, this.targets.at + 4 * at, this.losses.at + size * at, n, rows, this.width, shared, scale || 1);
       if (!scale) continue;
-      call.product(n, d, rows, this.logits.at, this.width, 1, this.head.data.at, d, 1, dh.at + 4 * at * d, d, 0);
+      call.product(n, d, rows, this.logits.at, this.width, 1, this.head.data.at, d, 1, dh.at + size * at * d, d, 0);
       call.product(rows, d, n, this.logits.at, 1, this.width, h, d, 1, this.head.grad.at, d, 1);
     }
     if (scale) this.backward(T);
@@ -206,7 +206,7 @@ export class Model {
 
   /** From the gradient of the hidden states in `grad.b` to those of all parameters. @param {number} T */
   backward(T) {
-    const { call } = this.kernels;
+    const { call, size } = this.kernels;
     const { dModel: d, heads } = this.config;
     const D = this.dHead;
     const { x: dx, a: wide, b: small, qkv: dqkv, scores } = this.grad;
@@ -225,12 +225,12 @@ export class Model {
       call.fill(dqkv.at, 3 * T * d, 0);
       const qk = this.turns ? s.turned : s.qkv;
       for (let h = 0; h < heads; h++) {
-        const at = 4 * h * D;
-        const [q, k, v] = [at, at + 4 * d, at + 8 * d];
-        call.attention_backward(qk.at + q, qk.at + k, s.qkv.at + v, s.weights.at + 4 * h * T * T, small.at + at, dqkv.at + q, dqkv.at + k, dqkv.at + v, scores.at, T, D, 3 * d, 3 * d, d, this.scale);
+        const at = size * h * D;
+        const [q, k, v] = [at, at + size * d, at + 2 * size * d];
+        call.attention_backward(qk.at + q, qk.at + k, s.qkv.at + v, s.weights.at + size * h * T * T, small.at + at, dqkv.at + q, dqkv.at + k, dqkv.at + v, scores.at, T, D, 3 * d, 3 * d, d, this.scale);
         if (!this.turns) continue;
         for (const [offset, rms] of [[q, 0], [k, heads * T]]) {
-          call.norm_rotate_backward(dqkv.at + offset, s.qkv.at + offset, s.rms.at + 4 * (rms + h * T), this.angles.at, T, D, 3 * d, this.pairs, +this.config.qkNorm);
+          call.norm_rotate_backward(dqkv.at + offset, s.qkv.at + offset, s.rms.at + size * (rms + h * T), this.angles.at, T, D, 3 * d, this.pairs, +this.config.qkNorm);
         }
       }
       this.linearBackward(dqkv, s.normed, block.qkv, small, T);
@@ -252,7 +252,7 @@ export class Model {
   next(ids) {
     this.hidden(ids);
     const { dModel: d, rows } = this.config;
-    this.kernels.call.product(1, rows, d, this.last.hidden.at + 4 * (ids.length - 1) * d, d, 1, this.head.data.at, 1, d, this.logits.at, this.width, 0);
+    this.kernels.call.product(1, rows, d, this.last.hidden.at + this.kernels.size * (ids.length - 1) * d, d, 1, this.head.data.at, 1, d, this.logits.at, this.width, 0);
     return this.kernels.floats(this.logits).slice(0, rows);
   }
 }

@@ -54,7 +54,7 @@ export class Optimizer {
   /** @param {Parameter} p @param {Block} buffer @param {number} step @param {number} factor */
   muonStep(p, buffer, step, factor) {
     const muon = /** @type {Muon} */ (this.muon);
-    const { call } = this.model.kernels;
+    const { call, size } = this.model.kernels;
     const share = muon.momentumSteps ? Math.min(step / muon.momentumSteps, 1) : 1;
     const momentum = muon.momentumStart + (muon.momentum - muon.momentumStart) * share;
     call.lerp(buffer.at, p.grad.at, buffer.length, momentum);
@@ -62,7 +62,7 @@ export class Optimizer {
     const rows = p.shape[0] / stacked;
     const columns = p.shape[1];
     for (let part = 0; part < stacked; part++) {
-      const offset = 4 * part * rows * columns;
+      const offset = size * part * rows * columns;
       const n = rows * columns;
       const update = this.update.at;
       call.fill(update, n, 0);

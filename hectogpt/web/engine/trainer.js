@@ -24,6 +24,7 @@ import { shuffledOrder, TorchNormal } from "./random.js";
  * @property {boolean} positions  false takes every kind of position away
  * @property {number | null} lr   in place of the recipe's for every parameter without an own one
  * @property {boolean | null} muon  in place of the recipe's choice
+ * @property {"float32" | "float64"} dtype  of every number
  * @typedef {{ids: number[], tensors: Record<string, Float32Array>}} FirstWeights  rows of the embeddings and the head by token
  * @typedef {{step: number, loss: number, gradNorm: number, seconds: number}} Step
  */
@@ -31,7 +32,7 @@ import { shuffledOrder, TorchNormal } from "./random.js";
 /** @type {Settings} */
 export const DEFAULTS = {
   recipe: "rotary", steps: 100, seed: 0, dModel: 33, heads: 3, layers: 3, batchSize: 4, seqLen: 128, context: 128,
-  compact: true, positions: true, lr: null, muon: null,
+  compact: true, positions: true, lr: null, muon: null, dtype: "float32",
 }; // prettier-ignore
 
 const STD = 0.02;

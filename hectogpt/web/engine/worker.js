@@ -10,33 +10,34 @@ import { RECIPES } from "./optim.js";
 import { Tokenizer } from "./tokenizer.js";
 import { DEFAULTS, drawToken, pairedDifference, Trainer } from "./trainer.js";
 
-/** @type {Kernels} */
-let kernels;
+/** @type {Record<string, Kernels>} by the dtype of their numbers */
+const kernels = {};
 /** @type {Tokenizer} */
 let tokenizer;
 /** @type {Map<string, {trainer: Trainer, saved: Map<number, Float32Array[]>, every: number}>} */
 const runs = new Map();
-let firstMark = 0;
 let stopped = false;
 
 const MOST_SAVED = 160e6; // bytes of weights of earlier steps that are kept
 
 const commands = {
-  /** @param {{wasm: Uint8Array, merges: string}} message */
-  async start({ wasm, merges }) {
-    kernels = await Kernels.load(wasm);
+  /** @param {{wasm: Uint8Array, wasm64: Uint8Array, merges: string}} message */
+  async start({ wasm, wasm64, merges }) {
+    kernels.float32 = await Kernels.load(wasm, 4);
+    kernels.float64 = await Kernels.load(wasm64, 8);
     tokenizer = new Tokenizer(merges);
-    firstMark = kernels.call.mark();
     return { recipes: RECIPES.map((r) => r.name), defaults: DEFAULTS };
   },
 
   /** A run from its first weights. `keep`: names of runs that stay in memory. @param {{name: string, text: string, settings: object, keep: string[], first?: any}} message */
   open({ name, text, settings, keep, first }) {
     for (const other of [...runs.keys()]) if (!keep.includes(other)) runs.delete(other);
-    if (!runs.size) kernels.call.release(firstMark);
+    if (!runs.size) for (const own of Object.values(kernels)) own.clear();
     const corpus = readCorpus(text, tokenizer);
-    const trainer = new Trainer(kernels, corpus, tokenizer.size, settings, first);
-    const bytes = 4 * trainer.model.parameters.reduce((n, p) => n + p.data.length, 0);
+    const own = kernels[/** @type {any} */ (settings).dtype ?? DEFAULTS.dtype];
+    if (!own) throw new Error("dtype is float32 or float64.");
+    const trainer = new Trainer(own, corpus, tokenizer.size, settings, first);
+    const bytes = own.size * trainer.model.parameters.reduce((n, p) => n + p.data.length, 0);
     const steps = trainer.settings.steps;
     const every = [1, 2, 5, 10, 20, 50].find((n) => (bytes * steps) / n <= MOST_SAVED) ?? steps;
     const run = { trainer, saved: new Map(), every };
@@ -50,8 +51,8 @@ const commands = {
     }; // prettier-ignore
   },
 
-  /** Train up to `steps` more steps. @param {{name: string, steps: number, looks: number[], prompt: string}} message */
-  async train({ name, steps, looks, prompt }) {
+  /** Train up to `steps` more steps; after those of `looks` it reads `reading` and continues `prompt`. @param {{name: string, steps: number, looks: number[], reading: string, prompt: string}} message */
+  async train({ name, steps, looks, reading, prompt }) {
     const run = find(name);
     const { trainer } = run;
     stopped = false;
@@ -60,7 +61,7 @@ const commands = {
       if (done.step % run.every === 0 || done.step === trainer.settings.steps) keepWeights(run, done.step);
       /** @type {Record<string, unknown>} */
       const message = { event: "step", name, ...done };
-      if (looks.includes(done.step)) Object.assign(message, look(trainer, prompt));
+      if (looks.includes(done.step)) Object.assign(message, look(trainer, reading, prompt));
       postMessage(message);
       await new Promise((resolve) => setTimeout(resolve)); // so that "stop" is read
     }
@@ -96,15 +97,15 @@ const commands = {
     const { dModel: d } = model.config;
     const D = model.dHead;
     const s = model.saved[layer];
-    const qk = kernels.floats(model.turns ? s.turned : s.qkv);
-    const values = kernels.floats(s.qkv);
+    const qk = model.kernels.floats(model.turns ? s.turned : s.qkv);
+    const values = model.kernels.floats(s.qkv);
     const vector = (/** @type {Float32Array} */ from, /** @type {number} */ t, /** @type {number} */ part) => Array.from(from.subarray((3 * t + part) * d + head * D, (3 * t + part) * d + (head + 1) * D));
     const q = vector(qk, at, 0);
     const keys = Array.from({ length: at + 1 }, (_, t) => vector(qk, t, 1));
     const T = ids.length;
-    const weights = Array.from(kernels.floats(s.weights).subarray(head * T * T + at * T, head * T * T + at * T + at + 1));
+    const weights = Array.from(model.kernels.floats(s.weights).subarray(head * T * T + at * T, head * T * T + at * T + at + 1));
     const scores = keys.map((k) => k.reduce((sum, x, i) => sum + x * q[i], 0) * model.scale);
-    const out = Array.from(kernels.floats(s.mixed).subarray(at * d + head * D, at * d + (head + 1) * D));
+    const out = Array.from(model.kernels.floats(s.mixed).subarray(at * d + head * D, at * d + (head + 1) * D));
     const logits = trainer.model.next(trainer.inputs(ids.subarray(0, at + 1))).subarray(0, trainer.used.length);
     return { q, keys, scores, weights, values: Array.from({ length: at + 1 }, (_, t) => vector(values, t, 2)), out, likely: likeliest(trainer, logits) };
   },
@@ -167,12 +168,13 @@ function find(name) {
 
 /** @param {any} run @param {number} step */
 function keepWeights(run, step) {
-  run.saved.set(step, run.trainer.model.parameters.map((p) => kernels.floats(p.data).slice()));
+  const { model } = run.trainer;
+  run.saved.set(step, model.parameters.map((/** @type {any} */ p) => model.kernels.floats(p.data).slice())); // prettier-ignore
 }
 
-/** @param {Trainer} trainer @param {string} prompt */
-function look(trainer, prompt) {
-  return { heldOutSoFar: trainer.heldOut(8), sample: continued(trainer, prompt, 40, 0.8, 0), reading: readText(trainer, prompt) };
+/** @param {Trainer} trainer @param {string} reading @param {string} prompt */
+function look(trainer, reading, prompt) {
+  return { heldOutSoFar: trainer.heldOut(8), sample: continued(trainer, prompt, 40, 0.8, 0), reading: readText(trainer, reading) };
 }
 
 /** The tokens of a text that the model has vectors for, at most a context's. @param {Trainer} trainer @param {string} text */
@@ -182,12 +184,19 @@ function textIds(trainer, text) {
   return Uint32Array.from(ids.slice(0, Math.min(trainer.model.config.context, 48)));
 }
 
+/** A token as text; bytes that are half a character as \\xNN. @param {number} id */
+function spelled(id) {
+  const text = tokenizer.decode([id]);
+  return text.includes("\ufffd") ? tokenizer.bytes(id).map((byte) => `\\x${byte.toString(16)}`).join("") : text; // prettier-ignore
+}
+
 /** @param {Trainer} trainer @param {string} text */
 function readText(trainer, text) {
   const ids = textIds(trainer, text);
   const losses = ids.length > 1 ? Array.from(trainer.model.row(trainer.inputs(ids.subarray(0, -1)), trainer.outputs(ids.subarray(1)), 0)) : [];
   trainer.model.hidden(trainer.inputs(ids));
-  return { tokens: Array.from(ids, (id) => tokenizer.decode([id])), losses, maps: trainer.model.maps(ids.length) };
+  const left = [...new Set(tokenizer.encode(text).filter((id) => !trainer.embeddingRow.has(id)))].slice(0, 20).map(spelled);
+  return { tokens: Array.from(ids, spelled), left, losses, maps: trainer.model.maps(ids.length) };
 }
 
 /** @param {Trainer} trainer @param {Float32Array} logits */
@@ -196,7 +205,7 @@ function likeliest(trainer, logits) {
   const weights = Array.from(logits, (z) => Math.exp(z - largest));
   const total = weights.reduce((a, b) => a + b, 0);
   const order = weights.map((_, i) => i).sort((a, b) => weights[b] - weights[a]);
-  return order.slice(0, 5).map((row) => ({ token: tokenizer.decode([trainer.used[row]]), probability: weights[row] / total }));
+  return order.slice(0, 5).map((row) => ({ token: spelled(trainer.used[row]), probability: weights[row] / total }));
 }
 
 /** @param {Trainer} trainer @param {string} prompt @param {number} count @param {number} temperature @param {number} seed */
@@ -207,7 +216,7 @@ function continued(trainer, prompt, count, temperature, seed) {
     return state / 2 ** 32;
   };
   const known = tokenizer.encode(prompt).filter((id) => trainer.embeddingRow.has(id));
-  return tokenizer.decode(trainer.generate(known, count, temperature, random));
+  return tokenizer.decode(trainer.generate(known, count, temperature, random)).replaceAll("<|endoftext|>", " ⟨end of a text⟩ ");
 }
 
 onmessage = async ({ data }) => {

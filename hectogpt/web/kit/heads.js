@@ -110,7 +110,7 @@ export function describeRow(of) {
   if (!weights.every(Number.isFinite)) return "The weights of this step are not finite: no head looks anywhere. Choose an earlier step.";
   const best = weights.indexOf(Math.max(...weights));
   const place = best === token ? ", which is itself" : best === token - 1 ? ", the token before" : "";
-  return `In layer ${layer}, head ${head}, “${spelled(of.tokens[token])}” looks most at “${spelled(of.tokens[best])}”${place}: ${Math.round(100 * weights[best])} % of its weight; even would be ${Math.round(100 / (token + 1))} %.`;
+  return `In layer ${layer}, head ${head}, “${spelled(of.tokens[token])}” looks most at “${spelled(of.tokens[best])}”${place}: ${Math.round(100 * weights[best])} % of its weight; even would be ${Math.round(100 / (token + 1))} %${weights[best] < 1.5 / (token + 1) && token ? ", so it passes on little more than an average of what came before" : ""}.`;
 }
 
 // --- heads off ----------------------------------------------------------------------------------------------------------
@@ -141,6 +141,11 @@ export function effectSentence(effects) {
   if (first) {
     const [layer, head] = first.heads[0];
     words.push(isSeen(first) && first.delta > 0 ? `Head ${headNames(first.heads)} (layer ${layer}, head ${head}) matters most: without it the loss rises by ${withError(first)} nats a token.` : "No single head matters so much that it can be told from 0.");
+  }
+  const [, second] = order.filter(({ heads }) => heads.length === 1);
+  if (first && second && isSeen(first) && first.delta > 0) {
+    const apart = { delta: first.delta - second.delta, se: Math.hypot(first.se ?? NaN, second.se ?? NaN) };
+    words.push(`Next comes head ${headNames(second.heads)}: ${withError(second)}, ${isSeen(apart) ? "clearly less" : "which cannot be told apart from it"}.`);
   }
   const together = pairs.find(isSeen);
   if (together?.beyond) {

@@ -23,7 +23,7 @@ export function byId(id) {
 }
 
 /** @param {number} x @param {number} [digits] */
-export const shown = (x, digits = 3) => (Number.isFinite(x) ? x.toFixed(digits) : "–");
+export const shown = (x, digits = 3) => (Number.isFinite(x) ? x.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−") : "–");
 
 /** Questions of the assignment are buttons that set their figure; an address that ends in #ID presses one. */
 export function pressQuestion() {
@@ -79,6 +79,7 @@ export function showChart(place, chart) {
   const svg = lineChart(chart, width, (text) => (reading.textContent = text));
   const focused = drawing.contains(document.activeElement);
   drawing.replaceChildren(svg, ...legend(chart, width));
+  reading.textContent = ""; // it was of the curves before
   if (focused) svg.focus();
   fillNumbers(place);
 }
@@ -88,9 +89,14 @@ function fillNumbers(place) {
   const details = place.querySelector("details");
   const chart = charts.get(place);
   if (!details?.open || !chart) return;
-  const curves = chart.curves.map(({ name, points }) => ({ name: name || chart.yLabel, at: new Map(points) }));
-  const rows = xsOf(chart).map((x) => [x, ...curves.map(({ at }) => (at.has(x) ? shown(at.get(x) ?? NaN, 4) : ""))]);
-  details.lastElementChild?.replaceChildren(makeTable(chart.yLabel, [chart.xLabel, ...curves.map(({ name }) => name)], rows));
+  const rows = xsOf(chart).map((x) => [x, ...chart.curves.map((curve) => numberAt(curve, x))]);
+  details.lastElementChild?.replaceChildren(makeTable(chart.yLabel, [chart.xLabel, ...chart.curves.map(({ name }) => name || chart.yLabel)], rows));
+}
+
+/** What a curve has at x, with its error. @param {Curve} curve @param {number} x */
+function numberAt({ points, errors }, x) {
+  const k = points.findIndex(([other]) => other === x);
+  return k < 0 ? "" : `${shown(points[k][1], 4)}${errors ? ` ± ${shown(errors[k], 4)}` : ""}`;
 }
 
 /** All places of points, in order. @param {Chart} chart @returns {number[]} */
@@ -133,16 +139,11 @@ function lineChart(chart, width, say) {
   for (const x of ticks(0, x1, width < 400 ? 4 : 5)) svg.append(make("text", { x: X(x), y: height - bottom + 16, "text-anchor": "middle" }, String(x)));
   svg.append(make("text", { x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle" }, xLabel));
   svg.append(make("text", { x: 2, y: 11 }, yLabel));
-  /** @type {number[]} heights of names at the right, so that none covers another */
-  const taken = [];
-  const free = (/** @type {number} */ y) => {
-    while (taken.some((other) => Math.abs(other - y) < 13)) y -= 3;
-    taken.push(y);
-    return y;
-  };
+  /** @type {{y: number, name: string, style: string | false}[]} names at the right */
+  const named = [];
   for (const { name, y } of levels) {
     svg.append(make("line", { class: "mark", x1: left, x2: width - right, y1: Y(y), y2: Y(y) }));
-    if (names) svg.append(make("text", { x: width - right + 4, y: free(Y(y)) + 4 }, name));
+    named.push({ y: Y(y), name, style: false });
   }
   curves.forEach(({ name, points: line, errors, dashed, colour: place }, i) => {
     const colour = `var(--c${(place ?? i) % 6})`;
@@ -156,8 +157,12 @@ function lineChart(chart, width, say) {
       svg.append(make("line", { x1: X(x), x2: X(x), y1: Y(y - error), y2: Y(y + error), style: `stroke:${colour}` }));
     });
     const [, last] = finite[finite.length - 1];
-    if (name && names) svg.append(make("text", { x: width - right + 4, y: free(Y(last)) + 4, style: `fill:${colour};font-weight:600` }, name));
+    if (name) named.push({ y: Y(last), name, style: `fill:${colour};font-weight:600` });
   });
+  named.sort((a, b) => a.y - b.y);
+  named.forEach((label, i) => (label.y = i ? Math.max(label.y, named[i - 1].y + 13) : label.y)); // none covers another
+  const below = Math.max(0, (named[named.length - 1]?.y ?? 0) - (height - bottom + 8));
+  for (const { y, name, style } of names ? named : []) svg.append(make("text", { x: width - right + 4, y: y - below + 4, style }, name));
   if (at !== null) svg.append(make("line", { x1: X(at), x2: X(at), y1: top, y2: height - bottom, style: "stroke:var(--accent)" }));
   const xs = xsOf(chart);
   if (!xs.length) return svg;
@@ -170,9 +175,15 @@ function lineChart(chart, width, say) {
     cursor.setAttribute("x1", String(X(x)));
     cursor.setAttribute("x2", String(X(x)));
     cursor.style.visibility = "visible";
-    const found = curves.flatMap(({ name, points: line }) => line.filter(([other]) => other === x).map(([, y]) => `${name || yLabel} ${shown(y, 4)}`));
-    say(`${xLabel} ${x}: ${found.join(", ")}`);
+    const found = curves.map((curve) => [curve.name || yLabel, numberAt(curve, x)]).filter(([, number]) => number);
+    say(`${xLabel} ${x}: ${found.map(([name, number]) => `${name}: ${number}`).join("; ")}`);
   };
+  const leave = () => {
+    cursor.style.visibility = "hidden";
+    say("");
+  };
+  svg.addEventListener("pointerleave", leave);
+  svg.addEventListener("blur", leave);
   svg.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
     const box = svg.getBoundingClientRect();
     read(nearest(xs, ((((event.clientX - box.left) / box.width) * width - left) / (width - left - right)) * x1));

@@ -25,7 +25,7 @@ class Engine {
       for (const { reject } of this.waiting.values()) reject(new Error(event.message || "The worker of this page cannot run."));
       this.waiting.clear();
     };
-    this.ready = unzip(fromBase64(data.merges)).then((merges) => this.send("start", { wasm: fromBase64(data.wasm), merges }));
+    this.ready = unzip(fromBase64(data.merges)).then((merges) => this.send("start", { wasm: fromBase64(data.wasm), wasm64: fromBase64(data.wasm64), merges }));
   }
 
   /** @param {string} command @param {object} [options] @returns {Promise<any>} */
@@ -45,7 +45,7 @@ const FIELDS = {
   "model.d_model": "dModel", "model.n_heads": "heads", "model.n_layers": "layers", "model.context_length": "context",
   "model.lm_head.compact_vocab": "compact", "data.batch_size": "batchSize", "data.seq_len": "seqLen", "optim.lr": "lr",
   d_model: "dModel", n_heads: "heads", n_layers: "layers", context_length: "context", batch_size: "batchSize", seq_len: "seqLen",
-  lr: "lr", muon: "muon", positions: "positions", compact_vocab: "compact",
+  lr: "lr", muon: "muon", positions: "positions", compact_vocab: "compact", dtype: "dtype",
 }; // prettier-ignore
 
 /** @param {Record<string, any>} fields */
@@ -98,14 +98,14 @@ export async function trainRun(steps) {
     if (step.reading) current.looks = step;
     tell("step", step);
   };
-  const ended = await engine.send("train", { name: "run", steps, looks, prompt: asked.prompt() });
+  const ended = await engine.send("train", { name: "run", steps, looks, reading: asked.reading(), prompt: asked.prompt() });
   if (ended.ended) current.heldOut = ended.heldOut;
   tell("paused", ended);
   return ended;
 }
 
-/** What the page's models read and continue. */
-export const asked = { prompt: () => "The " };
+/** The text that the page's models continue, and the one that they read. */
+export const asked = { prompt: () => "The ", reading: () => "The " };
 
 /** For scripts and tests. */
 export const hecto = {
@@ -188,7 +188,7 @@ export async function restoreRun() {
 export function commandLine(s, file) {
   const words = ["hectogpt", "train", s.recipe, "--corpus", file, "--steps", s.steps, "--seed", s.seed];
   words.push("--model.d-model", s.dModel, "--model.n-heads", s.heads, "--model.n-layers", s.layers);
-  words.push("--data.batch-size", s.batchSize, "--data.seq-len", s.seqLen, "--head-dtype", "float32", "--dtype", "float32");
+  words.push("--data.batch-size", s.batchSize, "--data.seq-len", s.seqLen, "--head-dtype", s.dtype, "--dtype", s.dtype);
   if (s.context !== 512) words.push("--model.context-length", s.context);
   if (s.compact) words.push("--model.lm-head.compact-vocab");
   if (s.lr !== null) words.push(["baseline", "learning_rate", "embedding_lr"].includes(s.recipe) ? "--optim.lr" : "--optim.rest.lr", s.lr);

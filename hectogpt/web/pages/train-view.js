@@ -5,9 +5,19 @@ import { describeRow, effectSentence, effectTable, headNames, isSeen, showHeads 
 import { byId, download, make, makeTable, say, showChart, shown, signed } from "../kit/kit.js";
 import { asked, changed, commandLine, data, engine, hecto, openRun, restoreRun, run, trainRun } from "./train-run.js";
 
+/** Recipes of the ladder, each with what it changes in the one below it. */
+const RECIPES = {
+  rotary: "rotary: rotary positions, queries and keys of one length",
+  head_lr: "head_lr: a learning rate for the output layer",
+  muon: "muon: Muon for the matrices",
+  embedding_lr: "embedding_lr: a learning rate for embeddings",
+  learning_rate: "learning_rate: 0.005 in place of 0.00001",
+  baseline: "baseline: the assignment's own run",
+};
+
 /** @type {[string, string, Record<string, any>][]} name of a setting, its label, its control */
 const SETTINGS = [
-  ["recipe", "Recipe", { options: ["rotary", "head_lr", "muon", "embedding_lr", "learning_rate", "baseline"] }],
+  ["recipe", "Recipe", { options: Object.keys(RECIPES), names: RECIPES }],
   ["steps", "Steps", { value: 100, min: 1, max: 1000 }],
   ["seed", "Seed", { value: 0, min: 0, max: 2147483647 }],
   ["lr", "Learning rate", { value: "", min: 0, step: "any", placeholder: "recipe's" }],
@@ -20,16 +30,20 @@ const SIZES = [
   ["batchSize", "Rows a step", { options: ["4", "8", "16"] }],
   ["seqLen", "Tokens a row", { value: 128, min: 8, max: 1024 }],
   ["positions", "Positions", { options: ["yes", "no"] }],
+  ["dtype", "Numbers", { options: ["float32", "float64"] }],
 ];
 const MOST_BYTES = 10e6; // of a file
-let busy = false;
+let [busy, training] = [0, false];
+/** @type {Promise<void>} the last of the commands */
+let last = Promise.resolve();
+let firstWords = ""; // of the text, which are read if nothing else is asked for
 
 /** @param {string} place @param {[string, string, Record<string, any>][]} controls @param {string} prefix */
 function addControls(place, controls, prefix) {
-  for (const [name, label, { options, ...attributes }] of controls) {
+  for (const [name, label, { options, names = {}, ...attributes }] of controls) {
     const id = prefix + name;
     const control = options
-      ? make("select", { id }, ...options.map((/** @type {string} */ o) => make("option", { value: o }, o)))
+      ? make("select", { id }, ...options.map((/** @type {string} */ o) => make("option", { value: o }, names[o] ?? o)))
       : make("input", { id, type: "number", ...attributes });
     byId(place).append(make("label", {}, label, control));
   }
@@ -41,7 +55,7 @@ function readSettings(prefix) {
   const found = {};
   for (const [name] of [...SETTINGS, ...SIZES]) {
     const value = byId(prefix + name).value;
-    if (name === "recipe") found[name] = value;
+    if (name === "recipe" || name === "dtype") found[name] = value;
     else if (name === "positions") found[name] = value === "yes";
     else if (name === "lr") found[name] = value === "" ? null : Number(value);
     else found[name] = Number(value);
@@ -50,27 +64,29 @@ function readSettings(prefix) {
   return found;
 }
 
-/** Run one command of the page at a time; its error becomes a sentence. @param {string} place @param {() => Promise<void>} work */
-async function doing(place, work) {
-  if (busy) return;
-  busy = true;
+/** Commands run one after the other; an error becomes a sentence. `light` ones leave the controls enabled. @param {string} place @param {() => Promise<void>} work @param {boolean} [light] */
+function doing(place, work, light = false) {
+  if (!light) busy++;
   enable();
-  try {
-    await work();
-  } catch (error) {
-    say(place, error instanceof Error ? error.message : String(error), true);
-  }
-  busy = false;
-  enable();
+  last = last.then(async () => {
+    try {
+      await work();
+    } catch (error) {
+      say(place, error instanceof Error ? error.message : String(error), true);
+    }
+    if (!light) busy--;
+    enable();
+  });
 }
 
 function enable() {
   const ended = run && run.steps.length >= run.opened.settings.steps;
-  const idle = run !== null && !busy;
+  const idle = run !== null && busy === 0;
   for (const id of ["write", "read", "answer", "each", "pairs", "subsets", "along", "save-page", "save-weights", "save-text", "reset", "try-second"]) byId(id).disabled = !idle;
-  byId("start").disabled = busy;
+  byId("start").disabled = busy > 0;
   byId("start").textContent = run && run.steps.length && !ended ? "Go on" : "Start";
-  byId("pause").disabled = !busy;
+  byId("pause").disabled = !training;
+  byId("halt").disabled = !measures;
   byId("one").disabled = !idle || ended;
   byId("slider").disabled = !idle;
   if (run) byId("subsets").hidden = run.opened.layers * run.opened.heads > 9;
@@ -106,16 +122,17 @@ function joinLevels(levels) {
 function lossSentence() {
   if (!run || !run.steps.length) return "The dashed lines come from counting the words of the same text; the curve comes when training begins.";
   const last = run.steps[run.steps.length - 1];
-  const value = run.heldOut ?? [...run.steps].reverse().find((s) => s.heldOut !== null)?.heldOut ?? last.loss;
+  const scored = [...run.steps].reverse().find((s) => s.heldOut !== null);
+  const value = run.heldOut ?? scored?.heldOut ?? last.loss;
   const names = ["uniform", "unigram", "bigram", "trigram"];
   const passed = names.filter((name) => value < run?.opened.lines[name]);
   const place = passed.length ? `below ${passed[passed.length - 1] === "uniform" ? "guessing" : `the ${passed[passed.length - 1]} counts`}` : "not yet below guessing";
-  return `After step ${last.step} held-out loss is ${shown(value)} nats a token, ${place} (${names.map((name) => `${name} ${shown(run?.opened.lines[name], 2)}`).join(", ")}).`;
+  return `After step ${run.heldOut === null && scored ? scored.step : last.step} held-out loss is ${shown(value)} nats a token, ${place} (${names.map((name) => `${name} ${shown(run?.opened.lines[name], 2)}`).join(", ")}).`;
 }
 
 // --- heads --------------------------------------------------------------------------------------------------------------
 
-/** @typedef {{tokens: string[], losses: number[], maps: Float32Array[][]}} Reading */
+/** @typedef {{tokens: string[], left: string[], losses: number[], maps: Float32Array[][]}} Reading */
 
 /** @type {Reading | null} */
 let reading = null;
@@ -131,6 +148,7 @@ function drawReading(found) {
   const of = { layers: found.maps.length, heads: found.maps[0].length, tokens: found.tokens, losses: found.losses, map, chosen, choose };
   showHeads(of);
   say("row-text", describeRow(of));
+  say("read-text", found.left.length ? `Left out, because the text that the model learns from does not have them: ${found.left.map((token) => `“${token}”`).join(", ")}.` : "");
 }
 
 /** @param {[number, number, number]} place layer, head and token */
@@ -149,7 +167,7 @@ async function followToken() {
   const likely = found.likely.map((/** @type {any} */ l) => `“${l.token}” ${(100 * l.probability).toFixed(1)} %`).join(", ");
   const steps = [
     `Token ${at}, “${reading.tokens[at]}”, in layer ${layer}, head ${head}: its query q is ${vector(found.q)}.`,
-    "The score of an earlier token is its key k times q, over the square root of the length (or the recipe's scale); the softmax of the scores are the weights.",
+    "The score of an earlier token is its key k times q, over the square root of the length (or the recipe's scale); the softmax of the scores is the weights.",
     `The head's output, the sum of weight times value, is ${vector(found.out)}.`,
     `After all layers the likeliest next tokens are ${likely}.`,
   ];
@@ -170,14 +188,33 @@ function allHeads() {
   return Array.from({ length: layers * heads }, (_, i) => [Math.floor(i / heads), i % heads]);
 }
 
+let [measures, halted] = [false, false];
+
+/** @param {() => Promise<unknown>} work that "Stop measuring" ends */
+function measuring(work) {
+  doing("off-text", async () => {
+    [measures, halted] = [true, false];
+    enable();
+    try {
+      await work();
+    } finally {
+      measures = false;
+    }
+  });
+}
+
 /** Measure sets of heads that are off together, small sets first, and show them. @param {[number, number][][]} sets */
 async function measure(sets) {
   const mode = byId("mode").value;
   /** @type {Map<string, number[]>} differences of the windows without one head */
   const alone = new Map();
   const found = [];
+  const begun = performance.now();
+  for (const id of ["off-table", "off-chart"]) byId(id).replaceChildren();
   for (const heads of sets) {
-    say("off-text", `Measuring ${headNames(heads)}, ${found.length + 1} of ${sets.length}.`);
+    if (halted) break;
+    const left = found.length > 2 ? `, about ${Math.ceil(((sets.length - found.length) * (performance.now() - begun)) / found.length / 1000)} s left` : "";
+    say("off-text", `Measuring ${headNames(heads)}, ${found.length + 1} of ${sets.length}${left}.`);
     const { delta, se, sums, sizes } = await engine.send("ablate", { name: "run", heads, mode });
     if (heads.length === 1) alone.set(headNames(heads), sums);
     const singles = heads.map((head) => alone.get(headNames([head])));
@@ -186,7 +223,7 @@ async function measure(sets) {
   }
   const caption = `Held-out loss at step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean output"} in the place of heads: nats a token ± one standard error`;
   byId("off-table").replaceChildren(effectTable(caption, found));
-  const sentence = `At step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean"} in the place of heads:\n${effectSentence(found)}`;
+  const sentence = `${halted ? `Stopped after ${found.length} of ${sets.length}. ` : ""}At step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean"} in the place of heads:\n${effectSentence(found)}`;
   say("off-text", sentence);
   return sentence;
 }
@@ -200,24 +237,32 @@ async function measureAlong() {
   const steps = [...new Set(wanted)];
   const heads = allHeads();
   const curves = heads.map((head) => ({ name: headNames([head]), points: /** @type {[number, number][]} */ ([]), errors: /** @type {number[]} */ ([]) }));
+  /** @type {number[][]} steps at which an effect is seen */
+  const seenAt = heads.map(() => []);
   /** @type {number[]} place of the first step from which an effect stays seen */
   const since = heads.map(() => steps.length);
   for (const [k, step] of steps.entries()) {
-    await hecto.step(step);
+    if (halted) break;
+    await engine.send("show", { name: "run", step });
     say("off-text", `Measuring each head at step ${step}, ${k + 1} of ${steps.length}.`);
     for (const [i, head] of heads.entries()) {
       const effect = await engine.send("ablate", { name: "run", heads: [head], mode: byId("mode").value, windows: 32 });
       curves[i].points.push([step, effect.delta]);
       curves[i].errors.push(2 * effect.se);
-      since[i] = isSeen(effect) && effect.delta > 0 ? Math.min(since[i], k) : steps.length;
+      const seen = isSeen(effect) && effect.delta > 0;
+      if (seen) seenAt[i].push(step);
+      since[i] = seen ? Math.min(since[i], k) : steps.length;
     }
   }
+  await engine.send("show", { name: "run", step: before });
+  if (halted) return "Stopped.";
   const order = curves.map((_, i) => i).sort((a, b) => curves[b].points[steps.length - 1][1] - curves[a].points[steps.length - 1][1]);
-  showChart(byId("off-chart"), { label: "what held-out loss rises by without a head, by step", xLabel: "step", yLabel: "loss rises by, ± two standard errors", curves: order.slice(0, 6).map((i) => curves[i]), zero: true });
-  await hecto.step(before);
+  showChart(byId("off-chart"), { label: "what held-out loss rises by without a head, by step", xLabel: "step", yLabel: `loss rises by, ${byId("mode").value} in the head's place, ± two standard errors`, curves: order.slice(0, 6).map((i) => curves[i]), zero: true });
   const best = order[0];
   const first = since[best];
-  const sentence = first === steps.length ? `At step ${last} no head's effect can be told from 0.` : `Head ${curves[best].name} matters most at step ${last}; its effect can be told from 0 since step ${steps[first]}${first ? ` (at step ${steps[first - 1]} not yet)` : ""}. Steps measured: ${steps.join(", ")}.`;
+  const earlier = first < steps.length ? seenAt[best].filter((step) => step < steps[first]) : [];
+  const came = `its effect can be told from 0 at every step measured since step ${steps[first]}${first ? `; at step ${steps[first - 1]} it cannot${earlier.length ? `, though it could at ${earlier.join(", ")}` : ""}` : ""}`;
+  const sentence = first === steps.length ? `At step ${last} no head's effect can be told from 0.` : `Head ${curves[best].name} matters most at step ${last}; ${came}. Steps measured: ${steps.join(", ")}.`;
   say("off-text", sentence);
   return sentence;
 }
@@ -226,6 +271,7 @@ async function measureAlong() {
 async function answer() {
   const heads = allHeads();
   const found = await measure(heads.length > 12 ? subsets(1) : subsets(2));
+  if (halted) return;
   const since = await measureAlong();
   say("off-text", `${found}\n${since}`);
 }
@@ -241,6 +287,7 @@ const CHANGES = {
   dModel: ["Width", { value: 66, min: 4, max: 512 }],
   heads: ["Heads", { value: 1, min: 1, max: 64 }],
   layers: ["Layers", { value: 1, min: 1, max: 12 }],
+  dtype: ["Numbers (what rounding does)", ["float64", "float32"]],
   seed: ["Seed (how far apart are equal runs?)", { value: 1, min: 0 }],
 };
 
@@ -256,7 +303,7 @@ async function trainSecond() {
   const first = run;
   const [change, value, until] = [byId("change").value, byId("change-to").value, run.steps.length];
   if (!until) throw new Error("The first run has no step yet. Press start first.");
-  const settings = { ...first.opened.settings, [change]: value === "yes" ? true : value === "no" ? false : change === "recipe" ? value : Number(value) };
+  const settings = { ...first.opened.settings, [change]: value === "yes" ? true : value === "no" ? false : change === "recipe" || change === "dtype" ? value : Number(value) };
   const opened = await engine.send("open", { name: "second", text: first.text, settings, keep: ["run"] });
   /** @type {[number, number][]} */
   const points = [];
@@ -269,7 +316,7 @@ async function trainSecond() {
     say("two-text", `Second run: step ${step.step} of ${until}, loss ${shown(step.loss)}.`);
     if (step.step % 5 === 0 || step.step === until) draw();
   };
-  await engine.send("train", { name: "second", steps: until, looks: [], prompt: "" });
+  await engine.send("train", { name: "second", steps: until, looks: [], reading: "", prompt: "" });
   await hecto.step(until);
   const { delta, se, sizes } = await engine.send("compare", { names: ["run", "second"] });
   const [one, two] = [await engine.send("heldOut", { name: "run" }), await engine.send("heldOut", { name: "second" })];
@@ -281,21 +328,48 @@ async function trainSecond() {
 
 function showText() {
   const words = byId("text").value.length;
-  byId("about-text").textContent = words ? `${words.toLocaleString("en")} characters. A seventh or so is held out, and never trained on.` : "";
+  byId("about-text").textContent = words ? `${words.toLocaleString("en")} characters. 85 % of it is trained on; half of the rest is held out, to measure the loss on text that was never read.` : "";
 }
+
+/** A new run of the text and settings that stand in the page. */
+async function open() {
+  say("status", "Preparing: the text is cut into tokens and its words are counted.");
+  await openRun(byId("text").value, readSettings("set-"));
+}
+
+/** @param {number} steps */
+async function train(steps) {
+  training = true;
+  enable();
+  try {
+    await trainRun(steps);
+  } finally {
+    training = false;
+  }
+}
+
+/** Another text stands in the page: it is prepared, unless a run would be lost. */
+async function newText() {
+  showText();
+  if (!run?.steps.length) return open();
+  say("status", "Press Reset to train on this text. What is shown is the run of the text before.");
+}
+
+/** @param {string} name @param {number} bytes */
+const tooLong = (name, bytes) => `${name} has ${Math.round(bytes / 1e6)} MB; a tab reads ${MOST_BYTES / 1e6} MB at most. Take a part of it, or hectogpt train --corpus.`;
 
 /** @param {File | undefined} file */
 async function readFile(file) {
   if (!file) return;
-  if (file.size > MOST_BYTES) throw new Error(`${file.name} has ${Math.round(file.size / 1e6)} MB; a tab reads ${MOST_BYTES / 1e6} MB at most. Take a part of it, or hectogpt train --corpus.`);
+  if (file.size > MOST_BYTES) throw new Error(tooLong(file.name, file.size));
   const text = await file.text();
   if (text.includes("\u0000") || (text.match(/\ufffd/g) ?? []).length > text.length / 100) throw new Error(`${file.name} is no text in UTF-8.`);
   byId("text").value = text;
-  showText();
-  say("status", `${file.name} is read. Press start.`);
+  await newText();
 }
 
-asked.prompt = () => byId("reading").value || byId("text").value.slice(0, 120);
+asked.reading = () => byId("reading").value || byId("text").value.slice(0, 120);
+asked.prompt = () => byId("prompt").value;
 
 for (const [i, { name }] of data.texts.entries()) byId("texts").append(make("option", { value: i }, name));
 addControls("settings", SETTINGS, "set-");
@@ -308,9 +382,16 @@ byId("second").append(
 offerChange();
 byId("texts").addEventListener("change", () => {
   byId("text").value = data.texts[Number(byId("texts").value)].text;
-  showText();
+  doing("status", newText, true);
 });
 byId("text").addEventListener("input", showText);
+byId("text").addEventListener("paste", (/** @type {ClipboardEvent} */ event) => {
+  const length = event.clipboardData?.getData("text/plain").length ?? 0;
+  if (length <= MOST_BYTES) return;
+  event.preventDefault(); // a field of this size stops the tab
+  say("status", tooLong("What was pasted", length), true);
+});
+byId("text").addEventListener("change", () => doing("status", newText, true));
 byId("file").addEventListener("change", () => doing("status", () => readFile(byId("file").files[0])));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
@@ -318,19 +399,21 @@ addEventListener("drop", (event) => {
   const [file] = event.dataTransfer?.files ?? [];
   const words = event.dataTransfer?.getData("text/plain");
   if (file) doing("status", () => readFile(file));
-  else if (words) byId("text").value = words;
-  showText();
+  else if (words) {
+    byId("text").value = words;
+    doing("status", newText, true);
+  }
 });
 byId("start").addEventListener("click", () =>
   doing("status", async () => {
     const fresh = !run || run.steps.length >= run.opened.settings.steps || run.steps.length === 0;
-    if (fresh) await openRun(byId("text").value, readSettings("set-"));
-    await trainRun(1000);
+    if (fresh) await open();
+    await train(1000);
   }),
 );
 byId("pause").addEventListener("click", () => engine.send("stop"));
-byId("one").addEventListener("click", () => doing("status", async () => void (await trainRun(1))));
-byId("reset").addEventListener("click", () => doing("status", async () => void (await openRun(byId("text").value, readSettings("set-")))));
+byId("one").addEventListener("click", () => doing("status", () => train(1)));
+byId("reset").addEventListener("click", () => doing("status", open));
 byId("slider").addEventListener("change", () =>
   doing("status", async () => {
     const { steps } = await engine.send("show", { name: "run", step: 0 });
@@ -340,15 +423,18 @@ byId("slider").addEventListener("change", () =>
 );
 byId("write").addEventListener("click", () =>
   doing("status", async () => {
-    byId("sample").textContent = await engine.send("generate", { name: "run", prompt: byId("prompt").value, count: 60, temperature: Number(byId("temperature").value), seed: Date.now() % 100000 });
+    const temperature = Number(byId("temperature").value);
+    showSample(await engine.send("generate", { name: "run", prompt: asked.prompt(), count: 60, temperature, seed: Date.now() % 100000 }), `After step ${run?.shown}, with temperature ${temperature}:`);
   }),
 );
 byId("read").addEventListener("click", () => doing("status", readAgain));
-byId("answer").addEventListener("click", () => doing("off-text", answer));
-byId("each").addEventListener("click", () => doing("off-text", async () => void (await measure(subsets(1)))));
-byId("pairs").addEventListener("click", () => doing("off-text", async () => void (await measure(subsets(2)))));
-byId("subsets").addEventListener("click", () => doing("off-text", async () => void (await measure(subsets(9)))));
-byId("along").addEventListener("click", () => doing("off-text", async () => void (await measureAlong())));
+byId("halt").addEventListener("click", () => (halted = true));
+for (const [id, button] of [["reading", "read"], ["prompt", "write"]]) byId(id).addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => event.key === "Enter" && byId(button).click());
+byId("answer").addEventListener("click", () => measuring(answer));
+byId("each").addEventListener("click", () => measuring(() => measure(subsets(1))));
+byId("pairs").addEventListener("click", () => measuring(() => measure(subsets(2))));
+byId("subsets").addEventListener("click", () => measuring(() => measure(subsets(9))));
+byId("along").addEventListener("click", () => measuring(measureAlong));
 byId("save-page").addEventListener("click", () => doing("status", async () => download("hundred-steps.html", await hecto.save(), "text/html")));
 byId("save-weights").addEventListener("click", () => doing("status", async () => download("model.safetensors", await hecto.weights(), "application/octet-stream")));
 byId("save-text").addEventListener("click", () => download("text.txt", run?.text ?? "", "text/plain"));
@@ -365,13 +451,23 @@ changed.addEventListener("opened", () => {
   const { opened } = run;
   byId("slider").max = opened.settings.steps;
   byId("command").textContent = commandLine(opened.settings, "text.txt");
-  if (!byId("reading").value) byId("reading").value = run.text.trim().slice(0, 150).split(/\s+/).slice(0, 20).join(" ");
-  say("status", `${opened.parameters.toLocaleString("en")} parameters, ${opened.trainTokens.toLocaleString("en")} training tokens, ${opened.heldOutTokens.toLocaleString("en")} held out, ${opened.used.toLocaleString("en")} different ones.`);
+  const reading = byId("reading");
+  const own = reading.value !== firstWords;
+  firstWords = run.text.trim().slice(0, 150).split(/\s+/).slice(0, 20).join(" ");
+  if (!own || !reading.value) reading.value = firstWords;
+  say("status", `${opened.parameters.toLocaleString("en")} parameters, ${opened.trainTokens.toLocaleString("en")} training tokens, ${opened.heldOutTokens.toLocaleString("en")} held out; ${opened.used.toLocaleString("en")} different tokens are read. Press start.`);
   drawCurves();
-  for (const id of ["off-table", "off-chart", "off-text", "two-text", "two-chart", "sample", "follow"]) if (!run.steps.length) byId(id).replaceChildren();
+  for (const id of ["off-table", "off-chart", "off-text", "two-text", "two-chart", "sample", "sample-text", "follow"]) if (!run.steps.length) byId(id).replaceChildren();
   if (!run.steps.length) look();
   enable();
 });
+
+/** What it writes, after the beginning in bold. @param {string} text @param {string} sentence */
+function showSample(text, sentence) {
+  const beginning = text.startsWith(asked.prompt()) ? asked.prompt() : "";
+  say("sample-text", beginning ? sentence : `${sentence.slice(0, -1)}, without those tokens of the beginning that the text does not have:`);
+  byId("sample").replaceChildren(make("b", {}, beginning), text.slice(beginning.length));
+}
 
 /** The tokens, losses and maps of the text to read, by the weights that are shown. */
 function look() {
@@ -384,7 +480,7 @@ changed.addEventListener("step", (event) => {
   const left = ((steps - step.step) * (run?.steps ?? []).reduce((sum, s) => sum + s.seconds, 0)) / Math.max(run?.steps.length ?? 1, 1);
   say("status", `Step ${step.step} of ${steps}: loss ${shown(step.loss)}. About ${Math.ceil(left)} s left.`);
   byId("slider").value = step.step;
-  if (step.sample) byId("sample").textContent = step.sample;
+  if (step.sample) showSample(step.sample, `After step ${step.step}, with temperature 0.8:`);
   if (step.reading) drawReading(step.reading);
   drawCurves();
 });
@@ -405,4 +501,4 @@ byId("text").value = data.run ? data.run.text : data.texts[0].text;
 showText();
 drawCurves();
 enable();
-doing("status", data.run ? restoreRun : async () => void (await openRun(byId("text").value, readSettings("set-"))));
+doing("status", data.run ? restoreRun : open, !data.run);
