@@ -101,8 +101,8 @@ def test_the_page_computes_what_training_computes(with_first_weights: tuple[Any,
     """A hundred losses, gradient norms and the held-out loss of every recipe, from the same weights, text and order.
 
     Training makes rounding larger with every step: Adam with an epsilon of 1e-10 turns it into steps. In float64 thirty
-    losses are those of `hectogpt train --dtype float64` (of head_lr, where it grows fastest, ten), in float32 ten. After
-    that the page may be three times as far from float64 as torch's float32 is.
+    losses are those of `hectogpt train --dtype float64` (of head_lr, where it grows fastest, ten), in float32 ten.
+    After that the page may be three times as far from float64 as torch's float32 is.
     """
     page, recipes = with_first_weights
     for recipe in recipes:

@@ -178,12 +178,7 @@ function lineChart(chart, width, say) {
     const found = curves.map((curve) => [curve.name || yLabel, numberAt(curve, x)]).filter(([, number]) => number);
     say(`${xLabel} ${x}: ${found.map(([name, number]) => `${name}: ${number}`).join("; ")}`);
   };
-  const leave = () => {
-    cursor.style.visibility = "hidden";
-    say("");
-  };
-  svg.addEventListener("pointerleave", leave);
-  svg.addEventListener("blur", leave);
+  svg.addEventListener("pointerleave", () => (cursor.style.visibility = "hidden")); // the text stays: what is below would jump
   svg.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
     const box = svg.getBoundingClientRect();
     read(nearest(xs, ((((event.clientX - box.left) / box.width) * width - left) / (width - left - right)) * x1));
