@@ -141,84 +141,30 @@ RIGHT: dict[str, str] = {
     "one product for q, k, v; a root in float32; the smallest number for minus infinity": body(BASE, ATTENTION, FUSED),
     "a softmax in float32, a mask negated": body(BASE, ATTENTION, FLOAT_SOFTMAX),
     "a loop over queries into a float32 buffer": body(BASE, ATTENTION, BY_HAND),
-    "an additive mask": edited(
-        BASE,
-        ("torch.tril(ones)[None, None]", "torch.triu(torch.full_like(ones, float('-inf')), 1)[None, None]"),
-        (FILL, "scores = scores + mask"),
-    ),
-    "a boolean mask that is kept in the state dict": edited(
-        BASE,
-        ("torch.tril(ones)[None, None], persistent=False", "torch.tril(ones)[None, None].bool()"),
-        (FILL, "scores = scores.masked_fill(~mask, float('-inf'))"),
-    ),
+    "an additive mask": edited(BASE, ("torch.tril(ones)[None, None]", "torch.triu(torch.full_like(ones, float('-inf')), 1)[None, None]"), (FILL, "scores = scores + mask")),
+    "a boolean mask that is kept in the state dict": edited(BASE, ("torch.tril(ones)[None, None], persistent=False", "torch.tril(ones)[None, None].bool()"), (FILL, "scores = scores.masked_fill(~mask, float('-inf'))")),
     "a mask of -1e9": edited(BASE, (FILL, "scores = scores.masked_fill(mask == 0, -1e9)")),
-    "no mask buffer, and asserts": edited(
-        BASE,
-        ("        ones = torch.ones(config.context_length, config.context_length)\n", ""),
-        ('        self.register_buffer("causal_mask", torch.tril(ones)[None, None], persistent=False)\n', ""),
-        (
-            "mask = self.causal_mask[:, :, :T, :T]",
-            "assert T > 0 and C % H == 0\n        mask = torch.tril(torch.ones(T, T, device=x.device))",
-        ),
-    ),
-    "the scale on the queries": edited(
-        BASE, (SCALE, ""), ("q = self.W_q(x)", "q = self.W_q(x) * self.d_attention ** -0.5")
-    ),
-    "nn.Softmax, contiguous, extra arguments": edited(
-        BASE,
-        (SOFTMAX, "weights = nn.Softmax(dim=-1)(scores)"),
-        (JOIN, "z = z.permute(0, 2, 1, 3).reshape(B, T, -1)"),
-        ("self.mlp(self.post_layer_norm(x))", "self.mlp(self.post_layer_norm(x), None)"),
-        (
-            "def forward(self, x):\n        h = self.fc1(x)",
-            "def forward(self, x, mask=None, *, scale=1.0):\n        h = self.fc1(x)",
-        ),
-    ),
+    "no mask buffer, and asserts": edited(BASE, ("        ones = torch.ones(config.context_length, config.context_length)\n", ""), ('        self.register_buffer("causal_mask", torch.tril(ones)[None, None], persistent=False)\n', ""), ("mask = self.causal_mask[:, :, :T, :T]", "assert T > 0 and C % H == 0\n        mask = torch.tril(torch.ones(T, T, device=x.device))")),
+    "the scale on the queries": edited(BASE, (SCALE, ""), ("q = self.W_q(x)", "q = self.W_q(x) * self.d_attention ** -0.5")),
+    "nn.Softmax, contiguous, extra arguments": edited(BASE, (SOFTMAX, "weights = nn.Softmax(dim=-1)(scores)"), (JOIN, "z = z.permute(0, 2, 1, 3).reshape(B, T, -1)"), ("self.mlp(self.post_layer_norm(x))", "self.mlp(self.post_layer_norm(x), None)"), ("def forward(self, x):\n        h = self.fc1(x)", "def forward(self, x, mask=None, *, scale=1.0):\n        h = self.fc1(x)")),
     "torch's own tanh GELU": edited(BASE, (GELU_LINE, 'return F.gelu(x, approximate="tanh")')),
-    "GELU called as a function, no attribute": edited(
-        BASE, ("        self.gelu = GELU()\n", ""), ("h = self.gelu(h)", "h = F.gelu(h, approximate='tanh')")
-    ),
-    "residuals by name": body(
-        BASE,
-        BLOCK,
-        "    y = self.pre_layer_norm(x)\n    z = x + self.attention(y)\n    return z + self.mlp(self.post_layer_norm(z))",
-    ),
-    "the MLP in one line, with a debug print": body(
-        BASE, MLP, "    print(x.shape)\n    return self.fc2(self.gelu(self.fc1(x)))"
-    ),
+    "GELU called as a function, no attribute": edited(BASE, ("        self.gelu = GELU()\n", ""), ("h = self.gelu(h)", "h = F.gelu(h, approximate='tanh')")),
+    "residuals by name": body(BASE, BLOCK, "    y = self.pre_layer_norm(x)\n    z = x + self.attention(y)\n    return z + self.mlp(self.post_layer_norm(z))"),
+    "the MLP in one line, with a debug print": body(BASE, MLP, "    print(x.shape)\n    return self.fc2(self.gelu(self.fc1(x)))"),
     "positions from the table, a loop by index": body(BASE, FORWARD, CACHED_FORWARD),
-    "positions as a batch, float32 kept out": edited(
-        BASE,
-        (
-            POS,
-            "pos = self.position_embeddings(torch.arange(0, T, dtype=torch.long, device=x.device).unsqueeze(0).repeat(B, 1))",
-        ),
-    ),
-    "a stack as nn.Sequential": edited(
-        BASE,
-        (
-            "nn.ModuleList([DecoderBlock(config) for _ in range(config.n_layers)])",
-            "nn.Sequential(*[DecoderBlock(config) for _ in range(config.n_layers)])",
-        ),
-        (LOOP, "h = self.backbone(h)"),
-    ),
+    "positions as a batch, float32 kept out": edited(BASE, (POS, "pos = self.position_embeddings(torch.arange(0, T, dtype=torch.long, device=x.device).unsqueeze(0).repeat(B, 1))")),
+    "a stack as nn.Sequential": edited(BASE, ("nn.ModuleList([DecoderBlock(config) for _ in range(config.n_layers)])", "nn.Sequential(*[DecoderBlock(config) for _ in range(config.n_layers)])"), (LOOP, "h = self.backbone(h)")),
     "generation with lists": body(BASE, GENERATE, GENERATE_LISTS),
     "generation into a buffer, by probabilities": body(BASE, GENERATE, GENERATE_BUFFER),
-    "generation, one line at a time": edited(
-        BASE, (LAST, "last = logits[:, -1]"), (TOKEN, "token = F.softmax(last, -1).argmax(-1).unsqueeze(-1)")
-    ),
+    "generation, one line at a time": edited(BASE, (LAST, "last = logits[:, -1]"), (TOKEN, "token = F.softmax(last, -1).argmax(-1).unsqueeze(-1)")),
     "loss by gather, from T - 1 tokens": body(BASE, LOSS, LOSS_GATHER),
     "loss by a loop": body(BASE, LOSS, LOSS_LOOP),
     "loss with classes second": body(BASE, LOSS, LOSS_TRANSPOSED),
     "loss of shape (1,)": edited(BASE, ("        return loss\n", "        return loss.unsqueeze(0)\n")),
-    "loss of log-probabilities": edited(
-        BASE,
-        (CUT, CUT + "\n        logits = F.log_softmax(logits, dim=-1)"),
-        (CROSS, CROSS.replace("loss =", "loss = 1.0 *")),
-    ),
+    "loss of log-probabilities": edited(BASE, (CUT, CUT + "\n        logits = F.log_softmax(logits, dim=-1)"), (CROSS, CROSS.replace("loss =", "loss = 1.0 *"))),
     "other names": BASE.replace("logits", "scores_out").replace("targets", "labels").replace(" tok", " embedded"),
     "imports of what is not installed": "from transformers import GPT2LMHeadModel\nimport huggingface_hub\n" + BASE,
-}
+}  # fmt: skip
 
 # Right by the assignment, with a note: it says nothing about more tokens than the context.
 NO_CROP = edited(BASE, (CONTEXT, "context = x"))

@@ -193,47 +193,6 @@ if __name__ == "__main__":
     train(1e-5, 1.0, ModelConfig(33, 3, 3, 512, 50257), 16, 100)
 """
 
-KIT_ATTENTION = """
-b, t, d = x.shape
-q = self.W_q(x).view(b, t, self.n_heads, self.d_attention).transpose(1, 2)
-k = self.W_k(x).view(b, t, self.n_heads, self.d_attention).transpose(1, 2)
-v = self.W_v(x).view(b, t, self.n_heads, self.d_attention).transpose(1, 2)
-score = q @ k.transpose(-2, -1) / math.sqrt(self.d_attention)
-pattern = torch.softmax(score + self.causal_mask[:, :, :t, :t], dim=-1)
-return self.W_o((pattern @ v).transpose(1, 2).reshape(b, t, d))
-"""
-KIT_GENERATE = """
-for _ in range(num_new_tokens):
-    logits = self(x[:, -self.config.context_length:])[:, -1]
-    x = torch.cat([x, logits.argmax(-1, keepdim=True)], dim=1)
-return x
-"""
-# Right lines for the kit's stubs, as somebody writes them.
-KIT = {
-    "gelu": "return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))",
-    "mlp": "return self.fc2(self.gelu(self.fc1(x)))",
-    "attention": KIT_ATTENTION,
-    "block": "x = x + self.attention(self.pre_layer_norm(x))\nreturn x + self.mlp(self.post_layer_norm(x))",
-    "init": """
-for module in self.modules():
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, 0, INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-""",
-    "forward": """
-h = self.embeddings(x) + self.position_embeddings(torch.arange(seq, device=x.device))
-for block in self.backbone:
-    h = block(h)
-return self.lm_head(self.final_layer_norm(h))
-""",
-    "generate": KIT_GENERATE,
-    "loss": """
-logits = self(input_ids[:, :-1])
-return F.cross_entropy(logits.flatten(0, 1), input_ids[:, 1:].flatten())
-""",
-}
-
 
 def edited(source: str, *edits: tuple[str, str]) -> str:
     """The source with each (old, new) replaced; the old text has to be there exactly once."""

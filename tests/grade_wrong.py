@@ -10,17 +10,14 @@ from dataclasses import dataclass
 
 from grade_solutions import BASE, body, edited
 
-Edits = tuple[tuple[str, str], ...]
-
 
 @dataclass(frozen=True)
 class Wrong:
-    """names: acceptable diagnoses. edits: how the source was made from the right one."""
+    """names: acceptable diagnoses."""
 
     part: str
     names: tuple[str, ...]
     source: str
-    edits: Edits = ()  # () if the body was written anew
 
     @property
     def id(self) -> str:
@@ -28,7 +25,7 @@ class Wrong:
 
 
 def wrong(part: str, names: str, *edits: tuple[str, str]) -> Wrong:
-    return Wrong(part, tuple(names.split(" | ")), edited(BASE, *edits), edits)
+    return Wrong(part, tuple(names.split(" | ")), edited(BASE, *edits))
 
 
 def rewritten(part: str, names: str, method: str, new: str) -> Wrong:
@@ -50,26 +47,11 @@ POS = "pos = self.position_embeddings(torch.arange(T, device=x.device))"
 LOOP = "for block in self.backbone:\n            h = block(h)"
 NORM, HEAD = "h = self.final_layer_norm(h)", "logits = self.lm_head(h)\n        return logits"
 CONTEXT = "context = x[:, -self.config.context_length:]"
-LAST, TOKEN, CAT = (
-    "last = logits[:, -1, :]",
-    "token = torch.argmax(last, dim=-1, keepdim=True)",
-    "x = torch.cat([x, token], dim=1)",
-)
+LAST, TOKEN = "last = logits[:, -1, :]", "token = torch.argmax(last, dim=-1, keepdim=True)"
+CAT = "x = torch.cat([x, token], dim=1)"
 CUT, TARGETS = "logits = logits[:, :-1, :]", "targets = input_ids[:, 1:]"
 CROSS = "loss = F.cross_entropy(logits.reshape(-1, logits.size(-1)), targets.reshape(-1))"
-GENERATE = (
-    CONTEXT
-    + "\n            logits = self.forward(context)\n            "
-    + LAST
-    + "\n            "
-    + TOKEN
-    + "\n            "
-    + CAT
-)
-
-
-def generating(names: str, new: str) -> Wrong:
-    return rewritten("generate", names, "Transformer.generate", new)
+GENERATE = "\n            ".join((CONTEXT, "logits = self.forward(context)", LAST, TOKEN, CAT))
 
 
 WRONG: tuple[Wrong, ...] = (
@@ -87,8 +69,7 @@ WRONG: tuple[Wrong, ...] = (
     wrong("mlp", "GELU after fc2 too", ("return out\n\n\nclass CausalAttention", "return self.gelu(out)\n\n\nclass CausalAttention")),
     wrong("mlp", "GELU after fc2 only", ("h = self.gelu(h)\n        out = self.fc2(h)", "out = self.gelu(self.fc2(h))")),
     wrong("mlp", "GELU before fc1", ("h = self.fc1(x)\n        h = self.gelu(h)", "h = self.fc1(self.gelu(x))")),
-    wrong("mlp", "d_ff is not 4 d_model", ("nn.Linear(config.d_model, 4 * config.d_model)", "nn.Linear(config.d_model, config.d_model)"),
-          ("nn.Linear(4 * config.d_model, config.d_model)", "nn.Linear(config.d_model, config.d_model)")),
+    wrong("mlp", "d_ff is not 4 d_model", ("nn.Linear(config.d_model, 4 * config.d_model)", "nn.Linear(config.d_model, config.d_model)"), ("nn.Linear(4 * config.d_model, config.d_model)", "nn.Linear(config.d_model, config.d_model)")),
     wrong("mlp", "residual inside the MLP", ("out = self.fc2(h)", "out = x + self.fc2(h)")),
     wrong("mlp", "fc1 without bias", ("h = self.fc1(x)", "h = x @ self.fc1.weight.T")),
     wrong("mlp", "nothing returned", ("return out\n\n\nclass CausalAttention", "out\n\n\nclass CausalAttention")),
@@ -133,20 +114,16 @@ WRONG: tuple[Wrong, ...] = (
     wrong("attention", "W_q for keys too", ("k = self.W_k(x)", "k = self.W_q(x)")),
     wrong("attention", "W_q for all three", ("k = self.W_k(x)\n        v = self.W_v(x)", "k = q\n        v = q")),
     wrong("attention", "values not projected", ("v = self.W_v(x)", "v = x")),
-    wrong("attention", "heads cut by view without transposing", (QV, "q = q.view(B, H, T, self.d_attention)"),
-          (KV, "k = k.view(B, H, T, self.d_attention)"), (VV, "v = v.view(B, H, T, self.d_attention)")),
-    wrong("attention", "columns dealt out and joined back", (QV, 'q = rearrange(q, "b t (d h) -> b h t d", h=H)'), (KV, 'k = rearrange(k, "b t (d h) -> b h t d", h=H)'),
-          (VV, 'v = rearrange(v, "b t (d h) -> b h t d", h=H)'), (JOIN, 'z = rearrange(z, "b h t d -> b t (d h)")')),
-    wrong("attention", "heads dealt out column by column", (QV, 'q = rearrange(q, "b t (d h) -> b h t d", h=H)'), (KV, 'k = rearrange(k, "b t (d h) -> b h t d", h=H)'),
-          (VV, 'v = rearrange(v, "b t (d h) -> b h t d", h=H)')),
+    wrong("attention", "heads cut by view without transposing", (QV, "q = q.view(B, H, T, self.d_attention)"), (KV, "k = k.view(B, H, T, self.d_attention)"), (VV, "v = v.view(B, H, T, self.d_attention)")),
+    wrong("attention", "columns dealt out and joined back", (QV, 'q = rearrange(q, "b t (d h) -> b h t d", h=H)'), (KV, 'k = rearrange(k, "b t (d h) -> b h t d", h=H)'), (VV, 'v = rearrange(v, "b t (d h) -> b h t d", h=H)'), (JOIN, 'z = rearrange(z, "b h t d -> b t (d h)")')),
+    wrong("attention", "heads dealt out column by column", (QV, 'q = rearrange(q, "b t (d h) -> b h t d", h=H)'), (KV, 'k = rearrange(k, "b t (d h) -> b h t d", h=H)'), (VV, 'v = rearrange(v, "b t (d h) -> b h t d", h=H)')),
     wrong("attention", "heads joined without transposing", (JOIN, "z = z.reshape(B, T, C)")),
     wrong("attention", "heads joined column by column", (JOIN, 'z = rearrange(z, "b h t d -> b t (d h)")')),
     wrong("attention", "heads not joined", (JOIN, ""), (OUT, "out = z")),
     wrong("attention", "heads not joined, transposed", (JOIN, "z = z.transpose(1, 2)"), (OUT, "out = z")),
     wrong("attention", "heads averaged", (JOIN, "z = z.mean(1).repeat(1, 1, H)")),
     wrong("attention", "one head", (QV, "q = q.unsqueeze(1)"), (KV, "k = k.unsqueeze(1)"), (VV, "v = v.unsqueeze(1)")),
-    wrong("attention", "heads attend to heads, masked", (QV, "q = q.view(B, T, H, self.d_attention)"), (KV, "k = k.view(B, T, H, self.d_attention)"),
-          (VV, "v = v.view(B, T, H, self.d_attention)"), (SLICE, "mask = self.causal_mask[:, :, :H, :H]"), (JOIN, "z = z.reshape(B, T, C)")),
+    wrong("attention", "heads attend to heads, masked", (QV, "q = q.view(B, T, H, self.d_attention)"), (KV, "k = k.view(B, T, H, self.d_attention)"), (VV, "v = v.view(B, T, H, self.d_attention)"), (SLICE, "mask = self.causal_mask[:, :, :H, :H]"), (JOIN, "z = z.reshape(B, T, C)")),
     wrong("attention", "no output projection", (OUT, "out = z")),
     wrong("attention", "W_o twice", (OUT, "out = self.W_o(self.W_o(z))")),
     wrong("attention", "pattern transposed", ("z = weights @ v", "z = weights.transpose(-2, -1) @ v")),
@@ -178,8 +155,7 @@ WRONG: tuple[Wrong, ...] = (
     wrong("block", "no MLP", (SECOND, "")),
     wrong("block", "MLP reads attention alone", (FIRST, "a = self.attention(self.pre_layer_norm(x))"), (SECOND, "x = x + a + self.mlp(self.post_layer_norm(a))")),
     wrong("block", "norm without gain and bias", (FIRST, "x = x + self.attention(F.layer_norm(x, x.shape[-1:]))"), (SECOND, "x = x + self.mlp(F.layer_norm(x, x.shape[-1:]))")),
-    wrong("block", "eps 1e-06", ("self.pre_layer_norm = nn.LayerNorm(config.d_model)", "self.pre_layer_norm = nn.LayerNorm(config.d_model, eps=1e-6)"),
-          ("self.post_layer_norm = nn.LayerNorm(config.d_model)", "self.post_layer_norm = nn.LayerNorm(config.d_model, eps=1e-6)")),
+    wrong("block", "eps 1e-06", ("self.pre_layer_norm = nn.LayerNorm(config.d_model)", "self.pre_layer_norm = nn.LayerNorm(config.d_model, eps=1e-6)"), ("self.post_layer_norm = nn.LayerNorm(config.d_model)", "self.post_layer_norm = nn.LayerNorm(config.d_model, eps=1e-6)")),
     wrong("block", "input added twice", (SECOND, "y = x"), (FIRST, "x0 = x\n        " + FIRST + "\n        x = x0 + x + self.mlp(self.post_layer_norm(x))")),
     # forward
     wrong("forward", "positions from the batch axis", (POS, "pos = self.position_embeddings(torch.arange(B))[:, None]")),
@@ -257,8 +233,7 @@ WRONG: tuple[Wrong, ...] = (
     wrong("attention", "another answer the second time", (OUT, "self.calls = getattr(self, 'calls', 0) + 1\n        out = self.W_o(z) * self.calls")),
     # right values, wrong gradients
     wrong("block", "residual detached", (FIRST, FIRST.replace("= x +", "= x.detach() +")), (SECOND, SECOND.replace("= x +", "= x.detach() +"))),
-    wrong("block", "input detached",
-          (FIRST, "x = x.detach() + self.attention(self.pre_layer_norm(x.detach()))")),
+    wrong("block", "input detached", (FIRST, "x = x.detach() + self.attention(self.pre_layer_norm(x.detach()))")),
     wrong("block", "attention under no_grad", (FIRST, "with torch.no_grad():\n            a = self.attention(self.pre_layer_norm(x))\n        x = x + a")),
     wrong("block", "changed in place", (FIRST, "x += self.attention(self.pre_layer_norm(x))")),
     wrong("block", "changed in place", (FIRST, "y = x.clone()\n        y += self.attention(self.pre_layer_norm(y))\n        x = y")),
@@ -268,8 +243,7 @@ WRONG: tuple[Wrong, ...] = (
     wrong("attention", "keys detached", ("k = self.W_k(x)", "k = self.W_k(x).detach()")),
     wrong("attention", "W_v's weight by .data", ("v = self.W_v(x)", "v = x @ self.W_v.weight.data.T + self.W_v.bias")),
     wrong("mlp", "fc1's weight by .data", ("h = self.fc1(x)", "h = F.linear(x, self.fc1.weight.data, self.fc1.bias)")),
-    wrong("mlp", "fc1's weight by .data + fc2's weight by .data", ("h = self.fc1(x)", "h = F.linear(x, self.fc1.weight.data, self.fc1.bias)"),
-          ("out = self.fc2(h)", "out = F.linear(h, self.fc2.weight.data, self.fc2.bias)")),
+    wrong("mlp", "fc1's weight by .data + fc2's weight by .data", ("h = self.fc1(x)", "h = F.linear(x, self.fc1.weight.data, self.fc1.bias)"), ("out = self.fc2(h)", "out = F.linear(h, self.fc2.weight.data, self.fc2.bias)")),
     wrong("forward", "embeddings detached", ("h = tok + pos", "h = (tok + pos).detach()")),
     wrong("forward", "token embeddings detached", ("tok = self.embeddings(x)", "tok = self.embeddings.weight.data[x]")),
     wrong("forward", "final norm detached", (NORM, NORM + ".detach()")),
@@ -278,8 +252,7 @@ WRONG: tuple[Wrong, ...] = (
     # norms by hand, positions, helpers
     wrong("forward", "positions from 1, modulo the context", (POS, "pos = self.position_embeddings(torch.arange(1, T + 1) % self.config.context_length)")),
     wrong("forward", "final norm by the sample variance", (NORM, "n = self.final_layer_norm\n        h = n.weight * (h - h.mean(-1, keepdim=True)) / torch.sqrt(h.var(-1, keepdim=True) + 1e-5) + n.bias")),
-    wrong("block", "norm by the sample variance", (FIRST, "ln = lambda n, h: n.weight * (h - h.mean(-1, keepdim=True)) / torch.sqrt(h.var(-1, keepdim=True) + 1e-5) + n.bias\n        x = x + self.attention(ln(self.pre_layer_norm, x))"),
-          (SECOND, "x = x + self.mlp(ln(self.post_layer_norm, x))")),
+    wrong("block", "norm by the sample variance", (FIRST, "ln = lambda n, h: n.weight * (h - h.mean(-1, keepdim=True)) / torch.sqrt(h.var(-1, keepdim=True) + 1e-5) + n.bias\n        x = x + self.attention(ln(self.pre_layer_norm, x))"), (SECOND, "x = x + self.mlp(ln(self.post_layer_norm, x))")),
     wrong("attention", "before the scale, mask of -20", (SCALE, ""), (FILL, "scores = scores.masked_fill(mask == 0, -20.0) / math.sqrt(self.d_attention)")),
     wrong("generate", "second-last position", (LAST, "last = logits[:, -2 if logits.shape[1] > 1 else -1, :]")),
     wrong("attention", "a helper returns nothing", (OUT, "def project(z):\n            y = self.W_o(z)\n        out = self.W_o(project(z))")),

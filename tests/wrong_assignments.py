@@ -28,10 +28,6 @@ ADAMW = "torch.optim.AdamW(model.parameters(), lr=learning_rate)"
 TRANSPOSED = '("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")'
 
 WRONG = [
-    # --- GELU and MLP
-    # --- CausalAttention
-    # --- DecoderBlock
-    # --- Transformer._init_weights
     Change("init", "never scaled", "if scale_residual else INIT_STD", "if False else INIT_STD"),
     Change("init", "always scaled", "if scale_residual else INIT_STD", "if True else INIT_STD"),
     Change("init", "scaled by the root of n_layers", "math.sqrt(2 * self.config.n_layers)", "math.sqrt(self.config.n_layers)"),
@@ -42,10 +38,6 @@ WRONG = [
     Change("init", "uniform", "nn.init.normal_(self.embeddings.weight, 0, INIT_STD)", "nn.init.uniform_(self.embeddings.weight, -0.0346, 0.0346)"),
     Change("init", "seeded inside", "for module in self.modules():  # nothing random here", "torch.manual_seed(0)\n        for module in self.modules():"),
     Change("init", "standard deviation 0.2", "INIT_STD = 0.02", "INIT_STD = 0.2"),
-    # --- Transformer.forward
-    # --- Transformer.generate
-    # --- Transformer.get_loss_on_batch
-    # --- state_dict_converter, from_pretrained
     Change("converter", "attn.c_proj not transposed", TRANSPOSED, TRANSPOSED.replace('"attn.c_proj", ', "")),
     Change("converter", "nothing transposed", TRANSPOSED, "()"),
     Change("converter", "k before q", '("W_q", "W_k", "W_v")', '("W_k", "W_q", "W_v")'),
@@ -63,7 +55,6 @@ WRONG = [
     Change("pretrained", "nothing returned", "        return model\n", ""),
     Change("pretrained", "any activation", '            "activation_function": "gelu_new",', ""),
     Change("pretrained", "any epsilon", '            "layer_norm_epsilon": LAYER_NORM_EPS,\n', ""),
-    # --- train.py
     Change("chunks", "windows of stride 1", "chunks = tokens[: num_chunks * chunk_size].reshape(num_chunks, chunk_size)", "chunks = np.lib.stride_tricks.sliding_window_view(tokens, chunk_size)"),
     Change("chunks", "columns for rows", ".reshape(num_chunks, chunk_size)", ".reshape(chunk_size, num_chunks).T"),
     Change("chunks", "int32", "chunks.astype(np.int64)", "chunks.astype(np.int32)"),

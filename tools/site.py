@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import hectogpt
@@ -24,15 +23,6 @@ from tools import ROOT
 MARK = re.compile(r"^<!-- made: ([\w-]+)(?: ([\w.]+))? -->(?:\n!\[.*\))?$", re.MULTILINE)
 WIDTH = "88"  # columns of the help texts
 EMBEDDED = ("attention", "positions", "train")  # pages of `hectogpt explore export` that the site has
-PARTS = {
-    "gelu": "GELU",
-    "mlp": "MLP",
-    "attention": "CausalAttention",
-    "block": "DecoderBlock",
-    "forward": "Transformer.forward",
-    "generate": "Transformer.generate",
-    "loss": "Transformer.get_loss_on_batch",
-}
 
 
 def fill(text: str) -> str:
@@ -105,23 +95,24 @@ def exit_codes() -> str:
     return "\n".join(lines)
 
 
-def known_mistakes() -> dict[str, list[Any]]:
-    """Part -> the grader's known mistakes, each with name, where and what."""
+def traps() -> str:
+    """The grader's known mistakes as a table for each part. Those that differ in a number alone, or in how the gradient
+    is cut, stand once."""
+    from hectogpt.assignment.parts import BY_NAME
+    from hectogpt.grade import train_case
+    from hectogpt.grade.computation import symptoms
     from hectogpt.grade.explain import GRADIENTS, MISTAKES
 
-    return {part: [*MISTAKES[part], *GRADIENTS.get(part, ())] for part in MISTAKES}
-
-
-def traps() -> str:
-    """The known mistakes as a table for each part. Those that differ in a number alone, or in how the gradient is cut,
-    stand once."""
+    listed = {part: (*MISTAKES[part], *GRADIENTS.get(part, ())) for part in MISTAKES}
+    tables = {part: [(one.name, one.what, one.symptom) for one in mistakes] for part, mistakes in listed.items()}
+    known = [(loop.name, loop.what) for loop in train_case.MISTAKES]
+    known += [(name, what) for _, name, what in train_case.BATCHES]
+    tables["train"] = [(name, what, symptoms()["train"][name]) for name, what in known]
     sections = []
-    for part, listed in known_mistakes().items():
-        sections += [f"## {PARTS[part]}", "| mistake | where to look | what it is |\n|---|---|---|"]
-        rows: dict[str, str] = {}
-        for mistake in listed:
-            rows.setdefault(mistake.what, f"| {cell(mistake.name)} | {cell(mistake.where)} | {cell(mistake.what)} |")
-        sections[-1] += "\n" + "\n".join(rows.values())
+    for part, table in tables.items():
+        rows = {what: f"| {cell(name)} | {cell(symptom)} | {cell(what)} |" for name, what, symptom in reversed(table)}
+        head = "| mistake | what you see | what it is |\n|---|---|---|"
+        sections += [f"## {BY_NAME[part].title}", "\n".join([head, *reversed(rows.values())])]
     return "\n\n".join(sections)
 
 

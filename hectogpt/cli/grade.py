@@ -167,7 +167,7 @@ def write_files(arguments: GradeArguments, found: list[Result]) -> None:
         files.write_atomic(arguments.csv, report.as_csv(found))
     if arguments.gradescope is not None:
         told = report.gradescope(found[0], level, arguments.visibility)
-        files.write_atomic(arguments.gradescope, report.as_text(told))
+        files.write_atomic(arguments.gradescope, json.dumps(told, indent=1, allow_nan=False) + "\n")
 
 
 # --- watching -------------------------------------------------------------------------------------------------------

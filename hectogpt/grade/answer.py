@@ -39,8 +39,7 @@ class Answer:
         body = b""
         if self.tensor is not None:
             tensor = self.tensor.contiguous()
-            if tensor.dtype == torch.bfloat16 or tensor.is_complex():
-                tensor = tensor.float()
+            tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
             header |= {"dtype_of": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
             body = tensor.numpy().tobytes()
         if self.gradient is not None:
@@ -69,7 +68,7 @@ def of_frame(header: dict[str, Any], body: bytes) -> Answer:
 
 def answer_of(result: Any, facts: dict[str, Any]) -> Answer:
     """What a call returned."""
-    if isinstance(result, Tensor) and not result.is_sparse and result.layout == torch.strided:
+    if isinstance(result, Tensor) and result.layout == torch.strided and not result.is_complex():
         if result.numel() > LARGEST:
             return Answer("other", text=f"a tensor of shape {list(result.shape)}", facts=facts)
         return Answer("tensor", result.detach().cpu(), facts=facts)

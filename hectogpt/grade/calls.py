@@ -84,7 +84,7 @@ def size_of(expected: Tensor) -> float:
 def difference(yours: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the size of what was expected; infinite for another shape, another kind of
     number, or one that is not finite where it should be. NaN and infinity equal themselves."""
-    if yours.shape != expected.shape or yours.is_complex() or yours.is_floating_point() != expected.is_floating_point():
+    if yours.shape != expected.shape or yours.is_floating_point() != expected.is_floating_point():
         return math.inf
     a, b = yours.double(), expected.double()
     finite = b.isfinite()
@@ -104,6 +104,28 @@ def listed(names: list[str], most: int = 3, between: str = ", ") -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(names[:most]) + more
+
+
+def pattern(calls: list[Call]) -> str:
+    """In words where the answers are right though others are wrong: at position 0, in row 0, at the last position; ""
+    if it is nowhere in particular. Answers have the right shape."""
+    axes = BY_NAME[calls[0].setting.part].axes
+    wrong = [call for call in calls if not call.is_right]
+    if "position" not in axes or not wrong:
+        return ""
+    errors = []
+    for call in wrong:
+        yours, right = call.answer.tensor, call.right
+        if yours is None or yours.shape != right.shape or yours.dim() < 2:
+            return ""
+        error = (yours.double() - right.double()).abs() > call.tolerance * size_of(right.double())
+        errors.append(error.flatten(2).any(-1) if error.dim() > 2 else error)
+    places = {
+        "position 0 is right, later ones are not": lambda e: not e[:, 0].any(),
+        "row 0 is right, other rows are not": lambda e: not e[0].any(),
+        "the last position is right, earlier ones are not": lambda e: not e[:, -1].any(),
+    }
+    return next((words for words, holds in places.items() if all(holds(error) for error in errors)), "")
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -158,7 +180,7 @@ class Call:
         setting, yours, expected = self.setting, self.answer.tensor, self.right
         assert yours is not None
         new_tokens = f", {setting.new_tokens[self.number]} new tokens" if setting.new_tokens else ""
-        where = f"input of shape {list(given(setting, self.number).shape)}{new_tokens}:"
+        where = f'input {self.number} of "{setting.name}", shape {list(given(setting, self.number).shape)}{new_tokens}:'
         yours = yours.reshape(()) if yours.shape == (1,) and not expected.dim() else yours  # a loss
         if yours.shape != expected.shape:
             return f"{where} the result has shape {list(yours.shape)}, expected {list(expected.shape)}"

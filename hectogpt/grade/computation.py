@@ -7,9 +7,12 @@ the child puts these functions in the place of the parts below the one that it j
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -238,13 +241,28 @@ class Mistake:
     """A known mistake: one or two methods of the computation replaced by what students write.
 
     name: short and stable, for tables. where: the tensor or step that it is in. what: the mistake in a sentence that
-    does not give the code away. changes: name of a method -> what takes its place.
+    does not give the code away. changes: name of a method -> what takes its place. symptom: what its author sees.
     """
 
     name: str
     where: str
     what: str
     changes: Mapping[str, Method] = field(compare=False, repr=False)
+    symptom: str = field(default="", compare=False)
+
+
+@lru_cache(maxsize=1)
+def symptoms() -> dict[str, dict[str, str]]:
+    """Part -> mistake -> what its author sees, measured by tools/symptoms.py."""
+    found: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("symptoms.json").read_text(encoding="utf-8"))
+    return found
+
+
+def with_symptoms(tables: dict[str, list[Mistake]]) -> dict[str, list[Mistake]]:
+    """Part -> mistakes, with their symptoms."""
+    return {
+        p: [replace(one, symptom=symptoms()[p].get(one.name, "")) for one in listed] for p, listed in tables.items()
+    }
 
 
 def mistake(name: str, where: str, what: str, **changes: Method) -> Mistake:

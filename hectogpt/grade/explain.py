@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import fit, laws, mistakes_attention, mistakes_layers, mistakes_model
+from hectogpt.grade import faults, fit, laws, mistakes_attention, mistakes_layers, mistakes_model
 from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call, Case, difference, listed, outcome, short
-from hectogpt.grade.computation import Mistake, combine
-from hectogpt.grade.faults import GRADIENTS, by_words
+from hectogpt.grade.computation import Mistake, combine, with_symptoms
+from hectogpt.grade.faults import by_words
 from hectogpt.grade.result import Diagnosis, PartResult
 from hectogpt.grade.runner import Transcript
 
-MISTAKES: dict[str, list[Mistake]] = {
+TABLES = {
     "gelu": mistakes_layers.GELU,
     "mlp": mistakes_layers.MLP,
     "attention": mistakes_attention.ATTENTION,
@@ -30,9 +30,10 @@ MISTAKES: dict[str, list[Mistake]] = {
     "generate": mistakes_model.GENERATE,
     "loss": mistakes_model.LOSS,
 }
+MISTAKES, GRADIENTS = with_symptoms(TABLES), with_symptoms(faults.GRADIENTS)
 IN_WORDS = 3  # explanations of the same results that are given in words
 PAIRS = 3000  # that are tried at most: a second or two
-CROPPED = next(one for one in mistakes_model.GENERATE if one.name == "returned text cropped")
+CROPPED = next(one for one in MISTAKES["generate"] if one.name == "returned text cropped")
 Mistakes = tuple[Mistake, ...]
 
 
@@ -54,10 +55,8 @@ def outcome_of(case: Case, transcript: Transcript) -> tuple[str, str]:
     answers = [call.answer for call in case.counted]
     first, below = answers[0], BY_NAME[case.part].rests_on
     if all(map(is_stub, answers)):
-        return (
-            "not started",
-            "it returns the placeholder" if first.kind == "tensor" else "it raises NotImplementedError",
-        )
+        words = "it returns the placeholder" if first.kind == "tensor" else "it raises NotImplementedError"
+        return "not started", words
     if any(answer.kind == "memory" for answer in answers):
         return "out of memory", "it asked for more memory than it may have"
     if not first.facts.get("building"):
@@ -100,14 +99,13 @@ def unstable(case: Case) -> Diagnosis | None:
         if len(calls) < 2 or first is None or again is None or calls[0] not in case.counted:
             continue
         other_nan = first.shape == again.shape and not torch.equal(first.isnan(), again.isnan())
-        if other_nan or difference(again, first) > 1e-4:
-            what = "The same input gives another output the second time: something is random or kept between calls."
-            if case.part == "generate":
-                what = (
-                    "Tokens are drawn at random, or a state is kept between calls; greedy decoding takes the likeliest."
-                )
-                return Diagnosis(("sampling for greedy",), "the choice of the next token", what)
-            return Diagnosis(("another answer the second time",), "what is kept between calls", what)
+        if not (other_nan or difference(again, first) > 1e-4):
+            continue
+        if case.part == "generate":
+            what = "Tokens are drawn at random, or a state is kept between calls; greedy decoding takes the likeliest."
+            return Diagnosis(("sampling for greedy",), "the choice of the next token", what)
+        what = "The same input gives another output the second time: something is random or kept between calls."
+        return Diagnosis(("another answer the second time",), "what is kept between calls", what)
     return None
 
 
@@ -163,14 +161,8 @@ def by_error(case: Case) -> Diagnosis | None:
     return fault_diagnosis(case.part, broken) if broken else None
 
 
-RULES: tuple[Callable[[Case], Diagnosis | None], ...] = (
-    unstable,
-    no_number,
-    wrong_gradient,
-    reproduced,
-    cropped,
-    by_error,
-)
+RULES: tuple[Callable[[Case], Diagnosis | None], ...]
+RULES = (unstable, no_number, wrong_gradient, reproduced, cropped, by_error)
 
 
 def fault_diagnosis(part: str, broken: Answer) -> Diagnosis | None:
@@ -255,4 +247,5 @@ def diagnosis(found: list[Mistakes]) -> Diagnosis | None:
     wheres = ["; ".join(dict.fromkeys(one.where for one in mistakes)) for mistakes in found[:IN_WORDS]]
     what, *others = [" ".join(one.what for one in mistakes) for mistakes in found[:IN_WORDS]]
     equivalent = tuple(" + ".join(other) for other in names[1:])
-    return Diagnosis(names[0], ", or ".join(dict.fromkeys(wheres)), what, equivalent, tuple(others))
+    effect = found[0][0].symptom if len(found[0]) == 1 else ""
+    return Diagnosis(names[0], ", or ".join(dict.fromkeys(wheres)), what, equivalent, tuple(others), effect)

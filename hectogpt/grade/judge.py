@@ -11,7 +11,8 @@ from torch import Tensor
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, train_case
 from hectogpt.grade.answer import Answer
-from hectogpt.grade.calls import Call, Case, case_of, difference, listed, short
+from hectogpt.grade.calls import Call, Case, case_of, difference, listed, pattern, short
+from hectogpt.grade.computation import symptoms
 from hectogpt.grade.explain import describe, explain, fault_diagnosis
 from hectogpt.grade.laws import Law
 from hectogpt.grade.result import Diagnosis, Finding, PartResult
@@ -32,11 +33,10 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
         outcome, words = transcript.ends[""]
         return PartResult(part, outcome, f"while the files were imported: {words}")
     if error := transcript.imports.get(module):
-        outcome = "out of memory" if error.kind == "memory" else "blocked"
         words = f"{module}.py cannot be imported: {describe(error)}"
-        return PartResult(
-            part, outcome, words, diagnosis=fault_diagnosis(part, error) if outcome == "blocked" else None
-        )
+        if error.kind == "memory":
+            return PartResult(part, "out of memory", words)
+        return PartResult(part, "blocked", words, diagnosis=fault_diagnosis(part, error))
     names = [law.setting.name for law in laws.laws_of(part)]
     if ended := next((transcript.ends[name] for name in names if name in transcript.ends), None):
         return PartResult(part, *ended, diagnosis=ended_diagnosis(*ended))
@@ -107,7 +107,7 @@ def check_values(calls: list[Call]) -> str:
             return describe(call.answer)
         if not call.is_right:
             again = "the first input, given again: " if call is calls[-1] and call.place else ""
-            return again + call.first_difference()
+            return again + "; ".join(filter(None, (call.first_difference(), pattern(calls))))
     return ""
 
 
@@ -140,6 +140,7 @@ def never(fact: str, value: bool, words: str) -> Callable[[list[Call]], str]:
     return lambda calls: words if any(call.answer.facts.get(fact) is value for call in calls) else ""
 
 
+GROWS = "gradients are recorded while tokens are generated: memory grows with every token"
 CHECKS: dict[str, Callable[[list[Call]], str]] = {
     "values": check_values,
     "again": check_again,
@@ -147,9 +148,7 @@ CHECKS: dict[str, Callable[[list[Call]], str]] = {
     "device": check_device,
     "input kept": never("input kept", False, "the tensor that was given has been changed in place"),
     "mode kept": never("mode kept", False, "the model was left in another mode (train or eval)"),
-    "no graph": never(
-        "graph", True, "gradients are recorded while tokens are generated: memory grows with every token"
-    ),
+    "no graph": never("graph", True, GROWS),
 }
 
 
@@ -219,7 +218,8 @@ def trained(both: list[Run]) -> PartResult:
         name, what = next(((name, what) for applies, name, what in BATCHES if applies(run.batches)), ("", ""))
         if name:
             rows = "; ".join(str(batch[:6]) for batch in run.batches[:3])
-            found = Diagnosis((name,), "how the text is cut into batches", what)
+            effect = symptoms()["train"].get(name, "")
+            found = Diagnosis((name,), "how the text is cut into batches", what, effect=effect)
             return failed("train", f"rows of the text in the first steps: {rows}", found)
     result = PartResult("train", "passed", tolerance=train_case.TOLERANCE)
     comparable = all(run.comparable for run in both)
@@ -230,7 +230,8 @@ def trained(both: list[Run]) -> PartResult:
     known = [loop for loop in train_case.MISTAKES if comparable and all(run.follows(loop) for run in wrong)]
     if known:
         first, *others = (loop.name for loop in known)
-        found = Diagnosis((first,), "the training loop", known[0].what, tuple(others))
+        effect = symptoms()["train"].get(first, "")
+        found = Diagnosis((first,), "the training loop", known[0].what, tuple(others), effect=effect)
         return failed("train", first_difference(both), found)
     if words := another_schedule(both[0], comparable):
         says = "The assignment's baseline uses AdamW."
@@ -322,8 +323,4 @@ def judge_plot(transcript: Transcript) -> PartResult:
     return result
 
 
-OTHER: dict[str, Callable[[Transcript], PartResult]] = {
-    "init": judge_init,
-    "train": judge_train,
-    "plot": judge_plot,
-}
+OTHER = {"init": judge_init, "train": judge_train, "plot": judge_plot}

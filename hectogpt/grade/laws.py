@@ -75,24 +75,13 @@ class Setting:
         return zlib.crc32(self.name.encode())
 
 
-BLOCK_SHAPES: dict[str, tuple[str, str]] = {
-    "mlp.fc1.weight": ("4d", "d"),
-    "mlp.fc1.bias": ("4d", ""),
-    "mlp.fc2.weight": ("d", "4d"),
-    "mlp.fc2.bias": ("d", ""),
-    **{
-        f"attention.{name}.{kind}": ("d", "d" if kind == "weight" else "")
-        for name in ("W_k", "W_q", "W_v", "W_o")
-        for kind in ("weight", "bias")
-    },
-    **{f"{name}_layer_norm.{kind}": ("d", "") for name in ("pre", "post") for kind in ("weight", "bias")},
-}
-
-
 def shapes(size: Size) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of a model's state dict."""
-    d, lengths = size.d_model, {"d": size.d_model, "4d": 4 * size.d_model}
-    block = {name: tuple(lengths[axis] for axis in axes if axis) for name, axes in BLOCK_SHAPES.items()}
+    d, block = size.d_model, dict[str, tuple[int, ...]]()
+    square = {f"attention.{name}": (d, d) for name in ("W_k", "W_q", "W_v", "W_o")}
+    for name, shape in {"mlp.fc1": (4 * d, d), "mlp.fc2": (d, 4 * d), **square}.items():
+        block |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    block |= {f"{name}_layer_norm.{kind}": (d,) for name in ("pre", "post") for kind in ("weight", "bias")}
     return {
         "embeddings.weight": (size.vocab_size, d),
         "position_embeddings.weight": (size.context_length, d),
@@ -108,29 +97,27 @@ def weights(setting: Setting) -> dict[str, Tensor]:
     """The state dict of a whole model, float64, for the setting. Made once; not to be changed."""
     generator = torch.Generator().manual_seed(setting.seed)
     root = setting.size.d_model**0.5
+    # How a name ends, the standard deviation, and what divides it; the first that holds.
+    scales = (
+        ("norm.weight", 0.4, 1.0),
+        ("norm.bias", 0.5, 1.0),
+        ("bias", 0.4, 1.0),
+        ("position_embeddings.weight", 0.7, 1.0),
+        ("embeddings.weight", 1.0, 1.0),
+        ("W_q.weight", 1e5 if setting.kind == "loud" else 1.6, root),
+        ("W_k.weight", 1.6, root),
+        ("lm_head.weight", 2.5, root),
+        ("", 1.2, root),
+    )
     state = {}
     for name, shape in shapes(setting.size).items():
         draw = torch.randn(shape, generator=generator, dtype=torch.float64)
-        if "norm" in name:
-            state[name] = 1 + 0.4 * draw if name.endswith("weight") else 0.5 * draw
-        elif name.endswith("bias"):
-            state[name] = 0.4 * draw
-        elif name == "embeddings.weight":
-            state[name] = draw
-        elif name == "position_embeddings.weight":
-            state[name] = 0.7 * draw
-        elif name.endswith(("W_q.weight", "W_k.weight")):
-            state[name] = 1.6 * draw / root
-        elif name == "lm_head.weight":
-            state[name] = 2.5 * draw / root
-        else:
-            state[name] = 1.2 * draw / root
+        std, divisor = next((std, divisor) for end, std, divisor in scales if name.endswith(end))
+        state[name] = float(name.endswith("norm.weight")) + std * draw / divisor
         if setting.kind == "bend" and "mlp.fc1" in name:
             state[name] = 0.3 * draw / root if name.endswith("weight") else -2.3 + 0.2 * draw
         if setting.kind == "bend" and name.endswith("mlp.fc2.bias"):
             state[name] = 0.01 * draw
-        if setting.kind == "loud" and name.endswith("W_q.weight"):
-            state[name] = 1e5 * draw / root
     return state
 
 

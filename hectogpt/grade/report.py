@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import zlib
 from collections import Counter
@@ -40,6 +39,8 @@ def hints(part: PartResult, level: int) -> Iterator[tuple[str, str]]:
         yield "where", one(found.where)
     if level >= 3:
         yield "what", found.what
+        if found.effect:
+            yield "effect", found.effect
         for sentence in found.alternatives:
             yield "or", sentence + " (It gives the same results.)"
         if more := found.equivalent[len(found.alternatives) :]:
@@ -86,6 +87,8 @@ def text(result: Result, level: int = 3) -> str:
     if result.missing:
         lines.append(f"  not installed here, replaced by stand-ins: {one(', '.join(result.missing))}")
     lines += [f"  for the teacher: looks beyond its own code: {one(line)}" for line in result.looks]
+    if any(part.broken for part in result.parts):
+        lines.append("  what a difference says, and how to get its input: docs/assignment-student.md, section 3")
     return "\n".join(lines)
 
 
@@ -116,11 +119,6 @@ def overview(found: list[Result]) -> str:
     """A class in a few lines: points, and what went wrong how often."""
     lines = [f"  {n:>4}  {part}: {one(what)}" for part, what, n in counts(found)[:20]]
     return "\n".join([f"{len(found)} submissions, {average(found)}", *lines])
-
-
-def as_text(value: dict[str, Any]) -> str:
-    """JSON with a line end, without numbers that JSON does not have."""
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def as_csv(found: list[Result]) -> str:

@@ -28,13 +28,15 @@ WRONG = OUTCOMES[4:]
 @dataclass(frozen=True)
 class Diagnosis:
     """names: the mistake, or both of a pair. equivalent: other names that explain the same results. where, what: the
-    second and the third hint. alternatives: what else explains the same results, the first few as sentences."""
+    second and the third hint. alternatives: what else explains the same results, the first few as sentences. effect:
+    what else the mistake does, in training say."""
 
     names: tuple[str, ...]
     where: str
     what: str
     equivalent: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
+    effect: str = ""
 
     @property
     def id(self) -> str:

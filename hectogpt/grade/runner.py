@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def one_of(known: set[str], name: Any) -> str:
 
 
 class Spare:
-    """A child that waits for a submission, in an empty folder of its own; at the end of the `with` block both go. One
+    """A child that waits for a submission, in an empty folder of its own; `close` ends both. One
     that was started early has loaded torch by the time a file is saved."""
 
     def __init__(self) -> None:
@@ -105,12 +105,6 @@ class Spare:
             stack.callback(end_daemons, self.folder)
             stack.callback(self.child.end)
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> Spare:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the child, if it has not ended yet, with all that it has started, and remove its folder."""
@@ -167,7 +161,7 @@ def run(
         if rest <= 0:
             transcript.ends |= {name: ("timed out", "the time for the whole submission was over") for name in left}
             break
-        with spare if spare and spare.child.is_alive() else Spare() as waiting:
+        with closing(spare if spare and spare.child.is_alive() else Spare()) as waiting:
             submission.write(waiting.folder)
             request = {"settings": left, "modules": modules, "memory": limits.memory}
             ending = attempt(transcript, waiting, request, limits, rest, cancelled)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from command import Here, assert_good_error
 from helpers import ROOT
 
@@ -101,25 +100,6 @@ def test_expected_values_are_the_textbooks() -> None:
             assert one == pytest.approx(other, rel=1e-7)
 
     compare(stored, json.loads(done.stdout))
-
-
-def test_weights_are_not_trivial() -> None:
-    stored = json.loads((ROOT / "assignment" / "tests" / "expected.json").read_text(encoding="utf-8"))
-    weights = {name: torch.tensor(value, dtype=torch.float64) for name, value in stored["weights"].items()}
-    for name, value in weights.items():
-        assert (value - float(name.endswith("norm.weight"))).std() > 0.25, name
-    x = torch.tensor(stored["attention"]["x"], dtype=torch.float64)
-    q, k = (
-        (x @ weights[f"backbone.0.attention.{w}.weight"].T + weights[f"backbone.0.attention.{w}.bias"])
-        .unflatten(-1, (3, 4))
-        .transpose(1, 2)
-        for w in ("W_q", "W_k")
-    )
-    scores = (q @ k.mT / 2).masked_fill(torch.ones(10, 10).triu(1) > 0, -torch.inf)
-    late = scores.softmax(-1)[:, :, 5:]  # six keys and more: even attention gives each 0.17 or less
-    assert late.amax(-1).mean() > 0.6
-    assert len({tuple(row) for row in stored["generate"]["tokens"]}) == 3
-    assert len({tuple(row[-8:]) for row in stored["together"]["tokens"]}) == 2
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

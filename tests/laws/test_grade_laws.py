@@ -3,19 +3,25 @@
 # ruff: noqa: E501  # sources of others
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from grade_solutions import BASE, TRAIN, edited, judged
+from grade_solutions import BASE, TRAIN, edited, judged, module
+from helpers import ROOT
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import calls, explain, laws, train_case
 from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call
-from hectogpt.grade.faults import GRADIENTS
+from hectogpt.grade.computation import symptoms
+from hectogpt.grade.explain import GRADIENTS
+from tools.symptoms import measure
 
 IN_ORDER = [list(range(4 * n, 4 * n + 4)) for n in range(train_case.STEPS)]
+STUDENTS_PAGE = ROOT / "docs" / "assignment-student.md"
 PAST_THE_CONTEXT = {"returned text cropped"}  # shows in a law of its own
 
 
@@ -70,6 +76,28 @@ def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(par
         assert made is None or not torch.allclose(made, right), mistake.name
         same = Call(setting, 0, Answer("tensor", value), "float64")
         assert same.agrees(calls.outcome((mistake,), setting, 0)), mistake.name
+
+
+def test_every_mistake_says_what_its_author_sees_and_some_are_measured_again() -> None:
+    for part, listed in explain.MISTAKES.items():
+        known = {mistake.name: mistake for mistake in (*listed, *explain.GRADIENTS.get(part, ()))}
+        assert set(symptoms()[part]) == set(known), "python -m tools.symptoms writes them"
+        assert all(mistake.symptom.endswith(".") for mistake in known.values())
+    loops = {loop.name for loop in train_case.MISTAKES} | {name for _, name, _ in train_case.BATCHES}
+    assert set(symptoms()["train"]) == loops
+    for part, name in (("attention", "no causal mask"), ("generate", "context does not grow"), ("loss", "no shift")):
+        (mistake,) = (one for one in explain.MISTAKES[part] if one.name == name)
+        assert measure(part, mistake) == mistake.symptom
+
+
+def test_the_students_page_says_how_to_get_an_input() -> None:
+    (lines,) = re.findall(
+        r"```python\n(from hectogpt.grade.*?)```", STUDENTS_PAGE.read_text(encoding="utf-8"), re.DOTALL
+    )
+    made: dict[str, Any] = {}
+    module("model_solution", BASE)
+    exec(lines, made)
+    assert torch.allclose(made["y"], calls.outcome((), laws.ATTENTION, 0))
 
 
 # --- train.py and its picture -----------------------------------------------------------------------------------------
