@@ -40,6 +40,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         """The error as it is shown. Names of files come from others: their control characters are made visible, and
         no further line of a text begins where a line of ours does."""
-        parts = [("error", self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]
+        label = "stopped" if self.code in (HANGUP, INTERRUPTED, TERMINATED) else "error"
+        parts = [(label, self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]
         lines = [f"{name}: {text}" for name, text in parts if text]
         return printable("\n".join(line.replace("\n", "\n  ") for line in lines))

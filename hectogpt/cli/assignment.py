@@ -59,7 +59,9 @@ def write(arguments: AssignmentArguments) -> None:
         f"{printable(str(arguments.folder))}: {len(parts)} parts to write, {points} points. Begin with README.md; then"
     )
     print("fill in a part, and see how far you are:\n")
-    print(f"  hectogpt assignment --check {folder}\n  cd {folder} && pytest      the same tests, without hectogpt")
+    print(
+        f"  hectogpt assignment --check {folder}\n  cd {folder} && python -m pytest      the same tests, without hectogpt; needs pip install pytest"
+    )
     print(f"  hectogpt grade {folder} --watch      after every save: what is wrong, then where, then which mistake")
     if arguments.solution:
         print(f"\nFor teachers: {folder}/solution holds the textbook's files and the written answers.")
@@ -75,11 +77,11 @@ def check(folder: Path) -> None:
     found = check_kit(folder, tell)
     passed = [progress for progress in found if progress.state == "passed"]
     points, all_points = (sum(progress.points for progress in group) for group in (passed, found))
-    print(f"{len(passed)} of {len(found)} passed; parts worth {points} of {all_points} points")
+    print(f"{len(passed)} of {len(found)} tests passed; parts worth {points} of {all_points} points")
     failed = next((progress.part for progress in found if progress.state == "failed"), None)
     if failed:
         quoted = printable(shlex.quote(str(folder)))
-        print(f"the whole message:  cd {quoted} && pytest tests/test_{failed}.py")
+        print(f"the whole message:  cd {quoted} && python -m pytest tests/test_{failed}.py")
         print(f"what it may be:     hectogpt grade {quoted}")
     if len(passed) < len(found):
         raise SystemExit(errors.BUG)

@@ -114,6 +114,11 @@ def show_run(record: RunRecord, as_json: bool) -> None:
         print(json.dumps(record.as_json() | answer, allow_nan=False))
         return
     facts = {label: one_line(fact) for label, fact in read_facts(record)}
+    if not record.changed and record.state == "done" and record.dev_loss is not None:
+        from hectogpt.lab.usual import is_it_usual
+
+        said = is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned, record.dev_loss)
+        facts |= {"is it normal?": said} if said else {}
     print(facts_text(f"{one_line(str(record.folder))}: {recipe_of(record)}", facts) + "\n")
     if differences:
         print(f"Differs from the recipe {one_line(recipe)}" + (f" ({one_line(remark)})" if remark else ""))

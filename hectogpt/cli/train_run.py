@@ -25,7 +25,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas
 from hectogpt.lab.recipes import DEFAULT
 from hectogpt.lab.scoring import FullRun, run_and_score
-from hectogpt.lab.usual import band_of
+from hectogpt.lab.usual import band_of, is_it_usual
 from hectogpt.progress import Progress
 from hectogpt.run_records import PICTURE, RUN, read_state
 from hectogpt.serialization import dump
@@ -205,13 +205,13 @@ def shorter_run(name: str, corpus: str) -> str:
 
 
 def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
-    """Print the run's size, what it would read, and its fields."""
+    """Print the run's fields, its size, and what it would read."""
+    print(dumps(dump(run), indent=2, allow_nan=False))
     for line in size_notes(run, corpus):
         progress.line(f"note: {line}")
     print(f"{label}: {setup.count_parameters(run, corpus):,} parameters")
     epochs = run.tokens / len(corpus.train)
     print(printable(f"{run.tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"))
-    print(dumps(dump(run), indent=2, allow_nan=False))
 
 
 def print_result(done: FullRun, json: bool, quiet: bool) -> None:
@@ -231,6 +231,9 @@ def print_result(done: FullRun, json: bool, quiet: bool) -> None:
     rows = [(name, loss, loss * bits) for name, loss in sorted(losses.items(), key=lambda row: -row[1])]
     print(f"{one_line(summary['corpus'])}: held-out loss after {summary['steps']} steps")
     print("\n".join(loss_table(rows)))
+    whole = () if summary["modified"] else (summary["recipe"], summary["corpus"], summary["steps"], summary["dev_loss"])
+    if whole and (said := is_it_usual(*whole)):
+        print(f"This loss is {said}.")
     for name, text in summary["samples"].items():
         print(printable(f"{name}: {text}"))
     print(printable(f"\nThe picture: {summary['folder']}/{PICTURE}\nAll of it:   {summary['folder']}"))

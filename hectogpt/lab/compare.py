@@ -23,7 +23,7 @@ from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramLosses, NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, RecordFile, append_record, trial_key
-from hectogpt.lab.statistics import Paired, Summary, compare_pairs, selection_bias_of, summarize
+from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, selection_bias_of, summarize
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import request_of
 from hectogpt.serialization import dump
@@ -249,7 +249,7 @@ def result_table(results: Sequence[Result], split: str) -> tuple[list[str], list
     rows = []
     for result in results:
         pair, cells = result.to_first, [result.arm.label, str(result.compared.n), str(result.compared)]
-        p = "" if pair is None or pair.p is None else f"{pair.p:.1g}"
+        p = "" if pair is None or pair.p is None else p_text(pair.p)
         rows.append(cells + (["", "", ""] if pair is None else [str(pair), p, pair.verdict]))
     return ["arm", "n", f"{split} loss ± SD", "gain over the first [95 %]", "p", "verdict"], rows
 

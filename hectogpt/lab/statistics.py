@@ -60,6 +60,11 @@ class Paired:
         return f"{self.gain:+.4f}" + ("" if self.low is None else f" [{self.low:+.4f}, {self.high:+.4f}]")
 
 
+def p_text(p: float) -> str:
+    """p to one digit, to two where it is near 1: "0.003", "0.97", "> 0.99"."""
+    return "> 0.99" if p > 0.99 else f"{p:.2g}" if p >= 0.1 else f"{p:.1g}"
+
+
 def summarize(values: Sequence[float]) -> Summary:
     """Summary of at least one value."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None

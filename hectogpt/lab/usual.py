@@ -36,6 +36,18 @@ def band_of(recipe: str, corpus: str, steps: int | None) -> Band | None:
     return None if found is None else Band(*found)
 
 
+def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str:
+    """How a whole run's held-out loss lies to those on record, in words; "" if there are none. Within four SD, or 0.01,
+    is usual."""
+    band = band_of(recipe, corpus, steps)
+    if band is None:
+        return ""
+    others, apart = f"{band.n} runs on record: {band.mean:.3f} ± {band.sd:.3f}", loss - band.mean
+    if abs(apart) <= max(4 * band.sd, 0.01):
+        return f"as usual ({others})"
+    return f"{abs(apart):.3f} {'above' if apart > 0 else 'below'} the usual ({others})"
+
+
 @dataclass(frozen=True)
 class Curve:
     """A finished baseline run: training loss and gradient norm at every step, and its loss on dev."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from hectogpt.display import printable
 from hectogpt.lab.compare import Comparison, Result, short_name
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, POWER, SIGNIFICANCE, Paired, VerdictWord, seeds_needed
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, POWER, SIGNIFICANCE, Paired, VerdictWord, p_text, seeds_needed
 
 FEWEST_SEEDS = 3  # to ask for where a single seed says nothing
 # What a trial costs: a verdict's name -> a record's, the form of a number, what follows it.
@@ -153,7 +153,7 @@ def _outcome(verdict: Verdict) -> str:
     facts = [f"gain {gain:+.4f}"]
     if verdict.interval is not None:
         facts.append("95 % interval {:+.4f} to {:+.4f}".format(*verdict.interval))
-    facts += [f"one-sided p = {pair.p:.1g}"] if pair.p is not None else []
+    facts += [f"one-sided p = {p_text(pair.p)}".replace("= >", ">")] if pair.p is not None else []
     whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
     which = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
     facts.append(f"{len(seeds)} paired seeds, {which}" if len(seeds) > 1 else f"one seed, {seeds[0]}")

@@ -140,7 +140,7 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
 
 def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str = "", kept: str = "") -> UserError:
     """The error of a run that a signal has ended after a step; it may have come to another process."""
-    what = f"stopped by a signal after step {session.step} of {session.run.steps}"
+    what = f"by a signal after step {session.step} of {session.run.steps}"
     code = exit_code(signals[0] if signals else signal.SIGTERM)
     return UserError(what, why=why, fix=fix, kept=kept, code=code)
 

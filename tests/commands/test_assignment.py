@@ -236,7 +236,7 @@ def test_a_new_kit_has_not_been_started(here: Here, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert [line.split(maxsplit=1) for line in lines[:13]] == [[name, "not started"] for name in NAMES]
     assert lines[13].split(maxsplit=1) == ["together", "waiting      for forward"]
-    assert lines[14] == "0 of 14 passed; parts worth 0 of 30 points"
+    assert lines[14] == "0 of 14 tests passed; parts worth 0 of 30 points"
     assert sorted(tmp_path.rglob("*")) == before  # it leaves nothing behind
 
 
@@ -245,7 +245,7 @@ def test_a_solution_passes(here: Here, tmp_path: Path) -> None:
     solve(tmp_path / "kit")
     done = here("assignment", "--check", "kit")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "14 of 14 passed; parts worth 30 of 30 points"
+    assert done.stdout.splitlines()[-1] == "14 of 14 tests passed; parts worth 30 of 30 points"
 
 
 @pytest.mark.thorough
@@ -291,7 +291,7 @@ def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:
     assert "numbers differ, first at [0, 1, 0]: yours " in lines[1]
     assert lines[3] == "1 of 3 passed; parts worth 1 of 7 points"
     assert lines[4:] == [
-        "the whole message:  cd kit && pytest tests/test_attention.py",
+        "the whole message:  cd kit && python -m pytest tests/test_attention.py",
         "what it may be:     hectogpt grade kit",
     ]
 

@@ -71,7 +71,7 @@ PRINTED = {
     "docs/python": ["Run soap_rare_tokens", r"\nAnna walked to the", r"my_idea\.py:half_way", "already holds a run"],
     "docs/grading": ["my_folder: 0 of 30", "exit code 1", "hints: level 1"],
     "docs/grading-teacher": ["anna: 0/30", "ben: 30/30", "exit code 1"],
-    "docs/assignment-student": ["0 of 14 passed", "submission.zip"],
+    "docs/assignment-student": ["0 of 14 tests passed", "submission.zip"],
 }
 # page -> what has happened before a reader types its first block
 BEFORE = {

@@ -190,7 +190,7 @@ def one_signal(run: Undisturbed, number: int) -> Breakage:
         ended = child.wait()
         if ended.code not in (0, CODES[kind]) or (ended.code == 0 and "stopped" in ended.said):
             return [f"ended with {ended.code}, not {CODES[kind]}: {ended.said[-1000:]}"]
-        if "stopped by a signal after step" in ended.said:
+        if "by a signal after step" in ended.said:
             rows, kept = len(runs.rows_of(folder)), runs.newest_step(folder)
             state = json.loads((folder / SUMMARY).read_text()).get("state")
             if (rows, state) != (kept, "interrupted"):

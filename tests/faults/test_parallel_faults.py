@@ -168,7 +168,7 @@ def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path, 
     summary = json.loads((folder / "ended" / "summary.json").read_text())
     assert summary["state"] == "interrupted"
     assert 3 <= summary["steps"] < 6
-    assert told[1].count("stopped by a signal after step") == 1
+    assert told[1].count("stopped: by a signal after step") == 1
 
 
 def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, whole: Path) -> None:
