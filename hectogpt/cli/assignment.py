@@ -59,9 +59,8 @@ def write(arguments: AssignmentArguments) -> None:
         f"{printable(str(arguments.folder))}: {len(parts)} parts to write, {points} points. Begin with README.md; then"
     )
     print("fill in a part, and see how far you are:\n")
-    print(
-        f"  hectogpt assignment --check {folder}\n  cd {folder} && python -m pytest      the same tests, without hectogpt; needs pip install pytest"
-    )
+    print(f"  hectogpt assignment --check {folder}")
+    print(f"  cd {folder} && python -m pytest      the same tests, without hectogpt; needs pip install pytest")
     print(f"  hectogpt grade {folder} --watch      after every save: what is wrong, then where, then which mistake")
     if arguments.solution:
         print(f"\nFor teachers: {folder}/solution holds the textbook's files and the written answers.")
