@@ -289,7 +289,7 @@ def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:
     assert lines[0] == "  mlp         passed"
     assert lines[1].startswith("  attention   failed       attention: ")
     assert "numbers differ, first at [0, 1, 0]: yours " in lines[1]
-    assert lines[3] == "1 of 3 passed; parts worth 1 of 7 points"
+    assert lines[3] == "1 of 3 tests passed; parts worth 1 of 7 points"
     assert lines[4:] == [
         "the whole message:  cd kit && python -m pytest tests/test_attention.py",
         "what it may be:     hectogpt grade kit",

@@ -76,12 +76,12 @@ def test_json_quiet_and_dry_run(tokens: Path, tmp_path: Path, here: Here) -> Non
     assert (summary["folder"], summary["steps"], done.stderr) == ("runs/baseline", 4, "")
     assert summary == read(tmp_path / "runs" / "baseline" / "summary.json")
     dry = here("train", "baseline", "--dry-run", "--corpus", tokens)
-    first, second, rest = dry.stdout.split("\n", 2)
-    assert first == "baseline: 3,374,415 parameters"
-    assert second.startswith("819,200 training tokens of")
-    assert json.loads(rest) == dump(recipes.recipe("baseline")) | {"corpus": str(tokens)}
+    run, size, reads, _ = dry.stdout.rsplit("\n", 3)
+    assert size == "baseline: 3,374,415 parameters"
+    assert reads.startswith("819,200 training tokens of")
+    assert json.loads(run) == dump(recipes.recipe("baseline")) | {"corpus": str(tokens)}
     again = here("train", "baseline", *TINY, "--corpus", tokens, "--dry-run", "--resume", "auto", "--extend", "2")
-    assert json.loads(again.stdout.split("\n", 2)[2])["steps"] == 6
+    assert json.loads(again.stdout.rsplit("\n", 3)[0])["steps"] == 6
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["baseline"]
 
 
@@ -196,7 +196,7 @@ def test_the_prompt_fits_the_corpus(tmp_path: Path, here: Here) -> None:
 def test_an_old_name_of_a_recipe_is_accepted(tokens: Path, here: Here) -> None:
     done = here("train", "rare", "--dry-run", "--corpus", tokens)
     assert done.stderr.count("note: the recipe rare is now called soap_rare_tokens\n") == 1
-    assert json.loads(done.stdout.split("\n", 2)[2])["recipe"] == "soap_rare_tokens"
+    assert json.loads(done.stdout.rsplit("\n", 3)[0])["recipe"] == "soap_rare_tokens"
 
 
 # --- help -------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2570,  # the ground, and what Python users call
-    "hectogpt/cli": 3680,
-    "hectogpt/lab": 4590,
+    "hectogpt/cli": 3690,
+    "hectogpt/lab": 4610,
     "hectogpt/grade": 4490,
     "hectogpt/assignment": 580,
     "hectogpt/training": 4430,
