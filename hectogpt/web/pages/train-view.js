@@ -455,7 +455,12 @@ changed.addEventListener("opened", () => {
   const own = reading.value !== firstWords;
   firstWords = run.text.trim().slice(0, 150).split(/\s+/).slice(0, 20).join(" ");
   if (!own || !reading.value) reading.value = firstWords;
-  say("status", `${opened.parameters.toLocaleString("en")} parameters, ${opened.trainTokens.toLocaleString("en")} training tokens, ${opened.heldOutTokens.toLocaleString("en")} held out; ${opened.used.toLocaleString("en")} different tokens are read. Press start.`);
+  for (const [name] of run.steps.length ? [...SETTINGS, ...SIZES] : []) {
+    const value = opened.settings[name] ?? "";
+    byId(`set-${name}`).value = value === true ? "yes" : value === false ? "no" : value;
+  }
+  const next = run.steps.length ? `Saved after step ${run.steps.length}, with the weights of ${data.run.weights.map((/** @type {any} */ w) => w.step).join(", ")}. Reset and Start train the same run again, which brings back every step.` : "Press start.";
+  say("status", `${opened.parameters.toLocaleString("en")} parameters, ${opened.trainTokens.toLocaleString("en")} training tokens, ${opened.heldOutTokens.toLocaleString("en")} held out; ${opened.used.toLocaleString("en")} different tokens are read. ${next}`);
   drawCurves();
   for (const id of ["off-table", "off-chart", "off-text", "two-text", "two-chart", "sample", "sample-text", "follow"]) if (!run.steps.length) byId(id).replaceChildren();
   if (!run.steps.length) look();
