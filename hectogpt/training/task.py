@@ -246,8 +246,6 @@ def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) ->
     """Say the run's size and machine, and what there is to say about its folder and its text."""
     progress.line(f"{label_of(session.run, folder.modified)}: {describe(session)}")
     notes = [torch_private.untested()]
-    if session.machine.device.type == "mps":
-        notes.append("Apple's GPU is not tested: compare a run with one at device cpu")
     if not folder.locked:
         notes.append(f"the file system of {folder.path} has no locks: start no second run there")
     for line in filter(None, [*notes, *size_notes(session.run, session.corpus)]):

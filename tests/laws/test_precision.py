@@ -107,3 +107,8 @@ def test_a_step_needs_no_float64_where_there_is_none(name: str, tmp_path: Path, 
     assert all(math.isfinite(loss) for loss in losses)
     with pytest.raises(TypeError), RefuseFloat64():
         torch.ones(1).double()
+
+
+def test_a_device_is_compared_with_the_cpu() -> None:
+    assert precision.difference_from_cpu(torch.device("cpu")) == 0
+    assert precision.difference_from_cpu(torch.device("meta")) == math.inf  # which cannot give a number

@@ -19,7 +19,7 @@ LINES = {
     "hectogpt/lab": 4610,
     "hectogpt/grade": 4490,
     "hectogpt/assignment": 580,
-    "hectogpt/training": 4430,
+    "hectogpt/training": 4460,
     "hectogpt/explore": 1020,
     "hectogpt/web": 480,
     "hectogpt/interop": 1610,
