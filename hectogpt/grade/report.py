@@ -122,16 +122,19 @@ def overview(found: list[Result]) -> str:
 
 
 def as_csv(found: list[Result]) -> str:
-    """A line a submission: points and mistake of each part. No cell starts a formula in a spreadsheet."""
+    """A line a submission: points and mistake of each part; no points for one that was not graded, but the reason. No
+    cell starts a formula in a spreadsheet."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = [part for part in BY_NAME if part in laws.GRADED]
-    writer.writerow(["name", "points", "max_points", *names, *(f"{part} mistake" for part in names), "fault"])
+    writer.writerow(["name", "points", "max_points", *names, *(f"{part} mistake" for part in names), "not graded"])
+    most = max((result.max_points for result in found), default=0)
     for result in sorted(found, key=lambda r: r.name):
         parts = {part.part: part for part in result.parts}
         of_each = [parts[name].points if name in parts else "" for name in names]
         mistakes = [parts[name].mistake() if name in parts else "" for name in names]
-        row = (result.name, result.points, result.max_points, *of_each, *mistakes, result.fault)
+        points = "" if result.fault else result.points
+        row = (result.name, points, result.max_points or most, *of_each, *mistakes, result.fault)
         writer.writerow([cell(value) for value in row])
     return out.getvalue()
 
@@ -177,11 +180,12 @@ def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> d
 
 
 def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
-    """File name -> title and blocks. index.html is the submission itself if there is one, else the overview."""
+    """File name -> title and blocks. index.html is the submission itself if there is one, else the overview, which
+    leads to the others; none leads to it, so that each can be handed to its student."""
     if len(found) == 1:
         return {"index.html": submission_page(found[0], level)}
     ordered = sorted(found, key=lambda result: result.name)
-    made = {file_name(result): submission_page(result, level) | {"back": "all submissions"} for result in ordered}
+    made = {file_name(result): submission_page(result, level) for result in ordered}
     return {"index.html": class_page(ordered), **made}
 
 

@@ -145,7 +145,7 @@ def test_a_report_shows_every_block_and_text_as_text(width: int, browser: Any, t
         *({"table": {"head": ["a", evil, "b", ""], "rows": rows}}, {"list": [evil]}, {"code": evil}),
     ]
     out = tmp_path / "page.html"
-    out.write_text(fill("report", {"title": evil, "back": evil, "blocks": blocks}), encoding="utf-8")
+    out.write_text(fill("report", {"title": evil, "blocks": blocks}), encoding="utf-8")
     page = opened(browser, out.as_uri(), width, dark=width == 400)
     check_layout(page)
     assert page.title() == evil

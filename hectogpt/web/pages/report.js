@@ -40,7 +40,6 @@ function makeBlock(block) {
 }
 
 document.title = data.title;
-const back = data.back ? [make("p", {}, make("a", { href: "index.html" }, data.back))] : [];
 const blocks = data.blocks.map(makeBlock);
-byId("main").append(...back, make("h1", {}, data.title), ...blocks);
+byId("main").append(make("h1", {}, data.title), ...blocks);
 data.blocks.forEach((/** @type {any} */ block, /** @type {number} */ i) => block.chart && showChart(blocks[i].lastElementChild, block.chart)); // as wide as they stand
