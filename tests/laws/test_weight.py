@@ -27,7 +27,7 @@ LINES = {
     "hectogpt/data": 1570,
     "hectogpt/kernels": 670,
     "hectogpt/model": 2130,
-    "tests": 20790,
+    "tests": 20800,
     "tools": 4320,
     "bench": 1850,
     "reference": 820,
