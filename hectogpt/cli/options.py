@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import Positional, arg
 
+from hectogpt.cli.help import command_help
 from hectogpt.run_records import KEEP
 
 T = TypeVar("T")
@@ -42,6 +43,9 @@ Idea = Annotated[
 
 def read_options(kind: type[T], argv: list[str], command: str) -> T:
     """The options in a command's arguments. --help prints them below the class's docstring, and leaves."""
+    if {"--help", "-h"} & set(argv):
+        print(command_help(kind, command))
+        raise SystemExit(0)
     return tyro.cli(
         kind,
         args=argv,
