@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("hectogpt.cli.check", "check a run's hashes; mend it, or compute a step again"),
     "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),
     "doctor": ("hectogpt.cli.doctor", "say what this machine and installation can do, what is missing"),
+    "completion": ("hectogpt.cli.completion", "print a completion script for bash or zsh"),
 }
 
 # A command of an earlier version: what does its work now.
@@ -45,7 +46,6 @@ GONE = {
     "finish": "hectogpt check RUN --repair",
     "replay": "hectogpt check RUN --replay",
     "diagnose": "hectogpt check RUN --diagnose",
-    "completion": "`hectogpt --help` and `hectogpt COMMAND --help` name what can be typed",
     "report": "python -m tools.report, in a checkout",
     "bench": "docs/performance.md shows the timings; python -m bench, in a checkout, measures them",
 }

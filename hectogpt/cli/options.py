@@ -97,6 +97,19 @@ class JudgeOptions:
 
 
 @dataclass(frozen=True)
+class CompletionOptions:
+    """Print a completion script for a shell: commands, options, values, files. Make it again after an update.
+
+    Examples
+      hectogpt completion bash > ~/.local/share/bash-completion/completions/hectogpt
+      hectogpt completion zsh > ~/.zfunc/_hectogpt
+    """
+
+    shell: Positional[Literal["bash", "zsh"]]
+    """bash or zsh"""
+
+
+@dataclass(frozen=True)
 class CompareOptions:
     """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the first weights and
     the data order.
@@ -365,6 +378,7 @@ class TrainOptions:
 
 OPTIONS: dict[str, Any] = {
     "compare": CompareOptions,
+    "completion": CompletionOptions,
     "data": DataOptions,
     "doctor": DoctorOptions,
     "export": ExportOptions,

@@ -15,7 +15,7 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2570,  # the ground, and what Python users call
-    "hectogpt/cli": 3770,
+    "hectogpt/cli": 3830,
     "hectogpt/lab": 4610,
     "hectogpt/grade": 4490,
     "hectogpt/assignment": 580,
@@ -27,13 +27,13 @@ LINES = {
     "hectogpt/data": 1570,
     "hectogpt/kernels": 670,
     "hectogpt/model": 2130,
-    "tests": 20800,
+    "tests": 20830,
     "tools": 4320,
     "bench": 1850,
     "reference": 820,
     "assignment": 920,
 }
-FILES = 170  # of the package
+FILES = 171  # of the package
 TRAIN = 78  # modules that `hectogpt train` may load, see below
 
 
