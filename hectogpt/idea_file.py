@@ -12,9 +12,11 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import json
+import os
+import random
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,9 +121,10 @@ def running(what: str) -> Iterator[None]:
     """Run code of an idea that says what a run is, before any training.
 
     What it prints goes to standard error. What it raises becomes a UserError that names the cause and the line in the
-    file; Ctrl-C passes.
+    file; Ctrl-C passes. Environment, working folder, random numbers and torch's settings are afterwards what they were,
+    so that a run computes the same here as in a process of its own.
     """
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _restored():
         try:
             yield
         except UserError as error:
@@ -187,6 +190,30 @@ def _cure(error: BaseException) -> str:
     place = _place(error)
     how = ": write @dataclass(frozen=True)" if "non-frozen dataclass" in str(error) else ""
     return f"mend {place[0].path}{how}" if place else ""
+
+
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
+    """Put back afterwards what code can change for the whole process."""
+    environment, kept = dict(os.environ), list[tuple[Callable[[Any], Any], Any]]()
+    kept.append((random.setstate, random.getstate()))
+    with contextlib.suppress(OSError):
+        kept.append((os.chdir, os.getcwd()))
+    if numpy := sys.modules.get("numpy"):
+        kept.append((numpy.random.set_state, numpy.random.get_state()))
+    if torch := sys.modules.get("torch"):
+        for name in ("rng_state", "default_dtype", "num_threads", "float32_matmul_precision"):
+            kept.append((getattr(torch, f"set_{name}"), getattr(torch, f"get_{name}")()))
+        kept.append((torch.set_grad_enabled, torch.is_grad_enabled()))
+        kept.append((torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
+    try:
+        yield
+    finally:
+        for restore, value in kept:
+            restore(value)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
 
 
 # --- files that the user has run here before --------------------------------------------------------------------------

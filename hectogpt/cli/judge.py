@@ -18,6 +18,7 @@ from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import read_idea
+from hectogpt.lab.compare import short_name
 from hectogpt.lab.judge import find_entrant, functions_of, judge, replay
 from hectogpt.lab.judgement import Judgement, interval_text, read_judgement
 from hectogpt.lab.record import check_writable
@@ -83,7 +84,7 @@ def judge_one(options: JudgeOptions, idea: str) -> Judgement:
 def replay_record(options: JudgeOptions, path: Path) -> list[str]:
     """Do a judgement again; what does not hold."""
     judgement, entrant = read_judgement(path), find_entrant(options.idea, options.base)
-    corpora = [open_corpus(name) for name in options.corpus if Path(name).stem in judgement.begin["corpora"]]
+    corpora = [open_corpus(name) for name in options.corpus if short_name(name) in judgement.begin["corpora"]]
     found = replay(judgement, entrant, corpora, lambda line: note(line, options.quiet))
     if options.json:
         print(json.dumps({"record": str(path), "holds": not found, "differences": found}, allow_nan=False))

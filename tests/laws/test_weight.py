@@ -14,7 +14,7 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2570,  # the ground, and what Python users call
+    "hectogpt": 2600,  # the ground, and what Python users call
     "hectogpt/cli": 3830,
     "hectogpt/lab": 4610,
     "hectogpt/grade": 4490,

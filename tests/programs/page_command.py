@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 SMALL = {"model.d-model": 16, "model.n-heads": 2, "model.n-layers": 1, "data.batch-size": 8, "data.seq-len": 64}
 READY = re.compile(r"Ctrl-C ends it|graded in")  # what `hectogpt watch` and `hectogpt grade --watch` print
@@ -48,5 +49,8 @@ with subprocess.Popen(whole, stdout=subprocess.PIPE, text=True) as child:
     for line in child.stdout:
         print(line, end="", flush=True)
         if READY.search(line):
-            child.send_signal(signal.SIGINT)
+            while child.poll() is None:  # one that comes while an object is deleted is lost
+                child.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(5)
 sys.exit(0 if child.returncode in (0, 130) else child.returncode)
