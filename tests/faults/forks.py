@@ -20,7 +20,7 @@ from typing import IO, Any, TypeVar
 from hectogpt import errors
 from hectogpt.cli.unexpected import explain as tell
 from hectogpt.errors import UserError
-from hectogpt.signals import Stopped
+from hectogpt.signals import Stopped, raise_on_signal
 
 T = TypeVar("T")
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -69,16 +69,17 @@ class Child:
 
     def _do(self, work: Callable[[], Any]) -> None:
         code = errors.BUG
-        try:
-            os.dup2(self._said.fileno(), 1)
-            os.dup2(self._said.fileno(), 2)
-            code = self._answered(work)
-        except KeyboardInterrupt:  # a second Ctrl-C, while an error was being told
-            code = errors.INTERRUPTED
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        with raise_on_signal():  # as around every command: a signal after the run's own handling is no default action
+            try:
+                os.dup2(self._said.fileno(), 1)
+                os.dup2(self._said.fileno(), 2)
+                code = self._answered(work)
+            except KeyboardInterrupt as stop:  # a second signal, while an error was being told
+                code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
 
     def _answered(self, work: Callable[[], Any]) -> int:
         """Do the work, keep what it returns; the exit code."""
