@@ -68,7 +68,7 @@ class PeerError(UserError):
         super().__init__(
             f"{who} of the run's {size} processes failed {f'in step {step}' if step else 'before the first step'}",
             why=str(failure["cause"]),
-            fix="the same command with resume set to the run's folder; torchrun starts it again by itself, as often as "
+            fix="the same command, with the run's folder as resume; torchrun starts it again by itself, as often as "
             "its max-restarts says",
             code=errors.PEER,
         )
