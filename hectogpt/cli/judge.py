@@ -19,7 +19,8 @@ from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import read_idea
 from hectogpt.lab.compare import short_name
-from hectogpt.lab.judge import find_entrant, functions_of, judge, replay
+from hectogpt.lab.entrant import find_entrant, functions_of
+from hectogpt.lab.judge import judge, replay
 from hectogpt.lab.judgement import Judgement, interval_text, read_judgement
 from hectogpt.lab.record import check_writable
 from hectogpt.web.page import fill

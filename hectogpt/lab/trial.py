@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,20 +123,17 @@ def _five_digits(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def main() -> None:
-    """Do the trial that standard input asks for; an error a user can fix ends the process with its message."""
+def serve(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
+    """Answer standard input's request; an error that a user can fix ends the process with its message."""
     try:
-        process.answer(train_and_score)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(error.code) from None
+        process.answer(reply)
     except (Exception, SystemExit) as error:
-        explained = explain(error)
-        if explained is None:
+        shown = error if isinstance(error, UserError) else explain(error)
+        if shown is None:
             raise
-        print(explained, file=sys.stderr)
-        raise SystemExit(explained.code) from None
+        print(shown, file=sys.stderr)
+        raise SystemExit(shown.code) from None
 
 
 if __name__ == "__main__":
-    main()
+    serve(train_and_score)

@@ -13,7 +13,7 @@ from helpers import ROOT
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import judge
+from hectogpt.lab import entrant, judge
 from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, hash_of, read_judgement
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
@@ -78,10 +78,10 @@ def base(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def start(function: str, corpus: Corpus, out: Path, base: dict[str, object] | None = None) -> judge.Judging:
-    entrant = judge.find_entrant(f"{CHEATS}:{function}", BASE)
+    found = entrant.find_entrant(f"{CHEATS}:{function}", BASE)
     journal = Journal(out / f"{function}.jsonl")
-    judging = judge.Judging(entrant, {"tokens": corpus}, journal, 1, print)
-    journal.begin({"idea": entrant.idea, "base": entrant.base, "corpora": ["tokens"], "at": ""})
+    judging = judge.Judging(found, {"tokens": corpus}, journal, 1, print)
+    journal.begin({"idea": found.idea, "base": found.base, "corpora": ["tokens"], "at": ""})
     if base is not None:
         judging.runs["base"] = base
     return judging
@@ -110,9 +110,9 @@ def test_what_breaks_a_rule_is_refused(cheat: str, corpus: Corpus, base: dict[st
 def test_numbers_and_long_texts_in_a_source_are_weights(tmp_path: Path) -> None:
     for name, body in {"text": f"w = {'x' * 3000!r}", "numbers": f"w = {list(range(3000))}"}.items():
         (tmp_path / f"{name}.py").write_text(f"{body}\ndef idea(run):\n    return run\n")
-        entrant = judge.find_entrant(f"{tmp_path / name}.py:idea")
-        assert judge.weights_in_source(entrant.file)
-    assert not judge.weights_in_source(judge.find_entrant(f"{CHEATS}:honest").file)
+        found = entrant.find_entrant(f"{tmp_path / name}.py:idea")
+        assert entrant.weights_in_source(found.file)
+    assert not entrant.weights_in_source(entrant.find_entrant(f"{CHEATS}:honest").file)
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
