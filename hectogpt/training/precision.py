@@ -14,7 +14,7 @@ import torch
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
-from hectogpt.kernels.dtypes import float32_by_onednn, multiplies_bf16
+from hectogpt.kernels.dtypes import float32_by_onednn, multiplies_bf16, prefers_bf16
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.training.run import Data, Dtype, Run
 
@@ -128,11 +128,11 @@ def _available() -> dict[str, bool]:
 
 
 def _prefers_bf16(device: torch.device, d_model: int) -> bool:
-    """Whether bf16 products make a training step faster. On CPUs measured with matrix tiles (AMX) and with AVX512-BF16,
-    from d_model = 128 on, at equal held-out loss; the figures are in results/LOG.md, "precision"."""
+    """Whether bf16 products make a training step faster: on CPUs from d_model = 128 on, where large products are faster
+    in bf16, at equal held-out loss; the figures are in results/LOG.md, "precision"."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and d_model >= 128 and multiplies_bf16()
+    return device.type == "cpu" and d_model >= 128 and prefers_bf16()
 
 
 def faster_matmul_dtype(d: int, vocab: int, device: torch.device | str = "cpu") -> torch.dtype:
