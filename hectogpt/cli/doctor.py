@@ -137,11 +137,12 @@ def find_processor() -> Finding:
     """Its vector instructions, and what they are good for."""
     features = hardware.cpu_features()
     fact = f"{hardware.cpu_name()} ({', '.join(features) or f'{platform.machine()}, no known vector instructions'}); "
-    if "amx_bf16" in features or "avx512_bf16" in features:
-        return Finding("processor", "ok", fact + "it multiplies bf16: models from d_model = 128 on train in bf16")
+    by_amd = "amd" in hardware.cpu_name().lower()  # as kernels/dtypes.py decides, which needs torch
+    if "amx_bf16" in features or ("avx512_bf16" in features and by_amd):
+        return Finding("processor", "ok", fact + "models from d_model = 128 on train in bf16")
     if "avx2" not in features and platform.machine() in ("x86_64", "AMD64", "i686"):
         return Finding("processor", "note", fact + "without AVX2 every step is several times slower")
-    return Finding("processor", "note", fact + "no bf16 products: training runs in float32")
+    return Finding("processor", "note", fact + "bf16 products are slow or missing: training runs in float32")
 
 
 def find_gpu() -> Finding:
