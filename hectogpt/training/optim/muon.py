@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hectogpt import torch_private
-from hectogpt.kernels.dtypes import float32_by_onednn
+from hectogpt.kernels.dtypes import float32_by_onednn, prefers_bf16
 from hectogpt.model import Transformer
 from hectogpt.model.attention import CausalAttention
 from hectogpt.training.optim.adamw import AdamW
@@ -49,8 +48,8 @@ class Muon(Optim):
     sqrt(max(1, rows / columns)), Jordan's rule ("original" in torch.optim.Muon). Momentum rises from
     `momentum_start` to `momentum` over `momentum_steps` steps.
 
-    newton_schulz_dtype: of the products of the orthogonalisation. bfloat16, Jordan's own choice, is quicker on
-    processors that multiply it; others compute in float32 all the same.
+    newton_schulz_dtype: of the products of the orthogonalisation. bfloat16, Jordan's own choice, is taken where
+    large products are faster in it; other processors compute in float32 all the same.
     """
 
     lr: float = 0.02
@@ -75,8 +74,7 @@ class Muon(Optim):
 
     def product_dtype(self, updates: Tensor) -> torch.dtype:
         """The dtype in which these updates are orthogonalised on their device."""
-        on_cpu = updates.device.type == "cpu"
-        quick = not on_cpu or torch_private.has_amx_tiles() or torch_private.has_avx512_bf16()
+        quick = updates.device.type != "cpu" or prefers_bf16()
         return torch.bfloat16 if quick and self.newton_schulz_dtype == "bfloat16" else torch.float32
 
     def momentum_at(self, step: int) -> float:
