@@ -66,7 +66,10 @@ def ask(
     """
     child = Child(module, environment={**os.environ, **(environment or {})})
     ending = child.listen(
-        request, lambda header, body: on_message(json.loads(body)), total_seconds=timeout, cancelled=cancelled
+        request,
+        lambda header, body: on_message(json.loads(body)),
+        total_seconds=timeout,
+        cancelled=cancelled.is_set if cancelled else None,
     )
     if ending.how == "cancelled":
         raise CancelledError
@@ -116,13 +119,13 @@ class Child:
         seconds: float = math.inf,
         total_seconds: float = math.inf,
         output_bytes: int = sys.maxsize,
-        cancelled: threading.Event | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Ending:
         """Send the request, pass on each frame until the one with {"done": true} or the child's end, then end it with
         all that it has started; an exception ends it too.
 
         first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may
-        print. cancelled: once set, ends the child.
+        print. cancelled: asked now and then; ends the child once it holds.
         """
         child, token, how = self._process, secrets.token_hex(16), "ended"
         assert child.stdin is not None
@@ -154,12 +157,12 @@ class Child:
         words = self._printed.decode("utf-8", errors="replace").strip()
         return Ending(self._killed_for or how, None if self._killed_for else code, words)
 
-    def _watch(self, last: float, cancelled: threading.Event | None) -> None:
+    def _watch(self, last: float, cancelled: Callable[[], bool] | None) -> None:
         """In a thread: end the child at its deadline, or when it is cancelled."""
         while not self._over.wait(0.05):
             if time.monotonic() > min(self._deadline, last):
                 self._kill("late")
-            elif cancelled is not None and cancelled.is_set():
+            elif cancelled is not None and cancelled():
                 self._kill("cancelled")
 
     def _read_printed(self, limit: int) -> None:

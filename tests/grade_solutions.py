@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import linecache
 import sys
 from types import ModuleType
 
-from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import judge, laws
-from hectogpt.grade.answer import answer_of_error
-from hectogpt.grade.child import every_answer
+from hectogpt.grade.child import replies
 from hectogpt.grade.result import PartResult
-from hectogpt.grade.run_part import empty_functions, lacking_keywords
-from hectogpt.grade.runner import Transcript
+from hectogpt.grade.transcript import Answer, Transcript, answer_of_error
 
 BASE = """
 import math
@@ -230,29 +228,24 @@ def module(name: str, source: str) -> ModuleType:
 
 def transcript(source: str, parts: tuple[str, ...] = (), **others: str) -> Transcript:
     """What the child would report, made in this process. parts: those to run, () for all. others: train=, utils=."""
-    found = Transcript()
+    found = Transcript({"model_solution", *others})
     before = {name: sys.modules.get(name) for name in ("model_solution", "train", "utils")}
     modules: dict[str, ModuleType] = {}
+    errors: dict[str, Answer] = {}
     try:
         for name, text in {"model_solution": source, **others}.items():
             try:
                 modules[name] = module(name, text)
             except Exception as error:
-                found.imports[name] = answer_of_error(error, {"importing": True})
+                errors[name] = answer_of_error(error, {"importing": True})
     finally:
         for name, old in before.items():
             sys.modules.pop(name, None)
             if old is not None:
                 sys.modules[name] = old
-    found.files = {"model_solution", *others}
-    found.empty = set(empty_functions(modules))
-    found.keywords = lacking_keywords(modules)
-    for setting in laws.SETTINGS.values():
-        if BY_NAME[setting.part].module not in modules or (parts and setting.part not in parts):
-            continue
-        for variant in ("patched", "own"):
-            for dtype, made in every_answer(setting, modules, variant):
-                found.answers[setting.name, variant, dtype] = made
+    asked = {name: setting for name, setting in laws.SETTINGS.items() if not parts or setting.part in parts}
+    for header, body in replies(list(asked.values()), modules, errors, set()):
+        found.receive(json.loads(json.dumps(header)), body, set(asked))
     return found
 
 

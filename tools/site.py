@@ -104,7 +104,9 @@ def traps() -> str:
     from hectogpt.grade.explain import GRADIENTS, MISTAKES
 
     listed = {part: (*MISTAKES[part], *GRADIENTS.get(part, ())) for part in MISTAKES}
-    tables = {part: [(one.name, one.what, one.symptom) for one in mistakes] for part, mistakes in listed.items()}
+    tables = {
+        part: [(one.name, one.what, symptoms()[part][one.name]) for one in found] for part, found in listed.items()
+    }
     known = [(loop.name, loop.what) for loop in train_case.MISTAKES]
     known += [(name, what) for _, name, what in train_case.BATCHES]
     tables["train"] = [(name, what, symptoms()["train"][name]) for name, what in known]

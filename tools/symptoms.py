@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from hectogpt.grade import calls, laws, train_case
-from hectogpt.grade.answer import Answer, answer_of_error
 from hectogpt.grade.calls import Call, pattern, short
-from hectogpt.grade.computation import Computation, Mistake, combine
+from hectogpt.grade.computation import Computation, Mistake, kind_of
 from hectogpt.grade.explain import MISTAKES
 from hectogpt.grade.faults import GRADIENTS
 from hectogpt.grade.laws import Setting, Size, given, gradient_sizes, order, shapes, weights
+from hectogpt.grade.transcript import Answer, answer_of_error
 from tools import ROOT
 
 FILE = ROOT / "hectogpt" / "grade" / "symptoms.json"
@@ -95,12 +95,6 @@ def continued(kind: Kind, state: dict[str, Tensor]) -> float:
 def percent(share: float | Tensor) -> str:
     share = float(share.double().mean()) if isinstance(share, Tensor) else share
     return "nearly all" if 0.995 < share < 1 else "none" if share < 0.005 else f"{share:.0%}"
-
-
-def kind_of(mistake: Mistake) -> Kind:
-    kind = combine((mistake,))
-    assert kind is not None
-    return kind
 
 
 def of_training(kind: Kind) -> str:
@@ -205,7 +199,7 @@ def of_dependence(part: str, kind: Kind) -> Iterator[str]:
 
 def in_model(part: str, mistake: Mistake) -> Kind:
     """The computation with the mistake, also if it is at the end of a part, wherever a model uses that part."""
-    kind = kind_of(mistake)
+    kind = kind_of((mistake,))
     if "after" not in mistake.changes:
         return kind
     method: Callable[..., Tensor] = getattr(kind, part)
@@ -231,7 +225,7 @@ def of_gradient(part: str, mistake: Mistake) -> str:
     """Values are right; which weights get no gradient, and what training comes to."""
     setting = next(x.setting for x in laws.laws_of(part) if x.check == "gradient")
     made, expected = (calls.gradient(mistakes, setting, 0) for mistakes in ((mistake,), ()))
-    training = of_training(kind_of(mistake))
+    training = of_training(kind_of((mistake,)))
     if made is None or expected is None:
         return f"The values are right, and nothing has a gradient. {training}"
     sizes = gradient_sizes(setting, 0)
@@ -247,7 +241,7 @@ def of_gradient(part: str, mistake: Mistake) -> str:
 
 def of_loss(part: str, mistake: Mistake) -> str:
     """The number of a fresh model, what training with it reports, and what the model has then learned."""
-    kind = kind_of(mistake)
+    kind = kind_of((mistake,))
     if (found := of_values(part, kind)).startswith("It r"):
         return found + " Backward raises." * ("returns [" in found)
     try:
@@ -269,7 +263,7 @@ def of_loss(part: str, mistake: Mistake) -> str:
 
 def of_generation(part: str, mistake: Mistake) -> str:
     """The text that a trained model continues: five tokens after six, for several rows."""
-    kind, found = kind_of(mistake), of_values(part, kind_of(mistake))
+    kind, found = kind_of((mistake,)), of_values(part, kind_of((mistake,)))
     if found.startswith(("It raises", "It returns float", "Some")):
         return found
     _, state = right()
@@ -307,7 +301,7 @@ def of_generation(part: str, mistake: Mistake) -> str:
 
 def of_loop(batches: list[list[int]], loop: train_case.Loop = train_case.RIGHT) -> str:
     """Losses and gradient norms of the steps that the grader takes, without clipping and with it."""
-    for setting, begin in ((laws.TRAIN, "The"), (laws.TRAIN_CLIPPED, "With clipping, the")):
+    for setting, begin in ((laws.SETTINGS["train"], "The"), (laws.SETTINGS["train, clipped"], "With clipping, the")):
         losses, norms = train_case.curve(setting, batches, loop)
         right_losses, right_norms = train_case.curve(setting, IN_ORDER)
         wrong = [n for n, (a, b) in enumerate(zip(losses, right_losses, strict=True), 1) if not train_case.close(a, b)]

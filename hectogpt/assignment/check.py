@@ -69,29 +69,29 @@ def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIM
     folder = folder.resolve()
     names = find_parts(folder)
     found: list[Progress] = []
-    begun: list[str] = []
+    ready: list[bool] = []
 
-    def note(part: str, state: str, why: str) -> None:
-        found.append(Progress(part, state, why))
-        tell(found[-1])
+    def note(progress: Progress) -> None:
+        found.append(progress)
+        tell(progress)
 
-    def on_message(message: dict[str, Any]) -> None:
-        begun.append(str(message["part"]))
-        if message["state"] != "begun":
-            note(*(str(message[name]) for name in ("part", "state", "why")))
+    def on_message(message: dict[str, str]) -> None:
+        ready.append(True)
+        if message:
+            note(Progress(**message))
 
     while left := names[len(found) :]:
-        begun.clear()
+        ready.clear()
         request = {"folder": str(folder), "parts": left, "limit": limit}
         outcome = ask("hectogpt.assignment.check", request, on_message, limit * (len(left) + 1))
-        if not begun:
+        if not ready:
             raise UserError(
                 "the tests did not start",
                 why=(outcome.last_words.splitlines() or [outcome.error or "no reason is known"])[-1],
                 fix="pip install torch numpy einops jaxtyping matplotlib tqdm",
             )
         if left := names[len(found) :]:
-            note(left[0], "failed", cut_short(outcome, folder, limit))
+            note(Progress(left[0], "failed", cut_short(outcome, folder, limit)))
     return found
 
 
@@ -108,8 +108,8 @@ def cut_short(outcome: Outcome, folder: Path, limit: float) -> str:
 # --- in the child -----------------------------------------------------------------------------------------------------
 
 
-def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """For each part a message when it begins and one when it has ended: part, state, why.
+def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """An empty message before the first part, and for each part one when it has ended: part, state, why.
 
     request: folder of the kit, parts, limit in seconds for each part. After the limit the process ends, and where it
     was is in its last words.
@@ -120,8 +120,8 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import torch
 
     torch.set_num_threads(1)
+    yield {}
     for part in request["parts"]:
-        yield {"part": part, "state": "begun", "why": ""}
         faulthandler.dump_traceback_later(request["limit"], exit=True)
         state, why = run_part(folder, part)
         faulthandler.cancel_dump_traceback_later()

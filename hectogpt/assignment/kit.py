@@ -3,6 +3,9 @@
 They are made of the textbook, the tests, the questions, the written answers, and a text to train on. A wheel holds
 copies of reference/, assignment/ and answers/, made when it is built (setup.py); in a checkout the folders themselves
 are read. So no copy is kept that could differ.
+
+An exercise is what follows a comment line `# exercise: PART` in a function of the textbook, to the end of the function.
+assignment/stubs.md has what a student reads in its place.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from pathlib import Path
 
 from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, PARTS, Part
-from hectogpt.assignment.stubs import with_stubs
 from hectogpt.errors import UserError
 
 PACKAGED = Path(__file__).parent / "files"
@@ -29,6 +31,9 @@ TEXT = "text.txt"
 ELSEWHERE = re.compile(r"!\[([^\]]*)\]\(\.\./(results/[^)]*)\)")  # a picture that a kit does not hold
 RULES = ("AGENTS.md", "CLAUDE.md")  # for AI assistants, which look for one of these names: the same text
 HERE = "<!-- exercises -->"  # where the table of exercises goes in README.md
+EXERCISE = re.compile(r"^(?P<indent> +)# exercise: (?P<part>\w+)\n(?P<code>(?:\n*(?P=indent).*\n)*)", re.MULTILINE)
+FUNCTION = re.compile(r"^ *def (\w+)\(", re.MULTILINE)
+STUB = re.compile(r"^## (\w+): (\w+)\n\n```text\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 
 
 def choose(names: str) -> list[Part]:
@@ -111,6 +116,38 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
             kit[f"solution/{name}"] = with_stubs((reference / name).read_text(encoding="utf-8"), ()).encode()
         kit |= {f"solution/answers/{name}": content for name, content in read_answers().items()}
     return kit
+
+
+def exercises(source: str) -> list[tuple[str, str, str]]:
+    """Part, function and code of each exercise of a file, in order."""
+    found = EXERCISE.finditer(source)
+    return [(one["part"], FUNCTION.findall(source, 0, one.start())[-1], one["code"]) for one in found]
+
+
+def stubs() -> dict[tuple[str, str], str]:
+    """(part, function) -> what a student reads: shapes, equation, what to return."""
+    text = (find("assignment") / "stubs.md").read_text(encoding="utf-8")
+    return {(part, function): lines for part, function, lines in STUB.findall(text)}
+
+
+def with_stubs(source: str, parts: Collection[str]) -> str:
+    """The file with the exercises of these parts left out; the others are given, without their marks."""
+    texts = stubs()
+
+    def instead(exercise: re.Match[str]) -> str:
+        """The exercise, or what to write, and an error until it is written."""
+        part, function = BY_NAME[exercise["part"]], FUNCTION.findall(source, 0, exercise.start())[-1]
+        if part.name not in parts:
+            return exercise["code"]
+        points = f", {part.points} point{'s' if part.points != 1 else ''}" if part.points else ""
+        question = f" ({part.question}{points})" if part.question else ""
+        first = f"EXERCISE {part.name}{question}. Its test: pytest tests/test_{part.name}.py"
+        lines = [f"# {line}".rstrip() for line in [first, *texts[part.name, function].splitlines()]]
+        error = f'raise NotImplementedError("exercise {part.name}: {function} is not written yet")'
+        return "".join(f"{exercise['indent']}{line}\n" for line in [*lines, error])
+
+    names = dict.fromkeys(part for part, _, _ in exercises(source) if part in parts)
+    return f"# EXERCISES in this file: {', '.join(names)}\n\n" * bool(names) + EXERCISE.sub(instead, source)
 
 
 def read_answers() -> dict[str, bytes]:

@@ -14,73 +14,61 @@ import tyro
 
 from hectogpt import errors, files, hardware
 from hectogpt.cli.console import note
+from hectogpt.cli.options import read_options
 from hectogpt.errors import UserError
 from hectogpt.grade import submission
 from hectogpt.grade.result import Result
 from hectogpt.grade.submission import Limits, Submission
-
-HELP = """\
-usage: hectogpt grade PATH ... [options]
-
-Grades submissions of the assignment: files, folders or .zip archives with
-model_solution.py, or folders of these; utils.py and train.py beside it too.
-Each runs in processes of its own, in a copy. Exit code: 0 all right, 1
-something is wrong, 2 usage, 5 the grader itself does not work.
-
-What is told
-  --hints 1|2|3        the symptom; also where; also the mistake (default 3)
-  --strict             notes count, such as more tokens than the context holds
-  --watch              grade again at each save, deeper hints as they are needed
-  --json, --quiet      one JSON object; errors and results only
-A class
-  --csv FILE           a line for each submission
-  --html FOLDER        a page for each submission, and an overview; offline
-  --out FILE           the records (default grades.jsonl for several); what is
-                       recorded there is not graded again
-  --jobs N             submissions at the same time (default: one on each core)
-  --timeout SECONDS    for one step of a submission (default 10)
-  --memory GIB         for a submission, beside torch (default 2)
-Gradescope
-  --make-autograder ZIP  write the autograder, and do nothing else
-  --gradescope FILE    write results.json, for one submission
-  --visibility WHEN    when students see the tests: visible (default), hidden,
-                       after_due_date or after_published
-
-Examples
-  hectogpt grade model_solution.py
-  hectogpt grade my_folder --hints 1 --watch
-  hectogpt grade submissions/ --html grades/ --csv grades.csv"""
+from hectogpt.signals import Stopped, stop_on_signal
 
 
 @dataclass(frozen=True)
 class GradeArguments:
-    """The options of HELP. hints: None for 3, or with --watch for 1 at first, and one level deeper after each save that
-    changes nothing in the symptom. out: None for grades.jsonl where there are several submissions. jobs: 0 for one on
-    each core. timeout: seconds. memory: GiB."""
+    """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py, or folders of these;
+    utils.py and train.py beside it too. Each runs in processes of its own, in a copy. Exit codes: 0 all right, 1
+    something is wrong, 2 usage, 5 the grader itself does not work.
+
+    Examples
+      hectogpt grade model_solution.py
+      hectogpt grade my_folder --hints 1 --watch
+      hectogpt grade submissions/ --html grades/ --csv grades.csv
+    """
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    json: bool = False
-    strict: bool = False
+    """What to grade."""
     hints: Literal[1, 2, 3] | None = None
+    """1: the symptom; 2: also where; 3: also the mistake (default 3; with watch, deeper as it is needed)."""
+    strict: bool = False
+    """Notes count, such as more tokens than the context holds."""
     watch: bool = False
-    html: Path | None = None
+    """Grade again at each save."""
     csv: Path | None = None
-    gradescope: Path | None = None
-    make_autograder: Path | None = None
-    visibility: Literal["visible", "hidden", "after_due_date", "after_published"] = "visible"
+    """A line for each submission."""
+    html: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """A page for each submission, and an overview; they work offline."""
     out: Path | None = None
+    """The records (default grades.jsonl for several submissions); what is recorded there is not graded again."""
     jobs: int = 0
+    """Submissions at the same time (0: one on each core)."""
     timeout: float = 10.0
+    """Seconds for one step of a submission."""
     memory: float = 2.0
+    """GiB for a submission, beside torch."""
+    make_autograder: Annotated[Path | None, tyro.conf.arg(metavar="ZIP")] = None
+    """Write the autograder for Gradescope, and do nothing else."""
+    gradescope: Path | None = None
+    """Write Gradescope's results.json, for one submission."""
+    visibility: Literal["visible", "hidden", "after_due_date", "after_published"] = "visible"
+    """When students see the tests in Gradescope."""
+    json: bool = False
+    """Print one JSON object."""
     quiet: bool = False
+    """Print results and errors only."""
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    if {"-h", "--help"} & set(argv):
-        print(HELP)
-        return
-    run(tyro.cli(GradeArguments, args=argv, prog="hectogpt grade"))
+    run(read_options(GradeArguments, argv, "grade"))
 
 
 def run(arguments: GradeArguments) -> None:
@@ -96,19 +84,20 @@ def run(arguments: GradeArguments) -> None:
     if arguments.timeout <= 0 or arguments.memory <= 0 or arguments.jobs < 0:
         what = f"timeout {arguments.timeout}, memory {arguments.memory}, jobs {arguments.jobs}"
         raise UserError(what, why="timeout and memory have to be positive, jobs not negative")
+    submissions = [submission.find_one(arguments.paths)] if arguments.gradescope else submission.find(arguments.paths)
 
     import torch
 
-    from hectogpt.grade import classroom
+    from hectogpt.grade.runner import check_reference
 
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
     submission.remove_leftovers()
-    classroom.check_reference(limits(arguments))
+    check_reference(limits(arguments))
     if arguments.watch:
-        watch(arguments)
-        return
-    submissions = [submission.find_one(arguments.paths)] if arguments.gradescope else submission.find(arguments.paths)
-    found = list(graded(arguments, submissions))
+        # Collected: one that is raised while Python frees an object would be lost.
+        with stop_on_signal(quiet=True) as received:
+            watch(arguments, received)
+    found = graded(arguments, submissions)
     write_files(arguments, found)
     if arguments.json:
         print(json.dumps({"submissions": [result.record() for result in found]}, allow_nan=False))
@@ -127,24 +116,24 @@ def limits(arguments: GradeArguments) -> Limits:
 
 def graded(arguments: GradeArguments, submissions: list[Submission]) -> list[Result]:
     """The results, shown as they come."""
-    from hectogpt.grade import classroom, report
+    from hectogpt.grade import report
+    from hectogpt.grade.runner import grade_all
 
     several = len(submissions) > 1
     out = arguments.out or (Path("grades.jsonl") if several else None)
     jobs = arguments.jobs or hardware.usable_cores()
-    level = arguments.hints or 3
-    results = classroom.grade_all(submissions, out, jobs, limits(arguments))
-    shown = not arguments.json
-    found = []
-    for result in results:
+    found, kept = [], 0
+    for result, recorded in grade_all(submissions, out, jobs, limits(arguments)):
         found.append(result)
-        if shown:
-            print(report.line(result) if several else report.text(result, level), flush=True)
-    if several and shown:
+        kept += recorded
+        if not arguments.json:
+            print(report.line(result) if several else report.text(result, arguments.hints or 3), flush=True)
+    if several and not arguments.json:
         print()
         print(report.overview(found))
-    if several and out is not None:
-        note(f"records: {out}", arguments.quiet)
+    if out is not None:
+        words = f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed" * bool(kept)
+        note(f"records: {out}{words}", arguments.quiet)
     return found
 
 
@@ -159,7 +148,8 @@ def write_files(arguments: GradeArguments, found: list[Result]) -> None:
         try:
             arguments.html.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the folder {arguments.html}", why=error.strerror or "", code=7) from None
+            why = error.strerror or str(error)
+            raise UserError(f"cannot make the folder {arguments.html}", why=why, code=errors.STORAGE) from None
         for name, content in report.pages(found, level).items():
             files.write_atomic(arguments.html / name, fill("report", content))
         note(f"pages: {arguments.html / 'index.html'}", arguments.quiet)
@@ -173,10 +163,9 @@ def write_files(arguments: GradeArguments, found: list[Result]) -> None:
 # --- watching -------------------------------------------------------------------------------------------------------
 
 
-def watch(arguments: GradeArguments) -> None:
-    """Grade after every change, until Ctrl-C."""
-    from hectogpt.grade.classroom import grade
-    from hectogpt.grade.runner import Spare
+def watch(arguments: GradeArguments, received: list[int]) -> None:
+    """Grade after every change, until a signal is received."""
+    from hectogpt.grade.runner import Spare, grade
 
     allowed = limits(arguments)
     told = Telling(arguments.hints, arguments.strict)
@@ -186,7 +175,7 @@ def watch(arguments: GradeArguments) -> None:
     )
     spare = Spare()
     try:
-        for found in changes(arguments.paths):
+        for found in changes(arguments.paths, received):
             if len(found) != 1:
                 names = ", ".join(one.name for one in found[:4])
                 raise UserError(f"watch takes one submission, {len(found)} were found: {names}", fix="give one folder")
@@ -225,11 +214,11 @@ class Telling:
             print("Everything is right. Ctrl-C ends.", flush=True)
 
 
-def changes(paths: tuple[Path, ...]) -> Iterator[list[Submission]]:
+def changes(paths: tuple[Path, ...], received: list[int]) -> Iterator[list[Submission]]:
     """The submissions, at first and after each change of a file. One that an editor takes away for a moment is waited
-    for."""
+    for. Raises Stopped once a signal has been received."""
     before: list[str] = []
-    while True:
+    while not received:
         try:
             found = submission.find(paths)
         except UserError:
@@ -241,3 +230,4 @@ def changes(paths: tuple[Path, ...]) -> Iterator[list[Submission]]:
             before = keys
             yield found
         time.sleep(0.3)
+    raise Stopped(received[0])

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
-from hectogpt.grade.answer import Answer
-from hectogpt.grade.computation import Computation, Mistake, combine
+from hectogpt.grade.computation import Computation, Mistake, kind_of
 from hectogpt.grade.laws import INPUT, Setting, cotangent, given, gradient_sizes, order, weights
-from hectogpt.grade.runner import Transcript
+from hectogpt.grade.transcript import Answer, Transcript
 
-Outcome = Tensor | str  # what a computation returns, or the name of the error that it raises
+Made = Tensor | str  # what a computation returns, or the name of the error that it raises
 _remembered: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
 
 
@@ -34,7 +33,7 @@ class Remembering(Computation):
         return _remembered[key]
 
 
-def outcome_of(kind: type[Computation], setting: Setting, number: int) -> Outcome:
+def outcome_of(kind: type[Computation], setting: Setting, number: int) -> Made:
     """What the setting's part of a computation returns for one input."""
     if setting.part in ("generate", "loss"):
         kind = type("Remembering", (kind, Remembering), {"setting": setting.name})
@@ -47,22 +46,18 @@ def outcome_of(kind: type[Computation], setting: Setting, number: int) -> Outcom
 
 
 @lru_cache(maxsize=200_000)
-def outcome(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Outcome:
+def outcome(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Made:
     """What a part with these mistakes (none: the right one) returns for one input."""
-    kind = combine(mistakes)
-    assert kind is not None
-    return outcome_of(kind, setting, number)
+    return outcome_of(kind_of(mistakes), setting, number)
 
 
 @lru_cache(maxsize=20_000)
 def gradient(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Tensor | None:
     """The flat gradient of a part with these mistakes (none: the right one); None if its result has none."""
-    kind = combine(mistakes)
-    assert kind is not None
     state = {name: value.clone().requires_grad_() for name, value in weights(setting).items()}
     x = given(setting, number).clone()
     x.requires_grad_(x.is_floating_point())
-    result = kind(state, setting.size).run(setting.part, x)
+    result = kind_of(mistakes)(state, setting.size).run(setting.part, x)
     if not result.requires_grad:
         return None
     result.backward(cotangent(setting, result.shape))
@@ -155,7 +150,7 @@ class Call:
         assert isinstance(made, Tensor)
         return made
 
-    def error_against(self, made: Outcome) -> float:
+    def error_against(self, made: Made) -> float:
         """How far the answer is from what a computation returns, see difference; an error agrees with an error."""
         yours = self.answer.tensor
         if isinstance(made, str) or yours is None:
@@ -164,7 +159,7 @@ class Call:
             yours = yours.reshape(())
         return difference(yours, made)
 
-    def agrees(self, made: Outcome) -> bool:
+    def agrees(self, made: Made) -> bool:
         return self.error_against(made) <= self.tolerance
 
     @cached_property

@@ -9,14 +9,15 @@ import __future__
 
 import ctypes
 import importlib
-import importlib.machinery
-import importlib.util
 import os
 import struct
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from itertools import product
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -24,9 +25,9 @@ from typing import Any
 from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, train_case
-from hectogpt.grade.answer import Answer, answer_of_error
 from hectogpt.grade.laws import Setting
-from hectogpt.grade.run_part import answers, empty_functions, fresh, lacking_keywords
+from hectogpt.grade.run_part import answers, empty_parts, fresh, lacking_keywords
+from hectogpt.grade.transcript import Answer, answer_of_error
 
 
 def prepare_everything() -> None:
@@ -57,27 +58,39 @@ def main() -> None:
     shut_in(folder)
     frames.send({"ready": True})
 
-    modules, errors = import_submission(folder, request["modules"])
-    failed = {name: error.frame()[0] for name, error in errors.items()}
-    empty, lacking = empty_functions(modules), lacking_keywords(modules)
-    frames.send({"failed": failed, "missing": sorted(finder.missing), "empty": empty, "keywords": lacking})
-    # Our lower parts first: what dies there is the part's own fault, and what dies later costs nothing.
-    for variant in ("patched", "own"):
-        for setting in (s for s in settings if BY_NAME[s.part].module in modules):
-            frames.send({"begin": setting.name, "variant": variant})
-            for dtype, made in every_answer(setting, modules, variant):
-                for answer in made:
-                    header, body = answer.frame()
-                    frames.send({"setting": setting.name, "variant": variant, "dtype": dtype, **header}, body)
+    modules, errors = import_submission(request["modules"], finder)
+    for header, body in replies(settings, modules, errors, finder.missing):
+        frames.send(header, body)
     frames.done()
 
 
+Frame = tuple[dict[str, Any], bytes]
+
+
+def replies(
+    settings: list[Setting], modules: dict[str, ModuleType], errors: dict[str, Answer], missing: set[str]
+) -> Iterator[Frame]:
+    """The frames of a submission: what was imported; and for each setting with our lower parts ("patched"), then for
+    each with the submission's own ("own"), that it begins, and its answers. What dies with our lower parts is the
+    part's own fault, and what dies later costs nothing."""
+    failed = {name: error.frame()[0] for name, error in errors.items()}
+    looks = {"empty": empty_parts(modules), "keywords": lacking_keywords(modules)}
+    yield {"imports": failed, "missing": sorted(missing), **looks}, b""
+    for variant in ("patched", "own"):
+        for setting in (s for s in settings if BY_NAME[s.part].module in modules):
+            yield {"begin": setting.name, "variant": variant}, b""
+            for dtype, made in every_answer(setting, modules, variant):
+                for answer in made:
+                    header, body = answer.frame()
+                    yield {"dtype": dtype, **header}, body
+
+
 def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str) -> Iterator[tuple[str, list[Answer]]]:
-    """(dtype, answers) of a setting with our lower parts ("patched") or the submission's own ("own"): in float64, and
-    in float32 where float64 raised. What is not a part of the model is run as "patched" only."""
+    """(dtype, answers) of a setting: in float64, and in float32 where float64 raised. What is not a part of the model
+    is run as "patched" only."""
     other = {"init": fresh, "train": train_case.training, "plot": train_case.picture}
     if setting.part in other:
-        if variant == "patched" and BY_NAME[setting.part].module in modules:
+        if variant == "patched":
             yield "float64", other[setting.part](setting, modules)
         return
     solution, patched = modules["model_solution"], variant == "patched"
@@ -124,40 +137,7 @@ class StandIn(ModuleType):
         return Absent(name, (), {})
 
 
-class Finder:
-    """Finds stand-ins: for HEAVY modules always, for others if they are missing and the submission imports them, since
-    libraries try imports to learn what is installed. missing: the names of these others."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.missing = str(folder), set[str]()
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
-        top = name.partition(".")[0]
-        if top not in HEAVY:
-            if not self._is_asked_by_submission() or self._is_installed(top):
-                return None
-            self.missing.add(top)
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
-
-    def create_module(self, spec: Any) -> ModuleType:
-        return StandIn(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        pass
-
-    def _is_installed(self, top: str) -> bool:
-        if top in ("model_solution", "train"):
-            return True  # the submission's own, with an error of its own
-        return any(finder.find_spec(top, None) for finder in sys.meta_path if finder is not self)
-
-    def _is_asked_by_submission(self) -> bool:
-        frame: Any = sys._getframe(2)
-        while frame is not None and "importlib" in frame.f_code.co_filename:
-            frame = frame.f_back
-        return frame is not None and frame.f_code.co_filename.startswith(self.folder)
-
-
-class LazyAnnotations(importlib.machinery.SourceFileLoader):
+class LazyAnnotations(SourceFileLoader):
     """Loads a file whose annotations are not evaluated, as from Python 3.14 on: `Float[Tensor, ...]` with an ellipsis
     in place of its axes raises before."""
 
@@ -166,45 +146,62 @@ class LazyAnnotations(importlib.machinery.SourceFileLoader):
         return code
 
 
-def import_submission(folder: Path, names: Sequence[str]) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
+class Finder:
+    """Finds the submission's files, whose annotations are not evaluated if `lazy`; and stand-ins, for HEAVY modules and
+    for those that were missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.lazy, self.missing = folder, False, set[str]()
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
+        file = self.folder / f"{name}.py"
+        if self.lazy and path is None and file.is_file():
+            return spec_from_file_location(name, file, loader=LazyAnnotations(name, str(file)))
+        if name.partition(".")[0] in HEAVY | self.missing:
+            return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+        return None
+
+    def create_module(self, spec: Any) -> ModuleType:
+        return StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def import_submission(names: Sequence[str], finder: Finder) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
     """The modules of these names that can be imported, and the errors of those that cannot. A stand-in that is used
     from now on fails."""
-    modules, errors = {}, {}
-    for name in names:
-        sys.modules.pop(name, None)
-        try:
-            modules[name] = importlib.import_module(name)
-        except BaseException as error:
+    modules: dict[str, ModuleType] = {}
+    errors: dict[str, Answer] = {}
+    for name, finder.lazy in product(names, (False, True)):
+        if name not in modules:
             try:
-                modules[name] = import_lazily(folder, name)
-            except BaseException:
-                errors[name] = answer_of_error(error, {"importing": True})
+                modules[name] = import_with_stand_ins(name, finder)
+            except BaseException as error:
+                errors.setdefault(name, answer_of_error(error, {"importing": True}))
     Absent.importing = False
-    return modules, errors
+    return modules, {name: error for name, error in errors.items() if name not in modules}
 
 
-def import_lazily(folder: Path, name: str) -> ModuleType:
-    """A second try, with annotations that are not evaluated."""
-    loader = LazyAnnotations(name, str(folder / f"{name}.py"))
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
+def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
+    """The module, once stand-ins have taken the place of all that it imports and that is not here."""
+    while True:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            top = (error.name or "").partition(".")[0]
+            if not top or top in finder.missing or len(finder.missing) == 20:
+                raise
+            finder.missing.add(top)
 
 
 # --- what keeps its code in: Landlock where the kernel has it, and an audit hook of Python ----------------------------
 
-NETWORK = ("connect", "getaddrinfo", "gethostbyname", "bind", "sendto", "sendmsg")
-NETWORK_EVENTS = {f"socket.{name}" for name in NETWORK}
+NETWORK_EVENTS = {f"socket.{n}" for n in ("connect", "getaddrinfo", "gethostbyname", "bind", "sendto", "sendmsg")}
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn"}
-ONE_PATH = {f"os.{name}" for name in ("remove", "rmdir", "truncate", "chmod", "chown", "mkdir", "utime", "setxattr")}
-ONE_PATH |= {"shutil.rmtree", "sqlite3.connect"}
 TWO_PATHS = {"os.rename", "os.link", "os.symlink"}
+CHANGES_OF_PATHS = {*TWO_PATHS, "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.mkdir", "os.utime"}
+CHANGES_OF_PATHS |= {"os.setxattr", "shutil.rmtree", "sqlite3.connect"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 # Landlock, linux/landlock.h: rights to write, and the calls' numbers, which are the same on all processors.
@@ -223,19 +220,18 @@ def shut_in(folder: Path) -> None:
     busy = threading.local()
 
     def outside(path: Any) -> bool:
-        if isinstance(path, int) or path is None:
+        if not isinstance(path, str | bytes | os.PathLike):
             return False
         real = os.path.realpath(os.fsdecode(path))
         return not (real == inside or real.startswith(inside + os.sep) or real == os.devnull or path == ":memory:")
 
     def changed(event: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The paths that an event changes; a folder's descriptor beside them counts as one outside."""
+        """The paths that an event changes; a folder's descriptor beside two of them counts as one outside."""
         if event == "open":
             return arguments[:1] if isinstance(arguments[2], int) and arguments[2] & WRITING else ()
-        if event in TWO_PATHS:
-            elsewhere = any(isinstance(one, int) and one >= 0 for one in arguments[2:])
-            return ("/",) if elsewhere else arguments[int(event == "os.symlink") : 2]
-        return arguments[:1] if event in ONE_PATH else ()
+        if event in TWO_PATHS and any(isinstance(one, int) and one >= 0 for one in arguments[2:]):
+            return ("/",)
+        return arguments[:2] if event in CHANGES_OF_PATHS else ()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in NETWORK_EVENTS:
@@ -244,10 +240,10 @@ def shut_in(folder: Path) -> None:
             raise PermissionError("no other programs while grading")
         if event in ("os.kill", "os.killpg") and arguments[0] != own:
             raise PermissionError("no signals to others while grading")
-        if not getattr(busy, "now", False) and (paths := changed(event, arguments)):
+        if not getattr(busy, "now", False):
             busy.now = True
             try:
-                if any(outside(path) for path in paths):
+                if any(outside(path) for path in changed(event, arguments)):
                     raise PermissionError("no changes outside the submission's folder while grading")
             finally:
                 busy.now = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,12 @@ class Computation:
     def layers(self) -> list[int]:
         return list(range(self.size.n_layers))
 
+    def layer(self, number: int, x: Tensor) -> Tensor:
+        return self.block(f"backbone.{number}.", x)
+
     def backbone(self, x: Tensor) -> Tensor:
-        for layer in self.layers():
-            x = self.block(f"backbone.{layer}.", x)
+        for number in self.layers():
+            x = self.layer(number, x)
         return x
 
     def final_norm(self, x: Tensor) -> Tensor:
@@ -159,6 +162,10 @@ class Computation:
     def window(self, ids: Tensor) -> Tensor:
         return ids[:, -self.size.context_length :]
 
+    def context(self, text: Tensor, prompt: Tensor, n: int) -> Tensor:
+        """What the model is given at each step."""
+        return self.window(text)
+
     def last(self, logits: Tensor) -> Tensor:
         """[batch, seq, vocab] -> [batch, vocab]."""
         return logits[:, -1]
@@ -179,7 +186,7 @@ class Computation:
     def generate(self, ids: Tensor, n: int) -> Tensor:
         text = ids
         for _ in range(self.count(ids, n)):
-            text = self.append(text, self.choose(self.last(self.forward(self.window(text)))))
+            text = self.append(text, self.choose(self.last(self.forward(self.context(text, ids, n)))))
         return self.typed(self.result(text, ids))
 
     def typed(self, text: Tensor) -> Tensor:
@@ -189,6 +196,10 @@ class Computation:
 
     def rows(self, ids: Tensor) -> Tensor:
         """The rows of the batch that count."""
+        return ids
+
+    def seen(self, ids: Tensor) -> Tensor:
+        """What the model is given of these rows."""
         return ids
 
     def align(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,7 +218,7 @@ class Computation:
 
     def loss(self, ids: Tensor) -> Tensor:
         ids = self.rows(ids)
-        logits, targets = self.align(self.forward(ids), ids)
+        logits, targets = self.align(self.forward(self.seen(ids)), ids)
         return self.finish(self.reduce(self.surprise(logits, targets), targets), targets)
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -241,14 +252,13 @@ class Mistake:
     """A known mistake: one or two methods of the computation replaced by what students write.
 
     name: short and stable, for tables. where: the tensor or step that it is in. what: the mistake in a sentence that
-    does not give the code away. changes: name of a method -> what takes its place. symptom: what its author sees.
+    does not give the code away. changes: name of a method -> what takes its place.
     """
 
     name: str
     where: str
     what: str
     changes: Mapping[str, Method] = field(compare=False, repr=False)
-    symptom: str = field(default="", compare=False)
 
 
 @lru_cache(maxsize=1)
@@ -258,23 +268,17 @@ def symptoms() -> dict[str, dict[str, str]]:
     return found
 
 
-def with_symptoms(tables: dict[str, list[Mistake]]) -> dict[str, list[Mistake]]:
-    """Part -> mistakes, with their symptoms."""
-    return {
-        p: [replace(one, symptom=symptoms()[p].get(one.name, "")) for one in listed] for p, listed in tables.items()
-    }
-
-
 def mistake(name: str, where: str, what: str, **changes: Method) -> Mistake:
     """A line of a table."""
     return Mistake(name, where, what, changes)
 
 
-def combine(mistakes: tuple[Mistake, ...]) -> type[Computation] | None:
-    """The computation with all these mistakes in it; None if two of them change the same step."""
-    changes: dict[str, Method] = {}
-    for one in mistakes:
-        if changes.keys() & one.changes.keys():
-            return None
-        changes |= one.changes
-    return type("Mistaken", (Computation,), changes)
+def combines(mistakes: tuple[Mistake, ...]) -> bool:
+    """Whether no two of the mistakes change the same step."""
+    changes = [name for one in mistakes for name in one.changes]
+    return len(changes) == len(set(changes))
+
+
+def kind_of(mistakes: tuple[Mistake, ...]) -> type[Computation]:
+    """The computation with all these mistakes in it."""
+    return type("Mistaken", (Computation,), {name: change for one in mistakes for name, change in one.changes.items()})

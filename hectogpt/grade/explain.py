@@ -1,27 +1,31 @@
-"""Why a part broke a law: its outcome, and the mistake it may be. Only what reproduces the results is named.
+"""Why a part is wrong: the mistake it may be. Only what reproduces the results is named.
 
-Rules are tried in order. The tables of known mistakes stand in mistakes_*.py, those of messages in faults.py; numbers
-that may be mistyped are fitted (fit.py).
+Rules are tried in order. The tables of known mistakes stand in mistakes_*.py, those of messages in faults.py. Numbers of
+the formulas that may be mistyped are not listed but fitted: a family is the computation with free numbers in one step.
+They are fitted to a few answers by least squares; only what then reproduces all answers is named, with its numbers.
 """
 
+# ruff: noqa: E501  # a table, an entry a line
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 import torch
+from scipy.optimize import least_squares
 from torch import Tensor
 
-from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import faults, fit, laws, mistakes_attention, mistakes_layers, mistakes_model
-from hectogpt.grade.answer import Answer
-from hectogpt.grade.calls import Call, Case, difference, listed, outcome, short
-from hectogpt.grade.computation import Mistake, combine, with_symptoms
-from hectogpt.grade.faults import by_words
-from hectogpt.grade.result import Diagnosis, PartResult
-from hectogpt.grade.runner import Transcript
+from hectogpt.grade import mistakes_attention, mistakes_layers, mistakes_model
+from hectogpt.grade.calls import Call, Case, Made, difference, listed, outcome, outcome_of
+from hectogpt.grade.computation import Change, Computation, Method, Mistake, combines, symptoms
+from hectogpt.grade.faults import GRADIENTS, by_words
+from hectogpt.grade.result import Diagnosis
+from hectogpt.grade.transcript import Answer
 
-TABLES = {
+MISTAKES = {
     "gelu": mistakes_layers.GELU,
     "mlp": mistakes_layers.MLP,
     "attention": mistakes_attention.ATTENTION,
@@ -30,66 +34,14 @@ TABLES = {
     "generate": mistakes_model.GENERATE,
     "loss": mistakes_model.LOSS,
 }
-MISTAKES, GRADIENTS = with_symptoms(TABLES), with_symptoms(faults.GRADIENTS)
 IN_WORDS = 3  # explanations of the same results that are given in words
 PAIRS = 3000  # that are tried at most: a second or two
-CROPPED = next(one for one in MISTAKES["generate"] if one.name == "returned text cropped")
 Mistakes = tuple[Mistake, ...]
 
 
-def explain(result: PartResult, case: Case, transcript: Transcript) -> None:
-    """Give a result with broken laws its outcome, and a diagnosis if there is one."""
-    result.outcome, result.reason = outcome_of(case, transcript)
-    if result.outcome in ("not started", "blocked"):
-        result.findings, result.error = [], None
-    if result.outcome == "failed":
-        result.diagnosis = next(filter(None, (rule(case) for rule in RULES)), None)
-
-
-# --- outcomes ---------------------------------------------------------------------------------------------------------
-
-
-def outcome_of(case: Case, transcript: Transcript) -> tuple[str, str]:
-    """The outcome and its reason: a stub, another architecture, a part below that cannot be built for the same reason,
-    no memory; else failed."""
-    answers = [call.answer for call in case.counted]
-    first, below = answers[0], BY_NAME[case.part].rests_on
-    if all(map(is_stub, answers)):
-        words = "it returns the placeholder" if first.kind == "tensor" else "it raises NotImplementedError"
-        return "not started", words
-    if any(answer.kind == "memory" for answer in answers):
-        return "out of memory", "it asked for more memory than it may have"
-    if not first.facts.get("building"):
-        return "failed", ""
-    if "has no class" in first.text:
-        return "not started", first.text
-    if first.text.startswith("parameters differ") and not ("missing" in first.text or "other shape" in first.text):
-        return "changed", f"{short(first.text)}: not comparable"
-    for (name, _, _), (answer, *_) in transcript.answers.items():
-        if laws.SETTINGS[name].part not in below or not answer.facts.get("building"):
-            continue
-        same = (answer.error, answer.text) == (first.error, first.text) or answer.error == first.error == "LookupError"
-        if same or "has no class" in answer.text:
-            return "blocked", f"{BY_NAME[laws.SETTINGS[name].part].title} cannot be built: {describe(answer)}"
-    return "failed", ""
-
-
-def is_stub(answer: Answer) -> bool:
-    """What the starter's stubs give: torch.empty(1), or NotImplementedError."""
-    if answer.tensor is not None:
-        return tuple(answer.tensor.shape) == (1,) and answer.tensor.is_floating_point()
-    return answer.kind == "error" and answer.error == "NotImplementedError"
-
-
-def describe(answer: Answer) -> str:
-    """What came instead of a tensor, in words."""
-    if answer.kind == "other":
-        return f"returned {answer.text}"
-    at = f", at {short(answer.line, 200)}" if answer.line else ""
-    return f"{answer.error}: {short(answer.text)}{at}" if answer.text else f"{answer.error}{at}"
-
-
-# --- diagnoses --------------------------------------------------------------------------------------------------------
+def diagnose(case: Case) -> Diagnosis | None:
+    """The mistake in a part that has failed, by the first rule that knows one."""
+    return next(filter(None, (rule(case) for rule in RULES)), None)
 
 
 def unstable(case: Case) -> Diagnosis | None:
@@ -114,10 +66,10 @@ def no_number(case: Case) -> Diagnosis | None:
     tensors = [call.answer.tensor for call in case.built]
     if not case.wrong or not all(tensor is not None and tensor.isnan().all() for tensor in tensors):
         return None
-    what = "Every number is NaN."
     if case.part == "attention":
         what = "Every number is NaN: minus infinity fills whole rows of the scores, or is multiplied by zero."
-    return Diagnosis(("NaN everywhere",), "the causal mask" if case.part == "attention" else "the result", what)
+        return Diagnosis(("NaN everywhere",), "the causal mask", what)
+    return Diagnosis(("NaN everywhere",), "the result", "Every number is NaN.")
 
 
 def wrong_gradient(case: Case) -> Diagnosis | None:
@@ -129,9 +81,9 @@ def wrong_gradient(case: Case) -> Diagnosis | None:
     if found := by_words(case.part, told):
         return found
     for count in (1, 2):
-        usable = [mistakes for mistakes in combinations(GRADIENTS[case.part], count) if combine(mistakes)]
-        if found := diagnosis([m for m in usable if not any(call.wrong_gradients(m) for call in asked)]):
-            return found
+        usable = filter(combines, combinations(GRADIENTS[case.part], count))
+        if fitting := [m for m in usable if not any(call.wrong_gradients(m) for call in asked)]:
+            return diagnosis(case.part, fitting)
     wrong = {name: call for call in asked for name in call.wrong_gradients()}
     without = [name for name, call in wrong.items() if name in call.answer.facts.get("without", ())]
     if without and not told:
@@ -143,15 +95,12 @@ def wrong_gradient(case: Case) -> Diagnosis | None:
 
 
 def reproduced(case: Case) -> Diagnosis | None:
-    """A mistake that gives the same numbers."""
-    if not case.wrong or all(call.answer.tensor is None for call in case.built):
-        return None
-    return explain_values(case.part, case.built)
-
-
-def cropped(case: Case) -> Diagnosis | None:
-    """Nothing else is wrong with generation: the text past the context is."""
-    return diagnosis([(CROPPED,)]) if case.part == "generate" and not case.wrong and case.built else None
+    """A mistake that gives the same numbers. Past the context alone a text may have lost its beginning."""
+    if case.wrong and any(call.answer.tensor is not None for call in case.built):
+        return explain_values(case.part, case.built)
+    if case.part == "generate" and case.built and not case.wrong:
+        return diagnosis("generate", [(one,) for one in MISTAKES["generate"] if one.name == "returned text cropped"])
+    return None
 
 
 def by_error(case: Case) -> Diagnosis | None:
@@ -161,8 +110,7 @@ def by_error(case: Case) -> Diagnosis | None:
     return fault_diagnosis(case.part, broken) if broken else None
 
 
-RULES: tuple[Callable[[Case], Diagnosis | None], ...]
-RULES = (unstable, no_number, wrong_gradient, reproduced, cropped, by_error)
+RULES: tuple[Callable[[Case], Diagnosis | None], ...] = (unstable, no_number, wrong_gradient, reproduced, by_error)
 
 
 def fault_diagnosis(part: str, broken: Answer) -> Diagnosis | None:
@@ -178,16 +126,16 @@ def fault_diagnosis(part: str, broken: Answer) -> Diagnosis | None:
 def explain_values(part: str, calls: list[Call]) -> Diagnosis | None:
     """The mistake, the number that is another one, or else the pair of mistakes, that reproduces all the answers; None
     if there is none."""
-    found = (
-        diagnosis([(one,) for one in MISTAKES[part] if reproduces((one,), calls)])
-        or fit.explain(part, calls)
-        or diagnosis([pair for pair in pairs_of(part, calls) if reproduces(pair, calls)])
-        or constant_factor(calls)
-    )
+    if found := [(one,) for one in MISTAKES[part] if reproduces((one,), calls)]:
+        return diagnosis(part, found)
+    if fitted := fit(part, calls):
+        return fitted
+    if pairs := [pair for pair in pairs_of(part, calls) if reproduces(pair, calls)]:
+        return diagnosis(part, pairs)
     tensors = [call for call in calls if call.answer.tensor is not None]
-    if found is None and 2 <= len(tensors) < len(calls):  # some calls raised for another reason: the others tell
+    if 2 <= len(tensors) < len(calls):  # some calls raised for another reason: the others tell
         return explain_values(part, tensors)
-    return found
+    return None
 
 
 def reproduces(mistakes: Mistakes, calls: list[Call]) -> bool:
@@ -207,45 +155,136 @@ def cheapest_first(calls: list[Call]) -> list[Call]:
     return sorted(calls, key=lambda c: (c.setting.inputs[c.number][1] < 2, c.setting.size.n_layers, c.place))
 
 
-def pairs_of(part: str, calls: list[Call]) -> list[Mistakes]:
+def pairs_of(part: str, calls: list[Call]) -> Sequence[Mistakes]:
     """Pairs that may fit: they change different steps, and neither alone raises, has another shape, or is wrong where
     the answer is neither."""
     ordered = [call for call in cheapest_first(calls) if call.answer.tensor is not None]
 
     def may_be(mistake: Mistake) -> bool:
         for call in ordered:
-            made = outcome((mistake,), call.setting, call.number)
-            assert call.answer.tensor is not None
-            if isinstance(made, str) or made.shape not in (call.right.shape, call.answer.tensor.shape):
+            made, yours = outcome((mistake,), call.setting, call.number), call.answer.tensor
+            if isinstance(made, str) or yours is None or made.shape not in (call.right.shape, yours.shape):
                 return False
             if call.is_right and not call.agrees(made):
                 return False
         return True
 
-    pairs: list[Mistakes] = list(combinations(filter(may_be, MISTAKES[part]), 2))
-    return [pair for pair in pairs if combine(pair)][:PAIRS]
+    return list(filter(combines, combinations(filter(may_be, MISTAKES[part]), 2)))[:PAIRS]
 
 
-def constant_factor(calls: list[Call]) -> Diagnosis | None:
-    """The one number by which all results differ from the right ones."""
-    factor = 0.0
-    for call in calls:
-        yours, right = call.answer.tensor, call.right
-        if yours is None or yours.shape != right.shape or not (yours.is_floating_point() and yours.isfinite().all()):
-            return None
-        factor = factor or float((yours.double() * right).sum() / (right * right).sum())
-        if factor == 0 or not difference(yours.double() / factor, right) <= call.tolerance:
-            return None
-    return Diagnosis(("a constant factor",), "the result", f"Every number is {factor:.6g} times the right one.")
-
-
-def diagnosis(found: list[Mistakes]) -> Diagnosis | None:
+def diagnosis(part: str, found: Sequence[Mistakes]) -> Diagnosis:
     """The first of the explanations, with the names of the others; the first few in words as well."""
-    if not found:
-        return None
     names = [tuple(one.name for one in mistakes) for mistakes in found]
     wheres = ["; ".join(dict.fromkeys(one.where for one in mistakes)) for mistakes in found[:IN_WORDS]]
     what, *others = [" ".join(one.what for one in mistakes) for mistakes in found[:IN_WORDS]]
     equivalent = tuple(" + ".join(other) for other in names[1:])
-    effect = found[0][0].symptom if len(found[0]) == 1 else ""
+    effect = symptoms()[part].get(names[0][0], "") if len(names[0]) == 1 else ""
     return Diagnosis(names[0], ", or ".join(dict.fromkeys(wheres)), what, equivalent, tuple(others), effect)
+
+
+# --- numbers that may be mistyped -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Number:
+    """name: short, for tables. what: a sentence with {value} in it. right: the right value, None if there is none.
+    starts: where the search begins."""
+
+    name: str
+    what: str
+    right: float | None
+    starts: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """where: the step. changes: from the values of its numbers, method -> what takes its place."""
+
+    where: str
+    changes: Callable[[list[float]], Mapping[str, Method]]
+    numbers: tuple[Number, ...]
+
+
+def gelu(v: list[float]) -> Change:
+    factor, cubic, half, one = v
+    return lambda self, x: half * x * (one + torch.tanh(factor * (x + cubic * x**3)))
+
+
+ROOT = math.sqrt(2 / math.pi)
+CURVE = (
+    Number("factor", "The factor before the bracket is {value}, not sqrt(2/pi) = 0.797885.", ROOT, (ROOT, 2.0, -ROOT)),
+    Number("coefficient", "The coefficient of the cube is {value}, not 0.044715.", 0.044715, (0.044715, 0.5)),
+    Number("half", "The factor in front is {value}, not one half.", 0.5, (0.5,)),
+    Number("1 +", "What is added to tanh is {value}, not 1.", 1.0, (1.0,)),
+)
+SCALE, MASK, ORDER = "the scale of the scores", "the causal mask", "the order of mask and scale"
+FILLED = "which large scores outweigh: minus infinity hides the future"
+FAMILIES: list[tuple[str, Family]] = [
+    ("gelu", Family("GELU.forward", lambda v: {"gelu": gelu(v)}, CURVE)),
+    ("mlp", Family("the activation between fc1 and fc2", lambda v: {"bend": gelu(v)}, CURVE)),
+    ("attention", Family(SCALE, lambda v: {"scale": lambda s, t: t * v[0]}, (
+        Number("scores times", "The scores are multiplied by {value}, whatever the width of a head.", None, (0.1, 1.0)),))),
+    ("attention", Family(SCALE, lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5}, (
+        Number("scale times", "The scores, divided by the root of the head's width, are {value} times what they should be.", 1.0, (0.5, 2.0)),))),
+    ("attention", Family(MASK, lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])}, (
+        Number("mask of", f"The future is filled with {{value}}, {FILLED}.", None, (-1.0, -8.0, -15.0)),))),
+    ("attention", Family(MASK, lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)}, (
+        Number("added to the future:", f"{{value}} is added to the scores of the future, {FILLED}.", 0.0, (-1.0, -8.0, -15.0)),))),
+    ("attention", Family(ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))}, (
+        Number("before the scale, mask of", f"The future is filled with {{value}} before the scores are scaled, {FILLED}.", None, (-4.0, -20.0)),))),
+    ("attention", Family(ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * s.future(t)))}, (
+        Number("before the scale, added to the future:", f"{{value}} is added to the scores of the future before they are scaled, {FILLED}.", 0.0, (-4.0, -20.0)),))),
+    ("block", Family("the norms", lambda v: {"eps": lambda s: v[0]}, (
+        Number("eps", "The eps of the norms is {value}, not GPT-2's 1e-5.", 1e-5, (1e-6, 1e-4)),))),
+    ("loss", Family("the cross entropy", lambda v: {"surprise": lambda s, y, t: (1 - v[0]) * Computation.surprise(s, y, t) - v[0] * y.log_softmax(-1).mean(-1)}, (
+        Number("label smoothing", "Label smoothing of {value} is on.", 0.0, (0.05,)),))),
+    ("", Family("the result", lambda v: {"after": lambda s, y: v[0] * y}, (
+        Number("result times", "Every number is {value} times the right one.", 1.0, (1.0,)),))),
+]  # fmt: skip
+
+
+def fit(part: str, calls: list[Call]) -> Diagnosis | None:
+    """The first family that reproduces all answers with some numbers, and these numbers."""
+    if not all((t := call.answer.tensor) is not None and t.numel() and t.isfinite().all() for call in calls):
+        return None
+    return next(filter(None, (fitted(family, calls) for of, family in FAMILIES if of in (part, ""))), None)
+
+
+def fitted(family: Family, calls: list[Call]) -> Diagnosis | None:
+    """The numbers with which a family reproduces all the calls."""
+
+    def made(values: Iterable[float], call: Call) -> Made:
+        kind = type("Fitted", (Computation,), dict(family.changes([float(value) for value in values])))
+        return outcome_of(kind, call.setting, call.number)
+
+    # Of each model the shortest call: what depends on its sizes must fit both.
+    few = {c.setting.name: c for c in sorted(calls, key=lambda c: c.setting.inputs[c.number][1])}
+
+    def misses(values: Iterable[float]) -> np.ndarray:
+        """By how much each number of these calls is missed."""
+        parts = []
+        for call in few.values():
+            mine, yours = made(values, call), call.answer.tensor
+            if isinstance(mine, str) or yours is None or mine.shape != yours.shape or not mine.isfinite().all():
+                raise ArithmeticError
+            parts.append((mine.double() - yours.double()).flatten())
+        return torch.cat(parts).numpy()
+
+    first = [number.starts[0] for number in family.numbers]
+    more = [(n, start) for n, number in enumerate(family.numbers) for start in number.starts[1:]]
+    for start in (first, *([*first[:n], other, *first[n + 1 :]] for n, other in more)):
+        try:
+            values = least_squares(
+                misses, start, method="lm", diff_step=1e-6, xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=100
+            ).x
+        except ArithmeticError:
+            continue
+        if not all(call.agrees(made(values, call)) for call in calls):
+            continue
+        rows = [(number, round(float(value), 9) + 0.0) for number, value in zip(family.numbers, values, strict=True)]
+        others = [(n, v) for n, v in rows if n.right is None or abs(v - n.right) > 1e-3 * abs(n.right) + 1e-12]
+        if others:
+            names = tuple(f"{number.name} {value:.5g}" for number, value in others)
+            what = " ".join(number.what.format(value=f"{value:.5g}") for number, value in others)
+            return Diagnosis(names, family.where, what)
+    return None

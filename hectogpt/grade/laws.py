@@ -16,15 +16,14 @@ times on both sides. Tests measure these numbers.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hectogpt import hardware
 from hectogpt.assignment.parts import BY_NAME
 
 
@@ -53,6 +52,8 @@ NARROW = Size(d_model=32, n_heads=8, n_layers=3, context_length=7, vocab_size=19
 class Setting:
     """One model of a part, and the inputs it is called with, in this order; the first is given again at the end.
 
+    law, says: the name of what is checked first in it, and the sentence of the assignment that it rests on, in our
+    words. counts: whether breaking it fails the part; otherwise it is a note.
     inputs: (batch, seq) of each call. kind: "trained"; "bend" (the MLP works where the two forms of GELU differ most);
     "loud" (scores of some 10^5); "quiet" (inputs so small that a norm's eps matters);
     "elsewhere" (on torch's meta device, which has no numbers: only devices are compared). new_tokens: for generate, one
@@ -62,12 +63,15 @@ class Setting:
 
     name: str
     part: str
+    law: str
+    says: str
     size: Size = WIDE
     inputs: tuple[tuple[int, int], ...] = ((4, 7), (1, 1), (2, 10), (5, 3), (1, 6))
     kind: str = "trained"
     new_tokens: tuple[int, ...] = ()
     train_mode: bool = False
     gradient: bool = False
+    counts: bool = True
 
     @property
     def seed(self) -> int:
@@ -186,11 +190,6 @@ def prepare(setting: Setting) -> None:
         given(setting, call)
 
 
-def version() -> str:
-    """The beginning of a hash over the grader's code: records of another version are not used again."""
-    return hardware.code_hash([Path(__file__).parent])
-
-
 # --- laws -------------------------------------------------------------------------------------------------------------
 
 TOLERANCE = {"float64": 5e-5, "float32": 5e-4}  # by the dtype of the weights that the submission ran with
@@ -204,16 +203,13 @@ Check = Literal[
     "mode kept",  # the module is in the mode it was in
     "no graph",  # no gradient is recorded
     "device",  # tensors are made on the device of the input
-    "fresh weights",  # the distribution of the weights of a new model
-    "training",  # losses and gradient norms of a few steps
-    "picture",  # a picture that is not blank
+    "run",  # what is run once: the weights of a new model, a few steps of training, a picture
 ]
 
 
 @dataclass(frozen=True)
 class Law:
-    """name: as shown. says: the sentence of the assignment that it rests on, in our words. counts: whether breaking it
-    fails the part; otherwise it is a note."""
+    """name: as shown. says, counts: see Setting."""
 
     name: str
     setting: Setting
@@ -226,94 +222,73 @@ class Law:
         return self.setting.part
 
 
+FORMULA = "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."
+MLP = "MLP(x) = fc2(GELU(fc1(x))), for x of shape (batch, seq, d_model)."
+ATTENTION = "softmax(q k^T / sqrt(d_attention) + causal mask) v for each head, heads joined in order, then W_o."
+BLOCK = "x = x + attention(pre_layer_norm(x)), then x = x + mlp(post_layer_norm(x))."
+FORWARD = "Token plus position embeddings, all blocks in order, the final layer norm, lm_head; logits come back."
+GREEDY = "Greedy decoding: num_new_tokens times, each row is extended by its own likeliest next token."
+LOSS = "The mean cross entropy of each next token given those before it."
+UNSAID = "Said nowhere: the model sees the last context_length tokens."
 PROMPTS = ((4, 3), (1, 1), (2, 5), (3, 2), (1, 4))
-GELU = Setting("gelu", "gelu", gradient=True)
-GELU_BEND = Setting("gelu, where it bends", "gelu", kind="bend")
-MLP = Setting("mlp", "mlp", gradient=True)
-MLP_BEND = Setting("mlp, where GELU bends", "mlp", NARROW, ((2, 5),), kind="bend")
-ATTENTION = Setting("attention", "attention", gradient=True)
-ATTENTION_NARROW = Setting("attention, eight heads", "attention", NARROW, ((3, 5), (2, 7)))
-ATTENTION_LOUD = Setting("attention, large scores", "attention", WIDE, ((2, 6),), kind="loud")
-ATTENTION_TRAIN = Setting("attention, train mode", "attention", NARROW, ((3, 5),), train_mode=True)
-BLOCK = Setting("block", "block", gradient=True)
-BLOCK_QUIET = Setting("block, small activations", "block", NARROW, ((3, 5),), kind="quiet")
-FORWARD = Setting("forward", "forward", gradient=True)
-FORWARD_NARROW = Setting("forward, three layers", "forward", NARROW, ((3, 5), (2, 7)))
-FORWARD_TRAIN = Setting("forward, train mode", "forward", NARROW, ((3, 5),), train_mode=True)
-ATTENTION_ELSEWHERE = Setting("attention, on another device", "attention", NARROW, ((3, 5),), kind="elsewhere")
-FORWARD_ELSEWHERE = Setting("forward, on another device", "forward", NARROW, ((3, 5),), kind="elsewhere")
-GENERATE = Setting("generate", "generate", WIDE, PROMPTS, new_tokens=(6, 2, 4, 1, 3))
-GENERATE_FULL = Setting("generate, up to the context", "generate", NARROW, ((3, 4), (2, 6)), new_tokens=(3, 1))
-GENERATE_PAST = Setting("generate, past the context", "generate", NARROW, ((3, 5),), new_tokens=(7,))
-GENERATE_LONG = Setting("generate, a prompt longer than the context", "generate", NARROW, ((2, 9),), new_tokens=(3,))
-GENERATE_TRAIN = Setting("generate, train mode", "generate", WIDE, ((2, 4),), new_tokens=(3,), train_mode=True)
-LOSS = Setting("loss", "loss", WIDE, ((4, 7), (1, 2), (2, 10), (5, 3), (1, 6)), gradient=True)
-LOSS_NARROW = Setting("loss, three layers", "loss", NARROW, ((3, 5), (2, 7)), gradient=True)
-INIT = Setting("init", "init", NARROW)
-TRAIN = Setting("train", "train")
-TRAIN_CLIPPED = Setting("train, clipped", "train")
-PLOT = Setting("plot", "plot")
+ROWS = ((4, 7), (1, 2), (2, 10), (5, 3), (1, 6))
 
+SETTINGS: dict[str, Setting] = {setting.name: setting for setting in (
+    Setting("gelu", "gelu", "values", FORMULA, gradient=True),
+    Setting("gelu, where it bends", "gelu", "values where it bends", FORMULA, kind="bend"),
+    Setting("mlp", "mlp", "values", MLP, gradient=True),
+    Setting("mlp, where GELU bends", "mlp", "values where GELU bends", MLP, NARROW, ((2, 5),), kind="bend"),
+    Setting("attention", "attention", "values", ATTENTION, gradient=True),
+    Setting("attention, eight heads", "attention", "values with eight heads", ATTENTION, NARROW, ((3, 5), (2, 7))),
+    Setting("attention, large scores", "attention", "a mask that no score outweighs", "The causal mask hides the future.", WIDE, ((2, 6),), kind="loud", counts=False),
+    Setting("attention, train mode", "attention", "no dropout", "The assignment's attention has no dropout.", NARROW, ((3, 5),), train_mode=True, counts=False),
+    Setting("attention, on another device", "attention", "any device", "The model runs on a GPU as well.", NARROW, ((3, 5),), kind="elsewhere", counts=False),
+    Setting("block", "block", "values", BLOCK, gradient=True),
+    Setting("block, small activations", "block", "values for small activations", "Layer norm with eps 1e-5, as GPT-2's.", NARROW, ((3, 5),), kind="quiet"),
+    Setting("forward", "forward", "values", FORWARD, gradient=True),
+    Setting("forward, three layers", "forward", "values with three layers", FORWARD, NARROW, ((3, 5), (2, 7))),
+    Setting("forward, train mode", "forward", "no dropout", "The assignment's transformer has no dropout.", NARROW, ((3, 5),), train_mode=True, counts=False),
+    Setting("forward, on another device", "forward", "any device", "The model runs on a GPU as well.", NARROW, ((3, 5),), kind="elsewhere", counts=False),
+    Setting("generate", "generate", "tokens", GREEDY, WIDE, PROMPTS, new_tokens=(6, 2, 4, 1, 3)),
+    Setting("generate, up to the context", "generate", "tokens up to the context", GREEDY, NARROW, ((3, 4), (2, 6)), new_tokens=(3, 1)),
+    Setting("generate, past the context", "generate", "past the context", UNSAID, NARROW, ((3, 5),), new_tokens=(7,), counts=False),
+    Setting("generate, a prompt longer than the context", "generate", "a prompt longer than the context", UNSAID, NARROW, ((2, 9),), new_tokens=(3,), counts=False),
+    Setting("generate, train mode", "generate", "in train mode", "Greedy decoding does not draw random numbers.", WIDE, ((2, 4),), new_tokens=(3,), train_mode=True, counts=False),
+    Setting("loss", "loss", "values", LOSS, WIDE, ROWS, gradient=True),
+    Setting("loss, three layers", "loss", "values with three layers", LOSS, NARROW, ((3, 5), (2, 7)), gradient=True),
+    Setting("init", "init", "fresh weights", "Weights N(0, 0.02), biases 0, norms 1 and 0.", NARROW),
+    Setting("train", "train", "losses and gradient norms", "Loss, backward, gradient norm, step, for every batch."),
+    Setting("train, clipped", "train", "clipping", "Gradients are clipped to the given norm before each step."),
+    Setting("plot", "plot", "picture", "A figure with the training loss and the gradient norm is saved."),
+)}  # fmt: skip
+ONCE = ("init", "train", "plot")  # parts that are run once, and judged each in its own way
 TWICE = "The same input gives the same output, whatever was computed in between."
-MLP_SAYS = "MLP(x) = fc2(GELU(fc1(x))), for x of shape (batch, seq, d_model)."
-ATTENTION_SAYS = "softmax(q k^T / sqrt(d_attention) + causal mask) v for each head, heads joined in order, then W_o."
-BLOCK_SAYS = "x = x + attention(pre_layer_norm(x)), then x = x + mlp(post_layer_norm(x))."
-FORWARD_SAYS = "Token plus position embeddings, all blocks in order, the final layer norm, lm_head; logits come back."
-GENERATE_SAYS = "Greedy decoding: num_new_tokens times, each row is extended by its own likeliest next token."
 GRADIENT_SAYS = "Training differentiates it: the gradient of the input and of every weight is that of the formula."
-LOSS_SAYS = "The mean cross entropy of each next token given those before it."
+KEPT = "A forward pass computes, and changes nothing."
+
+
+def laws_in(setting: Setting) -> Iterator[Law]:
+    """What is checked in a setting: its own law, and the others that its calls can show."""
+    check: Check = "run" if setting.part in ONCE else "device" if setting.kind == "elsewhere" else "values"
+    yield Law(setting.law, setting, check, setting.says, setting.counts)
+    if setting.name == setting.part and setting.part not in ONCE:
+        yield Law("a second call", setting, "again", TWICE)
+    if setting.gradient:
+        yield Law(setting.law.replace("values", "gradient"), setting, "gradient", GRADIENT_SAYS)
+
 
 LAWS: tuple[Law, ...] = (
-    Law("values", GELU, "values", "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."),
-    Law("values where it bends", GELU_BEND, "values", "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."),
-    Law("gradient", GELU, "gradient", GRADIENT_SAYS),
-    Law("values", MLP, "values", MLP_SAYS),
-    Law("values where GELU bends", MLP_BEND, "values", MLP_SAYS),
-    Law("a second call", MLP, "again", TWICE),
-    Law("gradient", MLP, "gradient", GRADIENT_SAYS),
-    Law("values", ATTENTION, "values", ATTENTION_SAYS),
-    Law("values with eight heads", ATTENTION_NARROW, "values", ATTENTION_SAYS),
-    Law("a second call", ATTENTION, "again", TWICE),
-    Law("gradient", ATTENTION, "gradient", GRADIENT_SAYS),
-    Law("a mask that no score outweighs", ATTENTION_LOUD, "values", "The causal mask hides the future.", counts=False),
-    Law("no dropout", ATTENTION_TRAIN, "values", "The assignment's attention has no dropout.", counts=False),
-    Law("the caller's input unchanged", ATTENTION, "input kept", "A forward pass computes, and changes nothing.", counts=False),
-    Law("any device", ATTENTION_ELSEWHERE, "device", "The model runs on a GPU as well.", counts=False),
-    Law("values", BLOCK, "values", BLOCK_SAYS),
-    Law("values for small activations", BLOCK_QUIET, "values", "Layer norm with eps 1e-5, as GPT-2's."),
-    Law("a second call", BLOCK, "again", TWICE),
-    Law("gradient", BLOCK, "gradient", GRADIENT_SAYS),
-    Law("the caller's input unchanged", BLOCK, "input kept", "A forward pass computes, and changes nothing.", counts=False),
-    Law("values", FORWARD, "values", FORWARD_SAYS),
-    Law("values with three layers", FORWARD_NARROW, "values", FORWARD_SAYS),
-    Law("a second call", FORWARD, "again", TWICE),
-    Law("gradient", FORWARD, "gradient", GRADIENT_SAYS),
-    Law("no dropout", FORWARD_TRAIN, "values", "The assignment's transformer has no dropout.", counts=False),
-    Law("any device", FORWARD_ELSEWHERE, "device", "The model runs on a GPU as well.", counts=False),
-    Law("tokens", GENERATE, "values", GENERATE_SAYS),
-    Law("tokens up to the context", GENERATE_FULL, "values", GENERATE_SAYS),
-    Law("a second call", GENERATE, "again", TWICE),
-    Law("the caller's prompt unchanged", GENERATE, "input kept", "Generation makes a new text.", counts=False),
-    Law("past the context", GENERATE_PAST, "values", "Said nowhere: the model sees the last context_length tokens.", counts=False),
-    Law("a prompt longer than the context", GENERATE_LONG, "values", "Said nowhere: the model sees the last context_length tokens.", counts=False),
-    Law("in train mode", GENERATE_TRAIN, "values", "Greedy decoding does not draw random numbers.", counts=False),
-    Law("the mode kept", GENERATE_TRAIN, "mode kept", "Generation leaves the model in the mode it was in.", counts=False),
-    Law("no graph", GENERATE, "no graph", "Generation needs no gradient.", counts=False),
-    Law("values", LOSS, "values", LOSS_SAYS),
-    Law("values with three layers", LOSS_NARROW, "values", LOSS_SAYS),
-    Law("gradient", LOSS, "gradient", GRADIENT_SAYS),
-    Law("gradient with three layers", LOSS_NARROW, "gradient", GRADIENT_SAYS),
-    Law("a second call", LOSS, "again", TWICE),
-    Law("fresh weights", INIT, "fresh weights", "Weights N(0, 0.02), biases 0, norms 1 and 0."),
-    Law("losses and gradient norms", TRAIN, "training", "Loss, backward, gradient norm, step, for every batch."),
-    Law("clipping", TRAIN_CLIPPED, "training", "Gradients are clipped to the given norm before each step."),
-    Law("picture", PLOT, "picture", "A figure with the training loss and the gradient norm is saved."),
+    *(law for setting in SETTINGS.values() for law in laws_in(setting)),
+    Law("the caller's input unchanged", SETTINGS["attention"], "input kept", KEPT, counts=False),
+    Law("the caller's input unchanged", SETTINGS["block"], "input kept", KEPT, counts=False),
+    Law("the caller's prompt unchanged", SETTINGS["generate"], "input kept", "Generation makes a new text.", counts=False),
+    Law("the mode kept", SETTINGS["generate, train mode"], "mode kept", "Generation leaves the model in the mode it was in.", counts=False),
+    Law("no graph", SETTINGS["generate"], "no graph", "Generation needs no gradient.", counts=False),
 )  # fmt: skip
-
 GRADED = tuple(dict.fromkeys(law.part for law in LAWS))
-SETTINGS: dict[str, Setting] = {law.setting.name: law.setting for law in LAWS}
 
 
+@lru_cache
 def laws_of(part: str) -> list[Law]:
-    """The laws of a part, those that count first."""
-    return sorted((law for law in LAWS if law.part == part), key=lambda law: not law.counts)
+    """The laws of a part, those that count first, and of these gradients last."""
+    return sorted((law for law in LAWS if law.part == part), key=lambda law: (not law.counts, law.check == "gradient"))

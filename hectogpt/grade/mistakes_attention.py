@@ -29,24 +29,14 @@ def added(value: Change) -> Change:
     return lambda self, scores: scores + value(self, scores).to(scores.dtype)
 
 
-def band(diagonal: int) -> Change:
-    """Hidden: keys later than the query by more than `diagonal`."""
-    return lambda self, scores: torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal + 1)
+def beside(scores: Tensor, diagonal: int) -> Tensor:
+    """[query, key]: True where the key is later than the query by at least `diagonal`."""
+    return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
 
 
 def whole_mask(self: Computation) -> Tensor:
     """[context, context]: True where the key is later than the query."""
     return torch.ones(self.size.context_length, self.size.context_length, dtype=torch.bool).triu(1)
-
-
-def hidden_in_first(axis: int) -> Change:
-    """The mask reaches the first row of the batch (axis 0), or the first head (axis 1), only."""
-
-    def hide(self: Computation, scores: Tensor) -> Tensor:
-        first = torch.arange(scores.shape[axis]).view(-1, *[1] * (3 - axis)) == 0
-        return scores.masked_fill(self.future(scores) & first, -math.inf)
-
-    return hide
 
 
 # (name, sentence, factor on the scores)
@@ -96,10 +86,10 @@ MASK = "the causal mask"
 MASKS: list[tuple[str, str, Change]] = [
     ("no causal mask", "There is no causal mask: every position sees the whole row.", lambda s, t: t),
     ("mask inverted", "The mask is inverted: the past is hidden and the future is seen.", filled(lambda s, t: ~s.future(t), -math.inf)),
-    ("mask inverted, itself seen", "The mask is inverted: each position sees itself and the future.", filled(lambda s, t: torch.ones(t.shape[-2:], dtype=torch.bool).tril(-1), -math.inf)),
-    ("diagonal masked", "The diagonal is hidden too: no position sees itself, and the first sees nothing.", filled(band(-1), -math.inf)),
-    ("diagonal masked, finite", "The diagonal is hidden too: no position sees itself.", filled(band(-1), -1e9)),
-    ("one future token seen", "The mask begins one place too late: each position sees one later token.", filled(band(1), -math.inf)),
+    ("mask inverted, itself seen", "The mask is inverted: each position sees itself and the future.", filled(lambda s, t: ~beside(t, 0), -math.inf)),
+    ("diagonal masked", "The diagonal is hidden too: no position sees itself, and the first sees nothing.", filled(lambda s, t: beside(t, 0), -math.inf)),
+    ("diagonal masked, finite", "The diagonal is hidden too: no position sees itself.", filled(lambda s, t: beside(t, 0), -1e9)),
+    ("one future token seen", "The mask begins one place too late: each position sees one later token.", filled(lambda s, t: beside(t, 2), -math.inf)),
     ("mask added as ones", "The mask of ones and zeros is added to the scores: 1 is added to the past, and the future stays visible.", added(lambda s, t: ~s.future(t))),
     ("mask of the future added as ones", "Ones are added to the scores of the future instead of minus infinity.", added(Computation.future)),
     ("mask subtracted as ones", "The mask is a mere 1 that is subtracted: the future stays visible.", added(lambda s, t: -s.future(t).to(t.dtype))),
@@ -110,8 +100,8 @@ MASKS: list[tuple[str, str, Change]] = [
     ("mask cut from the last rows", "The mask's last rows are taken, not its first: early positions see the future.", lambda s, t: t.masked_fill(whole_mask(s)[-t.shape[-1]:, :t.shape[-1]], -math.inf)),
     ("mask cut from the last columns", "The mask's last columns are taken, not its first: the past is hidden.", lambda s, t: t.masked_fill(whole_mask(s)[:t.shape[-1], -t.shape[-1]:], -math.inf)),
     ("mask not sliced", "The mask is not cut to the length of the input: shorter inputs raise an error.", lambda s, t: t.masked_fill(whole_mask(s), -math.inf)),
-    ("mask in the first row of the batch only", "The mask reaches the first row of the batch only.", hidden_in_first(0)),
-    ("mask in the first head only", "The mask reaches the first head only.", hidden_in_first(1)),
+    ("mask in the first row of the batch only", "The mask reaches the first row of the batch only.", filled(lambda s, t: s.future(t) & (torch.arange(t.shape[0]) == 0).view(-1, 1, 1, 1), -math.inf)),
+    ("mask in the first head only", "The mask reaches the first head only.", filled(lambda s, t: s.future(t) & (torch.arange(t.shape[1]) == 0).view(-1, 1, 1), -math.inf)),
     ("additive mask multiplied", "The mask of zeros and minus infinity is multiplied with the scores; it is to be added.", lambda s, t: t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)),
     ("mask sees only itself", "Every position sees itself alone.", filled(lambda s, t: ~torch.eye(t.shape[-1], dtype=torch.bool), -math.inf)),
 ]  # fmt: skip
@@ -133,32 +123,15 @@ def projecting(
     return project
 
 
-def view_heads(self: Computation, t: Tensor) -> Tensor:
-    batch, seq, d = t.shape
-    return t.reshape(batch, self.size.n_heads, seq, d // self.size.n_heads)
-
-
 def deal_heads(self: Computation, t: Tensor) -> Tensor:
     """Column c belongs to head c mod n_heads."""
     batch, seq, _ = t.shape
     return t.reshape(batch, seq, -1, self.size.n_heads).permute(0, 3, 1, 2)
 
 
-def across_heads(masked: bool) -> Method:
+def heads_last(self: Computation, t: Tensor) -> Tensor:
     """Without the transposition: at each position heads attend to heads."""
-
-    def attention(self: Computation, p: str, x: Tensor) -> Tensor:
-        q, k, v = (self.cut(t).transpose(1, 2) for t in self.project(p, x))
-        scores = self.scores(q, k)
-        pattern = self.pattern(scores) if masked else self.normalise(self.scale(scores))
-        return self.output(p, (pattern @ v).flatten(2))
-
-    return attention
-
-
-def first_head_everywhere(self: Computation, t: Tensor) -> Tensor:
-    h = self.size.n_heads
-    return t[..., : t.shape[-1] // h][:, None].expand(-1, h, -1, -1)
+    return t.unflatten(-1, (self.size.n_heads, -1))
 
 
 def exchanged(self: Computation, t: Tensor) -> Tensor:
@@ -166,25 +139,16 @@ def exchanged(self: Computation, t: Tensor) -> Tensor:
     return t.reshape(batch, seq, self.size.d_attention, self.size.n_heads).transpose(1, 2)
 
 
-def after_softmax(value: float) -> Change:
-    return lambda self, scores: scores.softmax(-1).masked_fill(self.future(scores), value)
-
-
 def join_dealt(self: Computation, z: Tensor) -> Tensor:
     return z.permute(0, 2, 3, 1).flatten(2)
-
-
-def join_untransposed(self: Computation, z: Tensor) -> Tensor:
-    batch, _, seq, _ = z.shape
-    return z.reshape(batch, seq, -1)
 
 
 HEADS = "how heads are cut and joined"
 ATTENTION = [
     *(mistake(n, "the scale of the scores", what, scale=scaled(f)) for n, what, f in SCALES),
     *(mistake(n, MASK, what, hide=f) for n, what, f in MASKS),
-    mistake("mask after softmax", "the order of mask and softmax", "The future is set to 0 after the softmax: the weights of a query no longer sum to 1.", hide=lambda s, t: t, normalise=after_softmax(0.0)),
-    mistake("minus infinity after softmax", "the order of mask and softmax", "The mask is applied to the probabilities, after the softmax.", hide=lambda s, t: t, normalise=after_softmax(-math.inf)),
+    mistake("mask after softmax", "the order of mask and softmax", "The future is set to 0 after the softmax: the weights of a query no longer sum to 1.", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), 0.0)),
+    mistake("minus infinity after softmax", "the order of mask and softmax", "The mask is applied to the probabilities, after the softmax.", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), -math.inf)),
     mistake("scale after softmax", "the scale of the scores", "The probabilities are divided by the root of the head's width; the scores have to be.", scale=lambda s, t: t, normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5),
     mistake("softmax over queries", "the axis of the softmax", "The softmax runs over the queries, not over the keys.", normalise=lambda s, t: t.softmax(-2)),
     mistake("softmax over heads", "the axis of the softmax", "The softmax runs over the heads, not over the keys.", normalise=lambda s, t: t.softmax(1)),
@@ -193,7 +157,7 @@ ATTENTION = [
     mistake("no softmax", "the softmax", "There is no softmax: raw scores weigh the values.", normalise=lambda s, t: t.nan_to_num(neginf=0.0)),
     mistake("log softmax", "the softmax", "The logarithm of the softmax weighs the values.", normalise=lambda s, t: t.log_softmax(-1)),
     mistake("sigmoid for softmax", "the softmax", "A sigmoid stands where the softmax belongs.", normalise=lambda s, t: t.sigmoid()),
-    mistake("NaN replaced by 0", "the softmax", "Rows of NaN are patched over with zeros: some query sees no key at all.", hide=filled(band(-1), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
+    mistake("NaN replaced by 0", "the softmax", "Rows of NaN are patched over with zeros: some query sees no key at all.", hide=filled(lambda s, t: beside(t, 0), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
     mistake("q and k swapped", "queries and keys", "Queries and keys have changed places.", project=projecting("W_k", "W_q")),
     mistake("scores transposed", "the scores", "The scores are transposed: rows are keys, not queries.", scores=lambda s, q, k: k @ q.transpose(-1, -2)),
     mistake("k and v swapped", "keys and values", "Keys and values have changed places.", project=projecting(k="W_v", v="W_k")),
@@ -213,16 +177,16 @@ ATTENTION = [
     mistake("no bias of q", "the queries", "The bias of the queries is not added.", project=projecting(biasless=("W_q",))),
     mistake("no bias of v", "the values", "The bias of the values is not added.", project=projecting(biasless=("W_v",))),
     mistake("values not projected", "the values", "The values are the input itself, without W_v.", project=lambda s, p, x: (s.linear(p + "W_q", x), s.linear(p + "W_k", x), x)),
-    mistake("heads cut by view without transposing", HEADS, "Heads are cut by a reshape straight to (batch, head, seq, width): positions and heads are mixed up.", cut=view_heads),
+    mistake("heads cut by view without transposing", HEADS, "Heads are cut by a reshape straight to (batch, head, seq, width): positions and heads are mixed up.", cut=lambda s, t: t.reshape(t.shape[0], s.size.n_heads, t.shape[1], -1)),
     mistake("heads dealt out column by column", HEADS, "Head h takes every n_heads-th column; it has to take a run of neighbouring ones.", cut=deal_heads),
     mistake("columns dealt out and joined back", HEADS, "The two axes of the heads are mislabelled, in cutting and in joining: head h takes every n_heads-th column.", cut=deal_heads, join=join_dealt),
     mistake("one head", HEADS, "The input is not cut into heads: there is one head of the full width.", cut=lambda s, t: t[:, None], join=lambda s, z: z[:, 0]),
-    mistake("heads attend to heads", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.", attention=across_heads(masked=False)),
-    mistake("heads attend to heads, masked", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.", attention=across_heads(masked=True)),
+    mistake("heads attend to heads", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.", cut=heads_last, hide=lambda s, t: t, join=lambda s, z: z.flatten(2)),
+    mistake("heads attend to heads, masked", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.", cut=heads_last, join=lambda s, z: z.flatten(2)),
     mistake("number and width of heads exchanged", HEADS, "The number of heads and their width have changed places.", cut=exchanged, scale=lambda s, t: t / s.size.n_heads**0.5),
     mistake("number and width of heads exchanged in cutting", HEADS, "The number of heads and their width have changed places.", cut=exchanged),
-    mistake("first head everywhere", HEADS, "All heads compute what the first one computes.", cut=first_head_everywhere),
-    mistake("heads joined without transposing", HEADS, "Heads are joined by a reshape without transposing first: positions and heads are mixed up.", join=join_untransposed),
+    mistake("first head everywhere", HEADS, "All heads compute what the first one computes.", cut=lambda s, t: t[:, None, :, : s.size.d_attention].expand(-1, s.size.n_heads, -1, -1)),
+    mistake("heads joined without transposing", HEADS, "Heads are joined by a reshape without transposing first: positions and heads are mixed up.", join=lambda s, z: z.reshape(z.shape[0], z.shape[2], -1)),
     mistake("heads joined column by column", HEADS, "The joined heads are interleaved; each has to stay a run of neighbouring columns.", join=join_dealt),
     mistake("heads joined in reverse", HEADS, "The heads are joined in reverse order.", join=lambda s, z: z.flip(1).transpose(1, 2).flatten(2)),
     mistake("heads averaged", HEADS, "The heads are averaged instead of put side by side.", join=lambda s, z: z.mean(1).repeat(1, 1, s.size.n_heads)),

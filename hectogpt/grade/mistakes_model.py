@@ -29,34 +29,6 @@ def through(layers: Callable[[int], list[int]]) -> Callable[[Computation], list[
     return lambda self: layers(self.size.n_layers)
 
 
-def blocks_with_sum(self: Computation, x: Tensor) -> Tensor:
-    for layer in self.layers():
-        x = x + self.block(f"backbone.{layer}.", x)
-    return x
-
-
-def blocks_normalised(self: Computation, x: Tensor) -> Tensor:
-    for layer in self.layers():
-        x = self.final_norm(self.block(f"backbone.{layer}.", x))
-    return x
-
-
-def blocks_positioned(self: Computation, x: Tensor) -> Tensor:
-    """The positions are added again before each block but the first."""
-    seen = self.w["position_embeddings.weight"][: x.shape[1]]
-    for number, layer in enumerate(self.layers()):
-        x = self.block(f"backbone.{layer}.", x + seen if number else x)
-    return x
-
-
-def blocks_on_input(self: Computation, x: Tensor) -> Tensor:
-    """Every block reads the embeddings; the last one's result counts."""
-    y = x
-    for layer in self.layers():
-        y = self.block(f"backbone.{layer}.", x)
-    return y
-
-
 def final(method: str, change: Method) -> Change:
     """The final norm alone with a mistake in a norm."""
 
@@ -98,11 +70,11 @@ FORWARD = [
     mistake("last block each time", B, "The last block is applied n times instead of each block once; perhaps one block object stands in all places.", layers=through(lambda n: [n - 1] * n)),
     mistake("blocks in reverse", B, "The blocks are applied in reverse order.", layers=through(lambda n: list(range(n))[::-1])),
     mistake("blocks twice", B, "The blocks are applied twice.", layers=through(lambda n: [*range(n), *range(n)])),
-    mistake("each block reads the embeddings", B, "Every block reads the embeddings: the result of the one before is thrown away.", backbone=blocks_on_input),
-    mistake("positions added before each block", B, "The position embeddings are added before every block, not once.", backbone=blocks_positioned),
+    mistake("each block reads the embeddings", B, "Every block reads the embeddings: the result of the one before is thrown away.", backbone=lambda s, x: s.layer(s.layers()[-1], x)),
+    mistake("positions added before each block", B, "The position embeddings are added before every block, not once.", layer=lambda s, n, x: Computation.layer(s, n, x + s.w["position_embeddings.weight"][: x.shape[1]] * (n > 0))),
     mistake("last block only", B, "Only the last block is applied.", layers=through(lambda n: [n - 1])),
-    mistake("residual around the blocks", B, "The stream is added once more around each block.", backbone=blocks_with_sum),
-    mistake("final norm after each block", B, "The final norm is applied after each block.", backbone=blocks_normalised, final_norm=lambda s, x: s.norm("final_layer_norm", x)),
+    mistake("residual around the blocks", B, "The stream is added once more around each block.", layer=lambda s, n, x: x + Computation.layer(s, n, x)),
+    mistake("final norm after each block", B, "The final norm is applied after each block.", layer=lambda s, n, x: s.norm("final_layer_norm", Computation.layer(s, n, x))),
     mistake("no final norm", "the final norm", "The final norm is not applied.", final_norm=lambda s, x: x),
     mistake("final norm twice", "the final norm", "The final norm is applied twice.", final_norm=lambda s, x: s.norm("final_layer_norm", s.norm("final_layer_norm", x))),
     mistake("final norm before the blocks only", "the final norm", "The final norm stands before the blocks instead of after them.", embed=lambda s, ids: s.norm("final_layer_norm", s.tokens(ids) + s.positions(ids)), final_norm=lambda s, x: x),
@@ -128,41 +100,6 @@ FORWARD += ends(FORWARD)
 # --- generate and loss -------------------------------------------------------------------------------------------------
 
 
-def grow(step: Callable[[Computation, Tensor, Tensor, int], Tensor]) -> Method:
-    """Generation whose context is made by `step` from prompt, text so far and number of new tokens."""
-
-    def generate(self: Computation, ids: Tensor, n: int) -> Tensor:
-        text = ids
-        for _ in range(self.count(ids, n)):
-            text = self.append(text, self.choose(self.last(self.forward(step(self, ids, text, n)))))
-        return self.typed(self.result(text, ids))
-
-    return generate
-
-
-def all_at_once(self: Computation, ids: Tensor, n: int) -> Tensor:
-    """The last n positions' choices of one pass over the prompt."""
-    text = torch.cat([ids, self.forward(self.window(ids)).argmax(-1)[:, -n:]], 1)
-    return self.typed(self.result(text, ids))
-
-
-def forgetful(self: Computation, ids: Tensor, n: int) -> Tensor:
-    """The returned text itself is cut to the context."""
-    text = ids
-    for _ in range(self.count(ids, n)):
-        text = text[:, -self.size.context_length :]
-        text = self.append(text, self.choose(self.last(self.forward(text))))
-    return self.typed(self.result(text, ids))
-
-
-def last_logits(self: Computation, ids: Tensor, n: int) -> Tensor:
-    text, logits = ids, ids
-    for _ in range(self.count(ids, n)):
-        logits = self.forward(self.window(text))
-        text = self.append(text, self.choose(self.last(logits)))
-    return logits
-
-
 C, R = "the choice of the next token", "the text that comes back"
 GENERATE = [
     mistake("row 0's token for every row", C, "Every row gets the token that the first row chose.", choose=lambda s, y: y[:1].argmax(-1, keepdim=True).expand(y.shape[0], 1)),
@@ -178,21 +115,21 @@ GENERATE = [
     mistake("argmax over the batch", C, "The maximum is taken over the batch axis: row numbers are used as tokens.", choose=lambda s, y: y.argmax(0)[: y.shape[0], None]),
     mistake("argmax over positions", C, "The maximum is taken over the positions, not over the vocabulary.", last=lambda s, y: y, choose=lambda s, y: y.argmax(1)[:, -1:]),
     mistake("logits for tokens", C, "The value of the highest logit is appended instead of its token.", choose=lambda s, y: y.max(-1, keepdim=True).values.long()),
-    mistake("context does not grow", "what the model is given at each step", "The model is given the prompt alone at each step: the same token comes again and again.", generate=grow(lambda s, ids, text, n: s.window(ids))),
+    mistake("context does not grow", "what the model is given at each step", "The model is given the prompt alone at each step: the same token comes again and again.", context=lambda s, text, ids, n: s.window(ids)),
     mistake("only the last token as context", "what the model is given at each step", "Each step gives the model the last token alone.", window=lambda s, ids: ids[:, -1:]),
-    mistake("prompt at first, then the last token alone", "what the model is given at each step", "After the first step the model is given the new token alone.", generate=grow(lambda s, ids, text, n: s.window(ids) if text is ids else text[:, -1:])),
+    mistake("prompt at first, then the last token alone", "what the model is given at each step", "After the first step the model is given the new token alone.", context=lambda s, text, ids, n: s.window(ids) if text is ids else text[:, -1:]),
     mistake("last token missing in the context", "what the model is given at each step", "The model is given the text without its last token.", window=lambda s, ids: ids[:, :-1] if ids.shape[1] > 1 else ids),
     mistake("first token lost from the context", "what the model is given at each step", "The first token is cut from the context at each step.", window=lambda s, ids: ids[:, 1:] if ids.shape[1] > 1 else ids),
-    mistake("window of the new length", "what the model is given at each step", "The model is given as many tokens as the prompt has, whatever has been added.", generate=grow(lambda s, ids, text, n: text[:, -ids.shape[1] :])),
+    mistake("window of the new length", "what the model is given at each step", "The model is given as many tokens as the prompt has, whatever has been added.", context=lambda s, text, ids, n: text[:, -ids.shape[1] :]),
     *(mistake(f"only the last {k} tokens as context", "what the model is given at each step", f"The model is given the last {k} tokens only.", window=lambda s, ids, k=k: ids[:, -k:]) for k in (2, 3, 4, 5, 6)),
     *(mistake(f"context shorter by {k}", "what the model is given at each step", f"The model is given {k} tokens less than the context holds.", window=lambda s, ids, k=k: ids[:, -(s.size.context_length - k):]) for k in (3,)),
     mistake("window from the beginning of the text", "what the model is given at each step", "The model is given the beginning of the text, not its end.", window=lambda s, ids: ids[:, : max(1, s.size.context_length // 2)]),
     mistake("text twice", R, "The text comes back twice.", result=lambda s, t, p: torch.cat([t, t], 1)),
-    mistake("logits returned", R, "The last logits come back, not the text.", generate=last_logits),
-    mistake("window of num_new_tokens", "what the model is given at each step", "The model is given the last num_new_tokens tokens only.", generate=grow(lambda s, ids, text, n: text[:, -n:])),
+    mistake("logits returned", R, "The last logits come back, not the text.", result=lambda s, t, p: s.forward(s.window(t[:, :-1]))),
+    mistake("window of num_new_tokens", "what the model is given at each step", "The model is given the last num_new_tokens tokens only.", context=lambda s, text, ids, n: text[:, -n:]),
     mistake("a token dropped for each one added", R, "For each new token the first of the text is dropped.", append=lambda s, ids, t: torch.cat([ids[:, 1:], t], 1)),
     mistake("first row for all rows", "what the model is given at each step", "The model is given the first row for every row.", window=lambda s, ids: ids[:1, -s.size.context_length :].expand(ids.shape[0], -1)),
-    mistake("all tokens from one pass", "what the model is given at each step", "All new tokens are read from one pass over the prompt.", generate=all_at_once),
+    mistake("all tokens from one pass", "what the model is given at each step", "All new tokens are read from one pass over the prompt.", result=lambda s, t, p: torch.cat([p, s.forward(s.window(p)).argmax(-1)[:, p.shape[1] - t.shape[1] :]], 1)),
     mistake("only new tokens returned", R, "Only the new tokens come back; the prompt has to come first.", result=lambda s, t, p: t[:, p.shape[1] :]),
     mistake("only the last token returned", R, "Only the last token comes back.", result=lambda s, t, p: t[:, -1:]),
     mistake("prompt twice", R, "The prompt comes back twice.", result=lambda s, t, p: torch.cat([p, t], 1)),
@@ -202,7 +139,7 @@ GENERATE = [
     mistake("axes of length one dropped", R, "Axes of length one are squeezed away.", result=lambda s, t, p: t.squeeze()),
     mistake("floats returned", R, "Tokens come back as floating-point numbers.", typed=lambda s, t: t.double()),
     mistake("prompt's first token dropped", R, "The first token of the prompt is lost.", result=lambda s, t, p: t[:, 1:]),
-    mistake("returned text cropped", R, "The returned text is cut to the context, so that the beginning of the prompt is lost; only what the model is given may be cut.", generate=forgetful),
+    mistake("returned text cropped", R, "The returned text is cut to the context, so that the beginning of the prompt is lost; only what the model is given may be cut.", append=lambda s, ids, t: torch.cat([s.window(ids), t], 1)),
     mistake("new tokens in front", R, "New tokens are put in front of the text.", append=lambda s, ids, t: torch.cat([t, ids], 1)),
     mistake("last token overwritten", R, "The new token replaces the last one of the text.", append=lambda s, ids, t: torch.cat([ids[:, :-1], t], 1)),
     mistake("each token appended twice", R, "Each new token is appended twice.", append=lambda s, ids, t: torch.cat([ids, t, t], 1)),
@@ -216,17 +153,6 @@ GENERATE = [
 
 def against(logits: Callable[[Tensor], Tensor], targets: Callable[[Tensor], Tensor]) -> Method:
     return lambda self, y, ids: (logits(y), targets(ids))
-
-
-def given_other(inputs: slice, targets: slice) -> Change:
-    """The model is given one slice of the row, and held against another."""
-
-    def loss(self: Computation, ids: Tensor) -> Tensor:
-        ids = self.rows(ids)
-        wanted = ids[:, targets]
-        return self.finish(self.reduce(self.surprise(self.forward(ids[:, inputs]), wanted), wanted), wanted)
-
-    return loss
 
 
 def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
@@ -250,8 +176,8 @@ LOSS = [
     mistake("first row only", S, "Only the first row of the batch counts.", rows=lambda s, ids: ids[:1]),
     mistake("shift along the batch", S, "The shift is made along the batch, not along the positions.", align=against(lambda y: y[:-1], lambda t: t[1:])),
     mistake("shift after flattening", S, "The shift is made after the rows were joined: the end of a row predicts the next row's start.", align=against(lambda y: y.flatten(0, 1)[None, :-1], lambda t: t.flatten()[None, 1:])),
-    mistake("shift the wrong way, from shorter rows", S, "The shift goes the wrong way: the model is given all but the first token, and held against all but the last.", loss=given_other(slice(1, None), slice(None, -1))),
-    mistake("no shift, first token left out", S, "There is no shift: the model is given the very tokens that it is held against.", loss=given_other(slice(1, None), slice(1, None))),
+    mistake("shift the wrong way, from shorter rows", S, "The shift goes the wrong way: the model is given all but the first token, and held against all but the last.", seen=lambda s, ids: ids[:, 1:], align=against(lambda y: y, lambda t: t[:, :-1])),
+    mistake("no shift, first token left out", S, "There is no shift: the model is given the very tokens that it is held against.", seen=lambda s, ids: ids[:, 1:], align=against(lambda y: y, lambda t: t[:, 1:])),
     mistake("last row only", S, "Only the last row of the batch counts.", rows=lambda s, ids: ids[-1:]),
     mistake("sigmoid before cross entropy", "the cross entropy", "Cross entropy is given a sigmoid of the logits; it wants the logits.", surprise=lambda s, y, t: Computation.surprise(s, y.sigmoid(), t)),
     mistake("accuracy", "the cross entropy", "It is the share of right guesses, not a cross entropy.", surprise=lambda s, y, t: (y.argmax(-1) == t).to(y.dtype)),

@@ -84,19 +84,24 @@ def text(result: Result, level: int = 3) -> str:
             lines += [f"      {kind + ':':<10} {words}" for kind, words in below]
     beyond = [f"      {part.title}: {note}" for part in result.parts for note in notes(part)]
     lines += ["  notes (beyond the tests: no points are lost)", *beyond] if beyond else []
-    if result.missing:
-        lines.append(f"  not installed here, replaced by stand-ins: {one(', '.join(result.missing))}")
+    if result.missing_packages:
+        lines.append(f"  not installed here, replaced by stand-ins: {one(', '.join(result.missing_packages))}")
     lines += [f"  for the teacher: looks beyond its own code: {one(line)}" for line in result.looks]
     if any(part.broken for part in result.parts):
         lines.append("  what a difference says, and how to get its input: docs/assignment-student.md, section 3")
     return "\n".join(lines)
 
 
+def wrongs(result: Result) -> str:
+    """What is wrong, on one line."""
+    return one("; ".join(f"{name}: {what}" if name else what for name, _, what in result.wrongs()))
+
+
 def line(result: Result) -> str:
     """A submission of a class on one line."""
     if result.fault:
         return text(result)
-    words = f"{one(result.name)}: {result.points}/{result.max_points}  {one(result.wrongs_in_words())}".rstrip()
+    words = f"{one(result.name)}: {result.points}/{result.max_points}  {wrongs(result)}".rstrip()
     fault = next((f" ({one(part.reason)})" for part in result.parts if part.outcome == "grader fault"), "")
     return words + fault + "  (looks beyond its own code, see the records)" * bool(result.looks)
 
@@ -221,9 +226,7 @@ def class_page(found: list[Result]) -> dict[str, Any]:
     largest = counted[0][2] if counted else 1
     mistakes = [[part, one(what), str(n), {"bar": n / largest}] for part, what, n in counted]
     by_part = [part_line(name, found) for name in BY_NAME if name in laws.GRADED]
-    rows = [
-        [{"text": one(r.name), "href": file_name(r)}, points(r), one(r.fault or r.wrongs_in_words())] for r in found
-    ]
+    rows = [[{"text": one(r.name), "href": file_name(r)}, points(r), one(r.fault) or wrongs(r)] for r in found]
     return {
         "title": f"{len(found)} submissions",
         "blocks": [

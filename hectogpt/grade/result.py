@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
 
 from hectogpt.assignment.parts import BY_NAME
+from hectogpt.serialization import dump, load
 
 # The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are wrong.
-OUTCOMES = (
+Outcome = Literal[
     "passed",
     "not handed in",  # the file is not there, and does not have to be
     "changed",  # another architecture than the assignment's: to be judged by hand
@@ -21,8 +21,11 @@ OUTCOMES = (
     "out of memory",
     "crashed",
     "output flood",
-)
+]
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
 WRONG = OUTCOMES[4:]
+# What a record says beside, for those who read it: computed anew.
+COMPUTED: dict[str, str | None] = {"title": None, "points": None, "max_points": None}
 
 
 @dataclass(frozen=True)
@@ -52,21 +55,23 @@ class Finding:
     law: str
     symptom: str
     says: str
-    counts: bool
+    counts: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class PartResult:
     """error, tolerance: the largest relative error where values count, and what is allowed; None if nothing was
-    compared."""
+    compared, or nothing that has an error."""
 
     part: str
-    outcome: str
+    outcome: Outcome
     reason: str = ""
-    findings: list[Finding] = field(default_factory=list)
+    findings: tuple[Finding, ...] = ()
     diagnosis: Diagnosis | None = None
     error: float | None = None
     tolerance: float | None = None
+
+    old_fields: ClassVar = COMPUTED
 
     @property
     def title(self) -> str:
@@ -99,17 +104,20 @@ class PartResult:
         return self.diagnosis.id if self.diagnosis else self.outcome
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
-    """The grading of one submission. looks: lines for the teacher, see Submission.looks; no points depend on them."""
+    """The grading of one submission. missing_packages: those that stand-ins took the place of. fault: why nothing could
+    be graded. looks: lines for the teacher, see Submission.looks; no points depend on them."""
 
     name: str
     key: str
-    parts: list[PartResult]
+    parts: tuple[PartResult, ...] = ()
     seconds: float = 0.0
-    missing: list[str] = field(default_factory=list)
-    fault: str = ""  # why nothing could be graded
-    looks: list[str] = field(default_factory=list)
+    missing_packages: tuple[str, ...] = ()
+    fault: str = ""
+    looks: tuple[str, ...] = ()
+
+    old_fields: ClassVar = COMPUTED
 
     @property
     def points(self) -> int:
@@ -134,10 +142,6 @@ class Result:
                 found.append((part.part, part.title, part.mistake()))
         return list(dict.fromkeys(found))
 
-    def wrongs_in_words(self) -> str:
-        """On one line."""
-        return "; ".join(f"{name}: {what}" if name else what for name, _, what in self.wrongs())
-
     @property
     def grader_fault(self) -> bool:
         return any(part.outcome == "grader fault" for part in self.parts)
@@ -151,25 +155,16 @@ class Result:
         return next(part for part in self.parts if part.part == name)
 
     def record(self) -> dict[str, Any]:
-        """As a JSON object. Numbers that are not finite become null."""
-        told = asdict(self) | {"points": self.points, "max_points": self.max_points}
-        told |= {"seconds": round(self.seconds, 2), "missing_packages": told.pop("missing")}
-        for part, row in zip(self.parts, told["parts"], strict=True):
+        """As a JSON object."""
+        made: dict[str, Any] = dump(self) | {"points": self.points, "max_points": self.max_points}
+        for part, row in zip(self.parts, made["parts"], strict=True):
             row |= {"title": part.title, "points": part.points, "max_points": part.max_points}
-            if part.error is not None and not math.isfinite(part.error):
-                row["error"] = None
-        return told
+        return made
 
 
 def read(record: dict[str, Any]) -> Result:
-    """A record as a Result. Raises KeyError, TypeError and ValueError for one that is none."""
-    parts = []
-    for told in record["parts"]:
-        if told["outcome"] not in OUTCOMES or told["part"] not in BY_NAME:
-            raise ValueError("unknown outcome or part")
-        row = {name: told[name] for name in ("part", "outcome", "reason", "error", "tolerance")}
-        findings = [Finding(**finding) for finding in told["findings"]]
-        found = told["diagnosis"] and {k: tuple(v) if isinstance(v, list) else v for k, v in told["diagnosis"].items()}
-        parts.append(PartResult(**row, findings=findings, diagnosis=Diagnosis(**found) if found else None))
-    rest = {name: record[name] for name in ("name", "key", "seconds", "fault", "looks")}
-    return Result(**rest, parts=parts, missing=record["missing_packages"])
+    """A record as a Result. Raises KeyError and UserError for one that is none."""
+    found: Result = load(Result, record)
+    if found.points > found.max_points:
+        raise KeyError("more points than there are")
+    return found

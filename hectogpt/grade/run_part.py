@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hectogpt.assignment.parts import BY_NAME, PARTS
-from hectogpt.grade.answer import LARGEST, Answer, answer_of, answer_of_error
+from hectogpt.assignment.parts import BY_NAME, PARTS, Part
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, gradient_sizes, order, shapes, state_of
+from hectogpt.grade.transcript import LARGEST, Answer, answer_of, answer_of_error
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 DEVICE_WORDS = ("expected device", "same device", "different device", "is on the device", "device meta")
@@ -33,24 +33,23 @@ DEVICE_WORDS = ("expected device", "same device", "different device", "is on the
 KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
 
 
-def function_of(name: str, modules: dict[str, ModuleType], module: str) -> Any:
-    """A function by its qualified name, None if it is not there."""
-    value: Any = modules.get(module)
-    for step in name.split("."):
+def function_of(part: Part, modules: dict[str, ModuleType]) -> Any:
+    """The part's function, None if it is not there."""
+    value: Any = modules.get(part.module)
+    for step in part.functions[-1].split("."):
         value = getattr(value, step, None)
     return value
 
 
-def empty_functions(modules: dict[str, ModuleType]) -> list[str]:
-    """Qualified names of the assignment's functions that consist of nothing, `pass` or `return None` say: they use no
-    name and no attribute."""
-    found = []
-    for name, module in ((name, part.module) for part in PARTS for name in part.functions):
-        function = function_of(name, modules, module)
-        code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
-        if isinstance(code, CodeType) and not (code.co_names or code.co_cellvars or code.co_freevars):
-            found.append(name)
-    return found
+def empty_parts(modules: dict[str, ModuleType]) -> list[str]:
+    """Parts whose function consists of nothing, `pass` or `return None` say: it uses no name and no attribute."""
+    functions = {part.name: function_of(part, modules) for part in PARTS}
+    codes = {n: getattr(getattr(f, "__wrapped__", f), "__code__", None) for n, f in functions.items()}
+    return [
+        name
+        for name, code in codes.items()
+        if isinstance(code, CodeType) and not (code.co_names or code.co_cellvars or code.co_freevars)
+    ]
 
 
 def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -63,12 +62,12 @@ def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[st
 
 def lacking_keywords(modules: dict[str, ModuleType]) -> dict[str, list[str]]:
     """Part -> arguments that the official tests pass by name, and its function has no name for."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for part, names in KEYWORDS.items():
         with suppress(TypeError, ValueError):
-            function = function_of(BY_NAME[part].functions[-1], modules, BY_NAME[part].module)
-            found[part] = [name for name in names if name not in accepted(function, dict.fromkeys(names))]
-    return {part: names for part, names in found.items() if names}
+            known = accepted(function_of(BY_NAME[part], modules), dict.fromkeys(names))
+            found |= {part: lacking} if (lacking := [name for name in names if name not in known]) else {}
+    return found
 
 
 # --- building ---------------------------------------------------------------------------------------------------------

@@ -1,97 +1,49 @@
-"""Runs one submission in child processes, and collects what its code returned. A child that dies takes only its step
-with it: the next child goes on with the settings after that."""
+"""From submissions to results: one, run in child processes, or many on all cores; and whether the grader works here.
+
+A child that dies takes only its step with it: the next one goes on with the settings after that. Each record is written
+as it ends, and no submission is graded twice that has not changed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from hectogpt import hardware, process
+import torch
+from safetensors import SafetensorError
+
+from hectogpt import errors, files, hardware, process
+from hectogpt.assignment import kit
 from hectogpt.assignment.parts import BY_NAME
+from hectogpt.errors import UserError
 from hectogpt.grade import laws
-from hectogpt.grade.answer import Answer, of_frame
-from hectogpt.grade.submission import Limits, Submission, temporary
+from hectogpt.grade.judge import judge
+from hectogpt.grade.result import Outcome, PartResult, Result, read
+from hectogpt.grade.submission import SOLUTION, Limits, Submission, of_folder, temporary
+from hectogpt.grade.transcript import Transcript
 
 CHILD = "hectogpt.grade.child"
-ALL_BYTES, ALL_ANSWERS = 32 << 20, 4000  # of the answers of one child; a right submission sends 2 MB
 ALL_FILES = 512 << 20  # bytes that a submission may write
-
-
-class RubbishError(Exception):
-    """A frame that cannot be understood: the submission has written to the private channel."""
+# What a frame raises that cannot be understood: the submission has written to the private channel.
+RUBBISH = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, SafetensorError)
 
 
 class CancelledError(Exception):
     """The grading was asked to stop."""
 
 
-@dataclass
-class Transcript:
-    """All that came back.
-
-    answers: (setting, variant, dtype) -> answers in order. files: modules that were handed in. imports: module -> why
-    it cannot be imported. missing: packages that stand-ins took the place of. ends: setting -> (outcome, words) of a
-    child that died in it; "" for the import. empty: functions that consist of nothing. keywords: part -> arguments that
-    it has no name for.
-    """
-
-    answers: dict[tuple[str, str, str], list[Answer]] = field(default_factory=dict)
-    imports: dict[str, Answer] = field(default_factory=dict)
-    files: set[str] = field(default_factory=set)
-    missing: set[str] = field(default_factory=set)
-    ends: dict[str, tuple[str, str]] = field(default_factory=dict)
-    empty: set[str] = field(default_factory=set)
-    keywords: dict[str, list[str]] = field(default_factory=dict)
-    seconds: float = 0.0
-    now: str = ""  # the setting that the child is in; "" while it imports
-    variant: str = ""
-    ready: bool = False  # whether the child has begun with the submission
-    size: int = 0  # of all frames, in bytes
-    count: int = 0
-
-    def begin(self) -> None:
-        """A new child."""
-        self.now, self.variant, self.ready, self.size, self.count = "", "", False, 0, 0
-
-    def receive(self, header: dict[str, Any], body: bytes, asked: set[str]) -> None:
-        """Take in one frame. asked: the settings that the child was given. Raises RubbishError for one that cannot be
-        understood, or is more than answers to these can be."""
-        self.size, self.count = self.size + len(body) + len(str(header)), self.count + 1
-        try:
-            if self.size > ALL_BYTES or self.count > ALL_ANSWERS:
-                raise ValueError("more answers than there are questions")
-            self._take(header, body, asked)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-            raise RubbishError(str(error)[:200]) from None
-
-    def _take(self, header: dict[str, Any], body: bytes, asked: set[str]) -> None:
-        if "ready" in header:
-            self.ready = True
-        elif "begin" in header:
-            self.now, self.variant = one_of(asked, header["begin"]), one_of({"patched", "own"}, header["variant"])
-        elif "failed" in header:
-            self.imports = {one_of(self.files, n): of_frame(answer, b"") for n, answer in header["failed"].items()}
-            self.missing = {str(name)[:60] for name in header["missing"][:20]}
-            self.empty = {str(name)[:100] for name in header["empty"][:50]}
-            self.keywords = {one_of(set(BY_NAME), p): [str(n)[:60] for n in ns] for p, ns in header["keywords"].items()}
-        else:
-            setting, dtype = one_of(asked, header["setting"]), one_of(set(laws.TOLERANCE), header["dtype"])
-            key = (setting, one_of({"patched", "own"}, header["variant"]), dtype)
-            self.answers.setdefault(key, []).append(of_frame(header, body))
-
-
-def one_of(known: set[str], name: Any) -> str:
-    """The name, if it is one of the known ones. Raises ValueError."""
-    if not isinstance(name, str) or name not in known:
-        raise ValueError("an unknown name")
-    return name
+# --- one submission in child processes --------------------------------------------------------------------------------
 
 
 class Spare:
@@ -146,15 +98,11 @@ def environment(folder: Path) -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | folders | own
 
 
-def run(
-    submission: Submission, limits: Limits, cancelled: threading.Event | None = None, spare: Spare | None = None
-) -> Transcript:
+def run(submission: Submission, limits: Limits, cancelled: threading.Event, spare: Spare | None = None) -> Transcript:
     """All that a submission's code returned in every setting. spare: a child to begin with. Raises CancelledError once
     `cancelled` is set."""
-    transcript = Transcript()
-    begun = time.monotonic()
     modules = [name for name in ("model_solution", "train") if f"{name}.py" in submission.files]
-    transcript.files = set(modules)
+    transcript, begun = Transcript(set(modules)), time.monotonic()
     left = [s.name for s in laws.SETTINGS.values() if BY_NAME[s.part].module in modules]
     while left:
         rest = limits.total_seconds - (time.monotonic() - begun)
@@ -163,12 +111,11 @@ def run(
             break
         with closing(spare if spare and spare.child.is_alive() else Spare()) as waiting:
             submission.write(waiting.folder)
-            request = {"settings": left, "modules": modules, "memory": limits.memory}
-            ending = attempt(transcript, waiting, request, limits, rest, cancelled)
+            ending = attempt(transcript, waiting, left, limits, rest, cancelled)
         spare = None
-        if cancelled is not None and cancelled.is_set():
+        if cancelled.is_set():
             raise CancelledError
-        if ending.how == "done" or (transcript.now and transcript.variant == "own"):
+        if ending.how == "done" or transcript.variant == "own":
             break  # all parts have been run apart from each other by then
         transcript.ends[transcript.now] = outcome_of(ending, transcript, limits)
         if not transcript.now:
@@ -181,49 +128,23 @@ def run(
 
 
 def attempt(
-    transcript: Transcript,
-    waiting: Spare,
-    request: dict[str, Any],
-    limits: Limits,
-    rest: float,
-    cancelled: threading.Event | None,
+    transcript: Transcript, waiting: Spare, left: list[str], limits: Limits, rest: float, cancelled: threading.Event
 ) -> process.Ending:
-    """One child. rest: seconds for it."""
+    """One child with the settings that are left. rest: seconds for it."""
     transcript.begin()
-    asked = set(request["settings"])
-    with stopping(waiting.folder, cancelled) as stopped:
-        try:
-            return waiting.child.listen(
-                request,
-                lambda header, body: transcript.receive(header, body, asked),
-                first_seconds=min(limits.start_seconds, rest),
-                seconds=limits.seconds,
-                total_seconds=rest,
-                output_bytes=limits.output,
-                cancelled=stopped,
-            )
-        except (RubbishError, RecursionError) as error:
-            return process.Ending("broken", None, str(error))
-
-
-@contextmanager
-def stopping(folder: Path, cancelled: threading.Event | None) -> Iterator[threading.Event]:
-    """An event that is set when the grading is cancelled, or more was written into the folder than may be."""
-    stopped, over = threading.Event(), threading.Event()
-
-    def look() -> None:
-        while not over.wait(0.2):
-            if (cancelled is not None and cancelled.is_set()) or size_of(folder) > ALL_FILES:
-                stopped.set()
-                return
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
+    asked = set(left)
     try:
-        yield stopped
-    finally:
-        over.set()
-        thread.join()
+        return waiting.child.listen(
+            {"settings": left, "modules": sorted(transcript.files), "memory": limits.memory},
+            lambda header, body: transcript.receive(header, body, asked),
+            first_seconds=min(limits.start_seconds, rest),
+            seconds=limits.seconds,
+            total_seconds=rest,
+            output_bytes=limits.output,
+            cancelled=lambda: cancelled.is_set() or size_of(waiting.folder) > ALL_FILES,
+        )
+    except RUBBISH as error:
+        return process.Ending("broken", None, str(error)[:200])
 
 
 def size_of(folder: Path) -> int:
@@ -238,22 +159,132 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def outcome_of(ending: process.Ending, transcript: Transcript, limits: Limits) -> tuple[str, str]:
+def outcome_of(ending: process.Ending, transcript: Transcript, limits: Limits) -> tuple[Outcome, str]:
     """The outcome of the setting that a child ended in, and how it ended in a few words."""
-    words = f"the process ended before its work was done (exit code {ending.code})"
-    if ending.how == "cancelled":
-        return "output flood", f"more than {ALL_FILES >> 20} MB of files were written"
-    if ending.how == "flood":
-        return "output flood", f"more than {limits.output:,} bytes were printed"
-    if ending.how == "late":
-        words = f"nothing came back within {limits.seconds:g} s"
-    elif ending.how == "broken":
-        words = "the grader's private channel was written to"
-    elif ending.code is not None and ending.code < 0:
+    words = {
+        "cancelled": f"more than {ALL_FILES >> 20} MB of files were written",
+        "flood": f"more than {limits.output:,} bytes were printed",
+        "late": f"nothing came back within {limits.seconds:g} s",
+        "broken": "the grader's private channel was written to",
+    }.get(ending.how, f"the process ended before its work was done (exit code {ending.code})")
+    if ending.how == "ended" and ending.code is not None and ending.code < 0:
         words = f"the process was ended by signal {-ending.code}"
     if not transcript.ready:  # the submission had not been touched yet
-        last = ending.last_words.strip().splitlines()[-1:]
-        return "grader fault", ": ".join([words, *last])
-    if ending.how == "late":
-        return "timed out", words
-    return ("out of memory" if ending.code == -9 else "crashed"), words  # 9: killed, and not by us
+        return "grader fault", ": ".join([words, *ending.last_words.strip().splitlines()[-1:]])
+    known: dict[str, Outcome] = {"cancelled": "output flood", "flood": "output flood", "late": "timed out"}
+    return known.get(ending.how, "out of memory" if ending.code == -9 else "crashed"), words  # 9: killed, not by us
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def grade(
+    submission: Submission,
+    limits: Limits | None = None,
+    cancelled: threading.Event | None = None,
+    spare: Spare | None = None,
+) -> Result:
+    """Run and judge a submission. spare: a child to begin with. Does not raise for anything that a submission does;
+    raises CancelledError."""
+    name, key = submission.name, submission.key
+    if submission.fault or SOLUTION not in submission.files:
+        return Result(name, key, fault=submission.fault or f"there is no {SOLUTION}")
+    try:
+        found = run(submission, limits or Limits(), cancelled or threading.Event(), spare)
+        return Result(name, key, judge(found), found.seconds, tuple(sorted(found.missing)), looks=submission.looks())
+    except CancelledError:
+        raise
+    except Exception as error:  # the class goes on
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        words = f"{type(error).__name__}: {error} ({last.filename.rpartition('/')[2]}:{last.lineno})"
+        return Result(name, key, tuple(PartResult(part, "grader fault", words) for part in laws.GRADED))
+
+
+def check_reference(limits: Limits | None = None) -> None:
+    """Grade the textbook's solution, once for each set of versions; the cache folder remembers that it got full points.
+
+    Raises UserError (EXACTNESS) with the reason if it did not: then no submission can be graded here.
+    """
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    key = hashlib.sha256(f"{version()} {versions} {platform.platform()}".encode()).hexdigest()[:16]
+    mark = files.cache_dir() / "grader" / f"{key}.txt"
+    if mark.is_file():
+        return
+    found = grade(of_folder(kit.find("reference"), "reference"), limits)
+    wrong = [part for part in found.parts if part.outcome != "passed"]
+    if wrong or found.fault:
+        why = found.fault or f"{wrong[0].title}: {wrong[0].outcome}: {wrong[0].why()}"
+        raise UserError(
+            "the grader does not work here: its own solution does not get full points",
+            why=f"{why} ({versions})",
+            fix="pip install a version of torch that hectogpt names in its requirements, or report this",
+            kept="nobody's points: nothing was graded",
+            code=errors.EXACTNESS,
+        )
+    with suppress(OSError, UserError):  # it is tried again next time
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(mark, f"the reference solution got full points with {versions}\n")
+
+
+def version() -> str:
+    """The beginning of a hash over the grader's code: records of another version are not used again."""
+    return hardware.code_hash([Path(__file__).parent])
+
+
+def recorded(path: Path) -> dict[str, Result]:
+    """Key -> result, from the records of this version in a file; those that were the grader's fault are left out.
+
+    A line that is no record, the last one of a killed process say, is passed over. Raises UserError (DATA).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"cannot read {path}", why=error.strerror or str(error), code=errors.DATA) from None
+    found, here = {}, version()
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+            if (record := json.loads(line)).pop("grader") == here:
+                found[record["key"]] = read(record)
+    return {key: one for key, one in found.items() if not one.grader_fault}
+
+
+def write(path: Path, one: Result) -> None:
+    """Append a record. Raises UserError (STORAGE)."""
+    try:
+        files.append_line(path, json.dumps(one.record() | {"grader": version()}, allow_nan=False))
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}",
+            why=error.strerror or str(error),
+            kept="the records of the submissions graded before",
+            code=errors.STORAGE,
+        ) from None
+
+
+def grade_all(
+    submissions: list[Submission], out: Path | None, jobs: int, limits: Limits | None = None
+) -> Iterator[tuple[Result, bool]]:
+    """The results as they come, and whether each was recorded already: these first. Equal submissions are graded
+    once."""
+    known = recorded(out) if out else {}
+    waiting: dict[str, list[Submission]] = {}
+    for submission in submissions:
+        if submission.key in known and not submission.fault:
+            yield replace(known[submission.key], name=submission.name), True
+        else:
+            waiting.setdefault(submission.name if submission.fault else submission.key, []).append(submission)
+    cancelled = threading.Event()
+    pool = ThreadPoolExecutor(max(1, min(jobs, len(waiting))))
+    try:
+        groups = {pool.submit(grade, group[0], limits, cancelled): group for group in waiting.values()}
+        for future in as_completed(groups):
+            one = future.result()
+            if out and not one.fault:
+                write(out, one)
+            for submission in groups[future]:
+                yield replace(one, name=submission.name), False
+    finally:
+        cancelled.set()
+        pool.shutdown(cancel_futures=True)

@@ -6,16 +6,16 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-from hectogpt import errors, files
+from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 
 SOLUTION = "model_solution.py"
@@ -23,7 +23,7 @@ GRADED_FILES = (SOLUTION, "utils.py", "train.py")
 LARGEST = 2_000_000  # bytes of one file
 MOST = 60  # files of one submission
 DEEPEST = 4  # folders between a path that is given and a submission
-TEMPORARY, LOCK = "hectogpt-grade-", "lock"  # how temporary folders begin, and the file in them that is locked
+TEMPORARY = "hectogpt-grade-"  # how names of temporary folders begin
 LOOKS = re.compile(
     r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes|gc)\b|sys\.modules|_getframe|f_back|f_locals|get_objects"
     r"|__subclasses__|__import__|import_module|spec_from_file|\bexec\(|\beval\(|model_solution\.py"
@@ -62,48 +62,36 @@ class Submission:
             found.update(f"{name}\0{len(content)}\0".encode() + content)
         return found.hexdigest()
 
-    def looks(self) -> list[str]:
+    def looks(self) -> tuple[str, ...]:
         """Lines that a teacher may want to see: where the files look at the grader, or at the program around them."""
-        found = []
-        for name, content in sorted(self.files.items()):
-            for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), 1):
-                if LOOKS.search(line):
-                    found.append(f"{name}:{number}: {line.strip()[:160]}")
-        return found[:20]
+        texts = {name: content.decode("utf-8", errors="replace") for name, content in sorted(self.files.items())}
+        lines = ((name, n, line) for name, text in texts.items() for n, line in enumerate(text.splitlines(), 1))
+        found = (f"{name}:{n}: {line.strip()[:160]}" for name, n, line in lines if LOOKS.search(line))
+        return tuple(islice(found, 20))
 
     def write(self, folder: Path) -> None:
-        """Copy the files into a folder; whoever can reach it may read them."""
+        """Copy the files into a folder."""
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
-            (folder / name).chmod(0o644)
 
 
 @contextmanager
 def temporary() -> Iterator[Path]:
-    """An empty temporary folder, which is removed at the end. A container's user may read it; other users of this
-    machine may not, because the folder around it is the grader's own. The lock in that tells a later grader that this
-    one lives."""
-    with (
-        tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as outer,
-        files.lock(Path(outer, LOCK), "grading"),
-    ):
+    """An empty temporary folder, which is removed at the end; only this user may enter the folder around it, whose name
+    says which process it belongs to."""
+    prefix = f"{TEMPORARY}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as outer:
         folder = Path(outer, "submission")
         folder.mkdir()
-        folder.chmod(0o755)
         yield folder
 
 
 def remove_leftovers() -> None:
-    """Remove the temporary copies of graders that were killed: folders of this user whose lock nobody holds. Where
-    there are no locks (Windows), nothing happens."""
+    """Remove the temporary copies of graders that were killed: folders whose process is gone."""
     for outer in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
-        with suppress(OSError, AttributeError, UserError):  # gone, no users here, or locked: its grader lives
-            told = outer.lstat()
-            if not stat.S_ISDIR(told.st_mode) or told.st_uid != os.geteuid() or not (outer / LOCK).exists():
-                continue
-            with files.lock(outer / LOCK, "grading", patience=0.0) as held:
-                if held:
-                    shutil.rmtree(outer, ignore_errors=True)
+        number = outer.name.removeprefix(TEMPORARY).partition("-")[0]
+        if number.isdecimal() and not hardware.is_process(int(number)):
+            shutil.rmtree(outer, ignore_errors=True)
 
 
 def find(paths: tuple[Path, ...]) -> list[Submission]:
@@ -159,32 +147,33 @@ def _empty_handed(root: Path, found: list[Submission]) -> Iterator[Submission]:
     """The folders right below `root` in which there was nothing to grade."""
     if not root.is_dir() or any(one.path == root for one in found):
         return
-    for entry in sorted(root.iterdir()):
-        looked_at = entry.is_dir() and entry.name not in SKIPPED and not entry.name.startswith(".")
-        if looked_at and not any(one.path == entry or entry in one.path.parents for one in found):
+    for entry in _entries(root):
+        if entry.is_dir() and not any(one.path == entry or entry in one.path.parents for one in found):
             why = "it is a link; links are not followed" if entry.is_symlink() else f"there is no {SOLUTION} in it"
             yield Submission(entry.name, entry, {}, why)
 
 
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
-    if path.is_file():
-        if path.suffix == ".py":
-            yield of_file(path, _name(path, root))
-        elif path.suffix == ".zip":
-            yield of_archive(path, _name(path, root).removesuffix(".zip"))
+    name = _name(path, root)
+    if path.is_file() and path.suffix == ".py":
+        yield of_file(path, name)
+    elif path.is_file() and path.suffix == ".zip":
+        yield of_archive(path, name.removesuffix(".zip"))
     elif (path / SOLUTION).is_file():
-        yield of_folder(path, _name(path, root))
-    elif depth < DEEPEST:
-        try:
-            entries = sorted(path.iterdir())
-        except OSError as error:
-            raise UserError(f"cannot read {path}", why=error.strerror or "", code=errors.DATA) from None
-        for entry in entries:
-            if entry.name in SKIPPED or entry.name.startswith(".") or entry.is_symlink():
-                continue
-            # in a folder of submissions, files that are not Python and not archives are no submissions
-            if entry.is_dir() or entry.suffix == ".zip" or (entry.suffix == ".py" and entry.name not in GRADED_FILES):
+        yield of_folder(path, name)
+    elif path.is_dir() and depth < DEEPEST:
+        # in a folder of submissions, other files than archives and Python's are no submissions
+        for entry in _entries(path):
+            if not entry.is_symlink() and entry.name not in GRADED_FILES:
                 yield from _below(entry, root, depth + 1)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is right in a folder, without what is nobody's. Raises UserError (DATA)."""
+    try:
+        return sorted(p for p in folder.iterdir() if p.name not in SKIPPED and not p.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot read {folder}", why=error.strerror or "", code=errors.DATA) from None
 
 
 def _name(path: Path, root: Path) -> str:
@@ -204,10 +193,8 @@ def of_file(path: Path, name: str) -> Submission:
 def of_folder(folder: Path, name: str) -> Submission:
     """A folder's Python files; not those below it, and no links: they may lead to files of the teacher's."""
     try:
-        paths = {path.name: path for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
-        if SOLUTION not in paths:
-            return Submission(name, folder, {}, f"there is no {SOLUTION} in it that is a file; links are not followed")
-        return Submission(name, folder, {n: _content(paths[n]) for n in _chosen(paths)})
+        inside = {path.name: path for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
+        return Submission(name, folder, _contents(inside))
     except (OSError, ValueError) as error:
         return Submission(name, folder, {}, str(error))
 
@@ -216,34 +203,26 @@ def of_archive(path: Path, name: str) -> Submission:
     """A .zip archive; the files may be one folder down. Nothing is unpacked to disk here."""
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = {info.filename: info for info in archive.infolist() if "__MACOSX" not in info.filename}
-            homes = [n.removesuffix(SOLUTION) for n in infos if n.rpartition("/")[2] == SOLUTION]
-            if not homes:
-                return Submission(name, path, {}, f"there is no {SOLUTION} in the archive")
-            home = min(homes, key=len)
-            inside = {n.removeprefix(home): info for n, info in infos.items() if n.startswith(home)}
-            content = {}
-            for n in _chosen(inside):
-                _check_size(n, inside[n].file_size)
-                with archive.open(inside[n]) as file:
-                    content[n] = file.read(LARGEST)
-            return Submission(name, path, content)
+            homes = [n.removesuffix(SOLUTION) for n in archive.namelist() if n.rpartition("/")[2] == SOLUTION]
+            inside = zipfile.Path(archive, min(homes, key=len, default="")).iterdir()
+            return Submission(name, path, _contents({file.name: file for file in inside if file.is_file()}))
+    except ValueError as error:
+        return Submission(name, path, {}, str(error))
     except Exception as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
         return Submission(name, path, {}, f"the archive cannot be read: {error}")
 
 
-def _chosen(names: Iterable[str]) -> list[str]:
-    """The names of Python files that are read, those that are graded first."""
-    python = sorted(name for name in names if NAME.fullmatch(name))
-    return sorted(python, key=lambda name: name not in GRADED_FILES)[:MOST]
+def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
+    """The Python files among these that are read, those that are graded first. Raises ValueError."""
+    if SOLUTION not in inside:
+        raise ValueError(f"there is no {SOLUTION} in it that is a file; links are not followed")
+    python = sorted(filter(NAME.fullmatch, inside), key=lambda name: (name not in GRADED_FILES, name))
+    return {name: _content(inside[name]) for name in python[:MOST]}
 
 
-def _content(path: Path) -> bytes:
-    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
-        _check_size(path.name, os.fstat(file.fileno()).st_size)
-        return file.read(LARGEST)
-
-
-def _check_size(name: str, size: int) -> None:
-    if size > LARGEST:
-        raise ValueError(f"{name} has {size:,} bytes; at most {LARGEST:,} are read")
+def _content(file: Path | zipfile.Path) -> bytes:
+    with file.open("rb") as opened:
+        content: bytes = opened.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"{file.name} has more than {LARGEST:,} bytes")
+    return content

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hectogpt.grade.answer import Answer, answer_of_error
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, weights
 from hectogpt.grade.run_part import accepted, config, load, no_first_weights, patch
+from hectogpt.grade.transcript import Answer, answer_of_error
 
 SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS, BATCH, RATE = 6, 4, 3e-3
@@ -38,7 +38,7 @@ def clip_of(setting: Setting) -> float | None:
 
 def model_setting() -> Setting:
     """The weights that training starts from."""
-    return Setting("train model", "train", SIZE)
+    return Setting("train model", "train", "", "", SIZE)
 
 
 @lru_cache(maxsize=1)
@@ -160,13 +160,11 @@ def data_file(folder: Path) -> None:
 def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     """Three tensors: losses and gradient norms, as train() gives them to plot_results, or returns them; and the rows of
     each batch. An error after they were given is a fact of the first."""
-    train, solution = modules["train"], modules.get("model_solution")
-    if solution is None:
-        return [Answer("error", text="model_solution.py cannot be imported", facts={"building": True})]
+    train = modules["train"]
     recorded: list[tuple[Any, Any]] = []
     batches: list[list[int]] = []
     replaced = {
-        "Transformer": lambda *_, **__: watched_model(solution, batches),
+        "Transformer": lambda *_, **__: watched_model(modules["model_solution"], batches),
         "plot_results": lambda losses=None, grad_norms=None, *_, **__: recorded.append((losses, grad_norms)),
         "get_chunked_tinystories": lambda *_, **__: text().clone(),
     }
@@ -179,7 +177,7 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
         arguments = {
             "learning_rate": RATE,
             "gradient_clipping": clip_of(setting),
-            "model_config": config(solution, SIZE),
+            "model_config": config(modules["model_solution"], SIZE),
             "batch_size": BATCH,
             "max_steps": STEPS,
         }

@@ -1,4 +1,5 @@
-"""`hectogpt grade` as its users run it: exit codes, files, a class that is killed and goes on, watching, Gradescope."""
+"""`hectogpt grade` as its users run it: submissions in processes of their own, each way to end, a class, watching,
+Gradescope; what is not about processes is in laws/test_grade_*.py and test_grade_report.py."""
 
 from __future__ import annotations
 
@@ -10,36 +11,45 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from command import Here
 from grade_hostile import HOSTILE
-from grade_right import NO_CROP
-from grade_solutions import BASE, TRAIN
+from grade_right import NO_CROP, RIGHT
+from grade_solutions import BASE, TRAIN, body
 from grade_wrong import WRONG
 from helpers import ROOT
 
-from hectogpt.cli import main
-from hectogpt.cli.grade import HELP, GradeArguments
-from hectogpt.grade.result import OUTCOMES
+from hectogpt import hardware
+from hectogpt.errors import EXACTNESS, UserError
+from hectogpt.grade import report, submission
+from hectogpt.grade.result import OUTCOMES, Result
+from hectogpt.grade.runner import check_reference, grade
+from hectogpt.grade.submission import Limits, Submission
 
 SOURCES = {case.names[0]: case.source for case in WRONG}
-DOCUMENTS = [ROOT / "docs" / name for name in ("grading.md", "grading-teacher.md")]
-# Options of docker and of the kit.
-OTHERS = {"--network", "--rm", "--read-only", "--tmpfs", "--volume", "--env", "--check", "--solution"}
+AT_THE_TOP = """
+import nowhere_installed
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("gpt2")
+tokenizer.pad_token = tokenizer.eos_token
+import math"""
+SHORT = Limits(seconds=8.0, memory=1 << 30)
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX, and bash")
 
 
-def command(*arguments: str) -> int:
-    """The exit code."""
-    try:
-        main(["grade", *arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+def graded(source: str, **others: str) -> Result:
+    files = {"model_solution.py": source.encode()} | {f"{name}.py": text.encode() for name, text in others.items()}
+    return grade(Submission("a submission", Path("."), files), SHORT)
+
+
+def outcomes(result: Result) -> dict[str, str]:
+    """Those that are not passed, of what was handed in."""
+    return {p.part: p.outcome for p in result.parts if p.outcome not in ("passed", "not handed in")}
 
 
 def submit(folder: Path, source: str, train: str = "") -> str:
@@ -50,34 +60,150 @@ def submit(folder: Path, source: str, train: str = "") -> str:
     return str(folder)
 
 
-def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+def start(*arguments: str, folder: Path, **more: str) -> subprocess.Popen[str]:
     program = [sys.executable, "-m", "hectogpt", "grade", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | more
     pipe = subprocess.PIPE
     return subprocess.Popen(program, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
-def test_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_wrong_usage(here: Here) -> None:
     for arguments, words in (
         ((), "nothing to grade"), (("nowhere",), "there is no nowhere"), ((".",), "no submission in"),
         ((".", "--timeout", "0"), "have to be positive"), ((".", "--hints", "4"), "hints"),
     ):  # fmt: skip
-        assert command(*arguments) == 2
-        assert words in capsys.readouterr().err
+        done = here("grade", *arguments)
+        assert (done.returncode, words in done.stderr) == (2, True), arguments
 
 
-def test_one_submission_with_a_note_and_strictly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also: --gradescope and --html beside it, and no records for one."""
-    folder = submit(tmp_path / "anna", NO_CROP)
-    page, results = tmp_path / "pages", tmp_path / "results.json"
-    assert command(folder, "--json", "--strict", "--html", str(page), "--gradescope", str(results)) == 1
-    (told,) = json.loads(capsys.readouterr().out)["submissions"]
-    assert told["points"] == told["max_points"] == 27
-    assert json.loads(results.read_text())["score"] == 27
-    assert "past the context" in (page / "index.html").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["anna", "pages", "results.json"]
-    assert command(folder) == 0
+def test_a_class_with_a_note_and_strictly_and_again(here: Here, tmp_path: Path) -> None:
+    """The reference is graded first. Equal submissions are graded once, and what is recorded is not graded again."""
+    for name in ("anna", "ben"):
+        submit(tmp_path / "class" / name, NO_CROP)
+    (tmp_path / "class" / "carl").mkdir()
+    done = here("grade", "class", "--json", "--strict", "--html", "pages", "--csv", "grades.csv")
+    assert done.returncode == 1
+    told = {one["name"]: one for one in json.loads(done.stdout)["submissions"]}
+    assert [(told[name]["points"], told[name]["max_points"]) for name in ("anna", "ben")] == [(27, 27)] * 2
+    assert "no model_solution.py" in told["carl"]["fault"]
+    assert len((tmp_path / "grades.jsonl").read_text().splitlines()) == 1
+    assert len(list((tmp_path / "pages").iterdir())) == len((tmp_path / "grades.csv").read_text().splitlines()) == 4
+    (page,) = (tmp_path / "pages").glob("anna-*")
+    assert "past the context" in page.read_text()
+    done = here("grade", "class/anna", "--out", "grades.jsonl", "--gradescope", "results.json")
+    assert done.returncode == 0, "notes take no points"
+    assert "1 of 1 kept from an earlier grading" in done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["score"] == 27
+
+
+def test_a_grader_that_does_not_work_grades_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The textbook is graded first; what is remembered is only that it got full points."""
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        check_reference(Limits(start_seconds=0.01))  # no process is ready so soon
+    assert caught.value.code == EXACTNESS
+    assert "nothing came back" in caught.value.why
+    assert list(tmp_path.rglob("*.txt")) == []
+
+
+def test_an_error_of_the_grader_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("hectogpt.grade.runner.run", fail)
+    result = graded(BASE)
+    assert set(outcomes(result).values()) == {"grader fault"}
+    assert result.points == 0
+    assert result.grader_fault
+    assert "a bug" in report.text(result)
+    assert "a bug" in report.line(result)
+    assert not result.is_right()
+
+
+@posix
+def test_only_folders_of_graders_that_are_gone_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone, other, link = (
+        tmp_path / name for name in ("hectogpt-grade-99999999-x", "other", "hectogpt-grade-99999998-x")
+    )
+    for folder in (gone, other):
+        folder.mkdir()
+    link.symlink_to(other)
+    with submission.temporary() as alive:
+        submission.remove_leftovers()
+        assert (alive.is_dir(), gone.exists(), other.exists()) == (True, False, True)
+
+
+# --- what a submission does -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_a_submission_as_students_send_it_without_the_packages_it_imports() -> None:
+    """A crash in generate costs generate alone; stand-ins let the imports pass."""
+    crashing = RIGHT["imports of what is not installed"].replace("context = x[", "import os; os._exit(0); context = x[")
+    result = graded(crashing.replace("import math", AT_THE_TOP, 1), train=TRAIN)
+    assert outcomes(result) == {"generate": "crashed"}
+    assert (result.points, result.max_points) == (25, 30)
+    assert result.missing_packages == ("nowhere_installed",)
+
+
+@posix
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_submission_that_does_harm(name: str) -> None:
+    case = HOSTILE[name]
+    result = graded(case.source)
+    assert outcomes(result) == {case.part: case.outcome}
+    part = result.part(case.part)
+    assert part.points == 0
+    assert case.words in part.reason + " ".join(finding.symptom for finding in part.findings)
+    assert not (Path.cwd().parent / "evil").exists()
+
+
+@pytest.mark.thorough
+def test_a_submission_that_cannot_be_imported() -> None:
+    for line, outcome in (
+        ("import sys; sys.exit(0)", "blocked"), ("import os; os._exit(0)", "crashed"), ("def x(:", "blocked"),
+        ("while True: print(1)", "output flood"),
+    ):  # fmt: skip
+        result = graded(f"{line}\n{BASE}")
+        assert set(outcomes(result).values()) == {outcome}
+        assert result.points == 0
+
+
+@posix
+@pytest.mark.thorough
+def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed with SIGKILL, the grader can end nobody; the child notices, and ends what it has started. The folder that
+    is left goes when another grader begins."""
+    hang = """
+    import os, time
+    open("pid", "w").write(str(os.getpid()))
+    if os.fork() == 0:
+        time.sleep(1000)
+    while True: pass
+"""
+    (tmp_path / "model_solution.py").write_text(body(BASE, "MLP.forward", hang))
+    with start(str(tmp_path), "--timeout", "100", folder=tmp_path, TMPDIR=str(tmp_path)) as grader:
+        until = time.monotonic() + 120
+        while not (found := list(tmp_path.glob("hectogpt-grade-*/submission/pid"))) or not found[0].read_text():
+            assert time.monotonic() < until
+            assert grader.poll() is None
+            time.sleep(0.05)
+        pid = int(found[0].read_text())
+        grader.kill()
+        grader.communicate(timeout=60)
+    home = str(found[0].parent)  # of the child and of what it has started
+    while hardware.processes_with("HOME", home) or hardware.is_process(pid):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert found[0].exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    submission.remove_leftovers()
+    assert list(tmp_path.glob("hectogpt-grade-*")) == []
+
+
+# --- a class, watching, Gradescope ------------------------------------------------------------------------------------
 
 
 @posix
@@ -172,10 +298,10 @@ def test_watching_goes_deeper_after_a_save_that_changes_nothing(tmp_path: Path) 
 
 @posix
 @pytest.mark.thorough
-def test_the_autograder_in_gradescopes_folders(tmp_path: Path) -> None:
+def test_the_autograder_in_gradescopes_folders(here: Here, tmp_path: Path) -> None:
     """Unpacked and run as there, with this Python in place of the one that setup.sh installs."""
     source = tmp_path / "source"
-    assert command("--make-autograder", str(tmp_path / "autograder.zip")) == 0
+    assert here("grade", "--make-autograder", "autograder.zip").returncode == 0
     with zipfile.ZipFile(tmp_path / "autograder.zip") as file:
         file.extractall(source)
     subprocess.run(["bash", "-n", str(source / "setup.sh")], check=True)
@@ -204,14 +330,6 @@ def test_the_autograder_in_gradescopes_folders(tmp_path: Path) -> None:
             }  # fmt: skip
 
 
-def test_help_and_documents_name_every_option_and_outcome() -> None:
-    options = {"--" + field.name.replace("_", "-") for field in fields(GradeArguments)}
-    assert {option for option in options - {"--paths"} if option not in HELP} == set()
-    assert len(HELP.splitlines()) <= 45
-    assert max(map(len, HELP.splitlines())) <= 80
-    assert [outcome for outcome in OUTCOMES if outcome not in DOCUMENTS[0].read_text(encoding="utf-8")] == []
-    for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= options | OTHERS
-        for link in re.findall(r"\]\(([^)#]+)\)", text):
-            assert (path.parent / link).exists(), link
+def test_documents_name_every_outcome() -> None:
+    text = (ROOT / "docs" / "grading.md").read_text(encoding="utf-8")
+    assert [outcome for outcome in OUTCOMES if outcome not in text] == []

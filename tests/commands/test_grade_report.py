@@ -16,7 +16,7 @@ from helpers import ROOT
 
 from hectogpt.cli.grade_autograder import archive
 from hectogpt.errors import UserError
-from hectogpt.grade import classroom, laws, report, submission
+from hectogpt.grade import laws, report, runner, submission
 from hectogpt.grade.result import PartResult, Result
 
 EVIL = "<script>alert(1)</script>\x1b[31m=1+1"
@@ -32,7 +32,7 @@ def wrong() -> Result:
         ("context = x[:, -self.config.context_length:]", "context = x"),
     )
     parts = [part for part in laws.GRADED if part not in ("train", "plot")]
-    return Result(EVIL, "0" * 64, list(judged(source, *parts).values()), 1.5)
+    return Result(EVIL, "0" * 64, tuple(judged(source, *parts).values()), 1.5)
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -126,11 +126,11 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 def test_what_a_teacher_may_want_to_see(wrong: Result) -> None:
     """Points do not depend on it."""
     one = submission.Submission("x", Path(), {"model_solution.py": b"import math\nfrom hectogpt.grade import laws\n"})
-    assert one.looks() == ["model_solution.py:2: from hectogpt.grade import laws"]
+    assert one.looks() == ("model_solution.py:2: from hectogpt.grade import laws",)
     told = replace(wrong, looks=one.looks())
     assert "from hectogpt.grade import laws" in report.text(told)
     assert told.points == wrong.points
-    assert submission.find((ROOT / "reference",))[0].looks() == []
+    assert submission.find((ROOT / "reference",))[0].looks() == ()
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -138,26 +138,16 @@ def test_what_a_teacher_may_want_to_see(wrong: Result) -> None:
 
 def test_a_record_is_read_back_unless_it_is_of_another_version(wrong: Result, tmp_path: Path) -> None:
     path = tmp_path / "grades.jsonl"
-    classroom.write(path, replace(wrong, parts=[PartResult("mlp", "grader fault", "a bug")]))
-    assert classroom.recorded(path) == {}
-    classroom.write(path, wrong)
+    runner.write(path, replace(wrong, parts=(PartResult("mlp", "grader fault", "a bug"),)))
+    assert runner.recorded(path) == {}
+    runner.write(path, wrong)
     with path.open("a") as file:
         file.write('no JSON\n{"grader": 1}\n{"half": ')
-    back = classroom.recorded(path)[wrong.key]
+    back = runner.recorded(path)[wrong.key]
     assert report.text(back) == report.text(wrong)
     assert back.points == wrong.points
-    path.write_text(path.read_text().replace(laws.version(), "another"))
-    assert classroom.recorded(path) == {}
-
-
-def test_equal_submissions_and_recorded_ones_are_graded_once(tmp_path: Path) -> None:
-    write(tmp_path, "a/model_solution.py", "b/model_solution.py")
-    for name in ("a", "b"):
-        (tmp_path / name / "model_solution.py").write_text("x = 1")
-    found, out = submission.find((tmp_path,)), tmp_path / "grades.jsonl"
-    for _ in range(2):
-        assert sorted(r.name for r in classroom.grade_all(found, out, 2)) == ["a", "b"]
-        assert len(out.read_text().splitlines()) == 1
+    path.write_text(path.read_text().replace(runner.version(), "another"))
+    assert runner.recorded(path) == {}
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------

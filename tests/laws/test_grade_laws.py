@@ -14,10 +14,11 @@ from helpers import ROOT
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import calls, explain, laws, train_case
-from hectogpt.grade.answer import Answer
 from hectogpt.grade.calls import Call
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.explain import GRADIENTS
+from hectogpt.grade.laws import SETTINGS
+from hectogpt.grade.transcript import Answer
 from tools.symptoms import measure
 
 IN_ORDER = [list(range(4 * n, 4 * n + 4)) for n in range(train_case.STEPS)]
@@ -31,11 +32,10 @@ def test_every_part_with_points_is_graded_and_every_law_says_what_it_rests_on() 
     assert all(any(law.counts for law in laws.laws_of(part)) for part in laws.GRADED)
     for law in laws.LAWS:
         assert law.says.endswith(".")
-        assert laws.SETTINGS[law.setting.name] is law.setting
 
 
 def test_two_processes_get_the_same_weights_and_nothing_is_trivial() -> None:
-    for setting in (laws.ATTENTION, laws.FORWARD_NARROW):
+    for setting in (SETTINGS["attention"], SETTINGS["forward, three layers"]):
         before = laws.weights(setting)
         laws.weights.cache_clear()
         torch.rand(3)  # another state of the global generator
@@ -80,14 +80,14 @@ def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(par
 
 def test_every_mistake_says_what_its_author_sees_and_some_are_measured_again() -> None:
     for part, listed in explain.MISTAKES.items():
-        known = {mistake.name: mistake for mistake in (*listed, *explain.GRADIENTS.get(part, ()))}
-        assert set(symptoms()[part]) == set(known), "python -m tools.symptoms writes them"
-        assert all(mistake.symptom.endswith(".") for mistake in known.values())
+        known = {mistake.name for mistake in (*listed, *explain.GRADIENTS.get(part, ()))}
+        assert set(symptoms()[part]) == known, "python -m tools.symptoms writes them"
+        assert all(symptom.endswith(".") for symptom in symptoms()[part].values())
     loops = {loop.name for loop in train_case.MISTAKES} | {name for _, name, _ in train_case.BATCHES}
     assert set(symptoms()["train"]) == loops
     for part, name in (("attention", "no causal mask"), ("generate", "context does not grow"), ("loss", "no shift")):
         (mistake,) = (one for one in explain.MISTAKES[part] if one.name == name)
-        assert measure(part, mistake) == mistake.symptom
+        assert measure(part, mistake) == symptoms()[part][name]
 
 
 def test_the_students_page_says_how_to_get_an_input() -> None:
@@ -97,7 +97,7 @@ def test_the_students_page_says_how_to_get_an_input() -> None:
     made: dict[str, Any] = {}
     module("model_solution", BASE)
     exec(lines, made)
-    assert torch.allclose(made["y"], calls.outcome((), laws.ATTENTION, 0))
+    assert torch.allclose(made["y"], calls.outcome((), SETTINGS["attention"], 0))
 
 
 # --- train.py and its picture -----------------------------------------------------------------------------------------
@@ -159,7 +159,9 @@ def test_right_loops_pass_and_what_was_changed_is_a_note() -> None:
 
 
 def test_every_mistake_of_the_loop_shows_with_clipping_or_without() -> None:
-    right = {setting: train_case.curve(setting, IN_ORDER) for setting in (laws.TRAIN, laws.TRAIN_CLIPPED)}
+    right = {
+        setting: train_case.curve(setting, IN_ORDER) for setting in (SETTINGS["train"], SETTINGS["train, clipped"])
+    }
     runs = [train_case.Run(setting, *curve, IN_ORDER) for setting, curve in right.items()]
     assert all(float(run.losses[-1]) < float(run.losses[0]) - 0.1 for run in runs)
     assert [loop.name for loop in train_case.MISTAKES if all(run.follows(loop) for run in runs)] == []

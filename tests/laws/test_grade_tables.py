@@ -21,7 +21,7 @@ from hectogpt.grade import judge, laws
 from hectogpt.grade.calls import case_of
 from hectogpt.grade.result import PartResult
 from hectogpt.grade.run_part import answers
-from hectogpt.grade.runner import Transcript
+from hectogpt.grade.transcript import Transcript
 
 MODEL = ("gelu", "mlp", "attention", "block", "forward", "generate", "loss")
 HERE = {name: source for name, source in RIGHT.items() if "not installed" not in name}  # that one needs a child

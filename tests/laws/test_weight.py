@@ -17,8 +17,8 @@ LINES = {
     "hectogpt": 2600,  # the ground, and what Python users call
     "hectogpt/cli": 3830,
     "hectogpt/lab": 4620,
-    "hectogpt/grade": 4490,
-    "hectogpt/assignment": 580,
+    "hectogpt/grade": 4180,
+    "hectogpt/assignment": 440,
     "hectogpt/training": 4460,
     "hectogpt/explore": 1020,
     "hectogpt/web": 480,
