@@ -54,8 +54,8 @@ class Here:
             main([str(a) for a in arguments])
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
-        told = self.capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, told.out, told.err)
+        printed = self.capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:

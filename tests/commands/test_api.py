@@ -1,4 +1,4 @@
-"""hectogpt from Python: the names, training with the command's bits, models asked and looked into, what is shown."""
+"""hectogpt from Python: the names, training with the command's bits, models asked and looked into, comparisons."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import ast
 import inspect
 import json
 import re
-import subprocess
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command import TINY, Here, environment, hectogpt, write_tokens
+from command import TINY, Here, write_tokens
+from experiments import SMALL, make_corpus, small_command, small_run
 
 import hectogpt as package
-from hectogpt import RunResult, UserError
+from hectogpt import ComparisonResult, Cosine, RunResult, Schedule, UserError
+from hectogpt.data import Corpus
 from hectogpt.lab import recipes
+from hectogpt.lab.plan import arms_of, check_classes, plan
 from hectogpt.training.run import Run
 
 PACKAGE = Path(package.__file__).parent
-PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +44,7 @@ def result(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return package.train(tiny_run(tokens), out=tmp_path_factory.mktemp("runs") / "mine", quiet=True)
 
 
-def python(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, cwd=cwd, env=environment(cwd), capture_output=True, text=True)
-
-
 # --- names ------------------------------------------------------------------------------------------------------------
-
-
-def test_importing_is_quick_until_something_is_used(tmp_path: Path) -> None:
-    program = "import sys, hectogpt\nhectogpt.UserError\ndir(hectogpt)\nhectogpt.__version__\n"
-    program += "print(sorted({'torch', 'numpy', 'tyro', 'rich', 'scipy'} & set(sys.modules)))"
-    done = python(program, tmp_path)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_the_docstring_the_stub_and_all_list_the_same_names() -> None:
@@ -80,8 +68,8 @@ def test_the_docstring_the_stub_and_all_list_the_same_names() -> None:
 
 
 @pytest.mark.thorough
-def test_the_command_and_python_give_the_same_bits(tokens: Path, tmp_path: Path, result: RunResult) -> None:
-    done = hectogpt("train", "adamw_128", *TINY, "--corpus", tokens, "--out", "theirs", "--json", cwd=tmp_path)
+def test_the_command_and_python_give_the_same_bits(tokens: Path, tmp_path: Path, here: Here, result: RunResult) -> None:
+    done = here("train", "adamw_128", *TINY, "--corpus", tokens, "--out", "theirs", "--json")
     assert done.returncode == 0, done.stderr
     theirs, mine = tmp_path / "theirs", result.folder
     assert mine is not None
@@ -105,11 +93,10 @@ def test_without_a_folder_nothing_is_written(tokens: Path, here: Here, tmp_path:
     assert sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts) == before
     assert again.folder is None
     assert (again.losses, again.dev_loss) == (result.losses, result.dev_loss)
-    told = here.capsys.readouterr()
-    assert told.out == ""
-    assert [line[:10] for line in told.err.splitlines() if line.startswith("step ")] == [
-        f"step 0000{i}" for i in "1234"
-    ]
+    said = here.capsys.readouterr()
+    assert said.out == ""
+    shown = [line[:10] for line in said.err.splitlines() if line.startswith("step ")]
+    assert shown == [f"step 0000{i}" for i in "1234"]
     package.train(tiny_run(tokens, steps=1), quiet=True)
     assert here.capsys.readouterr().err == ""
     package.train(tiny_run(tokens, steps=40))
@@ -162,3 +149,81 @@ def test_a_run_is_shown_by_its_fields(tokens: Path) -> None:
     assert "&lt;b&gt;mine" in html
     assert "a&amp;b" in html
     assert "<b>" not in html
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mine(Schedule):
+    """A schedule of a test's own, in a module that no trial can import."""
+
+    def factor(self, step: int, steps: int) -> float:
+        return 0.5
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("records") / "compare.jsonl"
+
+
+@pytest.fixture(scope="module")
+def compared(corpus: Corpus, out: Path) -> ComparisonResult:
+    runs = [arm.run for arm in plan(["baseline"], sweep=[*SMALL, "optim.lr=1e-5,1e-2"])]
+    return package.compare(runs, seeds=1, corpus=corpus, steps=3, threads=1, out=out, quiet=True)
+
+
+def test_labels_say_how_a_run_differs_from_the_first_of_its_name() -> None:
+    run = package.recipe("baseline")
+    runs = [run, replace(run, steps=50), replace(run, seed=7, schedule=Cosine(warmup=3)), "muon"]
+    arms = arms_of(runs)
+    assert [arm.label for arm in arms] == [
+        "baseline",
+        "baseline steps=50",
+        "baseline schedule=Cosine(warmup=3, final=0.0)",
+        "muon",
+    ]
+    assert [sorted(arm.overrides) for arm in arms] == [[], ["steps"], ["schedule"], []]
+    same_name = arms_of([replace(run, recipe="a", steps=n) for n in (1, 2, 3)])
+    assert len({arm.label for arm in same_name}) == 3
+
+
+def test_a_class_without_a_file_is_refused_before_anything_runs() -> None:
+    run = package.recipe("baseline")
+    with pytest.raises(UserError) as caught:
+        package.compare([run, replace(run, schedule=Mine())], quiet=True)
+    assert caught.value.what == f"Mine is defined in the module {__name__}"
+    assert "FILE.py:FUNCTION" in caught.value.fix
+    cell = type("Cell", (Schedule,), {"factor": lambda self, step, steps: 1.0, "__module__": "__main__"})
+    with pytest.raises(UserError, match="Cell is defined in a notebook or script"):
+        check_classes(replace(run, schedule=cell()))
+
+
+def test_the_results_are_those_of_the_command(
+    compared: ComparisonResult, corpus: Corpus, out: Path, here: Here
+) -> None:
+    """The command finds the trials that Python recorded, and says the same of them."""
+    lines = out.read_text().splitlines()
+    assert [json.loads(line)["arm"] for line in lines] == [result.arm.label for result in compared.results]
+    done = here("compare", *small_command(corpus, out, "--json", "--steps", "3"))
+    assert done.returncode == 0, done.stderr
+    assert out.read_text().splitlines() == lines
+    answer = json.loads(done.stdout)
+    ours = [json.loads(json.dumps(result.as_json())) for result in compared.results]
+    assert [arm | {"arm": ""} for arm in answer["arms"]] == [arm | {"arm": ""} for arm in ours]
+    assert [verdict["gain"] for verdict in answer["verdicts"]] == [verdict.gain for verdict in compared.verdicts]
+
+
+def test_a_trial_that_crashes_is_named(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = replace(small_run(), device="mars")
+    with pytest.raises(UserError, match="999 trials at a time"):
+        package.compare([run], seeds=1, corpus=corpus, workers=999)
+    with pytest.raises(UserError, match="none of 1 trials gave a result") as caught:
+        package.compare([run], seeds=1, corpus=corpus)
+    assert "mars" in caught.value.why
+    assert "1 of 1: baseline" in capsys.readouterr().err

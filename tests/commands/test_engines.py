@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from experiments import SMALL, make_corpus, small_comparison
 from made_up import numbered_arms
@@ -188,17 +190,11 @@ def test_what_ends_rounds(tiny: Corpus, tmp_path: Path) -> None:
 
 
 def test_durations() -> None:
-    texts = ["90s", "60m", "2h", "1h30m", "0.5h", "1 h 30 m", "2H"]
-    assert [parse_duration(text) for text in texts] == [90, 3600, 7200, 5400, 1800, 5400, 7200]
-    for text in ("", "60", "m", "60 minutes", "-5m", "0s", "1h30", "nan", "1e3s"):
+    assert [parse_duration(text) for text in ("90s", "0.5h", "1 h 30 m", "2H")] == [90, 1800, 5400, 7200]
+    for text in ("", "60", "60 minutes", "-5m", "0s", "nan"):
         with pytest.raises(UserError, match="as in 90s, 60m, 2h"):
             parse_duration(text)
-    assert [duration_text(seconds) for seconds in (2.34, 45.6, 500.0, 7500.0)] == [
-        "2.3 s",
-        "45.6 s",
-        "8.3 min",
-        "2.1 h",
-    ]
+    assert [duration_text(seconds) for seconds in (2.34, 500.0, 7500.0)] == ["2.3 s", "8.3 min", "2.1 h"]
 
 
 # --- cores and GPUs ---------------------------------------------------------------------------------------------------
@@ -267,7 +263,6 @@ def start(tiny: Corpus, out: Path, *more: str, **options: Any) -> subprocess.Pop
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
 def test_a_killed_worker_costs_its_trial(tiny: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
     """Two workers give the bits of one; Ctrl-C ends both; the same command goes on."""
     out = tmp_path / "r.jsonl"
@@ -279,10 +274,10 @@ def test_a_killed_worker_costs_its_trial(tiny: Corpus, tmp_path: Path, alone: li
         assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in found)
     with start(tiny, out, "--workers", "2") as running:
         os.kill(trials_below(running.pid)[0], signal.SIGKILL)
-        told = running.communicate(timeout=300)[1]
+        said = running.communicate(timeout=300)[1]
         assert running.returncode == 1
-    assert "1 of 4 trials crashed" in told
-    assert "SIGKILL" in told
+    assert "1 of 4 trials crashed" in said
+    assert "SIGKILL" in said
     assert run_command(tiny, out, "--workers", "2").returncode == 0
     assert plain([record for record in read_records(out) if record.counts]) == alone
 
@@ -318,21 +313,16 @@ def test_ray_gives_the_bits_of_one_process(tiny: Corpus, tmp_path: Path, alone: 
     with start(tiny, out, "--engine", "ray", "--workers", "2", "--json") as running:
         parent = Path(f"/proc/{trials_below(running.pid)[0]}/stat").read_text().rpartition(")")[2].split()[1]
         os.kill(int(parent), signal.SIGKILL)
-        answer, told = running.communicate(timeout=200)
-    assert running.returncode == 0, told
+        answer, said = running.communicate(timeout=200)
+    assert running.returncode == 0, said
     assert [arm["dev"]["n"] for arm in json.loads(answer)["arms"]] == [2, 2]
     assert plain(read_records(out)) == alone
 
 
 def trials_below(pid: int) -> list[int]:
     """Processes of trials that this process or its descendants have started."""
-    found, waiting = [], [pid]
-    while waiting:
-        for path in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            try:
-                children = [int(child) for child in path.read_text().split()]
-                trials = [n for n in children if "hectogpt.process" in Path(f"/proc/{n}/cmdline").read_text()]
-            except OSError:  # it has ended
-                continue
-            found, waiting = found + trials, waiting + children
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            found += [child.pid] if "hectogpt.process" in child.cmdline() else []
     return found

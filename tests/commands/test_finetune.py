@@ -98,9 +98,9 @@ def test_the_command_reads_where_to_start(tmp_path, monkeypatch, capsys) -> None
     assert_good_error(here("train", "finetune"), errors.USAGE, "--init")
     assert_good_error(here("train", "finetune", "--init", "no/where/at/all"), errors.USAGE, "no folder")
     write_run(tmp_path / "base")
-    options, run, recipe, name = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
-    assert (options.init, name, run.model) == ("base", "finetune", SMALL)
-    assert run == replace(recipe, optim=replace(recipe.optim, lr=0.001))
+    asked = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
+    assert (asked.options.init, asked.name, asked.run.model) == ("base", "finetune", SMALL)
+    assert asked.run == replace(asked.recipe, optim=replace(asked.recipe.optim, lr=0.001))
 
 
 @pytest.mark.thorough

@@ -48,9 +48,9 @@ def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, here: Here) -> Non
 def test_json_holds_the_texts_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--temperature", "2", "--num-return-sequences", "3", "--max-new-tokens", "5", "--seed", "7"]
     main(["generate", str(run), "My fellow", *options, "--json", "--quiet"])
-    told = capsys.readouterr()
-    result = json.loads(told.out)
-    assert told.err == ""
+    found = capsys.readouterr()
+    result = json.loads(found.out)
+    assert found.err == ""
     assert set(result) == {"model", "prompt", "prompts", "precision", "seed", "seconds", "texts"}
     assert result["seconds"] > 0
     assert [text["seed"] for text in result["texts"]] == [7, 8, 9]

@@ -71,19 +71,12 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path: Path) -> None:
     assert files_below(tmp_path) == before
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "not allowed"])
-def test_a_place_that_cannot_be_written_is_storage(tmp_path: Path, place: str) -> None:
+def test_a_place_that_cannot_be_written_is_storage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    if place == "not allowed":
-        if os.geteuid() == 0:
-            pytest.skip("root may write everywhere")
-        tmp_path.chmod(0o500)
-    out = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "runs"}.get(place, tmp_path / "new")
-    for given in ({"out": out}, {"root": out}):
+    for given in ({"out": tmp_path / "file"}, {"root": tmp_path / "file" / "runs"}):
         with pytest.raises(UserError, match="cannot write") as caught:
             RunFolder.create(small_run(), False, "mine", **given)
-        assert caught.value.code == errors.STORAGE
-        assert caught.value.fix == "set out to a folder you may write to"
+        assert (caught.value.code, caught.value.fix) == (errors.STORAGE, "set out to a folder you may write to")
     assert (tmp_path / "file").read_text() == "kept"
 
 
@@ -103,7 +96,7 @@ def test_leftovers_of_a_killed_process_go_when_the_folder_is_taken_again(tmp_pat
 # --- what is in it ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", ["baseline", "top"])
 def test_a_run_is_read_back(tmp_path: Path, name: str) -> None:
     run = replace(recipes.recipe(name), device="cpu", dtype="float32", head_dtype="float32", threads=1)
     with RunFolder.create(run, True, name, root=tmp_path) as folder:

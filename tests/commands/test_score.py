@@ -31,15 +31,15 @@ def test_a_run_has_the_score_of_its_summary(tmp_path, monkeypatch, capsys) -> No
     assert done.returncode == 0, done.stderr
     assert here("export", "run", "exported").returncode == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
-    told = json.loads(here("score", "run", "--corpus", "text.txt", "--json").stdout)
-    assert told["models"][0]["loss"] == pytest.approx(summary["dev_loss"], abs=1e-9)
-    assert told["models"][0]["bits_per_byte"] == pytest.approx(summary["dev_bpb"], abs=1e-9)
-    assert told["models"][0]["with_ngrams"] == pytest.approx(summary["dev_loss_with_ngrams"], abs=1e-6)
-    assert told["models"][0]["ngram_weights"] == pytest.approx(summary["ngram_weights"], abs=1e-6)
+    found = json.loads(here("score", "run", "--corpus", "text.txt", "--json").stdout)
+    assert found["models"][0]["loss"] == pytest.approx(summary["dev_loss"], abs=1e-9)
+    assert found["models"][0]["bits_per_byte"] == pytest.approx(summary["dev_bpb"], abs=1e-9)
+    assert found["models"][0]["with_ngrams"] == pytest.approx(summary["dev_loss_with_ngrams"], abs=1e-6)
+    assert found["models"][0]["ngram_weights"] == pytest.approx(summary["ngram_weights"], abs=1e-6)
     best = min(summary["dev_loss"], summary["ngrams"]["kn5"])  # of an untrained network the counts alone
     assert summary["dev_loss_with_ngrams"] < best + 1e-6
-    assert {score["name"]: score["loss"] for score in told["ngrams"]} == pytest.approx(summary["ngrams"])
-    assert len({round(score["bits_per_byte"] / score["loss"], 9) for score in told["ngrams"]}) == 1
+    assert {score["name"]: score["loss"] for score in found["ngrams"]} == pytest.approx(summary["ngrams"])
+    assert len({round(score["bits_per_byte"] / score["loss"], 9) for score in found["ngrams"]}) == 1
     shown = here("score", "run", "exported", "--corpus", "text.txt", "--quiet")
     rows = {line[:20].strip(): line[20:].split() for line in shown.stdout.splitlines()}
     assert rows["run"] == rows["exported"]

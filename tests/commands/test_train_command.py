@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import TINY, Here, assert_good_error, hectogpt, start, wait_for, write_tokens
+from command import TINY, Here, assert_good_error, start, wait_for, write_tokens
 from safetensors.torch import load_file
 
-from hectogpt.cli.options import TrainOptions
-from hectogpt.cli.train import HELP, help_text, recipe_lines
+from hectogpt import files
+from hectogpt.cli.lab_options import RUN_FIELDS, TRAIN_GROUPS, TrainOptions, recipe_lines, train_help
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
 from hectogpt.lab.scoring import default_prompt
@@ -38,7 +38,7 @@ def read(path: Path) -> dict:
 
 
 def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> None:
-    done = hectogpt("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", "--optim.lr", "1e-2", cwd=tmp_path)
+    done = here("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", "--optim.lr", "1e-2")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
     assert len(lines) == 4  # plain lines where there is no terminal
@@ -71,8 +71,10 @@ def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> N
 
 
 def test_json_quiet_and_dry_run(tokens: Path, tmp_path: Path, here: Here) -> None:
-    done = here("train", "baseline", *TINY, "--corpus", tokens, "--json", "--quiet", "--save-every", "2")
+    more = ["--corpus", tokens, "--json", "--quiet", "--save-every", "2", "--prompt", "Once"]
+    done = here("train", "baseline", *TINY, *more)
     summary = json.loads(done.stdout)
+    assert all(sample.startswith("Once") for sample in summary["samples"].values())
     assert (summary["folder"], summary["steps"], done.stderr) == ("runs/baseline", 4, "")
     assert summary == read(tmp_path / "runs" / "baseline" / "summary.json")
     dry = here("train", "baseline", "--dry-run", "--corpus", tokens)
@@ -137,46 +139,40 @@ def test_a_signal_while_scoring_keeps_the_weights(tmp_path: Path, here: Here) ->
     assert here("generate", "run", "--max-new-tokens", "2", "--quiet").returncode == 0
 
 
-def test_a_picture_that_fails_costs_nothing_else(tokens: Path, tmp_path: Path, here: Here) -> None:
-    (tmp_path / "run" / "losses_and_grad_norms.png").mkdir(parents=True)
-    done = here("train", "baseline", *TINY, "--out", "run", "--corpus", tokens, "--quiet")
-    assert done.returncode == 0, done.stderr
-    summary = read(tmp_path / "run" / "summary.json")
-    assert summary["state"] == "done"
-    assert summary["dev_loss"] > 0
-    assert load_file(tmp_path / "run" / "model.safetensors")
-
-
-def test_a_file_system_without_locks_is_told(
+def test_neither_a_picture_nor_a_lock_that_fails_costs_the_run(
     tokens: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hectogpt import files
-
     def no_locks(*_: object) -> None:
         raise OSError("locks are not supported here")
 
     monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    (tmp_path / "run" / "losses_and_grad_norms.png").mkdir(parents=True)
     done = here("train", "baseline", *TINY, "--out", "run", "--corpus", tokens)
     assert done.returncode == 0, done.stderr
-    assert "has no locks: start no second run there" in " ".join(done.stderr.split())
+    said = " ".join(done.stderr.split())
+    assert "has no locks: start no second run there" in said
+    assert "note: no picture: " in said
+    summary = read(tmp_path / "run" / "summary.json")
+    assert (summary["state"], summary["dev_loss"] > 0) == ("done", True)
+    assert load_file(tmp_path / "run" / "model.safetensors")
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
-def test_a_small_text_is_told_to_be_small(tmp_path: Path, here: Here) -> None:
+def test_a_small_text_is_said_to_be_small(tmp_path: Path, here: Here) -> None:
     write_tokens(tmp_path / "train.bin", documents=3)
     write_tokens(tmp_path / "test.bin", documents=1)
     write_tokens(tmp_path / "dev.bin", documents=1)
     arguments = ["train", "baseline", *TINY[:-1], "8", "--corpus", tmp_path]
-    told = here(*arguments, "--dry-run").stderr
-    assert "note: 8 steps read the 363 tokens of training text 6 times over" in told
-    assert "note: the held-out text has only 121 tokens, so the score is rough: its standard error is about" in told
+    said = here(*arguments, "--dry-run").stderr
+    assert "note: 8 steps read the 363 tokens of training text 6 times over" in said
+    assert "note: the held-out text has only 121 tokens, so the score is rough: its standard error is about" in said
     assert here(*arguments, "--dry-run", "--quiet").stderr == ""
     assert "note" not in here("train", "--dry-run", "--corpus", "sotu").stderr
 
 
-def test_the_prompt_fits_the_corpus(tmp_path: Path, here: Here) -> None:
+def test_the_prompt_fits_the_corpus(tmp_path: Path) -> None:
     text = "\n\n".join(f"Émile number {n} crossed the river at dawn and said nothing at all." for n in range(300))
     (tmp_path / "story.txt").write_text(text, encoding="utf-8")
     corpus = open_corpus(str(tmp_path / "story.txt"))
@@ -189,8 +185,6 @@ def test_the_prompt_fits_the_corpus(tmp_path: Path, here: Here) -> None:
     for split in ("train", "dev", "test"):
         np.array(ids, dtype="<u2").tofile(tmp_path / f"{split}.bin")
     assert default_prompt(open_corpus(str(tmp_path))).startswith("日本")
-    done = here("train", "baseline", "--corpus", "story.txt", "--json", "--quiet", *TINY, "--prompt", "Once")
-    assert all(sample.startswith("Once") for sample in json.loads(done.stdout)["samples"].values())
 
 
 def test_an_old_name_of_a_recipe_is_accepted(tokens: Path, here: Here) -> None:
@@ -202,37 +196,21 @@ def test_an_old_name_of_a_recipe_is_accepted(tokens: Path, here: Here) -> None:
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-def test_help_names_options_that_exist_and_none_is_forgotten() -> None:
-    named = set(re.findall(r"--([a-z][a-z.-]*[a-z])", HELP)) - {"help-all"}
-    run = recipes.recipe("top")
-    for option in named:
-        value = run
-        path = option.replace("-", "_")
-        if path not in {f.name for f in fields(TrainOptions)}:
-            for name in path.split("."):
-                assert hasattr(value, name), option
-                value = getattr(value, name)
-    own = {f.name.replace("_", "-") for f in fields(TrainOptions)}
-    plain = {"corpus", "steps", "seed", "device", "dtype", "head-dtype", "threads", "compile"}
-    assert own | plain <= named
-    assert f"gradient steps (default {run.steps})" in HELP
-    assert f"(default {run.corpus})" in HELP
-    assert f"(default {TrainOptions().encoding})" in HELP
-
-
-def test_help_lists_the_recipes_that_exist() -> None:
+def test_help_names_every_option_and_recipe_and_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, own = recipes.recipe("top"), {f.name for f in fields(TrainOptions)}
+    named = [name for names in TRAIN_GROUPS.values() for name in names]
+    assert sorted(named) == sorted(own | set(RUN_FIELDS))
+    assert all(hasattr(run, name) for name in RUN_FIELDS)
+    assert f"(default {run.steps})" in RUN_FIELDS["steps"][1]
+    assert f"{run.corpus} (default)" in RUN_FIELDS["corpus"][1]
     assert LIST.read_text(encoding="utf-8") == list_recipes(), "run `python -m tools.recipes`"
     assert [name for name, _ in recipe_lines()] == recipes.names()
-    assert all(sentence for _, sentence in recipe_lines())
-
-
-def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert max(map(len, HELP.splitlines())) <= 80
-    assert HELP.count("\n") <= 40
     for columns in ("40", "80", "300"):
         monkeypatch.setenv("COLUMNS", columns)
-        lines = help_text().splitlines()
-        assert max(map(len, lines)) <= max(80, min(int(columns), 120))
+        options, listed = train_help().split("\nRecipes")
+        assert max(map(len, train_help().splitlines())) <= max(80, min(int(columns), 120))
+        assert int(columns) < 80 or options.count("\n") <= 45
+        assert all(f"\n  {name} " in listed for name in recipes.names())
 
 
 def test_all_options_are_explained_on_demand(here: Here) -> None:

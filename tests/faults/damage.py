@@ -17,7 +17,7 @@ from forks import Line
 from runs import Case
 
 from hectogpt import errors
-from hectogpt.cli.check_run import verify_run
+from hectogpt.cli.check import verify_run
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.python import load
@@ -100,7 +100,7 @@ def targets(where: Path, case: Case) -> Iterator[Target]:
     for name in ("config.json", "model.safetensors", "manifest.json"):
         yield run / name, lambda: refused(lambda: load(run), errors.CHECKPOINT)
     for name in ("metrics.jsonl", "run.json", "summary.json"):
-        yield run / name, lambda: "" if any(found.problem for found in verify_run(run)) else "found sound"
+        yield run / name, lambda: "" if any(verify_run(run).values()) else "found sound"
     yield from ((path, lambda: refused(read, errors.DATA)) for path in sorted(read().iterdir()))
 
 

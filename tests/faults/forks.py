@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 from hectogpt import errors
-from hectogpt.cli.unexpected import explain as tell
+from hectogpt.cli.console import explain
 from hectogpt.errors import UserError
-from hectogpt.signals import Stopped, raise_on_signal
+from hectogpt.signals import code_of, raise_on_signal, stop_behind
 
 T = TypeVar("T")
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -74,8 +74,8 @@ class Child:
                 os.dup2(self._said.fileno(), 1)
                 os.dup2(self._said.fileno(), 2)
                 code = self._answered(work)
-            except KeyboardInterrupt as stop:  # a second signal, while an error was being told
-                code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
+            except KeyboardInterrupt as stop:  # a second signal, while an error was being printed
+                code = code_of(stop)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -90,16 +90,16 @@ class Child:
         except UserError as error:
             print(error, file=sys.stderr)
             return error.code
-        except KeyboardInterrupt as stop:
-            return stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
         except SystemExit as leaving:
             return leaving.code if isinstance(leaving.code, int) else errors.BUG
         except BaseException as error:
-            told = tell(error, ["proof"])
-            print(told, file=sys.stderr)
-            if told.code == errors.BUG:
+            if stop := stop_behind(error):
+                return code_of(stop)
+            shown = explain(error, ["proof"])
+            print(shown, file=sys.stderr)
+            if shown.code == errors.BUG:
                 traceback.print_exc()
-            return told.code
+            return shown.code
 
     def send(self, number: int) -> None:
         """Send a signal, if it is still there to get it."""

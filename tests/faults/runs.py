@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from hectogpt.data import Corpus, Tokenizer
+from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.inputs import NgramHash
-from hectogpt.progress import Progress
 from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.full_run import train_in_folder

@@ -187,7 +187,7 @@ def test_a_foreign_state_with_right_hashes_is_refused(
 ) -> None:
     from safetensors.torch import save_file
 
-    from hectogpt.manifest import write_manifest
+    from hectogpt.json_files import write_manifest
 
     checkpoints = fill(tmp_path, corpus, steps=2)
     folder = checkpoints.path(2)

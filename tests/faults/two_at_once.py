@@ -25,7 +25,7 @@ from runs import Case, Undisturbed
 
 from hectogpt import errors
 from hectogpt.data.corpus import CorpusCache, open_corpus
-from hectogpt.progress import Progress
+from hectogpt.display import Progress
 from hectogpt.run_records import CHECKPOINTS, RUN
 from hectogpt.training import task as tasks
 from hectogpt.training.full_run import train_in_folder

@@ -124,9 +124,9 @@ def loaded(program: str) -> list[str]:
     return done.stderr.split()
 
 
-def test_help_needs_neither_torch_nor_tyro() -> None:
-    program = "import hectogpt.cli as c\ntry: c.main(['--help'])\nexcept SystemExit as e: assert not e.code"
-    assert loaded(program) == []
+def test_help_and_the_package_need_neither_torch_nor_tyro() -> None:
+    program = "import hectogpt\nhectogpt.UserError\ndir(hectogpt)\nhectogpt.__version__\nimport hectogpt.cli as c\n"
+    assert loaded(program + "try: c.main(['--help'])\nexcept SystemExit as e: assert not e.code") == []
 
 
 def test_what_is_slow_to_load_waits_until_it_is_used(tmp_path: Path) -> None:
@@ -154,6 +154,7 @@ def test_no_import_opens_a_socket_or_starts_a_process() -> None:
 
 @cache
 def tree(file: str) -> ast.Module:
+    """The source of a file of the package; of another by its whole path."""
     return ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
 
 
@@ -262,9 +263,8 @@ def opens_in_the_locales_encoding(call: ast.Call) -> bool:
 
 
 def test_no_file_is_opened_in_the_locales_encoding() -> None:
-    paths = [path for room in ("hectogpt", "bench", "tools", "reference") for path in (ROOT / room).rglob("*.py")]
-    nodes = [(path, n) for path in paths for n in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
-    found = [(path, n.lineno) for path, n in nodes if isinstance(n, ast.Call) and opens_in_the_locales_encoding(n)]
+    others = [str(path) for room in ("bench", "tools", "reference") for path in (ROOT / room).rglob("*.py")]
+    found = [(f, call.lineno) for f in [*FILES, *others] for call in calls(f) if opens_in_the_locales_encoding(call)]
     assert found == []
 
 

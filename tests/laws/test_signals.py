@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hectogpt.signals import WORDS, Stopped, exit_code, raise_on_signal, stop_on_signal
+from hectogpt.signals import WORDS, Stopped, code_of, postponed, raise_on_signal, stop_behind, stop_on_signal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -27,7 +27,7 @@ def _usual_handlers() -> Iterator[None]:
 def test_a_signal_is_raised_with_its_exit_code(number: int, code: int) -> None:
     with pytest.raises(Stopped) as stop, raise_on_signal():
         signal.raise_signal(number)
-    assert stop.value.code == exit_code(number) == code
+    assert code_of(stop.value) == code
     assert WORDS[code] in ("interrupted", "terminated", "hung up")
 
 
@@ -42,6 +42,23 @@ def test_the_first_signal_is_collected_and_any_second_one_is_raised(
             signal.raise_signal(second)
     assert stop.value.code == code
     assert capsys.readouterr().err == "finishing this step (Ctrl-C again to stop at once)\n"
+
+
+def test_a_postponed_signal_is_raised_at_the_end_and_found_behind_an_error() -> None:
+    done = []
+
+    def work() -> None:
+        with raise_on_signal(), postponed():
+            signal.raise_signal(signal.SIGTERM)
+            done.append(True)
+
+    with pytest.raises(Stopped) as stop:
+        work()
+    assert done
+    error = RuntimeError("release unlocked lock")  # what Python's own threading makes of it
+    error.__context__ = stop.value
+    assert stop_behind(error) is stop.value
+    assert stop_behind(ValueError()) is None
 
 
 def test_handlers_are_put_back() -> None:

@@ -1,4 +1,4 @@
-"""A child of hectogpt.process that does as it is told: `python -m child`, this folder on the path."""
+"""A child of hectogpt.process that does what its request says: `python -m child`, this folder on the path."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"started": os.getpid()}
     if what == "echo":
         yield {"echo": request}
-    elif what == "print":
-        print("printed by the child's own code")
-        yield {"after": "print"}
     elif what == "rubbish":  # past sys.stdout, as a library written in C does
         os.write(1, b"no JSON\n[1, 2]\n\xff\xfe\n")
         yield {"after": "rubbish"}
@@ -32,10 +29,6 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         sys.exit(7)
     elif what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif what == "chatter":
-        for n in range(30000):
-            print("line", n, "of many that nobody reads", file=sys.stderr)
-        raise ValueError("the last words")
     elif what == "read":
         yield {"read": sys.stdin.read()}
     elif what == "hang":

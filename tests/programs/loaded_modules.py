@@ -19,7 +19,6 @@ def tell(what: str) -> None:
 
 importlib.import_module("hectogpt.cli.generate")
 tell("generate, imported")
-importlib.import_module("hectogpt.cli.train_run")
 from hectogpt.cli import main, train  # noqa: E402
 from hectogpt.model import Transformer  # noqa: E402
 from hectogpt.model.weights import save_model  # noqa: E402
@@ -27,7 +26,7 @@ from hectogpt.training.session import Session  # noqa: E402
 
 tell("train, imported")
 small = ["--model.d-model", "12", "--data.seq-len", "8", "--data.batch-size", "2", "--quiet", "--corpus", text]
-run = train.parse(["muon", *small])[1]
+run = train.parse(["muon", *small]).run
 save_model(Transformer(run.model), Path(folder))
 sys.stdout.flush()
 main(["generate", folder, "The", "--max-new-tokens", "1", "--quiet", "--device", "cpu"])

@@ -1,8 +1,10 @@
-"""`hectogpt doctor`: every line is a fact, what it means and what to do; the exit code says whether training works."""
+"""`hectogpt doctor`, `data` and `completion`."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -10,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from command import Here
+from command import Here, assert_good_error
 from helpers import ROOT
 
-from hectogpt import hardware
-from hectogpt.cli import doctor
+from hectogpt import errors, hardware
+from hectogpt.cli import COMMANDS, doctor
 
 NAMES = ["hectogpt", "Python", "torch", "numpy", "packages", "processor", "cores", "C++ compiler", "kernels", "memory"]
 NAMES += ["GPU", "runs", "cache", *(f"extra {name}" for name in doctor.EXTRAS)]
@@ -78,3 +80,59 @@ def test_the_tables_are_those_of_the_package() -> None:
     assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - ours
     for extra, (names, _) in doctor.EXTRAS.items():
         assert len(names) == len(project["optional-dependencies"][extra])
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stories(tmp_path: Path, here: Here) -> Here:
+    (tmp_path / "stories.txt").write_text("\n\n".join(f"Story {n}: there were {n} cats." for n in range(300)))
+    return here
+
+
+def test_building_prints_each_split_with_its_hash(stories: Here, tmp_path: Path) -> None:
+    done = stories("data", "build", "stories.txt")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(stories("data", "verify", "stories.txt", "--json").stdout)
+    assert set(found) == {"corpus", "folder", "splits", "repaired", "problems"}
+    assert Path(found["folder"]).parent == tmp_path / "cache"
+    for line, (split, facts) in zip(done.stdout.splitlines(), found["splits"].items(), strict=True):
+        words = [split, f"{facts['tokens']:,}", "tokens", f"{facts['documents']:,}", "documents", facts["sha256"]]
+        assert line.split() == words
+
+
+def test_damage_is_found_and_repaired(stories: Here) -> None:
+    folder = Path(json.loads(stories("data", "build", "stories.txt", "--json").stdout)["folder"])
+    sound = (folder / "dev.bin").read_bytes()
+    (folder / "dev.bin").write_bytes(b"\x00" + sound[1:])
+    assert_good_error(stories("data", "verify", "stories.txt"), errors.DATA, "dev.bin", "data repair stories.txt")
+    done = stories("data", "repair", "stories.txt", "--json")
+    assert done.returncode == 0
+    assert len(json.loads(done.stdout)["repaired"]) == 1
+    assert done.stderr.startswith("repaired: ")
+    assert (folder / "dev.bin").read_bytes() == sound
+    assert json.loads(stories("data", "repair", "stories.txt", "--json").stdout)["repaired"] == []
+
+
+# --- completion -------------------------------------------------------------------------------------------------------
+
+CASES = {
+    "hectogpt tr": "train",
+    "hectogpt train --head-dtype bfl": "bfloat16",
+    "hectogpt train --model.n-l": "--model.n-layers",
+    "hectogpt generate runs/top --prec": "--precision",
+}
+
+
+def test_bash_completes(tmp_path: Path, here: Here) -> None:
+    (tmp_path / "hectogpt.bash").write_text(here("completion", "bash").stdout)
+    program = "source hectogpt.bash\nfor line in " + " ".join(map(repr, CASES)) + "; do\n"
+    program += (
+        "  COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n  _tyro_hectogpt; echo ${COMPREPLY[*]}\ndone"
+    )
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stderr, done.stdout.splitlines()) == ("", list(CASES.values()))
+    script = here("completion", "zsh").stdout
+    assert script.startswith("#compdef hectogpt")
+    assert all(re.search(rf"\b{name}\b", script) for name in COMMANDS)
