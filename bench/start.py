@@ -13,7 +13,7 @@ from typing import IO
 
 from bench.race import Lap, race, timed
 from bench.record import ROOT, Row
-from hectogpt.cli.train import DEFAULT
+from hectogpt.lab.recipes import DEFAULT
 
 ROUNDS = 3
 PACKAGES = ()

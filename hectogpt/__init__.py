@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 # module -> the public names that come from it
 _MODULES = {
-    "hectogpt.python": (*("attention_maps", "compare", "ComparisonResult", "generate", "load", "recipe", "train"),),
+    "hectogpt.python": ("attention_maps", "compare", "ComparisonResult", "generate", "load", "recipe", "train"),
     "hectogpt.lab.verdict": ("Verdict",),
     "dataclasses": ("replace",),
     "hectogpt.errors": ("UserError",),
@@ -43,15 +43,7 @@ _MODULES = {
     "hectogpt.training.run": ("Run", "Data"),
     "hectogpt.training.first_weights": ("BigramInit",),
     "hectogpt.training.schedules": ("Schedule", "Constant", "LinearDecay", "Cosine"),
-    "hectogpt.training.optim": (
-        "Optim",
-        "OptimizerGroup",
-        "PerKind",
-        "kinds",
-        "AdamW",
-        "Muon",
-        "SOAPMuon",
-    ),
+    "hectogpt.training.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "Muon", "SOAPMuon"),
     "hectogpt.training.loop": ("Step",),
     "hectogpt.training.evaluate": ("EvalResult", "RunResult"),
     "hectogpt.training.session": ("Session",),

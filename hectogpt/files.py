@@ -73,12 +73,9 @@ def allow_others(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, read in pieces. Raises OSError."""
-    found = hashlib.sha256()
+    """The SHA-256 of a file's content. Raises OSError."""
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -89,30 +86,6 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             temporary.write_bytes(data)
     except OSError as error:
         raise UserError(f"cannot write {path}", why=error.strerror or str(error), code=errors.STORAGE) from None
-
-
-def create(path: Path, content: str) -> None:
-    """Create a file that is whole from the moment it has its name, and on disk when this returns.
-
-    Of several processes one succeeds. Raises FileExistsError if the name is taken, and OSError.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode("utf-8"))
-        sync_file(temporary)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links: a kill here can leave an empty file
-            with path.open("x", encoding="utf-8") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:

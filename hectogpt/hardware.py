@@ -41,8 +41,7 @@ def cpu_name() -> str:
 
 def cpu_features() -> list[str]:
     """Which of the vector instructions that matter for matrix products this processor has."""
-    flags = next((block["flags"].split() for block in _cpu_blocks() if "flags" in block), [])
-    return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if has_cpu_flag(flag)]
 
 
 def has_cpu_flag(flag: str) -> bool:

@@ -40,15 +40,6 @@ class CancelledError(Exception):
     """A child was killed because its caller asked for it."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a child ended that was asked. error: None if it ended well, else in a few words how ("exit code 1",
-    "SIGKILL", a time-out). last_words: the end of what it wrote beside its answer."""
-
-    error: str | None
-    last_words: str
-
-
 def ask(
     module: str,
     request: dict[str, Any],
@@ -56,7 +47,7 @@ def ask(
     timeout: float = math.inf,
     environment: Mapping[str, str] | None = None,
     cancelled: threading.Event | None = None,
-) -> Outcome:
+) -> Ending:
     """Run `python -m module`, which calls `answer`, with this request, and pass on each message of its reply.
 
     timeout: seconds after which the child is killed. environment: variables for it beside this process's. cancelled:
@@ -73,12 +64,7 @@ def ask(
     )
     if ending.how == "cancelled":
         raise CancelledError
-    error = None if ending.code == 0 else f"exit code {ending.code}"
-    if ending.how == "late":
-        error = f"it was stopped after {timeout:g} s"
-    elif ending.code is not None and ending.code < 0:
-        error = signal.Signals(-ending.code).name
-    return Outcome(error, ending.last_words)
+    return ending
 
 
 @dataclass(frozen=True)
@@ -90,6 +76,13 @@ class Ending:
     how: str
     code: int | None
     last_words: str
+
+    @property
+    def error(self) -> str | None:
+        """In a few words how it ended, "exit code 1", "SIGKILL"; None if it ended well."""
+        if self.code is None:
+            return "no answer in time" if self.how == "late" else self.how
+        return (signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}") if self.code else None
 
 
 class Child:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from hectogpt import errors
 from hectogpt.data import Corpus, Tokenizer, open_corpus
-from hectogpt.display import printable, table_html, table_text
+from hectogpt.display import Progress, printable, table_html, table_text
 from hectogpt.errors import UserError
 from hectogpt.explore.model_view import read_prompt, trace
 from hectogpt.generation import Sampling, complete
@@ -30,7 +30,6 @@ from hectogpt.lab.scoring import run_and_score
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.model.transformer import Transformer
-from hectogpt.progress import Progress
 from hectogpt.run_records import KEEP, RUN
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped

@@ -18,8 +18,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import is_locked
-from hectogpt.json_files import open_regular, parse_json_object, read_json_object
-from hectogpt.manifest import damage, read_manifest
+from hectogpt.json_files import damage, open_regular, parse_json_object, read_json_object, read_manifest
 
 RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
 PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
@@ -57,6 +56,11 @@ class RunRecord:
     run: dict[str, Any]
     summary: dict[str, Any]
     last_row: dict[str, Any]
+
+    @property
+    def written(self) -> str:
+        """When a file of the folder was last written, in local time."""
+        return datetime.fromtimestamp(self.modified).strftime("%Y-%m-%d %H:%M")
 
     def as_json(self) -> dict[str, Any]:
         """What `hectogpt show --json` prints of the run."""

@@ -121,76 +121,54 @@ def dump(value: Any) -> Any:
 def load(kind: Any, data: Any, where: str = "") -> Any:
     """Rebuild a value of type `kind` from `dump`'s output. Raises UserError naming the field that does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return _load_union(kind, arguments, data, where)
-    if origin is typing.Literal:
-        if data in arguments:
-            return data
-        raise _misfit(where, kind, data)
-    if origin is tuple:
+    if origin in (typing.Union, types.UnionType):  # X | None
+        return None if data is None else load(next(a for a in arguments if a is not types.NoneType), data, where)
+    if origin is typing.Literal and data in arguments:
+        return data
+    if origin is tuple and isinstance(data, list):
         return _load_tuple(kind, arguments, data, where)
-    if dataclasses.is_dataclass(kind):
-        return _load_dataclass(typing.cast(type, kind), data, where)
+    if dataclasses.is_dataclass(kind) and isinstance(data, dict):
+        return _load_dataclass(typing.cast(type, kind), dict(data), where)
     if kind is float and isinstance(data, str) and data in ("inf", "-inf", "nan"):
         return float(data)
     if kind is float and type(data) is int and abs(data) < 10**300:  # a larger one would be infinite
         return float(data)
-    if isinstance(kind, type) and type(data) is kind:
+    if origin is None and type(data) is kind:
         return data
     raise _misfit(where, kind, data)
 
 
-def _load_union(kind: Any, arguments: tuple[Any, ...], data: Any, where: str) -> Any:
-    if data is None and type(None) in arguments:
-        return None
-    members = [a for a in arguments if a is not type(None)]
-    if len(members) == 1:
-        return load(members[0], data, where)
-    for member in members:
-        if isinstance(member, type) and type(data) is member:
-            return data
-    raise _misfit(where, kind, data)
-
-
-def _load_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(data, list):
-        raise _misfit(where, kind, data)
+def _load_tuple(kind: Any, arguments: tuple[Any, ...], data: list[Any], where: str) -> tuple[Any, ...]:
     if len(data) > MOST_ITEMS:
         raise UserError(f"{where or 'value'} has {len(data):,} items", why=f"at most {MOST_ITEMS:,} are read")
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(load(arguments[0], item, f"{where}.{i}") for i, item in enumerate(data))
-    if len(arguments) != len(data):
+    kinds = arguments[:1] * len(data) if arguments[1:] == (...,) else arguments
+    if len(kinds) != len(data):
         raise _misfit(where, kind, data)
-    return tuple(load(a, item, f"{where}.{i}") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
+    return tuple(load(a, item, f"{where}.{i}") for i, (a, item) in enumerate(zip(kinds, data, strict=True)))
 
 
-def _load_dataclass(kind: type, data: Any, where: str) -> Any:
-    if not isinstance(data, dict):
-        raise _misfit(where, kind, data)
-    data = dict(data)
+def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
     name = data.pop("type", None)
     if issubclass(kind, Value) and (name is not None or inspect.isabstract(kind)):
         kind = _class_named(str(name), kind, where)
-    names = [f.name for f in dataclasses.fields(kind)]
+    here, names = where or kind.__name__, [f.name for f in dataclasses.fields(kind)]
     values: dict[str, Any] = {}
     for key, item in data.items():
         current = current_name(kind, key)
         if current is None:
             if item is not None and (gone := getattr(kind, "gone_parts", {}).get(key)):
-                raise UserError(f"{where or kind.__name__}: this version has no {key}", why=gone)
+                raise UserError(f"{here}: this version has no {key}", why=gone)
             continue
         if current in values:
-            raise UserError(f"{where or kind.__name__}: {current} is given twice", why=f"once as {key!r}")
+            raise UserError(f"{here}: {current} is given twice", why=f"once as {key!r}")
         if current not in names:
-            raise UserError(
-                f"{where or kind.__name__}: unknown field {_shown(key)}",
-                why=f"{kind.__name__} has {', '.join(names)}",
-                fix=did_you_mean(key, names),
-            )
+            what, why = f"{here}: unknown field {_shown(key)}", f"{kind.__name__} has {', '.join(names)}"
+            raise UserError(what, why=why, fix=did_you_mean(key, names))
         values[current] = item
-    absent = [f.name for f in dataclasses.fields(kind) if f.name not in values and _required(f)]
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    absent = [name for name in needed if name not in values]
     if absent:
-        raise UserError(f"{where or kind.__name__}: no {', '.join(absent)}", why=f"{kind.__name__} needs it")
+        raise UserError(f"{here}: no {', '.join(absent)}", why=f"{kind.__name__} needs it")
     hints = typing.get_type_hints(kind)
     prefix = f"{where}." if where else ""
     return kind(**{key: load(hints[key], item, prefix + key) for key, item in values.items()})
@@ -223,10 +201,6 @@ def current_path(value: Any, path: str) -> str:
         names.append(current)
         value = getattr(value, current, None)
     return ".".join(names)
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _misfit(where: str, kind: Any, data: Any) -> UserError:

@@ -23,23 +23,52 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)  # what another process makes it again of
-        self.code = exit_code(number)
+        self.code = CODES[number]
 
 
-def exit_code(number: int) -> int:
-    """The exit code after SIGINT, SIGTERM or SIGHUP."""
-    return CODES[number]
+_late: list[int] | None = None  # the signals that have arrived while they are postponed
+
+
+def _stop(number: int, frame: FrameType | None = None) -> None:
+    if _late is None:
+        raise Stopped(number)
+    _late.append(number)
 
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
     """Within the context the signals raise Stopped, so that all can be caught and say what is kept."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
-
-    with _handling(stop):
+    with _handling(_stop):
         yield
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Within the context no signal raises Stopped; the first that has arrived does at its end.
+
+    For code of others that an exception between any two of its lines breaks: `Thread.start` and `Thread.join` of Python
+    3.11 then raise a RuntimeError instead, or take a thread that runs for one that has ended.
+    """
+    global _late
+    _late = []
+    try:
+        yield
+    finally:
+        late, _late = _late, None
+        if late:
+            _stop(late[0])
+
+
+def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal while which unwound an error was raised; None without one, and for a UserError, which says it."""
+    while error is not None and not isinstance(error, (KeyboardInterrupt, errors.UserError)):
+        error = error.__context__
+    return error if isinstance(error, KeyboardInterrupt) else None
+
+
+def code_of(stop: KeyboardInterrupt) -> int:
+    """The exit code after a signal."""
+    return stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
 
 
 @contextmanager
@@ -50,7 +79,7 @@ def stop_on_signal(quiet: bool = False) -> Iterator[list[int]]:
 
     def collect(number: int, frame: FrameType | None) -> None:
         if received:
-            raise Stopped(number)
+            return _stop(number)
         received.append(number)
         # The terminal may be gone, which SIGHUP tells, or a line may be half printed: the run matters, not the words.
         with suppress(OSError, ValueError, RuntimeError):

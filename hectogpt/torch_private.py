@@ -11,21 +11,9 @@ from typing import Any
 
 TORCH, PYTHON = ((2, 13), (2, 15)), ((3, 11), (3, 13))  # oldest and newest that are tested, as in pyproject.toml
 
-# Dotted names below torch. What is asked of the processor counts as "no" if the name is gone.
-NAMES = (
-    "cpu._is_amx_tile_supported",
-    "cpu._is_avx512_bf16_supported",
-    "ops.mkldnn._is_mkldnn_bf16_supported",
-    "ops.mkldnn._linear_pointwise",
-    "ops.mkldnn._reorder_linear_weight",
-    "_softmax",
-    "_foreach_add_",
-    "_fused_adamw_",
-)
-
 
 def find(name: str) -> Any:
-    """What torch has under a name of NAMES; None if it has nothing."""
+    """What torch has under a dotted name; None if it has nothing, which means no where the processor is asked."""
     import torch
 
     found: Any = torch

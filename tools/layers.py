@@ -58,8 +58,8 @@ LAYERS: dict[str, Layer] = {
 }
 # The ground: single files that every layer may import. Each imports only those before it.
 GROUND = (
-    *("display", "errors", "json_files", "serialization", "files", "manifest", "run_records"),
-    *("hardware", "process", "idea_file", "signals", "torch_private", "progress"),
+    *("display", "errors", "serialization", "files", "json_files", "run_records"),
+    *("hardware", "process", "idea_file", "signals", "torch_private"),
 )
 GROUND_COLOUR = "#57606a"
 

@@ -20,7 +20,7 @@ from hectogpt import errors
 from hectogpt.assignment.kit import SOURCES
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.errors import UserError
-from hectogpt.process import Outcome, answer, ask
+from hectogpt.process import Ending, answer, ask
 
 TOGETHER = "together"  # the tests of all parts at once
 LIMIT = 60.0  # seconds for one part's tests, which take a few
@@ -95,7 +95,7 @@ def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIM
     return found
 
 
-def cut_short(outcome: Outcome, folder: Path, limit: float) -> str:
+def cut_short(outcome: Ending, folder: Path, limit: float) -> str:
     """Why a child ended in the middle of a part."""
     _, timeout, words = outcome.last_words.rpartition("Timeout (")
     if not timeout:

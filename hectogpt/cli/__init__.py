@@ -9,15 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from hectogpt import __version__, errors
-from hectogpt.cli.console import steady_streams
+from hectogpt.cli.console import explain, steady_streams
 from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
-from hectogpt.signals import WORDS, Stopped, raise_on_signal
+from hectogpt.signals import WORDS, code_of, raise_on_signal, stop_behind
 
 # command: (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -70,42 +69,45 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run a command line; leaves by SystemExit unless all went well."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
     # Threads that wait for each other by spinning slow down everything else on a busy machine, and with it themselves:
     # beside five busy processes a step took 6 s spinning and 3 s not. libgomp reads this once, when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if "RANK" in os.environ:  # what torch writes about broken connections, with its own stack, hides what broke them
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with steady_streams():
         try:
-            with raise_on_signal(), _flushed():
-                _run(arguments)
+            with raise_on_signal():
+                _perform([a for a in arguments if a != "--debug"], "--debug" in arguments)
         except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
             raise SystemExit(0) from None
         except KeyboardInterrupt as stop:
-            code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
-            print(WORDS[code], file=sys.stderr)
-            raise SystemExit(code) from None
-        except (Exception, SystemExit) as error:
-            shown = error if isinstance(error, UserError) else _explain(error)
-            if debug or (shown is None and isinstance(error, SystemExit)):
-                raise
-            if shown is None:
-                from hectogpt.cli.unexpected import explain
-
-                shown = explain(error, arguments)
-            print(shown, file=sys.stderr)
-            raise SystemExit(shown.code) from None
+            print(WORDS[code_of(stop)], file=sys.stderr)
+            raise SystemExit(code_of(stop)) from None
+        finally:
+            if argv is None:  # the process ends: Python itself would answer a late Ctrl-C with a traceback
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@contextmanager
-def _flushed() -> Iterator[None]:
-    """Write out at the end what the command has printed, also after `--help`, while a failure can still be printed."""
+def _perform(arguments: list[str], debug: bool) -> None:
+    """Run a command; print what went wrong, and leave by SystemExit with its code."""
     try:
-        yield
-    except SystemExit:
+        try:
+            _run(arguments)
+        except SystemExit:
+            sys.stdout.flush()  # while a failure can still be printed
+            raise
         sys.stdout.flush()
+    except BrokenPipeError:
         raise
-    sys.stdout.flush()
+    except (Exception, SystemExit) as error:
+        if stop := stop_behind(error):
+            raise stop from None
+        shown = error if isinstance(error, UserError) else _explain(error)
+        if debug or (shown is None and isinstance(error, SystemExit)):
+            raise
+        shown = shown or explain(error, arguments)
+        print(shown, file=sys.stderr)
+        raise SystemExit(shown.code) from None
 
 
 def _explain(error: BaseException) -> UserError | None:
@@ -130,8 +132,13 @@ def _run(arguments: list[str]) -> None:
     if command not in COMMANDS:
         why = f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"unknown command {command!r}", why=why, fix=did_you_mean(command, COMMANDS))
-    from hectogpt.cli.options import OPTIONS, read_options
+    from hectogpt.cli.help import read_options
+    from hectogpt.cli.options import OPTIONS
 
+    if command == "train" and {"-h", "--help"} & set(given):
+        from hectogpt.cli.lab_options import train_help
+
+        return print(train_help())
     kind = OPTIONS.get(command)
     options = given if kind is None else read_options(kind, given, command)
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from hectogpt import errors
-from hectogpt.cli.options import read_options
+from hectogpt.cli.help import read_options
 from hectogpt.display import printable
 
 

@@ -1,69 +1,190 @@
-"""`hectogpt check RUN`: every hash of a run, its repair, a step again, and where its numbers went wrong.
-
-check_run.py does the work, which loads torch.
-"""
+"""`hectogpt check RUN`: every hash of a run, its repair, a step again, and where its numbers went wrong."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import tyro
+import torch
 
-from hectogpt.cli.options import read_options
+from hectogpt import errors
+from hectogpt.cli.console import show
+from hectogpt.cli.options import CheckOptions
+from hectogpt.cli.train import print_result
+from hectogpt.data import open_corpus
+from hectogpt.display import Progress, printable
 from hectogpt.errors import UserError
+from hectogpt.json_files import MANIFEST, damage, read_manifest
+from hectogpt.lab import ideas
+from hectogpt.lab.scoring import run_and_score
+from hectogpt.model.weights import check_manifest
+from hectogpt.run_records import CHECKPOINTS, read_state
+from hectogpt.serialization import dump
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.diagnose import diagnose as find_fault
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import read_run, read_steps
+from hectogpt.training.session import Session
+from hectogpt.training.task import Task, find_corpus, named_folder
+
+WORDS = {True: "equal", False: "differs"}
+STAGES = {"weights": "the weights", "forward": "the output", "backward": "the gradient of the output"}
 
 
-@dataclass(frozen=True)
-class CheckArguments:
-    """Check that the files of a run, its checkpoints among them, are as they were written; nothing is changed. With one
-    of --repair, --replay and --diagnose do that instead.
-
-    Examples
-      hectogpt check runs/minute
-      hectogpt check runs/minute --repair
-      hectogpt check runs/baseline --replay --step 40
-    """
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
-    repair: bool = False
-    """Finish a trained run: make damaged weights again from the last checkpoint, and write scores, picture and summary
-    that are not there."""
-    replay: bool = False
-    """Compute the step after a checkpoint again and compare every bit with what the run has recorded. A difference
-    comes from another program or machine, or from a fault of the hardware."""
-    diagnose: bool = False
-    """Compute the step after a checkpoint again, without its update, and name the first module whose numbers are not
-    finite, and the sequences of the batch that cause it."""
-    step: int | None = None
-    """For replay and diagnose: how many steps the checkpoint has done (default: the newest that has a next step)."""
-    prompt: str | None = None
-    """For repair: what the trained model continues (default: the beginning of a held-out document)."""
-    idea: tuple[Path, ...] = ()
-    """Your own file that made the run; it is imported."""
-    json: bool = False
-    """Print one JSON object."""
-    quiet: bool = False
-    """Print errors only."""
-
-
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    run(read_options(CheckArguments, argv, "check"))
-
-
-def run(arguments: CheckArguments) -> None:
+def main(options: CheckOptions) -> None:
     """Check, print a line for each file. Raises UserError: CHECKPOINT for damage, EXACTNESS for another step."""
-    from hectogpt.cli import check_run
-
-    asked = [name for name in ("repair", "replay", "diagnose") if getattr(arguments, name)]
+    asked = [deed for deed in (repair, replay, diagnose) if getattr(options, deed.__name__)]
     if len(asked) > 1:
-        raise UserError(f"{' and '.join(asked)} at once", why="each is a command of its own", fix="name one of them")
-    {
-        "": check_run.check_files,
-        "repair": check_run.repair,
-        "replay": check_run.replay,
-        "diagnose": check_run.diagnose,
-    }[asked[0] if asked else ""](arguments)
+        what = f"{' and '.join(deed.__name__ for deed in asked)} at once"
+        raise UserError(what, why="each is a command of its own", fix="name one of them")
+    (asked or [check_files])[0](options)
+
+
+def check_files(options: CheckOptions) -> None:
+    """Check every hash and print a line for each file. Raises UserError (CHECKPOINT) for a damaged one."""
+    folder = named_folder(str(options.run)).folder
+    checks = verify_run(folder)
+    bad = [path for path, problem in checks.items() if problem]
+    found = [{"path": str(path), "problem": problem} for path, problem in checks.items()]
+    lines = [f"{'damaged' if problem else 'ok':<8} {path}" for path, problem in checks.items()]
+    nothing = f"{folder} has no hashes to check: no checkpoint, and no manifest.json"
+    show(options.json, {"run": str(folder), "checks": found, "damaged": len(bad)}, lines or [nothing], options.quiet)
+    if bad:
+        fix = f"`hectogpt check {folder} --repair` makes weights, score and picture again from the last checkpoint"
+        if any(path.parent.name == CHECKPOINTS for path in bad):
+            fix = f"`hectogpt train --resume {folder}` goes on from the newest checkpoint that is whole"
+        more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]} is damaged{more}", why=checks[bad[0]], fix=fix, code=errors.CHECKPOINT)
+
+
+def verify_run(folder: Path) -> dict[Path, str]:
+    """Check every hash of a run's folder: its files, if its manifest is there, and its checkpoints. What is wrong with
+    each, "" if it is as it was written; {} if there is nothing to check against."""
+    found: dict[Path, str] = {}
+    if (folder / MANIFEST).exists():
+        try:
+            manifest = read_manifest(folder)
+        except UserError as error:
+            found[folder / MANIFEST] = f"{error.what}: {error.why}"
+        else:
+            for name in manifest["files"]:
+                found[folder / name] = "".join(damage(folder, manifest, [name])).partition(": ")[2]
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    return found | {checkpoints.path(step): checkpoints.problem(step) for step in checkpoints.steps()}
+
+
+def repair(options: CheckOptions) -> None:
+    """Score a trained run whose process ended before its score, with damaged weights made again; print it as after
+    training. Raises UserError for a run that is not trained to its end."""
+    where = named_folder(str(options.run))
+    folder, trained = where.folder, read_own_run(where.folder, options)
+    progress = Progress(options.quiet)
+    damaged = ""
+    try:
+        check_manifest(folder)
+    except UserError as error:
+        damaged = f"{error.what} ({error.why})"
+    if read_state(folder) == "done" and not damaged:
+        print(printable(f"already complete ({trained.steps}/{trained.steps}): {folder}"))
+        return
+    taken = len(read_steps(folder))
+    if taken < trained.steps:
+        raise UserError(
+            f"the run in {folder} has taken {taken} of {trained.steps} steps",
+            why="it is scored after the last one",
+            fix=f"hectogpt train --resume {folder}",
+            kept="the run, untouched",
+        )
+    if damaged:
+        progress.line(f"{damaged}: it is made again from the last checkpoint")
+    corpus = find_corpus(trained, progress)
+    task = Task(trained, corpus, "", resume=where, own_files=ideas.files_of(trained), save_every=0)
+    print_result(run_and_score(task, progress, options.prompt), options.json, options.quiet)
+
+
+def read_own_run(folder: Path, options: CheckOptions) -> Run:
+    """The run of a folder, after the files of the user's own that made it were imported. Raises UserError."""
+    ideas.load_files(options.idea)
+    run = read_run(folder)
+    ideas.check_loaded(run, folder)
+    return run
+
+
+def open_at(options: CheckOptions, step: int | None) -> tuple[Session, Checkpoint]:
+    """A session where a checkpoint of the run has it. step: how many steps are done; None for the newest that is whole.
+    Raises UserError."""
+    folder = options.run
+    run = read_own_run(folder, options)
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    progress = Progress(options.quiet or options.json)
+    at = checkpoints.newest(progress.line) if step is None else checkpoints.load(step)
+    if at is None:
+        raise UserError(
+            f"{folder} has no checkpoint",
+            why="its process ended before the first one, or it was to save none",
+            fix="train it with checkpoints: hectogpt train --save-every 10",
+            code=errors.CHECKPOINT,
+        )
+    return Session.open(run, open_corpus(run.corpus), at), at
+
+
+def diagnose(options: CheckOptions) -> None:
+    """Compute the step after a checkpoint again and print where its numbers stop being finite. Raises UserError."""
+    folder = options.run
+    session, at = open_at(options, options.step)
+    if at.step >= session.run.steps:
+        known = [str(s) for s in Checkpoints(folder / CHECKPOINTS).steps() if s < session.run.steps]
+        raise UserError(
+            f"{folder} has taken all its {session.run.steps} steps",
+            why="there is none to compute after its last checkpoint",
+            fix=f"--step {known[-1]}" if known else "",
+        )
+    fault = find_fault(session)
+    place = "there is none" if fault.stage is None else f"{STAGES[fault.stage]} of {fault.module}"
+    kind = "rows whose loss is not finite" if fault.stage == "forward" else "rows with the largest losses"
+    rows = zip(fault.rows, fault.sequences, fault.row_losses, strict=True)
+    lines = [f"step {fault.step}: loss {fault.loss:.6g}, gradient norm {fault.grad_norm:.6g}"]
+    lines += [f"first number that is not finite: {place}"]
+    lines += [f"{kind}: " + ", ".join(f"row {row} (sequence {seq}, loss {loss:.4g})" for row, seq, loss in rows)]
+    lines += ["largest outputs: " + ", ".join(f"{name} {value:.4g}" for name, value in fault.largest)]
+    show(options.json, dump(fault), lines, options.quiet)
+
+
+def replay(options: CheckOptions) -> None:
+    """Compute a step again, compare its bits with what the run has recorded, print. Raises UserError: EXACTNESS if
+    anything differs, CHECKPOINT if there is no step to compute."""
+    folder, step = options.run, options.step
+    checkpoints, recorded = Checkpoints(folder / CHECKPOINTS), read_steps(folder)
+    usable = [s for s in checkpoints.steps() if s < len(recorded)]
+    if step is None and usable:
+        step = usable[-1]
+    if step is None or step >= len(recorded):
+        raise UserError(
+            f"{folder} has no step to compute again" if step is None else f"step {step} of {folder} has no next step",
+            why=f"it takes a checkpoint and the step after it; {len(recorded)} steps are recorded",
+            fix=f"--step {usable[-1]}" if usable else "train with checkpoints on the way: --save-every 10",
+            code=errors.CHECKPOINT,
+        )
+    session, at = open_at(options, step)
+    before, again, weights = recorded[step], next(itertools.islice(session.steps(), 1)), None
+    if step + 1 in checkpoints.steps():
+        one, two = checkpoints.load(step + 1).state.tensors, session.checkpoint().state.tensors
+        weights = one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    differences = session.differences(at.facts)
+    pairs = {"loss": (before.loss, again.loss), "grad_norm": (before.grad_norm, again.grad_norm)}
+    equal = all(one == two for one, two in pairs.values()) and weights is not False
+    answer: dict[str, Any] = {"step": step + 1, "equal": equal, "weights_equal": weights, "differences": differences}
+    answer |= {name: one for name, (one, _) in pairs.items()} | {
+        f"{name}_again": two for name, (_, two) in pairs.items()
+    }
+    lines = [f"{WORDS[one == two]:<8} {name}: {one!r}, again {two!r}" for name, (one, two) in pairs.items()]
+    lines += [] if weights is None else [f"{WORDS[weights]:<8} weights and optimizer after the step"]
+    show(options.json, answer, lines, options.quiet)
+    if not equal:
+        raise UserError(
+            printable(f"step {step + 1} of {folder} is not the same again"),
+            why=", ".join(differences) or "machine and program are those that trained it",
+            fix="" if differences else "run it again: if it differs from itself, suspect memory or processor",
+            code=errors.EXACTNESS,
+        )

@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
+import textwrap
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hectogpt import errors
-from hectogpt.cli.compare_text import Asked, plan_lines, result_lines, results_json, state_line
-from hectogpt.cli.options import CompareOptions
+from hectogpt.cli.console import note, show
+from hectogpt.cli.lab_options import CompareOptions
 from hectogpt.data import open_corpus
-from hectogpt.display import printable
+from hectogpt.display import NGRAMS, Progress, columns, printable
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
-from hectogpt.lab.compare import Comparison, Trial
+from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means, result_table
 from hectogpt.lab.engines import Engine, gpus_for, local_engine, open_ray, perform, threads_of
 from hectogpt.lab.plan import plan
-from hectogpt.lab.record import check_writable
-from hectogpt.lab.rounds import MOST_SEEDS, Rounds, parse_duration
-from hectogpt.lab.tracks import find_track
-from hectogpt.progress import Progress
-from hectogpt.signals import WORDS, Stopped, raise_on_signal
-from hectogpt.training.setup import check_corpus
+from hectogpt.lab.record import check_writable, failures
+from hectogpt.lab.rounds import MOST_SEEDS, Rounds, duration_text, parse_duration
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
+from hectogpt.lab.tracks import broken_rules, find_track
+from hectogpt.lab.verdict import Verdict, give_verdicts
+from hectogpt.signals import WORDS, code_of
+from hectogpt.training.setup import check_corpus, count_parameters
+from hectogpt.training.task import FEW_TOKENS
 
 SEEDS = 5  # if no number is given
+VERDICT_WORDS = f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond both, but p >= {SIGNIFICANCE}."
+SEQUENTIAL_WORDS = f"They are valid at every look. tie: within {LEAST_DIFFERENCE} of 0. unproven: not decided."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for. rounds: where the number of seeds is found while it runs; else None."""
+
+    options: CompareOptions
+    comparison: Comparison
+    rounds: Rounds | None
+
+    def results(self) -> list[Result]:
+        """What the trials recorded so far say."""
+        return self.comparison.results() if self.rounds is None else self.rounds.results()
+
+    def verdicts(self, results: Sequence[Result]) -> list[Verdict]:
+        """One for each result after the first."""
+        return give_verdicts(self.comparison, results, self.options.until is not None)
+
+    def notes(self, results: Sequence[Result]) -> list[str]:
+        """What a reader must know: that the held-out text is small, and each way in which trials went wrong."""
+        tokens, split = len(self.comparison.corpus.tokens[self.comparison.split]), self.comparison.split
+        small = f"the {split} text has only {tokens:,} tokens, so the last decimals of a loss on it mean nothing"
+        records = [*(record for result in results for record in result.records), *self.comparison.failed]
+        return [small] * (tokens < FEW_TOKENS) + failures(records)
+
+    @property
+    def ended(self) -> str:
+        """Why there are no more seeds, in words; "" if their number was given."""
+        return self.rounds.ended if self.rounds else ""
+
+    def note(self, line: str) -> None:
+        """Write a remark to stderr, unless the command is quiet."""
+        note(line, self.options.quiet)
 
 
 def main(options: CompareOptions) -> None:
@@ -39,7 +78,7 @@ def main(options: CompareOptions) -> None:
     if task:
         mine = [trial for trial in missing if trial == comparison.trials()[int(task)]]
         run_trials(asked, mine, local_engine(comparison))
-        raise_for_crashes(comparison, bool(comparison.records))
+        raise_for_crashes(comparison)
     elif options.engine == "slurm" and (missing or options.dry_run):
         write_array(asked, missing)
     elif options.dry_run:
@@ -71,18 +110,17 @@ def read(options: CompareOptions) -> Asked:
 
 def run_and_report(asked: Asked, missing: Sequence[Trial]) -> None:
     """Run the trials and say what came of all."""
-    options, comparison = asked.options, asked.comparison
+    options, comparison, workers = asked.options, asked.comparison, asked.options.workers
     check_writable(options.out)
     if options.html is not None:
         check_writable(options.html, "html")
-    with open_engine(options, comparison) as engine:
+    local = None if options.engine == "ray" else local_engine(comparison, 1 if workers is None else workers)
+    # Standard output is for the results; what Ray prints is none.
+    with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
         run_trials(asked, missing, engine)
     results = asked.results()
-    if options.json:
-        print(json.dumps(results_json(asked, results), allow_nan=False))
-    elif results and not options.quiet:
-        for line in result_lines(asked, results):
-            print(printable(line))
+    if results or options.json:
+        show(options.json, results_json(asked, results), result_lines(asked, results) if results else (), options.quiet)
     if options.html is not None and results:
         from hectogpt.lab.comparison_page import page_data
         from hectogpt.web.page import fill
@@ -90,7 +128,7 @@ def run_and_report(asked: Asked, missing: Sequence[Trial]) -> None:
         data = page_data(comparison, results, asked.verdicts(results), asked.notes(results), asked.ended)
         write_atomic(options.html, fill("report", data))
         asked.note(f"page: {options.html}")
-    raise_for_crashes(comparison, bool(results))
+    raise_for_crashes(comparison)
     records = [record for result in results for record in result.records]
     if all(record.status == "diverged" for record in records):
         raise UserError(
@@ -101,55 +139,34 @@ def run_and_report(asked: Asked, missing: Sequence[Trial]) -> None:
         )
 
 
-@contextmanager
-def open_engine(options: CompareOptions, comparison: Comparison) -> Iterator[Engine]:
-    """What runs the trials. Raises UserError for an engine that cannot be had, and for more workers than there are
-    cores."""
-    if options.engine != "ray":
-        yield local_engine(comparison, 1 if options.workers is None else options.workers)
-        return
-    with redirect_stdout(sys.stderr), open_ray(comparison, options.workers) as ray:  # stdout is for the results
-        yield ray
-
-
 def run_trials(asked: Asked, missing: Sequence[Trial], engine: Engine) -> None:
     """Run the trials, seed by seed where their number is open. Raises UserError when a signal ends it."""
     comparison, rounds = asked.comparison, asked.rounds
     progress = Progress(asked.options.quiet)
     asked.note(state_line(asked, missing))
-    with interruptible(comparison, rounds):
+    try:
         if rounds is None:
-            perform(comparison, missing, engine, progress)
-            return
+            return perform(comparison, missing, engine, progress)
         rounds.workers = engine.workers
         for trials in rounds:
             perform(comparison, trials, engine, progress)
             for verdict in asked.verdicts(rounds.results()) if rounds.until_decided and trials else ():
                 word = "not decided" if verdict.word == "unproven" else verdict.word
                 asked.note(f"  {verdict.arm}: gain {verdict.pair}, {word}")
+    except KeyboardInterrupt as stop:
+        left, trials = len(comparison.missing()), comparison.trials()
+        where = f"{left} of {len(trials)} trials missing" if rounds is None else f"at seed {comparison.seeds[-1]}"
+        raise UserError(
+            f"{WORDS[code_of(stop)]}, {where}",
+            fix="the same command goes on where it stopped",
+            kept=f"the finished trials, in {comparison.out}" if left < len(trials) else "",
+            code=code_of(stop),
+        ) from None
     asked.note(rounds.ended)
 
 
-@contextmanager
-def interruptible(comparison: Comparison, rounds: Rounds | None = None) -> Iterator[None]:
-    """Make SIGINT, SIGTERM and SIGHUP a UserError that says what is kept."""
-    try:
-        with raise_on_signal():
-            yield
-    except KeyboardInterrupt as stop:
-        left, all_trials = len(comparison.missing()), len(comparison.trials())
-        where = f"{left} of {all_trials} trials missing" if rounds is None else f"at seed {comparison.seeds[-1]}"
-        code = stop.code if isinstance(stop, Stopped) else errors.INTERRUPTED
-        raise UserError(
-            f"{WORDS[code]}, {where}",
-            fix="the same command goes on where it stopped",
-            kept=f"the finished trials, in {comparison.out}" if left < all_trials else "",
-            code=code,
-        ) from None
-
-
-def raise_for_crashes(comparison: Comparison, kept: bool) -> None:
-    """Raise UserError if trials of this call crashed. kept: whether there are records of others."""
+def raise_for_crashes(comparison: Comparison) -> None:
+    """Raise UserError if trials of this call crashed."""
     if comparison.failed:
         seeds: dict[tuple[str, str], list[str]] = {}
         for record in comparison.failed:
@@ -158,9 +175,84 @@ def raise_for_crashes(comparison: Comparison, kept: bool) -> None:
             f"{len(comparison.failed)} of {len(comparison.trials())} trials crashed and are not counted",
             why="\n".join(f"{arm}, seed {', '.join(which)}: {error}" for (arm, error), which in seeds.items()),
             fix="the same command runs them again",
-            kept=f"the other trials, in {comparison.out}" if kept else "",
+            kept=f"the other trials, in {comparison.out}" if comparison.records else "",
             code=1,
         )
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def results_json(asked: Asked, results: Sequence[Result]) -> dict[str, Any]:
+    """The results as plain values."""
+    comparison = asked.comparison
+    answer: dict[str, Any] = {
+        "corpus": comparison.corpus.name,
+        "track": comparison.track.name,
+        "metric": f"{comparison.split}_loss",
+        "seeds": comparison.seeds,
+        "arms": [result.as_json() for result in results],
+        "verdicts": [verdict.as_json() for verdict in asked.verdicts(results)],
+        "ended": asked.ended or None,
+        "ngrams": ngram_means(results),
+        "notes": asked.notes(results),
+    }
+    if asked.options.sweep and len(results) > 1:
+        best, bias = best_of(results)
+        answer["best"] = {"arm": best.arm.label, "of": len(results), "selection_bias": bias}
+    return answer
+
+
+def plan_lines(asked: Asked, missing: Sequence[Trial]) -> list[str]:
+    """What would be run."""
+    comparison, rows, broken = asked.comparison, [], []
+    for arm in comparison.arms:
+        count, data = count_parameters(arm.run, comparison.corpus), arm.run.data
+        todo = str(sum(trial.arm.label == arm.label for trial in missing)) + " a seed" * (asked.rounds is not None)
+        rows.append([arm.label, f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}", todo])
+        if rules := broken_rules(comparison.track, arm.run, comparison.corpus, count):
+            broken.append(f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(rules)}")
+    header = ["arm", "parameters", "steps", "tokens a step", "trials to run"]
+    return [*columns(header, rows, width=width()), *broken, state_line(asked, missing)]
+
+
+def state_line(asked: Asked, missing: Sequence[Trial]) -> str:
+    """How many trials there are to run; where the number of seeds is open, what ends it."""
+    comparison, rounds = asked.comparison, asked.rounds
+    title = f"{comparison.corpus.name}, {comparison.track.name}"
+    if rounds is None:
+        n, left = len(comparison.trials()), len(missing)
+        return f"{title}: {n} trials, {n - left} recorded in {comparison.out}, {left} to run"
+    ends = [f"at most {len(rounds.seeds)} seed{'s' * (len(rounds.seeds) != 1)}"]
+    ends += [duration_text(rounds.budget)] if rounds.budget is not None else []
+    ends += ["until decided"] if rounds.until_decided else []
+    return f"{title}: seed by seed, {', '.join(ends)}; {comparison.out}"
+
+
+def result_lines(asked: Asked, results: Sequence[Result]) -> list[str]:
+    """The final table, the n-gram baselines, what must be said about single trials, and the verdicts."""
+    comparison, verdicts = asked.comparison, asked.verdicts(results)
+    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(results).items())
+    words = SEQUENTIAL_WORDS if asked.options.until else VERDICT_WORDS
+    lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
+    lines.append(f"Gains: {comparison.split} nats/token over paired seeds, positive is better. {words}")
+    if asked.options.sweep and len(results) > 1:
+        best, bias = best_of(results)
+        lines.append(
+            f"Best of {len(results)}: {best.arm.label}. The best of so many equal settings would lie about {bias:.3f} "
+            f"below its true mean by luck alone: run it again on fresh seeds (--first-seed {comparison.seeds[-1] + 1}) "
+            "and quote those."
+        )
+    lines += asked.notes(results)
+    lines += [""] * bool(verdicts) + [verdict.text for verdict in verdicts]
+    lines += [f"Seeds: {asked.ended}."] * bool(asked.ended)
+    table = columns(*result_table(results, comparison.split), width=width())
+    return table + [text for line in lines for text in textwrap.wrap(line, width()) or [""]]
+
+
+def width() -> int:
+    """Columns of the terminal; of a pipe 160, unless $COLUMNS says otherwise."""
+    return shutil.get_terminal_size((160, 0)).columns
 
 
 # --- Slurm: an array with a task for each missing trial, all over one file of records ---------------------------------

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 from contextlib import suppress
-from dataclasses import field, make_dataclass
 from typing import Annotated, Any, Union
 
 import tyro
 
 from hectogpt.cli import COMMANDS
-from hectogpt.cli.options import OPTIONS, CompletionOptions, TrainOptions
+from hectogpt.cli.options import OPTIONS, CompletionOptions
 
 
 def main(options: CompletionOptions) -> None:
@@ -32,8 +31,7 @@ def options_of(command: str) -> type:
     if command != "train":
         module = importlib.import_module(COMMANDS[command][0])
         return next(kind for name, kind in vars(module).items() if name.endswith("Arguments"))
+    from hectogpt.cli.train import arguments_of
     from hectogpt.lab import recipes
 
-    run = recipes.recipe("top")
-    parts = [("options", TrainOptions, field(default=TrainOptions())), ("run", type(run), field(default=run))]
-    return make_dataclass("Train", [(n, Annotated[c, tyro.conf.arg(name="")], f) for n, c, f in parts])
+    return arguments_of(recipes.recipe("top"))

@@ -1,23 +1,50 @@
-"""What commands share on a terminal: notes on stderr, a table of losses, and streams that end no command.
+"""What commands share on a terminal: remarks, results, errors that nobody has caught, and streams that end no command.
 
-Standard library only.
+Loads what it needs when it is needed: `hectogpt --help` imports it.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import platform
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
+from hectogpt import __version__, errors
 from hectogpt.display import Unfailing, columns, printable
+from hectogpt.errors import UserError
+
+# Errors of the operating system that the user's disk, rights and limits cause, not our code.
+STORAGE_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENAMETOOLONG")
+LONGEST = 300  # characters of an exception that are shown
 
 
 def note(line: str, quiet: bool = False) -> None:
     """Print one line on stderr."""
     if not quiet:
         print(printable(line), file=sys.stderr)
+
+
+def remarks(quiet: bool = False) -> Callable[[str], None]:
+    """What prints a remark, "note: ...", on stderr."""
+    return lambda line: note(f"note: {line}", quiet)
+
+
+def show(as_json: bool, answer: Mapping[str, Any], lines: Iterable[str], quiet: bool = False) -> None:
+    """Print a command's result: one JSON object, or its lines."""
+    if as_json:
+        print(json.dumps(answer, allow_nan=False))
+    elif not quiet:
+        for line in lines:
+            print(printable(line))
 
 
 def one_line(text: str) -> str:
@@ -29,6 +56,59 @@ def loss_table(rows: Sequence[tuple[str, float, float]]) -> list[str]:
     """The lines of a table of held-out losses. rows: name, nats per token, bits per byte."""
     cells = [[one_line(name), f"{loss:.4f}", f"{bits:.4f}"] for name, loss, bits in rows]
     return columns(["model", "nats/token", "bits/byte"], cells)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def explain(error: BaseException, arguments: Sequence[str]) -> UserError:
+    """The error to show in place of an exception. A full disk and used-up memory are named as such; anything else is a
+    bug, about which a report is written."""
+    from hectogpt.hardware import is_out_of_memory
+
+    if isinstance(error, OSError) and error.errno in {getattr(errno, name, None) for name in STORAGE_ERRORS}:
+        return UserError(
+            f"cannot use {'standard output, or a file' if error.filename is None else error.filename}",
+            why=error.strerror or str(error),
+            fix="check the disk's free space and who may write there; --debug shows where it happened",
+            code=errors.STORAGE,
+        )
+    first = str(error).strip().partition("\n")[0]
+    why = f"{type(error).__name__}: {first}"[:LONGEST] if first else type(error).__name__
+    if is_out_of_memory(error):
+        fix = "close other programs, or use a smaller model or batch; --debug shows where it happened"
+        return UserError("out of memory", why=why, fix=fix, code=errors.MEMORY)
+    path = write_report(error, arguments)
+    fix = (f"the report of it is {path}; " if path else "") + "--debug shows the traceback"
+    return UserError("this is a bug in hectogpt", why=why, fix=fix, code=errors.BUG)
+
+
+def write_report(error: BaseException, arguments: Sequence[str]) -> Path | None:
+    """Write what is needed to find a bug: the traceback, the command, versions and platform; no environment and no
+    content of files. Returns its path, in the cache or else in the folder for temporary files; None if neither can be
+    written."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from hectogpt.files import cache_dir
+
+    versions = {"hectogpt": __version__, "Python": platform.python_version()}
+    for package in ("torch", "numpy"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    lines = [f"command:  {shlex.join(['hectogpt', *arguments])}"]
+    lines += [f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}"]
+    lines += [f"platform: {platform.platform()}, {sys.getfilesystemencoding()}", "", *traceback.format_exception(error)]
+    for folder_of in (lambda: cache_dir() / "reports", lambda: Path(tempfile.gettempdir())):
+        with suppress(OSError, UserError):
+            folder = folder_of()
+            folder.mkdir(parents=True, exist_ok=True)
+            name = tempfile.mkstemp(prefix="hectogpt-bug-", suffix=".txt", dir=folder)[1]
+            Path(name).write_text(printable("\n".join(lines)), encoding="utf-8")
+            return Path(name)
+    return None
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager

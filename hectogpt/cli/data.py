@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 from hectogpt import errors
-from hectogpt.cli.console import note
+from hectogpt.cli.console import note, show
 from hectogpt.cli.options import DataOptions
 from hectogpt.data import CorpusCache
-from hectogpt.display import printable
 from hectogpt.errors import UserError
 
 
@@ -20,17 +16,15 @@ def main(options: DataOptions) -> None:
         raise UserError(damage[0], fix=cache.fix, code=errors.DATA)
     repaired = cache.repair() if options.action == "repair" else []
     for line in repaired:
-        print(f"repaired: {printable(line)}", file=sys.stderr)
+        note(f"repaired: {line}")
     corpus = cache.open()
-    if options.json:
-        splits = {
-            split: {"tokens": len(ids), "documents": corpus.n_documents[split], "sha256": corpus.sha256[split]}
-            for split, ids in corpus.tokens.items()
-        }
-        facts = {"corpus": corpus.name, "folder": str(corpus.folder), "splits": splits}
-        print(json.dumps(facts | {"repaired": repaired, "problems": list(corpus.problems)}, allow_nan=False))
-        return
-    for split, tokens in corpus.tokens.items():
-        print(f"{split:<6}{len(tokens):>12,} tokens {corpus.n_documents[split]:>8,} documents  {corpus.sha256[split]}")
-    for problem in corpus.problems:
+    splits = {
+        split: {"tokens": len(ids), "documents": corpus.n_documents[split], "sha256": corpus.sha256[split]}
+        for split, ids in corpus.tokens.items()
+    }
+    answer = {"corpus": corpus.name, "folder": str(corpus.folder), "splits": splits}
+    line = "{:<6}{tokens:>12,} tokens {documents:>8,} documents  {sha256}"
+    lines = [line.format(split, **facts) for split, facts in splits.items()]
+    show(options.json, answer | {"repaired": repaired, "problems": list(corpus.problems)}, lines)
+    for problem in () if options.json else corpus.problems:
         note(f"note: {problem}")

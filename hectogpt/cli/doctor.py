@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import hectogpt
 from hectogpt import files, hardware, torch_private
-from hectogpt.cli.console import one_line
+from hectogpt.cli.console import one_line, show
 from hectogpt.cli.options import DoctorOptions
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import cpp_compiler, cpp_compiler_fault, describe
@@ -35,6 +33,7 @@ EXTRAS = {
     "trackio": (("trackio",), "`hectogpt train --track trackio`"),
     "wandb": (("wandb",), "`hectogpt train --track wandb`"),
 }
+State = Literal["ok", "note", "missing"]
 TOP_MEMORY = 2_300_000_000  # bytes: the top recipe's largest memory, measured (results/ladder.jsonl: 2,217 MiB)
 RUN_SIZE = 250_000_000  # bytes: a run's folder of the top recipe, nearly all of it 60 M float32 weights
 
@@ -45,7 +44,7 @@ class Finding:
     something else does, or if it makes things slower."""
 
     name: str
-    state: Literal["ok", "note", "missing"]
+    state: State
     fact: str
     fix: str = ""
 
@@ -54,12 +53,10 @@ def main(options: DoctorOptions) -> None:
     """Print the findings. Raises UserError (code 1) after them if `hectogpt train` cannot run."""
     findings = list(find_all())
     missing = [finding for finding in findings if finding.state == "missing"]
-    if options.json:
-        print(json.dumps({"ready": not missing, "findings": [asdict(f) for f in findings]}, allow_nan=False))
-    else:
-        for finding in findings:
-            fix = f" (fix: {finding.fix})" if finding.fix else ""
-            print(f"{finding.state:<8}{finding.name:<19}{one_line(finding.fact + fix)}")
+    rows = [(f.state, f.name, one_line(f.fact + (f" (fix: {f.fix})" if f.fix else ""))) for f in findings]
+    lines = [f"{state:<8}{name:<19}{fact}" for state, name, fact in rows]
+    lines += [] if missing else ["Nothing that `hectogpt train` needs is missing."]
+    show(options.json, {"ready": not missing, "findings": [asdict(f) for f in findings]}, lines)
     if missing:
         raise UserError(
             "`hectogpt train` cannot run here",
@@ -67,8 +64,11 @@ def main(options: DoctorOptions) -> None:
             fix="; ".join(dict.fromkeys(finding.fix for finding in missing)),
             code=1,
         )
-    if not options.json:
-        print("Nothing that `hectogpt train` needs is missing.")
+
+
+def judged(name: str, fact: str, fault: str = "", fix: str = "", state: State = "note") -> Finding:
+    """A finding that is ok unless there is a fault."""
+    return Finding(name, state, fault, fix) if fault else Finding(name, "ok", fact)
 
 
 def find_all() -> Iterator[Finding]:
@@ -80,37 +80,30 @@ def find_all() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()}, {sys.executable}")
     yield find_library("torch")
     yield find_library("numpy")
-    absent = " ".join(name for name in REQUIRED if not is_installed(name))
-    if absent:
-        yield Finding("packages", "missing", f"not installed: {absent}", f"python -m pip install {absent}")
-    else:
-        yield Finding("packages", "ok", f"{len(REQUIRED)} others that training needs are installed")
+    absent, fact = absent_of(REQUIRED), f"{len(REQUIRED)} others that training needs are installed"
+    fix = f"python -m pip install {' '.join(absent)}"
+    yield judged("packages", fact, f"not installed: {' '.join(absent)}" if absent else "", fix, "missing")
     yield find_processor()
     usable, physical = hardware.usable_cores(), hardware.physical_cores()
     fact = f"{physical} physical, {usable} logical; training uses {physical}, one thread on each (--threads)"
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if busy > 0.5 * usable:
-        yield Finding("cores", "note", f"{fact}; other programs keep {busy:.1f} busy now", "for timings, end them")
-    else:
-        yield Finding("cores", "ok", fact)
-    if fault := cpp_compiler_fault():
-        fault += ": `train --compile`, faster heads and faster generation are not there"
-        yield Finding("C++ compiler", "note", fault, "Debian: apt-get install g++ python3-dev")
-    else:
-        yield Finding("C++ compiler", "ok", f"{cpp_compiler()} works")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    busy = f"{fact}; other programs keep {load:.1f} busy now" if load > 0.5 * usable else ""
+    yield judged("cores", fact, busy, "for timings, end them")
+    fault = cpp_compiler_fault()
+    lost = f"{fault}: `train --compile`, faster heads and faster generation are not there" if fault else ""
+    yield judged("C++ compiler", f"{cpp_compiler()} works", lost, "Debian: apt-get install g++ python3-dev")
     kernels = describe()  # compiles them where there are none yet
-    yield Finding("kernels", "note" if ";" in kernels else "ok", kernels)
-    short = (free := hardware.free_memory()) < TOP_MEMORY
+    yield judged("kernels", kernels, kernels if ";" in kernels else "")
+    free = hardware.free_memory()
     fact = f"{bytes_text(free)} free; the recipe top takes {bytes_text(TOP_MEMORY)}"
-    yield Finding("memory", "note" if short else "ok", fact, "hectogpt train baseline takes less" if short else "")
+    yield judged("memory", fact, fact if free < TOP_MEMORY else "", "hectogpt train baseline takes less")
     yield find_gpu()
     yield from find_disks()
     for extra, (names, needed_by) in EXTRAS.items():
-        if absent := ", ".join(name for name in names if not is_installed(name)):
-            fact = f"not installed: {absent}; for {needed_by}"
-            yield Finding(f"extra {extra}", "note", fact, f"python -m pip install 'hectogpt[{extra}]'")
-        else:
-            yield Finding(f"extra {extra}", "ok", f"installed, for {needed_by}")
+        lost = f"not installed: {', '.join(absent)}; for {needed_by}" if (absent := absent_of(names)) else ""
+        yield judged(
+            f"extra {extra}", f"installed, for {needed_by}", lost, f"python -m pip install 'hectogpt[{extra}]'"
+        )
 
 
 def find_library(name: str) -> Finding:
@@ -120,17 +113,19 @@ def find_library(name: str) -> Finding:
     except Exception as error:  # OSError where a shared library is missing, and whatever a broken package raises
         first = str(error).strip().partition("\n")[0]
         return Finding(name, "missing", f"cannot be imported: {first}", f"python -m pip install --upgrade {name}")
-    if name == "torch" and (odd := torch_private.untested()):
-        return Finding(name, "note", f"{version}; {odd}")
-    return Finding(name, "ok", version)
+    odd = torch_private.untested() if name == "torch" else ""
+    return judged(name, version, f"{version}; {odd}" if odd else "")
 
 
-def is_installed(name: str) -> bool:
-    """Whether a package can be found; it is not imported."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # blocked, or half a package
-        return False
+def absent_of(names: Sequence[str]) -> list[str]:
+    """Which of these packages cannot be found; none is imported."""
+    absent = []
+    for name in names:
+        try:
+            absent += [] if importlib.util.find_spec(name) else [name]
+        except (ImportError, ValueError):  # blocked, or half a package
+            absent.append(name)
+    return absent
 
 
 def find_processor() -> Finding:
@@ -147,9 +142,8 @@ def find_processor() -> Finding:
 
 def find_gpu() -> Finding:
     """What torch finds besides the processor."""
-    try:
-        import torch
-    except Exception:
+    torch = sys.modules.get("torch")  # imported by `find_library`
+    if torch is None:
         return Finding("GPU", "note", "not known without torch")
     if torch.cuda.is_available():
         devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
@@ -172,12 +166,11 @@ def find_disks() -> Iterator[Finding]:
         ("cache", cache.absolute(), size, "set HECTOGPT_CACHE to a folder of yours"),
     ):
         there = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
-        writable = False
-        with suppress(OSError), tempfile.TemporaryFile(dir=there):  # a read-only file system has writable permissions
-            writable = True
-        if not writable:
+        try:
+            with tempfile.TemporaryFile(dir=there):  # a read-only file system has writable permissions
+                free = shutil.disk_usage(there).free
+        except OSError:
             yield Finding(name, "missing", f"{folder}: cannot write to {there}", fix)
             continue
-        free = shutil.disk_usage(there).free
-        state: Literal["ok", "note"] = "note" if free < 4 * RUN_SIZE else "ok"
-        yield Finding(name, state, f"{folder}; {bytes_text(free)} free{note}", "free some space" * (state == "note"))
+        fact = f"{folder}; {bytes_text(free)} free{note}"
+        yield judged(name, fact, fact if free < 4 * RUN_SIZE else "", "free some space")

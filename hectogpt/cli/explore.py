@@ -3,21 +3,19 @@ they show."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
+from tyro.conf import Positional
 
-from hectogpt import errors
-from hectogpt.cli.console import note
-from hectogpt.cli.options import read_options
+from hectogpt.cli.console import remarks, show
+from hectogpt.cli.help import Idea, Json, Step, read_options
 from hectogpt.display import printable
 from hectogpt.errors import UserError
-from hectogpt.files import replacing
+from hectogpt.files import write_atomic
 
 View = Literal["train", "attention", "positions", "model"]
 
@@ -37,12 +35,11 @@ class PagesArguments:
       hectogpt explore numbers --json
     """
 
-    model: Annotated[str | None, tyro.conf.Positional] = None
+    model: Positional[str | None] = None
     """Folder of a run, or of a GPT-2 in Hugging Face's layout."""
     prompt: str | None = None
     """For a model: the text to read."""
-    idea: tuple[Path, ...] = ()
-    """For a model: your own file, FILE.py, if it has classes of it; it is imported."""
+    idea: Idea = ()
     no_browser: bool = False
     """Print where the page is and open nothing."""
 
@@ -51,15 +48,14 @@ class PagesArguments:
 class NumbersArguments:
     """Print every number that the written answers quote."""
 
-    json: bool = False
-    """As one JSON object."""
+    json: Json = False
 
 
 @dataclass(frozen=True)
 class ExportArguments:
     """Save a page as one HTML file that opens offline: train (trains in the page), attention, positions, or model."""
 
-    view: Annotated[View, tyro.conf.Positional]
+    view: Positional[View]
     out: Path
     """File to write."""
     text: Path | None = None
@@ -70,11 +66,8 @@ class ExportArguments:
     """For model: its folder (default: the run below ./runs that finished last)."""
     prompt: str | None = None
     """For model: the text to read."""
-    step: int | None = None
-    """For model: the weights of the run's checkpoint of this step (default: those at its end; of a run that is not
-    finished those of its newest checkpoint)."""
-    idea: tuple[Path, ...] = ()
-    """For model: your own file, FILE.py, if it has classes of it; it is imported."""
+    step: Step = None
+    idea: Idea = ()
 
 
 SUBCOMMANDS = {"numbers": NumbersArguments, "export": ExportArguments}
@@ -95,11 +88,7 @@ def print_numbers(arguments: NumbersArguments) -> None:
     from hectogpt.explore.numbers import numbers
 
     found = numbers()
-    if arguments.json:
-        print(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        for name, value in found.items():
-            print(f"{name:<32}{value:.6g}")
+    show(arguments.json, found, (f"{name:<32}{value:.6g}" for name, value in found.items()))
 
 
 def export(arguments: ExportArguments) -> None:
@@ -109,16 +98,7 @@ def export(arguments: ExportArguments) -> None:
         why = "a page is HTML; print it, or take a picture of it, for other forms"
         raise UserError(f"--out {out}", why=why, fix=f"--out {out.stem or arguments.view}.html")
     content = make(arguments).encode("utf-8")
-    try:
-        with replacing(out) as temporary:
-            temporary.write_bytes(content)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise UserError(
-            f"cannot write {out}",
-            why=getattr(error, "strerror", None) or str(error),
-            fix="--out in a folder that exists and is yours",
-            code=errors.STORAGE,
-        ) from None
+    write_atomic(out, content)
     print(printable(f"{out} ({len(content):,} bytes)"))
 
 
@@ -137,15 +117,12 @@ def make(a: ExportArguments) -> str:
     from hectogpt.explore.model_view import find_newest_run
     from hectogpt.web.model_page import PROMPT, model_page
 
-    def say(text: str) -> None:
-        note(f"note: {text}")
-
     folder = a.model or find_newest_run(Path("runs"))
     if folder is None:
         raise UserError(
             "no trained model", why="no run below ./runs has finished", fix="hectogpt train, or --model FOLDER"
         )
-    return model_page(folder, a.prompt or PROMPT, held_out_of(Path(folder), text), a.idea, a.step, say)
+    return model_page(folder, a.prompt or PROMPT, held_out_of(Path(folder), text), a.idea, a.step, remarks())
 
 
 def held_out_of(folder: Path, text: str | None) -> Any:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from hectogpt.cli.console import note, one_line
+from hectogpt.cli.console import one_line, remarks, show
 from hectogpt.cli.options import ExportOptions
-from hectogpt.display import columns, printable, value_text
+from hectogpt.display import columns, value_text
 from hectogpt.interop.export import check_target, export
 
 MOST_FIELDS = 20  # differing fields that are listed
@@ -22,14 +21,10 @@ def main(options: ExportOptions) -> None:
         options.to,
         step=options.step,
         overwrite=options.overwrite,
-        note=lambda text: note(f"note: {text}", options.quiet),
+        note=remarks(options.quiet),
     )
-    if options.json:
-        fields = {field: list(pair) for field, pair in done.differences.items()}
-        result = {"folder": str(done.folder), "kind": done.kind, "differences": fields, "files": list(done.files)}
-        print(json.dumps(result, allow_nan=False))
-    elif not options.quiet:
-        print(printable("\n".join(lines_of(done.kind, str(done.folder), done.differences))))
+    answer = {"folder": str(done.folder), "kind": done.kind, "differences": done.differences, "files": done.files}
+    show(options.json, answer, lines_of(done.kind, str(done.folder), done.differences), options.quiet)
 
 
 def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) -> list[str]:

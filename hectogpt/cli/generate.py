@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from hectogpt import errors
-from hectogpt.cli.console import note
+from hectogpt.cli.console import note, remarks
 from hectogpt.cli.options import GenerateOptions
 from hectogpt.data import Tokenizer
 from hectogpt.display import printable
@@ -33,13 +33,6 @@ MOST_THREADS = 1024
 TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 
 
-class Prompt(NamedTuple):
-    """A prompt and its tokens."""
-
-    text: str
-    ids: list[int]
-
-
 def main(options: GenerateOptions) -> None:
     """Load, generate, print. Raises UserError."""
     texts = read_prompts(options)
@@ -49,18 +42,20 @@ def main(options: GenerateOptions) -> None:
         torch.set_num_threads(options.threads)
     model, tokenizer = open_for(options)
     sampling = Sampling(**sampling_options(options, tokenizer.end_of_text))
-    prompts = [Prompt(text, tokenizer.encode(text).tolist()) for text in texts]
+    prompts = [tokenizer.encode(text).tolist() for text in texts]
     check_lengths(options, prompts, model.config.context_length)
-    batch = sorted(len(prompt.ids) for prompt in prompts)[-max(1, BATCH_ROWS // sampling.num_return_sequences) :]
+    batch = sorted(map(len, prompts))[-max(1, BATCH_ROWS // sampling.num_return_sequences) :]
     check_memory(model, batch, sampling, TOKEN_BYTES * -(-len(prompts) // len(batch)))
     model = place(model, options)
     begun, total = time.perf_counter(), len(prompts) * sampling.num_return_sequences
     live = total == 1 and not options.json
+    if live:
+        write(texts[0])
     done: list[dict[str, Any]] = []
-    for text in continue_all(model, tokenizer, sampling, prompts, options.seed, live):
-        done.append(text)
+    for number, text in enumerate(continue_all(model, tokenizer, sampling, prompts, options.seed, live)):
+        done.append({"prompt": texts[number // sampling.num_return_sequences], "seed": options.seed + number} | text)
         if not options.json and not live:
-            show(f"--- {len(done)} of {total} ---\n{text['prompt']}{text['text']}\n")
+            write(f"--- {len(done)} of {total} ---\n{done[-1]['prompt']}{text['text']}\n")
     seconds, tokens = time.perf_counter() - begun, sum(len(text["ids"]) for text in done)
     if options.json:
         result: dict[str, Any] = {"model": options.model, "prompts": texts}
@@ -79,7 +74,7 @@ def open_for(options: GenerateOptions) -> tuple[Transformer, Tokenizer]:
             step=options.step,
             download=True,
             idea=options.idea,
-            note=lambda text: note(f"note: {text}", options.quiet),
+            note=remarks(options.quiet),
         )
     except UserError as error:
         if error.code == errors.CHECKPOINT and not error.fix:
@@ -94,7 +89,7 @@ def place(model: Transformer, options: GenerateOptions) -> Transformer:
     cuda = options.device != "cpu" and torch.cuda.is_available()
     form = options.precision
     if form != "float32" and not cuda and find().library is None:
-        note(f"note: {form} saves memory here, but no time: {describe()}", options.quiet)
+        remarks(options.quiet)(f"{form} saves memory here, but no time: {describe()}")
     model = model.to("cuda" if cuda else "cpu")
     # The copy also multiplies the head's embedding map out, which would be done anew for every token.
     copied = form != "float32" or model.lm_head.embedding_map is not None
@@ -108,10 +103,11 @@ def sampling_options(options: GenerateOptions, end_of_text: int) -> dict[str, An
     return same | {"do_sample": not options.greedy, "eos_token_id": () if eos < 0 else (eos,)}
 
 
-def check_lengths(options: GenerateOptions, prompts: Sequence[Prompt], context: int) -> None:
+def check_lengths(options: GenerateOptions, prompts: Sequence[Sequence[int]], context: int) -> None:
     """Say that prompts are longer than the context, or refuse them; and say that texts may become longer than it."""
+    remark = remarks(options.quiet)
     for number, prompt in enumerate(prompts, start=1):
-        name, tokens = f"prompt {number}" if len(prompts) > 1 else "the prompt", len(prompt.ids)
+        name, tokens = f"prompt {number}" if len(prompts) > 1 else "the prompt", len(prompt)
         if tokens > context and options.strict:
             raise UserError(
                 f"{name} has {tokens} tokens",
@@ -119,23 +115,19 @@ def check_lengths(options: GenerateOptions, prompts: Sequence[Prompt], context: 
                 fix="shorten the prompt, or leave out --strict to use its end",
             )
         if tokens > context:
-            note(f"note: {name}'s first {tokens - context} tokens lie outside the model's context", options.quiet)
-    longest = min(max(len(prompt.ids) for prompt in prompts), context)
-    if longest + options.max_new_tokens - 1 > context:
-        slower = f"past the context of {context} tokens each token recomputes the last {context}, which is slower"
-        note(f"note: {slower}", options.quiet)
+            remark(f"{name}'s first {tokens - context} tokens lie outside the model's context")
+    if min(max(map(len, prompts)), context) + options.max_new_tokens - 1 > context:
+        remark(f"past the context of {context} tokens each token recomputes the last {context}, which is slower")
 
 
 def continue_all(
-    model: Transformer, tokenizer: Tokenizer, sampling: Sampling, prompts: Sequence[Prompt], seed: int, live: bool
+    model: Transformer, tokenizer: Tokenizer, sampling: Sampling, prompts: Sequence[list[int]], seed: int, live: bool
 ) -> Iterator[dict[str, Any]]:
     """Continue the prompts, BATCH_ROWS texts at a time; yield each text when its batch is done. live: show the tokens
     as they come."""
     copies, stops, stream = sampling.num_return_sequences, sampling.eos_token_id, TextStream()
-    if live:
-        show(prompts[0].text)
     for first in range(0, len(prompts), size := max(1, BATCH_ROWS // copies)):
-        batch = [prompt.ids for prompt in prompts[first : first + size]]
+        batch = prompts[first : first + size]
         rows: list[list[Token]] = [[] for _ in range(len(batch) * copies)]
         for token in generate(
             model,
@@ -147,20 +139,18 @@ def continue_all(
         ):
             rows[token.row].append(token)
             if live and token.id not in stops:
-                show(stream.add(tokenizer.decode_bytes([token.id])))
-        for number, row in enumerate(rows, start=first * copies):
+                write(stream.add(tokenizer.decode_bytes([token.id])))
+        for row in rows:
             yield {
-                "prompt": prompts[number // copies].text,
-                "seed": seed + number,
                 "text": tokenizer.decode([token.id for token in row if token.id not in stops]),
                 "ids": [token.id for token in row],
                 "logprobs": [token.logprob for token in row],
             }
     if live:
-        show(stream.end() + "\n")
+        write(stream.end() + "\n")
 
 
-def show(text: str) -> None:
+def write(text: str) -> None:
     """Write text to stdout now; on a terminal control characters are made visible."""
     if text:
         sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
@@ -175,8 +165,8 @@ def read_prompts(options: GenerateOptions) -> list[str]:
     prompts, file = list(options.prompt), options.prompts
     words = [prompt for prompt in prompts if prompt != "-" and prompt.split() == [prompt]]
     if len(words) == len(prompts) >= 3:
-        line = f"note: {len(words)} prompts of one word each; several words are one prompt if quoted: "
-        note(line + shlex.quote(" ".join(words)), options.quiet)
+        line = f"{len(words)} prompts of one word each; several words are one prompt if quoted: "
+        remarks(options.quiet)(line + shlex.quote(" ".join(words)))
     if prompts.count("-") + (str(file) == "-") > 1:
         raise UserError("standard input is named twice", why="it can be read once", fix="name - once")
     prompts = [read_text("-") if prompt == "-" else prompt for prompt in prompts]

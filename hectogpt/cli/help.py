@@ -1,47 +1,110 @@
-"""The text of `hectogpt COMMAND --help`, from the class of the command's options."""
+"""Reads a command's options, and writes the text of `hectogpt COMMAND --help`, from the class of the options; options
+that several commands have."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import inspect
+import re
 import shutil
 import textwrap
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import tyro
+from tyro.conf import arg
+
+T = TypeVar("T")
 COLUMN = 26  # where the texts of options begin
 NAMES = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
 
 
+def text(words: str, **more: str) -> Any:
+    """The text of an option, and what else tyro is to know of it."""
+    return arg(help=words, help_behavior_hint="", **more)  # type: ignore[arg-type]
+
+
+# Options that several commands have.
+Json = Annotated[bool, text("Print one JSON object.")]
+Quiet = Annotated[bool, text("Print results and errors only.")]
+Silent = Annotated[bool, text("Print errors only.")]
+Corpus = Annotated[str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")]
+STEP = (
+    "Of runs: the weights of their checkpoint of this step. Without, those at their end; of a run that is not finished "
+)
+Step = Annotated[int | None, text(f"{STEP}those of its newest checkpoint.", metavar="INT")]
+IDEA = (
+    "Your own file, FILE.py, if a model has classes of it; it is imported. A file that you ran here and that has not "
+)
+Idea = Annotated[tuple[Path, ...], text(f"{IDEA}changed since need not be named.", metavar="FILE ...")]
+
+
+def read_options(kind: type[T], argv: list[str], command: str) -> T:
+    """The options in a command's arguments. --help prints them below the class's docstring, and leaves."""
+    if {"--help", "-h"} & set(argv):
+        print(command_help(kind, command))
+        raise SystemExit(0)
+    return tyro.cli(
+        kind,
+        args=argv,
+        prog=f"hectogpt {command}",
+        description=inspect.getdoc(kind),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName),
+    )
+
+
 def command_help(kind: type, command: str) -> str:
     """Usage, what the command does, its arguments, its options with their defaults, examples."""
-    width = max(60, min(shutil.get_terminal_size().columns, 100))
-    described, usage = read_texts(kind), [f"usage: hectogpt {command}"]
-    arguments, options = list[tuple[str, str]](), list[tuple[str, str]]()
+    columns, rows = width(), rows_of(kind)
+    arguments = [left for left, _ in rows.values() if not left.startswith("--")]
+    required = [field.default is dataclasses.MISSING for field in dataclasses.fields(kind)]
+    usage = [left if needed else f"[{left}]" for left, needed in zip(arguments, required, strict=False)]
+    text, examples = about(kind, columns)
+    lines = [" ".join([f"usage: hectogpt {command}", *usage, "[options]"]), "", text, ""]
+    lines += [
+        line for row in sorted(rows.values(), key=lambda row: row[0][:2] == "--") for line in lines_of(*row, columns)
+    ]
+    return "\n".join([*lines, *(["", examples] if examples else [])])
+
+
+def width() -> int:
+    """Columns of the text."""
+    return max(60, min(shutil.get_terminal_size().columns, 100))
+
+
+def about(kind: type, columns: int) -> tuple[str, str]:
+    """The paragraphs of a class's docstring, wrapped, and its examples with their title."""
+    text, title, examples = (inspect.getdoc(kind) or "").partition("\nExamples\n")
+    paragraphs = [textwrap.fill(" ".join(part.split()), columns) for part in text.strip().split("\n\n")]
+    return "\n\n".join(paragraphs), (title + examples).strip()
+
+
+def rows_of(kind: type) -> dict[str, tuple[str, str]]:
+    """Field -> how it is written (arguments without dashes), and its text with its default."""
+    described, rows = read_texts(kind), {}
     for field, hint in zip(dataclasses.fields(kind), get_type_hints(kind, include_extras=True).values(), strict=True):
         inner, notes = (get_args(hint)[0], hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
-        told = [getattr(note, "help", None) for note in notes]
-        text = next(filter(None, told), described.get(field.name, ""))
+        text = next(filter(None, (getattr(note, "help", None) for note in notes)), described.get(field.name, ""))
+        value = next(filter(None, (getattr(note, "metavar", None) for note in notes)), value_of(inner))
         if any("Positional" in repr(note) for note in notes):
-            required, name = field.default is dataclasses.MISSING, field.name.upper()
-            usage.append(name if required else f"[{name}]")
-            arguments.append((name, text or value_of(inner)))
+            rows[field.name] = field.name.upper(), text or value
         else:
-            named = next(filter(None, [getattr(note, "metavar", None) for note in notes]), value_of(inner))
-            option = f"--{field.name.replace('_', '-')} {named}".rstrip()
-            options.append((option, text + default_of(field.default, text)))
-    about, _, examples = (inspect.getdoc(kind) or "").partition("\nExamples\n")
-    paragraphs = [textwrap.fill(" ".join(part.split()), width) for part in about.strip().split("\n\n")]
-    lines = [" ".join([*usage, "[options]"]), "", "\n\n".join(paragraphs), ""]
-    for name, text in [*arguments, *options]:
-        body = textwrap.wrap(text, width - COLUMN) or [""]
-        if len(name) > COLUMN - 4:
-            lines.append(f"  {name}")
-            name = ""
-        lines += [f"  {name:<{COLUMN - 2}}{body[0]}".rstrip(), *(" " * COLUMN + line for line in body[1:])]
-    return "\n".join([*lines, *(["", "Examples", examples.rstrip()] if examples else [])])
+            option = f"--{field.name.replace('_', '-')} {value}".rstrip()
+            rows[field.name] = option, text + default_of(field.default, text)
+    return rows
+
+
+def lines_of(left: str, text: str, columns: int) -> list[str]:
+    """An option and its text in two columns."""
+    body = textwrap.wrap(text, columns - COLUMN) or [""]
+    first = (
+        [f"  {left:<{COLUMN - 2}}{body[0]}".rstrip()]
+        if len(left) <= COLUMN - 4
+        else [f"  {left}", " " * COLUMN + body[0]]
+    )
+    return first + [" " * COLUMN + line for line in body[1:]]
 
 
 def read_texts(kind: type) -> dict[str, str]:
@@ -68,5 +131,6 @@ def value_of(kind: Any) -> str:
 def default_of(default: Any, text: str) -> str:
     """ " (default 0.8)" where an option has a value that its text does not name."""
     hidden = default in (None, "", (), dataclasses.MISSING) or isinstance(default, bool)
-    shown = " ".join(default) if isinstance(default, tuple) else default
-    return "" if hidden or "efault" in text else f" (default {shown})"
+    shown = " ".join(default) if isinstance(default, tuple) else str(default)
+    named = "efault" in text or shown in re.split(r"[ ,.;:]+", text)
+    return "" if hidden or named else f" (default {shown})"

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.cli.options import IdeaOptions
+from hectogpt.cli.lab_options import IdeaOptions
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hectogpt.cli.console import note
-from hectogpt.cli.options import JudgeOptions
+from hectogpt.cli.console import note, remarks, show
+from hectogpt.cli.lab_options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError
@@ -23,6 +23,7 @@ from hectogpt.lab.entrant import find_entrant, functions_of
 from hectogpt.lab.judge import judge, replay
 from hectogpt.lab.judgement import Judgement, interval_text, read_judgement
 from hectogpt.lab.record import check_writable
+from hectogpt.lab.verdict import OPENINGS
 from hectogpt.web.page import fill
 
 NOT_BETTER = 1
@@ -54,7 +55,7 @@ def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
         except UserError as error:
             if name != "tinystories" or len(names) == 1:
                 raise
-            note(f"note: judged without tinystories: {error.what}: {error.why}", quiet)
+            remarks(quiet)(f"judged without tinystories: {error.what}: {error.why}")
     return corpora
 
 
@@ -65,17 +66,11 @@ def judge_one(options: JudgeOptions, idea: str) -> Judgement:
         check_writable(options.html, "html")
     corpora = open_corpora(options.corpus, options.quiet)
     check_writable(options.out / "record")
-    found = judge(
-        entrant,
-        corpora,
-        options.out,
-        minutes=options.minutes,
-        most_seeds=options.seeds,
-        threads=options.threads,
-        tell=lambda line: note(line, options.quiet),
-    )
-    earlier = earlier_judgements(found, options.out)
-    print(json.dumps(as_json(found, earlier), allow_nan=False) if options.json else verdict_text(found, earlier))
+    limits: dict[str, Any] = {"minutes": options.minutes, "most_seeds": options.seeds, "threads": options.threads}
+    found = judge(entrant, corpora, options.out, **limits, tell=lambda line: note(line, options.quiet))
+    # Who asks often enough is lucky once.
+    earlier = [one for one in records_in(options.out) if one.path != found.path and one.name == found.name]
+    show(options.json, as_json(found, earlier), [verdict_text(found, earlier)])
     if options.html is not None:
         write_atomic(options.html, fill("report", page_data(found, earlier)))
         note(f"page: {options.html}", options.quiet)
@@ -87,10 +82,8 @@ def replay_record(options: JudgeOptions, path: Path) -> list[str]:
     judgement, entrant = read_judgement(path), find_entrant(options.idea, options.base)
     corpora = [open_corpus(name) for name in options.corpus if short_name(name) in judgement.begin["corpora"]]
     found = replay(judgement, entrant, corpora, lambda line: note(line, options.quiet))
-    if options.json:
-        print(json.dumps({"record": str(path), "holds": not found, "differences": found}, allow_nan=False))
-    else:
-        print("\n".join(found) if found else f"{path} holds: {judgement.name} is {judgement.word}")
+    answer = {"record": str(path), "holds": not found, "differences": found}
+    show(options.json, answer, found or [f"{path} holds: {judgement.name} is {judgement.word}"])
     return found
 
 
@@ -98,7 +91,8 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
     """Judge the ideas of a folder that have no verdict yet, until the hours are over."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}", fix="a folder of files that each have a function `idea`")
-    begun, done = time.monotonic(), judged_hashes(options.out)
+    begun = time.monotonic()
+    done = {one.begin["sha256"] for one in records_in(options.out) if one.word != "unfinished"}
     for path in sorted(folder.glob("*.py")):
         if time.monotonic() - begun > options.hours * 3600:
             note(f"the {options.hours:g} hours are over", options.quiet)
@@ -118,19 +112,8 @@ def records_in(folder: Path) -> list[Judgement]:
         try:
             found.append(read_judgement(path))
         except UserError as error:
-            note(f"note: {error.what}: {error.why}")
+            remarks()(f"{error.what}: {error.why}")
     return sorted(found, key=lambda judgement: str(judgement.begin["at"]))
-
-
-def judged_hashes(folder: Path) -> set[str]:
-    """The hashes of the sources that have a verdict."""
-    return {judgement.begin["sha256"] for judgement in records_in(folder) if judgement.word != "unfinished"}
-
-
-def earlier_judgements(found: Judgement, folder: Path) -> list[Judgement]:
-    """Those before it in the folder of ideas with the same name and base: who asks often enough is lucky once."""
-    others = [judgement for judgement in records_in(folder) if judgement.path != found.path]
-    return [judgement for judgement in others if judgement.name == found.name]
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
@@ -140,10 +123,8 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     """A paragraph that can be quoted by itself."""
     begin, looks, seeds = found.begin, found.looks(), len(found.gains())
     corpora = " and ".join(begin["corpora"])
-    words = {"better": "is better than", "worse": "is worse than", "tie": "ties with"}
-    if found.word in words or found.word == "unproven":
-        link = words.get(found.word, "against")
-        texts = [f"{begin['idea']} {link} {begin['base']}{' is unproven' * (found.word == 'unproven')}"]
+    if found.word in OPENINGS:
+        texts = [OPENINGS[found.word].format(arm=begin["idea"], first=begin["base"])]
         if looks is not None:
             texts[0] += f": gain {interval_text(looks)} nats per token of test text on {corpora}"
             texts[0] += f", {seeds} seed{'s' * (seeds != 1)} drawn from a secret ({found.ended})"
@@ -156,15 +137,10 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     passed = sum(check["passed"] for check in found.checks)
     texts.append(f"{passed} of {len(found.checks)} checks passed")
     if earlier:
-        times = f"{len(earlier)} time{'s' * (len(earlier) != 1)}"
-        texts.append(f"An idea of this name was judged {times} before: {words_of(earlier)}")
+        times, words = f"{len(earlier)} time{'s' * (len(earlier) != 1)}", Counter(one.word for one in earlier)
+        listed = ", ".join(f"{count} {word}" for word, count in words.items())
+        texts.append(f"An idea of this name was judged {times} before: {listed}")
     return printable(". ".join(text.rstrip(".") for text in texts) + f".\nrecord: {found.path}")
-
-
-def words_of(judgements: Sequence[Judgement]) -> str:
-    """ "2 tie, 1 worse"."""
-    words = [judgement.word for judgement in judgements]
-    return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
 
 
 def cost_text(found: Judgement) -> str:
@@ -209,18 +185,10 @@ def finite(value: float) -> float | None:
 def page_data(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
     """Title and blocks of the page of a verdict."""
     begin = found.begin
-    trials = [
-        [t["corpus"], t["arm"], str(t["seed"]), f"{t['loss']:.4f}", f"{t['seconds']:.1f}", f"{t['peak_mb']:,}"]
-        for t in found.trials
-    ]
-    checks = [
-        [
-            {"text": "passed" if c["passed"] else "failed", "kind": "good" if c["passed"] else "bad"},
-            c["name"],
-            c["seen"],
-        ]
-        for c in found.checks
-    ]
+    forms = ("{corpus}", "{arm}", "{seed}", "{loss:.4f}", "{seconds:.1f}", "{peak_mb:,}")
+    trials = [[form.format(**trial) for form in forms] for trial in found.trials]
+    passed = {True: {"text": "passed", "kind": "good"}, False: {"text": "failed", "kind": "bad"}}
+    checks = [[passed[c["passed"]], c["name"], c["seen"]] for c in found.checks]
     setting = f"{begin['at']}; hectoGPT {begin['version']}; {begin['machine']}, {begin['threads']} threads"
     return {
         "title": printable(f"{begin['idea']} on {begin['base']}"),

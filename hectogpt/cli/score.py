@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.cli.console import loss_table, note, one_line
+from hectogpt.cli.console import loss_table, one_line, remarks, show
 from hectogpt.cli.options import ScoreOptions
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import NGRAMS
@@ -60,27 +58,17 @@ def main(options: ScoreOptions) -> None:
     if not options.models:
         raise UserError("no model to score", fix="hectogpt score MODEL, such as runs/minute or gpt2")
     corpus, split = open_corpus(options.corpus), options.split
-    found = score_models(
-        options.models,
-        corpus,
-        split,
-        step=options.step,
-        max_tokens=options.max_tokens,
-        idea=options.idea,
-        note=lambda text: note(f"note: {text}", options.quiet),
-    )
-    if options.json:
-        scores: dict[str, Any] = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split}
-        print(json.dumps(scores | asdict(found), allow_nan=False))
-        return
+    settings = {"step": options.step, "max_tokens": options.max_tokens, "idea": options.idea}
+    found = score_models(options.models, corpus, split, **settings, note=remarks(options.quiet))
     rows = [(NGRAMS[score.name], score.loss, score.bits_per_byte) for score in found.ngrams]
     for score in found.models:
         rows.append((score.name, score.loss, score.bits_per_byte))
         if (loss := score.with_ngrams) is not None:
             rows.append((f"{score.name} + n-grams", loss, loss * score.bits_per_byte / score.loss))
-    print("\n".join([f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows)]))
     what = "the whole training text" if found.counted == len(corpus.train) else "what the run has read"
-    print(f"The n-gram models count {what}, {found.counted:,} tokens.")
+    counted = f"The n-gram models count {what}, {found.counted:,} tokens."
+    answer = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split} | asdict(found)
+    show(options.json, answer, [f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows), counted])
 
 
 def score_models(
@@ -103,27 +91,26 @@ def score_models(
     """
     counted = tokens_of_run(names[0], corpus, step) if len(names) == 1 else None
     counted = corpus.train if counted is None else counted
-    texts = {which: held_out(corpus, which, max_tokens) for which in ("dev", split)}
+    if max_tokens is not None and max_tokens < 2:
+        raise UserError(f"max_tokens = {max_tokens}", why="scoring takes at least 2")
+    texts = {which: corpus.tokens[which][:max_tokens] for which in ("dev", split)}
     counts = NgramModels(counted, corpus.n_vocab)
     models = []
     for name in names:
         model, tokenizer = open_model(name, step=step, download=True, idea=idea, note=note)
         parameters = sum(p.numel() for p in model.parameters())
-        found, scored = None, {}
-        for which, tokens in texts.items():
-            if tokenizer.sha256 != corpus.tokenizer.sha256:
-                if which != split:
-                    continue
-                tokens = encoded_anew(tokens, corpus.tokenizer, tokenizer)
+        same = tokenizer.sha256 == corpus.tokenizer.sha256
+        read = texts if same else {split: encoded_anew(texts[split], corpus.tokenizer, tokenizer)}
+        found = {}
+        for which, tokens in read.items():
             note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
             _check_vocabulary(model, tokens, name)
-            found = evaluate(model, tokens, tokenizer.token_bytes)
-            if tokenizer.sha256 == corpus.tokenizer.sha256:
-                scored[which] = score_both(counts.order_5, tokens, found)
-        assert found is not None
-        score = Score(name, found.loss, found.bits_per_byte, found.tokens, parameters)
-        if scored:
-            mixed = mix(scored[split], None if split == "dev" else scored["dev"])
+            found[which] = evaluate(model, tokens, tokenizer.token_bytes)
+        its = found[split]
+        score = Score(name, its.loss, its.bits_per_byte, its.tokens, parameters)
+        if same:
+            both = {which: score_both(counts.order_5, read[which], one) for which, one in found.items()}
+            mixed = mix(both[split], None if split == "dev" else both["dev"])
             score = replace(score, with_ngrams=mixed.loss, ngram_weights=mixed.weights)
         models.append(score)
     n_bytes = max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
@@ -146,13 +133,6 @@ def tokens_of_run(name: str, corpus: Corpus, step: int | None = None) -> np.ndar
         return None
     taken = min(step or record.steps or run.steps, run.steps)
     return setup.training_tokens(replace(run, steps=taken), corpus) if run.corpus == corpus.name else None
-
-
-def held_out(corpus: Corpus, split: str, max_tokens: int | None) -> np.ndarray:
-    """The tokens to score. Raises UserError for a number that is none."""
-    if max_tokens is not None and max_tokens < 2:
-        raise UserError(f"max_tokens = {max_tokens}", why="scoring takes at least 2")
-    return corpus.tokens[split][:max_tokens]
 
 
 def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarray:

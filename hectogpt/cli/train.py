@@ -1,143 +1,320 @@
-"""`hectogpt train [RECIPE]`: the help, and the reading of the options. train_run.py does the work.
+"""`hectogpt train [RECIPE]`: reads the options, trains and prints the result, alone or as one of torchrun's processes.
 
-Loads neither torch nor tyro for --help.
+Progress goes to stderr, the final table (or --json) to stdout. Under torchrun rank 0 does what one alone does and
+prints, the others follow it. It names the failure of another process with its cause; if it cannot, rank 1 does. A
+process that has not found the others says so itself.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import textwrap
-from dataclasses import field, make_dataclass
+import sys
+from dataclasses import dataclass, field, make_dataclass, replace
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
-from hectogpt.cli.console import note
+import torch
+import tyro
+
+from hectogpt import errors
+from hectogpt.cli.console import loss_table, note, one_line
+from hectogpt.cli.lab_options import TrainOptions
+from hectogpt.data import Corpus
+from hectogpt.display import NGRAMS, Progress, printable
 from hectogpt.errors import UserError
+from hectogpt.lab import ideas, recipes
+from hectogpt.lab.recipes import DEFAULT
+from hectogpt.lab.scoring import FullRun, run_and_score
+from hectogpt.lab.usual import is_it_usual
+from hectogpt.run_records import PICTURE, RUN, read_state
+from hectogpt.serialization import dump
+from hectogpt.training import setup
+from hectogpt.training.checkpoint import file_hashes
+from hectogpt.training.full_run import follow
+from hectogpt.training.launch import Launch, NotJoinedError, PeerError, find_launch
+from hectogpt.training.leaves import choose_leaves
+from hectogpt.training.parallel import ALONE, Alone, World, recorded
+from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
+from hectogpt.training.run_folder import read_run
+from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus, named_folder, runs_of, size_notes
+from hectogpt.training.trackers import parse_names
 
-DEFAULT = "minute"
+FOLDER = "folder"  # under which the run's folder is kept for attempts of torchrun after a failure
+SHORTER = "`hectogpt train half_minute` takes half as long, and reaches a slightly higher loss"
 
-HELP = """\
-usage: hectogpt train [RECIPE | FILE.py:FUNCTION[@BASE]] [options]
 
-Trains a recipe (minute takes about one; `top` reaches the lowest loss), or one
-changed by a function of your own, scores it, and keeps all in runs/RECIPE.
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for. run: the recipe with the overrides of the command line. name: for the run's folder;
+    None if no recipe is named. words: the command line."""
 
-Text
-  --corpus NAME      sotu, tinystories, hf:NAME, a text file, a folder, .bin,
-                     .jsonl or FILE.jsonl:COLUMN (default sotu)
-  --encoding NAME    of text files (default utf-8); --force: read odd ones too
-Run
-  --steps N          gradient steps (default 100)
-  --eval-every N     held-out loss every N steps, in metrics.jsonl and picture
-  --seed N           draws the first weights and the order of the data (0)
-  --init MODEL       start from a run, folder or hub name; --idea FILE: its code
-Going on
-  --save-every N     checkpoint every N steps, 0 for none (default: by time, and
-                     none stays in the end); --keep-checkpoints N: how many
-  --resume auto|RUN  go on with the newest run of this recipe, or with a folder
-  --extend STEPS     with --resume: steps to add to a run that is done
-  --require-exact    with --resume: refuse if bits may differ
-Machine
-  --device NAME      auto, cpu, cuda, cuda:1 or mps
-  --dtype, --head-dtype NAME  auto, float32, bfloat16 or float64
-  --threads N        0 for one on each physical core (default)
-  --compile          generate code for the blocks; pays for long runs
-Under torchrun (docs/parallel.md)
-  --dist-timeout S   seconds that one process waits for another (120)
-Output
-  --out FOLDER       the run's folder (default runs/RECIPE, runs/RECIPE-2 ...)
-  --prompt TEXT      what the trained model continues at the end
-  --track NAMES      also send it to tensorboard, trackio or wandb
-  --json, --quiet    the summary as JSON on stdout; errors only
-  --dry-run          show size and fields only; --help-all explains the fields
+    options: TrainOptions
+    run: Run
+    recipe: Run
+    name: str | None
+    words: list[str]
 
-Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
-Examples
-  hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
 
-Recipes: the ladder from the baseline up, each with what it adds; then others
-"""
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained: a new run, or one to go on with (`resume`)."""
+
+    run: Run
+    resume: Resume | None = None
 
 
 def main(argv: list[str]) -> None:
-    """Train. Raises UserError."""
-    if {"-h", "--help"} & set(argv):
-        print(help_text())
-        return
-    if "RANK" in os.environ:  # what torch writes about broken connections, with its own stack, hides what broke them
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from hectogpt.cli.train_run import Asked, train
-    from hectogpt.training.trackers import parse_names
-
-    options, run, recipe, name = parse(argv)
+    """Train a new run, or go on with one; score it, print it. Raises UserError."""
+    asked, launch = parse(argv), find_launch()
+    options = asked.options
     parse_names(options.track)  # before anything is done
     if options.extend is not None and options.resume is None:
         raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
-    if options.resume is None and run.recipe == "finetune" and run.first_weights is None:
+    if options.resume is None and asked.run.recipe == "finetune" and asked.run.first_weights is None:
         fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
-    train(Asked(options, run, recipe, name, lambda base: parse(argv, base)[1]))
+    if launch is not None and not options.dry_run:
+        train_shared(launch, asked)
+    elif launch is None or launch.rank == 0:
+        progress = Progress(options.quiet)
+        if plan := find_plan(asked, progress):
+            corpus = find_corpus(plan.run, progress, options.encoding, options.force)
+            finish(asked, plan, corpus, progress)
 
 
-def parse(argv: list[str], base: Any = None) -> tuple[Any, Any, Any, str | None]:
-    """Read a command line. Returns the options, the Run with its overrides, the recipe's own Run, and a name for the
-    run's folder, None if the command line names no recipe. base: what the overrides are applied to, instead of the
-    recipe's own Run."""
-    import tyro
-
-    from hectogpt.cli.options import TrainOptions
-    from hectogpt.lab import ideas, recipes
-    from hectogpt.training.run import Run
-
+def parse(argv: list[str], base: Run | None = None) -> Asked:
+    """Read a command line. base: what the overrides are applied to, instead of the recipe's own Run."""
     named = bool(argv) and not argv[0].startswith("-")
-    given, argv = (argv[0], argv[1:]) if named else (DEFAULT, argv)
-    name = recipes.current_recipe(given)
+    given, words = (argv[0], argv[1:]) if named else (DEFAULT, argv)
+    quiet, name = "--quiet" in words, recipes.current_recipe(given)
     if name != given:
-        note(f"note: the recipe {given} is now called {name}", "--quiet" in argv)
+        note(f"note: the recipe {given} is now called {name}", quiet)
     recipe = ideas.find_run(name)
-    if source := value_of("--init", argv):
+    if source := value_of("--init", words):
         from hectogpt.lab.fine_tuning import start_from
 
-        own = [idea] if (idea := value_of("--idea", argv)) else []
-        recipe = start_from(recipe, source, own, lambda text: note(f"note: {text}", "--quiet" in argv))
+        own = [idea] if (idea := value_of("--idea", words)) else []
+        recipe = start_from(recipe, source, own, lambda text: note(f"note: {text}", quiet))
         base = None if base is None else start_from(base, source, own)
     base = recipe if base is None else base
-    arguments = make_dataclass(
-        "Arguments",
-        [
-            ("options", Annotated[TrainOptions, tyro.conf.arg(name="")], field(default=TrainOptions())),
-            ("run", Annotated[Run, tyro.conf.arg(name="")], field(default=base)),
-        ],
-        frozen=True,
-    )
     parsed: Any = tyro.cli(
-        arguments,
-        args=["--help" if word == "--help-all" else word for word in argv],
+        arguments_of(base),
+        args=["--help" if word == "--help-all" else word for word in words],
         prog=f"hectogpt train {name}",
         description=recipes.describe(base.recipe) if base.recipe in recipes.names() else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None
+    return Asked(parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None, argv)
 
 
-def value_of(option: str, argv: list[str]) -> str | None:
+def arguments_of(base: Run) -> type:
+    """The class of a command line: options and the fields of a Run."""
+    parts = [("options", TrainOptions, field(default=TrainOptions())), ("run", Run, field(default=base))]
+    return make_dataclass(
+        "Train", [(n, Annotated[kind, tyro.conf.arg(name="")], f) for n, kind, f in parts], frozen=True
+    )
+
+
+def value_of(option: str, words: list[str]) -> str | None:
     """The value of an option that has to be known before the others are read."""
-    for argument, following in zip(argv, [*argv[1:], None], strict=False):
-        if argument == option or argument.startswith(f"{option}="):
-            return argument.partition("=")[2] or following
+    for word, following in zip(words, [*words[1:], None], strict=False):
+        if word == option or word.startswith(f"{option}="):
+            return word.partition("=")[2] or following
     return None
 
 
-def help_text() -> str:
-    """The text of `hectogpt train --help`."""
-    width = max(60, min(shutil.get_terminal_size().columns, 120))
-    shortened = [(name, textwrap.shorten(text, width - 24, placeholder=" ...")) for name, text in recipe_lines()]
-    return HELP + "\n".join(f"  {name:<22}{text}" for name, text in shortened)
+# --- what is to be trained --------------------------------------------------------------------------------------------
 
 
-def recipe_lines() -> list[tuple[str, str]]:
-    """Every recipe's name and the first sentence about it, from a file that tools/recipes.py writes: importing the
-    recipes would load torch."""
-    text = (Path(__file__).parent.parent / "lab" / "recipes.txt").read_text(encoding="utf-8")
-    return [(name, sentence) for name, _, sentence in (line.partition("\t") for line in text.splitlines())]
+def find_plan(asked: Asked, progress: Progress) -> Plan | None:
+    """What is to be trained; None if there is nothing left to do. Raises UserError."""
+    options = asked.options
+    if options.resume is None:
+        return Plan(asked.run)
+    where = find(asked)
+    if where is None:
+        progress.line(f"nothing to go on with {f'in {options.out}' if options.out else 'below runs'}: a new run")
+        return Plan(asked.run)
+    run, state = continued(asked, where.folder), read_state(where.folder)
+    if options.extend is not None:
+        return Plan(extended(where.folder, run, options.extend, progress), where)
+    if state == "done" and where.step is None:
+        print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
+        return None
+    if state == "diverged" and where.step is None:
+        raise UserError(
+            f"the run in {where.folder} has diverged",
+            why="from the same state it would diverge again",
+            fix=f"`hectogpt check {where.folder} --diagnose` finds where; a new run with a lower learning rate",
+            kept="the run, untouched",
+            code=errors.DIVERGED,
+        )
+    return Plan(run, where)
+
+
+def find(asked: Asked) -> Resume | None:
+    """The run to go on with: the folder that --resume or --out names, or else the newest run of the recipe that the
+    same command line has begun; None if there is none. Raises UserError."""
+    options = asked.options
+    if options.resume not in (None, "auto"):
+        return replace(named_folder(str(options.resume)), require_exact=options.require_exact)
+    if options.out is not None:
+        folders = [options.out] if (options.out / RUN).exists() else []
+    else:
+        folders = [f for f in runs_of(asked.name) if asked.name is None or is_begun_by(f, asked.run)]
+    return Resume(folders[0], require_exact=options.require_exact) if folders else None
+
+
+def is_begun_by(folder: Path, run: Run) -> bool:
+    """Whether the run in a folder is this one, a number of added steps aside."""
+    try:
+        before = read_run(folder)
+    except UserError:  # of an idea that is not this one, or damaged
+        return False
+    return before.recipe == run.recipe and not changes(before, replace(run, steps=max(run.steps, before.steps)))
+
+
+def continued(asked: Asked, folder: Path) -> Run:
+    """The run in a folder with the options that the command line names. Raises UserError for another run."""
+    before, recipe = read_run(folder), asked.recipe
+    try:
+        ideas.files_of(before)
+    except UserError as error:
+        error.fix = f"hectogpt train {before.recipe} --resume {folder}, with the path of the file"
+        raise
+    if asked.name is not None and before.recipe != recipe.recipe:
+        raise UserError(
+            f"{folder} holds a run of {before.recipe}, not of {recipe.recipe}",
+            fix=f"hectogpt train --resume {folder}, or --out with another folder",
+            kept="the old run, untouched",
+        )
+    if asked.name is not None and before.ideas != recipe.ideas:
+        raise UserError(
+            f"the file of {before.recipe} has changed since the run in {folder} began",
+            why="with another idea it would be another run",
+            fix=f"the file as it was: {folder / 'idea.py'}",
+            kept="the old run, untouched",
+            code=errors.CHECKPOINT,
+        )
+    after = parse(asked.words, before).run
+    check_same(folder, before, after)
+    return after
+
+
+# --- the run and its result -------------------------------------------------------------------------------------------
+
+
+def finish(asked: Asked, plan: Plan, corpus: Corpus, progress: Progress, world: Alone | World = ALONE) -> None:
+    """Train to the end and print what came of it; with --dry-run print what would be trained. world: the processes that
+    share the run, of which this is rank 0."""
+    options, modified = asked.options, plan.resume is None and is_modified(asked.recipe, asked.run)
+    name = plan.resume.folder.name if plan.resume else asked.name or DEFAULT
+    task = Task(
+        plan.run,
+        corpus,
+        name,
+        options.out,
+        plan.resume,
+        modified,
+        ideas.files_of(plan.run),
+        options.save_every,
+        options.eval_every,
+        parse_names(options.track),
+        SHORTER if name == DEFAULT and not modified else "",
+        options.keep_checkpoints,
+    )
+    if options.dry_run:
+        show_plan(plan.run, corpus, label_of(plan.run, modified), progress)
+    else:
+        print_result(run_and_score(task, progress, options.prompt, world), options.json, options.quiet)
+
+
+def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
+    """Print the run's fields, its size, and what it would read."""
+    print(dumps(dump(run), indent=2, allow_nan=False))
+    for line in size_notes(run, corpus):
+        progress.line(f"note: {line}")
+    print(f"{label}: {setup.count_parameters(run, corpus):,} parameters")
+    epochs = run.tokens / len(corpus.train)
+    print(printable(f"{run.tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"))
+
+
+def print_result(done: FullRun, json: bool, quiet: bool) -> None:
+    """Print the summary as JSON; or the run beside the baseline and the n-gram models, its two continuations, and where
+    its files are."""
+    summary = done.summary
+    if json:
+        print(dumps(summary, allow_nan=False))
+    if json or quiet:
+        return
+    losses = {label: summary["ngrams"][key] for key, label in NGRAMS.items() if key in summary["ngrams"]}
+    losses |= {"baseline": done.baseline.dev_loss} if done.baseline else {}
+    losses |= {"before training": summary["dev_loss_before"]} if "dev_loss_before" in summary else {}
+    label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
+    losses |= {label: summary["dev_loss"], f"{label} + n-grams": summary["dev_loss_with_ngrams"]}
+    bits = summary["dev_bpb"] / summary["dev_loss"]
+    rows = [(name, loss, loss * bits) for name, loss in sorted(losses.items(), key=lambda row: -row[1])]
+    print(f"{one_line(summary['corpus'])}: held-out loss after {summary['steps']} steps")
+    print("\n".join(loss_table(rows)))
+    whole = () if summary["modified"] else (summary["recipe"], summary["corpus"], summary["steps"], summary["dev_loss"])
+    if whole and (said := is_it_usual(*whole)):
+        print(f"This loss is {said}.")
+    for name, text in summary["samples"].items():
+        print(printable(f"{name}: {text}"))
+    print(printable(f"\nThe picture: {summary['folder']}/{PICTURE}\nAll of it:   {summary['folder']}"))
+
+
+# --- under torchrun ---------------------------------------------------------------------------------------------------
+
+
+def train_shared(launch: Launch, asked: Asked) -> None:
+    """Train as one of several processes. Raises UserError at rank 0, SystemExit with the same code at the others."""
+    try:
+        recorded(lambda: _train_as_one(launch, asked))()
+    except Exception as error:
+        failure = error.failure if isinstance(error, PeerError) else {}
+        silent = failure.get("rank") == 0 and "wordless" in failure  # rank 0 cannot print it
+        if launch.rank == 0 or isinstance(error, NotJoinedError) or (launch.rank == 1 and silent):
+            raise
+        if "--debug" in sys.argv:
+            raise
+        raise SystemExit(error.code if isinstance(error, UserError) else errors.BUG) from None
+
+
+def _train_as_one(launch: Launch, asked: Asked) -> None:
+    options = asked.options
+    world = World(launch, options.dist_timeout)
+    with world:
+        config = dump(asked.run)
+        facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}
+        world.agree(facts | {"configuration": config, "options": [options.dist_timeout]})
+        progress = Progress(options.quiet or not world.is_first)
+        plan: Plan | None = None
+
+        def decide() -> dict[str, Any] | None:
+            nonlocal plan
+            plan = _begun_before(world) or find_plan(asked, progress)
+            if plan is None:
+                return None
+            data: dict[str, Any] = dump(replace(plan.run, data=choose_leaves(plan.run.data, world.size)))
+            return data
+
+        decided = world.share(decide)
+        if decided is None:
+            world.wait_for_all("the end")  # rank 0 may keep the store
+            return
+        run = load_run(decided)
+        corpus = find_corpus(run, progress, options.encoding, options.force, check=launch.local_rank == 0)
+        world.agree({"data": corpus.sha256, "tokenizer": corpus.tokenizer.sha256})
+        if plan is None:  # only rank 0 has decided
+            follow(run, corpus, world)
+        else:
+            finish(asked, replace(plan, run=run), corpus, progress, world)
+
+
+def _begun_before(world: World) -> Plan | None:
+    """The run that an earlier attempt of this launch has begun, if there was one."""
+    folder = world.kept(FOLDER) if world.launch.attempt else None
+    if folder is None or not (Path(folder) / RUN).exists():
+        return None
+    return Plan(read_run(Path(folder)), Resume(Path(folder)))

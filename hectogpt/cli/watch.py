@@ -5,19 +5,17 @@ from __future__ import annotations
 import threading
 import time
 import webbrowser
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
+from hectogpt import errors
 from hectogpt.cli.console import one_line
-from hectogpt.cli.options import read_options
+from hectogpt.cli.options import WatchOptions
 from hectogpt.cli.show import choose
 from hectogpt.display import NGRAMS, printable
 from hectogpt.errors import UserError
 from hectogpt.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, read_record
-from hectogpt.signals import Stopped, raise_on_signal
+from hectogpt.signals import code_of
 from hectogpt.web.page import fill
 from hectogpt.web.rows import Rows
 from hectogpt.web.server import PageServer
@@ -25,29 +23,6 @@ from hectogpt.web.server import PageServer
 MOST_RUNS = 6  # colours that can be told apart
 RESCAN_SECONDS = 2.0  # between looks for new runs below ./runs
 LEVELS = ("unigram", "kn2", "kn3")  # n-gram models whose losses are drawn
-
-
-@dataclass(frozen=True)
-class WatchArguments:
-    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their newest checkpoint
-    writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C ends it.
-
-    Examples
-      hectogpt watch             while `hectogpt train` runs in another terminal
-      hectogpt watch runs/minute runs/minute-2
-      hectogpt watch copied-from-elsewhere --no-browser --port 4000
-    """
-
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Folders of runs, or names below runs/ (default: the newest there, those in training, and those that begin)."""
-    prompt: str | None = None
-    """Text that the newest checkpoint continues, and whose attention is drawn."""
-    idea: tuple[Path, ...] = ()
-    """Your own file, FILE.py, if a run has classes of it; it is imported."""
-    port: int | None = None
-    """Port on 127.0.0.1 (default: a free one)."""
-    no_browser: bool = False
-    """Print the address and open nothing."""
 
 
 class Board:
@@ -128,34 +103,28 @@ def _usual(record: RunRecord | None) -> dict[str, Any] | None:
     return None if band is None else {"name": record.recipe, "mean": band.mean, "sd": band.sd, "n": band.n}
 
 
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    run(read_options(WatchArguments, argv, "watch"))
-
-
-def run(arguments: WatchArguments) -> None:
+def main(options: WatchOptions) -> None:
     """Serve the page until a signal. Raises UserError."""
-    folders = list(dict.fromkeys(choose(name, Path("runs")) for name in arguments.runs))
+    folders = list(dict.fromkeys(choose(name, Path("runs")) for name in options.runs))
     if len(folders) > MOST_RUNS:
         raise UserError(f"{len(folders)} runs", why=f"at most {MOST_RUNS} can be told apart", fix="name fewer")
     for folder in folders:
         read_record(folder)
-    if arguments.port is not None and not 1 <= arguments.port <= 65535:
-        raise UserError(f"--port {arguments.port}", why="ports are 1 to 65535", fix="leave --port out for a free one")
-    board = Board(folders, arguments.prompt, arguments.idea, Path("runs"))
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise UserError(f"--port {options.port}", why="ports are 1 to 65535", fix="leave --port out for a free one")
+    board = Board(folders, options.prompt, options.idea, Path("runs"))
     try:
-        server = PageServer(fill("watch", None), board.data, arguments.port or 0)
+        server = PageServer(fill("watch", None), board.data, options.port or 0)
     except OSError as error:
-        where = "the page's server has no port" if arguments.port is None else f"--port {arguments.port}"
+        where = "the page's server has no port" if options.port is None else f"--port {options.port}"
         fix = "leave --port out for a free one"
         raise UserError(where, why=error.strerror or str(error), fix=fix) from None
     with server, server.entrance() as page:
         try:
-            with raise_on_signal():
-                print(f"{server.address}\nCtrl-C ends it.", flush=True)
-                if not arguments.no_browser:
-                    webbrowser.open(page.as_uri())  # and not the address: other users can read a command line
-                server.serve_forever(poll_interval=0.2)
-        except Stopped as stop:
-            if stop.code != 130:
+            print(f"{server.address}\nCtrl-C ends it.", flush=True)
+            if not options.no_browser:
+                webbrowser.open(page.as_uri())  # and not the address: other users can read a command line
+            server.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt as stop:
+            if code_of(stop) != errors.INTERRUPTED:
                 raise

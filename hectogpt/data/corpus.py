@@ -25,8 +25,8 @@ from hectogpt.data.sources import TokenFiles, find_source
 from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_splits, split_of
 from hectogpt.data.token_files import SPLITS, EncodedChunk
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
+from hectogpt.display import Progress
 from hectogpt.errors import UserError
-from hectogpt.progress import Progress
 
 NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
 TASK_CHARACTERS = 1 << 19  # what one thread encodes at a time

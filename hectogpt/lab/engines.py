@@ -17,12 +17,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from hectogpt import __version__, hardware, process
+from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record
 from hectogpt.lab.trial import PACKAGE, OnStep, ask
-from hectogpt.progress import Progress
 
 POLL_SECONDS = 0.5  # between looks for a trial that another process has left
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from hectogpt.data import Corpus
+from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab import usual
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.usual import Curve
-from hectogpt.progress import Progress
 from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
 from hectogpt.training.evaluate import RunResult

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hectogpt import hardware
 from hectogpt.errors import UserError
+from hectogpt.signals import postponed
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.loop import Step
 from hectogpt.training.session import Session
@@ -67,7 +68,8 @@ class Autosave:
             return
         copied = time.monotonic() - self._begun
         self._thread = threading.Thread(target=self._save, args=(checkpoint, copied), name="checkpoint")
-        self._thread.start()
+        with postponed():
+            self._thread.start()
 
     def _is_due(self, step: int) -> bool:
         if self.every is not None:
@@ -84,10 +86,11 @@ class Autosave:
             self.checkpoints.save(session.checkpoint())
 
     def wait(self) -> None:
-        """Wait for the checkpoint that is being written."""
+        """Wait for the checkpoint that is being written; so does a second signal."""
         if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+            with postponed():
+                self._thread.join()
+                self._thread = None
 
     def _note_once(self, line: str) -> None:
         if not self._noted:

@@ -35,7 +35,7 @@ from hectogpt.files import (
     sync_folder,
     temporary_folder,
 )
-from hectogpt.manifest import read_manifest, write_manifest
+from hectogpt.json_files import read_manifest, write_manifest
 from hectogpt.model.weights import check_header
 from hectogpt.run_records import (
     FORMAT,

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 from hectogpt import errors, hardware
 from hectogpt.data import Corpus
+from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.model.weights import save_model
-from hectogpt.progress import Progress
 from hectogpt.run_records import METRICS, read_rows
 from hectogpt.serialization import dump
-from hectogpt.signals import Stopped, exit_code, raise_on_signal, stop_on_signal
+from hectogpt.signals import CODES, code_of, raise_on_signal, stop_behind, stop_on_signal
 from hectogpt.training.autosave import Autosave, drive
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.loop import Step
@@ -141,7 +141,7 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
 def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str = "", kept: str = "") -> UserError:
     """The error of a run that a signal has ended after a step; it may have come to another process."""
     what = f"by a signal after step {session.step} of {session.run.steps}"
-    code = exit_code(signals[0] if signals else signal.SIGTERM)
+    code = CODES[signals[0] if signals else signal.SIGTERM]
     return UserError(what, why=why, fix=fix, kept=kept, code=code)
 
 
@@ -209,10 +209,10 @@ def _explained(
     autosave.wait()
     steps = folder.checkpoints.steps()
     kept = f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in {folder.path}"
-    if isinstance(error, Stopped):
+    if stop := stop_behind(error):
         what = f"stopped during step {min(session.step + 1, run.steps)} of {run.steps}"
         why = "a second signal ended it at once, so its last steps are not saved"
-        return UserError(what, why=why, fix=going_on, kept=kept, code=error.code)
+        return UserError(what, why=why, fix=going_on, kept=kept, code=code_of(stop))
     if hardware.is_out_of_memory(error):
         rows, leaves = run.data.rows_at_once, run.data.leaves
         field = f"data.micro_batch to {max(rows // 2, 1)}" if leaves is None else f"data.leaves to {2 * leaves}"
@@ -239,9 +239,9 @@ def _unscored(
         finish_early(session, folder, facts, "unscored")
     kept = f"the trained weights, metrics and run.json in {folder.path}"
     fix = f"hectogpt check {folder.path} --repair"
-    if isinstance(error, KeyboardInterrupt):
-        code = error.code if isinstance(error, Stopped) else errors.INTERRUPTED
-        return UserError("stopped while the trained model was being scored", fix=fix, kept=kept, code=code)
+    if stop := stop_behind(error):
+        what = "stopped while the trained model was being scored"
+        return UserError(what, fix=fix, kept=kept, code=code_of(stop))
     if isinstance(error, OSError):
         what = f"cannot write {error.filename or folder.path}"
         return UserError(what, why=error.strerror or str(error), fix=fix, kept=kept, code=errors.STORAGE)

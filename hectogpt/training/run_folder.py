@@ -21,8 +21,7 @@ from hectogpt import errors, files, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
-from hectogpt.json_files import read_json_object
-from hectogpt.manifest import MANIFEST, narrow_manifest, write_manifest
+from hectogpt.json_files import MANIFEST, narrow_manifest, read_json_object, write_manifest
 from hectogpt.run_records import (
     CHECKPOINTS,
     FIX,
@@ -65,9 +64,9 @@ class RunFolder:
     ) -> RunFolder:
         """Take a folder for a new run: `out`, or root/name, root/name-2 ...
 
-        The folder is locked, then its run.json is created, which only one process can do; two runs that start together
-        never share one. Raises UserError for a folder that holds a run (LOCKED if that is under way) or cannot be
-        written (STORAGE).
+        The folder is locked, and its run.json written if there is none: two runs that start together never share one
+        where the file system has locks. Raises UserError for a folder that holds a run (LOCKED if that is under way) or
+        cannot be written (STORAGE).
         """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(f"{name!r} cannot be a folder's name", fix="set out to a folder")
@@ -79,7 +78,10 @@ class RunFolder:
                 path.mkdir(parents=True, exist_ok=out is not None)
                 locked = _lock(path, held)
                 _remove_leftovers(path)
-                files.create(path / RUN, text)
+                if (path / RUN).exists():
+                    raise FileExistsError
+                with files.replacing(path / RUN) as new:
+                    new.write_text(text, encoding="utf-8")
                 files.sync_folder(path.parent)
                 return cls(path, run, modified, held, locked)
             except FileExistsError as error:

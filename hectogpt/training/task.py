@@ -12,10 +12,10 @@ import torch
 
 from hectogpt import errors, torch_private
 from hectogpt.data import Corpus, open_corpus
+from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
-from hectogpt.progress import Progress
 from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, RUN, STEP_FOLDER, read_state
 from hectogpt.training import precision, setup
 from hectogpt.training.checkpoint import Checkpoints
