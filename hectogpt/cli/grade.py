@@ -14,7 +14,7 @@ import tyro
 
 from hectogpt import errors, files, hardware
 from hectogpt.cli.console import note
-from hectogpt.cli.options import read_options
+from hectogpt.cli.help import read_options
 from hectogpt.errors import UserError
 from hectogpt.grade import submission
 from hectogpt.grade.result import Result

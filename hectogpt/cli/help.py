@@ -21,9 +21,9 @@ COLUMN = 26  # where the texts of options begin
 NAMES = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
 
 
-def text(words: str, **more: str) -> Any:
-    """The text of an option, and what else tyro is to know of it."""
-    return arg(help=words, help_behavior_hint="", **more)  # type: ignore[arg-type]
+def text(words: str, metavar: str | None = None) -> Any:
+    """The text of an option, and how its value is written."""
+    return arg(help=words, help_behavior_hint="", metavar=metavar)
 
 
 # Options that several commands have.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def main(options: ScoreOptions) -> None:
     if not options.models:
         raise UserError("no model to score", fix="hectogpt score MODEL, such as runs/minute or gpt2")
     corpus, split = open_corpus(options.corpus), options.split
-    settings = {"step": options.step, "max_tokens": options.max_tokens, "idea": options.idea}
+    settings: dict[str, Any] = {"step": options.step, "max_tokens": options.max_tokens, "idea": options.idea}
     found = score_models(options.models, corpus, split, **settings, note=remarks(options.quiet))
     rows = [(NGRAMS[score.name], score.loss, score.bits_per_byte) for score in found.ngrams]
     for score in found.models:
