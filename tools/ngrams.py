@@ -36,7 +36,7 @@ DIGITS = 5  # of a loss; the last digits depend on the processor
 def wanted(folder: Path) -> list[Record]:
     """The trials of the highest rung of each ladder whose baselines are incomplete and not in the file yet, the first
     of each ladder before the second of any."""
-    known = NgramFile.read(folder / TARGET.name)
+    known = NgramFile(folder / TARGET.name)
     boards = build_leaderboards(read_records(folder / "ladder.jsonl"), ladder_names())
     by_board = [board.top.records for board in boards if board.top]
     tops = [record for same_place in zip_longest(*by_board) for record in same_place if record is not None]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hectogpt import errors
@@ -20,59 +21,52 @@ from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import Leaderboard, build_leaderboards
 from tools.report.ngram_file import NgramFile
 from tools.report.plots import plot_front, plot_ladder, plot_learning_curves, plot_rung
-from tools.report.seconds import read_seconds
+from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import Filler, picture_name
 
 TEMPLATE = "learning.template.md"
 
 
-def write_report(
-    records: Path,
-    out: Path,
-    answers: Path,
-    ladder: Sequence[str] | None = None,
-    descriptions: Mapping[str, str] | None = None,
-    timings: Path | None = None,
-    ngrams: Path | None = None,
-) -> list[Path]:
-    """Write everything and return the paths.
+@dataclass(frozen=True)
+class Found:
+    """What the report is made of."""
 
-    records: the JSONL file of `hectogpt compare`. out: the folder for LADDER.md and pictures/. answers:
-    the folder with learning.template.md; without that file no answer is written. ladder, descriptions: names of the
-    rungs and name -> description; those of `hectogpt.lab.recipes` unless given. timings: the JSONL file with the
-    seconds of `python -m bench recipes`; without it loss is not drawn against seconds. ngrams: the JSONL file of
-    `python -m tools.ngrams`, with baselines that records of earlier versions lack.
-    Raises UserError (DATA) if there are no records or one is damaged, (STORAGE) if a file cannot be written.
-    """
+    boards: list[Leaderboard]
+    fronts: list[Front]
+    seconds: Seconds
+
+
+def read_all(records: Path) -> Found:
+    """Read the JSONL file of `hectogpt compare`, and where they lie beside it: seconds.jsonl of `python -m bench
+    recipes`, without which loss is not drawn against seconds, and ngrams.jsonl of `python -m tools.ngrams`, baselines
+    that records of earlier versions lack. Raises UserError (DATA) if there are no records or one is damaged."""
     found = read_records(records)
     if not found:
-        raise UserError(
-            f"no records in {records}",
-            why="it has no whole line" if records.exists() else "there is no such file",
-            fix="record trials there first with `hectogpt compare`",
-            code=errors.DATA,
-        )
-    found = NgramFile.read(ngrams).complete(found)
-    ladder = ladder_names() if ladder is None else ladder
-    descriptions = recipe_descriptions() if descriptions is None else descriptions
-    boards = build_leaderboards(found, ladder)
-    seconds = read_seconds(timings)
-    fronts = build_fronts(boards, seconds, ladder)
-    pictures = out / "pictures"
-    texts = {out / "LADDER.md": ladder_page(boards, descriptions, fronts, seconds)}
-    try:
-        template = answers / TEMPLATE
-        if template.exists():
-            filler = Filler(boards, ladder, descriptions, Path(os.path.relpath(pictures, answers)).as_posix())
-            answer = filler.fill(template.read_text(encoding="utf-8"), template)
-            texts[answers / TEMPLATE.replace(".template", "")] = answer
-        pictures.mkdir(parents=True, exist_ok=True)
-        written = _draw(boards, fronts, pictures)
-        for path, text in texts.items():
-            write_atomic(path, text)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}", why=error.strerror or str(error), code=errors.STORAGE) from None
-    return [*written, *texts]
+        raise UserError(f"no records in {records}", fix="record trials with `hectogpt compare`", code=errors.DATA)
+    boards = build_leaderboards(NgramFile(records.with_name("ngrams.jsonl")).complete(found), ladder_names())
+    seconds = read_seconds(records.with_name("seconds.jsonl"))
+    return Found(boards, build_fronts(boards, seconds, ladder_names()), seconds)
+
+
+def write_texts(found: Found, out: Path, answers: Path) -> list[Path]:
+    """Write LADDER.md in `out`, and learning.md in `answers` if learning.template.md is there; returns the paths."""
+    texts = {out / "LADDER.md": ladder_page(found.boards, recipe_descriptions(), found.fronts, found.seconds)}
+    template = answers / TEMPLATE
+    if template.exists():
+        pictures = Path(os.path.relpath(out / "pictures", answers)).as_posix()
+        filler = Filler(found.boards, ladder_names(), recipe_descriptions(), pictures)
+        answer = filler.fill(template.read_text(encoding="utf-8"), template)
+        texts[answers / TEMPLATE.replace(".template", "")] = answer
+    out.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        write_atomic(path, text)
+    return list(texts)
+
+
+def write_report(records: Path, out: Path, answers: Path) -> list[Path]:
+    """Write the texts and all pictures, which lie in out/pictures; returns the paths."""
+    found = read_all(records)
+    return [*draw(found, out / "pictures"), *write_texts(found, out, answers)]
 
 
 def ladder_names() -> list[str]:
@@ -85,19 +79,19 @@ def recipe_descriptions() -> dict[str, str]:
     return {name: f"{recipes.describe(name)}\n\n{recipes.explain(name)}".strip() for name in recipes.names()}
 
 
-def _draw(boards: Sequence[Leaderboard], fronts: Sequence[Front], folder: Path) -> list[Path]:
+def draw(found: Found, folder: Path) -> Sequence[Path]:
     """Draw every picture, and remove those of rungs that no longer exist."""
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for board in boards:
+    for board in found.boards:
         for place in range(len(board.rungs)):
             written.append(folder / picture_name(board, place))
             plot_rung(written[-1], board, place)
         if board.rungs:
-            written.append(folder / f"{board.slug}-ladder.png")
-            plot_ladder(written[-1], board)
-            written.append(folder / f"{board.slug}-curves.png")
+            written += [folder / f"{board.slug}-ladder.png", folder / f"{board.slug}-curves.png"]
+            plot_ladder(written[-2], board)
             plot_learning_curves(written[-1], board)
-    for front in fronts:
+    for front in found.fronts:
         if front.drawn:
             written.append(folder / f"{front.slug}.png")
             plot_front(written[-1], front)

@@ -197,7 +197,7 @@ def introduction(seconds: Seconds) -> str:
 def where_measured(seconds: Seconds) -> str:
     """The sentences that say what the seconds are."""
     if not seconds.where:
-        return "No seconds have been measured yet; in a checkout the benchmark named recipes measures them.\n"
+        return "No seconds have been measured yet: `python -m bench recipes` measures them.\n"
     text = (
         f"**Seconds** of 100 steps, from the median of {seconds.rounds} steps, measured on one machine in one pass "
         f"({seconds.where}): building, the first step, and 99 times the median of {seconds.rounds} further steps. SOAP "
