@@ -45,7 +45,10 @@ def main() -> int:
     )
     options = parser.parse_args()
     if options.page:
-        return fill_pages(options)
+        from bench.page import write_pages
+
+        print("\n".join(str(page.relative_to(ROOT)) for page in write_pages()))
+        return 0
     names = options.questions or [name for name in QUESTIONS if name not in BY_NAME_ONLY]
     if unknown := [name for name in names if name not in QUESTIONS]:
         parser.error(f"no question {unknown[0]!r}: choose among {', '.join(QUESTIONS)}")
@@ -66,20 +69,6 @@ def main() -> int:
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
-
-
-def fill_pages(options: argparse.Namespace) -> int:
-    """Fill in the pages from the records. Returns the exit code."""
-    from bench.page import write_pages
-    from bench.record import RESULTS
-
-    try:
-        pages = write_pages(results=options.out or RESULTS)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    print("\n".join(str(page.relative_to(ROOT)) for page in pages))
-    return 0
 
 
 def succeeds(name: str, arguments: list[str]) -> bool:

@@ -13,6 +13,7 @@ that is no longer asked. README.md may have the same marks.
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -22,7 +23,6 @@ from typing import Any
 
 from bench.record import RESULTS, ROOT
 from hectogpt.files import write_atomic
-from hectogpt.json_files import parse_json_object
 
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
 UNMEASURED = "(not measured)"
@@ -42,20 +42,18 @@ HEADINGS = {
 Record = dict[str, Any]
 
 
-def write_pages(pages: Sequence[Path] = PAGES, results: Path = RESULTS) -> list[Path]:
-    """Fill in the pages that have marks and return them. Raises OSError, and ValueError for a line of the results that
-    is not a record, and for a mark that is none."""
-    lines = results.read_text(encoding="utf-8")
-    texts = {page: page.read_text(encoding="utf-8") for page in pages}
-    marked = {page: render(text, lines) for page, text in texts.items() if MARK.search(text)}
-    for page, text in marked.items():
-        write_atomic(page, text)
-    return list(marked)
+def write_pages() -> list[Path]:
+    """Fill in the pages that have marks and return them. Raises ValueError for a mark that is none."""
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    marked = [page for page, text in texts.items() if MARK.search(text)]
+    for page in marked:
+        write_atomic(page, render(texts[page], RESULTS.read_text(encoding="utf-8")))
+    return marked
 
 
 def render(page: str, results: str) -> str:
     """The page with its marked places filled in from lines of records."""
-    records = choose(read(results))
+    records = choose([json.loads(line) for line in results.splitlines()])
     write: dict[str, Callable[[str], str]] = {
         "where": lambda _: f"\n{where(records)}\n",
         "tables": lambda patterns: f"\n{tables(records, patterns.split(', '))}\n",
@@ -69,14 +67,6 @@ def render(page: str, results: str) -> str:
         return begin + write[kind](argument) + end
 
     return MARK.sub(fill, page)
-
-
-def read(results: str) -> list[Record]:
-    """The records, one a line."""
-    records = [parse_json_object(line.encode()) for line in results.splitlines()]
-    for record in records:
-        check(record)
-    return records
 
 
 def choose(records: Sequence[Record]) -> list[Record]:
@@ -174,16 +164,3 @@ def value(records: Sequence[Record], path: Sequence[str]) -> str:
             if (record["question"], place, row.get("contender")) == (question, setting, contender) and key in row:
                 return format_value(row[key])
     return UNMEASURED
-
-
-def check(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a record. Raises ValueError for one without the fields that are shown."""
-    texts = ("question", "machine", "date", "commit")
-    odd = [name for name in texts if not isinstance(record.get(name), str)]
-    odd += [] if isinstance(record.get("threads"), int) else ["threads"]
-    rows = record.get("rows")
-    odd += [] if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) else ["rows"]
-    if odd:
-        raise ValueError(f"it has no usable {', '.join(odd)}")
-    found: list[dict[str, Any]] = record["rows"]
-    return found

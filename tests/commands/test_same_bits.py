@@ -1,16 +1,13 @@
-"""The tool that compares training at two commits: its comparisons, and one run of it from end to end."""
+"""The tool that compares training at two commits: its comparisons."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-from command import TINY, write_tokens
 from safetensors.torch import save_file
 
-from tools import same_bits
 from tools.same_bits import Result, first_difference, read_result
 
 
@@ -42,16 +39,3 @@ def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
     assert (a.steps, a.dtypes) == ([(1, 0.1, 2.0)], ["float32", "bfloat16"])
     assert first_difference(a, read_result(tmp_path / "a")) == ""
     assert first_difference(a, b) == "tensor w: 1 entries of F32 [2, 1] differ, by 0.25 at most"
-
-
-@pytest.mark.slow
-def test_two_commits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The working tree and the last commit compute the same; another learning rate does not."""
-    sizes = [*TINY[:-2], "--corpus", str(write_tokens(tmp_path / "tokens.bin"))]
-    command = ["baseline", "--against", "HEAD", "--steps", "2", "--precision", "float32"]
-    assert same_bits.main([*command, "--", *sizes]) == 0
-    assert same_bits.main([*command, "--", *sizes, "--", *sizes, "--optim.lr", "0.1"]) == 1
-    out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("equal   baseline, float32: 2 steps, ")
-    assert out[1].startswith("DIFFERS baseline, float32: ")
-    assert same_bits.main(["baseline", "--against", "nothing"]) == 2
