@@ -1,16 +1,25 @@
-"""The textbook's training: its order of chunks, its loop step by step, the texts it finds, the picture."""
+"""The textbook's training: its order of chunks, its loop step by step, as `hectogpt train` has it, the texts it finds,
+the picture."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import write_tokens
 from model_solution import ModelConfig, Transformer
 from train import chunk_order, get_chunked_tinystories, gpt2_bytes, load_tokens, plot_results, train
+
+from hectogpt.data import open_corpus
+from hectogpt.lab import recipes
+from hectogpt.training.optim import AdamW
+from hectogpt.training.run import Data
+from hectogpt.training.session import Session
 
 SMALL = ModelConfig(d_model=12, n_heads=3, n_layers=1, context_length=8, vocab_size=300)
 
@@ -109,3 +118,19 @@ def test_plot_writes_a_picture(tmp_path: Path) -> None:
     for count in (1, 100):
         plot_results(losses=[10.0] * count, grad_norms=[1.0] * count, save_path=tmp_path / "picture.png")
         assert (tmp_path / "picture.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_same_losses_and_norms_as_hectogpt_train(tmp_path: Path) -> None:
+    """The textbook's own loop and ours, from the same weights, over the same chunks."""
+    file, log = write_tokens(tmp_path / "train.bin"), tmp_path / "log.jsonl"
+    train(1e-3, 1.0, ModelConfig(33, 3, 3, 64, 50257), 2, 6, data=str(file), log=log)
+    run = replace(recipes.recipe("baseline"), optim=AdamW(lr=1e-3), steps=6, data=Data(2, 64), device="cpu", threads=1)
+    corpus = open_corpus(str(file), cache=tmp_path / "cache")
+    whole = np.fromfile(file, "<u2")  # the textbook trains on all of a file
+    run = replace(run, model=replace(run.model, context_length=64))
+    ours = list(Session.open(run, replace(corpus, tokens=corpus.tokens | {"train": whole})).steps())
+    theirs = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(theirs) == len(ours) == 6
+    for step, line in zip(ours, theirs, strict=True):
+        assert step.loss == pytest.approx(line["loss"], abs=1e-4)
+        assert step.grad_norm == pytest.approx(line["grad_norm"], rel=1e-4)
