@@ -1,19 +1,13 @@
-"""A small corpus with some order in it, and the smallest run over GPT-2's ids, for tests of experiments; and what a
-program of several processes says of it."""
+"""A small corpus with some order in it, and the smallest run over GPT-2's ids, for tests of experiments."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers import ROOT
 
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.lab import recipes, trial
@@ -36,17 +30,6 @@ def make_corpus(folder: Path) -> Corpus:
             ids.append((7 * ids[-1] + 3) % 50 if noise < 0.8 else int(noise * 1e6) % 50)
         np.array(ids, dtype="<u2").tofile(folder / f"{split}.bin")
     return open_corpus(str(folder))
-
-
-def ask(program: Path, scenario: str, folder: Path) -> Any:
-    """What a program of tests/programs/ says of a scenario, as JSON."""
-    make_corpus(folder)
-    environment = os.environ | {"HECTOGPT_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(program), scenario, str(folder)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def small_run(lr: float = 1e-2) -> Run:

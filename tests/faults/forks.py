@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -73,6 +74,7 @@ class Child:
             try:
                 os.dup2(self._said.fileno(), 1)
                 os.dup2(self._said.fileno(), 2)
+                sys.stdout, sys.stderr = (open(n, "w", 1, "utf-8", "replace", closefd=False) for n in (1, 2))  # noqa: SIM115
                 code = self._answered(work)
             except KeyboardInterrupt as stop:  # a second signal, while an error was being printed
                 code = code_of(stop)
@@ -134,13 +136,25 @@ def run(work: Callable[[], Any], kill_after: float | None = None) -> Ended:
     return Child(work).wait(kill_after)
 
 
+def values_of(works: Sequence[Callable[[], T]], kill_after: float | None = None) -> list[T]:
+    """What these return, each in a child, all at the same time; plain values. Raises RuntimeError for one that does not
+    end well."""
+    ended = [child.wait(kill_after) for child in [Child(work) for work in works]]
+    if failed := [one for one in ended if one.code != 0]:
+        raise RuntimeError(f"a child of the proof ended with {failed[0].code}:\n{failed[0].said}")
+    return [one.value for one in ended]
+
+
 def value_of(work: Callable[[], T]) -> T:
-    """What the work returns in a child, as plain values. Raises RuntimeError if the child does not end well."""
-    ended = run(work)
-    if ended.code != 0:
-        raise RuntimeError(f"a child of the proof ended with {ended.code}:\n{ended.said}")
-    found: T = ended.value
-    return found
+    """What the work returns in a child."""
+    return values_of([work])[0]
+
+
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -149,13 +163,10 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     workers = max(1, min(WORKERS, len(items)))
     if workers == 1:
         return [work(item) for item in items]
-    begun = [Child(lambda n=n: [work(item) for item in items[n::workers]]) for n in range(workers)]
     found: list[Any] = [None] * len(items)
-    for number, child in enumerate(begun):
-        ended = child.wait(kill_after=3600)
-        if ended.code != 0:
-            raise RuntimeError(f"a worker of the proof ended with {ended.code}:\n{ended.said}")
-        found[number::workers] = ended.value
+    parts = values_of([lambda n=n: [work(item) for item in items[n::workers]] for n in range(workers)], 3600)
+    for number, part in enumerate(parts):
+        found[number::workers] = part
     return found
 
 

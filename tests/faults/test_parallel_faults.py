@@ -6,20 +6,29 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+import forks
 import pytest
 from experiments import make_corpus
 from helpers import ROOT
 
+from hectogpt.cli import main
 from hectogpt.training.launch import find_launch
 
-pytestmark = pytest.mark.thorough
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
 PROGRAMS = ROOT / "tests" / "programs"
+FAULTY = ["train", "fault.py:faulty@baseline"]  # its part does what $FAULT says
+SIZES = ["--model.d-model", "8", "--model.n-heads", "2", "--model.n-layers", "1", "--model.context-length", "16"]
+SIZES += ["--data.seq-len", "16", "--data.batch-size", "4", "--threads", "1", "--head-dtype", "float32", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -30,37 +39,48 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def found(folder: Path) -> dict[str, Any]:
-    environment = os.environ | {"HECTOGPT_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(PROGRAMS / "shared_faults.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+def in_two(cwd: list[Path], argv: list[list[str]], hung: int | None = None, **environment: str) -> list[forks.Ended]:
+    """How a command ends in two processes that share a run, forked from this one: torch is loaded once. The one that
+    hangs is killed when the other has ended, as by torchrun."""
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(forks.free_port())} | environment
+
+    def work(rank: int) -> None:
+        os.chdir(cwd[rank])
+        own = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+        os.environ.update(own | environment)
+        main([*argv[rank], *SIZES, "--steps", "4", "--save-every", "2"])
+
+    children = [forks.Child(lambda rank=rank: work(rank)) for rank in (0, 1)]
+    ended: dict[int, forks.Ended] = {}
+    for rank in (1, 0) if hung == 0 else (0, 1):
+        if rank == hung:
+            children[rank].send(signal.SIGKILL)
+        ended[rank] = children[rank].wait()
+    return [ended[0], ended[1]]
 
 
 @pytest.mark.parametrize(
-    ("fault", "codes", "cause"),
+    ("fault", "rank", "code", "cause"),
     [
-        ("killed", [10, -9], "its process has ended without a word"),
-        ("raised", [10, 1], "ValueError: the idea fell over"),
-        ("hung", [10, -9], "it did not come to the sum of gradients of step 3 in 3 s; its last sign: computes, step 3"),
+        ("killed", 1, -9, "its process has ended without a word"),
+        ("raised", 1, 1, "ValueError: the idea fell over"),
+        ("hung", 1, -9, "it did not come to the sum of gradients of step 3 in 3 s; its last sign: computes, step 3"),
+        ("hung", 0, -9, ""),
     ],
 )
-def test_a_failed_process_is_named_with_its_cause(
-    found: dict[str, Any], fault: str, codes: list[int], cause: str
-) -> None:
-    """Rank 0 tells it, with what is kept; the others say nothing of their own."""
-    run = found[fault]
-    assert run["codes"] == codes
-    first, other = run["told"]
-    assert first.startswith("error: rank 1 of the run's 2 processes failed in step 3\nwhy: ")
-    assert cause in first
-    assert f"kept: the checkpoint of step 2, metrics and run.json in {fault}\n" in first
-    assert other == ""
-    assert run["seconds"] < 10 + 3 * (fault == "hung")
-    assert run["checkpoints"] == ["step-00000002"]
+def test_a_failed_process_is_named_with_its_cause(fault: str, rank: int, code: int, cause: str, folder: Path) -> None:
+    """Rank 0 tells it, with what is kept, or rank 1 if rank 0 has failed; the others say nothing of their own."""
+    out, hung = f"{fault}-{rank}", rank if fault == "hung" else None
+    argv = [*FAULTY, "--corpus", str(folder), "--out", out, "--dist-timeout", "60" if hung is None else "3"]
+    ended = in_two([folder] * 2, [argv] * 2, hung, FAULT=f"{fault} {rank} 6")
+    teller, failed = ended[1 - rank], ended[rank]
+    assert (teller.code, failed.code) == (10, code)
+    assert teller.said.startswith(f"error: rank {rank} of the run's 2 processes failed in step 3\nwhy: ")
+    assert cause in teller.said
+    if rank == 1:
+        assert f"kept: the checkpoint of step 2, metrics and run.json in {out}\n" in teller.said
+        assert failed.said == ""
+        assert [path.name for path in (folder / out / "checkpoints").glob("*")] == ["step-00000002"]
 
 
 @pytest.mark.parametrize(
@@ -71,31 +91,41 @@ def test_a_failed_process_is_named_with_its_cause(
         ("data", "in the data\nwhy: dev: "),
     ],
 )
-def test_processes_with_different_runs_do_not_begin(found: dict[str, Any], what: str, named: str) -> None:
-    run = found[what]
-    assert run["codes"] == [2, 2], run["told"]
-    assert run["told"][0].startswith("error: rank 1 differs from rank 0 " + named)
-    assert "kept: nothing was written" in run["told"][0]
-    assert run["folder"] == []
+def test_processes_with_different_runs_do_not_begin(what: str, named: str, folder: Path, tmp_path: Path) -> None:
+    own = [tmp_path / "rank0", tmp_path / "rank1"]
+    for rank, path in enumerate(own):
+        (path / "text").mkdir(parents=True)
+        shutil.copy(folder / "fault.py", path)
+        for split in ("train", "dev", "test"):
+            shutil.copy(folder / f"{split}.bin", path / "text")
+            if what == "data" and rank == 1:
+                content = (path / "text" / f"{split}.bin").read_bytes()
+                (path / "text" / f"{split}.bin").write_bytes(content[:-2] + b"\1\0")
+        if what == "idea":
+            with (path / "fault.py").open("a") as file:
+                file.write(f"\n# of rank {rank}\n")
+    train = FAULTY if what == "idea" else ["train", "baseline"]
+    argv = [[*train, "--corpus", "text", "--out", str(tmp_path / "run")] for _ in own]
+    argv[1] += ["--seed", "1"] if what == "configuration" else []
+    first, other = in_two(own, argv)
+    assert (first.code, other.code) == (2, 2), first.said
+    assert first.said.startswith("error: rank 1 differs from rank 0 " + named)
+    assert "kept: nothing was written" in first.said
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_hung_rank_0_is_named_by_rank_1(found: dict[str, Any]) -> None:
-    run = found["hung-first"]
-    assert run["codes"] == [-9, 10]
-    assert run["told"][1].startswith("error: rank 0 of the run's 2 processes failed in step 3\nwhy: ")
-    assert run["seconds"] < 20
-
-
-def test_a_busy_port_is_told_at_every_rank(found: dict[str, Any]) -> None:
+def test_a_busy_port_is_told_at_every_rank(folder: Path) -> None:
     """A program that listens there and says nothing holds nobody up."""
-    run = found["port"]
-    assert run["codes"] == [2, 10]
-    first, other = run["told"]
-    assert first.startswith("error: port ")
-    assert "MASTER_PORT" in first
-    assert other.startswith("error: the 2 processes of the run did not find each other at 127.0.0.1:")
-    assert "GLOO_SOCKET_IFNAME" in other
-    assert run["seconds"] < 30
+    argv = ["train", "baseline", "--corpus", str(folder), "--out", "port", "--dist-timeout", "3"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        first, other = in_two([folder] * 2, [argv] * 2, MASTER_PORT=str(taken.getsockname()[1]))
+    assert (first.code, other.code) == (2, 10)
+    assert first.said.startswith("error: port ")
+    assert "MASTER_PORT" in first.said
+    assert other.said.startswith("error: the 2 processes of the run did not find each other at 127.0.0.1:")
+    assert "GLOO_SOCKET_IFNAME" in other.said
 
 
 # --- torchrun itself --------------------------------------------------------------------------------------------------
@@ -104,11 +134,9 @@ def test_a_busy_port_is_told_at_every_rank(found: dict[str, Any]) -> None:
 def torchrun(
     folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "hectogpt"), **environment: str
 ) -> subprocess.Popen[str]:
-    sizes = ["--model.d-model", "8", "--model.n-heads", "2", "--model.n-layers", "1", "--model.context-length", "16"]
-    sizes += ["--data.seq-len", "16", "--data.batch-size", "4", "--threads", "1", "--head-dtype", "float32", "--quiet"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     split = arguments.index("train")
-    command += [*arguments[:split], *program, *arguments[split:], "--corpus", str(folder), *sizes]
+    command += [*arguments[:split], *program, *arguments[split:], "--corpus", str(folder), *SIZES]
     env = os.environ | {"HECTOGPT_CACHE": str(folder / "cache")} | environment
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -116,7 +144,7 @@ def torchrun(
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """The run that others are compared with, by torchrun and with nothing in its way."""
-    done = torchrun(folder, "train", "fault.py:faulty@baseline", "--steps", "6", "--out", "whole")
+    done = torchrun(folder, *FAULTY, "--steps", "6", "--out", "whole")
     told = done.communicate(timeout=120)
     assert done.returncode == 0, told
     record = json.loads((folder / "whole" / "run.json").read_text())
@@ -130,7 +158,7 @@ def weights(folder: Path) -> bytes:
 
 
 def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(folder: Path, whole: Path) -> None:
-    argv = ["--max-restarts", "1", "train", "fault.py:faulty@baseline", "--steps", "6", "--save-every", "2"]
+    argv = ["--max-restarts", "1", *FAULTY, "--steps", "6", "--save-every", "2"]
     done = torchrun(folder, *argv, "--out", "again", FAULT="killed 1 8")
     told = done.communicate(timeout=120)
     assert done.returncode == 0, told
@@ -142,7 +170,7 @@ def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(fold
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 def test_processes_whose_torchrun_was_killed_end_in_order(folder: Path, whole: Path) -> None:
     """They would train on as nobody's. Rank 0 saves the step that is done."""
-    argv = ["train", "fault.py:faulty@baseline", "--steps", "100000", "--save-every", "0", "--out", "orphans"]
+    argv = [*FAULTY, "--steps", "100000", "--save-every", "0", "--out", "orphans"]
     done = torchrun(folder, *argv)
     metrics, children = folder / "orphans" / "metrics.jsonl", Path(f"/proc/{done.pid}/task/{done.pid}/children")
     deadline = time.monotonic() + 60
@@ -159,7 +187,7 @@ def test_processes_whose_torchrun_was_killed_end_in_order(folder: Path, whole: P
 
 
 def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path, whole: Path) -> None:
-    argv = ["train", "fault.py:faulty@baseline", "--steps", "6", "--save-every", "0", "--out", "ended"]
+    argv = [*FAULTY, "--steps", "6", "--save-every", "0", "--out", "ended"]
     begun = time.monotonic()
     done = torchrun(folder, *argv, FAULT="stopped 1 6")
     told = done.communicate(timeout=120)
@@ -179,7 +207,7 @@ def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, wh
         file.write("# of rank 1\n")
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     program = (str(PROGRAMS / "own_copy.py"), str(folder / "copies"))
-    argv = ["train", "fault.py:faulty@baseline", "--steps", "8", "--resume", "whole"]
+    argv = [*FAULTY, "--steps", "8", "--resume", "whole"]
     done = torchrun(folder, *argv, program=program)
     _, err = done.communicate(timeout=120)
     assert done.returncode == 1, err

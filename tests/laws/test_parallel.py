@@ -2,40 +2,105 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import torch
-from experiments import ask
-from helpers import ROOT
+from experiments import make_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hectogpt import InputPart
+from hectogpt.data import Corpus
 from hectogpt.errors import UserError
+from hectogpt.lab import recipes
+from hectogpt.model.inputs import NgramHash
+from hectogpt.training import leaves
+from hectogpt.training.checkpoint import Checkpoints
+from hectogpt.training.launch import Launch
 from hectogpt.training.leaves import add_in_tree, choose_leaves, process_counts
-from hectogpt.training.run import Data
+from hectogpt.training.parallel import ALONE, Alone, World
+from hectogpt.training.run import Data, Run
+from hectogpt.training.session import Session
 
-PROGRAM = ROOT / "tests" / "programs" / "shared_runs.py"
-
-
-def assert_elastic(found: dict[str, Any]) -> None:
-    for name, runs in found.items():
-        (alone,) = runs["0"]
-        for how, answers in runs.items():
-            for rank, one in enumerate(answers):
-                assert one == alone, f"{name}, {how} processes, rank {rank}"
-        assert len(set(alone["losses"])) == len(alone["losses"])
+# Child processes that share a run are forked from this one.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-def test_one_two_and_four_processes_give_the_same_bits(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Drop(InputPart):
+    """Dropout of the embedded tokens, a user's own part: chance has to be the same as well."""
+
+    def build(self, d_model: int, vocab_size: int, norm: object) -> torch.nn.Module:
+        return DropLayer(0.2)
+
+
+class DropLayer(torch.nn.Dropout):
+    def forward(self, x: torch.Tensor, ids: torch.Tensor, cache: object = None) -> torch.Tensor:
+        return super().forward(x)
+
+
+def small(name: str, steps: int) -> Run:
+    """A recipe of the ladder with all its parts, and dropout, at a small size."""
+    whole = recipes.recipe(name)
+    inputs = tuple(replace(p, rows=200) if isinstance(p, NgramHash) else p for p in whole.model.inputs)
+    sizes = {"d_model": 12, "n_heads": 2, "n_layers": 2, "context_length": 16, "vocab_size": 50257}
+    model = replace(whole.model, inputs=(*inputs, Drop()), **sizes)
+    data = replace(whole.data, batch_size=8, seq_len=16, leaves=4)
+    more = {"steps": steps, "threads": 1, "device": "cpu", "dtype": "float32", "head_dtype": "float32"}
+    return replace(whole, model=model, data=data, **more)
+
+
+def take_steps(run: Run, corpus: Corpus, world: World | Alone, folder: Path, stop: int, saved: int) -> dict[str, Any]:
+    """Train from the checkpoint of step `saved` (0: from the start) to step `stop`, and save one there."""
+    leaves.BUCKET = 1 << 20  # so that the table of tokens, small here, has a bucket to itself as a large one has
+    checkpoints = Checkpoints(folder)
+    session = Session.open(run, corpus, checkpoints.load(saved) if saved and world.is_first else None, world)
+    for step in session.steps():
+        if step.number == stop:
+            break
+    if world.is_first and stop < run.steps:
+        checkpoints.save(session.checkpoint())
+    weights = hashlib.sha256()
+    for tensor in session.model.state_dict().values():
+        weights.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    numbers = [[step.loss.hex(), step.grad_norm.hex()] for step in session.done]
+    return {"numbers": numbers, "weights": weights.hexdigest()}
+
+
+def shared(count: int, run: Run, corpus: Corpus, folder: Path, stop: int = 0, saved: int = 0) -> list[Any]:
+    """The run to step `stop` in so many processes; 0 stands for one without a world. An answer for each process."""
+    port, stop = forks.free_port(), stop or run.steps
+
+    def work(rank: int) -> Any:
+        if count == 0:
+            return take_steps(run, corpus, ALONE, folder, stop, saved)
+        with World(Launch(rank, count, rank, count, "127.0.0.1", port, 0, False), 60.0) as world:
+            return take_steps(run, corpus, world, folder, stop, saved)
+
+    return forks.values_of([lambda rank=rank: work(rank) for rank in range(count or 1)])
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("top", 4), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("baseline", "top"))],
+)
+def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, tmp_path: Path) -> None:
     """Losses, gradient norms and weights, with dropout; a run that moves from four to one, to two, to none as well."""
-    assert_elastic(ask(PROGRAM, "elastic", tmp_path))
-
-
-@pytest.mark.slow
-def test_they_do_for_a_hundred_steps(tmp_path: Path) -> None:
-    assert_elastic(ask(PROGRAM, "hundred", tmp_path))
+    corpus, run, at = make_corpus(tmp_path), small(name, steps), 0
+    found = {count: shared(count, run, corpus, tmp_path / str(count)) for count in (0, 1, 2, 4)}
+    for count, stop in ((4, steps // 4), (1, steps // 2), (2, steps - 1)):
+        shared(count, run, corpus, tmp_path / "moved", stop, at)
+        at = stop
+    found["moved"] = shared(0, run, corpus, tmp_path / "moved", 0, at)
+    (alone,) = found[0]
+    assert len({loss for loss, _ in alone["numbers"]}) == steps
+    for how, answers in found.items():
+        assert answers == [alone] * len(answers), f"{how} processes"
 
 
 # --- the tree ---------------------------------------------------------------------------------------------------------
