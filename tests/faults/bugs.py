@@ -33,6 +33,8 @@ from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.state import State
 
+Save = Callable[[], None]
+
 
 def nothing(*_: Any, **__: Any) -> None:
     """Takes the place of what is left out."""
@@ -46,113 +48,62 @@ def everywhere(old: Any, new: Any) -> None:
                 setattr(module, own, new)
 
 
-# --- what is written, and when it is on disk --------------------------------------------------------------------------
+# --- what is written --------------------------------------------------------------------------------------------------
 
 
-def no_sync_of_data() -> None:
-    """The content of files is not synced."""
-    everywhere(files.sync_file, nothing)
-    everywhere(files.sync, nothing)
-
-
-def no_sync_of_folders() -> None:
-    """Names in folders are not synced."""
-    everywhere(files.sync_folder, nothing)
-
-
-def no_manifest() -> None:
-    """Checkpoints and weights are trusted if they can be read."""
-    everywhere(json_files.damage, lambda *_, **__: [])
-
-
-def _around_save(change: Callable[[Callable[[], None], Checkpoints], None]) -> None:
+def saving_by(change: Callable[[Save, Checkpoints], object]) -> None:
     """Save checkpoints in another way: `change` is given what saves, and the checkpoints."""
     save = Checkpoints.save
-
-    def saved(self: Checkpoints, new: Checkpoint) -> None:
-        change(lambda: save(self, new), self)
-
-    Checkpoints.save = saved
+    Checkpoints.save = lambda self, new: change(lambda: save(self, new), self)
 
 
-def removed_first() -> None:
-    """Old checkpoints are removed before the new one is saved."""
+def remove_first(save: Save, checkpoints: Checkpoints) -> None:
+    for step in checkpoints.steps():
+        files.remove_folder(checkpoints.path(step))
+    save()
 
-    def change(save: Callable[[], None], checkpoints: Checkpoints) -> None:
-        for step in checkpoints.steps():
-            files.remove_folder(checkpoints.path(step))
+
+def save_later(save: Save, _: Checkpoints) -> None:
+    for thread in [thread for thread in threading.enumerate() if thread.name == "late"]:
+        thread.join()
+    threading.Thread(target=save, name="late").start()
+
+
+def save_or_not(save: Save, _: Checkpoints) -> None:
+    with contextlib.suppress(Exception):
         save()
 
-    _around_save(change)
 
-
-def manifest_last() -> None:
-    """A checkpoint gets its name before it has its manifest."""
-    original, rename = checkpoint.write_manifest, checkpoint.replace_folder
-    waiting: list[Any] = []
-
-    def later(*arguments: Any) -> None:
-        waiting[:] = arguments
+def write_manifest_last() -> None:
+    write, rename, waiting = checkpoint.write_manifest, checkpoint.replace_folder, []
 
     def renamed(new: Path, folder: Path) -> None:
         rename(new, folder)
-        original(folder, *waiting[1:])
+        write(folder, *waiting[-1][1:])
 
-    checkpoint.write_manifest, checkpoint.replace_folder = later, renamed
-
-
-def reported_early() -> None:
-    """A checkpoint is reported as saved when its writing begins."""
-
-    def change(save: Callable[[], None], _: Checkpoints) -> None:
-        for thread in [thread for thread in threading.enumerate() if thread.name == "late"]:
-            thread.join()
-        threading.Thread(target=save, name="late").start()
-
-    _around_save(change)
+    checkpoint.write_manifest = lambda *arguments: waiting.append(arguments)
+    checkpoint.replace_folder = renamed
 
 
-def failure_unnoticed() -> None:
-    """A checkpoint that cannot be written counts as saved."""
-
-    def change(save: Callable[[], None], _: Checkpoints) -> None:
-        with contextlib.suppress(Exception):
-            save()
-
-    _around_save(change)
+def leave_leftovers() -> None:
+    Checkpoints.remove_leftovers = run_folder._remove_leftovers = nothing
 
 
-def leftovers_stay() -> None:
-    """What killed processes were writing is never removed."""
-    Checkpoints.remove_leftovers = nothing
-    run_folder._remove_leftovers = nothing
-
-
-def written_in_place() -> None:
-    """Files are written in the place of the old ones, not beside them."""
-
-    @contextlib.contextmanager
-    def replacing(path: Path) -> Iterator[Path]:
-        path.touch()
-        yield path
-
-    everywhere(files.replacing, replacing)
+@contextlib.contextmanager
+def write_in_place(path: Path) -> Iterator[Path]:
+    path.touch()
+    yield path
 
 
 # --- what is saved and put back ---------------------------------------------------------------------------------------
 
 
-def chance_not_seeded() -> None:
-    """Dropout draws from random numbers that no step seeds and no checkpoint keeps."""
-
-    @contextlib.contextmanager
-    def unseeded(*_: Any) -> Iterator[None]:
-        yield
-
-    everywhere(loop.seeded, unseeded)
+@contextlib.contextmanager
+def unseeded(*_: Any) -> Iterator[None]:
+    yield
 
 
-def _change_tensors(change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+def change_tensors(change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
     take = state.take_state
 
     def taken(*arguments: Any) -> State:
@@ -162,44 +113,23 @@ def _change_tensors(change: Callable[[str, torch.Tensor], torch.Tensor]) -> None
     everywhere(take, taken)
 
 
-def optimizer_step_lost() -> None:
-    """AdamW's count of its steps is not saved."""
-    _change_tensors(lambda name, tensor: tensor * 0 if name.endswith(".step") else tensor)
-
-
-def weights_in_bf16() -> None:
-    """Weights are saved with 8 bits of precision."""
-    _change_tensors(lambda name, t: t.bfloat16().float() if name.startswith("model.") and t.is_floating_point() else t)
-
-
-def _after_resume(change: Callable[[session.Session], None]) -> None:
-    go_on = session.Session._go_on_from
+def start_data_again() -> None:
+    go_on, make = session.Session._go_on_from, setup.make_batches
 
     def going(self: session.Session, found: Checkpoint) -> None:
         go_on(self, found)
-        change(self)
+        done = len(self.done)
+
+        def batches(*arguments: Any) -> Any:
+            whole = make(*arguments)
+            return SimpleNamespace(at=lambda step: whole.at(step - done))
+
+        everywhere(make, batches)
 
     session.Session._go_on_from = going
 
 
-def data_starts_again() -> None:
-    """A resumed run reads the text from its beginning."""
-    make = setup.make_batches
-
-    def change(self: session.Session) -> None:
-        done = len(self.done)
-
-        def batches(*arguments: Any) -> Any:
-            found = make(*arguments)
-            return SimpleNamespace(at=lambda step: found.at(step - done))
-
-        everywhere(make, batches)
-
-    _after_resume(change)
-
-
-def metrics_not_cut() -> None:
-    """Rows of steps that are taken again stay in metrics.jsonl."""
+def keep_later_rows() -> None:
     begin = RunFolder._open_metrics
 
     def opened(self: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
@@ -209,111 +139,103 @@ def metrics_not_cut() -> None:
     RunFolder._open_metrics = opened
 
 
-# --- locks, signals ---------------------------------------------------------------------------------------------------
-
-
-def folder_not_locked() -> None:
-    """Two processes may train in one folder."""
-    run_folder._lock = lambda *_: True
-
-
-def signal_forgotten() -> None:
-    """A signal ends the run at once, without a checkpoint."""
-
-    @contextlib.contextmanager
-    def raising(**_: Any) -> Iterator[list[int]]:
-        with full_run.raise_on_signal():
-            yield []
-
-    full_run.stop_on_signal = raising
+@contextlib.contextmanager
+def raising(**_: Any) -> Iterator[list[int]]:
+    with full_run.raise_on_signal():
+        yield []
 
 
 # --- who must see them ------------------------------------------------------------------------------------------------
 
-Bug = Callable[[], None]
-Look = Callable[[Bug, dict[str, Case], Path], Sequence[str] | Line]  # plants the bug, and what a proof then sees
+Plant = Callable[[], object]
+Look = Callable[[Plant, dict[str, Case], Path], Sequence[str] | Line]  # plants the bug, and what a proof then sees
 
 
 def by_kills(kind: str, every: int = 9, only: str = "") -> Look:
     """Kills at points of a run of this kind."""
-
-    def look(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
-        bug()
-        return killed.point_kills(kind, cases[kind], where, every, only)
-
-    return look
+    return after_planting(lambda cases, where: killed.point_kills(kind, cases[kind], where, every, only))
 
 
-def by_power_cut(bug: Bug, cases: dict[str, Case], where: Path) -> list[str]:
+def after_planting(look: Callable[[dict[str, Case], Path], Sequence[str] | Line]) -> Look:
+    """Plants the bug first."""
+
+    def both(plant: Plant, cases: dict[str, Case], where: Path) -> Sequence[str] | Line:
+        plant()
+        return look(cases, where)
+
+    return both
+
+
+def by_power_cut(plant: Plant, cases: dict[str, Case], where: Path) -> list[str]:
     """The model of the disk. The bug is planted after the checkpoints that are there already."""
-    return power_cut.states_of(power_cut.checkpoint_saving(cases["plain"]), where, bug, most=1)[1]
+    return power_cut.states_of(power_cut.checkpoint_saving(cases["plain"]), where, plant, most=1)[1]
 
 
-def by_damage(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
-    """Damaged files."""
-    bug()
-    return damage.damaged(where, cases["plain"].with_steps(4), 96)
-
-
-def by_storage(bug: Bug, cases: dict[str, Case], where: Path) -> list[str]:
+@after_planting
+def by_storage(cases: dict[str, Case], where: Path) -> list[str]:
     """Failing storage."""
-    bug()
     run = Undisturbed(cases["plain"].with_steps(storage.STEPS), where, runs.train_unscored)
     halves = [(point, name) for point, name in killed.points_of(run, steps=False) if name == "half of write tensors"]
     return [fault for point, name in halves[-3:] for fault in storage.fail_at(run, point, name, 1, False)]
 
 
-def by_starts(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
-    """Starts at the same time."""
-    bug()
-    return two_at_once.starts(cases["plain"], where, 4, ("resumed", "one folder"))
-
-
-def by_signals(bug: Bug, cases: dict[str, Case], where: Path) -> list[str]:
+@after_planting
+def by_signals(cases: dict[str, Case], where: Path) -> list[str]:
     """Signals."""
-    bug()
     run = Undisturbed(cases["plain"].with_steps(40), where, killed.train_by_time)
     return [fault for number in range(6) for fault in run.faults(killed.one_signal(run, number))]
 
 
-def by_starts_again(bug: Bug, cases: dict[str, Case], where: Path) -> Line:
-    """Starts that are killed again and again."""
-    bug()
-    return killed.crash_loop(cases["plain"], where)
+by_damage = after_planting(lambda cases, where: damage.damaged(where, cases["plain"].with_steps(4), 96))
+by_starts = after_planting(lambda cases, where: two_at_once.starts(cases["plain"], where, 4, ("resumed", "one folder")))
+by_crashes = after_planting(lambda cases, where: killed.crash_loop(cases["plain"], where))
 
-
-BUGS: dict[Bug, Look] = {
-    removed_first: by_kills("plain"),
-    manifest_last: by_kills("plain", every=2, only="fsync"),
-    reported_early: by_kills("plain"),
-    written_in_place: by_kills("plain", every=1, only="run.json"),
-    no_sync_of_data: by_power_cut,
-    no_sync_of_folders: by_power_cut,
-    no_manifest: by_damage,
-    failure_unnoticed: by_storage,
-    leftovers_stay: by_starts_again,
-    chance_not_seeded: by_kills("idea"),
-    optimizer_step_lost: by_kills("plain"),
-    weights_in_bf16: by_kills("top"),
-    data_starts_again: by_kills("plain"),
-    metrics_not_cut: by_kills("plain", every=1, only="half of write tensors"),
-    folder_not_locked: by_starts,
-    signal_forgotten: by_signals,
+BUGS: dict[str, tuple[Plant, Look]] = {
+    "old checkpoints are removed before the new one is saved": (lambda: saving_by(remove_first), by_kills("plain")),
+    "files are not synced": (
+        lambda: [everywhere(sync, nothing) for sync in (files.sync_file, files.sync)],
+        by_power_cut,
+    ),
+    "hashes are not checked": (lambda: everywhere(json_files.damage, lambda *_, **__: []), by_damage),
+    "dropout draws from what no step seeds": (lambda: everywhere(loop.seeded, unseeded), by_kills("idea")),
+    "a checkpoint gets its name before its manifest": (write_manifest_last, by_kills("plain", 2, "fsync")),
+    "a checkpoint is reported as saved when its writing begins": (lambda: saving_by(save_later), by_kills("plain")),
+    "a checkpoint that cannot be written counts as saved": (lambda: saving_by(save_or_not), by_storage),
+    "files are written in the place of the old ones": (
+        lambda: everywhere(files.replacing, write_in_place),
+        by_kills("plain", 1, "run.json"),
+    ),
+    "names in folders are not synced": (lambda: everywhere(files.sync_folder, nothing), by_power_cut),
+    "what killed processes were writing stays": (leave_leftovers, by_crashes),
+    "AdamW's count of steps is not saved": (
+        lambda: change_tensors(lambda name, t: t * 0 if name.endswith(".step") else t),
+        by_kills("plain"),
+    ),
+    "weights are saved in bf16": (
+        lambda: change_tensors(
+            lambda name, t: t.bfloat16().float() if name.startswith("model.") and t.is_floating_point() else t
+        ),
+        by_kills("top"),
+    ),
+    "a resumed run reads the text from its beginning": (start_data_again, by_kills("plain")),
+    "rows of steps taken again stay in metrics.jsonl": (keep_later_rows, by_kills("plain", 1, "half of write tensors")),
+    "two processes may train in one folder": (lambda: setattr(run_folder, "_lock", lambda *_: True), by_starts),
+    "a signal ends the run without a checkpoint": (lambda: setattr(full_run, "stop_on_signal", raising), by_signals),
 }
-QUICK = (removed_first, no_sync_of_data, chance_not_seeded, no_manifest)
+QUICK = 4  # the first ones
 
 
 def check(quick: bool) -> list[Line]:
     """The line of planted bugs. quick: four of them."""
     with runs.place(warm=("plain", "idea", "top")) as (where, cases):
 
-        def seen(bug: Bug) -> bool:
+        def seen(name: str) -> bool:
             forks.WORKERS = 1
-            found = BUGS[bug](bug, cases, Path(tempfile.mkdtemp(dir=where)))
+            plant, look = BUGS[name]
+            found = look(plant, cases, Path(tempfile.mkdtemp(dir=where)))
             return bool(found.failures if isinstance(found, Line) else found)
 
         def look_for(name: str) -> list[str]:  # in a child, where the bug stays
-            bug = next(bug for bug in BUGS if bug.__name__ == name)
-            return [] if forks.value_of(lambda: seen(bug)) else ["not seen"]
+            return [] if forks.value_of(lambda: seen(name)) else ["not seen"]
 
-        return [forks.over("planted bugs", look_for, [bug.__name__ for bug in (QUICK if quick else BUGS)], "all seen")]
+        return [forks.over("planted bugs", look_for, list(BUGS)[: QUICK if quick else None], "all seen")]

@@ -56,11 +56,13 @@ class Tally:
     memory: int = 0
     refused: int = 0
     failures: list[str] = field(default_factory=list)
+    begun: float = field(default_factory=time.perf_counter)
 
     def attempt(
         self, name: str, action: Callable[[], object], size: int = 0, must_refuse: bool = False, timed: bool = True
     ) -> object:
-        """One try. size: of the file in bytes. Returns what the action returned, None if it was refused."""
+        """One try, and one more to measure Python's memory where it must be refused. size: of the file in bytes.
+        Returns what the action returned, None if it was refused."""
         self.tries += 1
         begun, value, refused = time.process_time(), None, False
         try:
@@ -79,26 +81,29 @@ class Tally:
             self.seconds = max(self.seconds, spent)
             if spent > SECONDS * (1 + size / 1e8):
                 self.failures.append(f"{name}: {1000 * spent:.0f} ms")
+        if refused and must_refuse:
+            peak = _memory_of(action)
+            self.memory = max(self.memory, peak)
+            if peak > 2 * size + FLOOR:
+                self.failures.append(f"{name}: {peak / 2**20:.0f} MiB for a file of {size / 2**20:.1f}")
         return value
 
-    def measure(self, name: str, action: Callable[[], object], size: int) -> None:
-        """The memory that Python takes for one more of the same tries."""
-        tracemalloc.start()
-        try:
-            with contextlib.suppress(UserError):
-                action()
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        self.memory = max(self.memory, peak)
-        if peak > 2 * size + FLOOR:
-            self.failures.append(f"{name}: {peak / 2**20:.0f} MiB for a file of {size / 2**20:.1f}")
-
-    def line(self, promise: str, seconds: float) -> Line:
+    def line(self, promise: str) -> Line:
         detail = f"{self.refused} refused, the slowest in {1000 * self.seconds:.0f} ms of processor time"
         detail += f", at most {self.memory / 2**20:.1f} MiB of Python's memory" if self.memory else ""
         detail += "".join(f"; {failure}" for failure in self.failures[:5])
-        return Line(promise, self.tries, len(self.failures), seconds, detail)
+        return Line(promise, self.tries, len(self.failures), time.perf_counter() - self.begun, detail)
+
+
+def _memory_of(action: Callable[[], object]) -> int:
+    """The bytes that Python takes at its peak for something that is refused."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(UserError):
+            action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 @contextlib.contextmanager
@@ -186,7 +191,7 @@ def pickles(canary: Path) -> dict[str, tuple[bytes, Callable[[io.BytesIO], objec
 
 def check_pickles(folder: Path) -> Line:
     """No container of a pickle runs code, whatever it is called and wherever it lies."""
-    begun, tally, canary = time.perf_counter(), Tally(), folder / LIVE
+    tally, canary = Tally(), folder / LIVE
     folder.mkdir(parents=True)
     live = 0
     for name, (content, load) in pickles(canary).items():
@@ -201,7 +206,7 @@ def check_pickles(folder: Path) -> Line:
                 canary.rmdir()
     if live != 8:
         tally.failures.append(f"only {live} of 8 canaries are alive")
-    return tally.line("pickles in 8 containers never run", time.perf_counter() - begun)
+    return tally.line("pickles in 8 containers never run")
 
 
 def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -219,13 +224,13 @@ def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callab
         beside = shutil.copytree(sound, folder / f"{kind} beside")
         (beside / "model.safetensors").unlink()
         (beside / name).write_bytes(content)
-        yield f"only weights of a {kind}", _model(beside)
+        yield f"only weights of a {kind}", partial(open_model, beside)
         for spoilt in ("model.safetensors", *(f"{part}.json" for part in ("config", "vocab", "tokenizer", "run"))):
             path = shutil.copytree(sound, folder / f"{kind} {spoilt}")
             (path / spoilt).write_bytes(content)
-            yield f"{spoilt} of a {kind}", _model(path)
+            yield f"{spoilt} of a {kind}", partial(open_model, path)
         yield f"run.json of a {kind}, to be listed", partial(read_record, path)
-    yield "a model by itself", _model(place("model", name))
+    yield "a model by itself", partial(open_model, place("model", name))
     yield "a corpus", _corpus(place("corpus", name), cache)
     for ending in (".txt", ".jsonl", ".bin", ".json"):
         yield f"a corpus {ending}", _corpus(place("corpora", f"x{ending}"), cache)
@@ -236,10 +241,6 @@ def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callab
     yield "token files", _corpus(folder / "tokens", cache)
     place("tokens", "index.json")
     yield "token files with an index", _corpus(folder / "tokens", cache)
-
-
-def _model(path: Path) -> Callable[[], object]:
-    return lambda: open_model(path)
 
 
 def _corpus(path: Path | str, cache: Path, encoding: str = "utf-8", force: bool = False) -> Callable[[], object]:
@@ -294,7 +295,7 @@ def seal(header: bytes, data: bytes) -> bytes:
 
 def check_headers(folder: Path) -> Line:
     """Crafted headers are refused in little time and memory."""
-    begun, tally = time.perf_counter(), Tally()
+    tally = Tally()
     for kind, write in (("run", write_run), ("gpt2", write_gpt2)):
         path = write(folder / kind)
         open_model(path)  # once, so that nothing is imported while time is measured
@@ -302,10 +303,9 @@ def check_headers(folder: Path) -> Line:
         whole = weights.read_bytes()
         for name, content in headers(whole).items():
             weights.write_bytes(content)
-            tally.attempt(f"{kind}, {name}", _model(path), len(content), must_refuse=True)
-            tally.measure(f"{kind}, {name}", _model(path), len(content))
+            tally.attempt(f"{kind}, {name}", partial(open_model, path), len(content), must_refuse=True)
         weights.write_bytes(whole)
-    return tally.line("16 crafted safetensors headers are refused", time.perf_counter() - begun)
+    return tally.line("16 crafted safetensors headers are refused")
 
 
 LIKELY = b'0123456789{}[]":, abcFIU_.'  # bytes of a header: most others are no JSON at once
@@ -313,7 +313,7 @@ LIKELY = b'0123456789{}[]":, abcFIU_.'  # bytes of a header: most others are no 
 
 def check_mutations(folder: Path, count: int) -> Line:
     """A header with a changed byte is refused, or names the same tensors."""
-    begun, tally, generator = time.perf_counter(), Tally(), random.Random(0)
+    tally, generator = Tally(), random.Random(0)
     kinds = [(write_run(folder / "run"), count - count // 2), (write_gpt2(folder / "gpt2"), count // 2)]
     for path, tries in kinds:
         weights = path / "model.safetensors"
@@ -323,12 +323,12 @@ def check_mutations(folder: Path, count: int) -> Line:
             changed = bytearray(whole)
             changed[at] = generator.choice(LIKELY) if generator.random() < 0.5 else generator.randrange(256)
             weights.write_bytes(changed)
-            found = tally.attempt(f"{path.name}, byte {at}", _model(path), len(whole))
+            found = tally.attempt(f"{path.name}, byte {at}", partial(open_model, path), len(whole))
             if found is not None and not _same(found[0].state_dict(), expected):  # type: ignore[index]
                 tally.failures.append(f"{path.name}, byte {at}: other weights")
         weights.write_bytes(whole)
         assert load_file(weights)
-    return tally.line("safetensors headers with a changed byte", time.perf_counter() - begun)
+    return tally.line("safetensors headers with a changed byte")
 
 
 def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -372,23 +372,22 @@ def configs() -> list[tuple[str, str, bytes]]:
 
 def check_configs(folder: Path) -> Line:
     """Configs that are no model's are refused, in little time and memory."""
-    begun, tally = time.perf_counter(), Tally()
+    tally = Tally()
     paths = {"run": write_run(folder / "run"), "gpt2": write_gpt2(folder / "gpt2")}
     for path in paths.values():
         open_model(path)
     for label, kind, content in configs():
         config = paths[kind] / "config.json"
         config.write_bytes(content)
-        tally.attempt(label, _model(paths[kind]), len(content), must_refuse=True)
-        tally.measure(label, _model(paths[kind]), len(content))
+        tally.attempt(label, partial(open_model, paths[kind]), len(content), must_refuse=True)
     sound = write_run(folder / "sound")
     for label, spoil in ODD_FILES.items():
         for name in ("config.json", "model.safetensors", "merges.txt", "tokenizer.json"):
             path = shutil.copytree(sound, folder / f"{label} as {name}")
             (path / name).unlink(missing_ok=True)
             spoil(path / name)
-            tally.attempt(f"{label} as {name}", _model(path), must_refuse=True)
-    return tally.line("configs that are no model's, and files that are none", time.perf_counter() - begun)
+            tally.attempt(f"{label} as {name}", partial(open_model, path), must_refuse=True)
+    return tally.line("configs that are no model's, and files that are none")
 
 
 ODD_FILES: dict[str, Callable[[Path], object]] = {
@@ -430,7 +429,7 @@ def corpora(folder: Path) -> Iterator[tuple[str, Path | str, dict[str, Any]]]:
 
 def check_corpora(folder: Path) -> Line:
     """Odd corpora are refused, or read as they are."""
-    begun, tally, cache = time.perf_counter(), Tally(), folder / "cache"
+    tally, cache = Tally(), folder / "cache"
     here = folder / "texts"
     here.mkdir(parents=True)
     with contextlib.suppress(UserError):
@@ -438,7 +437,7 @@ def check_corpora(folder: Path) -> Line:
     for label, name, options in corpora(here):
         size = os.path.getsize(name) if isinstance(name, Path) and name.is_file() else 0
         tally.attempt(label, _corpus(name, cache, **options), size)
-    return tally.line("odd corpora are refused or read as they are", time.perf_counter() - begun)
+    return tally.line("odd corpora are refused or read as they are")
 
 
 def check(quick: bool) -> list[Line]:

@@ -85,76 +85,69 @@ ODD, JUMPING = Surrounding(EVERYTHING_ODD, WARNINGS), Surrounding(clock=True)
 
 def trainings(quick: bool) -> Iterator[tuple[str, Surrounding]]:
     """(promise, surrounding) of every training but the ordinary one."""
+    full = f">{FULL} 2>{FULL} <&-" if FULL.exists() else ">&- 2>&- <&-"
     yield BITS, ODD
-    yield STREAMS, Surrounding({"PYTHONHASHSEED": "random"}, streams=f">{FULL} 2>{FULL} <&-", clock=True)
+    yield STREAMS, Surrounding({"PYTHONHASHSEED": "random"}, streams=full, clock=True)
     if not quick:
         yield from ((BITS, Surrounding(environment)) for environment in ENVIRONMENTS)
         yield BITS, JUMPING
-        yield from ((STREAMS, Surrounding(streams=w)) for w in (f">{FULL}", f"2>{FULL}", ">&-", "2>&-", ">&- 2>&- <&-"))
+        yield from ((STREAMS, Surrounding(streams=words)) for words in (full.split(" 2>")[0], "2>&-", ">&-"))
 
 
 def check(quick: bool) -> list[Line]:
     """Run all trainings, then the commands on the folder of one of them."""
-    begun, tries = time.perf_counter(), {promise: [] for promise in (BITS, STREAMS, ANSWERS)}
+    begun, faults = time.perf_counter(), {promise: [] for promise in (BITS, STREAMS, ANSWERS)}
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(WORKERS) as pool:
-        place = Place(Path(name))
-        expected, run = place.train(Surrounding())
-        chosen = [(promise, s) for promise, s in trainings(quick) if str(FULL) not in s.streams or FULL.exists()]
-        for (promise, surrounding), (found, _) in zip(
-            chosen, pool.map(place.train, [s for _, s in chosen]), strict=True
+        write_tokens(Path(name, "täxt.bin"))
+        Path(name, "sitecustomize.py").write_text(CLOCKS, encoding="utf-8")
+        expected, run = trained(Path(name), Surrounding())
+        chosen = list(trainings(quick))
+        for (promise, where), (found, _) in zip(
+            chosen, pool.map(lambda one: trained(Path(name), one[1]), chosen), strict=True
         ):
-            tries[promise].append("" if found == expected else f"{surrounding}: {found}, not {expected}")
-        asked = [(command, place_) for command in COMMANDS for place_ in ([ODD] if quick else [ODD, JUMPING])]
-        tries[ANSWERS] = list(pool.map(lambda one: place.fault_of(*one, run), asked[: 4 if quick else None]))
-    seconds = (time.perf_counter() - begun) / len(tries)
+            faults[promise].append("" if found == expected else f"{where}: {found}, not {expected}")
+        asked = [(command, where) for command in COMMANDS for where in ([ODD] if quick else [ODD, JUMPING])]
+        faults[ANSWERS] = list(pool.map(lambda one: fault_of(Path(name), *one, run), asked[: 4 if quick else None]))
+    seconds = (time.perf_counter() - begun) / len(faults)
     return [
-        Line(promise, len(faults), sum(map(bool, faults)), seconds, "; ".join(filter(None, faults))[:2000])
-        for promise, faults in tries.items()
+        Line(promise, len(found), sum(map(bool, found)), seconds, "; ".join(filter(None, found))[:2000])
+        for promise, found in faults.items()
     ]
 
 
-class Place:
-    """A folder with a small corpus; each command runs in a folder of its own below it."""
+def trained(place: Path, surrounding: Surrounding) -> tuple[Any, Path]:
+    """What a training in this surrounding computes, or what was wrong with it; and its folder. That stdout is full is
+    told, with exit code 7, after all is kept."""
+    command = ["train", "baseline", *TINY[:-1], "3", "--corpus", "täxt.bin", "--out", "run"]
+    code, said, folder = run_in(place, command, surrounding)
+    wanted, run = 7 if surrounding.streams.startswith(f">{FULL}") else 0, folder / "run"
+    if code != wanted or "Traceback" in said or "Error:" in said:
+        return f"exit code {code}, not {wanted}: {said[-400:]}", run
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    computed = [{key: row[key] for key in COMPUTED if key in row} for row in rows]
+    durations = min(row.get(key, 0) for row in rows for key in ("train/dt", "train/tok_per_sec"))
+    return (computed, weights, [summary[n] for n in ("dev_loss", "samples", "state")], durations >= 0), run
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        write_tokens(folder / "täxt.bin")
-        (folder / "site").mkdir()
-        (folder / "site" / "sitecustomize.py").write_text(CLOCKS, encoding="utf-8")
 
-    def train(self, surrounding: Surrounding) -> tuple[Any, Path]:
-        """What a training in this surrounding computes, or what was wrong with it; and its folder. That stdout is full
-        is told, with exit code 7, after all is kept."""
-        code, said, folder = self.run(
-            ["train", "baseline", *TINY[:-1], "3", "--corpus", "täxt.bin", "--out", "run"], surrounding
-        )
-        wanted, run = 7 if surrounding.streams.startswith(f">{FULL}") else 0, folder / "run"
-        if code != wanted or "Traceback" in said or "Error:" in said:
-            return f"exit code {code}, not {wanted}: {said[-400:]}", run
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-        weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
-        computed = [{key: row[key] for key in COMPUTED if key in row} for row in rows]
-        durations = min(row.get(key, 0) for row in rows for key in ("train/dt", "train/tok_per_sec"))
-        return (computed, weights, [summary[n] for n in ("dev_loss", "samples", "state")], durations >= 0), run
+def fault_of(place: Path, command: tuple[str, ...], surrounding: Surrounding, finished: Path) -> str:
+    """What is wrong with a command's answer, "" if nothing: its code, or what cannot be printed there."""
+    code, said, _ = run_in(place, [str(finished) if word == "RUN" else word for word in command], surrounding)
+    plain = surrounding.environment.get("PYTHONIOENCODING") != "ascii" or said.isascii()
+    wrong = code != COMMANDS[command] or "Traceback" in said or not plain or "\x1b" in said
+    return f"{' '.join(command)!r}: exit code {code}: {said[-400:]}" if wrong else ""
 
-    def fault_of(self, command: tuple[str, ...], surrounding: Surrounding, finished: Path) -> str:
-        """What is wrong with a command's answer, "" if nothing: its code, or what cannot be printed there."""
-        code, said, _ = self.run([str(finished) if word == "RUN" else word for word in command], surrounding)
-        plain = surrounding.environment.get("PYTHONIOENCODING") != "ascii" or said.isascii()
-        wrong = code != COMMANDS[command] or "Traceback" in said or not plain or "\x1b" in said
-        return f"{' '.join(command)!r}: exit code {code}: {said[-400:]}" if wrong else ""
 
-    def run(self, arguments: Sequence[str], surrounding: Surrounding) -> tuple[int, str, Path]:
-        """Exit code, all that was printed, and the folder of a command."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        (folder / "täxt.bin").symlink_to(self.folder / "täxt.bin")
-        path = os.pathsep.join([str(self.folder / "site")] * surrounding.clock + [str(ROOT)])
-        own = {"HECTOGPT_CACHE": str(folder / "cache"), "PYTHONPATH": path, "COLUMNS": "100"}
-        environment = {**os.environ, **own, **surrounding.environment}
-        command = [sys.executable, *surrounding.python, "-m", "hectogpt", *arguments]
-        if surrounding.streams:
-            command = ["/bin/sh", "-c", f'"$@" {surrounding.streams}', "sh", *command]
-        known = {name: value for name, value in environment.items() if value is not None}
-        ended = subprocess.run(command, cwd=folder, env=known, capture_output=True, timeout=300, check=False)
-        return ended.returncode, (ended.stdout + ended.stderr).decode("utf-8", errors="replace"), folder
+def run_in(place: Path, arguments: Sequence[str], surrounding: Surrounding) -> tuple[int, str, Path]:
+    """Exit code, all that was printed, and the folder of a command, which is a new one with the text in it."""
+    folder = Path(tempfile.mkdtemp(dir=place))
+    (folder / "täxt.bin").symlink_to(place / "täxt.bin")
+    path = os.pathsep.join([str(place)] * surrounding.clock + [str(ROOT)])
+    own = {"HECTOGPT_CACHE": str(folder / "cache"), "PYTHONPATH": path, "COLUMNS": "100"}
+    command = [sys.executable, *surrounding.python, "-m", "hectogpt", *arguments]
+    if surrounding.streams:
+        command = ["/bin/sh", "-c", f'"$@" {surrounding.streams}', "sh", *command]
+    known = {name: value for name, value in (os.environ | own | surrounding.environment).items() if value is not None}
+    ended = subprocess.run(command, cwd=folder, env=known, capture_output=True, timeout=300, check=False)
+    return ended.returncode, (ended.stdout + ended.stderr).decode("utf-8", errors="replace"), folder

@@ -1,4 +1,4 @@
-"""Files whole or not at all: replacing, appending by several processes, locks, and where the cache lies."""
+"""Files whole or not at all: replacing, appending, locks, and where the cache lies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from matplotlib.figure import Figure
 
 from hectogpt import errors, files
 from hectogpt.errors import UserError
-from hectogpt.training.plot import save_figure
 
 PROGRAMS = ROOT / "tests" / "programs"
 
@@ -24,98 +22,60 @@ posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 # --- the cache ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("chosen", "own", "xdg", "expected"),
-    [
-        (None, None, None, "home/.cache/hectogpt"),
-        (None, None, "relative/folder", "home/.cache/hectogpt"),
-        (None, None, "/xdg", "/xdg/hectogpt"),
-        (None, "/own", "/xdg", "/own"),
+def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking creates nothing."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for chosen, own, xdg, expected in (
+        (None, "", "", "home/.cache/hectogpt"),
+        (None, "", "relative/folder", "home/.cache/hectogpt"),
+        (None, "", "/xdg", "/xdg/hectogpt"),
         (None, "~/own", "/xdg", "home/own"),
         ("/chosen", "/own", "/xdg", "/chosen"),
-    ],
-)
-def test_where_the_cache_lies(
-    chosen: Path | str | None,
-    own: str | None,
-    xdg: str | None,
-    expected: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name, value in (("HECTOGPT_CACHE", own), ("XDG_CACHE_HOME", xdg)):
-        if value is None:
-            monkeypatch.delenv(name, raising=False)
-        else:
-            monkeypatch.setenv(name, value)
-    assert files.cache_dir(chosen) == tmp_path / expected
-    assert not list(tmp_path.iterdir()), "asking creates nothing"
+    ):
+        monkeypatch.setenv("HECTOGPT_CACHE", own)
+        monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+        assert files.cache_dir(chosen) == tmp_path / expected
+    assert not list(tmp_path.iterdir())
 
 
 # --- replacing ----------------------------------------------------------------------------------------------------
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    """Also after an error, which leaves nothing else."""
     path = tmp_path / "file"
-    path.write_text("old")
-    with files.replacing(path) as temporary:
-        assert temporary.parent == path.parent, "a rename across file systems would copy"
-        temporary.write_text("new")
-        assert path.read_text() == "old"
+    files.write_atomic(path, "ümlaut\n")
+    assert path.read_bytes() == "ümlaut\n".encode()
+
+    def write(error: type[BaseException] | None) -> None:
+        with files.replacing(path) as temporary:
+            assert temporary.parent == path.parent, "a rename across file systems would copy"
+            temporary.write_text("new")
+            assert path.read_bytes() == "ümlaut\n".encode()
+            if error is not None:
+                raise error
+
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error):
+            write(error)
+    with pytest.raises(UserError, match="cannot write") as caught:
+        files.write_atomic(path / "below a file", "text")
+    assert caught.value.code == errors.STORAGE
+    write(None)
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def write_half(error: type[BaseException]) -> None:
-        with files.replacing(path) as temporary:
-            temporary.write_text("half of the ne")
-            raise error
-
-    for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error):
-            write_half(error)
-        assert path.read_text() == "old"
-        assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(FileNotFoundError), files.replacing(path):
-        pass  # nothing was written
-    assert path.read_text() == "old"
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError), files.replacing(tmp_path / "folder") as temporary:  # noqa: PT011  its kind varies
-        temporary.write_text("new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-
-
 @posix
 def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
-    umask = 0o027
-    before = os.umask(umask)
+    before = os.umask(0o027)
     try:
         with files.replacing(tmp_path / "file") as temporary:
             os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors creates its files
-        files.write_atomic(tmp_path / "other", "text")
-        assert os.umask(umask) == umask, "and the umask is as it was"
+        assert os.umask(0o027) == 0o027, "and the umask is as it was"
     finally:
         os.umask(before)
-    for path in tmp_path.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
-
-
-def test_write_atomic(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    files.write_atomic(path, "ümlaut\n")
-    assert path.read_bytes() == "ümlaut\n".encode()
-    files.write_atomic(path, b"\x00\xff")
-    assert path.read_bytes() == b"\x00\xff"
-    with pytest.raises(UserError, match="cannot write") as caught:
-        files.write_atomic(path / "below a file", "text")
-    assert caught.value.code == errors.STORAGE
-    assert path.read_bytes() == b"\x00\xff"
-    assert list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -128,36 +88,9 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(keep)
 
 
-def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start one of the programs of these tests; its standard input and output are pipes."""
-    command = [sys.executable, str(PROGRAMS / program), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def test_half_a_picture_never_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "p.png"
-    save_figure(Figure(), path)
-    whole = path.read_bytes()
-
-    def stop(self: Figure, where: Path, **options: object) -> None:
-        Path(where).write_bytes(whole[:100])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Figure, "savefig", stop)
-    with pytest.raises(KeyboardInterrupt):
-        save_figure(Figure(), path)
-    assert path.read_bytes() == whole
-    assert list(tmp_path.iterdir()) == [path]
-
-
-# --- appending ----------------------------------------------------------------------------------------------------
-
-
 def test_half_lines_are_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "new" / "lines"
     files.append_line(path, "one")
-    assert path.read_text() == "one\n"
     with path.open("a") as file:
         file.write("tw")  # a process was killed here
     files.append_line(path, "ümlaut")
@@ -167,11 +100,9 @@ def test_half_lines_are_cut_off(tmp_path: Path) -> None:
     assert path.read_text() == "whole\n"
 
 
-# --- locks --------------------------------------------------------------------------------------------------------
-
-
 @posix
 def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:
+    """That of a killed process is free: `python tests/faults two_at_once`."""
     path = tmp_path / "new" / "lock"
     with files.lock(path, "at work") as held:
         assert held is True
@@ -183,18 +114,6 @@ def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="inside"), files.lock(path, "at work"):
         raise ValueError("inside")
     with files.lock(path, "at work", patience=0.0) as held:
-        assert held is True
-
-
-@posix
-def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    with start("hold_lock.py", tmp_path / "lock") as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "held\n"
-        with pytest.raises(UserError), files.lock(tmp_path / "lock", "at work", patience=0.1):
-            pass
-        child.kill()
-    with files.lock(tmp_path / "lock", "at work", patience=5.0) as held:
         assert held is True
 
 

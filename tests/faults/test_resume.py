@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from command import TINY, Here, assert_good_error, write_tokens
 
 import hectogpt
 from hectogpt import errors
+from hectogpt.cli import main
 from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.interop import open_model
@@ -34,9 +34,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a corpus and a run of six steps that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     write_tokens(folder / "tokens.bin")
-    environment = os.environ | {"HECTOGPT_CACHE": str(folder / "cache")}
-    command = ["train", "baseline", *SIX, "--corpus", str(folder / "tokens.bin"), "--out", str(folder / "run")]
-    subprocess.run([sys.executable, "-m", "hectogpt", *command], env=environment, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HECTOGPT_CACHE", str(folder / "cache"))
+        main(["train", "baseline", *SIX, "--corpus", str(folder / "tokens.bin"), "--out", str(folder / "run")])
     return folder
 
 
@@ -129,18 +129,14 @@ def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tm
     assert "already complete" in here("train", "--resume", "auto").stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "named"),
-    [
-        (["baseline", "--optim.lr", "0.5"], 2, "optim.lr was 1e-05, now 0.5"),
-        (["muon"], 2, "holds a run of baseline, not of muon"),
-        (["--extend", "0"], 2, "extend = 0"),
-    ],
-)
-def test_another_run_is_not_gone_on_with(run: Path, here: Here, arguments: list[str], code: int, named: str) -> None:
+def test_another_run_is_not_gone_on_with(run: Path, here: Here) -> None:
     before = files(run)
-    done = here("train", *arguments, "--resume", run)
-    assert_good_error(done, code, named)
+    for arguments, named in (
+        (["baseline", "--optim.lr", "0.5"], "optim.lr was 1e-05, now 0.5"),
+        (["muon"], "holds a run of baseline, not of muon"),
+        (["--extend", "0"], "extend = 0"),
+    ):
+        assert_good_error(here("train", *arguments, "--resume", run), 2, named)
     assert files(run) == before
 
 
@@ -189,9 +185,6 @@ def test_more_steps(whole: Path, run: Path, tmp_path: Path, here: Here) -> None:
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "ten" / "model.safetensors").read_bytes()
     assert [row for row in rows(run) if "train/loss" in row] == rows(tmp_path / "ten")[:-1]
     assert json.loads((run / "summary.json").read_text())["steps"] == 10
-
-
-def test_more_steps_take_a_checkpoint(run: Path, here: Here) -> None:
     shutil.rmtree(run / "checkpoints")
     before = files(run)
     assert_good_error(here("train", "--resume", run, "--extend", "4"), 4, "has no checkpoint of its last step")
@@ -227,28 +220,26 @@ def test_a_file_that_has_changed_is_another_idea(whole: Path, tmp_path: Path, he
 # --- check: hashes, repair, replay, diagnose --------------------------------------------------------------------------
 
 
-def test_finish_scores_what_was_killed_while_scoring(whole: Path, run: Path, here: Here) -> None:
+def test_repair_scores_again_with_and_without_a_checkpoint(whole: Path, run: Path, here: Here) -> None:
+    """What was killed while scoring; weights that are damaged are mended if there is one."""
+    repair = ("check", "--repair", run, "--quiet")
     for name in ("summary.json", "losses_and_grad_norms.png"):
         (run / name).unlink()
-    done = here("check", "--repair", run, "--json", "--quiet")
+    done = here(*repair, "--json")
     assert done.returncode == 0, done.stderr
     assert_as_whole(run, whole)
     assert json.loads(done.stdout)["dev_loss"] == json.loads((whole / "run" / "summary.json").read_text())["dev_loss"]
     assert here("check", "--repair", run).stdout == f"already complete (6/6): {run}\n"
-
-
-def test_finish_does_without_a_checkpoint_and_mends_weights_with_one(whole: Path, run: Path, here: Here) -> None:
     (run / "summary.json").unlink()
     checkpoints = (run / "checkpoints").rename(run.with_name("aside"))
-    done = here("check", "--repair", run, "--quiet")
-    assert done.returncode == 0, done.stderr
+    assert here(*repair).returncode == 0
     assert rows(run) == rows(whole / "run")
     content = bytearray((run / "model.safetensors").read_bytes())
     content[-3] ^= 1
     (run / "model.safetensors").write_bytes(content)
     assert_found(here("check", "--repair", run), 4, "damaged")
     checkpoints.rename(run / "checkpoints")
-    assert here("check", "--repair", run, "--quiet").returncode == 0
+    assert here(*repair).returncode == 0
     assert_as_whole(run, whole)
     back_to(run, 4)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -256,23 +247,17 @@ def test_finish_does_without_a_checkpoint_and_mends_weights_with_one(whole: Path
     assert_good_error(here("check", "--repair", run), 2, "has taken 4 of 6 steps", f"hectogpt train --resume {run}")
 
 
-def test_damaged_weights_are_not_loaded(run: Path, here: Here) -> None:
-    """The zeros that a loss of power can leave."""
-    content = (run / "model.safetensors").read_bytes()
-    (run / "model.safetensors").write_bytes(content[:-5] + bytes(5))
-    assert here("generate", run, "--max-new-tokens", "2").returncode == 4
-    named = ("model.safetensors", "its SHA-256 is another one", f"hectogpt check {run} --repair")
-    assert_found(here("check", run), 4, *named)
-
-
-def test_verify_says_what_is_whole_and_what_is_not(whole: Path, run: Path, here: Here) -> None:
-    done = here("check", run, "--json")
-    told = json.loads(done.stdout)
-    assert told["damaged"] == 0
-    assert len(told["checks"]) == 9, "six files and three checkpoints"
+def test_check_says_what_is_whole_and_what_is_not(run: Path, here: Here) -> None:
+    told = json.loads(here("check", run, "--json").stdout)
+    assert (told["damaged"], len(told["checks"])) == (0, 9), "six files and three checkpoints"
     (run / "checkpoints" / "step-00000004" / "manifest.json").write_text("{}")
     assert_found(here("check", run), 4, "step-00000004 is damaged", f"hectogpt train --resume {run}")
     shutil.rmtree(run / "checkpoints")
+    content = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(content[:-5] + bytes(5))  # as a loss of power can leave it
+    assert here("generate", run, "--max-new-tokens", "2").returncode == 4
+    named = ("model.safetensors", "its SHA-256 is another one", f"hectogpt check {run} --repair")
+    assert_found(here("check", run), 4, *named)
     (run / "manifest.json").unlink()
     assert "no hashes to check" in here("check", run).stdout
     assert here("check", run / "nothing").returncode == 4
