@@ -13,11 +13,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
 import pytest
-from command import environment
+from command import environment, wait_for
 from helpers import ROOT
 from markdown_it import MarkdownIt
 
@@ -132,9 +133,20 @@ def make_checkout(folder: Path) -> None:
         (folder / ".venv" / name).touch()
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The socket of a process that runs commands: it has torch loaded, which takes seconds for each."""
+    path = tmp_path_factory.mktemp("server") / "socket"
+    program = [sys.executable, str(ROOT / "tests" / "programs" / "fork_server.py"), str(path)]
+    with subprocess.Popen(program, env=environment(path.parent, PYTHONPATH=str(ROOT), MPLBACKEND="Agg")) as process:
+        wait_for(path.exists)
+        yield str(path)
+        process.kill()
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("page", PRINTED)
-def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
+def test_a_page_does_what_it_says(page: str, tmp_path: Path, server: str) -> None:
     for name in NEEDED.get(page, ()):
         pytest.importorskip(name)
     typed = [(language, text) for language, reason, text in read_blocks(page) if language != "text" and not reason]
@@ -145,6 +157,7 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
     source = ROOT
     if page in ("README", "CONTRIBUTING"):
         make_checkout(source := work)
+        server = ""  # which has the code of this checkout
     work.mkdir(exist_ok=True)
     corpus.write_text("\n\n".join(f"My fellow citizens, this is address {n}. " * 12 for n in range(200)))
     (work / "stories.txt").write_text(STORIES)
@@ -161,7 +174,7 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
     for kind, block in [("sh", BEFORE.get(page, "true")), *blocks]:
         block = block.replace("seeds=3", "seeds=1")
         command = ["sh", "-e", "-c", block] if kind == "sh" else [sys.executable, "-c", block]
-        settings = environment(tmp_path, **paths, BROWSER="true")
+        settings = environment(tmp_path, **paths, BROWSER="true", FORK_SERVER=server)
         done = subprocess.run(command, cwd=work, env=settings, capture_output=True, text=True)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         printed += done.stdout + done.stderr
@@ -222,11 +235,3 @@ def test_a_notebook_runs_in_a_jupyter_kernel(path: Path, tmp_path: Path) -> None
         if not isinstance(text, dict)
     )
     assert [text for text in SHOWN[path.stem] if text not in shown] == [], shown[:5000]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_as_a_marimo_one(path: Path, tmp_path: Path) -> None:
-    """As in a Jupyter kernel, whose cells are the same; here in the order of what they need."""
-    done = subprocess.run([sys.executable, path], cwd=tmp_path, env=environment(tmp_path, PYTHONPATH=str(ROOT)))
-    assert done.returncode == 0
