@@ -81,6 +81,6 @@ def assert_good_error(done: subprocess.CompletedProcess[str], code: int, *named:
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith("error: "), done.stderr
     for text in named:
         assert text in done.stderr

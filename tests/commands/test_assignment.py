@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -272,32 +271,3 @@ def test_plain_pytest_names_a_stub_and_passes_a_solution(tmp_path: Path) -> None
         assert words in done.stdout
         assert done.returncode == code
         solve(tmp_path / "kit")
-
-
-# --- from a wheel -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.thorough
-def test_a_wheel_of_a_source_archive_holds_what_it_needs(tmp_path: Path) -> None:
-    """Built apart from the checkout, whose folders a build would write to."""
-    pytest.importorskip("setuptools")
-    checkout = tmp_path / "checkout"
-    for name in ("hectogpt", "reference", "assignment", "answers"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy2(ROOT / name, checkout / name)
-    for what, where in (("sdist", checkout), ("bdist_wheel", tmp_path / "unpacked")):
-        where = next(where.iterdir()) if what == "bdist_wheel" else where
-        command = [sys.executable, "setup.py", "-q", what, "--dist-dir", str(tmp_path / "dist")]
-        subprocess.run(command, cwd=where, capture_output=True, check=True)
-        if what == "sdist":
-            shutil.unpack_archive(next((tmp_path / "dist").glob("*.tar.gz")), tmp_path / "unpacked", filter="data")
-    with zipfile.ZipFile(next((tmp_path / "dist").glob("*.whl"))) as wheel:
-        wheel.extractall(tmp_path / "site")
-    shutil.rmtree(checkout)
-    program = "import hectogpt.cli as c, sys; c.main(['assignment', 'kit', '--solution'])"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    for file in SOURCES:
-        assert (tmp_path / "kit" / file).read_text(encoding="utf-8") == with_stubs(TEXTBOOK[file], NAMES)
-    assert (tmp_path / "kit" / "solution" / "answers" / "attention.md").is_file()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -109,29 +106,6 @@ def made_up(corpus: Corpus, out: Path, *losses: Sequence[float], **more: object)
         for seed, loss in enumerate(values):
             append_record(out, replace(record_of(corpus, arm, seed, loss, **more), modified=True))
     return ["baseline", "--corpus", corpus.name, "--out", str(out), "--sweep", *sweep]
-
-
-@pytest.mark.thorough
-def test_kill_minus_nine_and_again(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
-    """Killed in the second trial, the command started again does the second only and ends as if nothing happened."""
-    out = tmp_path / "r.jsonl"
-    given = small_command(tiny, out, "--steps", "20")
-    command = [sys.executable, "-m", "hectogpt", "compare", *given]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while not (out.exists() and out.read_bytes().endswith(b"\n")) and time.monotonic() < until:
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    before = out.read_bytes()
-    assert before.count(b"\n") == 1
-    with open(out, "ab") as file:
-        file.write(before[:99])  # what an append cut short would leave
-    answer = json.loads(compare([*given, "--json"], capsys))
-    assert out.read_bytes().startswith(before)
-    assert [record.run["optim"]["lr"] for record in read_records(out)] == [1e-5, 1e-2]
-    assert [arm["dev"]["n"] for arm in answer["arms"]] == [1, 1]
-    assert answer["best"]["of"] == 2
 
 
 def test_crashes_end_with_code_1_and_will_be_run_again(

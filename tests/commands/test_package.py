@@ -120,5 +120,6 @@ def test_the_wheel_trains_where_only_its_dependencies_are(tmp_path: Path) -> Non
     run("train", "--steps", "2", "--data.batch-size", "2", "--threads", "1", "--quiet", "--out", "default")
     assert (tmp_path / "default" / "summary.json").exists()
     assert "The state" in run("generate", "default", "The state", "--max-new-tokens", "3")
-    run("assignment", "kit")
+    run("assignment", "kit", "--solution")
+    assert (tmp_path / "kit" / "solution" / "answers" / "attention.md").is_file()
     run("explore", "export", "train", "--out", "train.html")

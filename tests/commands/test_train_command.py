@@ -118,27 +118,6 @@ def test_a_signal_keeps_what_was_learned(tokens: Path, tmp_path: Path) -> None:
     assert (tmp_path / "stopped" / "model.safetensors").exists()
 
 
-@pytest.mark.thorough
-def test_a_signal_while_scoring_keeps_the_weights(tmp_path: Path, here: Here) -> None:
-    write_tokens(tmp_path / "train.bin")
-    write_tokens(tmp_path / "test.bin")
-    write_tokens(tmp_path / "dev.bin", documents=8000)  # takes a while to score
-    child = start("train", "baseline", *TINY, "--out", "run", "--corpus", tmp_path, cwd=tmp_path)
-    assert child.stderr is not None
-    for line in child.stderr:
-        if line.startswith("scoring"):
-            break
-    child.send_signal(signal.SIGTERM)
-    _, stderr = child.communicate(timeout=60)
-    assert child.returncode == 143, stderr
-    assert "kept: the trained weights, metrics and run.json in run" in stderr
-    assert "Traceback" not in stderr
-    summary = read(tmp_path / "run" / "summary.json")
-    assert (summary["state"], summary["steps"]) == ("unscored", 4)
-    assert "dev_loss" not in summary
-    assert here("generate", "run", "--max-new-tokens", "2", "--quiet").returncode == 0
-
-
 def test_neither_a_picture_nor_a_lock_that_fails_costs_the_run(
     tokens: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:

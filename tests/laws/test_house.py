@@ -339,60 +339,36 @@ def test_a_wrong_import_is_named(tmp_path: Path) -> None:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text, encoding="utf-8")
     found = layers.read_imports(package)
-    assert found["hectogpt.model"] == {"hectogpt.training.loop"}
     assert found["hectogpt.training.loop"] == {"hectogpt.errors", "hectogpt.model"}
     assert layers.read_imports(package, in_functions=False)["hectogpt.model"] == set()
     assert layers.closure("hectogpt.training", found) == {*found} - {"hectogpt.nowhere"}
-    rules = {"training": layers.Layer("", "", "model"), "model": layers.Layer("", "")}
-    assert [fault.split(":")[0] for fault in layers.find_faults(found, rules, ("errors",))] == [
+    rules = {"training": layers.Layer("", "", "model data"), "model": layers.Layer("", "")}
+    rules["data"] = layers.Layer("", "", "training")
+    assert {fault.split(":")[0] for fault in layers.find_faults(found, rules, ("errors",))} == {
         "hectogpt.model imports hectogpt.training.loop",
         "hectogpt.nowhere",
-    ]
-    rules["training"] = layers.Layer("", "", "model data")
-    rules["data"] = layers.Layer("", "", "training")
-    faults = layers.find_faults(found, rules, ("errors",))
-    assert "data may import training, which is not below it" in faults
-    assert "no module of training imports data: take it out of tools/layers.py" in faults
+        "data may import training, which is not below it",
+        "no module of training imports data",
+        "no module of data imports training",
+    }
 
 
-@pytest.mark.parametrize(
-    ("source", "banned"),
-    [
+def test_what_is_forbidden_is_found() -> None:
+    for source, banned in (
         ("import os\nos.replace(a, b)", "os.replace"),
         ("from os import replace", "os.replace"),
-        ("import fcntl", "fcntl"),
         ("def f():\n    from subprocess import run", "subprocess"),
         ("import torch\ntorch.distributed.init_process_group()", "torch.distributed"),
-        ("from time import perf_counter", "time"),
         ("import os\nx = os.environ['A']", "os.environ"),
-    ],
-)
-def test_what_is_forbidden_is_found(source: str, banned: str) -> None:
-    assert uses(ast.parse(source), (banned, "os.replacement", "times", "torch.dist")) == [banned]
-
-
-@pytest.mark.parametrize("source", ["x = '--out'", "x = f'{y} --out {z}'", "x = 'set it (--out FOLDER)'"])
-def test_flags_are_found(source: str) -> None:
-    assert len(flags(ast.parse(source))) == 1
-    for harmless in ('def f():\n    """Takes --out."""', "x = 'a -- b'", "x = 'no---one'"):
-        assert flags(ast.parse(harmless)) == []
-
-
-@pytest.mark.parametrize(
-    ("source", "odd"),
-    [
-        ("open(p, 'w')", True),
-        ("open(p, 'rb')", False),
-        ("open(p, encoding='utf-8')", False),
-        ("p.open()", True),
-        ("p.open('a+b')", False),
-        ("p.read_text()", True),
-        ("os.open(p, os.O_RDONLY)", False),
-        ("tempfile.TemporaryFile('w')", True),
-    ],
-)
-def test_the_locales_encoding_is_found(source: str, odd: bool) -> None:
-    (statement,) = ast.parse(source).body
-    assert isinstance(statement, ast.Expr)
-    assert isinstance(statement.value, ast.Call)
-    assert opens_in_the_locales_encoding(statement.value) == odd
+    ):
+        assert uses(ast.parse(source), (banned, "os.replacement", "torch.dist")) == [banned]
+    for source in ("x = '--out'", "x = f'{y} --out {z}'", "x = 'set it (--out FOLDER)'"):
+        assert len(flags(ast.parse(source))) == 1
+    for source in ('def f():\n    """Takes --out."""', "x = 'a -- b'", "x = 'no---one'"):
+        assert flags(ast.parse(source)) == []
+    opened = ["open(p, 'w')", "p.open()", "p.read_text()", "tempfile.TemporaryFile('w')"]
+    sound = ["open(p, 'rb')", "open(p, encoding='utf-8')", "p.open('a+b')", "os.open(p, os.O_RDONLY)"]
+    for text in (*opened, *sound):
+        call = ast.parse(text, mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert opens_in_the_locales_encoding(call) == (text in opened)

@@ -237,6 +237,8 @@ def test_muon_equals_its_twin_in_torch(nesterov: bool) -> None:
         got = dict(ours.named_parameters())[name]
         # Theirs iterates in bf16 (8 bits of mantissa), ours in float32.
         torch.testing.assert_close(got, torch.cat([p.data for p in parts]), rtol=0, atol=0.05 * 4 * 0.05)
+    rising = Muon(momentum_start=0.85, momentum=0.95, momentum_steps=10)
+    assert [rising.momentum_at(step) for step in (0, 5, 10, 99)] == pytest.approx([0.85, 0.9, 0.95, 0.95])
 
 
 def test_soap_does_not_depend_on_the_basis() -> None:
