@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 
 
@@ -47,6 +48,7 @@ def answer(asker: socket.socket) -> int:
     if pid == 0:
         for number, file in enumerate(files):
             os.dup2(file, number)
+        sys.stdin, sys.stdout, sys.stderr = (open(n, "rww"[n], closefd=False) for n in range(3))  # noqa: SIM115
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -57,6 +59,8 @@ def answer(asker: socket.socket) -> int:
             code = 0
         except SystemExit as leaving:
             code = leaving.code or 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
