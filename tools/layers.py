@@ -47,7 +47,7 @@ LAYERS: dict[str, Layer] = {
     ),
     "lab": Layer("recipes, the ladder, paired trials, scores", "#0969da", "training generation data model kernels"),
     "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment"),
-    "assignment": Layer("the assignment as a kit", "#116329"),
+    "assignment": Layer("the assignment as a kit", "#116329", "data"),
     "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "interop data model kernels"),
     "explore": Layer("attention and positions in numbers", "#bf3989", "data model"),
     "interop": Layer("models in Hugging Face's GPT-2 layout", "#bc4c00", "data model"),

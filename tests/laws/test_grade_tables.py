@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import judge, laws
 from hectogpt.grade.calls import case_of
+from hectogpt.grade.child import Absent, Finder, import_submission
 from hectogpt.grade.result import PartResult
 from hectogpt.grade.run_part import answers
 from hectogpt.grade.transcript import Transcript
@@ -173,6 +176,37 @@ def test_what_no_mistake_explains_is_told_by_its_first_place_and_soon() -> None:
     assert time.process_time() - began < 4  # half of that is usual
     assert (result.outcome, result.diagnosis) == ("failed", None)
     assert re.search(r"row 1, .*yours .*expected", result.broken[0].symptom)
+
+
+def test_a_stub_is_not_started_and_blocks_what_rests_on_it() -> None:
+    """The starter's return torch.empty(1), which broadcasts; a class may be missing."""
+    ends = {"mlp": "return out\n\n\nclass CausalAttention", "loss": "return loss\n"}
+    for part, old in ends.items():
+        results = judged(edited(BASE, (old, old.replace(old.split("\n")[0], "return torch.empty(1)"))), *MODEL)
+        assert {p: r.outcome for p, r in results.items() if r.outcome != "passed"} == {part: "not started"}
+    results = judged(edited(BASE, ("class DecoderBlock(", "class Block(")), *MODEL, "init")
+    found = {part: result.outcome for part, result in results.items() if result.outcome != "passed"}
+    assert found == {"block": "not started", **dict.fromkeys(("forward", "generate", "loss", "init"), "blocked")}
+
+
+def test_lazy_annotations_and_packages_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the child: `Float[Tensor, ...]` raises when it is evaluated, before Python 3.14."""
+    old = "def forward(self, x):\n        h = self.fc1(x)"
+    source = edited(BASE, (old, old.replace("x):", "x: Float[Tensor, ...]):")))
+    top = "import nowhere_installed\nfrom tensorflow import keras\nfrom jaxtyping import Float\nmodel = keras.Model()\n"
+    (tmp_path / "model_solution.py").write_text(top + source)
+    finder = Finder(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name in ("model_solution", "nowhere_installed", "tensorflow"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # remembered, to be put back
+        del sys.modules[name]
+    monkeypatch.setattr(Absent, "importing", True)
+    modules, errors = import_submission(["model_solution"], finder)
+    assert (set(modules), errors, finder.missing) == ({"model_solution"}, {}, {"nowhere_installed"})
+    assert modules["model_solution"].__file__ == str(tmp_path / "model_solution.py")
+    with pytest.raises(RuntimeError, match="not available while grading"):
+        modules["model_solution"].model()
 
 
 def test_what_did_not_come_back_passes_nobody() -> None:
