@@ -91,7 +91,11 @@ def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str)
     other = {"init": fresh, "train": train_case.training, "plot": train_case.picture}
     if setting.part in other:
         if variant == "patched":
-            yield "float64", other[setting.part](setting, modules)
+            try:
+                made = other[setting.part](setting, modules)
+            except BaseException as error:
+                made = [answer_of_error(error, {"building": setting.part == "init"})]
+            yield "float64", made
         return
     solution, patched = modules["model_solution"], variant == "patched"
     made = answers(setting, solution, patched, "float64")

@@ -130,17 +130,21 @@ def as_csv(found: list[Result]) -> str:
     """A line a submission: points and mistake of each part; no points for one that was not graded, but the reason. No
     cell starts a formula in a spreadsheet."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     names = [part for part in BY_NAME if part in laws.GRADED]
-    writer.writerow(["name", "points", "max_points", *names, *(f"{part} mistake" for part in names), "not graded"])
+    columns = ["name", "points", "max_points", *names, *(f"{part} mistake" for part in names), "not graded"]
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
     most = max((result.max_points for result in found), default=0)
     for result in sorted(found, key=lambda r: r.name):
-        parts = {part.part: part for part in result.parts}
-        of_each = [parts[name].points if name in parts else "" for name in names]
-        mistakes = [parts[name].mistake() if name in parts else "" for name in names]
-        points = "" if result.fault else result.points
-        row = (result.name, points, result.max_points or most, *of_each, *mistakes, result.fault)
-        writer.writerow([cell(value) for value in row])
+        row: dict[str, str | int] = {
+            "name": result.name,
+            "max_points": result.max_points or most,
+            "not graded": result.fault,
+        }
+        row |= {} if result.fault else {"points": result.points}
+        for part in result.parts:
+            row |= {part.part: part.points, f"{part.part} mistake": part.mistake()}
+        writer.writerow({name: cell(value) for name, value in row.items()})
     return out.getvalue()
 
 

@@ -276,10 +276,6 @@ def differentiate(setting: Setting, module: nn.Module, number: int, leaf: Tensor
 def fresh(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     """The parameters of a new model, one tensor a name of ours."""
     torch.manual_seed(0)
-    solution = modules["model_solution"]
-    size = Size(64, 4, 4, 64, 97)
-    try:
-        own = dict(solution.Transformer(config(solution, size)).named_parameters(remove_duplicate=False))
-    except BaseException as error:
-        return [answer_of_error(error, {"building": True})]
+    solution, size = modules["model_solution"], Size(64, 4, 4, 64, 97)
+    own = dict(solution.Transformer(config(solution, size)).named_parameters(remove_duplicate=False))
     return [answer_of(own[name].float(), {"name": name}) for name in shapes(size) if name in own]

@@ -160,40 +160,38 @@ def data_file(folder: Path) -> None:
 def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     """Three tensors: losses and gradient norms, as train() gives them to plot_results, or returns them; and the rows of
     each batch. An error after they were given is a fact of the first."""
-    train = modules["train"]
+    train, solution = modules["train"], modules["model_solution"]
     recorded: list[tuple[Any, Any]] = []
     batches: list[list[int]] = []
     replaced = {
-        "Transformer": lambda *_, **__: watched_model(modules["model_solution"], batches),
+        "Transformer": lambda *_, **__: watched_model(solution, batches),
         "plot_results": lambda losses=None, grad_norms=None, *_, **__: recorded.append((losses, grad_norms)),
         "get_chunked_tinystories": lambda *_, **__: text().clone(),
     }
     before = {name: value for name, value in vars(train).items() if name in replaced}
+    arguments: dict[str, Any] = {
+        "learning_rate": RATE,
+        "gradient_clipping": clip_of(setting),
+        "batch_size": BATCH,
+        "max_steps": STEPS,
+    }
+    arguments["model_config"] = config(solution, SIZE)
     facts: dict[str, Any] = {}
     result: Any = None
     try:
         torch.manual_seed(0)
         vars(train).update(replaced)
-        arguments = {
-            "learning_rate": RATE,
-            "gradient_clipping": clip_of(setting),
-            "model_config": config(modules["model_solution"], SIZE),
-            "batch_size": BATCH,
-            "max_steps": STEPS,
-        }
         result = train.train(**accepted(train.train, arguments))
     except BaseException as error:
         if not recorded:
-            return [answer_of_error(error)]
+            raise
         facts = after(error)
     finally:
         vars(train).update(before)
-    try:
-        losses, norms = recorded[-1] if recorded else returned(result)
-    except BaseException as error:
-        return [answer_of_error(error)]
+    losses, norms = recorded[-1] if recorded else returned(result)
     if losses is None:
-        return [nothing(result, "neither returned nor given to plot_results")]
+        lacks = {"lacks": "neither returned nor given to plot_results"}
+        return [Answer("other", text="None" if result is None else f"a {type(result).__name__}", facts=lacks)]
     width = max(map(len, batches), default=0)
     rows = [batch + [NO_ROW] * (width - len(batch)) for batch in batches]
     table = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width)
@@ -233,11 +231,6 @@ def after(error: BaseException) -> dict[str, Any]:
     return {"after": f"{answer.error}: {answer.text[:200]}, at {answer.line}"}
 
 
-def nothing(result: Any, what: str) -> Answer:
-    """The answer where what counts is missing."""
-    return Answer("other", text="None" if result is None else f"a {type(result).__name__}", facts={"lacks": what})
-
-
 def returned(result: Any) -> tuple[Any, Any]:
     """Losses and gradient norms in what train returned."""
     if isinstance(result, tuple | list) and len(result) >= 2:
@@ -248,12 +241,9 @@ def returned(result: Any) -> tuple[Any, Any]:
 
 
 def numbers(values: Any, facts: dict[str, Any]) -> Answer:
-    try:
-        kept = [isinstance(value, Tensor) and value.requires_grad for value in values]
-        listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
-    except BaseException as error:
-        return answer_of_error(error)
-    return Answer("tensor", torch.tensor(listed, dtype=torch.float64), facts=facts | {"graph kept": any(kept)})
+    kept = any(isinstance(value, Tensor) and value.requires_grad for value in values)
+    listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
+    return Answer("tensor", torch.tensor(listed, dtype=torch.float64), facts=facts | {"graph kept": kept})
 
 
 # --- the child's work: the picture ------------------------------------------------------------------------------------
@@ -271,26 +261,22 @@ def picture(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
 
 def drawn(train: ModuleType, losses: list[float], norms: list[float]) -> Answer:
     """The picture of one run. An error after it was saved is a fact."""
+    from matplotlib import image
+
+    for old in Path().glob("*.png"):
+        old.unlink()
+    asked: dict[str, Any] = {"losses": [*losses], "grad_norms": [*norms], "save_path": "graded_picture.png"}
     facts: dict[str, Any] = {}
-    result: Any = None
     try:
-        for old in Path().glob("*.png"):
-            old.unlink()
-        asked: dict[str, Any] = {"losses": [*losses], "grad_norms": [*norms], "save_path": "graded_picture.png"}
         wanted = accepted(train.plot_results, asked)
-        result = train.plot_results(**wanted) if len(wanted) > 1 else train.plot_results(*asked.values())
+        train.plot_results(**wanted) if len(wanted) > 1 else train.plot_results(*asked.values())
     except BaseException as error:
         if not any(Path().glob("*.png")):
-            return answer_of_error(error)
+            raise
         facts = after(error)
-    try:
-        saved = max(Path().glob("*.png"), key=lambda path: path.stat().st_mtime, default=None)
-        if saved is None:
-            return nothing(result, "no picture was saved")
-        from matplotlib import image
-
-        grey = torch.as_tensor(image.imread(str(saved))[..., :3].mean(-1))
-        step = [max(1, length // 200) for length in grey.shape]
-        return Answer("tensor", grey[:: step[0], :: step[1]].double().contiguous(), facts=facts)
-    except BaseException as error:
-        return answer_of_error(error)
+    saved = max(Path().glob("*.png"), key=lambda path: path.stat().st_mtime, default=None)
+    if saved is None:
+        return Answer("other", text="None", facts={"lacks": "no picture was saved"})
+    grey = torch.as_tensor(image.imread(str(saved))[..., :3].mean(-1))
+    step = [max(1, length // 200) for length in grey.shape]
+    return Answer("tensor", grey[:: step[0], :: step[1]].double(), facts=facts)
