@@ -49,47 +49,31 @@ def test_every_question_begins_with_its_answer() -> None:
     assert "](losses_and_grad_norms.png)" in sections[-2]
 
 
-@pytest.fixture(scope="module")
-def computed() -> dict[str, float]:
-    return answers.read_numbers()
-
-
-@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
-def test_every_quoted_number_is_what_the_code_computes(path: Path, computed: dict[str, float]) -> None:
-    found = list(find_quotes(path.read_text(encoding="utf-8")))
-    assert len(found) > 10
-    wrong = [(q.shown, computed.get(q.name)) for q in found if not q.agrees(computed)]
-    assert not wrong
+def test_every_quoted_number_is_what_the_code_computes_and_none_lacks_a_name() -> None:
+    computed = answers.read_numbers()
     assert all(math.isfinite(value) for value in computed.values())
+    for path in TEXTS:
+        text = path.read_text(encoding="utf-8")
+        found = list(find_quotes(text))
+        assert len(found) > 10
+        assert [(q.shown, computed.get(q.name)) for q in found if not q.agrees(computed)] == []
+        assert find_unnamed(text) == []
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
-def test_no_number_stands_in_the_text_without_a_name(path: Path) -> None:
-    assert find_unnamed(path.read_text(encoding="utf-8")) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "value", "right"),
-    [
+def test_a_wrong_digit_is_noticed_and_builds_no_pdf(tmp_path: Path) -> None:
+    for text, value, right in (
         ("0.123<!-- n:x -->", 0.1234, True),
         ("0.124<!-- n:x -->", 0.1234, False),
         ("7.9 %<!-- n:x -->", 0.0786, True),
         ("2.82 × 10⁻⁶<!-- n:x -->", 2.824e-5, False),
         ("10⁻¹²<!-- n<x -->", 3e-15, True),
         ("10⁻¹²<!-- n<x -->", 3e-11, False),
-    ],
-)
-def test_a_wrong_digit_is_noticed(text: str, value: float, right: bool) -> None:
-    (quote,) = find_quotes(text)
-    assert quote.agrees({"x": value}) == right
-
-
-def test_a_text_that_disagrees_builds_no_pdf(tmp_path: Path) -> None:
-    text = tmp_path / "attention.md"
-    text.write_text("It is 0.2<!-- n:x -->.", encoding="utf-8")
+    ):
+        (quote,) = find_quotes(text)
+        assert quote.agrees({"x": value}) == right, text
+    (tmp_path / "attention.md").write_text("It is 0.2<!-- n:x -->.", encoding="utf-8")
     with pytest.raises(UserError, match="disagree"):
-        check_quotes([text], {"x": 0.1})
-    check_quotes([text], {"x": 0.2})
+        check_quotes([tmp_path / "attention.md"], {"x": 0.1})
 
 
 def test_figures_are_stable_bytes(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -61,24 +60,16 @@ def test_a_stub_has_the_frame_of_the_textbook_and_none_of_its_code(name: str) ->
 
 @pytest.mark.thorough
 def test_expected_values_are_the_textbooks() -> None:
-    program = "import json, tools.assignment as a; print(json.dumps(a.compute()))"
+    program = "import tools.assignment as a; print(a.written(a.compute()))"
     environment = os.environ | {"TQDM_DISABLE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    stored = json.loads((ROOT / "assignment" / "tests" / "expected.json").read_text(encoding="utf-8"))
-
-    def compare(one: Any, other: Any) -> None:
-        if isinstance(one, dict):
-            assert one.keys() == other.keys()
-            for key, value in one.items():
-                compare(value, other[key])
-        elif isinstance(one, list) and one and isinstance(one[0], (list, int, float)):
-            np.testing.assert_allclose(np.array(other), np.array(one), rtol=1e-7, atol=1e-8)
-        else:
-            assert one == pytest.approx(other, rel=1e-7)
-
-    compare(stored, json.loads(done.stdout))
+    stored = (ROOT / "assignment" / "tests" / "expected.json").read_text(encoding="utf-8")
+    numbers = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+    assert numbers.sub("", stored).split() == numbers.sub("", done.stdout).split()
+    values = [np.array(numbers.findall(text), dtype=float) for text in (stored, done.stdout)]
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-7, atol=1e-8)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -106,19 +97,6 @@ def test_a_kit_is_written(here: Here, tmp_path: Path) -> None:
         line for path in kit.rglob("*.py") for line in path.read_text().splitlines() if "import hectogpt" in line
     ]
     assert imports == []
-
-
-def test_points_of_the_questions_add_up() -> None:
-    readme = (ROOT / "assignment" / "README.md").read_text(encoding="utf-8")
-    sections = {text[0]: text for text in readme.split("\n## ")[1:] if text[0] in "123"}
-
-    def points(text: str) -> int:
-        return sum(int(number) for number in re.findall(r"\*\(?(\d+) points?[^*]*\*", text))
-
-    bonus = sections["3"].partition("**(c) Bonus")[2]
-    assert (points(sections["1"]), points(sections["2"])) == (14, 6)
-    assert points(sections["3"].partition("**(c) Bonus")[0]) == 30 + 20 + 10  # (a) and (b) tell their sums too
-    assert points(bonus) == 9
 
 
 @pytest.mark.parametrize("parts", ["mlp, attention", "scored"])
