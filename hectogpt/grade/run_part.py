@@ -126,24 +126,24 @@ def load(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool 
     know, or that has another shape; if the parts below are to be patched, not for theirs, but all of a block's must
     not be missing."""
     module.to(dtype)
-    state = state_of(setting)
-    own = dict(module.named_parameters(remove_duplicate=False))
+    state, own = state_of(setting), dict(module.named_parameters(remove_duplicate=False))
     below = BELOW.get(setting.part, ()) if patched else ()
     blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
-    free = {n for n in state if n.startswith(below) and (below != ("backbone.",) or n.split(".")[1] in blocks)}
-    state = {n: v for n, v in state.items() if n not in free or (n in own and own[n].shape == v.shape)}
-    other = {n: own[n].shape for n, value in state.items() if n in own and own[n].shape != value.shape}
-    unknown = [n for n, v in own.items() if n not in state and v.requires_grad and not n.startswith(below)]
+    fitting = [name for name, value in state.items() if name in own and own[name].shape == value.shape]
+    free = [n for n in state if n.startswith(below) and (below != ("backbone.",) or n.split(".")[1] in blocks)]
+    wrong = [name for name in state if name not in fitting and name not in free]
     faults = {
-        "missing": [name for name in state if name not in own],
-        "other shape": [f"{n}: {list(shape)}, expected {list(state[n].shape)}" for n, shape in other.items()],
-        "not in the assignment": unknown,
+        "missing": [n for n in wrong if n not in own],
+        "other shape": [f"{n}: {list(own[n].shape)}, expected {list(state[n].shape)}" for n in wrong if n in own],
+        "not in the assignment": [
+            n for n, value in own.items() if n not in state and value.requires_grad and not n.startswith(below)
+        ],
     }
     if told := [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]:
         raise LookupError("parameters differ from the assignment's (" + "; ".join(told) + ")")
     with torch.no_grad():
-        for name, value in state.items():
-            own[name].copy_(value)
+        for name in fitting:
+            own[name].copy_(state[name])
 
 
 def patch(module: nn.Module, setting: Setting, watch: dict[str, Any]) -> None:
