@@ -17,8 +17,8 @@ LINES = {
     "hectogpt": 2530,  # the ground, and what Python users call
     "hectogpt/cli": 3570,
     "hectogpt/lab": 4620,
-    "hectogpt/grade": 4180,
-    "hectogpt/assignment": 440,
+    "hectogpt/grade": 4150,
+    "hectogpt/assignment": 430,
     "hectogpt/training": 4460,
     "hectogpt/explore": 1020,
     "hectogpt/web": 480,
