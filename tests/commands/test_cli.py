@@ -93,9 +93,8 @@ def test_fields_in_a_fix_are_named_as_options(fix: str, named: str) -> None:
 
 
 def test_what_is_no_option_of_the_command_stays_a_field() -> None:
-    assert name_options("set encoding to latin-1, or set corpus to x", DataOptions) == (
-        "--encoding latin-1, or set corpus to x"
-    )
+    fix = "set encoding to latin-1, or set corpus to x"
+    assert name_options(fix, DataOptions) == "--encoding latin-1, or set corpus to x"
 
 
 # --- help -------------------------------------------------------------------------------------------------------------

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from helpers import small_run
 
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
-from hectogpt.model import Transformer
-from hectogpt.model.parts import LearnedPositions
-from hectogpt.model.weights import save_model
 from hectogpt.training import precision
 from hectogpt.training.evaluate import EvalResult
-from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.loop import Step
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder, read_run
@@ -121,40 +114,3 @@ def test_steps_and_scores_are_on_disk_as_they_come(tmp_path: Path) -> None:
     last = json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last == {"run": "mine", "step": 1, "dev/loss": 9.0, "dev/bpb": 3.0}
     assert json.loads((folder.path / "summary.json").read_text()) == {"state": "done"}
-
-
-def test_a_run_of_the_first_version_is_read() -> None:
-    """data/run_of_7b14102/run.json was written by commit 7b14102, with the names of then."""
-    run = recipes.recipe("soap_rare_tokens")
-    model = replace(run.model, positions=LearnedPositions(), lm_head=replace(run.model.lm_head, bias=True))
-    expected = replace(
-        run,
-        model=model,
-        data=replace(run.data, batch_size=2, seq_len=64),
-        init_from_counts=BigramInit(20.0, 0.2),
-        recipe="rare",
-        steps=7,
-        seed=3,
-        device="cpu",
-        dtype="float32",
-        head_dtype="float32",
-        threads=1,
-    )
-    assert read_run(OLD) == expected
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_everything_written_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
-    run: Run = small_run()
-    before = os.umask(0o027)
-    try:
-        with RunFolder.create(run, False, "mine", root=tmp_path) as folder:
-            folder.begin(precision.choose(run))
-            folder.finish({})
-            save_model(Transformer(run.model), folder.path)
-    finally:
-        os.umask(before)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.path.iterdir()}
-    names = {"run.json", "metrics.jsonl", "summary.json", "config.json", "model.safetensors", "manifest.json"}
-    assert modes == dict.fromkeys(names, 0o640), "and nothing else is left behind"
-    assert torch.get_num_threads() == 1

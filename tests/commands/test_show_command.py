@@ -37,13 +37,13 @@ def change_run(folder: Path, **changes: Any) -> None:
 # --- without a name ---------------------------------------------------------------------------------------------------
 
 
-def test_no_torch_is_loaded(tmp_path: Path) -> None:
+def test_an_empty_folder_is_shown_without_torch_and_stays_empty(tmp_path: Path, here: Here) -> None:
     program = "import sys, hectogpt.cli as c; c.main(['show'])\n"
     program += "print(sorted({'torch', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path))
-    assert done.stderr == "[]\n"
-    assert done.stdout.count("none yet") == 2
+    assert (done.stderr, done.stdout.count("none yet")) == ("[]\n", 2)
+    assert_good_error(here("show", "runs/nothing"), errors.CHECKPOINT, "no run 'runs/nothing'", "hectogpt train")
     assert not list(tmp_path.iterdir())
 
 
@@ -140,10 +140,6 @@ def test_an_idea_is_compared_to_what_it_was_applied_to(here: Here, tmp_path: Pat
     assert "compared by the text of run.json" in shown["note"]
     change_run(folder, recipe="no_such")
     assert "Not compared to a recipe: unknown recipe 'no_such'\n" in here("show", "mine").stdout
-
-
-def test_a_folder_that_is_not_there(here: Here, tmp_path: Path) -> None:
-    assert_good_error(here("show", "runs/nothing"), errors.CHECKPOINT, "no run 'runs/nothing'", "hectogpt train")
 
 
 # --- damaged and hostile folders --------------------------------------------------------------------------------------
