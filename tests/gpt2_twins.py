@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from model_solution import ModelConfig, Transformer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 CONFIG = ModelConfig(d_model=48, n_heads=4, n_layers=2, context_length=16, vocab_size=61)
@@ -106,26 +106,3 @@ def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, name: str = "")
     assert ours.shape == theirs.shape, name
     error = (ours - theirs).abs().max().item() / max(1.0, theirs.abs().max().item())
     assert error <= tolerance, f"{name}: {error:.2e} apart, allowed {tolerance:.0e}"
-
-
-def assert_layers_agree(
-    layer: nn.Module, prefix: str, theirs: GPT2LMHeadModel, function: Callable[[Tensor], Tensor], tolerance: float
-) -> None:
-    """Output, gradient of the input and gradient of every parameter, on three lengths from one token to the context."""
-    dtype = next(layer.parameters()).dtype
-    generator = torch.Generator().manual_seed(2)
-    for length in (1, 7, CONFIG.context_length):
-        layer.zero_grad()
-        theirs.zero_grad()
-        x = (1.5 * torch.randn(3, length, CONFIG.d_model, generator=generator, dtype=torch.float64)).to(dtype)
-        probe = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(dtype)
-        x_ours, x_theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-        y_ours, y_theirs = layer(x_ours), function(x_theirs)
-        assert y_ours.dtype == dtype
-        assert_close(y_ours, y_theirs, tolerance, "output")
-        (y_ours * probe).sum().backward()
-        (y_theirs * probe).sum().backward()
-        assert_close(x_ours.grad, x_theirs.grad, tolerance, "input gradient")
-        expected = in_our_names(theirs, lambda parameter: parameter.grad)
-        for name, parameter in layer.named_parameters():
-            assert_close(parameter.grad, expected[prefix + name], tolerance, name)

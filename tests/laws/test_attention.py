@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model_kinds import GPT2, build
+from model_kinds import GPT2, KINDS, build, random_ids
 from torch import Tensor
 
 from hectogpt.model.attention import CausalAttention
@@ -107,3 +107,23 @@ def test_qk_norm_leaves_only_directions() -> None:
     before = layer.weights(x, layer.view(positions))
     layer.W_qkv.weight.data[:32] *= 7  # rows of W_q and W_k
     torch.testing.assert_close(layer.weights(x, layer.view(positions)), before)
+
+
+# --- the pointer ------------------------------------------------------------------------------------------------------
+
+
+def test_the_pointer_by_hand() -> None:
+    """Position t points at s with exp(q_t . k_s / sqrt(d)), k_s the output before s, zero before the first; what it
+    copies is mixed with the softmax, and sums to 1 with it."""
+    model, ids = build(replace(KINDS["pointer"], context_length=24)), random_ids(3, 21) // 4
+    hidden = model.hidden(ids)[0]
+    softmax = model.lm_head(hidden, model.embeddings.weight).softmax(-1)
+    for t in (0, 9, 20):
+        query = hidden[t] * model.pointer.query_scale
+        scores = [query @ (hidden[s - 1] if s else 0 * hidden[0]) / 4 for s in range(t + 1)]
+        copied = torch.zeros(40, dtype=torch.float64)
+        for weight, token in zip(torch.stack(scores).softmax(0), ids[0], strict=False):
+            copied[token] += weight
+        w = torch.sigmoid(hidden[t] @ model.pointer.gate + model.pointer.gate_bias)
+        torch.testing.assert_close(model(ids)[0, t].exp(), (1 - w) * softmax[t] + w * copied)
+        assert 0.05 < w < 0.95

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import pytest
 import torch
 import torch.nn.functional as F
 from helpers import peaked
@@ -16,7 +15,6 @@ from model_kinds import build, random_ids
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from hectogpt.generation.quantize import quantize, weight_bytes
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.fused_ce import Mixture
 from hectogpt.model.inputs import NgramHash, TokenTable
@@ -27,7 +25,7 @@ D = 4
 
 
 class Twins:
-    """A compact head and a head with a row for every token, which hold the same numbers; and inputs for both.
+    """A head, compact or not, and one with a row for every token, which hold the same numbers; and inputs for both.
 
     The full one is plain torch code: matrix[v] = weight[v] + s (embeddings B^T)[v] for tokens v in use, weight[v] for
     others; logits = cap(hidden matrix^T) + bias. All unused tokens have the same weight and bias.
@@ -37,11 +35,12 @@ class Twins:
         g = torch.Generator().manual_seed(seed)
         self.options, self.used = options, used
         self.head = LMHead(options, D, vocab).double()
-        self.head.compact(used)
-        peaked(self.head, seed, scale=1.5)
         row = torch.full((vocab,), len(used))
         row[used] = torch.arange(len(used))
-        assert torch.equal(self.head.row_of_token, row)
+        if options.compact_vocab:
+            self.head.compact(used)
+            assert torch.equal(self.head.row_of_token, row)
+        peaked(self.head, seed, scale=1.5)
         self.unused = (row == len(used)).nonzero().squeeze(1)
         self.weight = self.head.weight.detach()[row].requires_grad_()
         self.bias = None if self.head.bias is None else self.head.bias.detach()[row].requires_grad_()
@@ -79,6 +78,7 @@ class Twins:
 @given(
     vocab=st.integers(2, 40),
     n_used=st.integers(1, 40),
+    compact=st.booleans(),
     rows=st.integers(1, 9),
     cap=st.sampled_from((None, 3.0)),
     bias=st.booleans(),
@@ -88,10 +88,10 @@ class Twins:
     chunk_rows=st.sampled_from((None, 4)),
     seed=st.integers(0, 99),
 )
-def test_a_compact_head_is_the_full_head(
-    vocab, n_used, rows, cap, bias, embedding_map, mixed, reduction, chunk_rows, seed
+def test_a_head_is_the_full_matrix(
+    vocab, n_used, compact, rows, cap, bias, embedding_map, mixed, reduction, chunk_rows, seed
 ) -> None:
-    """The compact vocabulary changes what is computed, not what comes out.
+    """The compact vocabulary and the embedding map change what is computed, not what comes out.
 
     1. The logits over the whole vocabulary are equal, and those of all unused tokens are the same number.
     2. The loss is equal, whether a target is in use or not.
@@ -103,8 +103,8 @@ def test_a_compact_head_is_the_full_head(
     5. The norm of all gradients is the full head's, in which that row counts once for each unused token.
     """
     g = torch.Generator().manual_seed(seed)
-    used = torch.randperm(vocab, generator=g)[:n_used].sort().values
-    options = LMHeadConfig(bias=bias, soft_cap=cap, compact_vocab=True, embedding_map=embedding_map)
+    used = torch.randperm(vocab, generator=g)[: n_used if compact else vocab].sort().values
+    options = LMHeadConfig(bias=bias, soft_cap=cap, compact_vocab=compact, embedding_map=embedding_map)
     twins = Twins(vocab, used, options, rows, seed)
     head, unused = twins.head, twins.unused
 
@@ -130,7 +130,7 @@ def test_a_compact_head_is_the_full_head(
                 one = of_full[unused].mean(0, keepdim=True) if len(unused) else torch.zeros_like(of_full[:1])
                 if in_use:
                     torch.testing.assert_close(of_full[unused], one.expand_as(of_full[unused]), rtol=1e-10, atol=1e-12)
-                of_full = torch.cat((of_full[used], one))
+                of_full = torch.cat((of_full[used], one)) if compact else of_full
             torch.testing.assert_close(gradient, of_full, rtol=1e-9, atol=1e-12)
         got.backward()
         assert twins.embeddings.grad is None
@@ -149,34 +149,6 @@ MODEL = ModelConfig(
 
 def with_head(**options: object) -> ModelConfig:
     return replace(MODEL, lm_head=replace(MODEL.lm_head, **options))
-
-
-@pytest.mark.parametrize("compact", [False, True])
-def test_an_embedding_map_adds_to_the_matrix(compact: bool) -> None:
-    """Same logits, loss and gradients as a head whose matrix is the sum; the embeddings get no gradient through it."""
-    model, plain = (build(with_head(compact_vocab=compact, embedding_map=s)) for s in (0.3, 0.0))
-    used = torch.arange(0, 61, 3) if compact else torch.arange(61)
-    weights = model.state_dict()
-    added = 0.3 * weights["embeddings.weight"] @ weights.pop("joint.weight").T
-    if compact:
-        added = torch.cat((added[used], torch.zeros(1, 24)))
-    weights["lm_head.weight"] = weights["lm_head.weight"] + added
-    plain.load_state_dict(weights)
-    x = random_ids(3, 16, 61)
-    torch.testing.assert_close(model(x), plain(x), rtol=1e-12, atol=1e-12)
-    losses = [m.get_loss_on_batch(x) for m in (model, plain)]
-    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
-    for loss in losses:
-        loss.backward()
-    for name, p in plain.named_parameters():
-        torch.testing.assert_close(model.get_parameter(name).grad, p.grad, rtol=1e-10, atol=1e-12)
-    gradient = model.lm_head.weight.grad[: len(used)]
-    expected = 0.3 * gradient.T @ model.embeddings.weight.detach()[used]
-    torch.testing.assert_close(model.lm_head.embedding_map.weight.grad, expected, rtol=1e-10, atol=1e-12)
-    model.float()
-    light = quantize(model)
-    torch.testing.assert_close(light(x), model(x), rtol=1e-4, atol=1e-4)
-    assert weight_bytes(light) < weight_bytes(model) - 4 * 61 * 24  # which reads the embeddings beside the head
 
 
 def test_a_compact_head_and_an_embedding_map_start_at_zero() -> None:
