@@ -1,12 +1,13 @@
-"""The training loop: it repeats itself bit for bit, adds up gradients exactly, clips, and stops before a bad update."""
+"""The training loop: it repeats itself bit for bit, adds up gradients exactly, clips, and stops before a bad update;
+the held-out loss is that of every token once."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers import TINY, small_run, tiny_corpus
@@ -14,9 +15,10 @@ from helpers import TINY, small_run, tiny_corpus
 from hectogpt import errors
 from hectogpt.data import Batches, Corpus
 from hectogpt.errors import UserError
-from hectogpt.model import Transformer
+from hectogpt.model import Init, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.training import loop, precision, setup
+from hectogpt.training.evaluate import evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.optim import AdamW, OptimizerGroup
 from hectogpt.training.run import Data, Run
@@ -79,18 +81,6 @@ def test_a_checkpoint_of_a_run_of_another_length_is_refused(corpus: Corpus) -> N
         assert caught.value.code == errors.CHECKPOINT
 
 
-def test_a_run_goes_on_from_any_step_bit_for_bit(corpus: Corpus) -> None:
-    """Weights, the optimizer's state and the number of the step are all there is: order and schedule follow from it."""
-    run = small_run()
-    whole, steps = train(run, corpus)
-    first = Session.open(run, corpus)
-    begun = list(itertools.islice(first.steps(), 3))
-    second = Session.open(run, corpus, first.checkpoint())
-    rest = list(second.steps())
-    assert [replace(s, seconds=0.0) for s in begun + rest] == [replace(s, seconds=0.0) for s in steps]
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.model.parameters(), strict=True))
-
-
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])
 def test_accumulated_gradients_are_the_batch_s(corpus: Corpus, micro_batch: int) -> None:
     run = small_run(dtype="float64", head_dtype="float64")
@@ -145,3 +135,50 @@ def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus) -> None
         watched = Watched(run.optim.build(model).optimizers)
         norms = [s.grad_norm for s in loop.steps(run, model, watched, batches(run, corpus), machine)]
         assert watched.norms == pytest.approx([0.01, 0.01] if bound else norms, rel=1e-3)
+
+
+# --- the held-out loss ------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_scores_every_token_once_exactly(corpus: Corpus) -> None:
+    model = Transformer(TINY, Init(head=0.5)).double()
+    tokens = corpus.dev[: 32 * 9 + 7]  # eight full rows after the first token, and a short one
+    nats = []
+    stream = torch.from_numpy(tokens.astype(np.int64))
+    for start in range(0, len(tokens) - 1, 32):
+        stop = min(start + 32, len(tokens) - 1)
+        logits = model(stream[start:stop][None])[0].log_softmax(-1)
+        nats += [-logits[i, stream[start + i + 1]].item() for i in range(stop - start)]
+    score = evaluate(model, tokens, corpus.tokenizer.token_bytes)
+    assert score.losses == pytest.approx(nats, rel=1e-6)
+    assert score.tokens == len(tokens) - 1 == len(nats)
+    assert score.loss == pytest.approx(np.mean(nats), rel=1e-9)
+    n_bytes = sum(len(corpus.tokenizer.decode_bytes([int(t)])) for t in tokens[1:] if t != 50256)
+    assert score.bits_per_byte == pytest.approx(sum(nats) / math.log(2) / n_bytes, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 32, 33, 34, 65])
+def test_edges_of_the_rows(corpus: Corpus, n: int) -> None:
+    """A last row of any length, and none."""
+    score = evaluate(Transformer(TINY, Init(head=0.0)), corpus.dev[:n], corpus.tokenizer.token_bytes, rows=2)
+    assert score.tokens == n - 1
+    assert score.loss == pytest.approx(math.log(50257))
+
+
+class SpoiltModel(Transformer):
+    def losses(self, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+        assert not self.training
+        raise RuntimeError("spoilt")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [Transformer, SpoiltModel])
+def test_the_mode_is_restored_whatever_happens(corpus: Corpus, training: bool, kind: type[Transformer]) -> None:
+    model = kind(TINY).train(training)
+    if kind is SpoiltModel:
+        with pytest.raises(RuntimeError, match="spoilt"):
+            evaluate(model, corpus.dev[:40], corpus.tokenizer.token_bytes)
+    else:
+        evaluate(model, corpus.dev[:40], corpus.tokenizer.token_bytes)
+    assert all(module.training is training for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import hectogpt
 from hectogpt import InputPart, Norm, hardware
 from hectogpt.data import Corpus
+from hectogpt.training.plot import plot_run
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import Session, train
 
@@ -122,3 +123,15 @@ def test_a_part_that_never_moves_is_named(corpus: Corpus) -> None:
     assert "lm_head.weight" in session.unmoved()
     list(session.steps())
     assert session.unmoved() == ["inputs.0.weight"]
+
+
+def test_a_picture_is_written(tmp_path: Path) -> None:
+    """Of one step and of many, with and without a baseline; the same bytes twice."""
+    for steps in (1, 7):
+        losses, norms = [10.8 - 0.3 * i for i in range(steps)], [1.0 + 0.1 * i for i in range(steps)]
+        for baseline in (None, ([10.8] * 9, [1.2] * 9)):
+            paths = [tmp_path / f"{i}.png" for i in range(2)]
+            for path in paths:
+                plot_run(path, losses, norms, "a run", baseline, [(2, 9.0), (5, 8.0)], {"unigram counts": 6.79})
+            assert paths[0].read_bytes().startswith(b"\x89PNG")
+            assert paths[0].read_bytes() == paths[1].read_bytes()

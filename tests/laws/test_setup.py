@@ -1,26 +1,40 @@
-"""What a run trains: corpora that fit, first weights from the run's seed alone, compiled code where caches belong."""
+"""What a run trains: values that make no sense are refused with the field's name, corpora fit, every "auto" is decided
+once, first weights come from the run's seed alone, compiled code computes the same."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT, TINY, small_run, tiny_corpus
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
+from hectogpt.kernels import dtypes
 from hectogpt.lab import recipes
+from hectogpt.lab.recipes import recipe
 from hectogpt.model import Transformer
 from hectogpt.model.inputs import Cache, InputPart
 from hectogpt.model.parts import Norm, QKPart
 from hectogpt.training import precision, setup
-from hectogpt.training.run import Data, Run
+from hectogpt.training.optim import Muon
+from hectogpt.training.run import Data, Run, sections_changed
+from hectogpt.training.schedules import Constant, Cosine, LinearDecay
+from hectogpt.training.session import Session
 
 PROGRAMS = ROOT / "tests" / "programs"
 
@@ -131,3 +145,162 @@ def run_program(name: str, *arguments: object, **environment: str) -> list[str]:
 def test_compiled_blocks_compute_the_same(corpus: Corpus) -> None:
     (difference,) = run_program("compiled_run.py", corpus.name)
     assert float(difference) < 1e-4
+
+
+# --- the Run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"gradient_clipping": 0.0}, "gradient_clipping"),
+        ({"data": Data(8, 64)}, r"set data\.seq_len to 32"),
+        ({"threads": -2}, "threads"),
+    ],
+)
+def test_impossible_runs_are_refused(change: dict[str, object], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        small_run(**change)
+
+
+IMPOSSIBLE = [{"batch_size": 0}, {"seq_len": 1}, {"micro_batch": 99}, {"micro_batch": 0}]
+
+
+@pytest.mark.parametrize("bad", [*IMPOSSIBLE, {"micro_batch": 1, "batch_size": 10**6}])
+def test_impossible_batches_are_refused(bad: dict[str, int]) -> None:
+    name = next(iter(bad))
+    with pytest.raises(UserError, match=rf"data\.{name}"):
+        Data(**bad)
+
+
+def test_sections_that_a_recipe_changed() -> None:
+    run = small_run()
+    assert sections_changed(run, replace(run, recipe="other")) == set()
+    assert sections_changed(run, replace(run, seed=3, data=Data(4, 32))) == {"seed", "data"}
+    assert sections_changed(run, replace(run, optim=Muon(rest=run.optim))) == {"optim"}
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 300), st.integers(0, 40), st.floats(0, 0.9), st.floats(0, 1))
+def test_schedules_stay_between_zero_and_one(steps: int, warmup: int, hold: float, final: float) -> None:
+    for schedule in (Constant(), LinearDecay(warmup, hold, final), Cosine(warmup, final)):
+        factors = [schedule.factor(step, steps) for step in range(steps)]
+        assert all(0 <= f <= 1 + 1e-12 and math.isfinite(f) for f in factors)
+        assert factors[0] > 0  # a first step at learning rate 0 is a step thrown away
+        falling = factors[warmup:]
+        assert all(a >= b - 1e-12 for a, b in itertools.pairwise(falling))
+
+
+def test_linear_decay_reaches_its_marks() -> None:
+    factors = [LinearDecay(warmup=5).factor(step, 100) for step in range(100)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[99] == pytest.approx(1 / 95)
+    held = [LinearDecay(hold=0.5).factor(step, 100) for step in range(100)]
+    assert held[:51] == [1.0] * 51
+    assert held[75] == pytest.approx(0.5)
+    assert LinearDecay(final=0.1).factor(99, 100) == pytest.approx(0.1 + 0.9 / 100)
+
+
+def test_cosine_reaches_its_marks() -> None:
+    factors = [Cosine(warmup=4, final=0.2).factor(step, 104) for step in range(104)]
+    assert factors[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert factors[54] == pytest.approx(0.6)  # half-way down
+    assert factors[103] == pytest.approx(0.2, abs=1e-3)
+
+
+# --- device, dtypes and threads ---------------------------------------------------------------------------------------
+
+
+def test_absurd_sizes_are_refused_before_allocation() -> None:
+    with pytest.raises(UserError, match="does not fit") as caught:
+        precision.check_memory(replace(TINY, d_model=10**5), torch.device("cpu"))
+    assert caught.value.code == errors.MEMORY
+    precision.check_memory(TINY, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (Data(batch_size=2**40, seq_len=32), "batch_size"),
+        (Data(batch_size=10**7, seq_len=32), "(micro_batch|batch_size)"),  # 389 GB, and 3 GB of ids
+    ],
+)
+def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(data: Data, field: str) -> None:
+    """D14."""
+    with pytest.raises(UserError, match="at a time do not fit") as caught:
+        precision.choose(small_run(data=data))
+    assert caught.value.code == errors.MEMORY
+    assert re.fullmatch(rf"set data\.{field} to \d+", caught.value.fix)
+    precision.check_memory(TINY, torch.device("cpu"), Data(batch_size=64, seq_len=32))
+
+
+def test_the_estimate_of_memory_is_a_lower_bound() -> None:
+    """What the backward pass of a step keeps, counted by the bytes that autograd saves."""
+    model = Transformer(TINY)
+    saved: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(0, 50257, (4, 32))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.hidden(ids)
+    assert sum(saved.values()) > 4 * precision._bytes_per_row(TINY, 32, "float32")
+
+
+def test_auto_is_decided_and_what_is_asked_for_is_given() -> None:
+    machine = precision.choose(small_run(dtype="auto", head_dtype="auto"))
+    assert machine.dtype == torch.float32  # so narrow a model gains nothing from bf16
+    assert machine.head_dtype in (torch.float32, torch.bfloat16)
+    assert (machine.device.type, machine.threads) == ("cpu", torch.get_num_threads()) == ("cpu", 1)
+    assert precision.choose(small_run(dtype="bfloat16")).dtype == torch.bfloat16
+    exact = precision.choose(small_run(dtype="float64", head_dtype="auto"))
+    assert (exact.dtype, exact.head_dtype) == (torch.float64, torch.float64)
+
+
+@pytest.mark.gpu
+def test_auto_takes_the_gpu() -> None:
+    machine = precision.choose(small_run(device="auto"))
+    assert machine.device.type == "cuda"
+    assert machine.describe()["device"] == torch.cuda.get_device_name()
+
+
+# --- Apple's GPUs, which have no float64 ------------------------------------------------------------------------------
+
+
+class RefuseFloat64(TorchDispatchMode):
+    """Raises where an operation gives float64, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
+                raise TypeError(f"no float64 here: {func}")
+        return result
+
+
+@pytest.mark.parametrize("name", ["baseline", "minute"])
+def test_a_step_needs_no_float64_where_there_is_none(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(dtypes, "WITHOUT_FLOAT64", frozenset({"cpu"}))
+    whole = recipe(name)
+    model = replace(whole.model, d_model=32, n_heads=2, n_layers=2, context_length=32)
+    run = replace(whole, model=model, data=Data(4, 32), steps=2, threads=1, dtype="float32", head_dtype="float32")
+    session = Session.open(run, tiny_corpus(tmp_path))
+    with RefuseFloat64():
+        losses = [step.loss for step in session.steps()]
+    assert all(math.isfinite(loss) for loss in losses)
+    with pytest.raises(TypeError), RefuseFloat64():
+        torch.ones(1).double()
+
+
+def test_a_device_is_compared_with_the_cpu() -> None:
+    assert precision.difference_from_cpu(torch.device("cpu")) == 0
+    assert precision.difference_from_cpu(torch.device("meta")) == math.inf  # which cannot give a number

@@ -1,15 +1,27 @@
-"""Statistics over seeds: paired tests against scipy and by hand, verdicts, spreads, selection bias."""
+"""Statistics over seeds: paired tests against scipy and by hand, verdicts, spreads, selection bias; the test that stays
+valid under looking: its formulas by integration, its error rates and its power by simulation."""
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 
+from hectogpt.lab.sequential import (
+    ALPHA,
+    EFFECT_VARIANCE,
+    compare_sequentially,
+    e_gain,
+    e_value,
+    half_width,
+    look,
+)
 from hectogpt.lab.statistics import (
     LEAST_DIFFERENCE,
     compare_pairs,
@@ -94,3 +106,145 @@ def test_seeds_needed_have_the_power_that_they_promise(sd: float) -> None:
     assert power(n + 1) >= 0.8
     assert n <= 3 or power(n - 1) < 0.8
     assert seeds_needed(0.0) >= 2
+
+
+# --- looking after every seed -----------------------------------------------------------------------------------------
+
+COMPARISONS, SEEDS = 2000, 50
+SPREADS = [0.003, 0.02, 0.2]  # SD of the paired differences, nats
+
+
+def simulate(mean: float, sd: float) -> dict[str, float]:
+    """Shares of simulated comparisons that end as each word, and `seeds`, how many they take on average. A comparison
+    looks after every seed and stops at the first look that decides, at the latest after SEEDS."""
+    gains = np.random.default_rng(0).normal(mean, sd, (COMPARISONS, SEEDS))
+    words = look(gains).word
+    stops = words != "unproven"
+    at = np.where(stops.any(-1), stops.argmax(-1), SEEDS - 1)
+    ends = words[np.arange(COMPARISONS), at]
+    shares = {word: float(np.mean(ends == word)) for word in ("better", "worse", "tie", "unproven")}
+    return shares | {"seeds": float(np.mean(at + 1))}
+
+
+# --- error rates and power --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sd", SPREADS)
+def test_equals_are_called_better_in_few_comparisons(sd: float) -> None:
+    ends = simulate(0.0, sd)
+    assert ends["better"] <= ALPHA
+    assert ends["better"] + ends["worse"] <= ALPHA
+
+
+@pytest.mark.parametrize("sd", SPREADS)
+def test_no_look_misses_the_truth_in_most_comparisons(sd: float) -> None:
+    """Simultaneously over all looks, also those after a decision."""
+    gains = np.random.default_rng(1).normal(0.05, sd, (COMPARISONS, SEEDS))
+    looks = look(gains)
+    missed = ((looks.low > 0.05) | (looks.high < 0.05)).any(-1)
+    assert missed.mean() <= ALPHA
+    reached = (look(gains - 0.05).e_value >= 1 / ALPHA).any(-1)
+    assert reached.mean() <= ALPHA
+
+
+@pytest.mark.parametrize("sd", [0.003, 0.01, 0.02])
+def test_a_gain_is_called_a_tie_in_few_comparisons(sd: float) -> None:
+    ends = simulate(LEAST_DIFFERENCE, sd)
+    assert ends["tie"] + ends["worse"] <= ALPHA
+
+
+@pytest.mark.parametrize(("sd", "seeds"), [(0.01, 4.5), (0.02, 6.0), (0.05, 17.0)])
+def test_a_clear_gain_is_found_in_few_seeds(sd: float, seeds: float) -> None:
+    ends = simulate(0.05, sd)
+    assert ends["better"] >= 0.99
+    assert ends["seeds"] <= seeds
+    assert simulate(-0.05, sd)["worse"] >= 0.99
+
+
+def test_equals_with_little_noise_are_found_to_tie() -> None:
+    ends = simulate(0.0, 0.01)
+    assert ends["tie"] >= 0.99
+    assert ends["seeds"] <= 8
+
+
+# --- formulas ---------------------------------------------------------------------------------------------------------
+
+
+def ratio_by_integration(x: np.ndarray, one_sided: bool) -> float:
+    """The likelihood ratio of x / sigma with sigma under d sigma / sigma, by numerical integration over the mean in
+    units of sigma and over log sigma. No formula of the module is used."""
+
+    width = math.sqrt(EFFECT_VARIANCE)
+    log_sigmas, effects = np.linspace(-8, 14, 1001), np.linspace(0.0 if one_sided else -8 * width, 8 * width, 4001)
+
+    def likelihoods(effects: np.ndarray) -> np.ndarray:
+        """[effects]: over log sigma."""
+        scaled = x[:, None, None] * np.exp(-log_sigmas)[:, None] - effects
+        logs = -len(x) * log_sigmas[:, None] - (scaled**2).sum(0) / 2
+        return np.asarray(integrate.trapezoid(np.exp(logs), log_sigmas, axis=0))
+
+    prior = stats.norm.pdf(effects, 0, width) * (2 if one_sided else 1)
+    return float(integrate.trapezoid(likelihoods(effects) * prior, effects) / likelihoods(np.zeros(1))[0])
+
+
+@pytest.mark.parametrize("values", [[0.4], [0.3, 0.5], [1.0, 1.2, 0.7], [-0.4, 0.1, -0.9, -0.3]])
+def test_e_values_are_ratios_of_likelihoods(values: list[float]) -> None:
+    x = np.array(values)
+    n, mean, squares = np.array([float(len(x))]), np.array([x.mean()]), np.array([((x - x.mean()) ** 2).sum()])
+    assert e_value(n, mean, squares)[0] == pytest.approx(ratio_by_integration(x, one_sided=False), rel=1e-4)
+    assert e_gain(n, mean, squares)[0] == pytest.approx(ratio_by_integration(x, one_sided=True), rel=1e-4)
+    assert look(x).e_value[-1] == pytest.approx(e_gain(n, mean, squares)[0])
+
+
+def test_the_interval_is_where_the_e_value_is_small() -> None:
+    n, squares = np.arange(3.0, 60.0), np.linspace(0.1, 2.0, 57)
+    half = half_width(n, squares)
+    assert np.isfinite(half).all()
+    assert e_value(n, half, squares) == pytest.approx(1 / ALPHA)
+    assert np.isinf(half_width(np.array([1.0, 2.0]), np.array([0.0, 1.0]))).all(), "no bound from two seeds"
+
+
+@example([2.5e-162, 0.0, 0.0], 0.0)
+@example([0.0, 9.7e-155, 0.0], 0.0)
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=9), st.floats(0, 1))
+def test_lower_gains_are_less_evidence(gains: list[float], less: float) -> None:
+    """Why the e-value against "no gain" is valid for losses too."""
+    before, after = look(np.array(gains)).e_value, look(np.array(gains) - less).e_value
+    assert (after <= before * (1 + 1e-6) + 1e-9).all()
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_ends_at_the_look_that_decides() -> None:
+    gains = [0.035, 0.06, 0.055, 0.05, -3.0]
+    old = {seed: 5.0 for seed in (4, 1, 2, 3, 0)}
+    new = {seed: 5.0 - gain for seed, gain in enumerate(gains)}
+    pair = compare_sequentially(new, old)
+    assert pair is not None
+    assert (pair.n, pair.verdict, pair.gain) == (4, "better", pytest.approx(0.05))
+    assert pair.low is not None
+    assert pair.high is not None
+    assert pair.p is not None
+    assert pair.sd is not None
+    assert 0 < pair.low < pair.gain < pair.high
+    assert pair.p < ALPHA / 2
+    assert pair.noise_floor == pytest.approx(pair.sd)
+
+
+def test_undecided_comparisons() -> None:
+    assert compare_sequentially({0: 1.0}, {1: 1.0}) is None
+    one = compare_sequentially({3: 1.0}, {3: 2.0})
+    assert one is not None
+    assert (one.n, one.verdict, one.low, one.p) == (1, "unproven", None, None)
+    two = compare_sequentially({0: 1.0, 1: 1.1}, {0: 2.0, 1: 2.1})
+    assert two is not None
+    assert (two.n, two.verdict, two.low) == (2, "unproven", None), "two seeds never decide"
+
+
+@pytest.mark.parametrize(("difference", "verdict"), [(0.0, "tie"), (0.01, "tie"), (-0.5, "better"), (0.5, "worse")])
+def test_differences_without_noise_are_decided_by_three_seeds(difference: float, verdict: str) -> None:
+    pair = compare_sequentially({s: 5.0 + difference for s in range(9)}, dict.fromkeys(range(9), 5.0))
+    assert pair is not None
+    assert (pair.n, pair.verdict) == (3, verdict)
+    assert json.loads(json.dumps(asdict(pair), allow_nan=False)) == asdict(pair)
