@@ -34,6 +34,7 @@ from hectogpt.python import ComparisonResult, attention_maps, compare, generate,
 from hectogpt.training.evaluate import EvalResult, RunResult
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.loop import Step
+from hectogpt.training.losses import CrossEntropy, Loss, Predictions
 from hectogpt.training.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
 from hectogpt.training.run import Data, Run
 from hectogpt.training.schedules import Constant, Cosine, LinearDecay, Schedule
@@ -52,6 +53,7 @@ __all__ = [
     "Constant",
     "Corpus",
     "Cosine",
+    "CrossEntropy",
     "Data",
     "DataOrder",
     "EmbeddingNorm",
@@ -62,6 +64,7 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "LinearDecay",
+    "Loss",
     "ModelConfig",
     "Muon",
     "NgramHash",
@@ -72,6 +75,7 @@ __all__ = [
     "PerKind",
     "PointerHead",
     "Positions",
+    "Predictions",
     "QKNorm",
     "QKPart",
     "RMSNorm",

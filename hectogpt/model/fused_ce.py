@@ -93,13 +93,15 @@ def fused_losses(
     options: LossOptions,
     bias: Float[Tensor, " vocab"] | None = None,
     mixture: Mixture | None = None,
+    weights: Float[Tensor, "*rows"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "*rows"]]:
     """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), and that of each target, which has no
     gradient.
 
     The bias stays outside the cap (Gemma 2's, 2408.00118), so that a log-unigram prior keeps its range. With a mixture
-    the loss is -log((1 - w) softmax + w probability). The loss is summed in the widest dtype that the device has and
-    returned in float32 (float64 for float64 inputs).
+    the loss is -log((1 - w) softmax + w probability). weights, which get no gradient, multiply the targets' losses in
+    the sum, or in a mean that still divides by their number. The loss is summed in the widest dtype that the device has
+    and returned in float32 (float64 for float64 inputs).
 
     Raises UserError (DATA) for a target outside [0, vocab) and for a mean over no target, on the CPU. On CUDA, where
     looking would stall the queue, the first is a device assert and the second gives NaN.
@@ -109,6 +111,8 @@ def fused_losses(
     check_targets(target, vocab)
     acc_dtype = torch.float64 if torch.promote_types(x.dtype, weight.dtype) == torch.float64 else torch.float32
     row_weight = torch.ones(target.shape, dtype=acc_dtype, device=x.device)
+    if weights is not None:
+        row_weight *= weights.detach().reshape(-1)
     if options.reduction == "mean":
         if x.device.type == "cpu" and not len(target):
             raise UserError("the mean loss over no targets does not exist", why="it divides by their number", code=DATA)

@@ -191,6 +191,7 @@ class LMHead(nn.Module):
         embeddings: Float[Tensor, "vocab d"],
         *,
         mixture: Mixture | None = None,
+        weights: Float[Tensor, "*batch"] | None = None,
         reduction: Literal["mean", "sum"] = "mean",
         precision: torch.dtype | None = None,
         chunk_rows: int | None = None,
@@ -201,7 +202,7 @@ class LMHead(nn.Module):
         bias = None if self.bias is None else self._counted_once(self.bias)
         options = LossOptions(self.config.soft_cap, reduction, precision, chunk_rows=chunk_rows)
         if self.row_of_token is None:
-            return fused_losses(hidden, weight, targets, options, bias, mixture)
+            return fused_losses(hidden, weight, targets, options, bias, mixture, weights)
         # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the
         # last row counts with ln m added outside the cap. The softmax then gives that row m times the probability of
         # one such token, whose loss is therefore larger by the constant ln m.
@@ -216,9 +217,9 @@ class LMHead(nn.Module):
             raised = torch.where(row == last, mixture.probability * max(unused, 1), mixture.probability)
             mixture = Mixture(raised, mixture.weight)
         bias = extra if bias is None else bias + extra
-        loss, losses = fused_losses(hidden, weight, row, options, bias, mixture)
+        loss, losses = fused_losses(hidden, weight, row, options, bias, mixture, weights)
         constants = (row == last).to(loss.dtype)
-        constant = constants.sum() * log_count
+        constant = (constants if weights is None else constants * weights).sum() * log_count
         return loss + (constant / row.numel() if reduction == "mean" else constant), losses + constants * log_count
 
 

@@ -195,11 +195,18 @@ class Transformer(nn.Module):
         precision: torch.dtype | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
         """`loss`, and the cross entropy of each target, which has no gradient."""
-        hidden = self.hidden(ids)
+        return self.losses_of(self.hidden(ids), ids, targets, reduction=reduction, precision=precision)
+
+    def losses_of(
+        self,
+        hidden: Float[Tensor, "batch time d"],
+        ids: Int[Tensor, "batch time"],
+        targets: Int[Tensor, "batch time"],
+        **options: Any,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
+        """`losses` from hidden states that are there already; options as those of LMHead.losses."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
-        return self.lm_head.losses(
-            hidden, targets, self.embeddings.weight, mixture=mixture, reduction=reduction, precision=precision
-        )
+        return self.lm_head.losses(hidden, targets, self.embeddings.weight, mixture=mixture, **options)
 
     def get_loss_on_batch(self, input_ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""

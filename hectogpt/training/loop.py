@@ -22,6 +22,7 @@ from hectogpt.data import Batches
 from hectogpt.errors import UserError
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
+from hectogpt.training.losses import Predictions, total_of
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
@@ -117,13 +118,15 @@ def accumulate(run: Run, model: Transformer, batch: Tensor, machine: Machine, st
 def backward(
     run: Run, model: Transformer, rows: Tensor, machine: Machine, step: int, part: int, n_targets: int
 ) -> Tensor:
-    """Differentiate the loss of the part-th rows of a batch; returns their share of its mean loss. n_targets: of the
-    whole batch."""
+    """Differentiate the run's loss of the part-th rows of a batch; returns their share of its mean cross entropy.
+    n_targets: of the whole batch."""
     with seeded(run.seed, step, part, machine.device):
         with machine.autocast():
-            loss = model.loss(rows[:, :-1], rows[:, 1:], reduction="sum", precision=machine.head_dtype) / n_targets
+            made = Predictions(model, rows[:, :-1], rows[:, 1:], machine.head_dtype, step / run.steps)
+            loss = total_of(run.loss, made) / n_targets
+            plain = made.plain / n_targets
         loss.backward()
-    return loss.detach()
+    return plain
 
 
 def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserError:

@@ -1,7 +1,7 @@
 """A Run: everything that decides what a training run computes, as one frozen value.
 
-A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule) are also the kinds of
-idea: `sections_changed` tells which of them a recipe changed.
+A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule, loss) are also the
+kinds of idea: `sections_changed` tells which of them a recipe changed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
 from hectogpt.training.first_weights import BigramInit, FirstWeights
+from hectogpt.training.losses import CrossEntropy, Loss
 from hectogpt.training.optim import AdamW, Optim
 from hectogpt.training.schedules import Constant, Schedule
 
@@ -109,6 +110,7 @@ class Run:
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Constant)
+    loss: Loss = field(default_factory=CrossEntropy)
     init_from_counts: BigramInit | None = None
     first_weights: FirstWeights | None = None
     recipe: str = "custom"

@@ -1,4 +1,4 @@
-"""Ideas end to end: the six examples, parts and optimizers of a user's own, a strange run folder, the document."""
+"""Ideas end to end: the examples, parts and optimizers of a user's own, a strange run folder, the document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hectogpt.lab.ideas import find_run
 from hectogpt.serialization import idea_module
 from hectogpt.training.run import sections_changed
 
-KINDS = ("schedule", "optimizer", "attention", "input", "data", "rates")
+KINDS = ("schedule", "optimizer", "attention", "input", "data", "rates", "loss")
 EXAMPLES = {kind: ROOT / "hectogpt" / "lab" / "examples" / f"{kind}.py" for kind in KINDS}
 SMALL = [*TINY[:-1], "2", "--corpus", "tokens"]
 SWEEP = ["model.d_model=16", "model.n_heads=2", "model.n_layers=1", "model.context_length=64"]
@@ -74,7 +74,7 @@ def test_an_example_is_short_and_changes_what_it_says(kind: str) -> None:
     assert sections_changed(top, run) == {sections.get(kind, kind), "ideas"}
 
 
-# --- the six kinds ----------------------------------------------------------------------------------------------------
+# --- the kinds ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -93,8 +93,8 @@ def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -
     assert [name.removesuffix(".py") for name in losses] == list(KINDS)
     # After 2 steps all are near each other; the schedules have been equal so far.
     assert all(abs(loss - losses["schedule.py"]) < 0.5 for loss in losses.values())
-    assert len(set(losses.values())) == 6
-    assert len(list(Path("runs/ideas").iterdir())) == 6
+    assert len(set(losses.values())) == len(KINDS)
+    assert len(list(Path("runs/ideas").iterdir())) == len(KINDS)
     for kind in KINDS:
         done = here("train", f"{kind}.py:idea", *SMALL, "--json")
         assert done.returncode == 0, done.stderr
