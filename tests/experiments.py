@@ -15,7 +15,7 @@ from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.engines import local_engine, run_trials
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record
-from hectogpt.lab.tracks import TRACKS
+from hectogpt.lab.tracks import TRACKS, Scoring
 from hectogpt.lab.trial import OnStep
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Run
@@ -52,10 +52,10 @@ def run_trial(
     corpus: Corpus,
     splits: Sequence[str] = ("dev",),
     on_step: OnStep = lambda step, loss: None,
-    mixes_counts: bool = False,
+    scoring: Scoring = "alone",
 ) -> dict[str, Any]:
     """What a trial in a process of its own comes to."""
-    return trial.ask(trial.request_of(run, corpus, splits, mixes_counts=mixes_counts), on_step)
+    return trial.ask(trial.request_of(run, corpus, splits, scoring), on_step)
 
 
 def perform(comparison: Comparison, one: Trial) -> Record:

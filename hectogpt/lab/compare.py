@@ -139,7 +139,7 @@ class Comparison:
 
     def request(self, trial: Trial) -> dict[str, Any]:
         """What the trial's process is asked."""
-        return request_of(self.run_of(trial), self.corpus, self.splits, self.track.mixes_counts)
+        return request_of(self.run_of(trial), self.corpus, self.splits, self.track.scoring)
 
     def add(self, trial: Trial, result: dict[str, Any], begun: float) -> Record:
         """Append the record of a trial that has ended; its ideas are kept beside the records. result: of `trial.ask`.

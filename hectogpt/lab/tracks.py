@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.training.run import Run
+
+Scoring = Literal["alone", "counting", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,9 @@ class Track:
 
     steps: exact number of optimizer steps. tokens: most training tokens, none of them read twice. parameters: most
     parameters. seconds: most seconds of building and training. cores: most threads. allows_counts: whether weights may
-    start from counts of the training text. allows_gpu: whether a GPU may train. mixes_counts: whether a model is scored
-    with n-grams of what it read mixed in (lab/counting.py).
+    start from counts of the training text. allows_gpu: whether a GPU may train. scoring: how a trained model is scored:
+    by itself, with n-grams of what it read mixed in (lab/counting.py), or learning from what it has scored
+    (lab/adaptive.py).
     """
 
     name: str
@@ -30,7 +33,7 @@ class Track:
     cores: int | None
     allows_counts: bool
     allows_gpu: bool
-    mixes_counts: bool = False
+    scoring: Scoring = "alone"
 
 
 TRACKS: dict[str, Track] = {
@@ -38,7 +41,8 @@ TRACKS: dict[str, Track] = {
     for track in (
         Track("closed", 100, 819_200, 60_000_000, 600, 2, allows_counts=False, allows_gpu=False),
         Track("minute", 100, 819_200, 60_000_000, 60, 2, allows_counts=False, allows_gpu=False),
-        Track("closed+counting", 100, 819_200, 60_000_000, 600, 2, False, False, mixes_counts=True),
+        Track("closed+counting", 100, 819_200, 60_000_000, 600, 2, False, False, "counting"),
+        Track("adaptive", 100, 819_200, 60_000_000, 600, 2, False, False, "adaptive"),
         Track("closed+statistics", 100, 819_200, 60_000_000, 600, 2, allows_counts=True, allows_gpu=False),
         Track("open-cpu", 100, None, None, 600, 2, allows_counts=True, allows_gpu=False),
         Track("open-gpu", 100, None, None, None, None, allows_counts=True, allows_gpu=True),

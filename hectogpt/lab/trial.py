@@ -17,24 +17,27 @@ from hectogpt import __version__, errors, hardware, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.idea_file import explain
+from hectogpt.lab.adaptive import scores_adapting
 from hectogpt.lab.counting import scores_with_counts
 from hectogpt.lab.ideas import load_sources, sources_of
+from hectogpt.lab.tracks import Scoring
 from hectogpt.serialization import dump
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.session import Session
 
 PACKAGE = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int, float], None]
+# How a track scores a trained model, if not by itself.
+SCORINGS = {"counting": scores_with_counts, "adaptive": scores_adapting}
 
 
-def request_of(run: Run, corpus: Corpus, splits: Sequence[str], mixes_counts: bool = False) -> dict[str, Any]:
-    """What a trial's process is asked, as plain values that another machine understands too. mixes_counts: score the
-    model with n-grams of what it read mixed in."""
+def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scoring: Scoring = "alone") -> dict[str, Any]:
+    """What a trial's process is asked, as plain values that another machine understands too."""
     return {
         "ideas": sources_of(run),
         "run": dump(run),
         "splits": list(splits),
-        "mixes_counts": mixes_counts,
+        "scoring": scoring,
         "corpus": os.path.abspath(corpus.name) if os.path.exists(corpus.name) else corpus.name,
         "corpus_sha256": corpus.sha256,
     }
@@ -100,8 +103,8 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     summary = result.summary()
     if diverged:
         summary |= _uniform_guess(run, corpus, splits)
-    elif request["mixes_counts"]:
-        summary |= scores_with_counts(session, splits)
+    elif score := SCORINGS.get(request["scoring"]):
+        summary |= score(session, splits)
     summary |= {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
     summary |= {"status": "diverged" if diverged else "ok", "error": diverged}
     yield summary | {"losses": _five_digits(result.losses), "grad_norms": _five_digits(result.grad_norms)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from experiments import make_corpus, run_trial, small_run
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
+from hectogpt.lab.adaptive import read_on, scores_adapting
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
+from hectogpt.lab.tracks import Scoring
 from hectogpt.lab.trial import request_of, train_and_score
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.run import Run
 from hectogpt.training.schedules import Schedule
-from hectogpt.training.session import train
+from hectogpt.training.session import Session, train
 from hectogpt.training.setup import training_tokens
+from hectogpt.training.state import put_state, take_state
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +33,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return make_corpus(tmp_path_factory.mktemp("tiny"))
 
 
-def tried(run: Run, corpus: Corpus, *splits: str, mixes_counts: bool = False) -> dict[str, Any]:
+def tried(run: Run, corpus: Corpus, *splits: str, scoring: Scoring = "alone") -> dict[str, Any]:
     """What the process of a trial sends at its end; in this process."""
-    *_, last = train_and_score(request_of(run, corpus, splits, mixes_counts))
+    *_, last = train_and_score(request_of(run, corpus, splits, scoring))
     return last
 
 
@@ -56,7 +60,7 @@ def test_a_trial_is_a_session(corpus: Corpus) -> None:
 def test_a_trial_can_be_scored_with_counts(corpus: Corpus) -> None:
     """Of what the run read, with weights fitted on dev."""
     torch.set_num_threads(1)
-    found = tried(small_run(), corpus, "dev", "test", mixes_counts=True)
+    found = tried(small_run(), corpus, "dev", "test", scoring="counting")
     run, here = small_run(), train(small_run(), corpus)
     order_5 = NgramModels(training_tokens(run, corpus), run.model.vocab_size).order_5
     dev, test = (
@@ -69,6 +73,29 @@ def test_a_trial_can_be_scored_with_counts(corpus: Corpus) -> None:
     assert [found["dev_loss"], found["test_loss"]] == pytest.approx(expected, rel=1e-6)
     assert found["dev_loss"] < here.dev_loss
     assert found["dev_bpb"] / found["dev_loss"] == pytest.approx(here.summary()["dev_bpb"] / here.dev_loss)
+
+
+def test_adapting_scores_each_token_before_it_is_learned(corpus: Corpus) -> None:
+    """The first windows have the losses of the trained model, and so has all of a text that is read by rates of 0; the
+    future changes no loss before it; afterwards the run is as it was."""
+    session = Session.open(small_run(), corpus)
+    list(session.steps())
+    plain, before = session.evaluate("dev"), take_state(session.model, session.optimizer)
+    dev = corpus.tokens["dev"]
+    assert read_on(session, dev, windows=2, factor=0.0).losses == pytest.approx(plain.losses, abs=1e-6)
+    put_state(session.model, session.optimizer, deepcopy(before))
+    whole = read_on(session, dev, windows=2, factor=1.0)
+    put_state(session.model, session.optimizer, deepcopy(before))
+    cut = read_on(session, np.concatenate((dev[:300], dev[300:][::-1])), windows=2, factor=1.0)
+    assert (whole.losses[:299] == cut.losses[:299]).all()
+    assert whole.losses[:32] == pytest.approx(plain.losses[:32], abs=1e-6)
+    assert whole.loss < plain.loss
+    put_state(session.model, session.optimizer, deepcopy(before))
+    found = scores_adapting(session, ("dev", "test"))
+    after = take_state(session.model, session.optimizer)
+    assert all(torch.equal(after.tensors[name], tensor) for name, tensor in before.tensors.items())
+    assert found["dev_loss"] < plain.loss
+    assert found["dev_bpb"] / found["dev_loss"] == pytest.approx(plain.bits_per_byte / plain.loss)
 
 
 def test_a_run_that_diverges_is_a_uniform_guess(corpus: Corpus) -> None:

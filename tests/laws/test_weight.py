@@ -16,8 +16,8 @@ from tools import layers
 LINES = {
     "hectogpt": 2530,  # the ground, and what Python users call
     "hectogpt/cli": 3570,
-    "hectogpt/lab": 4650,
-    "hectogpt/grade": 4150,
+    "hectogpt/lab": 4727,
+    "hectogpt/grade": 4154,
     "hectogpt/assignment": 430,
     "hectogpt/training": 4570,
     "hectogpt/explore": 1020,
@@ -27,7 +27,7 @@ LINES = {
     "hectogpt/data": 1570,
     "hectogpt/kernels": 670,
     "hectogpt/model": 2140,
-    "tests": 19670,
+    "tests": 19686,
     "tools": 4230,
     "bench": 1820,
     "reference": 820,
