@@ -59,6 +59,14 @@ def postponed() -> Iterator[None]:
             _stop(late[0])
 
 
+def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """What is raised while Python frees an object is lost, and printed: such a signal comes again a moment later."""
+    if isinstance(stop := unraisable.exc_value, Stopped):
+        threading.Timer(0.01, signal.raise_signal, stop.args).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     """The signal while which unwound an error was raised; None without one, and for a UserError, which says it."""
     while error is not None and not isinstance(error, (KeyboardInterrupt, errors.UserError)):
@@ -101,10 +109,13 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
         return
     before = {number: signal.getsignal(number) for number in CODES}
     taken = [n for n, old in before.items() if not (n == getattr(signal, "SIGHUP", None) and old == signal.SIG_IGN)]
+    hook = sys.unraisablehook
+    sys.unraisablehook = _send_again
     for number in taken:
         signal.signal(number, handler)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in taken:
             signal.signal(number, before[number] or signal.SIG_DFL)

@@ -63,3 +63,10 @@ def test_bad_files_are_refused(textbook: Path, name: str, content: str | None) -
     assert name in result.stderr
     assert ("missing" if content is None else "does not compile") in result.stderr
     assert not (textbook / "submission.zip").exists()
+
+
+def test_unwritten_parts_are_named(textbook: Path, tmp_path: Path) -> None:
+    with (textbook / "utils.py").open("a") as file:
+        file.write("def more():\n    raise NotImplementedError\n")
+    result = submit(textbook, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "note: utils.py has parts that are not written yet\n")

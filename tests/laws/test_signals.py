@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +60,22 @@ def test_a_postponed_signal_is_raised_at_the_end_and_found_behind_an_error() -> 
     error.__context__ = stop.value
     assert stop_behind(error) is stop.value
     assert stop_behind(ValueError()) is None
+
+
+def test_a_signal_while_an_object_is_freed_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    class Freed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def wait() -> None:
+        with raise_on_signal():
+            del [Freed()][0]
+            time.sleep(10)
+
+    with pytest.raises(Stopped) as stop:
+        wait()
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == ""
 
 
 def test_handlers_are_put_back() -> None:
