@@ -1,7 +1,7 @@
 """The transformer of the assignment as plain functions of named tensors, cut so finely that a mistake is one method.
 
 Nothing here is shared with the textbook or with the fast model. Two uses: the parent computes what a part should have
-returned, and what a known mistake would have returned (a subclass with one or two methods replaced, see mistakes_*.py);
+returned, and what a known mistake would have returned (a subclass with one or two methods replaced, see mistakes.py);
 the child puts these functions in the place of the parts below the one that it judges.
 """
 

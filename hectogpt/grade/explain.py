@@ -1,6 +1,6 @@
 """Why a part is wrong: the mistake it may be. Only what reproduces the results is named.
 
-Rules are tried in order. The tables of known mistakes stand in mistakes_*.py, those of messages in faults.py. Numbers of
+Rules are tried in order. The tables of known mistakes stand in mistakes.py, those of gradients and messages in faults.py. Numbers of
 the formulas that may be mistyped are not listed but fitted: a family is the computation with free numbers in one step.
 They are fitted to a few answers by least squares; only what then reproduces all answers is named, with its numbers.
 """
@@ -18,22 +18,13 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from hectogpt.grade import mistakes_attention, mistakes_layers, mistakes_model
 from hectogpt.grade.calls import Call, Case, Made, difference, listed, outcome, outcome_of
 from hectogpt.grade.computation import Change, Computation, Method, Mistake, combines, symptoms
 from hectogpt.grade.faults import GRADIENTS, by_words
+from hectogpt.grade.mistakes import MISTAKES
 from hectogpt.grade.result import Diagnosis
 from hectogpt.grade.transcript import Answer
 
-MISTAKES = {
-    "gelu": mistakes_layers.GELU,
-    "mlp": mistakes_layers.MLP,
-    "attention": mistakes_attention.ATTENTION,
-    "block": mistakes_layers.BLOCK,
-    "forward": mistakes_model.FORWARD,
-    "generate": mistakes_model.GENERATE,
-    "loss": mistakes_model.LOSS,
-}
 IN_WORDS = 3  # explanations of the same results that are given in words
 PAIRS = 3000  # that are tried at most: a second or two
 Mistakes = tuple[Mistake, ...]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from hectogpt.grade.computation import Computation, Method, Mistake, mistake
-from hectogpt.grade.mistakes_layers import halves
+from hectogpt.grade.mistakes import halves
 from hectogpt.grade.result import Diagnosis
 
 # --- the gradient: what is detached, or taken by .data ----------------------------------------------------------------
