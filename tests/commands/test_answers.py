@@ -49,6 +49,7 @@ def test_every_question_begins_with_its_answer() -> None:
     assert "](losses_and_grad_norms.png)" in sections[-2]
 
 
+@pytest.mark.thorough
 def test_every_quoted_number_is_what_the_code_computes_and_none_lacks_a_name() -> None:
     computed = answers.read_numbers()
     assert all(math.isfinite(value) for value in computed.values())

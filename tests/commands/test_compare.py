@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from experiments import SMALL, make_corpus, small_arms, small_command, small_comparison
+from experiments import SMALL, make_corpus, small_command, small_comparison
 from made_up import record_of
 
 from hectogpt import cli, errors
@@ -19,7 +19,6 @@ from hectogpt.lab.compare import Comparison, best_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import append_record, read_records
-from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.trial import train_and_score
 from hectogpt.serialization import load
 from hectogpt.training.run import Run
@@ -81,12 +80,6 @@ def test_nothing_is_run_twice(performed: Comparison, tiny: Corpus) -> None:
     assert [(t.arm.label, t.seed) for t in more] == [("lr 0.02", 0), ("lr 0.01", 1), ("lr 0.02", 1)]
     untested = small_comparison(tiny, performed.out, 1e-2, seeds=1, test=True)
     assert len(untested.missing()) == 1, "no test score is recorded"
-    other = replace(tiny, sha256=tiny.sha256 | {"dev": "0"})
-    assert len(small_comparison(other, performed.out, 1e-2, seeds=1).missing()) == 1, "another text is another trial"
-    faster = [replace(arm, run=replace(arm.run, threads=2)) for arm in small_arms(1e-2)]
-    assert len(Comparison(faster, range(1), tiny, TRACKS["closed"], performed.out).missing()) == 1, "threads"
-    open_cpu = Comparison(small_arms(1e-2), range(1), tiny, TRACKS["open-cpu"], performed.out)
-    assert len(open_cpu.missing()) == 1
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -176,6 +169,7 @@ def test_until_decided_looks_seed_by_seed(tiny: Corpus, tmp_path: Path, capsys: 
     assert undecided["ended"] == "all of 2 seeds are run, not decided"
 
 
+@pytest.mark.thorough
 def test_a_small_budget_runs_one_seed(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
     """With real trials: the first seed is run, the second would not fit."""
     page = tmp_path / "new" / "v.html"

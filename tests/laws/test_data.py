@@ -45,15 +45,6 @@ def test_split_is_by_hash_in_order_and_disjoint(tmp_path: Path) -> None:
     assert corpus.n_documents["dev"] / 3000 == pytest.approx(0.075, abs=0.015)
 
 
-def test_adding_documents_moves_none(tmp_path: Path) -> None:
-    path = tmp_path / "grows.jsonl"
-    write_jsonl(path, 200)
-    before = {name: set(documents(open_corpus(str(path)).tokens[name])) for name in SPLITS}
-    write_jsonl(path, 300)  # also: a changed source is noticed and tokenised again
-    after = {name: set(documents(open_corpus(str(path)).tokens[name])) for name in SPLITS}
-    assert all(before[name] < after[name] for name in SPLITS)
-
-
 def test_one_book_is_cut_into_passages_and_keeps_its_bytes(tmp_path: Path) -> None:
     """CRLF, lone CR, byte order mark, U+2028 and the name of the separator are text like any other."""
     text = "\ufeff<|endoftext|>\r\n" + "\r\n\r\n".join(prose(i, 60) + "\rx\u2028\x0b" for i in range(300))
@@ -129,15 +120,6 @@ def test_batches_follow_the_definition(n: int, seq_len: int, batch_size: int, se
     assert np.array_equal(
         tokens_read(tokens, seq_len, batch_size, seed, 2), np.concatenate([batches.at(0), batches.at(1)])
     )
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 16, 300])
-def test_each_sequence_once_per_epoch(batch_size: int) -> None:
-    batches = Batches(np.repeat(np.arange(100), 4), seq_len=4, batch_size=batch_size, seed=3)
-    rows = np.concatenate([batches.at(step)[:, 0] for step in range(600 // batch_size + 1)])
-    for epoch in range(6):
-        assert sorted(rows[epoch * 100 : (epoch + 1) * 100].tolist()) == list(range(100))
-    assert rows[:100].tolist() != rows[100:200].tolist()
 
 
 def test_order_is_the_same_for_ever() -> None:

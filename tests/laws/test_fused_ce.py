@@ -55,7 +55,7 @@ def apart(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp_min(1e-12))
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     rows=st.integers(1, 19),
     vocab=st.integers(2, 70),

@@ -197,8 +197,10 @@ def test_filters_agree_with_transformers() -> None:
     torch.testing.assert_close(ours / ours.sum(-1, keepdim=True), z.softmax(-1))
 
 
-def test_temperature_zero_is_greedy() -> None:
-    model = build(GPT2)
+@pytest.mark.parametrize("kind", ["gpt2", "everything", "everything else"])
+def test_temperature_zero_is_greedy(kind: str) -> None:
+    """And writes, with a cache and past the context, what `Transformer.generate` writes."""
+    model = build(KINDS[kind])
     expected = model.generate(torch.tensor([[3, 1]]), 12)[0, 2:].tolist()
     zero = Sampling(max_new_tokens=12, do_sample=True, temperature=0.0)
     for sampling in (Sampling(max_new_tokens=12), zero, replace(zero, temperature=1e-12), replace(zero, top_k=1)):

@@ -74,7 +74,7 @@ class Twins:
         return self.head.loss(self.hidden, targets, self.embeddings, **options)
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(
     vocab=st.integers(2, 40),
     n_used=st.integers(1, 40),

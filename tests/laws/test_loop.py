@@ -46,18 +46,18 @@ def train(run: Run, corpus: Corpus) -> tuple[Transformer, list[Step]]:
 
 
 def test_it_learns_and_repeats_itself_bit_for_bit(corpus: Corpus) -> None:
-    run = small_run(steps=30, optim=AdamW(lr=1e-2, weight_decay=0.0), data=Data(batch_size=4, seq_len=32))
+    run = small_run(steps=20, optim=AdamW(lr=2e-2, weight_decay=0.0), data=Data(batch_size=4, seq_len=32))
     model, steps = train(run, corpus)
     again, repeated = train(run, corpus)
     assert [(s.loss, s.grad_norm) for s in steps] == [(s.loss, s.grad_norm) for s in repeated]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert steps[0].loss == pytest.approx(math.log(50257), abs=0.05)
     assert steps[-1].loss < 7.5
-    assert [s.number for s in steps] == list(range(1, 31))
-    assert [s.tokens for s in steps] == [n * 4 * 32 for n in range(1, 31)]
-    assert [s.lr for s in steps] == [1e-2 * run.schedule.factor(n, 30) for n in range(30)]
-    _, other = train(replace(run, seed=1), corpus)
-    assert other[0].loss != steps[0].loss
+    assert [s.number for s in steps] == list(range(1, 21))
+    assert [s.tokens for s in steps] == [n * 4 * 32 for n in range(1, 21)]
+    assert [s.lr for s in steps] == [2e-2 * run.schedule.factor(n, 20) for n in range(20)]
+    _, other = begin(replace(run, seed=1), corpus)
+    assert next(other).loss != steps[0].loss
 
 
 def test_a_run_that_is_extended_keeps_the_rows_of_its_compact_head(corpus: Corpus) -> None:
@@ -81,19 +81,19 @@ def test_a_checkpoint_of_a_run_of_another_length_is_refused(corpus: Corpus) -> N
         assert caught.value.code == errors.CHECKPOINT
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3, 8])
-def test_accumulated_gradients_are_the_batch_s(corpus: Corpus, micro_batch: int) -> None:
+def test_accumulated_gradients_are_the_batch_s(corpus: Corpus) -> None:
     run = small_run(dtype="float64", head_dtype="float64")
     machine = precision.choose(run)
     model = setup.build_model(run, machine, corpus)
     batch = torch.from_numpy(batches(run, corpus).at(0))
-    model.get_loss_on_batch(batch).backward()
-    whole = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    model.zero_grad()
-    loss = loop.accumulate(replace(run, data=replace(run.data, micro_batch=micro_batch)), model, batch, machine, 0)
-    torch.testing.assert_close(loss, model.get_loss_on_batch(batch).double(), rtol=1e-12, atol=1e-12)
-    for p, expected in zip(model.parameters(), whole, strict=True):
-        torch.testing.assert_close(p.grad, expected, rtol=1e-10, atol=1e-13)
+    expected = model.get_loss_on_batch(batch)
+    whole = torch.autograd.grad(expected, list(model.parameters()))
+    for micro_batch in (1, 3, 8):
+        model.zero_grad()
+        loss = loop.accumulate(replace(run, data=replace(run.data, micro_batch=micro_batch)), model, batch, machine, 0)
+        torch.testing.assert_close(loss, expected.double(), rtol=1e-12, atol=1e-12)
+        for p, gradient in zip(model.parameters(), whole, strict=True):
+            torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])

@@ -100,9 +100,9 @@ def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> N
 
 
 @pytest.mark.usefixtures("own_code")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["gpt2", "rotary", "alibi among others", "everything", "everything else"])
 def test_own_code_decodes_a_row_as_if_it_were_alone_and_uncached(kind: str) -> None:
-    """In every kind of model, past the context too: the logits of a ragged batch are those of each row alone, to the
+    """Past the context too: the logits of a ragged batch are those of each row alone, to the
     bit where attention is ours too (without a bias of the scores, and without torch's products in the pointer).
 
     Without a cache sums are added up in another order. Where their last bits tip the rounding of an activation, logits

@@ -57,16 +57,6 @@ def test_half_a_line_is_dropped(tmp_path: Path) -> None:
         assert [r.seed for r in read_records(path)] == [0, 2]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"corpus": "c"}', '{"seed": "one"}'])
-def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "r.jsonl"
-    append_record(path, record(0))
-    path.write_text(path.read_text() + damage + "\n")
-    with pytest.raises(UserError, match="line 2") as caught:
-        read_records(path)
-    assert caught.value.code == errors.DATA
-
-
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/r\.jsonl") as caught:
