@@ -1,4 +1,5 @@
-"""bench/: contenders take turns, ratios are taken within a round, and a question writes one line for each answer."""
+"""bench/: contenders take turns, ratios are taken within a round, and a question writes one line for each answer;
+tools.same_bits: what it compares."""
 
 from __future__ import annotations
 
@@ -8,12 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from bench import QUESTIONS
 from bench.page import PAGES, UNMEASURED, render
 from bench.race import race
 from bench.record import RESULTS, ROOT
+from tools.same_bits import Result, first_difference, read_result
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,3 +123,36 @@ def test_a_table_has_whatever_the_newest_rows_have() -> None:
     assert fill("value step | large | ours | seconds", results) == UNMEASURED
     assert fill("tables step,*", results).strip() == UNMEASURED, "the newest run of small no longer asks it"
     assert fill("tables nothing", results).strip() == UNMEASURED
+
+
+# --- tools.same_bits --------------------------------------------------------------------------------------------------
+
+
+def result(losses: tuple[float, ...] = (10.5, 9.25), **tensors: tuple[str, list[int], bytes]) -> Result:
+    """A result with these losses, and these tensors (dtype, shape, bytes) beside one."""
+    steps = [(n, loss, 1.5) for n, loss in enumerate(losses, start=1)]
+    return Result(steps, {"w": ("F32", [1], b"\0\0\0\0"), **tensors}, ["float32", "float32"])
+
+
+def test_the_first_difference_is_named_with_both_values() -> None:
+    after = float(np.nextafter(9.25, 10))
+    assert first_difference(result(), result((10.5, after))) == f"step 2, train/loss: 9.25 there, {after!r} here"
+    assert first_difference(result(), result((10.5,))) == "2 steps there, 1 here"
+    more = result(a=("F32", [1], b"\0\0\0\0"))
+    assert first_difference(more, result()) == "tensor a exists only there"
+    assert first_difference(result(), more) == "tensor a exists only here"
+    half = result(w=("BF16", [2], b"\0\0\0\0"))
+    assert first_difference(result(), half) == "tensor w: F32 [1] there, BF16 [2] here"
+
+
+def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
+    metrics = '{"step": 1, "train/loss": 0.1, "train/grad_norm": 2.0}\n{"step": 1, "val/loss": 3.0}\n'
+    for name, weight in (("a", 1.0), ("b", 1.25)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(metrics)
+        (tmp_path / name / "run.json").write_text('{"machine": {"dtype": "float32", "head_dtype": "bfloat16"}}')
+        save_file({"w": torch.tensor([[0.5], [weight]])}, tmp_path / name / "model.safetensors")
+    a, b = read_result(tmp_path / "a"), read_result(tmp_path / "b")
+    assert (a.steps, a.dtypes) == ([(1, 0.1, 2.0)], ["float32", "bfloat16"])
+    assert first_difference(a, read_result(tmp_path / "a")) == ""
+    assert first_difference(a, b) == "tensor w: 1 entries of F32 [2, 1] differ, by 0.25 at most"

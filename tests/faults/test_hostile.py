@@ -1,8 +1,7 @@
 """Files from strangers and numbers beyond all reason: no code runs, nothing but a UserError comes of them, at once.
 
 tests/faults/hostile.py and records.py make the files; `python tests/faults hostile records` tries more of them, and
-measures the time.
-"""
+measures the time. And the lines and the page of the proof."""
 
 from __future__ import annotations
 
@@ -21,6 +20,7 @@ import torch
 from command import Here
 from forks import Line
 from helpers import peaked, small_run
+from promises import BEGIN, END, PAGE, PROOFS, text_of, write_table
 from records import ESCAPE, MARKUP, SCRIPT
 from safetensors.torch import load_file, save_file
 
@@ -264,3 +264,24 @@ def test_a_damaged_curve_is_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for change in ({"losses": [1.0]}, {"losses": ["x", "y"]}, {"dev_loss": "nan"}, {"grad_norms": 3}):
         path.write_text(json.dumps(good | change))
         assert usual.find(corpus, 2) is None
+
+
+# --- the lines and the page of `make proof` ---------------------------------------------------------------------------
+
+
+def test_a_line_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line("killed anywhere", 200, 1, 30.13, "0 lost")
+    assert text_of(line) == "killed anywhere: 199/200 ok, 0 lost, 30.1 s"
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr("promises.PAGE", page)
+    write_table([line])
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{BEGIN}\nMeasured on ")
+    assert text.endswith(f"| killed anywhere | 199/200 | 0 lost | 30.1 |\n{END}\nafter\n")
+
+
+def test_every_proof_is_named_on_the_page() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert [name for name in PROOFS if f"tests/faults/{name}.py" not in text] == []
+    assert text.count(BEGIN) == text.count(END) == 1
