@@ -13,6 +13,9 @@ T = TypeVar("T")
 
 # Key of an n-gram model in summaries and records -> its name. `mkn5`, order 5 with fitted discounts, and `best`, which
 # has caches too, are in files of earlier versions.
+OTHER_TOKENS = (
+    "Runs with different vocabularies predict different tokens: only bits per byte (hectogpt score) compare them."
+)
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram counts",

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from hectogpt import errors
-from hectogpt.data import Corpus, Tokenizer, open_corpus
+from hectogpt.data import Corpus, Tokenizer, find_tokenizer, open_corpus
 from hectogpt.display import Progress, printable, table_html, table_text
 from hectogpt.errors import UserError
 from hectogpt.explore.model_view import read_prompt, trace
@@ -33,13 +33,12 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.run_records import KEEP, RUN
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
-from hectogpt.training import setup
 from hectogpt.training.evaluate import RunResult, evaluating
 from hectogpt.training.full_run import StepLine, score_between
 from hectogpt.training.run import Run, is_modified, label_of
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import Session
-from hectogpt.training.setup import check_corpus
+from hectogpt.training.setup import check_corpus, fit_vocabulary
 from hectogpt.training.task import Resume, Task, check_same, describe, extended, find_corpus
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
@@ -85,11 +84,13 @@ def train(
     if corpus is not None:
         run = replace(run, corpus=corpus.name if isinstance(corpus, Corpus) else str(corpus))
     progress = Progress(quiet, lines=10)
+    run = fit_vocabulary(run, corpus.tokenizer if isinstance(corpus, Corpus) else find_tokenizer(run.corpus))
     if isinstance(corpus, Corpus):
-        setup.check_corpus(run, corpus)
+        check_corpus(run, corpus)
     else:
         corpus = find_corpus(run, progress)
-    base = recipes.recipe_of(run)
+    if (base := recipes.recipe_of(run)) is not None:
+        base = fit_vocabulary(base, corpus.tokenizer)
     modified = base is not None and is_modified(base, run)
     if out is None:
         return _train_without_folder(run, corpus, progress, label_of(run, modified), eval_every)
@@ -256,6 +257,7 @@ def compare(
     """
     arms = arms_of(runs, steps, threads)
     text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus) if corpus else _common_corpus(arms))
+    arms = [replace(arm, run=fit_vocabulary(arm.run, text.tokenizer)) for arm in arms]
     for arm in arms:
         check_corpus(arm.run, text)
     with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:

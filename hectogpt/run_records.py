@@ -62,6 +62,12 @@ class RunRecord:
         """When a file of the folder was last written, in local time."""
         return datetime.fromtimestamp(self.modified).strftime("%Y-%m-%d %H:%M")
 
+    @property
+    def n_vocab(self) -> int | None:
+        """Number of ids of the model. Losses per token of runs in which it differs are of different tokens."""
+        model = self.run.get("model")
+        return count_of(model.get("vocab_size")) if isinstance(model, dict) else None
+
     def as_json(self) -> dict[str, Any]:
         """What `hectogpt show --json` prints of the run."""
         return {

@@ -29,7 +29,7 @@ from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
 from hectogpt.signals import WORDS, code_of
-from hectogpt.training.setup import check_corpus, count_parameters
+from hectogpt.training.setup import check_corpus, count_parameters, fit_vocabulary
 from hectogpt.training.task import FEW_TOKENS
 
 SEEDS = 5  # if no number is given
@@ -94,6 +94,7 @@ def read(options: CompareOptions) -> Asked:
     if options.threads:
         arms = [replace(arm, run=replace(arm.run, threads=options.threads)) for arm in arms]
     track, corpus = find_track(options.track), open_corpus(options.corpus)
+    arms = [replace(arm, run=fit_vocabulary(arm.run, corpus.tokenizer)) for arm in arms]
     for arm in arms:
         check_corpus(arm.run, corpus)
     first, seeds = options.first_seed, options.seeds

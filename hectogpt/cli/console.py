@@ -52,10 +52,11 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def loss_table(rows: Sequence[tuple[str, float, float]]) -> list[str]:
-    """The lines of a table of held-out losses. rows: name, nats per token, bits per byte."""
-    cells = [[one_line(name), f"{loss:.4f}", f"{bits:.4f}"] for name, loss, bits in rows]
-    return columns(["model", "nats/token", "bits/byte"], cells)
+def loss_table(rows: Sequence[tuple[str, float, float]], same_tokens: bool = True) -> list[str]:
+    """The lines of a table of held-out losses. rows: name, nats per token, bits per byte. same_tokens: whether all are
+    losses of the same tokens; nats of others cannot be compared, and are left out."""
+    cells = [[one_line(name), *([f"{loss:.4f}"] * same_tokens), f"{bits:.4f}"] for name, loss, bits in rows]
+    return columns(["model", *["nats/token"] * same_tokens, "bits/byte"], cells)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

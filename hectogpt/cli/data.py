@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from hectogpt import errors
 from hectogpt.cli.console import note, show
 from hectogpt.cli.options import DataOptions
@@ -11,20 +14,31 @@ from hectogpt.errors import UserError
 
 def main(options: DataOptions) -> None:
     """Do what the options say, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
+    if (options.vocab is not None and options.action != "build") or (options.vocab is None and options.out is not None):
+        raise UserError("--vocab and --out are for build, --out with --vocab alone", fix="leave them out")
     cache = CorpusCache(options.source, encoding=options.encoding, force=options.force)
     if options.action == "verify" and (damage := cache.verify()):
         raise UserError(damage[0], fix=cache.fix, code=errors.DATA)
     repaired = cache.repair() if options.action == "repair" else []
     for line in repaired:
         note(f"repaired: {line}")
-    corpus = cache.open()
+    if options.vocab is None:
+        corpus = cache.open()
+    else:
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(options.source).stem).strip("-") or "text"
+        corpus = cache.build_with_vocabulary(options.vocab, options.out or Path(f"{stem}-vocab-{options.vocab}"))
     splits = {
         split: {"tokens": len(ids), "documents": corpus.n_documents[split], "sha256": corpus.sha256[split]}
         for split, ids in corpus.tokens.items()
     }
-    answer = {"corpus": corpus.name, "folder": str(corpus.folder), "splits": splits}
+    answer = {"corpus": corpus.name, "folder": str(corpus.folder), "n_vocab": corpus.n_vocab, "splits": splits}
     line = "{:<6}{tokens:>12,} tokens {documents:>8,} documents  {sha256}"
     lines = [line.format(split, **facts) for split, facts in splits.items()]
+    lines += (
+        []
+        if options.vocab is None
+        else [f"{corpus.n_vocab:,} tokens of its own: hectogpt train --corpus {corpus.name}"]
+    )
     show(options.json, answer | {"repaired": repaired, "problems": list(corpus.problems)}, lines)
     for problem in () if options.json else corpus.problems:
         note(f"note: {problem}")

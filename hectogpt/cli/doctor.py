@@ -27,6 +27,7 @@ REQUIRED = ("tiktoken", "safetensors", "scipy", "matplotlib", "rich", "tyro", "j
 # Extra of the package -> (imported names, what needs them).
 EXTRAS = {
     "hf": (("datasets", "huggingface_hub"), "the corpora tinystories and hf:NAME, and models of the hub"),
+    "vocab": (("tokenizers",), "`hectogpt data build --vocab`"),
     "gguf": (("gguf",), "`hectogpt export` to GGUF"),
     "ray": (("ray",), "`hectogpt compare` on a Ray cluster"),
     "tensorboard": (("tensorboard",), "`hectogpt train --track tensorboard`"),

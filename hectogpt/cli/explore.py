@@ -126,13 +126,13 @@ def make(a: ExportArguments) -> str:
 
 
 def held_out_of(folder: Path, text: str | None) -> Any:
-    """The token ids on which effects of heads are measured: of the text; without one, of the dev split of the run's
-    corpus if that is at hand; else None."""
-    from hectogpt.data import load_tokenizer, open_corpus
+    """What effects of heads are measured on: the text; without one, the token ids of the dev split of the run's corpus
+    if that is at hand; else None."""
+    from hectogpt.data import open_corpus
     from hectogpt.run_records import read_record
 
     if text is not None:
-        return load_tokenizer().encode(text)
+        return text
     try:
         return open_corpus(str(read_record(folder).run.get("corpus"))).tokens["dev"]
     except UserError:  # no run, or its text is elsewhere: effects are then those on the prompt, which the page says

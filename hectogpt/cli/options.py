@@ -64,8 +64,12 @@ class CompletionOptions:
 class DataOptions:
     """Tokenise a corpus into its cache (build), check the cache against its hashes (verify), or rebuild it (repair).
 
+    Tokens are those of GPT-2. With --vocab a vocabulary is trained on the training part of the text, and the tokens go
+    into a folder, which is the corpus from then on.
+
     Examples
       hectogpt data build stories.txt
+      hectogpt data build stories.txt --vocab 1000      makes stories-vocab-1000
       hectogpt data verify sotu --json
     """
 
@@ -76,6 +80,10 @@ class DataOptions:
     """Of text files."""
     force: bool = False
     """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
+    vocab: int | None = None
+    """For build: train a vocabulary of so many tokens."""
+    out: Path | None = None
+    """With --vocab: the folder for tokens and vocabulary (default: SOURCE-vocab-N)."""
     json: Json = False
 
 

@@ -66,10 +66,13 @@ def main(options: ScoreOptions) -> None:
         rows.append((score.name, score.loss, score.bits_per_byte))
         if (loss := score.with_ngrams) is not None:
             rows.append((f"{score.name} + n-grams", loss, loss * score.bits_per_byte / score.loss))
+    same = all(score.with_ngrams is not None for score in found.models)
     what = "the whole training text" if found.counted == len(corpus.train) else "what the run has read"
     counted = f"The n-gram models count {what}, {found.counted:,} tokens."
     answer = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split} | asdict(found)
-    show(options.json, answer, [f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows), counted])
+    lines = [f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows, same), counted]
+    lines += [] if same else ["The models predict different tokens, so only bits per byte of the text compare them."]
+    show(options.json, answer, lines)
 
 
 def score_models(

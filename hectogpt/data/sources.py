@@ -129,8 +129,7 @@ def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
         kind = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise _missing(name, path) from None
-    splits = {split: (path if stat.S_ISDIR(kind) else path.parent) / f"{split}.bin" for split in SPLITS}
-    if (stat.S_ISDIR(kind) or path.name == "train.bin") and all(file.is_file() for file in splits.values()):
+    if splits := find_splits(path):
         return TokenFiles(name, splits)
     if stat.S_ISDIR(kind):
         return _open_folder(name, path, codec, force)
@@ -142,6 +141,14 @@ def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
         raise cannot_use(name, why, fix)
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
     return _open_files(name, identity, [(path.name, path)], codec, force, column=column)
+
+
+def find_splits(path: Path) -> dict[str, Path]:
+    """Split -> file of a folder with train.bin, dev.bin and test.bin, or of a train.bin with the others beside it; {}
+    for any other path."""
+    folder = path.parent if path.name == "train.bin" else path
+    files = {split: folder / f"{split}.bin" for split in SPLITS}
+    return files if all(os.path.isfile(file) for file in files.values()) else {}
 
 
 def _missing(name: str, path: Path) -> UserError:

@@ -1,7 +1,9 @@
-"""Token files on disk: train.bin, dev.bin, test.bin (headerless little-endian uint16) and index.json beside them.
+"""Token files on disk: train.bin, dev.bin, test.bin and index.json beside them.
 
-The index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder is written under a temporary name
-and renamed, so it is whole or absent. Reading checks every bit against the index.
+They are headerless little-endian uint16, or uint32 for a vocabulary that does not fit. Tokens of another vocabulary
+than GPT-2's have its merges.txt beside them. The index holds counts, the tokenizer's hash and the SHA-256 of each file.
+A folder is written under a temporary name and renamed, so it is whole or absent. Reading checks every bit against the
+index.
 """
 
 from __future__ import annotations
@@ -17,21 +19,27 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from hectogpt import errors, files
-from hectogpt.data.tokenizer import Tokenizer
+from hectogpt.data.tokenizer import MERGES, Tokenizer
 from hectogpt.errors import UserError
 
 SPLITS = ("train", "dev", "test")
-TOKEN = np.dtype("<u2")
+TOKEN, WIDE_TOKEN = np.dtype("<u2"), np.dtype("<u4")
 INDEX = "index.json"
 FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
 MEMORY_LIMIT = 1 << 30  # bytes; larger corpora are mapped instead of read
 LOCK_PATIENCE_S = 600.0  # for another builder
 
 
+def token_type(n_vocab: int) -> np.dtype:
+    """The type of ids in token files."""
+    return TOKEN if n_vocab <= 1 << 16 else WIDE_TOKEN
+
+
 class EncodedChunk(NamedTuple):
     """Encoded documents of one split.
 
-    ids: uint16 [n], a separator after each document. n_documents: their number. n_bytes: bytes of text they stand for.
+    ids: [n] as `token_type` says, a separator after each document. n_documents: their number. n_bytes: bytes of text
+    they stand for.
     """
 
     split: str
@@ -68,7 +76,10 @@ class TokenFolderWriter:
 
     def append(self, chunk: EncodedChunk) -> None:
         """Write the next chunk of its split."""
-        raw, entry = chunk.ids.astype(TOKEN, copy=False).tobytes(), self._entries[chunk.split]
+        raw, entry = (
+            chunk.ids.astype(token_type(self._tokenizer.n_vocab), copy=False).tobytes(),
+            self._entries[chunk.split],
+        )
         with _storage_errors(self._folder):
             self._open[chunk.split].write(raw)
         self._hashes[chunk.split].update(raw)
@@ -90,7 +101,7 @@ class TokenFolderWriter:
             )
         index = {
             "format": FORMAT,
-            "dtype": "uint16 little-endian",
+            "dtype": f"{token_type(self._tokenizer.n_vocab).name} little-endian",
             "n_vocab": self._tokenizer.n_vocab,
             "end_of_text": self._tokenizer.end_of_text,
             "tokenizer": {"name": self._tokenizer.name, "sha256": self._tokenizer.sha256},
@@ -100,6 +111,9 @@ class TokenFolderWriter:
         with _storage_errors(self._folder):
             self._open[INDEX] = (self._new / INDEX).open("wb")
             self._open[INDEX].write(render_index(index))
+            if not self._tokenizer.is_gpt2:
+                self._open[MERGES] = (self._new / MERGES).open("wb")
+                self._open[MERGES].write(self._tokenizer.merges + b"\n")
             for file in self._open.values():
                 file.flush()
                 files.sync(file.fileno())
@@ -121,8 +135,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with _storage_errors(folder):
-            lock = files.lock(folder.with_name(f".{folder.name}.lock"), "building these token files", LOCK_PATIENCE_S)
-            locked = stack.enter_context(lock)
+            path, what = folder.with_name(f".{folder.name}.lock"), "building these token files"
+            locked = stack.enter_context(files.lock(path, what, LOCK_PATIENCE_S, remove=True))
         if locked:
             files.remove_leftovers(folder)
         yield
@@ -166,7 +180,7 @@ def damage_error(path: Path, why: str, fix: str) -> UserError:
 def read_splits(
     folder: Path, index: dict[str, Any], tokenizer: Tokenizer, fix: str, check: bool = True
 ) -> dict[str, np.ndarray]:
-    """Split -> read-only uint16 [n]; with `check` each is compared with its SHA-256 (about 0.7 s per GB).
+    """Split -> read-only ids [n]; with `check` each is compared with its SHA-256 (about 0.7 s per GB).
 
     Raises UserError (DATA), which proposes `fix`, naming the damaged file; or if the files were made with another
     tokenizer than `tokenizer`.
@@ -178,30 +192,34 @@ def read_splits(
             fix=fix,
             code=errors.DATA,
         )
-    mapped = sum(index["splits"][split]["tokens"] for split in SPLITS) * TOKEN.itemsize > MEMORY_LIMIT
-    return {split: _read_split(folder, index["splits"][split], mapped, fix, check) for split in SPLITS}
+    dtype = token_type(tokenizer.n_vocab)
+    mapped = sum(index["splits"][split]["tokens"] for split in SPLITS) * dtype.itemsize > MEMORY_LIMIT
+    return {split: _read_split(folder, index["splits"][split], mapped, dtype, fix, check) for split in SPLITS}
 
 
-def _read_split(folder: Path, entry: dict[str, Any], mapped: bool, fix: str, check: bool) -> np.ndarray:
+def _read_split(
+    folder: Path, entry: dict[str, Any], mapped: bool, dtype: np.dtype, fix: str, check: bool
+) -> np.ndarray:
     path = folder / entry["file"]
     try:
         size = path.stat().st_size
-        tokens = read_tokens(path, mapped=mapped)
+        tokens = read_tokens(path, mapped=mapped, dtype=dtype)
     except OSError as error:
         raise damage_error(path, f"it cannot be read: {error.strerror or error}", fix) from None
-    if size != entry["tokens"] * TOKEN.itemsize:
-        raise damage_error(path, f"{size:,} bytes, the index says {entry['tokens']:,} tokens of 2", fix)
+    if size != entry["tokens"] * dtype.itemsize:
+        why = f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {dtype.itemsize}"
+        raise damage_error(path, why, fix)
     if check and hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
         raise damage_error(path, "its SHA-256 differs from the index", fix)
     return tokens
 
 
-def read_tokens(path: Path, *, mapped: bool) -> np.ndarray:
-    """Read-only uint16 [n] of a headerless file, in memory or mapped; an odd last byte is ignored. Raises OSError."""
-    if mapped and (count := path.stat().st_size // TOKEN.itemsize):
-        return np.memmap(path, dtype=TOKEN, mode="r", shape=(count,))
+def read_tokens(path: Path, *, mapped: bool, dtype: np.dtype = TOKEN) -> np.ndarray:
+    """Read-only ids [n] of a headerless file, in memory or mapped; half an id at its end is ignored. Raises OSError."""
+    if mapped and (count := path.stat().st_size // dtype.itemsize):
+        return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
     raw = path.read_bytes()
-    return np.frombuffer(raw, dtype=TOKEN, count=len(raw) // TOKEN.itemsize)
+    return np.frombuffer(raw, dtype=dtype, count=len(raw) // dtype.itemsize)
 
 
 def render_index(index: dict[str, Any]) -> bytes:

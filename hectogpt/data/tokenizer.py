@@ -1,8 +1,8 @@
-"""GPT-2's byte-level BPE: text to token ids and back, without a network.
+"""Byte-level BPE with GPT-2's vocabulary or one of a text's own: text to token ids and back, without a network.
 
-The merge list is part of the package (vocab.bpe.xz, credited in NOTICE), and its SHA-256 is checked when it is read.
-tiktoken does the merging. Raises UserError (DATA) for text that is not Unicode (lone surrogates), for ids outside the
-vocabulary, and for vocabularies whose ids do not fit the token files' uint16.
+GPT-2's merge list is part of the package (vocab.bpe.xz, credited in NOTICE), and its SHA-256 is checked when it is
+read. tiktoken does the merging; the library tokenizers trains a list of merges. Raises UserError (DATA) for text that
+is not Unicode (lone surrogates) and for ids outside the vocabulary.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import json
 import lzma
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ import tiktoken
 
 from hectogpt import errors
 from hectogpt.errors import UserError
+from hectogpt.json_files import read_bytes
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
 VOCABULARY_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe itself
 LONGEST_TOKEN = 4096  # bytes; GPT-2's longest has 128. Merges that double the last one would fill the memory
-MAX_VOCABULARY = 65_535  # ids are stored as uint16
+MERGES = "merges.txt"  # the list of merges in a folder of tokens or of a model that has its own
+LARGEST_MERGES = 4 << 20  # bytes of it; GPT-2's has 456,318
 END_OF_TEXT = "<|endoftext|>"
 
 # GPT-2's pattern that splits text before merging, in the possessive form tiktoken uses: same result, less backtracking.
@@ -54,7 +57,7 @@ class Tokenizer:
     """
 
     def __init__(self, merges: bytes, name: str = "gpt2") -> None:
-        """Raises UserError (DATA) for a malformed merge list or more than 65,535 ids."""
+        """Raises UserError (DATA) for a malformed merge list."""
         self.name = name
         self.merges = merges
         self.sha256 = hashlib.sha256(merges).hexdigest()
@@ -66,13 +69,6 @@ class Tokenizer:
             del lines[0]
         self.n_vocab = len(ranks) + len(lines) + 1
         self.end_of_text = self.n_vocab - 1
-        if self.n_vocab > MAX_VOCABULARY:
-            raise UserError(
-                f"vocabulary {name} has {self.n_vocab:,} ids",
-                why=f"token files store ids as uint16: at most {MAX_VOCABULARY:,}",
-                fix=f"keep its first {MAX_VOCABULARY - 257:,} merges",
-                code=errors.DATA,
-            )
         for number, line in enumerate(lines, start=1):
             try:
                 left, right = line.split(" ")
@@ -97,6 +93,11 @@ class Tokenizer:
         return tiktoken.Encoding(
             self.name, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens={END_OF_TEXT: self.end_of_text}
         )
+
+    @property
+    def is_gpt2(self) -> bool:
+        """Whether this is GPT-2's own vocabulary."""
+        return self.sha256 == VOCABULARY_SHA256
 
     def for_another_thread(self) -> Tokenizer:
         """A copy of this tokenizer for one other thread. It takes 30 ms to make.
@@ -167,7 +168,7 @@ def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:
         raise UserError(
             f"{what}: id {int(ids[position])} at position {position} is out of range",
             why=f"the vocabulary has {n_vocab:,} ids, 0 to {n_vocab - 1:,}",
-            fix="use tokens made with this vocabulary, as little-endian uint16",
+            fix="use tokens made with this vocabulary",
             code=errors.DATA,
         )
 
@@ -211,3 +212,61 @@ def load_tokenizer() -> Tokenizer:
     Raises UserError (DATA) if its vocabulary is missing or damaged.
     """
     return Tokenizer(_read_vocabulary(VOCABULARY))
+
+
+# --- vocabularies of a text's own -------------------------------------------------------------------------------------
+
+
+def read_merges(path: Path, name: str) -> Tokenizer:
+    """The tokenizer of a merges.txt; GPT-2's own if the merges are its. Raises UserError (DATA)."""
+    try:
+        merges = read_bytes(path, LARGEST_MERGES).decode("utf-8").rstrip("\n").encode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}", why=str(error), code=errors.DATA) from None
+    return tokenizer_of(merges, name)
+
+
+def tokenizer_of(merges: bytes, name: str) -> Tokenizer:
+    """The tokenizer of a list of merges, with or without its first line "#version"; GPT-2's own if they are its."""
+    lines = [line for line in merges.splitlines() if not line.startswith(b"#version")]
+    own = load_tokenizer()
+    return own if own.merges.splitlines()[1:] == lines else Tokenizer(b"\n".join(lines), name)
+
+
+def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
+    """A tokenizer of `n_vocab` ids whose merges are the most frequent pairs of the texts, the same for the same texts.
+
+    Sennrich et al. 2016 (arXiv:1508.07909), on the bytes of words that GPT-2's pattern cuts. Raises UserError without
+    the package tokenizers, for fewer than 257 ids, and (DATA) for more than the texts have pairs for.
+    """
+    if n_vocab < 257:
+        why = "there is one for each of 256 bytes, and one for the end of a text"
+        raise UserError(f"vocab = {n_vocab}", why=why, fix="set vocab to 1000")
+    try:
+        from tokenizers import Tokenizer as Trained
+        from tokenizers import models, pre_tokenizers, trainers
+    except ImportError:
+        raise UserError(
+            "a vocabulary is trained by the package tokenizers, which is not installed",
+            fix="python -m pip install 'hectogpt[vocab]'",
+        ) from None
+    found = Trained(models.BPE())
+    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=n_vocab - 1,  # and the end of a text
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=128,  # bytes, as GPT-2's longest
+        show_progress=False,
+    )
+    found.train_from_iterator(texts, trainer)
+    merges = [" ".join(pair) for pair in json.loads(found.to_str())["model"]["merges"]]
+    tokenizer = Tokenizer("\n".join(merges).encode(), name)
+    if tokenizer.n_vocab != n_vocab:
+        raise UserError(
+            f"the text has too few repeated pairs for a vocabulary of {n_vocab:,}",
+            why=f"its training part gives {tokenizer.n_vocab:,}",
+            fix=f"set vocab to {tokenizer.n_vocab}, or take more text",
+            code=errors.DATA,
+        )
+    return tokenizer

@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
-from hectogpt.data.tokenizer import VOCABULARY_SHA256
 from hectogpt.errors import UserError
 from hectogpt.files import lock, remove_leftovers, replace_folder, temporary_folder, write_atomic
 from hectogpt.interop import gguf_file
@@ -210,7 +209,7 @@ def _write_card(job: _Job) -> None:
         write_atomic(job.new / README, read_bytes(old, LARGEST_CARD))
         return
     parameters = sum(p.numel() for p in job.model.parameters())
-    own = job.tokenizer.sha256 != VOCABULARY_SHA256
+    own = not job.tokenizer.is_gpt2
     card = write_card(read_facts(job.place, job.step), job.name, job.target.name, parameters, job.differences, own)
     write_atomic(job.new / README, card)
 

@@ -9,12 +9,11 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer, load_tokenizer
-from hectogpt.data.tokenizer import END_OF_TEXT
+from hectogpt.data.tokenizer import END_OF_TEXT, MERGES, read_merges, tokenizer_of
 from hectogpt.errors import UserError
-from hectogpt.json_files import read_bytes, read_json_object
+from hectogpt.json_files import read_json_object
 
 FIX = "use the vocab.json and merges.txt that the model came with"
-LARGEST_MERGES = 4 << 20  # bytes of merges.txt; GPT-2's has 456,318
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
@@ -24,23 +23,17 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     Raises UserError (DATA) if the files describe another kind of tokenizer, contradict each other, or have another
     number of ids than the model.
     """
-    source = "tokenizer.json" if os.path.lexists(folder / "tokenizer.json") else "merges.txt"
-    if not os.path.lexists(folder / source):
-        own = load_tokenizer()
-        if own.n_vocab == vocab_size:
-            return own
-        raise _no_tokenizer(folder, f"it has no tokenizer.json, no merges.txt, and {vocab_size:,} ids, not GPT-2's")
-    if source == "tokenizer.json":
-        vocabulary: dict[str, Any] | None
-        merges, vocabulary = _parse_tokenizer_json(folder / source)
-    else:
-        merges = _read_merges(folder / source)
+    vocabulary: dict[str, Any] | None = None
+    if os.path.lexists(folder / "tokenizer.json"):
+        merges, vocabulary = _parse_tokenizer_json(folder / "tokenizer.json")
+        tokenizer = tokenizer_of(merges, folder.name)
+    elif os.path.lexists(folder / MERGES):
+        tokenizer = read_merges(folder / MERGES, folder.name)
         vocabulary = _json(folder / "vocab.json") if os.path.lexists(folder / "vocab.json") else None
-    own = load_tokenizer()
-    is_gpt2 = own.n_vocab == vocab_size and own.merges.splitlines()[1:] == [
-        line for line in merges.splitlines() if not line.startswith(b"#version")
-    ]
-    tokenizer = own if is_gpt2 else Tokenizer(merges, name=folder.name)
+    else:
+        tokenizer = load_tokenizer()
+        if tokenizer.n_vocab != vocab_size:
+            raise _no_tokenizer(folder, f"it has no tokenizer.json, no {MERGES}, and {vocab_size:,} ids, not GPT-2's")
     if vocabulary is not None and vocabulary != tokenizer.vocabulary():
         raise _no_tokenizer(folder, "its ids do not follow GPT-2's rule: 256 bytes, the merges in order, end-of-text")
     if tokenizer.n_vocab != vocab_size:  # a model with more ids would write some that no text belongs to
@@ -109,13 +102,6 @@ def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
         if isinstance(token, dict) and isinstance(token.get("content"), str) and isinstance(token.get("id"), int):
             vocabulary[token["content"]] = token["id"]
     return "\n".join(map(" ".join, pairs)).encode(), vocabulary
-
-
-def _read_merges(path: Path) -> bytes:
-    try:
-        return read_bytes(path, LARGEST_MERGES).decode("utf-8").rstrip("\n").encode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}", why=str(error), code=errors.DATA) from None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -95,7 +95,11 @@ def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[st
     losses += [(f"{name}, same text", _object(summary.get("ngrams")).get(key)) for key, name in NGRAMS.items()]
     for name, loss in losses:
         if isinstance(loss, (int, float)) and math.isfinite(loss):
-            yield name, f"{loss:.4f} nats per token"
+            bits = summary.get("dev_bpb") if name == LOSSES["dev_loss"] else None
+            yield (
+                name,
+                f"{loss:.4f} nats per token" + (f", {bits:.4f} bits per byte" if isinstance(bits, float) else ""),
+            )
 
 
 def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterator[str]:

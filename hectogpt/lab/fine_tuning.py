@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.data import load_tokenizer
+from hectogpt.data import find_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.idea_file import imported, remember
 from hectogpt.lab import ideas
@@ -24,17 +24,17 @@ def start_from(
     """The run with the model of `source`, starting from its weights: a run's folder, a folder in Hugging Face's layout,
     or a name on the hub. Rows of the text are cut to the model's context.
 
-    idea: as for `open_model`. Raises UserError as `open_model` does, and (DATA) for a tokenizer that is not GPT-2's,
-    whose ids a corpus has.
+    idea: as for `open_model`. Raises UserError as `open_model` does, and (DATA) for another tokenizer than that of the
+    run's text.
     """
     folder = Path(source).expanduser()
     source = str(folder.resolve()) if folder.is_dir() else source
     model, tokenizer = open_source(source, idea, note)
-    if tokenizer.sha256 != load_tokenizer().sha256:
+    if tokenizer.sha256 != find_tokenizer(run.corpus).sha256:
         raise UserError(
-            f"{source} has a tokenizer of its own",
-            why="a corpus is made of the ids of GPT-2's tokenizer",
-            fix="a model with GPT-2's tokenizer",
+            f"{source} has another tokenizer than the text",
+            why=f"the ids of {run.corpus} would be other words to it",
+            fix="a text in the model's tokens, or a model with those of the text",
             code=errors.DATA,
         )
     first = FirstWeights(source, hash_state(saved_tensors(model)))

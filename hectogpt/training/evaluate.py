@@ -34,6 +34,10 @@ class EvalResult:
     tokens: int
     losses: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
+    def __str__(self) -> str:
+        """ "2.4061 nats per token, 0.8620 bits per byte"."""
+        return f"{self.loss:.4f} nats per token, {self.bits_per_byte:.4f} bits per byte"
+
 
 @torch.no_grad()
 def evaluate(
@@ -145,10 +149,7 @@ class RunResult:
 
     def facts(self) -> dict[str, str]:
         """The result in words, for people."""
-        facts = {
-            f"{split} loss": f"{score.loss:.4f} nats/token, {score.bits_per_byte:.4f} bits/byte"
-            for split, score in self.scores.items()
-        }
+        facts = {f"{split} loss": str(score) for split, score in self.scores.items()}
         facts["last training loss"] = f"{self.train_loss_last:.4f}"
         facts["parameters"] = f"{self.params:,}"
         facts["tokens"] = f"{self.train_tokens:,} of {self.corpus}"

@@ -108,7 +108,7 @@ def score_before(session: Session, folder: RunFolder, progress: Progress) -> Fac
     progress.line(f"first weights: {first.source}; scoring {len(corpus.dev):,} held-out tokens with them ...")
     score = evaluate(session.model, corpus.tokens["dev"], corpus.tokenizer.token_bytes)
     folder.add_score(0, score)
-    progress.line(f"before training: held-out loss {score.loss:.4f} nats per token")
+    progress.line(f"before training: held-out loss {score}")
     return facts | {"dev_loss_before": score.loss, "dev_bpb_before": score.bits_per_byte}
 
 
@@ -158,7 +158,7 @@ def score_between(session: Session, step: Step, every: int, progress: Progress) 
     not after the last, which is scored anyway. Scoring changes no bit of the run."""
     if not every or step.number % every or step.number == session.run.steps:
         return False
-    progress.line(f"step {step.number}: held-out loss {session.evaluate('dev').loss:.4f} nats per token")
+    progress.line(f"step {step.number}: held-out loss {session.evaluate('dev')}")
     return True
 
 

@@ -2,8 +2,9 @@
 
 run.json (what was asked and what the machine chose), metrics.jsonl (a line a step, written as it happens),
 checkpoints/ (the state to go on from), losses_and_grad_norms.png, model.safetensors with config.json, summary.json
-(its presence means that the run came to an end), manifest.json (hashes of all these, written last). A run that comes
-from the user's own file has a copy of it, idea.py, which nothing ever imports unasked.
+(its presence means that the run came to an end), manifest.json (hashes of all these, written last). A run on a text
+with a vocabulary of its own has it in merges.txt. A run that comes from the user's own file has a copy of it, idea.py,
+which nothing ever imports unasked.
 
 One process at a time holds the folder, by a lock on .lock that the kernel frees when the process ends, however it does.
 """
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hectogpt import errors, files, hardware
+from hectogpt.data import Tokenizer
+from hectogpt.data.tokenizer import MERGES
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
@@ -42,7 +45,7 @@ from hectogpt.training.loop import Step
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
 
-OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", PICTURE)
+OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", PICTURE, MERGES)
 
 
 class RunFolder:
@@ -128,7 +131,7 @@ class RunFolder:
     def give_up(self) -> None:
         """Take away what this run has written so far, and let go of the folder: it was never begun."""
         self.__exit__()
-        for name in (RUN, METRICS, *(idea["file"] for idea in self.ideas)):
+        for name in (RUN, METRICS, MERGES, *(idea["file"] for idea in self.ideas)):
             with suppress(OSError):
                 (self.path / name).unlink(missing_ok=True)
 
@@ -138,6 +141,11 @@ class RunFolder:
             name = "idea.py" if number == 1 else f"idea_{number}.py"
             idea.keep(self.path / name)
             self.ideas.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
+
+    def keep_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Write the vocabulary of the text if it is not GPT-2's, so that the folder's model can be used without it."""
+        if not tokenizer.is_gpt2:
+            write_atomic(self.path / MERGES, tokenizer.merges + b"\n")
 
     def begin(self, machine: Machine) -> None:
         """Write what the machine chose, and open metrics.jsonl."""

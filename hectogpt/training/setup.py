@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from hectogpt import errors, files
-from hectogpt.data import Batches, Corpus, tokens_read
+from hectogpt.data import Batches, Corpus, Tokenizer, tokens_read
 from hectogpt.errors import UserError
 from hectogpt.kernels import native
 from hectogpt.kernels.build import cpp_compiler_fault, find
@@ -39,6 +40,11 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
             fix="more text, or a smaller data.seq_len",
             code=errors.DATA,
         )
+
+
+def fit_vocabulary(run: Run, tokenizer: Tokenizer) -> Run:
+    """The run with a model of as many ids as the tokenizer of its text, if that is not GPT-2's."""
+    return run if tokenizer.is_gpt2 else replace(run, model=replace(run.model, vocab_size=tokenizer.n_vocab))
 
 
 def make_batches(run: Run, corpus: Corpus) -> Batches:

@@ -107,6 +107,7 @@ def _begin_new(task: Task, progress: Progress, world: Alone | World) -> tuple[Ru
         check_space(session, folder, progress)
         say_what_is_done(session, folder, progress)
         folder.keep_ideas(task.own_files)
+        folder.keep_tokenizer(task.corpus.tokenizer)
         folder.begin(session.machine)
     except BaseException:
         folder.give_up()

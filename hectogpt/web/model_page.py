@@ -28,13 +28,14 @@ PROMPT = "The state of the Union is strong because the people of the Union are s
 def model_page(
     folder: Path | str,
     prompt: str,
-    held_out: np.ndarray | None,
+    held_out: np.ndarray | str | None,
     ideas: Sequence[Path] = (),
     step: int | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> str:
-    """The page as HTML. held_out: token ids on which effects of heads are measured; None: on the prompt. step, note: as
-    for `open_model`. Without a step the page has the checkpoints of a run too, at most MOST_STEPS, behind a slider.
+    """The page as HTML. held_out: text or token ids on which effects of heads are measured; None: on the prompt. step,
+    note: as for `open_model`. Without a step the page has the checkpoints of a run too, at most MOST_STEPS, behind a
+    slider.
 
     Raises UserError for a bad folder or prompt, and for a file that is not in `ideas`.
     """
@@ -45,7 +46,7 @@ def model_page(
     for at in [*(kept[i] for i in spaced), step]:
         model, tokenizer = open_model(folder, step=at, idea=ideas, note=note)
         read = model_view.read_prompt(prompt, tokenizer, model, LONGEST)
-        text = read.ids if held_out is None else held_out
+        text = tokenizer.encode(held_out) if isinstance(held_out, str) else read.ids if held_out is None else held_out
         moments.append(moment(model, tokenizer, read.ids, text, last=at is step) | {"step": end if at is step else at})
     config = model.config
     data: dict[str, Any] = {

@@ -78,14 +78,21 @@ def first_weights(folder: Path, text: str) -> dict[str, Any]:
     from hectogpt.interop import open_model
     from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 
-    model, _ = open_model(folder)
+    model, tokenizer = open_model(folder)
     config, state = model.config, model.state_dict()
     rotary = [part for part in config.attention_parts if isinstance(part, Rotary)]
     plain = len(config.attention_parts) == len(rotary) + sum(isinstance(p, QKNorm) for p in config.attention_parts)
-    if config.inputs or config.value_embeddings or config.pointer or config.lm_head.embedding_map or not plain:
+    if (
+        not tokenizer.is_gpt2
+        or config.inputs
+        or config.value_embeddings
+        or config.pointer
+        or config.lm_head.embedding_map
+        or not plain
+    ):
         raise UserError(
             f"the model in {folder} has parts that the page cannot train",
-            why="it knows embeddings, positions, rotary positions, attention and MLPs",
+            why="it knows GPT-2's vocabulary, embeddings, positions, rotary positions, attention and MLPs",
             fix="a run of baseline, learning_rate, embedding_lr, muon, rotary or head_lr",
             code=errors.CHECKPOINT,
         )

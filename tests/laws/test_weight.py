@@ -24,7 +24,7 @@ LINES = {
     "hectogpt/web": 480,
     "hectogpt/interop": 1610,
     "hectogpt/generation": 710,
-    "hectogpt/data": 1570,
+    "hectogpt/data": 1710,
     "hectogpt/kernels": 670,
     "hectogpt/model": 2140,
     "tests": 19557,

@@ -1,0 +1,159 @@
+"""A vocabulary of a text's own: of its training part alone, used by every command, compared in bits per byte."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import TINY, Here, assert_good_error
+from corpora import WORDS, prose
+
+import hectogpt
+from hectogpt import errors
+from hectogpt.data import CorpusCache, Tokenizer, find_tokenizer, open_corpus
+from hectogpt.data.splits import split_of
+from hectogpt.data.token_files import EncodedChunk, TokenFolderWriter
+from hectogpt.lab.ngram import NgramModels
+from hectogpt.training.run import Data, Run
+
+pytest.importorskip("tokenizers")
+N = 270
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, monkeypatch, capsys)
+
+
+def write_texts(folder: Path, held_out: str = "") -> list[str]:
+    """A folder of texts. held_out: is added to those that are not for training, which stay so."""
+    folder.mkdir()
+    texts = [f"{number} {prose(number, 150)}" for number in range(120)]
+    for number, text in enumerate(texts if held_out else ()):
+        if split_of(text) != "train":
+            tries = (text + held_out * n for n in range(1, 50))
+            texts[number] = next(longer for longer in tries if split_of(longer) != "train")
+    for number, text in enumerate(texts):
+        (folder / f"{number:03}.txt").write_text(text, encoding="utf-8")
+    return texts
+
+
+def build(here: Here, source: str, *options: object) -> dict[str, Any]:
+    done = here("data", "build", source, "--vocab", N, "--json", *options)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_a_vocabulary_is_of_the_training_part_alone_and_the_same_every_time(here: Here, tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "texts")
+    answer = build(here, "texts")
+    folder = tmp_path / answer["folder"]
+    assert (folder.name, answer["n_vocab"]) == (f"texts-vocab-{N}", N)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(before) == {"train.bin", "dev.bin", "test.bin", "index.json", "merges.txt"}
+    assert build(here, "texts")["splits"] == answer["splits"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    corpus, tokenizer = open_corpus(folder.name), find_tokenizer(folder.name)
+    assert tokenizer.sha256 == corpus.tokenizer.sha256
+    assert CorpusCache(folder.name).verify() == []
+    found = b"".join(tokenizer.decode_bytes(ids[ids != N - 1]) for ids in corpus.tokens.values())
+    assert len(found) == len("".join(texts).encode())
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+    write_texts(tmp_path / "other", held_out=" zzzyx" * 400)
+    build(here, "other")
+    assert (tmp_path / f"other-vocab-{N}/merges.txt").read_bytes() == before["merges.txt"]
+
+
+def test_every_command_uses_it(here: Here, tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    folder = build(here, "texts")["folder"]
+    small = ["adamw_128", *TINY, "--quiet"]
+    for name, corpus in (("own", folder), ("gpt2", "texts")):
+        assert here("train", *small, "--corpus", corpus, "--out", name).returncode == 0
+    run = json.loads((tmp_path / "own/run.json").read_text())
+    assert run["run"]["model"]["vocab_size"] == N
+    model, tokenizer = hectogpt.load(tmp_path / "own")
+    assert (model.config.vocab_size, tokenizer.sha256) == (N, find_tokenizer(folder).sha256)
+    assert here("check", "own").returncode == 0
+    # It needs no text any more.
+    (tmp_path / folder / "merges.txt").rename(tmp_path / folder / "kept")
+    assert here("generate", "own", "the union", "--max-new-tokens", 8).stdout.startswith("the union")
+    (tmp_path / folder / "kept").rename(tmp_path / folder / "merges.txt")
+    transformers = pytest.importorskip("transformers")
+    assert here("export", "own", "exported").returncode == 0
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    for text in (prose(0, 300), "".join(WORDS), " a  b\n\n c", "él 😀😀"):
+        assert theirs.encode(text) == tokenizer.encode(text).tolist()
+    assert hectogpt.load(tmp_path / "exported")[1].sha256 == tokenizer.sha256
+
+    found = json.loads(here("score", "own", "exported", "gpt2", "--corpus", "texts", "--json").stdout)["models"]
+    assert found[0]["bits_per_byte"] == pytest.approx(found[1]["bits_per_byte"], abs=1e-5)
+    alone = here("score", "own", "exported", "--corpus", folder).stdout
+    mixed = here("score", "own", "gpt2", "--corpus", "texts").stdout
+    assert "nats/token" in alone
+    assert "nats/token" not in mixed
+    assert "only bits per byte" in mixed
+    done = here("compare", "adamw_128", "baseline", "--corpus", folder, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert min(int(n.replace(",", "")) for n in re.findall(r" ([\d,]{5,}) ", done.stdout)) < 100_000
+    first = ["--init", "own", *TINY[-4:], "--quiet"]
+    assert here("train", "finetune", *first, "--corpus", folder, "--out", "tuned").returncode == 0
+    assert_good_error(here("train", "finetune", *first, "--corpus", "texts"), errors.DATA, "another tokenizer")
+
+
+def test_what_has_no_vocabulary_of_its_own_is_refused(here: Here, tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    for words, options in {
+        "256 bytes": ("build", "texts", "--vocab", 256),
+        "too few repeated pairs": ("build", "texts", "--vocab", 100_000),
+        "are for build": ("verify", "texts", "--vocab", 300),
+        "--out with --vocab": ("build", "texts", "--out", "x"),
+        "is not empty": ("build", "texts", "--vocab", N, "--out", "texts"),
+    }.items():
+        done = here("data", *options)
+        assert done.returncode != 0
+        assert words in done.stderr
+    build(here, "texts")
+    again = here("data", "build", f"texts-vocab-{N}", "--vocab", N)
+    assert_good_error(again, errors.DATA, "holds ids")
+    without = "import sys; sys.modules['tokenizers'] = None; from hectogpt.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", without, "data", "build", "texts", "--vocab", "300"], capture_output=True, text=True
+    )
+    assert "hectogpt[vocab]" in done.stderr
+
+
+def test_a_vocabulary_above_65536(tmp_path: Path) -> None:
+    """Ids that uint16 would cut are stored, read, counted and trained as they are."""
+    shown = list(Tokenizer(b"").vocabulary())[:256]
+    pairs = [f"{a} {b}" for a in shown for b in shown]
+    pairs += [f"{shown[0]}{a} {b}" for a in shown[:20] for b in shown]
+    tokenizer = Tokenizer("\n".join(pairs).encode(), "large")
+    assert tokenizer.n_vocab > 70_000
+    draw = random.Random(0)
+    documents = [np.array([draw.choice((3, 69_999, 70_001)) for _ in range(60)]) for _ in range(30)]
+    with TokenFolderWriter(tmp_path / "large", tokenizer) as writer:
+        for number, ids in enumerate(documents):
+            split = ("train", "dev", "test")[max(number - 27, 0)]
+            writer.append(EncodedChunk(split, np.append(ids, tokenizer.end_of_text), 1, 100))
+        writer.commit({"source": "large", "fingerprint": "", "split": "", "passages": 0, "problems": []})
+    corpus = open_corpus(str(tmp_path / "large"))
+    assert corpus.train.dtype == np.uint32
+    assert corpus.train[:61].tolist() == [*documents[0].tolist(), tokenizer.end_of_text]
+    assert NgramModels(corpus.train, corpus.n_vocab).losses(corpus.dev).unigram < 3
+    model = replace(hectogpt.recipe("adamw_128").model, d_model=8, n_heads=1, n_layers=1, context_length=32)
+    run = Run(replace(model, vocab_size=50_257), data=Data(2, 32), steps=2, threads=1)
+    found = hectogpt.train(run, corpus=corpus, quiet=True)
+    assert found.model.config.vocab_size == corpus.n_vocab
+    assert np.isfinite(found.losses).all()
+    (tmp_path / "large/index.json").unlink()
+    assert open_corpus(str(tmp_path / "large")).sha256 == corpus.sha256
