@@ -88,7 +88,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     from exported_models import write_model
 
     write_model(tmp_path / "run", KINDS["gpt2"])
-    with pytest.raises(UserError, match="tokenizer of its own") as caught:
+    with pytest.raises(UserError, match="another tokenizer than the text") as caught:
         start_from(recipes.recipe("finetune"), str(tmp_path / "run"))
     assert caught.value.code == errors.DATA
 

@@ -95,7 +95,7 @@ def test_building_prints_each_split_with_its_hash(stories: Here, tmp_path: Path)
     done = stories("data", "build", "stories.txt")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(stories("data", "verify", "stories.txt", "--json").stdout)
-    assert set(found) == {"corpus", "folder", "splits", "repaired", "problems"}
+    assert set(found) == {"corpus", "folder", "n_vocab", "splits", "repaired", "problems"}
     assert Path(found["folder"]).parent == tmp_path / "cache"
     for line, (split, facts) in zip(done.stdout.splitlines(), found["splits"].items(), strict=True):
         words = [split, f"{facts['tokens']:,}", "tokens", f"{facts['documents']:,}", "documents", facts["sha256"]]
