@@ -11,7 +11,7 @@ from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.training.run import Run
 
-Scoring = Literal["alone", "counting", "adaptive"]
+Scoring = Literal["alone", "counting", "retrieval", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Track:
     steps: exact number of optimizer steps. tokens: most training tokens, none of them read twice. parameters: most
     parameters. seconds: most seconds of building and training. cores: most threads. allows_counts: whether weights may
     start from counts of the training text. allows_gpu: whether a GPU may train. scoring: how a trained model is scored:
-    by itself, with n-grams of what it read mixed in (lab/counting.py), or learning from what it has scored
-    (lab/adaptive.py).
+    by itself, with n-grams of what it read mixed in (lab/counting.py), looking up what it read (lab/retrieval.py), or
+    learning from what it has scored (lab/adaptive.py).
     """
 
     name: str
@@ -42,6 +42,7 @@ TRACKS: dict[str, Track] = {
         Track("closed", 100, 819_200, 60_000_000, 600, 2, allows_counts=False, allows_gpu=False),
         Track("minute", 100, 819_200, 60_000_000, 60, 2, allows_counts=False, allows_gpu=False),
         Track("closed+counting", 100, 819_200, 60_000_000, 600, 2, False, False, "counting"),
+        Track("retrieval", 100, 819_200, 60_000_000, 600, 2, False, False, "retrieval"),
         Track("adaptive", 100, 819_200, 60_000_000, 600, 2, False, False, "adaptive"),
         Track("closed+statistics", 100, 819_200, 60_000_000, 600, 2, allows_counts=True, allows_gpu=False),
         Track("open-cpu", 100, None, None, 600, 2, allows_counts=True, allows_gpu=False),

@@ -20,6 +20,7 @@ from hectogpt.idea_file import explain
 from hectogpt.lab.adaptive import scores_adapting
 from hectogpt.lab.counting import scores_with_counts
 from hectogpt.lab.ideas import load_sources, sources_of
+from hectogpt.lab.retrieval import scores_with_retrieval
 from hectogpt.lab.tracks import Scoring
 from hectogpt.serialization import dump
 from hectogpt.training.run import Run, load_run
@@ -28,7 +29,11 @@ from hectogpt.training.session import Session
 PACKAGE = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int, float], None]
 # How a track scores a trained model, if not by itself.
-SCORINGS = {"counting": scores_with_counts, "adaptive": scores_adapting}
+SCORINGS = {
+    "counting": scores_with_counts,
+    "retrieval": scores_with_retrieval,
+    "adaptive": scores_adapting,
+}
 
 
 def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scoring: Scoring = "alone") -> dict[str, Any]:

@@ -18,13 +18,14 @@ from hectogpt.errors import UserError
 from hectogpt.lab.adaptive import read_on, scores_adapting
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
+from hectogpt.lab.retrieval import look_up, places_read, places_scored, scores_with_retrieval
 from hectogpt.lab.tracks import Scoring
 from hectogpt.lab.trial import request_of, train_and_score
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.run import Run
 from hectogpt.training.schedules import Schedule
 from hectogpt.training.session import Session, train
-from hectogpt.training.setup import training_tokens
+from hectogpt.training.setup import make_batches, training_tokens
 from hectogpt.training.state import put_state, take_state
 
 
@@ -76,26 +77,58 @@ def test_a_trial_can_be_scored_with_counts(corpus: Corpus) -> None:
 
 
 def test_adapting_scores_each_token_before_it_is_learned(corpus: Corpus) -> None:
-    """The first windows have the losses of the trained model, and so has all of a text that is read by rates of 0; the
+    """The first windows have the losses of the trained model, and so has all of a text that is read at rates of 0; the
     future changes no loss before it; afterwards the run is as it was."""
     session = Session.open(small_run(), corpus)
     list(session.steps())
     plain, before = session.evaluate("dev"), take_state(session.model, session.optimizer)
     dev = corpus.tokens["dev"]
-    assert read_on(session, dev, windows=2, factor=0.0).losses == pytest.approx(plain.losses, abs=1e-6)
+    assert read_on(session, dev, 2, 0.0)[0] == pytest.approx(plain.losses, abs=1e-6)
+    found = []
+    for text in (dev, np.concatenate((dev[:300], dev[300:][::-1]))):
+        put_state(session.model, session.optimizer, deepcopy(before))
+        losses, places = read_on(session, text, 2, 1.0)
+        looked_up, _ = look_up(places, places, earlier=True)
+        assert not looked_up[:32].any(), "nothing was scored before"
+        found.append((losses, looked_up))
+    (losses, looked_up), changed = found
+    assert (losses[:299] == changed[0][:299]).all()
+    assert looked_up[:299] == pytest.approx(changed[1][:299], abs=1e-5), (
+        "sums of other numbers of places round otherwise"
+    )
+    assert losses[:32] == pytest.approx(plain.losses[:32], abs=1e-6)
+    assert losses.mean() < plain.loss
     put_state(session.model, session.optimizer, deepcopy(before))
-    whole = read_on(session, dev, windows=2, factor=1.0)
-    put_state(session.model, session.optimizer, deepcopy(before))
-    cut = read_on(session, np.concatenate((dev[:300], dev[300:][::-1])), windows=2, factor=1.0)
-    assert (whole.losses[:299] == cut.losses[:299]).all()
-    assert whole.losses[:32] == pytest.approx(plain.losses[:32], abs=1e-6)
-    assert whole.loss < plain.loss
-    put_state(session.model, session.optimizer, deepcopy(before))
-    found = scores_adapting(session, ("dev", "test"))
+    fields = scores_adapting(session, ("dev", "test"))
     after = take_state(session.model, session.optimizer)
     assert all(torch.equal(after.tensors[name], tensor) for name, tensor in before.tensors.items())
-    assert found["dev_loss"] < plain.loss
-    assert found["dev_bpb"] / found["dev_loss"] == pytest.approx(plain.bits_per_byte / plain.loss)
+    assert fields["dev_loss"] < losses.mean()
+    assert fields["dev_bpb"] / fields["dev_loss"] == pytest.approx(plain.bits_per_byte / plain.loss)
+
+
+def test_what_is_looked_up_is_a_distribution_of_what_the_run_read(corpus: Corpus) -> None:
+    session = Session.open(small_run(), corpus)
+    list(session.steps())
+    read, asked = places_read(session), places_scored(session, corpus.dev)
+    assert read.following.tolist() == corpus_rows(session)
+    assert (asked.token.numpy() == corpus.dev[:-1]).all()
+    assert (asked.following.numpy() == corpus.dev[1:]).all()
+    total, known = np.zeros(len(asked.token)), read.following.unique()
+    for token in known:
+        p, many = look_up(read, replace(asked, following=token.expand(len(asked.token))))
+        total += p
+    assert total[many > 0] == pytest.approx(1.0, abs=1e-5)
+    assert set(asked.token[torch.from_numpy(many == 0)].tolist()) == set(asked.token.tolist()) - set(
+        read.token.tolist()
+    )
+    fields = scores_with_retrieval(session, ("dev", "test"))
+    assert fields["dev_loss"] < session.scores["dev"].loss
+
+
+def corpus_rows(session: Session) -> list[int]:
+    """The targets of all that a run has read."""
+    batches = make_batches(session.run, session.corpus)
+    return np.concatenate([batches.at(step)[:, 1:].ravel() for step in range(session.step)]).tolist()
 
 
 def test_a_run_that_diverges_is_a_uniform_guess(corpus: Corpus) -> None:

