@@ -11,7 +11,7 @@ results    RunResult EvalResult Step ComparisonResult Verdict UserError
 a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer Sampling
 model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart shift EmbeddingNorm Smear
            TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
-           SinusoidalPositions LMHeadConfig PointerHead
+           SinusoidalPositions LMHeadConfig PointerHead Block DecoderBlock Attention CausalAttention MLP
 training   Loss CrossEntropy Predictions Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW
            Muon SOAPMuon
 
@@ -31,8 +31,9 @@ _MODULES = {
     "hectogpt.errors": ("UserError",),
     "hectogpt.data": ("open_corpus", "Corpus", "Tokenizer", "DataOrder", "Shuffled"),
     "hectogpt.generation.sampling": ("Sampling",),
-    "hectogpt.model.transformer": ("Transformer",),
-    "hectogpt.model.config": ("ModelConfig", "Init"),
+    "hectogpt.model.transformer": ("Transformer", "DecoderBlock"),
+    "hectogpt.model.attention": ("CausalAttention",),
+    "hectogpt.model.config": ("ModelConfig", "Init", "Block", "Attention", "MLP"),
     "hectogpt.model.inputs": ("InputPart", "shift", "EmbeddingNorm", "Smear", "TokenTable", "NgramHash"),
     "hectogpt.model.lm_head": ("LMHeadConfig",),
     "hectogpt.model.pointer": ("PointerHead",),

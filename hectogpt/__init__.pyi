@@ -7,7 +7,8 @@ from hectogpt.data import Corpus, DataOrder, Shuffled, Tokenizer, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.generation.sampling import Sampling
 from hectogpt.lab.verdict import Verdict
-from hectogpt.model.config import Init, ModelConfig
+from hectogpt.model.attention import CausalAttention
+from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable, shift
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import (
@@ -29,7 +30,7 @@ from hectogpt.model.parts import (
     SinusoidalPositions,
 )
 from hectogpt.model.pointer import PointerHead
-from hectogpt.model.transformer import Transformer
+from hectogpt.model.transformer import DecoderBlock, Transformer
 from hectogpt.python import ComparisonResult, attention_maps, compare, generate, load, recipe, train
 from hectogpt.training.evaluate import EvalResult, RunResult
 from hectogpt.training.first_weights import BigramInit
@@ -44,11 +45,15 @@ __version__: str
 
 __all__ = [
     "GELU",
+    "MLP",
     "ALiBi",
     "Activation",
     "AdamW",
+    "Attention",
     "AttentionPart",
     "BigramInit",
+    "Block",
+    "CausalAttention",
     "ComparisonResult",
     "Constant",
     "Corpus",
@@ -56,6 +61,7 @@ __all__ = [
     "CrossEntropy",
     "Data",
     "DataOrder",
+    "DecoderBlock",
     "EmbeddingNorm",
     "EvalResult",
     "Init",

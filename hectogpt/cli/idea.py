@@ -28,7 +28,9 @@ def main(options: IdeaOptions) -> None:
         ) from None
     except OSError as error:
         raise UserError(f"cannot write {file}", why=error.strerror or str(error), code=errors.STORAGE) from None
-    name = printable(shlex.quote(f"{file}:idea"))
-    print(f"{printable(str(file))}: an example that changes the {options.kind}. Read it, change it, then try it:\n")
+    many = options.kind == "literature"
+    name = printable(shlex.quote(f"{file}:{'swiglu' if many else 'idea'}"))
+    what = "examples, a function each" if many else f"an example that changes the {options.kind}"
+    print(f"{printable(str(file))}: {what}. Read it, change it, then try it:\n")
     print(f"  hectogpt train {name}")
     print(f"  hectogpt compare top {name}")

@@ -205,6 +205,7 @@ class IdeaOptions:
 
     file: Positional[Path] = Path("my_idea.py")
     """File to write. A file that exists is never overwritten."""
-    kind: Literal["schedule", "optimizer", "attention", "input", "data", "rates", "loss"] = "schedule"
+    kind: Literal["schedule", "optimizer", "attention", "input", "data", "rates", "loss", "literature"] = "schedule"
     """What the example changes: the schedule of the learning rate, the optimizer, attention, what is added to the
-    token embeddings, the order of the data, the learning rates of single kinds of parameters, or the loss."""
+    token embeddings, the order of the data, the learning rates of single kinds of parameters, or the loss. literature:
+    a file with many, from SwiGLU to distillation."""

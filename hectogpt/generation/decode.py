@@ -8,7 +8,8 @@ position, and reads as zeros to parts that look at earlier tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from hectogpt.model.attention import LayerCache
 from hectogpt.model.parts import visible_keys
-from hectogpt.model.transformer import Transformer
+from hectogpt.model.transformer import DecoderBlock, Transformer
 
 # The first slots of a buffer are attended to, in steps of this many: few shapes, little waste.
 SLOTS_STEP = 64
@@ -41,18 +42,16 @@ class KVCache:
 
     def __init__(
         self,
-        layers: int,
-        heads: int,
-        d_head: int,
+        model: Transformer,
         starts: Int[Tensor, " batch"],
         capacity: int,
-        context_length: int,
-        dtype: torch.dtype,
     ) -> None:
-        shape = (starts.shape[0], heads, capacity, d_head)
-        buffers = [zeros(shape, dtype, starts.device) for _ in range(2 * layers)]
-        self.keys, self.values = buffers[:layers], buffers[layers:]
-        self.starts, self.capacity, self.context_length = starts, capacity, context_length
+        rows, device, dtype = len(starts), starts.device, model.embeddings.weight.dtype
+        attentions = [block.attention for block in cast(Iterable[DecoderBlock], model.backbone)]
+        self.keys = [zeros((rows, a.kv_heads, capacity, a.d_key), dtype, device) for a in attentions]
+        d_head = model.config.d_attention
+        self.values = [zeros((rows, a.kv_heads, capacity, d_head), dtype, device) for a in attentions]
+        self.starts, self.capacity, self.context_length = starts, capacity, model.config.context_length
         self.padded = bool((starts > 0).any())
         self.length = 0
         self.slots = torch.arange(0, device=starts.device)
@@ -124,16 +123,13 @@ class Decoder:
     def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], new_tokens: int, copies: int = 1) -> None:
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ValueError("every text needs at least one token to start from")
-        config = model.config
-        self.model, self.copies, self.limit = model, copies, config.context_length
+        self.model, self.copies, self.limit = model, copies, model.config.context_length
         self.device = model.embeddings.weight.device
         cropped = [list(prompt[-self.limit :]) for prompt in prompts]
         width = max(map(len, cropped))
         starts = [width - len(text) for text in cropped]
         capacity = min(width + new_tokens, max(starts) + self.limit)
-        sizes = (config.n_layers, config.n_heads, config.d_attention)
-        dtype = model.embeddings.weight.dtype
-        self.cache = KVCache(*sizes, torch.tensor(starts, device=self.device), capacity, self.limit, dtype)
+        self.cache = KVCache(model, torch.tensor(starts, device=self.device), capacity)
         padded = [[0] * start + text for start, text in zip(starts, cropped, strict=True)]
         self.prompts = torch.tensor(padded, device=self.device)
         self.lengths = [len(text) for text in cropped for _ in range(copies)]

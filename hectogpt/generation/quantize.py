@@ -116,8 +116,8 @@ class OwnAttention(nn.Module):
 
     def __init__(self, attention: CausalAttention) -> None:
         super().__init__()
-        self.attention = attention
-        self.fits = attention.causal and not len(attention.score_biases)
+        self.attention, self.kv_heads, self.d_key = attention, attention.kv_heads, attention.d_key
+        self.fits = type(attention) is CausalAttention and attention.causal and not len(attention.score_biases)
 
     def view(self, positions: Int[Tensor, "rows time"], cache: Cache | None = None) -> AttentionView:
         """The attention's view of a forward pass."""

@@ -19,19 +19,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
-from hectogpt.model import ModelConfig
-from hectogpt.model.inputs import InputPart
+from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model.config import MLP, Attention, Block
+from hectogpt.model.inputs import InputPart, TokenTable
+from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions
 from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump
 from hectogpt.training.run import Run, load_run
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
+MOST_CHECKED = 50_000_000  # parameters of the layers that are tried on two tokens when an idea is read
 WRITTEN = "an idea is written FILE.py:FUNCTION"
 
 _loaded: dict[str, IdeaFile] = {}  # by the hash of its source
@@ -112,11 +116,12 @@ def _function(idea: IdeaFile, module: ModuleType, name: str) -> Callable[[Run], 
 # --- what an idea returned --------------------------------------------------------------------------------------------
 
 # How a part of the model is built, by its class.
-BUILDS: dict[type, Callable[[Any, ModelConfig], Any]] = {
+BUILDS: dict[type | tuple[type, ...], Callable[[Any, ModelConfig], Any]] = {
     InputPart: lambda part, model: part.build(model.d_model, model.vocab_size, model.norm),
     AttentionPart: lambda part, model: part.build(model.n_heads, model.d_attention),
     Positions: lambda part, model: part.build(model.context_length, model.d_model),
     Norm: lambda part, model: part.build(model.d_model),
+    (Block, Attention, MLP): lambda part, model: part.build(0, model),
     Activation: lambda part, model: part.build(),
 }
 
@@ -151,11 +156,27 @@ def _check(title: str, run: Run) -> None:
         if not isinstance(module, nn.Module) and not (module is None and isinstance(part, Positions)):
             why = f"{type(part).__name__}.build returned {type(module).__name__}, not a torch.nn.Module"
             raise UserError(f"{title}: {where} cannot be built", why=why)
+    if any(type(part).__module__.startswith(IDEA_MODULE) for _, part in parts_of(run.model)):
+        _check_shapes(title, run.model)
     with running(f"{title}: schedule"):
         factor = run.schedule.factor(0, run.steps)
     if not isinstance(factor, (int, float)) or not math.isfinite(factor):
         what = f"{title}: {type(run.schedule).__name__}.factor(0, {run.steps}) is {factor!r}"
         raise UserError(what, why="a schedule's factor is a finite number")
+
+
+def _check_shapes(title: str, model: ModelConfig) -> None:
+    """Run the layers of the model, which has parts of the user's own, on two tokens. Raises UserError."""
+    small = replace(model, vocab_size=2, inputs=(), lm_head=LMHeadConfig(), pointer=None)
+    if small.min_parameters() > MOST_CHECKED:
+        return
+    small = replace(small, value_embeddings=(TokenTable(),) if model.value_embeddings else ())
+    with (
+        running(f"{title}: the parts of the model do not fit together"),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        Transformer(small).hidden(torch.zeros(1, min(2, model.context_length), dtype=torch.long))
 
 
 def _fault(value: Any) -> str:

@@ -6,6 +6,7 @@ layers share.
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple, cast
 
@@ -17,20 +18,22 @@ from torch import Tensor, nn
 from hectogpt.kernels import native
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.inputs import Cache
-from hectogpt.model.parts import QKNormLayer, RotaryLayer, ScoreBias, visible_keys
+from hectogpt.model.parts import AttentionPart, QKNormLayer, RotaryLayer, ScoreBias, visible_keys
 
 
 class AttentionView(NamedTuple):
     """What every layer's attention needs to know of one forward pass.
 
     visible: which keys each query sees; None means the plain causal mask, which the fused kernel has built in.
-    prepared: for each QKPart, what it made of the positions.
+    prepared: for each QKPart, what it made of the positions. entered: what entered each layer up to this one, of a
+    model with its own block or attention, or with parts that differ between layers.
     """
 
     query_positions: Int[Tensor, "rows time"]
     key_positions: Int[Tensor, "rows slot"]
     visible: Bool[Tensor, "rows 1 time slot"] | None
     prepared: tuple[Any, ...]
+    entered: list[Tensor] = []  # noqa: RUF012  each forward pass brings its own
 
 
 class LayerCache(NamedTuple):
@@ -41,8 +44,8 @@ class LayerCache(NamedTuple):
     slots: Tensor
 
     def update(
-        self, k: Float[Tensor, "batch head time d_head"], v: Float[Tensor, "batch head time d_head"]
-    ) -> tuple[Float[Tensor, "batch head slot d_head"], Float[Tensor, "batch head slot d_head"]]:
+        self, k: Float[Tensor, "batch head time d_key"], v: Float[Tensor, "batch head time d_head"]
+    ) -> tuple[Float[Tensor, "batch head slot d_key"], Float[Tensor, "batch head slot d_head"]]:
         """Write k and v into their slots; return all keys and all values."""
         return self.keys.index_copy_(2, self.slots, k), self.values.index_copy_(2, self.slots, v)
 
@@ -52,18 +55,21 @@ class CausalAttention(nn.Module):
 
     `W_qkv` stacks the textbook's W_q, W_k and W_v (rows in this order). State dicts hold the three apart.
     Set `causal = False` to let every position see every other.
+
+    kv_heads, d_key: how many heads of keys and values a cache holds, and how many numbers each key and value has.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, layer: int, config: ModelConfig) -> None:
         super().__init__()
+        self.layer, self.kv_heads, self.d_key = layer, config.n_heads, config.d_attention
         self.n_heads, self.causal = config.n_heads, True
         self.scale = config.attention_scale or 1 / math.sqrt(config.d_attention)
         self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
         self.W_o = nn.Linear(config.d_model, config.d_model, bias=config.biases)
-        sizes = (config.n_heads, config.d_attention)
         biases = [part for part in config.attention_parts if isinstance(part, ScoreBias)]
-        self.qk_parts = nn.ModuleList(part.build(*sizes) for part in config.attention_parts if part not in biases)
-        self.score_biases = nn.ModuleList(part.build(*sizes) for part in biases)
+        built = [(part, build_part(part, layer, config)) for part in config.attention_parts]
+        self.qk_parts = nn.ModuleList(module for part, module in built if part not in biases)
+        self.score_biases = nn.ModuleList(module for part, module in built if part in biases)
         self.ve_scale = nn.Parameter(torch.ones(1)) if config.value_embeddings else None
         self.register_state_dict_post_hook(split_qkv)
         self.register_load_state_dict_pre_hook(_fuse_qkv)
@@ -103,7 +109,27 @@ class CausalAttention(nn.Module):
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)
-        return self.W_o(self.attend(q, k, v, self.mask(view, q.dtype), cache is None).transpose(1, 2).flatten(-2))
+        q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)
+        return self.W_o(self.attend(q, k, v, mask, cache is None).transpose(1, 2).flatten(-2))
+
+    def change(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, view: AttentionView
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """For derived classes: the last change of queries, keys, values and mask before the softmax, keys and values
+        those of the cache too. Slots that are added come first. mask None is the causal one: `self.whole_mask(view)`
+        has it as numbers to add."""
+        return q, k, v, mask
+
+    def whole_mask(
+        self, view: AttentionView, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "rows head time slot"]:
+        """What is added to the scores: 0 or a bias, and minus infinity where a query does not see a key."""
+        mask = self.mask(view, dtype)
+        if mask is None:
+            mask = visible_keys(view.query_positions, view.key_positions)[:, None]
+        if mask.dtype != torch.bool:
+            return mask
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
 
     def attend(
         self,
@@ -138,14 +164,25 @@ class CausalAttention(nn.Module):
 
     def weights(self, x: Float[Tensor, "batch time d"], view: AttentionView) -> Float[Tensor, "batch head time time"]:
         """The attention map itself, which the fused kernel never forms: row t holds the weights of position t."""
-        q, k, _ = self.qkv(x, view)
+        q, k, v = self.qkv(x, view)
+        q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)
         scores = q @ k.transpose(-2, -1) * self.scale
-        mask = self.mask(view, scores.dtype)
         if mask is None and self.causal:
             mask = visible_keys(view.query_positions, view.key_positions)[:, None]
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-        return scores.softmax(dim=-1)
+        return scores.softmax(dim=-1)[..., -x.shape[1] :]
+
+
+def wants_layer(part: AttentionPart) -> bool:
+    """Whether a part's `build` takes the number of its layer."""
+    return "layer" in inspect.signature(part.build).parameters
+
+
+def build_part(part: AttentionPart, layer: int, config: ModelConfig) -> nn.Module:
+    """The module of an attention part for 0-based `layer`."""
+    more = {"layer": layer} if wants_layer(part) else {}
+    return part.build(config.n_heads, config.d_attention, **more)
 
 
 _QKV = ("W_q", "W_k", "W_v")
@@ -160,7 +197,7 @@ def split_qkv(module: nn.Module | None, state: dict[str, Any], prefix: str, meta
 
 
 def _fuse_qkv(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for kind in ("weight", "bias"):
+    for kind in ("weight", "bias") if hasattr(module, "W_qkv") else ():
         names = [f"{prefix}{n}.{kind}" for n in _QKV]
         if all(name in state for name in names):
             state[f"{prefix}W_qkv.{kind}"] = torch.cat([state.pop(name) for name in names])

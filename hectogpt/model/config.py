@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+from torch import nn
 
 from hectogpt.errors import UserError
 from hectogpt.model.inputs import InputPart
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import GELU, Activation, AttentionPart, LayerNorm, LearnedPositions, Norm, Positions
 from hectogpt.model.pointer import PointerHead
+from hectogpt.serialization import Value
 
 # Larger models are refused before anything is built for them: a damaged file must not cost minutes or terabytes.
 LARGEST = {"d_model": 10**5, "n_heads": 10**4, "n_layers": 500, "context_length": 10**6, "vocab_size": 10**7}
 MOST_PARTS = 100  # in each of inputs, value_embeddings and attention_parts
+
+
+@dataclass(frozen=True)
+class Block(Value):
+    """What a layer does: where norms and gates stand, and what is added to what."""
+
+    @abstractmethod
+    def build(self, layer: int, config: ModelConfig) -> nn.Module:
+        """A DecoderBlock, or a class derived from it, for 0-based `layer`."""
+
+
+@dataclass(frozen=True)
+class Attention(Value):
+    """The attention of a layer."""
+
+    @abstractmethod
+    def build(self, layer: int, config: ModelConfig) -> nn.Module:
+        """A CausalAttention, or a class derived from it, for 0-based `layer`."""
+
+
+@dataclass(frozen=True)
+class MLP(Value):
+    """What a layer does with every position alone."""
+
+    @abstractmethod
+    def build(self, layer: int, config: ModelConfig) -> nn.Module:
+        """A module [batch, time, d] -> [batch, time, d] for 0-based `layer`. First weights of its linear maps `fc1` and
+        `fc2` are drawn as GPT-2's; others keep those that they are built with."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +60,7 @@ class ModelConfig:
         to the values of its attention.
     attention_parts: changes of queries and keys, and biases of the scores, in every layer.
     attention_scale: multiplies q.k (None: 1 / sqrt(d_model / n_heads)).
+    block, attention, mlp: those of every layer (None: GPT-2's).
     biases: whether the linear maps of the blocks have one.
     pointer: a second distribution that copies earlier tokens, mixed with the softmax.
     """
@@ -58,6 +91,9 @@ class ModelConfig:
     biases: bool = True
     lm_head: LMHeadConfig = field(default_factory=LMHeadConfig)
     pointer: PointerHead | None = None
+    block: Block | None = None
+    attention: Attention | None = None
+    mlp: MLP | None = None
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():

@@ -189,7 +189,8 @@ class AttentionPart(Value):
 
     @abstractmethod
     def build(self, n_heads: int, d_head: int) -> nn.Module:
-        """The module for one layer."""
+        """The module for one layer. A class whose `build` has a third parameter, `layer: int = 0`, gets the 0-based
+        number of the layer, and may build other modules for other layers."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +250,9 @@ class RotaryLayer(nn.Module):
     def forward(
         self,
         q: Float[Tensor, "batch head time d_head"],
-        k: Float[Tensor, "batch head time d_head"],
+        k: Float[Tensor, "batch kv_head time d_head"],
         prepared: tuple[Tensor, Tensor],
-    ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch head time d_head"]]:
+    ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch kv_head time d_head"]]:
         cos, sin = (table.to(q.dtype) for table in prepared)
         return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
 
@@ -277,8 +278,8 @@ class QKNormLayer(nn.Module):
         self.eps = eps
 
     def forward(
-        self, q: Float[Tensor, "batch head time d_head"], k: Float[Tensor, "batch head time d_head"], positions: Any
-    ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch head time d_head"]]:
+        self, q: Float[Tensor, "batch head time d_head"], k: Float[Tensor, "batch kv_head time d_head"], positions: Any
+    ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch kv_head time d_head"]]:
         size = (q.shape[-1],)
         return F.rms_norm(q, size, eps=self.eps), F.rms_norm(k, size, eps=self.eps)
 

@@ -7,21 +7,22 @@ head. State dicts have the textbook's names in both directions. Departures from 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache, split_qkv
-from hectogpt.model.config import Init, ModelConfig
+from hectogpt.errors import UserError
+from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache, split_qkv, wants_layer
+from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
 from hectogpt.model.inputs import Cache
 from hectogpt.model.lm_head import LMHead
 
 
-class MLP(nn.Module):
+class MLPLayer(nn.Module):
     """Two linear maps with an activation between: d -> 4d -> d, at every position alike."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -37,12 +38,16 @@ class MLP(nn.Module):
 class DecoderBlock(nn.Module):
     """Pre-norm residual block. `post_layer_norm` is the textbook's name for the norm before the MLP."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, layer: int, config: ModelConfig) -> None:
         super().__init__()
+        self.layer = layer
         self.pre_layer_norm = config.norm.build(config.d_model)
-        self.attention = CausalAttention(config)
+        own = config.attention
+        self.attention = (
+            CausalAttention(layer, config) if own is None else build_for(own, layer, config, CausalAttention)
+        )
         self.post_layer_norm = config.norm.build(config.d_model)
-        self.mlp = MLP(config)
+        self.mlp = MLPLayer(config) if config.mlp is None else build_for(config.mlp, layer, config, nn.Module)
 
     def forward(
         self,
@@ -53,6 +58,25 @@ class DecoderBlock(nn.Module):
     ) -> Float[Tensor, "batch time d"]:
         x = x + self.attention(self.pre_layer_norm(x), view, cache, ve)
         return x + self.mlp(self.post_layer_norm(x))
+
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def build_for(part: Block | Attention | MLP, layer: int, config: ModelConfig, kind: type[Kind]) -> Kind:
+    """The module of a layer's part. Raises UserError for one that is not of the kind, and for a block or an MLP whose
+    output does not have the shape of its input, when it runs."""
+    module, name = part.build(layer, config), type(part).__name__
+    if not isinstance(module, kind):
+        raise UserError(f"{name}.build returned {type(module).__name__}", why=f"it has to be a {kind.__name__}")
+
+    def check_shape(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if output.shape != inputs[0].shape:
+            what = f"{name}: layer {layer} makes {tuple(output.shape)} of {tuple(inputs[0].shape)}"
+            raise UserError(what, why="what is added to the residual stream has its shape, [batch, time, d_model]")
+
+    module.register_forward_hook(check_shape)
+    return module
 
 
 class Transformer(nn.Module):
@@ -66,7 +90,15 @@ class Transformer(nn.Module):
         sizes = (config.d_model, config.vocab_size, config.norm)
         self.inputs = nn.ModuleList(part.build(*sizes) for part in config.inputs)
         self.value_embeddings = nn.ModuleList(part.build(*sizes) for part in config.value_embeddings)
-        self.backbone = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
+        self.backbone = nn.ModuleList(
+            DecoderBlock(layer, config)
+            if config.block is None
+            else build_for(config.block, layer, config, DecoderBlock)
+            for layer in range(config.n_layers)
+        )
+        self.alike = (
+            config.block is None and config.attention is None and not any(map(wants_layer, config.attention_parts))
+        )
         self.final_layer_norm = config.norm.build(config.d_model)
         self.lm_head = LMHead(config.lm_head, config.d_model, config.vocab_size)
         self.pointer = config.pointer.build(config.d_model) if config.pointer else None
@@ -108,11 +140,13 @@ class Transformer(nn.Module):
             yield self.position_embeddings.weight, init.position
         for block in self.backbone:
             assert isinstance(block, DecoderBlock)
-            q, k, v = block.attention.W_qkv.weight.split(d)
-            yield from ((w, init.linear) for w in (k, q, v))
+            if (qkv := getattr(block.attention, "W_qkv", None)) is not None:
+                q, k, v = qkv.weight.split(d)
+                yield from ((w, init.linear) for w in (k, q, v))
             yield block.attention.W_o.weight, residual
-            yield block.mlp.fc1.weight, init.linear
-            yield block.mlp.fc2.weight, residual
+            for linear, std in (("fc1", init.linear), ("fc2", residual)):
+                if isinstance(module := getattr(block.mlp, linear, None), nn.Linear):
+                    yield module.weight, std
         if not self.config.lm_head.tied:
             # One row can stand for all unused tokens only while they are equal, as they are and stay from zero.
             yield self.lm_head.weight, 0.0 if self.config.lm_head.compact_vocab else init.head
@@ -140,8 +174,13 @@ class Transformer(nn.Module):
         ve = torch.zeros_like(x) if self.value_embeddings else None
         for part in self.value_embeddings:
             ve = part(ve, ids, cache)
-        view = cast(DecoderBlock, self.backbone[0]).attention.view(positions, cache) if self.backbone else None
-        for index, block in enumerate(self.backbone):
+        entered: list[Tensor] = []
+        view: AttentionView | None = None
+        for index, block in enumerate(cast(Iterable[DecoderBlock], self.backbone)):
+            if view is None or not self.alike:
+                view = block.attention.view(positions, cache)._replace(entered=entered)
+            if not self.alike:
+                entered.append(x)
             x = block(x, view, None if cache is None else cache.layer(index), ve)
         return self.final_layer_norm(x)
 

@@ -10,18 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 from experiments import make_corpus, perform, run_trial, small_run
+from helpers import ROOT, peaked
 
 from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
+from hectogpt.explore.model_view import trace
+from hectogpt.generation.decode import Decoder
+from hectogpt.generation.quantize import quantize
+from hectogpt.idea_file import read_idea
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.ideas import find_run
 from hectogpt.lab.plan import plan
 from hectogpt.lab.tracks import TRACKS
+from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump
-from hectogpt.training.run import load_run
-from hectogpt.training.session import train
+from hectogpt.training.run import load_run, sections_changed
+from hectogpt.training.session import Session, train
 from tools.report import write_report
 
 HEAD = """\
@@ -185,6 +191,75 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
     arms = plan(["a.py:f", "b.py:f"], sweep=["seed=1,2"])
     assert len({json.dumps(dump(arm.run)) for arm in arms}) == 4
     assert all(load_run(dump(arm.run)) == arm.run for arm in arms)
+
+
+# --- ideas from the literature ----------------------------------------------------------------------------------------
+
+LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
+NAMES = [name for name in ideas._functions(ideas.take(read_idea(LITERATURE))) if name not in ("distilled",)]
+LAYERS = """
+def layers(run):
+    model = replace(run.model, d_model=16, n_heads=2, n_layers=3, context_length=16)
+    return replace(run, model=model, data=replace(run.data, batch_size=2, seq_len=16), steps=3, threads=1)
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explored(
+    corpus: Corpus, write: Write, tmp_path: Path, name: str
+) -> None:
+    write(LAYERS, "small.py")
+    run = find_run(f"{LITERATURE}:{name}@small.py:layers@minute")
+    assert sections_changed(recipes.recipe("minute"), run) - {"ideas", "data", "steps", "threads"} <= {"model", "loss"}
+    session = Session.open(run, corpus)
+    steps = session.steps()
+    first, at = next(steps), session.checkpoint()
+    rest = [step.loss for step in steps]
+    assert [step.loss for step in Session.open(run, corpus, at).steps()] == rest
+    assert len({first.loss, *rest}) == 3
+    model = peaked(session.model.eval(), scale=0.2)
+
+    save_model(model, tmp_path)
+    ids = torch.from_numpy(corpus.train[:14].astype(int))
+    logits = model(ids[None]).detach()
+    assert torch.allclose(load_model(tmp_path)(ids[None]), logits, atol=1e-5)
+    for light in (model, quantize(model)):
+        decoder = Decoder(light, [ids[:9].tolist(), ids[2:9].tolist()], 5)
+        decoder.prefill()
+        for end in range(10, 14):
+            found = decoder.decode([int(ids[end - 1])] * 2)
+            for row, start in enumerate((0, 2)):
+                assert torch.allclose(found[row], model.next_logits(ids[None, start:end])[0], atol=1e-4)
+    assert trace(model, ids.numpy()).losses.sum() == pytest.approx(
+        model.loss(ids[None, :-1], ids[None, 1:], "sum").item(), rel=1e-4
+    )
+    changed = ids.clone()
+    changed[9] += 1
+    assert torch.allclose(model(changed[None])[0, :9], logits[0, :9], atol=1e-5), "the future changes nothing before it"
+
+
+def test_a_student_learns_from_its_teacher(corpus: Corpus, write: Write, tmp_path: Path) -> None:
+    write(LAYERS, "small.py")
+    run = find_run("small.py:layers@minute")
+    (tmp_path / "runs" / "teacher").mkdir(parents=True)
+    save_model(train(run, corpus).model, tmp_path / "runs" / "teacher")
+    assert train(find_run(f"{LITERATURE}:distilled", run), corpus).losses[0] == train(run, corpus).losses[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("MLP", "Wrong: layer 0 makes (1, 2, 4) of (1, 2, 16)"),
+        ("Block", "Wrong.build returned Linear, why: it has to be a DecoderBlock"),
+        ("Attention", "Wrong.build returned Linear, why: it has to be a CausalAttention"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_named(write: Write, body: str, told: str) -> None:
+    part = f"@dataclass(frozen=True)\nclass Wrong({body}):\n    def build(self, layer, config):\n"
+    part += "        return nn.Linear(config.d_model, 4)\ndef f(run):\n"
+    write(LAYERS + part + f"    return replace(run, model=replace(run.model, {body.lower()}=Wrong()))\n", "small.py")
+    error = " ".join(str(refused("small.py:f@small.py:layers@minute", "do not fit together")).split())
+    assert told.replace(", why:", " why:") in error
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2550,  # the ground, and what Python users call
+    "hectogpt": 2560,  # the ground, and what Python users call
     "hectogpt/cli": 3600,
-    "hectogpt/lab": 4856,
+    "hectogpt/lab": 5200,
     "hectogpt/grade": 4118,
     "hectogpt/assignment": 423,
     "hectogpt/training": 4590,
@@ -26,14 +26,14 @@ LINES = {
     "hectogpt/generation": 703,
     "hectogpt/data": 1707,
     "hectogpt/kernels": 666,
-    "hectogpt/model": 2140,
-    "tests": 19742,
+    "hectogpt/model": 2250,
+    "tests": 19815,
     "tools": 4225,
     "bench": 1812,
     "reference": 820,
     "assignment": 920,
 }
-FILES = 166  # of the package
+FILES = 167  # of the package
 TRAIN = 76  # modules that `hectogpt train` may load, see below
 
 

@@ -86,7 +86,7 @@ class Muon(Optim):
 
 def whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:
     """Each named parameter with the number of matrices stacked in its rows: 3 for W_qkv, else 1."""
-    stacked = {id(m.W_qkv.weight) for m in model.modules() if isinstance(m, CausalAttention)}
+    stacked = {id(m.W_qkv.weight) for m in model.modules() if isinstance(m, CausalAttention) and hasattr(m, "W_qkv")}
     for name, parameter in model.named_parameters():
         if name in names:
             yield parameter, 3 if id(parameter) in stacked else 1

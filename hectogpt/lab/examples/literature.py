@@ -1,0 +1,323 @@
+"""Idea: many of them, a function each, the shortest that runs. Each is one seam; docs/add-an-idea.md has the table.
+
+Expected: most lose at the top, which is tuned without them. They show what can be written, not what to hope for.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hectogpt
+from hectogpt import (
+    MLP,
+    Attention,
+    Block,
+    CausalAttention,
+    DecoderBlock,
+    Loss,
+    Predictions,
+    Run,
+    ScoreBias,
+    Transformer,
+)
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ahead(Loss):
+    """Also the token after the next, by the same head, less and less."""
+
+    weight: float = 0.5
+
+    def total(self, predictions: Predictions) -> torch.Tensor:
+        later = self.weight * (1 - predictions.progress)
+        return predictions.cross_entropy() + later * predictions.cross_entropy(ahead=1)
+
+
+@dataclass(frozen=True)
+class NewWords(Loss):
+    """Tokens that their row has had already weigh less."""
+
+    again: float = 0.5
+
+    def total(self, predictions: Predictions) -> torch.Tensor:
+        seen = (predictions.targets[:, :, None] == predictions.ids[:, None, :]).tril().any(-1)
+        return predictions.cross_entropy(torch.where(seen, self.again, 1.0))
+
+
+TEACHERS: dict[str, Transformer] = {}
+
+
+@dataclass(frozen=True)
+class Distilled(Loss):
+    """Half of each target's weight goes to what a trained model says; `teacher` is the folder of its run."""
+
+    teacher: str = "runs/teacher"
+
+    def total(self, predictions: Predictions) -> torch.Tensor:
+        if self.teacher not in TEACHERS:
+            TEACHERS[self.teacher] = hectogpt.load(self.teacher)[0]
+        teacher = TEACHERS[self.teacher]
+        with torch.no_grad():
+            hidden = teacher.hidden(predictions.ids)
+
+        def cross(logits: torch.Tensor, targets: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                said = teacher.lm_head(hidden, teacher.embeddings.weight).softmax(-1)
+            return -(said * logits.log_softmax(-1)).sum(-1)
+
+        return 0.5 * predictions.cross_entropy() + 0.5 * predictions.sum(cross, hidden)
+
+
+def ahead(run: Run) -> Run:
+    return replace(run, loss=Ahead())
+
+
+def new_words(run: Run) -> Run:
+    return replace(run, loss=NewWords())
+
+
+def distilled(run: Run) -> Run:
+    return replace(run, loss=Distilled())
+
+
+# --- the MLP ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SwiGLU(MLP):
+    """A gated MLP (2002.05202) of as many weights as GPT-2's."""
+
+    width: float = 8 / 3
+
+    def build(self, layer, config):
+        return SwiGLULayer(config.d_model, round(self.width * config.d_model), config.biases)
+
+
+class SwiGLULayer(nn.Module):
+    def __init__(self, d, width, bias):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(d, 2 * width, bias), nn.Linear(width, d, bias)
+
+    def forward(self, x):
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * value)
+
+
+@dataclass(frozen=True)
+class Experts(MLP):
+    """A mixture of experts: every token goes to the one its router likes best (2101.03961), without a balance."""
+
+    experts: int = 4
+
+    def build(self, layer, config):
+        return ExpertsLayer(self.experts, config)
+
+
+class ExpertsLayer(nn.Module):
+    def __init__(self, n, config):
+        super().__init__()
+        self.router = nn.Linear(config.d_model, n, bias=False)
+        self.experts = nn.ModuleList(SwiGLULayer(config.d_model, config.d_model, config.biases) for _ in range(n))
+
+    def forward(self, x):
+        share, chosen = self.router(x).softmax(-1).max(-1, keepdim=True)
+        return sum((chosen == n) * share * expert(x) for n, expert in enumerate(self.experts))
+
+
+def swiglu(run: Run) -> Run:
+    return replace(run, model=replace(run.model, mlp=SwiGLU()))
+
+
+def experts(run: Run) -> Run:
+    return replace(run, model=replace(run.model, mlp=Experts()))
+
+
+# --- the block --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sandwich(Block):
+    """A norm after attention and MLP as well (2105.13290), and a learned share of each (layer scale, 2103.17239)."""
+
+    share: float = 0.5
+
+    def build(self, layer, config):
+        return SandwichBlock(layer, config, self.share)
+
+
+class SandwichBlock(DecoderBlock):
+    def __init__(self, layer, config, share):
+        super().__init__(layer, config)
+        self.norms = nn.ModuleList(config.norm.build(config.d_model) for _ in range(2))
+        self.shares = nn.Parameter(torch.full((2, config.d_model), share))
+
+    def forward(self, x, view, cache=None, ve=None):
+        x = x + self.shares[0] * self.norms[0](self.attention(self.pre_layer_norm(x), view, cache, ve))
+        return x + self.shares[1] * self.norms[1](self.mlp(self.post_layer_norm(x)))
+
+
+@dataclass(frozen=True)
+class Parallel(Block):
+    """Attention and MLP read the same (GPT-J), and a gate decides on attention's part."""
+
+    def build(self, layer, config):
+        return ParallelBlock(layer, config)
+
+
+class ParallelBlock(DecoderBlock):
+    def __init__(self, layer, config):
+        super().__init__(layer, config)
+        self.gate = nn.Linear(config.d_model, config.d_model)
+
+    def forward(self, x, view, cache=None, ve=None):
+        h = self.pre_layer_norm(x)
+        return x + self.gate(h).sigmoid() * self.attention(h, view, cache, ve) + self.mlp(self.post_layer_norm(x))
+
+
+@dataclass(frozen=True)
+class UNet(Block):
+    """The second half of the layers adds what entered the first half's, the last layer the first's."""
+
+    def build(self, layer, config):
+        return UNetBlock(layer, config)
+
+
+class UNetBlock(DecoderBlock):
+    def __init__(self, layer, config):
+        super().__init__(layer, config)
+        self.partner = config.n_layers - 1 - layer
+        self.skip = nn.Parameter(torch.zeros(config.d_model)) if self.partner < layer else None
+
+    def forward(self, x, view, cache=None, ve=None):
+        if self.skip is not None:
+            x = x + self.skip * view.entered[self.partner]
+        return super().forward(x, view, cache, ve)
+
+
+def sandwich(run: Run) -> Run:
+    return replace(run, model=replace(run.model, block=Sandwich()))
+
+
+def parallel(run: Run) -> Run:
+    return replace(run, model=replace(run.model, block=Parallel()))
+
+
+def u_net(run: Run) -> Run:
+    return replace(run, model=replace(run.model, block=UNet()))
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Window(ScoreBias):
+    """Layers but every second one see the last `tokens` only."""
+
+    tokens: int = 128
+
+    def build(self, n_heads, d_head, layer=0):
+        return WindowLayer(self.tokens if layer % 2 == 0 else 10**9)
+
+
+class WindowLayer(nn.Module):
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, query_positions, key_positions):
+        far = query_positions - key_positions >= self.tokens
+        return torch.zeros(far.shape, device=far.device).masked_fill(far, float("-inf"))
+
+
+@dataclass(frozen=True)
+class Sinks(Attention):
+    """Each head has a learned score for looking at nothing (gpt-oss)."""
+
+    def build(self, layer, config):
+        return SinksAttention(layer, config)
+
+
+class SinksAttention(CausalAttention):
+    def __init__(self, layer, config):
+        super().__init__(layer, config)
+        self.sinks = nn.Parameter(torch.zeros(config.n_heads))
+
+    def change(self, q, k, v, mask, view):
+        mask = self.whole_mask(view, q.dtype)
+        sinks = self.sinks[:, None, None].to(q.dtype).expand(len(q), -1, q.shape[2], 1)
+        mask = torch.cat((sinks, mask.expand(len(q), self.n_heads, -1, -1)), dim=-1)
+        return q, F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0)), mask
+
+
+@dataclass(frozen=True)
+class Forgetting(Attention):
+    """A bias of content: a gate of each token says how much later ones forget of what came before (2503.02130)."""
+
+    def build(self, layer, config):
+        return ForgettingAttention(layer, config)
+
+
+class ForgettingAttention(CausalAttention):
+    def __init__(self, layer, config):
+        super().__init__(layer, config)
+        self.gate, self.d_key = nn.Linear(config.d_model, config.n_heads), config.d_attention + 1
+
+    def qkv(self, x, view, ve=None):
+        q, k, v = super().qkv(x, view, ve)
+        kept = F.logsigmoid(self.gate(x) + 4.0).transpose(1, 2)[..., None]
+        return q, torch.cat((k, kept.to(k.dtype)), dim=-1), v  # the cache holds it with the keys
+
+    def change(self, q, k, v, mask, view):
+        forgotten = -k[..., -1].float().cumsum(-1)[:, :, None]  # what a row has in common does not count
+        return q, k[..., :-1], v, (self.whole_mask(view) + forgotten).to(q.dtype)
+
+
+@dataclass(frozen=True)
+class Grouped(Attention):
+    """Grouped queries (2305.13245): several heads share keys and values, and the cache is smaller by as much."""
+
+    kv_heads: int = 1
+
+    def build(self, layer, config):
+        return GroupedAttention(layer, config, self.kv_heads)
+
+
+class GroupedAttention(CausalAttention):
+    def __init__(self, layer, config, kv_heads):
+        super().__init__(layer, config)
+        self.kv_heads, self.group = kv_heads, config.n_heads // kv_heads
+        del self.W_qkv
+        self.W_q = nn.Linear(config.d_model, config.d_model, bias=config.biases)
+        self.W_kv = nn.Linear(config.d_model, 2 * kv_heads * config.d_attention, bias=config.biases)
+
+    def qkv(self, x, view, ve=None):
+        q = self.W_q(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        k, v = self.W_kv(x).unflatten(-1, (2 * self.kv_heads, -1)).transpose(1, 2).chunk(2, dim=1)
+        if ve is not None:
+            v = v + self.ve_scale * ve.unflatten(-1, (self.kv_heads, self.group, -1)).mean(-2).transpose(1, 2)
+        for part, prepared in zip(self.qk_parts, view.prepared, strict=True):
+            q, k = part(q, k, prepared)
+        return q, k, v
+
+    def change(self, q, k, v, mask, view):
+        return q, *(t.repeat_interleave(self.group, dim=1) for t in (k, v)), mask
+
+
+def window(run: Run) -> Run:
+    return replace(run, model=replace(run.model, attention_parts=(*run.model.attention_parts, Window())))
+
+
+def sinks(run: Run) -> Run:
+    return replace(run, model=replace(run.model, attention=Sinks()))
+
+
+def forgetting(run: Run) -> Run:
+    return replace(run, model=replace(run.model, attention=Forgetting()))
+
+
+def grouped(run: Run) -> Run:
+    return replace(run, model=replace(run.model, attention=Grouped()))
