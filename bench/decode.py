@@ -27,7 +27,7 @@ from hectogpt.data import load_tokenizer
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.quantize import WeightFormat, quantize, weight_bytes
-from hectogpt.interop import open_model
+from hectogpt.interop import gguf_file, open_model
 from hectogpt.model import Transformer
 
 ROUNDS = 5
@@ -81,7 +81,7 @@ def load(setting: Setting, folder: Path) -> Models:
     model, _ = open_model(folder / "hf")
     files = {form: folder / f"{form}.gguf" for form in llama.FORMATS} if llama.installed() else {}
     for form, path in files.items():
-        llama.write_gguf(model, path, form)
+        gguf_file.write(model, tokenizer, path, form, form)
     if not files:
         print(llama.MISSING, flush=True)
     return Models(

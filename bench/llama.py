@@ -1,4 +1,4 @@
-"""llama.cpp as a contender: GPT-2 written as a GGUF file, and decoded through llama-cpp-python.
+"""llama.cpp as a contender: a GGUF file, decoded through llama-cpp-python.
 
 The package is built from source by `pip install llama-cpp-python gguf` (a C++ compiler, some minutes), so it is not
 among the packages of the extra `bench`.
@@ -15,9 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from bench.race import Lap, timed
-from hectogpt.data import load_tokenizer
-from hectogpt.interop.gguf_file import tensors
-from hectogpt.model import Transformer
 
 FORMATS = ("q8_0", "q4_0")
 MISSING = "llama.cpp is left out: it needs `pip install llama-cpp-python gguf`, which compiles for some minutes"
@@ -31,34 +28,6 @@ def installed() -> bool:
     except (ImportError, OSError, RuntimeError):  # the library may be there and not load
         return False
     return True
-
-
-def write_gguf(model: Transformer, path: Path, form: str) -> None:
-    """A GPT-2 with its matrices in q8_0, or in q4_0 with a head in q8_0 as llama.cpp keeps a better one there."""
-    import gguf
-
-    config = model.config
-    writer = gguf.GGUFWriter(path, "gpt2")
-    writer.add_context_length(config.context_length)
-    writer.add_embedding_length(config.d_model)
-    writer.add_block_count(config.n_layers)
-    writer.add_feed_forward_length(4 * config.d_model)
-    writer.add_head_count(config.n_heads)
-    writer.add_layer_norm_eps(1e-5)
-    tokenizer = load_tokenizer()
-    names = sorted(tokenizer.vocabulary().items(), key=lambda item: item[1])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([name for name, _ in names])
-    writer.add_token_merges(tokenizer.merges.decode("utf-8").split("\n")[1:-1])
-    for name, numbers in tensors(model):
-        small = numbers.ndim == 2 and name != "position_embd.weight"
-        wanted = ("q8_0" if name == "output.weight" else form) if small else "f32"
-        kind = gguf.GGMLQuantizationType[wanted.upper()]
-        writer.add_tensor(name, gguf.quants.quantize(numbers, kind) if small else numbers, raw_dtype=kind)
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
 
 
 class Llama:

@@ -37,18 +37,11 @@ class Assignment(NamedTuple):
     repetitive: bool
 
 
-def document_number(content: str | np.ndarray, salt: bytes = b"") -> float:
-    """A document's number in [0, 1): the first 8 bytes, big-endian, of a SHA-256, divided by 2**64.
-
-    The hash is that of `salt` and the UTF-8 text, or the ids as little-endian uint16 without the separator.
-    """
-    raw = content.encode("utf-8") if isinstance(content, str) else content.astype(TOKEN).tobytes()
-    return int.from_bytes(hashlib.sha256(salt + raw).digest()[:8], "big") / 2**64
-
-
 def split_of(content: str | np.ndarray, salt: bytes = b"") -> str:
-    """The split that a document belongs to: train, dev or test, by its number."""
-    number = document_number(content, salt)
+    """The split that a document belongs to: train, dev or test, by a number in [0, 1): the first 8 bytes, big-endian,
+    of the SHA-256 of `salt` and the UTF-8 text (or the ids as little-endian uint16), divided by 2**64."""
+    raw = content.encode("utf-8") if isinstance(content, str) else content.astype(TOKEN).tobytes()
+    number = int.from_bytes(hashlib.sha256(salt + raw).digest()[:8], "big") / 2**64
     return "train" if number < TRAIN_SHARE else "dev" if number < DEV_SHARE else "test"
 
 

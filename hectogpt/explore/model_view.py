@@ -83,16 +83,12 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
     """Run the model on 1 to context_length tokens. Raises UserError (DIVERGED) if its numbers overflow."""
     maps: list[Tensor] = []
 
-    def keep_map(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def keep_map(layer: int, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(module, CausalAttention)
         maps.append(module.weights(inputs[0], inputs[1])[0])
 
-    handles = [module.register_forward_pre_hook(keep_map) for module in attention_modules(model)]
-    try:
+    with hooked(attention_modules(model), keep_map):
         logits = model(torch.from_numpy(ids)[None])[0]
-    finally:
-        for handle in handles:
-            handle.remove()
     if not all(numbers.isfinite().all() for numbers in (logits, *maps)):
         raise UserError(
             "the model's numbers overflow",
@@ -191,7 +187,7 @@ def measure(
             x[..., part] = instead[layer, part].to(x.dtype) if instead is not None else 0
         return (x,)
 
-    with hooked(model, replace):
+    with hooked([module.W_o for module in attention_modules(model)], replace):
         return np.array([model.loss(row[:, :-1], row[:, 1:], reduction="sum").item() for row in windows])
 
 
@@ -202,16 +198,15 @@ def mean_outputs(model: Transformer, windows: list[Tensor]) -> Tensor:
     def keep(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> None:
         sums[layer] += inputs[0].double().sum(dim=(0, 1))
 
-    with hooked(model, keep):
+    with hooked([module.W_o for module in attention_modules(model)], keep):
         measure(model, windows)
     return (sums / sum(row.shape[1] - 1 for row in windows)).float()
 
 
 @contextmanager
-def hooked(model: Transformer, hook: Callable[[int, nn.Module, tuple[Tensor]], tuple[Tensor] | None]) -> Iterator[None]:
-    """Within it, hook(layer, module, inputs) is called before each output projection and may replace its input."""
-    modules = enumerate(attention_modules(model))
-    handles = [module.W_o.register_forward_pre_hook(partial(hook, layer)) for layer, module in modules]
+def hooked(modules: Sequence[nn.Module], hook: Callable[..., tuple[Tensor] | None]) -> Iterator[None]:
+    """Within it, hook(layer, module, inputs) is called before each module, one a layer, and may replace its input."""
+    handles = [module.register_forward_pre_hook(partial(hook, layer)) for layer, module in enumerate(modules)]
     try:
         yield
     finally:

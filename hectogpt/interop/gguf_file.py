@@ -1,7 +1,6 @@
 """A GPT-2 as one GGUF file, which llama.cpp and what is built on it (Ollama, LM Studio) load.
 
-Names and keys are those of llama.cpp's converter for GPT-2. Weights are written in float32; llama.cpp's own tool
-quantizes them.
+Names and keys are those of llama.cpp's converter for GPT-2.
 """
 
 from __future__ import annotations
@@ -16,24 +15,21 @@ from torch import Tensor
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.files import replacing
+from hectogpt.interop.hf_weights import LAYER
 from hectogpt.model.parts import LayerNorm
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import saved_tensors
 
 FILE = "model.gguf"
-# GGUF's name -> our names; several are stacked. In the blocks both stand behind their prefix and before .weight, .bias.
-BLOCK = {
-    "attn_norm": ("pre_layer_norm",),
-    "attn_qkv": ("attention.W_q", "attention.W_k", "attention.W_v"),
-    "attn_output": ("attention.W_o",),
-    "ffn_norm": ("post_layer_norm",),
-    "ffn_up": ("mlp.fc1",),
-    "ffn_down": ("mlp.fc2",),
-}
+# GGUF's names of what a layer has in Hugging Face's GPT-2, in the order of the file.
+BLOCK = {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj"}
+BLOCK |= {"ffn_norm": "ln_2", "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
 
 
-def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str) -> None:
-    """Write the file, whole or not at all. The model is a GPT-2. Raises UserError without the package gguf, OSError."""
+def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str, matrices: str = "f32") -> None:
+    """Write the file, whole or not at all. The model is a GPT-2. matrices: gguf's name of their format, as q8_0; the
+    head stays in q8_0 beside smaller ones, as llama.cpp keeps it. Raises UserError without the package gguf, OSError.
+    """
     try:
         import gguf
     except ImportError:
@@ -65,7 +61,9 @@ def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str) -> N
         writer.add_eos_token_id(tokenizer.end_of_text)
         writer.add_add_bos_token(False)
         for name, tensor in tensors(model):
-            writer.add_tensor(name, tensor)
+            small = matrices != "f32" and tensor.ndim == 2 and name != "position_embd.weight"
+            form = gguf.GGMLQuantizationType[("q8_0" if name == "output.weight" else matrices).upper()]
+            writer.add_tensor(name, *((gguf.quants.quantize(tensor, form), None, form) if small else (tensor,)))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -83,9 +81,9 @@ def tensors(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
     yield "token_embd.weight", stacked(("embeddings.weight",))
     yield "position_embd.weight", stacked(("position_embeddings.weight",))
     for layer in range(model.config.n_layers):
-        for theirs, ours in BLOCK.items():
+        for theirs, named in BLOCK.items():
             for kind in ("weight", "bias"):
-                names = tuple(f"backbone.{layer}.{name}.{kind}" for name in ours)
+                names = tuple(f"backbone.{layer}.{name}.{kind}" for name in LAYER[named])
                 yield f"blk.{layer}.{theirs}.{kind}", stacked(names)
     for kind in ("weight", "bias"):
         yield f"output_norm.{kind}", stacked((f"final_layer_norm.{kind}",))

@@ -6,13 +6,12 @@ its end.
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from hectogpt.json_files import open_regular
-from hectogpt.run_records import parse_row, score_of
+from hectogpt.run_records import number_of, parse_row, score_of
 
 # column -> the row's key
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
@@ -81,9 +80,7 @@ class Rows:
 
 def number(value: Any) -> Number:
     """The value if it is a finite number that a drawing can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
-        return None
-    return float(value) if math.isfinite(value) else None
+    return None if (found := number_of(value)) is None or abs(found) > 1e15 else found
 
 
 def _means(values: list[Number], size: int) -> list[Number]:

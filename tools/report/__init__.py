@@ -5,11 +5,13 @@ Everything is made from the records: the same file gives the same bytes.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
@@ -34,23 +36,28 @@ class Found:
     boards: list[Leaderboard]
     fronts: list[Front]
     seconds: Seconds
+    near_duplicate: list[dict[str, Any]]
 
 
 def read_all(records: Path) -> Found:
     """Read the JSONL file of `hectogpt compare`, and where they lie beside it: seconds.jsonl of `python -m bench
-    recipes`, without which loss is not drawn against seconds, and ngrams.jsonl of `python -m tools.ngrams`, baselines
-    that records of earlier versions lack. Raises UserError (DATA) if there are no records or one is damaged."""
+    recipes`, without which loss is not drawn against seconds, ngrams.jsonl of `python -m tools.ngrams`, baselines that
+    records of earlier versions lack, and near_duplicate.jsonl of `python -m tools.near_duplicate`. Raises UserError
+    (DATA) if there are no records or one is damaged."""
     found = read_records(records)
     if not found:
         raise UserError(f"no records in {records}", fix="record trials with `hectogpt compare`", code=errors.DATA)
     boards = build_leaderboards(NgramFile(records.with_name("ngrams.jsonl")).complete(found), ladder_names())
     seconds = read_seconds(records.with_name("seconds.jsonl"))
-    return Found(boards, build_fronts(boards, seconds, ladder_names()), seconds)
+    near = records.with_name("near_duplicate.jsonl")
+    lines = near.read_text(encoding="utf-8").splitlines() if near.exists() else []
+    return Found(boards, build_fronts(boards, seconds, ladder_names()), seconds, [json.loads(line) for line in lines])
 
 
 def write_texts(found: Found, out: Path, answers: Path) -> list[Path]:
     """Write LADDER.md in `out`, and learning.md in `answers` if learning.template.md is there; returns the paths."""
-    texts = {out / "LADDER.md": ladder_page(found.boards, recipe_descriptions(), found.fronts, found.seconds)}
+    page = ladder_page(found.boards, recipe_descriptions(), found.fronts, found.seconds, found.near_duplicate)
+    texts = {out / "LADDER.md": page}
     template = answers / TEMPLATE
     if template.exists():
         pictures = Path(os.path.relpath(out / "pictures", answers)).as_posix()

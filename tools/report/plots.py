@@ -39,6 +39,7 @@ from tools.report.leaderboard import Entry, Leaderboard, compare_curves, compare
 NEAR_LEVEL = 1.06  # times a level: up to there another one leaves no room for a name beside it
 NAME_HEIGHT = 0.17  # of the height of the picture of the ladder: a name of a level
 LINE = 0.045  # of the height of the picture of learning curves: a line of text
+HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where text crosses a line
 BELOW = "0.45"  # the curve of the rung below
 VERDICT_COLORS = {"tie": "#b8860b", "worse": "#b02a2a"}
 
@@ -262,7 +263,6 @@ def _name_recipes(key: Axes, front: Front) -> None:
 
 def _draw_marks(axes: Axes, front: Front, top: float) -> None:
     """The points, each with its mark at that corner where it covers least of other points and marks."""
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where it crosses a line
     places = axes.transData.transform([(x, min(y, top)) for _, x, y in front.drawn]) * 72 / axes.figure.dpi  # in points
     taken = [tuple(place) for place in np.round(places)]
     for (point, x, y), (left, low) in zip(front.drawn, np.round(places), strict=True):
@@ -280,7 +280,7 @@ def _draw_marks(axes: Axes, front: Front, top: float) -> None:
         dx, dy = corners[int(np.argmin(near))]  # the first of the best
         taken.append((left + dx + size / 2, low + dy + 3.5))
         axes.annotate(
-            point.mark, (x, min(y, top)), (dx, dy), textcoords="offset points", fontsize=9, path_effects=halo, zorder=5
+            point.mark, (x, min(y, top)), (dx, dy), textcoords="offset points", fontsize=9, path_effects=HALO, zorder=5
         )
 
 
@@ -289,13 +289,11 @@ def _plot_interval(axes: Axes, x: float, interval: tuple[float, float] | None, y
     axes.plot(x, y, "o", color=color, markersize=4)
     if interval is not None:
         axes.errorbar(x, y, xerr=[[x - interval[0]], [interval[1] - x]], color=color, linewidth=1.4, capsize=3)
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where it crosses a line
-    axes.annotate(text, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, path_effects=halo)
+    axes.annotate(text, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, path_effects=HALO)
 
 
 def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
     """A line for each level, its name on the right of it, higher than that of a close level before it."""
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where it crosses the next line
     height, before = 0.02, 0.0
     for name, level in sorted(levels.items(), key=lambda item: item[1]):
         draw_level(axes, level, vertical=True)
@@ -311,7 +309,7 @@ def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
             va="bottom",
             fontsize=LABEL_SIZE,
             color=GREY,
-            path_effects=halo,
+            path_effects=HALO,
         )
 
 

