@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
         self.code = CODES[number]
 
 
-_late: list[int] | None = None  # the signals that have arrived while they are postponed
+_late: list[int] | None = None  # the signals that have arrived while they are postponed, or no longer matter
 
 
 def _stop(number: int, frame: FrameType | None = None) -> None:
@@ -36,10 +36,18 @@ def _stop(number: int, frame: FrameType | None = None) -> None:
 
 
 @contextmanager
-def raise_on_signal() -> Iterator[None]:
-    """Within the context the signals raise Stopped, so that all can be caught and say what is kept."""
-    with _handling(_stop):
+def raise_on_signal(last: bool = False) -> Iterator[None]:
+    """Within the context the signals raise Stopped, so that all can be caught and say what is kept. One context in
+    another is one. last: whether the process ends after it; it then does so with its own exit code."""
+    if signal.getsignal(signal.SIGINT) is _stop:
         yield
+        return
+    global _late
+    with _handling(_stop, last):
+        try:
+            yield
+        finally:
+            _late = None
 
 
 @contextmanager
@@ -50,11 +58,11 @@ def postponed() -> Iterator[None]:
     3.11 then raise a RuntimeError instead, or take a thread that runs for one that has ended.
     """
     global _late
-    _late = []
+    before, _late = _late, []
     try:
         yield
     finally:
-        late, _late = _late, None
+        late, _late = _late, before
         if late:
             _stop(late[0])
 
@@ -65,6 +73,13 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
         threading.Timer(0.01, signal.raise_signal, stop.args).start()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def ignore_more() -> None:
+    """Until the end of `raise_on_signal` no other signal changes anything: what the first one has begun is finished,
+    and said once."""
+    global _late
+    _late = []
 
 
 def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
@@ -99,8 +114,9 @@ def stop_on_signal(quiet: bool = False) -> Iterator[list[int]]:
 
 
 @contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle the signals by `handler`; in a thread other than the main one, which gets no signals, do nothing.
+def _handling(handler: Callable[[int, FrameType | None], None], last: bool = False) -> Iterator[None]:
+    """Handle the signals by `handler`; in a thread other than the main one, which gets no signals, do nothing. last:
+    whether to ignore them afterwards, instead of what was before.
 
     SIGHUP stays ignored where the process was started so, as `nohup` does: such a run outlives its terminal.
     """
@@ -118,4 +134,4 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
     finally:
         sys.unraisablehook = hook
         for number in taken:
-            signal.signal(number, before[number] or signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if last else before[number] or signal.SIG_DFL)

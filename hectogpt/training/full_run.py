@@ -19,7 +19,7 @@ from hectogpt.errors import UserError
 from hectogpt.model.weights import save_model
 from hectogpt.run_records import METRICS, read_rows
 from hectogpt.serialization import dump
-from hectogpt.signals import CODES, code_of, raise_on_signal, stop_behind, stop_on_signal
+from hectogpt.signals import CODES, code_of, ignore_more, raise_on_signal, stop_behind, stop_on_signal
 from hectogpt.training.autosave import Autosave, drive
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.loop import Step
@@ -128,6 +128,8 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
                     progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
             interrupted = session.stopping and session.step < run.steps
             save_last(session, folder, autosave, progress, needed=interrupted)
+            if interrupted:
+                ignore_more()
         except (Exception, KeyboardInterrupt) as error:
             if (ending := _explained(error, session, folder, autosave, progress, facts)) is error:
                 raise
@@ -141,8 +143,7 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
 def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str = "", kept: str = "") -> UserError:
     """The error of a run that a signal has ended after a step; it may have come to another process."""
     what = f"by a signal after step {session.step} of {session.run.steps}"
-    code = CODES[signals[0] if signals else signal.SIGTERM]
-    return UserError(what, why=why, fix=fix, kept=kept, code=code)
+    return UserError(what, why=why, fix=fix, kept=kept, code=CODES[signals[0] if signals else signal.SIGTERM])
 
 
 def _look(session: Session, folder: RunFolder, progress: Progress, step: Step, eval_every: int) -> None:
@@ -196,6 +197,7 @@ def _explained(
     error: BaseException, session: Session, folder: RunFolder, autosave: Autosave, progress: Progress, facts: Facts
 ) -> BaseException:
     """What to raise for what ended a run before its last step, after what can be kept is written."""
+    ignore_more()
     run, going_on = session.run, f"set resume to {folder.path} to go on"
     if isinstance(error, UserError) and error.code == errors.DIVERGED:
         save_last(session, folder, autosave, progress, needed=False)
@@ -235,6 +237,7 @@ def _unscored(
 ) -> BaseException:
     """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
     if that can be done."""
+    ignore_more()
     with suppress(UserError):
         finish_early(session, folder, facts, "unscored")
     kept = f"the trained weights, metrics and run.json in {folder.path}"

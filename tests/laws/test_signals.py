@@ -9,7 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from hectogpt.signals import WORDS, Stopped, code_of, postponed, raise_on_signal, stop_behind, stop_on_signal
+from hectogpt.signals import (
+    WORDS,
+    Stopped,
+    code_of,
+    ignore_more,
+    postponed,
+    raise_on_signal,
+    stop_behind,
+    stop_on_signal,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -78,8 +87,21 @@ def test_a_signal_while_an_object_is_freed_is_not_lost(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
 
 
-def test_handlers_are_put_back() -> None:
+def test_what_ends_in_order_is_left_alone_by_further_signals() -> None:
+    with raise_on_signal():
+        ignore_more()
+        with raise_on_signal(), postponed():
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(Stopped), raise_on_signal():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_handlers_are_put_back_and_at_the_end_of_a_process_ignored() -> None:
     before = {number: signal.getsignal(number) for number, _ in ALL}
     with raise_on_signal(), stop_on_signal():
         assert signal.getsignal(signal.SIGHUP) != before[signal.SIGHUP]
     assert {number: signal.getsignal(number) for number, _ in ALL} == before
+    with raise_on_signal(last=True):
+        pass
+    assert {signal.signal(number, handler) for number, handler in before.items()} == {signal.SIG_IGN}
