@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 from typing import Any, TextIO, TypeVar, cast
 
@@ -25,6 +25,7 @@ NGRAMS = {
     "mkn5": "Kneser-Ney of order 5, fitted",
     "best": "best counting",
 }
+FAILURES = (OSError, ValueError, AttributeError)  # of a stream that cannot be written to, is closed, is None
 
 
 class Unfailing:
@@ -46,29 +47,19 @@ class Unfailing:
 
     def write(self, text: str) -> int:
         """Write the text if that can be done; returns its length."""
-        self._try("write", text)
+        with suppress(*FAILURES):
+            self._find().write(text)
         return len(text)
 
     def flush(self) -> None:
         """Pass on what is buffered if that can be done."""
-        self._try("flush")
-
-    def _try(self, name: str, *arguments: str) -> None:
-        stream = self._find()
-        try:
-            if stream is not None:
-                getattr(stream, name)(*arguments)
-        except (OSError, ValueError):  # ValueError: it is closed
-            pass
+        with suppress(*FAILURES):
+            self._find().flush()
 
 
 def printable(text: str) -> str:
     """The text with control characters (escape sequences among them) as visible escapes; newlines and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else _escape(ord(c)) for c in text)
-
-
-def _escape(number: int) -> str:
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def value_text(value: Any, longest: int = 60) -> str:
@@ -92,11 +83,6 @@ def facts_text(title: str, facts: Mapping[str, str]) -> str:
     return printable("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in facts.items())]))
 
 
-def facts_html(title: str, facts: Mapping[str, str]) -> str:
-    """The same as HTML, all text escaped."""
-    return table_html(title, (), list(facts.items()))
-
-
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> list[str]:
     """The lines of a table, two blanks in front of each; `left` columns stand on the left, the others on the right.
 
@@ -114,13 +100,8 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1,
     return found
 
 
-def table_text(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A title and a table in columns: the first on the left, the others on the right."""
-    return printable("\n".join([title, *columns(header, rows)]))
-
-
-def table_html(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as HTML, all text escaped."""
+def table_html(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A title and a table as HTML, all text escaped."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><caption>{escape(title)}</caption>" + (f"<tr>{head}</tr>" if head else "") + f"{body}</table>"
@@ -170,9 +151,17 @@ class Progress:
     def follow(self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0) -> Iterator[T]:
         """Pass the items through and show each; where there is no terminal, about `lines` of them. done: how many of
         the total come before these."""
-        with self.task(total, "first step ...") as show:
+        show_text, every = notebook_line(), max(1, total // self.lines)
+        with self.bar(total, "first step ...") as show_bar:
             for number, item in enumerate(items, start=done + 1):
-                show(number, lambda item=item: describe(item))  # type: ignore[misc]
+                if self.quiet:
+                    pass
+                elif show_text:
+                    show_text(describe(item))
+                elif self.console.is_terminal:
+                    show_bar(number, describe(item))
+                elif number % every == 0 or number in (1, total):
+                    self.line(describe(item))
                 yield item
 
     @contextmanager
@@ -182,30 +171,9 @@ class Progress:
         if self.quiet or not self.console.is_terminal or notebook_line():
             yield lambda number, text: None
             return
-        with self._bars() as bars:
-            task = bars.add_task(printable(first), total=total)
-            yield lambda number, text: bars.update(task, completed=number, description=printable(text))
-
-    def _bars(self) -> Any:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        return Progress(BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), console=self.console)
-
-    @contextmanager
-    def task(self, total: int, first: str) -> Iterator[Callable[[int, Callable[[], str]], None]]:
-        """A task of `total` parts; yields the function to call with the number of a part that is done, and its line."""
-        if self.quiet:
-            yield lambda number, line: None
-        elif show_text := notebook_line():
-            yield lambda number, line: show_text(line())
-        elif self.console.is_terminal:
-            with self.bar(total, first) as show_bar:
-                yield lambda number, line: show_bar(number, line())
-        else:
-            every = max(1, total // self.lines)
-
-            def show(number: int, line: Callable[[], str]) -> None:
-                if number % every == 0 or number in (1, total):
-                    self.line(line())
-
-            yield show
+        text_column = TextColumn("{task.description}", markup=False)
+        with Progress(BarColumn(bar_width=20), text_column, console=self.console) as bars:
+            task = bars.add_task(printable(first), total=total)
+            yield lambda number, text: bars.update(task, completed=number, description=printable(text))

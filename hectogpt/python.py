@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from hectogpt import errors
 from hectogpt.data import Corpus, Tokenizer, find_tokenizer, open_corpus
-from hectogpt.display import Progress, printable, table_html, table_text
+from hectogpt.display import Progress, columns, printable, table_html
 from hectogpt.errors import UserError
 from hectogpt.explore.model_view import read_prompt, trace
 from hectogpt.generation import Sampling, complete
@@ -220,8 +220,9 @@ class ComparisonResult:
         return f"<ComparisonResult {' / '.join(result.arm.label for result in self.results)}>"
 
     def __str__(self) -> str:
-        verdicts = [str(verdict) for verdict in self.verdicts]
-        return "\n".join([table_text(*self._table()), *verdicts, *map(printable, self.notes)])
+        title, header, rows = self._table()
+        lines = [title, *columns(header, rows), *map(str, self.verdicts), *self.notes]
+        return printable("\n".join(lines))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -15,7 +15,7 @@ import torch
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
-from hectogpt.display import facts_html, facts_text
+from hectogpt.display import facts_text, table_html
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.training.first_weights import hash_state
@@ -169,7 +169,7 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the facts, and the training loss as a curve."""
-        return facts_html(self._title, self.facts())
+        return table_html(self._title, (), self.facts().items())
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for summary.json and records."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from hectogpt.data import DataOrder, Shuffled
-from hectogpt.display import facts_html, facts_text, value_text
+from hectogpt.display import facts_text, table_html, value_text
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
@@ -162,7 +162,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return facts_html(f"Run {self.recipe}", self._facts())
+        return table_html(f"Run {self.recipe}", (), self._facts().items())
 
 
 def load_run(data: Any) -> Run:
