@@ -87,12 +87,12 @@ class Ending:
 
 class Child:
     """`python -m module` in `folder`, started and waiting for its request. environment: its variables, all of them. It
-    ends when this process does."""
+    ends when this process does. process: itself."""
 
     def __init__(self, module: str, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment
         path = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "hectogpt.process", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -120,7 +120,7 @@ class Child:
         first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may
         print. cancelled: asked now and then; ends the child once it holds.
         """
-        child, token, how = self._process, secrets.token_hex(16), "ended"
+        child, token, how = self.process, secrets.token_hex(16), "ended"
         assert child.stdin is not None
         assert child.stdout is not None
         last = time.monotonic() + total_seconds
@@ -160,7 +160,7 @@ class Child:
 
     def _read_printed(self, limit: int) -> None:
         """In a thread: read what the child prints, keep the end of it, and end the child if it is too much."""
-        count, stream = 0, self._process.stderr
+        count, stream = 0, self.process.stderr
         assert stream is not None
         with suppress(OSError, ValueError), stream:
             while data := os.read(stream.fileno(), 1 << 16):
@@ -173,20 +173,11 @@ class Child:
         if not self._over.is_set():
             self._killed_for = why
             self._over.set()
-            kill(self._process)
-
-    @property
-    def pid(self) -> int:
-        """Its number in the system."""
-        return self._process.pid
-
-    def is_alive(self) -> bool:
-        """Whether it has not ended by itself."""
-        return self._process.poll() is None
+            kill(self.process)
 
     def end(self) -> int | None:
         """End it, with processes that it has left behind. Returns the exit code that it had by then."""
-        child = self._process
+        child = self.process
         code = child.poll()
         kill(child)
         child.wait()

@@ -1,7 +1,7 @@
 """The command line: finds the command, runs it, and turns errors into one message and an exit code.
 
 A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro. Each has
-`main`, which gets the options (see options.py), or what follows the command's name.
+`main`, which gets the options, or what follows the command's name.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import signal
 import sys
 
 from hectogpt import __version__, errors
 from hectogpt.cli.console import explain, steady_streams
 from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
-from hectogpt.signals import WORDS, code_of, raise_on_signal, stop_behind
+from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
 # command: (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -74,18 +73,15 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if "RANK" in os.environ:  # what torch writes about broken connections, with its own stack, hides what broke them
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with steady_streams():
+    with steady_streams(), raise_on_signal(last=argv is None):
         try:
-            with raise_on_signal():
-                _perform([a for a in arguments if a != "--debug"], "--debug" in arguments)
+            _perform([a for a in arguments if a != "--debug"], "--debug" in arguments)
         except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
             raise SystemExit(0) from None
         except KeyboardInterrupt as stop:
+            ignore_more()
             print(WORDS[code_of(stop)], file=sys.stderr)
             raise SystemExit(code_of(stop)) from None
-        finally:
-            if argv is None:  # the process ends: Python itself would answer a late Ctrl-C with a traceback
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _perform(arguments: list[str], debug: bool) -> None:
@@ -102,6 +98,7 @@ def _perform(arguments: list[str], debug: bool) -> None:
     except (Exception, SystemExit) as error:
         if stop := stop_behind(error):
             raise stop from None
+        ignore_more()
         shown = error if isinstance(error, UserError) else _explain(error)
         if debug or (shown is None and isinstance(error, SystemExit)):
             raise
@@ -132,17 +129,20 @@ def _run(arguments: list[str]) -> None:
     if command not in COMMANDS:
         why = f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"unknown command {command!r}", why=why, fix=did_you_mean(command, COMMANDS))
-    from hectogpt.cli.help import read_options
-    from hectogpt.cli.options import OPTIONS
+    from hectogpt.cli.help import read_options, train_help
+    from hectogpt.cli.options import OPTIONS, TrainOptions
 
     if command == "train" and {"-h", "--help"} & set(given):
-        from hectogpt.cli.lab_options import train_help
-
-        return print(train_help())
+        return print(train_help(TrainOptions))
     kind = OPTIONS.get(command)
+    if kind is None and command != "train":
+        module = importlib.import_module(COMMANDS[command][0])
+        kind, inner = getattr(module, "Options", None), getattr(module, "SUBCOMMANDS", {})
+        if given and given[0] in inner:
+            kind, command, given = inner[given[0]], f"{command} {given[0]}", given[1:]
     options = given if kind is None else read_options(kind, given, command)
     try:
-        importlib.import_module(COMMANDS[command][0]).main(options)
+        importlib.import_module(COMMANDS[arguments[0]][0]).main(options)
     except UserError as error:
         error.fix = name_options(error.fix, kind)
         raise

@@ -10,12 +10,11 @@ from typing import Annotated
 import tyro
 
 from hectogpt import errors
-from hectogpt.cli.help import read_options
 from hectogpt.display import printable
 
 
 @dataclass(frozen=True)
-class AssignmentArguments:
+class Options:
     """Write a folder to work in: the three files with parts to fill in, a test for each, the questions, a text.
 
     The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder written before.
@@ -38,31 +37,28 @@ class AssignmentArguments:
     """Also write the textbook's files and the written answers, to the folder `solution`: for teachers."""
 
 
-def main(argv: list[str]) -> None:
+def main(options: Options) -> None:
     """Run the command."""
-    arguments = read_options(AssignmentArguments, argv, "assignment")
-    if arguments.check:
-        check(arguments.folder)
+    if options.check:
+        check(options.folder)
     else:
-        write(arguments)
+        write(options)
 
 
-def write(arguments: AssignmentArguments) -> None:
+def write(options: Options) -> None:
     """Write a kit and print what to do next. Raises UserError."""
     from hectogpt.assignment.kit import choose, write_kit
 
-    parts = choose(arguments.parts)
-    write_kit(arguments.folder, parts, arguments.solution)
-    folder = printable(shlex.quote(str(arguments.folder)))
+    parts = choose(options.parts)
+    write_kit(options.folder, parts, options.solution)
+    folder = printable(shlex.quote(str(options.folder)))
     points = sum(part.points for part in parts)
-    print(
-        f"{printable(str(arguments.folder))}: {len(parts)} parts to write, {points} points. Begin with README.md; then"
-    )
+    print(f"{printable(str(options.folder))}: {len(parts)} parts to write, {points} points. Begin with README.md; then")
     print("fill in a part, and see how far you are:\n")
     print(f"  hectogpt assignment --check {folder}")
     print(f"  cd {folder} && python -m pytest      the same tests, without hectogpt; needs pip install pytest")
     print(f"  hectogpt grade {folder} --watch      after every save: what is wrong, then where, then which mistake")
-    if arguments.solution:
+    if options.solution:
         print(f"\nFor teachers: {folder}/solution holds the textbook's files and the written answers.")
 
 

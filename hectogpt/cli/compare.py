@@ -15,7 +15,7 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.cli.console import note, show
-from hectogpt.cli.lab_options import CompareOptions
+from hectogpt.cli.options import CompareOptions
 from hectogpt.data import open_corpus
 from hectogpt.display import NGRAMS, Progress, columns, printable
 from hectogpt.errors import UserError
@@ -28,7 +28,7 @@ from hectogpt.lab.rounds import MOST_SEEDS, Rounds, duration_text, parse_duratio
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
 from hectogpt.lab.verdict import Verdict, give_verdicts
-from hectogpt.signals import WORDS, code_of
+from hectogpt.signals import WORDS, code_of, ignore_more
 from hectogpt.training.setup import check_corpus, count_parameters, fit_vocabulary
 from hectogpt.training.task import FEW_TOKENS
 
@@ -155,6 +155,7 @@ def run_trials(asked: Asked, missing: Sequence[Trial], engine: Engine) -> None:
                 word = "not decided" if verdict.word == "unproven" else verdict.word
                 asked.note(f"  {verdict.arm}: gain {verdict.pair}, {word}")
     except KeyboardInterrupt as stop:
+        ignore_more()
         left, trials = len(comparison.missing()), comparison.trials()
         where = f"{left} of {len(trials)} trials missing" if rounds is None else f"at seed {comparison.seeds[-1]}"
         raise UserError(

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import importlib
 from contextlib import suppress
-from typing import Annotated, Any, Union
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union
 
 import tyro
+from tyro.conf import Positional
 
 from hectogpt.cli import COMMANDS
-from hectogpt.cli.options import OPTIONS, CompletionOptions
+from hectogpt.cli.options import OPTIONS
 
 
-def main(options: CompletionOptions) -> None:
+@dataclass(frozen=True)
+class Options:
+    """Print a completion script for a shell: commands, options, values, files. Make it again after an update.
+
+    Examples
+      hectogpt completion bash > ~/.local/share/bash-completion/completions/hectogpt
+      hectogpt completion zsh > ~/.zfunc/_hectogpt
+    """
+
+    shell: Positional[Literal["bash", "zsh"]]
+    """bash or zsh"""
+
+
+def main(options: Options) -> None:
     """Print the script."""
     commands = [Annotated[options_of(name), tyro.conf.subcommand(name)] for name in COMMANDS]
     tree: Any = Union[tuple(commands)]  # noqa: UP007
@@ -23,15 +38,13 @@ def main(options: CompletionOptions) -> None:
         print("complete -o default -F _tyro_hectogpt hectogpt")  # names of files, which tyro's own line leaves out
 
 
-def options_of(command: str) -> type:
+def options_of(command: str) -> Any:
     """The class of what can follow a command; for `train` with the fields of the recipe top."""
     if command in OPTIONS:
-        found: type = OPTIONS[command]
-        return found
+        return OPTIONS[command]
+    module = importlib.import_module(COMMANDS[command][0])
     if command != "train":
-        module = importlib.import_module(COMMANDS[command][0])
-        return next(kind for name, kind in vars(module).items() if name.endswith("Arguments"))
-    from hectogpt.cli.train import arguments_of
+        return module.Options
     from hectogpt.lab import recipes
 
-    return arguments_of(recipes.recipe("top"))
+    return module.arguments_of(recipes.recipe("top"))

@@ -23,7 +23,10 @@ from hectogpt.display import Unfailing, columns, printable
 from hectogpt.errors import UserError
 
 # Errors of the operating system that the user's disk, rights and limits cause, not our code.
-STORAGE_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENAMETOOLONG")
+STORAGE_ERRORS = (
+    *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENAMETOOLONG"),
+    *("EEXIST", "ENOTDIR", "EISDIR"),  # a file where a folder should be, or the other way round
+)
 LONGEST = 300  # characters of an exception that are shown
 
 

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
 
 from hectogpt import errors
 from hectogpt.cli.console import note, show
-from hectogpt.cli.options import DataOptions
+from hectogpt.cli.help import Json
 from hectogpt.data import CorpusCache
 from hectogpt.errors import UserError
 
 
-def main(options: DataOptions) -> None:
+@dataclass(frozen=True)
+class Options:
+    """Tokenise a corpus into its cache (build), check the cache against its hashes (verify), or rebuild it (repair).
+
+    Tokens are those of GPT-2. With --vocab a vocabulary is trained on the training part of the text, and the tokens go
+    into a folder, which is the corpus from then on.
+
+    Examples
+      hectogpt data build stories.txt
+      hectogpt data build stories.txt --vocab 1000      makes stories-vocab-1000
+      hectogpt data verify sotu --json
+    """
+
+    action: Positional[Literal["build", "verify", "repair"]]
+    source: Positional[str] = "sotu"
+    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
+    encoding: str = "utf-8"
+    """Of text files."""
+    force: bool = False
+    """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
+    vocab: int | None = None
+    """For build: train a vocabulary of so many tokens."""
+    out: Path | None = None
+    """With --vocab: the folder for tokens and vocabulary (default: SOURCE-vocab-N)."""
+    json: Json = False
+
+
+def main(options: Options) -> None:
     """Do what the options say, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
     if (options.vocab is not None and options.action != "build") or (options.vocab is None and options.out is not None):
         raise UserError("--vocab and --out are for build, --out with --vocab alone", fix="leave them out")
@@ -34,11 +65,8 @@ def main(options: DataOptions) -> None:
     answer = {"corpus": corpus.name, "folder": str(corpus.folder), "n_vocab": corpus.n_vocab, "splits": splits}
     line = "{:<6}{tokens:>12,} tokens {documents:>8,} documents  {sha256}"
     lines = [line.format(split, **facts) for split, facts in splits.items()]
-    lines += (
-        []
-        if options.vocab is None
-        else [f"{corpus.n_vocab:,} tokens of its own: hectogpt train --corpus {corpus.name}"]
-    )
+    if options.vocab is not None:
+        lines.append(f"{corpus.n_vocab:,} tokens of its own: hectogpt train --corpus {corpus.name}")
     show(options.json, answer | {"repaired": repaired, "problems": list(corpus.problems)}, lines)
     for problem in () if options.json else corpus.problems:
         note(f"note: {problem}")

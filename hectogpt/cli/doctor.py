@@ -17,7 +17,7 @@ from typing import Literal
 import hectogpt
 from hectogpt import files, hardware, torch_private
 from hectogpt.cli.console import one_line, show
-from hectogpt.cli.options import DoctorOptions
+from hectogpt.cli.help import Json
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import cpp_compiler, cpp_compiler_fault, describe
 from hectogpt.run_records import bytes_text, measure
@@ -50,7 +50,20 @@ class Finding:
     fix: str = ""
 
 
-def main(options: DoctorOptions) -> None:
+@dataclass(frozen=True)
+class Options:
+    """Say what this machine and installation can do, what is missing, and which feature needs it. The exit code is 0
+    unless something is missing that `hectogpt train` needs.
+
+    Examples
+      hectogpt doctor
+      hectogpt doctor --json
+    """
+
+    json: Json = False
+
+
+def main(options: Options) -> None:
     """Print the findings. Raises UserError (code 1) after them if `hectogpt train` cannot run."""
     findings = list(find_all())
     missing = [finding for finding in findings if finding.state == "missing"]

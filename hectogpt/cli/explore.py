@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from hectogpt.cli.console import remarks, show
-from hectogpt.cli.help import Idea, Json, Step, read_options
+from hectogpt.cli.help import Idea, Json, Step
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
@@ -21,7 +21,7 @@ View = Literal["train", "attention", "positions", "model"]
 
 
 @dataclass(frozen=True)
-class PagesArguments:
+class Options:
     """Open a page in the browser: training on your text, in the page. With a model's folder: its attention, and what
     each head is worth. The other pages are linked below it.
 
@@ -45,14 +45,14 @@ class PagesArguments:
 
 
 @dataclass(frozen=True)
-class NumbersArguments:
+class NumbersOptions:
     """Print every number that the written answers quote."""
 
     json: Json = False
 
 
 @dataclass(frozen=True)
-class ExportArguments:
+class ExportOptions:
     """Save a page as one HTML file that opens offline: train (trains in the page), attention, positions, or model."""
 
     view: Positional[View]
@@ -70,39 +70,34 @@ class ExportArguments:
     idea: Idea = ()
 
 
-SUBCOMMANDS = {"numbers": NumbersArguments, "export": ExportArguments}
+SUBCOMMANDS = {"numbers": NumbersOptions, "export": ExportOptions}
 
 
-def main(argv: list[str]) -> None:
+def main(options: Options | NumbersOptions | ExportOptions) -> None:
     """Run the command."""
-    if argv[:1] == ["numbers"]:
-        print_numbers(read_options(NumbersArguments, argv[1:], "explore numbers"))
-    elif argv[:1] == ["export"]:
-        export(read_options(ExportArguments, argv[1:], "explore export"))
+    if isinstance(options, NumbersOptions):
+        from hectogpt.explore.numbers import numbers
+
+        found = numbers()
+        show(options.json, found, (f"{name:<32}{value:.6g}" for name, value in found.items()))
+    elif isinstance(options, ExportOptions):
+        export(options)
     else:
-        open_pages(read_options(PagesArguments, argv, "explore"))
+        open_pages(options)
 
 
-def print_numbers(arguments: NumbersArguments) -> None:
-    """All numbers on stdout."""
-    from hectogpt.explore.numbers import numbers
-
-    found = numbers()
-    show(arguments.json, found, (f"{name:<32}{value:.6g}" for name, value in found.items()))
-
-
-def export(arguments: ExportArguments) -> None:
+def export(options: ExportOptions) -> None:
     """Write a page to a file."""
-    out = arguments.out
+    out = options.out
     if out.suffix.lower() not in (".html", ".htm"):
         why = "a page is HTML; print it, or take a picture of it, for other forms"
-        raise UserError(f"--out {out}", why=why, fix=f"--out {out.stem or arguments.view}.html")
-    content = make(arguments).encode("utf-8")
+        raise UserError(f"--out {out}", why=why, fix=f"--out {out.stem or options.view}.html")
+    content = make(options).encode("utf-8")
     write_atomic(out, content)
     print(printable(f"{out} ({len(content):,} bytes)"))
 
 
-def make(a: ExportArguments) -> str:
+def make(a: ExportOptions) -> str:
     """The page as HTML. Raises UserError."""
     from hectogpt.data.documents import read_text
     from hectogpt.web.page import fill
@@ -139,13 +134,13 @@ def held_out_of(folder: Path, text: str | None) -> Any:
         return None
 
 
-def open_pages(arguments: PagesArguments) -> None:
+def open_pages(options: Options) -> None:
     """Write pages into a new folder and open the first."""
-    a = arguments
+    a = options
     folder = Path(tempfile.mkdtemp(prefix="hectogpt-pages-"))
     views: list[View] = ["train", "attention", "positions"] if a.model is None else ["model"]
     for view in views:
-        made = make(ExportArguments(view, folder / f"{view}.html", model=a.model, prompt=a.prompt, idea=a.idea))
+        made = make(ExportOptions(view, folder / f"{view}.html", model=a.model, prompt=a.prompt, idea=a.idea))
         (folder / f"{view}.html").write_text(made, encoding="utf-8")
     first = folder / f"{views[0]}.html"
     print(printable("\n".join(str(folder / f"{view}.html") for view in views)))

@@ -14,7 +14,6 @@ import tyro
 
 from hectogpt import errors, files, hardware
 from hectogpt.cli.console import note
-from hectogpt.cli.help import read_options
 from hectogpt.errors import UserError
 from hectogpt.grade import submission
 from hectogpt.grade.result import Result
@@ -23,7 +22,7 @@ from hectogpt.signals import Stopped, stop_on_signal
 
 
 @dataclass(frozen=True)
-class GradeArguments:
+class Options:
     """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py, or folders of these;
     utils.py and train.py beside it too. Each runs in processes of its own, in a copy. Exit codes: 0 all right, 1
     something is wrong, 2 usage, 5 the grader itself does not work.
@@ -66,25 +65,20 @@ class GradeArguments:
     """Print results and errors only."""
 
 
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    run(read_options(GradeArguments, argv, "grade"))
-
-
-def run(arguments: GradeArguments) -> None:
+def main(options: Options) -> None:
     """Grade; leaves with code 1 if something is wrong. Raises UserError for a usage that makes no sense."""
-    if arguments.make_autograder is not None:
+    if options.make_autograder is not None:
         from hectogpt.cli.grade_autograder import archive
 
-        files.write_atomic(arguments.make_autograder, archive(arguments.visibility, arguments.hints or 3))
-        note(f"wrote {arguments.make_autograder}: upload it to Gradescope as the autograder", arguments.quiet)
+        files.write_atomic(options.make_autograder, archive(options.visibility, options.hints or 3))
+        note(f"wrote {options.make_autograder}: upload it to Gradescope as the autograder", options.quiet)
         return
-    if not arguments.paths:
+    if not options.paths:
         raise UserError("nothing to grade", fix="hectogpt grade FOLDER, with the folder that holds model_solution.py")
-    if arguments.timeout <= 0 or arguments.memory <= 0 or arguments.jobs < 0:
-        what = f"timeout {arguments.timeout}, memory {arguments.memory}, jobs {arguments.jobs}"
+    if options.timeout <= 0 or options.memory <= 0 or options.jobs < 0:
+        what = f"timeout {options.timeout}, memory {options.memory}, jobs {options.jobs}"
         raise UserError(what, why="timeout and memory have to be positive, jobs not negative")
-    submissions = [submission.find_one(arguments.paths)] if arguments.gradescope else submission.find(arguments.paths)
+    submissions = [submission.find_one(options.paths)] if options.gradescope else submission.find(options.paths)
 
     import torch
 
@@ -92,126 +86,103 @@ def run(arguments: GradeArguments) -> None:
 
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
     submission.remove_leftovers()
-    check_reference(limits(arguments))
-    if arguments.watch:
+    check_reference(limits(options))
+    if options.watch:
         # Collected: one that is raised while Python frees an object would be lost.
         with stop_on_signal(quiet=True) as received:
-            watch(arguments, received)
-    found = graded(arguments, submissions)
-    write_files(arguments, found)
-    if arguments.json:
+            watch(options, received)
+    found = graded(options, submissions)
+    write_files(options, found)
+    if options.json:
         print(json.dumps({"submissions": [result.record() for result in found]}, allow_nan=False))
     sys.stdout.flush()
     if any(result.grader_fault for result in found):
         raise SystemExit(errors.EXACTNESS)
-    if not all(result.is_right(arguments.strict) for result in found):
+    if not all(result.is_right(options.strict) for result in found):
         raise SystemExit(errors.BUG)
 
 
-def limits(arguments: GradeArguments) -> Limits:
+def limits(options: Options) -> Limits:
     """The limits of one submission."""
-    total, memory = max(90.0, 9 * arguments.timeout), int(arguments.memory * 2**30)
-    return Limits(seconds=arguments.timeout, total_seconds=total, memory=memory)
+    total, memory = max(90.0, 9 * options.timeout), int(options.memory * 2**30)
+    return Limits(seconds=options.timeout, total_seconds=total, memory=memory)
 
 
-def graded(arguments: GradeArguments, submissions: list[Submission]) -> list[Result]:
+def graded(options: Options, submissions: list[Submission]) -> list[Result]:
     """The results, shown as they come."""
     from hectogpt.grade import report
     from hectogpt.grade.runner import grade_all
 
     several = len(submissions) > 1
-    out = arguments.out or (Path("grades.jsonl") if several else None)
-    jobs = arguments.jobs or hardware.usable_cores()
+    out = options.out or (Path("grades.jsonl") if several else None)
+    jobs = options.jobs or hardware.usable_cores()
     found, kept = [], 0
-    for result, recorded in grade_all(submissions, out, jobs, limits(arguments)):
+    for result, recorded in grade_all(submissions, out, jobs, limits(options)):
         found.append(result)
         kept += recorded
-        if not arguments.json:
-            print(report.line(result) if several else report.text(result, arguments.hints or 3), flush=True)
-    if several and not arguments.json:
+        if not options.json:
+            print(report.line(result) if several else report.text(result, options.hints or 3), flush=True)
+    if several and not options.json:
         print()
         print(report.overview(found))
     if out is not None:
         words = f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed" * bool(kept)
-        note(f"records: {out}{words}", arguments.quiet)
+        note(f"records: {out}{words}", options.quiet)
     return found
 
 
-def write_files(arguments: GradeArguments, found: list[Result]) -> None:
+def write_files(options: Options, found: list[Result]) -> None:
     """The files that were asked for."""
     from hectogpt.grade import report
 
-    level = arguments.hints or 3
-    if arguments.html is not None:
+    level = options.hints or 3
+    if options.html is not None:
         from hectogpt.web.page import fill
 
-        try:
-            arguments.html.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise UserError(f"cannot make the folder {arguments.html}", why=why, code=errors.STORAGE) from None
+        options.html.mkdir(parents=True, exist_ok=True)
         for name, content in report.pages(found, level).items():
-            files.write_atomic(arguments.html / name, fill("report", content))
-        note(f"pages: {arguments.html / 'index.html'}", arguments.quiet)
-    if arguments.csv is not None:
-        files.write_atomic(arguments.csv, report.as_csv(found))
-    if arguments.gradescope is not None:
-        told = report.gradescope(found[0], level, arguments.visibility)
-        files.write_atomic(arguments.gradescope, json.dumps(told, indent=1, allow_nan=False) + "\n")
+            files.write_atomic(options.html / name, fill("report", content))
+        note(f"pages: {options.html / 'index.html'}", options.quiet)
+    if options.csv is not None:
+        files.write_atomic(options.csv, report.as_csv(found))
+    if options.gradescope is not None:
+        results = json.dumps(report.gradescope(found[0], level, options.visibility), indent=1, allow_nan=False)
+        files.write_atomic(options.gradescope, results + "\n")
 
 
 # --- watching -------------------------------------------------------------------------------------------------------
 
 
-def watch(arguments: GradeArguments, received: list[int]) -> None:
-    """Grade after every change, until a signal is received."""
+def watch(options: Options, received: list[int]) -> None:
+    """Grade after every change, until a signal is received. Hints go one level deeper where the symptoms are those of
+    the last save, if no level was chosen."""
+    from hectogpt.grade import report
     from hectogpt.grade.runner import Spare, grade
 
-    allowed = limits(arguments)
-    told = Telling(arguments.hints, arguments.strict)
-    note(
-        f"watching {', '.join(map(str, arguments.paths))}: graded now and after every save; Ctrl-C ends",
-        arguments.quiet,
-    )
+    level, before = 1, ""
+    names = ", ".join(map(str, options.paths))
+    note(f"watching {names}: graded now and after every save; Ctrl-C ends", options.quiet)
     spare = Spare()
     try:
-        for found in changes(arguments.paths, received):
+        for found in changes(options.paths, received):
             if len(found) != 1:
                 names = ", ".join(one.name for one in found[:4])
                 raise UserError(f"watch takes one submission, {len(found)} were found: {names}", fix="give one folder")
             began = time.perf_counter()
-            result = grade(found[0], allowed, spare=spare)
-            told.tell(result, time.perf_counter() - began)
+            result = grade(found[0], limits(options), spare=spare)
+            parts = [f"{p.part} {p.outcome} {p.reason} {[f.symptom for f in p.broken]}" for p in result.parts]
+            symptoms = result.fault + "\n".join(parts)
+            wrong = result.fault or any(p.broken or p.diagnosis for p in result.parts)  # and not merely not started
+            level = options.hints or (min(3, level + 1) if wrong and symptoms == before else 1)
+            before, seconds = symptoms, time.perf_counter() - began
+            clock, words = time.strftime("%H:%M:%S"), f"hints: level {level}, {report.LEVELS[level]}"
+            print(f"\n{clock}  graded in {seconds:.1f} s; {words}\n{report.text(result, level)}", flush=True)
+            if result.is_right(options.strict):
+                print("Everything is right. Ctrl-C ends.", flush=True)
             spare.close()
             spare = Spare()  # gets ready while the student reads
     finally:
         spare.close()
-
-
-@dataclass
-class Telling:
-    """What is told of a submission that is graded again and again. hints: the level, None for one that deepens."""
-
-    hints: int | None
-    strict: bool
-    level: int = 1
-    before: str = ""
-
-    def tell(self, result: Result, seconds: float) -> None:
-        """Print the result, one level deeper if its symptoms are those of the last save."""
-        from hectogpt.grade import report
-
-        parts = [f"{p.part} {p.outcome} {p.reason} {[f.symptom for f in p.broken]}" for p in result.parts]
-        symptoms = result.fault + "\n".join(parts)
-        wrong = result.fault or any(p.broken or p.diagnosis for p in result.parts)  # and not merely not started
-        same = symptoms == self.before and wrong
-        self.level = self.hints or (min(3, self.level + 1) if same else 1)
-        self.before = symptoms
-        clock, level = time.strftime("%H:%M:%S"), report.LEVELS[self.level]
-        print(f"\n{clock}  graded in {seconds:.1f} s; hints: level {self.level}, {level}")
-        print(report.text(result, self.level), flush=True)
-        if result.is_right(self.strict):
-            print("Everything is right. Ctrl-C ends.", flush=True)
 
 
 def changes(paths: tuple[Path, ...], received: list[int]) -> Iterator[list[Submission]]:

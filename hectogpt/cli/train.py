@@ -18,7 +18,7 @@ import tyro
 
 from hectogpt import errors
 from hectogpt.cli.console import loss_table, note, one_line
-from hectogpt.cli.lab_options import TrainOptions
+from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
 from hectogpt.display import NGRAMS, Progress, printable
 from hectogpt.errors import UserError

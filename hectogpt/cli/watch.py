@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import Positional
+
 from hectogpt import errors
 from hectogpt.cli.console import one_line
-from hectogpt.cli.options import WatchOptions
+from hectogpt.cli.help import Idea
 from hectogpt.cli.show import choose
 from hectogpt.display import NGRAMS, OTHER_TOKENS, printable
 from hectogpt.errors import UserError
@@ -23,6 +26,28 @@ from hectogpt.web.server import PageServer
 MOST_RUNS = 6  # colours that can be told apart
 RESCAN_SECONDS = 2.0  # between looks for new runs below ./runs
 LEVELS = ("unigram", "kn2", "kn3")  # n-gram models whose losses are drawn
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their newest checkpoint
+    writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C ends it.
+
+    Examples
+      hectogpt watch             while `hectogpt train` runs in another terminal
+      hectogpt watch runs/minute runs/minute-2
+      hectogpt watch copied-from-elsewhere --no-browser --port 4000
+    """
+
+    runs: Positional[tuple[str, ...]] = ()
+    """Folders of runs, or names below runs/ (default: the newest there, those in training, and those that begin)."""
+    prompt: str | None = None
+    """Text that the newest checkpoint continues, and whose attention is drawn."""
+    idea: Idea = ()
+    port: int | None = None
+    """Port on 127.0.0.1 (default: a free one)."""
+    no_browser: bool = False
+    """Print the address and open nothing."""
 
 
 class Board:
@@ -106,7 +131,7 @@ def _usual(record: RunRecord | None) -> dict[str, Any] | None:
     return None if band is None else {"name": record.recipe, "mean": band.mean, "sd": band.sd, "n": band.n}
 
 
-def main(options: WatchOptions) -> None:
+def main(options: Options) -> None:
     """Serve the page until a signal. Raises UserError."""
     folders = list(dict.fromkeys(choose(name, Path("runs")) for name in options.runs))
     if len(folders) > MOST_RUNS:

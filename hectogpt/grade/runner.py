@@ -109,7 +109,7 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event, spar
         if rest <= 0:
             transcript.ends |= {name: ("timed out", "the time for the whole submission was over") for name in left}
             break
-        with closing(spare if spare and spare.child.is_alive() else Spare()) as waiting:
+        with closing(spare if spare and spare.child.process.poll() is None else Spare()) as waiting:
             submission.write(waiting.folder)
             ending = attempt(transcript, waiting, left, limits, rest, cancelled)
         spare = None

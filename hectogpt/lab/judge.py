@@ -202,7 +202,7 @@ class Judging:
                 raise RefusedError("; ".join(broken))
             if message.keys() & {"step", "begins", "trained"}:
                 answers.seconds = time.monotonic() - begun
-                answers.peak_mb = max(answers.peak_mb, hardware.resident_memory_mb(child.pid))
+                answers.peak_mb = max(answers.peak_mb, hardware.resident_memory_mb(child.process.pid))
 
         request = {"task": task, "folder": str(folder), "recipe": recipe_name, "seed": seed, "threads": self.threads}
         ending = child.listen(request | {"stop": stop}, receive, first_seconds=HANGS, seconds=HANGS)

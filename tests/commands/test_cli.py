@@ -20,7 +20,7 @@ from command import HECTOGPT, environment
 from hectogpt import cli, errors, idea_file
 from hectogpt.cli import COMMANDS, main, name_options
 from hectogpt.cli.console import steady_streams
-from hectogpt.cli.options import DataOptions
+from hectogpt.cli.data import Options as DataOptions
 from hectogpt.display import Unfailing
 from hectogpt.errors import UserError
 

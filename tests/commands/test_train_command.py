@@ -14,7 +14,8 @@ from command import TINY, Here, assert_good_error, start, wait_for, write_tokens
 from safetensors.torch import load_file
 
 from hectogpt import files
-from hectogpt.cli.lab_options import RUN_FIELDS, TRAIN_GROUPS, TrainOptions, recipe_lines, train_help
+from hectogpt.cli.help import RUN_FIELDS, TRAIN_GROUPS, recipe_lines, train_help
+from hectogpt.cli.options import TrainOptions
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
 from hectogpt.lab.scoring import default_prompt
@@ -186,8 +187,8 @@ def test_help_names_every_option_and_recipe_and_fits_a_terminal(monkeypatch: pyt
     assert [name for name, _ in recipe_lines()] == recipes.names()
     for columns in ("40", "80", "300"):
         monkeypatch.setenv("COLUMNS", columns)
-        options, listed = train_help().split("\nRecipes")
-        assert max(map(len, train_help().splitlines())) <= max(80, min(int(columns), 120))
+        options, listed = train_help(TrainOptions).split("\nRecipes")
+        assert max(map(len, train_help(TrainOptions).splitlines())) <= max(80, min(int(columns), 120))
         assert int(columns) < 80 or options.count("\n") <= 45
         assert all(f"\n  {name} " in listed for name in recipes.names())
 

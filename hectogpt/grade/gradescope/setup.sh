@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs once, when Gradescope builds the image. The grader itself is in the archive; what it needs is installed.
+set -euo pipefail
+apt-get update
+for version in PYTHON 3.13 3.12 3.11; do
+    if apt-get install -y python$version python$version-venv; then break; fi
+done
+python$version -m venv /opt/grader
+/opt/grader/bin/pip install -r /autograder/source/requirements.txt
+# The grader has to give its own solution full points here; then the solution goes, before any student's code comes.
+export PYTHONPATH=/autograder/source HECTOGPT_CACHE=/opt/grader/cache
+/opt/grader/bin/python -m hectogpt grade /autograder/source/hectogpt/assignment/files/reference --strict
+rm -r /autograder/source/hectogpt/assignment/files/reference
