@@ -67,8 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def allow_others(path: Path) -> None:
     """Give a file the permissions that the user's umask gives; some libraries create files only their owner can read.
     Raises OSError."""
-    umask = os.umask(0)
-    os.umask(umask)
+    os.umask(umask := os.umask(0))
     path.chmod(0o666 & ~umask)
 
 

@@ -35,8 +35,8 @@ def physical_cores() -> int:
 
 def cpu_name() -> str:
     """The processor's own name, such as "AMD EPYC"."""
-    names = [block["model name"] for block in _cpu_blocks() if "model name" in block]
-    return names[0] if names else platform.processor() or platform.machine()
+    names = (block["model name"] for block in _cpu_blocks() if "model name" in block)
+    return next(names, platform.processor() or platform.machine())
 
 
 def cpu_features() -> list[str]:

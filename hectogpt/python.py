@@ -143,8 +143,7 @@ def load(source: Source, idea: Path | str | Sequence[Path | str] = ()) -> tuple[
         return source.model, source.tokenizer
     if isinstance(source, tuple):
         return source
-    model, tokenizer = open_model(source, download=isinstance(source, str), idea=idea)
-    return model, tokenizer
+    return open_model(source, download=isinstance(source, str), idea=idea)
 
 
 def generate(

@@ -55,7 +55,7 @@ class Here:
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
         printed = self.capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
+        return subprocess.CompletedProcess([str(a) for a in arguments], code, printed.out, printed.err)
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:

@@ -69,13 +69,8 @@ def main(options: GenerateOptions) -> None:
 def open_for(options: GenerateOptions) -> tuple[Transformer, Tokenizer]:
     """The model and its tokenizer. Raises UserError."""
     try:
-        return open_model(
-            options.model,
-            step=options.step,
-            download=True,
-            idea=options.idea,
-            note=remarks(options.quiet),
-        )
+        note = remarks(options.quiet)
+        return open_model(options.model, step=options.step, download=True, idea=options.idea, note=note)
     except UserError as error:
         if error.code == errors.CHECKPOINT and not error.fix:
             error.fix = "copy the model's folder again from where it came, or train it again with hectogpt train"

@@ -57,7 +57,7 @@ class Scores:
 def main(options: ScoreOptions) -> None:
     """Score and print a line for each model. Raises UserError."""
     if not options.models:
-        raise UserError("no model to score", fix="hectogpt score MODEL, such as runs/minute or gpt2")
+        raise UserError("no model to score", fix="hectogpt score runs/minute, which hectogpt train makes, or gpt2")
     corpus, split = open_corpus(options.corpus), options.split
     settings: dict[str, Any] = {"step": options.step, "max_tokens": options.max_tokens, "idea": options.idea}
     found = score_models(options.models, corpus, split, **settings, note=remarks(options.quiet))

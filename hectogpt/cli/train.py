@@ -93,11 +93,9 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
     corpus = value_of("--corpus", words) or recipe.corpus
     recipe = setup.fit_vocabulary(replace(recipe, corpus=corpus), find_tokenizer(corpus))
     if source := value_of("--init", words):
-        from hectogpt.lab.fine_tuning import start_from
-
         own = [idea] if (idea := value_of("--idea", words)) else []
-        recipe = start_from(recipe, source, own, lambda text: note(f"note: {text}", quiet))
-        base = None if base is None else start_from(base, source, own)
+        recipe = ideas.start_from(recipe, source, own, lambda text: note(f"note: {text}", quiet))
+        base = None if base is None else ideas.start_from(base, source, own)
     base = recipe if base is None else base
     parsed: Any = tyro.cli(
         arguments_of(base),

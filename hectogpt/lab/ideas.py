@@ -23,15 +23,18 @@ import torch
 from torch import nn
 
 from hectogpt import errors
+from hectogpt.data import find_tokenizer
 from hectogpt.errors import UserError
-from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remember, running
+from hectogpt.idea_file import IdeaFile, imported, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.config import MLP, Attention, Block
 from hectogpt.model.inputs import InputPart, TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions
-from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump
+from hectogpt.model.weights import saved_tensors
+from hectogpt.serialization import IDEA_MODULE, Value, classes_in, did_you_mean, dump
+from hectogpt.training.first_weights import FirstWeights, hash_state, open_source
 from hectogpt.training.run import Run, load_run
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
@@ -278,3 +281,38 @@ def base_name(recipe: str) -> str:
         return recipe
     last = recipe.rpartition("@")[2]
     return "top" if is_idea(last) else last
+
+
+# --- runs that start from another model's weights ---------------------------------------------------------------------
+
+
+def start_from(
+    run: Run, source: str, idea: Sequence[Path | str] = (), note: Callable[[str], None] = lambda text: None
+) -> Run:
+    """The run with the model of `source`, starting from its weights: a run's folder, a folder in Hugging Face's layout,
+    or a name on the hub. Rows of the text are cut to the model's context; ideas whose classes the model has are now
+    among the run's.
+
+    idea: as for `open_model`. Raises UserError as `open_model` does, and (DATA) for another tokenizer than that of the
+    run's text.
+    """
+    folder = Path(source).expanduser()
+    source = str(folder.resolve()) if folder.is_dir() else source
+    model, tokenizer = open_source(source, idea, note)
+    if tokenizer.sha256 != find_tokenizer(run.corpus).sha256:
+        raise UserError(
+            f"{source} has another tokenizer than the text",
+            why=f"the ids of {run.corpus} would be other words to it",
+            fix="a text in the model's tokens, or a model with those of the text",
+            code=errors.DATA,
+        )
+    files = [
+        file for name in sorted({kind.__module__ for kind in classes_in(model.config)}) if (file := imported(name))
+    ]
+    for file in files:
+        remember(file)  # the user has run it; the run's own process opens the weights again
+        take(file)
+    own = dict.fromkeys((*run.ideas, *(file.sha256 for file in files)))
+    first = FirstWeights(source, hash_state(saved_tensors(model)))
+    data = replace(run.data, seq_len=min(run.data.seq_len, model.config.context_length))
+    return replace(run, model=model.config, data=data, first_weights=first, ideas=tuple(own))

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from command import HECTOGPT, environment
@@ -89,10 +90,8 @@ def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
     ],
 )
 def test_fields_in_a_fix_are_named_as_options(fix: str, named: str) -> None:
+    """What is no option of the command stays a field."""
     assert name_options(fix) == named
-
-
-def test_what_is_no_option_of_the_command_stays_a_field() -> None:
     fix = "set encoding to latin-1, or set corpus to x"
     assert name_options(fix, DataOptions) == "--encoding latin-1, or set corpus to x"
 
@@ -268,7 +267,7 @@ def test_a_stderr_that_fails_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_disk_behind_a_stream(where: str, code: int, printed: str, tmp_path: Path) -> None:
     """The exit code is not 120, with which Python says that it could not flush a stream at its end."""
     with FULL.open("w") as full:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {where: full}
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {where: full}
         done = subprocess.run([*HECTOGPT, "--help"], cwd=tmp_path, env=environment(tmp_path), text=True, **streams)
     assert done.returncode == code
     assert (done.stderr or "").startswith(printed)

@@ -18,7 +18,7 @@ from hectogpt.cli.train import parse
 from hectogpt.errors import UserError
 from hectogpt.interop.export import export
 from hectogpt.lab import recipes
-from hectogpt.lab.fine_tuning import start_from
+from hectogpt.lab.ideas import start_from
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model, saved_tensors

@@ -7,13 +7,13 @@ import re
 import signal
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command import TINY, Here, assert_good_error, start, wait_for, write_tokens
 from safetensors.torch import load_file
 
-from hectogpt import files
 from hectogpt.cli.help import RUN_FIELDS, TRAIN_GROUPS, recipe_lines, train_help
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import open_corpus
@@ -31,7 +31,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("corpus") / "stories.bin")
 
 
-def read(path: Path) -> dict:
+def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
@@ -78,6 +78,9 @@ def test_json_quiet_and_dry_run(tokens: Path, tmp_path: Path, here: Here) -> Non
     assert all(sample.startswith("Once") for sample in summary["samples"].values())
     assert (summary["folder"], summary["steps"], done.stderr) == ("runs/baseline", 4, "")
     assert summary == read(tmp_path / "runs" / "baseline" / "summary.json")
+    old = here("train", "rare", "--dry-run", "--corpus", tokens)
+    assert old.stderr.count("note: the recipe rare is now called soap_rare_tokens\n") == 1
+    assert json.loads(old.stdout.rsplit("\n", 3)[0])["recipe"] == "soap_rare_tokens"
     dry = here("train", "baseline", "--dry-run", "--corpus", tokens)
     run, size, reads, _ = dry.stdout.rsplit("\n", 3)
     assert size == "baseline: 3,374,415 parameters"
@@ -125,7 +128,7 @@ def test_neither_a_picture_nor_a_lock_that_fails_costs_the_run(
     def no_locks(*_: object) -> None:
         raise OSError("locks are not supported here")
 
-    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     (tmp_path / "run" / "losses_and_grad_norms.png").mkdir(parents=True)
     done = here("train", "baseline", *TINY, "--out", "run", "--corpus", tokens)
     assert done.returncode == 0, done.stderr
@@ -167,16 +170,12 @@ def test_the_prompt_fits_the_corpus(tmp_path: Path) -> None:
     assert default_prompt(open_corpus(str(tmp_path))).startswith("日本")
 
 
-def test_an_old_name_of_a_recipe_is_accepted(tokens: Path, here: Here) -> None:
-    done = here("train", "rare", "--dry-run", "--corpus", tokens)
-    assert done.stderr.count("note: the recipe rare is now called soap_rare_tokens\n") == 1
-    assert json.loads(done.stdout.rsplit("\n", 3)[0])["recipe"] == "soap_rare_tokens"
-
-
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-def test_help_names_every_option_and_recipe_and_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_names_every_option_and_recipe_and_fits_a_terminal(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    explained = here("train", "muon", "--help-all").stdout
+    assert all(name in explained for name in ("--optim.rest.lr", "--model.n-layers", "--dry-run", "--data.seq-len"))
     run, own = recipes.recipe("top"), {f.name for f in fields(TrainOptions)}
     named = [name for names in TRAIN_GROUPS.values() for name in names]
     assert sorted(named) == sorted(own | set(RUN_FIELDS))
@@ -191,10 +190,3 @@ def test_help_names_every_option_and_recipe_and_fits_a_terminal(monkeypatch: pyt
         assert max(map(len, train_help(TrainOptions).splitlines())) <= max(80, min(int(columns), 120))
         assert int(columns) < 80 or options.count("\n") <= 45
         assert all(f"\n  {name} " in listed for name in recipes.names())
-
-
-def test_all_options_are_explained_on_demand(here: Here) -> None:
-    done = here("train", "muon", "--help-all")
-    assert done.returncode == 0, done.stderr
-    for option in ("--optim.rest.lr", "--model.n-layers", "--dry-run", "--data.seq-len"):
-        assert option in done.stdout

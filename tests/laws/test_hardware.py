@@ -19,11 +19,8 @@ from hectogpt.hardware import Revision
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 
 
-def test_cores() -> None:
+def test_cores_and_names() -> None:
     assert 1 <= hardware.physical_cores() <= hardware.usable_cores() <= (os.cpu_count() or 1)
-
-
-def test_names() -> None:
     assert hardware.cpu_name()
     assert hardware.device_name("cpu") == hardware.cpu_name()
     assert set(hardware.cpu_features()) <= {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}

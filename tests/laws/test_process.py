@@ -49,6 +49,7 @@ def test_a_question_and_its_answer() -> None:
     outcome, messages = ask("echo", text=text, number=0.1, none=None)
     assert (outcome.error, outcome.last_words) == (None, "")
     assert messages == [{"echo": {"do": "echo", "text": text, "number": 0.1, "none": None}}]
+    assert ask("read")[1] == [{"read": ""}]  # from standard input, which is empty
 
 
 def test_what_the_child_prints_does_not_break_the_answer() -> None:
@@ -82,11 +83,6 @@ def test_a_child_that_hangs_is_stopped_with_its_own_children() -> None:
     assert outcome.error == "no answer in time"
     assert time.monotonic() - begun < 30
     wait_for(lambda: ended(messages[0]["grandchild"]))
-
-
-def test_code_that_reads_standard_input_finds_it_empty() -> None:
-    _, messages = ask("read")
-    assert messages == [{"read": ""}]
 
 
 def start_parent(what: str) -> subprocess.Popen[str]:
