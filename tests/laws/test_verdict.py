@@ -20,7 +20,6 @@ from hectogpt.lab.plan import plan
 from hectogpt.lab.rounds import Rounds
 from hectogpt.lab.statistics import seeds_needed
 from hectogpt.lab.verdict import Verdict, give_verdicts
-from hectogpt.web.page import fill
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +137,6 @@ from dataclasses import replace
 def slower(run):
     return replace(run, optim=replace(run.optim, lr=1e-5))
 '''
-SCRIPT = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 
 def page_of(comparison: Comparison, notes: tuple[str, ...] = (), ended: str = "") -> str:
@@ -158,11 +156,18 @@ def with_idea(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Compa
 
 
 def test_everything_is_on_the_page(with_idea: Comparison) -> None:
-    page = page_of(with_idea, ("a note",), "decided after 3 seeds")
+    page = page_of(with_idea, ("a note", "red \x1b[31m"), "decided after 3 seeds")
     for verdict in give_verdicts(with_idea, with_idea.results()):
         assert json.dumps(verdict.text, ensure_ascii=False) in page
     (idea,) = (arm for arm in with_idea.arms if arm.run.ideas)
-    parts = ("mine.py", "a note", "decided after 3 seeds", "Kneser-Ney trigram 4.90", "unigram counts 6.40")
+    parts = (
+        "mine.py",
+        "a note",
+        r"red \\x1b[31m",
+        "decided after 3 seeds",
+        "Kneser-Ney trigram 4.90",
+        "unigram counts 6.40",
+    )
     assert [part for part in (*parts, idea.run.ideas[0]) if part not in page] == []
     assert page.count('"points"') == 3 + 2, "three arms, two gains"
 
@@ -184,25 +189,3 @@ def test_curves_that_are_short_broken_or_absent(corpus: Corpus, tmp_path: Path) 
     alone = page_of(make_up(corpus, tmp_path / "one.jsonl", numbered_arms(1), {"lr 1": [5.0]}))
     assert '"title": "lr 1"' in alone
     assert "Gain over" not in alone
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1280])
-def test_in_a_browser(with_idea: Comparison, tmp_path: Path, browser: Any, theme: str, width: int) -> None:
-    """Foreign text is shown as text, nothing is asked for, nothing sticks out."""
-    data = json.loads(page_of(with_idea, (SCRIPT, "red \x1b[31m"), SCRIPT))
-    (tmp_path / "page.html").write_text(fill("report", data), encoding="utf-8")
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: asked.append(message.text))
-    page.goto((tmp_path / "page.html").as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
-    assert page.evaluate("window.hacked") is None
-    assert asked == [(tmp_path / "page.html").as_uri()]
-    assert page.locator("main img").count() == 0
-    assert "window.hacked = 1" in page.inner_text("main")
-    assert "\\x1b[31m" in page.inner_text("main")
-    assert page.locator("svg").count() == 2
-    page.close()
