@@ -139,7 +139,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("server") / "socket"
     program = [sys.executable, str(ROOT / "tests" / "programs" / "fork_server.py"), str(path)]
     with subprocess.Popen(program, env=environment(path.parent, PYTHONPATH=str(ROOT), MPLBACKEND="Agg")) as process:
-        wait_for(path.exists)
+        wait_for(lambda: path.exists() or process.poll() is not None)
+        assert process.poll() is None, "it has ended"
         yield str(path)
         process.kill()
 

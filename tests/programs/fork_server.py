@@ -73,6 +73,6 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    for name in ("hectogpt.python", "hectogpt.cli.train_run", "hectogpt.cli.generate", "hectogpt.cli.options"):
+    for name in ("hectogpt.python", "hectogpt.cli.train", "hectogpt.cli.generate", "hectogpt.cli.options"):
         importlib.import_module(name)
     serve(sys.argv[1])
