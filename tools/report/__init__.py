@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
-from hectogpt.lab import recipes
+from hectogpt.lab import recipes, usual
 from hectogpt.lab.record import read_records
 from tools.report.front import Front, build_fronts
 from tools.report.ladder_page import ladder_page
@@ -27,6 +28,7 @@ from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import Filler, picture_name
 
 TEMPLATE = "learning.template.md"
+BANDS = Path(usual.__file__).parent / "baselines" / "bands.json"
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,23 @@ def write_texts(found: Found, out: Path, answers: Path) -> list[Path]:
 
 
 def write_report(records: Path, out: Path, answers: Path) -> list[Path]:
-    """Write the texts and all pictures, which lie in out/pictures; returns the paths."""
+    """Write the texts, all pictures, which lie in out/pictures, and the bands that `hectogpt.lab.usual` reads; returns
+    the paths."""
     found = read_all(records)
-    return [*draw(found, out / "pictures"), *write_texts(found, out, answers)]
+    write_atomic(BANDS, json.dumps(bands(found.boards), indent=0) + "\n")
+    return [*draw(found, out / "pictures"), *write_texts(found, out, answers), BANDS]
+
+
+def bands(boards: Sequence[Leaderboard]) -> dict[str, list[float | int]]:
+    """ "recipe corpus steps" -> mean, SD and number of the dev losses of every recipe with two runs or more."""
+    found: dict[str, list[float | int]] = {}
+    for board in boards:
+        for entry in board.entries():
+            losses = [record.dev_loss for record in entry.records if record.dev_loss is not None]
+            if not entry.overrides and len(losses) > 1:
+                band = [round(statistics.mean(losses), 4), round(statistics.stdev(losses), 4), len(losses)]
+                found[f"{entry.name} {board.corpus} {entry.steps}"] = band
+    return dict(sorted(found.items()))
 
 
 def ladder_names() -> list[str]:

@@ -38,9 +38,9 @@ OF_TEXTS = {
     "0.013",
 }
 NEAR_DUPLICATE = """\
-The test text with 1945-Roosevelt-2 and without its {tokens:,} tokens as targets, by `python -m tools.near_duplicate`:
-{seeds}. The document helps counting most, then the network with n-grams mixed in (*closed+counting*), and the network
-alone (*closed*) least. Without it the network's lead over counting grows, and what mixing in counts gains shrinks.
+The test text with 1945-Roosevelt-2 and without its {tokens:,} tokens as targets, by `python -m tools.near_duplicate`
+({seeds}). The document helps counting most, the network with n-grams mixed in (*closed+counting*) nearly as much, the
+network alone (*closed*) little. Without it the network leads counting by more, and mixing in counts gains less.
 """
 LEGEND = f"""\
 * **Loss** is in nats per token, over every held-out token once, in sequences of 512 tokens. It is shown as mean ±
@@ -155,7 +155,7 @@ def _near_duplicate(lines: Sequence[Mapping[str, Any]]) -> list[str]:
             whole, without = line[name]
             cells = [line["recipe"], NGRAMS.get(name, name), str(line["seed"])]
             rows.append([*cells, f"{whole:.4f}", f"{without:.4f}", f"{without - whole:+.4f}"])
-    seeds = ", ".join(f"one seed of {line['recipe']}" for line in lines)
+    seeds = ", ".join(f"one seed of {recipe}" for recipe in dict.fromkeys(line["recipe"] for line in lines))
     header = ["run", "what is scored", "seed", "test", "without the document", "difference"]
     return [NEAR_DUPLICATE.format(tokens=lines[0]["tokens"], seeds=seeds), Table(header, rows, left=2).markdown()]
 
