@@ -12,8 +12,8 @@ a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpu
 model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart shift EmbeddingNorm Smear
            TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
            SinusoidalPositions LMHeadConfig PointerHead Block DecoderBlock Attention CausalAttention MLP
-training   Loss CrossEntropy Predictions Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind kinds AdamW
-           Muon SOAPMuon
+training   AfterStep Loss CrossEntropy Predictions Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind
+           kinds AdamW Muon SOAPMuon
 
 A name is imported when it is first used: `import hectogpt` alone loads neither torch nor numpy.
 """
@@ -46,6 +46,7 @@ _MODULES = {
     "hectogpt.training.first_weights": ("BigramInit",),
     "hectogpt.training.schedules": ("Schedule", "Constant", "LinearDecay", "Cosine"),
     "hectogpt.training.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "Muon", "SOAPMuon"),
+    "hectogpt.training.after_step": ("AfterStep",),
     "hectogpt.training.losses": ("Loss", "CrossEntropy", "Predictions"),
     "hectogpt.training.loop": ("Step",),
     "hectogpt.training.evaluate": ("EvalResult", "RunResult"),

@@ -32,6 +32,7 @@ from hectogpt.model.parts import (
 from hectogpt.model.pointer import PointerHead
 from hectogpt.model.transformer import DecoderBlock, Transformer
 from hectogpt.python import ComparisonResult, attention_maps, compare, generate, load, recipe, train
+from hectogpt.training.after_step import AfterStep
 from hectogpt.training.evaluate import EvalResult, RunResult
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.loop import Step
@@ -49,6 +50,7 @@ __all__ = [
     "ALiBi",
     "Activation",
     "AdamW",
+    "AfterStep",
     "Attention",
     "AttentionPart",
     "BigramInit",

@@ -25,6 +25,7 @@ PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
 CHECKPOINTS, STATE = "checkpoints", "state.safetensors"  # of a checkpoint: its tensors, beside its manifest
 KEEP = 3  # checkpoints that stay: the newest, one for damage to it, one for a step that went wrong unnoticed
 STATE_MODEL = "model."  # before the names of weights in it
+OWN = "own/"  # before the names of an idea's own numbers in metrics.jsonl
 MOST_STATE_TENSORS = 50_000  # of it; 500 layers with AdamW have 26,000
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 FORMAT, IN_PARTS = 1, 2  # of a checkpoint; in parts, several files, is what earlier versions wrote with fsdp

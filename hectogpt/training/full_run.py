@@ -122,7 +122,7 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
     ):
         try:
             for step in progress.follow(drive(session, autosave, signals), run.steps, line, done=session.step):
-                folder.add(step)
+                folder.add(step, session.metrics)
                 _look(session, folder, progress, step, task.eval_every)
                 if step.number == line.done + 5 and task.shorter and (seconds := line.seconds_of_run(step)) > LONG:
                     progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -90,10 +91,22 @@ def steps(
             raise _diverged(step, model, loss_value, norm_value)
         if run.gradient_clipping is not None:
             clip_grads_with_norm_(gradients.parameters, run.gradient_clipping, norm)
-        optimizer.step(step, run.schedule.factor(step, run.steps))
+        schedule = run.schedule
+        optimizer.step(
+            *(step, schedule.factor(step, run.steps)),
+            partial(_compute_again, gradients, optimizer, step),
+            partial(schedule.of_kind, step=step, steps=run.steps),
+        )
         optimizer.zero_grad()
         seconds = time.perf_counter() - begun
         yield Step(step + 1, (step + 1) * tokens_per_step, loss_value, norm_value, optimizer.lr, seconds)
+
+
+@torch.enable_grad()
+def _compute_again(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> Tensor:
+    """An optimizer's closure: gradients of a step's batch with the weights as they are now; returns its loss."""
+    optimizer.zero_grad()
+    return gradients.compute(step)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hectogpt.display import facts_text, table_html, value_text
 from hectogpt.errors import UserError
 from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
+from hectogpt.training.after_step import AfterStep
 from hectogpt.training.first_weights import BigramInit, FirstWeights
 from hectogpt.training.losses import CrossEntropy, Loss
 from hectogpt.training.optim import AdamW, Optim
@@ -91,6 +92,7 @@ class Data:
 class Run:
     """A training run.
 
+    after_step: what is done after every step, in order.
     init_from_counts: start the weights from counts of the training text.
     first_weights: start from another model's weights, as fine-tuning does.
     seed: decides both the weights' initial draw and the order of the data.
@@ -111,6 +113,7 @@ class Run:
     optim: Optim = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Constant)
     loss: Loss = field(default_factory=CrossEntropy)
+    after_step: tuple[AfterStep, ...] = ()
     init_from_counts: BigramInit | None = None
     first_weights: FirstWeights | None = None
     recipe: str = "custom"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +30,7 @@ from hectogpt.run_records import (
     FIX,
     LOCK,
     METRICS,
+    OWN,
     PICTURE,
     RUN,
     SUMMARY,
@@ -172,8 +173,12 @@ class RunFolder:
         write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed} | self.sharing))
         old = list(read_rows(self.path / METRICS))
         scores = [row for row in old if "train/loss" not in row and row["step"] < min(len(done) + 1, self.run.steps)]
-        memory = {row["step"]: row["mem_mb"] for row in old if "mem_mb" in row}
-        rows = [self._row(step, memory.get(step.number)) for step in done]
+        more = {
+            row["step"]: {name: number for name, number in row.items() if name == "mem_mb" or name.startswith(OWN)}
+            for row in old
+            if "train/loss" in row
+        }
+        rows = [self._row(step, more.get(step.number, {})) for step in done]
         self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))  # a score follows the row of its step
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -188,12 +193,12 @@ class RunFolder:
         if self._metrics is not None:
             files.sync(self._metrics.fileno())
 
-    def add(self, step: Step) -> None:
-        """Append one step to metrics.jsonl."""
-        self._write(self._row(step, round(hardware.peak_memory_mb(), 1)))
+    def add(self, step: Step, own: Mapping[str, float]) -> None:
+        """Append one step to metrics.jsonl. own: what its AfterStep values gave."""
+        self._write(self._row(step, {**own, "mem_mb": round(hardware.peak_memory_mb(), 1)}))
 
-    def _row(self, step: Step, memory: float | None) -> dict[str, Any]:
-        row = {
+    def _row(self, step: Step, more: Mapping[str, float]) -> dict[str, Any]:
+        return {
             "run": self.path.name,
             "recipe": self.run.recipe,
             "seed": self.run.seed,
@@ -204,8 +209,8 @@ class RunFolder:
             "train/lr": step.lr,
             "train/dt": step.seconds,
             "train/tok_per_sec": self.run.data.batch_size * self.run.data.seq_len / step.seconds,
+            **more,
         }
-        return row if memory is None else row | {"mem_mb": memory}
 
     def add_score(self, step: int, score: EvalResult) -> None:
         """Append a held-out score to metrics.jsonl."""

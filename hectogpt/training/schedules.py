@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hectogpt.serialization import Value
+from hectogpt.training.optim import Kind
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,10 @@ class Schedule(Value):
     @abstractmethod
     def factor(self, step: int, steps: int) -> float:
         """The factor at 0-based `step` of `steps`."""
+
+    def of_kind(self, kind: Kind, step: int, steps: int) -> float:
+        """The factor of one kind of parameters; a class that defines it has schedules by kind."""
+        return self.factor(step, steps)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ result = session.result()
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,8 @@ from hectogpt.data import Batches, Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
-from hectogpt.model.weights import load_model, load_tensors, saved_tensors
+from hectogpt.model.weights import copied, load_model, load_tensors, saved_tensors
+from hectogpt.run_records import OWN
 from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, check_fits, code_hash, differences
@@ -37,12 +39,15 @@ from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
 from hectogpt.training.state import State, put_state, take_state
 
+KEPT = "kept."  # begins the names of an AfterStep's tensors in checkpoints
+
 
 class Session:
     """One run that is under way: run, corpus, machine, model and optimizer, and what has come of them so far.
 
-    world: the processes that share the run. head: in words what was compiled for it. stopping: whether the run is to
-    end after the last step done: a signal has come to it, or to any of its processes.
+    kept, metrics: what the run's AfterStep values remember, and the numbers that they gave after the last step, as
+    "own/NAME". world: the processes that share the run. head: in words what was compiled for it. stopping: whether the
+    run is to end after the last step done: a signal has come to it, or to any of its processes.
     """
 
     def __init__(
@@ -59,6 +64,8 @@ class Session:
         self.model, self.optimizer, self.head = model, optimizer, head
         self.done: list[Step] = []
         self.scores: dict[str, EvalResult] = {}
+        self.kept: dict[str, torch.Tensor] = {}
+        self.metrics: dict[str, float] = {}
         self.setup_seconds = 0.0
         self.peak_mb = 0.0
         self.weights_only = False  # whether the optimizer is new although steps are done
@@ -123,11 +130,24 @@ class Session:
                     hardware.give_back_memory()
                     return
                 self.done.append(step)
+                self._after_step()
                 self.stopping = gradients.stopping
                 self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
                 yield step
         finally:
             gradients.close()
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
+        """Do what the run does after every step. Raises UserError for a number that is none."""
+        self.metrics = {}
+        for part in self.run.after_step:
+            for name, number in (part.after_step(self) or {}).items():
+                if not math.isfinite(number):
+                    raise UserError(
+                        f"{type(part).__name__}: {name} is {number}", why="metrics.jsonl has finite numbers"
+                    )
+                self.metrics[OWN + name] = float(number)
 
     def checkpoint(self) -> Checkpoint:
         """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
@@ -137,7 +157,9 @@ class Session:
             raise UserError("the optimizer's state is not known", why=why, code=errors.CHECKPOINT)
         rows = [[step.loss, step.grad_norm, step.lr, step.seconds] for step in self.done]
         history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 4)
-        return Checkpoint(self.step, take_state(self.model, self.optimizer), history, self._facts())
+        state = take_state(self.model, self.optimizer)
+        state.tensors.update({KEPT + name: copied(tensor) for name, tensor in self.kept.items()})
+        return Checkpoint(self.step, state, history, self._facts())
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
@@ -160,6 +182,8 @@ class Session:
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
         put_state(self.model, self.optimizer, checkpoint.state)
+        kept = {name: t for name, t in checkpoint.state.tensors.items() if name.startswith(KEPT)}
+        self.kept = {name.removeprefix(KEPT): tensor.to(self.machine.device) for name, tensor in kept.items()}
         tokens = self.run.data.batch_size * self.run.data.seq_len
         rows = enumerate(checkpoint.history[:, :4].tolist(), start=1)  # earlier versions had two columns more
         self.done = [Step(number, number * tokens, *row) for number, row in rows]

@@ -17,6 +17,7 @@ from hectogpt.model import Transformer
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
+from hectogpt.training.schedules import Schedule
 
 # torch's random numbers while modules are built, from which parts of a user's own may draw their first weights; a
 # number of its own, so that they do not repeat those that the run's seed gives the other weights.
@@ -97,6 +98,8 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
             f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not an OptimizerGroup",
             fix="return OptimizerGroup([...]) of torch optimizers",
         )
+    if type(run.schedule).of_kind is not Schedule.of_kind:
+        optimizer.split_kinds(model)
     return optimizer
 
 

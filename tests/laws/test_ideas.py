@@ -210,13 +210,21 @@ def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explor
 ) -> None:
     write(LAYERS, "small.py")
     run = find_run(f"{LITERATURE}:{name}@small.py:layers@minute")
-    assert sections_changed(recipes.recipe("minute"), run) - {"ideas", "data", "steps", "threads"} <= {"model", "loss"}
+    assert sections_changed(recipes.recipe("minute"), run) - {"ideas", "data", "steps", "threads"} <= {
+        "model",
+        "loss",
+        "after_step",
+        "optim",
+        "schedule",
+    }
     session = Session.open(run, corpus)
     steps = session.steps()
     first, at = next(steps), session.checkpoint()
-    rest = [step.loss for step in steps]
-    assert [step.loss for step in Session.open(run, corpus, at).steps()] == rest
-    assert len({first.loss, *rest}) == 3
+    rest = [(step.loss, dict(session.metrics)) for step in steps]
+    again = Session.open(run, corpus, at)
+    assert [(step.loss, dict(again.metrics)) for step in again.steps()] == rest
+    assert len({first.loss, *(loss for loss, _ in rest)}) == 3
+    assert [set(numbers) for _, numbers in rest] == [{"own/distance"} if name == "averaged" else set()] * 2
     model = peaked(session.model.eval(), scale=0.2)
 
     save_model(model, tmp_path)

@@ -123,7 +123,7 @@ class Watched(OptimizerGroup):
 
     norms: tuple[float, ...] = ()
 
-    def step(self, step: int, factor: float) -> None:
+    def step(self, step: int, factor: float, *more: object) -> None:  # type: ignore[override]
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         self.norms += (torch.nn.utils.get_total_norm(gradients).item(),)
         super().step(step, factor)

@@ -12,13 +12,17 @@ from torch import nn
 import hectogpt
 from hectogpt import (
     MLP,
+    AfterStep,
     Attention,
     Block,
     CausalAttention,
     DecoderBlock,
     Loss,
+    Optim,
+    OptimizerGroup,
     Predictions,
     Run,
+    Schedule,
     ScoreBias,
     Transformer,
 )
@@ -321,3 +325,73 @@ def forgetting(run: Run) -> Run:
 
 def grouped(run: Run) -> Run:
     return replace(run, model=replace(run.model, attention=Grouped()))
+
+
+# --- the training -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Averaged(AfterStep):
+    """An exponential average of the weights (EMA), which is the model at the end; how far they are from it."""
+
+    decay: float = 0.9
+
+    def after_step(self, session):
+        distance = 0.0
+        for name, weight in session.model.named_parameters():
+            average = session.kept.setdefault(name, weight.clone())
+            average.lerp_(weight, 1 - self.decay)
+            distance += float((weight - average).square().sum())
+            if session.step == session.run.steps:
+                weight.copy_(average)
+        return {"distance": distance**0.5}
+
+
+class SAMOptimizer(torch.optim.AdamW):
+    def step(self, closure):  # type: ignore[override]
+        """A closure without a default is asked for: it computes the batch's gradients again."""
+        weights = [
+            (p, p.detach().clone()) for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        norm = torch.stack([p.grad.norm() for p, _ in weights]).norm()
+        with torch.no_grad():
+            for p, _ in weights:
+                p.add_(p.grad, alpha=0.05 / float(norm + 1e-12))
+        closure()
+        with torch.no_grad():
+            for p, before in weights:
+                p.copy_(before)
+        super().step()
+
+
+@dataclass(frozen=True)
+class SAM(Optim):
+    """Sharpness-aware minimisation (2010.01412): the gradient of the worst point near by."""
+
+    lr: float = 0.003
+
+    def build(self, model):
+        return OptimizerGroup([SAMOptimizer(model.parameters(), lr=self.lr)])
+
+
+@dataclass(frozen=True)
+class TablesFirst(Schedule):
+    """Lookup tables follow a straight line to zero, all else stays for the first half."""
+
+    def factor(self, step, steps):
+        return min(1.0, 2 * (1 - step / steps))
+
+    def of_kind(self, kind, step, steps):
+        return 1 - step / steps if kind in ("embedding", "table") else self.factor(step, steps)
+
+
+def averaged(run: Run) -> Run:
+    return replace(run, after_step=(Averaged(),))
+
+
+def sam(run: Run) -> Run:
+    return replace(run, optim=SAM())
+
+
+def by_kind(run: Run) -> Run:
+    return replace(run, schedule=TablesFirst())

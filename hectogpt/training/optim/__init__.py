@@ -1,7 +1,7 @@
 """Optimizers: each is a frozen config whose `build(model)` gives the object that steps."""
 
 from hectogpt.training.optim.adamw import AdamW
-from hectogpt.training.optim.groups import Optim, OptimizerGroup, PerKind, kinds
+from hectogpt.training.optim.groups import Kind, Optim, OptimizerGroup, PerKind, kinds
 from hectogpt.training.optim.muon import Muon, SOAPMuon
 
-__all__ = ["AdamW", "Muon", "Optim", "OptimizerGroup", "PerKind", "SOAPMuon", "kinds"]
+__all__ = ["AdamW", "Kind", "Muon", "Optim", "OptimizerGroup", "PerKind", "SOAPMuon", "kinds"]

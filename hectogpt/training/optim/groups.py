@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -105,14 +105,44 @@ class OptimizerGroup:
         """All parameters."""
         return [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
 
-    def step(self, step: int, factor: float) -> None:
-        """Apply the gradients of 0-based `step`, every learning rate times `factor`."""
+    def step(
+        self,
+        step: int,
+        factor: float,
+        again: Callable[[], Tensor] | None = None,
+        of_kind: Callable[[Kind], float] | None = None,
+    ) -> None:
+        """Apply the gradients of 0-based `step`, every learning rate times `factor`, or that of its kind after
+        `split_kinds`. again: computes gradients of the same batch anew and returns its loss, for an optimizer whose
+        `step` needs a closure."""
         for optimizer in self.optimizers:
+            groups = optimizer.param_groups if of_kind is not None else []
+            factors = [of_kind(group["kind"]) if of_kind and "kind" in group else factor for group in groups]
             if isinstance(optimizer, FollowsSteps):
-                optimizer.set_step(step, factor)
+                optimizer.set_step(step, factors[0] if factors else factor)
             else:
                 scale_lr(optimizer, factor)
-            optimizer.step()
+                for group, own in zip(groups, factors, strict=True):
+                    group["lr"] = group["initial_lr"] * own
+            closure = inspect.signature(optimizer.step).parameters.get("closure")
+            if closure is not None and closure.default is inspect.Parameter.empty:
+                assert again is not None
+                optimizer.step(cast(Any, again))
+            else:
+                optimizer.step()
+
+    def split_kinds(self, model: Transformer) -> None:
+        """Give every kind of parameter groups of its own, with the kind in `kind`, so that learning rates of kinds may
+        differ from step to step."""
+        kind_of = kinds(model)
+        found = {id(p): kind_of[name] for name, p in model.named_parameters()}
+        for optimizer in self.optimizers:
+            optimizer.param_groups[:] = [
+                group | {"kind": kind, "params": those}
+                for group in optimizer.param_groups
+                for kind in dict.fromkeys(found[id(p)] for p in group["params"])
+                if (those := [p for p in group["params"] if found[id(p)] == kind])
+            ]
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
