@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from experiments import SMALL, make_corpus, small_command, small_comparison
-from made_up import record_of
+from experiments import SMALL, make_corpus, record_of, small_command, small_comparison
 
 from hectogpt import cli, errors
 from hectogpt.data import Corpus, tokens_read

@@ -19,8 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from experiments import SMALL, make_corpus, small_comparison
-from made_up import numbered_arms
+from experiments import SMALL, make_corpus, numbered_arms, small_comparison
 
 from hectogpt import process
 from hectogpt.data import Corpus

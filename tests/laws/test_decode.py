@@ -1,8 +1,10 @@
-"""Decoding with a cache computes what the model computes without one, whatever the texts' lengths."""
+"""Decoding with a cache computes what the model computes without one, whatever the lengths of the texts; with
+weights of fewer bytes it is the same function in float32, near it in bf16 and int8, and has less to read."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +13,17 @@ from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, L, build, random_ids
 from torch import Tensor
 
+from hectogpt import torch_private
+from hectogpt.cli import main
+from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
+from hectogpt.generation.quantize import quantize, round_rows, weight_bytes
+from hectogpt.kernels import decoding
+from hectogpt.kernels.build import describe
 from hectogpt.model import Transformer
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.parts import ALiBi
+from hectogpt.model.weights import save_model
 
 
 def uncached(model: Transformer, text: list[int]) -> Tensor:
@@ -76,3 +87,122 @@ def test_long_texts_pass_the_steps_in_which_slots_are_shown() -> None:
 def test_a_text_needs_a_token_to_start_from(prompts: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         Decoder(build(GPT2), prompts, 2)
+
+
+# --- weights of fewer bytes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_float32_nothing_changes(kind: str) -> None:
+    """Same logits, without a cache and with one, of every kind of model; a compact head with its embedding map is
+    folded into one matrix."""
+    model = build(KINDS[kind], dtype=torch.float32)
+    packed = quantize(model)
+    assert packed.config == model.config
+    ids = random_ids(3, model.config.context_length, model.config.vocab_size)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(ids), model(ids), rtol=2e-4, atol=2e-4)
+    a, b = (Decoder(m, [[0, 1], [1]], 3) for m in (model, packed))
+    torch.testing.assert_close(a.prefill(), b.prefill(), rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(a.decode([1, 0]), b.decode([1, 0]), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(("compact", "bf16_products"), [(False, True), (True, False)])  # False: as where there are none
+@pytest.mark.parametrize(("form", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("int8", 2e-2)])
+def test_lighter_weights_stay_near(form, tolerance, compact, bf16_products, monkeypatch) -> None:
+    if not bf16_products:
+        monkeypatch.setattr(torch_private, "onednn_has_bf16", lambda: False)
+    head = LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=compact, embedding_map=0.3 if compact else 0.0)
+    model = Transformer(replace(GPT2, vocab_size=41, d_model=64, lm_head=head))
+    if compact:
+        model.lm_head.compact(torch.arange(0, 41, 2))
+        torch.nn.init.normal_(model.lm_head.weight, std=0.02)
+        torch.nn.init.normal_(model.lm_head.embedding_map.weight, std=0.02)
+    torch.nn.init.normal_(model.lm_head.bias)
+    light = quantize(model, form)
+    ids = random_ids(2, L, 41)
+    with torch.no_grad():
+        exact, near = model(ids), light(ids)
+    assert near.shape == exact.shape
+    assert (near - exact).abs().max() < tolerance * exact.std()
+    assert weight_bytes(light) < weight_bytes(model) * {"float32": 1.01, "bfloat16": 0.6, "int8": 0.4}[form]
+    assert len(list(generate(light, [[1, 2], [3]], Sampling(max_new_tokens=L + 3)))) == 2 * (L + 3)
+
+
+def test_int8_is_off_by_at_most_half_a_step() -> None:
+    original = torch.randn(9, 40)
+    numbers, scale = round_rows(original)
+    back = numbers * scale
+    assert ((back - original).abs() <= original.abs().amax(1, keepdim=True) / 254 * 1.0001).all()
+
+
+# --- our own products -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_code() -> None:
+    if not decoding.are_there():
+        pytest.skip(f"no kernels here: {describe()}")
+
+
+@pytest.mark.usefixtures("own_code")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("out", "width"), [(65, 33), (130, 1100)])
+def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> None:
+    """x, rounded row by row to multiples of max|row| / 127, times the rounded weights; and a row's result is, to the
+    bit, what it is alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.manual_seed(1)  # one number in many lies between two, and may be rounded to the other one
+    weight, bias = torch.randn(out, width), torch.randn(out)
+    numbers, scale = round_rows(weight)
+    packed = decoding.pack(numbers, scale)
+    stands_for = (numbers * scale).double()
+    for rows in (1, 4, 33):
+        x = torch.randn(rows, width)
+        step = (x.abs().amax(1, keepdim=True) / 127).double()
+        y = decoding.linear_int8(x, packed, bias)
+        exact = (x / step).round() * step @ stands_for.T + bias
+        torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=0.02 * stands_for.abs().amax().item())
+        for row in range(rows):
+            assert torch.equal(decoding.linear_int8(x[row : row + 1], packed, bias)[0], y[row])
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("own_code")
+@pytest.mark.parametrize("kind", ["gpt2", "rotary", "alibi among others", "everything", "everything else"])
+def test_own_code_decodes_a_row_as_if_it_were_alone_and_uncached(kind: str) -> None:
+    """Past the context too: the logits of a ragged batch are those of each row alone, to the
+    bit where attention is ours too (without a bias of the scores, and without torch's products in the pointer).
+
+    Without a cache sums are added up in another order. Where their last bits tip the rounding of an activation, logits
+    move by a part of such a step: below 2 % of their spread.
+    """
+    config = KINDS[kind]
+    model = quantize(build(config, dtype=torch.float32), "int8")
+    vocab, limit = config.vocab_size, config.context_length
+    to_the_bit = config.pointer is None
+    to_the_bit = to_the_bit and all(not isinstance(part, ALiBi) for part in config.attention_parts)
+    texts = [random_ids(1, n, vocab, seed)[0].tolist() for seed, n in enumerate((3, 9, 1, L))]
+    together, apart = Decoder(model, texts, L), [Decoder(model, [text], L) for text in texts]
+    logits, alone = together.prefill(), torch.cat([decoder.prefill() for decoder in apart])
+    for step in range(L):
+        with torch.no_grad():
+            uncached = torch.cat([model(torch.tensor([text[-limit:]]))[:, -1] for text in texts])
+        assert torch.equal(logits, alone) or not to_the_bit
+        for cached in (logits, alone):
+            assert (cached - uncached).abs().max() <= 0.02 * uncached.std() + 1e-5
+        tokens = [(row * step) % vocab for row in range(4)]
+        for text, token in zip(texts, tokens, strict=True):
+            text.append(token)
+        logits = together.decode(tokens)
+        alone = torch.cat([decoder.decode([token]) for decoder, token in zip(apart, tokens, strict=True)])
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])
+def test_the_command_has_every_format(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(Transformer(replace(GPT2, vocab_size=50257)), tmp_path)
+    main(["generate", str(tmp_path), "Hello", "--max-new-tokens", "3", "--precision", form, "--eos-token-id", "-1"])
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Hello")
+    assert f"({form})" in shown.err

@@ -282,11 +282,3 @@ def test_pretrained_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(settings | {"activation_function": "gelu"}))
     with pytest.raises(ValueError, match="activation_function = gelu"):
         Transformer.from_pretrained(str(tmp_path))
-
-
-@pytest.mark.network
-def test_pretrained_from_the_hub() -> None:
-    model = Transformer.from_pretrained()
-    assert model.config == ModelConfig(768, 12, 12, 1024, 50257)
-    ids = torch.tensor([[464, 6193, 286, 262, 995, 318]])
-    assert torch.equal(model.generate(ids, 8)[:, :6], ids)

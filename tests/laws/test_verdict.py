@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import make_corpus
-from made_up import make_up, numbered_arms, record_of
+from experiments import make_corpus, make_up, numbered_arms, record_of
 
 from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison, Result
