@@ -66,10 +66,10 @@ def check(folder: Path) -> None:
     """Print a line for each part. Raises UserError, and SystemExit where not all have passed."""
     from hectogpt.assignment.check import Progress, check_kit
 
-    def tell(progress: Progress) -> None:
+    def show_part(progress: Progress) -> None:
         print(printable(f"  {progress.part:<12}{progress.state:<13}{progress.why}").rstrip(), flush=True)
 
-    found = check_kit(folder, tell)
+    found = check_kit(folder, show_part)
     passed = [progress for progress in found if progress.state == "passed"]
     points, all_points = (sum(progress.points for progress in group) for group in (passed, found))
     print(f"{len(passed)} of {len(found)} tests passed; parts worth {points} of {all_points} points")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,6 +28,7 @@ from hectogpt.training.session import Session
 from hectogpt.training.task import Task, find_corpus, named_folder
 
 WORDS = {True: "equal", False: "differs"}
+AFTER = "weights and optimizer after the step"
 STAGES = {"weights": "the weights", "forward": "the output", "backward": "the gradient of the output"}
 
 
@@ -167,19 +167,22 @@ def replay(options: CheckOptions) -> None:
             code=errors.CHECKPOINT,
         )
     session, at = open_at(options, step)
-    before, again, weights = recorded[step], next(itertools.islice(session.steps(), 1)), None
+    before, again = recorded[step], next(itertools.islice(session.steps(), 1))
+    pairs = {"loss": (before.loss, again.loss), "grad_norm": (before.grad_norm, again.grad_norm)}
+    found = {f"{name}: {one!r}, again {two!r}": one == two for name, (one, two) in pairs.items()}
     if step + 1 in checkpoints.steps():
         one, two = checkpoints.load(step + 1).state.tensors, session.checkpoint().state.tensors
-        weights = one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    differences = session.differences(at.facts)
-    pairs = {"loss": (before.loss, again.loss), "grad_norm": (before.grad_norm, again.grad_norm)}
-    equal = all(one == two for one, two in pairs.values()) and weights is not False
-    answer: dict[str, Any] = {"step": step + 1, "equal": equal, "weights_equal": weights, "differences": differences}
-    answer |= {name: one for name, (one, _) in pairs.items()} | {
-        f"{name}_again": two for name, (_, two) in pairs.items()
+        found[AFTER] = one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    equal, differences = all(found.values()), session.differences(at.facts)
+    answer: dict[str, object] = {
+        "step": step + 1,
+        "equal": equal,
+        "weights_equal": found.get(AFTER),
+        "differences": differences,
     }
-    lines = [f"{WORDS[one == two]:<8} {name}: {one!r}, again {two!r}" for name, (one, two) in pairs.items()]
-    lines += [] if weights is None else [f"{WORDS[weights]:<8} weights and optimizer after the step"]
+    answer |= {name: one for name, (one, _) in pairs.items()}
+    answer |= {f"{name}_again": two for name, (_, two) in pairs.items()}
+    lines = [f"{WORDS[same]:<8} {what}" for what, same in found.items()]
     show(options.json, answer, lines, options.quiet)
     if not equal:
         raise UserError(

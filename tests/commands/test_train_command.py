@@ -112,9 +112,11 @@ def test_a_signal_keeps_what_was_learned(tokens: Path, tmp_path: Path) -> None:
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
     child.send_signal(signal.SIGINT)
+    wait_for((tmp_path / "stopped" / "summary.json").exists)
+    child.send_signal(signal.SIGTERM)  # while it ends, which changes nothing
     _, stderr = child.communicate(timeout=60)
     assert child.returncode == 130, stderr
-    assert "kept: weights, metrics and run.json in stopped" in stderr
+    assert stderr.splitlines()[-1] == "kept: weights, metrics and run.json in stopped"
     assert "Traceback" not in stderr
     summary = read(tmp_path / "stopped" / "summary.json")
     assert summary["state"] == "interrupted"
