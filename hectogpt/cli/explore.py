@@ -88,8 +88,7 @@ def main(options: Options | NumbersOptions | ExportOptions) -> None:
 
 def export(options: ExportOptions) -> None:
     """Write a page to a file."""
-    out = options.out
-    if out.suffix.lower() not in (".html", ".htm"):
+    if (out := options.out).suffix.lower() not in (".html", ".htm"):
         why = "a page is HTML; print it, or take a picture of it, for other forms"
         raise UserError(f"--out {out}", why=why, fix=f"--out {out.stem or options.view}.html")
     content = make(options).encode("utf-8")

@@ -123,8 +123,7 @@ def graded(options: Options, submissions: list[Submission]) -> list[Result]:
         if not options.json:
             print(report.line(result) if several else report.text(result, options.hints or 3), flush=True)
     if several and not options.json:
-        print()
-        print(report.overview(found))
+        print(f"\n{report.overview(found)}")
     if out is not None:
         words = f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed" * bool(kept)
         note(f"records: {out}{words}", options.quiet)

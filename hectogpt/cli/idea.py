@@ -37,8 +37,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Write the file and print what to type next. Raises UserError."""
-    file = options.file
-    if file.suffix != ".py":
+    if (file := options.file).suffix != ".py":
         raise UserError(f"{file} is no name for Python source", why="it does not end in .py", fix=f"{file}.py")
     text = (FOLDER / f"{options.kind}.py").read_text(encoding="utf-8")
     try:
