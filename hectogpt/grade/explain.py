@@ -57,10 +57,8 @@ def no_number(case: Case) -> Diagnosis | None:
     tensors = [call.answer.tensor for call in case.built]
     if not case.wrong or not all(tensor is not None and tensor.isnan().all() for tensor in tensors):
         return None
-    if case.part == "attention":
-        what = "Every number is NaN: minus infinity fills whole rows of the scores, or is multiplied by zero."
-        return Diagnosis(("NaN everywhere",), "the causal mask", what)
-    return Diagnosis(("NaN everywhere",), "the result", "Every number is NaN.")
+    why = ": minus infinity fills whole rows of the scores, or is multiplied by zero" * (case.part == "attention")
+    return Diagnosis(("NaN everywhere",), "the causal mask" if why else "the result", f"Every number is NaN{why}.")
 
 
 def wrong_gradient(case: Case) -> Diagnosis | None:

@@ -128,6 +128,7 @@ class Fault:
 
 
 FAULTS = (
+    Fault("prints without end", r"^output flood: .*printed", "a print in the function", "The function prints far too much, or without end."),
     Fault("nothing returned", r"^result: None", "the end of the function", "The result is computed but nothing is returned: the return is missing."),
     Fault("changed in place", r"modified by an inplace operation|leaf Variable that requires grad", "a sum or mask in place", "A tensor that the gradient needs is changed in place, by += say: backward fails. A new tensor is asked for."),
     Fault("a helper returns nothing", r"not NoneType|'NoneType' (object|and)|got NoneType|NoneType: None", "a helper function", "A function of yours that is called here computes its result but does not return it: the return is missing."),
@@ -157,7 +158,7 @@ FAULTS = (
     Fault("cross entropy over the wrong axis", r"Expected target size|Expected input batch_size|Expected target", "the shapes given to cross entropy", "Cross entropy wants the classes on the second axis: logits and targets have to be flattened alike, or transposed.", ("loss",)),
     Fault("index out of range", r"IndexError", "an index", "An index is larger than the axis it is used on."),
     Fault("endless recursion", r"RecursionError", "a call", "A function calls itself without end."),
-    Fault("exit called", r"^SystemExit|SystemExit:", "a call of exit", "The code ends the program."),
+    Fault("exit called", r"^SystemExit|SystemExit:|^crashed: .*exit code 0", "a call of exit", "The code ends the program."),
     Fault("something that needs the network", r"OfflineError:|no network while grading", "a download", "The code uses something that has to be downloaded."),
     Fault("device", r"Torch not compiled with CUDA|No CUDA GPUs|Found no NVIDIA|different devices|same device", "the device of a tensor", "A tensor is made on a fixed device; it has to be on that of the input."),
     Fault("dtype", r"expected scalar type|same dtype|must have the same dtype|Expected tensor for argument .* scalar types", "the dtype of a tensor", "Two tensors have different dtypes."),

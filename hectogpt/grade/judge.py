@@ -13,6 +13,7 @@ from hectogpt.grade import laws
 from hectogpt.grade.calls import Call, Case, case_of, difference, listed, pattern, short
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.explain import diagnose, fault_diagnosis
+from hectogpt.grade.faults import by_words
 from hectogpt.grade.laws import SETTINGS, Law
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.train_case import BATCHES, MISTAKES, NO_ROW, RIGHT, STEPS, TOLERANCE, Run, close, curve
@@ -38,7 +39,7 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
         return PartResult(part, "blocked", words, diagnosis=fault_diagnosis(part, error))
     names = [law.setting.name for law in laws.laws_of(part)]
     if ended := next((transcript.ends[name] for name in names if name in transcript.ends), None):
-        return PartResult(part, *ended, diagnosis=ended_diagnosis(*ended))
+        return PartResult(part, *ended, diagnosis=by_words(part, ": ".join(ended)))
     if part in transcript.empty:
         return PartResult(part, "not started", "the function is empty")
     if part in laws.ONCE:
@@ -62,15 +63,6 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
     findings = [f for f in findings if f.counts or f.law not in compared]  # other inputs show the same
     found = diagnose(case) if outcome == "failed" else None
     return PartResult(part, outcome, reason, tuple(findings), found, *measured)
-
-
-def ended_diagnosis(outcome: str, words: str) -> Diagnosis | None:
-    if outcome == "output flood" and "printed" in words:
-        what = "The function prints far too much, or without end."
-        return Diagnosis(("prints without end",), "a print in the function", what)
-    if outcome == "crashed" and "exit code 0" in words:
-        return Diagnosis(("exit called",), "a call that ends the process", "The code ends the whole process.")
-    return None
 
 
 def outcome_of(part: str, answers: list[Answer], transcript: Transcript) -> tuple[Outcome, str]:
