@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from hectogpt.cli.console import note, remarks, show
 from hectogpt.cli.options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
-from hectogpt.errors import UserError
+from hectogpt.errors import INTERRUPTED, UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import read_idea
 from hectogpt.lab.compare import short_name
-from hectogpt.lab.entrant import find_entrant, functions_of
-from hectogpt.lab.judge import judge, replay
+from hectogpt.lab.entrant import entrant_of, find_entrant, functions_of
+from hectogpt.lab.judge import STOPPED, judge, replay
 from hectogpt.lab.judgement import Judgement, interval_text, read_judgement
 from hectogpt.lab.record import check_writable
 from hectogpt.lab.verdict import OPENINGS
@@ -34,8 +35,8 @@ KINDS = {"better": "good", "worse": "bad", "dishonest": "bad", "refused": "bad"}
 
 def main(options: JudgeOptions) -> None:
     """Judge, and leave with the exit code of the verdict."""
-    if bool(options.idea) == (options.queue is not None):
-        raise UserError("judge takes an idea, or queue", fix="hectogpt judge my_idea.py:idea")
+    if bool(options.idea or options.replay) == (options.queue is not None):
+        raise UserError("judge takes an idea, or replay, or queue", fix="hectogpt judge my_idea.py:idea")
     if options.seeds < 1 or not options.minutes > 0 or not options.hours > 0:
         raise UserError("seeds, minutes and hours", why="they must be positive")
     if options.queue is not None:
@@ -79,7 +80,8 @@ def judge_one(options: JudgeOptions, idea: str) -> Judgement:
 
 def replay_record(options: JudgeOptions, path: Path) -> list[str]:
     """Do a judgement again; what does not hold."""
-    judgement, entrant = read_judgement(path), find_entrant(options.idea, options.base)
+    judgement = read_judgement(path)
+    entrant = find_entrant(options.idea, options.base) if options.idea else entrant_of(judgement.begin)
     corpora = [open_corpus(name) for name in options.corpus if short_name(name) in judgement.begin["corpora"]]
     found = replay(judgement, entrant, corpora, lambda line: note(line, options.quiet))
     answer = {"record": str(path), "holds": not found, "differences": found}
@@ -92,15 +94,21 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}", fix="a folder of files that each have a function `idea`")
     begun = time.monotonic()
-    done = {one.begin["sha256"] for one in records_in(options.out) if one.word != "unfinished"}
+    past = [one for one in records_in(options.out) if one.secret is not None and one.ended != STOPPED]
+    done = {(one.begin["sha256"], one.begin["base"]) for one in past}
     for path in sorted(folder.glob("*.py")):
-        if time.monotonic() - begun > options.hours * 3600:
+        left = options.hours * 60 - (time.monotonic() - begun) / 60
+        if left <= 0:
             note(f"the {options.hours:g} hours are over", options.quiet)
             return
         try:
             file = read_idea(path)
-            if file.sha256 not in done and "idea" in functions_of(file):
-                judge_one(options, f"{path}:idea")
+            if "idea" not in functions_of(file):
+                note(f"{path} has no function idea", options.quiet)
+            elif (file.sha256, find_entrant(f"{path}:idea", options.base).base) in done:
+                note(f"{path} has a verdict", options.quiet)
+            elif judge_one(replace(options, minutes=min(options.minutes, left)), f"{path}:idea").ended == STOPPED:
+                sys.exit(INTERRUPTED)
         except UserError as error:
             note(f"{path}: {error}")
 

@@ -259,7 +259,7 @@ class JudgeOptions:
     Examples
       hectogpt judge my_idea.py:idea
       hectogpt judge my_idea.py:idea@top --minutes 60 --json
-      hectogpt judge my_idea.py:idea --replay judgements/my_idea-idea-20261128-101500-7.jsonl
+      hectogpt judge --replay judgements/my_idea-idea-20261128-101500-7.jsonl
       hectogpt judge --queue ideas --hours 8
     """
 
@@ -280,11 +280,11 @@ class JudgeOptions:
     html: Path | None = None
     """Write a page of the verdict to this file; it works offline."""
     replay: Path | None = None
-    """Do the judgement of this record again, with its seeds, and say whether it holds (exit code 0 or 1)."""
+    """Do the judgement of this record again, with its source and seeds, and say whether it holds (exit code 0 or 1)."""
     queue: Path | None = None
     """Judge each function `idea` of the files in this folder that has no verdict yet, in the order of their names."""
     hours: float = 8.0
-    """Of a queue: start no further idea after this time."""
+    """Of a queue: start nothing after this time."""
     json: Json = False
     quiet: Quiet = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from hectogpt.lab.recipes import recipe
 MOST_SECONDS = 600  # of training, as on the tracks
 MOST_PARAMETERS = 60_000_000
 LARGEST_FILE = 100_000  # bytes of an idea's source
-LARGEST_CONSTANT = 2_000  # characters of a text in it
+LONGEST_TEXT = 2_000  # characters of a text in it
 MOST_NUMBERS = 2_000  # numbers in it: a table of weights is no idea
 
 
@@ -64,6 +64,14 @@ def find_entrant(name: str, base: str = "minute") -> Entrant:
     )
 
 
+def entrant_of(begin: Mapping[str, Any]) -> Entrant:
+    """What was judged, from the sources in the first line of its record."""
+    name, _, function = begin["idea"].partition(":")
+    base = begin["base"]
+    base_file = IdeaFile(Path(base.partition(":")[0]), begin["base_source"]) if begin["base_source"] else None
+    return Entrant(IdeaFile(Path(name), begin["source"]), function, base, base_file)
+
+
 def functions_of(file: IdeaFile) -> list[str]:
     """The public functions at the top of a file, found without running it. Raises UserError for what is no Python."""
     try:
@@ -73,18 +81,20 @@ def functions_of(file: IdeaFile) -> list[str]:
     return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
 
 
-def weights_in_source(file: IdeaFile) -> list[str]:
-    """What of a file could hold the numbers of a trained model, in words."""
+def weights_in_source(file: IdeaFile) -> tuple[str, str]:
+    """What of a file is too large for an idea, and could hold the numbers of a trained model, in words, "" for nothing;
+    and the sizes of all that could."""
     constants = [node.value for node in ast.walk(ast.parse(file.source)) if isinstance(node, ast.Constant)]
-    longest = max((len(value) for value in constants if isinstance(value, (str, bytes))), default=0)
-    numbers = sum(isinstance(value, (int, float, complex)) for value in constants)
-    found = (
-        [f"it has {len(file.source):,} characters, at most {LARGEST_FILE:,}"] if len(file.source) > LARGEST_FILE else []
-    )
-    found += (
-        [f"a text in it has {longest:,} characters, at most {LARGEST_CONSTANT:,}"] if longest > LARGEST_CONSTANT else []
-    )
-    return found + ([f"it has {numbers:,} numbers, at most {MOST_NUMBERS:,}"] if numbers > MOST_NUMBERS else [])
+    sizes = {
+        "characters": (len(file.source), LARGEST_FILE),
+        "characters in one text": (
+            max((len(v) for v in constants if isinstance(v, str | bytes)), default=0),
+            LONGEST_TEXT,
+        ),
+        "numbers": (sum(isinstance(value, int | float | complex) for value in constants), MOST_NUMBERS),
+    }
+    faults = [f"{size:,} {what}, at most {most:,}" for what, (size, most) in sizes.items() if size > most]
+    return "; ".join(faults), ", ".join(f"{size:,} {what}" for what, (size, _) in sizes.items())
 
 
 @contextmanager

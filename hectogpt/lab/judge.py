@@ -41,8 +41,10 @@ LOSS_TOLERANCE = 5e-3  # nats, between a score in a batch of rows and an answer 
 MOST_SEEDS = 12
 SAME_MACHINE = 1e-6  # nats that a replayed loss may differ by
 ACROSS_MACHINES = 0.02  # where processor or version are others: SOAP enlarges how sums are rounded
-HANGS = 1800.0  # seconds without a message
-ENVIRONMENT = (
+HANGS = 900.0  # seconds without a message
+STOPPED = "stopped"  # by Ctrl-C
+# Variables that its processes have.
+ENVIRONMENT = [
     "PATH",
     "HOME",
     "LANG",
@@ -51,7 +53,7 @@ ENVIRONMENT = (
     "XDG_CACHE_HOME",
     "OMP_NUM_THREADS",
     "GOMP_SPINCOUNT",
-)
+]
 Tell = Callable[[str], None]
 
 
@@ -126,7 +128,7 @@ def judge(
     except DishonestError as error:
         word, reasons = "dishonest", [f"{error.name}: {error}"]
     except KeyboardInterrupt:
-        ended = "stopped"
+        ended = STOPPED
     so_far = read_judgement(journal.path)
     verdict = {"word": word or so_far.decided(), "reasons": reasons, "ended": ended, "secret": journal.secret}
     journal.write("verdict", verdict)
@@ -146,7 +148,7 @@ class Judging:
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
         """Train, score and ask, seed by seed. Returns why it ended. Raises RefusedError and DishonestError."""
         begun, slowest = time.monotonic(), 0.0
-        self.check("carries no weights", "; ".join(weights_in_source(self.entrant.file)))
+        self.check("carries no weights", *weights_in_source(self.entrant.file))
         for number in range(most_seeds):
             if number and time.monotonic() - begun + slowest > seconds:
                 return f"the {seconds / 60:g} minutes have no room for another seed"
@@ -288,10 +290,8 @@ class Judging:
         apart = np.abs(own - losses[positions])
         seen = f"{len(positions)} questions, largest difference {apart.max():.1e} nats"
         wrong = int((~(apart < LOSS_TOLERANCE)).sum())
-        fault = (
-            f"{wrong} of {len(positions)} reported losses are not those of its probabilities given the text before "
-            f"alone: {losses[positions].mean():.3f} reported, {own.mean():.3f} when asked"
-        )
+        means = f"{losses[positions].mean():.3f} reported, {own.mean():.3f} when asked"
+        fault = f"{wrong} of {len(positions)} reported losses are not those of its own probabilities: {means}"
         self.check("reports the loss of its own probabilities, without the future", fault if wrong else "", seen)
 
 
@@ -328,7 +328,8 @@ def replay(judgement: Judgement, entrant: Entrant, corpora: Sequence[Corpus], te
         judging = Judging(entrant, texts, journal, begin["threads"], tell)
         word = ""
         try:
-            judging.run_seeds(math.inf, len({trial["seed"] for trial in judgement.trials}) or 1)
+            whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
+            judging.run_seeds(math.inf, whole or 1)
         except RefusedError:
             word = "refused"
         except DishonestError:

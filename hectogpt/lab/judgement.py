@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,11 @@ def read_judgement(path: Path) -> Judgement:
             case "verdict":
                 if hash_of(str(line["secret"])) != found.begin["commitment"]:
                     raise _broken(path, number, "its secret is not the one that line 1 commits to")
-                found = Judgement(
-                    path, found.begin, found.trials, found.checks, line["word"], tuple(line["reasons"]), line["secret"],
-                    line["ended"],
-                )  # fmt: skip
+                word, failed = line["word"], not all(check["passed"] for check in found.checks)
+                if word != ("dishonest" if failed else "refused" if line["reasons"] else found.decided()):
+                    raise _broken(path, number, f"its trials and checks do not say {word!r}")
+                reasons = tuple(line["reasons"])
+                found = replace(found, word=word, reasons=reasons, secret=line["secret"], ended=line["ended"])
     return found
 
 

@@ -35,7 +35,8 @@ def test_a_verdict_has_a_record_and_a_page_and_can_be_done_again(here: Here, tmp
     assert len(verdict["checks"]) == 9
     assert read_judgement(tmp_path / verdict["record"]).word == "unproven"
     assert "reports the loss of its own probabilities" in (tmp_path / "page.html").read_text()
-    again = here("judge", "my.py:honest@my.py:tiny", "--replay", verdict["record"], *SMALL)
+    (tmp_path / "my.py").rename(tmp_path / "gone.py")  # the record has the source
+    again = here("judge", "--replay", verdict["record"], *SMALL)
     assert (again.returncode, "holds" in again.stdout) == (0, True)
     (tmp_path / "my.py").write_text(CHEATS.read_text() + "\n")
     other = here("judge", "my.py:honest@my.py:tiny", "--replay", verdict["record"], *SMALL)
@@ -51,7 +52,8 @@ def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, t
     done = here(*queue)
     assert [json.loads(line)["word"] for line in done.stdout.splitlines()] == ["refused"]
     assert "b.py is not Python" in done.stderr
-    assert here(*queue).stdout == ""
+    again = here(*queue)
+    assert (again.stdout, "a.py has a verdict" in again.stderr) == ("", True)
     refused = here("judge", "ideas/a.py:idea", "--base", "my.py:tiny", *SMALL)
     assert refused.returncode == 2
     assert "was judged 1 time before: 1 refused" in refused.stdout

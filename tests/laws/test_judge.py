@@ -111,8 +111,9 @@ def test_numbers_and_long_texts_in_a_source_are_weights(tmp_path: Path) -> None:
     for name, body in {"text": f"w = {'x' * 3000!r}", "numbers": f"w = {list(range(3000))}"}.items():
         (tmp_path / f"{name}.py").write_text(f"{body}\ndef idea(run):\n    return run\n")
         found = entrant.find_entrant(f"{tmp_path / name}.py:idea")
-        assert entrant.weights_in_source(found.file)
-    assert not entrant.weights_in_source(entrant.find_entrant(f"{CHEATS}:honest").file)
+        assert "at most 2,000" in entrant.weights_in_source(found.file)[0]
+    fault, sizes = entrant.weights_in_source(entrant.find_entrant(f"{CHEATS}:honest").file)
+    assert (fault, "characters in one text" in sizes) == ("", True)
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
@@ -157,6 +158,9 @@ def test_a_record_that_was_changed_is_not_read(tmp_path: Path) -> None:
     other = json.loads(lines[-1]) | {"secret": "0" * 64}
     path.write_text("\n".join([*lines[:-1], json.dumps(other)]) + "\n")
     with pytest.raises(UserError, match="commits"):
+        read_judgement(path)
+    path.write_text("\n".join([*lines[:-1], lines[-1].replace("unproven", "better")]) + "\n")
+    with pytest.raises(UserError, match="do not say 'better'"):
         read_judgement(path)
 
 

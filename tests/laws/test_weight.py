@@ -15,9 +15,9 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2530,  # the ground, and what Python users call
-    "hectogpt/cli": 3520,
-    "hectogpt/lab": 5262,
-    "hectogpt/grade": 4118,
+    "hectogpt/cli": 3527,
+    "hectogpt/lab": 5277,
+    "hectogpt/grade": 4109,
     "hectogpt/assignment": 423,
     "hectogpt/training": 4704,
     "hectogpt/explore": 1015,
