@@ -104,7 +104,8 @@ def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[st
 
 def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterator[str]:
     gpt2 = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
-    yield "Tokenizer: " + ("a vocabulary of its own, which came with the model." if own_vocabulary else gpt2)
+    own = "a vocabulary of its own; its tokens are strings of the text it was made of."
+    yield f"Tokenizer: {own if own_vocabulary else gpt2}"
     if remote:
         yield "modeling_hectogpt.py: the hectoGPT authors, MIT License."
     if "corpus" in run:

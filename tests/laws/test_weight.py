@@ -22,7 +22,7 @@ LINES = {
     "hectogpt/training": 4704,
     "hectogpt/explore": 1015,
     "hectogpt/web": 477,
-    "hectogpt/interop": 1595,
+    "hectogpt/interop": 1596,
     "hectogpt/generation": 699,
     "hectogpt/data": 1700,
     "hectogpt/kernels": 666,
