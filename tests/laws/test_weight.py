@@ -27,7 +27,7 @@ LINES = {
     "hectogpt/data": 1700,
     "hectogpt/kernels": 666,
     "hectogpt/model": 2250,
-    "tests": 19765,
+    "tests": 19778,
     "tools": 4296,
     "bench": 1781,
     "reference": 820,
