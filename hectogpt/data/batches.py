@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,11 +18,18 @@ from hectogpt.serialization import Value
 
 @dataclass(frozen=True)
 class DataOrder(Value):
-    """The order in which an epoch shows the sequences of the training text."""
+    """The order in which an epoch shows the sequences of the training text.
+
+    repeats: whether an epoch may show a sequence several times and leave out others; in a track that reads no text
+    twice this breaks a rule.
+    """
+
+    repeats: ClassVar[bool] = False
 
     @abstractmethod
     def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """int64 [n_sequences], a permutation of 0 .. n_sequences - 1: a pure function of its arguments.
+        """int64 [n_sequences], a permutation of 0 .. n_sequences - 1 unless the class repeats: a pure function of its
+        arguments.
 
         sequences: ids [n_sequences, seq_len]. epoch: counts from 0.
         """
@@ -85,10 +93,13 @@ class Batches:
             if len(self._orders) > 1:  # a batch of a long corpus meets two epochs at most
                 self._orders.clear()
             order = np.asarray(self.data_order.order(self._sequences, self.seed, epoch))
-            if not np.array_equal(np.sort(order, axis=None), np.arange(self.n_sequences)):
+            numbers, repeats = np.arange(self.n_sequences), self.data_order.repeats
+            inside = order.shape == numbers.shape and bool(np.isin(order, numbers).all())
+            if not (inside if repeats else np.array_equal(np.sort(order, axis=None), numbers)):
                 raise UserError(
                     f"the order of {type(self.data_order).__name__} is not a permutation",
                     why=f"it must hold each number from 0 to {self.n_sequences - 1} once",
+                    fix="" if repeats else "repeats: ClassVar[bool] = True in the class allows any of them, as many",
                     code=errors.DATA,
                 )
             self._orders[epoch] = order

@@ -76,7 +76,8 @@ def broken_rules(
     rows = run.steps * run.data.batch_size
     if track.tokens is not None and rows * run.data.seq_len > track.tokens:
         broken.append(f"{rows * run.data.seq_len:,} training tokens, at most {track.tokens:,}")
-    if track.tokens is not None and rows > len(corpus.tokens["train"]) // run.data.seq_len:
+    again = run.data.order.repeats or rows > len(corpus.tokens["train"]) // run.data.seq_len
+    if track.tokens is not None and again:
         broken.append("training text read more than once")
     if track.parameters is not None and (params or 0) > track.parameters:
         broken.append(f"{params:,} parameters, at most {track.parameters:,}")

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from hectogpt.errors import UserError
@@ -136,7 +137,7 @@ SIZES: dict[str, ModelConfig] = {
 
 
 @dataclass(frozen=True)
-class Init:
+class Init(Value):
     """Standard deviations of the weights at the start; biases are 0 and norm gains 1.
 
     residual: of the two projections that write into the residual stream; None is GPT-2's rule,
@@ -155,6 +156,11 @@ class Init:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:  # NaN compares false
                 raise UserError(f"init.{name} = {value}", why="a standard deviation is finite and not negative")
+
+    def draw(self, name: str, shape: torch.Size, std: float, generator: torch.Generator) -> torch.Tensor:
+        """The first numbers of the weight that is saved as `name`, on the CPU, so that a seed means the same weights on
+        every device. A derived class may have another rule than this one, a normal distribution."""
+        return torch.empty(shape).normal_(0, std, generator=generator)
 
 
 def _shown(value: int) -> str:

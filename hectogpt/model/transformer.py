@@ -123,35 +123,37 @@ class Transformer(nn.Module):
                 module.bias.zero_()
             elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
                 module.reset_parameters()
-        for weight, std in self._initial_stds(init):
-            # Drawn on the CPU, so that a seed means the same weights on every device.
-            weight.copy_(torch.empty(weight.shape).normal_(0, std, generator=generator) if std else torch.tensor(0.0))
+        for name, weight, std in self._initial_stds(init):
+            weight.copy_(init.draw(name, weight.shape, std, generator) if std else torch.tensor(0.0))
         for module in self.modules():
             if module is not self and callable(draw := getattr(module, "init_weights", None)):
                 draw(generator)
 
-    def _initial_stds(self, init: Init) -> Iterator[tuple[Tensor, float]]:
+    def _initial_stds(self, init: Init) -> Iterator[tuple[str, Tensor, float]]:
         d = self.config.d_model
         residual = init.residual
         if residual is None:
             residual = init.linear / math.sqrt(2 * max(self.config.n_layers, 1))
-        yield self.embeddings.weight, init.embedding
+        yield "embeddings.weight", self.embeddings.weight, init.embedding
         if isinstance(self.position_embeddings, nn.Embedding):
-            yield self.position_embeddings.weight, init.position
-        for block in self.backbone:
+            yield "position_embeddings.weight", self.position_embeddings.weight, init.position
+        for number, block in enumerate(self.backbone):
             assert isinstance(block, DecoderBlock)
+            where = f"backbone.{number}"
             if (qkv := getattr(block.attention, "W_qkv", None)) is not None:
                 q, k, v = qkv.weight.split(d)
-                yield from ((w, init.linear) for w in (k, q, v))
-            yield block.attention.W_o.weight, residual
+                yield from (
+                    (f"{where}.attention.W_{n}.weight", w, init.linear) for n, w in (("k", k), ("q", q), ("v", v))
+                )
+            yield f"{where}.attention.W_o.weight", block.attention.W_o.weight, residual
             for linear, std in (("fc1", init.linear), ("fc2", residual)):
                 if isinstance(module := getattr(block.mlp, linear, None), nn.Linear):
-                    yield module.weight, std
+                    yield f"{where}.mlp.{linear}.weight", module.weight, std
         if not self.config.lm_head.tied:
             # One row can stand for all unused tokens only while they are equal, as they are and stay from zero.
-            yield self.lm_head.weight, 0.0 if self.config.lm_head.compact_vocab else init.head
+            yield "lm_head.weight", self.lm_head.weight, 0.0 if self.config.lm_head.compact_vocab else init.head
         if self.lm_head.embedding_map is not None:
-            yield self.lm_head.embedding_map.weight, 0.0
+            yield "joint.weight", self.lm_head.embedding_map.weight, 0.0
 
     # --- forward ---
 

@@ -112,8 +112,9 @@ def _fit_to_text(model: Transformer, run: Run, corpus: Corpus) -> None:
 def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
     """int64 [used]: the ids that occur in what the run reads, ascending."""
     batches, seen = make_batches(run, corpus), np.zeros(run.model.vocab_size, dtype=bool)
-    # After one epoch every sequence has been read.
-    for step in range(min(run.steps, -(-batches.n_sequences // run.data.batch_size))):
+    # After one epoch every sequence has been read, if each is read once.
+    epoch = run.steps if run.data.order.repeats else -(-batches.n_sequences // run.data.batch_size)
+    for step in range(min(run.steps, epoch)):
         seen[batches.at(step)] = True
     return torch.from_numpy(seen.nonzero()[0])
 

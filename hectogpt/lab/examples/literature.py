@@ -4,7 +4,9 @@ Expected: most lose at the top, which is tuned without them. They show what can 
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,7 +18,9 @@ from hectogpt import (
     Attention,
     Block,
     CausalAttention,
+    DataOrder,
     DecoderBlock,
+    Init,
     Loss,
     Optim,
     OptimizerGroup,
@@ -24,6 +28,7 @@ from hectogpt import (
     Run,
     Schedule,
     ScoreBias,
+    Shuffled,
     Transformer,
 )
 
@@ -385,6 +390,27 @@ class TablesFirst(Schedule):
         return 1 - step / steps if kind in ("embedding", "table") else self.factor(step, steps)
 
 
+@dataclass(frozen=True)
+class Orthogonal(Init):
+    """Square maps start as rotations."""
+
+    def draw(self, name, shape, std, generator):
+        drawn = super().draw(name, shape, std, generator)
+        return std * shape[0] ** 0.5 * torch.linalg.qr(drawn)[0] if shape[0] == shape[1] else drawn
+
+
+@dataclass(frozen=True)
+class RareTwice(DataOrder):
+    """The half of the rows with more distinct tokens is read twice, the other is left out."""
+
+    repeats: ClassVar[bool] = True
+
+    def order(self, sequences, seed, epoch):
+        distinct = np.array([len(np.unique(row)) for row in sequences])
+        half = np.argsort(-distinct, kind="stable")[: (len(sequences) + 1) // 2]
+        return np.concatenate((half, half))[Shuffled().order(sequences, seed, epoch)]
+
+
 def averaged(run: Run) -> Run:
     return replace(run, after_step=(Averaged(),))
 
@@ -395,3 +421,12 @@ def sam(run: Run) -> Run:
 
 def by_kind(run: Run) -> Run:
     return replace(run, schedule=TablesFirst())
+
+
+def orthogonal(run: Run) -> Run:
+    i = run.init
+    return replace(run, init=Orthogonal(i.embedding, i.position, i.linear, i.residual, i.head))
+
+
+def rare_twice(run: Run) -> Run:
+    return replace(run, data=replace(run.data, order=RareTwice()))
