@@ -39,8 +39,9 @@ OF_TEXTS = {
 }
 NEAR_DUPLICATE = """\
 The test text with 1945-Roosevelt-2 and without its {tokens:,} tokens as targets, by `python -m tools.near_duplicate`
-({seeds}). The document helps counting most, the network with n-grams mixed in (*closed+counting*) nearly as much, the
-network alone (*closed*) little. Without it the network leads counting by more, and mixing in counts gains less.
+({seeds}).
+The document helps counting most, the network with n-grams mixed in (*closed+counting*) nearly as much, the network
+alone (*closed*) little. Without it the network leads counting by more, and mixing in counts gains less.
 """
 LEGEND = f"""\
 * **Loss** is in nats per token, over every held-out token once, in sequences of 512 tokens. It is shown as mean ±
