@@ -52,6 +52,7 @@ def test_the_command_writes_a_file_and_says_what_to_type(here: Here, tmp_path: P
         assert here("idea", f"my {kind}.py", "--kind", kind).stdout.endswith(f"compare top 'my {kind}.py:idea'\n")
         assert (tmp_path / f"my {kind}.py").read_bytes() == example.read_bytes()
     assert (tmp_path / "my_idea.py").read_bytes() == EXAMPLES["schedule"].read_bytes()
+    assert here("idea", "many.py", "--kind", "literature").stdout.endswith("compare top many.py:swiglu\n")
 
 
 def test_the_command_never_overwrites(here: Here, tmp_path: Path) -> None:

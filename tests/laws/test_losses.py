@@ -17,7 +17,7 @@ from hectogpt.training.session import train
 
 
 @dataclass(frozen=True)
-class Halved(Loss):
+class HalfLoss(Loss):
     by: float = 0.5
 
     def total(self, predictions: Predictions) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_sums_are_those_of_the_logits(kind: str) -> None:
 def test_a_loss_trains_and_the_plain_one_is_reported(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path)
     run = replace(small_run(), gradient_clipping=None, data=replace(small_run().data, micro_batch=1))
-    plain, halved = train(run, corpus), train(replace(run, loss=Halved()), corpus)
+    plain, halved = train(run, corpus), train(replace(run, loss=HalfLoss()), corpus)
     assert halved.losses[0] == plain.losses[0]
     assert halved.grad_norms[0] == pytest.approx(plain.grad_norms[0] / 2, rel=1e-4)
     assert halved.losses == pytest.approx(plain.losses, abs=1e-3), "Adam does not see the factor"
