@@ -9,7 +9,7 @@ y, so p sums to 1. This is the interpolation of Jelinek and Mercer (1980), with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,8 @@ class WithCounts:
 @dataclass(frozen=True)
 class Scored:
     """What is known of the targets of a held-out text, arrays [targets] in its order: the network's probability, that
-    of the n-grams, how many tokens of the context they know, and the number of the sequence."""
+    of the n-grams (or of what was looked up, lab/retrieval.py), the number of the weight, and that of the sequence.
+    The weight's number is how many tokens of the context the n-grams know, 0 to 4."""
 
     network: np.ndarray
     counted: np.ndarray
@@ -54,9 +55,9 @@ def score_both(model: KneserNey, held_out: np.ndarray, found: EvalResult, seq_le
 
 
 def fit_weights(scored: Scored) -> np.ndarray:
-    """[ORDER] weights with the lowest loss on the scored text. The loss is convex in each weight, so the sign of its
-    slope says on which side of the middle of an interval the best one lies."""
-    weights = np.full(ORDER, FIRST)
+    """The weights with the lowest loss on the scored text, ORDER or more. The loss is convex in each weight, so the
+    sign of its slope says on which side of the middle of an interval the best one lies."""
+    weights = np.full(max(ORDER, scored.known.max() + 1), FIRST)
     for length in np.unique(scored.known):
         part = scored.part(scored.known == length)
         more, low, high = part.counted - part.network, 0.0, 1.0
@@ -97,8 +98,13 @@ def scores_with_counts(session: Session, splits: Sequence[str]) -> dict[str, flo
     model = KneserNey(setup.training_tokens(run, corpus), run.model.vocab_size, neighbours(ORDER))
     found = {split: session.scores.get(split) or session.evaluate(split) for split in {"dev", *splits}}
     scored = {split: score_both(model, corpus.tokens[split], result) for split, result in found.items()}
-    fields: dict[str, float] = {}
+    return fields_of(session, scored, splits)
+
+
+def fields_of(session: Session, scored: Mapping[str, Scored], splits: Sequence[str]) -> dict[str, float]:
+    """Loss and bits per byte of each split, the weights fitted on dev. The session has scored the network alone."""
+    fields = dict[str, float]()
     for split in splits:
-        loss = mix(scored[split], None if split == "dev" else scored["dev"]).loss
-        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * found[split].bits_per_byte / found[split].loss}
+        loss, alone = mix(scored[split], None if split == "dev" else scored["dev"]).loss, session.scores[split]
+        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * alone.bits_per_byte / alone.loss}
     return fields

@@ -1,4 +1,4 @@
-"""The track *retrieval*: where a model is scored, it may look up what followed similar places of the text that it read.
+"""The track *retrieval*: a model that is scored may look up what followed similar places of the text that it read.
 
     p_r(y) = sum over i with y_i = y of softmax_i(SHARPNESS h h_i / sqrt(d))
 
@@ -7,8 +7,7 @@ y_i the token that followed. p_r is interpolated with the network as counts are 
 depends on how many such places there are. It is the nearest-neighbour language model of Khandelwal et al.
 (arXiv:1911.00172) without a search: places with another current token are left out, and no other is.
 
-The weights may have forgotten what the text still has. So this says how much a model gains from keeping its training
-text, and is never ranked with tracks in which it may not.
+This says how much a model gains from keeping its training text, and is never ranked with tracks in which it may not.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hectogpt.lab.counting import Scored, mix
+from hectogpt.lab.counting import Scored, fields_of
 from hectogpt.training import setup
 from hectogpt.training.evaluate import SEQ_LEN, evaluating
 from hectogpt.training.session import Session
@@ -101,12 +100,9 @@ def interpolated(network: np.ndarray, looked_up: tuple[np.ndarray, np.ndarray], 
 def scores_with_retrieval(session: Session, splits: Sequence[str]) -> dict[str, float]:
     """Loss and bits per byte of a trained run on these splits with the text that it read, as `Session.result` has them
     without. The weights are fitted on dev."""
-    known, scored, fields = places_read(session), dict[str, Scored](), dict[str, float]()
+    known, scored = places_read(session), dict[str, Scored]()
     for split in {"dev", *splits}:
         found = session.scores.get(split) or session.evaluate(split)
         asked = places_scored(session, session.corpus.tokens[split])
         scored[split] = interpolated(found.losses, look_up(known, asked))
-    for split in splits:
-        loss, alone = mix(scored[split], None if split == "dev" else scored["dev"]).loss, session.scores[split]
-        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * alone.bits_per_byte / alone.loss}
-    return fields
+    return fields_of(session, scored, splits)

@@ -84,22 +84,37 @@ def steps(
     model.train()
     for step in range(done, run.steps):
         begun = time.perf_counter()
-        loss = gradients.compute(step)
-        norm = model.gradient_norm()
-        loss_value, norm_value = torch.stack([t.to(widest_dtype(t.device)) for t in (loss, norm)]).tolist()
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise _diverged(step, model, loss_value, norm_value)
-        if run.gradient_clipping is not None:
-            clip_grads_with_norm_(gradients.parameters, run.gradient_clipping, norm)
-        schedule = run.schedule
-        optimizer.step(
-            *(step, schedule.factor(step, run.steps)),
-            partial(_compute_again, gradients, optimizer, step),
-            partial(schedule.of_kind, step=step, steps=run.steps),
-        )
-        optimizer.zero_grad()
+        loss, norm = update(run, model, optimizer, gradients, step)
         seconds = time.perf_counter() - begun
-        yield Step(step + 1, (step + 1) * tokens_per_step, loss_value, norm_value, optimizer.lr, seconds)
+        yield Step(step + 1, (step + 1) * tokens_per_step, loss, norm, optimizer.lr, seconds)
+
+
+def update(
+    run: Run,
+    model: Transformer,
+    optimizer: OptimizerGroup,
+    gradients: Gradients,
+    step: int,
+    factor: float | None = None,
+) -> tuple[float, float]:
+    """Compute the gradients of 0-based `step`, clip and apply them; returns loss and gradient norm, both before the
+    update. factor: of every learning rate, instead of the schedule's. Raises UserError (DIVERGED), before any weight is
+    changed."""
+    loss = gradients.compute(step)
+    norm = model.gradient_norm()
+    loss_value, norm_value = torch.stack([t.to(widest_dtype(t.device)) for t in (loss, norm)]).tolist()
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+        raise _diverged(step, model, loss_value, norm_value)
+    if run.gradient_clipping is not None:
+        clip_grads_with_norm_(gradients.parameters, run.gradient_clipping, norm)
+    again = partial(_compute_again, gradients, optimizer, step)
+    if factor is None:
+        of_kind = partial(run.schedule.of_kind, step=step, steps=run.steps)
+        optimizer.step(step, run.schedule.factor(step, run.steps), again, of_kind)
+    else:
+        optimizer.step(step, factor, again)
+    optimizer.zero_grad()
+    return loss_value, norm_value
 
 
 @torch.enable_grad()
@@ -135,7 +150,7 @@ def backward(
     n_targets: of the whole batch."""
     with seeded(run.seed, step, part, machine.device):
         with machine.autocast():
-            made = Predictions(model, rows[:, :-1], rows[:, 1:], machine.head_dtype, step / run.steps)
+            made = Predictions(model, rows[:, :-1], rows[:, 1:], machine.head_dtype, min(step / run.steps, 1.0))
             loss = total_of(run.loss, made) / n_targets
             plain = made.plain / n_targets
         loss.backward()

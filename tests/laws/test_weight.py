@@ -19,7 +19,7 @@ LINES = {
     "hectogpt/lab": 5313,
     "hectogpt/grade": 4109,
     "hectogpt/assignment": 423,
-    "hectogpt/training": 4705,
+    "hectogpt/training": 4720,
     "hectogpt/explore": 1015,
     "hectogpt/web": 477,
     "hectogpt/interop": 1596,
