@@ -20,7 +20,7 @@ from hectogpt import hardware
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.training.optim import AdamW
-from hectogpt.training.precision import faster_matmul_dtype
+from hectogpt.training.precision import fast_matmul_dtype
 
 ROUNDS = 5
 PACKAGES = ()
@@ -75,7 +75,7 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     chosen = STEPS[name]
     native.use(True)
     hardware.keep_freed_memory()  # as a session does
-    precision = faster_matmul_dtype(chosen.config.d_model, chosen.config.vocab_size)
+    precision = fast_matmul_dtype()
     blocks = torch.bfloat16 if bf16 else torch.float32
     step, least = step_parts(chosen, precision, blocks), ideal_seconds(chosen, precision, blocks)
     step()

@@ -27,7 +27,7 @@ from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.training.optim import AdamW, SOAPMuon
-from hectogpt.training.precision import faster_matmul_dtype
+from hectogpt.training.precision import fast_matmul_dtype
 from hectogpt.training.session import Session
 
 ROUNDS = 5
@@ -85,7 +85,7 @@ SETTINGS = {
 
 def ours(config: ModelConfig) -> tuple[nn.Module, Loss]:
     """With the head's products in the dtype that `hectogpt train` would choose here."""
-    return ours_in(config, faster_matmul_dtype(config.d_model, config.vocab_size))
+    return ours_in(config, fast_matmul_dtype())
 
 
 def ours_in(config: ModelConfig, precision: torch.dtype) -> tuple[nn.Module, Loss]:

@@ -49,19 +49,12 @@ def prefers_onednn() -> bool:
 
 def prefers_bf16() -> bool:
     """Whether large products are faster in bf16 than in float32: with AMX tiles, and with AVX512-BF16 on processors of
-    AMD (895 and 373 GFLOP/s); measured on Intel without AMX: 150 and 250 GFLOP/s."""
+    AMD (895 and 373 GFLOP/s); measured on Intel without AMX: 150 and 250 GFLOP/s. Without such instructions, and on
+    ARM, a product in bf16 takes 12 to 400 times as long (pytorch issue 146508)."""
     is_amd = "amd" in hardware.cpu_name().lower()
-    return torch_private.has_amx_tiles() or (is_amd and torch_private.has_avx512_bf16())
+    return is_x86() and (torch_private.has_amx_tiles() or (is_amd and torch_private.has_avx512_bf16()))
 
 
 def is_x86() -> bool:
     """Whether the processor is an x86 of 64 bits."""
     return platform.machine().lower() in ("x86_64", "amd64")
-
-
-def multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for bf16 products; False on ARM, where torch's are not known to be quick.
-
-    Without them a product takes 12 to 400 times as long as in float32 (pytorch issue 146508).
-    """
-    return is_x86() and (torch_private.has_avx512_bf16() or torch_private.has_amx_tiles())

@@ -29,7 +29,6 @@ from hectogpt import errors, hardware
 from hectogpt.data import Corpus, load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import find
-from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.lab.ideas import find_run
 from hectogpt.lab.trial import serve
 from hectogpt.model.transformer import DecoderBlock, Transformer
@@ -162,10 +161,6 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     os.environ["HECTOGPT_CACHE"] = str(folder / "cache")
     code, attempts = code_of_ours(), shut_in(folder)
     run = replace(find_run(request["recipe"]), seed=request["seed"], threads=request["threads"], device="cpu")
-    if (
-        run.head_dtype == "auto" and run.dtype != "float64"
-    ):  # a training times both, and may choose now one, now the other
-        run = replace(run, head_dtype="bfloat16" if prefers_bf16() else "float32")
     yield {"run": dump(run)}
     if corpus is not None:
         yield from train(run, corpus, folder, request["stop"])

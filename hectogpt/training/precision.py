@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import torch
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
-from hectogpt.kernels.dtypes import float32_by_onednn, multiplies_bf16, prefers_bf16
+from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.training.run import Data, Dtype, Run
 
@@ -72,15 +71,17 @@ def choose(run: Run) -> Machine:
     check_memory(run.model, device, run.data, run.dtype)
     threads = run.threads or hardware.physical_cores()
     torch.set_num_threads(threads)
-    d, vocab = run.model.d_model, run.model.vocab_size
     if run.dtype == "auto":
-        dtype = torch.bfloat16 if _prefers_bf16(device, d) else torch.float32
+        # On a CPU bf16 products in the blocks save time from d_model = 128 on, at equal held-out loss (results/LOG.md,
+        # "precision").
+        wide_enough = device.type != "cpu" or run.model.d_model >= 128
+        dtype = fast_matmul_dtype(device) if wide_enough else torch.float32
     else:
         dtype = _DTYPES[run.dtype]
     if run.head_dtype != "auto":
         head_dtype = _DTYPES[run.head_dtype]
     else:
-        head_dtype = dtype if dtype == torch.float64 else faster_matmul_dtype(d, vocab, device)
+        head_dtype = dtype if dtype == torch.float64 else fast_matmul_dtype(device)
     return Machine(device, dtype, head_dtype, threads)
 
 
@@ -127,52 +128,12 @@ def _available() -> dict[str, bool]:
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
-def _prefers_bf16(device: torch.device, d_model: int) -> bool:
-    """Whether bf16 products make a training step faster: on CPUs from d_model = 128 on, where large products are faster
-    in bf16, at equal held-out loss; the figures are in results/LOG.md, "precision"."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and d_model >= 128 and prefers_bf16()
-
-
-def faster_matmul_dtype(d: int, vocab: int, device: torch.device | str = "cpu") -> torch.dtype:
-    """bf16 or float32 for the products of a vocabulary head, by timing both on a slice of it (a fifth of a second);
-    float32 without a trial on a CPU that has no instructions for bf16.
-
-    On the CPU the processor time of one thread counts: with several threads on a busy machine, wall time would choose
-    now one and now the other, and the bits of a run would depend on what else runs.
-    """
-    if torch.device(device).type != "cuda" and not multiplies_bf16():
-        return torch.float32
-    rows, tokens = 256, min(vocab, 8192)
-    cpu, threads = torch.device(device).type == "cpu", torch.get_num_threads()
-    clock = time.thread_time if cpu else time.perf_counter
-    seconds = {}
-    try:
-        if cpu:
-            torch.set_num_threads(1)
-        for dtype in (torch.bfloat16, torch.float32):
-            x, weight = (torch.ones(n, d, dtype=dtype, device=device) for n in (rows, tokens))
-            out = torch.empty(rows, tokens, dtype=dtype, device=device)
-            tries = []
-            with float32_by_onednn(dtype):
-                for _ in range(3 if cpu else 7):
-                    _synchronize(device)
-                    begun = clock()
-                    torch.mm(x, weight.t(), out=out)
-                    torch.mm(out, weight)
-                    torch.mm(x.t(), out)
-                    _synchronize(device)
-                    tries.append(clock() - begun)
-            seconds[dtype] = min(tries)
-    finally:
-        torch.set_num_threads(threads)
-    return min(seconds, key=lambda dtype: seconds[dtype])
-
-
-def _synchronize(device: torch.device | str) -> None:
+def fast_matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """The dtype in which large products are faster, those of the vocabulary head above all: bf16 or float32. A rule,
+    not a measurement: the bits of a run must not depend on what else the machine is doing."""
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if torch.device(device).type == "cpu" and prefers_bf16() else torch.float32
 
 
 def check_memory(config: ModelConfig, device: torch.device, data: Data | None = None, dtype: Dtype = "auto") -> None:
