@@ -55,9 +55,9 @@ def score_both(model: KneserNey, held_out: np.ndarray, found: EvalResult, seq_le
 
 
 def fit_weights(scored: Scored) -> np.ndarray:
-    """The weights with the lowest loss on the scored text, ORDER or more. The loss is convex in each weight, so the
+    """[ORDER] weights with the lowest loss on the scored text. The loss is convex in each weight, so the
     sign of its slope says on which side of the middle of an interval the best one lies."""
-    weights = np.full(max(ORDER, scored.known.max() + 1), FIRST)
+    weights = np.full(ORDER, FIRST)
     for length in np.unique(scored.known):
         part = scored.part(scored.known == length)
         more, low, high = part.counted - part.network, 0.0, 1.0

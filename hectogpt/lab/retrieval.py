@@ -25,7 +25,7 @@ from hectogpt.training.evaluate import SEQ_LEN, evaluating
 from hectogpt.training.session import Session
 
 SHARPNESS = 4.0  # found on the dev text of sotu, with `minute`
-MANY = (1, 16, 256, 4096)  # numbers of places from which on another weight is used
+MANY = (1, 16, 256, 4096)  # numbers of places from which on another weight is used: with 0 as many as counting has
 ROWS = 256  # contexts that are compared with all their places at a time
 
 
