@@ -36,6 +36,7 @@ from hectogpt.model.weights import model_of, read_tensors, save_model, saved_ten
 from hectogpt.serialization import dump
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.first_weights import hash_state
+from hectogpt.training.optim.groups import needs_closure
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
 
@@ -189,7 +190,8 @@ def train(run: Run, corpus: Corpus, folder: Path, stop: int | None) -> Iterator[
     """Train and save the weights: a message for each step, and the hash of the weights after an early one."""
     yield {"begins": True}
     session = Session.open(run, corpus)
-    yield {"params": sum(p.numel() for p in session.model.parameters())}
+    again = any(needs_closure(optimizer) for optimizer in session.optimizer.optimizers)
+    yield {"params": sum(p.numel() for p in session.model.parameters()), "computes_again": again}
     try:
         for step in session.steps():
             yield {"step": step.number, "loss": step.loss}

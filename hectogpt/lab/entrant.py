@@ -111,8 +111,8 @@ def folder_for(entrant: Entrant, arm: str) -> Iterator[Path]:
 def rules_broken(said: dict[str, Any], base: dict[str, Any], text: Corpus, seconds: float) -> list[str]:
     """Which rules a run breaks that is compared with its base, as far as it has come; in words.
 
-    said: what its process has said so far: `run`, as `dump` writes it, and `params` once the model is built. base: the
-    base's run. seconds: of training so far.
+    said: what its process has said so far: `run`, as `dump` writes it, and once the model is built `params` and whether
+    the optimizer `computes_again`. base: the base's run. seconds: of training so far.
     """
     run = said["run"]
     steps, tokens = run["steps"], run["steps"] * run["data"]["batch_size"] * run["data"]["seq_len"]
@@ -122,6 +122,7 @@ def rules_broken(said: dict[str, Any], base: dict[str, Any], text: Corpus, secon
     broken += ["training text read more than once"] if tokens > max(there, allowed) else []
     for name in ("init_from_counts", "first_weights"):
         broken += [f"{name} is set"] if run.get(name) is not None and base.get(name) is None else []
+    broken += ["an optimizer that computes gradients more than once a step"] if said.get("computes_again") else []
     params = said.get("params", 0)
     broken += [f"{params:,} parameters, at most {MOST_PARAMETERS:,}"] if params > MOST_PARAMETERS else []
     return broken + ([f"more than {MOST_SECONDS} s of training"] if seconds > MOST_SECONDS else [])

@@ -53,6 +53,16 @@ def more_tokens(run: Run) -> Run:
     return replace(run, data=replace(run.data, batch_size=4))
 
 
+@dataclass(frozen=True)
+class Twice(Optim):
+    def build(self, model: Transformer) -> OptimizerGroup:
+        return OptimizerGroup([torch.optim.LBFGS(model.parameters(), max_iter=2)])
+
+
+def computes_twice(run: Run) -> Run:
+    return replace(run, optim=Twice())
+
+
 def counts_of_the_text(run: Run) -> Run:
     return replace(run, init_from_counts=BigramInit())
 

@@ -49,6 +49,7 @@ DISHONEST = {
 REFUSED = {
     "more_steps": "5 steps, its base has 4",
     "more_tokens": "256 training tokens, its base has 128",
+    "computes_twice": "computes gradients more than once a step",
     "counts_of_the_text": "init_from_counts is set",
     "a_table_of_a_hundred_million": "parameters, at most 60,000,000",
     "crashes": "nothing works here",

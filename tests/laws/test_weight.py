@@ -27,7 +27,7 @@ LINES = {
     "hectogpt/data": 1711,
     "hectogpt/kernels": 666,
     "hectogpt/model": 2256,
-    "tests": 19774,
+    "tests": 19777,
     "tools": 4297,
     "bench": 1781,
     "reference": 820,

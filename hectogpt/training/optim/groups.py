@@ -124,8 +124,7 @@ class OptimizerGroup:
                 scale_lr(optimizer, factor)
                 for group, own in zip(groups, factors, strict=True):
                     group["lr"] = group["initial_lr"] * own
-            closure = inspect.signature(optimizer.step).parameters.get("closure")
-            if closure is not None and closure.default is inspect.Parameter.empty:
+            if needs_closure(optimizer):
                 assert again is not None
                 optimizer.step(cast(Any, again))
             else:
@@ -153,6 +152,12 @@ class OptimizerGroup:
     def lr(self) -> float:
         """The largest current learning rate of the first optimizer, for display."""
         return max(cast(float, group["lr"]) for group in self.optimizers[0].param_groups)
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its `step` computes gradients anew: its closure has no default."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def scale_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
