@@ -14,7 +14,7 @@ from hectogpt.model import Transformer
 from hectogpt.serialization import Value
 
 
-class Trained(Protocol):
+class SessionView(Protocol):
     """What a Session shows of itself here. kept: tensors by name, which checkpoints hold beside weights and optimizer.
     step: how many steps are done, of `run.steps`."""
 
@@ -31,6 +31,6 @@ class AfterStep(Value):
     """Something that is done after every step, without gradients. What it changes in the model stays."""
 
     @abstractmethod
-    def after_step(self, session: Trained) -> Mapping[str, float] | None:
+    def after_step(self, session: SessionView) -> Mapping[str, float] | None:
         """Look at the session, which is a Session, or change its model. Numbers that are returned stand in
         metrics.jsonl as `own/NAME`. What it has to remember stands in `session.kept`, so that a resume has it."""
