@@ -42,6 +42,7 @@ NEEDED = (
     r"hectogpt/data/vocab\.bpe\.xz",
     r"hectogpt/lab/baselines/.*\.json",
     r"hectogpt/lab/examples/.*\.py",
+    r"hectogpt/grade/gradescope/run_autograder",
     r"hectogpt/kernels/.*\.(cpp|h)",
     r"hectogpt/web/(engine|kit|pages)/.*\.(html|css|js|wasm)",
     r"hectogpt/assignment/files/reference/model_solution\.py",
@@ -50,7 +51,8 @@ NEEDED = (
     r"hectogpt-.*\.dist-info/entry_points\.txt",
 )
 KINDS = re.compile(
-    r".*(\.(py|pyi|typed|xz|json|cpp|h|html|css|js|wasm|md|svg|png|sh|txt)|/(METADATA|WHEEL|RECORD|LICENSE|NOTICE))"
+    r".*(\.(py|pyi|typed|xz|json|cpp|h|html|css|js|wasm|md|svg|png|sh|txt)"
+    r"|/(METADATA|WHEEL|RECORD|LICENSE|NOTICE|run_autograder))"
 )
 
 
