@@ -286,7 +286,7 @@ def _lock(path: Path, held: ExitStack) -> bool:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove the files that a killed process was writing. Call it under the folder's lock."""
-    ours, of_safetensors = r"\.[A-Za-z0-9_.]+\.(json|jsonl|png|safetensors|py)\.\d+", r"\.tmp[A-Za-z0-9]{6}"
+    ours, of_safetensors = r"\.[A-Za-z0-9_.]+\.(json|jsonl|png|safetensors|py|txt)\.\d+", r"\.tmp[A-Za-z0-9]{6}"
     for leftover in path.glob(".*"):
         if re.fullmatch(f"{ours}|{of_safetensors}", leftover.name) and not leftover.is_dir():
             leftover.unlink(missing_ok=True)
