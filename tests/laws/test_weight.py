@@ -28,7 +28,7 @@ LINES = {
     "hectogpt/kernels": 666,
     "hectogpt/model": 2256,
     "tests": 19777,
-    "tools": 4299,
+    "tools": 4441,
     "bench": 1781,
     "reference": 820,
     "assignment": 920,
