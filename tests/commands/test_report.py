@@ -84,7 +84,7 @@ def test_no_records_and_no_record(tmp_path: Path) -> None:
         if content is not None:
             path.write_text(content)
         with pytest.raises(UserError, match=r"no records|line 1 is not a record") as caught:
-            report.write_report(path, tmp_path / "out", tmp_path)
+            report.write_report(path, tmp_path / "out", tmp_path, tmp_path / "bands.json")
         assert caught.value.code == errors.DATA
     assert not (tmp_path / "out").exists()
 

@@ -303,7 +303,7 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
     canary = "from pathlib import Path\nPath('canary').touch()\n"
     for path in [*Path("records/ideas").iterdir(), Path("other.py")]:
         path.write_text(canary)
-    write_report(Path("records/compare.jsonl"), Path("report"), Path("none"))
+    write_report(Path("records/compare.jsonl"), Path("report"), Path("none"), Path("bands.json"))
     assert "mine.py:f" in Path("report/LADDER.md").read_text(encoding="utf-8")
     assert not Path("canary").exists()
 

@@ -28,7 +28,7 @@ from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import Filler, picture_name
 
 TEMPLATE = "learning.template.md"
-BANDS = Path(usual.__file__).parent / "baselines" / "bands.json"
+BANDS = Path(usual.__file__).parent / "baselines" / "bands.json"  # what `hectogpt.lab.usual` reads
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,11 @@ def write_texts(found: Found, out: Path, answers: Path) -> list[Path]:
     return list(texts)
 
 
-def write_report(records: Path, out: Path, answers: Path) -> list[Path]:
-    """Write the texts, all pictures, which lie in out/pictures, and the bands that `hectogpt.lab.usual` reads; returns
-    the paths."""
+def write_report(records: Path, out: Path, answers: Path, usual_losses: Path) -> list[Path]:
+    """Write the texts, all pictures, which lie in out/pictures, and the file of `bands`; returns the paths."""
     found = read_all(records)
-    write_atomic(BANDS, json.dumps(bands(found.boards), indent=0) + "\n")
-    return [*draw(found, out / "pictures"), *write_texts(found, out, answers), BANDS]
+    write_atomic(usual_losses, json.dumps(bands(found.boards), indent=0) + "\n")
+    return [*draw(found, out / "pictures"), *write_texts(found, out, answers), usual_losses]
 
 
 def bands(boards: Sequence[Leaderboard]) -> dict[str, list[float | int]]:

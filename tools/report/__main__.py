@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tools import ROOT
-from tools.report import write_report
+from tools.report import BANDS, write_report
 
 RESULTS = ROOT / "results"
 
 if __name__ == "__main__":
-    for path in write_report(RESULTS / "ladder.jsonl", RESULTS, ROOT / "answers"):
+    for path in write_report(RESULTS / "ladder.jsonl", RESULTS, ROOT / "answers", BANDS):
         print(path.relative_to(ROOT))
