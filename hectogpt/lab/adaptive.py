@@ -55,14 +55,17 @@ def read_on(
     loss of each [n - 1], and the places as the model saw them."""
     seq_len = min(SEQ_LEN, session.model.config.context_length, len(tokens) - 1)
     stream, losses, seen = tokens.astype(np.int64), [], []
+    batches = setup.make_batches(session.run, session.corpus)
+    gradients = RowsScored(session.run, session.model, batches, session.machine)
     for number, begin in enumerate(range(0, len(tokens) - 1, windows * seq_len)):
         part = stream[begin : begin + windows * seq_len + 1]
         losses.append(evaluate(session.model, part, session.corpus.tokenizer.token_bytes, seq_len).losses)
         seen.append(places_scored(session, part, number))
         if begin + len(part) < len(stream):
             rows = np.stack([part[at : at + seq_len + 1] for at in range(0, windows * seq_len, seq_len)])
+            gradients.rows = torch.from_numpy(rows).to(session.machine.device)
             with native.using(session.head == "native"):
-                gradients, step = RowsScored(session, torch.from_numpy(rows)), session.run.steps + number
+                step = session.run.steps + number
                 update(session.run, session.model, session.optimizer, gradients, step, factor)
     return np.concatenate(losses), join(seen)
 
@@ -70,10 +73,7 @@ def read_on(
 class RowsScored(Gradients):
     """Gradients of rows that were scored, [rows, seq_len + 1], instead of a batch of the training text."""
 
-    def __init__(self, session: Session, rows: Tensor) -> None:
-        batches = setup.make_batches(session.run, session.corpus)
-        super().__init__(session.run, session.model, batches, session.machine)
-        self.rows = rows.to(session.machine.device)
+    rows: Tensor
 
     def compute(self, step: int) -> Tensor:
         return accumulate(self.run, self.model, self.rows, self.machine, step)

@@ -56,7 +56,7 @@ class CausalAttention(nn.Module):
     `W_qkv` stacks the textbook's W_q, W_k and W_v (rows in this order). State dicts hold the three apart.
     Set `causal = False` to let every position see every other.
 
-    kv_heads, d_key: how many heads of keys and values a cache holds, and how many numbers each key and value has.
+    kv_heads: how many heads of keys and values a cache holds. d_key: how many numbers a key has; a value has d_head.
     """
 
     def __init__(self, layer: int, config: ModelConfig) -> None:

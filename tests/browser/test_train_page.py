@@ -102,8 +102,8 @@ def test_the_page_computes_what_training_computes(with_first_weights: tuple[Any,
 
     Training makes rounding larger with every step: Adam with an epsilon of 1e-10 turns it into steps. In float64 thirty
     losses are those of `hectogpt train --dtype float64` (of head_lr, where it grows fastest, ten), in float32 ten.
-    After that the page may be three times as far from float64 as torch's float32 is here; with such an epsilon 0.02:
-    there torch is off by 0.001 to 0.02 on the processors seen, the page by the same on all of them (at most 0.016).
+    After that the page may be three times as far from float64 as torch's float32 is here. Of embedding_lr it may be
+    0.02: the page is .0159 away on every processor, torch .003 on a Zen 4; of muon and head_lr the page is the nearer.
     """
     page, recipes = with_first_weights
     for recipe in recipes:
@@ -115,7 +115,7 @@ def test_the_page_computes_what_training_computes(with_first_weights: tuple[Any,
         away = [
             np.abs(np.subtract(losses, exact.losses)) for losses in (double["losses"], single["losses"], torchs.losses)
         ]
-        least = 1e-3 if recipe in ("baseline", "learning_rate") else 0.02
+        least = 0.02 if recipe == "embedding_lr" else 1e-3
         exactly, floor = 10 if recipe == "head_lr" else 30, max(least, 3 * away[2].max())
         assert away[0][:exactly].max() < 1e-3
         assert away[1][:10].max() < 1e-3
