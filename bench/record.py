@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from hectogpt import hardware
+from hectogpt import hardware, process
 from hectogpt.files import append_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def now() -> str:
 
 def record(path: Path, question: str, rows: Sequence[Row], asked: Asked, packages: Sequence[str] = ()) -> None:
     """Append the figures of all contenders to a file of JSON lines. Raises OSError."""
-    revision = hardware.revision(ROOT)
+    revision = process.revision(ROOT)
     line = {
         "question": question,
         **asdict(asked),
@@ -58,7 +58,7 @@ def record(path: Path, question: str, rows: Sequence[Row], asked: Asked, package
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "commit": (revision.commit or "unknown")[:7],
-        "dirty": any(hardware.revision(ROOT / folder).dirty for folder in CODE),
+        "dirty": any(process.revision(ROOT / folder).dirty for folder in CODE),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

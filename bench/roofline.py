@@ -16,11 +16,10 @@ from bench.peaks import peaks
 from bench.record import Row
 from bench.step import SETTINGS as STEPS
 from bench.step import Setting
-from hectogpt import hardware
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.training.optim import AdamW
-from hectogpt.training.precision import fast_matmul_dtype
+from hectogpt.training.precision import fast_matmul_dtype, keep_freed_memory
 
 ROUNDS = 5
 PACKAGES = ()
@@ -74,7 +73,7 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     name, _, bf16 = setting.partition(" ")
     chosen = STEPS[name]
     native.use(True)
-    hardware.keep_freed_memory()  # as a session does
+    keep_freed_memory()  # as a session does
     precision = fast_matmul_dtype()
     blocks = torch.bfloat16 if bf16 else torch.float32
     step, least = step_parts(chosen, precision, blocks), ideal_seconds(chosen, precision, blocks)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, locks, and the cache folder. Nothing else in the package replaces, syncs or locks.
+"""Files written whole or not at all, locks, the cache folder, hashes of code. Nothing else replaces, syncs or locks.
 
 Standard library only. Errors of the operating system are passed on as they are unless a function says otherwise: the
 caller knows what the file was for.
@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hectogpt import errors
@@ -251,3 +251,17 @@ def _is_still(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def code_files(folder: Path) -> list[Path]:
+    """The Python and C++ files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
+
+
+def code_hash(folders: Iterable[Path]) -> str:
+    """The beginning of a SHA-256 over the Python and C++ files below these folders, their names and contents."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in code_files(folder):
+            found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]

@@ -1,24 +1,20 @@
-"""Facts about this machine and this checkout: names, cores, memory, the git revision. Decides nothing.
+"""Facts about this machine and its processes: names, cores, memory. Decides nothing.
 
 torch is asked about GPUs, and imported only for that.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import os
 import platform
-import subprocess
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import psutil
 
+# Where the system itself stands: its libraries, and what it says of the machine.
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev", "/usr/lib", "/lib", "/usr/share/zoneinfo", "/etc/localtime")
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "CUDA out of memory")
 
 
@@ -109,39 +105,11 @@ def peak_memory_mb(device: str = "cpu") -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-# Where the system itself stands: its libraries, and what it says of the machine.
-SYSTEM_FOLDERS = ("/proc", "/sys", "/dev", "/usr/lib", "/lib", "/usr/share/zoneinfo", "/etc/localtime")
-
-
 def resident_memory_mb(pid: int) -> float:
     """MiB of main memory that a process holds now; 0 for one that has ended."""
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).memory_info().rss / 2**20
     return 0.0
-
-
-def keep_freed_memory() -> None:
-    """Let malloc keep the memory that this process frees from now on, where the C library is glibc.
-
-    A training step frees its large tensors and asks for the same sizes again. As a rule each of them goes back to the
-    system, which then clears every page anew: a tenth of a step and more.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # mallopt's settings, from malloc.h; in bytes
-    if (libc := _glibc()) is not None:
-        for setting in (trim_threshold, mmap_threshold):
-            libc.mallopt(setting, (1 << 31) - 1)
-
-
-def give_back_memory() -> None:
-    """Give what `keep_freed_memory` has kept so far to the system."""
-    if (libc := _glibc()) is not None:
-        libc.malloc_trim(ctypes.c_size_t(0))
-
-
-@cache
-def _glibc() -> ctypes.CDLL | None:
-    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def limit_this_process(memory: int, file_size: int) -> None:
@@ -155,38 +123,6 @@ def limit_this_process(memory: int, file_size: int) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-@dataclass(frozen=True)
-class Revision:
-    """A checkout's commit, and whether its files differ from it; None outside a checkout."""
-
-    commit: str | None
-    dirty: bool | None
-
-
-def revision(folder: Path) -> Revision:
-    """The revision of `folder`; only files below it count as changes."""
-    git = ["git", "-C", str(folder)]
-    with suppress(OSError, subprocess.CalledProcessError):
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
-        return Revision(head.stdout.strip(), bool(changed.stdout.strip()))
-    return Revision(None, None)
-
-
-def code_files(folder: Path) -> list[Path]:
-    """The Python and C++ files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
-
-
-def code_hash(folders: Iterable[Path]) -> str:
-    """The beginning of a SHA-256 over the Python and C++ files below these folders, their names and contents."""
-    found = hashlib.sha256()
-    for folder in folders:
-        for path in code_files(folder):
-            found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
 
 
 def _cpu_blocks() -> list[dict[str, str]]:

@@ -292,6 +292,27 @@ def serve(module: str) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+# --- git --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A checkout's commit, and whether its files differ from it; None outside a checkout."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+def revision(folder: Path) -> Revision:
+    """The revision of `folder`; only files below it count as changes."""
+    git = ["git", "-C", str(folder)]
+    with suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        return Revision(head.stdout.strip(), bool(changed.stdout.strip()))
+    return Revision(None, None)
+
+
 if __name__ == "__main__":
     from hectogpt import process  # this file a second time, as the module that `answer` is called in
 

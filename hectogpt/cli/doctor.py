@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import hectogpt
-from hectogpt import files, hardware, torch_private
+from hectogpt import files, hardware, process, torch_private
 from hectogpt.cli.console import one_line, show
 from hectogpt.cli.help import Json
 from hectogpt.errors import UserError
@@ -88,7 +88,7 @@ def judged(name: str, fact: str, fault: str = "", fix: str = "", state: State = 
 def find_all() -> Iterator[Finding]:
     """All findings, in the order in which they are shown."""
     folder = Path(hectogpt.__file__).parent
-    revision = hardware.revision(folder)
+    revision = process.revision(folder)
     commit = f", commit {revision.commit[:12]}{' with changes' if revision.dirty else ''}" if revision.commit else ""
     yield Finding("hectogpt", "ok", f"{hectogpt.__version__}{commit}, in {folder}")
     yield Finding("Python", "ok", f"{platform.python_version()}, {sys.executable}")

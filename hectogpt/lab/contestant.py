@@ -37,6 +37,7 @@ from hectogpt.serialization import dump
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.first_weights import hash_state
 from hectogpt.training.optim.groups import needs_closure
+from hectogpt.training.precision import give_back_memory
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
 
@@ -156,7 +157,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(request["threads"])
     folder = Path(request["folder"])
     find()  # the C++ kernels, while a compiler may be started
-    hardware.give_back_memory()  # finds the C library, for later
+    give_back_memory()  # finds the C library, for later
     tokenizer, counted = load_tokenizer(), Counted()
     corpus = _training_text(folder) if request["task"] == "train" else None
     os.environ["HECTOGPT_CACHE"] = str(folder / "cache")

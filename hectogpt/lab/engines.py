@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from hectogpt import __version__, hardware, process
+from hectogpt import __version__, files, hardware, process
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison, Trial
@@ -189,7 +189,7 @@ RAY_SETTINGS = {
 
 def code_here() -> str:
     """Version and hash of this package's files, which must be equal everywhere."""
-    return f"{__version__}, files {hardware.code_hash([PACKAGE])}"
+    return f"{__version__}, files {files.code_hash([PACKAGE])}"
 
 
 def do_trial(request: dict[str, Any], code: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from hectogpt.lab.compare import short_name
 from hectogpt.lab.contestant import EARLY
 from hectogpt.lab.entrant import Entrant, folder_for, rules_broken, weights_in_source
 from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, read_judgement
-from hectogpt.process import Child, Ending
+from hectogpt.process import Child, Ending, revision
 from hectogpt.training.evaluate import SEQ_LEN
 
 QUESTIONS = 256  # for each trial of the idea
@@ -113,7 +113,7 @@ def judge(
             "most_seeds": most_seeds,
             "threads": threads,
             "version": __version__,
-            "commit": hardware.revision(Path(__file__).parents[1]).commit,
+            "commit": revision(Path(__file__).parents[1]).commit,
             "machine": hardware.cpu_name(),
             "at": at.isoformat(timespec="seconds"),
         }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hectogpt import __version__, errors, hardware, process
+from hectogpt import __version__, errors, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.idea_file import explain
@@ -69,7 +69,7 @@ def ask(
             result.update(message)
 
     outcome = process.ask("hectogpt.lab.trial", request, receive, environment=environment, cancelled=cancelled)
-    revision = hardware.revision(PACKAGE)
+    revision = process.revision(PACKAGE)
     origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
     if outcome.error is None and result:
         return origin | result

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hectogpt import errors, hardware
+from hectogpt import errors, files
 from hectogpt.errors import UserError
 from hectogpt.files import (
     allow_others,
@@ -213,13 +213,13 @@ COMPUTES = ("data", "kernels", "model", "training")  # the layers whose code dec
 @cache
 def code_hash() -> str:
     """The hash of the code that decides what a step computes, as it was when this process first asked."""
-    return hardware.code_hash([PACKAGE / layer for layer in COMPUTES])
+    return files.code_hash([PACKAGE / layer for layer in COMPUTES])
 
 
 def file_hashes() -> dict[str, str]:
     """The beginning of the SHA-256 of each file of that code, by its path in the package."""
-    files = [path for layer in COMPUTES for path in hardware.code_files(PACKAGE / layer)]
-    return {p.relative_to(PACKAGE).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in files}
+    paths = [path for layer in COMPUTES for path in files.code_files(PACKAGE / layer)]
+    return {p.relative_to(PACKAGE).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in paths}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

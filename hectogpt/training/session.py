@@ -121,13 +121,13 @@ class Session:
         gradients = _make_gradients(self.world, self.run, self.model, batches, self.machine, signals)
         steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, self.step, gradients)
         if self.machine.device.type == "cpu":
-            hardware.keep_freed_memory()
+            precision.keep_freed_memory()
         try:
             while True:
                 with native.using(self.head == "native"):  # for this step alone: another session may take its own
                     step = next(steps, None)
                 if step is None:
-                    hardware.give_back_memory()
+                    precision.give_back_memory()
                     return
                 self.done.append(step)
                 self._after_step()

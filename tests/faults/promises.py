@@ -92,10 +92,10 @@ def cell(text: str) -> str:
 
 def where() -> str:
     """When and on what the table was measured."""
-    from hectogpt import hardware
+    from hectogpt import hardware, process
 
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "safetensors", "numpy")]
-    revision = hardware.revision(ROOT / "hectogpt")
+    revision = process.revision(ROOT / "hectogpt")
     commit = f"commit {(revision.commit or 'unknown')[:12]}" + (" with changes" if revision.dirty else "")
     cores = f"{hardware.usable_cores()} cores with a load of {os.getloadavg()[0]:.0f}"
     machine = f"{hardware.device_name('cpu')}, {cores}, Python {platform.python_version()}"

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from hectogpt import hardware
-from hectogpt.hardware import Revision
+from hectogpt import hardware, process
+from hectogpt.training import precision
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 
@@ -38,9 +38,9 @@ def test_freed_memory_is_kept_and_given_back() -> None:
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         usual = new_pages()
-        hardware.keep_freed_memory()
+        precision.keep_freed_memory()
         held = (new_pages(), new_pages(), hardware.resident_memory_mb(os.getpid()))
-        hardware.give_back_memory()
+        precision.give_back_memory()
         return [usual, held[1], held[2] - hardware.resident_memory_mb(os.getpid())]
 
     usual, kept, given_back = forks.value_of(work)
@@ -83,7 +83,7 @@ def test_revision_of_a_checkout(tmp_path: Path) -> None:
         git(tmp_path, "init", "--quiet")
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no git")
-    assert hardware.revision(tmp_path) == Revision(None, None), "no commit yet"
+    assert process.revision(tmp_path) == process.Revision(None, None), "no commit yet"
     package = tmp_path / "package"
     package.mkdir()
     (package / "file").write_text("1")
@@ -91,5 +91,5 @@ def test_revision_of_a_checkout(tmp_path: Path) -> None:
     git(tmp_path, "commit", "--quiet", "-m", "first")
     (tmp_path / "notes").write_text("outside of the folder")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    assert hardware.revision(package) == Revision(commit, False)
-    assert hardware.revision(tmp_path) == Revision(commit, True)
+    assert process.revision(package) == process.Revision(commit, False)
+    assert process.revision(tmp_path) == process.Revision(commit, True)

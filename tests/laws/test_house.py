@@ -40,7 +40,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *("subprocess", "multiprocessing", "concurrent.futures.ProcessPoolExecutor", "asyncio.subprocess", "pty"),
             *("os.system", "os.popen", "os.fork", "os.posix_spawn", "os.execv", "os.execvp", "os.spawnv"),
         ),
-        {"process.py", "hardware.py", "kernels/build.py"},
+        {"process.py", "kernels/build.py"},
     ),
     "speak to other processes of a run": (
         ("torch.distributed", "torch.multiprocessing"),
@@ -57,7 +57,7 @@ DRIVEN = {f"hectogpt.training.{name}" for name in ("loop", "evaluate", "setup", 
 FLAGS_OF_OTHERS = {
     "training/full_run.py": " --",  # diagnose and repair, of check
     "data/tokenizer.py": "python -m pip install --force-reinstall --no-deps",  # how to mend a broken installation
-    "hardware.py": "--porcelain",  # git's
+    "process.py": "--porcelain",  # git's
     "training/trackers.py": "tensorboard --logdir",  # how to look at what was written
 }
 PRIVATE = re.compile(r"(?:torch|dist|torch_dist)\.(?:\w+\.)*_(?!_)\w+")
@@ -228,11 +228,12 @@ def test_only_files_renames_paths() -> None:
     assert found - notebook <= {"files.py"}
 
 
-def test_only_hardware_reads_proc_and_runs_git() -> None:
-    found = {file for file in FILES if any(text.startswith(("/proc", "/sys")) for text in literals(tree(file)))}
+def test_only_hardware_reads_proc_and_only_process_runs_git() -> None:
+    assert {"hardware.py"} == {
+        file for file in FILES if any(text.startswith(("/proc", "/sys")) for text in literals(tree(file)))
+    }
     lists = ((file, node) for file in FILES for node in ast.walk(tree(file)) if isinstance(node, ast.List))
-    found |= {file for file, node in lists if node.elts and ast.unparse(node.elts[0]) == "'git'"}
-    assert found == {"hardware.py"}
+    assert {"process.py"} == {file for file, node in lists if node.elts and ast.unparse(node.elts[0]) == "'git'"}
 
 
 def test_a_model_knows_no_clock_and_no_environment() -> None:
