@@ -17,7 +17,7 @@ from jaxtyping import Float
 from hectogpt import errors
 from hectogpt.data import Corpus, Tokenizer, find_tokenizer, open_corpus
 from hectogpt.display import Progress, columns, printable, table_html
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.explore.model_view import read_prompt, trace
 from hectogpt.generation import Sampling, complete
 from hectogpt.interop import open_model
@@ -295,6 +295,6 @@ def _common_corpus(arms: Sequence[Arm]) -> str:
         raise UserError(
             f"the runs read different texts: {', '.join(names)}",
             why="losses on different texts cannot be compared",
-            fix=f"set corpus to {names[0]}",
+            fix=set_to("corpus", names[0]),
         )
     return names[0]

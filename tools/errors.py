@@ -50,6 +50,10 @@ def text_of(node: ast.expr) -> str:
         return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return text_of(node.left) + text_of(node.right)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "set_to":
+        values = [*node.args, *(word.value for word in node.keywords)]
+        field, *value = ["{}" if isinstance(value, ast.BinOp) else text_of(value) for value in values]
+        return " to ".join([f"set {field}", *value])
     if isinstance(node, ast.IfExp):
         return f"{text_of(node.body)} or {text_of(node.orelse)}"
     return "{}"

@@ -20,7 +20,7 @@ from hectogpt.assignment.parts import BY_NAME, PARTS, Part
 from hectogpt.data.documents import Document, Source
 from hectogpt.data.sources import find_source
 from hectogpt.data.splits import split_of
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.serialization import did_you_mean
 
 PACKAGED = Path(__file__).parent / "files"
@@ -53,7 +53,7 @@ def choose(names: str) -> list[Part]:
             fix = did_you_mean(name, [*BY_NAME, "scored", "all"])
             raise UserError(f"there is no part {name[:40]!r}", why=why, fix=fix)
     if not chosen:
-        raise UserError("no part is chosen", why="a kit without exercises is the solution", fix="set parts to all")
+        raise UserError("no part is chosen", why="a kit without exercises is the solution", fix=set_to("parts", "all"))
     return [part for part in PARTS if part.name in chosen]
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 
 from hectogpt import __version__, errors
 from hectogpt.cli.console import explain, steady_streams
-from hectogpt.errors import UserError
+from hectogpt.errors import Fix, Setting, UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
@@ -51,9 +50,6 @@ GONE = {
 EXIT_CODES = """Exit codes: 0 done, 1 a bug or a failed check, 2 usage, 3 data, 4 unusable
 checkpoint or model, 5 exactness impossible, 6 diverged, 7 storage, 8 memory,
 9 folder locked, 10 a peer failed, 129 hung up, 130 Ctrl-C, 143 terminated."""
-
-# "set FIELD to VALUE" in an error's fix, as the layers below the command line write it.
-SETTING = re.compile(r"\bset ([a-z]\w*(?:\.\w+)*)(?: to ([^\s,;)]+))?")
 
 
 def usage() -> str:
@@ -149,22 +145,18 @@ def _run(arguments: list[str]) -> None:
 
 
 def name_options(fix: str, kind: type | None = None) -> str:
-    """The fix of an error with fields as options: "set data.seq_len to 64" as "--data.seq-len 64".
+    """The fix of an error with its settings as options: "set data.seq_len to 64" as "--data.seq-len 64".
 
-    kind: the class of the command's options; a field that it has not stays as it is.
+    kind: the class of the command's options; a setting that it has not stays as it is.
     """
 
-    def option(match: re.Match[str]) -> str:
-        field, value = match.groups()
-        if kind is not None and not hasattr(kind, field):
-            return match[0]
-        section, _, name = field.replace("_", "-").rpartition(".")
-        prefix = f"--{section}." if section else "--"
-        if value == "False":
-            return f"{prefix}no-{name}"
-        if value in (None, "True"):
-            return prefix + name
-        return f"{prefix}{name} with {value}" if value in ("a", "an", "another", "the") else f"{prefix}{name} {value}"
+    def option(setting: Setting) -> str:
+        if kind is not None and not hasattr(kind, setting.field):
+            return str(setting)
+        section, dot, name = setting.field.replace("_", "-").rpartition(".")
+        words = f"with {setting.words}" if setting.words else "" if setting.value == "True" else setting.value
+        if setting.value == "False":
+            name, words = f"no-{name}", ""
+        return f"--{section}{dot}{name} {words}".rstrip()
 
-    changed = SETTING.sub(option, fix)
-    return changed if changed == fix else changed.replace(", or to ", ", or ")
+    return fix.spell(option) if isinstance(fix, Fix) else fix

@@ -18,7 +18,7 @@ from hectogpt.cli.console import note, show
 from hectogpt.cli.options import CompareOptions
 from hectogpt.data import open_corpus
 from hectogpt.display import NGRAMS, Progress, columns, printable
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
 from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means, result_table
 from hectogpt.lab.engines import Engine, gpus_for, local_engine, open_ray, perform, threads_of
@@ -104,7 +104,9 @@ def read(options: CompareOptions) -> Asked:
         return Asked(options, comparison, None)
     if options.engine == "slurm":
         why = "an array has a task for each trial, so their number must be known"
-        raise UserError("budget or until with slurm", why=why, fix="set seeds to 10, or set engine to ray")
+        raise UserError(
+            "budget or until with slurm", why=why, fix=set_to("seeds", 10) + ", or " + set_to("engine", "ray")
+        )
     most = MOST_SEEDS if seeds is None else seeds
     return Asked(options, comparison, Rounds(comparison, first, most, budget, options.until is not None))
 

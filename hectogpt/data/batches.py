@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.serialization import Value
 
 
@@ -71,13 +71,13 @@ class Batches:
             if not least <= value <= most:
                 name = field.removeprefix("data.")
                 why = f"it must lie in [{least}, {most}]"
-                raise UserError(f"{name} is {value}", why=why, fix=f"set {field} to {least}")
+                raise UserError(f"{name} is {value}", why=why, fix=set_to(field, least))
         self.n_sequences = len(tokens) // seq_len
         if self.n_sequences == 0:
             raise UserError(
                 f"the corpus is too short: {len(tokens):,} tokens in this split, one sequence needs {seq_len:,}",
                 why="sequences do not overlap and are never padded",
-                fix=f"use more text, or set data.seq_len to {max(len(tokens), 2)}",
+                fix="use more text, or " + set_to("data.seq_len", max(len(tokens), 2)),
                 code=errors.DATA,
             )
         self.seq_len, self.batch_size, self.seed, self.data_order = seq_len, batch_size, seed, data_order

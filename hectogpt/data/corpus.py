@@ -27,7 +27,7 @@ from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_
 from hectogpt.data.token_files import INDEX, SPLITS, EncodedChunk, token_type
 from hectogpt.data.tokenizer import MERGES, Tokenizer, load_tokenizer, read_merges, train_tokenizer
 from hectogpt.display import Progress
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 
 NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
 TASK_CHARACTERS = 1 << 19  # what one thread encodes at a time
@@ -120,9 +120,11 @@ class CorpusCache:
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         self.folder = cache / f"{slug}-{digest[:12]}"
-        changed = [f"set encoding to {encoding}"] if encoding != "utf-8" else []
-        changed += ["set force to True"] if force else []
-        self.fix = f"hectogpt data repair {shlex.quote(name)}" + (f" ({', '.join(changed)})" if changed else "")
+        self.fix = f"hectogpt data repair {shlex.quote(name)}"
+        changed = [set_to("encoding", encoding)] * (encoding != "utf-8") + [set_to("force", True)] * force
+        for mark, setting in zip((" (", ", "), changed, strict=False):
+            self.fix += mark + setting
+        self.fix += ")" * bool(changed)
 
     def open(self, progress: bool = True, check: bool = True) -> Corpus:
         """Return the corpus. Builds the token files if there are none or the source has changed since."""
@@ -150,7 +152,7 @@ class CorpusCache:
             raise _without_text(self.source.name)
         names = os.listdir(folder) if os.path.isdir(folder) else [folder.name] if os.path.lexists(folder) else []
         if names and INDEX not in names:
-            why, fix = f"it holds {', '.join(sorted(names)[:4])}", "set out to another folder"
+            why, fix = f"it holds {', '.join(sorted(names)[:4])}", set_to("out", words="another folder")
             raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
         texts = _training_texts(self.source)
         twin = copy.copy(self)

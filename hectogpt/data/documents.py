@@ -19,7 +19,7 @@ import numpy as np
 from hectogpt import errors
 from hectogpt.data.token_files import read_tokens, token_type
 from hectogpt.data.tokenizer import Tokenizer, check_ids, load_tokenizer, lone_surrogate
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import open_regular
 
 MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # the first is longer than that of utf-16
@@ -133,7 +133,7 @@ def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
         raise cannot_use(
             label,
             f'no field "{wanted}" with a string; fields with a string: {", ".join(strings) or "none"}',
-            f"set corpus to {path}:{next(iter(strings))}" if strings else f'add a field "{wanted}" with the text',
+            set_to("corpus", f"{path}:{next(iter(strings))}") if strings else f'add a field "{wanted}" with the text',
         )
     if why := lone_surrogate(strings[wanted]):
         raise cannot_use(label, why, "remove it or write it as a pair")
@@ -204,7 +204,7 @@ def decode(raw: bytes, label: str, codec: str, force: bool) -> str:
     is_wide = codec.startswith(("utf-16", "utf-32"))  # text in these encodings has NUL bytes
     if b"\0" in raw and not (force or marked or is_wide):
         why = f"NUL byte at offset {raw.index(0):,}"
-        fix = "name a text file, or set force to True if this is text"
+        fix = "name a text file, or " + set_to("force", True) + " if this is text"
         raise NoTextError(f"{label} is binary, not text", why=why, fix=fix, code=errors.DATA)
     try:
         if marked and not (force or is_wide):
@@ -215,9 +215,9 @@ def decode(raw: bytes, label: str, codec: str, force: bool) -> str:
         raise UserError(
             f"{label} is not {codec} text",
             why=f"byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}): {error.reason}",
-            fix=f"set encoding to {marked or 'latin-1'}",
+            fix=set_to("encoding", marked or "latin-1"),
             code=errors.DATA,
         ) from None
     if codec != "utf-8" and (why := lone_surrogate(text)):  # some of Python's codecs give half of a surrogate pair
-        raise cannot_use(label, f"{codec} gives a {why}", "set encoding to utf-8")
+        raise cannot_use(label, f"{codec} gives a {why}", set_to("encoding", "utf-8"))
     return text

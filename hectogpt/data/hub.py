@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hectogpt.data.documents import Document, LeftOut, Source, cannot_use, column_of_text
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 
 TIMEOUT = 2.0  # seconds to wait for the hub's first answer
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
@@ -62,14 +62,14 @@ class HubSource(Source):
                 f"the Hugging Face hub did not give {self.dataset} ({self.split}): {first[:200]}",
                 'where there is a network, run  python -c "import datasets; '
                 f"datasets.load_dataset('{self.dataset}', split='{self.split}').to_json('corpus.jsonl')\"  "
-                "then copy corpus.jsonl here and set corpus to corpus.jsonl",
+                "then copy corpus.jsonl here and " + set_to("corpus", "corpus.jsonl"),
             ) from None
         dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
         strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
         column = column_of_text(strings, self.column)
         if column not in strings:
             why = f"its text columns are {', '.join(strings) or 'none'}"
-            raise cannot_use(self.name, why, f"set corpus to hf:{self.dataset}:COLUMN")
+            raise cannot_use(self.name, why, set_to("corpus", f"hf:{self.dataset}:COLUMN"))
         return rows, column
 
 

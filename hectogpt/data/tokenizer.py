@@ -20,7 +20,7 @@ import numpy as np
 import tiktoken
 
 from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import read_bytes
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
@@ -241,7 +241,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
     """
     if n_vocab < 257:
         why = "there is one for each of 256 bytes, and one for the end of a text"
-        raise UserError(f"vocab = {n_vocab}", why=why, fix="set vocab to 1000")
+        raise UserError(f"vocab = {n_vocab}", why=why, fix=set_to("vocab", 1000))
     try:
         from tokenizers import Tokenizer as Trained
         from tokenizers import models, pre_tokenizers, trainers
@@ -266,7 +266,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
         raise UserError(
             f"the text has too few repeated pairs for a vocabulary of {n_vocab:,}",
             why=f"its training part gives {tokenizer.n_vocab:,}",
-            fix=f"set vocab to {tokenizer.n_vocab}, or take more text",
+            fix=set_to("vocab", tokenizer.n_vocab) + ", or take more text",
             code=errors.DATA,
         )
     return tokenizer

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hectogpt import errors, hardware
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.sampling import Sampling, choose
 from hectogpt.model.transformer import Transformer
@@ -148,7 +148,7 @@ def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling,
         raise UserError(
             f"{'a text' if rows == 1 else f'{rows:,} texts'} of up to {new:,} new tokens {verb} not fit",
             why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix=f"set num_return_sequences to {fits}" if fewer else "set max_new_tokens to a smaller number",
+            fix=set_to("num_return_sequences", fits) if fewer else set_to("max_new_tokens", words="a smaller number"),
             code=errors.MEMORY,
         )
 
@@ -172,7 +172,7 @@ def _check_numbers(totals: list[float], rows: set[int]) -> None:
         raise UserError(
             f"the model's logits for text {bad[0]} are not finite",
             why="its weights diverged or are damaged, or their number format overflows",
-            fix="use an earlier checkpoint, or set precision to float32",
+            fix="use an earlier checkpoint, or " + set_to("precision", "float32"),
             code=errors.DIVERGED,
         )
 

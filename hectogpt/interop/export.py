@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.files import lock, remove_leftovers, replace_folder, temporary_folder, write_atomic
 from hectogpt.interop import gguf_file
 from hectogpt.interop.hf_config import gpt2_differences, write_config
@@ -120,7 +120,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
     foreign = [name for name in names if name not in OURS]
     if foreign or (names and not overwrite):
         why = f"it holds {', '.join((foreign or names)[:4])}{' and more' if len(foreign or names) > 4 else ''}"
-        fix = "name another folder" + ("" if foreign else ", or set overwrite to True")
+        fix = "name another folder" + ("" if foreign else ", or " + set_to("overwrite", True))
         raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
 
 
@@ -182,7 +182,7 @@ def _write_gguf(job: _Job) -> str:
         raise UserError(
             f"the model of {job.name} cannot be written as GGUF",
             why=f"llama.cpp knows GPT-2, and this model differs from it in {fields}",
-            fix="set to to hf: a folder with the model's own code, for transformers",
+            fix=set_to("to", "hf") + ": a folder with the model's own code, for transformers",
         )
     gguf_file.write(
         job.model, job.tokenizer, job.new / gguf_file.FILE, title_of(read_facts(job.place, job.step), job.name)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.hub import HUB_NAME, TIMEOUT, check_hub_answers
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_tokenizer import read_tokenizer
 from hectogpt.interop.hf_weights import SAFETENSORS, is_exported, load_exported, load_gpt2
@@ -254,7 +254,7 @@ def _advice(folder: Path, sources: Sequence[Source]) -> str:
         return f"ask for {', '.join(source.file for source in sources)} where the folder comes from"
     them = "it" if len(copies) == 1 else "them"
     names = " and ".join(map(str, copies))
-    return f"look at {names}, and if you trust {them}, set idea to {' '.join(map(str, copies))}"
+    return f"look at {names}, and if you trust {them}, " + set_to("idea", " ".join(map(str, copies)))
 
 
 def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from hectogpt import __version__, files, hardware, process
 from hectogpt.display import Progress
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record
@@ -123,7 +123,7 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
     Raises UserError if they would have to share cores, which makes their seconds those of no machine.
     """
     if workers < 1:
-        raise UserError(f"workers = {workers}", why="somebody has to run the trials", fix="set workers to 1")
+        raise UserError(f"workers = {workers}", why="somebody has to run the trials", fix=set_to("workers", 1))
     gpus = gpus_for(comparison.arms) if workers > 1 else []
     if not gpus and workers > 1:
         check_cores(comparison, workers)
@@ -157,9 +157,9 @@ def check_cores(comparison: Comparison, workers: int) -> None:
             f"{workers} trials at a time of {threads} thread{'s' * (threads != 1)} each do not fit {cores} cores",
             why="trials that share cores take longer, and their seconds count. The number of threads changes the last "
             "bits of a loss, so it does not follow the number of workers by itself",
-            fix=f"set threads to {cores // workers}, for all trials that are to be compared"
+            fix=set_to("threads", cores // workers) + ", for all trials that are to be compared"
             if workers <= cores
-            else f"set workers to {max(cores // threads, 1)}",
+            else set_to("workers", max(cores // threads, 1)),
         )
 
 
@@ -230,7 +230,7 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
             raise UserError(
                 f"Ray has no room for a trial of {threads} threads",
                 why=f"its machines have {have.get('CPU', 0):g} cores in all",
-                fix=f"set threads to {max(int(have.get('CPU', 1)), 1)}",
+                fix=set_to("threads", max(int(have.get("CPU", 1)), 1)),
             )
         task = ray.remote(max_retries=1, num_cpus=threads, num_gpus=gpus)(do_trial)
 

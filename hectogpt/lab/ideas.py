@@ -24,7 +24,7 @@ from torch import nn
 
 from hectogpt import errors
 from hectogpt.data import find_tokenizer
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.idea_file import IdeaFile, imported, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig, Transformer
@@ -256,7 +256,8 @@ def check_loaded(run: Run, folder: Path) -> None:
         raise UserError(
             f"the run in {folder} was made by a file of its user's own, {run.recipe}",
             why="importing a file runs it, so it is not imported unasked",
-            fix=f"look at {copies[0]}, and if you trust it, set idea to {copies[0]}" if copies else "set idea to it",
+            fix=(f"look at {copies[0]}, and if you trust it, " if copies else "")
+            + set_to("idea", copies[0] if copies else "it"),
             code=errors.CHECKPOINT,
         )
 

@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from hectogpt.display import value_text
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.record import arm_label, differences
 from hectogpt.serialization import IDEA_MODULE, current_path, did_you_mean, dump
@@ -72,7 +72,7 @@ def parse_sweep(text: str) -> list[tuple[str, Any]]:
     field, equals, values = text.partition("=")
     if not equals or not values:
         raise UserError(
-            f"sweep {text}", why="it has the form FIELD=VALUE,VALUE", fix="set sweep to optim.lr=0.001,0.003"
+            f"sweep {text}", why="it has the form FIELD=VALUE,VALUE", fix=set_to("sweep", "optim.lr=0.001,0.003")
         )
     return [(field.replace("-", "_"), _parse(value)) for value in COMMA.split(values)]
 

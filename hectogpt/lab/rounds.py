@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import Comparison, Result, Trial
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.sequential import compare_sequentially
@@ -28,7 +28,7 @@ def parse_duration(text: str) -> float:
     seconds = sum((float(number) * UNITS[unit] for number, unit in DURATION.findall(compact)), 0.0)
     if not seconds or DURATION.sub("", compact):
         why = "a time is a number with s, m or h, as in 90s, 60m, 2h"
-        raise UserError(f"budget {text}", why=why, fix="set budget to 60m")
+        raise UserError(f"budget {text}", why=why, fix=set_to("budget", "60m"))
     return seconds
 
 

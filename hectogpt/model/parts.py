@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hectogpt import errors, hardware
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.serialization import Value
@@ -151,14 +151,14 @@ class SinusoidalPositions(Positions):
             raise UserError(
                 f"sinusoidal positions with model.d_model = {d_model}",
                 why="sines and cosines come in pairs, so d_model must be even",
-                fix=f"set model.d_model to {d_model + 1}",
+                fix=set_to("model.d_model", d_model + 1),
             )
         need, have = 3 * 8 * context_length * d_model, hardware.free_memory()  # the angles, their sines, their cosines
         if need > have:
             raise UserError(
                 f"a table of {context_length:,} sinusoidal positions with {d_model:,} dimensions does not fit",
                 why=f"making it takes {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-                fix="set model.context_length to a smaller number",
+                fix=set_to("model.context_length", words="a smaller number"),
                 code=errors.MEMORY,
             )
         return SinusoidalPositionsLayer(context_length, d_model, self.base)

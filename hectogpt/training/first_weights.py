@@ -13,7 +13,7 @@ import torch
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.model import Transformer
 from hectogpt.model.weights import load_tensors, model_of, saved_tensors
 from hectogpt.serialization import Value
@@ -124,7 +124,7 @@ class BigramInit(Value):
             raise UserError(
                 "init_from_counts with a head that is tied or has no bias",
                 why="the bias takes the tokens' frequencies, the head's rows what follows what",
-                fix="set model.lm_head.bias to True",
+                fix=set_to("model.lm_head.bias", True),
             )
         rows = np.arange(vocab) if head.row_of_token is None else head.row_of_token.cpu().numpy()
         size = len(head.weight)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from hectogpt import errors, hardware
 from hectogpt.data import Corpus
 from hectogpt.display import Progress
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.model.weights import save_model
 from hectogpt.run_records import METRICS, read_rows
 from hectogpt.serialization import dump
@@ -137,7 +137,7 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
     if interrupted:
         finish_early(session, folder, facts, "interrupted")
         kept = f"weights, metrics and run.json in {folder.path}"
-        raise _stopped(session, signals, fix=f"set resume to {folder.path} to go on", kept=kept)
+        raise _stopped(session, signals, fix=set_to("resume", folder.path) + " to go on", kept=kept)
 
 
 def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str = "", kept: str = "") -> UserError:
@@ -198,12 +198,12 @@ def _explained(
 ) -> BaseException:
     """What to raise for what ended a run before its last step, after what can be kept is written."""
     ignore_more()
-    run, going_on = session.run, f"set resume to {folder.path} to go on"
+    run, going_on = session.run, set_to("resume", folder.path) + " to go on"
     if isinstance(error, UserError) and error.code == errors.DIVERGED:
         save_last(session, folder, autosave, progress, needed=False)
         finish_early(session, folder, facts, "diverged")
         error.kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
-        error.fix = f"{error.fix}; `hectogpt check {folder.path} --diagnose` finds where"
+        error.fix += f"; `hectogpt check {folder.path} --diagnose` finds where"
         return error
     if isinstance(error, UserError) and error.code == errors.PEER and session.step:  # the steps done are whole here
         with suppress(UserError):
@@ -217,11 +217,12 @@ def _explained(
         return UserError(what, why=why, fix=going_on, kept=kept, code=code_of(stop))
     if hardware.is_out_of_memory(error):
         rows, leaves = run.data.rows_at_once, run.data.leaves
-        field = f"data.micro_batch to {max(rows // 2, 1)}" if leaves is None else f"data.leaves to {2 * leaves}"
+        half, double = max(rows // 2, 1), 2 * (leaves or 1)
+        less = set_to("data.micro_batch", half) if leaves is None else set_to("data.leaves", double)
         return UserError(
             f"out of memory in step {session.step + 1} of {run.steps}",
             why=str(error).strip().partition("\n")[0][:300],
-            fix=f"set {field} for a new run; the batch stays the same",
+            fix=less + " for a new run; the batch stays the same",
             kept=kept,
             code=errors.MEMORY,
         )

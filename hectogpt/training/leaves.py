@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hectogpt.data import Batches
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import unchanging_weights
@@ -47,8 +47,11 @@ def choose_leaves(data: Data, processes: int) -> Data:
             raise UserError(
                 f"{processes} processes cannot share data.leaves = {data.leaves}",
                 why=f"each owns a whole subtree of the sum, so there may be {_list(counts)}",
-                fix=f"another number of processes, or set data.leaves to a power of two times {processes} that divides "
-                f"data.batch_size = {data.batch_size}",
+                fix="another number of processes, or "
+                + set_to(
+                    "data.leaves",
+                    words=f"a power of two times {processes} that divides data.batch_size = {data.batch_size}",
+                ),
             )
         return data
     divisors = [n for n in range(1, data.batch_size + 1) if data.batch_size % n == 0]
@@ -59,7 +62,7 @@ def choose_leaves(data: Data, processes: int) -> Data:
         raise UserError(
             f"{processes} processes cannot share a batch of data.batch_size = {data.batch_size} rows",
             why=f"all take equal parts, so there may be {_list(counts)}",
-            fix=f"another number of processes, or set data.batch_size to {larger}",
+            fix="another number of processes, or " + set_to("data.batch_size", larger),
         )
     least = 1 if data.micro_batch is None else -(-data.batch_size // data.micro_batch)
     small = [n for n in fitting if n >= least]
@@ -68,8 +71,8 @@ def choose_leaves(data: Data, processes: int) -> Data:
             f"data.micro_batch = {data.micro_batch} with {processes} processes",
             why=f"they cut a batch of {data.batch_size} rows into at most {fitting[-1]} equal leaves of "
             f"{data.batch_size // fitting[-1]} rows",
-            fix=f"set data.micro_batch to {data.batch_size // fitting[-1]}, or data.batch_size to a power of two times "
-            f"{processes}",
+            fix=set_to("data.micro_batch", data.batch_size // fitting[-1])
+            + f", or data.batch_size to a power of two times {processes}",
         )
     # Of one process powers of two first, so that others may share the run later.
     by_choice = [n for n in small if processes > 1 or n.bit_count() == 1] or small

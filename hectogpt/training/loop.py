@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from hectogpt import errors
 from hectogpt.data import Batches
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
 from hectogpt.training.losses import Predictions, total_of
@@ -163,7 +163,7 @@ def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserEr
     return UserError(
         f"step {step + 1}: loss {loss}, gradient norm {norm}",
         why=f"a number stopped being finite{where}",
-        fix="a lower learning rate, a longer warm-up, or set gradient_clipping to 1",
+        fix="a lower learning rate, a longer warm-up, or " + set_to("gradient_clipping", 1),
         kept=f"the weights after step {step}: this step's update was not applied",
         code=errors.DIVERGED,
     )

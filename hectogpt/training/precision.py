@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hectogpt import errors, hardware
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.training.run import Data, Dtype, Run
@@ -94,12 +94,14 @@ def _device(name: str) -> str:
     kind, available = name.partition(":")[0], _available()
     if not available.get(kind, False):
         have = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise UserError(f"device {name!r} is not available", why=f"this machine has {have}", fix="set device to auto")
+        raise UserError(
+            f"device {name!r} is not available", why=f"this machine has {have}", fix=set_to("device", "auto")
+        )
     if kind == "mps" and (difference := difference_from_cpu(torch.device(name))) > MOST_DIFFERENCE:
         raise UserError(
             f"device {name!r} computes other numbers than the CPU",
             why=f"a small training step differs by {difference:.1g} of its size, {MOST_DIFFERENCE:g} are allowed",
-            fix="set device to cpu, or use another version of macOS or torch",
+            fix=set_to("device", "cpu") + ", or use another version of macOS or torch",
         )
     return name
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from hectogpt.data import DataOrder, Shuffled
 from hectogpt.display import facts_text, table_html, value_text
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.model import Init, ModelConfig
 from hectogpt.serialization import classes_of, diff, load
 from hectogpt.training.after_step import AfterStep
@@ -65,7 +65,7 @@ class Data:
                 raise UserError(
                     f"data.micro_batch = {self.micro_batch} with data.batch_size = {self.batch_size}",
                     why=f"a step computes one part after the other, and at most {MOST_PARTS:,} of them",
-                    fix=f"set data.micro_batch to {-(-self.batch_size // MOST_PARTS)}",
+                    fix=set_to("data.micro_batch", -(-self.batch_size // MOST_PARTS)),
                 )
             return
         if self.leaves < 1 or self.batch_size % self.leaves:
@@ -73,13 +73,13 @@ class Data:
             raise UserError(
                 f"data.leaves = {self.leaves}",
                 why=f"it must divide data.batch_size = {self.batch_size}: {', '.join(divisors)}",
-                fix=f"set data.leaves to {max(n for n in map(int, divisors) if n <= max(self.leaves, 1))}",
+                fix=set_to("data.leaves", max(n for n in map(int, divisors) if n <= max(self.leaves, 1))),
             )
         if self.micro_batch is not None:
             raise UserError(
                 "data.leaves with data.micro_batch",
                 why="a leaf is what is computed at a time",
-                fix="set data.micro_batch to None, and as many leaves as memory asks for",
+                fix=set_to("data.micro_batch", None) + ", and as many leaves as memory asks for",
             )
 
     @property
@@ -142,7 +142,7 @@ class Run:
             raise UserError(
                 f"data.seq_len = {self.data.seq_len} with model.context_length = {self.model.context_length}",
                 why="a row must fit in the context",
-                fix=f"set data.seq_len to {self.model.context_length}",
+                fix=set_to("data.seq_len", self.model.context_length),
             )
 
     @property

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from hectogpt import errors, files, hardware
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import MERGES
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
 from hectogpt.json_files import MANIFEST, narrow_manifest, read_json_object, write_manifest
@@ -73,7 +73,7 @@ class RunFolder:
         cannot be written (STORAGE).
         """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise UserError(f"{name!r} cannot be a folder's name", fix="set out to a folder")
+            raise UserError(f"{name!r} cannot be a folder's name", fix=set_to("out", words="a folder"))
         text = _render({"run": dump(run), "modified": modified})
         names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
         for path in [out] if out is not None else [root / name for name in names]:
@@ -98,7 +98,10 @@ class RunFolder:
         raise UserError(
             f"{out or root / name} already holds a run",
             why=f"it has a {RUN}",
-            fix=f"set out to another folder, set resume to auto, or remove {out or root / name} first",
+            fix=set_to("out", words="another folder")
+            + ", "
+            + set_to("resume", "auto")
+            + f", or remove {out or root / name} first",
             kept="the old run, untouched",
         )
 
@@ -278,7 +281,7 @@ def _lock(path: Path, held: ExitStack) -> bool:
         raise UserError(
             f"{path} is in use",
             why=error.why,
-            fix="wait for it or stop it, or set out to another folder",
+            fix="wait for it or stop it, or " + set_to("out", words="another folder"),
             kept="its run, untouched",
             code=error.code,
         ) from None
@@ -300,6 +303,6 @@ def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"cannot write to {path}",
         why=error.strerror or str(error),
-        fix="set out to a folder you may write to",
+        fix=set_to("out", words="a folder you may write to"),
         code=errors.STORAGE,
     )

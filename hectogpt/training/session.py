@@ -20,7 +20,7 @@ import torch
 
 from hectogpt import __version__, errors, hardware
 from hectogpt.data import Batches, Corpus, open_corpus
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.model.weights import copied, load_model, load_tensors, saved_tensors
@@ -260,7 +260,7 @@ def _choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) -
         if local.local_size > torch.cuda.device_count():
             raise UserError(
                 f"{local.local_size} processes on a machine with {torch.cuda.device_count()} GPUs",
-                fix="a process for each GPU, or set device to cpu",
+                fix="a process for each GPU, or " + set_to("device", "cpu"),
             )
         torch.cuda.set_device(local.local_rank)
         run = replace(run, device=f"cuda:{local.local_rank}")

@@ -10,7 +10,7 @@ import torch
 
 from hectogpt import errors, files
 from hectogpt.data import Batches, Corpus, Tokenizer, tokens_read
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.build import cpp_compiler_fault, find
 from hectogpt.model import Transformer
@@ -31,7 +31,7 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
     if corpus.n_vocab > run.model.vocab_size:
         raise UserError(
             f"corpus {corpus.name}: ids up to {corpus.n_vocab - 1}, model.vocab_size = {run.model.vocab_size}",
-            fix=f"set model.vocab_size to {corpus.n_vocab}",
+            fix=set_to("model.vocab_size", corpus.n_vocab),
             code=errors.DATA,
         )
     if len(corpus.tokens["train"]) < run.data.seq_len:
@@ -72,7 +72,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         raise UserError(
             "compile = True, but no C++ compiler works",
             why=fault,
-            fix="install one (Debian: apt-get install g++ python3-dev), or set compile to False",
+            fix="install one (Debian: apt-get install g++ python3-dev), or " + set_to("compile", False),
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)

@@ -13,7 +13,7 @@ import torch
 from hectogpt import errors, torch_private
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import Progress
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
 from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, RUN, STEP_FOLDER, read_state
@@ -131,7 +131,7 @@ def check_space(session: Session, folder: RunFolder, progress: Progress) -> None
         raise UserError(
             f"the disk of {folder.path} is full",
             why=f"the weights take {weights:,} bytes, {free:,} are free",
-            fix="free some space on it, or set out to a folder on another disk",
+            fix="free some space on it, or " + set_to("out", words="a folder on another disk"),
             code=errors.STORAGE,
         )
     if free < 1.1 * 3 * weights * (folder.checkpoints.keep + 1):
@@ -153,7 +153,7 @@ def _go_on(task: Task, resume: Resume, progress: Progress, world: Alone | World)
             raise UserError(
                 f"{folder.path} cannot go on exactly",
                 why=", ".join(differences),
-                fix="the machine and the installation on which it began, or set require_exact to False",
+                fix="the machine and the installation on which it began, or " + set_to("require_exact", False),
                 kept="the run, untouched",
                 code=errors.EXACTNESS,
             )
@@ -208,7 +208,11 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         raise UserError(
             f"{folder} holds another run",
             why="; ".join(found[:3]) + more,
-            fix="leave these options out, or set out to another folder for a new run; set extend for more steps",
+            fix="leave these options out, or "
+            + set_to("out", words="another folder for a new run")
+            + "; "
+            + set_to("extend")
+            + " for more steps",
             kept="the old run, untouched",
         )
 
@@ -225,7 +229,7 @@ def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
         raise UserError(
             f"{folder} has no checkpoint of its last step",
             why="more steps go on from the state of the optimizer, which the weights alone do not hold",
-            fix="a run that keeps checkpoints: set save_every",
+            fix="a run that keeps checkpoints: " + set_to("save_every"),
             kept="the run, untouched",
             code=errors.CHECKPOINT,
         )

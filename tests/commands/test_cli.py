@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from hectogpt.cli import COMMANDS, main, name_options
 from hectogpt.cli.console import steady_streams
 from hectogpt.cli.data import Options as DataOptions
 from hectogpt.display import Unfailing
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 
 FULL = Path("/dev/full")
 
@@ -78,22 +79,27 @@ def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fix", "named"),
+    ("fix", "said", "named"),
     [
-        ("set data.seq_len to 64", "--data.seq-len 64"),
-        ("set compile to False", "--no-compile"),
-        ("set model.lm_head.bias to False", "--model.lm-head.no-bias"),
-        ("set out to another folder, or remove a first", "--out with another folder, or remove a first"),
-        ("set corpus to sotu, or to the path of a text file", "--corpus sotu, or the path of a text file"),
-        ("text (set encoding to cp1252, set force to True)", "text (--encoding cp1252, --force)"),
-        ("more text, or a smaller data.seq_len", "more text, or a smaller data.seq_len"),
+        (set_to("data.seq_len", 64), "set data.seq_len to 64", "--data.seq-len 64"),
+        (set_to("compile", False), "set compile to False", "--no-compile"),
+        (set_to("model.lm_head.bias", False), "set model.lm_head.bias to False", "--model.lm-head.no-bias"),
+        (
+            set_to("out", words="another folder") + ", or no",
+            "set out to another folder, or no",
+            "--out with another folder, or no",
+        ),
+        ("a text (" + set_to("force", True) + ")", "a text (set force to True)", "a text (--force)"),
+        ("a run: " + set_to("save_every"), "a run: set save_every", "a run: --save-every"),
+        ("set steps in run.json to 3", "set steps in run.json to 3", "set steps in run.json to 3"),
     ],
 )
-def test_fields_in_a_fix_are_named_as_options(fix: str, named: str) -> None:
+def test_settings_in_a_fix_are_named_as_options(fix: str, said: str, named: str) -> None:
     """What is no option of the command stays a field."""
-    assert name_options(fix) == named
-    fix = "set encoding to latin-1, or set corpus to x"
+    assert (fix, name_options(fix)) == (said, named)
+    fix = set_to("encoding", "latin-1") + ", or " + set_to("corpus", "x")
     assert name_options(fix, DataOptions) == "--encoding latin-1, or set corpus to x"
+    assert name_options(pickle.loads(pickle.dumps(fix)), DataOptions) == "--encoding latin-1, or set corpus to x"
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
