@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtr
 
-from hectogpt.explore import attention, positions
-from hectogpt.explore.numbers import SAMPLES, VANISHING, N
+from tools import attention, positions
+from tools.numbers import SAMPLES, VANISHING, N
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 STYLE: Any = {  # names that matplotlib knows, values of many types

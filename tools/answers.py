@@ -168,7 +168,7 @@ def _without_chance(pdf: bytes) -> bytes:
 
 def read_numbers() -> dict[str, float]:
     """Every number that the answers may quote: computed, or from the records of training runs."""
-    from hectogpt.explore.numbers import numbers
+    from tools.numbers import numbers
 
     return numbers() | read_trained(TRAINED) | read_reference_run(REFERENCE_RUN)
 

@@ -49,7 +49,7 @@ LAYERS: dict[str, Layer] = {
     "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment"),
     "assignment": Layer("the assignment as a kit", "#116329", "data"),
     "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "interop data model kernels"),
-    "explore": Layer("attention and positions in numbers", "#bf3989", "data model"),
+    "explore": Layer("a look into a trained model", "#bf3989", "data model"),
     "interop": Layer("models in Hugging Face's GPT-2 layout", "#bc4c00", "data model"),
     "generation": Layer("KV cache, sampling, smaller weights", "#1b7c83", "model kernels"),
     "data": Layer("text becomes batches of tokens, no torch", "#9a6700"),

@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "judge": ("hectogpt.cli.judge", "judge an idea against its base, and check what it says"),
     "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
     "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),
-    "explore": ("hectogpt.cli.explore", "attention and positions, in numbers and on interactive pages"),
+    "explore": ("hectogpt.cli.explore", "attention, positions and models on interactive pages"),
     "data": ("hectogpt.cli.data", "build, verify or repair a corpus of tokens"),
     "show": ("hectogpt.cli.show", "show a run; without a name the runs here, recipes, corpora"),
     "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("hectogpt.cli.completion", "print a completion script for bash or zsh"),
 }
 
-# A command of an earlier version: what does its work now.
+# A command of an earlier version, or two words of one: what does its work now.
 GONE = {
     "list": "hectogpt show, without a name",
     "verify": "hectogpt check RUN, for a corpus hectogpt data verify SOURCE",
@@ -44,6 +44,7 @@ GONE = {
     "replay": "hectogpt check RUN --replay",
     "diagnose": "hectogpt check RUN --diagnose",
     "report": "python -m tools.report, in a checkout",
+    "explore numbers": "python -m tools.numbers, in a checkout",
     "bench": "docs/performance.md shows the timings; python -m bench, in a checkout, measures them",
 }
 
@@ -120,8 +121,8 @@ def _run(arguments: list[str]) -> None:
         print(f"hectogpt {__version__}")
         return
     command, given = arguments[0], arguments[1:]
-    if command in GONE:
-        raise UserError(f"`hectogpt {command}` is gone", fix=GONE[command])
+    if gone := {command, " ".join(arguments[:2])} & GONE.keys():
+        raise UserError(f"`hectogpt {min(gone)}` is gone", fix=GONE[min(gone)])
     if command not in COMMANDS:
         why = f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"unknown command {command!r}", why=why, fix=did_you_mean(command, COMMANDS))

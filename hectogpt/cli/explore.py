@@ -1,5 +1,4 @@
-"""`hectogpt explore`: pages that open without a network; `explore numbers` and `explore export VIEW` print or save what
-they show."""
+"""`hectogpt explore`: pages that open without a network; `explore export VIEW` saves one."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from hectogpt.cli.console import remarks, show
-from hectogpt.cli.help import Idea, Json, Step
+from hectogpt.cli.console import remarks
+from hectogpt.cli.help import Idea, Step
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
@@ -25,14 +24,13 @@ class Options:
     """Open a page in the browser: training on your text, in the page. With a model's folder: its attention, and what
     each head is worth. The other pages are linked below it.
 
-    `hectogpt explore numbers --help` and `hectogpt explore export --help` say more of the other two uses.
+    `hectogpt explore export --help` says more of pages that are saved.
 
     Examples
       hectogpt explore
       hectogpt explore runs/minute --prompt "The state of the Union"
       hectogpt explore export train --out train.html --text mine.txt
       hectogpt explore export attention --out page.html
-      hectogpt explore numbers --json
     """
 
     model: Positional[str | None] = None
@@ -42,13 +40,6 @@ class Options:
     idea: Idea = ()
     no_browser: bool = False
     """Print where the page is and open nothing."""
-
-
-@dataclass(frozen=True)
-class NumbersOptions:
-    """Print every number that the written answers quote."""
-
-    json: Json = False
 
 
 @dataclass(frozen=True)
@@ -70,17 +61,12 @@ class ExportOptions:
     idea: Idea = ()
 
 
-SUBCOMMANDS = {"numbers": NumbersOptions, "export": ExportOptions}
+SUBCOMMANDS = {"export": ExportOptions}
 
 
-def main(options: Options | NumbersOptions | ExportOptions) -> None:
+def main(options: Options | ExportOptions) -> None:
     """Run the command."""
-    if isinstance(options, NumbersOptions):
-        from hectogpt.explore.numbers import numbers
-
-        found = numbers()
-        show(options.json, found, (f"{name:<32}{value:.6g}" for name, value in found.items()))
-    elif isinstance(options, ExportOptions):
+    if isinstance(options, ExportOptions):
         export(options)
     else:
         open_pages(options)

@@ -1,5 +1,1 @@
-"""The questions about attention and positions, answered with numbers; and a look into a trained model.
-
-`attention` and `positions` are pure functions that return arrays. `numbers` computes every number of the written
-answers (tools/answer_figures.py draws their figures). Nothing is trained here.
-"""
+"""A look into a trained model: attention maps, losses, next tokens, and what its heads are worth."""

@@ -64,7 +64,6 @@ COMMANDS: dict[tuple[str, ...], int] = {  # and their exit codes; RUN stands for
     ("show", "RUN"): 0,
     ("generate", "RUN", "The", "--max-new-tokens", "3"): 0,
     ("idea", "mïne.py"): 0,
-    ("explore", "numbers"): 0,
     ("compare", "baseline", "adamw_128", "--dry-run", "--corpus", "täxt.bin"): 0,
 }
 

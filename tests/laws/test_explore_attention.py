@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.special import expit, logit
 from scipy.stats import ks_2samp, norm
 
-from hectogpt.explore import attention
+from tools import attention
 
 SMALL = settings(max_examples=30, deadline=None)
 

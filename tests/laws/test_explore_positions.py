@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hectogpt.explore import positions
 from hectogpt.model.parts import SinusoidalPositions
+from tools import positions
 
 SMALL = settings(max_examples=30, deadline=None)
 

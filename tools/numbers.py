@@ -1,16 +1,18 @@
-"""The numbers that the written answers quote, by name.
+"""The numbers that the written answers quote, by name; `python -m tools.numbers [--json]` prints them.
 
 A name is `question.quantity`. The answers carry it in a comment behind the number; tools/answers.py compares the two.
 Losses of trained models are not here: tools/answers.py reads them from their records.
 """
 
+import json
 import math
+import sys
 
 import numpy as np
 import torch
 from scipy.special import ndtr
 
-from hectogpt.explore import attention, positions
+from tools import attention, positions
 
 N = 16  # keys in the noisy questions
 SAMPLES = 100_000
@@ -206,3 +208,9 @@ def _nearest() -> dict[str, float]:
         named |= {f"near.apart_{d}": float(pair.t - pair.s), f"near.distance_{d}": pair.distance}
         named |= {f"near.exact_{d}": pair.exact, f"near.ties_{d}": float(pair.ties)}
     return named
+
+
+if __name__ == "__main__":
+    found = numbers()
+    lines = [f"{name:<32}{value:.6g}" for name, value in found.items()]
+    print(json.dumps(found, allow_nan=False) if "--json" in sys.argv else "\n".join(lines))
