@@ -143,10 +143,11 @@ def diagnose(options: CheckOptions) -> None:
     fault = find_fault(session)
     place = "there is none" if fault.stage is None else f"{STAGES[fault.stage]} of {fault.module}"
     kind = "rows whose loss is not finite" if fault.stage == "forward" else "rows with the largest losses"
-    rows = zip(fault.rows, fault.sequences, fault.row_losses, strict=True)
+    origins = [f"sequence {number}, " for number in fault.sequences] or [""] * len(fault.rows)
+    rows = zip(fault.rows, origins, fault.row_losses, strict=True)
     lines = [f"step {fault.step}: loss {fault.loss:.6g}, gradient norm {fault.grad_norm:.6g}"]
     lines += [f"first number that is not finite: {place}"]
-    lines += [f"{kind}: " + ", ".join(f"row {row} (sequence {seq}, loss {loss:.4g})" for row, seq, loss in rows)]
+    lines += [f"{kind}: " + ", ".join(f"row {row} ({origin}loss {loss:.4g})" for row, origin, loss in rows)]
     lines += ["largest outputs: " + ", ".join(f"{name} {value:.4g}" for name, value in fault.largest)]
     show(options.json, dump(fault), lines, options.quiet)
 

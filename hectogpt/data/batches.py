@@ -1,6 +1,7 @@
 """Batches as a pure function of (seed, step): there is no state to save for a resume.
 
 The token stream is cut into sequences that do not overlap. Every epoch shows each sequence once, in its own order.
+A batch is then as its DataOrder cuts it, ours not at all.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ class DataOrder(Value):
         sequences: ids [n_sequences, seq_len]. epoch: counts from 0.
         """
 
+    def cut(self, rows: np.ndarray, step: int, steps: int) -> np.ndarray:
+        """The batch of 0-based `step`, int64 [batch_size, seq_len], as [rows, tokens] of another shape: fewer rows, or
+        shorter ones, or shorter and more. It has some of the batch's tokens, no more than all: a pure function of its
+        arguments. What is counted of the training text (`tokens_read`) is counted before."""
+        return rows
+
 
 @dataclass(frozen=True)
 class Shuffled(DataOrder):
@@ -51,7 +58,8 @@ class Batches:
     Step s takes places s * batch_size to (s + 1) * batch_size - 1 of all epochs' orders joined, so a batch can hold the
     end of one epoch and the start of the next.
 
-    tokens: [n], ids of any integer type. seq_len: tokens per row. n_sequences: n // seq_len; the rest is never shown.
+    tokens: [n], ids of any integer type. seq_len: tokens per row. steps: of the whole run, for an order that cuts.
+    n_sequences: n // seq_len; the rest is never shown. cuts: whether the order cuts batches.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class Batches:
         batch_size: int = 16,
         seed: int = 0,
         data_order: DataOrder = Shuffled(),
+        steps: int = 1,
     ) -> None:
         """Raises UserError: DATA if `tokens` do not fill one sequence, USAGE for a size or seed out of range."""
         for field, value, least, most in (
@@ -81,6 +90,7 @@ class Batches:
                 code=errors.DATA,
             )
         self.seq_len, self.batch_size, self.seed, self.data_order = seq_len, batch_size, seed, data_order
+        self.steps, self.cuts = steps, type(data_order).cut is not DataOrder.cut
         self._sequences = np.asarray(tokens[: self.n_sequences * seq_len]).reshape(self.n_sequences, seq_len)
         self._orders: dict[int, np.ndarray] = {}
 
@@ -105,28 +115,48 @@ class Batches:
             self._orders[epoch] = order
         return self._orders[epoch]
 
-    def rows(self, step: int, lo: int, hi: int) -> np.ndarray:
-        """int64 [hi - lo, seq_len]: rows lo to hi - 1 of this step's batch. Raises ValueError outside the batch."""
-        if not (step >= 0 and 0 <= lo <= hi <= self.batch_size):
-            raise ValueError(f"step {step}, rows {lo}:{hi} of a batch of {self.batch_size}")
-        return self._sequences[np.array(self.numbers(step)[lo:hi], dtype=np.int64)].astype(np.int64)
+    def rows(self, step: int) -> np.ndarray:
+        """int64 [batch_size, seq_len]: the rows of this step (from 0), before they are cut."""
+        return self._sequences[self.numbers(step)].astype(np.int64)
 
     def numbers(self, step: int) -> list[int]:
-        """Which of the sequences are the rows of this step's batch."""
+        """Which of the sequences are the rows of this step."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         return [int(self.order(place // self.n_sequences)[place % self.n_sequences]) for place in places]
 
     def at(self, step: int) -> np.ndarray:
-        """int64 [batch_size, seq_len]: the whole batch of this step (from 0)."""
-        return self.rows(step, 0, self.batch_size)
+        """int64 [batch_size, seq_len], or what the order cuts of it: the batch of this step (from 0).
+
+        Raises UserError for an order that makes something else.
+        """
+        rows = self.rows(step)
+        if not self.cuts:
+            return rows
+        batch = np.asarray(self.data_order.cut(rows.copy(), step, self.steps))
+        fault = f"it gives {batch.dtype} of shape {batch.shape} for {rows.dtype} of shape {rows.shape}"
+        if batch.dtype.kind == "i" and batch.ndim == 2 and 0 < batch.size <= rows.size:
+            fault = "" if 2 <= batch.shape[1] <= self.seq_len else fault
+            fault = fault or ("" if np.isin(batch, rows).all() else "it has tokens that the batch has not")
+        if fault:
+            raise UserError(
+                f"step {step + 1}: {type(self.data_order).__name__}.cut makes no batch",
+                why=fault,
+                fix=f"return rows of 2 to {self.seq_len} of the batch's tokens, {rows.size:,} in all at most",
+                code=errors.DATA,
+            )
+        return np.ascontiguousarray(batch, dtype=np.int64)
+
+    def tokens(self, step: int) -> int:
+        """How many tokens the batch of this step has."""
+        return self.at(step).size if self.cuts else self.batch_size * self.seq_len
 
 
 def tokens_read(
     tokens: np.ndarray, seq_len: int, batch_size: int, seed: int, steps: int, data_order: DataOrder = Shuffled()
 ) -> np.ndarray:
-    """int64 [steps * batch_size, seq_len]: the sequences that a run's first `steps` batches show.
+    """int64 [steps * batch_size, seq_len]: the sequences that a run's first `steps` batches show, before they are cut.
 
     Raises UserError as `Batches` does.
     """
     batches = Batches(tokens, seq_len, batch_size, seed, data_order)
-    return np.concatenate([batches.at(step) for step in range(steps)])
+    return np.concatenate([batches.rows(step) for step in range(steps)])

@@ -21,7 +21,8 @@ class Finding:
     step: its number, from 1. loss, grad_norm: nan or infinite if they are so. stage: "weights", "forward" or
     "backward", where the first number that is not finite appears; None if all are finite. module: whose weights, output
     or gradient it is. rows: the rows of the batch with a loss that is not finite, from 0; if there are none, those with
-    the largest losses. sequences: the rows' numbers among the sequences of the training text. row_losses: their losses.
+    the largest losses. sequences: the rows' numbers among the sequences of the training text, () of a batch that a data
+    order has cut. row_losses: their losses.
     largest: the modules with the largest outputs, and the outputs' largest absolute values.
     """
 
@@ -68,7 +69,7 @@ def diagnose(session: Session, most: int = 3) -> Finding:
         stage=stage,
         module=module,
         rows=tuple(rows),
-        sequences=tuple(batches.numbers(session.step)[row] for row in rows),
+        sequences=() if batches.cuts else tuple(batches.numbers(session.step)[row] for row in rows),
         row_losses=tuple(losses[row] for row in rows),
         largest=tuple(sorted(watch.largest.items(), key=lambda pair: -pair[1])[:most]),
     )

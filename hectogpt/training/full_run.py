@@ -183,7 +183,7 @@ class StepLine:
     def __call__(self, step: Step) -> str:
         steps = self.run.steps
         left = self.seconds_of_run(step) * (1 - step.number / steps)
-        speed = self.run.data.batch_size * self.run.data.seq_len / step.seconds
+        speed = step.own_tokens / step.seconds
         return (
             f"step {step.number:05d}/{steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | lr {step.lr:.1e} | "
             f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s {speed:,.0f}"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +145,7 @@ class LeafGradients(Gradients):
         self.exchange = exchange or Exchange()
         self._agreed_to_stop = False
         leaves = run.data.leaves or 1
-        self.leaf_rows = run.data.batch_size // leaves
-        self.own = leaves // self.exchange.size
+        self.leaves, self.own = leaves, leaves // self.exchange.size
         self.buckets, self.parts = _lay_out(self.parameters, self.exchange.size)
         self.tables = self._find_tables(model)
         self.missing = [0] * len(self.buckets)  # parts that a bucket waits for
@@ -177,21 +177,22 @@ class LeafGradients(Gradients):
             part.waiting, part.leaves = [], 0
             self.missing[part.bucket] += 1
         self.sent = 0
-        first = exchange.rank * self.own
-        batch = self.batches.rows(step, first * self.leaf_rows, (first + self.own) * self.leaf_rows)
-        ids = torch.from_numpy(batch).to(self.machine.device, non_blocking=True)
-        n_targets = run.data.batch_size * (run.data.seq_len - 1)
-        losses: list[Tensor] = []
+        batch, first = self.batches.at(step), exchange.rank * self.own
+        n_targets = batch.shape[0] * (batch.shape[1] - 1)
+        # Where a data order has cut the batch, leaves may have one row more or less, and none.
+        bounds = [leaf * len(batch) // self.leaves for leaf in range(first, first + self.own + 1)]
+        ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(self.machine.device, non_blocking=True)
+        sizes = [end - begin for begin, end in pairwise(bounds)]
+        losses = [torch.zeros((), dtype=widest_dtype(self.machine.device), device=self.machine.device) for _ in sizes]
         with unchanging_weights():
-            for number, rows in enumerate(ids.split(self.leaf_rows)):
-                losses.append(backward(run, self.model, rows, self.machine, step, first + number, n_targets))
+            for number, rows in enumerate(ids.split(sizes)):
+                if len(rows):
+                    losses[number] += backward(run, self.model, rows, self.machine, step, first + number, n_targets)
                 for part in self.parts:
                     if part.leaves == number:  # nothing has come
                         self._add(part, None)
         exchange.finish()
-        wide = widest_dtype(self.machine.device)
-        loss = add_in_tree([loss.to(wide) for loss in losses])
-        return self._close_step(loss)
+        return self._close_step(add_in_tree(losses))
 
     def _close_step(self, loss: Tensor) -> Tensor:
         """Agree on the loss, on stopping, and on which parameters have a gradient; set the gradients."""

@@ -31,8 +31,8 @@ from hectogpt.training.run import Run
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step. `number` counts from 1; tokens: read so far; loss (nats per token) and grad_norm (before
-    clipping) belong to the weights before the update; `seconds` is the step's own time."""
+    """One optimizer step. `number` counts from 1; tokens: read so far, `own_tokens` of them in this step; loss (nats
+    per token) and grad_norm (before clipping) belong to the weights before the update; seconds: the step's own."""
 
     number: int
     tokens: int
@@ -40,6 +40,7 @@ class Step:
     grad_norm: float
     lr: float
     seconds: float
+    own_tokens: int
 
 
 class Gradients:
@@ -74,19 +75,21 @@ def steps(
     optimizer: OptimizerGroup,
     batches: Batches,
     machine: Machine,
-    done: int = 0,
+    done: Sequence[Step] = (),
     gradients: Gradients | None = None,
 ) -> Iterator[Step]:
-    """Train to the run's end. done: how many steps are done already. gradients: how those of a batch are computed, if
+    """Train to the run's end. done: the steps that are done already. gradients: how those of a batch are computed, if
     not here and in one process. Raises UserError (DIVERGED) at a number that is not finite."""
     gradients = Gradients(run, model, batches, machine) if gradients is None else gradients
-    tokens_per_step = run.data.batch_size * run.data.seq_len
+    tokens = done[-1].tokens if done else 0
     model.train()
-    for step in range(done, run.steps):
+    for step in range(len(done), run.steps):
         begun = time.perf_counter()
         loss, norm = update(run, model, optimizer, gradients, step)
         seconds = time.perf_counter() - begun
-        yield Step(step + 1, (step + 1) * tokens_per_step, loss, norm, optimizer.lr, seconds)
+        own = batches.tokens(step)
+        tokens += own
+        yield Step(step + 1, tokens, loss, norm, optimizer.lr, seconds, own)
 
 
 def update(
@@ -134,11 +137,12 @@ def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[No
 
 
 def accumulate(run: Run, model: Transformer, batch: Tensor, machine: Machine, step: int) -> Tensor:
-    """Add up gradients of the mean loss of 0-based `step`'s batch, `rows_at_once` rows at a time; each token weighs the
-    same."""
+    """Add up gradients of the mean loss of 0-based `step`'s batch, `rows_at_once` rows at a time, or more if a data
+    order has made them shorter; each token weighs the same."""
     n_targets = batch.shape[0] * (batch.shape[1] - 1)
     total = torch.zeros((), dtype=widest_dtype(machine.device), device=machine.device)
-    for part, rows in enumerate(batch.split(run.data.rows_at_once)):
+    at_once = run.data.rows_at_once * max(1, run.data.seq_len // batch.shape[1])
+    for part, rows in enumerate(batch.split(at_once)):
         total += backward(run, model, rows, machine, step, part, n_targets)
     return total
 

@@ -211,7 +211,7 @@ class RunFolder:
             "train/grad_norm": step.grad_norm,
             "train/lr": step.lr,
             "train/dt": step.seconds,
-            "train/tok_per_sec": self.run.data.batch_size * self.run.data.seq_len / step.seconds,
+            "train/tok_per_sec": step.own_tokens / step.seconds,
             **more,
         }
 
@@ -269,7 +269,8 @@ def read_steps(folder: Path) -> list[Step]:
         sound = all(isinstance(number, float) for number in (loss, norm, lr, seconds))
         if not sound or not isinstance(row.get("tokens"), int) or row["step"] != len(found) + 1:
             break
-        found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds))  # type: ignore[arg-type]
+        own = row["tokens"] - (found[-1].tokens if found else 0)
+        found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, own))  # type: ignore[arg-type]
     return found
 
 

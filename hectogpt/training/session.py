@@ -119,7 +119,7 @@ class Session:
         Raises UserError: DIVERGED, or PEER if another process has failed."""
         batches = setup.make_batches(self.run, self.corpus)
         gradients = _make_gradients(self.world, self.run, self.model, batches, self.machine, signals)
-        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, self.step, gradients)
+        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, self.done, gradients)
         if self.machine.device.type == "cpu":
             precision.keep_freed_memory()
         try:
@@ -155,8 +155,8 @@ class Session:
         if self.weights_only:
             why = "the run goes on from its weights, since it has no checkpoint"
             raise UserError("the optimizer's state is not known", why=why, code=errors.CHECKPOINT)
-        rows = [[step.loss, step.grad_norm, step.lr, step.seconds] for step in self.done]
-        history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 4)
+        rows = [[step.loss, step.grad_norm, step.lr, step.seconds, step.own_tokens] for step in self.done]
+        history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5)
         state = take_state(self.model, self.optimizer)
         state.tensors.update({KEPT + name: copied(tensor) for name, tensor in self.kept.items()})
         return Checkpoint(self.step, state, history, self._facts())
@@ -184,9 +184,13 @@ class Session:
         put_state(self.model, self.optimizer, checkpoint.state)
         kept = {name: t for name, t in checkpoint.state.tensors.items() if name.startswith(KEPT)}
         self.kept = {name.removeprefix(KEPT): tensor.to(self.machine.device) for name, tensor in kept.items()}
-        tokens = self.run.data.batch_size * self.run.data.seq_len
-        rows = enumerate(checkpoint.history[:, :4].tolist(), start=1)  # earlier versions had two columns more
-        self.done = [Step(number, number * tokens, *row) for number, row in rows]
+        history = checkpoint.history
+        if history.shape[1] != 5:  # earlier versions had four columns, or six, and whole batches
+            whole = self.run.data.batch_size * self.run.data.seq_len
+            history = torch.nn.functional.pad(history[:, :4], (0, 1), value=whole)
+        totals = history[:, 4].cumsum(0).long().tolist()
+        for number, (total, (loss, norm, lr, seconds, own)) in enumerate(zip(totals, history.tolist(), strict=True), 1):
+            self.done.append(Step(number, total, loss, norm, lr, seconds, int(own)))
         self.setup_seconds = float(checkpoint.facts.get("setup_seconds", 0.0))
 
     def take_weights(self, steps: Sequence[Step], folder: Path) -> bool:

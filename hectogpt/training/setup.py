@@ -51,11 +51,11 @@ def fit_vocabulary(run: Run, tokenizer: Tokenizer) -> Run:
 def make_batches(run: Run, corpus: Corpus) -> Batches:
     """The batches of the run."""
     data = run.data
-    return Batches(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, data.order)
+    return Batches(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, data.order, run.steps)
 
 
 def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
-    """int64 [steps * batch_size, seq_len]: what the run reads, in its order."""
+    """int64 [steps * batch_size, seq_len]: what the run reads, in its order and before it is cut."""
     data = run.data
     return tokens_read(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, run.steps, data.order)
 
@@ -112,8 +112,9 @@ def _fit_to_text(model: Transformer, run: Run, corpus: Corpus) -> None:
 def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
     """int64 [used]: the ids that occur in what the run reads, ascending."""
     batches, seen = make_batches(run, corpus), np.zeros(run.model.vocab_size, dtype=bool)
-    # After one epoch every sequence has been read, if each is read once.
-    epoch = run.steps if run.data.order.repeats else -(-batches.n_sequences // run.data.batch_size)
+    # After one epoch every sequence has been read, if each is read once, and whole.
+    once = not (run.data.order.repeats or batches.cuts)
+    epoch = -(-batches.n_sequences // run.data.batch_size) if once else run.steps
     for step in range(min(run.steps, epoch)):
         seen[batches.at(step)] = True
     return torch.from_numpy(seen.nonzero()[0])

@@ -104,7 +104,7 @@ def test_a_run_is_read_back(tmp_path: Path, name: str) -> None:
 def test_steps_and_scores_are_on_disk_as_they_come(tmp_path: Path) -> None:
     with RunFolder.create(small_run(), False, "mine", root=tmp_path) as folder:
         folder.begin(precision.choose(folder.run))
-        folder.add(Step(1, 256, 10.5, 2.0, 0.001, 0.5), {})
+        folder.add(Step(1, 256, 10.5, 2.0, 0.001, 0.5, 256), {})
         rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
         assert (rows[0]["step"], rows[0]["tokens"], rows[0]["train/loss"]) == (1, 256, 10.5)
         assert rows[0]["train/tok_per_sec"] == 512

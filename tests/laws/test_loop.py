@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from helpers import TINY, small_run, tiny_corpus
 from torch import Tensor, nn
 
 from hectogpt import errors
-from hectogpt.data import Batches, Corpus
+from hectogpt.data import Batches, Corpus, Shuffled
 from hectogpt.errors import UserError
 from hectogpt.model import Init, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
@@ -96,6 +96,62 @@ def test_accumulated_gradients_are_the_batch_s(corpus: Corpus) -> None:
         torch.testing.assert_close(loss, expected.double(), rtol=1e-12, atol=1e-12)
         for p, gradient in zip(model.parameters(), whole, strict=True):
             torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
+
+
+@dataclass(frozen=True)
+class FourQuarters(Shuffled):
+    """Rows of a quarter of the length in the first step, half the rows in the second."""
+
+    def cut(self, rows: np.ndarray, step: int, steps: int) -> np.ndarray:
+        return [rows.reshape(-1, rows.shape[1] // 4), rows[:4], rows][min(step, 2)]
+
+
+@pytest.mark.parametrize(("micro_batch", "leaves"), [(None, None), (3, None), (None, 8)])
+def test_a_batch_that_is_cut_counts_the_tokens_that_are_there(
+    corpus: Corpus, micro_batch: int | None, leaves: int | None
+) -> None:
+    """Each target weighs the same, however the batch is computed; a resumed run has counted the same."""
+    data = Data(batch_size=8, seq_len=32, order=FourQuarters(), micro_batch=micro_batch, leaves=leaves)
+    run = small_run(dtype="float64", head_dtype="float64", data=data, steps=3, gradient_clipping=None)
+    session = Session.open(run, corpus)
+    batches = setup.make_batches(run, corpus)
+    assert [batches.at(step).shape for step in range(3)] == [(32, 8), (4, 32), (8, 32)]
+    assert np.array_equal(np.sort(batches.at(0), axis=None), np.sort(batches.rows(0), axis=None))
+    steps = session.steps()
+    for number in range(2):
+        expected = session.model.get_loss_on_batch(torch.from_numpy(batches.at(number)))
+        gradients = torch.autograd.grad(expected, list(session.model.parameters()))
+        step = next(steps)
+        assert step.loss == pytest.approx(expected.item(), rel=1e-12)
+        assert step.grad_norm == pytest.approx(torch.nn.utils.get_total_norm(gradients).item(), rel=1e-9)
+    again = Session.open(run, corpus, session.checkpoint())
+    list(again.steps())
+    assert [(step.tokens, step.own_tokens) for step in again.done] == [(256, 256), (384, 128), (640, 256)]
+    assert again.result().train_tokens == 640
+    steps.close()
+    assert diagnose(session).sequences == ()
+
+
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [
+        (lambda rows: rows[:0], "int64 of shape (0, 32) for int64 of shape (8, 32)"),
+        (lambda rows: np.concatenate((rows, rows)), "shape (16, 32)"),
+        (lambda rows: rows.reshape(4, 64), "int64 of shape (4, 64)"),
+        (lambda rows: rows[:, :1], "shape (8, 1)"),
+        (lambda rows: rows / 2, "float64 of shape"),
+        (lambda rows: rows + 1000, "tokens that the batch has not"),
+        (lambda rows: None, "object of shape ()"),
+    ],
+)
+def test_what_is_no_batch_names_its_class(
+    corpus: Corpus, cut: Callable[[np.ndarray], np.ndarray], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FourQuarters, "cut", lambda self, rows, step, steps: cut(rows))
+    run = small_run(data=Data(batch_size=8, seq_len=32, order=FourQuarters()))
+    with pytest.raises(UserError, match=r"step 1: FourQuarters\.cut makes no batch") as caught:
+        next(Session.open(run, corpus).steps())
+    assert told in caught.value.why
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])

@@ -11,13 +11,14 @@ import forks
 import pytest
 import torch
 from experiments import make_corpus
+from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hectogpt import InputPart
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import recipes
+from hectogpt.lab.ideas import find_run
 from hectogpt.model.inputs import NgramHash
 from hectogpt.training import leaves
 from hectogpt.training.checkpoint import Checkpoints
@@ -45,8 +46,8 @@ class DropLayer(torch.nn.Dropout):
 
 
 def small(name: str, steps: int) -> Run:
-    """A recipe of the ladder with all its parts, and dropout, at a small size."""
-    whole = recipes.recipe(name)
+    """A recipe with all its parts, and dropout, at a small size."""
+    whole = find_run(name)
     inputs = tuple(replace(p, rows=200) if isinstance(p, NgramHash) else p for p in whole.model.inputs)
     sizes = {"d_model": 12, "n_heads": 2, "n_layers": 2, "context_length": 16, "vocab_size": 50257}
     model = replace(whole.model, inputs=(*inputs, Drop()), **sizes)
@@ -101,6 +102,17 @@ def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, tm
     assert len({loss for loss, _ in alone["numbers"]}) == steps
     for how, answers in found.items():
         assert answers == [alone] * len(answers), f"{how} processes"
+
+
+LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
+
+
+@pytest.mark.parametrize("name", ["short_first", "small_first"])
+def test_a_users_own_seams_give_the_same_bits_in_two_processes(name: str, tmp_path: Path) -> None:
+    corpus, run = make_corpus(tmp_path), small(f"{LITERATURE}:{name}", 4)
+    (alone,) = shared(0, run, corpus, tmp_path / "0")
+    assert len({loss for loss, _ in alone["numbers"]}) == 4
+    assert shared(2, run, corpus, tmp_path / "2") == [alone] * 2
 
 
 # --- the tree ---------------------------------------------------------------------------------------------------------

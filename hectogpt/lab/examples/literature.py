@@ -411,6 +411,23 @@ class RareTwice(DataOrder):
         return np.concatenate((half, half))[Shuffled().order(sequences, seed, epoch)]
 
 
+@dataclass(frozen=True)
+class ShortFirst(Shuffled):
+    """Rows of a quarter of the length, four times as many, for the first half of the run (2108.06084)."""
+
+    def cut(self, rows, step, steps):
+        length = rows.shape[1] // 4
+        return rows[:, : 4 * length].reshape(-1, length) if step < steps // 2 else rows
+
+
+@dataclass(frozen=True)
+class SmallFirst(Shuffled):
+    """Half the rows of each batch for the first half of the run, the others are left out (1711.00489)."""
+
+    def cut(self, rows, step, steps):
+        return rows[: -(-len(rows) // 2)] if step < steps // 2 else rows
+
+
 def averaged(run: Run) -> Run:
     return replace(run, after_step=(Averaged(),))
 
@@ -430,3 +447,11 @@ def orthogonal(run: Run) -> Run:
 
 def rare_twice(run: Run) -> Run:
     return replace(run, data=replace(run.data, order=RareTwice()))
+
+
+def short_first(run: Run) -> Run:
+    return replace(run, data=replace(run.data, order=ShortFirst()))
+
+
+def small_first(run: Run) -> Run:
+    return replace(run, data=replace(run.data, order=SmallFirst()))
