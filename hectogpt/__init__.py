@@ -25,8 +25,8 @@ __version__ = "0.1.0"
 
 # module -> the public names that come from it
 _MODULES = {
-    "hectogpt.python": ("attention_maps", "compare", "ComparisonResult", "generate", "load", "recipe", "train"),
-    "hectogpt.lab.verdict": ("Verdict",),
+    "hectogpt.python": ("attention_maps", "compare", "generate", "load", "recipe", "train"),
+    "hectogpt.lab.verdict": ("Verdict", "ComparisonResult"),
     "dataclasses": ("replace",),
     "hectogpt.errors": ("UserError",),
     "hectogpt.data": ("open_corpus", "Corpus", "Tokenizer", "DataOrder", "Shuffled"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hectogpt.data import Corpus, DataOrder, Shuffled, Tokenizer, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.generation.sampling import Sampling
-from hectogpt.lab.verdict import Verdict
+from hectogpt.lab.verdict import ComparisonResult, Verdict
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable, shift
@@ -31,7 +31,7 @@ from hectogpt.model.parts import (
 )
 from hectogpt.model.pointer import PointerHead
 from hectogpt.model.transformer import DecoderBlock, Transformer
-from hectogpt.python import ComparisonResult, attention_maps, compare, generate, load, recipe, train
+from hectogpt.python import attention_maps, compare, generate, load, recipe, train
 from hectogpt.training.after_step import AfterStep
 from hectogpt.training.evaluate import EvalResult, RunResult
 from hectogpt.training.first_weights import BigramInit

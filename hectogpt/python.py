@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,19 +16,19 @@ from jaxtyping import Float
 
 from hectogpt import errors
 from hectogpt.data import Corpus, Tokenizer, find_tokenizer, open_corpus
-from hectogpt.display import Progress, columns, printable, table_html
+from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.explore.model_view import read_prompt, trace
 from hectogpt.generation import Sampling, complete
 from hectogpt.interop import open_model
 from hectogpt.lab import ideas, recipes
-from hectogpt.lab.compare import Comparison, Result, result_table
+from hectogpt.lab.compare import Comparison
 from hectogpt.lab.engines import local_engine, perform
 from hectogpt.lab.plan import Arm, arms_of
-from hectogpt.lab.record import Record, check_writable, failures
+from hectogpt.lab.record import check_writable
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.lab.tracks import find_track
-from hectogpt.lab.verdict import Verdict, give_verdicts
+from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.model.transformer import Transformer
 from hectogpt.run_records import KEEP, RUN
 from hectogpt.serialization import did_you_mean
@@ -192,43 +192,6 @@ def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ComparisonResult:
-    """What a comparison came to: the data of what `hectogpt compare` prints.
-
-    results: one for each run that has a trial, in the order of the runs: losses over the seeds, and the paired
-        difference to the first run (`to_first`).
-    records: of all trials, those that crashed included. verdicts: one for each run after the first; `text` is a
-        paragraph to quote, the other fields are its numbers.
-    notes: a line for each way in which trials went wrong or broke the track's rules. split: what is compared.
-    """
-
-    results: tuple[Result, ...]
-    records: tuple[Record, ...]
-    verdicts: tuple[Verdict, ...]
-    notes: tuple[str, ...]
-    corpus: str
-    split: str
-    seeds: tuple[int, ...]
-
-    def _table(self) -> tuple[str, list[str], list[list[str]]]:
-        title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
-        return title, *result_table(self.results, self.split)
-
-    def __repr__(self) -> str:
-        return f"<ComparisonResult {' / '.join(result.arm.label for result in self.results)}>"
-
-    def __str__(self) -> str:
-        title, header, rows = self._table()
-        lines = [title, *columns(header, rows), *map(str, self.verdicts), *self.notes]
-        return printable("\n".join(lines))
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        remarks = [(str(text),) for text in (*self.verdicts, *self.notes)]
-        return table_html(*self._table()) + (table_html("", (), remarks) if remarks else "")
-
-
 def compare(
     runs: Sequence[Run | str],
     *,
@@ -257,35 +220,18 @@ def compare(
     """
     arms = arms_of(runs, steps, threads)
     text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus) if corpus else _common_corpus(arms))
-    arms = [replace(arm, run=fit_vocabulary(arm.run, text.tokenizer)) for arm in arms]
-    for arm in arms:
-        check_corpus(arm.run, text)
     with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
         path = Path(folder, "compare.jsonl") if out is None else Path(out).expanduser()
         wanted = range(first_seed, first_seed + seeds)
         comparison = Comparison(arms, wanted, text, find_track(track), path, test)
         missing = comparison.missing()
         check_writable(path)
-        engine = local_engine(comparison, workers)
-        perform(comparison, missing, engine, Progress(quiet))
-        results = comparison.results()
-        verdicts = give_verdicts(comparison, results)
-    records = [record for result in results for record in result.records] + comparison.failed
-    if not results:
-        raise UserError(
-            f"none of {len(comparison.trials())} trials gave a result",
-            why=str(comparison.failed[0].error) if comparison.failed else "",
-            code=1,
-        )
-    return ComparisonResult(
-        results=tuple(results),
-        records=tuple(records),
-        verdicts=tuple(verdicts),
-        notes=tuple(failures(records)),
-        corpus=text.name,
-        split=comparison.split,
-        seeds=tuple(comparison.seeds),
-    )
+        perform(comparison, missing, local_engine(comparison, workers), Progress(quiet))
+        found = ComparisonResult.of(comparison, comparison.results())
+    if not found.results:
+        why = str(comparison.failed[0].error) if comparison.failed else ""
+        raise UserError(f"none of {len(comparison.trials())} trials gave a result", why=why, code=1)
+    return found
 
 
 def _common_corpus(arms: Sequence[Arm]) -> str:

@@ -20,17 +20,16 @@ from hectogpt.data import open_corpus
 from hectogpt.display import NGRAMS, Progress, columns, printable
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
-from hectogpt.lab.compare import Comparison, Result, Trial, best_of, ngram_means, result_table
+from hectogpt.lab.compare import Comparison, Trial, best_of, ngram_means, result_table
 from hectogpt.lab.engines import Engine, gpus_for, local_engine, open_ray, perform, threads_of
 from hectogpt.lab.plan import plan
-from hectogpt.lab.record import check_writable, failures
+from hectogpt.lab.record import check_writable
 from hectogpt.lab.rounds import MOST_SEEDS, Rounds, duration_text, parse_duration
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
-from hectogpt.lab.verdict import Verdict, give_verdicts
+from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.signals import WORDS, code_of, ignore_more
-from hectogpt.training.setup import check_corpus, count_parameters, fit_vocabulary
-from hectogpt.training.task import FEW_TOKENS
+from hectogpt.training.setup import count_parameters
 
 SEEDS = 5  # if no number is given
 VERDICT_WORDS = f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond both, but p >= {SIGNIFICANCE}."
@@ -45,20 +44,10 @@ class Asked:
     comparison: Comparison
     rounds: Rounds | None
 
-    def results(self) -> list[Result]:
+    def found(self) -> ComparisonResult:
         """What the trials recorded so far say."""
-        return self.comparison.results() if self.rounds is None else self.rounds.results()
-
-    def verdicts(self, results: Sequence[Result]) -> list[Verdict]:
-        """One for each result after the first."""
-        return give_verdicts(self.comparison, results, self.options.until is not None)
-
-    def notes(self, results: Sequence[Result]) -> list[str]:
-        """What a reader must know: that the held-out text is small, and each way in which trials went wrong."""
-        tokens, split = len(self.comparison.corpus.tokens[self.comparison.split]), self.comparison.split
-        small = f"the {split} text has only {tokens:,} tokens, so the last decimals of a loss on it mean nothing"
-        records = [*(record for result in results for record in result.records), *self.comparison.failed]
-        return [small] * (tokens < FEW_TOKENS) + failures(records)
+        results = self.comparison.results() if self.rounds is None else self.rounds.results()
+        return ComparisonResult.of(self.comparison, results, self.options.until is not None)
 
     @property
     def ended(self) -> str:
@@ -94,9 +83,6 @@ def read(options: CompareOptions) -> Asked:
     if options.threads:
         arms = [replace(arm, run=replace(arm.run, threads=options.threads)) for arm in arms]
     track, corpus = find_track(options.track), open_corpus(options.corpus)
-    arms = [replace(arm, run=fit_vocabulary(arm.run, corpus.tokenizer)) for arm in arms]
-    for arm in arms:
-        check_corpus(arm.run, corpus)
     first, seeds = options.first_seed, options.seeds
     wanted = range(first, first + (SEEDS if seeds is None else seeds))
     comparison = Comparison(arms, wanted, corpus, track, options.out, options.test)
@@ -121,22 +107,22 @@ def run_and_report(asked: Asked, missing: Sequence[Trial]) -> None:
     # Standard output is for the results; what Ray prints is none.
     with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
         run_trials(asked, missing, engine)
-    results = asked.results()
-    if results or options.json:
-        show(options.json, results_json(asked, results), result_lines(asked, results) if results else (), options.quiet)
-    if options.html is not None and results:
+    found = asked.found()
+    if found.results or options.json:
+        show(
+            options.json, results_json(asked, found), result_lines(asked, found) if found.results else (), options.quiet
+        )
+    if options.html is not None and found.results:
         from hectogpt.lab.comparison_page import page_data
         from hectogpt.web.page import fill
 
-        data = page_data(comparison, results, asked.verdicts(results), asked.notes(results), asked.ended)
-        write_atomic(options.html, fill("report", data))
+        write_atomic(options.html, fill("report", page_data(comparison, found, asked.ended)))
         asked.note(f"page: {options.html}")
     raise_for_crashes(comparison)
-    records = [record for result in results for record in result.records]
-    if all(record.status == "diverged" for record in records):
+    if all(record.status == "diverged" for record in found.records):
         raise UserError(
-            f"none of {len(records)} trials gave a model",
-            why=str(records[0].error),
+            f"none of {len(found.records)} trials gave a model",
+            why=str(found.records[0].error),
             fix=f"a lower learning rate; to run them again, remove their lines from {comparison.out}",
             code=errors.DIVERGED,
         )
@@ -153,7 +139,7 @@ def run_trials(asked: Asked, missing: Sequence[Trial], engine: Engine) -> None:
         rounds.workers = engine.workers
         for trials in rounds:
             perform(comparison, trials, engine, progress)
-            for verdict in asked.verdicts(rounds.results()) if rounds.until_decided and trials else ():
+            for verdict in asked.found().verdicts if rounds.until_decided and trials else ():
                 word = "not decided" if verdict.word == "unproven" else verdict.word
                 asked.note(f"  {verdict.arm}: gain {verdict.pair}, {word}")
     except KeyboardInterrupt as stop:
@@ -187,7 +173,7 @@ def raise_for_crashes(comparison: Comparison) -> None:
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def results_json(asked: Asked, results: Sequence[Result]) -> dict[str, Any]:
+def results_json(asked: Asked, found: ComparisonResult) -> dict[str, Any]:
     """The results as plain values."""
     comparison = asked.comparison
     answer: dict[str, Any] = {
@@ -195,15 +181,15 @@ def results_json(asked: Asked, results: Sequence[Result]) -> dict[str, Any]:
         "track": comparison.track.name,
         "metric": f"{comparison.split}_loss",
         "seeds": comparison.seeds,
-        "arms": [result.as_json() for result in results],
-        "verdicts": [verdict.as_json() for verdict in asked.verdicts(results)],
+        "arms": [result.as_json() for result in found.results],
+        "verdicts": [verdict.as_json() for verdict in found.verdicts],
         "ended": asked.ended or None,
-        "ngrams": ngram_means(results),
-        "notes": asked.notes(results),
+        "ngrams": ngram_means(found.results),
+        "notes": found.notes,
     }
-    if asked.options.sweep and len(results) > 1:
-        best, bias = best_of(results)
-        answer["best"] = {"arm": best.arm.label, "of": len(results), "selection_bias": bias}
+    if asked.options.sweep and len(found.results) > 1:
+        best, bias = best_of(found.results)
+        answer["best"] = {"arm": best.arm.label, "of": len(found.results), "selection_bias": bias}
     return answer
 
 
@@ -233,9 +219,9 @@ def state_line(asked: Asked, missing: Sequence[Trial]) -> str:
     return f"{title}: seed by seed, {', '.join(ends)}; {comparison.out}"
 
 
-def result_lines(asked: Asked, results: Sequence[Result]) -> list[str]:
+def result_lines(asked: Asked, found: ComparisonResult) -> list[str]:
     """The final table, the n-gram baselines, what must be said about single trials, and the verdicts."""
-    comparison, verdicts = asked.comparison, asked.verdicts(results)
+    comparison, results = asked.comparison, found.results
     levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(results).items())
     words = SEQUENTIAL_WORDS if asked.options.until else VERDICT_WORDS
     lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
@@ -247,8 +233,8 @@ def result_lines(asked: Asked, results: Sequence[Result]) -> list[str]:
             f"below its true mean by luck alone: run it again on fresh seeds (--first-seed {comparison.seeds[-1] + 1}) "
             "and quote those."
         )
-    lines += asked.notes(results)
-    lines += [""] * bool(verdicts) + [verdict.text for verdict in verdicts]
+    lines += found.notes
+    lines += [""] * bool(found.verdicts) + [verdict.text for verdict in found.verdicts]
     lines += [f"Seeds: {asked.ended}."] * bool(asked.ended)
     table = columns(*result_table(results, comparison.split), width=width())
     return table + [text for line in lines for text in textwrap.wrap(line, width()) or [""]]

@@ -28,7 +28,7 @@ from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import request_of
 from hectogpt.serialization import dump
 from hectogpt.training.run import Data, Run
-from hectogpt.training.setup import training_tokens
+from hectogpt.training.setup import check_corpus, fit_vocabulary, training_tokens
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ class Comparison:
     ) -> None:
         if not seeds:
             raise UserError("seeds = 0", why="a comparison needs at least one seed")
-        self.arms, self.seeds, self.corpus, self.track = list(arms), list(seeds), corpus, track
+        self.arms = [replace(arm, run=fit_vocabulary(arm.run, corpus.tokenizer)) for arm in arms]
+        for arm in self.arms:
+            check_corpus(arm.run, corpus)
+        self.seeds, self.corpus, self.track = list(seeds), corpus, track
         self.out, self.test = out, test
         self.records: dict[tuple[str, int], Record] = {}
         self.failed: list[Record] = []

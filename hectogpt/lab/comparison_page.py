@@ -16,28 +16,23 @@ from hectogpt.lab.compare import Comparison, Result, ngram_means, result_table, 
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.record import Record
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
-from hectogpt.lab.verdict import Verdict
+from hectogpt.lab.verdict import ComparisonResult
 
 LONGEST_SOURCE = 100_000  # characters of an idea that are shown
 MOST_POINTS = 200  # of a curve
 KINDS = {"better": "good", "worse": "bad"}
 
 
-def page_data(
-    comparison: Comparison,
-    results: Sequence[Result],
-    verdicts: Sequence[Verdict],
-    notes: Sequence[str] = (),
-    ended: str = "",
-) -> dict[str, Any]:
-    """Title and blocks of the page. results: at least one; the first is what the others are compared to. notes: what
-    went wrong. ended: why the seeds ended."""
+def page_data(comparison: Comparison, found: ComparisonResult, ended: str = "") -> dict[str, Any]:
+    """Title and blocks of the page. found: with at least one result; the first is what the others are compared to.
+    ended: why the seeds ended."""
+    results, notes = found.results, found.notes
     first, *others = results
     title = f"{', '.join(result.arm.label for result in others)} against {first.arm.label}" if others else ""
     listed: list[dict[str, Any]] = [{"heading": "Notes"}, {"list": [printable(note) for note in notes]}]
     blocks: list[dict[str, Any]] = [
         {"text": _setting(comparison, first, ended), "kind": "soft"},
-        *({"word": v.word, "text": printable(v.text), "kind": KINDS.get(v.word, "other")} for v in verdicts),
+        *({"word": v.word, "text": printable(v.text), "kind": KINDS.get(v.word, "other")} for v in found.verdicts),
         *_charts(comparison, results),
         {"heading": "Losses"},
         *_losses(comparison, results),

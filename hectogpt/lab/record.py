@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 from hectogpt import errors
 from hectogpt.display import NGRAMS, printable
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.files import append_line, is_whole_object
 from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.recipes import current_recipe
@@ -340,5 +340,5 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def _unwritable(path: Path, error: OSError, field: str = "out") -> UserError:
-    why, fix = error.strerror or str(error), f"set {field} to a file you may write to"
+    why, fix = error.strerror or str(error), set_to(field, words="a file you may write to")
     return UserError(f"cannot write to {path}", why=why, fix=fix, code=errors.STORAGE)

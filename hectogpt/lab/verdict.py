@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from hectogpt.display import printable
-from hectogpt.lab.compare import Comparison, Result, short_name
+from hectogpt.display import columns, printable, table_html
+from hectogpt.lab.compare import Comparison, Result, result_table, short_name
+from hectogpt.lab.record import Record, failures
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, POWER, SIGNIFICANCE, Paired, VerdictWord, p_text, seeds_needed
+from hectogpt.training.task import FEW_TOKENS
 
 FEWEST_SEEDS = 3  # to ask for where a single seed says nothing
 # What a trial costs: a verdict's name -> a record's, the form of a number, what follows it.
@@ -141,6 +143,60 @@ def give_verdicts(comparison: Comparison, results: Sequence[Result], sequential:
         return []
     pairs = [(result, result.to_first) for result in results[1:]]
     return [Verdict(comparison, results[0], r, pair, sequential) for r, pair in pairs if pair is not None]
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What a comparison came to: the data of what `hectogpt compare` prints.
+
+    results: one for each run that has a trial, in the order of the runs: losses over the seeds, and the paired
+        difference to the first run (`to_first`).
+    records: of all trials, those that crashed included. verdicts: one for each run after the first; `text` is a
+        paragraph to quote, the other fields are its numbers.
+    notes: that the held-out text is small, and a line for each way in which trials went wrong or broke the track's
+        rules. split: what is compared.
+    """
+
+    results: tuple[Result, ...]
+    records: tuple[Record, ...]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+    corpus: str
+    split: str
+    seeds: tuple[int, ...]
+
+    @staticmethod
+    def of(comparison: Comparison, results: Sequence[Result], sequential: bool = False) -> ComparisonResult:
+        """What the recorded trials say. sequential: whether `results` are by the test that is valid at every look."""
+        records = [record for result in results for record in result.records] + comparison.failed
+        tokens, split = len(comparison.corpus.tokens[comparison.split]), comparison.split
+        small = f"the {split} text has only {tokens:,} tokens, so the last decimals of a loss on it mean nothing"
+        return ComparisonResult(
+            results=tuple(results),
+            records=tuple(records),
+            verdicts=tuple(give_verdicts(comparison, results, sequential)),
+            notes=(*[small] * (tokens < FEW_TOKENS), *failures(records)),
+            corpus=comparison.corpus.name,
+            split=split,
+            seeds=tuple(comparison.seeds),
+        )
+
+    def _table(self) -> tuple[str, list[str], list[list[str]]]:
+        title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
+        return title, *result_table(self.results, self.split)
+
+    def __repr__(self) -> str:
+        return f"<ComparisonResult {' / '.join(result.arm.label for result in self.results)}>"
+
+    def __str__(self) -> str:
+        title, header, rows = self._table()
+        lines = [title, *columns(header, rows), *map(str, self.verdicts), *self.notes]
+        return printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        remarks = [(str(text),) for text in (*self.verdicts, *self.notes)]
+        return table_html(*self._table()) + (table_html("", (), remarks) if remarks else "")
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------

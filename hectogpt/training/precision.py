@@ -167,7 +167,7 @@ def check_memory(config: ModelConfig, device: torch.device, data: Data | None = 
         raise UserError(
             f"{rows:,} rows of {data.seq_len:,} tokens at a time do not fit",
             why=f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix=f"set {field} to {fits}",
+            fix=set_to(field, fits),
             code=errors.MEMORY,
         )
 

@@ -18,7 +18,7 @@ from hectogpt.lab.comparison_page import page_data, stack
 from hectogpt.lab.plan import plan
 from hectogpt.lab.rounds import Rounds
 from hectogpt.lab.statistics import seeds_needed
-from hectogpt.lab.verdict import Verdict, give_verdicts
+from hectogpt.lab.verdict import ComparisonResult, Verdict, give_verdicts
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def slower(run):
 
 def page_of(comparison: Comparison, notes: tuple[str, ...] = (), ended: str = "") -> str:
     """The page's data as JSON, which is all that differs between pages."""
-    results = comparison.results()
-    data = page_data(comparison, results, give_verdicts(comparison, results), notes, ended)
+    found = ComparisonResult.of(comparison, comparison.results())
+    data = page_data(comparison, replace(found, notes=notes), ended)
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
 
 
