@@ -12,9 +12,10 @@ import numpy as np
 
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.hardware import physical_cores
-from hectogpt.lab import recipes, trial
+from hectogpt.lab import trial
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.engines import local_engine, run_trials
+from hectogpt.lab.ladder import baseline
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record
 from hectogpt.lab.tracks import TRACKS, Scoring
@@ -37,7 +38,7 @@ def make_corpus(folder: Path) -> Corpus:
 
 def small_run(lr: float = 1e-2) -> Run:
     """The smallest transformer over GPT-2's ids; three steps."""
-    base = recipes.baseline()
+    base = baseline()
     return replace(
         base,
         model=replace(base.model, d_model=4, n_heads=1, n_layers=1, context_length=16),

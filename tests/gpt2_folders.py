@@ -12,19 +12,20 @@ SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 24, "vocab_size
 MERGES = ["h e", "l l", "he ll", "Ġ w", "hell o"]
 
 
-def make_gpt2(dtype: torch.dtype = torch.float32, **changes: object) -> Any:
+def make_gpt2(dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A GPT2LMHeadModel with weights that leave nothing trivial: peaked attention, gains, biases."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(**(SIZES | {"bos_token_id": 0, "eos_token_id": 0} | changes))
-    model = GPT2LMHeadModel(config).to(dtype).eval()
+    model: Any = GPT2LMHeadModel(config)
+    model = model.to(dtype).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data = (torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3).to(dtype)
     return model
 
 
-def rewrite_config(folder: Path, **changes: object) -> None:
+def rewrite_config(folder: Path, **changes: Any) -> None:
     """Change fields of a folder's config.json."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, build, random_ids
 from torch import Tensor
 
+from hectogpt.model import ModelConfig
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.parts import ALiBi, QKNorm, Rotary, visible_keys
 
@@ -40,9 +42,10 @@ ATTENTIONS = {
 }
 
 
-def attention_of(config: object, causal: bool = True) -> tuple[CausalAttention, Tensor, Tensor]:
+def attention_of(config: ModelConfig, causal: bool = True) -> tuple[CausalAttention, Tensor, Tensor]:
     """One layer's attention, inputs [2, 9, d] and their positions."""
     layer = build(config).backbone[1].attention
+    assert isinstance(layer, CausalAttention)
     layer.causal = causal
     x = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     return layer, x, torch.arange(9)[None]
@@ -82,7 +85,7 @@ def test_alibi_by_hand() -> None:
 
 
 def rotated(part: Rotary, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    layer = part.build(1, q.shape[-1])
+    layer: Any = part.build(1, q.shape[-1])
     return layer(q, k, layer.prepare(positions))
 
 

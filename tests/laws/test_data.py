@@ -131,9 +131,9 @@ def test_too_short_for_a_sequence() -> None:
         Batches(np.arange(7), seq_len=65)
     assert caught.value.code == errors.DATA
     assert "set data.seq_len to 7" in caught.value.fix
-    for bad in ({"seq_len": 0}, {"batch_size": 0}, {"seed": -1}, {"seed": 2**63}):
+    for bad in ((0, 2, 1), (4, 0, 1), (4, 2, -1), (4, 2, 2**63)):
         with pytest.raises(UserError) as caught:
-            Batches(np.arange(99), **{"seq_len": 4, **bad})
+            Batches(np.arange(99), *bad)
         assert caught.value.code == errors.USAGE
 
 
@@ -263,7 +263,7 @@ def test_a_column_of_a_jsonl_is_chosen_by_name(tmp_path: Path) -> None:
     refused(path, 'no field "text"', "question, answer", f"set corpus to {path}:question")
     refused(f"{path}:n", 'no field "n" with a string', "question, answer")
     answers, questions = open_corpus(f"{path}:answer"), open_corpus(f"{path}:question")
-    assert sorted(all_documents(answers)) == sorted(record["answer"].encode() for record in records)
+    assert sorted(all_documents(answers)) == sorted(f"{i} because".encode() for i in range(300))
     assert answers.folder != questions.folder
     assert answers.sha256 != questions.sha256
     refused(f"{tmp_path}/tow.jsonl:answer", "no such file", f"did you mean {path}")

@@ -17,7 +17,7 @@ from hectogpt import torch_private
 from hectogpt.cli import main
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
-from hectogpt.generation.quantize import quantize, round_rows, weight_bytes
+from hectogpt.generation.quantize import WeightFormat, quantize, round_rows, weight_bytes
 from hectogpt.kernels import decoding
 from hectogpt.kernels.build import describe
 from hectogpt.model import Transformer
@@ -46,7 +46,9 @@ def uncached(model: Transformer, text: list[int]) -> Tensor:
 @example(kind="alibi among others", lengths=[7, 7], new=5, seed=1, dtype=torch.float64)
 @example(kind="everything else", lengths=[3, 9, 1, 10], new=14, seed=1, dtype=torch.float64)
 @settings(max_examples=25)
-def test_cached_ragged_rows_equal_each_row_uncached(kind, lengths, new, seed, dtype) -> None:
+def test_cached_ragged_rows_equal_each_row_uncached(
+    kind: str, lengths: list[int], new: int, seed: int, dtype: torch.dtype
+) -> None:
     """The cache changes nothing.
 
     1. Several texts of unequal lengths are decoded together; shorter ones are padded on the left.
@@ -109,7 +111,9 @@ def test_in_float32_nothing_changes(kind: str) -> None:
 
 @pytest.mark.parametrize(("compact", "bf16_products"), [(False, True), (True, False)])  # False: as where there are none
 @pytest.mark.parametrize(("form", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("int8", 2e-2)])
-def test_lighter_weights_stay_near(form, tolerance, compact, bf16_products, monkeypatch) -> None:
+def test_lighter_weights_stay_near(
+    form: WeightFormat, tolerance: float, compact: bool, bf16_products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not bf16_products:
         monkeypatch.setattr(torch_private, "onednn_has_bf16", lambda: False)
     head = LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=compact, embedding_map=0.3 if compact else 0.0)
@@ -118,7 +122,7 @@ def test_lighter_weights_stay_near(form, tolerance, compact, bf16_products, monk
         model.lm_head.compact(torch.arange(0, 41, 2))
         torch.nn.init.normal_(model.lm_head.weight, std=0.02)
         torch.nn.init.normal_(model.lm_head.embedding_map.weight, std=0.02)
-    torch.nn.init.normal_(model.lm_head.bias)
+    torch.nn.init.normal_(model.get_parameter("lm_head.bias"))
     light = quantize(model, form)
     ids = random_ids(2, L, 41)
     with torch.no_grad():
@@ -148,7 +152,7 @@ def own_code() -> None:
 @pytest.mark.usefixtures("own_code")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("out", "width"), [(65, 33), (130, 1100)])
-def test_own_products_are_those_of_the_rounded_numbers(out, width, threads) -> None:
+def test_own_products_are_those_of_the_rounded_numbers(out: int, width: int, threads: int) -> None:
     """x, rounded row by row to multiples of max|row| / 127, times the rounded weights; and a row's result is, to the
     bit, what it is alone."""
     before = torch.get_num_threads()

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_a_text_ends_with_its_stop_token_and_the_others_go_on() -> None:
 
 
 @given(pieces=st.lists(st.binary(max_size=4), max_size=20), stop=st.text(min_size=1, max_size=5))
-def test_stop_strings_are_found_across_tokens(pieces, stop) -> None:
+def test_stop_strings_are_found_across_tokens(pieces: list[bytes], stop: str) -> None:
     finder = StopStrings((stop,))
     wanted, text = stop.encode("utf-8", errors="replace"), b""
     finder.wanted = [wanted]
@@ -103,7 +104,7 @@ def test_generation_stops_at_a_stop_string() -> None:
 
 
 @given(data=st.binary(max_size=40) | st.text(max_size=20).map(str.encode), cuts=st.lists(st.integers(0, 40)))
-def test_streamed_text_joins_to_the_whole(data, cuts) -> None:
+def test_streamed_text_joins_to_the_whole(data: bytes, cuts: list[int]) -> None:
     stream = TextStream()
     edges = sorted({0, len(data), *(c for c in cuts if c <= len(data))})
     pieces = [stream.add(data[a:b]) for a, b in itertools.pairwise(edges)]
@@ -133,7 +134,7 @@ def test_an_empty_prompt_starts_from_end_of_text() -> None:
 
 
 @pytest.mark.parametrize("bad", [40, -1, 10**12])
-def test_ids_out_of_range_are_refused_before_the_model(bad) -> None:
+def test_ids_out_of_range_are_refused_before_the_model(bad: int) -> None:
     with pytest.raises(UserError, match=rf"prompt 1: id {bad} at position 2") as caught:
         generate(build(GPT2), [[1], [1, 2, bad]])
     assert caught.value.code == errors.DATA
@@ -153,7 +154,7 @@ def test_ids_out_of_range_are_refused_before_the_model(bad) -> None:
         Sampling(do_sample=True, min_p=0.2, temperature=2.0),
     ],
 )
-def test_frequencies_follow_the_probabilities(sampling) -> None:
+def test_frequencies_follow_the_probabilities(sampling: Sampling) -> None:
     n = 4000
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0]).expand(n, -1)
     generators = [torch.Generator().manual_seed(seed) for seed in range(n)]
@@ -169,7 +170,7 @@ levels = st.lists(st.integers(-4, 4), min_size=2, max_size=12)  # few values, so
 
 
 @given(levels=levels, p=st.floats(0, 1))
-def test_top_p_keeps_the_smallest_sufficient_set_and_its_ties(levels, p) -> None:
+def test_top_p_keeps_the_smallest_sufficient_set_and_its_ties(levels: list[int], p: float) -> None:
     logits = torch.tensor([levels]).double()
     full = logits.softmax(-1)[0].tolist()
     kept = (probabilities(logits, Sampling(do_sample=True, top_k=0, top_p=p))[0] > 0).tolist()
@@ -189,7 +190,7 @@ def test_filters_agree_with_transformers() -> None:
     ids = torch.tensor([[1, 2, 2], [4, 5, 6], [7, 7, 7]])
     z = RepetitionPenaltyLogitsProcessor(1.7)(ids, logits) / 0.8
     for warp in (TopKLogitsWarper(20), TopPLogitsWarper(0.9), MinPLogitsWarper(0.05)):
-        z = warp(ids, z)
+        z = warp(ids, z)  # type: ignore[arg-type]
     sampling = Sampling(do_sample=True, temperature=0.8, top_k=20, top_p=0.9, min_p=0.05)
     ours = probabilities(
         penalise(logits, 1.7, torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, True)), sampling
@@ -222,7 +223,7 @@ def test_temperature_zero_is_greedy(kind: str) -> None:
         ("stop_strings", ("",), False),
     ],
 )
-def test_numbers_of_sampling_work_or_are_refused_by_name(name, value, fits) -> None:
+def test_numbers_of_sampling_work_or_are_refused_by_name(name: str, value: Any, fits: bool) -> None:
     if not fits:
         with pytest.raises(UserError, match=name):
             Sampling(do_sample=True, **{name: value})

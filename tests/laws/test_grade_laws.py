@@ -13,11 +13,12 @@ from grade_solutions import BASE, TRAIN, edited, judged, module
 from helpers import ROOT
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import calls, explain, laws, train_case
+from hectogpt.grade import calls, laws, train_case
 from hectogpt.grade.calls import Call
 from hectogpt.grade.computation import symptoms
-from hectogpt.grade.explain import GRADIENTS
+from hectogpt.grade.faults import GRADIENTS
 from hectogpt.grade.laws import SETTINGS
+from hectogpt.grade.mistakes import MISTAKES
 from hectogpt.grade.transcript import Answer
 from tools.symptoms import measure
 
@@ -53,10 +54,10 @@ def calls_of(part: str) -> list[Call]:
     return [Call(c.setting, c.place, Answer("tensor", c.right), c.dtype) for c in made]
 
 
-@pytest.mark.parametrize("part", explain.MISTAKES)
+@pytest.mark.parametrize("part", MISTAKES)
 def test_every_known_mistake_shows_a_hundred_times_above_the_tolerance(part: str) -> None:
     """In float64. Right results are no mistake; some pairs cancel out, so that only failing parts are explained."""
-    right, listed = calls_of(part), explain.MISTAKES[part]
+    right, listed = calls_of(part), MISTAKES[part]
     assert len({mistake.name for mistake in listed}) == len(listed)
     for mistake in listed:
         worst = max(c.error_against(calls.outcome((mistake,), c.setting, c.number)) for c in right)
@@ -79,8 +80,8 @@ def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(par
 
 
 def test_every_mistake_says_what_its_author_sees() -> None:
-    for part, listed in explain.MISTAKES.items():
-        known = {mistake.name for mistake in (*listed, *explain.GRADIENTS.get(part, ()))}
+    for part, listed in MISTAKES.items():
+        known = {mistake.name for mistake in (*listed, *GRADIENTS.get(part, ()))}
         assert set(symptoms()[part]) == known, "python -m tools.symptoms writes them"
         assert all(symptom.endswith(".") for symptom in symptoms()[part].values())
     loops = {loop.name for loop in train_case.MISTAKES} | {name for _, name, _ in train_case.BATCHES}
@@ -90,7 +91,7 @@ def test_every_mistake_says_what_its_author_sees() -> None:
 @pytest.mark.thorough
 def test_a_symptom_is_measured_again() -> None:
     for part, name in (("attention", "no causal mask"), ("generate", "context does not grow"), ("loss", "no shift")):
-        (mistake,) = (one for one in explain.MISTAKES[part] if one.name == name)
+        (mistake,) = (one for one in MISTAKES[part] if one.name == name)
         assert measure(part, mistake) == symptoms()[part][name]
 
 
@@ -101,7 +102,7 @@ def test_the_students_page_says_how_to_get_an_input() -> None:
     made: dict[str, Any] = {}
     module("model_solution", BASE)
     exec(lines, made)
-    assert torch.allclose(made["y"], calls.outcome((), SETTINGS["attention"], 0))
+    torch.testing.assert_close(made["y"], calls.outcome((), SETTINGS["attention"], 0))
 
 
 # --- train.py and its picture -----------------------------------------------------------------------------------------

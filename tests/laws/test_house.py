@@ -28,11 +28,11 @@ MAKE = "run `.venv/bin/python -m tools.layers`"
 # What few may do: the names that do it ("time" stands for all of time), and the files that use them.
 OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "replace, sync and lock files": (
-        *[("os.replace", "os.rename", "os.renames", "os.fsync", "os.fdatasync", "shutil.move", "fcntl", "msvcrt")],
+        ("os.replace", "os.rename", "os.renames", "os.fsync", "os.fdatasync", "shutil.move", "fcntl", "msvcrt"),
         {"files.py"},
     ),
     "ask the machine": (
-        *[("resource", "os.cpu_count", "os.sched_getaffinity", "os.sysconf", "torch.cuda.mem_get_info", "psutil")],
+        ("resource", "os.cpu_count", "os.sched_getaffinity", "os.sysconf", "torch.cuda.mem_get_info", "psutil"),
         {"hardware.py"},
     ),
     "start processes": (

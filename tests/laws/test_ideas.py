@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from hectogpt.explore.model_view import trace
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.quantize import quantize
 from hectogpt.idea_file import read_idea
-from hectogpt.lab import ideas, recipes
+from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.ideas import find_run
 from hectogpt.lab.plan import plan
@@ -118,12 +119,12 @@ def test_an_idea_is_applied_to_the_top_or_to_what_is_named(write: Write) -> None
 def test_a_comparisons_first_recipe_is_what_its_ideas_are_applied_to(write: Write) -> None:
     write("def steps(run):\n    return replace(run, steps=7)\n")
 
-    def labels(*names: str, **more: tuple[str, ...]) -> list[str]:
+    def labels(*names: str, **more: Any) -> list[str]:
         return [arm.label for arm in plan(names, **more)]
 
     assert labels("copying", "mine.py:steps") == ["copying", "mine.py:steps@copying"]
     assert labels("mine.py:steps", "copying") == ["mine.py:steps", "copying"]
-    assert labels("top", "mine.py:steps", without=("muon",)) == [recipes.TOP, "mine.py:steps", "without-muon"]
+    assert labels("top", "mine.py:steps", without=("muon",)) == [ladder.TOP, "mine.py:steps", "without-muon"]
     assert labels("mine.py:steps", sweep=("seed=1,2", "data.seq_len=64")) == [
         "mine.py:steps seed=1 data.seq_len=64",
         "mine.py:steps seed=2 data.seq_len=64",

@@ -41,7 +41,7 @@ def refused(folder: Path, *said: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_logits_are_theirs(tmp_path, dtype, tolerance, tied):
+def test_the_logits_are_theirs(tmp_path: Path, dtype: torch.dtype, tolerance: float, tied: bool) -> None:
     model = make_gpt2(dtype, tie_word_embeddings=tied, layer_norm_epsilon=1e-3)
     model.save_pretrained(tmp_path)
     ours = load_gpt2(tmp_path)
@@ -56,7 +56,7 @@ def test_the_logits_are_theirs(tmp_path, dtype, tolerance, tied):
     assert not ours.training
 
 
-def test_the_layout_on_the_hub_without_prefix_and_with_masks(saved):
+def test_the_layout_on_the_hub_without_prefix_and_with_masks(saved: Path) -> None:
     expected = load_gpt2(saved).state_dict()
     path = saved / "model.safetensors"
     old = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
@@ -70,7 +70,7 @@ def test_the_layout_on_the_hub_without_prefix_and_with_masks(saved):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_table_reads_both_ways(saved, tied):
+def test_the_table_reads_both_ways(saved: Path, tied: bool) -> None:
     file = load_file(saved / "model.safetensors")
     if not tied:
         file["lm_head.weight"] = torch.randn(60, 32)
@@ -99,7 +99,7 @@ def test_pickles_are_refused_unread(saved: Path) -> None:
         ("transformer.ln_f.bias", torch.full((32,), float("nan")), "not finite"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(saved, name, tensor, said):
+def test_tensors_that_do_not_fit_are_named(saved: Path, name: str, tensor: torch.Tensor | None, said: str) -> None:
     path = saved / "model.safetensors"
     state = load_file(path)
     state.pop(name, None)
@@ -114,7 +114,7 @@ def test_tensors_that_do_not_fit_are_named(saved, name, tensor, said):
 GOOD = {**SIZES, "model_type": "gpt2", "n_inner": None, "layer_norm_epsilon": 1e-5}
 
 
-def test_all_problems_are_named_at_once():
+def test_all_problems_are_named_at_once() -> None:
     bad = {
         **GOOD,
         "n_embd": "32",
@@ -136,20 +136,20 @@ def test_all_problems_are_named_at_once():
 
 
 @pytest.mark.parametrize("kind", ["files", "pairs", "strings"])
-def test_a_vocabulary_of_its_own(tmp_path, kind):
+def test_a_vocabulary_of_its_own(tmp_path: Path, kind: str) -> None:
     write_vocabulary(tmp_path, MERGES, kind)
     tokenizer = read_tokenizer(tmp_path, 262)
     assert tokenizer.encode("hello wé").tolist() == [260, 259, *tokenizer.encode("é").tolist()]
     assert tokenizer.end_of_text == 261
 
 
-def test_a_folder_without_tokenizer_gets_gpt2s_only_at_its_size(tmp_path):
+def test_a_folder_without_tokenizer_gets_gpt2s_only_at_its_size(tmp_path: Path) -> None:
     assert read_tokenizer(tmp_path, 50257).sha256 == load_tokenizer().sha256
     with pytest.raises(UserError, match="no usable tokenizer"):
         read_tokenizer(tmp_path, 60)
 
 
-def test_files_that_contradict_each_other_are_refused(tmp_path):
+def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     write_vocabulary(tmp_path, MERGES, "files", he=7)
     with pytest.raises(UserError, match="no usable tokenizer") as caught:
         read_tokenizer(tmp_path, 262)
@@ -164,7 +164,7 @@ def test_files_that_contradict_each_other_are_refused(tmp_path):
         '{"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": {"type": "Metaspace"}}',
     ],
 )
-def test_damaged_tokenizer_files_are_refused(tmp_path, content):
+def test_damaged_tokenizer_files_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read_tokenizer(tmp_path, 50257)
@@ -204,26 +204,26 @@ def test_a_folder_without_a_model_is_one_error(tmp_path: Path, config: str | Non
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", ["../x", "a/b/c", "gpt2\n"])
-def test_names_that_are_no_names_never_reach_the_hub(name):
+def test_names_that_are_no_names_never_reach_the_hub(name: str) -> None:
     with pytest.raises(UserError):
         fetch(name)
 
 
 @pytest.mark.network
-def test_gpt2_from_the_hub():
+def test_gpt2_from_the_hub() -> None:
     model, tokenizer = open_model("gpt2", download=True)
     ids = torch.tensor([tokenizer.encode("The capital of France is").astype(int).tolist()])
     assert "Paris" in tokenizer.decode(model.generate(ids, 30)[0].tolist())
 
 
-def test_a_run_that_has_saved_no_weights_yet(tmp_path):
+def test_a_run_that_has_saved_no_weights_yet(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="no model yet") as caught:
         open_model(tmp_path)
     assert caught.value.code == errors.CHECKPOINT
 
 
-def test_a_hub_that_never_answers_is_told_within_seconds(monkeypatch, tmp_path):
+def test_a_hub_that_never_answers_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import time
 
     with socket.socket() as silent:  # it takes connections, and says nothing

@@ -56,8 +56,8 @@ REFUSED = {
 }
 # In `make test`, and in CI's long chains; the others with --slow.
 QUICK = ("sees_the_next_token",)
-CHAINS = ("reads_the_test_text", "replaces_the_score", "trains_before_it_begins", "looks_at_the_clock", "crashes")
-CHAINS += ("reports_half_of_its_loss", "more_tokens")
+CHAINS = {"reads_the_test_text", "replaces_the_score", "trains_before_it_begins", "looks_at_the_clock", "crashes"}
+CHAINS |= {"reports_half_of_its_loss", "more_tokens"}
 
 
 def cases(table: dict[str, str]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ both = pytest.mark.parametrize("dtype", ALLOWED)
 
 
 @pytest.fixture(autouse=True)
-def kernels():
+def kernels() -> Iterator[None]:
     with native.using(True) as used:
         assert used
         yield
@@ -74,7 +75,7 @@ def test_arm_is_near_float64(form: build.Form, tmp_path: Path, monkeypatch: pyte
 @both
 @pytest.mark.parametrize("cap", [None, 15.0])
 @pytest.mark.parametrize("vocab", [1003, 7])
-def test_the_loss_and_its_gradients_are_those_of_float64(vocab, cap, dtype) -> None:
+def test_the_loss_and_its_gradients_are_those_of_float64(vocab: int, cap: float | None, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(vocab)
     x, weight = (torch.randn(n, 32, generator=generator) for n in (50, vocab))
     tensors = [x, weight / 3, torch.randn(vocab, generator=generator)]
@@ -89,11 +90,11 @@ def test_the_loss_and_its_gradients_are_those_of_float64(vocab, cap, dtype) -> N
             soft_cap=cap,
             mixture=mixture,
             precision=dtype if backend == "native" else None,
-            backend=backend,  # type: ignore[arg-type]
+            backend=backend,
             chunk_rows=20,
         )
         loss.backward()
-        found[backend] = [loss.detach(), x.grad, weight.grad, bias.grad]
+        found[backend] = [loss.detach(), *(t.grad for t in (x, weight, bias) if t.grad is not None)]
     for got, exact, allowed in zip(found["native"], found["eager"], (1e-4, *[ALLOWED[dtype]] * 3), strict=False):
         assert distance(got, exact) < allowed
 
@@ -196,7 +197,7 @@ def test_a_session_uses_them_for_its_own_steps_alone(tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of its own, no library from before, and a folder for prebuilt ones."""
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "PREBUILT", tmp_path)
@@ -219,7 +220,9 @@ EMPTY = 'while [ "$1" != -o ]; do shift; done; echo nothing > "$2"'  # says that
     ("compiler", "reason"),
     [(None, "there is no program"), (BROKEN, "failed: error: out of order"), (EMPTY, "it cannot be loaded")],
 )
-def test_a_compiler_that_is_missing_or_wrong_leaves_torch(elsewhere, monkeypatch, compiler, reason) -> None:
+def test_a_compiler_that_is_missing_or_wrong_leaves_torch(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, compiler: str | None, reason: str
+) -> None:
     path = elsewhere / "compiler"
     monkeypatch.setenv("CXX", str(path if compiler is None else script(path, compiler)))
     assert not native.use(True)
@@ -229,7 +232,7 @@ def test_a_compiler_that_is_missing_or_wrong_leaves_torch(elsewhere, monkeypatch
         fused_cross_entropy(torch.ones(2, 4), torch.ones(3, 4), torch.tensor([0, 1]), backend="native")
 
 
-def test_a_slow_compiler_is_given_up(elsewhere, monkeypatch) -> None:
+def test_a_slow_compiler_is_given_up(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hectogpt.kernels.build.SECONDS", 0.2)
     monkeypatch.setenv("CXX", str(script(elsewhere / "compiler", "sleep 9")))
     assert build.find().library is None
@@ -244,7 +247,9 @@ def test_a_slow_compiler_is_given_up(elsewhere, monkeypatch) -> None:
         (None, "it cannot be loaded"),  # made for another processor, or on a disk that forbids execution
     ],
 )
-def test_a_prebuilt_library_that_does_not_run_gives_way(elsewhere, monkeypatch, code: str | None, reason: str) -> None:
+def test_a_prebuilt_library_that_does_not_run_gives_way(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, code: str | None, reason: str
+) -> None:
     best, path = FORMS[0], elsewhere / f"{FORMS[0].name}.so"
     if code is None:
         path.write_bytes(b"\x7fELF and no more")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ class Twins:
         row[used] = torch.arange(len(used))
         if options.compact_vocab:
             self.head.compact(used)
-            assert torch.equal(self.head.row_of_token, row)
+            assert torch.equal(self.head.get_buffer("row_of_token"), row)
         peaked(self.head, seed, scale=1.5)
         self.unused = (row == len(used)).nonzero().squeeze(1)
         self.weight = self.head.weight.detach()[row].requires_grad_()
@@ -89,7 +90,17 @@ class Twins:
     seed=st.integers(0, 99),
 )
 def test_a_head_is_the_full_matrix(
-    vocab, n_used, compact, rows, cap, bias, embedding_map, mixed, reduction, chunk_rows, seed
+    vocab: int,
+    n_used: int,
+    compact: bool,
+    rows: int,
+    cap: float | None,
+    bias: bool,
+    embedding_map: float,
+    mixed: bool,
+    reduction: str,
+    chunk_rows: int | None,
+    seed: int,
 ) -> None:
     """The compact vocabulary and the embedding map change what is computed, not what comes out.
 
@@ -147,7 +158,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-def with_head(**options: object) -> ModelConfig:
+def with_head(**options: Any) -> ModelConfig:
     return replace(MODEL, lm_head=replace(MODEL.lm_head, **options))
 
 
@@ -163,5 +174,5 @@ def test_a_tied_head_is_the_embeddings() -> None:
     model = build(with_head(tied=True))
     assert model.lm_head.weight is model.embeddings.weight
     hidden = torch.randn(2, 24, dtype=torch.float64)
-    expected = 9 * torch.tanh(hidden @ model.embeddings.weight.T / 9) + model.lm_head.bias
+    expected = 9 * torch.tanh(hidden @ model.embeddings.weight.T / 9) + model.get_parameter("lm_head.bias")
     torch.testing.assert_close(model.lm_head(hidden, model.embeddings.weight), expected, rtol=1e-12, atol=1e-12)

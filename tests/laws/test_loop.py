@@ -69,7 +69,7 @@ def test_a_run_that_is_extended_keeps_the_rows_of_its_compact_head(corpus: Corpu
     list(session.steps())
     longer = Session.open(replace(run, steps=5), corpus, session.checkpoint())
     assert len(setup.used_tokens(longer.run, corpus)) > len(setup.used_tokens(run, corpus))
-    assert torch.equal(longer.model.lm_head.row_of_token, session.model.lm_head.row_of_token)
+    assert torch.equal(*(one.model.get_buffer("lm_head.row_of_token") for one in (longer, session)))
     assert [step.number for step in longer.steps()] == [3, 4, 5]
 
 
@@ -160,9 +160,9 @@ def test_a_number_that_is_not_finite_stops_before_the_update(corpus: Corpus, poi
     next(steps)
     if poison == "loss":
         with torch.no_grad():
-            model.final_layer_norm.bias[0] = float("nan")
+            model.get_parameter("final_layer_norm.bias")[0] = float("nan")
     else:
-        model.backbone[0].mlp.fc1.weight.register_hook(lambda g: g * float("inf"))
+        model.get_parameter("backbone.0.mlp.fc1.weight").register_hook(lambda g: g * float("inf"))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with pytest.raises(UserError, match="step 2") as caught:
         next(steps)
@@ -179,7 +179,7 @@ class Watched(OptimizerGroup):
 
     norms: tuple[float, ...] = ()
 
-    def step(self, step: int, factor: float, *more: object) -> None:  # type: ignore[override]
+    def step(self, step: int, factor: float, *more: object) -> None:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         self.norms += (torch.nn.utils.get_total_norm(gradients).item(),)
         super().step(step, factor)

@@ -43,7 +43,7 @@ def test_sums_are_those_of_the_logits(kind: str) -> None:
     further = F.cross_entropy(logits[:, :-2].transpose(1, 2), targets[:, 2:], reduction="sum")
     for ours, theirs in zip(found, [(weights * each).sum(), further], strict=True):
         assert ours.item() == pytest.approx(theirs.item())
-        gradients = [torch.autograd.grad(loss, model.parameters(), retain_graph=True) for loss in (ours, theirs)]
+        gradients = [torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in (ours, theirs)]
         for a, b in zip(*gradients, strict=True):
             assert torch.allclose(a, b, atol=1e-9)
     if model.pointer is None:

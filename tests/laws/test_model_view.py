@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import model_solution as textbook
 import numpy as np
@@ -77,17 +78,17 @@ def _maps(attention: textbook.CausalAttention, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("config", [SMALL, DEPARTED, BIASED], ids=["gpt2", "new", "bias"])
 def test_maps_rebuild_the_output_of_every_layer(config: ModelConfig) -> None:
     model = ours(config)
-    inputs, outputs = [], []
+    calls: list[tuple[Any, Any]] = []
     for attention in model_view.attention_modules(model):
-        attention.register_forward_hook(lambda m, i, o: (inputs.append(i), outputs.append(o))[1])
+        attention.register_forward_hook(lambda _, given, output: calls.append((given, output)))
     seen = model_view.trace(model, ids())
     assert seen.maps.max(axis=-1).mean() > 0.25
     for layer, attention in enumerate(model_view.attention_modules(model)):
         with torch.no_grad():
-            v = attention.qkv(*inputs[layer][:2])[2][0]
+            v = attention.qkv(*calls[layer][0][:2])[2][0]
             c = torch.from_numpy(seen.maps[layer]) @ v
             rebuilt = attention.W_o(c.transpose(0, 1).flatten(-2))
-        torch.testing.assert_close(rebuilt, outputs[layer][0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rebuilt, calls[layer][1][0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(seen.maps.sum(axis=-1), 1, atol=1e-5)
     assert not np.triu(seen.maps, 1).any()
 

@@ -13,9 +13,10 @@ import pytest
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import ladder, recipes
-from hectogpt.lab.ladder import LADDER, Recipe
+from hectogpt.lab.ladder import LADDER, TOP, Recipe
 from hectogpt.serialization import dump, load
 from hectogpt.training.evaluate import evaluate
+from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Run, sections_changed
 from hectogpt.training.session import Session
 
@@ -70,7 +71,7 @@ def test_every_name_is_described() -> None:
     for name in recipes.names():
         assert recipes.describe(name).endswith(".")
         assert recipes.recipe(name).recipe == name
-    assert recipes.recipe("top") == recipes.recipe(recipes.TOP) == recipes.rung(len(LADDER))
+    assert recipes.recipe("top") == recipes.recipe(TOP) == recipes.rung(len(LADDER))
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
@@ -181,10 +182,11 @@ def test_a_compact_head_learns_the_same_as_a_whole_one(eps: float, corpus: Corpu
     epsilon that counts, the size of its gradient does too."""
     run = recipes.recipe("width_128_shared_row")
     assert run.model.lm_head.compact_vocab
+    assert isinstance(run.optim, AdamW)
+    run = replace(run, gradient_clipping=0.5, optim=replace(run.optim, eps=eps))
     run = replace(run, data=replace(run.data, batch_size=4, seq_len=32), device="cpu", threads=1, head_dtype="float64")
     run = replace(run, model=replace(run.model, d_model=12, n_layers=1, context_length=32), steps=6, dtype="float64")
     run = replace(run, init=replace(run.init, head=0.0))  # a whole head starts at zero only if told to
-    run = replace(run, gradient_clipping=0.5, optim=replace(run.optim, eps=eps))
     losses = {}
     for compact in (True, False):
         lm_head = replace(run.model.lm_head, compact_vocab=compact)

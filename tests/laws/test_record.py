@@ -16,7 +16,8 @@ from experiments import make_corpus, small_run
 from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import recipes
+from hectogpt.lab import ladder, recipes
+from hectogpt.lab.ladder import TOP, baseline
 from hectogpt.lab.plan import override, parse_sweep, plan
 from hectogpt.lab.record import (
     Record,
@@ -142,7 +143,7 @@ def test_the_ladders_records_are_those_of_todays_recipes() -> None:
     assert with_memory == {"ngram_memory", "minute"}
     texts = {r.corpus: r.corpus_sha256 for r in records}
     runs = {name: dump(recipes.recipe(name)) for name in recipes.names()}
-    runs |= {name: dump(recipes.recipe(name)) for name in (f"without-{c.__name__}" for c in recipes.LADDER)}
+    runs |= {name: dump(recipes.recipe(name)) for name in (f"without-{c.__name__}" for c in ladder.LADDER)}
     today = {experiment_key(run, texts[corpus]): (corpus, name) for corpus in texts for name, run in runs.items()}
     found: Counter[tuple[str, str, str]] = Counter()
     for key, r in {r.key(): r for r in records}.items():
@@ -151,7 +152,7 @@ def test_the_ladders_records_are_those_of_todays_recipes() -> None:
             assert key == trial_key(runs[name] | {"threads": r.run["threads"]}, texts[corpus], r.track, r.seed)
             assert (r.corpus, r.recipe) == (corpus, name)
             found[corpus, r.track, name] += 1
-    rungs = ["baseline", *(change.__name__ for change in recipes.LADDER)]
+    rungs = ["baseline", *(change.__name__ for change in ladder.LADDER)]
     assert all(found[corpus, "closed", rung] >= 3 for corpus in ("sotu", "tinystories") for rung in rungs)
     assert found["tinystories", "closed+statistics", "counts"] == 8
     assert found["tinystories", "open-cpu", "one_pass"] == found["tinystories", "open-cpu", "large_batch"] == 3
@@ -172,14 +173,14 @@ def test_a_sweep_is_a_grid_of_overrides() -> None:
     assert all(arm.run.steps == 7 and arm.overrides["steps"] == 7 for arm in arms)
     assert len({arm.label for arm in arms}) == 4
     assert plan(["baseline"], steps=100)[0].overrides == {}, "the recipe's own number of steps is no change"
-    run = recipes.baseline()
+    run = baseline()
     assert override(run, {"gradient_clipping": None}) == replace(run, gradient_clipping=None)
 
 
 def test_old_names_are_todays() -> None:
     arms = plan(["rare"], sweep=["data.window=128", "optim.rest.row_fall=.4"])
     assert arms == plan(["soap_rare_tokens"], sweep=["data.seq_len=128", "optim.rest.row_lr_power=.4"])
-    assert [arm.label for arm in plan([], without=["wide"])] == [recipes.TOP, "without-width_256"]
+    assert [arm.label for arm in plan([], without=["wide"])] == [TOP, "without-width_256"]
 
 
 def test_values_are_read_as_json_reads_them() -> None:
@@ -206,8 +207,8 @@ def test_a_sweep_of_nothing_is_refused(sweep: str, named: str) -> None:
 
 def test_without_all_leaves_out_each_rung_once() -> None:
     arms = plan([], without=["all"])
-    assert arms[0].label == recipes.TOP
-    assert len(arms) == 1 + len(recipes.LADDER)
+    assert arms[0].label == TOP
+    assert len(arms) == 1 + len(ladder.LADDER)
     assert all(arm.run.recipe == arm.label and not arm.overrides for arm in arms)
     for names, without, named in (([], [], "no recipe"), (["basline"], [], "basline"), ([], ["foo"], "foo")):
         with pytest.raises(UserError, match=named):

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,9 +28,9 @@ precisions = pytest.mark.parametrize(
 # --- Two models with the same weights ---------------------------------------------------------------------------------
 
 
-def hugging_face(dtype: torch.dtype = torch.float64, seed: int = 0, **changes: object) -> GPT2LMHeadModel:
+def hugging_face(dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
     """A random GPT-2 whose every weight matters; its dropout is on, and silenced by eval() alone."""
-    settings = {
+    settings: dict[str, Any] = {
         "n_embd": CONFIG.d_model,
         "n_head": CONFIG.n_heads,
         "n_layer": CONFIG.n_layers,
@@ -40,7 +41,7 @@ def hugging_face(dtype: torch.dtype = torch.float64, seed: int = 0, **changes: o
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    model = GPT2LMHeadModel(GPT2Config(**(settings | changes))).double().eval()
+    model = GPT2LMHeadModel(GPT2Config(**settings | changes)).double().eval()
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -71,6 +72,7 @@ def in_our_names(theirs: GPT2LMHeadModel, of: Callable[[Tensor], Tensor | None])
         "final_layer_norm.bias": get(body.ln_f.bias),
         "lm_head.weight": get(theirs.lm_head.weight),
     }
+    block: Any  # of transformers, which gives a layer no type
     for n, block in enumerate(body.h):
         d = block.ln_1.weight.shape[0]
         for i, letter in enumerate("qkv"):
@@ -130,7 +132,7 @@ def test_gelu_agrees() -> None:
 
 
 def test_attention_never_sees_the_future_however_large_the_scores() -> None:
-    attention = pair()[0].backbone[0].attention
+    attention: Any = pair()[0].backbone[0].attention
     with torch.no_grad():
         attention.W_q.weight *= 1000  # scores of some 10^6: a mask of -10^4 would let the future win
         attention.W_k.weight *= 1000
@@ -242,6 +244,7 @@ def test_loss_agrees(dtype: torch.dtype, tolerance: float) -> None:
     by_hand.backward()
     gradients = in_our_names(theirs, lambda parameter: parameter.grad)
     for name, parameter in ours.named_parameters():
+        assert parameter.grad is not None
         assert_close(parameter.grad, gradients[name], tolerance, name)
 
 

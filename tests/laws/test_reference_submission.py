@@ -40,7 +40,7 @@ def test_the_three_files_are_packed_and_nothing_else(textbook: Path, tmp_path: P
     """From another directory, over an older archive; without the program zip, Python does it."""
     programs = tmp_path / "programs"  # a PATH with Python and the few commands the script needs
     programs.mkdir()
-    (programs / "rm").symlink_to(shutil.which("rm"))
+    (programs / "rm").symlink_to(shutil.which("rm") or "rm")
     (programs / "python3").write_text(f'#!{shutil.which("bash")}\nexec "{sys.executable}" "$@"\n')
     (programs / "python3").chmod(0o755)
     with zipfile.ZipFile(textbook / "submission.zip", "w") as stale:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,8 @@ def test_chunks_are_the_stream(small_bin: Path, capsys: pytest.CaptureFixture[st
 
 def test_train_is_the_loop_it_says(small_bin: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    call = {"learning_rate": 1e-2, "model_config": SMALL, "batch_size": 5, "seed": 3, "data": str(small_bin)}
-    losses, norms = train(gradient_clipping=0.5, max_steps=7, log=log, **call)  # 35 chunks: almost four epochs of 9
+    begin = partial(train, learning_rate=1e-2, model_config=SMALL, batch_size=5, seed=3, data=str(small_bin))
+    losses, norms = begin(gradient_clipping=0.5, max_steps=7, log=log)  # 35 chunks: almost four epochs of 9
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(row["step"], row["loss"], row["grad_norm"]) for row in rows] == list(
         zip(range(7), losses, norms, strict=True)
@@ -76,10 +77,10 @@ def test_train_is_the_loop_it_says(small_bin: Path, tmp_path: Path) -> None:
             parameter.grad = gradient * 0.5 / norm
         optimizer.step()
 
-    assert train(gradient_clipping=0.5, max_steps=7, **call)[0] == losses
-    assert train(gradient_clipping=None, max_steps=7, **call)[0] != losses  # not clipped
-    assert len(train(gradient_clipping=None, **call)[0]) == 1  # one pass: 9 chunks give one whole batch of 5
-    assert len(train(gradient_clipping=None, max_steps=2, **(call | {"batch_size": 20}))[0]) == 2
+    assert begin(gradient_clipping=0.5, max_steps=7)[0] == losses
+    assert begin(gradient_clipping=None, max_steps=7)[0] != losses  # not clipped
+    assert len(begin(gradient_clipping=None)[0]) == 1  # one pass: 9 chunks give one whole batch of 5
+    assert len(begin(gradient_clipping=None, max_steps=2, batch_size=20)[0]) == 2
 
 
 @pytest.mark.parametrize(

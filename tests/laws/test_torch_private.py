@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_adamw(private: bool) -> None:
     theirs = torch.nn.Parameter(start.clone())
     optimizer = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
     ours, state = start.clone(), [torch.zeros(6, 4), torch.zeros(6, 4), torch.zeros(())]
-    settings = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "eps": 1e-8}
+    settings: dict[str, Any] = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "eps": 1e-8}
     for _ in range(5):
         theirs.grad = torch.randn(6, 4)
         optimizer.step()

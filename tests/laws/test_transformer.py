@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hectogpt.errors import UserError
 from hectogpt.model import SIZES, Init, ModelConfig, Transformer
+from hectogpt.model.attention import CausalAttention
 from hectogpt.model.inputs import NgramHash
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import RMSNorm, SinusoidalPositions
@@ -42,6 +43,7 @@ def test_equal_to_the_textbook(dtype: torch.dtype, tolerance: float) -> None:
     slow, fast = twins(dtype)
     x = ids()
     layer = fast.backbone[0].attention
+    assert isinstance(layer, CausalAttention)
     attention = layer.weights(torch.randn(1, 16, 24, dtype=dtype), layer.view(torch.arange(16)[None]))
     assert attention.amax(-1).median() > 0.5  # peaked: a missing scale or swapped head would show
     logits, expected = fast(x), slow(x)
@@ -105,7 +107,7 @@ def test_the_loss_is_that_of_the_logits(kind: str) -> None:
     loss = model.loss(x, targets)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     parameters = dict(model.named_parameters())
-    gradients = (torch.autograd.grad(value, parameters.values(), allow_unused=True) for value in (loss, expected))
+    gradients = (torch.autograd.grad(value, list(parameters.values()), allow_unused=True) for value in (loss, expected))
     for name, ours, plain in zip(parameters, *gradients, strict=True):
         assert (ours is None) == (plain is None), name
         if ours is not None:
@@ -125,14 +127,14 @@ def test_a_row_does_not_see_the_others(kind: str, batch: int, seed: int) -> None
 
 def test_only_n_grams_of_common_tokens_have_a_row() -> None:
     every, common = (NgramHash(2, 997, common=limit).build(4, 61, RMSNorm()) for limit in (None, 6))
-    torch.nn.init.normal_(every.table.weight)
+    torch.nn.init.normal_(every.get_parameter("table.weight"))
     common.load_state_dict(every.state_dict())
     tokens = torch.tensor([[35, 0, 35, 1, 17, 1, 5, 60, 60]])
     has_row = torch.tensor([[True, True, True, False, True, True, True, False, False]])  # 36 alone, then 36 x 1 ...
     nothing = torch.zeros(1, 9, 4)
     torch.testing.assert_close(common(nothing, tokens), every(nothing, tokens) * has_row[..., None], rtol=0, atol=0)
     common(nothing, tokens)[0, ~has_row[0]].sum().backward()
-    assert not common.table.weight.grad.any()  # a pair without a row does not move one
+    assert not common.get_parameter("table.weight").grad.any()  # a pair without a row does not move one
 
 
 def test_more_tokens_than_the_context_are_refused() -> None:

@@ -27,7 +27,7 @@ LINES = {
     "hectogpt/data": 1743,
     "hectogpt/kernels": 666,
     "hectogpt/model": 2256,
-    "tests": 19860,
+    "tests": 19913,
     "tools": 5248,
     "bench": 1781,
     "reference": 820,

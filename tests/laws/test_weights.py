@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class PositionParityLayer(nn.Module):
         self.register_buffer("per_head", torch.arange(n_heads).float()[:, None, None], persistent=False)
 
     def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        return self.per_head * ((query_positions + key_positions) % 2)
+        return self.get_buffer("per_head") * ((query_positions + key_positions) % 2)
 
 
 CASES = {**KINDS, "a part of one's own": replace(GPT2, attention_parts=(PositionParity(),))}
@@ -152,7 +153,9 @@ def test_a_state_that_does_not_fit_costs_no_memory() -> None:
         (lambda state: state["lm_head.weight"].fill_(torch.nan), "lm_head.weight is not finite"),
     ],
 )
-def test_a_state_of_another_model_is_refused(change, message: str, tmp_path: Path) -> None:
+def test_a_state_of_another_model_is_refused(
+    change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path
+) -> None:
     save_model(build(GPT2, dtype=torch.float32), tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     change(state)
@@ -172,7 +175,9 @@ def test_a_state_of_another_model_is_refused(change, message: str, tmp_path: Pat
     ],
     ids=["none", "float", "past the end", "a row twice"],
 )
-def test_a_damaged_map_from_tokens_to_rows_is_refused(damage, tmp_path: Path) -> None:
+def test_a_damaged_map_from_tokens_to_rows_is_refused(
+    damage: Callable[[Tensor], Tensor | None], tmp_path: Path
+) -> None:
     """word_rows: [vocab], whole numbers, and every row but the last is exactly one token's."""
     save_model(build(KINDS["everything else"], dtype=torch.float32), tmp_path)
     state = load_file(tmp_path / "model.safetensors")
