@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from experiments import make_corpus, perform, run_trial, small_run
@@ -240,6 +241,13 @@ def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explor
     changed = ids.clone()
     changed[9] += 1
     assert torch.allclose(model(changed[None])[0, :9], logits[0, :9], atol=1e-5), "the future changes nothing before it"
+
+
+def test_a_mixture_draws_its_share_from_the_rows_of_the_first_text() -> None:
+    order = find_run(f"{LITERATURE}:mixture@minute").data.order
+    numbers = order.order(np.zeros((1000, 4)), 0, 0)
+    assert (numbers < 500).mean() == pytest.approx(0.8, abs=0.04)
+    assert 990 < numbers.max() < 1000
 
 
 def test_a_student_learns_from_its_teacher(corpus: Corpus, write: Write, tmp_path: Path) -> None:

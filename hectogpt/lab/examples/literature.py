@@ -21,6 +21,7 @@ from hectogpt import (
     DataOrder,
     DecoderBlock,
     Init,
+    InputPart,
     Loss,
     Optim,
     OptimizerGroup,
@@ -332,6 +333,33 @@ def grouped(run: Run) -> Run:
     return replace(run, model=replace(run.model, attention=Grouped()))
 
 
+# --- the input --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Masked(InputPart):
+    """While it trains, some tokens are replaced by one learned vector; all are predicted."""
+
+    share: float = 0.1
+
+    def build(self, d_model, vocab_size, norm):
+        return MaskedLayer(d_model, self.share)
+
+
+class MaskedLayer(nn.Module):
+    def __init__(self, d_model, share):
+        super().__init__()
+        self.share, self.vector = share, nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x, ids, cache=None):
+        masked = torch.rand(ids.shape, device=x.device) < (self.share if self.training else 0.0)
+        return torch.where(masked[..., None], self.vector.to(x.dtype), x)
+
+
+def masked(run: Run) -> Run:
+    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Masked())))
+
+
 # --- the training -----------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +440,20 @@ class RareTwice(DataOrder):
 
 
 @dataclass(frozen=True)
+class Mixture(DataOrder):
+    """Of a folder with two texts the one first by name, which has this part of all rows, gets `share` of those read."""
+
+    part: float = 0.5
+    share: float = 0.8
+    repeats: ClassVar[bool] = True
+
+    def order(self, sequences, seed, epoch):
+        n, draw = len(sequences), np.random.default_rng([seed, epoch])
+        end, where = round(self.part * n), draw.random(n)
+        return np.where(draw.random(n) < self.share, where * end, end + where * (n - end)).astype(int)
+
+
+@dataclass(frozen=True)
 class ShortFirst(Shuffled):
     """Rows of a quarter of the length, four times as many, for the first half of the run (2108.06084)."""
 
@@ -447,6 +489,10 @@ def orthogonal(run: Run) -> Run:
 
 def rare_twice(run: Run) -> Run:
     return replace(run, data=replace(run.data, order=RareTwice()))
+
+
+def mixture(run: Run) -> Run:
+    return replace(run, data=replace(run.data, order=Mixture()))
 
 
 def short_first(run: Run) -> Run:
