@@ -32,14 +32,12 @@ from hectogpt.model.parts import (
 from hectogpt.model.pointer import PointerHead
 from hectogpt.model.transformer import DecoderBlock, Transformer
 from hectogpt.python import attention_maps, compare, generate, load, recipe, train
-from hectogpt.training.after_step import AfterStep
 from hectogpt.training.evaluate import EvalResult, RunResult
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.loop import Step
 from hectogpt.training.losses import CrossEntropy, Loss, Predictions
 from hectogpt.training.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
-from hectogpt.training.run import Data, Run
-from hectogpt.training.schedules import Constant, Cosine, LinearDecay, Schedule
+from hectogpt.training.run import AfterStep, Constant, Cosine, Data, LinearDecay, Run, Schedule
 from hectogpt.training.session import Session
 
 __version__: str

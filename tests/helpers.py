@@ -14,8 +14,7 @@ from torch import nn
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.model import ModelConfig
 from hectogpt.training.optim import AdamW
-from hectogpt.training.run import Data, Run
-from hectogpt.training.schedules import LinearDecay
+from hectogpt.training.run import Data, LinearDecay, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ModelConfig(d_model=16, n_heads=2, n_layers=2, context_length=32, vocab_size=50257)

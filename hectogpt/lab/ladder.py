@@ -14,8 +14,7 @@ from hectogpt.model.inputs import NgramHash, Smear, TokenTable
 from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.training.optim import AdamW, Muon, PerKind, SOAPMuon
-from hectogpt.training.run import Run
-from hectogpt.training.schedules import LinearDecay
+from hectogpt.training.run import LinearDecay, Run
 
 Recipe = Callable[[Run], Run]
 

@@ -32,8 +32,7 @@ from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, Sinusoidal
 from hectogpt.serialization import did_you_mean
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
-from hectogpt.training.run import DEFAULT_RECIPE, Data, Run
-from hectogpt.training.schedules import LinearDecay
+from hectogpt.training.run import DEFAULT_RECIPE, Data, LinearDecay, Run
 
 DEFAULT = DEFAULT_RECIPE
 WITHOUT = "without-"  # begins the name of the top of the ladder without one rung

@@ -6,19 +6,22 @@ kinds of idea: `sections_changed` tells which of them a recipe changed.
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
-from hectogpt.data import DataOrder, Shuffled
+from torch import Tensor
+
+from hectogpt.data import Corpus, DataOrder, Shuffled
 from hectogpt.display import facts_text, table_html, value_text
 from hectogpt.errors import UserError, set_to
-from hectogpt.model import Init, ModelConfig
-from hectogpt.serialization import classes_of, diff, load
-from hectogpt.training.after_step import AfterStep
+from hectogpt.model import Init, ModelConfig, Transformer
+from hectogpt.serialization import Value, classes_of, diff, load
 from hectogpt.training.first_weights import BigramInit, FirstWeights
 from hectogpt.training.losses import CrossEntropy, Loss
-from hectogpt.training.optim import AdamW, Optim
-from hectogpt.training.schedules import Constant, Schedule
+from hectogpt.training.optim import AdamW, Kind, Optim
 
 DEFAULT_RECIPE = "minute"  # what is trained if none is named
 MOST_THREADS = 1024
@@ -30,6 +33,86 @@ CHANGEABLE |= {"corpus", "recipe"}
 # Changing these does not make a run another recipe: they choose text, luck and machine.
 UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
+
+
+# --- what a run is made of, beside the model and what stands in optim/, losses.py and first_weights.py ---------------
+
+
+@dataclass(frozen=True)
+class Schedule(Value):
+    """A factor on every learning rate, a pure function of the step."""
+
+    @abstractmethod
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at 0-based `step` of `steps`."""
+
+    def of_kind(self, kind: Kind, step: int, steps: int) -> float:
+        """The factor of one kind of parameters; a class that defines it has schedules by kind."""
+        return self.factor(step, steps)
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same learning rate at every step."""
+
+    def factor(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class LinearDecay(Schedule):
+    """Rise over `warmup` steps (from 1/warmup, never 0), stay until `hold` of the run is over, fall in a straight line.
+
+    The last step's factor is one decrement above `final` (2502.15938: decay to zero).
+    """
+
+    old_names: ClassVar[tuple[str, ...]] = ("Linear",)
+
+    warmup: int = 0
+    hold: float = 0.0
+    final: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        start = max(self.hold * steps, min(self.warmup, steps))
+        fall = (steps - step) / (steps - start) if step >= start else 1.0
+        return rise * (self.final + (1 - self.final) * min(1.0, fall))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Rise over `warmup` steps, then half a cosine down to `final` (1608.03983)."""
+
+    warmup: int = 0
+    final: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, steps - self.warmup)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class SessionView(Protocol):
+    """What a Session shows of itself here. kept: tensors by name, which checkpoints hold beside weights and optimizer.
+    step: how many steps are done, of `run.steps`."""
+
+    model: Transformer
+    corpus: Corpus
+    kept: dict[str, Tensor]
+
+    @property
+    def step(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class AfterStep(Value):
+    """Something that is done after every step, without gradients. What it changes in the model stays."""
+
+    @abstractmethod
+    def after_step(self, session: SessionView) -> Mapping[str, float] | None:
+        """Look at the session, which is a Session, or change its model. Numbers that are returned stand in
+        metrics.jsonl as `own/NAME`. What it has to remember stands in `session.kept`, so that a resume has it."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +169,9 @@ class Data:
     def rows_at_once(self) -> int:
         """How many rows are computed at a time."""
         return self.micro_batch or self.batch_size // (self.leaves or 1)
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from hectogpt.kernels.build import cpp_compiler_fault, find
 from hectogpt.model import Transformer
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
-from hectogpt.training.run import Run
-from hectogpt.training.schedules import Schedule
+from hectogpt.training.run import Run, Schedule
 
 # torch's random numbers while modules are built, from which parts of a user's own may draw their first weights; a
 # number of its own, so that they do not repeat those that the run's seed gives the other weights.

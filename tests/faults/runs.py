@@ -35,8 +35,7 @@ from hectogpt.model.inputs import NgramHash
 from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.full_run import train_in_folder
-from hectogpt.training.run import Data, Run
-from hectogpt.training.schedules import LinearDecay
+from hectogpt.training.run import Data, LinearDecay, Run
 from hectogpt.training.session import Session
 from hectogpt.training.task import Resume, Task, begin
 

@@ -203,7 +203,7 @@ def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, wh
     """Rank 1 has a copy of the package with one line more; the run that it was to go on with stays as it is."""
     copy = folder / "copies" / "rank1" / "hectogpt"
     shutil.copytree(ROOT / "hectogpt", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    with open(copy / "training" / "schedules.py", "a", encoding="utf-8") as file:
+    with open(copy / "training" / "losses.py", "a", encoding="utf-8") as file:
         file.write("# of rank 1\n")
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     program = (str(PROGRAMS / "own_copy.py"), str(folder / "copies"))
@@ -213,7 +213,7 @@ def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, wh
     assert done.returncode == 1, err
     told = err[err.index("error: ") :].splitlines()
     assert told[0] == "error: rank 1 differs from rank 0 in the code"
-    assert re.fullmatch(r"why: training/schedules\.py: \w{12} at rank 0, \w{12} at rank 1", told[1]), told
+    assert re.fullmatch(r"why: training/losses\.py: \w{12} at rank 0, \w{12} at rank 1", told[1]), told
     assert "kept: nothing was written" in told
     assert len(re.findall("^error: ", err, re.MULTILINE)) == 1, "rank 0 alone; torchrun repeats it in its report"
     assert re.search(r"exitcode *: 2\b", err), err

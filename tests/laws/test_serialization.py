@@ -21,8 +21,7 @@ from hectogpt.model.pointer import PointerHead
 from hectogpt.serialization import Value, current_name, current_path, diff, dump, load
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon, PerKind
-from hectogpt.training.run import Data, Run, load_run, sections_changed
-from hectogpt.training.schedules import Cosine, LinearDecay, Schedule
+from hectogpt.training.run import Cosine, Data, LinearDecay, Run, Schedule, load_run, sections_changed
 
 OLD_RECIPES = Path(__file__).parents[1] / "data" / "recipes.json"
 

@@ -36,8 +36,7 @@ from hectogpt.model.parts import NoPositions, Norm, QKPart, RMSNorm
 from hectogpt.training import precision, setup
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon
-from hectogpt.training.run import Data, Run, sections_changed
-from hectogpt.training.schedules import Constant, Cosine, LinearDecay
+from hectogpt.training.run import Constant, Cosine, Data, LinearDecay, Run, sections_changed
 from hectogpt.training.session import Session
 
 PROGRAMS = ROOT / "tests" / "programs"
