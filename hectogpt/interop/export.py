@@ -24,9 +24,8 @@ from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import lock, remove_leftovers, replace_folder, temporary_folder, write_atomic
 from hectogpt.interop import gguf_file
-from hectogpt.interop.hf_config import gpt2_differences, write_config
+from hectogpt.interop.hf_model import PREFIX, gpt2_differences, to_huggingface, write_config
 from hectogpt.interop.hf_tokenizer import tokenizer_config, tokenizer_json
-from hectogpt.interop.hf_weights import PREFIX, to_huggingface
 from hectogpt.interop.model_card import read_facts, title_of, write_card
 from hectogpt.interop.open import find_checkpoint, find_folder, ideas_of, is_readable, open_model, read_fields
 from hectogpt.json_files import read_bytes

@@ -15,7 +15,7 @@ from torch import Tensor
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.files import replacing
-from hectogpt.interop.hf_weights import LAYER
+from hectogpt.interop.hf_model import LAYER
 from hectogpt.model.parts import LayerNorm
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import saved_tensors

@@ -9,7 +9,9 @@ tensors in model.safetensors.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,58 +83,33 @@ class TextCache:
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-class SinusoidalPositions(nn.Module):
+def sinusoidal(positions: Tensor, d_model: int, base: float) -> Tensor:
     """Sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762, section 3.5)."""
-
-    def __init__(self, context_length: int, d_model: int, base: float) -> None:
-        super().__init__()
-        self.d_model, self.base = d_model, base
-
-    def forward(self, positions: Tensor) -> Tensor:
-        frequency = self.base ** (-torch.arange(0, self.d_model, 2, device=positions.device).double() / self.d_model)
-        angle = positions[..., None].double() * frequency
-        return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
+    frequency = base ** (-torch.arange(0, d_model, 2, device=positions.device).double() / d_model)
+    angle = positions[..., None].double() * frequency
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
 
 
-class Rotary(nn.Module):
+def rotate(q: Tensor, k: Tensor, positions: Tensor, pairs: int, base: float) -> tuple[Tensor, Tensor]:
     """Rotate pairs of dimensions of queries and keys by an angle proportional to the position (2104.09864)."""
-
-    def __init__(self, n_heads: int, d_head: int, base: float, fraction: float) -> None:
-        super().__init__()
-        self.base, self.pairs = base, round(d_head // 2 * fraction)
-
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = torch.arange(self.pairs, device=positions.device).double()
-        frequency = (self.base ** (-pairs / max(self.pairs, 1))).float()
-        angle = positions[:, None, :, None].double() * frequency
-        cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
-        sizes = (self.pairs, self.pairs, q.shape[-1] - 2 * self.pairs)
-        (a, b, rest_q), (c, d, rest_k) = q.split(sizes, dim=-1), k.split(sizes, dim=-1)
-        q = torch.cat((a * cos - b * sin, a * sin + b * cos, rest_q), dim=-1)
-        return q, torch.cat((c * cos - d * sin, c * sin + d * cos, rest_k), dim=-1)
+    frequency = (base ** (-torch.arange(pairs, device=positions.device).double() / max(pairs, 1))).float()
+    angle = positions[:, None, :, None].double() * frequency
+    cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+    sizes = (pairs, pairs, q.shape[-1] - 2 * pairs)
+    (a, b, rest_q), (c, d, rest_k) = q.split(sizes, dim=-1), k.split(sizes, dim=-1)
+    q = torch.cat((a * cos - b * sin, a * sin + b * cos, rest_q), dim=-1)
+    return q, torch.cat((c * cos - d * sin, c * sin + d * cos, rest_k), dim=-1)
 
 
-class QKNorm(nn.Module):
+def normalise(q: Tensor, k: Tensor, positions: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Divide each query and key by its root mean square (2010.04245)."""
-
-    def __init__(self, n_heads: int, d_head: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return F.rms_norm(q, q.shape[-1:], eps=self.eps), F.rms_norm(k, k.shape[-1:], eps=self.eps)
+    return F.rms_norm(q, q.shape[-1:], eps=eps), F.rms_norm(k, k.shape[-1:], eps=eps)
 
 
-class ALiBi(nn.Module):
+def alibi(queries: Tensor, keys: Tensor, n_heads: int) -> Tensor:
     """Head h of n subtracts 2^(-8 h / n) from a score per token of distance, h from 1 (2108.12409)."""
-
-    def __init__(self, n_heads: int, d_head: int) -> None:
-        super().__init__()
-        self.n_heads = n_heads
-
-    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        slopes = 2.0 ** (-8 * torch.arange(1, self.n_heads + 1, device=keys.device) / self.n_heads)
-        return slopes[:, None, None].double() * (keys - queries)
+    slopes = 2.0 ** (-8 * torch.arange(1, n_heads + 1, device=keys.device) / n_heads)
+    return slopes[:, None, None].double() * (keys - queries)
 
 
 class ReLU2(nn.Module):
@@ -230,8 +207,11 @@ PARTS: dict[str, Callable[..., Any]] = {
     "GELU": lambda: nn.GELU(approximate="tanh"),
     "NoPositions": lambda context_length, d_model: None,
     "LearnedPositions": nn.Embedding,
-    **{part.__name__: part for part in (ReLU2, SinusoidalPositions, Rotary, QKNorm, ALiBi)},
-    **{part.__name__: part for part in (EmbeddingNorm, Smear, TokenTable, NgramHash, PointerHead)},
+    "SinusoidalPositions": lambda context_length, d_model, base: partial(sinusoidal, d_model=d_model, base=base),
+    "Rotary": lambda n_heads, d_head, base, fraction: partial(rotate, pairs=round(d_head // 2 * fraction), base=base),
+    "QKNorm": lambda n_heads, d_head, eps: partial(normalise, eps=eps),
+    "ALiBi": lambda n_heads, d_head: partial(alibi, n_heads=n_heads),
+    **{part.__name__: part for part in (ReLU2, EmbeddingNorm, Smear, TokenTable, NgramHash, PointerHead)},
 }
 
 
@@ -252,9 +232,9 @@ class Attention(nn.Module):
         self.W_q, self.W_k, self.W_v, self.W_o = (nn.Linear(d, d, bias=settings["biases"]) for _ in range(4))
         d_head = d // self.n_heads
         self.scale = settings["attention_scale"] or d_head**-0.5
-        parts = [build(part, self.n_heads, d_head) for part in settings["attention_parts"]]
-        self.qk_parts = nn.ModuleList(part for part in parts if not isinstance(part, ALiBi))
-        self.score_biases = nn.ModuleList(part for part in parts if isinstance(part, ALiBi))
+        parts = [(part["type"], build(part, self.n_heads, d_head)) for part in settings["attention_parts"]]
+        self.qk_parts = [part for name, part in parts if name != "ALiBi"]
+        self.score_biases = [part for name, part in parts if name == "ALiBi"]
         self.extra_share = nn.Parameter(torch.ones(1)) if settings["value_embeddings"] else None
 
     def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
@@ -266,35 +246,22 @@ class Attention(nn.Module):
             q, k = part(q, k, positions)
         k, v = cache.append((self, "k"), k, dim=2), cache.append((self, "v"), v, dim=2)
         mask = cache.visible[:, None]
-        if len(self.score_biases):
+        if self.score_biases:
             places = positions[:, None, :, None], cache.key_positions[:, None, None, :]
             mask = torch.where(mask, sum(part(*places) for part in self.score_biases), float("-inf")).to(q.dtype)
         attended = F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale)
         return self.W_o(attended.transpose(1, 2).flatten(-2))
 
 
-class MLP(nn.Module):
-    """Two linear maps with an activation between: d -> 4d -> d."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        d = settings["d_model"]
-        self.fc1 = nn.Linear(d, 4 * d, bias=settings["biases"])
-        self.activation = build(settings["activation"])
-        self.fc2 = nn.Linear(4 * d, d, bias=settings["biases"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
-
-
 class Block(nn.Module):
-    """One layer; post_layer_norm stands before the MLP."""
+    """One layer; post_layer_norm stands before the MLP, two linear maps with an activation between: d -> 4d -> d."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
-        norm, d = settings["norm"], settings["d_model"]
-        self.pre_layer_norm, self.attention = build(norm, d), Attention(settings)
-        self.post_layer_norm, self.mlp = build(norm, d), MLP(settings)
+        norm, d, bias = settings["norm"], settings["d_model"], settings["biases"]
+        self.pre_layer_norm, self.attention, self.post_layer_norm = build(norm, d), Attention(settings), build(norm, d)
+        fc1, fc2 = nn.Linear(d, 4 * d, bias=bias), nn.Linear(4 * d, d, bias=bias)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, activation=build(settings["activation"]), fc2=fc2))
 
     def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
         x = x + self.attention(self.pre_layer_norm(x), extra, positions, cache)

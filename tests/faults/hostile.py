@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
-from hectogpt.interop.hf_weights import to_huggingface
+from hectogpt.interop.hf_model import to_huggingface
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model

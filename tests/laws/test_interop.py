@@ -14,9 +14,8 @@ from hectogpt import errors
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
-from hectogpt.interop.hf_config import parse_config
+from hectogpt.interop.hf_model import load_gpt2, parse_config, to_huggingface, to_ours
 from hectogpt.interop.hf_tokenizer import read_tokenizer
-from hectogpt.interop.hf_weights import load_gpt2, to_huggingface, to_ours
 from hectogpt.interop.open import fetch
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import save_model
