@@ -1,7 +1,8 @@
-"""Causal attention of several heads, with two places where ideas attach: queries and keys, and the scores.
+"""Causal attention of several heads. Ideas attach in three places: parts that change queries and keys, parts that add
+to the scores, and classes derived from CausalAttention, by `change` and `attend`.
 
-What depends on positions only (the mask, rotary angles) is made once per forward pass, as an AttentionView that all
-layers share.
+What depends on positions only (the mask, rotary angles) is made as an AttentionView, once per forward pass, or once per
+layer where layers differ.
 """
 
 from __future__ import annotations

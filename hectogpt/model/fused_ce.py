@@ -64,7 +64,7 @@ class LossOptions:
     chunk_rows: int | None = None
 
 
-class _Work(NamedTuple):
+class _Choices(NamedTuple):
     """The choices of one call: dtype of the products and of the logits, and whether the softmax is the C++ kernel."""
 
     matmul_dtype: torch.dtype
@@ -124,12 +124,12 @@ def fused_losses(
         raise ValueError(f"no native kernel for these logits in {matmul_dtype}: call native.use(True) first")
     p_other, w_other = (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
     inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
-    work = _Work(matmul_dtype, options.soft_cap, options.chunk_rows, native)
+    choices = _Choices(matmul_dtype, options.soft_cap, options.chunk_rows, native)
     needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(needs_grad):
-        loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, work, needs_grad)
+        loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, choices, needs_grad)
     else:
-        loss, rows = _FusedCrossEntropy.apply(*inputs, target, row_weight, work, needs_grad)
+        loss, rows = _FusedCrossEntropy.apply(*inputs, target, row_weight, choices, needs_grad)
     return loss, rows.view(targets.shape)
 
 
@@ -152,9 +152,9 @@ class _FusedCrossEntropy(torch.autograd.Function):
     """Loss and gradients in forward; backward only scales them."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, p_other, w_other, target, row_weight, options, needs_grad):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, weight, bias, p_other, w_other, target, row_weight, choices, needs_grad):  # type: ignore[no-untyped-def]
         inputs = Inputs(x, weight, bias, p_other, w_other)
-        loss, rows, grads = _loss_and_gradients(inputs, target, row_weight, options, needs_grad)
+        loss, rows, grads = _loss_and_gradients(inputs, target, row_weight, choices, needs_grad)
         ctx.save_for_backward(*grads)
         ctx.mark_non_differentiable(rows)
         return loss, rows
@@ -172,7 +172,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
 
 def _loss_and_gradients(
-    inputs: Inputs, target: Tensor, row_weight: Tensor, options: _Work, needs_grad: tuple[bool, ...]
+    inputs: Inputs, target: Tensor, row_weight: Tensor, choices: _Choices, needs_grad: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, that of every row, and the wanted gradients, chunk by chunk.
 
@@ -180,20 +180,20 @@ def _loss_and_gradients(
     grad_x = (dz W) * factor and grad_W += dz^T (x * factor), or its transpose. The factor holds the row's weight, the
     C++ kernel's 1 / sum(exp) and the mixture's scale, so that no pass over the logits has to apply them.
     """
-    work = _Buffers(inputs, row_weight.dtype, options)
-    grads = _Gradients(inputs, row_weight.dtype, options.matmul_dtype, needs_grad)
+    buffers = _Buffers(inputs, row_weight.dtype, choices)
+    grads = _Gradients(inputs, row_weight.dtype, choices.matmul_dtype, needs_grad)
     losses = torch.empty(len(target), dtype=row_weight.dtype, device=target.device)
-    with float32_by_onednn(options.matmul_dtype):
-        for start in range(0, len(target), work.chunk_rows):
-            rows = slice(start, min(start + work.chunk_rows, len(target)))
-            losses[rows], scale, dz, dz_bias = _forward_chunk(inputs, target[rows], rows, work)
+    with float32_by_onednn(choices.matmul_dtype):
+        for start in range(0, len(target), buffers.chunk_rows):
+            rows = slice(start, min(start + buffers.chunk_rows, len(target)))
+            losses[rows], scale, dz, dz_bias = _forward_chunk(inputs, target[rows], rows, buffers)
             factor = row_weight[rows]
             if inputs.p_other is not None and inputs.w_other is not None:
                 losses[rows], softmax_slope, *slopes = _mix(losses[rows], inputs.p_other[rows], inputs.w_other[rows])
                 grads.add_mixture(rows, factor, slopes)
                 factor = factor * softmax_slope
             factor = factor if scale is None else factor * scale
-            grads.add(rows, inputs.x[rows], factor, dz, dz_bias, work.weight)
+            grads.add(rows, inputs.x[rows], factor, dz, dz_bias, buffers.weight)
     wide = widest_dtype(losses.device)
     loss = torch.dot(losses.to(wide), row_weight.to(wide)).to(row_weight.dtype)
     return loss, losses, grads.result(inputs)
@@ -202,21 +202,21 @@ def _loss_and_gradients(
 class _Buffers:
     """What all chunks share: inputs in the products' dtype, and scratch memory."""
 
-    def __init__(self, inputs: Inputs, acc_dtype: torch.dtype, options: _Work) -> None:
+    def __init__(self, inputs: Inputs, acc_dtype: torch.dtype, choices: _Choices) -> None:
         rows, d, vocab, device = *inputs.x.shape, len(inputs.weight), inputs.x.device
-        self.x = _convert(inputs.x, options.matmul_dtype)
-        self.weight = _convert_weight(inputs.weight, options.matmul_dtype)
+        self.x = _convert(inputs.x, choices.matmul_dtype)
+        self.weight = _convert_weight(inputs.weight, choices.matmul_dtype)
         self.bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
-        chunk_bytes = CHUNK_BYTES.get(options.matmul_dtype, 52 << 20) if device.type == "cpu" else CHUNK_BYTES_ON_GPU
+        chunk_bytes = CHUNK_BYTES.get(choices.matmul_dtype, 52 << 20) if device.type == "cpu" else CHUNK_BYTES_ON_GPU
         chunk_bytes = chunk_bytes * min(max(d, 128), 512) // 128
         most = chunk_bytes // (vocab * self.x.element_size())
-        self.chunk_rows = max(1, min(options.chunk_rows or max(16, most), rows))
-        self.mixed = options.matmul_dtype != acc_dtype
+        self.chunk_rows = max(1, min(choices.chunk_rows or max(16, most), rows))
+        self.mixed = choices.matmul_dtype != acc_dtype
         self.scratch = Scratch(
-            *(self.chunk_rows, vocab, options.matmul_dtype, acc_dtype, device),
-            soft_cap=options.soft_cap,
+            *(self.chunk_rows, vocab, choices.matmul_dtype, acc_dtype, device),
+            soft_cap=choices.soft_cap,
             with_bias=inputs.bias is not None,
-            native=options.native,
+            native=choices.native,
         )
 
 
@@ -266,18 +266,18 @@ def _convert_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _forward_chunk(
-    inputs: Inputs, target: Tensor, rows: slice, work: _Buffers
+    inputs: Inputs, target: Tensor, rows: slice, buffers: _Buffers
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Losses of some rows, the factor that dz lacks (None: none), dz, and dz with respect to the bias."""
-    z = work.scratch.logits[: len(target)]
-    torch.mm(work.x[rows], work.weight.t(), out=z)
+    z = buffers.scratch.logits[: len(target)]
+    torch.mm(buffers.x[rows], buffers.weight.t(), out=z)
     target_logit = None
-    if work.mixed:
+    if buffers.mixed:
         # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the sum as well.
-        acc_dtype = work.scratch.acc_dtype
+        acc_dtype = buffers.scratch.acc_dtype
         target_logit = (inputs.x[rows].to(acc_dtype) * inputs.weight[target].to(acc_dtype)).sum(1)
-    form = softmax.native_softmax if work.scratch.native else softmax.eager_softmax
-    return form(z, target, target_logit, work.bias, work.scratch)
+    form = softmax.native_softmax if buffers.scratch.native else softmax.eager_softmax
+    return form(z, target, target_logit, buffers.bias, buffers.scratch)
 
 
 def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

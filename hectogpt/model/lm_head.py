@@ -203,24 +203,36 @@ class LMHead(nn.Module):
         options = LossOptions(self.config.soft_cap, reduction, precision, chunk_rows=chunk_rows)
         if self.row_of_token is None:
             return fused_losses(hidden, weight, targets, options, bias, mixture, weights)
-        # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the
-        # last row counts with ln m added outside the cap. The softmax then gives that row m times the probability of
-        # one such token, whose loss is therefore larger by the constant ln m.
         check_targets(targets.reshape(-1), self.vocab_size)
-        last, unused = len(weight) - 1, self.unused
-        log_count = math.log(max(unused, 1))
-        row = self.row_of_token[targets]
-        extra = torch.zeros(last + 1, dtype=weight.dtype, device=weight.device)
-        extra[last] = log_count if unused else -math.inf
-        if mixture is not None:
-            # The constant is added to the whole loss, so the other distribution's part is raised by as much here.
-            raised = torch.where(row == last, mixture.probability * max(unused, 1), mixture.probability)
-            mixture = Mixture(raised, mixture.weight)
-        bias = extra if bias is None else bias + extra
-        loss, losses = fused_losses(hidden, weight, row, options, bias, mixture, weights)
-        constants = (row == last).to(loss.dtype)
-        constant = (constants if weights is None else constants * weights).sum() * log_count
-        return loss + (constant / row.numel() if reduction == "mean" else constant), losses + constants * log_count
+        rows = self.row_of_token[targets]
+        bias, mixture = self._counting_unused(bias, weight), self._raised(mixture, rows)
+        loss, losses = fused_losses(hidden, weight, rows, options, bias, mixture, weights)
+        is_unused = (rows == len(weight) - 1).to(loss.dtype)
+        constant = (is_unused if weights is None else is_unused * weights).sum() * self._log_unused
+        constant = constant / rows.numel() if reduction == "mean" else constant
+        return loss + constant, losses + is_unused * self._log_unused
+
+    # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the last
+    # row counts with ln m added outside the cap (`_counting_unused`). The softmax then gives that row m times the
+    # probability of one such token, whose loss is therefore larger by the constant ln m (`losses` adds it), and the
+    # other distribution's part, to which it is added too, is raised by as much before (`_raised`).
+
+    @property
+    def _log_unused(self) -> float:
+        return math.log(max(self.unused, 1))
+
+    def _counting_unused(self, bias: Tensor | None, weight: Tensor) -> Tensor:
+        """The bias of the rows with ln m added to the last one; minus infinity if there is no unused token."""
+        extra = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
+        extra[-1] = self._log_unused if self.unused else -math.inf
+        return extra if bias is None else bias + extra
+
+    def _raised(self, mixture: Mixture | None, rows: Tensor) -> Mixture | None:
+        """The mixture with m times its probability where the target is an unused token."""
+        if mixture is None:
+            return None
+        raised = mixture.probability * max(self.unused, 1)
+        return Mixture(torch.where(rows == len(self.weight) - 1, raised, mixture.probability), mixture.weight)
 
 
 class _DivideLastRow(torch.autograd.Function):

@@ -60,10 +60,10 @@ class DecoderBlock(nn.Module):
         return x + self.mlp(self.post_layer_norm(x))
 
 
-Kind = TypeVar("Kind", bound=nn.Module)
+Built = TypeVar("Built", bound=nn.Module)
 
 
-def build_for(part: Block | Attention | MLP, layer: int, config: ModelConfig, kind: type[Kind]) -> Kind:
+def build_for(part: Block | Attention | MLP, layer: int, config: ModelConfig, kind: type[Built]) -> Built:
     """The module of a layer's part. Raises UserError for one that is not of the kind, and for a block or an MLP whose
     output does not have the shape of its input, when it runs."""
     module, name = part.build(layer, config), type(part).__name__
@@ -96,7 +96,7 @@ class Transformer(nn.Module):
             else build_for(config.block, layer, config, DecoderBlock)
             for layer in range(config.n_layers)
         )
-        self.alike = (
+        self.shares_view = (
             config.block is None and config.attention is None and not any(map(wants_layer, config.attention_parts))
         )
         self.final_layer_norm = config.norm.build(config.d_model)
@@ -179,9 +179,9 @@ class Transformer(nn.Module):
         entered: list[Tensor] = []
         view: AttentionView | None = None
         for index, block in enumerate(cast(Iterable[DecoderBlock], self.backbone)):
-            if view is None or not self.alike:
+            if view is None or not self.shares_view:
                 view = block.attention.view(positions, cache)._replace(entered=entered)
-            if not self.alike:
+            if not self.shares_view:
                 entered.append(x)
             x = block(x, view, None if cache is None else cache.layer(index), ve)
         return self.final_layer_norm(x)
