@@ -78,6 +78,11 @@ class UserError(Exception):
         super().__init__(what)
         self.what, self.why, self.fix, self.kept, self.code = what, why, fix, kept, code
 
+    def amended(self, *, fix: str = "", kept: str = "") -> UserError:
+        """This error with another fix and another word on what is kept, each where it is given."""
+        self.fix, self.kept = fix or self.fix, kept or self.kept
+        return self
+
     def __str__(self) -> str:
         """The error as it is shown. Names of files come from others: their control characters are made visible, and
         no further line of a text begins where a line of ours does."""

@@ -202,9 +202,8 @@ def _explained(
     if isinstance(error, UserError) and error.code == errors.DIVERGED:
         save_last(session, folder, autosave, progress, needed=False)
         finish_early(session, folder, facts, "diverged")
-        error.kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
-        error.fix += f"; `hectogpt check {folder.path} --diagnose` finds where"
-        return error
+        kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
+        return error.amended(fix=error.fix + f"; `hectogpt check {folder.path} --diagnose` finds where", kept=kept)
     if isinstance(error, UserError) and error.code == errors.PEER and session.step:  # the steps done are whole here
         with suppress(UserError):
             autosave.last(session)
@@ -227,9 +226,8 @@ def _explained(
             code=errors.MEMORY,
         )
     if isinstance(error, UserError):
-        error.kept = error.kept or kept
-    else:
-        progress.line(f"kept: {kept}")
+        return error.amended(kept=error.kept or kept)
+    progress.line(f"kept: {kept}")
     return error
 
 
@@ -250,9 +248,8 @@ def _unscored(
         what = f"cannot write {error.filename or folder.path}"
         return UserError(what, why=error.strerror or str(error), fix=fix, kept=kept, code=errors.STORAGE)
     if isinstance(error, UserError):
-        error.kept, error.fix = kept, error.fix or fix
-    else:
-        progress.line(f"kept: {kept}\nfix: {fix}")
+        return error.amended(fix=error.fix or fix, kept=kept)
+    progress.line(f"kept: {kept}\nfix: {fix}")
     return error
 
 
