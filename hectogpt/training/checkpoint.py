@@ -25,16 +25,6 @@ from torch import Tensor
 
 from hectogpt import errors, files
 from hectogpt.errors import UserError
-from hectogpt.files import (
-    allow_others,
-    free_bytes,
-    remove_folder,
-    remove_leftovers,
-    replace_folder,
-    sync_file,
-    sync_folder,
-    temporary_folder,
-)
 from hectogpt.json_files import read_manifest, write_manifest
 from hectogpt.model.weights import check_header
 from hectogpt.run_records import (
@@ -89,27 +79,27 @@ class Checkpoints:
         """
         tensors, step = checkpoint.state.tensors | {"history": checkpoint.history}, checkpoint.step
         path = self.path(step)
-        new = temporary_folder(path)
+        new = files.temporary_folder(path)
         try:
             if path.exists() and not self.problem(step):
-                sync_folder(self.folder)  # an attempt that failed or was killed may have left it so
+                files.sync_folder(self.folder)  # an attempt that failed or was killed may have left it so
             else:
                 self.remove_leftovers()
                 new.mkdir(parents=True)
-                sync_folder(self.folder.parent)
+                files.sync_folder(self.folder.parent)
                 save_file(tensors, new / STATE)
-                allow_others(new / STATE)
-                sync_file(new / STATE)
+                files.allow_others(new / STATE)
+                files.sync_file(new / STATE)
                 content = {"format": FORMAT, "step": step, "tensors": _describe(tensors)}
                 content |= {"values": checkpoint.state.values, "facts": checkpoint.facts}
                 write_manifest(new, [STATE], content)
-                replace_folder(new, path)
+                files.replace_folder(new, path)
             self._prune(step)
         except (OSError, SafetensorError, UserError) as error:
             needed, why = sum(t.nbytes for t in tensors.values()), error.why if isinstance(error, UserError) else error
             before = [other for other in self.steps() if other != step]
             with suppress(OSError):
-                why = f"{why}: it takes {needed:,} bytes, {free_bytes(self.folder):,} are free"
+                why = f"{why}: it takes {needed:,} bytes, {files.free_bytes(self.folder):,} are free"
             raise UserError(
                 f"the checkpoint of step {step} could not be saved in {self.folder}",
                 why=str(why),
@@ -126,7 +116,7 @@ class Checkpoints:
         steps = self.steps()
         kept = [known for known in steps if known <= step][-self.keep :]
         for other in [other for other in steps if other not in kept]:
-            remove_folder(self.path(other))
+            files.remove_folder(self.path(other))
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes have left of saving and removing."""
@@ -134,13 +124,13 @@ class Checkpoints:
             for path in self.folder.iterdir():
                 match = re.fullmatch(r"\.(step-\d{8,})\.(new|old)-\d+", path.name)
                 if match:
-                    remove_leftovers(self.folder / match[1])
+                    files.remove_leftovers(self.folder / match[1])
 
     def remove(self) -> None:
         """Remove all, and their folder."""
         with suppress(OSError):
             for step in self.steps():
-                remove_folder(self.path(step))
+                files.remove_folder(self.path(step))
             self.folder.rmdir()
 
     def problem(self, step: int) -> str:
@@ -155,7 +145,9 @@ class Checkpoints:
             raise UserError(what, why=problem, fix=self._advice(step), code=errors.CHECKPOINT)
         manifest = read_manifest(path)
         try:
-            tensors = _read_file(path / STATE, manifest["tensors"])
+            header, tensors = check_header(path / STATE, MOST_STATE_TENSORS), load_file(path / STATE)
+            if _describe(tensors) != manifest["tensors"] or header.keys() != tensors.keys():
+                raise ValueError("its tensors are not those that its manifest names")
             history = tensors.pop("history")
             if history.shape[0] != step:
                 raise ValueError(f"it holds {history.shape[0]} steps, and there should be {step}")
@@ -195,15 +187,6 @@ class Checkpoints:
             kept="all files, untouched",
             code=errors.CHECKPOINT,
         )
-
-
-def _read_file(path: Path, described: Any) -> dict[str, Tensor]:
-    """All tensors of a checkpoint's one file. Raises ValueError unless they are as described."""
-    header = check_header(path, MOST_STATE_TENSORS)
-    tensors = load_file(path)
-    if _describe(tensors) != described or header.keys() != tensors.keys():
-        raise ValueError("its tensors are not those that its manifest names")
-    return tensors
 
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -75,14 +75,14 @@ def save_or_not(save: Save, _: Checkpoints) -> None:
 
 
 def write_manifest_last() -> None:
-    write, rename, waiting = checkpoint.write_manifest, checkpoint.replace_folder, []
+    write, rename, waiting = checkpoint.write_manifest, files.replace_folder, []
 
     def renamed(new: Path, folder: Path) -> None:
         rename(new, folder)
         write(folder, *waiting[-1][1:])
 
     checkpoint.write_manifest = lambda *arguments: waiting.append(arguments)
-    checkpoint.replace_folder = renamed
+    files.replace_folder = renamed
 
 
 def leave_leftovers() -> None:
