@@ -29,12 +29,11 @@ from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, check_fits, code_hash, differences
 from hectogpt.training.evaluate import EvalResult, FirstNumbers, RunResult, evaluate
-from hectogpt.training.exchange import make_exchange
 from hectogpt.training.first_weights import hash_state
 from hectogpt.training.leaves import LeafGradients
 from hectogpt.training.loop import Gradients, Step
 from hectogpt.training.optim import OptimizerGroup
-from hectogpt.training.parallel import ALONE, Alone, World
+from hectogpt.training.parallel import ALONE, Alone, World, make_exchange
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
 from hectogpt.training.state import State, put_state, take_state
