@@ -30,7 +30,7 @@ _MODULES = {
     "dataclasses": ("replace",),
     "hectogpt.errors": ("UserError",),
     "hectogpt.data": ("open_corpus", "Corpus", "Tokenizer", "DataOrder", "Shuffled"),
-    "hectogpt.generation.sampling": ("Sampling",),
+    "hectogpt.generation.decode": ("Sampling",),
     "hectogpt.model.transformer": ("Transformer", "DecoderBlock"),
     "hectogpt.model.attention": ("CausalAttention",),
     "hectogpt.model.config": ("ModelConfig", "Init", "Block", "Attention", "MLP"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hectogpt.data import Corpus, DataOrder, Shuffled, Tokenizer, open_corpus
 from hectogpt.errors import UserError
-from hectogpt.generation.sampling import Sampling
+from hectogpt.generation.decode import Sampling
 from hectogpt.lab.verdict import ComparisonResult, Verdict
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig

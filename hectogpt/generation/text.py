@@ -17,8 +17,7 @@ from torch import Tensor
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError, set_to
-from hectogpt.generation.decode import Decoder
-from hectogpt.generation.sampling import Sampling, choose
+from hectogpt.generation.decode import Decoder, Sampling, choose
 from hectogpt.model.transformer import Transformer
 
 DecodeBytes = Callable[[Sequence[int]], bytes]

@@ -21,7 +21,7 @@ from hectogpt.cli.options import GenerateOptions
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, Token, complete, generate
-from hectogpt.generation.sampling import choose, penalise, probabilities
+from hectogpt.generation.decode import choose, penalise, probabilities
 from hectogpt.generation.text import StopStrings, TextStream
 from hectogpt.model import ModelConfig
 
