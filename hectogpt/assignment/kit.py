@@ -17,9 +17,8 @@ from pathlib import Path
 
 from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, PARTS, Part
-from hectogpt.data.documents import Document, Source
+from hectogpt.data.documents import Document, Source, split_of
 from hectogpt.data.sources import find_source
-from hectogpt.data.splits import split_of
 from hectogpt.errors import UserError, set_to
 from hectogpt.serialization import did_you_mean
 

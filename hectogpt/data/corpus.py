@@ -21,9 +21,18 @@ import numpy as np
 
 from hectogpt import errors, files, hardware
 from hectogpt.data import token_files
-from hectogpt.data.documents import Document, Source, cannot_use, read_bin
+from hectogpt.data.documents import (
+    MANY_DOCUMENTS,
+    SPLIT_RULE,
+    Assignment,
+    Document,
+    Source,
+    assign_splits,
+    cannot_use,
+    read_bin,
+    split_of,
+)
 from hectogpt.data.sources import TokenFiles, find_source, find_splits
-from hectogpt.data.splits import MANY_DOCUMENTS, SPLIT_RULE, Assignment, assign_splits, split_of
 from hectogpt.data.token_files import INDEX, SPLITS, EncodedChunk, token_type
 from hectogpt.data.tokenizer import MERGES, Tokenizer, load_tokenizer, read_merges, train_tokenizer
 from hectogpt.display import Progress

@@ -19,7 +19,7 @@ from corpora import WORDS, prose
 import hectogpt
 from hectogpt import errors
 from hectogpt.data import CorpusCache, Tokenizer, find_tokenizer, open_corpus
-from hectogpt.data.splits import split_of
+from hectogpt.data.documents import split_of
 from hectogpt.data.token_files import EncodedChunk, TokenFolderWriter
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.training.run import Data, Run

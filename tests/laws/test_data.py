@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 
 from hectogpt import errors
 from hectogpt.data import Batches, CorpusCache, open_corpus, sources, token_files, tokens_read
-from hectogpt.data.documents import decode
-from hectogpt.data.splits import cut_passages
+from hectogpt.data.documents import cut_passages, decode
 from hectogpt.errors import UserError
 
 
