@@ -128,7 +128,7 @@ def run_lines(record: RunRecord, recipe: str, differences: dict[str, tuple[Any, 
     """What is printed of a run."""
     facts = {label: one_line(fact) for label, fact in read_facts(record)}
     if not record.changed and record.state == "done" and record.dev_loss is not None:
-        from hectogpt.lab.usual import is_it_usual
+        from hectogpt.lab.scoring import is_it_usual
 
         said = is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned, record.dev_loss)
         facts |= {"is it normal?": said} if said else {}

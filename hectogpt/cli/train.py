@@ -24,8 +24,7 @@ from hectogpt.display import NGRAMS, Progress, printable
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.recipes import DEFAULT
-from hectogpt.lab.scoring import FullRun, run_and_score
-from hectogpt.lab.usual import is_it_usual
+from hectogpt.lab.scoring import FullRun, is_it_usual, run_and_score
 from hectogpt.run_records import PICTURE, RUN, read_state
 from hectogpt.serialization import dump
 from hectogpt.training import setup

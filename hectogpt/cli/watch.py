@@ -125,7 +125,7 @@ def _usual(record: RunRecord | None) -> dict[str, Any] | None:
     """Mean and SD of the recorded held-out losses of a run's recipe on its corpus; None if there are none."""
     if record is None or record.changed:
         return None
-    from hectogpt.lab.usual import band_of
+    from hectogpt.lab.scoring import band_of
 
     band = band_of(record.recipe, str(record.run.get("corpus", "")), record.planned)
     return None if band is None else {"name": record.recipe, "mean": band.mean, "sd": band.sd, "n": band.n}

@@ -1,8 +1,17 @@
-"""What follows the last step of a run: its held-out score, its picture, two continuations, its summary."""
+"""What follows the last step of a run: its held-out score and what that is compared with, picture, continuations,
+summary.
+
+`hectogpt train baseline` saves its curve in the user's cache, by training text and number of steps; one for the
+embedded corpus comes with the package. A curve that cannot be written or read is left out, and never ends a run.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +19,11 @@ import numpy as np
 from hectogpt.data import Corpus
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
+from hectogpt.files import cache_dir, write_atomic
 from hectogpt.generation import Sampling, complete
-from hectogpt.lab import usual
+from hectogpt.json_files import read_json_object
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
-from hectogpt.lab.usual import Curve
 from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
 from hectogpt.training.evaluate import RunResult
@@ -70,8 +79,8 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
     together = mix(score_both(models.order_5, corpus.dev, found))
     is_baseline = run.recipe == "baseline" and not modified
     if is_baseline:
-        usual.save(session.result())
-    baseline = None if is_baseline else usual.find(corpus, run.steps)
+        save_curve(session.result())
+    baseline = None if is_baseline else find_curve(corpus, run.steps)
     try:
         plot_run(
             folder.path / PICTURE,
@@ -108,3 +117,80 @@ def samples(session: Session, prompt: str) -> dict[str, str]:
     how = {"greedy": Sampling(max_new_tokens=40), "sampled": Sampling(max_new_tokens=40, do_sample=True)}
     model, tokenizer, seed = session.model, session.corpus.tokenizer, session.run.seed
     return {name: prompt + complete(model, tokenizer, prompt, sampling, seed=seed) for name, sampling in how.items()}
+
+
+# --- what a loss is compared with: recorded runs of the recipe, the baseline's curve on the text ----------------------
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean and SD of n recorded dev losses, nats per token."""
+
+    mean: float
+    sd: float
+    n: int
+
+
+def band_of(recipe: str, corpus: str, steps: int | None) -> Band | None:
+    """The band of a recipe's full runs on a corpus; None if fewer than two are recorded. lab/baselines/bands.json is
+    written by tools/report from results/ladder.jsonl."""
+    bands = json.loads((Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8"))
+    found = bands.get(f"{recipe} {corpus} {steps}")
+    return None if found is None else Band(*found)
+
+
+def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str:
+    """How a whole run's held-out loss lies to those on record, in words; "" if there are none. Within four SD, or 0.01,
+    is usual."""
+    band = band_of(recipe, corpus, steps)
+    if band is None:
+        return ""
+    others, apart = f"{band.n} runs on record: {band.mean:.3f} ± {band.sd:.3f}", loss - band.mean
+    if abs(apart) <= max(4 * band.sd, 0.01):
+        return f"as usual ({others})"
+    return f"{abs(apart):.3f} {'above' if apart > 0 else 'below'} the usual ({others})"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A finished baseline run: training loss and gradient norm at every step, and its loss on dev."""
+
+    losses: tuple[float, ...]
+    grad_norms: tuple[float, ...]
+    dev_loss: float
+
+
+def save_curve(result: RunResult) -> None:
+    """Keep the curve of a run that is finished and scored on dev, its numbers rounded to seven digits."""
+    with suppress(OSError, UserError, ValueError):  # ValueError: a loss that is not finite
+        path = cache_dir() / "baselines" / _curve_name(result.corpus_sha256["train"], result.run.steps)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        curves = {"losses": result.losses, "grad_norms": result.grad_norms}
+        row: dict[str, object] = {name: [float(f"{value:.7g}") for value in curve] for name, curve in curves.items()}
+        row |= {"corpus": result.corpus, "dev_loss": result.scores["dev"].loss}
+        write_atomic(path, json.dumps(row, allow_nan=False) + "\n")
+
+
+def find_curve(corpus: Corpus, steps: int) -> Curve | None:
+    """The baseline's curve on this training text over so many steps, from the cache or the package; None without one,
+    or with one that is damaged."""
+    name = _curve_name(corpus.sha256["train"], steps)
+    with suppress(UserError):  # no folder for the cache
+        if curve := _read_curve(cache_dir() / "baselines" / name, steps):
+            return curve
+    return _read_curve(Path(__file__).parent / "baselines" / name, steps)
+
+
+def _read_curve(path: Path, steps: int) -> Curve | None:
+    """The curve of a file, if it is one: a finite number for every step."""
+    with suppress(UserError, KeyError, TypeError, ValueError):
+        row = read_json_object(path)
+        losses, norms = (tuple(map(float, row[name])) for name in ("losses", "grad_norms"))
+        curve = Curve(losses, norms, float(row["dev_loss"]))
+        if len(losses) == len(norms) == steps and all(map(math.isfinite, (*losses, *norms, curve.dev_loss))):
+            return curve
+    return None
+
+
+def _curve_name(train_sha256: str, steps: int) -> str:
+    return f"{train_sha256[:16]}-{steps}.json"

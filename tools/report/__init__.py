@@ -17,7 +17,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
-from hectogpt.lab import recipes, usual
+from hectogpt.lab import recipes, scoring
 from hectogpt.lab.record import read_records
 from tools.report.front import Front, build_fronts
 from tools.report.ladder_page import ladder_page
@@ -28,7 +28,7 @@ from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import Filler, picture_name
 
 TEMPLATE = "learning.template.md"
-BANDS = Path(usual.__file__).parent / "baselines" / "bands.json"  # what `hectogpt.lab.usual` reads
+BANDS = Path(scoring.__file__).parent / "baselines" / "bands.json"  # what `hectogpt.lab.scoring` reads
 
 
 @dataclass(frozen=True)
