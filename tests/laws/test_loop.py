@@ -114,6 +114,7 @@ def test_a_batch_that_is_cut_counts_the_tokens_that_are_there(
     data = Data(batch_size=8, seq_len=32, order=FourQuarters(), micro_batch=micro_batch, leaves=leaves)
     run = small_run(dtype="float64", head_dtype="float64", data=data, steps=3, gradient_clipping=None)
     session = Session.open(run, corpus)
+    assert diagnose(session).sequences == ()
     batches = setup.make_batches(run, corpus)
     assert [batches.at(step).shape for step in range(3)] == [(32, 8), (4, 32), (8, 32)]
     assert np.array_equal(np.sort(batches.at(0), axis=None), np.sort(batches.rows(0), axis=None))
@@ -128,8 +129,6 @@ def test_a_batch_that_is_cut_counts_the_tokens_that_are_there(
     list(again.steps())
     assert [(step.tokens, step.own_tokens) for step in again.done] == [(256, 256), (384, 128), (640, 256)]
     assert again.result().train_tokens == 640
-    steps.close()
-    assert diagnose(session).sequences == ()
 
 
 @pytest.mark.parametrize(
