@@ -1,16 +1,18 @@
-"""`python -m tools.judge_proof [nulls] [claims]`: how often the judge decides wrongly, on ideas whose effect is known.
+"""`python -m tools.judge_proof [nulls] [claims] [judged]`: how often the judge is wrong where the truth is known.
 
 nulls: 200 ideas that change nothing, on tiny runs: another seed, first weights shuffled within each tensor, or only
 another name. Each is judged as `hectogpt judge` would: seed by seed, until it is decided or 12 seeds are run. No two
 verdicts share a training.
 claims: every rung of the ladder against the one below, and the published stacks against AdamW, decided from the seeds
 in results/ladder.jsonl that both have, in the order of the seeds.
+judged: what papers claim (tools/claims.py), judged on sotu as `hectogpt judge` does it; records in results/judgements.
 
-Writes results/judge_proof.json. The nulls take half an hour and go on where they were stopped.
+Writes results/judge_proof.json. Nulls and judged take an hour each and go on where they were stopped.
 """
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import sys
@@ -25,8 +27,9 @@ import torch
 from hectogpt import AdamW, Data
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.lab import recipes
-from hectogpt.lab.judge import MOST_SEEDS
-from hectogpt.lab.judgement import Judgement
+from hectogpt.lab.entrant import find_entrant
+from hectogpt.lab.judge import MOST_SEEDS, judge
+from hectogpt.lab.judgement import Judgement, read_judgement
 from hectogpt.lab.ladder import LADDER, baseline
 from hectogpt.lab.record import read_records
 from hectogpt.training.evaluate import evaluate
@@ -36,6 +39,9 @@ from tools import ROOT
 from tools.report.leaderboard import build_leaderboards
 
 OUT = ROOT / "results" / "judge_proof.json"
+RECORDS = ROOT / "results" / "judgements"
+CLAIMS = ROOT / "tools" / "claims.py"
+SEEDS = 6  # most, for a claim of a paper
 NULLS = 200
 KINDS = ("another seed", "first weights shuffled", "another name")
 TOKENS = 1025  # of the test text, for each tiny run
@@ -118,6 +124,27 @@ def claims() -> list[dict[str, Any]]:
     return found
 
 
+def judged_claims() -> list[dict[str, Any]]:
+    """The verdicts on what papers claim. A claim that has a record already is not judged again."""
+    source, rows = ast.parse(CLAIMS.read_text(encoding="utf-8")), []
+    functions = [node for node in source.body if isinstance(node, ast.FunctionDef) and node.name != "small"]
+    for function in functions:
+        entrant = find_entrant(f"{CLAIMS}:{function.name}", f"{CLAIMS}:small")
+        known = map(read_judgement, sorted(RECORDS.glob(f"{CLAIMS.stem}-{function.name}-*.jsonl")))
+        done = [one for one in known if one.secret is not None and one.begin["sha256"] == entrant.file.sha256]
+        found = (
+            done[0]
+            if done
+            else judge(entrant, [open_corpus("sotu")], RECORDS, minutes=60, most_seeds=SEEDS, threads=1, tell=print)
+        )
+        claimed = (ast.get_docstring(function) or "").partition(":")[0].lower()
+        gain, cost = float(found.gains().mean()), sum(trial["seconds"] for trial in found.trials)
+        rows.append({"claim": function.name, "claimed": claimed, "word": found.word, "gain": round(gain, 4)})
+        rows[-1] |= {"seeds": len(found.gains()), "seconds": round(cost), "sign": (gain > 0) == (claimed == "better")}
+        print(rows[-1], flush=True)
+    return rows
+
+
 def read() -> dict[str, Any]:
     """What is known so far."""
     content: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
@@ -134,6 +161,8 @@ def main(parts: list[str]) -> None:
     """Do the parts named, or all."""
     if "claims" in parts or not parts:
         save("claims", claims())
+    if "judged" in parts or not parts:
+        save("judged", judged_claims())
     if "nulls" in parts or not parts:
         nulls(read().get("nulls", {}).get("each", []))
 

@@ -112,7 +112,7 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         summary |= score(session, splits)
     summary |= {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
     summary |= {"status": "diverged" if diverged else "ok", "error": diverged}
-    yield summary | {"losses": _five_digits(result.losses), "grad_norms": _five_digits(result.grad_norms)}
+    yield summary | {"losses": five_digits(result.losses), "grad_norms": five_digits(result.grad_norms)}
 
 
 def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
@@ -126,7 +126,7 @@ def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str,
     return fields
 
 
-def _five_digits(values: Sequence[float]) -> list[float]:
+def five_digits(values: Sequence[float]) -> list[float]:
     """Rounded as a curve for the eye needs it."""
     return [float(f"{value:.5g}") for value in values]
 

@@ -1,0 +1,53 @@
+"""`python -m tools.track_scores CORPUS RECIPE SEED`: one run, scored by each rule of scoring that a track has.
+
+The training is the same in *closed*, *closed+counting*, *retrieval* and *adaptive*, so it is done once. Appends a
+record for each of these tracks to results/ladder.jsonl, as `hectogpt compare --test --track` would.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from hectogpt import __version__, hardware
+from hectogpt.data import open_corpus
+from hectogpt.lab.compare import Comparison, Trial
+from hectogpt.lab.plan import Arm
+from hectogpt.lab.recipes import recipe
+from hectogpt.lab.tracks import find_track
+from hectogpt.lab.trial import PACKAGE, SCORINGS, five_digits
+from hectogpt.training.session import Session
+from tools import ROOT
+
+OUT = ROOT / "results" / "ladder.jsonl"
+TRACKS = ("closed", "closed+counting", "retrieval", "adaptive")
+SPLITS = ("dev", "test")
+
+
+def main(corpus_name: str, recipe_name: str, seed: int) -> None:
+    """Train once; score and record by every track."""
+    corpus, arm = open_corpus(corpus_name), Arm(recipe_name, recipe(recipe_name), {})
+    trial = Trial(arm, seed)
+    comparisons = [Comparison([arm], [seed], corpus, find_track(name), OUT, test=True) for name in TRACKS]
+    missing = [comparison for comparison in comparisons if comparison.missing()]
+    if not missing:
+        print("all recorded")
+        return
+    begun, revision = time.perf_counter(), hardware.revision(PACKAGE)
+    session = Session.open(comparisons[0].run_of(trial), corpus)
+    for step in session.steps():
+        print(f"\rstep {step.number}", end="", flush=True)
+    for split in SPLITS:
+        session.evaluate(split)
+    result = session.result()
+    fields = result.summary() | {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
+    fields |= {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1), "status": "ok"}
+    fields |= {"losses": five_digits(result.losses), "grad_norms": five_digits(result.grad_norms)}
+    for comparison in missing:
+        score = SCORINGS.get(comparison.track.scoring)
+        record = comparison.add(trial, fields | (score(session, SPLITS) if score else {}), begun)
+        print(f"\r{comparison.track.name}, {corpus_name}, seed {seed}: {record.outcome('test')}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
