@@ -39,27 +39,11 @@ def small(run: Run) -> Run:
 
 
 @dataclass(frozen=True)
-class Smoothed(Loss):
-    """A tenth of each target's weight goes to all tokens alike."""
-
-    def total(self, predictions: Predictions) -> Tensor:
-        def rest(logits: Tensor, targets: Tensor) -> Tensor:
-            return logits.logsumexp(-1) - logits.mean(-1)
-
-        return 0.9 * predictions.cross_entropy() + 0.1 * predictions.sum(rest)
-
-
-@dataclass(frozen=True)
 class TwoAhead(Loss):
     """The token after the next counts half."""
 
     def total(self, predictions: Predictions) -> Tensor:
         return predictions.cross_entropy() + 0.5 * predictions.cross_entropy(ahead=1)
-
-
-def label_smoothing(run: Run) -> Run:
-    """Worse: label smoothing hurts perplexity (1706.03762, section 5.4)."""
-    return replace(run, loss=Smoothed())
 
 
 def two_ahead(run: Run) -> Run:

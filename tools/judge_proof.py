@@ -135,7 +135,7 @@ def judged_claims() -> list[dict[str, Any]]:
         found = (
             done[0]
             if done
-            else judge(entrant, [open_corpus("sotu")], RECORDS, minutes=60, most_seeds=SEEDS, threads=1, tell=print)
+            else judge(entrant, [open_corpus("sotu")], RECORDS, minutes=60, most_seeds=SEEDS, tell=print)
         )
         claimed = (ast.get_docstring(function) or "").partition(":")[0].lower()
         gain, cost = float(found.gains().mean()), sum(trial["seconds"] for trial in found.trials)
