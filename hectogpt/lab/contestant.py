@@ -54,6 +54,7 @@ LONGEST_LIST = 20  # refused or replaced things that are reported
 def shut_in(folder: Path) -> list[str]:
     """From now on nothing is opened outside the folder but code and libraries; no network, no programs. This cannot be
     taken back. Returns the list to which each attempt will be added, in words."""
+    sys.dont_write_bytecode = True  # of modules that the idea imports first
     attempts: list[str] = []
     inside, package, around = map(os.path.realpath, (folder, Path(__file__).parents[1], Path(__file__).parents[2]))
     installed = [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
