@@ -51,11 +51,13 @@ OPTIMIZERS = torch.optim.Optimizer.step.__code__.co_filename
 LONGEST_LIST = 20  # refused or replaced things that are reported
 
 
-def shut_in(folder: Path) -> list[str]:
+def shut_in(folder: Path) -> tuple[list[str], list[str]]:
     """From now on nothing is opened outside the folder but code and libraries; no network, no programs. This cannot be
-    taken back. Returns the list to which each attempt will be added, in words."""
+    taken back. Returns the lists to which each refused attempt will be added, in words, and each opened file that is no
+    code."""
     sys.dont_write_bytecode = True  # of modules that the idea imports first
     attempts: list[str] = []
+    opened: list[str] = []
     inside, package, around = map(os.path.realpath, (folder, Path(__file__).parents[1], Path(__file__).parents[2]))
     installed = [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     installed += [path for path in map(os.path.realpath, filter(None, sys.path)) if path != around]
@@ -95,21 +97,28 @@ def shut_in(folder: Path) -> list[str]:
             return "calls functions of C"
         return "sends signals" if event in ("os.kill", "os.killpg") else ""
 
+    def note(where: list[str], what: str) -> None:
+        if len(where) < LONGEST_LIST and what not in where:
+            where.append(what)
+
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if getattr(busy, "now", False):
             return
         busy.now = True
         try:
-            what = fault(event, arguments)
+            what, file = fault(event, arguments), arguments[0] if event == "open" else None
+            if isinstance(file, str | bytes | os.PathLike) and not what:
+                name = os.path.relpath(os.path.realpath(os.fsdecode(file)), inside)
+                if not (name.startswith("..") or name.endswith(CODE)):
+                    note(opened, name)
         finally:
             busy.now = False
         if what:
-            if len(attempts) < LONGEST_LIST and what not in attempts:
-                attempts.append(what)
+            note(attempts, what)
             raise PermissionError(f"{what}: a judged idea has its file, the training text and nothing else")
 
     sys.addaudithook(hook)
-    return attempts
+    return attempts, opened
 
 
 def code_of_ours() -> dict[str, int]:
@@ -149,7 +158,7 @@ class Counted:
 
 
 def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A task of the judge's, as messages; the last one has `attempts` and `replaced`.
+    """A task of the judge's, as messages; the last one has `attempts`, `opened` and `replaced`.
 
     request: task ("train", "score" or "answer"), folder (where its files are), recipe (a name, or FILE.py:FUNCTION@BASE
     with files of that folder), seed, threads; stop: the step after which training ends, None for its own end. Raises
@@ -162,7 +171,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     tokenizer, counted = load_tokenizer(), Counted()
     corpus = _training_text(folder) if request["task"] == "train" else None
     os.environ["HECTOGPT_CACHE"] = str(folder / "cache")
-    code, attempts = code_of_ours(), shut_in(folder)
+    code, (attempts, opened) = code_of_ours(), shut_in(folder)
     run = replace(find_run(request["recipe"]), seed=request["seed"], threads=request["threads"], device="cpu")
     yield {"run": dump(run)}
     if corpus is not None:
@@ -178,7 +187,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             np.save(folder / "log_probs.npy", np.stack([log_probs_after(model, text) for text in texts]))
     now = code_of_ours()
     replaced = [name for name, number in code.items() if now.get(name) != number]
-    yield {"attempts": attempts, "replaced": replaced[:LONGEST_LIST]}
+    yield {"attempts": attempts, "opened": opened, "replaced": replaced[:LONGEST_LIST]}
 
 
 def _training_text(folder: Path) -> Corpus:

@@ -214,7 +214,10 @@ class Judging:
         same = self.runs.setdefault(arm, run) == run
         if arm == "idea":
             self.check("is the same run each time", "" if same else "another process got another run")
-            self.check("reads its file and the training text alone", "; ".join(answers.values["attempts"]))
+            attempts, opened = "; ".join(answers.values["attempts"]), ", ".join(answers.values["opened"])
+            self.check(
+                "reads its file and the training text alone", attempts, f"to {task} it opens {opened or 'nothing'}"
+            )
             self.check("changes no code of hectogpt or torch", ", ".join(answers.values["replaced"]))
         return answers
 

@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2539,  # the ground, and what Python users call
     "hectogpt/cli": 3509,
-    "hectogpt/lab": 5437,
+    "hectogpt/lab": 5441,
     "hectogpt/grade": 4109,
     "hectogpt/assignment": 423,
     "hectogpt/training": 4738,
@@ -27,8 +27,8 @@ LINES = {
     "hectogpt/data": 1743,
     "hectogpt/kernels": 666,
     "hectogpt/model": 2269,
-    "tests": 19917,
-    "tools": 5248,
+    "tests": 19920,
+    "tools": 5519,
     "bench": 1781,
     "reference": 820,
     "assignment": 920,

@@ -82,7 +82,7 @@ def write_report(records: Path, out: Path, answers: Path, usual_losses: Path) ->
 def bands(boards: Sequence[Leaderboard]) -> dict[str, list[float | int]]:
     """ "recipe corpus steps" -> mean, SD and number of the dev losses of every recipe with two runs or more."""
     found: dict[str, list[float | int]] = {}
-    for board in boards:
+    for board in (board for board in boards if board.alone):
         for entry in board.entries():
             losses = [record.dev_loss for record in entry.records if record.dev_loss is not None]
             if not entry.overrides and len(losses) > 1:
@@ -105,7 +105,7 @@ def draw(found: Found, folder: Path) -> Sequence[Path]:
     """Draw every picture, and remove those of rungs that no longer exist."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for board in found.boards:
+    for board in (board for board in found.boards if board.alone):
         for place in range(len(board.rungs)):
             written.append(folder / picture_name(board, place))
             plot_rung(written[-1], board, place)

@@ -97,7 +97,7 @@ def build_fronts(boards: Sequence[Leaderboard], seconds: Seconds, ladder: Sequen
 
 def _build(corpus: str, boards: Sequence[Leaderboard], seconds: Seconds, ladder: Sequence[str]) -> Front:
     chosen: dict[str, tuple[Entry, str]] = {}
-    own = [board for board in boards if board.corpus == corpus]
+    own = [board for board in boards if board.corpus == corpus and board.alone]
     for board in own:
         for entry in [*board.rungs, *board.others]:
             old = chosen.get(entry.name)

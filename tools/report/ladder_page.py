@@ -43,6 +43,14 @@ The test text with 1945-Roosevelt-2 and without its {tokens:,} tokens as targets
 The document helps counting most, the network with n-grams mixed in (*closed+counting*) nearly as much, the network
 alone (*closed*) little. Without it the network leads counting by more, and mixing in counts gains less.
 """
+# What a track's numbers are, where a trained model is not scored by itself.
+SCORED = {
+    "closed+counting": "The runs of *closed* with the n-grams of order 5 of what they read mixed in.",
+    "retrieval": "The runs of *closed* that look up what followed similar places of what they read. Not ranked with "
+    "*closed*.",
+    "adaptive": "The runs of *closed* that go on learning: each token is scored before it is learned. Not ranked with "
+    "*closed*.",
+}
 LEGEND = f"""\
 * **Loss** is in nats per token, over every held-out token once, in sequences of 512 tokens. It is shown as mean ±
   standard deviation (SD) over n seeds. A seed decides the first weights and the order of the data. Rungs may have
@@ -92,8 +100,11 @@ def ladder_page(
     ]
     for board in boards:
         parts.append(f"## {markdown_text(board.name)}\n")
+        if not board.alone:
+            parts.append(SCORED[board.track] + "\n")
         if board.top:
             parts += [_headline(board), ladder_table(board, descriptions, seconds).markdown()]
+        if board.top and board.alone:
             parts.append(f"![The ladder](pictures/{board.slug}-ladder.png)\n")
         if near_duplicate and (board.corpus, board.track) == ("sotu", "closed"):
             parts += ["### Without the near duplicate\n", *_near_duplicate(near_duplicate)]

@@ -125,6 +125,11 @@ class Leaderboard:
         return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.corpus}-{self.track}")
 
     @property
+    def alone(self) -> bool:
+        """Whether its losses are those of models by themselves."""
+        return self.track not in TRACKS or TRACKS[self.track].scoring == "alone"
+
+    @property
     def top(self) -> Entry | None:
         """The highest rung that has records."""
         return self.rungs[-1] if self.rungs else None

@@ -19,12 +19,12 @@ COLUMNS = ("#", "rung", "what changed", "dev", "test", "n", "bits/byte", "gain o
 
 
 def web_page(boards: Sequence[Leaderboard], descriptions: Mapping[str, str]) -> str:
-    """The page as HTML, for every corpus and track that has rungs."""
+    """The page as HTML, for every corpus and track that has rungs and scores a model by itself."""
     text = "Each rung changes one thing in the run below it and keeps the hundred steps. Losses are nats per token of "
     text += "held-out text, means over seeds; gains are over paired seeds, positive is better."
     blocks: list[dict[str, Any]] = [{"text": text, "kind": "soft"}]
     for board in boards:
-        if not board.rungs:
+        if not (board.rungs and board.alone):
             continue
         split = board.ngram_split
         counted = board.ngrams.get(split, {})
