@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Session:
         """How many steps are done."""
         return len(self.done)
 
-    def steps(self, signals: Sequence[int] = ()) -> Iterator[Step]:
+    def steps(self, signals: Sequence[int] = ()) -> Generator[Step, None, None]:
         """Train to the run's end, one Step at a time. signals: those that have come to this process, which may grow.
         Raises UserError: DIVERGED, or PEER if another process has failed."""
         batches = setup.make_batches(self.run, self.corpus)
