@@ -46,7 +46,7 @@ class Options:
     html: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """A page for each submission, and an overview; they work offline."""
     out: Path | None = None
-    """The records (default grades.jsonl for several submissions); what is recorded there is not graded again."""
+    """The records (default grades.jsonl for a class); what is recorded there is not graded again."""
     jobs: int = 0
     """Submissions at the same time (0: one on each core)."""
     timeout: float = 10.0
@@ -114,7 +114,8 @@ def graded(options: Options, submissions: list[Submission]) -> list[Result]:
     from hectogpt.grade.runner import grade_all
 
     several = len(submissions) > 1
-    out = options.out or (Path("grades.jsonl") if several else None)
+    of_class = several or any(path in one.path.parents for one in submissions for path in options.paths)
+    out = options.out or (Path("grades.jsonl") if of_class and not options.gradescope else None)
     jobs = options.jobs or hardware.usable_cores()
     found, kept = [], 0
     for result, recorded in grade_all(submissions, out, jobs, limits(options)):

@@ -16,7 +16,7 @@ from hectogpt.cli.console import note, remarks, show
 from hectogpt.cli.options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
-from hectogpt.errors import INTERRUPTED, UserError
+from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import read_idea
 from hectogpt.lab.compare import short_name
@@ -94,7 +94,7 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}", fix="a folder of files that each have a function `idea`")
     begun = time.monotonic()
-    past = [one for one in records_in(options.out) if one.secret is not None and one.ended != STOPPED]
+    past = [one for one in records_in(options.out) if one.secret is not None and one.ended not in STOPPED]
     done = {(one.begin["sha256"], one.begin["base"]) for one in past}
     for path in sorted(folder.glob("*.py")):
         left = options.hours * 60 - (time.monotonic() - begun) / 60
@@ -107,8 +107,10 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
                 note(f"{path} has no function idea", options.quiet)
             elif (file.sha256, find_entrant(f"{path}:idea", options.base).base) in done:
                 note(f"{path} has a verdict", options.quiet)
-            elif judge_one(replace(options, minutes=min(options.minutes, left)), f"{path}:idea").ended == STOPPED:
-                sys.exit(INTERRUPTED)
+            elif code := STOPPED.get(
+                judge_one(replace(options, minutes=min(options.minutes, left)), f"{path}:idea").ended
+            ):
+                sys.exit(code)
         except UserError as error:
             note(f"{path}: {error}")
 

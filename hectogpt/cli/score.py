@@ -16,7 +16,7 @@ from hectogpt.cli.options import ScoreOptions
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
-from hectogpt.interop.open import open_model
+from hectogpt.interop.open import find_folder, open_model
 from hectogpt.lab import ideas
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
@@ -58,6 +58,8 @@ def main(options: ScoreOptions) -> None:
     """Score and print a line for each model. Raises UserError."""
     if not options.models:
         raise UserError("no model to score", fix="hectogpt score runs/minute, which hectogpt train makes, or gpt2")
+    for name in options.models:
+        find_folder(name, download=True)  # before a text is tokenised
     corpus, split = open_corpus(options.corpus), options.split
     settings: dict[str, Any] = {"step": options.step, "max_tokens": options.max_tokens, "idea": options.idea}
     found = score_models(options.models, corpus, split, **settings, note=remarks(options.quiet))

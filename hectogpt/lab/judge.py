@@ -26,13 +26,14 @@ import numpy as np
 
 from hectogpt import __version__, hardware
 from hectogpt.data import Corpus
-from hectogpt.errors import UserError
+from hectogpt.errors import HANGUP, INTERRUPTED, TERMINATED, UserError
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.contestant import EARLY
 from hectogpt.lab.entrant import Entrant, folder_for, rules_broken, weights_in_source
 from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, read_judgement
 from hectogpt.process import Child, Ending, revision
+from hectogpt.signals import code_of
 from hectogpt.training.evaluate import SEQ_LEN
 
 QUESTIONS = 256  # for each trial of the idea
@@ -42,7 +43,8 @@ MOST_SEEDS = 12
 SAME_MACHINE = 1e-6  # nats that a replayed loss may differ by
 ACROSS_MACHINES = 0.02  # where processor or version are others: SOAP enlarges how sums are rounded
 HANGS = 900.0  # seconds without a message
-STOPPED = "stopped"  # by Ctrl-C
+# Why a judgement ended by a signal -> the exit code of a queue.
+STOPPED = {"stopped": INTERRUPTED, "terminated": TERMINATED, "hung up": HANGUP}
 # Variables that its processes have.
 ENVIRONMENT = [
     "PATH",
@@ -127,8 +129,8 @@ def judge(
         word, reasons = "refused", [str(error)]
     except DishonestError as error:
         word, reasons = "dishonest", [f"{error.name}: {error}"]
-    except KeyboardInterrupt:
-        ended = STOPPED
+    except KeyboardInterrupt as stop:
+        ended = next(word for word, code in STOPPED.items() if code == code_of(stop))
     so_far = read_judgement(journal.path)
     verdict = {"word": word or so_far.decided(), "reasons": reasons, "ended": ended, "secret": journal.secret}
     journal.write("verdict", verdict)

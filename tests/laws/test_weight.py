@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2488,  # the ground, and what Python users call
     "hectogpt/cli": 3509,
-    "hectogpt/lab": 5441,
+    "hectogpt/lab": 5443,
     "hectogpt/grade": 4109,
     "hectogpt/assignment": 423,
     "hectogpt/training": 4709,
