@@ -1,4 +1,4 @@
-"""Documents: those of one file (plain text, JSON lines or token ids, by its ending), and the split of each.
+"""The documents of one file, plain text, JSON lines or token ids, and the split of each.
 
 Text is kept byte for byte: nothing is replaced, and line ends and byte order marks stay. What is left out comes as a
 `LeftOut` in the same stream. Raises UserError (DATA) for what cannot be read without loss, with the offset or the line.

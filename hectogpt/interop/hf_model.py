@@ -1,4 +1,4 @@
-"""The model in a folder in Hugging Face's layout: a GPT-2, or one of our own that was exported with its code.
+"""A model's folder in Hugging Face's layout: a GPT-2, or one of ours exported with its code.
 
 config.json as a ModelConfig and back; settings that change GPT-2's formulas are refused. GPT-2's names of tensors are a
 table that is read in both directions. The code in a folder is not run: the classes are the package's own.

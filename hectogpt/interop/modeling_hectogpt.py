@@ -1,4 +1,4 @@
-"""A transformer that was trained with hectoGPT, in one file, for transformers:
+"""A transformer that was trained with hectoGPT, in one file for the library transformers.
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 

@@ -1,4 +1,4 @@
-"""The one way to open a model: a run's folder, a folder in Hugging Face's GPT-2 layout, or a name on the hub."""
+"""Opens a model: a run's folder, one in Hugging Face's layout, or a name on the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library of C++ kernels for this processor: one that came with the package, or compiled here on first use.
+"""The library of C++ kernels for this processor, out of the package or compiled on first use.
 
 A form is the source compiled for a kind of processor. The best form that this processor names is taken first. One that
 cannot be had, loaded or used leaves its reason and gives way to the next; without any, torch's operations do the work.

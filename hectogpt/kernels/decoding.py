@@ -1,8 +1,8 @@
-"""The kernels of decoding as functions of tensors: products with weights in float32, bf16 and int8, and attention over
-cached keys and values. On the CPU, without gradients.
+"""The kernels of decoding as functions: products with small weights, attention over a cache.
 
-torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own widen them to float32, and
-those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982).
+Weights are float32, bf16 or int8; all is on the CPU, without gradients. torch 2.13 has no operator that reads small
+weights as fast as memory delivers them: its own widen them to float32, and those of the quantized dtypes, which do not,
+are deprecated (pytorch issue 184982).
 """
 
 from __future__ import annotations

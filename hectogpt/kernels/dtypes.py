@@ -1,4 +1,4 @@
-"""What a device computes in: the widest dtype that it has, and float32 products by the faster of torch's libraries."""
+"""What a device computes in: its widest dtype, and which library multiplies float32 faster."""
 
 from __future__ import annotations
 

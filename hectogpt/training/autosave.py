@@ -1,4 +1,4 @@
-"""Saves checkpoints while a run trains: every N steps, or as often as little work is at stake and it costs little time.
+"""Saves checkpoints while a run trains: every N steps, or by how much work is at stake.
 
 The state is copied between two steps; a thread writes the copy while the next steps are computed. A checkpoint counts
 only when it is on disk. One that cannot be saved is noted, and saved again at the next occasion.

@@ -1,4 +1,4 @@
-"""Computes one step of a run again and finds where its numbers stop being finite: which module, which text."""
+"""Computes a step again to find where its numbers stop being finite: which module, which text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that a run starts from if it does not draw them: those of another model, or from counts of its text."""
+"""First weights that are not drawn: another model's, or from counts of the run's text."""
 
 from __future__ import annotations
 

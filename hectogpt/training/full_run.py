@@ -1,4 +1,4 @@
-"""One training run with a folder: what every process of it does from its corpus to what it leaves on disk.
+"""A training run with a folder, in each of its processes: from its corpus to what it leaves.
 
 Progress goes to stderr. What ends a run early raises UserError after what can be kept is written. The score at the end
 is the caller's: lab/scoring.py has it for commands and for Python.

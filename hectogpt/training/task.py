@@ -1,4 +1,4 @@
-"""What is to be trained and where: a Task, the run that one goes on with, and the folder and session it begins with."""
+"""A Task, what is to be trained and where; and its beginning, anew or where a run was left."""
 
 from __future__ import annotations
 

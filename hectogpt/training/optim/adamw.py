@@ -1,4 +1,4 @@
-"""AdamW with numbers of its own for each kind of parameter and, where wanted, for each row of a table."""
+"""AdamW with numbers of its own for each kind of parameter, and for rows of tables."""
 
 from __future__ import annotations
 

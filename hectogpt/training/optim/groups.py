@@ -1,4 +1,4 @@
-"""Which parameter is of which kind, numbers per kind, and the object that steps several optimizers together.
+"""Kinds of parameters, numbers per kind, and the object that steps several optimizers.
 
 Parameters are sorted by kind: embedding, other lookup table, position, matrix, head, head bias, scalar. Every parameter
 is of exactly one kind. Learning rates are pure functions of the step, so there is no scheduler state.
