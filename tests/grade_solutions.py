@@ -7,7 +7,7 @@ import linecache
 import sys
 from types import ModuleType
 
-from hectogpt.grade import judge, laws
+from hectogpt.grade import laws, outcomes
 from hectogpt.grade.child import replies
 from hectogpt.grade.result import PartResult
 from hectogpt.grade.transcript import Answer, Transcript, answer_of_error
@@ -253,4 +253,4 @@ def judged(source: str, *parts: str, **others: str) -> dict[str, PartResult]:
     """The results of these parts (of all, if none is named)."""
     wanted = parts or laws.GRADED
     found = transcript(source, tuple(parts), **others)
-    return {part: judge.judge_part(part, found) for part in wanted}
+    return {part: outcomes.judge_part(part, found) for part in wanted}

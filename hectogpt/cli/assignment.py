@@ -64,7 +64,7 @@ def write(options: Options) -> None:
 
 def check(folder: Path) -> None:
     """Print a line for each part. Raises UserError, and SystemExit where not all have passed."""
-    from hectogpt.assignment.check import Progress, check_kit
+    from hectogpt.assignment.progress import Progress, check_kit
 
     def show_part(progress: Progress) -> None:
         print(printable(f"  {progress.part:<12}{progress.state:<13}{progress.why}").rstrip(), flush=True)

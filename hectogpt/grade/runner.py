@@ -28,7 +28,7 @@ from hectogpt.assignment import kit
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.errors import UserError
 from hectogpt.grade import laws
-from hectogpt.grade.judge import judge
+from hectogpt.grade.outcomes import judge
 from hectogpt.grade.result import Outcome, PartResult, Result, read
 from hectogpt.grade.submission import SOLUTION, Limits, Submission, of_folder, temporary
 from hectogpt.grade.transcript import Transcript

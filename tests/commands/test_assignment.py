@@ -17,9 +17,9 @@ from command import Here, assert_good_error
 from helpers import ROOT
 
 from hectogpt import errors
-from hectogpt.assignment.check import TOGETHER, Progress, check_kit
 from hectogpt.assignment.kit import SOURCES, choose, exercises, stubs, with_stubs, write_kit
 from hectogpt.assignment.parts import PARTS
+from hectogpt.assignment.progress import TOGETHER, Progress, check_kit
 
 TEXTBOOK = {name: (ROOT / "reference" / name).read_text(encoding="utf-8") for name in SOURCES}
 NAMES = [part.name for part in PARTS]

@@ -19,7 +19,7 @@ from helpers import ROOT
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import judge, laws
+from hectogpt.grade import laws, outcomes
 from hectogpt.grade.calls import case_of
 from hectogpt.grade.child import Absent, Finder, import_submission
 from hectogpt.grade.result import PartResult
@@ -172,7 +172,7 @@ def test_what_no_mistake_explains_is_told_by_its_first_place_and_soon() -> None:
     strange = ("z = weights @ v", "z = weights @ v + 0.01 * torch.arange(B)[:, None, None, None]")
     found = transcript(edited(BASE, strange), ("attention",))
     began = time.process_time()
-    result = judge.judge_part("attention", found)
+    result = outcomes.judge_part("attention", found)
     assert time.process_time() - began < 4  # half of that is usual
     assert (result.outcome, result.diagnosis) == ("failed", None)
     assert re.search(r"row 1, .*yours .*expected", result.broken[0].symptom)
@@ -213,9 +213,9 @@ def test_what_did_not_come_back_passes_nobody() -> None:
     """A child that dies with the submission's own lower parts leaves no answers there; none may count as right."""
     found = transcript(edited(BASE, (TOKEN, TOKEN.replace("argmax", "argmin"))), ("generate",))
     found.answers = {key: made for key, made in found.answers.items() if key[1] != "own"}
-    assert judge.judge_part("generate", found).outcome == "failed"
+    assert outcomes.judge_part("generate", found).outcome == "failed"
     del found.answers["generate", "patched", "float64"]
-    assert judge.judge_part("generate", found).outcome == "grader fault"
+    assert outcomes.judge_part("generate", found).outcome == "grader fault"
 
 
 # --- the textbook's own files, as a kit gives them: its mask is added -------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hectogpt.assignment.check import run_part
+from hectogpt.assignment.progress import run_part
 
 request = json.load(sys.stdin)
 folder = Path(request["folder"])

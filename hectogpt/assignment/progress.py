@@ -83,7 +83,7 @@ def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIM
     while left := names[len(found) :]:
         ready.clear()
         request = {"folder": str(folder), "parts": left, "limit": limit}
-        outcome = ask("hectogpt.assignment.check", request, on_message, limit * (len(left) + 1))
+        outcome = ask("hectogpt.assignment.progress", request, on_message, limit * (len(left) + 1))
         if not ready:
             raise UserError(
                 "the tests did not start",
