@@ -41,7 +41,7 @@ def cpu_features() -> list[str]:
 
 
 def has_cpu_flag(flag: str) -> bool:
-    """Whether the processor has an instruction set, by Linux's name for it; False where the system does not tell."""
+    """Whether the processor has an instruction set, by Linux's name for it; False where the system does not say."""
     lines = (block.get("flags") or block.get("Features", "") for block in _cpu_blocks())  # Features: on ARM
     return any(flag in line.split() for line in lines)
 
@@ -65,7 +65,7 @@ def free_memory(device: str = "cpu") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception tells that memory is used up; torch raises a RuntimeError for it on the CPU."""
+    """Whether an exception says that memory is used up; torch raises a RuntimeError for it on the CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)

@@ -1,7 +1,7 @@
 """A second way to predict: attention over earlier tokens, each weight the chance of a repeat.
 
 Its distribution is mixed with the softmax's, p = (1 - w) softmax + w copy. It has no row per token of the vocabulary,
-so it can predict from the first step tokens that the weights have never met.
+so it can predict from the first step tokens that the weights have never seen.
 """
 
 from __future__ import annotations

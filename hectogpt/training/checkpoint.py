@@ -4,7 +4,7 @@ Saving writes a temporary folder beside the others, waits until it is on disk, a
 only then are old ones removed. Loading takes the newest one whose hashes are right. A kill, a loss of power or a full
 disk at any moment therefore leaves the checkpoint before or the new one. No file is unpickled.
 
-The facts tell run, text and machine, which are compared with what is here.
+The facts name run, text and machine, which are compared with what is here.
 """
 
 from __future__ import annotations

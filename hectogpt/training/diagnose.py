@@ -86,7 +86,7 @@ def _row_losses(session: Session, batch: Tensor) -> list[float]:
 
 
 class _Watch:
-    """Listens to every module: the first whose output, and the first whose output's gradient, is not finite. Modules
+    """Watches every module: the first whose output, and the first whose output's gradient, is not finite. Modules
     inside others are done before them, so the first is an innermost one. largest: of each output the largest absolute
     value."""
 
@@ -95,10 +95,10 @@ class _Watch:
         self.backward: str | None = None
         self.largest: dict[str, float] = {}
         self.handles = [
-            module.register_forward_hook(partial(self._listen, name)) for name, module in model.named_modules() if name
+            module.register_forward_hook(partial(self._look, name)) for name, module in model.named_modules() if name
         ]
 
-    def _listen(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _look(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return
         if self.forward is None and not output.isfinite().all():
@@ -113,6 +113,6 @@ class _Watch:
             self.backward = name
 
     def stop(self) -> None:
-        """Listen no longer."""
+        """Watch no longer."""
         for handle in self.handles:
             handle.remove()

@@ -1,7 +1,7 @@
 """A Run: everything that decides what a training run computes, as one frozen value.
 
 A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule, loss) are also the
-kinds of idea: `sections_changed` tells which of them a recipe changed.
+kinds of idea: `sections_changed` says which of them a recipe changed.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Session:
         """Choose the machine, build model and optimizer. corpus: the run's own unless given.
 
         resume: the state to go on from; device, dtypes and threads are then those that the run began with, as far as
-        this machine has them (`differences` tells the rest). world: the processes that share the run; all of them open
+        this machine has them (`differences` names the rest). world: the processes that share the run; all of them open
         it, and only rank 0 passes `resume`.
 
         Raises UserError for a corpus that does not fit the model, a device or memory that is not there, and for a
@@ -165,7 +165,7 @@ class Session:
         return differences(facts, self._facts())
 
     def _facts(self) -> dict[str, Any]:
-        """What a checkpoint tells of where it was made; `machine` is what the bits depend on, the run aside."""
+        """What a checkpoint says of where it was made; `machine` is what the bits depend on, the run aside."""
         machine = self.machine.describe() | {"head": self.head, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
         return {
