@@ -1,10 +1,9 @@
 """Next tokens of growing texts: their logits, computed with a cache, and the choice by them.
 
-One pass goes over the prompts (prefill), then one token per row and pass (decode).
-
-A cache holds keys and values of earlier tokens, and what other parts of a model remember. Prompts of unequal length are
-padded on the left, so that the last column is every row's newest token. Padding is masked in attention, has no
-position, and reads as zeros to parts that look at earlier tokens.
+One pass goes over the prompts (prefill), then one token per row and pass (decode). A cache holds keys and values of
+earlier tokens, and what other parts of a model remember. Prompts of unequal length are padded on the left, so that the
+last column is every row's newest token. Padding is masked in attention, has no position, and reads as zeros to parts
+that look at earlier tokens.
 """
 
 from __future__ import annotations
