@@ -78,7 +78,7 @@ def test_without_a_folder_nothing_is_written(tokens: Path, here: Here, tmp_path:
     shown = [line[:10] for line in said.err.splitlines() if line.startswith("step ")]
     assert shown == [f"step 0000{i}" for i in "1234"]
     package.train(tiny_run(tokens, steps=1), quiet=True)
-    package.train(tiny_run(tokens, steps=40))
+    package.train(tiny_run(tokens, steps=20))
     assert here.capsys.readouterr().err.count("\nstep ") == 11  # ten lines and the first step's
 
 

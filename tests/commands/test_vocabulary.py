@@ -25,12 +25,8 @@ from hectogpt.lab.ngram import NgramModels
 from hectogpt.training.run import Data, Run
 
 pytest.importorskip("tokenizers")
+pytestmark = pytest.mark.usefixtures("here")
 N = 270
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    return Here(tmp_path, monkeypatch, capsys)
 
 
 def write_texts(folder: Path, held_out: str = "") -> list[str]:
@@ -73,6 +69,7 @@ def test_a_vocabulary_is_of_the_training_part_alone_and_the_same_every_time(here
     assert (tmp_path / f"other-vocab-{N}/merges.txt").read_bytes() == before["merges.txt"]
 
 
+@pytest.mark.thorough
 def test_every_command_uses_it(here: Here, tmp_path: Path) -> None:
     write_texts(tmp_path / "texts")
     folder = build(here, "texts")["folder"]

@@ -325,6 +325,7 @@ def test_every_checkpoint_of_any_run_can_be_opened(run: Path) -> None:
         open_model(run)
 
 
+@pytest.mark.thorough
 def test_commands_take_the_weights_of_a_step(run: Path, whole: Path, tmp_path: Path, here: Here) -> None:
     text = json.loads(here("generate", run, "a", "--step", "2", "--max-new-tokens", "3", "--json").stdout)
     assert len(text["texts"][0]["ids"]) == 3
@@ -347,6 +348,7 @@ def test_commands_take_the_weights_of_a_step(run: Path, whole: Path, tmp_path: P
 # --- from Python ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_python_goes_on_too(whole: Path, run: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a step whose weights are saved is compared with them."""
     from hectogpt.training.run_folder import read_run

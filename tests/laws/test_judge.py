@@ -14,7 +14,9 @@ from helpers import ROOT
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import entrant, judge
+from hectogpt.lab.ideas import find_run
 from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, hash_of, read_judgement
+from hectogpt.serialization import dump
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
 BASE = f"{CHEATS}:tiny"
@@ -70,42 +72,34 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return make_corpus(tmp_path_factory.mktemp("tokens"))
 
 
-@pytest.fixture(scope="module")
-def base(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The base's run, as its process says."""
-    judging = start("honest", corpus, tmp_path_factory.mktemp("base"))
-    judging.trial("base", "tokens", 1, 0)
-    return judging.runs["base"]
-
-
-def start(function: str, corpus: Corpus, out: Path, base: dict[str, object] | None = None) -> judge.Judging:
+def start(function: str, corpus: Corpus, out: Path) -> judge.Judging:
+    """A judgement of this function whose base's process has said its run."""
     found = entrant.find_entrant(f"{CHEATS}:{function}", BASE)
     journal = Journal(out / f"{function}.jsonl")
     judging = judge.Judging(found, {"tokens": corpus}, journal, 1, print)
     journal.begin({"idea": found.idea, "base": found.base, "corpora": ["tokens"], "at": ""})
-    if base is not None:
-        judging.runs["base"] = base
+    judging.runs["base"] = dump(find_run(BASE))
     return judging
 
 
-def test_an_honest_idea_passes_every_check(corpus: Corpus, base: dict[str, object], tmp_path: Path) -> None:
-    judging = start("honest", corpus, tmp_path, base)
+def test_an_honest_idea_passes_every_check(corpus: Corpus, tmp_path: Path) -> None:
+    judging = start("honest", corpus, tmp_path)
     trial = judging.trial("idea", "tokens", 1, 0)
     assert 0 < trial["loss"] < 12
     assert judging.passed >= {READS, CODE, BITS, OWN, *DISHONEST.values()}
 
 
 @pytest.mark.parametrize("cheat", cases(DISHONEST))
-def test_a_cheat_is_named(cheat: str, corpus: Corpus, base: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(judge.DishonestError) as caught:
-        start(cheat, corpus, tmp_path, base).trial("idea", "tokens", 1, 0)
+def test_a_cheat_is_named(cheat: str, corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(judge.DishonestError) as caught:  # the first trial alone is computed twice
+        start(cheat, corpus, tmp_path).trial("idea", "tokens", 1, int(DISHONEST[cheat] != BITS))
     assert caught.value.name == DISHONEST[cheat]
 
 
 @pytest.mark.parametrize("cheat", cases(REFUSED))
-def test_what_breaks_a_rule_is_refused(cheat: str, corpus: Corpus, base: dict[str, object], tmp_path: Path) -> None:
+def test_what_breaks_a_rule_is_refused(cheat: str, corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(judge.RefusedError, match=REFUSED[cheat]):
-        start(cheat, corpus, tmp_path, base).trial("idea", "tokens", 1, 0)
+        start(cheat, corpus, tmp_path).trial("idea", "tokens", 1, 0)
 
 
 def test_numbers_and_long_texts_in_a_source_are_weights(tmp_path: Path) -> None:
