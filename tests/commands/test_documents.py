@@ -194,11 +194,6 @@ def test_what_pages_take_from_the_code_is_there() -> None:
     assert site.fill("<!-- made: textbook MLP.forward -->\n![picture](x.png)\nrest").endswith("```\nrest")
 
 
-def test_the_list_for_programs_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "llms.txt").read_text(encoding="utf-8"))
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
 # --- the notebooks ----------------------------------------------------------------------------------------------------
 
 NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.py"))

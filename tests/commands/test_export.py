@@ -170,8 +170,7 @@ def test_what_the_card_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_it_did_and_why(tmp_path, monkeypatch, capsys) -> None:
-    here = Here(tmp_path, monkeypatch, capsys)
+def test_the_command_says_what_it_did_and_why(tmp_path: Path, here: Here) -> None:
     write_model(tmp_path / "run", KINDS["pointer"])
     done = here("export", "run", "out")
     assert done.returncode == 0, done.stderr

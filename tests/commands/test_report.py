@@ -20,11 +20,10 @@ from hectogpt.errors import UserError
 from hectogpt.lab.record import Record
 from tools import report
 from tools.report import TEMPLATE, ladder_names, recipe_descriptions
-from tools.report.front import WINDOW, build_fronts, code_length, front_table, steps_to_trigram
+from tools.report.front import WINDOW, code_length, steps_to_trigram
 from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import NGRAMS, Leaderboard, build_leaderboards
 from tools.report.ngram_file import NgramFile
-from tools.report.seconds import Seconds
 from tools.report.tables import ladder_table
 from tools.report.template import Filler
 
@@ -137,25 +136,7 @@ def test_every_kind_of_record_has_its_place(records: list[Record]) -> None:
     assert board_of([*records, untested]).find("learning_rate") == board_of(records).find("learning_rate")
 
 
-def test_ngram_baselines_are_those_of_the_highest_rung(records: list[Record]) -> None:
-    given = [replace(r, ngram_kn3=3.4 if r.recipe == NAMES[-1] else 3.2) for r in records]
-    assert board_of(given).ngrams["test"]["kn3"] == pytest.approx(3.4)
-    given = [replace(r, ngram_kn3=None) if r.recipe == NAMES[-1] else r for r in given]
-    assert board_of(given).ngrams["test"]["kn3"] == pytest.approx(3.2), "of the highest that has any"
-
-
 # --- loss against seconds ---------------------------------------------------------------------------------------------
-
-
-def test_the_front_has_what_no_other_is_below_in_both(records: list[Record]) -> None:
-    """Losses fall along the ladder; the second rung is slower than the third, or is not measured."""
-    seconds = {("tinystories", name): s for name, s in zip(NAMES, (10.0, 40.0, 30.0), strict=True)}
-    [front] = build_fronts([board_of(records)], Seconds(seconds), ladder_names())
-    assert [(p.mark, p.best) for p in front.points] == [("0", True), ("1", False), ("2", True)]
-    assert [x for x, _ in front.line] == [10.0, 30.0]
-    assert [row[3] for row in front_table(front).rows] == ["on it", "", "on it"]
-    [front] = build_fronts([board_of(records)], Seconds(dict([*seconds.items()][:2])), ladder_names())
-    assert [p.best for p in front.points] == [True, True, False]
 
 
 def test_steps_to_the_trigram_and_code_length(records: list[Record]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from hectogpt.lab import recipes
 from hectogpt.training import precision
 from hectogpt.training.evaluate import EvalResult
 from hectogpt.training.loop import Step
-from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder, read_run
 
 OLD = Path(__file__).parents[1] / "data" / "run_of_7b14102"
@@ -35,33 +33,6 @@ def test_names_are_counted_up(tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine-4").mkdir()  # a folder that holds no run, or a file, is somebody's too
     (tmp_path / "runs" / "mine-5").write_text("")
     assert RunFolder.create(small_run(), False, "mine", root=tmp_path / "runs").path.name == "mine-6"
-
-
-def test_of_many_that_want_one_folder_one_gets_it(tmp_path: Path) -> None:
-    def take(seed: int) -> Run | str:
-        try:
-            return RunFolder.create(small_run(seed=seed), False, "x", out=tmp_path / "new" / "mine").run
-        except UserError as error:
-            return error.what
-
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(take, range(8)))
-    (winner,) = [run for run in found if isinstance(run, Run)]
-    refused = [what for what in found if isinstance(what, str)]
-    assert len([what for what in refused if "already holds a run" in what or "is in use" in what]) == 7
-    assert read_run(tmp_path / "new" / "mine") == winner
-
-
-def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path: Path) -> None:
-    with RunFolder.create(small_run(), False, "x", out=tmp_path / "a" / "mine") as folder:
-        folder.begin(precision.choose(folder.run))
-        folder.finish({"state": "done"})
-    before = files_below(tmp_path)
-    with pytest.raises(UserError, match="already holds a run") as caught:
-        RunFolder.create(small_run(seed=1), False, "x", out=tmp_path / "a" / "mine")
-    assert caught.value.kept == "the old run, untouched"
-    assert caught.value.fix.startswith("set out to another folder")
-    assert files_below(tmp_path) == before
 
 
 def test_a_place_that_cannot_be_written_is_storage(tmp_path: Path) -> None:

@@ -23,8 +23,7 @@ TEXT = "\n\n".join(f"Document {n}: the hello world of well-known words, number {
 
 
 @pytest.mark.thorough
-def test_a_run_has_the_score_of_its_summary(tmp_path, monkeypatch, capsys) -> None:
-    here = Here(tmp_path, monkeypatch, capsys)
+def test_a_run_has_the_score_of_its_summary(tmp_path: Path, here: Here) -> None:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     options = ["--corpus", "text.txt", "--quiet", "--out", "run", "--dtype", "float32", "--head-dtype", "float32"]
     done = here("train", "baseline", *TINY, *options)

@@ -18,11 +18,8 @@ from hectogpt.training.trackers import Trackers, parse_names
 FIELDS = {"run": {"seed": 1, "model": {"d_model": 16}}}
 
 
-def test_names_are_checked_before_anything_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_are_checked_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
     assert parse_names("") == ()
-    here = Here(tmp_path, monkeypatch, capsys)
     assert_good_error(here("train", "--track", "tensorbord"), errors.USAGE, "no tracker 'tensorbord'", "trackio")
     monkeypatch.setitem(module.TRACKERS, "no_such_module", module.Wandb)
     with pytest.raises(errors.UserError, match="is not installed"):

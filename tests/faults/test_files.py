@@ -88,18 +88,6 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(keep)
 
 
-def test_half_lines_are_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "lines"
-    files.append_line(path, "one")
-    with path.open("a") as file:
-        file.write("tw")  # a process was killed here
-    files.append_line(path, "ümlaut")
-    assert path.read_text(encoding="utf-8") == "one\nümlaut\n"
-    path.write_text("only half a li")
-    files.append_line(path, "whole")
-    assert path.read_text() == "whole\n"
-
-
 @posix
 def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:
     """That of a killed process is free: `python tests/faults two_at_once`."""

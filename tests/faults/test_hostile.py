@@ -20,7 +20,7 @@ import torch
 from command import Here
 from forks import Line
 from helpers import peaked, small_run
-from promises import BEGIN, END, PAGE, PROOFS, text_of, write_table
+from promises import BEGIN, END, PAGE, PROOFS
 from records import ESCAPE, MARKUP, SCRIPT
 from safetensors.torch import load_file, save_file
 
@@ -267,18 +267,6 @@ def test_a_damaged_curve_is_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 # --- the lines and the page of `make proof` ---------------------------------------------------------------------------
-
-
-def test_a_line_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = Line("killed anywhere", 200, 1, 30.13, "0 lost")
-    assert text_of(line) == "killed anywhere: 199/200 ok, 0 lost, 30.1 s"
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    monkeypatch.setattr("promises.PAGE", page)
-    write_table([line])
-    text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{BEGIN}\nMeasured on ")
-    assert text.endswith(f"| killed anywhere | 199/200 | 0 lost | 30.1 |\n{END}\nafter\n")
 
 
 def test_every_proof_is_named_on_the_page() -> None:

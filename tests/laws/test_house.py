@@ -62,7 +62,7 @@ FLAGS_OF_OTHERS = {
 }
 PRIVATE = re.compile(r"(?:torch|dist|torch_dist)\.(?:\w+\.)*_(?!_)\w+")
 FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "llms.txt", *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 # --- imports ----------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from command import wait_for
 from helpers import ROOT
 
 from hectogpt import hardware, process
@@ -35,13 +35,6 @@ def ask(what: str, timeout: float = 60.0, **more: object) -> tuple[Ending, list[
 
 def ended(pid: int) -> bool:
     return not hardware.is_process(pid)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_a_question_and_its_answer() -> None:

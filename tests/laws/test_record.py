@@ -62,6 +62,9 @@ def test_half_a_line_is_dropped(tmp_path: Path) -> None:
         assert [r.seed for r in read_records(path)] == [0]
         append_record(path, record(2))
         assert [r.seed for r in read_records(path)] == [0, 2]
+    os.truncate(path, 40)
+    append_record(path, record(3))
+    assert [r.seed for r in read_records(path)] == [3]
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +21,6 @@ from hectogpt.serialization import Value, current_name, current_path, diff, dump
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon, PerKind
 from hectogpt.training.run import Cosine, Data, LinearDecay, Run, Schedule, load_run, sections_changed
-
-OLD_RECIPES = Path(__file__).parents[1] / "data" / "recipes.json"
 
 
 def departed() -> Run:
@@ -109,28 +106,6 @@ def test_numbers_that_json_lacks() -> None:
 def test_old_names_of_classes_and_fields_load(kind: type, old: dict[str, Any], now: object) -> None:
     assert load(kind, old) == now
     assert load(kind, dump(now)) == now
-
-
-def test_every_recipe_of_the_first_version_loads() -> None:
-    """Each entry of recipes.json has only what it changes of another entry."""
-    records = json.loads(OLD_RECIPES.read_text())
-    for name in records:
-        run: Run = load(Run, merged(records, name))
-        assert run.recipe == name
-        assert load(Run, dump(run)) == run
-
-
-def merged(records: dict[str, Any], name: str) -> dict[str, Any]:
-    record = records[name]
-    return record["run"] if record["of"] is None else over(merged(records, record["of"]), record["run"])
-
-
-def over(base: Any, change: Any) -> Any:
-    if not (isinstance(base, dict) and isinstance(change, dict)) or change.get("type", base.get("type")) != base.get(
-        "type"
-    ):
-        return change
-    return base | {key: over(base.get(key), value) for key, value in change.items()}
 
 
 def test_a_field_that_is_gone_is_passed_over_and_one_that_never_was_is_not() -> None:
