@@ -29,11 +29,11 @@ from hectogpt.lab.record import check_writable
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import ComparisonResult
-from hectogpt.model.transformer import Transformer
+from hectogpt.model.transformer import Transformer, evaluating
 from hectogpt.run_records import KEEP, RUN
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
-from hectogpt.training.evaluate import RunResult, evaluating
+from hectogpt.training.evaluate import RunResult
 from hectogpt.training.full_run import StepLine, score_between
 from hectogpt.training.run import Run, is_modified, label_of
 from hectogpt.training.run_folder import read_run

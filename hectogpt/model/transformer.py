@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -277,6 +278,17 @@ class Transformer(nn.Module):
         Raises UserError (CHECKPOINT) if they are damaged."""
         if self.config.lm_head.compact_vocab and {"word_rows", "lm_head.weight"} <= state.keys():
             self.lm_head.compact_like(state["word_rows"], len(state["lm_head.weight"]))
+
+
+@contextmanager
+def evaluating(model: Transformer) -> Iterator[None]:
+    """Within the context the model is in evaluation mode; afterwards it is as it was, whatever happened."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 # Names in state dicts are those of the first version, whatever a module is called today: (module's, saved). A name with

@@ -4,8 +4,6 @@ numbers of a run."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from hectogpt.data import Tokenizer
 from hectogpt.display import facts_text, table_html
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
+from hectogpt.model.transformer import evaluating
 from hectogpt.training.first_weights import hash_state
 from hectogpt.training.run import Run
 
@@ -71,17 +70,6 @@ def evaluate(
             losses.append(each.cpu().double().numpy().ravel())
     n, n_bytes = len(tokens) - 1, int(token_bytes[tokens[1:]].sum())
     return EvalResult(total / n, total / (math.log(2) * max(n_bytes, 1)), n, np.concatenate(losses))
-
-
-@contextmanager
-def evaluating(model: Transformer) -> Iterator[None]:
-    """Within the context the model is in evaluation mode; afterwards it is as it was, whatever happened."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 class FirstNumbers:
