@@ -18,8 +18,8 @@ from hectogpt import errors
 from hectogpt.data import Corpus, Tokenizer, find_tokenizer, open_corpus
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
-from hectogpt.explore.model_view import read_prompt, trace
 from hectogpt.generation import Sampling, complete
+from hectogpt.generation.model_view import read_prompt, trace
 from hectogpt.interop import open_model
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.compare import Comparison

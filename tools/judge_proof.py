@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from hectogpt.lab.entrant import find_entrant
 
 from hectogpt import AdamW, Data
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.lab import recipes
-from hectogpt.lab.entrant import find_entrant
 from hectogpt.lab.judge import MOST_SEEDS, judge
 from hectogpt.lab.judgement import Judgement, read_judgement
 from hectogpt.lab.ladder import LADDER, baseline

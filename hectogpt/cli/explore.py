@@ -94,7 +94,7 @@ def make(a: ExportOptions) -> str:
         return train_page(None if a.text is None or text is None else (a.text.name, text), a.weights)
     if a.view != "model":
         return fill(a.view, None)
-    from hectogpt.explore.model_view import find_newest_run
+    from hectogpt.generation.model_view import find_newest_run
     from hectogpt.web.model_page import PROMPT, model_page
 
     folder = a.model or find_newest_run(Path("runs"))

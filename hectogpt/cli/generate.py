@@ -182,10 +182,9 @@ def read_text(name: str) -> str:
         if len(raw) > LARGEST:
             raise UserError(f"{shown} is too long", why=f"at most {LARGEST:,} bytes are read", code=errors.DATA)
         return raw.decode("utf-8").removeprefix("\ufeff")
-    except OSError as error:
-        raise UserError(f"cannot read {shown}", why=error.strerror or str(error), code=errors.DATA) from None
     except UnicodeDecodeError as error:
         fix = "convert it to UTF-8"
         raise UserError(f"{shown} is not UTF-8 text", why=str(error), fix=fix, code=errors.DATA) from None
-    except ValueError as error:  # a NUL character
-        raise UserError(f"cannot read {shown!r}", why=str(error), code=errors.DATA) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot read {shown}", why=why, code=errors.DATA) from None

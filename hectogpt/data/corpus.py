@@ -203,36 +203,22 @@ class CorpusCache:
     def _load(self, check: bool = True) -> Corpus:
         """Read the token files and check them against their index, or id by id if they have none. check: whether the
         hashes of the index are compared."""
+        problems: tuple[str, ...] = ()
         if isinstance(self.source, TokenFiles) and not (self.folder / INDEX).is_file():
-            return self._load_unindexed(self.source.paths)
-        index = token_files.read_index(self.folder, self.fix)
-        entries = index["splits"]
-        return Corpus(
-            name=self.source.name,
-            tokens=token_files.read_splits(self.folder, index, self.tokenizer, self.fix, check),
-            sha256={split: entries[split]["sha256"] for split in SPLITS},
-            n_documents={split: entries[split]["documents"] for split in SPLITS},
-            tokenizer=self.tokenizer,
-            folder=self.folder,
-            problems=tuple(index["problems"]),
-        )
-
-    def _load_unindexed(self, paths: dict[str, Path]) -> Corpus:
-        mapped = sum(path.stat().st_size for path in paths.values()) > token_files.MEMORY_LIMIT
-        tokens = {split: read_bin(path, self.tokenizer, mapped=mapped) for split, path in paths.items()}
-        return Corpus(
-            name=self.source.name,
-            tokens=tokens,
-            sha256={split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()},
-            n_documents={split: self._count_documents(ids) for split, ids in tokens.items()},
-            tokenizer=self.tokenizer,
-            folder=self.folder,
-        )
-
-    def _count_documents(self, ids: np.ndarray) -> int:
-        """Number of separators in ids [n], and one more if the last document has none."""
-        end_of_text = self.tokenizer.end_of_text
-        return int(np.count_nonzero(ids == end_of_text)) + int(ids[-1] != end_of_text)
+            paths, end_of_text = self.source.paths, self.tokenizer.end_of_text
+            mapped = sum(path.stat().st_size for path in paths.values()) > token_files.MEMORY_LIMIT
+            tokens = {split: read_bin(path, self.tokenizer, mapped=mapped) for split, path in paths.items()}
+            sha256 = {split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()}
+            documents = {  # one more than separators if the last document has none
+                split: int(np.count_nonzero(ids == end_of_text)) + int(ids[-1] != end_of_text)
+                for split, ids in tokens.items()
+            }
+        else:
+            index = token_files.read_index(self.folder, self.fix)
+            tokens = token_files.read_splits(self.folder, index, self.tokenizer, self.fix, check)
+            sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
+            problems = tuple(index["problems"])
+        return Corpus(self.source.name, tokens, sha256, documents, self.tokenizer, self.folder, problems)
 
     def _build(self, source: Source, progress: bool, workers: int | None) -> None:
         """Tokenise the source and replace the folder; the caller holds the lock."""

@@ -30,8 +30,17 @@ from hectogpt.errors import HANGUP, INTERRUPTED, TERMINATED, UserError
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.contestant import EARLY
-from hectogpt.lab.entrant import Entrant, folder_for, rules_broken, weights_in_source
-from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, read_judgement
+from hectogpt.lab.judgement import (
+    Entrant,
+    Journal,
+    Judgement,
+    draw_positions,
+    draw_seed,
+    folder_for,
+    read_judgement,
+    rules_broken,
+    weights_in_source,
+)
 from hectogpt.process import Child, Ending, revision
 from hectogpt.signals import code_of
 from hectogpt.training.evaluate import SEQ_LEN

@@ -12,8 +12,7 @@ import numpy as np
 
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
-from hectogpt.explore import model_view
-from hectogpt.generation import Sampling, complete
+from hectogpt.generation import Sampling, complete, model_view
 from hectogpt.interop import open_model
 from hectogpt.model.transformer import Transformer
 from hectogpt.run_records import CHECKPOINTS, checkpoint_steps, count_of, read_summary

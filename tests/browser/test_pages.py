@@ -22,7 +22,7 @@ import hectogpt
 from hectogpt.cli import main
 from hectogpt.cli.watch import Board
 from hectogpt.data import load_tokenizer
-from hectogpt.explore import model_view
+from hectogpt.generation import model_view
 from hectogpt.interop import open_model
 from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer

@@ -17,8 +17,8 @@ from helpers import ROOT, peaked
 from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.explore.model_view import trace
 from hectogpt.generation.decode import Decoder
+from hectogpt.generation.model_view import trace
 from hectogpt.generation.quantize import quantize
 from hectogpt.idea_file import read_idea
 from hectogpt.lab import ideas, ladder, recipes

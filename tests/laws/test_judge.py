@@ -13,7 +13,7 @@ from helpers import ROOT
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import entrant, judge
+from hectogpt.lab import judge, judgement
 from hectogpt.lab.ideas import find_run
 from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, hash_of, read_judgement
 from hectogpt.serialization import dump
@@ -74,7 +74,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def start(function: str, corpus: Corpus, out: Path) -> judge.Judging:
     """A judgement of this function whose base's process has said its run."""
-    found = entrant.find_entrant(f"{CHEATS}:{function}", BASE)
+    found = judgement.find_entrant(f"{CHEATS}:{function}", BASE)
     journal = Journal(out / f"{function}.jsonl")
     judging = judge.Judging(found, {"tokens": corpus}, journal, 1, print)
     journal.begin({"idea": found.idea, "base": found.base, "corpora": ["tokens"], "at": ""})
@@ -105,9 +105,9 @@ def test_what_breaks_a_rule_is_refused(cheat: str, corpus: Corpus, tmp_path: Pat
 def test_numbers_and_long_texts_in_a_source_are_weights(tmp_path: Path) -> None:
     for name, body in {"text": f"w = {'x' * 3000!r}", "numbers": f"w = {list(range(3000))}"}.items():
         (tmp_path / f"{name}.py").write_text(f"{body}\ndef idea(run):\n    return run\n")
-        found = entrant.find_entrant(f"{tmp_path / name}.py:idea")
-        assert "at most 2,000" in entrant.weights_in_source(found.file)[0]
-    fault, sizes = entrant.weights_in_source(entrant.find_entrant(f"{CHEATS}:honest").file)
+        found = judgement.find_entrant(f"{tmp_path / name}.py:idea")
+        assert "at most 2,000" in judgement.weights_in_source(found.file)[0]
+    fault, sizes = judgement.weights_in_source(judgement.find_entrant(f"{CHEATS}:honest").file)
     assert (fault, "characters in one text" in sizes) == ("", True)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hectogpt.data import load_tokenizer
-from hectogpt.explore import model_view
+from hectogpt.generation import model_view
 from hectogpt.model import ModelConfig, Transformer
 
 SMALL = ModelConfig(24, 3, 2, 16, 61)
