@@ -23,7 +23,7 @@ from hectogpt.kernels import native
 from hectogpt.lab.counting import Scored, fields_of
 from hectogpt.lab.retrieval import Places, interpolated, join, look_up, places_scored
 from hectogpt.training import setup
-from hectogpt.training.evaluate import SEQ_LEN, evaluate
+from hectogpt.training.evaluate import SEQ_LEN, EvalResult, evaluate
 from hectogpt.training.loop import Gradients, accumulate, update
 from hectogpt.training.session import Session
 from hectogpt.training.state import put_state, take_state
@@ -38,14 +38,14 @@ def scores_adapting(session: Session, splits: Sequence[str]) -> dict[str, float]
     """Loss and bits per byte of a trained run that learns from these splits while it reads them, each from the weights
     at the end of training, as `Session.result` has them without. The weight of what is looked up is fitted on dev. The
     session's weights are afterwards as they were."""
-    before, scored = take_state(session.model, session.optimizer), dict[str, Scored]()
-    for split in {"dev", *splits}:
-        if split not in session.scores:
-            session.evaluate(split)
+    before = take_state(session.model, session.optimizer)
+
+    def score(split: str, alone: EvalResult) -> Scored:
         losses, places = read_on(session, session.corpus.tokens[split])
         put_state(session.model, session.optimizer, deepcopy(before))  # an optimizer works in the tensors it is given
-        scored[split] = interpolated(losses, look_up(places, places, earlier=True))
-    return fields_of(session, scored, splits)
+        return interpolated(losses, look_up(places, places, earlier=True))
+
+    return fields_of(session, splits, score)
 
 
 def read_on(

