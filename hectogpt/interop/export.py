@@ -81,8 +81,8 @@ def export(
     if fields and sources and not is_readable(fields):
         raise UserError(
             f"the model in {place} cannot be exported",
-            why=f"it has classes of {sources[0].path}, which other programs do not have",
-            fix="give others its folder, which has a copy of that file: hectogpt opens it with both",
+            why=f"it has classes of {' or '.join(source.path for source in sources)}, which other programs do not have",
+            fix="give others its folder, which has a copy: hectogpt opens it with that",
         )
     model, tokenizer = open_model(place, step=step if at is None else at, note=note)
     differences = gpt2_differences(model.config)

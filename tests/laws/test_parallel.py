@@ -107,7 +107,22 @@ def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, tm
 LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
 
 
-@pytest.mark.parametrize("name", ["short_first", "small_first"])
+SEAMS = [
+    "short_first",
+    "small_first",
+    "averaged",
+    "sam",
+    "ahead",
+    "orthogonal",
+    "parallel",
+    "swiglu",
+    "grouped",
+    "masked",
+]
+DEFAULT = ("small_first", "averaged", "sam")
+
+
+@pytest.mark.parametrize("name", [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.thorough) for n in SEAMS])
 def test_a_users_own_seams_give_the_same_bits_in_two_processes(name: str, tmp_path: Path) -> None:
     corpus, run = make_corpus(tmp_path), small(f"{LITERATURE}:{name}", 4)
     (alone,) = shared(0, run, corpus, tmp_path / "0")
