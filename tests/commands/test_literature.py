@@ -84,7 +84,7 @@ def test_a_function_of_the_literature_goes_through_the_commands(
 def test_all_functions_of_the_literature_are_compared(here: Here, small: Path) -> None:
     base = "small.py:small@minute"
     assert here("train", base, "--corpus", "texts", "--quiet", "--out", "runs/teacher").returncode == 0
-    arms = [f"literature.py:{name}" for name in NAMES]
+    arms = [f"literature.py:{name}@{base}" for name in NAMES]
     options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "texts", "--json"]
     done = here("compare", base, *arms, *options)
     assert done.returncode == 0, done.stderr
