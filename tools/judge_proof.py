@@ -23,13 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from hectogpt.lab.entrant import find_entrant
 
 from hectogpt import AdamW, Data
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.lab import recipes
 from hectogpt.lab.judge import MOST_SEEDS, judge
-from hectogpt.lab.judgement import Judgement, read_judgement
+from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
 from hectogpt.lab.ladder import LADDER, baseline
 from hectogpt.lab.record import read_records
 from hectogpt.training.evaluate import evaluate
@@ -138,9 +137,9 @@ def judged_claims() -> list[dict[str, Any]]:
             else judge(entrant, [open_corpus("sotu")], RECORDS, minutes=60, most_seeds=SEEDS, tell=print)
         )
         claimed = (ast.get_docstring(function) or "").partition(":")[0].lower()
-        gain, cost = float(found.gains().mean()), sum(trial["seconds"] for trial in found.trials)
+        gain = float(found.gains().mean())  # not a number if it was refused
         rows.append({"claim": function.name, "claimed": claimed, "word": found.word, "gain": round(gain, 4)})
-        rows[-1] |= {"seeds": len(found.gains()), "seconds": round(cost), "sign": (gain > 0) == (claimed == "better")}
+        rows[-1] |= {"seeds": len(found.gains()), "sign_right": (gain > 0) == (claimed == "better")}
         print(rows[-1], flush=True)
     return rows
 

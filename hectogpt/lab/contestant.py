@@ -165,6 +165,9 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     UserError.
     """
     torch.set_num_threads(request["threads"])
+    # Indexing's backward pass adds in any order otherwise, and an honest idea gives other bits each time.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     folder = Path(request["folder"])
     find()  # the C++ kernels, while a compiler may be started
     give_back_memory()  # finds the C library, for later

@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2488,  # the ground, and what Python users call
     "hectogpt/cli": 3582,
-    "hectogpt/lab": 5448,
+    "hectogpt/lab": 5451,
     "hectogpt/grade": 4109,
     "hectogpt/assignment": 423,
     "hectogpt/training": 4697,
@@ -26,8 +26,8 @@ LINES = {
     "hectogpt/data": 1727,
     "hectogpt/kernels": 659,
     "hectogpt/model": 2281,
-    "tests": 19795,
-    "tools": 5518,
+    "tests": 19797,
+    "tools": 5517,
     "bench": 1781,
     "reference": 820,
     "assignment": 920,
