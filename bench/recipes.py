@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import itertools
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -82,8 +83,12 @@ def take_step(session: Session, number: int) -> float:
     """Take one step as if `number` steps were done. Returns its seconds."""
     run = session.run
     batches = setup.make_batches(run, session.corpus)
+    gradients = loop.Gradients(run, session.model, batches, session.machine)
+    session.model.train()
+    begun = time.perf_counter()
     with native.using(session.head == "native"):
-        return next(loop.steps(run, session.model, session.optimizer, batches, session.machine, number)).seconds
+        loop.update(run, session.model, session.optimizer, gradients, number)
+    return time.perf_counter() - begun
 
 
 def time_recipe(run: Run, corpus: Corpus, rounds: int) -> Row:

@@ -46,8 +46,10 @@ def wait_for(command: list[str], stream: str) -> float:
     """Seconds from a `hectogpt` command to what is waited for: a step on stderr, or a token on stdout. The command is
     then ended. Raises RuntimeError if it ends before."""
     begun = time.perf_counter()
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-u", "-m", "hectogpt", *command], cwd=ROOT, **pipes) as child:
+    out, err = (subprocess.PIPE if stream == name else subprocess.DEVNULL for name in ("stdout", "stderr"))
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "hectogpt", *command], cwd=ROOT, stdout=out, stderr=err
+    ) as child:
         found = until_step(child.stderr) if child.stderr else child.stdout is not None and until_token(child.stdout)
         taken = time.perf_counter() - begun
         child.kill()

@@ -165,7 +165,7 @@ def computed(checking: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def generate(model: torch.nn.Module, prompt: Tensor, new: int) -> tuple[Tensor, float]:
+def generate(model: Any, prompt: Tensor, new: int) -> tuple[Tensor, float]:
     """The textbook's continuation, and the smallest margin of a chosen token over the next best."""
     margins: list[float] = []
     forward = model.forward
@@ -186,7 +186,7 @@ def train() -> dict[str, Any]:
     """Losses and norms of the tests' own short runs."""
     import test_train
 
-    found = {}
+    found: dict[str, Any] = {}
     for name, limit in (("unclipped", None), ("clipped", 0.5)):
         losses, norms = test_train.run(limit)
         found |= {f"{name}_losses": losses, f"{name}_norms": norms}

@@ -66,12 +66,12 @@ def first_difference(theirs: Result, ours: Result) -> str:
     for name in sorted(theirs.tensors.keys() | ours.tensors.keys()):
         if name not in ours.tensors or name not in theirs.tensors:
             return f"tensor {name} exists only {'there' if name in theirs.tensors else 'here'}"
-        (*a, their_bytes), (*b, our_bytes) = theirs.tensors[name], ours.tensors[name]
-        if a != b:
-            return f"tensor {name}: {a[0]} {a[1]} there, {b[0]} {b[1]} here"
+        (kind, shape, their_bytes), (our_kind, our_shape, our_bytes) = theirs.tensors[name], ours.tensors[name]
+        if (kind, shape) != (our_kind, our_shape):
+            return f"tensor {name}: {kind} {shape} there, {our_kind} {our_shape} here"
         if their_bytes != our_bytes:
-            count, largest = differing(a[0], their_bytes, our_bytes)
-            return f"tensor {name}: {count:,} entries of {a[0]} {a[1]} differ, by {largest!r} at most"
+            count, largest = differing(kind, their_bytes, our_bytes)
+            return f"tensor {name}: {count:,} entries of {kind} {shape} differ, by {largest!r} at most"
     return ""
 
 

@@ -101,7 +101,8 @@ def traps() -> str:
     from hectogpt.assignment.parts import BY_NAME
     from hectogpt.grade import train_case
     from hectogpt.grade.computation import symptoms
-    from hectogpt.grade.explain import GRADIENTS, MISTAKES
+    from hectogpt.grade.faults import GRADIENTS
+    from hectogpt.grade.mistakes import MISTAKES
 
     listed = {part: (*MISTAKES[part], *GRADIENTS.get(part, ())) for part in MISTAKES}
     tables = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
-from hectogpt import __version__, hardware
+from hectogpt import __version__, process
 from hectogpt.data import open_corpus
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.plan import Arm
@@ -33,7 +33,7 @@ def main(corpus_name: str, recipe_name: str, seed: int) -> None:
     if not missing:
         print("all recorded")
         return
-    begun, revision = time.perf_counter(), hardware.revision(PACKAGE)
+    begun, revision = time.perf_counter(), process.revision(PACKAGE)
     session = Session.open(comparisons[0].run_of(trial), corpus)
     for step in session.steps():
         print(f"\rstep {step.number}", end="", flush=True)

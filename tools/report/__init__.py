@@ -18,6 +18,7 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.lab import recipes, scoring
+from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
 from tools.report.front import Front, build_fronts
 from tools.report.ladder_page import ladder_page
@@ -93,7 +94,7 @@ def bands(boards: Sequence[Leaderboard]) -> dict[str, list[float | int]]:
 
 def ladder_names() -> list[str]:
     """The baseline and the ladder's rungs in order."""
-    return ["baseline", *(step.__name__ for step in recipes.LADDER)]
+    return ["baseline", *(step.__name__ for step in LADDER)]
 
 
 def recipe_descriptions() -> dict[str, str]:
