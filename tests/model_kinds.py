@@ -27,7 +27,7 @@ KINDS = {
     "alibi among others": replace(GPT2, n_heads=4, attention_parts=(QKNorm(), ALiBi(), Rotary(fraction=0.5), ALiBi())),
     "value embeddings": replace(BARE, value_embeddings=(TokenTable(), NgramHash(3, 89)), biases=False),
     "embedding map": replace(GPT2, lm_head=LMHeadConfig(embedding_map=0.3)),
-    "pointer": replace(BARE, inputs=(Smear(),), pointer=PointerHead(gate=-0.5)),
+    "pointer": replace(BARE, inputs=(Smear(),), pointer=PointerHead(gate=-0.5, score_biases=True)),
     "everything": replace(
         GPT2,
         positions=SinusoidalPositions(),
@@ -45,7 +45,7 @@ KINDS = {
         inputs=(EmbeddingNorm(), NgramHash(2, 97), Smear()),
         value_embeddings=(TokenTable(), NgramHash(3, 89)),
         lm_head=LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=True, embedding_map=0.3),
-        pointer=PointerHead(1.5, 0.0),
+        pointer=PointerHead(1.5, 0.0, score_biases=True),
     ),
 }
 

@@ -179,11 +179,15 @@ class NgramHash(nn.Module):
 class PointerHead(nn.Module):
     """A distribution that copies earlier tokens, mixed with the softmax: p = (1 - w) softmax + w copy (1612.04426)."""
 
-    def __init__(self, d_model: int, query_scale: float, gate: float) -> None:
+    def __init__(
+        self, d_model: int, vocab_size: int, query_scale: float, gate: float, score_biases: bool = False
+    ) -> None:
         super().__init__()
         self.sharpness = nn.Parameter(torch.ones(d_model))
         self.gate = nn.Parameter(torch.zeros(d_model))
         self.gate_bias = nn.Parameter(torch.zeros(1))
+        self.distance_bias = nn.Parameter(torch.zeros(10)) if score_biases else None
+        self.token_bias = nn.Embedding(vocab_size, 1) if score_biases else None
 
     def mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
         """Log-probabilities of the mixture, from the softmax's logits [batch, rows, vocab] at the last `rows` places.
@@ -191,6 +195,10 @@ class PointerHead(nn.Module):
         keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
         tokens = cache.append((self, "tokens"), ids)
         scores = (hidden * self.sharpness) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
+        if self.token_bias is not None and self.distance_bias is not None:
+            columns = torch.arange(scores.shape[2], device=ids.device)
+            back = (columns[-ids.shape[1] :, None] - columns).clamp_min(0)
+            scores = scores + self.distance_bias[(back + 1).log2().long().clamp_max(9)] + self.token_bias(tokens).mT
         weights = scores.masked_fill(~cache.visible, float("-inf")).softmax(dim=-1)
         rows = logits.shape[1]
         places, weights = tokens[:, None].expand(-1, rows, -1), weights[:, -rows:].to(logits.dtype)
@@ -287,7 +295,7 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(d, head_rows or vocab, bias=head["bias"])
         self.joint = nn.Linear(d, d, bias=False) if self.map_scale else None
         self.register_buffer("word_rows", torch.zeros(vocab, dtype=torch.long) if head_rows else None)
-        self.copying = build(settings["pointer"], d) if settings["pointer"] else None
+        self.copying = build(settings["pointer"], d, vocab) if settings["pointer"] else None
 
     def forward(self, ids: Tensor, text: Tensor | None, cache: TextCache, rows: int = 0) -> Tensor:
         """Logits [batch, rows, vocab] after the last `rows` (0: all) of the tokens [batch, time], which follow those in

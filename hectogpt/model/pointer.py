@@ -19,6 +19,8 @@ from hectogpt.model.inputs import Cache
 from hectogpt.model.parts import visible_keys
 from hectogpt.serialization import Value
 
+DISTANCES = 10  # buckets of distance; the last begins 511 tokens back
+
 
 @dataclass(frozen=True)
 class PointerHead(Value):
@@ -28,6 +30,9 @@ class PointerHead(Value):
     `query_scale`; the key of the token at s is the hidden state at s - 1; scores are divided by sqrt(d). If two hidden
     states are similar, the same token is likely to follow. The gate w = sigmoid(linear(hidden)) starts at
     sigmoid(`gate`).
+
+    With `score_biases` two learned numbers are added to a score, zero at the start: one for the token, and one for how
+    many tokens it stands back, 0, 1 to 2, 3 to 6, 7 to 14 and so on (buckets that double, as in T5, 1910.10683).
     """
 
     old_names: ClassVar[tuple[str, ...]] = ("Copying",)
@@ -35,19 +40,26 @@ class PointerHead(Value):
 
     query_scale: float = 1.0
     gate: float = -3.0
+    score_biases: bool = False
 
-    def build(self, d_model: int) -> PointerHeadLayer:
-        return PointerHeadLayer(d_model, self.query_scale, self.gate)
+    def build(self, d_model: int, vocab_size: int) -> PointerHeadLayer:
+        return PointerHeadLayer(d_model, self.query_scale, self.gate, vocab_size if self.score_biases else 0)
 
 
 class PointerHeadLayer(nn.Module):
-    """Pointer attention and its mixing gate, applied to the output of the final norm."""
+    """Pointer attention and its mixing gate, applied to the output of the final norm. biased_tokens: how many tokens
+    have a number of their own in the scores; 0 stands for no biases at all."""
 
-    def __init__(self, d_model: int, query_scale: float, gate: float) -> None:
+    def __init__(self, d_model: int, query_scale: float, gate: float, biased_tokens: int = 0) -> None:
         super().__init__()
         self.query_scale = nn.Parameter(torch.full((d_model,), query_scale))
         self.gate = nn.Parameter(torch.zeros(d_model))
         self.gate_bias = nn.Parameter(torch.tensor([gate]))
+        self.distance_bias, self.token_bias = None, None
+        if biased_tokens:
+            self.distance_bias = nn.Parameter(torch.zeros(DISTANCES))
+            self.token_bias = nn.Embedding(biased_tokens, 1)
+            nn.init.zeros_(self.token_bias.weight)
 
     def weight(self, hidden: Float[Tensor, "batch time d"]) -> Float[Tensor, "batch time"]:
         """The weight w of the copy in the mixture."""
@@ -68,6 +80,13 @@ class PointerHeadLayer(nn.Module):
             keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
             tokens, visible = cache.append((self, "tokens"), ids), cache.visible_so_far()
         scores = (hidden * self.query_scale) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
+        if self.distance_bias is not None and self.token_bias is not None:
+            slots = torch.arange(scores.shape[2], device=ids.device)
+            back = (slots[-ids.shape[1] :, None] - slots).clamp_min(0)
+            bucket = (back + 1).log2().long().clamp_max(DISTANCES - 1)
+            # Looked up as rows: the gradient of an indexed vector is added up in any order.
+            scores = scores + F.embedding(bucket, self.distance_bias[:, None])[..., 0]
+            scores = scores + self.token_bias(tokens)[..., 0][:, None]
         return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1), tokens
 
     def mixture(

@@ -102,7 +102,7 @@ class Transformer(nn.Module):
         )
         self.final_layer_norm = config.norm.build(config.d_model)
         self.lm_head = LMHead(config.lm_head, config.d_model, config.vocab_size)
-        self.pointer = config.pointer.build(config.d_model) if config.pointer else None
+        self.pointer = config.pointer.build(config.d_model, config.vocab_size) if config.pointer else None
         if config.lm_head.tied:
             self.lm_head.tie(self.embeddings)
         self.register_state_dict_post_hook(_to_saved_names)

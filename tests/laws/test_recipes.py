@@ -112,15 +112,18 @@ def test_the_command_and_python_train_the_same_by_default() -> None:
 
 def test_no_recipe_has_changed_a_field_since_it_was_recorded() -> None:
     snapshot = read_snapshot()
-    younger = {"minute", "half_minute", "finetune"}
+    younger = {"minute", "half_minute", "finetune", "where_to_copy", "without-where_to_copy"}
     changed = {"large_batch"}  # built on a higher rung since
     assert {recipes.current_recipe(name) for name in snapshot} | younger == {*recipes.names(), *ABLATIONS}
     for old, run in snapshot.items():
         name, loaded = recipes.current_recipe(old), load(Run, run)
         assert load(Run, dump(loaded)) == loaded
         assert loaded.recipe == old
+        # The top without one rung was recorded when `soap_rare_tokens` was the top.
+        part = name.removeprefix(recipes.WITHOUT)
+        today = recipes.recipe(name) if part == name else recipes.without(part, "soap_rare_tokens")
         if name not in changed:
-            assert recipes.recipe(name) == replace(loaded, recipe=name), name
+            assert today == replace(loaded, recipe=name), name
 
 
 # --- the ladder -------------------------------------------------------------------------------------------------------
