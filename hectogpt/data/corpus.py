@@ -32,8 +32,8 @@ from hectogpt.data.documents import (
     read_bin,
     split_of,
 )
-from hectogpt.data.sources import TokenFiles, find_source, find_splits
-from hectogpt.data.token_files import INDEX, SPLITS, EncodedChunk, token_type
+from hectogpt.data.sources import find_source
+from hectogpt.data.token_files import INDEX, SPLITS, EncodedChunk, TokenFiles, find_splits, token_type
 from hectogpt.data.tokenizer import MERGES, Tokenizer, load_tokenizer, read_merges, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to

@@ -14,19 +14,31 @@ import importlib.metadata
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hectogpt.data.documents import Document, LeftOut, NoTextError, Source, cannot_read, cannot_use, read_documents
-from hectogpt.data.hub import HUB_NAME, HubSource
-from hectogpt.data.token_files import SPLITS
+from hectogpt.data.documents import (
+    Document,
+    LeftOut,
+    NoTextError,
+    Source,
+    cannot_read,
+    cannot_use,
+    column_of_text,
+    read_documents,
+)
+from hectogpt.data.token_files import TokenFiles, find_splits
 from hectogpt.errors import UserError, set_to
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
 TABLES = (".csv", ".tsv", ".json", ".parquet")  # files of records that are not read
 HASHED_BYTES = 64 << 20  # sources up to this size are recognised by their content, larger ones by size and times
+TIMEOUT = 2.0  # seconds to wait for the hub's first answer
+HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
 
 @dataclass(frozen=True)
@@ -67,14 +79,61 @@ class FileSource(Source):
 
 
 @dataclass(frozen=True)
-class TokenFiles:
-    """train.bin, dev.bin and test.bin in one folder, used as they are: nothing is split or encoded.
+class HubSource(Source):
+    """A split of a text data set of the Hugging Face hub, read as a stream: neither memory nor disk hold the whole.
 
-    paths: split -> file.
+    column: the one that holds the text, "" to find it. A part of a split, as in train[:1%], is downloaded first.
     """
 
-    name: str
-    paths: dict[str, Path]
+    dataset: str
+    column: str
+    split: str
+
+    @classmethod
+    def of(cls, name: str, dataset: str, column: str, split: str) -> HubSource:
+        """The source of a data set's column and split."""
+        return cls(name, f"hf:{dataset}:{column}:{split}", None, "", dataset, column, split)
+
+    def documents(self) -> Iterator[Document | LeftOut]:
+        rows, column = self._load()
+        for number, row in enumerate(rows.select_columns([column])):
+            text = row[column]
+            if isinstance(text, str) and text.strip():
+                yield Document(f"{self.name} row {number}", text)
+            else:
+                yield LeftOut(f"row {number}", "empty")
+
+    def _load(self) -> tuple[Any, str]:
+        """The data set's rows and the column that holds its text."""
+        try:
+            check_hub_answers("datasets", self.dataset)  # before the import, which takes a second
+            import datasets
+
+            rows = datasets.load_dataset(self.dataset, split=self.split, streaming="[" not in self.split)
+            if rows.features is None:  # of a stream: its first rows say
+                rows = rows._resolve_features()
+        except ImportError:
+            raise UserError(
+                f"corpus {self.name} needs the package datasets",
+                why="it is an optional dependency",
+                fix='pip install "hectogpt[hf]"',
+            ) from None
+        except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split: all from the hub
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise cannot_use(
+                self.name,
+                f"the Hugging Face hub did not give {self.dataset} ({self.split}): {first[:200]}",
+                'where there is a network, run  python -c "import datasets; '
+                f"datasets.load_dataset('{self.dataset}', split='{self.split}').to_json('corpus.jsonl')\"  "
+                "then copy corpus.jsonl here and " + set_to("corpus", "corpus.jsonl"),
+            ) from None
+        dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
+        strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
+        column = column_of_text(strings, self.column)
+        if column not in strings:
+            why = f"its text columns are {', '.join(strings) or 'none'}"
+            raise cannot_use(self.name, why, set_to("corpus", f"hf:{self.dataset}:COLUMN"))
+        return rows, column
 
 
 def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Source | TokenFiles:
@@ -141,14 +200,6 @@ def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
         raise cannot_use(name, why, fix + set_to("force", True) + " to read it as text")
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
     return _open_files(name, identity, [(path.name, path)], codec, force, column=column)
-
-
-def find_splits(path: Path) -> dict[str, Path]:
-    """Split -> file of a folder with train.bin, dev.bin and test.bin, or of a train.bin with the others beside it; {}
-    for any other path."""
-    folder = path.parent if path.name == "train.bin" else path
-    files = {split: folder / f"{split}.bin" for split in SPLITS}
-    return files if all(os.path.isfile(file) for file in files.values()) else {}
 
 
 def _missing(name: str, path: Path) -> UserError:
@@ -265,3 +316,32 @@ def _why_left_out(path: str, inside: str) -> str:
     if os.path.islink(path) and not os.path.realpath(path).startswith(inside):
         return "a link to a file outside the folder"
     return "a token file; name it by itself" if path.lower().endswith(".bin") else ""
+
+
+def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
+    """Ask for a repository of "models" or "datasets". Raises OSError if nothing comes within TIMEOUT; reached: also if
+    the hub cannot be reached at all, which its library finds soon.
+
+    The hub's library tries again for minutes where nobody answers. Looking up an address has no limit of time, so the
+    question is asked from a thread that may be left behind.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE and not reached:  # the user's own wish: what is on this machine will do
+        return
+    faults: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
+        except Exception as error:  # of whatever library the hub's uses
+            faults.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    if thread.is_alive() or any("timeout" in type(fault).__name__.lower() for fault in faults):
+        raise OSError(f"{constants.ENDPOINT} has not answered within {TIMEOUT:g} s")
+    if faults and reached:
+        raise OSError(f"{constants.ENDPOINT} cannot be reached: {faults[0]}")

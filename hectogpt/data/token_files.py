@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -33,6 +35,25 @@ LOCK_PATIENCE_S = 600.0  # for another builder
 def token_type(n_vocab: int) -> np.dtype:
     """The type of ids in token files."""
     return TOKEN if n_vocab <= 1 << 16 else WIDE_TOKEN
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """train.bin, dev.bin and test.bin in one folder, used as they are: nothing is split or encoded.
+
+    paths: split -> file.
+    """
+
+    name: str
+    paths: dict[str, Path]
+
+
+def find_splits(path: Path) -> dict[str, Path]:
+    """Split -> file of a folder with train.bin, dev.bin and test.bin, or of a train.bin with the others beside it; {}
+    for any other path."""
+    folder = path.parent if path.name == "train.bin" else path
+    files = {split: folder / f"{split}.bin" for split in SPLITS}
+    return files if all(os.path.isfile(file) for file in files.values()) else {}
 
 
 class EncodedChunk(NamedTuple):

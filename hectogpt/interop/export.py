@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
+from hectogpt.data.tokenizer import END_OF_TEXT
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import lock, remove_leftovers, replace_folder, temporary_folder, write_atomic
 from hectogpt.interop import gguf_file
 from hectogpt.interop.hf_model import PREFIX, gpt2_differences, to_huggingface, write_config
-from hectogpt.interop.hf_tokenizer import tokenizer_config, tokenizer_json
 from hectogpt.interop.model_card import read_facts, title_of, write_card
 from hectogpt.interop.open import find_checkpoint, find_folder, ideas_of, is_readable, open_model, read_fields
 from hectogpt.json_files import read_bytes
@@ -196,8 +196,8 @@ def _write_shared(job: _Job, config: dict[str, Any], state: dict[str, torch.Tens
     _write_json(job.new / "config.json", config)
     _write_json(job.new / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
     save_file(state, job.new / "model.safetensors", metadata={"format": "pt"})
-    _write_json(job.new / "tokenizer.json", tokenizer_json(job.tokenizer), indent=None)
-    _write_json(job.new / "tokenizer_config.json", tokenizer_config(job.model.config.context_length))
+    _write_json(job.new / "tokenizer.json", _tokenizer_json(job.tokenizer), indent=None)
+    _write_json(job.new / "tokenizer_config.json", _tokenizer_config(job.model.config.context_length))
     _write_card(job)
 
 
@@ -215,6 +215,46 @@ def _write_card(job: _Job) -> None:
 
 def _write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
     write_atomic(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of tokenizer.json, as the library tokenizers writes a GPT-2's. There, unlike here, the text
+    <|endoftext|> becomes the separator."""
+    vocabulary = tokenizer.vocabulary()
+    end = vocabulary.pop(END_OF_TEXT)
+    merges = [line for line in tokenizer.merges.decode("utf-8").splitlines() if not line.startswith("#version")]
+    by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    options: dict[str, Any] = {"dropout": None, "unk_token": None, "continuing_subword_prefix": ""}
+    options |= {"end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": end, "content": END_OF_TEXT, **flags}],
+        "normalizer": None,
+        "pre_tokenizer": by_bytes,
+        "post_processor": by_bytes | {"trim_offsets": False},
+        "decoder": by_bytes,
+        "model": {
+            "type": "BPE",
+            **options,
+            "vocab": vocabulary | {END_OF_TEXT: end},
+            "merges": [line.split(" ") for line in merges],
+        },
+    }
+
+
+def _tokenizer_config(context_length: int) -> dict[str, Any]:
+    """The content of tokenizer_config.json."""
+    names = {name: END_OF_TEXT for name in ("bos_token", "eos_token", "unk_token")}
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context_length,
+        **names,
+    }
 
 
 def _dtype(model: Transformer) -> str:

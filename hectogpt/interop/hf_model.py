@@ -1,4 +1,4 @@
-"""A model's folder in Hugging Face's layout: a GPT-2, or one of ours exported with its code.
+"""A model's folder in Hugging Face's layout: GPT-2 or a model of ours with its code, and the tokenizer.
 
 config.json as a ModelConfig and back; settings that change GPT-2's formulas are refused. GPT-2's names of tensors are a
 table that is read in both directions. The code in a folder is not run: the classes are the package's own.
@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from hectogpt import errors
+from hectogpt.data import Tokenizer, load_tokenizer
+from hectogpt.data.tokenizer import MERGES, read_merges, tokenizer_of
 from hectogpt.errors import UserError
+from hectogpt.json_files import read_json_object
 from hectogpt.model.config import LARGEST, ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm
@@ -256,3 +259,64 @@ def widened(state: dict[str, Tensor], folder: Path, note: Callable[[str], None])
         target = str(dtype).removeprefix("torch.")
         note(f"the weights in {folder} are {' and '.join(half)}; they were converted to {target}")
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+# --- its tokenizer: tokenizer.json, or merges.txt with vocab.json ----------------------------------------------------
+
+TOKENIZER_FIX = "use the vocab.json and merges.txt that the model came with"
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """The folder's byte-level BPE, for a model of `vocab_size` ids; GPT-2's own if the folder has none and the size
+    is GPT-2's.
+
+    Raises UserError (DATA) if the files describe another kind of tokenizer, contradict each other, or have another
+    number of ids than the model.
+    """
+    vocabulary: dict[str, Any] | None = None
+    if os.path.lexists(folder / "tokenizer.json"):
+        merges, vocabulary = _parse_tokenizer_json(folder / "tokenizer.json")
+        tokenizer = tokenizer_of(merges, folder.name)
+    elif os.path.lexists(folder / MERGES):
+        tokenizer = read_merges(folder / MERGES, folder.name)
+        vocabulary = _json(folder / "vocab.json") if os.path.lexists(folder / "vocab.json") else None
+    else:
+        tokenizer = load_tokenizer()
+        if tokenizer.n_vocab != vocab_size:
+            raise _no_tokenizer(folder, f"it has no tokenizer.json, no {MERGES}, and {vocab_size:,} ids, not GPT-2's")
+    if vocabulary is not None and vocabulary != tokenizer.vocabulary():
+        raise _no_tokenizer(folder, "its ids do not follow GPT-2's rule: 256 bytes, the merges in order, end-of-text")
+    if tokenizer.n_vocab != vocab_size:  # a model with more ids would write some that no text belongs to
+        raise _no_tokenizer(folder, f"it has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}")
+    return tokenizer
+
+
+def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
+    """The merges in merges.txt's form, and token -> id."""
+    content = _json(path)
+    model = content.get("model")
+    split = content.get("pre_tokenizer")
+    if not isinstance(model, dict) or not isinstance(split, dict):
+        raise _no_tokenizer(path.parent, f"{path.name} has no model or no pre_tokenizer")
+    if model.get("type", "BPE") != "BPE" or split.get("type") != "ByteLevel" or split.get("add_prefix_space"):
+        raise _no_tokenizer(path.parent, f"{path.name} is not a byte-level BPE with GPT-2's word pattern")
+    merges: Any = model.get("merges")
+    vocabulary: Any = model.get("vocab")
+    if not isinstance(merges, list) or not isinstance(vocabulary, dict):
+        raise _no_tokenizer(path.parent, f"{path.name} lacks its merges or its vocabulary")
+    pairs = [[merge] if isinstance(merge, str) else merge for merge in merges]  # "a b", or ["a", "b"]
+    if not all(isinstance(pair, list) and all(isinstance(p, str) and p.isprintable() for p in pair) for pair in pairs):
+        raise _no_tokenizer(path.parent, f"a merge of {path.name} is no pair of strings")
+    added = content.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, dict) and isinstance(token.get("content"), str) and isinstance(token.get("id"), int):
+            vocabulary[token["content"]] = token["id"]
+    return "\n".join(map(" ".join, pairs)).encode(), vocabulary
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return read_json_object(path, fix=TOKENIZER_FIX, code=errors.DATA)
+
+
+def _no_tokenizer(folder: Path, why: str) -> UserError:
+    return UserError(f"no usable tokenizer in {folder}", why=why, fix=TOKENIZER_FIX, code=errors.DATA)

@@ -15,11 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
-from hectogpt.data.hub import HUB_NAME, TIMEOUT, check_hub_answers
+from hectogpt.data.sources import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.errors import UserError, set_to
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
-from hectogpt.interop.hf_model import SAFETENSORS, is_exported, load_exported, load_gpt2
-from hectogpt.interop.hf_tokenizer import read_tokenizer
+from hectogpt.interop.hf_model import SAFETENSORS, is_exported, load_exported, load_gpt2, read_tokenizer
 from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer

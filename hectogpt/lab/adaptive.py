@@ -23,10 +23,10 @@ from hectogpt.kernels import native
 from hectogpt.lab.counting import Scored, fields_of
 from hectogpt.lab.retrieval import Places, interpolated, join, look_up, places_scored
 from hectogpt.training import setup
+from hectogpt.training.checkpoint import put_state, take_state
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult, evaluate
 from hectogpt.training.loop import Gradients, accumulate, update
 from hectogpt.training.session import Session
-from hectogpt.training.state import put_state, take_state
 
 WINDOWS = 8  # that are scored, and then learned from, at a time
 # On every learning rate; a schedule has ended near 0 by then. Rows of tables keep rates of their own, which it does not

@@ -1,32 +1,39 @@
-"""Checkpoints on disk: each a folder step-N with state.safetensors and a manifest of hashes and facts.
+"""Checkpoints: weights and optimizer between two steps, in memory and in folders step-N on disk.
+
+Everything else is a pure function of the run and the step: learning rates, the order of the data, random numbers.
+Optimizer state goes by the name of its parameter, so it does not depend on the order of groups.
 
 Saving writes a temporary folder beside the others, waits until it is on disk, and gives it its name by one rename;
 only then are old ones removed. Loading takes the newest one whose hashes are right. A kill, a loss of power or a full
 disk at any moment therefore leaves the checkpoint before or the new one. No file is unpickled.
 
-The facts name run, text and machine, which are compared with what is here.
+The manifest has hashes, and the facts of the session that saved it: run, text and machine.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from hectogpt import errors, files
 from hectogpt.errors import UserError
 from hectogpt.json_files import read_manifest, write_manifest
-from hectogpt.model.weights import check_header
+from hectogpt.model import Transformer
+from hectogpt.model.weights import check_header, copied, load_tensors, saved_tensors
 from hectogpt.run_records import (
     FORMAT,
     KEEP,
@@ -36,8 +43,20 @@ from hectogpt.run_records import (
     checkpoint_problem,
     checkpoint_steps,
 )
-from hectogpt.training.run import PARTS, Run, changes, load_run
-from hectogpt.training.state import State
+from hectogpt.run_records import STATE_MODEL as MODEL
+from hectogpt.training.optim import OptimizerGroup
+
+
+@dataclass(frozen=True)
+class State:
+    """tensors: on the CPU; "model.NAME" are the weights, the others the optimizer's. values: what JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by the names that they are saved under."""
+        return {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
 
 
 @dataclass(frozen=True)
@@ -205,31 +224,108 @@ def file_hashes() -> dict[str, str]:
     return {p.relative_to(PACKAGE).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in paths}
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of the facts of a checkpoint is not as it is now, so that bits may differ; in words."""
-    data = (facts.get("run", {}).get("data", {}) for facts in (then, now))
-    parts = ({name: its.get(name) for name in PARTS} for its in data)
-    before, here = (facts.get("machine", {}) | its for facts, its in zip((then, now), parts, strict=True))
-    return [f"{name} {before.get(name)} -> {value}" for name, value in here.items() if value != before.get(name)]
+# --- the state of a run between two steps, taken out of model and optimizer, and put back -----------------------------
 
 
-def check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA). A run may have more steps than its
-    checkpoint says if that is its last one: it is being extended."""
-    before, kept = load_run(then.get("run")), "the run, untouched"
-    if before.steps != run.steps and not step == before.steps < run.steps:
-        raise UserError(
-            f"the checkpoint of step {step} is of a run of {before.steps} steps",
-            why=f"steps = {run.steps}, and learning rates depend on it",
-            fix=f"set steps in run.json to {before.steps}, or go on from the checkpoint of another step",
-            kept=kept,
-            code=errors.CHECKPOINT,
-        )
-    if changed := changes(replace(before, steps=run.steps), run):
-        what = f"the checkpoint of step {step} is another run's"
-        raise UserError(what, why="; ".join(changed[:3]), kept=kept, code=errors.CHECKPOINT)
-    texts = ("corpus_sha256", "tokenizer_sha256")
-    if changed := [name for name in texts if then.get(name) != now[name]]:
-        what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
-        why = f"{' and '.join(changed)} was another one"
-        raise UserError(what, why=why, fix="the old text, or a new run", kept=kept, code=errors.DATA)
+def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
+    """A copy of the state of a run between two steps.
+
+    Raises UserError (CHECKPOINT) for an optimizer that keeps something else than tensors, numbers and texts.
+    """
+    tensors = {MODEL + name: tensor for name, tensor in saved_tensors(model).items()}
+    values = []
+    for number, own in enumerate(optimizer.optimizers):
+        part, groups = own.state_dict(), _names(model, own)
+        names = [name for group in groups for name in group]
+        state = {names[place]: value for place, value in part["state"].items()}
+        named = [group | {"params": its} for group, its in zip(part["param_groups"], groups, strict=True)]
+        values.append(_encode(part | {"state": state, "param_groups": named}, f"optimizer.{number}", tensors))
+    return State(tensors, {"optimizers": values})
+
+
+def put_state(model: Transformer, optimizer: OptimizerGroup, state: State) -> None:
+    """Give model and optimizer this state. Raises UserError (CHECKPOINT) if it is not a state of theirs."""
+    load_tensors(model, state.weights())
+    try:
+        parts = [_decode(value, state.tensors) for value in state.values["optimizers"]]
+        for own, part in zip(optimizer.optimizers, parts, strict=True):
+            _load(model, own, part)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _misfit(f"its optimizer is not this run's ({type(error).__name__}: {error})") from None
+
+
+def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
+    groups = _names(model, own)
+    if groups != [group["params"] for group in part["param_groups"]]:
+        raise _misfit("its optimizer has other groups of parameters")
+    numbers = {name: number for number, name in enumerate(name for group in groups for name in group)}
+    state = {numbers[name]: value for name, value in part["state"].items()}
+    numbered = [group | {"params": [numbers[name] for name in group["params"]]} for group in part["param_groups"]]
+    own.load_state_dict(part | {"state": state, "param_groups": numbered})
+    if type(own).load_state_dict is not Optimizer.load_state_dict:
+        return  # it has rules of its own
+    parameters = dict(model.named_parameters())
+    for name, entries in part["state"].items():
+        # torch has given floats the parameter's dtype, and spoilt texts; it has put tensors on the right device.
+        loaded = own.state[parameters[name]]
+        for key, value in entries.items():
+            where = loaded[key].device if isinstance(loaded[key], Tensor) else parameters[name].device
+            loaded[key] = _moved(value, where)
+
+
+def _names(model: Transformer, own: Optimizer) -> list[list[str]]:
+    """The names of an optimizer's parameters, group by group."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [[names[id(p)] for p in group["params"]] for group in own.param_groups]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """The value with all its tensors on the device, in the dtypes that they have."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return type(value)(_moved(item, device) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _misfit(why: str) -> UserError:
+    return UserError("the checkpoint does not fit", why=why, code=errors.CHECKPOINT)
+
+
+# --- nested values to JSON, the tensors among them by name ------------------------------------------------------------
+
+
+def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON for the value; its tensors are added to `tensors` under names that begin with `where`."""
+    if isinstance(value, Tensor):
+        tensors[where] = copied(value)
+        return {"tensor": where}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _encode(item, f"{where}.{key}", tensors) for key, item in value.items()}}
+    if isinstance(value, (list, tuple)):
+        items = [_encode(item, f"{where}.{number}", tensors) for number, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UserError(
+        "the optimizer's state cannot be saved",
+        why=f"{where} is of type {type(value).__name__}" + ", whose keys are not texts" * isinstance(value, dict),
+        fix="keep it in self.state[parameter] or in the groups, as tensors, numbers, texts, lists or dicts of these",
+        code=errors.CHECKPOINT,
+    )
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value that `_encode` turned to JSON."""
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in content.items()}
+    return tuple(_decode(item, tensors) for item in content) if kind == "tuple" else float(content)

@@ -27,7 +27,7 @@ from hectogpt.model.weights import copied, load_model, load_tensors, saved_tenso
 from hectogpt.run_records import OWN
 from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
-from hectogpt.training.checkpoint import Checkpoint, check_fits, code_hash, differences
+from hectogpt.training.checkpoint import Checkpoint, State, code_hash, put_state, take_state
 from hectogpt.training.evaluate import EvalResult, FirstNumbers, RunResult, evaluate
 from hectogpt.training.first_weights import hash_state
 from hectogpt.training.leaves import LeafGradients
@@ -35,8 +35,7 @@ from hectogpt.training.loop import Gradients, Step
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.parallel import ALONE, Alone, World, make_exchange
 from hectogpt.training.precision import Machine
-from hectogpt.training.run import Run
-from hectogpt.training.state import State, put_state, take_state
+from hectogpt.training.run import PARTS, Run, changes, load_run
 
 KEPT = "kept."  # begins the names of an AfterStep's tensors in checkpoints
 
@@ -162,7 +161,11 @@ class Session:
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
-        return differences(facts, self._facts())
+        now = self._facts()
+        data = (its.get("run", {}).get("data", {}) for its in (facts, now))
+        parts = ({name: its.get(name) for name in PARTS} for its in data)
+        before, here = (its.get("machine", {}) | part for its, part in zip((facts, now), parts, strict=True))
+        return [f"{name} {before.get(name)} -> {value}" for name, value in here.items() if value != before.get(name)]
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint says of where it was made; `machine` is what the bits depend on, the run aside."""
@@ -179,7 +182,7 @@ class Session:
         }
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
+        _check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
         put_state(self.model, self.optimizer, checkpoint.state)
         kept = {name: t for name, t in checkpoint.state.tensors.items() if name.startswith(KEPT)}
         self.kept = {name.removeprefix(KEPT): tensor.to(self.machine.device) for name, tensor in kept.items()}
@@ -232,6 +235,28 @@ class Session:
             model=self.model,
             tokenizer=self.corpus.tokenizer,
         )
+
+
+def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA). A run may have more steps than its
+    checkpoint says if that is its last one: it is being extended."""
+    before, kept = load_run(then.get("run")), "the run, untouched"
+    if before.steps != run.steps and not step == before.steps < run.steps:
+        raise UserError(
+            f"the checkpoint of step {step} is of a run of {before.steps} steps",
+            why=f"steps = {run.steps}, and learning rates depend on it",
+            fix=f"set steps in run.json to {before.steps}, or go on from the checkpoint of another step",
+            kept=kept,
+            code=errors.CHECKPOINT,
+        )
+    if changed := changes(replace(before, steps=run.steps), run):
+        what = f"the checkpoint of step {step} is another run's"
+        raise UserError(what, why="; ".join(changed[:3]), kept=kept, code=errors.CHECKPOINT)
+    texts = ("corpus_sha256", "tokenizer_sha256")
+    if changed := [name for name in texts if then.get(name) != now[name]]:
+        what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
+        why = f"{' and '.join(changed)} was another one"
+        raise UserError(what, why=why, fix="the old text, or a new run", kept=kept, code=errors.DATA)
 
 
 # --- what the processes of a run settle before the first step: rank 0 decides, all check ------------------------------

@@ -29,9 +29,8 @@ from runs import Case, Undisturbed
 from hectogpt import files, json_files
 from hectogpt.run_records import METRICS, read_rows
 from hectogpt.training import checkpoint, full_run, loop, run_folder, session, setup, state
-from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints, State
 from hectogpt.training.run_folder import RunFolder
-from hectogpt.training.state import State
 
 Save = Callable[[], None]
 

@@ -14,8 +14,7 @@ from hectogpt import errors
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
-from hectogpt.interop.hf_model import load_gpt2, parse_config, to_huggingface, to_ours
-from hectogpt.interop.hf_tokenizer import read_tokenizer
+from hectogpt.interop.hf_model import load_gpt2, parse_config, read_tokenizer, to_huggingface, to_ours
 from hectogpt.interop.open import fetch
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import save_model
@@ -231,7 +230,7 @@ def test_a_hub_that_never_answers_is_told_within_seconds(monkeypatch: pytest.Mon
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        monkeypatch.setattr("hectogpt.data.hub.TIMEOUT", 0.3)
+        monkeypatch.setattr("hectogpt.data.sources.TIMEOUT", 0.3)
         begun = time.monotonic()
         with pytest.raises(UserError, match="neither a folder") as caught:
             open_model("gpt2", download=True)

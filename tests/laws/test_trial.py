@@ -21,11 +21,11 @@ from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.retrieval import look_up, places_read, places_scored, scores_with_retrieval
 from hectogpt.lab.tracks import Scoring
 from hectogpt.lab.trial import request_of, train_and_score
+from hectogpt.training.checkpoint import put_state, take_state
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.run import Run, Schedule
 from hectogpt.training.session import Session, train
 from hectogpt.training.setup import make_batches, training_tokens
-from hectogpt.training.state import put_state, take_state
 
 
 @pytest.fixture(scope="module")
