@@ -1,13 +1,15 @@
-"""`python -m tools.track_scores CORPUS RECIPE SEED`: one run, scored by each rule of scoring that a track has.
+"""`python -m tools.track_scores CORPUS RECIPE SEED [TRACK ...]`: one run, scored by the rules of several tracks.
 
-The training is the same in *closed*, *closed+counting*, *retrieval* and *adaptive*, so it is done once. Appends a
-record for each of these tracks to results/ladder.jsonl, as `hectogpt compare --test --track` would.
+The training is the same in *closed*, *closed+counting*, *retrieval* and *adaptive* (the default: all four; the last two
+take longer to score than to train), so it is done once. Appends a record for each of these tracks to
+results/ladder.jsonl, as `hectogpt compare --test --track` would.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 from hectogpt import __version__, process
 from hectogpt.data import open_corpus
@@ -24,11 +26,11 @@ TRACKS = ("closed", "closed+counting", "retrieval", "adaptive")
 SPLITS = ("dev", "test")
 
 
-def main(corpus_name: str, recipe_name: str, seed: int) -> None:
-    """Train once; score and record by every track."""
+def main(corpus_name: str, recipe_name: str, seed: int, tracks: Sequence[str] = TRACKS) -> None:
+    """Train once; score and record by each of these tracks."""
     corpus, arm = open_corpus(corpus_name), Arm(recipe_name, recipe(recipe_name), {})
     trial = Trial(arm, seed)
-    comparisons = [Comparison([arm], [seed], corpus, find_track(name), OUT, test=True) for name in TRACKS]
+    comparisons = [Comparison([arm], [seed], corpus, find_track(name), OUT, test=True) for name in tracks]
     missing = [comparison for comparison in comparisons if comparison.missing()]
     if not missing:
         print("all recorded")
@@ -50,4 +52,4 @@ def main(corpus_name: str, recipe_name: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:] or TRACKS)
