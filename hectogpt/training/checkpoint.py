@@ -158,7 +158,10 @@ class Checkpoints:
 
     def load(self, step: int) -> Checkpoint:
         """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
-        path = self.path(step)
+        path, steps = self.path(step), self.steps()
+        if step not in steps:
+            why = f"it has those of steps {', '.join(map(str, steps))}" if steps else "it has none at all"
+            raise UserError(f"{self.folder.parent} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT)
         if problem := self.problem(step):
             what = f"the checkpoint of step {step} is damaged"
             raise UserError(what, why=problem, fix=self._advice(step), code=errors.CHECKPOINT)

@@ -242,10 +242,11 @@ def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, 
     checkpoint says if that is its last one: it is being extended."""
     before, kept = load_run(then.get("run")), "the run, untouched"
     if before.steps != run.steps and not step == before.steps < run.steps:
+        extended = f"if it was extended, a checkpoint of step {before.steps} or later; else "
         raise UserError(
             f"the checkpoint of step {step} is of a run of {before.steps} steps",
-            why=f"steps = {run.steps}, and learning rates depend on it",
-            fix=f"set steps in run.json to {before.steps}, or go on from the checkpoint of another step",
+            why=f"the run now has {run.steps}, and learning rates depend on it",
+            fix=extended * (before.steps < run.steps) + f"set steps in run.json back to {before.steps}",
             kept=kept,
             code=errors.CHECKPOINT,
         )

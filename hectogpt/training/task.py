@@ -57,8 +57,8 @@ class Task:
             if value < 0:
                 raise UserError(f"{name} = {value}", why="it counts steps; 0 means none")
         if self.keep_checkpoints < 1:
-            why = "the newest has to stay; set save_every to 0 for none"
-            raise UserError(f"keep_checkpoints = {self.keep_checkpoints}", why=why)
+            fix = set_to("keep_checkpoints", 1) + ", or " + set_to("save_every", 0) + " for none at all"
+            raise UserError(f"keep_checkpoints = {self.keep_checkpoints}", why="the newest has to stay", fix=fix)
 
 
 @dataclass(frozen=True)

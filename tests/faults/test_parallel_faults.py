@@ -64,19 +64,23 @@ def in_two(cwd: list[Path], argv: list[list[str]], hung: int | None = None, **en
     [
         ("killed", 1, -9, "its process has ended without a word"),
         ("raised", 1, 1, "ValueError: the idea fell over"),
-        ("hung", 1, -9, "it did not come to the sum of gradients of step 3 in 3 s; its last sign: computes, step 3"),
+        ("hung", 1, -9, "it did not come to the sum of gradients of step 3 in {} s; its last sign: computes, step 3"),
         ("hung", 0, -9, ""),
     ],
 )
 def test_a_failed_process_is_named_with_its_cause(fault: str, rank: int, code: int, cause: str, folder: Path) -> None:
     """Rank 0 tells it, with what is kept, or rank 1 if rank 0 has failed; the others say nothing of their own."""
-    out, hung = f"{fault}-{rank}", rank if fault == "hung" else None
-    argv = [*FAULTY, "--corpus", str(folder), "--out", out, "--dist-timeout", "60" if hung is None else "3"]
-    ended = in_two([folder] * 2, [argv] * 2, hung, FAULT=f"{fault} {rank} 6")
-    teller, failed = ended[1 - rank], ended[rank]
+    hung = rank if fault == "hung" else None
+    for patience in ("60",) if hung is None else ("3", "30"):  # a busy machine may need 3 s for the steps before
+        out = f"{fault}-{rank}-{patience}"
+        argv = [*FAULTY, "--corpus", str(folder), "--out", out, "--dist-timeout", patience]
+        ended = in_two([folder] * 2, [argv] * 2, hung, FAULT=f"{fault} {rank} 6")
+        teller, failed = ended[1 - rank], ended[rank]
+        if "failed in step 3\n" in teller.said:
+            break
     assert (teller.code, failed.code) == (10, code)
     assert teller.said.startswith(f"error: rank {rank} of the run's 2 processes failed in step 3\nwhy: ")
-    assert cause in teller.said
+    assert cause.format(patience) in teller.said
     if rank == 1:
         assert f"kept: the checkpoint of step 2, metrics and run.json in {out}\n" in teller.said
         assert failed.said == ""
