@@ -90,3 +90,19 @@ class UserError(Exception):
         parts = [(label, self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]
         lines = [f"{name}: {text}" for name, text in parts if text]
         return printable("\n".join(line.replace("\n", "\n  ") for line in lines))
+
+
+def reason_of(error: Exception) -> str:
+    """What the operating system says, without number and path; what a library says in its own words."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def unreadable(path: object, error: Exception, *, fix: str = "", code: int = DATA) -> UserError:
+    """The error for a file that cannot be read."""
+    why = "there is no such file" if isinstance(error, FileNotFoundError) else reason_of(error)
+    return UserError(f"cannot read {path}", why=why, fix=fix, code=code)
+
+
+def unwritable(path: object, error: Exception, *, fix: str = "", kept: str = "") -> UserError:
+    """The error for a file or folder that cannot be written."""
+    return UserError(f"cannot write {path}", why=reason_of(error), fix=fix, kept=kept, code=STORAGE)

@@ -84,7 +84,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
-        raise UserError(f"cannot write {path}", why=error.strerror or str(error), code=errors.STORAGE) from None
+        raise errors.unwritable(path, error) from None
 
 
 def append_line(path: Path, line: str) -> None:

@@ -50,7 +50,7 @@ class IdeaFile:
             try:
                 copy.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(f"cannot write {copy}", why=error.strerror or str(error), code=errors.STORAGE) from None
+                raise errors.unwritable(copy, error) from None
             write_atomic(copy, self.source)
 
 
@@ -62,8 +62,7 @@ def read_idea(path: Path | str) -> IdeaFile:
     except FileNotFoundError:
         raise UserError(f"no file {path}", fix="hectogpt idea FILE.py writes an example") from None
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"cannot read {path}", why=why or str(error)) from None
+        raise errors.unreadable(path, error, code=errors.USAGE) from None
 
 
 class _Loader(importlib.machinery.SourceFileLoader):

@@ -61,13 +61,8 @@ def read_json_object(
     """
     try:
         return parse_json_object(read_bytes(path, largest), nan_as_none=nan_as_none)
-    except FileNotFoundError:
-        why = "there is no such file"
-    except OSError as error:
-        why = error.strerror or str(error)
-    except ValueError as error:
-        why = str(error)
-    raise UserError(f"cannot read {path}", why=why, fix=fix, code=code)
+    except (OSError, ValueError) as error:
+        raise errors.unreadable(path, error, fix=fix, code=code) from None
 
 
 def parse_json_object(content: bytes | str, *, nan_as_none: bool = False) -> dict[str, Any]:
@@ -166,7 +161,7 @@ def _fault(folder: Path, name: str, expected: Any) -> str:
         is_same = sha256_of(path) == expected.get("sha256")
         return "" if is_same else "its content has changed: its SHA-256 is another one"
     except OSError as error:
-        return error.strerror or str(error)
+        return errors.reason_of(error)
 
 
 def _sealed(content: dict[str, Any]) -> str:

@@ -82,8 +82,7 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
             with suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         if isinstance(error, OSError):
-            why = error.strerror or str(error)
-            raise UserError(f"cannot write a kit to {folder}", why=why, code=errors.STORAGE) from None
+            raise errors.unwritable(folder, error) from None
         raise
 
 

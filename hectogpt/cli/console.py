@@ -73,7 +73,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> UserError:
     if isinstance(error, OSError) and error.errno in {getattr(errno, name, None) for name in STORAGE_ERRORS}:
         return UserError(
             f"cannot use {'standard output, or a file' if error.filename is None else error.filename}",
-            why=error.strerror or str(error),
+            why=errors.reason_of(error),
             fix="check the disk's free space and who may write there; --debug shows where it happened",
             code=errors.STORAGE,
         )

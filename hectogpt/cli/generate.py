@@ -186,5 +186,4 @@ def read_text(name: str) -> str:
         fix = "convert it to UTF-8"
         raise UserError(f"{shown} is not UTF-8 text", why=str(error), fix=fix, code=errors.DATA) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot read {shown}", why=why, code=errors.DATA) from None
+        raise errors.unreadable(shown, error) from None

@@ -48,7 +48,7 @@ def main(options: Options) -> None:
             f"{file} exists", why="it may hold work of yours", fix="another name", kept="the file, untouched"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot write {file}", why=error.strerror or str(error), code=errors.STORAGE) from None
+        raise errors.unwritable(file, error) from None
     many = options.kind == "literature"
     name = printable(shlex.quote(f"{file}:{'swiglu' if many else 'idea'}"))
     what = "examples, a function each" if many else f"an example that changes the {options.kind}"

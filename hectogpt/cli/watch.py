@@ -231,7 +231,7 @@ def main(options: Options) -> None:
     except OSError as error:
         where = "the page's server has no port" if options.port is None else f"--port {options.port}"
         fix = "leave --port out for a free one"
-        raise UserError(where, why=error.strerror or str(error), fix=fix) from None
+        raise UserError(where, why=errors.reason_of(error), fix=fix) from None
     with server, server.entrance() as page:
         try:
             print(f"{server.address}\nCtrl-C ends it.", flush=True)

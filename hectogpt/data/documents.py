@@ -84,7 +84,7 @@ def cannot_use(name: str, why: str, fix: str) -> UserError:
 def cannot_read(name: str, error: OSError) -> UserError:
     """The error for a file that the operating system does not let us read."""
     where = f"{error.filename}: " if error.filename and str(error.filename) != name else ""
-    return cannot_use(name, where + (error.strerror or str(error)), "check the path and its permissions")
+    return cannot_use(name, where + errors.reason_of(error), "check the path and its permissions")
 
 
 def read_documents(path: Path, codec: str, force: bool, column: str = "") -> Iterator[Document | LeftOut]:

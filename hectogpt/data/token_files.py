@@ -169,13 +169,9 @@ def _storage_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write token files to {folder}",
-            why=error.strerror or str(error),
-            fix="free some space, or name another folder: HECTOGPT_CACHE=FOLDER",
-            kept="the source text, and older token files if there were any",
-            code=errors.STORAGE,
-        ) from error
+        fix = "free some space, or name another folder: HECTOGPT_CACHE=FOLDER"
+        kept = "the source text, and older token files if there were any"
+        raise errors.unwritable(f"token files to {folder}", error, fix=fix, kept=kept) from error
 
 
 def read_index(folder: Path, fix: str) -> dict[str, Any]:
@@ -226,7 +222,7 @@ def _read_split(
         size = path.stat().st_size
         tokens = read_tokens(path, mapped=mapped, dtype=dtype)
     except OSError as error:
-        raise damage_error(path, f"it cannot be read: {error.strerror or error}", fix) from None
+        raise damage_error(path, f"it cannot be read: {errors.reason_of(error)}", fix) from None
     if size != entry["tokens"] * dtype.itemsize:
         why = f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {dtype.itemsize}"
         raise damage_error(path, why, fix)

@@ -222,7 +222,7 @@ def read_merges(path: Path, name: str) -> Tokenizer:
     try:
         merges = read_bytes(path, LARGEST_MERGES).decode("utf-8").rstrip("\n").encode()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}", why=str(error), code=errors.DATA) from None
+        raise errors.unreadable(path, error) from None
     return tokenizer_of(merges, name)
 
 

@@ -241,7 +241,7 @@ def recorded(path: Path) -> dict[str, Result]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UserError(f"cannot read {path}", why=error.strerror or str(error), code=errors.DATA) from None
+        raise errors.unreadable(path, error) from None
     found, here = {}, version()
     for line in lines:
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
@@ -255,12 +255,7 @@ def write(path: Path, one: Result) -> None:
     try:
         files.append_line(path, json.dumps(one.record() | {"grader": version()}, allow_nan=False))
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}",
-            why=error.strerror or str(error),
-            kept="the records of the submissions graded before",
-            code=errors.STORAGE,
-        ) from None
+        raise errors.unwritable(path, error, kept="the records of the submissions graded before") from None
 
 
 def grade_all(

@@ -173,7 +173,7 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(p for p in folder.iterdir() if p.name not in SKIPPED and not p.name.startswith("."))
     except OSError as error:
-        raise UserError(f"cannot read {folder}", why=error.strerror or "", code=errors.DATA) from None
+        raise errors.unreadable(folder, error) from None
 
 
 def _name(path: Path, root: Path) -> str:

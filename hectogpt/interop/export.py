@@ -99,8 +99,7 @@ def export(
             written = tuple(sorted(path.name for path in new.iterdir()))
             replace_folder(new, target)
     except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot write {folder}", why=why, fix="another folder", code=errors.STORAGE) from None
+        raise errors.unwritable(folder, error, fix="another folder") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return Exported(folder, kind, differences, written)

@@ -183,8 +183,7 @@ class Journal:
         try:
             append_line(self.path, line)
         except OSError as error:
-            why = error.strerror or str(error)
-            raise UserError(f"cannot write {self.path}", why=why, code=errors.STORAGE) from None
+            raise errors.unwritable(self.path, error) from None
         self._previous = hash_of(line)
 
 
@@ -282,7 +281,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         content = read_bytes(path, LARGEST).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}", why=str(error), code=errors.DATA) from None
+        raise errors.unreadable(path, error) from None
     previous = FIRST
     for number, line in enumerate(content.splitlines(), start=1):
         try:

@@ -228,7 +228,7 @@ def _lines_of(path: Path) -> list[bytes]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"cannot read {path}", why=error.strerror or str(error), code=errors.DATA) from None
+        raise errors.unreadable(path, error) from None
     *lines, last = content.split(b"\n")
     return lines + ([last] if is_whole_object(last) else [])
 
@@ -322,7 +322,7 @@ def check_writable(path: Path, field: str = "out") -> None:
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise _unwritable(path, error, field) from None
+        raise errors.unwritable(path, error, fix=set_to(field, words="a file you may write to")) from None
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -334,11 +334,5 @@ def append_record(path: Path, record: Record) -> None:
     try:
         append_line(path, line)
     except OSError as error:
-        unwritable = _unwritable(path, error)
-        unwritable.kept = f"the records written before, and this line, to be added by hand: {line}"
-        raise unwritable from None
-
-
-def _unwritable(path: Path, error: OSError, field: str = "out") -> UserError:
-    why, fix = error.strerror or str(error), set_to(field, words="a file you may write to")
-    return UserError(f"cannot write to {path}", why=why, fix=fix, code=errors.STORAGE)
+        kept = f"the records written before, and this line, to be added by hand: {line}"
+        raise errors.unwritable(path, error, fix=set_to("out", words="a file you may write to"), kept=kept) from None

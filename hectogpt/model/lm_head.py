@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -179,10 +179,6 @@ class LMHead(nn.Module):
         return logits if self.row_of_token is None else logits.index_select(-1, self.row_of_token)
 
     # --- the loss ---
-
-    def loss(self, hidden: Tensor, targets: Tensor, embeddings: Tensor, **options: Any) -> Float[Tensor, ""]:
-        """The first of what `losses` gives."""
-        return self.losses(hidden, targets, embeddings, **options)[0]
 
     def losses(
         self,

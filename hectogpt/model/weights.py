@@ -42,7 +42,7 @@ def save_model(model: Transformer, folder: Path) -> None:
         with replacing(path) as temporary:
             save_file(saved_tensors(model), temporary, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}", why=str(error), code=errors.STORAGE) from None
+        raise errors.unwritable(path, error) from None
 
 
 def saved_tensors(model: Transformer) -> dict[str, torch.Tensor]:
@@ -185,7 +185,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             )
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}", why=str(error), code=errors.CHECKPOINT) from None
+        raise errors.unreadable(path, error, code=errors.CHECKPOINT) from None
 
 
 def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -203,11 +203,7 @@ def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> dict[str, tupl
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (OSError, ValueError, SafetensorError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        why = "there is no such file" if missing else getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"cannot read {path}", why=why, fix="use a whole copy of the file", code=errors.CHECKPOINT
-        ) from None
+        raise errors.unreadable(path, error, fix="use a whole copy of the file", code=errors.CHECKPOINT) from None
 
 
 def check_sizes(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -245,8 +245,7 @@ def _unscored(
         what = "stopped while the trained model was being scored"
         return UserError(what, fix=fix, kept=kept, code=code_of(stop))
     if isinstance(error, OSError):
-        what = f"cannot write {error.filename or folder.path}"
-        return UserError(what, why=error.strerror or str(error), fix=fix, kept=kept, code=errors.STORAGE)
+        return errors.unwritable(error.filename or folder.path, error, fix=fix, kept=kept)
     if isinstance(error, UserError):
         return error.amended(fix=error.fix or fix, kept=kept)
     progress.line(f"kept: {kept}\nfix: {fix}")

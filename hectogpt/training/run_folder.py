@@ -301,9 +301,4 @@ def _render(record: dict[str, Any]) -> str:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write to {path}",
-        why=error.strerror or str(error),
-        fix=set_to("out", words="a folder you may write to"),
-        code=errors.STORAGE,
-    )
+    return errors.unwritable(path, error, fix=set_to("out", words="a folder you may write to"))

@@ -69,10 +69,9 @@ class Twins:
             losses = -((1 - w) * (-losses).exp() + w * p).log()
         return losses.mean() if reduction == "mean" else losses.sum()
 
-    def compact_loss(self, targets: Tensor, mixed: bool, reduction: str = "mean", **options: object) -> Tensor:
-        mixture = self.mixture if mixed else None
-        options |= {"mixture": mixture, "reduction": reduction}
-        return self.head.loss(self.hidden, targets, self.embeddings, **options)
+    def compact_loss(self, targets: Tensor, mixed: bool, reduction: str = "mean", **options: Any) -> Tensor:
+        options |= {"mixture": self.mixture if mixed else None, "reduction": reduction}
+        return self.head.losses(self.hidden, targets, self.embeddings, **options)[0]
 
 
 @settings(max_examples=50)

@@ -14,19 +14,19 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2488,  # the ground, and what Python users call
-    "hectogpt/cli": 3582,
-    "hectogpt/lab": 5465,
-    "hectogpt/grade": 4109,
-    "hectogpt/assignment": 422,
-    "hectogpt/training": 4680,
+    "hectogpt": 2498,  # the ground, and what Python users call
+    "hectogpt/cli": 3581,
+    "hectogpt/lab": 5458,
+    "hectogpt/grade": 4104,
+    "hectogpt/assignment": 421,
+    "hectogpt/training": 4678,
     "hectogpt/web": 382,
-    "hectogpt/interop": 1557,
+    "hectogpt/interop": 1556,
     "hectogpt/generation": 898,
-    "hectogpt/data": 1726,
+    "hectogpt/data": 1722,
     "hectogpt/kernels": 659,
-    "hectogpt/model": 2302,
-    "tests": 19803,
+    "hectogpt/model": 2294,
+    "tests": 19806,
     "tools": 5519,
     "bench": 1787,
     "reference": 817,
