@@ -33,8 +33,8 @@ from hectogpt.data.documents import (
     split_of,
 )
 from hectogpt.data.sources import find_source
-from hectogpt.data.token_files import INDEX, SPLITS, EncodedChunk, TokenFiles, find_splits, token_type
-from hectogpt.data.tokenizer import MERGES, Tokenizer, load_tokenizer, read_merges, train_tokenizer
+from hectogpt.data.token_files import INDEX, SPLITS, EncodedChunk, TokenFiles, find_tokenizer, token_type
+from hectogpt.data.tokenizer import Tokenizer, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 
@@ -94,13 +94,12 @@ def open_corpus(
     source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one document); a folder
     of text files; a .jsonl (one document a line), or FILE.jsonl:COLUMN if its records have several texts; a .bin of
     uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are, with the vocabulary of
-    a merges.txt there). A source with so few
-    documents that dev or test would stay (nearly) empty is cut into about 128 passages, at blank lines, else at line
-    ends or spaces, and these are split.
+    a merges.txt there). A source with so few documents that dev or test would stay (nearly) empty is cut into about 128
+    passages, at blank lines, else at line ends or spaces, and these are split.
     encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if
-    stderr is a terminal. force: accept a single file that looks binary, or like a table, as plain text;
-    leave files of a folder out that cannot be read or decoded. check: compare the token files with their hashes;
-    without, another process of this machine does.
+    stderr is a terminal. force: accept a single file that looks binary, or like a table, as plain text; leave files of
+    a folder out that cannot be read or decoded. check: compare the token files with their hashes; without, another
+    process of this machine does.
 
     Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, USAGE for an unknown
     encoding, STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten minutes.
@@ -246,14 +245,6 @@ class CorpusCache:
                     "problems": (repeats if assigned.repetitive else []) + noted,
                 }
             )
-
-
-def find_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a corpus by the corpus's name: that of its merges.txt if it is a folder of token files with one,
-    else GPT-2's. Raises UserError (DATA)."""
-    files_of = find_splits(Path(os.path.expanduser(name)))
-    merges = files_of["train"].with_name(MERGES) if files_of else None
-    return read_merges(merges, merges.parent.name) if merges is not None and merges.is_file() else load_tokenizer()
 
 
 def _assign(source: Source, noted: list[str]) -> tuple[Assignment, Iterator[Document]]:

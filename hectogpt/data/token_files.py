@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from hectogpt import errors, files
-from hectogpt.data.tokenizer import MERGES, Tokenizer
+from hectogpt.data.tokenizer import MERGES, Tokenizer, load_tokenizer, read_merges
 from hectogpt.errors import UserError
 
 SPLITS = ("train", "dev", "test")
@@ -54,6 +54,14 @@ def find_splits(path: Path) -> dict[str, Path]:
     folder = path.parent if path.name == "train.bin" else path
     files = {split: folder / f"{split}.bin" for split in SPLITS}
     return files if all(os.path.isfile(file) for file in files.values()) else {}
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a corpus by the corpus's name: that of its merges.txt if it is a folder of token files with one,
+    else GPT-2's. Raises UserError (DATA)."""
+    files_of = find_splits(Path(os.path.expanduser(name)))
+    merges = files_of["train"].with_name(MERGES) if files_of else None
+    return read_merges(merges, merges.parent.name) if merges is not None and merges.is_file() else load_tokenizer()
 
 
 class EncodedChunk(NamedTuple):

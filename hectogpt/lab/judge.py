@@ -56,14 +56,8 @@ HANGS = 900.0  # seconds without a message
 STOPPED = {"stopped": INTERRUPTED, "terminated": TERMINATED, "hung up": HANGUP}
 # Variables that its processes have.
 ENVIRONMENT = [
-    "PATH",
-    "HOME",
-    "LANG",
-    "LD_LIBRARY_PATH",
-    "HECTOGPT_CACHE",
-    "XDG_CACHE_HOME",
-    "OMP_NUM_THREADS",
-    "GOMP_SPINCOUNT",
+    *("PATH", "HOME", "LANG", "LD_LIBRARY_PATH"),
+    *("HECTOGPT_CACHE", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "GOMP_SPINCOUNT"),
 ]
 Tell = Callable[[str], None]
 
@@ -131,15 +125,10 @@ def judge(
     )
     find()  # compiled once, here
     judging = Judging(entrant, dict(zip(names, corpora, strict=True)), journal, threads, tell)
-    word, reasons, ended = "", [], ""
     try:
-        ended = judging.run_seeds(minutes * 60, most_seeds)
-    except RefusedError as error:
-        word, reasons = "refused", [str(error)]
-    except DishonestError as error:
-        word, reasons = "dishonest", [f"{error.name}: {error}"]
+        word, reasons, ended = judging.outcome(minutes * 60, most_seeds)
     except KeyboardInterrupt as stop:
-        ended = next(word for word, code in STOPPED.items() if code == code_of(stop))
+        word, reasons, ended = "", [], next(word for word, code in STOPPED.items() if code == code_of(stop))
     so_far = read_judgement(journal.path)
     verdict = {"word": word or so_far.decided(), "reasons": reasons, "ended": ended, "secret": journal.secret}
     journal.write("verdict", verdict)
@@ -155,6 +144,15 @@ class Judging:
         self.entrant, self.corpora, self.journal, self.threads, self.tell = entrant, corpora, journal, threads, tell
         self.runs: dict[str, dict[str, Any]] = {}
         self.passed: set[str] = set()
+
+    def outcome(self, seconds: float, most_seeds: int) -> tuple[str, list[str], str]:
+        """Run the seeds. Returns "refused" or "dishonest" with the reasons; else "", and why it ended."""
+        try:
+            return "", [], self.run_seeds(seconds, most_seeds)
+        except RefusedError as error:
+            return "refused", [str(error)], ""
+        except DishonestError as error:
+            return "dishonest", [f"{error.name}: {error}"], ""
 
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
         """Train, score and ask, seed by seed. Returns why it ended. Raises RefusedError and DishonestError."""
@@ -225,10 +223,8 @@ class Judging:
         same = self.runs.setdefault(arm, run) == run
         if arm == "idea":
             self.check("is the same run each time", "" if same else "another process got another run")
-            attempts, opened = "; ".join(answers.values["attempts"]), ", ".join(answers.values["opened"])
-            self.check(
-                "reads its file and the training text alone", attempts, f"to {task} it opens {opened or 'nothing'}"
-            )
+            seen = f"to {task} it opens {', '.join(answers.values['opened']) or 'nothing'}"
+            self.check("reads its file and the training text alone", "; ".join(answers.values["attempts"]), seen)
             self.check("changes no code of hectogpt or torch", ", ".join(answers.values["replaced"]))
         return answers
 
@@ -340,14 +336,8 @@ def replay(judgement: Judgement, entrant: Entrant, corpora: Sequence[Corpus], te
         journal = Journal(Path(folder, "record.jsonl"), secret)
         journal.begin(begin)
         judging = Judging(entrant, texts, journal, begin["threads"], tell)
-        word = ""
-        try:
-            whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
-            judging.run_seeds(math.inf, whole or 1)
-        except RefusedError:
-            word = "refused"
-        except DishonestError:
-            word = "dishonest"
+        whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
+        word, _, _ = judging.outcome(math.inf, whole or 1)
         again = read_judgement(journal.path)
     word = word or again.decided()
     found = [] if word == judgement.word else [f"the verdict is {word}, the record says {judgement.word}"]

@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2498,  # the ground, and what Python users call
     "hectogpt/cli": 3581,
-    "hectogpt/lab": 5458,
+    "hectogpt/lab": 5448,
     "hectogpt/grade": 4104,
     "hectogpt/assignment": 421,
     "hectogpt/training": 4678,
@@ -27,7 +27,7 @@ LINES = {
     "hectogpt/kernels": 659,
     "hectogpt/model": 2294,
     "tests": 19806,
-    "tools": 5519,
+    "tools": 5521,
     "bench": 1787,
     "reference": 817,
     "assignment": 919,
