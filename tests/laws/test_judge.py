@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from experiments import make_corpus
+from grade_hostile import LANDLOCK
 from helpers import ROOT
 
 from hectogpt.data import Corpus
@@ -56,6 +57,7 @@ REFUSED = {
     "a_table_of_a_hundred_million": "parameters, at most 60,000,000",
     "crashes": "nothing works here",
 }
+REFUSED |= {"reads_through_torch": "Permission denied"} if LANDLOCK else {}
 # In `make test`, and in CI's long chains; the others with --slow.
 QUICK = ("sees_the_next_token",)
 CHAINS = {"reads_the_test_text", "replaces_the_score", "trains_before_it_begins", "looks_at_the_clock", "crashes"}
