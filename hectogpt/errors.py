@@ -5,7 +5,8 @@ Every room raises `UserError`; only the command line turns it into lines on stde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from hectogpt.display import printable
@@ -106,3 +107,12 @@ def unreadable(path: object, error: Exception, *, fix: str = "", code: int = DAT
 def unwritable(path: object, error: Exception, *, fix: str = "", kept: str = "") -> UserError:
     """The error for a file or folder that cannot be written."""
     return UserError(f"cannot write {path}", why=reason_of(error), fix=fix, kept=kept, code=STORAGE)
+
+
+@contextmanager
+def writing(path: object, *, fix: str = "", kept: str = "") -> Iterator[None]:
+    """Within the context an OSError becomes the error for a file or folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error, fix=fix, kept=kept) from None

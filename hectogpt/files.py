@@ -80,11 +80,8 @@ def sha256_of(path: Path) -> str:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file in one step, so that a reader never sees half of it. Raises UserError (STORAGE)."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise errors.unwritable(path, error) from None
+    with errors.writing(path), replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -47,10 +47,8 @@ class IdeaFile:
     def keep(self, copy: Path) -> None:
         """Write a copy of the source, if there is none. Raises UserError (STORAGE)."""
         if not copy.exists():
-            try:
+            with errors.writing(copy):
                 copy.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise errors.unwritable(copy, error) from None
             write_atomic(copy, self.source)
 
 

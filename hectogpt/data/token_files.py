@@ -94,7 +94,7 @@ class TokenFolderWriter:
 
     def __enter__(self) -> TokenFolderWriter:
         try:
-            with _storage_errors(self._folder):
+            with _writing(self._folder):
                 self._new.mkdir(parents=True)
                 for split in SPLITS:
                     self._open[split] = (self._new / f"{split}.bin").open("wb")
@@ -109,7 +109,7 @@ class TokenFolderWriter:
             chunk.ids.astype(token_type(self._tokenizer.n_vocab), copy=False).tobytes(),
             self._entries[chunk.split],
         )
-        with _storage_errors(self._folder):
+        with _writing(self._folder):
             self._open[chunk.split].write(raw)
         self._hashes[chunk.split].update(raw)
         entry["tokens"] += len(chunk.ids)
@@ -137,7 +137,7 @@ class TokenFolderWriter:
             "splits": {s: entry | {"sha256": self._hashes[s].hexdigest()} for s, entry in self._entries.items()},
             **about,
         }
-        with _storage_errors(self._folder):
+        with _writing(self._folder):
             self._open[INDEX] = (self._new / INDEX).open("wb")
             self._open[INDEX].write(render_index(index))
             if not self._tokenizer.is_gpt2:
@@ -163,7 +163,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises UserError: LOCKED if another process holds it for ten minutes, STORAGE if there can be no lock file.
     """
     with contextlib.ExitStack() as stack:
-        with _storage_errors(folder):
+        with _writing(folder):
             path, what = folder.with_name(f".{folder.name}.lock"), "building these token files"
             locked = stack.enter_context(files.lock(path, what, LOCK_PATIENCE_S, remove=True))
         if locked:
@@ -171,15 +171,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError (STORAGE)."""
-    try:
-        yield
-    except OSError as error:
-        fix = "free some space, or name another folder: HECTOGPT_CACHE=FOLDER"
-        kept = "the source text, and older token files if there were any"
-        raise errors.unwritable(f"token files to {folder}", error, fix=fix, kept=kept) from error
+def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    fix = "free some space, or name another folder: HECTOGPT_CACHE=FOLDER"
+    kept = "the source text, and older token files if there were any"
+    return errors.writing(f"token files to {folder}", fix=fix, kept=kept)
 
 
 def read_index(folder: Path, fix: str) -> dict[str, Any]:

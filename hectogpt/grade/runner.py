@@ -252,10 +252,8 @@ def recorded(path: Path) -> dict[str, Result]:
 
 def write(path: Path, one: Result) -> None:
     """Append a record. Raises UserError (STORAGE)."""
-    try:
+    with errors.writing(path, kept="the records of the submissions graded before"):
         files.append_line(path, json.dumps(one.record() | {"grader": version()}, allow_nan=False))
-    except OSError as error:
-        raise errors.unwritable(path, error, kept="the records of the submissions graded before") from None
 
 
 def grade_all(

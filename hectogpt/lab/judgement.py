@@ -180,10 +180,8 @@ class Journal:
     def write(self, event: str, facts: Mapping[str, Any]) -> None:
         """Add a line."""
         line = json.dumps({"event": event, "previous": self._previous, **facts}, allow_nan=False)
-        try:
+        with errors.writing(self.path):
             append_line(self.path, line)
-        except OSError as error:
-            raise errors.unwritable(self.path, error) from None
         self._previous = hash_of(line)
 
 

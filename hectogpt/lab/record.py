@@ -315,14 +315,12 @@ def _current(row: dict[str, Any]) -> Record:
 def check_writable(path: Path, field: str = "out") -> None:
     """Make the folder of a file. Raises UserError (STORAGE) for one that could not be written after hours of trials.
     field: the argument that named it."""
-    try:
+    with errors.writing(path, fix=set_to(field, words="a file you may write to")):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise errors.unwritable(path, error, fix=set_to(field, words="a file you may write to")) from None
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -331,8 +329,6 @@ def append_record(path: Path, record: Record) -> None:
     row = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
     row["overrides"] = {name: json_value(value) for name, value in record.overrides.items()}
     line = json.dumps(row, allow_nan=False)
-    try:
+    kept = f"the records written before, and this line, to be added by hand: {line}"
+    with errors.writing(path, fix=set_to("out", words="a file you may write to"), kept=kept):
         append_line(path, line)
-    except OSError as error:
-        kept = f"the records written before, and this line, to be added by hand: {line}"
-        raise errors.unwritable(path, error, fix=set_to("out", words="a file you may write to"), kept=kept) from None

@@ -47,6 +47,7 @@ from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
 
 OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", PICTURE, MERGES)
+WRITABLE = set_to("out", words="a folder you may write to")
 
 
 class RunFolder:
@@ -91,10 +92,10 @@ class RunFolder:
             except FileExistsError as error:
                 held.close()
                 if out is not None and not (path / RUN).exists():
-                    raise _unwritable(path, error) from None  # the folder's name is a file's
+                    raise errors.unwritable(path, error, fix=WRITABLE) from None  # the folder's name is a file's
             except OSError as error:
                 held.close()
-                raise _unwritable(path, error) from None
+                raise errors.unwritable(path, error, fix=WRITABLE) from None
         raise UserError(
             f"{out or root / name} already holds a run",
             why=f"it has a {RUN}",
@@ -110,10 +111,8 @@ class RunFolder:
         """Take the folder of a run that is there, to go on with it as `run`. Raises UserError (LOCKED) if it is under
         way, and for a folder that cannot be written (STORAGE)."""
         with ExitStack() as held:
-            try:
+            with errors.writing(path, fix=WRITABLE):
                 locked = _lock(path, held)
-            except OSError as error:
-                raise _unwritable(path, error) from None
             modified = read_object(path / RUN).get("modified") is True
             folder = cls(path, run, modified, held.pop_all(), locked)
         folder.checkpoints.remove_leftovers()
@@ -186,10 +185,8 @@ class RunFolder:
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         write_atomic(self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        try:
+        with errors.writing(self.path, fix=WRITABLE):
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
 
     def sync_metrics(self) -> None:
         """Wait until the rows written so far are on disk. Raises OSError."""
@@ -221,10 +218,8 @@ class RunFolder:
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._metrics is not None, "begin() first"
-        try:
+        with errors.writing(self.path / METRICS, fix=WRITABLE):
             self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
-        except OSError as error:
-            raise _unwritable(self.path / METRICS, error) from None
         self.on_row(row)
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -235,18 +230,14 @@ class RunFolder:
     def seal(self) -> None:
         """Write the manifest: the hashes of all files but the checkpoints, which have manifests of their own."""
         names = sorted(p.name for p in self.path.iterdir() if p.is_file() and p.name[0] != "." and p.name != MANIFEST)
-        try:
+        with errors.writing(self.path, fix=WRITABLE):
             self.sync_metrics()
             write_manifest(self.path, [name for name in names if name in OURS or name.startswith("idea")], {})
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
 
     def unseal(self) -> None:
         """Remove the manifest: a file that it names is about to be replaced. Raises UserError (STORAGE)."""
-        try:
+        with errors.writing(self.path, fix=WRITABLE):
             (self.path / MANIFEST).unlink(missing_ok=True)
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
 
 
 def read_run(folder: Path) -> Run:
@@ -298,7 +289,3 @@ def _remove_leftovers(path: Path) -> None:
 
 def _render(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=2, allow_nan=False) + "\n"
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return errors.unwritable(path, error, fix=set_to("out", words="a folder you may write to"))

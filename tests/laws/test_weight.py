@@ -14,16 +14,16 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2543,  # the ground, and what Python users call
+    "hectogpt": 2548,  # the ground, and what Python users call
     "hectogpt/cli": 3581,
-    "hectogpt/lab": 5469,
-    "hectogpt/grade": 4068,
+    "hectogpt/lab": 5463,
+    "hectogpt/grade": 4066,
     "hectogpt/assignment": 421,
-    "hectogpt/training": 4678,
+    "hectogpt/training": 4665,
     "hectogpt/web": 382,
     "hectogpt/interop": 1556,
     "hectogpt/generation": 898,
-    "hectogpt/data": 1722,
+    "hectogpt/data": 1717,
     "hectogpt/kernels": 659,
     "hectogpt/model": 2294,
     "tests": 19814,
