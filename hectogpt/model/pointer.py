@@ -1,7 +1,7 @@
-"""A second way to predict: attention over earlier tokens, each weight the chance of a repeat.
+"""A second way to predict: copying a token that the text has had, by attention over the earlier tokens.
 
-Its distribution is mixed with the softmax's, p = (1 - w) softmax + w copy. It has no row per token of the vocabulary,
-so it can predict from the first step tokens that the weights have never seen.
+Each token gets the weights of its places. This is mixed with the softmax's distribution, p = (1 - w) softmax + w copy.
+It needs no row per token of the vocabulary, so it can predict from the first step tokens that no weight has seen yet.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ LEGEND = f"""\
   **unproven** are gains beyond both; unproven has p >= {SIGNIFICANCE} or a single pair. A run that diverged counts as a
   uniform guess. A trial that crashed is left out and listed under Notes.
 * **{ONE_MACHINE}** is the time of 100 steps of today's recipe. All recipes were timed on one machine in one pass (see
-  Loss against seconds). It timed minute when it had a memory of n-grams, which today's has not.
+  Loss against seconds). It timed minute when it had a memory of n-grams, which today's has not, and knows no rung
+  younger than soap_rare_tokens.
 * **s** and **MiB** are time and memory of the trials' training, without scoring. The trials ran on different machines,
   so these seconds cannot be compared with each other.
 * **parameters** are those of the trials, on average. In older trials the head has a row for each token of the whole
