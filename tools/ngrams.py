@@ -39,7 +39,8 @@ def wanted(folder: Path) -> list[Record]:
     known = NgramFile(folder / TARGET.name)
     boards = build_leaderboards(read_records(folder / "ladder.jsonl"), ladder_names())
     by_board = [board.top.records for board in boards if board.top]
-    tops = [record for same_place in zip_longest(*by_board) for record in same_place if record is not None]
+    in_turn = (record for same_place in zip_longest(*by_board) for record in same_place if record is not None)
+    tops = {(record.corpus, record.seed): record for record in in_turn}.values()  # two tracks may have read the same
     return [record for record in tops if record.ngram_best is None and known.find(record) is None]
 
 

@@ -1,8 +1,7 @@
 """`python -m tools.track_scores CORPUS RECIPE SEED [TRACK ...]`: one run, scored by the rules of several tracks.
 
-The training is the same in *closed*, *closed+counting*, *retrieval* and *adaptive* (the default: all four; the last two
-take longer to score than to train), so it is done once. Appends a record for each of these tracks to
-results/ladder.jsonl, as `hectogpt compare --test --track` would.
+The training is the same in *closed*, *closed+counting*, *retrieval* and *adaptive* (the default: all four), so it is
+done once. Appends a record for each to results/ladder.jsonl, as `hectogpt compare --test --track` would.
 """
 
 from __future__ import annotations

@@ -120,16 +120,14 @@ def test_the_pointer_by_hand() -> None:
     the first, a a number for each doubling of distance; what it copies is mixed with the softmax, and sums to 1 with
     it."""
     model, ids = build(replace(KINDS["pointer"], context_length=24)), random_ids(3, 21) // 4
-    by_distance, by_token = model.pointer.distance_bias, model.pointer.token_bias
-    assert by_distance is not None
-    assert by_token is not None
+    by_distance, by_token = (model.get_parameter(f"pointer.{name}") for name in ("distance_bias", "token_bias.weight"))
     hidden = model.hidden(ids)[0]
     softmax = model.lm_head(hidden, model.embeddings.weight).softmax(-1)
     for t in (0, 9, 20):
         query = hidden[t] * model.pointer.query_scale
         scores = [query @ (hidden[s - 1] if s else 0 * hidden[0]) / 4 for s in range(t + 1)]
         for s in range(t + 1):
-            scores[s] = scores[s] + by_distance[(t - s + 1).bit_length() - 1] + by_token.weight[ids[0, s], 0]
+            scores[s] = scores[s] + by_distance[(t - s + 1).bit_length() - 1] + by_token[ids[0, s], 0]
         copied = torch.zeros(40, dtype=torch.float64)
         for weight, token in zip(torch.stack(scores).softmax(0), ids[0], strict=False):
             copied[token] += weight

@@ -146,7 +146,8 @@ def test_the_ladders_records_are_those_of_todays_recipes() -> None:
     assert with_memory == {"ngram_memory", "minute"}
     texts = {r.corpus: r.corpus_sha256 for r in records}
     runs = {name: dump(recipes.recipe(name)) for name in recipes.names()}
-    runs |= {name: dump(recipes.recipe(name)) for name in (f"without-{c.__name__}" for c in ladder.LADDER)}
+    parts = [c.__name__ for c in ladder.LADDER[:-1]]  # they were left out when `soap_rare_tokens` was the top
+    runs |= {f"without-{part}": dump(recipes.without(part, "soap_rare_tokens")) for part in parts}
     today = {experiment_key(run, texts[corpus]): (corpus, name) for corpus in texts for name, run in runs.items()}
     found: Counter[tuple[str, str, str]] = Counter()
     for key, r in {r.key(): r for r in records}.items():

@@ -61,9 +61,8 @@ LEGEND = f"""\
 * **Tie**: the gain is within the noise (2 SD of the gains / sqrt(pairs)) or {LEAST_DIFFERENCE}. **Better** and
   **unproven** are gains beyond both; unproven has p >= {SIGNIFICANCE} or a single pair. A run that diverged counts as a
   uniform guess. A trial that crashed is left out and listed under Notes.
-* **{ONE_MACHINE}** is the time of 100 steps of today's recipe. All recipes were timed on one machine in one pass (see
-  Loss against seconds). It timed minute when it had a memory of n-grams, which today's has not, and knows no rung
-  younger than soap_rare_tokens.
+* **{ONE_MACHINE}** is the time of 100 steps of today's recipe. All recipes up to soap_rare_tokens were timed on one
+  machine in one pass (see Loss against seconds), minute with a memory of n-grams, which today's has not.
 * **s** and **MiB** are time and memory of the trials' training, without scoring. The trials ran on different machines,
   so these seconds cannot be compared with each other.
 * **parameters** are those of the trials, on average. In older trials the head has a row for each token of the whole
@@ -153,7 +152,7 @@ def _headline(board: Leaderboard) -> str:
         if name in levels
     ]
     text += "".join(f", {side}" for side in sides[:1]) + "".join(f" and {side}" for side in sides[1:])
-    if len(board.rungs) > 1:
+    if len(board.rungs) > 1 and board.rungs[0].name == "baseline":
         total = compare_entries(top, board.rungs[0])[0]
         if total:
             text += f"; {format_gain(total, plain=True)} below the baseline ({count_pairs(total.n)})"
