@@ -268,8 +268,8 @@ def embedding_map(run: Run) -> Run:
 
 
 def where_to_copy(run: Run) -> Run:
-    """The copying of `copying` knows where a token stands and which it is: a learned number for each doubling of the
-    distance and one for each token are added to the score of its place.
+    """Copying prefers some distances and some tokens: two learned numbers are added to the score of an earlier token as
+    the one to copy, one for how far back it stands (in doublings), one for which token it is.
 
     Copying compares hidden states alone. But the name in a story is that of this story, which stands near, and not that
     of the story before; and some tokens, names and numbers, are copied far more often than others, which say little of

@@ -39,17 +39,15 @@ OF_TEXTS = {
 }
 NEAR_DUPLICATE = """\
 The test text with 1945-Roosevelt-2 and without its {tokens:,} tokens as targets, by `python -m tools.near_duplicate`
-({seeds}).
+({seeds}, before where_to_copy).
 The document helps counting most, the network with n-grams mixed in (*closed+counting*) nearly as much, the network
 alone (*closed*) little. Without it the network leads counting by more, and mixing in counts gains less.
 """
 # What a track's numbers are, where a trained model is not scored by itself.
 SCORED = {
-    "closed+counting": "The runs of *closed* with the n-grams of order 5 of what they read mixed in.",
-    "retrieval": "The runs of *closed* that look up what followed similar places of what they read. Not ranked with "
-    "*closed*.",
-    "adaptive": "The runs of *closed* that go on learning: each token is scored before it is learned. Not ranked with "
-    "*closed*.",
+    "closed+counting": "Runs with the n-grams of order 5 of what they read mixed in.",
+    "retrieval": "Runs that look up what followed similar places of what they read. Not ranked with *closed*.",
+    "adaptive": "Runs that go on learning: each token is scored before it is learned. Not ranked with *closed*.",
 }
 LEGEND = f"""\
 * **Loss** is in nats per token, over every held-out token once, in sequences of 512 tokens. It is shown as mean ±
@@ -61,8 +59,7 @@ LEGEND = f"""\
 * **Tie**: the gain is within the noise (2 SD of the gains / sqrt(pairs)) or {LEAST_DIFFERENCE}. **Better** and
   **unproven** are gains beyond both; unproven has p >= {SIGNIFICANCE} or a single pair. A run that diverged counts as a
   uniform guess. A trial that crashed is left out and listed under Notes.
-* **{ONE_MACHINE}** is the time of 100 steps of today's recipe. All recipes up to soap_rare_tokens were timed on one
-  machine in one pass (see Loss against seconds), minute with a memory of n-grams, which today's has not.
+* **{ONE_MACHINE}** is the time of 100 steps of today's recipe, for recipes timed in one pass (Loss against seconds).
 * **s** and **MiB** are time and memory of the trials' training, without scoring. The trials ran on different machines,
   so these seconds cannot be compared with each other.
 * **parameters** are those of the trials, on average. In older trials the head has a row for each token of the whole
@@ -110,7 +107,7 @@ def ladder_page(
             parts += ["### Without the near duplicate\n", *_near_duplicate(near_duplicate)]
         # A track without a ladder of its own is compared with the top of the closed ladder on the same text.
         closed = next((b for b in boards if b.corpus == board.corpus and b.track == "closed"), board)
-        reference = board.top or closed.top
+        reference = board.top or (closed.top if board.alone else None)
         if board.others:
             parts += [
                 "### Other recipes\n",
@@ -144,7 +141,9 @@ def _headline(board: Leaderboard) -> str:
     top = board.rungs[-1]
     summary, levels = top.summary(top.split), board.ngrams.get(top.split, {})
     assert summary is not None  # `split` names a text that the entry was scored on
-    text = f"Lowest loss: **{summary.mean:.3f}** nats per token ({top.split}, {top.name}, {top.seeds})"
+    text = (
+        f"Lowest loss of today's recipes: **{summary.mean:.3f}** nats per token ({top.split}, {top.name}, {top.seeds})"
+    )
     models = {"kn3": "the Kneser-Ney trigram of the same tokens", "best": "the best counting of them"}
     sides = [
         f"{abs(levels[name] - summary.mean):.3f} {'below' if summary.mean < levels[name] else 'above'} {model}"
