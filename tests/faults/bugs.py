@@ -28,7 +28,7 @@ from runs import Case, Undisturbed
 
 from hectogpt import files, json_files
 from hectogpt.run_records import METRICS, read_rows
-from hectogpt.training import checkpoint, full_run, loop, run_folder, session, setup, state
+from hectogpt.training import checkpoint, full_run, loop, run_folder, session, setup
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints, State
 from hectogpt.training.run_folder import RunFolder
 
@@ -103,7 +103,7 @@ def unseeded(*_: Any) -> Iterator[None]:
 
 
 def change_tensors(change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
-    take = state.take_state
+    take = checkpoint.take_state
 
     def taken(*arguments: Any) -> State:
         found = take(*arguments)
