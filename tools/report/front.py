@@ -201,8 +201,8 @@ def where_measured(seconds: Seconds) -> str:
     text = (
         f"**Seconds** of 100 steps, from the median of {seconds.rounds} steps, measured on one machine in one pass "
         f"({seconds.where}): building, the first step, and 99 times the median of {seconds.rounds} further steps. SOAP "
-        "has two kinds of steps, which are timed and counted apart. minute, half_minute and where_to_copy were not "
-        "timed; the trials that the losses come from ran on several machines.\n"
+        "has two kinds of steps, which are timed and counted apart. They are seconds of the recipes of that commit; "
+        "the trials that the losses come from ran on several machines.\n"
     )
     if seconds.stand_in:
         names = " and ".join(seconds.stand_in)

@@ -34,7 +34,6 @@ def read_seconds(path: Path) -> Seconds:
     same = [record for record in found if all(record[n] == newest[n] for n in ("machine", "threads", "commit"))]
     by_corpus = {record["rows"][0]["setting"]: record["rows"] for record in same}
     of = {(corpus, row["contender"]): float(row["seconds"]) for corpus, rows in by_corpus.items() for row in rows}
-    of = {key: seconds for key, seconds in of.items() if key[1] != "minute"}  # timed with a memory of n-grams
     stand_in = tuple(corpus for corpus, rows in by_corpus.items() if rows[0].get("text") == "stand-in")
     where = f"{newest['machine']}; {newest['threads']} threads; {newest['date'][:10]}, commit {newest['commit']}"
     return Seconds(of, stand_in, int(newest["rows"][0].get("rounds", 0)), where)

@@ -77,7 +77,7 @@ def ladder_table(board: Leaderboard, descriptions: Mapping[str, str], seconds: S
         pair, split = compare_entries(entry, below) if below else (None, "")
         rows.append(
             [
-                str(place),
+                str(place) if board.rungs[0].name == "baseline" else EMPTY,
                 entry.name,
                 first_paragraph(descriptions.get(entry.name, EMPTY)),
                 changed_sections(entry, below) if below else EMPTY,

@@ -113,12 +113,12 @@ class Filler:
         return next((board for board in self.boards if (board.corpus, board.track) == (corpus, track)), None)
 
     def rung_section(self, name: str) -> str:
-        """A rung's heading, description, gains on every leaderboard that has it, and its curves on the first."""
+        """A rung's heading, description, gains on every leaderboard of networks alone, and its curves on the first."""
         parts = [f"### {list(self.ladder).index(name)} {name}", self.descriptions.get(name, "")]
         measured, picture = [], ""
         for board in self.boards:
             entry = board.find(name)
-            if entry is None or entry not in board.rungs:
+            if entry is None or entry not in board.rungs or not board.alone:
                 continue
             place = board.rungs.index(entry)
             loss = format_field(board, entry, "loss")
