@@ -28,7 +28,7 @@ from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
 
 pytestmark = pytest.mark.browser
-SMALL = {"d_model": 16, "n_heads": 2, "n_layers": 2, "context_length": 32}
+SMALL: dict[str, Any] = {"d_model": 16, "n_heads": 2, "n_layers": 2, "context_length": 32}
 
 
 @pytest.fixture(scope="module")

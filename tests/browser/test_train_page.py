@@ -58,7 +58,7 @@ def page(browser: Any, text: Path) -> Iterator[Any]:
 
 def run_of(recipe: str, text: Path, steps: int, dtype: Any) -> Any:
     run = hectogpt.recipe(recipe)
-    sizes = {name.removeprefix("model."): size for name, size in SIZES.items()}
+    sizes: dict[str, Any] = {name.removeprefix("model."): size for name, size in SIZES.items()}
     head = hectogpt.replace(run.model.lm_head, compact_vocab=True)
     return hectogpt.replace(
         run,

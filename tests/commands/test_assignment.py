@@ -51,8 +51,8 @@ def test_a_stub_has_the_frame_of_the_textbook_and_none_of_its_code(name: str) ->
         assert code not in written
         assert f'raise NotImplementedError("exercise {part}: {function} is not written yet")' in written
         assert any(sign in stubs()[part, function] for sign in ("[", "shape", "dict", "parameter", "lists"))
-    for function in (n for n in ast.walk(ast.parse(written)) if isinstance(n, ast.FunctionDef)):
-        assert not any(isinstance(statement, ast.Raise) for statement in function.body[:-1])
+    for node in (n for n in ast.walk(ast.parse(written)) if isinstance(n, ast.FunctionDef)):
+        assert not any(isinstance(statement, ast.Raise) for statement in node.body[:-1])
 
 
 # --- what the tests expect --------------------------------------------------------------------------------------------

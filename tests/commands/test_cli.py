@@ -27,6 +27,7 @@ from hectogpt.display import Unfailing
 from hectogpt.errors import UserError, set_to
 
 FULL = Path("/dev/full")
+Captured = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
@@ -45,12 +46,7 @@ FULL = Path("/dev/full")
     ],
 )
 def test_errors_say_what_why_and_what_to_do(
-    arguments: list[str],
-    code: int,
-    named: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], code: int, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
@@ -114,7 +110,7 @@ def test_help_fits_a_screen() -> None:
     assert all(name in cli.usage() for name in COMMANDS)
 
 
-def test_versions_help_and_old_names(capsys: pytest.CaptureFixture[str]) -> None:
+def test_versions_help_and_old_names(capsys: Captured) -> None:
     main(["--version"])
     assert "hectogpt " in capsys.readouterr().out
     for arguments in ([], *([name] for name in cli.GONE)):
@@ -164,7 +160,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     install(run, monkeypatch)
 
 
-def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def failed(capsys: Captured, *arguments: str) -> tuple[int, str]:
     with pytest.raises(SystemExit) as caught:
         main(["broken", *arguments])
     printed = capsys.readouterr()
@@ -177,7 +173,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize(("name", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "hung up")])
 def test_every_command_ends_in_order_at_a_signal(
-    name: str, code: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, code: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     """What is half written is taken away, as after Ctrl-C."""
     number = getattr(signal, name)
@@ -200,7 +196,7 @@ def test_every_command_ends_in_order_at_a_signal(
 
 
 def test_a_bug_is_one_error_and_a_report_in_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SECRET_OF_THE_TEST", "do-not-print-this")
@@ -234,12 +230,7 @@ def test_a_bug_is_one_error_and_a_report_in_a_file(
     ],
 )
 def test_a_full_disk_and_full_memory_are_no_bugs(
-    raised: BaseException,
-    code: int,
-    named: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    raised: BaseException, code: int, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
     fail_with(raised, monkeypatch)

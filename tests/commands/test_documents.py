@@ -174,9 +174,9 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path, server: str) -> Non
     printed = ""
     for kind, block in [("sh", BEFORE.get(page, "true")), *blocks]:
         block = block.replace("seeds=3", "seeds=1")
-        command = ["sh", "-e", "-c", block] if kind == "sh" else [sys.executable, "-c", block]
+        line = ["sh", "-e", "-c", block] if kind == "sh" else [sys.executable, "-c", block]
         settings = environment(tmp_path, **paths, BROWSER="true", FORK_SERVER=server)
-        done = subprocess.run(command, cwd=work, env=settings, capture_output=True, text=True)
+        done = subprocess.run(line, cwd=work, env=settings, capture_output=True, text=True)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         printed += done.stdout + done.stderr
     assert re.search(".*".join(PRINTED[page]), printed, re.DOTALL), printed
@@ -220,7 +220,7 @@ def test_the_two_forms_of_a_notebook_are_one(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_in_a_jupyter_kernel(path: Path, tmp_path: Path) -> None:
     paths = environment(tmp_path, PYTHONPATH=str(ROOT))
-    command = [sys.executable, "-c", EXECUTE, path.with_suffix(".ipynb")]
+    command = [sys.executable, "-c", EXECUTE, str(path.with_suffix(".ipynb"))]
     done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     outputs = [out for cell in json.loads(done.stdout)["cells"] for out in cell.get("outputs", ())]

@@ -185,7 +185,7 @@ def test_what_ends_rounds(tiny: Corpus, tmp_path: Path) -> None:
     assert rounds_of(tiny, tmp_path / "o.jsonl", once, arms=2, until_decided=True).ended.startswith("decided after")
     for options, arms in (({"until_decided": True}, 1), ({"most": 0}, 2)):
         with pytest.raises(UserError):
-            Rounds(compared(tiny, tmp_path / "n.jsonl", arms), **options)  # type: ignore[arg-type]
+            Rounds(compared(tiny, tmp_path / "n.jsonl", arms), **options)
 
 
 def test_durations() -> None:

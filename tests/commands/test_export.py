@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from hectogpt.model.parts import LayerNorm
 from hectogpt.serialization import Value
 
 
-def all_classes(kind: type) -> Iterator[type]:
+def all_classes(kind: type[Any]) -> Iterator[type[Any]]:
     for child in kind.__subclasses__():
         yield child
         yield from all_classes(child)
@@ -55,7 +56,7 @@ def check_logits_and_texts(folder: Path, kind: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.thorough), False])
 def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
-    own = {"norm": LayerNorm(eps=1e-3), "attention_scale": 8**-0.5}  # what GPT-2's config.json can say
+    own: dict[str, Any] = {"norm": LayerNorm(eps=1e-3), "attention_scale": 8**-0.5}  # what GPT-2's config.json can say
     model = write_model(tmp_path / "run", replace(GPT2, lm_head=LMHeadConfig(tied=tied), **own))
     done = export(tmp_path / "run", tmp_path / "out")
     from transformers import GPT2LMHeadModel
@@ -119,7 +120,7 @@ def test_prompts_of_unequal_length_in_one_batch(tmp_path: Path) -> None:
     mask = torch.tensor([[0] * (12 - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 9}
     texts = open_theirs(done.folder).generate(ids, attention_mask=mask, **options)[:, 12:]
-    expected = [[] for _ in prompts]
+    expected: list[list[int]] = [[] for _ in prompts]
     for token in generate(model, prompts, Sampling(max_new_tokens=9)):
         expected[token.row].append(token.id)
     assert texts.tolist() == expected
@@ -157,7 +158,7 @@ def test_what_else_transformers_does_with_a_model(tmp_path: Path) -> None:
     assert torch.equal(back(ids), model(ids))
 
 
-def test_what_the_card_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_model(tmp_path / "run", KINDS["pointer"])
     done = export(tmp_path / "run", tmp_path / "an_out")
     code = (done.folder / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("python\n")

@@ -22,6 +22,7 @@ from hectogpt.lab.ideas import start_from
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model, saved_tensors
+from hectogpt.serialization import dump
 from hectogpt.training.first_weights import hash_state, open_source, whole
 from hectogpt.training.session import Session
 
@@ -99,7 +100,7 @@ def test_the_command_reads_where_to_start(tmp_path: Path, here: Here) -> None:
     write_run(tmp_path / "base")
     asked = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
     assert (asked.options.init, asked.name, asked.run.model) == ("base", "finetune", SMALL)
-    assert asked.run == replace(asked.recipe, optim=replace(asked.recipe.optim, lr=0.001))
+    assert dump(asked.run.optim) == dump(asked.recipe.optim) | {"lr": 0.001}
 
 
 @pytest.mark.thorough

@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_json_holds_the_texts_alone(run: Path, tmp_path: Path, capsys: pytest.Ca
 # --- several prompts --------------------------------------------------------------------------------------------------
 
 
-def texts_of(run: Path, here: Here, *arguments: str) -> list[dict]:
+def texts_of(run: Path, here: Here, *arguments: str) -> list[dict[str, Any]]:
     done = here("generate", run, *arguments, "--max-new-tokens", 6, "--temperature", "1.5", "--json", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)["texts"]
@@ -101,7 +102,7 @@ def test_standard_input_can_be_one_prompt(run: Path, here: Here, monkeypatch: py
         (["a b", "one two " * CONTEXT, "--strict"], errors.USAGE, f"prompt 2 has {2 * CONTEXT + 1} tokens"),
     ],
 )
-def test_prompts_that_cannot_be_read(run: Path, tmp_path: Path, here: Here, arguments, code: int, named: str) -> None:
+def test_unreadable_prompts(run: Path, tmp_path: Path, here: Here, arguments: list[str], code: int, named: str) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty.txt").write_text("\n \n")
     assert_good_error(here("generate", run, *arguments), code, named)

@@ -54,7 +54,7 @@ def test_what_is_heavy_is_an_extra() -> None:
 def test_the_exact_versions_lie_within_the_ranges(file: str, torch: str) -> None:
     """constraints/: the oldest torch and the newest; every direct dependency has a version there."""
     lines = (ROOT / "constraints" / file).read_text(encoding="utf-8").splitlines()
-    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    pins = {str(canonicalize_name(name)): version for name, _, version in (line.partition("==") for line in lines)}
     assert pins["torch"].startswith(torch)
     extras = PROJECT["optional-dependencies"]
     for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["hf"], *extras["dev"]]):

@@ -16,13 +16,14 @@ from helpers import ROOT
 from scipy import stats
 
 from hectogpt import errors
+from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from hectogpt.lab.record import Record
 from tools import report
 from tools.report import TEMPLATE, ladder_names, recipe_descriptions
 from tools.report.front import WINDOW, code_length, steps_to_trigram
 from tools.report.ladder_page import ladder_page
-from tools.report.leaderboard import NGRAMS, Leaderboard, build_leaderboards
+from tools.report.leaderboard import Leaderboard, build_leaderboards
 from tools.report.ngram_file import NgramFile
 from tools.report.tables import ladder_table
 from tools.report.template import Filler
@@ -43,9 +44,9 @@ def records(committed: report.Found) -> list[Record]:
     board = committed.boards[0]
     rungs = [board.find(name) for name in NAMES]
     assert all(rungs)
-    seeds = set.intersection(*({r.seed for r in rung.records} for rung in rungs))  # type: ignore[union-attr]
+    seeds = set.intersection(*({r.seed for r in rung.records} for rung in rungs))
     assert len(seeds) >= 3
-    return [r for rung in rungs for r in rung.records if r.seed in sorted(seeds)[:3]]  # type: ignore[union-attr]
+    return [r for rung in rungs for r in rung.records if r.seed in sorted(seeds)[:3]]
 
 
 def board_of(records: Sequence[Record]) -> Leaderboard:
@@ -117,7 +118,7 @@ def test_every_kind_of_record_has_its_place(records: list[Record]) -> None:
     first = records[3]
     assert first.recipe == "learning_rate"
     sick = replace(first, seed=1001, status="diverged", error="step 3: loss nan", test_loss=10.8, losses=[10.8, 10.7])
-    scores = dict.fromkeys(("dev_loss", "dev_bpb", "test_loss", "test_bpb", "params"))
+    scores: dict[str, Any] = dict.fromkeys(("dev_loss", "dev_bpb", "test_loss", "test_bpb", "params"))
     crashed = replace(first, seed=1002, status="failed", error="SIGKILL", losses=[], grad_norms=[], **scores)
     odd = replace(first, recipe="without-learning_rate", arm="without-learning_rate")
     board = board_of([*records, sick, crashed, odd])
@@ -173,7 +174,7 @@ def test_baselines_counted_later_reach_the_records_that_lack_them(records: list[
     path = tmp_path / "n.jsonl"
 
     def counted(**changes: Any) -> NgramFile:
-        line = {"train_sha256": first.corpus_sha256["train"], "split": first.ngram_split, "seed": first.seed}
+        line = dict[str, Any](train_sha256=first.corpus_sha256["train"], split=first.ngram_split, seed=first.seed)
         line |= {"steps": first.run["steps"], "data": first.run["data"], "kn3": 3.33, "mkn5": 3.2, "best": 2.9}
         path.write_text(json.dumps(line | changes) + "\n")
         return NgramFile(path)

@@ -74,7 +74,7 @@ def save_or_not(save: Save, _: Checkpoints) -> None:
 
 
 def write_manifest_last() -> None:
-    write, rename, waiting = checkpoint.write_manifest, files.replace_folder, []
+    write, rename, waiting = checkpoint.write_manifest, files.replace_folder, list[tuple[Any, ...]]()
 
     def renamed(new: Path, folder: Path) -> None:
         rename(new, folder)

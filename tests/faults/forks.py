@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, TypeVar
 
 from hectogpt import errors
@@ -164,7 +165,7 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     if workers == 1:
         return [work(item) for item in items]
     found: list[Any] = [None] * len(items)
-    parts = values_of([lambda n=n: [work(item) for item in items[n::workers]] for n in range(workers)], 3600)
+    parts = values_of([partial(lambda part: list(map(work, part)), items[n::workers]) for n in range(workers)], 3600)
     for number, part in enumerate(parts):
         found[number::workers] = part
     return found

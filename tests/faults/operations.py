@@ -285,7 +285,7 @@ class Disk(Watch):
             chance = random.Random(count)
             picks = [tuple(options[place] for options in choices.values()) for place in (0, -1)]
             picks += [tuple(map(chance.choice, choices.values())) for _ in range(MOST)]
-        states = []
+        states: list[Any] = []
         for pick in picks:
             states.append({})
             self._render(self.root, "", dict(zip(choices, pick, strict=True)), states[-1])

@@ -67,7 +67,7 @@ def states_of(
     saving.act(folder)
     disk.moment = lambda disk: None
     keep(disk, "after")
-    wrong = []
+    wrong: list[str] = []
     for (phase, _), state in sorted(seen.items(), key=lambda item: item[0][0]):  # those after saving first
         if len(wrong) == most:
             break

@@ -64,7 +64,7 @@ LINES: dict[str, bytes] = {
 
 @cache
 def _recipe(name: str) -> Row:
-    return dump(replace(recipes.recipe(name), threads=1))  # type: ignore[no-any-return]
+    return dump(replace(recipes.recipe(name), threads=1))
 
 
 def good_row(recipe: str, seed: int) -> Row:

@@ -179,7 +179,7 @@ def make_cases(folder: Path, steps: int = 30) -> dict[str, Case]:
 
 def _shrunk(run: Run, corpus: Corpus, steps: int) -> Run:
     inputs = tuple(replace(part, rows=512) if isinstance(part, NgramHash) else part for part in run.model.inputs)
-    sizes = {"d_model": 16, "n_heads": 2, "n_layers": 1, "context_length": 64, "vocab_size": corpus.n_vocab}
+    sizes = dict[str, Any](d_model=16, n_heads=2, n_layers=1, context_length=64, vocab_size=corpus.n_vocab)
     return replace(
         run,
         model=replace(run.model, inputs=inputs, **sizes),

@@ -95,7 +95,8 @@ def trainings(quick: bool) -> Iterator[tuple[str, Surrounding]]:
 
 def check(quick: bool) -> list[Line]:
     """Run all trainings, then the commands on the folder of one of them."""
-    begun, faults = time.perf_counter(), {promise: [] for promise in (BITS, STREAMS, ANSWERS)}
+    begun = time.perf_counter()
+    faults: dict[str, list[str]] = {promise: [] for promise in (BITS, STREAMS, ANSWERS)}
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(WORKERS) as pool:
         write_tokens(Path(name, "täxt.bin"))
         Path(name, "sitecustomize.py").write_text(CLOCKS, encoding="utf-8")
@@ -106,7 +107,8 @@ def check(quick: bool) -> list[Line]:
         ):
             faults[promise].append("" if found == expected else f"{where}: {found}, not {expected}")
         asked = [(command, where) for command in COMMANDS for where in ([ODD] if quick else [ODD, JUMPING])]
-        faults[ANSWERS] = list(pool.map(lambda one: fault_of(Path(name), *one, run), asked[: 4 if quick else None]))
+        asked = asked[: 4 if quick else None]
+        faults[ANSWERS] = list(pool.map(lambda one: fault_of(Path(name), one[0], one[1], run), asked))
     seconds = (time.perf_counter() - begun) / len(faults)
     return [
         Line(promise, len(found), sum(map(bool, found)), seconds, "; ".join(filter(None, found))[:2000])

@@ -69,7 +69,8 @@ def test_another_text_another_run_and_other_groups_are_refused(corpus: Corpus, t
             Session.open(small(**changed), corpus, at)
         assert caught.value.code == errors.CHECKPOINT
     model = Session.open(small(), corpus)
-    for wrong in ({"optimizers": []}, {}, {"optimizers": [{"dict": {}}]}):
+    damaged: list[dict[str, Any]] = [{"optimizers": []}, {}, {"optimizers": [{"dict": {}}]}]
+    for wrong in damaged:
         with pytest.raises(UserError, match="does not fit"):
             put_state(model.model, model.optimizer, replace(at.state, values=wrong))
 

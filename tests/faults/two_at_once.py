@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Started:
 
     def with_one_name(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Runs that want runs/run: each gets a folder."""
-        ended = together([lambda c=case: begin(c, None, base) for case in self.cases[:n]], chance)
+        ended = together([partial(begin, case, None, base) for case in self.cases[:n]], chance)
         faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
         folders = [path.parent for path in base.glob(f"runs/*/{RUN}")]
         faults += [] if len(folders) == n else [f"{len(folders)} folders for {n} runs"]
@@ -103,7 +104,7 @@ class Started:
 
     def with_one_folder(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Runs that want one folder: one gets it, the others are refused."""
-        ended = together([lambda c=case: begin(c, base / "run") for case in self.cases[:n]], chance)
+        ended = together([partial(begin, case, base / "run") for case in self.cases[:n]], chance)
         codes = sorted(one.code for one in ended)
         faults = [] if codes[0] == 0 and all(c in REFUSED for c in codes[1:]) else [f"ended with {codes}"]
         return faults + self.differs(base / "run")
