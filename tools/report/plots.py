@@ -203,7 +203,7 @@ def plot_ladder(path: Path, board: Leaderboard) -> None:
     right.axvspan(-LEAST_DIFFERENCE, LEAST_DIFFERENCE, color="0.92", zorder=0)
     right.axvline(0, color="0.6", linewidth=0.8)
     right.set_xlabel(
-        "gain over the rung below (nats per token; shaded: a tie)\n"
+        "gain over the rung below (nats per token; shaded: a tie, log scale beyond)\n"
         "bar: 95 % interval of the paired gain; pairs: seeds of both rungs"
     )
     right.margins(x=0.12)
@@ -295,7 +295,8 @@ def _plot_interval(axes: Axes, x: float, interval: tuple[float, float] | None, y
 def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
     """A line for each level, its name on the right of it, higher than that of a close level before it."""
     height, before = 0.02, 0.0
-    for name, level in sorted(levels.items(), key=lambda item: item[1]):
+    drawn = [(name, level) for name, level in levels.items() if name not in ("kn5", "mkn5")]  # near the trigram
+    for name, level in sorted(drawn, key=lambda item: item[1]):
         draw_level(axes, level, vertical=True)
         height = height + NAME_HEIGHT if level < before * NEAR_LEVEL else 0.02
         before = level

@@ -144,7 +144,6 @@ def comparison_table(
 def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
     """One row per part of `whole` that was left out, with what that costs."""
     rows = []
-    words = {"worse": "helps", "tie": "tie", "better": "hurts"}
     for entry in entries:
         pair = compare_entries(entry, whole)[0]
         rows.append(
@@ -154,17 +153,19 @@ def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
                 format_loss(entry.summary("test")),
                 str(len(entry.records)),
                 format_gain(pair),
-                words.get(pair.verdict, _unproven(pair.gain)) if pair else EMPTY,
+                _part(entry, whole, pair) if pair else EMPTY,
             ]
         )
     return Table(["left out", "dev", "test", "n", "gain without it [95 %]", "the part"], rows)
 
 
-def _unproven(gain: float) -> str:
-    """What a part does, by the gain without it, where too few pairs speak."""
-    if abs(gain) <= LEAST_DIFFERENCE:
-        return "unproven"
-    return "helps, unproven" if gain < 0 else "hurts, unproven"
+def _part(entry: Entry, whole: Entry, pair: Paired) -> str:
+    """What a part does, by the gain without it."""
+    if entry.losses(entry.split).items() <= whole.losses(entry.split).items():
+        return "set again by a later rung: the same run"
+    if abs(pair.gain) <= LEAST_DIFFERENCE:
+        return "tie"
+    return ("helps" if pair.gain < 0 else "hurts") + (", unproven" if pair.verdict == "unproven" else "")
 
 
 def selection_bias_note(entries: Sequence[Entry]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
-from tools.report.leaderboard import Entry, Leaderboard, compare_entries, count_pairs
+from tools.report.leaderboard import Entry, Leaderboard, compare_entries, count_pairs, mean_ngrams
 from tools.report.tables import (
     Table,
     format_gain,
@@ -34,14 +34,14 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
     """A field of an entry as text; "" where there is no value. `field` is one of FIELDS.
 
     loss: on test if every seed was scored on it, else on dev. below_kn3, below_best: the loss of the trigram, of the
-    best counting, minus that of the entry. train: the training loss of the last batch, train10: the mean of the last
-    ten.
+    best counting, of the entry's own tokens (else of the top's), minus that of the entry. train: the training loss of
+    the last batch, train10: the mean of the last ten.
     """
     levels, summary = board.ngrams.get(entry.split, {}), entry.summary(entry.split)
     if field in ("dev", "test"):
         return format_loss(entry.summary(field))
     if field in ("below_kn3", "below_best"):
-        level = levels.get(field.removeprefix("below_"))
+        level = mean_ngrams(entry, entry.split).get(name := field.removeprefix("below_"), levels.get(name))
         return format_number(level - summary.mean, 3) if summary and level is not None else ""
     if field in NGRAMS:
         return format_number(levels.get(field), 3)
