@@ -203,7 +203,7 @@ def plot_ladder(path: Path, board: Leaderboard) -> None:
     right.axvspan(-LEAST_DIFFERENCE, LEAST_DIFFERENCE, color="0.92", zorder=0)
     right.axvline(0, color="0.6", linewidth=0.8)
     right.set_xlabel(
-        "gain over the rung below (nats per token; shaded: a tie, log scale beyond)\n"
+        "gain over the rung below (nats, log scale; shaded: a tie)\n"
         "bar: 95 % interval of the paired gain; pairs: seeds of both rungs"
     )
     right.margins(x=0.12)
