@@ -86,7 +86,7 @@ def take_step(session: Session, number: int) -> float:
     gradients = loop.Gradients(run, session.model, batches, session.machine)
     session.model.train()
     begun = time.perf_counter()
-    with native.using(session.head == "native"):
+    with native.using(session.kernels == "native"):
         loop.update(run, session.model, session.optimizer, gradients, number)
     return time.perf_counter() - begun
 

@@ -265,7 +265,7 @@ def measure_top(rounds: int) -> Iterator[tuple[str, list[Row]]]:
     count = Counter(map(kind_of, range(run.steps)))
 
     for name, (_, kernels) in TOP.items():
-        sessions[name].head = "native" if kernels else "eager"
+        sessions[name].kernels = "native" if kernels else "eager"
 
     def lap(name: str, steps: Iterator[int]) -> Lap:
         return lambda: take_step(sessions[name], next(steps))

@@ -98,6 +98,11 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return str(error).strip().partition("\n")[0][:300]
+
+
 def unreadable(path: object, error: Exception, *, fix: str = "", code: int = DATA) -> UserError:
     """The error for a file that cannot be read."""
     why = "there is no such file" if isinstance(error, FileNotFoundError) else reason_of(error)

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.optimize import minimize
 
-from hectogpt.lab.ngram import LEAST, MOST, ORDER, KneserNey, Level, Pattern, cut, neighbours
+from hectogpt.lab.ngram import LEAST, MOST, ORDER, KneserNey, Level, Pattern, neighbours
+from hectogpt.training.evaluate import cut
 
 NEIGHBOURS = neighbours(ORDER)
 GAPS: tuple[Pattern, ...] = ((1,), (2,), (3,), (0, 2), (1, 2), (0, 3), (0, 1, 3), (1, 2, 3))

@@ -77,7 +77,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> UserError:
             fix="check the disk's free space and who may write there; --debug shows where it happened",
             code=errors.STORAGE,
         )
-    first = str(error).strip().partition("\n")[0]
+    first = errors.first_line(error)
     why = f"{type(error).__name__}: {first}"[:LONGEST] if first else type(error).__name__
     if is_out_of_memory(error):
         fix = "close other programs, or use a smaller model or batch; --debug shows where it happened"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import hectogpt
-from hectogpt import files, hardware, process, torch_private
+from hectogpt import errors, files, hardware, process, torch_private
 from hectogpt.cli.console import one_line, show
 from hectogpt.cli.help import Json
 from hectogpt.errors import UserError
@@ -125,8 +125,8 @@ def find_library(name: str) -> Finding:
     try:
         version = str(importlib.import_module(name).__version__)
     except Exception as error:  # OSError where a shared library is missing, and whatever a broken package raises
-        first = str(error).strip().partition("\n")[0]
-        return Finding(name, "missing", f"cannot be imported: {first}", f"python -m pip install --upgrade {name}")
+        why = f"cannot be imported: {errors.first_line(error)}"
+        return Finding(name, "missing", why, f"python -m pip install --upgrade {name}")
     odd = torch_private.untested() if name == "torch" else ""
     return judged(name, version, f"{version}; {odd}" if odd else "")
 

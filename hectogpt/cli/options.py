@@ -1,5 +1,5 @@
 """The options of commands whose modules load torch: this one does not, so that --help and a wrong option are answered
-at once. Other commands have a class `Options` in their own modules; train and explore read their words themselves."""
+at once. Other commands have a class `Options` in their own modules; train reads its words itself."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def score_models(
     return Scores(models, ngrams, counted.size)
 
 
-def tokens_of_run(name: str, corpus: Corpus, step: int | None = None) -> np.ndarray | None:
+def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray | None:
     """The tokens that a run has read up to a step (None: the last one taken), if `name` is a run's folder and it read
     this corpus."""
     folder = Path(name)

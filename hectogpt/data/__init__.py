@@ -3,7 +3,7 @@
 Needs numpy and tiktoken; torch is never imported here. Text is kept byte for byte or refused.
 """
 
-from hectogpt.data.batches import Batches, DataOrder, Shuffled, tokens_read
+from hectogpt.data.batches import Batches, DataOrder, Shuffled
 from hectogpt.data.corpus import Corpus, CorpusCache, open_corpus
 from hectogpt.data.token_files import find_tokenizer
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
@@ -18,5 +18,4 @@ __all__ = [
     "find_tokenizer",
     "load_tokenizer",
     "open_corpus",
-    "tokens_read",
 ]

@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step): there is no state to save for a resume.
 
 The token stream is cut into sequences that do not overlap. Every epoch shows each sequence once, in its own order.
-A batch is then as its DataOrder cuts it, ours not at all.
+A DataOrder may then cut a batch; `Shuffled` does not.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DataOrder(Value):
     def cut(self, rows: np.ndarray, step: int, steps: int) -> np.ndarray:
         """The batch of 0-based `step`, int64 [batch_size, seq_len], as [rows, tokens] of another shape: fewer rows, or
         shorter ones, or shorter and more. It has some of the batch's tokens, no more than all: a pure function of its
-        arguments. What is counted of the training text (`tokens_read`) is counted before."""
+        arguments. What is counted of the training text is counted before."""
         return rows
 
 
@@ -149,14 +149,3 @@ class Batches:
     def tokens(self, step: int) -> int:
         """How many tokens the batch of this step has."""
         return self.at(step).size if self.cuts else self.batch_size * self.seq_len
-
-
-def tokens_read(
-    tokens: np.ndarray, seq_len: int, batch_size: int, seed: int, steps: int, data_order: DataOrder = Shuffled()
-) -> np.ndarray:
-    """int64 [steps * batch_size, seq_len]: the sequences that a run's first `steps` batches show, before they are cut.
-
-    Raises UserError as `Batches` does.
-    """
-    batches = Batches(tokens, seq_len, batch_size, seed, data_order)
-    return np.concatenate([batches.rows(step) for step in range(steps)])

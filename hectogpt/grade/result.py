@@ -151,9 +151,6 @@ class Result:
         wrong = bool(self.fault) or self.grader_fault or any(part.outcome in WRONG for part in self.parts)
         return not wrong and not (strict and any(part.notes or part.outcome == "changed" for part in self.parts))
 
-    def part(self, name: str) -> PartResult:
-        return next(part for part in self.parts if part.part == name)
-
     def record(self) -> dict[str, Any]:
         """As a JSON object."""
         made: dict[str, Any] = dump(self) | {"points": self.points, "max_points": self.max_points}

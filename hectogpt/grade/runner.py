@@ -179,10 +179,7 @@ def outcome_of(ending: process.Ending, transcript: Transcript, limits: Limits) -
 
 
 def grade(
-    submission: Submission,
-    limits: Limits | None = None,
-    cancelled: threading.Event | None = None,
-    spare: Spare | None = None,
+    submission: Submission, limits: Limits, cancelled: threading.Event | None = None, spare: Spare | None = None
 ) -> Result:
     """Run and judge a submission. spare: a child to begin with. Does not raise for anything that a submission does;
     raises CancelledError."""
@@ -190,7 +187,7 @@ def grade(
     if submission.fault or SOLUTION not in submission.files:
         return Result(name, key, fault=submission.fault or f"there is no {SOLUTION}")
     try:
-        found = run(submission, limits or Limits(), cancelled or threading.Event(), spare)
+        found = run(submission, limits, cancelled or threading.Event(), spare)
         return Result(name, key, judge(found), found.seconds, tuple(sorted(found.missing)), looks=submission.looks())
     except CancelledError:
         raise
@@ -200,7 +197,7 @@ def grade(
         return Result(name, key, tuple(PartResult(part, "grader fault", words) for part in laws.GRADED))
 
 
-def check_reference(limits: Limits | None = None) -> None:
+def check_reference(limits: Limits) -> None:
     """Grade the textbook's solution, once for each set of versions; the cache folder remembers that it got full points.
 
     Raises UserError (EXACTNESS) with the reason if it did not: then no submission can be graded here.
@@ -257,7 +254,7 @@ def write(path: Path, one: Result) -> None:
 
 
 def grade_all(
-    submissions: list[Submission], out: Path | None, jobs: int, limits: Limits | None = None
+    submissions: list[Submission], out: Path | None, jobs: int, limits: Limits
 ) -> Iterator[tuple[Result, bool]]:
     """The results as they come, and whether each was recorded already: these first. Equal submissions are graded
     once."""

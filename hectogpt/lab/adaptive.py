@@ -64,7 +64,7 @@ def read_on(
         if begin + len(part) < len(stream):
             rows = np.stack([part[at : at + seq_len + 1] for at in range(0, windows * seq_len, seq_len)])
             gradients.rows = torch.from_numpy(rows).to(session.machine.device)
-            with native.using(session.head == "native"):
+            with native.using(session.kernels == "native"):
                 step = session.run.steps + number
                 update(session.run, session.model, session.optimizer, gradients, step, factor)
     return np.concatenate(losses), join(seen)

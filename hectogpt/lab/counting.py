@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hectogpt.lab.ngram import ORDER, KneserNey, check_ids, cut, neighbours
+from hectogpt.lab.ngram import ORDER, KneserNey, check_ids, neighbours
 from hectogpt.training import setup
-from hectogpt.training.evaluate import SEQ_LEN, EvalResult
+from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut
 from hectogpt.training.session import Session
 
 HALVINGS = 30  # of the interval that a weight lies in, 0 to 1 at first

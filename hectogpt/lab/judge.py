@@ -314,7 +314,7 @@ def load_array(path: Path) -> np.ndarray:
     return array
 
 
-def replay(judgement: Judgement, entrant: Entrant, corpora: Sequence[Corpus], tell: Tell = lambda _: None) -> list[str]:
+def replay(judgement: Judgement, entrant: Entrant, corpora: Sequence[Corpus], tell: Tell) -> list[str]:
     """Do a judgement again, with the seeds and questions of its record. Returns what does not hold, in words; [] if all
     does. On another machine or version a loss may differ by ACROSS_MACHINES.
 

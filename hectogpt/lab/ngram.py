@@ -14,7 +14,7 @@ import numpy as np
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.training.evaluate import SEQ_LEN
+from hectogpt.training.evaluate import SEQ_LEN, cut
 
 # A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) that and the one before,
 # (1,) the one behind a gap. A pattern without its last offset is the next shorter context.
@@ -81,17 +81,6 @@ class NgramModels:
         p = self.trigram.score([stream[None]])[0]
         p[0] = self.bigram.score([stream[None, :2]])[0][0]
         return p
-
-
-def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
-    """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each begins with the token that
-    the one before ended with, so every token after the first is a target once. The last array is one shorter row."""
-    seq_len = min(seq_len, len(stream) - 1)
-    whole = (len(stream) - 1) // seq_len
-    parts = [stream[np.arange(whole)[:, None] * seq_len + np.arange(seq_len + 1)]]
-    if whole * seq_len + 1 < len(stream):
-        parts.append(stream[None, whole * seq_len :])
-    return parts
 
 
 def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:

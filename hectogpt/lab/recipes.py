@@ -31,9 +31,9 @@ from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, Sinusoidal
 from hectogpt.serialization import did_you_mean
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
-from hectogpt.training.run import DEFAULT_RECIPE, Data, LinearDecay, Run
+from hectogpt.training.run import Data, LinearDecay, Run
 
-DEFAULT = DEFAULT_RECIPE
+DEFAULT = "minute"  # what is trained if none is named
 WITHOUT = "without-"  # begins the name of the top of the ladder without one rung
 
 # Old name -> name, of recipes in records and in commands that people remember.
@@ -259,11 +259,6 @@ def compound(changes: Iterable[Recipe], name: str) -> Run:
     return replace(apply(baseline(), *changes), recipe=name, dtype="auto", head_dtype="auto")
 
 
-def rung(n: int) -> Run:
-    """The ladder's first n changes; rung(0) is the baseline."""
-    return compound(LADDER[:n], LADDER[n - 1].__name__) if n else recipe("baseline")
-
-
 def without(name: str, top: str = TOP) -> Run:
     """The ladder up to `top` without one rung. Accepts old names. Raises UserError for a name not on the ladder."""
     name, top = current_recipe(name), current_recipe(top)
@@ -294,7 +289,7 @@ def recipe(name: str) -> Run:
         return without(name.removeprefix(WITHOUT))
     for n, change in enumerate(LADDER, start=1):
         if change.__name__ == name:
-            return rung(n)
+            return compound(LADDER[:n], name)
     for change in OTHERS:
         if change.__name__ == name:
             return compound((change,), name)

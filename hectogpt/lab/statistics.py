@@ -98,15 +98,15 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
     return Paired(n, gain, sd, low, high, p, floor, verdict)
 
 
-def seeds_needed(sd: float, gain: float = LEAST_DIFFERENCE, p: float = SIGNIFICANCE, power: float = POWER) -> int:
-    """Paired seeds with which a true `gain` is found (one-sided p below `p`) with probability `power`.
+def seeds_needed(sd: float) -> int:
+    """Paired seeds with which a true gain of LEAST_DIFFERENCE is found (p below SIGNIFICANCE) with probability POWER.
 
-    sd: of the paired differences. n = ((z(1 - p) + z(power)) sd / gain)^2 + z(1 - p)^2 / 2, rounded up, where z are
+    sd: of the paired differences. n = ((z(1 - p) + z(POWER)) sd / gain)^2 + z(1 - p)^2 / 2, rounded up, where z are
     quantiles of the normal distribution and the last term corrects for Student's t: Guenther 1981, "Sample size
     formulas for normal theory t tests", The American Statistician 35 (4).
     """
-    alpha, beta = stats.norm.ppf(1 - p), stats.norm.ppf(power)
-    return max(2, math.ceil(((alpha + beta) * sd / gain) ** 2 + alpha**2 / 2))
+    alpha, beta = stats.norm.ppf(1 - SIGNIFICANCE), stats.norm.ppf(POWER)
+    return max(2, math.ceil(((alpha + beta) * sd / LEAST_DIFFERENCE) ** 2 + alpha**2 / 2))
 
 
 def selection_bias(sd: float, settings: int) -> float:

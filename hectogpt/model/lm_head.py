@@ -1,7 +1,7 @@
 """The vocabulary head: from hidden states to logits, or straight to the loss without the logits.
 
 Everything about the vocabulary is here: soft cap, bias, the map of the embeddings, and the compact vocabulary, in which
-all tokens that a run never reads share one row of the matrix. Nothing outside knows of that row.
+all tokens that a run never reads share one row; outside only `first_weights` and the page that trains know of it.
 """
 
 from __future__ import annotations

@@ -62,13 +62,12 @@ class State:
 @dataclass(frozen=True)
 class Checkpoint:
     """A run between two steps. step: how many are done. history: float64 [step, columns], a row for every step. facts:
-    what it was made with, plain values. path: its folder, if it was read from one."""
+    what it was made with, plain values."""
 
     step: int
     state: State
     history: Tensor
     facts: dict[str, Any]
-    path: Path | None = None
 
 
 def _describe(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
@@ -174,7 +173,7 @@ class Checkpoints:
             if history.shape[0] != step:
                 raise ValueError(f"it holds {history.shape[0]} steps, and there should be {step}")
             state, facts = State(tensors, dict(manifest["values"])), dict(manifest["facts"])
-            return Checkpoint(step, state, history, facts, path)
+            return Checkpoint(step, state, history, facts)
         except (OSError, SafetensorError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             what = f"the checkpoint of step {step} cannot be read"
             raise UserError(what, why=str(error), fix=self._advice(step), code=errors.CHECKPOINT) from None

@@ -38,6 +38,17 @@ class EvalResult:
         return f"{self.loss:.4f} nats per token, {self.bits_per_byte:.4f} bits per byte"
 
 
+def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
+    """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each begins with the token that
+    the one before ended with, so every token after the first is a target once. The last array is one shorter row."""
+    seq_len = min(seq_len, len(stream) - 1)
+    whole = (len(stream) - 1) // seq_len
+    parts = [stream[np.arange(whole)[:, None] * seq_len + np.arange(seq_len + 1)]]
+    if whole * seq_len + 1 < len(stream):
+        parts.append(stream[None, whole * seq_len :])
+    return parts
+
+
 @torch.no_grad()
 def evaluate(
     model: Transformer, tokens: np.ndarray, token_bytes: np.ndarray, seq_len: int = SEQ_LEN, rows: int = 8
@@ -53,21 +64,13 @@ def evaluate(
     if seq_len < 1:
         raise UserError(f"{len(tokens)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
     device = model.embeddings.weight.device
-    stream = torch.from_numpy(tokens.astype(np.int64))
     total, losses = 0.0, []
-    n_full = (len(tokens) - 1) // seq_len
-    inputs = stream[: n_full * seq_len].view(-1, seq_len)
-    targets = stream[1 : n_full * seq_len + 1].view(-1, seq_len)
     with evaluating(model):
-        for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
-            loss, each = model.losses(x.to(device), y.to(device), reduction="sum")
-            total += loss.item()
-            losses.append(each.cpu().double().numpy().ravel())
-        if rest := (len(tokens) - 1) % seq_len:
-            tail = stream[-rest - 1 :].to(device)[None]
-            loss, each = model.losses(tail[:, :-1], tail[:, 1:], reduction="sum")
-            total += loss.item()
-            losses.append(each.cpu().double().numpy().ravel())
+        for part in cut(tokens.astype(np.int64), seq_len):
+            for some in torch.from_numpy(part).to(device).split(rows):
+                loss, each = model.losses(some[:, :-1], some[:, 1:], reduction="sum")
+                total += loss.item()
+                losses.append(each.cpu().double().numpy().ravel())
     n, n_bytes = len(tokens) - 1, int(token_bytes[tokens[1:]].sum())
     return EvalResult(total / n, total / (math.log(2) * max(n_bytes, 1)), n, np.concatenate(losses))
 
@@ -93,7 +96,7 @@ class FirstNumbers:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. Every number that is reported anywhere is defined here.
+    """What a run came to: the numbers that are reported of it.
 
     corpus: its name. corpus_sha256: split -> hash of its tokens.
     losses, grad_norms: of every step, nats per token and before clipping, with the weights before the update.
@@ -156,7 +159,7 @@ class RunResult:
         return facts_text(self._title, self.facts())
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the facts, and the training loss as a curve."""
+        """What a notebook shows: the facts, as a table."""
         return table_html(self._title, (), self.facts().items())
 
     def summary(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from hectogpt.training.trackers import Trackers
 
 T = TypeVar("T")
 LONG = 90.0  # seconds of a run from which a quicker one is named
+FOLDER = "folder"  # under which the run's folder is kept for attempts of torchrun after a failure
 LOOK = 10  # steps after which tensors that have not moved are named
 Facts = dict[str, Any]  # what a summary says beside the result's numbers
 
@@ -51,8 +52,8 @@ def run_to_folder(
         folder, session = begin(task, progress, world)
         trackers = Trackers(task.track, progress.line)
         with folder:
-            world.keep("folder", str(folder.path.resolve()))
-            world.share(lambda: session.step)
+            world.keep(FOLDER, str(folder.path.resolve()))
+            world.share(lambda: session.step)  # for `follow`
             facts: Facts = {"modified": folder.modified, "folder": str(folder.path)}
             facts |= score_before(session, folder, progress)
             fields = {"run": dump(session.run), "machine": session.machine.describe()}
@@ -220,7 +221,7 @@ def _explained(
         less = set_to("data.micro_batch", half) if leaves is None else set_to("data.leaves", double)
         return UserError(
             f"out of memory in step {session.step + 1} of {run.steps}",
-            why=str(error).strip().partition("\n")[0][:300],
+            why=errors.first_line(error),
             fix=less + " for a new run; the batch stays the same",
             kept=kept,
             code=errors.MEMORY,

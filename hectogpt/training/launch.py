@@ -248,7 +248,7 @@ class Board:
             if "timed out" in str(error).lower():
                 return self._hanging(operation)
             time.sleep(0.02)
-        return self._claim(f"{operation}: {first_line(error)}", rank=None)
+        return self._claim(f"{operation}: {errors.first_line(error)}", rank=None)
 
     def _store_failure(self) -> dict[str, Any]:
         """The failure that the store is gone: torchrun keeps it, or rank 0 does."""
@@ -271,8 +271,3 @@ class Board:
         step, rank, doing = min(behind)
         cause = f"it did not come to {operation} of step {self.step} in {self.timeout:g} s"
         return self._claim(f"{cause}; its last sign: {doing}, step {step}", rank=rank, step=step, wordless=True)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
-    return str(error).strip().partition("\n")[0][:300]

@@ -138,11 +138,11 @@ class LeafGradients(Gradients):
         model: Transformer,
         batches: Batches,
         machine: Machine,
-        signals: Sequence[int] = (),
-        exchange: Exchange | None = None,
+        signals: Sequence[int],
+        exchange: Exchange,
     ) -> None:
         super().__init__(run, model, batches, machine, signals)
-        self.exchange = exchange or Exchange()
+        self.exchange = exchange
         self._agreed_to_stop = False
         leaves = run.data.leaves or 1
         self.leaves, self.own = leaves, leaves // self.exchange.size

@@ -46,7 +46,8 @@ class Step:
 class Gradients:
     """Computes the gradients of a run's batches, here the whole batch or micro-batches in turn.
 
-    signals: those that have come to this process, which may grow.
+    signals: those that have come to this process, which may grow. They are here because processes agree on stopping in
+    the same sum as on the loss (leaves.py).
     """
 
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -42,8 +41,8 @@ class Predictions:
         exist as a whole. ahead: so many tokens further ahead, each position's next one left out."""
         end = self.ids.shape[1] - ahead
         hidden, ids, targets = self.hidden[:, :end], self.ids[:, :end], self.targets[:, ahead:]
-        options: dict[str, Literal["sum"]] = {"reduction": "sum"}
-        loss, each = self.model.losses_of(hidden, ids, targets, precision=self.precision, weights=weights, **options)
+        options = {"precision": self.precision, "weights": weights, "reduction": "sum"}
+        loss, each = self.model.losses_of(hidden, ids, targets, **options)
         if not ahead:
             self._plain = loss.detach() if weights is None else each.sum()
         return loss

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hectogpt import errors
-from hectogpt.training.launch import LOOK, Board, Launch, NotJoinedError, describe_odd, first_line, within
+from hectogpt.training.launch import LOOK, Board, Launch, NotJoinedError, describe_odd, within
 from hectogpt.training.leaves import ALIGN, Exchange, add_in_tree
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class World:
             )
         return NotJoinedError(
             f"the {self.size} processes of the run did not find each other at {self.launch.address}:{self.launch.port}",
-            why=first_line(error),
+            why=errors.first_line(error),
             fix="see that all are started, that no other program has the port, and that their machines reach each "
             "other; where a machine's name stands for 127.0.0.1 there, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for "
             "GPUs) to the network interface, such as eth0",

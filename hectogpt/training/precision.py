@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,9 +54,12 @@ class Machine:
         return nullcontext()
 
 
-def choose_again(run: Run, chosen: Mapping[str, Any]) -> Machine:
-    """What was chosen when the run began, as `Machine.describe` has it, as far as this machine has it. What the run
-    itself names comes first. Raises UserError for what cannot be had."""
+def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machine:
+    """Decide device, dtypes and threads, and set the number of threads. Raises UserError for what cannot be had.
+
+    chosen: what was chosen when the run began, as `Machine.describe` has it, to choose the same as far as this machine
+    has it. What the run itself names comes first.
+    """
     kind, fields = chosen.get("kind"), {}
     if run.device == "auto" and kind in ("cpu", "cuda", "mps") and _available()[kind]:
         fields["device"] = kind
@@ -65,11 +69,7 @@ def choose_again(run: Run, chosen: Mapping[str, Any]) -> Machine:
     threads = chosen.get("threads")
     if run.threads == 0 and isinstance(threads, int) and 0 < threads <= hardware.usable_cores():
         fields["threads"] = threads
-    return choose(replace(run, **fields))
-
-
-def choose(run: Run) -> Machine:
-    """Decide device, dtypes and threads, and set the number of threads. Raises UserError for what cannot be had."""
+    run = replace(run, **fields)
     device = torch.device(_device(run.device))
     check_memory(run.model, device, run.data, run.dtype)
     threads = run.threads or hardware.physical_cores()

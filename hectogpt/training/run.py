@@ -23,7 +23,6 @@ from hectogpt.training.first_weights import BigramInit, FirstWeights
 from hectogpt.training.losses import CrossEntropy, Loss
 from hectogpt.training.optim import AdamW, Kind, Optim
 
-DEFAULT_RECIPE = "minute"  # what is trained if none is named
 MOST_THREADS = 1024
 MOST_PARTS = 10_000  # of a batch, computed one after the other
 PARTS = ("leaves", "micro_batch")  # of a batch, which change no more than the last bits

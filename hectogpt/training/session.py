@@ -44,7 +44,8 @@ class Session:
     """One run that is under way: run, corpus, machine, model and optimizer, and what has come of them so far.
 
     kept, metrics: what the run's AfterStep values remember, and the numbers that they gave after the last step, as
-    "own/NAME". world: the processes that share the run. head: in words what was compiled for it. stopping: whether the
+    "own/NAME". world: the processes that share the run. kernels: "native" or "eager", see
+    setup.choose_kernels. stopping: whether the
     run is to end after the last step done: a signal has come to it, or to any of its processes.
     """
 
@@ -56,10 +57,10 @@ class Session:
         machine: Machine,
         model: Transformer,
         optimizer: OptimizerGroup,
-        head: str,
+        kernels: str,
     ) -> None:
         self.run, self.corpus, self.world, self.machine = run, corpus, world, machine
-        self.model, self.optimizer, self.head = model, optimizer, head
+        self.model, self.optimizer, self.kernels = model, optimizer, kernels
         self.done: list[Step] = []
         self.scores: dict[str, EvalResult] = {}
         self.kept: dict[str, torch.Tensor] = {}
@@ -98,8 +99,8 @@ class Session:
             model.fit_to(resume.state.weights())
         elif run.first_weights is not None:
             run.first_weights.load_into(model)
-        head = _choose_head(world, run, model, machine, chosen.get("head"))
-        session = cls(run, corpus, world, machine, model, setup.build_optimizer(run, model), head)
+        kernels = _choose_kernels(world, run, model, machine, chosen.get("head"))
+        session = cls(run, corpus, world, machine, model, setup.build_optimizer(run, model), kernels)
         if resume is not None:
             session._go_on_from(resume)
         _check_equal(world, model, session._facts()["machine"])
@@ -122,7 +123,7 @@ class Session:
             precision.keep_freed_memory()
         try:
             while True:
-                with native.using(self.head == "native"):  # for this step alone: another session may take its own
+                with native.using(self.kernels == "native"):  # for this step alone: another session may take its own
                     step = next(steps, None)
                 if step is None:
                     precision.give_back_memory()
@@ -169,7 +170,7 @@ class Session:
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint says of where it was made; `machine` is what the bits depend on, the run aside."""
-        machine = self.machine.describe() | {"head": self.head, "processor": torch.backends.cpu.get_cpu_capability()}
+        machine = self.machine.describe() | {"head": self.kernels, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
         return {
             "machine": machine | {"code": code_hash()},
@@ -283,7 +284,7 @@ def _choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) -
     chosen: the machine that a checkpoint names, {} without one. Raises UserError for more processes than GPUs.
     """
     if isinstance(world, Alone):
-        return precision.choose_again(run, chosen)
+        return precision.choose(run, chosen)
     local = world.launch
     if torch.cuda.is_available() and run.device in ("auto", "cuda"):
         if local.local_size > torch.cuda.device_count():
@@ -294,14 +295,14 @@ def _choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) -
         torch.cuda.set_device(local.local_rank)
         run = replace(run, device=f"cuda:{local.local_rank}")
     usual = {"threads": max(1, hardware.physical_cores() // local.local_size)} | dict(chosen)
-    return precision.choose_again(run, world.share(lambda: precision.choose_again(run, usual).describe()))
+    return precision.choose(run, world.share(lambda: precision.choose(run, usual).describe()))
 
 
-def _choose_head(world: Alone | World, run: Run, model: Transformer, machine: Machine, chosen: str | None) -> str:
-    """How the head's softmax is computed, at all ranks as at rank 0. chosen: what was chosen when the run began, None
-    for a new run."""
-    first: str = world.share(lambda: setup.choose_head(run, model, machine, chosen))
-    return setup.choose_head(run, model, machine, first)
+def _choose_kernels(world: Alone | World, run: Run, model: Transformer, machine: Machine, chosen: str | None) -> str:
+    """`setup.choose_kernels`, at all ranks as at rank 0. chosen: what was chosen when the run began, None for a new
+    run."""
+    first: str = world.share(lambda: setup.choose_kernels(run, model, machine, chosen))
+    return setup.choose_kernels(run, model, machine, first)
 
 
 def _check_equal(world: Alone | World, model: Transformer, facts: Mapping[str, Any]) -> None:

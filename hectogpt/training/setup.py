@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hectogpt import errors, files
-from hectogpt.data import Batches, Corpus, Tokenizer, tokens_read
+from hectogpt.data import Batches, Corpus, Tokenizer
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.build import cpp_compiler_fault, find
@@ -55,8 +55,8 @@ def make_batches(run: Run, corpus: Corpus) -> Batches:
 
 def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
     """int64 [steps * batch_size, seq_len]: what the run reads, in its order and before it is cut."""
-    data = run.data
-    return tokens_read(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, run.steps, data.order)
+    batches = make_batches(run, corpus)
+    return np.concatenate([batches.rows(step) for step in range(run.steps)])
 
 
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
@@ -127,8 +127,8 @@ def count_parameters(run: Run, corpus: Corpus) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def choose_head(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
-    """How the softmax of the head is computed: "native", by the C++ kernels, or "eager", by torch's operations.
+def choose_kernels(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
+    """Who computes the parts of a step that have kernels of our own: "native", these, or "eager", torch's operations.
 
     The kernels are compiled where there are none yet (a few seconds, once on a machine), which pays for large steps.
     chosen: what was chosen when the run began, to do it again: its sums round in another order.

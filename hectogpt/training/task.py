@@ -191,8 +191,9 @@ def named_folder(where: str) -> Resume:
     return Resume(path)
 
 
-def runs_of(name: str | None, root: Path = Path("runs")) -> list[Path]:
+def runs_of(name: str | None) -> list[Path]:
     """The folders of runs that `hectogpt train` has given this name, the newest first; of all names without one."""
+    root = Path("runs")
     if name is None:
         found = [path.parent for path in root.glob(f"*/{RUN}")]
         return sorted(found, key=lambda path: (path / RUN).stat().st_mtime, reverse=True)
@@ -278,5 +279,5 @@ def describe(session: Session) -> str:
         f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x {run.data.seq_len} "
         f"tokens from {session.corpus.name}; {facts['device']}, {facts['threads']} "
         f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, {facts['head_dtype']} head, "
-        f"{session.head}" + (f"; {session.world.in_words}" if session.world.in_words else "")
+        f"{session.kernels}" + (f"; {session.world.in_words}" if session.world.in_words else "")
     )

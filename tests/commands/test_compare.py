@@ -13,7 +13,7 @@ import pytest
 from experiments import SMALL, make_corpus, record_of, small_command, small_comparison
 
 from hectogpt import cli, errors
-from hectogpt.data import Corpus, tokens_read
+from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison, best_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import plan
@@ -21,6 +21,7 @@ from hectogpt.lab.record import append_record, read_records
 from hectogpt.lab.trial import train_and_score
 from hectogpt.serialization import load
 from hectogpt.training.run import Run
+from hectogpt.training.setup import training_tokens
 
 Capture = pytest.CaptureFixture[str]
 
@@ -58,7 +59,8 @@ def test_records_say_everything(performed: Comparison, tiny: Corpus) -> None:
         assert record.train_tokens == 3 * 2 * 16
         assert record.rules_broken == ["3 steps, not 100"]
         assert (record.machine or {})["threads"] == 1
-    counted = NgramModels(tokens_read(tiny.train, 16, 2, 0, 3), tiny.n_vocab).losses(tiny.dev)
+    read = training_tokens(load(Run, records[0].run), tiny)
+    counted = NgramModels(read, tiny.n_vocab).losses(tiny.dev)
     assert (records[0].ngram_split, records[0].ngram_kn3) == ("dev", counted.kn3)
 
 

@@ -154,7 +154,7 @@ def test_a_submission_that_does_harm(name: str) -> None:
     case = HOSTILE[name]
     result = graded(case.source)
     assert outcomes(result) == {case.part: case.outcome}
-    part = result.part(case.part)
+    part = next(part for part in result.parts if part.part == case.part)
     assert part.points == 0
     assert case.words in part.reason + " ".join(finding.symptom for finding in part.findings)
     assert not (Path.cwd().parent / "evil").exists()

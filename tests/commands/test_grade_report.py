@@ -154,7 +154,7 @@ def test_a_record_is_read_back_unless_it_is_of_another_version(wrong: Result, tm
 
 
 def test_hints_go_as_deep_as_asked(wrong: Result) -> None:
-    part = wrong.part("attention")
+    part = next(part for part in wrong.parts if part.part == "attention")
     kinds = [[kind for kind, _ in report.hints(part, level)] for level in (1, 2, 3)]
     assert kinds == [["symptom"], ["symptom", "where"], ["symptom", "where", "what", "effect"]]
     assert "d_model" in dict(report.hints(part, 3))["what"]

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hectogpt import errors
-from hectogpt.data import Batches, CorpusCache, open_corpus, sources, token_files, tokens_read
+from hectogpt.data import Batches, CorpusCache, open_corpus, sources, token_files
 from hectogpt.data.documents import cut_passages, decode
 from hectogpt.errors import UserError
 
@@ -113,9 +113,6 @@ def test_batches_follow_the_definition(n: int, seq_len: int, batch_size: int, se
         batch = batches.at(step)
         assert batch.dtype == np.int64
         assert np.array_equal(batch, np.array(expected))
-    assert np.array_equal(
-        tokens_read(tokens, seq_len, batch_size, seed, 2), np.concatenate([batches.at(0), batches.at(1)])
-    )
 
 
 def test_order_is_the_same_for_ever() -> None:

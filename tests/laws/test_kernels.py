@@ -171,11 +171,11 @@ def test_large_steps_use_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run = small_run()
     corpus = tiny_corpus(tmp_path)
     model = setup.build_model(run, precision.choose(run), corpus)
-    assert setup.choose_head(run, model, precision.choose(run)) == "eager"
-    assert setup.choose_head(run, model, precision.choose(run), "native") == "native"
+    assert setup.choose_kernels(run, model, precision.choose(run)) == "eager"
+    assert setup.choose_kernels(run, model, precision.choose(run), "native") == "native"
     monkeypatch.setattr(setup, "NATIVE_FROM", 1)
-    assert setup.choose_head(run, model, precision.choose(run)) == "native"
-    assert setup.choose_head(run, model, precision.choose(run), "eager") == "eager"
+    assert setup.choose_kernels(run, model, precision.choose(run)) == "native"
+    assert setup.choose_kernels(run, model, precision.choose(run), "eager") == "eager"
 
 
 def test_a_session_uses_them_for_its_own_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_session_uses_them_for_its_own_steps_alone(tmp_path: Path, monkeypatch
     monkeypatch.setattr(setup, "NATIVE_FROM", 1)
     alone = [[step.loss for step in Session.open(run, corpus).steps()] for run in runs]
     sessions = [Session.open(run, corpus) for run in runs]
-    assert [session.head for session in sessions] == ["native", "eager"]
+    assert [session.kernels for session in sessions] == ["native", "eager"]
     used = []
     with native.using(False):
         for steps in zip(*(session.steps() for session in sessions), strict=True):

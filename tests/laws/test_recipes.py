@@ -71,7 +71,7 @@ def test_every_name_is_described() -> None:
     for name in recipes.names():
         assert recipes.describe(name).endswith(".")
         assert recipes.recipe(name).recipe == name
-    assert recipes.recipe("top") == recipes.recipe(TOP) == recipes.rung(len(LADDER))
+    assert recipes.recipe("top") == recipes.recipe(TOP) == recipes.recipe(LADDER[-1].__name__)
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
@@ -129,6 +129,7 @@ def test_no_recipe_has_changed_a_field_since_it_was_recorded() -> None:
 # --- the ladder -------------------------------------------------------------------------------------------------------
 
 RUNGS = range(1, len(LADDER) + 1)
+RUNS = [recipes.recipe(name) for name in ("baseline", *(change.__name__ for change in LADDER))]
 # One idea is one section of the Run. These two are several small changes measured as one (results/LOG.md says why).
 SEVERAL: dict[str, tuple[set[str], tuple[Recipe, ...]]] = {
     "lower_lr_long_hold": ({"optim", "schedule"}, (ladder.lower_table_lrs, ladder.larger_epsilon, ladder.hold_lr)),
@@ -151,7 +152,7 @@ def sections(before: Run, after: Run) -> set[str]:
 
 @pytest.mark.parametrize("n", RUNGS, ids=[change.__name__ for change in LADDER])
 def test_a_rung_is_one_idea(n: int) -> None:
-    before, after = recipes.rung(n - 1), recipes.rung(n)
+    before, after = RUNS[n - 1], RUNS[n]
     changed = sections(before, after)
     if after.recipe in SEVERAL:
         assert changed == SEVERAL[after.recipe][0]
@@ -162,13 +163,12 @@ def test_a_rung_is_one_idea(n: int) -> None:
     assert after.data.batch_size * after.data.seq_len == 8192
     assert recipes.describe(after.recipe).endswith(".")
     assert recipes.explain(after.recipe)
-    assert recipes.recipe(LADDER[n - 1].__name__) == after
 
 
 @pytest.mark.parametrize("name", SEVERAL)
 def test_a_rung_of_several_ideas_is_its_ideas(name: str) -> None:
     place = next(n for n, change in enumerate(LADDER) if change.__name__ == name)
-    below = recipes.rung(place)
+    below = RUNS[place]
     ideas = SEVERAL[name][1]
     assert replace(ladder.apply(below, *ideas), recipe=name) == recipes.recipe(name)
     assert replace(ladder.apply(below, *reversed(ideas)), recipe=name) == recipes.recipe(name), "in any order"

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hectogpt import errors
-from hectogpt.data import Corpus, tokens_read
+from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.kernels import dtypes
 from hectogpt.lab import recipes
@@ -369,7 +369,8 @@ def test_a_run_counts_what_it_reads(tmp_path: Path) -> None:
     run = replace(run, data=replace(run.data, batch_size=2, seq_len=16), steps=3, device="cpu", threads=1)
     run = replace(run, model=replace(run.model, d_model=16, n_layers=1))
     model = setup.build_model(run, precision.choose(run), corpus)
-    read = tokens_read(corpus.train, 16, 2, run.seed, 3)
+    read = setup.training_tokens(run, corpus)
+    assert np.array_equal(read[4:], setup.make_batches(run, corpus).at(2))
     rows = model.lm_head.row_of_token
     assert rows is not None
     counts = np.bincount(read.ravel(), minlength=50257) + 0.1

@@ -116,12 +116,11 @@ class OptimizerGroup:
         `split_kinds`. again: computes gradients of the same batch anew and returns its loss, for an optimizer whose
         `step` needs a closure."""
         for optimizer in self.optimizers:
-            groups = optimizer.param_groups if of_kind is not None else []
+            groups = optimizer.param_groups
             factors = [of_kind(group["kind"]) if of_kind and "kind" in group else factor for group in groups]
             if isinstance(optimizer, FollowsSteps):
                 optimizer.set_step(step, factors[0] if factors else factor)
             else:
-                scale_lr(optimizer, factor)
                 for group, own in zip(groups, factors, strict=True):
                     group["lr"] = group["initial_lr"] * own
             if needs_closure(optimizer):
