@@ -34,9 +34,9 @@ takes the hidden matrices at the 0.005 of the first rungs, which is not its best
 NEAR_DUPLICATE = """\
 One test document (1945-Roosevelt-2) is a near duplicate of a training document: 61 % of its sequences of eight tokens
 occur there. Below: the test text with it and without its {tokens:,} tokens as targets (`python -m
-tools.near_duplicate`, one seed of a row). The document helps counting most, the network with n-grams mixed in
-(*closed+counting*) two thirds as much, the network alone (*closed*) little. Without it the network leads counting by
-more, and mixing in counts gains less.
+tools.near_duplicate`, one seed of a row; seed 41 is before where_to_copy). The document helps counting most, with
+n-grams mixed in (*closed+counting*) about two thirds as much, the network alone (*closed*) little. Without it the
+network leads counting by more, and mixing in counts gains less.
 """
 # What a track's numbers are, where a trained model is not scored by itself.
 SCORED = {
