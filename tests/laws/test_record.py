@@ -160,8 +160,8 @@ def test_the_ladders_records_are_those_of_todays_recipes() -> None:
     assert all(found[corpus, "closed", rung] >= 3 for corpus in ("sotu", "tinystories") for rung in rungs)
     assert found["tinystories", "closed+statistics", "counts"] == 8
     assert found["tinystories", "open-cpu", "one_pass"] == found["tinystories", "open-cpu", "large_batch"] == 3
-    for name, seeds in (("soap", 3), ("adamw_gpt2", 3), ("modded_nanogpt", 3), ("nanochat", 3), ("soap_muon", 3)):
-        assert found["sotu", "closed", name] == seeds
+    for name in ("soap", "adamw_gpt2", "modded_nanogpt", "nanochat", "soap_muon"):
+        assert min(found["sotu", "closed", name], found["tinystories", "closed", name]) >= 3
     assert all(found["tinystories", "closed", name] == 1 for name in runs if name.startswith("without-"))
     # Counted with the version that wrote the records; each line more adds to it.
     assert sum(found.values()) >= 231
