@@ -38,7 +38,7 @@ from hectogpt.training.run_folder import read_run
 from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus, named_folder, runs_of, size_notes
 from hectogpt.training.trackers import parse_names
 
-SHORTER = "`hectogpt train half_minute` takes six tenths of it, and reaches a slightly higher loss"
+SHORTER = "`hectogpt train half_minute` takes six tenths of the time, and reaches a slightly higher loss"
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,9 @@ def evaluate(
     device = model.embeddings.weight.device
     total, losses = 0.0, []
     with evaluating(model):
-        for part in cut(tokens.astype(np.int64), seq_len):
-            for some in torch.from_numpy(part).to(device).split(rows):
+        for part in cut(tokens, seq_len):
+            for at in range(0, len(part), rows):
+                some = torch.from_numpy(part[at : at + rows].astype(np.int64)).to(device)
                 loss, each = model.losses(some[:, :-1], some[:, 1:], reduction="sum")
                 total += loss.item()
                 losses.append(each.cpu().double().numpy().ravel())

@@ -46,8 +46,7 @@ class Step:
 class Gradients:
     """Computes the gradients of a run's batches, here the whole batch or micro-batches in turn.
 
-    signals: those that have come to this process, which may grow. They are here because processes agree on stopping in
-    the same sum as on the loss (leaves.py).
+    signals: those that have come to this process, which may grow. Processes agree on them in the loss's sum (leaves).
     """
 
     def __init__(

@@ -100,7 +100,7 @@ def test_the_command_reads_where_to_start(tmp_path: Path, here: Here) -> None:
     write_run(tmp_path / "base")
     asked = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
     assert (asked.options.init, asked.name, asked.run.model) == ("base", "finetune", SMALL)
-    assert dump(asked.run.optim) == dump(asked.recipe.optim) | {"lr": 0.001}
+    assert dump(asked.run) == dump(asked.recipe) | {"optim": dump(asked.recipe.optim) | {"lr": 0.001}}
 
 
 @pytest.mark.thorough

@@ -216,7 +216,7 @@ def plot_ladder(path: Path, board: Leaderboard) -> None:
 def plot_front(path: Path, front: Front) -> None:
     """Write held-out loss against the seconds of 100 steps, both on logarithmic scales.
 
-    Filled marks are on the front, which is a line of steps: the lowest loss within so many seconds. Circles with
+    Filled marks are on the front, and a line of steps goes through them. Circles with
     numbers are rungs, squares with letters are other recipes; the key is on the right. Vertical lines are the tracks'
     limits. A recipe whose loss is above the unigram baseline's is drawn at the upper edge.
     """

@@ -163,7 +163,7 @@ def _part(entry: Entry, whole: Entry, pair: Paired) -> str:
     """What a part does, by the gain without it."""
     if entry.losses(entry.split).items() <= whole.losses(entry.split).items():
         return "set again by a later rung: the same run"
-    if abs(pair.gain) <= LEAST_DIFFERENCE:
+    if pair.verdict == "tie" or abs(pair.gain) <= LEAST_DIFFERENCE:
         return "tie"
     return ("helps" if pair.gain < 0 else "hurts") + (", unproven" if pair.verdict == "unproven" else "")
 
