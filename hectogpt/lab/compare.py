@@ -188,7 +188,7 @@ class Comparison:
         for _ in range(100):
             try:  # a tenth of a second is for one that only asks whether it is locked
                 held.enter_context(lock(path, "running this trial", patience=0.1, remove=True))
-            except FileNotFoundError:  # the holder before has taken the folder away, which was empty
+            except (FileNotFoundError, FileExistsError):  # a holder is taking the folder away, which is empty
                 continue
             except UserError:
                 return None
