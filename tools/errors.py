@@ -1,7 +1,8 @@
-"""The sentences of the package's errors, read from its syntax trees; tests/data/errors.txt is their list.
+"""The sentences and exit codes of the package's errors, read from its syntax trees; tests/data/errors.txt lists them.
 
 `python -m tools.layers` writes the list. tests/laws/test_house.py compares it, and holds every error to the law: it
-says what failed, and why or how to mend it. A change of wording is seen there alone, and no other test asks for it.
+says what failed, and why or how to mend it. A change of wording or of a code is seen there alone, and no other test
+asks for it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from tools import ROOT
 
 LIST = ROOT / "tests" / "data" / "errors.txt"
-PARTS = ("what", "why", "fix", "kept")
+PARTS = ("what", "why", "fix", "kept", "code")
 
 
 def read_errors(package: Path = ROOT / "hectogpt") -> list[tuple[str, int, dict[str, str]]]:
@@ -56,10 +57,11 @@ def text_of(node: ast.expr) -> str:
         return " to ".join([f"set {field}", *value])
     if isinstance(node, ast.IfExp):
         return f"{text_of(node.body)} or {text_of(node.orelse)}"
-    return "{}"
+    # An exit code; text has no such name outside f-strings.
+    return node.attr if isinstance(node, ast.Attribute) and node.attr.isupper() else "{}"
 
 
 def list_errors() -> str:
-    """A line for each error of the package: its file, what, why, fix, kept."""
+    """A line for each error of the package: its file, what, why, fix, kept, exit code (USAGE is left out)."""
     lines = [f"{file}: " + " | ".join(f"{p}: {t}" for p, t in texts.items()) for file, _, texts in read_errors()]
     return "\n".join([*sorted(" ".join(line.split()) for line in lines), ""])

@@ -106,9 +106,8 @@ def test_what_computes_otherwise_is_not_exported(tmp_path: Path, monkeypatch: py
     """The folder is opened again before it has its name."""
     monkeypatch.setitem(modeling_hectogpt.PARTS, "GELU", torch.nn.ReLU)
     write_model(tmp_path / "run", KINDS["pointer"])
-    with pytest.raises(UserError, match="does not compute the same") as caught:
+    with pytest.raises(UserError, match="does not compute the same"):
         export(tmp_path / "run", tmp_path / "out")
-    assert caught.value.code == errors.CHECKPOINT
     assert not (tmp_path / "out").exists()
 
 
@@ -207,9 +206,8 @@ def test_a_target_is_never_overwritten(tmp_path: Path) -> None:
 def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(tmp_path / "run", GPT2)
     monkeypatch.setattr("hectogpt.interop.export.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(UserError, match="cannot write") as caught:
+    with pytest.raises(UserError, match="cannot write"):
         export(tmp_path / "run", tmp_path / "out")
-    assert caught.value.code == errors.STORAGE
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -15,7 +15,6 @@ import pytest
 from helpers import ROOT
 from scipy import stats
 
-from hectogpt import errors
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from hectogpt.lab.record import Record
@@ -83,9 +82,8 @@ def test_no_records_and_no_record(tmp_path: Path) -> None:
     for content in (None, '{"corpus": "half a li', "{}\n"):
         if content is not None:
             path.write_text(content)
-        with pytest.raises(UserError, match=r"no records|line 1 is not a record") as caught:
+        with pytest.raises(UserError, match=r"no records|line 1 is not a record"):
             report.write_report(path, tmp_path / "out", tmp_path, tmp_path / "bands.json")
-        assert caught.value.code == errors.DATA
     assert not (tmp_path / "out").exists()
 
 

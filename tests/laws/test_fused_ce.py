@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hectogpt.errors import DATA, UserError
+from hectogpt.errors import UserError
 from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
 
 # Relative norm of the difference: float64, float32, and float32 with bf16 products (loss, gradients).
@@ -147,9 +147,8 @@ def test_nan_is_never_hidden() -> None:
 
 def test_no_targets() -> None:
     x, weight, _, targets = problem(0, 20, 5, torch.float32, 10)
-    with pytest.raises(UserError, match="no targets") as caught:
+    with pytest.raises(UserError, match="no targets"):
         fused_cross_entropy(x, weight, targets)
-    assert caught.value.code == DATA
     loss = fused_cross_entropy(x, weight, targets, reduction="sum")
     loss.backward()
     assert loss.item() == 0

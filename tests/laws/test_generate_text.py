@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, L, build
 from scipy import stats
 
-from hectogpt import errors
 from hectogpt.cli.options import GenerateOptions
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
@@ -135,9 +134,8 @@ def test_an_empty_prompt_starts_from_end_of_text() -> None:
 
 @pytest.mark.parametrize("bad", [40, -1, 10**12])
 def test_ids_out_of_range_are_refused_before_the_model(bad: int) -> None:
-    with pytest.raises(UserError, match=rf"prompt 1: id {bad} at position 2") as caught:
+    with pytest.raises(UserError, match=rf"prompt 1: id {bad} at position 2"):
         generate(build(GPT2), [[1], [1, 2, bad]])
-    assert caught.value.code == errors.DATA
 
 
 # --- how the next token is chosen -------------------------------------------------------------------------------------

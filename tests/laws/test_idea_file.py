@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, explain, load_idea, read_idea, remember, remembered
 from hectogpt.model.parts import ScoreBias
@@ -22,7 +21,6 @@ def write(folder: Path, source: str, name: str = "mine.py") -> IdeaFile:
 def refused(idea: IdeaFile) -> UserError:
     with pytest.raises(UserError) as caught:
         load_idea(idea)
-    assert caught.value.code == errors.USAGE
     assert idea_module(idea.sha256) not in sys.modules
     return caught.value
 

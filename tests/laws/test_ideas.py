@@ -14,7 +14,6 @@ import torch
 from experiments import make_corpus, perform, run_trial, small_run
 from helpers import ROOT, peaked
 
-from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.generation.decode import Decoder
@@ -86,7 +85,6 @@ def ignore(step: int, loss: float) -> None:
 def refused(name: str, *told: str) -> UserError:
     with pytest.raises(UserError) as caught:
         find_run(name)
-    assert caught.value.code == errors.USAGE
     for text in told:
         assert text in str(caught.value), str(caught.value)
     assert "--" not in str(caught.value), "only the command line spells options"

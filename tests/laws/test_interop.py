@@ -10,7 +10,6 @@ import torch
 from gpt2_folders import MERGES, SIZES, make_gpt2, rewrite_config, write_vocabulary
 from safetensors.torch import load_file, save_file
 
-from hectogpt import errors
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
@@ -29,7 +28,6 @@ def saved(tmp_path: Path) -> Path:
 def refused(folder: Path, *said: str) -> None:
     with pytest.raises(UserError) as caught:
         load_gpt2(folder)
-    assert caught.value.code == errors.CHECKPOINT
     for text in said:
         assert text in str(caught.value)
 
@@ -125,7 +123,6 @@ def test_all_problems_are_named_at_once() -> None:
     del bad["vocab_size"]
     with pytest.raises(UserError) as caught:
         parse_config(bad)
-    assert caught.value.code == errors.CHECKPOINT
     for name in ("vocab_size is missing", "n_embd", "n_layer", "activation", "inverse", "reorder", "epsilon"):
         assert name in caught.value.why
 
@@ -149,9 +146,8 @@ def test_a_folder_without_tokenizer_gets_gpt2s_only_at_its_size(tmp_path: Path) 
 
 def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     write_vocabulary(tmp_path, MERGES, "files", he=7)
-    with pytest.raises(UserError, match="no usable tokenizer") as caught:
+    with pytest.raises(UserError, match="no usable tokenizer"):
         read_tokenizer(tmp_path, 262)
-    assert caught.value.code == errors.DATA
 
 
 @pytest.mark.parametrize(
@@ -164,9 +160,8 @@ def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
 )
 def test_damaged_tokenizer_files_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError):
         read_tokenizer(tmp_path, 50257)
-    assert caught.value.code == errors.DATA
 
 
 # --- one way to open a model ------------------------------------------------------------------------------------------
@@ -195,9 +190,8 @@ def test_opening_gives_model_and_tokenizer_and_draws_no_random_weights(tmp_path:
 def test_a_folder_without_a_model_is_one_error(tmp_path: Path, config: str | None) -> None:
     if config is not None:
         (tmp_path / "config.json").write_text(config, encoding="utf-8")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError):
         open_model(tmp_path, download=True)
-    assert caught.value.code == errors.CHECKPOINT
 
 
 @pytest.mark.usefixtures("no_network")
@@ -216,9 +210,8 @@ def test_gpt2_from_the_hub() -> None:
 
 def test_a_run_that_has_saved_no_weights_yet(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="no model yet") as caught:
+    with pytest.raises(UserError, match="no model yet"):
         open_model(tmp_path)
-    assert caught.value.code == errors.CHECKPOINT
 
 
 def test_a_hub_that_never_answers_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

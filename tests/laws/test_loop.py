@@ -13,7 +13,6 @@ import torch
 from helpers import TINY, small_run, tiny_corpus
 from torch import Tensor, nn
 
-from hectogpt import errors
 from hectogpt.data import Batches, Corpus, Shuffled
 from hectogpt.errors import UserError
 from hectogpt.model import Init, Transformer
@@ -78,9 +77,8 @@ def test_a_checkpoint_of_a_run_of_another_length_is_refused(corpus: Corpus) -> N
     session = Session.open(small_run(steps=4), corpus)
     next(session.steps())
     for steps in (3, 5):
-        with pytest.raises(UserError, match="of a run of 4 steps") as caught:
+        with pytest.raises(UserError, match="of a run of 4 steps"):
             Session.open(small_run(steps=steps), corpus, session.checkpoint())
-        assert caught.value.code == errors.CHECKPOINT
 
 
 def test_accumulated_gradients_are_the_batch_s(corpus: Corpus) -> None:
@@ -165,7 +163,6 @@ def test_a_number_that_is_not_finite_stops_before_the_update(corpus: Corpus, poi
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with pytest.raises(UserError, match="step 2") as caught:
         next(steps)
-    assert caught.value.code == errors.DIVERGED
     assert "kept: the weights after step 1" in str(caught.value)
     if poison == "gradient":
         assert "backbone.0.mlp.fc1.weight" in str(caught.value)

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.kernels import dtypes
@@ -53,12 +52,10 @@ def build(run: Run, corpus: Corpus) -> Transformer:
 def test_a_corpus_that_does_not_fit_is_refused(corpus: Corpus) -> None:
     with pytest.raises(UserError, match=r"model\.vocab_size") as caught:
         setup.check_corpus(small_run(model=replace(TINY, vocab_size=1000)), corpus)
-    assert caught.value.code == errors.DATA
     assert caught.value.fix == "set model.vocab_size to 50257"
     long = replace(TINY, context_length=10**6)
-    with pytest.raises(UserError, match="one row of a batch takes") as caught:
+    with pytest.raises(UserError, match="one row of a batch takes"):
         setup.check_corpus(small_run(model=long, data=Data(8, 10**6)), corpus)
-    assert caught.value.code == errors.DATA
 
 
 @pytest.mark.parametrize("name", ["baseline", "top"])
@@ -206,9 +203,8 @@ def test_cosine_reaches_its_marks() -> None:
 
 
 def test_absurd_sizes_are_refused_before_allocation() -> None:
-    with pytest.raises(UserError, match="does not fit") as caught:
+    with pytest.raises(UserError, match="does not fit"):
         precision.check_memory(replace(TINY, d_model=10**5), torch.device("cpu"))
-    assert caught.value.code == errors.MEMORY
     precision.check_memory(TINY, torch.device("cpu"))
 
 
@@ -223,7 +219,6 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(data: D
     """D14."""
     with pytest.raises(UserError, match="at a time do not fit") as caught:
         precision.choose(small_run(data=data))
-    assert caught.value.code == errors.MEMORY
     assert re.fullmatch(rf"set data\.{field} to \d+", caught.value.fix)
     precision.check_memory(TINY, torch.device("cpu"), Data(batch_size=64, seq_len=32))
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hectogpt import errors
 from hectogpt.data import Tokenizer, load_tokenizer, tokenizer
 from hectogpt.errors import UserError
 
@@ -91,16 +90,14 @@ def test_same_ids_as_hugging_face_on_fuzzed_unicode(hugging_face: Any) -> None:
 
 
 def test_lone_surrogate_is_refused_with_its_position() -> None:
-    with pytest.raises(UserError, match=r"U\+D83D at character 2") as caught:
+    with pytest.raises(UserError, match=r"U\+D83D at character 2"):
         TOK.encode("ab\ud83d")
-    assert caught.value.code == errors.DATA
 
 
 @pytest.mark.parametrize("bad", [50_257, -1])
 def test_ids_out_of_range(bad: int) -> None:
-    with pytest.raises(UserError, match=f"id {bad} at position 2") as caught:
+    with pytest.raises(UserError, match=f"id {bad} at position 2"):
         TOK.decode([1, 2, bad, 99_999])
-    assert caught.value.code == errors.DATA
 
 
 @pytest.mark.parametrize("line", ["a", "a b c", "\u4e00 a", "a b"])
@@ -125,7 +122,6 @@ def test_every_damage_to_the_vocabulary_is_named(tmp_path: Path) -> None:
         path.write_bytes(copy)
         with pytest.raises(UserError, match=r"vocab\.bpe\.xz is damaged") as caught:
             tokenizer._read_vocabulary(path)
-        assert caught.value.code == errors.DATA
         assert "pip install --force-reinstall" in caught.value.fix
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):

@@ -14,7 +14,6 @@ from model_kinds import GPT2, KINDS, build, random_ids
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
@@ -137,9 +136,8 @@ def test_names_in_files_are_those_of_the_earlier_version(tmp_path: Path) -> None
 def test_a_state_that_does_not_fit_costs_no_memory() -> None:
     """The check comes before the weights are allocated: this model would take 1.6 TB."""
     huge = ModelConfig(1 << 16, 8, 8, 16, 1000)
-    with pytest.raises(UserError, match=r"does not fit") as caught:
+    with pytest.raises(UserError, match=r"does not fit"):
         model_of(huge, {"embeddings.weight": torch.zeros(2, 2)}, Path("some.safetensors"))
-    assert caught.value.code == errors.CHECKPOINT
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -160,9 +158,8 @@ def test_a_state_of_another_model_is_refused(
     state = load_file(tmp_path / "model.safetensors")
     change(state)
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message):
         load_model(tmp_path)
-    assert caught.value.code == errors.CHECKPOINT
 
 
 @pytest.mark.parametrize(
@@ -183,6 +180,5 @@ def test_a_damaged_map_from_tokens_to_rows_is_refused(
     state = load_file(tmp_path / "model.safetensors")
     rows = damage(state.pop("word_rows"))
     save_file(state if rows is None else state | {"word_rows": rows}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=r"rows|shape|unknown") as caught:
+    with pytest.raises(UserError, match=r"rows|shape|unknown"):
         load_model(tmp_path)
-    assert caught.value.code == errors.CHECKPOINT
