@@ -101,8 +101,7 @@ def traps() -> str:
     from hectogpt.assignment.parts import BY_NAME
     from hectogpt.grade import train_case
     from hectogpt.grade.computation import symptoms
-    from hectogpt.grade.faults import GRADIENTS
-    from hectogpt.grade.mistakes import MISTAKES
+    from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 
     listed = {part: (*MISTAKES[part], *GRADIENTS.get(part, ())) for part in MISTAKES}
     tables = {

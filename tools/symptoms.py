@@ -20,9 +20,8 @@ from torch import Tensor
 from hectogpt.grade import calls, laws, train_case
 from hectogpt.grade.calls import Call, pattern, short
 from hectogpt.grade.computation import Computation, Mistake, kind_of
-from hectogpt.grade.faults import GRADIENTS
 from hectogpt.grade.laws import Setting, Size, given, gradient_sizes, order, shapes, weights
-from hectogpt.grade.mistakes import MISTAKES
+from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.transcript import Answer, answer_of_error
 from tools import ROOT
 

@@ -1,4 +1,5 @@
-"""The known mistakes of each part: MISTAKES, an entry a line."""
+"""The known mistakes of each part, an entry a line: MISTAKES, those that show in what it returns; and GRADIENTS, those
+that leave every value right and break the gradient."""
 
 # ruff: noqa: E501  # tables, an entry a line
 from __future__ import annotations
@@ -7,6 +8,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import permutations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -565,3 +567,100 @@ MISTAKES = {
     "generate": GENERATE,
     "loss": LOSS,
 }
+
+
+# --- the gradient: what is detached, or taken by .data ----------------------------------------------------------------
+
+
+def detached(method: str) -> Method:
+    """The right method, whose result carries no gradient."""
+
+    def right(self: Computation, *arguments: Any) -> Any:
+        made = getattr(Computation, method)(self, *arguments)
+        return tuple(t.detach() for t in made) if isinstance(made, tuple) else made.detach()
+
+    return right
+
+
+def of_detached(method: str) -> Method:
+    """The right method of an input that carries no gradient."""
+    return lambda self, *a: getattr(Computation, method)(self, *a[:-1], a[-1].detach())
+
+
+def cut(
+    name: str, where: str, *methods: str, by: Callable[[str], Method] = detached, what: str = "", **changes: Method
+) -> Mistake:
+    """Something, which is also where to look if nothing else is said, is cut off by these methods, or by changes."""
+    sentence = f"{(what or where)[0].upper()}{(what or where)[1:]} is cut off from the gradient: detached, taken by .data, or computed under no_grad."
+    return Mistake(name, where, sentence, {method: by(method) for method in methods} | changes)
+
+
+def linear(self: Computation, name: str, x: Tensor, bias: bool) -> Tensor:
+    b = self.w[name + ".bias"]
+    return x @ self.w[name + ".weight"].detach().T + (b.detach() if bias else b)
+
+
+def one_of_three(name: str, change: Callable[[Computation, str, Tensor], Tensor]) -> Method:
+    """Queries, keys and values, that of the matrix `name` in another way."""
+    return lambda self, p, x: tuple(
+        (change if n == name else type(self).linear)(self, p + n, x) for n in ("W_q", "W_k", "W_v")
+    )
+
+
+def data(names: tuple[str, ...], changes: Callable[[str, bool], dict[str, Method]]) -> list[Mistake]:
+    """For each matrix: its weight, or weight and bias, taken by .data."""
+    made = []
+    for name, bias in ((name, bias) for name in names for bias in (False, True)):
+        what = f"The weight{' and the bias' * bias} of {name} {'are' if bias else 'is'} cut off from the gradient, by .data or detach."
+        made.append(Mistake(f"{name}'s weight{' and bias' * bias} by .data", name, what, changes(name, bias)))
+    return made
+
+
+RESULT = "the result"
+GRADIENTS: dict[str, list[Mistake]] = {
+    "gelu": [
+        cut("no gradient", "GELU.forward", "gelu", what=RESULT),
+        cut("tanh detached", "GELU.forward", what="what stands in the bracket with tanh", gelu=lambda s, x: x * (Computation.gelu(s, x) / x).detach()),
+    ],
+    "mlp": [
+        cut("no gradient", "MLP.forward", "narrow", what=RESULT),
+        cut("hidden layer detached", "what goes into fc2", "bend"),
+        cut("input detached", "what goes into fc1", "widen", by=of_detached, what="the input"),
+        *data(("fc1", "fc2"), lambda name, bias: {"widen" if name == "fc1" else "narrow": lambda s, p, x: linear(s, p + name, x, bias)}),
+    ],
+    "attention": [
+        cut("no gradient", "CausalAttention.forward", "output", what=RESULT),
+        cut("pattern detached", "scores and softmax", "pattern", what="the pattern of attention"),
+        cut("heads detached", "what goes into W_o", "join"),
+        cut("input detached", "what goes into W_q, W_k and W_v", "project", by=of_detached, what="the input"),
+        *(cut(f"{words} detached", f"the {words}", what=f"what {name} returns", project=one_of_three(name, lambda s, n, x: s.linear(n, x).detach())) for name, words in (("W_q", "queries"), ("W_k", "keys"), ("W_v", "values"))),
+        *data(("W_q", "W_k", "W_v"), lambda name, bias: {"project": one_of_three(name, lambda s, n, x: linear(s, n, x, bias))}),
+        *data(("W_o",), lambda name, bias: {"output": lambda s, p, z: linear(s, p + name, z, bias)}),
+        *(mistake(f"all projections{' and biases' * bias} by .data", "the projections", "The weights of the projections are cut off from the gradient, by .data or detach.", project=lambda s, p, x, bias=bias: tuple(linear(s, p + n, x, bias) for n in ("W_q", "W_k", "W_v"))) for bias in (False, True)),
+    ],
+    "block": [
+        cut("no gradient", "DecoderBlock.forward", "second_half", what=RESULT),
+        cut("residual detached", "the residual sums", what="in both sums the stream", **halves(lambda x, norm, part: x.detach() + part(norm(x)))),
+        cut("first residual detached", "the first sum", what="in the first sum the stream", **halves(lambda x, norm, part: x.detach() + part(norm(x)), "attention")),
+        cut("second residual detached", "the second sum", what="in the second sum the stream", **halves(lambda x, norm, part: x.detach() + part(norm(x)), "MLP")),
+        cut("attention under no_grad", "the attention half of the block", "attend", what="what attention returns"),
+        cut("MLP under no_grad", "the MLP half of the block", "think", what="what the MLP returns"),
+        cut("pre_layer_norm detached", "what goes into attention", "first_norm"),
+        cut("post_layer_norm detached", "what goes into the MLP", "second_norm"),
+        cut("norm of a detached stream, at attention", "what goes into pre_layer_norm", "first_norm", by=of_detached),
+        cut("norm of a detached stream, at the MLP", "what goes into post_layer_norm", "second_norm", by=of_detached),
+        cut("input detached", "the block's input", "first_half", by=of_detached),
+        cut("stream detached between the halves", "between attention and MLP", "second_half", by=of_detached, what="the stream between attention and MLP"),
+    ],
+    "forward": [
+        cut("no gradient", "Transformer.forward", "head", what=RESULT),
+        cut("token embeddings detached", "the token embeddings", "tokens", what="the token embeddings' table"),
+        cut("position embeddings detached", "the position embeddings", "positions", what="the position embeddings' table"),
+        cut("embeddings detached", "what goes into the blocks", "embed"),
+        cut("blocks under no_grad", "what comes out of the blocks", "backbone"),
+        cut("final norm detached", "what goes into lm_head", "final_norm"),
+        mistake("lm_head by .data", "the head", "The weight of lm_head is cut off from the gradient, by .data or detach.", head=lambda s, x: x @ s.w["lm_head.weight"].detach().T),
+        cut("stream detached before each block", "the loop over the blocks", "block", by=of_detached, what="what goes into each block"),
+    ],
+    "loss": [mistake("no gradient", "the gradient", "The result carries no gradient: it was detached or made a plain number.", finish=detached("finish"))],
+}  # fmt: skip

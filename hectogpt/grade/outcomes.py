@@ -12,8 +12,7 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.calls import Call, Case, case_of, difference, listed, pattern, short
 from hectogpt.grade.computation import symptoms
-from hectogpt.grade.explain import diagnose, fault_diagnosis
-from hectogpt.grade.faults import by_words
+from hectogpt.grade.explain import by_words, diagnose, fault_diagnosis
 from hectogpt.grade.laws import SETTINGS, Law
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.train_case import BATCHES, MISTAKES, NO_ROW, RIGHT, STEPS, TOLERANCE, Run, close, curve

@@ -16,9 +16,8 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import calls, laws, train_case
 from hectogpt.grade.calls import Call
 from hectogpt.grade.computation import symptoms
-from hectogpt.grade.faults import GRADIENTS
 from hectogpt.grade.laws import SETTINGS
-from hectogpt.grade.mistakes import MISTAKES
+from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.transcript import Answer
 from tools.symptoms import measure
 

@@ -17,7 +17,7 @@ LINES = {
     "hectogpt": 2553,  # the ground, and what Python users call
     "hectogpt/cli": 3580,
     "hectogpt/lab": 5442,
-    "hectogpt/grade": 4060,
+    "hectogpt/grade": 4047,
     "hectogpt/assignment": 421,
     "hectogpt/training": 4663,
     "hectogpt/web": 382,
