@@ -1,6 +1,6 @@
 """The rules of the layers, and what is made from the code: `python -m tools.layers`.
 
-The command writes docs/pictures/layers.svg (the rules below as a picture), the list of files in docs/files.md (the
+The command writes the list of layers in docs/architecture.md (the rules below), the list of files in docs/files.md (the
 first line of each module's docstring) and tests/data/errors.txt (the sentences of errors, tools/errors.py). What a
 merge has left between the marks of a file is written again. tests/laws/test_house.py holds the code to the rules, and
 fails if one of the three files is not what this command writes.
@@ -11,61 +11,36 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator, Mapping
-from html import escape
 from pathlib import Path
-from typing import NamedTuple
 
 from tools import ROOT
 from tools.errors import LIST, list_errors
 
 PACKAGE = ROOT / "hectogpt"
-PICTURE = ROOT / "docs" / "pictures" / "layers.svg"
-PAGE = ROOT / "docs" / "files.md"
-BEGIN, END = "<!-- files: begin (python -m tools.layers) -->", "<!-- files: end -->"
+BEGIN, END = "<!-- list: begin (python -m tools.layers) -->", "<!-- list: end -->"
 
 
-class Layer(NamedTuple):
-    """A folder of the package: what it is, a colour that is readable on white and on dark, the layers it imports."""
-
-    text: str
-    colour: str
-    imports: str = ""
-
-
-# From top to bottom. A layer imports exactly the layers that it names, all of them below it, and any of the ground.
-LAYERS: dict[str, Layer] = {
-    "cli": Layer(
-        "the command line, a module for each command",
-        "#8250df",
-        "lab grade assignment training web interop generation data model kernels",
-    ),
-    "python": Layer("what Python users call", "#0550ae", "lab training interop generation data model"),
-    "web": Layer(
-        "pages that are one file, with the engine that trains",
-        "#9333a0",
-        "interop generation data model",
-    ),
-    "lab": Layer("recipes, the ladder, paired trials, scores", "#0969da", "training generation data model kernels"),
-    "grade": Layer("submissions of the assignment: laws, mistakes", "#953800", "assignment"),
-    "assignment": Layer("the assignment as a kit", "#116329", "data"),
-    "training": Layer("a run: optimizers, schedules, loop, folder", "#1a7f37", "interop data model kernels"),
-    "interop": Layer("models in Hugging Face's GPT-2 layout", "#bc4c00", "data model"),
-    "generation": Layer("KV cache, sampling, smaller weights, heads", "#1b7c83", "data model kernels"),
-    "data": Layer("text becomes batches of tokens, no torch", "#9a6700"),
-    "model": Layer("the transformer, its head and loss", "#6e7781", "kernels"),
-    "kernels": Layer("C++ for every processor, dtypes of devices", "#57606a"),
+# Layer -> the layers that it imports, from top to bottom. A layer imports exactly the layers that it names, all of them
+# below it, and any of the ground.
+LAYERS = {
+    "cli": "lab grade assignment training web interop generation data model kernels",
+    "python": "lab training interop generation data model",
+    "web": "interop generation data model",
+    "lab": "training generation data model kernels",
+    "grade": "assignment",
+    "assignment": "data",
+    "training": "interop data model kernels",
+    "interop": "data model",
+    "generation": "data model kernels",
+    "data": "",
+    "model": "kernels",
+    "kernels": "",
 }
 # The ground: single files that every layer may import. Each imports only those before it.
 GROUND = (
     *("display", "errors", "serialization", "files", "json_files", "run_records"),
     *("hardware", "process", "idea_file", "signals", "torch_private"),
 )
-GROUND_COLOUR = "#57606a"
-
-WIDTH, LEFT, RIGHT = 840, 216, 616  # of the picture, and the sides of the boxes
-HEIGHT, GAP, TOP = 50, 26, 12  # of a box, between two, above the first
-ROW = 6  # files of the ground in a row
-FONT = "font-family='system-ui, sans-serif'"
 
 Imports = dict[str, set[str]]
 
@@ -109,10 +84,10 @@ def part_of(module: str) -> str | None:
     return part if part not in ("", "__main__") else None
 
 
-def find_faults(imports: Imports, layers: Mapping[str, Layer] = LAYERS, ground: tuple[str, ...] = GROUND) -> list[str]:
+def find_faults(imports: Imports, layers: Mapping[str, str] = LAYERS, ground: tuple[str, ...] = GROUND) -> list[str]:
     """Where code and rules differ, a sentence each."""
     order = [*layers, *reversed(ground)]
-    allowed = {(name, other) for name, layer in layers.items() for other in layer.imports.split()}
+    allowed = {(name, other) for name, below in layers.items() for other in below.split()}
     faults = [f"{a} may import {b}, which is not below it" for a, b in allowed if order.index(a) >= order.index(b)]
     used = set()
     for module, others in imports.items():
@@ -143,7 +118,14 @@ def closure(start: str, imports: Imports) -> set[str]:
     return found
 
 
-# --- the list of files ------------------------------------------------------------------------------------------------
+# --- the lists of pages -----------------------------------------------------------------------------------------------
+
+
+def list_layers() -> str:
+    """A line for each layer with what it imports, and one for the ground."""
+    return "\n".join(
+        f"{name + ':':<12} {below}".rstrip() for name, below in {**LAYERS, "the ground": " ".join(GROUND)}.items()
+    )
 
 
 def list_files(package: Path = PACKAGE) -> str:
@@ -179,92 +161,23 @@ def shortened(text: str, columns: int) -> str:
     return text[: max(cuts)] if max(cuts) > 0 else text[:columns].rpartition(" ")[0]
 
 
-def with_list(page: str) -> str:
-    """A page with today's list between its marks. Raises ValueError if a mark is missing."""
+def with_list(page: str, listed: str) -> str:
+    """A page with a list between its marks. Raises ValueError if a mark is missing."""
     before, rest = page[: page.index(BEGIN)], page[page.index(END) :]
-    return f"{before}{BEGIN}\n\n```text\n{list_files()}\n```\n\n{rest}"
+    return f"{before}{BEGIN}\n\n```text\n{listed}\n```\n\n{rest}"
 
 
-# --- the picture ------------------------------------------------------------------------------------------------------
-
-
-def draw() -> str:
-    """The SVG of the rules: a box for each layer, a row for the ground. Arrows of the first layer are on the left."""
-    arrows = [(name, other) for name, layer in LAYERS.items() for other in LAYERS if other in layer.imports.split()]
-    tops = {name: TOP + place * (HEIGHT + GAP) for place, name in enumerate(LAYERS)}
-    bottom = TOP + len(LAYERS) * (HEIGHT + GAP)
-    end = bottom + -(-len(GROUND) // ROW) * (HEIGHT - 10) - 8
-    lines = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {end + 40}' role='img' {FONT}>",
-        "<!-- drawn by `python -m tools.layers`; do not edit -->",
-        "<title>The layers of hectogpt and their imports</title>",
-        *draw_arrows(arrows, tops),
-    ]
-    for name, top in tops.items():
-        lines += draw_layer(name, top)
-    lines += draw_ground(bottom)
-    note = f"x='{WIDTH // 2}' y='{end + 24}' font-size='14' text-anchor='middle' fill='#768390'"
-    return "\n".join([*lines, f"<text {note}>The ground: every layer may import it.</text>", "</svg>", ""])
-
-
-def draw_layer(name: str, top: int) -> list[str]:
-    """The box of a layer."""
-    layer, x = LAYERS[name], LEFT + 16
-    return [
-        f"<rect x='{LEFT}' y='{top}' width='{RIGHT - LEFT}' height='{HEIGHT}' rx='8' fill='{layer.colour}'/>",
-        f"<text x='{x}' y='{top + 21}' fill='#fff' font-size='16' font-weight='600'>{name}</text>",
-        f"<text x='{x}' y='{top + 40}' fill='#fff' font-size='14'>{escape(layer.text)}</text>",
-    ]
-
-
-def draw_arrows(arrows: list[tuple[str, str]], tops: Mapping[str, int]) -> list[str]:
-    """The arrows as arcs beside the boxes. On each side of a box their ends keep apart, those from far above lowest,
-    those to far below highest, so that arcs are nested and seldom cross."""
-    names = list(LAYERS)
-    sides: dict[tuple[str, bool], list[tuple[str, str]]] = {}
-    for arrow in arrows:
-        for end in arrow:
-            sides.setdefault((end, arrow[0] == names[0]), []).append(arrow)
-
-    def end_of(arrow: tuple[str, str], name: str) -> float:
-        """The height at which an arrow leaves or reaches a box: on the way up, arrivals; below them, departures."""
-        ends = sides[name, arrow[0] == names[0]]
-        ends = sorted(ends, key=lambda e: (e[0] == name, -names.index(e[0] if e[1] == name else e[1])))
-        return tops[name] + HEIGHT * (ends.index(arrow) + 1) / (len(ends) + 1)
-
-    lines = []
-    for a, b in arrows:
-        sign, x = (-1, LEFT) if a == names[0] else (1, RIGHT)
-        start, stop = end_of((a, b), a), end_of((a, b), b)
-        bulge = x + sign * (28 + 0.25 * (stop - start))  # three quarters of it stay in the picture
-        tip, colour = x + sign * 9, LAYERS[a].colour
-        curve = f"M{x},{start:.1f} C{bulge:.1f},{start:.1f} {bulge:.1f},{stop:.1f} {tip},{stop:.1f}"
-        lines += [
-            f"<path d='{curve}' fill='none' stroke='{colour}' stroke-width='2'/>",
-            f"<path d='M{x},{stop:.1f} l{sign * 11},-5.5 v11 z' fill='{colour}'/>",
-        ]
-    return lines
-
-
-def draw_ground(top: int) -> list[str]:
-    """The ground's files in rows."""
-    step, height, lines = (WIDTH - 20) / ROW, HEIGHT - 18, []
-    for number, name in enumerate(GROUND):
-        row, column = divmod(number, ROW)
-        x, y = 10 + column * step + 4, top + row * (HEIGHT - 10)
-        text = f"x='{x + step / 2 - 4:.1f}' y='{y + 21}' fill='#fff' font-size='15' font-weight='600'"
-        lines += [
-            f"<rect x='{x:.1f}' y='{y}' width='{step - 8:.1f}' height='{height}' rx='8' fill='{GROUND_COLOUR}'/>",
-            f"<text {text} text-anchor='middle'>{name}</text>",
-        ]
-    return lines
+def made_from_code() -> dict[Path, str]:
+    """The files that are made from the code, as they should be."""
+    made = {ROOT / "docs" / "architecture.md": list_layers(), ROOT / "docs" / "files.md": list_files()}
+    pages = {path: with_list(path.read_text(encoding="utf-8"), listed) for path, listed in made.items()}
+    return pages | {LIST: list_errors()}
 
 
 def main() -> int:
     """Write the three files; returns the exit code, 1 if code and rules differ."""
-    PICTURE.write_text(draw(), encoding="utf-8")
-    PAGE.write_text(with_list(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    LIST.write_text(list_errors(), encoding="utf-8")
+    for path, text in made_from_code().items():
+        path.write_text(text, encoding="utf-8")
     faults = find_faults(read_imports())
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
     return int(bool(faults))
