@@ -227,7 +227,7 @@ def compare(
         missing = comparison.missing()
         check_writable(path)
         perform(comparison, missing, local_engine(comparison, workers), Progress(quiet))
-        found = ComparisonResult.of(comparison, comparison.results())
+        found = ComparisonResult.of(comparison)
     if not found.results:
         why = str(comparison.failed[0].error) if comparison.failed else ""
         raise UserError(f"none of {len(comparison.trials())} trials gave a result", why=why, code=1)

@@ -7,9 +7,9 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hectogpt.lab.compare import Comparison, Trial, best_of, ngram_means, result
 from hectogpt.lab.engines import Engine, gpus_for, local_engine, open_ray, perform, threads_of
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import check_writable
-from hectogpt.lab.rounds import MOST_SEEDS, Rounds, duration_text, parse_duration
+from hectogpt.lab.rounds import MOST_SEEDS, duration_text, parse_duration, rounds
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
 from hectogpt.lab.verdict import ComparisonResult
@@ -36,88 +36,60 @@ VERDICT_WORDS = f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond 
 SEQUENTIAL_WORDS = f"They are valid at every look. tie: within {LEAST_DIFFERENCE} of 0. unproven: not decided."
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a command asks for. rounds: where the number of seeds is found while it runs; else None."""
-
-    options: CompareOptions
-    comparison: Comparison
-    rounds: Rounds | None
-
-    def found(self) -> ComparisonResult:
-        """What the trials recorded so far say."""
-        results = self.comparison.results() if self.rounds is None else self.rounds.results()
-        return ComparisonResult.of(self.comparison, results, self.options.until is not None)
-
-    @property
-    def ended(self) -> str:
-        """Why there are no more seeds, in words; "" if their number was given."""
-        return self.rounds.ended if self.rounds else ""
-
-    def note(self, line: str) -> None:
-        """Write a remark to stderr, unless the command is quiet."""
-        note(line, self.options.quiet)
-
-
 def main(options: CompareOptions) -> None:
     """Run the missing trials and print what all of them say. Raises UserError, also for trials that crashed."""
-    asked = read(options)
-    comparison, missing = asked.comparison, asked.comparison.missing()
+    comparison = read(options)
     task = os.environ.get("SLURM_ARRAY_TASK_ID") if options.engine == "slurm" else None
     if task:
-        mine = [trial for trial in missing if trial == comparison.trials()[int(task)]]
-        run_trials(asked, mine, local_engine(comparison))
+        mine = [trial for trial in comparison.missing() if trial == comparison.trials()[int(task)]]
+        run_trials(options, comparison, local_engine(comparison), [mine])
         raise_for_crashes(comparison)
-    elif options.engine == "slurm" and (missing or options.dry_run):
-        write_array(asked, missing)
+    elif options.engine == "slurm" and (comparison.missing() or options.dry_run):
+        write_array(options, comparison)
     elif options.dry_run:
-        print(printable("\n".join(plan_lines(asked, missing))))
+        print(printable("\n".join(plan_lines(comparison))))
     else:
-        run_and_report(asked, missing)
+        run_and_report(options, comparison)
 
 
-def read(options: CompareOptions) -> Asked:
+def read(options: CompareOptions) -> Comparison:
     """The arms, text, track and seeds that the options name. Raises UserError."""
-    budget = None if options.budget is None else parse_duration(options.budget)
+    budget, sequential = None if options.budget is None else parse_duration(options.budget), options.until is not None
     arms = plan(options.recipes, options.without, options.sweep, options.steps)
     if options.threads:
         arms = [replace(arm, run=replace(arm.run, threads=options.threads)) for arm in arms]
     track, corpus = find_track(options.track), open_corpus(options.corpus)
-    first, seeds = options.first_seed, options.seeds
-    wanted = range(first, first + (SEEDS if seeds is None else seeds))
-    comparison = Comparison(arms, wanted, corpus, track, options.out, options.test)
-    if budget is None and options.until is None:
-        return Asked(options, comparison, None)
-    if options.engine == "slurm":
+    is_open = budget is not None or sequential
+    if is_open and options.engine == "slurm":
         why = "an array has a task for each trial, so their number must be known"
         raise UserError(
             "budget or until with slurm", why=why, fix=set_to("seeds", 10) + ", or " + set_to("engine", "ray")
         )
-    most = MOST_SEEDS if seeds is None else seeds
-    return Asked(options, comparison, Rounds(comparison, first, most, budget, options.until is not None))
+    number = (MOST_SEEDS if is_open else SEEDS) if options.seeds is None else options.seeds
+    seeds = range(options.first_seed, options.first_seed + number)
+    return Comparison(arms, seeds, corpus, track, options.out, options.test, budget, sequential)
 
 
-def run_and_report(asked: Asked, missing: Sequence[Trial]) -> None:
+def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     """Run the trials and say what came of all."""
-    options, comparison, workers = asked.options, asked.comparison, asked.options.workers
+    workers = options.workers
     check_writable(options.out)
     if options.html is not None:
         check_writable(options.html, "html")
     local = None if options.engine == "ray" else local_engine(comparison, 1 if workers is None else workers)
     # Standard output is for the results; what Ray prints is none.
     with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
-        run_trials(asked, missing, engine)
-    found = asked.found()
+        run_trials(options, comparison, engine, rounds(comparison, engine.workers))
+    found = ComparisonResult.of(comparison)
     if found.results or options.json:
-        show(
-            options.json, results_json(asked, found), result_lines(asked, found) if found.results else (), options.quiet
-        )
+        lines = result_lines(options, comparison, found) if found.results else ()
+        show(options.json, results_json(options, comparison, found), lines, options.quiet)
     if options.html is not None and found.results:
         from hectogpt.lab.comparison_page import page_data
         from hectogpt.web.page import fill
 
-        write_atomic(options.html, fill("report", page_data(comparison, found, asked.ended)))
-        asked.note(f"page: {options.html}")
+        write_atomic(options.html, fill("report", page_data(comparison, found)))
+        note(f"page: {options.html}", options.quiet)
     raise_for_crashes(comparison)
     if all(record.status == "diverged" for record in found.records):
         raise UserError(
@@ -128,31 +100,28 @@ def run_and_report(asked: Asked, missing: Sequence[Trial]) -> None:
         )
 
 
-def run_trials(asked: Asked, missing: Sequence[Trial], engine: Engine) -> None:
-    """Run the trials, seed by seed where their number is open. Raises UserError when a signal ends it."""
-    comparison, rounds = asked.comparison, asked.rounds
-    progress = Progress(asked.options.quiet)
-    asked.note(state_line(asked, missing))
+def run_trials(options: CompareOptions, comparison: Comparison, engine: Engine, batches: Iterable[list[Trial]]) -> None:
+    """Run the trials, batch by batch. Raises UserError when a signal ends it."""
+    progress = Progress(options.quiet)
+    note(state_line(comparison), options.quiet)
     try:
-        if rounds is None:
-            return perform(comparison, missing, engine, progress)
-        rounds.workers = engine.workers
-        for trials in rounds:
+        for trials in batches:
             perform(comparison, trials, engine, progress)
-            for verdict in asked.found().verdicts if rounds.until_decided and trials else ():
+            for verdict in ComparisonResult.of(comparison).verdicts if comparison.sequential and trials else ():
                 word = "not decided" if verdict.word == "unproven" else verdict.word
-                asked.note(f"  {verdict.arm}: gain {verdict.pair}, {word}")
+                note(f"  {verdict.arm}: gain {verdict.pair}, {word}", options.quiet)
     except KeyboardInterrupt as stop:
         ignore_more()
         left, trials = len(comparison.missing()), comparison.trials()
-        where = f"{left} of {len(trials)} trials missing" if rounds is None else f"at seed {comparison.seeds[-1]}"
+        where = f"at seed {comparison.seeds[-1]}" if comparison.is_open else f"{left} of {len(trials)} trials missing"
         raise UserError(
             f"{WORDS[code_of(stop)]}, {where}",
             fix="the same command goes on where it stopped",
             kept=f"the finished trials, in {comparison.out}" if left < len(trials) else "",
             code=code_of(stop),
         ) from None
-    asked.note(rounds.ended)
+    if comparison.ended:
+        note(comparison.ended, options.quiet)
 
 
 def raise_for_crashes(comparison: Comparison) -> None:
@@ -173,9 +142,8 @@ def raise_for_crashes(comparison: Comparison) -> None:
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def results_json(asked: Asked, found: ComparisonResult) -> dict[str, Any]:
+def results_json(options: CompareOptions, comparison: Comparison, found: ComparisonResult) -> dict[str, Any]:
     """The results as plain values."""
-    comparison = asked.comparison
     answer: dict[str, Any] = {
         "corpus": comparison.corpus.name,
         "track": comparison.track.name,
@@ -183,50 +151,49 @@ def results_json(asked: Asked, found: ComparisonResult) -> dict[str, Any]:
         "seeds": comparison.seeds,
         "arms": [result.as_json() for result in found.results],
         "verdicts": [verdict.as_json() for verdict in found.verdicts],
-        "ended": asked.ended or None,
+        "ended": comparison.ended or None,
         "ngrams": ngram_means(found.results),
         "notes": found.notes,
     }
-    if asked.options.sweep and len(found.results) > 1:
+    if options.sweep and len(found.results) > 1:
         best, bias = best_of(found.results)
         answer["best"] = {"arm": best.arm.label, "of": len(found.results), "selection_bias": bias}
     return answer
 
 
-def plan_lines(asked: Asked, missing: Sequence[Trial]) -> list[str]:
+def plan_lines(comparison: Comparison) -> list[str]:
     """What would be run."""
-    comparison, rows, broken = asked.comparison, [], []
+    missing, rows, broken = comparison.missing(), [], []
     for arm in comparison.arms:
         count, data = count_parameters(arm.run, comparison.corpus), arm.run.data
-        todo = str(sum(trial.arm.label == arm.label for trial in missing)) + " a seed" * (asked.rounds is not None)
+        todo = str(sum(trial.arm.label == arm.label for trial in missing)) + " a seed" * comparison.is_open
         rows.append([arm.label, f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}", todo])
         if rules := broken_rules(comparison.track, arm.run, comparison.corpus, count):
             broken.append(f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(rules)}")
     header = ["arm", "parameters", "steps", "tokens a step", "trials to run"]
-    return [*columns(header, rows, width=width()), *broken, state_line(asked, missing)]
+    return [*columns(header, rows, width=width()), *broken, state_line(comparison)]
 
 
-def state_line(asked: Asked, missing: Sequence[Trial]) -> str:
+def state_line(comparison: Comparison) -> str:
     """How many trials there are to run; where the number of seeds is open, what ends it."""
-    comparison, rounds = asked.comparison, asked.rounds
-    title = f"{comparison.corpus.name}, {comparison.track.name}"
-    if rounds is None:
-        n, left = len(comparison.trials()), len(missing)
+    title, most = f"{comparison.corpus.name}, {comparison.track.name}", len(comparison.all_seeds)
+    if not comparison.is_open:
+        n, left = len(comparison.trials()), len(comparison.missing())
         return f"{title}: {n} trials, {n - left} recorded in {comparison.out}, {left} to run"
-    ends = [f"at most {len(rounds.seeds)} seed{'s' * (len(rounds.seeds) != 1)}"]
-    ends += [duration_text(rounds.budget)] if rounds.budget is not None else []
-    ends += ["until decided"] if rounds.until_decided else []
+    ends = [f"at most {most} seed{'s' * (most != 1)}"]
+    ends += [duration_text(comparison.budget)] if comparison.budget is not None else []
+    ends += ["until decided"] if comparison.sequential else []
     return f"{title}: seed by seed, {', '.join(ends)}; {comparison.out}"
 
 
-def result_lines(asked: Asked, found: ComparisonResult) -> list[str]:
+def result_lines(options: CompareOptions, comparison: Comparison, found: ComparisonResult) -> list[str]:
     """The final table, the n-gram baselines, what must be said about single trials, and the verdicts."""
-    comparison, results = asked.comparison, found.results
+    results = found.results
     levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(results).items())
-    words = SEQUENTIAL_WORDS if asked.options.until else VERDICT_WORDS
+    words = SEQUENTIAL_WORDS if comparison.sequential else VERDICT_WORDS
     lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
     lines.append(f"Gains: {comparison.split} nats/token over paired seeds, positive is better. {words}")
-    if asked.options.sweep and len(results) > 1:
+    if options.sweep and len(results) > 1:
         best, bias = best_of(results)
         lines.append(
             f"Best of {len(results)}: {best.arm.label}. The best of so many equal settings would lie about {bias:.3f} "
@@ -235,7 +202,7 @@ def result_lines(asked: Asked, found: ComparisonResult) -> list[str]:
         )
     lines += found.notes
     lines += [""] * bool(found.verdicts) + [verdict.text for verdict in found.verdicts]
-    lines += [f"Seeds: {asked.ended}."] * bool(asked.ended)
+    lines += [f"Seeds: {comparison.ended}."] * bool(comparison.ended)
     table = columns(*result_table(results, comparison.split), width=width())
     return table + [text for line in lines for text in textwrap.wrap(line, width()) or [""]]
 
@@ -248,25 +215,26 @@ def width() -> int:
 # --- Slurm: an array with a task for each missing trial, all over one file of records ---------------------------------
 
 
-def write_array(asked: Asked, missing: Sequence[Trial]) -> None:
+def write_array(options: CompareOptions, comparison: Comparison) -> None:
     """Write the script of the array, or print it for --dry-run."""
-    script, path = array_script(asked, missing), asked.options.out.with_suffix(".sbatch.sh")
-    if asked.options.dry_run:
+    script, path = array_script(comparison, options.workers), options.out.with_suffix(".sbatch.sh")
+    if options.dry_run:
         print(script, end="")
         return
     check_writable(path)
     write_atomic(path, script)
-    asked.note(f"{state_line(asked, missing)}\nwritten: {path}\nsubmit it with  sbatch {path}")
-    asked.note("give this command again for the results when the array has ended")
+    said = f"{state_line(comparison)}\nwritten: {path}\nsubmit it with  sbatch {path}"
+    note(f"{said}\ngive this command again for the results when the array has ended", options.quiet)
 
 
-def array_script(asked: Asked, missing: Sequence[Trial]) -> str:
+def array_script(comparison: Comparison, at_a_time: int | None) -> str:
     """The script for `sbatch`. Each task runs the command again as it was typed here, for its own trial.
     slurm.schedmd.com: "Job array support"."""
-    comparison, at_a_time = asked.comparison, asked.options.workers
     threads, out = threads_of(comparison), shlex.quote(str(comparison.out.absolute()))
     trials = comparison.trials()
-    numbers = ",".join(str(trials.index(trial)) for trial in missing) + (f"%{at_a_time}" if at_a_time else "")
+    numbers = ",".join(str(trials.index(trial)) for trial in comparison.missing()) + (
+        f"%{at_a_time}" if at_a_time else ""
+    )
     gpu = comparison.track.allows_gpu and bool(gpus_for(comparison.arms, 1))
     words = [word for word in sys.argv[1:] if word != "--dry-run"]
     if len({comparison.run_of(Trial(arm, 0)).threads for arm in comparison.arms}) == 1:

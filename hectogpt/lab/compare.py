@@ -23,6 +23,7 @@ from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramLosses, NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, RecordFile, append_record, trial_key
+from hectogpt.lab.sequential import compare_sequentially
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, selection_bias_of, summarize
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import request_of
@@ -84,25 +85,44 @@ class Result:
 class Comparison:
     """Arms x seeds on one corpus and track, and the records of their trials.
 
-    out: the file of records. test: whether to score the test split too, and compare by it.
+    out: the file of records. test: whether to score the test split too, and compare by it. budget: seconds after which
+    no seed is begun. sequential: whether seeds are added until the arms are decided, by the test that may be looked at
+    after every seed. With one of these the number of seeds is found while it runs (lab/rounds.py): `seeds` is then the
+    first of `all_seeds`, which grows, and `ended` says in the end why there are no more.
     records: (arm's label, seed) -> record, as `missing` and `add` find them. failed: trials that crashed, of `add`.
     """
 
     def __init__(
-        self, arms: Sequence[Arm], seeds: Sequence[int], corpus: Corpus, track: Track, out: Path, test: bool = False
+        self,
+        arms: Sequence[Arm],
+        seeds: Sequence[int],
+        corpus: Corpus,
+        track: Track,
+        out: Path,
+        test: bool = False,
+        budget: float | None = None,
+        sequential: bool = False,
     ) -> None:
         if not seeds:
             raise UserError("seeds = 0", why="a comparison needs at least one seed")
+        if sequential and len(arms) < 2:
+            raise UserError("one arm: there is nothing to decide", fix="name two recipes")
         self.arms = [replace(arm, run=fit_vocabulary(arm.run, corpus.tokenizer)) for arm in arms]
         for arm in self.arms:
             check_corpus(arm.run, corpus)
-        self.seeds, self.corpus, self.track = list(seeds), corpus, track
-        self.out, self.test = out, test
+        self.all_seeds, self.corpus, self.track = list(seeds), corpus, track
+        self.out, self.test, self.budget, self.sequential, self.ended = out, test, budget, sequential, ""
+        self.seeds = self.all_seeds[:1] if self.is_open else self.all_seeds
         self.records: dict[tuple[str, int], Record] = {}
         self.failed: list[Record] = []
         self._ngrams: dict[tuple[Data, int, int], NgramLosses] = {}
         self._file = RecordFile(out)
         self._known: dict[str, Record] = {}  # what the file of records had when it was last read
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the number of seeds is found while it runs."""
+        return self.budget is not None or self.sequential
 
     @property
     def split(self) -> str:
@@ -217,12 +237,17 @@ class Comparison:
         found = {seed: self.records[arm.label, seed] for seed in self.seeds if (arm.label, seed) in self.records}
         return {seed: loss for seed, record in found.items() if (loss := record.loss(split)) is not None}
 
+    def pair(self, arm: Arm) -> Paired | None:
+        """What the test says about an arm against the first so far; None if they share no seed."""
+        new, old = (self.losses(one, self.split) for one in (arm, self.arms[0]))
+        return compare_sequentially(new, old) if self.sequential else compare_pairs(new, old)
+
     def results(self) -> list[Result]:
         """One Result per arm that has a record, in order."""
         found: list[Result] = []
         for arm in self.arms:
             if losses := self.losses(arm, self.split):
-                pair = None if arm is self.arms[0] else compare_pairs(losses, self.losses(self.arms[0], self.split))
+                pair = None if arm is self.arms[0] else self.pair(arm)
                 dev = summarize(list(self.losses(arm, "dev").values()))
                 test = summarize(list(losses.values())) if self.test else None
                 found.append(Result(arm, dev, test, pair, [self.records[arm.label, seed] for seed in losses]))

@@ -23,15 +23,14 @@ MOST_POINTS = 200  # of a curve
 KINDS = {"better": "good", "worse": "bad"}
 
 
-def page_data(comparison: Comparison, found: ComparisonResult, ended: str = "") -> dict[str, Any]:
-    """Title and blocks of the page. found: with at least one result; the first is what the others are compared to.
-    ended: why the seeds ended."""
+def page_data(comparison: Comparison, found: ComparisonResult) -> dict[str, Any]:
+    """Title and blocks of the page. found: with at least one result; the first is what the others are compared to."""
     results, notes = found.results, found.notes
     first, *others = results
     title = f"{', '.join(result.arm.label for result in others)} against {first.arm.label}" if others else ""
     listed: list[dict[str, Any]] = [{"heading": "Notes"}, {"list": [printable(note) for note in notes]}]
     blocks: list[dict[str, Any]] = [
-        {"text": _setting(comparison, first, ended), "kind": "soft"},
+        {"text": _setting(comparison, first), "kind": "soft"},
         *({"word": v.word, "text": printable(v.text), "kind": KINDS.get(v.word, "other")} for v in found.verdicts),
         *_charts(comparison, results),
         {"heading": "Losses"},
@@ -43,11 +42,11 @@ def page_data(comparison: Comparison, found: ComparisonResult, ended: str = "") 
     return {"title": printable(title or first.arm.label), "blocks": blocks}
 
 
-def _setting(comparison: Comparison, first: Result, ended: str) -> str:
+def _setting(comparison: Comparison, first: Result) -> str:
     seeds = comparison.seeds
     which = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
     facts = [short_name(comparison.corpus.name), f"{comparison.split} loss", f"track {comparison.track.name}"]
-    facts += [f"{first.arm.run.steps} steps", which, *([ended] if ended else [])]
+    facts += [f"{first.arm.run.steps} steps", which, *filter(None, [comparison.ended])]
     return printable("; ".join(facts) + ".")
 
 

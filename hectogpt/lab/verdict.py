@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -32,15 +31,13 @@ OPENINGS = {
 class Verdict:
     """What a comparison says about an arm, `result`, against the first, `base`.
 
-    pair: their paired difference, by `statistics.compare_pairs`, or, if `sequential`, by the test that stays valid at
-    every look. One seed is unproven.
+    pair: their paired difference, by `Comparison.pair`. One seed is unproven.
     """
 
     comparison: Comparison
     base: Result
     result: Result
     pair: Paired
-    sequential: bool = False
 
     @property
     def arm(self) -> str:
@@ -56,6 +53,11 @@ class Verdict:
     def word(self) -> VerdictWord:
         """ "better", "worse", "tie" or "unproven"."""
         return self.pair.verdict
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the difference is by the test that stays valid at every look."""
+        return self.comparison.sequential
 
     @property
     def gain(self) -> float:
@@ -137,22 +139,14 @@ class Verdict:
         }
 
 
-def give_verdicts(comparison: Comparison, results: Sequence[Result], sequential: bool = False) -> list[Verdict]:
-    """A Verdict for each arm that shares a seed with the first. sequential: whether `results` are by that test."""
-    if not results or results[0].arm.label != comparison.arms[0].label:
-        return []
-    pairs = [(result, result.to_first) for result in results[1:]]
-    return [Verdict(comparison, results[0], r, pair, sequential) for r, pair in pairs if pair is not None]
-
-
 @dataclass(frozen=True)
 class ComparisonResult:
     """What a comparison came to: the data of what `hectogpt compare` prints.
 
     results: one for each run that has a trial, in the order of the runs: losses over the seeds, and the paired
         difference to the first run (`to_first`).
-    records: of all trials, those that crashed included. verdicts: one for each run after the first; `text` is a
-        paragraph to quote, the other fields are its numbers.
+    records: of all trials, those that crashed included. verdicts: one for each run that shares a seed with the first;
+        `text` is a paragraph to quote, the other fields are its numbers.
     notes: that the held-out text is small, and a line for each way in which trials went wrong or broke the track's
         rules. split: what is compared.
     """
@@ -166,15 +160,16 @@ class ComparisonResult:
     seeds: tuple[int, ...]
 
     @staticmethod
-    def of(comparison: Comparison, results: Sequence[Result], sequential: bool = False) -> ComparisonResult:
-        """What the recorded trials say. sequential: whether `results` are by the test that is valid at every look."""
+    def of(comparison: Comparison) -> ComparisonResult:
+        """What the trials recorded so far say."""
+        results = comparison.results()
         records = [record for result in results for record in result.records] + comparison.failed
         tokens, split = len(comparison.corpus.tokens[comparison.split]), comparison.split
         small = f"the {split} text has only {tokens:,} tokens, so the last decimals of a loss on it mean nothing"
         return ComparisonResult(
             results=tuple(results),
             records=tuple(records),
-            verdicts=tuple(give_verdicts(comparison, results, sequential)),
+            verdicts=tuple(Verdict(comparison, results[0], r, r.to_first) for r in results if r.to_first is not None),
             notes=(*[small] * (tokens < FEW_TOKENS), *failures(records)),
             corpus=comparison.corpus.name,
             split=split,

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.engines import Engine, check_cores, gpus_for, local_engine, run_trials
 from hectogpt.lab.record import Record, read_records
-from hectogpt.lab.rounds import Rounds, duration_text, parse_duration
+from hectogpt.lab.rounds import duration_text, parse_duration, rounds
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.trial import OnStep
 
@@ -86,8 +86,8 @@ def plain(records: list[Record]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["arm"], row["seed"]))
 
 
-def compared(corpus: Corpus, out: Path, arms: int = 3, seeds: int = 4) -> Comparison:
-    return Comparison(numbered_arms(arms), range(seeds), corpus, TRACKS["closed"], out)
+def compared(corpus: Corpus, out: Path, arms: int = 3, seeds: Sequence[int] = range(4), **options: Any) -> Comparison:
+    return Comparison(numbered_arms(arms), seeds, corpus, TRACKS["closed"], out, **options)
 
 
 def test_several_workers_write_what_one_writes(tiny: Corpus, tmp_path: Path) -> None:
@@ -137,15 +137,14 @@ def test_leaving_ends_what_is_under_way(tiny: Corpus, tmp_path: Path) -> None:
 # --- rounds -----------------------------------------------------------------------------------------------------------
 
 
-def rounds_of(corpus: Corpus, out: Path, made: Threads, arms: int = 3, **options: Any) -> Rounds:
-    """Rounds whose clock counts the seconds of the trials."""
-    this = compared(corpus, out, arms, seeds=1)
-    clock = lambda: made.seconds * len(made.done) / made.engine.workers  # noqa: E731
-    rounds = Rounds(this, workers=made.engine.workers, clock=clock, **options)
-    for trials in rounds:
+def run_rounds(corpus: Corpus, out: Path, made: Threads, arms: int = 3, **options: Any) -> Comparison:
+    """A comparison that is over; its clock counts the seconds of the trials."""
+    this = compared(corpus, out, arms, **({"seeds": range(1000)} | options))
+    workers = made.engine.workers
+    for trials in rounds(this, workers, lambda: made.seconds * len(made.done) / workers):
         list(run_trials(this, trials, made.engine))
         this.missing()
-    return rounds
+    return this
 
 
 def test_decisions_do_not_depend_on_workers(tiny: Corpus, tmp_path: Path) -> None:
@@ -153,10 +152,10 @@ def test_decisions_do_not_depend_on_workers(tiny: Corpus, tmp_path: Path) -> Non
     said = []
     for workers in (1, 5, 16):
         made = Threads(workers, losses)
-        rounds = rounds_of(tiny, tmp_path / f"{workers}.jsonl", made, until_decided=True, most=40)
+        this = run_rounds(tiny, tmp_path / f"{workers}.jsonl", made, sequential=True, seeds=range(40))
         assert len(made.done) == len(set(made.done)), "no trial is run twice"
-        assert rounds.ended.startswith("decided after")
-        said.append([result.to_first for result in rounds.results()])
+        assert this.ended.startswith("decided after")
+        said.append([result.to_first for result in this.results()])
     assert said[0] == said[1] == said[2]
     assert [pair and pair.verdict for pair in said[0]] == [None, "tie", "better"]
     counts = [sum(record.arm == f"lr {n}" for record in read_records(tmp_path / "1.jsonl")) for n in (1, 2, 3)]
@@ -165,27 +164,26 @@ def test_decisions_do_not_depend_on_workers(tiny: Corpus, tmp_path: Path) -> Non
 
 def test_a_budget_holds_as_many_seeds_as_fit(tiny: Corpus, tmp_path: Path) -> None:
     made = Threads(1, losses, seconds=10.0)
-    rounds = rounds_of(tiny, tmp_path / "r.jsonl", made, arms=2, budget=65.0)
-    assert rounds.comparison.seeds == [0, 1, 2], "three seeds of two trials of 10 s; a fourth would end at 80 s"
-    assert rounds.ended == "budget of 65.0 s: 3 seeds in 60.0 s; the next takes about 20.0 s"
-    small = rounds_of(tiny, tmp_path / "one.jsonl", Threads(1, losses), arms=2, budget=1e-9)
-    assert small.comparison.seeds == [0], "one seed is run in any case"
-    recorded = rounds_of(tiny, tmp_path / "r.jsonl", again := Threads(1, losses, seconds=10.0), arms=2, budget=45.0)
-    assert recorded.comparison.seeds == [0, 1, 2, 3, 4], "recorded trials take no time"
+    this = run_rounds(tiny, tmp_path / "r.jsonl", made, arms=2, budget=65.0)
+    assert this.seeds == [0, 1, 2], "three seeds of two trials of 10 s; a fourth would end at 80 s"
+    assert this.ended == "budget of 65.0 s: 3 seeds in 60.0 s; the next takes about 20.0 s"
+    small = run_rounds(tiny, tmp_path / "one.jsonl", Threads(1, losses), arms=2, budget=1e-9)
+    assert small.seeds == [0], "one seed is run in any case"
+    recorded = run_rounds(tiny, tmp_path / "r.jsonl", again := Threads(1, losses, seconds=10.0), arms=2, budget=45.0)
+    assert recorded.seeds == [0, 1, 2, 3, 4], "recorded trials take no time"
     assert len(again.done) == 4
 
 
 def test_what_ends_rounds(tiny: Corpus, tmp_path: Path) -> None:
-    undecided = rounds_of(tiny, tmp_path / "r.jsonl", Threads(1, losses), until_decided=True, most=2, first_seed=5)
-    assert (undecided.comparison.seeds, undecided.ended) == ([5, 6], "all of 2 seeds are run, not decided")
+    undecided = run_rounds(tiny, tmp_path / "r.jsonl", Threads(1, losses), sequential=True, seeds=(5, 6))
+    assert (undecided.seeds, undecided.ended) == ([5, 6], "all of 2 seeds are run, not decided")
     crashing = Threads(1, lambda lr, seed: None if lr == 2.0 else 5.0)
-    ended = rounds_of(tiny, tmp_path / "c.jsonl", crashing, arms=2, until_decided=True).ended
+    ended = run_rounds(tiny, tmp_path / "c.jsonl", crashing, arms=2, sequential=True).ended
     assert ended == "lr 2 crashed twice in a row"
     once = Threads(1, lambda lr, seed: None if (lr, seed) == (1.0, 1) else losses(2 * lr - 1, seed))
-    assert rounds_of(tiny, tmp_path / "o.jsonl", once, arms=2, until_decided=True).ended.startswith("decided after")
-    for options, arms in (({"until_decided": True}, 1), ({"most": 0}, 2)):
-        with pytest.raises(UserError):
-            Rounds(compared(tiny, tmp_path / "n.jsonl", arms), **options)
+    assert run_rounds(tiny, tmp_path / "o.jsonl", once, arms=2, sequential=True).ended.startswith("decided after")
+    with pytest.raises(UserError, match="nothing to decide"):
+        compared(tiny, tmp_path / "n.jsonl", arms=1, sequential=True)
 
 
 def test_durations() -> None:

@@ -16,9 +16,8 @@ from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison, Result
 from hectogpt.lab.comparison_page import page_data, stack
 from hectogpt.lab.plan import plan
-from hectogpt.lab.rounds import Rounds
 from hectogpt.lab.statistics import seeds_needed
-from hectogpt.lab.verdict import ComparisonResult, Verdict, give_verdicts
+from hectogpt.lab.verdict import ComparisonResult, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def compared(corpus: Corpus, folder: Path, *losses: list[float], **more: Any) ->
 
 
 def verdict_of(comparison: Comparison, place: int = 0) -> Verdict:
-    return give_verdicts(comparison, comparison.results())[place]
+    return ComparisonResult.of(comparison).verdicts[place]
 
 
 def rules(result: Result, *broken: str) -> Result:
@@ -70,7 +69,7 @@ def test_a_gain_with_everything_it_costs(corpus: Corpus, tmp_path: Path) -> None
 
 def test_a_loss_and_a_tie(corpus: Corpus, tmp_path: Path) -> None:
     this = compared(corpus, tmp_path, [5.0, 5.1, 5.2], [5.5, 5.6, 5.71], [5.001, 5.1, 5.199])
-    worse, tie = give_verdicts(this, this.results())
+    worse, tie = ComparisonResult.of(this).verdicts
     assert (worse.word, tie.word) == ("worse", "tie")
     assert f"{-worse.gain:.4f} nats per token higher" in worse.text
     assert tie.text.startswith("lr 3 ties with lr 1: ")
@@ -85,7 +84,8 @@ def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
     enough = replace(noisy, pair=replace(noisy.pair, sd=0.001))
     assert "more are not needed" in enough.text
     assert "what is missing is p" in replace(enough, pair=replace(enough.pair, verdict="unproven")).text
-    assert "more seeds are not needed" in replace(noisy, sequential=True).text
+    noisy.comparison.sequential = True
+    assert "more seeds are not needed" in noisy.text
 
 
 def test_one_seed_is_unproven(corpus: Corpus, tmp_path: Path) -> None:
@@ -114,14 +114,13 @@ def test_only_shared_seeds_count(corpus: Corpus, tmp_path: Path) -> None:
     del this.records["lr 1", 1]
     assert verdict_of(this).seeds == (0, 2, 3)
     this.records = {key: record for key, record in this.records.items() if key[0] == "lr 2"}
-    assert give_verdicts(this, this.results()) == [], "the first arm has no trial"
+    assert ComparisonResult.of(this).verdicts == (), "the first arm has no trial"
 
 
 def test_a_sequential_verdict_counts_the_seeds_up_to_the_decision(corpus: Corpus, tmp_path: Path) -> None:
     this = compared(corpus, tmp_path, [5.0, 5.1, 5.2, 5.3, 5.4], [4.9, 5.0, 5.1, 5.2, 9.0])
-    rounds = Rounds(this, most=5, until_decided=True)
-    this.seeds = list(range(5))
-    (verdict,) = give_verdicts(this, rounds.results(), sequential=True)
+    this.sequential = True
+    (verdict,) = ComparisonResult.of(this).verdicts
     assert (verdict.word, verdict.seeds) == ("better", (0, 1, 2))
     assert "Interval and p are valid although the comparison was looked at after every seed." in verdict.text
 
@@ -138,10 +137,9 @@ def slower(run):
 '''
 
 
-def page_of(comparison: Comparison, notes: tuple[str, ...] = (), ended: str = "") -> str:
+def page_of(comparison: Comparison, notes: tuple[str, ...] = ()) -> str:
     """The page's data as JSON, which is all that differs between pages."""
-    found = ComparisonResult.of(comparison, comparison.results())
-    data = page_data(comparison, replace(found, notes=notes), ended)
+    data = page_data(comparison, replace(ComparisonResult.of(comparison), notes=notes))
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
 
 
@@ -155,8 +153,9 @@ def with_idea(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Compa
 
 
 def test_everything_is_on_the_page(with_idea: Comparison) -> None:
-    page = page_of(with_idea, ("a note", "red \x1b[31m"), "decided after 3 seeds")
-    for verdict in give_verdicts(with_idea, with_idea.results()):
+    with_idea.ended = "decided after 3 seeds"
+    page = page_of(with_idea, ("a note", "red \x1b[31m"))
+    for verdict in ComparisonResult.of(with_idea).verdicts:
         assert json.dumps(verdict.text, ensure_ascii=False) in page
     (idea,) = (arm for arm in with_idea.arms if arm.run.ideas)
     parts = (
