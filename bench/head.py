@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from bench.race import Work, best, peak_memory, race, timed
 from bench.record import Row
 from hectogpt.kernels import native
-from hectogpt.model.fused_ce import fused_cross_entropy
+from hectogpt.model.fused_ce import fused_losses
 
 ROUNDS = 5
 PACKAGES = ()
@@ -44,12 +45,16 @@ def chunked(rows: int) -> Loss:
     return lambda x, weight, targets: F.linear_cross_entropy(x, weight, targets, options=options)
 
 
+def ours(x: Tensor, weight: Tensor, targets: Tensor, precision: torch.dtype | None, kernels: bool = True) -> Tensor:
+    """The loss of our fused head."""
+    with native.using(kernels):
+        return fused_losses(x, weight, targets, precision=precision)[0]
+
+
 CONTENDERS: dict[str, Loss] = {
-    "ours bf16": lambda x, weight, targets: fused_cross_entropy(x, weight, targets, precision=torch.bfloat16),
-    "ours bf16, torch's kernels": lambda x, weight, targets: fused_cross_entropy(
-        x, weight, targets, precision=torch.bfloat16, backend="eager"
-    ),
-    "ours fp32": fused_cross_entropy,
+    "ours bf16": partial(ours, precision=torch.bfloat16),
+    "ours bf16, torch's kernels": partial(ours, precision=torch.bfloat16, kernels=False),
+    "ours fp32": partial(ours, precision=None),
     "plain": lambda x, weight, targets: F.cross_entropy(F.linear(x, weight), targets),
     **{f"{RIVAL} {rows}": chunked(rows) for rows in (128, 256, 512)},
 }

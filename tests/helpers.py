@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.model import ModelConfig
+from hectogpt.model.fused_ce import fused_losses
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Data, LinearDecay, Run
 
@@ -34,6 +35,11 @@ def peaked(model: AnyModule, seed: int = 0, scale: float = 0.5) -> AnyModule:
             draw = torch.randn(p.shape, generator=generator, dtype=torch.float64)
             p.copy_(draw * (scale if p.ndim == 2 else 0.3) + ("norm.weight" in name))
     return model
+
+
+def fused_loss(x: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> Tensor:
+    """The first of what `fused_losses` gives."""
+    return fused_losses(x, weight, targets, **options)[0]
 
 
 def write_tokens(path: Path, n_documents: int = 120, seed: int = 0) -> Path:

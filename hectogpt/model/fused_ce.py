@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +17,7 @@ from torch import Tensor
 
 from hectogpt.errors import DATA, UserError
 from hectogpt.kernels.dtypes import float32_by_onednn, widest_dtype
-from hectogpt.model import softmax
-from hectogpt.model.softmax import Scratch
+from hectogpt.model.softmax import ChunkSoftmax, native_softmax_fits
 
 # Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often, which
 # costs in proportion to d. Up to four times as much from d = 512 on. On the CPU bf16 logits take more: sums over chunks
@@ -48,22 +46,6 @@ class Inputs(NamedTuple):
     w_other: Float[Tensor, " rows"] | None
 
 
-@dataclass(frozen=True)
-class LossOptions:
-    """How a fused loss is computed.
-
-    soft_cap: c of cap(z) = c tanh(z / c). precision: dtype of the matrix products (None: that of the inputs).
-    backend: "auto" takes the C++ kernel of the softmax if it is in use (native.use) and takes these logits.
-    chunk_rows: number of rows whose logits exist at a time (None: what suits the device).
-    """
-
-    soft_cap: float | None = None
-    reduction: Literal["mean", "sum"] = "mean"
-    precision: torch.dtype | None = None
-    backend: Literal["auto", "eager", "native"] = "auto"
-    chunk_rows: int | None = None
-
-
 class _Choices(NamedTuple):
     """The choices of one call: dtype of the products and of the logits, and whether the softmax is the C++ kernel."""
 
@@ -73,35 +55,28 @@ class _Choices(NamedTuple):
     native: bool
 
 
-def fused_cross_entropy(
+def fused_losses(
     x: Float[Tensor, "*rows d"],
     weight: Float[Tensor, "vocab d"],
     targets: Int[Tensor, "*rows"],
     *,
     bias: Float[Tensor, " vocab"] | None = None,
     mixture: Mixture | None = None,
-    **options: Any,
-) -> Float[Tensor, ""]:
-    """The first of what `fused_losses` gives. options: the fields of LossOptions."""
-    return fused_losses(x, weight, targets, LossOptions(**options), bias, mixture)[0]
-
-
-def fused_losses(
-    x: Float[Tensor, "*rows d"],
-    weight: Float[Tensor, "vocab d"],
-    targets: Int[Tensor, "*rows"],
-    options: LossOptions,
-    bias: Float[Tensor, " vocab"] | None = None,
-    mixture: Mixture | None = None,
     weights: Float[Tensor, "*rows"] | None = None,
+    soft_cap: float | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    precision: torch.dtype | None = None,
+    chunk_rows: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "*rows"]]:
     """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), and that of each target, which has no
     gradient.
 
-    The bias stays outside the cap (Gemma 2's, 2408.00118), so that a log-unigram prior keeps its range. With a mixture
-    the loss is -log((1 - w) softmax + w probability). weights, which get no gradient, multiply the targets' losses in
-    the sum, or in a mean that still divides by their number. The loss is summed in the widest dtype that the device has
-    and returned in float32 (float64 for float64 inputs).
+    soft_cap: c of cap(z) = c tanh(z / c). The bias stays outside the cap (Gemma 2's, 2408.00118), so that a log-unigram
+    prior keeps its range. With a mixture the loss is -log((1 - w) softmax + w probability). weights, which get no
+    gradient, multiply the targets' losses in the sum, or in a mean that still divides by their number. precision: dtype
+    of the matrix products (None: that of the inputs). chunk_rows: rows whose logits exist at a time (None: what suits
+    the device). The loss is summed in the widest dtype that the device has and returned in float32 (float64 for float64
+    inputs).
 
     Raises UserError (DATA) for a target outside [0, vocab) and for a mean over no target, on the CPU. On CUDA, where
     looking would stall the queue, the first is a device assert and the second gives NaN.
@@ -113,18 +88,16 @@ def fused_losses(
     row_weight = torch.ones(target.shape, dtype=acc_dtype, device=x.device)
     if weights is not None:
         row_weight *= weights.detach().reshape(-1)
-    if options.reduction == "mean":
+    if reduction == "mean":
         if x.device.type == "cpu" and not len(target):
             raise UserError("the mean loss over no targets does not exist", why="it divides by their number", code=DATA)
         row_weight /= len(target)
-    matmul_dtype = options.precision or torch.promote_types(x.dtype, weight.dtype)
-    native = options.backend != "eager" and x.device.type == "cpu" and acc_dtype == torch.float32
-    native = native and softmax.native_fits(options.soft_cap, matmul_dtype, bias)
-    if not native and options.backend == "native":
-        raise ValueError(f"no native kernel for these logits in {matmul_dtype}: call native.use(True) first")
+    matmul_dtype = precision or torch.promote_types(x.dtype, weight.dtype)
+    native = x.device.type == "cpu" and acc_dtype == torch.float32
+    native = native and native_softmax_fits(soft_cap, matmul_dtype, bias)
     p_other, w_other = (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
     inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
-    choices = _Choices(matmul_dtype, options.soft_cap, options.chunk_rows, native)
+    choices = _Choices(matmul_dtype, soft_cap, chunk_rows, native)
     needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(needs_grad):
         loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, choices, needs_grad)
@@ -200,24 +173,20 @@ def _loss_and_gradients(
 
 
 class _Buffers:
-    """What all chunks share: inputs in the products' dtype, and scratch memory."""
+    """What all chunks share: inputs in the products' dtype, and the softmax with its memory."""
 
     def __init__(self, inputs: Inputs, acc_dtype: torch.dtype, choices: _Choices) -> None:
         rows, d, vocab, device = *inputs.x.shape, len(inputs.weight), inputs.x.device
         self.x = _convert(inputs.x, choices.matmul_dtype)
         self.weight = _convert_weight(inputs.weight, choices.matmul_dtype)
-        self.bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
         chunk_bytes = CHUNK_BYTES.get(choices.matmul_dtype, 52 << 20) if device.type == "cpu" else CHUNK_BYTES_ON_GPU
         chunk_bytes = chunk_bytes * min(max(d, 128), 512) // 128
         most = chunk_bytes // (vocab * self.x.element_size())
         self.chunk_rows = max(1, min(choices.chunk_rows or max(16, most), rows))
         self.mixed = choices.matmul_dtype != acc_dtype
-        self.scratch = Scratch(
-            *(self.chunk_rows, vocab, choices.matmul_dtype, acc_dtype, device),
-            soft_cap=choices.soft_cap,
-            with_bias=inputs.bias is not None,
-            native=choices.native,
-        )
+        bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
+        logits = torch.empty(self.chunk_rows, vocab, dtype=choices.matmul_dtype, device=device)
+        self.softmax = ChunkSoftmax(logits, acc_dtype, bias, choices.soft_cap, choices.native)
 
 
 def _padding(d: int, dtype: torch.dtype) -> int:
@@ -269,15 +238,14 @@ def _forward_chunk(
     inputs: Inputs, target: Tensor, rows: slice, buffers: _Buffers
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Losses of some rows, the factor that dz lacks (None: none), dz, and dz with respect to the bias."""
-    z = buffers.scratch.logits[: len(target)]
+    z = buffers.softmax.logits[: len(target)]
     torch.mm(buffers.x[rows], buffers.weight.t(), out=z)
     target_logit = None
     if buffers.mixed:
         # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the sum as well.
-        acc_dtype = buffers.scratch.acc_dtype
+        acc_dtype = buffers.softmax.acc_dtype
         target_logit = (inputs.x[rows].to(acc_dtype) * inputs.weight[target].to(acc_dtype)).sum(1)
-    form = softmax.native_softmax if buffers.scratch.native else softmax.eager_softmax
-    return form(z, target, target_logit, buffers.bias, buffers.scratch)
+    return buffers.softmax(z, target, target_logit)
 
 
 def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

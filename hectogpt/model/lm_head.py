@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.model.fused_ce import LossOptions, Mixture, check_targets, fused_losses
+from hectogpt.model.fused_ce import Mixture, check_targets, fused_losses
 
 
 @dataclass(frozen=True)
@@ -189,20 +189,19 @@ class LMHead(nn.Module):
         mixture: Mixture | None = None,
         weights: Float[Tensor, "*batch"] | None = None,
         reduction: Literal["mean", "sum"] = "mean",
-        precision: torch.dtype | None = None,
-        chunk_rows: int | None = None,
+        **options: Any,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
         """Cross entropy in nats over the whole vocabulary, and that of each target, which has no gradient; arguments as
         those of fused_losses."""
         weight = self._with_map(self._counted_once(self.weight), embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
-        options = LossOptions(self.config.soft_cap, reduction, precision, chunk_rows=chunk_rows)
+        options |= {"weights": weights, "reduction": reduction, "soft_cap": self.config.soft_cap}
         if self.row_of_token is None:
-            return fused_losses(hidden, weight, targets, options, bias, mixture, weights)
+            return fused_losses(hidden, weight, targets, bias=bias, mixture=mixture, **options)
         check_targets(targets.reshape(-1), self.vocab_size)
         rows = self.row_of_token[targets]
         bias, mixture = self._counting_unused(bias, weight), self._raised(mixture, rows)
-        loss, losses = fused_losses(hidden, weight, rows, options, bias, mixture, weights)
+        loss, losses = fused_losses(hidden, weight, rows, bias=bias, mixture=mixture, **options)
         is_unused = (rows == len(weight) - 1).to(loss.dtype)
         constant = (is_unused if weights is None else is_unused * weights).sum() * self._log_unused
         constant = constant / rows.numel() if reduction == "mean" else constant

@@ -20,112 +20,73 @@ BLOCK_BYTES = 4 << 20
 BIAS_SPREAD = 60.0
 
 
-class Scratch:
-    """Buffers that all chunks of a call share: fresh ones would cost a page fault per 4 KiB."""
+class ChunkSoftmax:
+    """The softmax of chunks of logits, and the buffers that all chunks of a call share: fresh ones would cost a page
+    fault per 4 KiB. logits: [rows, vocab], where the chunks' products go; bias: [vocab], in acc_dtype."""
 
     def __init__(
-        self,
-        rows: int,
-        vocab: int,
-        dtype: torch.dtype,
-        acc_dtype: torch.dtype,
-        device: torch.device,
-        *,
-        soft_cap: float | None,
-        with_bias: bool,
-        native: bool,
+        self, logits: Tensor, acc_dtype: torch.dtype, bias: Tensor | None, soft_cap: float | None, native: bool
     ) -> None:
-        def buffer(count: int, dtype: torch.dtype) -> Tensor:
-            return torch.empty(count, vocab, dtype=dtype, device=device)
+        self.logits, self.acc_dtype, self.bias, self.soft_cap, self.native = logits, acc_dtype, bias, soft_cap, native
+        self.bias_side = torch.empty_like(logits) if soft_cap and bias is not None else None
+        rows, vocab = logits.shape
+        on_cpu = logits.device.type == "cpu"
+        self.block = min(rows, max(1, BLOCK_BYTES // (vocab * acc_dtype.itemsize))) if on_cpu else rows
+        self.rows = torch.arange(rows, device=logits.device)
+        block = (self.block, vocab)
+        self.work = logits.new_empty(block, dtype=acc_dtype) if logits.dtype != acc_dtype and not native else None
+        self.spare = logits.new_empty(block, dtype=acc_dtype) if soft_cap and not native else None
 
-        self.acc_dtype, self.soft_cap, self.native = acc_dtype, soft_cap, native
-        self.logits = buffer(rows, dtype)
-        self.bias_side = buffer(rows, dtype) if soft_cap and with_bias else None
-        if native:
-            return
-        self.block = min(rows, max(1, BLOCK_BYTES // (vocab * acc_dtype.itemsize))) if device.type == "cpu" else rows
-        self.rows = torch.arange(rows, device=device)
-        self.work = buffer(self.block, acc_dtype) if dtype != acc_dtype else None
-        self.spare = buffer(self.block, acc_dtype) if soft_cap else None
+    def __call__(
+        self, z: Tensor, target: Tensor, target_logit: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Losses of the rows of `logits` in z, the factor that dz lacks (1 / sum, or None), dz in place of the logits,
+        and dz with respect to the bias."""
+        side = None if self.bias_side is None else self.bias_side[: len(z)]
+        scale = None
+        if self.native:
+            losses, scale = native.head_softmax(z, side, target.contiguous(), target_logit, self.bias, self.soft_cap)
+        else:
+            losses = self._by_torch(z, side, target, target_logit)
+        return losses, scale, z, z if side is None else side
 
+    def _by_torch(self, z: Tensor, side: Tensor | None, target: Tensor, target_logit: Tensor | None) -> Tensor:
+        """Losses of the rows; z becomes dz, side dz with respect to the bias."""
+        losses = torch.empty(len(z), dtype=z.dtype if self.work is None else torch.float32, device=z.device)
+        for start in range(0, len(z), self.block):
+            rows = slice(start, min(start + self.block, len(z)))
+            f = z[rows] if self.work is None else self.work[: rows.stop - start].copy_(z[rows])
+            here = (self.rows[: len(f)], target[rows])
+            if target_logit is not None:
+                f[here] = target_logit[rows]
+            losses[rows] = self._rows_by_torch(f, here, None if side is None else side[rows])
+            if self.work is not None:
+                z[rows].copy_(f)
+        return losses
 
-# --- native -----------------------------------------------------------------------------------------------------------
-
-
-def native_softmax(
-    z: Tensor,
-    target: Tensor,
-    target_logit: Tensor | None,
-    bias: Tensor | None,
-    scratch: Scratch,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Losses of the rows, the factor 1 / sum, dz without that factor, and the same with respect to the bias."""
-    side = None if scratch.bias_side is None else scratch.bias_side[: len(z)]
-    losses, scale = native.head_softmax(z, side, target.contiguous(), target_logit, bias, scratch.soft_cap)
-    return losses, scale, z, z if side is None else side
-
-
-# --- eager ------------------------------------------------------------------------------------------------------------
-
-
-def eager_softmax(
-    z: Tensor,
-    target: Tensor,
-    target_logit: Tensor | None,
-    bias: Tensor | None,
-    scratch: Scratch,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Losses of the rows, no factor, dz in place of the logits, and dz with respect to the bias."""
-    losses = torch.empty(z.shape[0], dtype=torch.float32 if scratch.work is not None else z.dtype, device=z.device)
-    for start in range(0, z.shape[0], scratch.block):
-        rows = slice(start, min(start + scratch.block, z.shape[0]))
-        f = z[rows]
-        if scratch.work is not None:
-            f = scratch.work[: rows.stop - start].copy_(f)
-        here = (scratch.rows[: f.shape[0]], target[rows])
-        if target_logit is not None:
-            f[here] = target_logit[rows]
-        side = None if scratch.bias_side is None else scratch.bias_side[rows]
-        losses[rows] = _softmax_rows(f, here, bias, scratch.spare, side, scratch.soft_cap)
-        if scratch.work is not None:
-            z[rows].copy_(f)
-    return losses, None, z, z if scratch.bias_side is None else scratch.bias_side[: z.shape[0]]
-
-
-def _softmax_rows(
-    z: Tensor,
-    here: tuple[Tensor, Tensor],
-    bias: Tensor | None,
-    spare: Tensor | None,
-    bias_side: Tensor | None,
-    soft_cap: float | None,
-) -> Tensor:
-    """Loss of each row; z, the raw logits, becomes (softmax - onehot) (1 - tanh^2), the gradient with respect to them.
-
-    here: row numbers and targets. bias_side, if there is one, gets softmax - onehot, the gradient of the bias.
-    """
-    tanh = None
-    if soft_cap and spare is not None:
-        tanh = torch.div(z, soft_cap, out=spare[: z.shape[0]]).tanh_()
-        torch.mul(tanh, soft_cap, out=z)
-    if bias is not None:
-        z.add_(bias)
-    top = z.amax(1)
-    target_logit = z[here]
-    torch_private.softmax_(z)
-    loss = top - z.amax(1).log() - target_logit  # log-sum-exp: the largest p is exp(top) / sum
-    z[here] += -1  # indexing: scatter_ copies the whole matrix twice
-    if bias_side is not None:
-        bias_side.copy_(z)
-    if tanh is not None:
-        z.mul_(torch.mul(tanh, tanh, out=tanh).neg_().add_(1))
-    return loss
+    def _rows_by_torch(self, z: Tensor, here: tuple[Tensor, Tensor], side: Tensor | None) -> Tensor:
+        """Loss of each row; z, the raw logits, becomes (softmax - onehot) (1 - tanh^2), the gradient with respect to
+        them. here: row numbers and targets. side, if there is one, gets softmax - onehot, the gradient of the bias."""
+        tanh = None
+        if self.soft_cap and self.spare is not None:
+            tanh = torch.div(z, self.soft_cap, out=self.spare[: len(z)]).tanh_()
+            torch.mul(tanh, self.soft_cap, out=z)
+        if self.bias is not None:
+            z.add_(self.bias)
+        top = z.amax(1)
+        target_logit = z[here]
+        torch_private.softmax_(z)
+        loss = top - z.amax(1).log() - target_logit  # log-sum-exp: the largest p is exp(top) / sum
+        z[here] += -1  # indexing: scatter_ copies the whole matrix twice
+        if side is not None:
+            side.copy_(z)
+        if tanh is not None:
+            z.mul_(torch.mul(tanh, tanh, out=tanh).neg_().add_(1))
+        return loss
 
 
-def native_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
+def native_softmax_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
     """Whether the C++ kernel is in use and takes such logits; with a cap the spread of this bias must allow it."""
-    return native.in_use() and dtype in native.DTYPES and (soft_cap is None or _spread_allows(bias))
-
-
-def _spread_allows(bias: Tensor | None) -> bool:
-    return bias is None or bool(bias.detach().amax() - bias.detach().amin() <= BIAS_SPREAD)
+    if not (native.in_use() and dtype in native.DTYPES):
+        return False
+    return soft_cap is None or bias is None or bool(bias.detach().amax() - bias.detach().amin() <= BIAS_SPREAD)

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import fused_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from hectogpt.errors import UserError
-from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
+from hectogpt.model.fused_ce import Mixture
 
 # Relative norm of the difference: float64, float32, and float32 with bf16 products (loss, gradients).
 LIMITS = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 2e-6)}
@@ -87,7 +88,7 @@ def test_fused_is_plain(
     inputs = [x, weight, *([bias] if with_bias else []), *(mixture or ())]
     options: dict[str, Any] = {"bias": bias if with_bias else None, "mixture": mixture, "reduction": reduction}
     want = plain(x, weight, targets, cap=cap, **options)
-    got = fused_cross_entropy(x, weight, targets, soft_cap=cap, chunk_rows=chunk, backend="eager", **options)
+    got = fused_loss(x, weight, targets, soft_cap=cap, chunk_rows=chunk, **options)
     near, near_grad = LIMITS[dtype]
     assert got.dtype == dtype
     torch.testing.assert_close(got, want, rtol=near, atol=near)
@@ -103,7 +104,7 @@ def test_bf16_products_stay_within_limits(spread: float, cap: float | None) -> N
     with torch.no_grad():  # a log-unigram prior: a wide bias, where a rounded logit would cost most
         bias.copy_(-torch.log(torch.arange(1, 2001).float()) - 2.1)
     want = plain(x, weight, targets, bias, cap)
-    got = fused_cross_entropy(x, weight, targets, bias=bias, soft_cap=cap, precision=torch.bfloat16, chunk_rows=128)
+    got = fused_loss(x, weight, targets, bias=bias, soft_cap=cap, precision=torch.bfloat16, chunk_rows=128)
     assert got.dtype == torch.float32
     assert abs(got - want) <= 1e-3 * want
     inputs = (x, weight, bias)
@@ -113,7 +114,7 @@ def test_bf16_products_stay_within_limits(spread: float, cap: float | None) -> N
 
 def test_second_derivatives_are_refused() -> None:
     x, weight, _, targets = problem(9, 20, 5, torch.float64, 5)
-    loss = fused_cross_entropy(x.square(), weight, targets)
+    loss = fused_loss(x.square(), weight, targets)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         torch.autograd.grad(loss, x, create_graph=True)
 
@@ -127,7 +128,7 @@ def test_only_wanted_gradients(which: str) -> None:
         tensor.requires_grad_(name == which)
     mixture = Mixture(p, w)
     want = torch.autograd.grad(plain(x, weight, targets, bias, mixture=mixture), inputs[which])[0]
-    fused_cross_entropy(x, weight, targets, bias=bias, mixture=mixture).backward()
+    fused_loss(x, weight, targets, bias=bias, mixture=mixture).backward()
     torch.testing.assert_close(inputs[which].grad, want, rtol=1e-12, atol=1e-14)
     assert all(t.grad is None for name, t in inputs.items() if name != which)
 
@@ -137,7 +138,7 @@ def test_nan_is_never_hidden() -> None:
     with torch.no_grad():
         x[3, 2] = math.nan
     for precision in (None, torch.bfloat16):
-        loss = fused_cross_entropy(x, weight, targets, precision=precision)
+        loss = fused_loss(x, weight, targets, precision=precision)
         loss.backward()
         assert loss.isnan()
         assert x.grad is not None
@@ -148,8 +149,8 @@ def test_nan_is_never_hidden() -> None:
 def test_no_targets() -> None:
     x, weight, _, targets = problem(0, 20, 5, torch.float32, 10)
     with pytest.raises(UserError, match="no targets"):
-        fused_cross_entropy(x, weight, targets)
-    loss = fused_cross_entropy(x, weight, targets, reduction="sum")
+        fused_loss(x, weight, targets)
+    loss = fused_loss(x, weight, targets, reduction="sum")
     loss.backward()
     assert loss.item() == 0
     assert x.grad.shape == x.shape
@@ -160,7 +161,7 @@ def test_target_outside_the_vocabulary_is_named() -> None:
     x, weight, _, targets = problem(4, 20, 5, torch.float32, 11)
     targets[2] = 20
     with pytest.raises(UserError, match="target id 20 at flat position 2"):
-        fused_cross_entropy(x, weight, targets)
+        fused_loss(x, weight, targets)
 
 
 def test_what_the_softmax_excludes_can_still_be_copied() -> None:
@@ -169,7 +170,7 @@ def test_what_the_softmax_excludes_can_still_be_copied() -> None:
     weight[2] = -400.0
     x, p, w = torch.ones(2, 1, requires_grad=True), torch.tensor([0.5, 0.0]), torch.tensor([0.2, 0.2])
     inputs = [x, weight.requires_grad_(), p.requires_grad_(), w.requires_grad_()]
-    loss = fused_cross_entropy(x, weight, torch.tensor([2, 2]), mixture=Mixture(p, w), reduction="sum")
+    loss = fused_loss(x, weight, torch.tensor([2, 2]), mixture=Mixture(p, w), reduction="sum")
     expected = -torch.tensor(0.1).log() + 400 + torch.tensor(2.0).log() - torch.tensor(0.8).log()
     torch.testing.assert_close(loss, expected)
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, inputs))
@@ -181,7 +182,7 @@ def test_float32_products_are_float32() -> None:
     want = plain(x.double(), weight.double(), targets)
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
-    got = fused_cross_entropy(x, weight, targets)
+    got = fused_loss(x, weight, targets)
     assert matmul.fp32_precision == before
     for a, b in zip(torch.autograd.grad(got, (x, weight)), torch.autograd.grad(want, (x, weight)), strict=True):
         assert apart(a, b) <= 2e-6

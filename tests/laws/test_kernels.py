@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import small_run, tiny_corpus
+from helpers import fused_loss, small_run, tiny_corpus
 from torch import Tensor
 
 from hectogpt.kernels import build, native
 from hectogpt.kernels.build import check_library, compile_library
 from hectogpt.model import Init, ModelConfig, Transformer
-from hectogpt.model.fused_ce import Mixture, fused_cross_entropy
+from hectogpt.model.fused_ce import Mixture
 from hectogpt.model.inputs import TokenTable
 from hectogpt.model.parts import QKNorm, Rotary
 from hectogpt.training import precision, setup
@@ -84,13 +84,12 @@ def test_the_loss_and_its_gradients_are_those_of_float64(vocab: int, cap: float 
     found: dict[str, list[Tensor]] = {}
     for backend, held in (("eager", torch.float64), ("native", torch.float32)):
         x, weight, bias = (t.to(held, copy=True).requires_grad_() for t in tensors)
-        loss = fused_cross_entropy(
+        loss = fused_loss(
             *(x, weight, target),
             bias=bias,
             soft_cap=cap,
             mixture=mixture,
             precision=dtype if backend == "native" else None,
-            backend=backend,
             chunk_rows=20,
         )
         loss.backward()
@@ -103,7 +102,7 @@ def test_a_row_of_the_head_may_be_absent() -> None:
     """A bias of minus infinity gives a token no probability."""
     x, weight = torch.ones(3, 4), torch.ones(5, 4, requires_grad=True)
     bias = torch.tensor([0.0, 0.0, 0.0, 0.0, -torch.inf])
-    loss = fused_cross_entropy(x, weight, torch.tensor([0, 1, 2]), bias=bias, precision=torch.bfloat16)
+    loss = fused_loss(x, weight, torch.tensor([0, 1, 2]), bias=bias, precision=torch.bfloat16)
     loss.backward()
     assert loss.item() == pytest.approx(torch.tensor(4.0).log().item(), abs=1e-6)
     assert weight.grad is not None
@@ -228,8 +227,6 @@ def test_a_compiler_that_is_missing_or_wrong_leaves_torch(
     assert not native.use(True)
     assert build.describe().startswith("none, torch's operations do the work; ")
     assert reason in build.describe()
-    with pytest.raises(ValueError, match=r"native\.use"):
-        fused_cross_entropy(torch.ones(2, 4), torch.ones(3, 4), torch.tensor([0, 1]), backend="native")
 
 
 def test_a_slow_compiler_is_given_up(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
