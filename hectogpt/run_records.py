@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,7 +104,7 @@ def read_record(folder: Path) -> RunRecord:
     state = _state_of(folder, run, summary)
     under_way = state in (UNFINISHED, RUNNING)
     size, modified = measure(folder)
-    last_row = read_last_row(folder / METRICS)
+    last_row: dict[str, Any] = [{}, *read_rows(folder / METRICS, LONGEST_ROW)][-1]
     return RunRecord(
         folder=folder,
         recipe=text_of(summary.get("recipe")) or text_of(run.get("recipe")) or "?",
@@ -164,27 +165,14 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
 # --- metrics.jsonl ----------------------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics.jsonl that are whole and have a step, in its order; none of a file that cannot be read, or
-    is larger than any of ours."""
-    try:
-        with open_regular(path) as file:
-            while path.stat().st_size <= LARGEST_METRICS and (line := file.readline(LONGEST_ROW)):
-                if (row := parse_row(line)) is not None:
-                    yield row
-    except OSError:
-        return
-
-
-def read_last_row(path: Path) -> dict[str, Any]:
-    """The last row of a metrics.jsonl; {} without one."""
-    try:
-        with open_regular(path) as file:
-            file.seek(max(0, path.stat().st_size - LONGEST_ROW))
-            lines = file.readlines(2 * LONGEST_ROW)
-    except OSError:
-        return {}
-    return next((row for line in reversed(lines) if (row := parse_row(line)) is not None), {})
+def read_rows(path: Path, last: int = LARGEST_METRICS) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics.jsonl that are whole and have a step, in its order, of its last so many bytes; none of a
+    file that cannot be read."""
+    with suppress(OSError), open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - last))
+        while line := file.readline(LONGEST_ROW):
+            if (row := parse_row(line)) is not None:
+                yield row
 
 
 def parse_row(line: bytes) -> dict[str, Any] | None:

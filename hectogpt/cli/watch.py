@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import webbrowser
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from hectogpt.cli.help import Idea
 from hectogpt.cli.show import choose
 from hectogpt.display import NGRAMS, OTHER_TOKENS, printable
 from hectogpt.errors import UserError
-from hectogpt.json_files import open_regular
-from hectogpt.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, number_of, parse_row, read_record, score_of
+from hectogpt.run_records import RUNNING, UNFINISHED, RunRecord, find_runs, number_of, read_record, read_rows, score_of
 from hectogpt.signals import code_of
 from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
@@ -74,33 +73,19 @@ class Rows:
     def __len__(self) -> int:
         return len(self.columns["step"])
 
-    def refresh(self) -> bool:
-        """Read the file again if it has changed; whether it has. One that cannot be read changes nothing."""
-        try:
-            with open_regular(self.path) as file:
-                status = os.fstat(file.fileno())
-                now = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-                if now == self._seen:
-                    return False
-                cut = max(status.st_size - MOST_BYTES, 0)
-                file.seek(cut)
-                lines = file.read(MOST_BYTES).split(b"\n")[1 if cut else 0 : -1]
-        except OSError:
-            return False
-        self._seen, self.columns, self.scores = now, {name: [] for name in COLUMNS}, []
-        for line in lines:
-            self._add(line)
-        return True
-
-    def _add(self, line: bytes) -> None:
-        row = parse_row(line + b"\n")
-        if row is None:
-            return
-        if "train/loss" in row:
-            for column, key in COLUMNS.items():
-                self.columns[column].append(number(row.get(key)))
-        elif (score := number(score_of(row))) is not None:
-            self.scores.append((row["step"], score))
+    def refresh(self) -> None:
+        """Read the file again if it has changed. One that is not there changes nothing."""
+        with suppress(OSError):
+            status = self.path.stat()
+            now = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            if now == self._seen:
+                return
+            rows = list(read_rows(self.path, MOST_BYTES))
+            steps = [row for row in rows if "train/loss" in row]
+            scored = [(row["step"], number(score_of(row))) for row in rows if "train/loss" not in row]
+            self.columns = {name: [number(row.get(key)) for row in steps] for name, key in COLUMNS.items()}
+            self.scores = [(step, score) for step, score in scored if score is not None]
+            self._seen = now
 
     def drawn(self) -> dict[str, list[Number]]:
         """The columns as they are drawn: means over equal blocks if there are more rows than MOST_POINTS; the last row

@@ -14,8 +14,8 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2553,  # the ground, and what Python users call
-    "hectogpt/cli": 3548,
+    "hectogpt": 2541,  # the ground, and what Python users call
+    "hectogpt/cli": 3533,
     "hectogpt/lab": 5430,
     "hectogpt/grade": 4047,
     "hectogpt/assignment": 421,
