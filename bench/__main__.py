@@ -14,7 +14,7 @@ from bench import BY_NAME_ONLY, QUESTIONS
 from hectogpt.hardware import physical_cores
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS_OF_ALL = 3  # where no question is named, so that all of them fit into a quarter of an hour on two cores
+ROUNDS = 3  # all questions but two then take a quarter of an hour on two cores
 
 
 def main() -> int:
@@ -29,11 +29,7 @@ def main() -> int:
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
     parser.add_argument("--setting", action="append", help="only this setting of the one question; may be repeated")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that all runs; not recorded")
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        help="turns of each contender (default: the question's own, most often 5; 3 for all questions)",
-    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each contender (default: {ROUNDS})")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="of torch (default: physical cores)")
     parser.add_argument(
         "--page", action="store_true", help="measure nothing: fill docs/performance.md from the records"
@@ -54,17 +50,13 @@ def main() -> int:
         parser.error(f"no question {unknown[0]!r}: choose among {', '.join(QUESTIONS)}")
     if options.setting and (options.tiny or len(names) > 1):
         parser.error("--setting goes with one question, and not with --tiny")
-    if any(number is not None and number < 1 for number in (options.rounds, options.threads)):
+    if min(options.rounds, options.threads) < 1:
         parser.error("--rounds and --threads must be at least 1")
     if len(names) == 1:
         return answer(names[0], options, parser)
-    if not options.questions and not options.tiny:
-        options.rounds = options.rounds or ROUNDS_OF_ALL
-    given = {"rounds": options.rounds, "threads": options.threads, "out": options.out}
-    arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    arguments += ["--tiny"] if options.tiny else []
+    given = [word for word in sys.argv[1:] if word not in names]
     begun = time.perf_counter()
-    failed = [name for name in names if not succeeds(name, arguments)]
+    failed = [name for name in names if not succeeds(name, given)]
     print(f"--- all: {time.perf_counter() - begun:.0f} s")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
@@ -85,7 +77,7 @@ def answer(name: str, options: argparse.Namespace, parser: argparse.ArgumentPars
     """Answer one question in this process. Returns the exit code."""
     import torch
 
-    from bench.record import RESULTS, SECONDS, Asked, now, record, show
+    from bench.record import RESULTS, SECONDS, now, record, show
     from hectogpt.errors import UserError
 
     torch.set_num_threads(options.threads)
@@ -97,8 +89,8 @@ def answer(name: str, options: argparse.Namespace, parser: argparse.ArgumentPars
         if unknown := [s for s in settings if s not in question.SETTINGS]:
             parser.error(f"{name} has no setting {unknown[0]!r}: choose among {', '.join(question.SETTINGS)}")
         for setting in settings:
-            asked = Asked(name, setting, every, now())
-            for text, rows in question.measure(setting, options.rounds or question.ROUNDS):
+            asked = {"bench": name, "setting": setting, "settings": every, "begun": now()}
+            for text, rows in question.measure(setting, options.rounds):
                 if setting == "tiny":
                     rows = [row | {"setting": setting} for row in rows]
                 show(text, rows)

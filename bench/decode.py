@@ -30,7 +30,6 @@ from hectogpt.generation.quantize import WeightFormat, quantize, weight_bytes
 from hectogpt.interop import gguf_file, open_model
 from hectogpt.model import Transformer
 
-ROUNDS = 5
 PACKAGES = ("transformers", "ctranslate2")
 FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
 AGAINST = "hf float32"

@@ -120,16 +120,11 @@ def tables(records: Sequence[Record], patterns: Sequence[str]) -> str:
     questions = dict.fromkeys(
         record["question"] for pattern in patterns for record in records if fnmatchcase(record["question"], pattern)
     )
-    found = {q: [row for record in records if record["question"] == q for row in rows_of(record)] for q in questions}
+    found = {q: [row for record in records if record["question"] == q for row in record["rows"]] for q in questions}
     if not found:
         return UNMEASURED
     headed = len(found) > 1 or any("*" in pattern for pattern in patterns)
     return "\n\n".join((f"**{q.replace('_', ' ')}**\n\n" if headed else "") + table(rows) for q, rows in found.items())
-
-
-def rows_of(record: Record) -> list[Record]:
-    """The rows of a record; who took part is under "contender" also where an older record says "name"."""
-    return [{"contender" if key == "name" else key: value for key, value in row.items()} for row in record["rows"]]
 
 
 def table(rows: Sequence[Record]) -> str:
@@ -159,7 +154,7 @@ def value(records: Sequence[Record], path: Sequence[str]) -> str:
     """The figure at (question, setting, contender, key); UNMEASURED if there is none."""
     question, setting, contender, key = path
     for record in records:
-        for row in rows_of(record):
+        for row in record["rows"]:
             place = str(row.get("setting", row.get("d", "")))
             if (record["question"], place, row.get("contender")) == (question, setting, contender) and key in row:
                 return format_value(row[key])

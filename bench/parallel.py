@@ -28,7 +28,6 @@ from hectogpt.training.parallel import ALONE, World
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
 
-ROUNDS = 3
 PACKAGES = ()
 WARM_UP, STEPS = 2, 3  # of a turn
 

@@ -34,7 +34,6 @@ from hectogpt.training.run import Run
 from hectogpt.training.session import Session
 from tools.report.seconds import QUESTION
 
-ROUNDS = 3  # timed steps of each kind
 PACKAGES = ()
 SETTINGS = ("tinystories", "sotu", "tiny")  # corpora
 # Where tinystories is not in the cache, a text of the same shapes stands in for it: as many token ids as a hundred
@@ -92,7 +91,7 @@ def take_step(session: Session, number: int) -> float:
 
 
 def time_recipe(run: Run, corpus: Corpus, rounds: int) -> Row:
-    """Seconds of building, of the first step, of the others by kind, and of all steps."""
+    """Seconds of building, of the first step, of the others by kind, and of all steps. rounds: steps of each kind."""
     kind_of = kinds_of(run)
     count = Counter(kind_of(step) for step in range(1, run.steps))
     session = Session.open(run, corpus)

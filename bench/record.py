@@ -8,8 +8,8 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,28 +31,18 @@ def machine() -> str:
     return ", ".join([hardware.cpu_name(), f"{hardware.usable_cores()} cores", *hardware.cpu_features()])
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Which setting of which module (a file of bench/) was asked, with all settings that it has, and when: what of an
-    older record still stands can be told by these."""
-
-    bench: str
-    setting: str
-    settings: tuple[str, ...]
-    begun: str
-
-
 def now() -> str:
     """The time, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def record(path: Path, question: str, rows: Sequence[Row], asked: Asked, packages: Sequence[str] = ()) -> None:
-    """Append the figures of all contenders to a file of JSON lines. Raises OSError."""
+def record(path: Path, question: str, rows: Sequence[Row], asked: dict[str, Any], packages: Sequence[str] = ()) -> None:
+    """Append the figures of all contenders to a file of JSON lines. asked: a module of bench/, one of its settings, all
+    that it has, and when: these tell what of an older record still stands. Raises OSError."""
     revision = process.revision(ROOT)
     line = {
         "question": question,
-        **asdict(asked),
+        **asked,
         "date": now(),
         "machine": machine(),
         "threads": torch.get_num_threads(),

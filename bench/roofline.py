@@ -21,7 +21,6 @@ from hectogpt.model import Transformer
 from hectogpt.training.optim import AdamW
 from hectogpt.training.precision import fast_matmul_dtype, keep_freed_memory
 
-ROUNDS = 5
 PACKAGES = ()
 SETTINGS = ("peaks", "assignment", "d128", "d128 bf16", "d256", "d256 bf16", "tiny")  # bf16: of the blocks too
 

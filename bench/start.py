@@ -15,7 +15,6 @@ from bench.race import Lap, race, timed
 from bench.record import ROOT, Row
 from hectogpt.lab.recipes import DEFAULT
 
-ROUNDS = 3
 PACKAGES = ()
 SETTINGS = ("all", "tiny")
 CODE = {

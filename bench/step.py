@@ -30,7 +30,6 @@ from hectogpt.training.optim import AdamW, SOAPMuon
 from hectogpt.training.precision import fast_matmul_dtype
 from hectogpt.training.session import Session
 
-ROUNDS = 5
 PACKAGES = ("transformers", "x-transformers")
 Loss = Callable[[Tensor], Tensor]
 

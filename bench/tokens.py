@@ -22,7 +22,6 @@ from hectogpt.data.documents import Document, Source
 from hectogpt.data.sources import find_source
 from hectogpt.data.tokenizer import PATTERN, Tokenizer
 
-ROUNDS = 5
 PACKAGES = ("tiktoken", "tokenizers")
 SETTINGS = {"sotu": "sotu", "tiny": str(ROOT / "answers" / "attention.md")}  # name: corpus
 
