@@ -11,7 +11,8 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,45 +105,42 @@ def decode_ours(model: Transformer, prompts: list[list[int]], new: int) -> Lap:
     def lap() -> float:
         decoder = Decoder(model, prompts, new + 1)
         tokens = decoder.prefill().argmax(dim=-1)
-
-        def work() -> None:
-            nonlocal tokens
-            for _ in range(new):
-                tokens = decoder.decode(tokens).argmax(dim=-1)
-
-        return timed(work)()
+        begun = time.perf_counter()
+        for _ in range(new):
+            tokens = decoder.decode(tokens).argmax(dim=-1)
+        return time.perf_counter() - begun
 
     return lap
 
 
-def decode_huggingface(model: Any, prompts: list[list[int]], new: int) -> Lap:
-    """`generate` with its cache, less the time of a call for one token."""
+Continue = Callable[[int], object]  # continues its prompts by so many tokens, greedily
+
+
+def continue_huggingface(model: Any, prompts: list[list[int]]) -> Continue:
+    """`generate` with its cache."""
     ids = torch.tensor(prompts)
     fixed = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 50256}
-
-    def call(tokens: int) -> Lap:
-        return timed(lambda: model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **fixed))
-
-    one, many = call(1), call(new + 1)
-    return lambda: -one() + many()
+    return lambda tokens: model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **fixed)
 
 
-def decode_ctranslate(generator: Any, prompts: list[list[int]], new: int) -> Lap:
-    """`generate_batch`, greedy, less the time of a call for one token."""
-    texts = spell(prompts)
-    fixed = {"sampling_topk": 1, "include_prompt_in_result": False, "max_batch_size": len(texts)}
-
-    def call(tokens: int) -> Lap:
-        return timed(lambda: generator.generate_batch(texts, max_length=tokens, min_length=tokens, **fixed))
-
-    one, many = call(1), call(new + 1)
-    return lambda: -one() + many()
-
-
-def spell(prompts: list[list[int]]) -> list[list[str]]:
-    """Token ids as the strings that CTranslate2 wants."""
+def continue_ctranslate(generator: Any, prompts: list[list[int]]) -> Continue:
+    """`generate_batch`. It wants token ids as strings."""
     names = {i: token for token, i in load_tokenizer().vocabulary().items()}
-    return [[names[i] for i in prompt] for prompt in prompts]
+    texts = [[names[i] for i in prompt] for prompt in prompts]
+    fixed = {"sampling_topk": 1, "include_prompt_in_result": False, "max_batch_size": len(texts)}
+    return lambda tokens: generator.generate_batch(texts, max_length=tokens, min_length=tokens, **fixed)
+
+
+def others(models: Models, prompts: list[list[int]]) -> dict[str, Continue]:
+    """The contenders that are called for a whole text."""
+    found = {f"hf {form}": continue_huggingface(m, prompts) for form, m in models.huggingface.items()}
+    return found | {f"ctranslate2 {form}": continue_ctranslate(m, prompts) for form, m in models.ctranslate.items()}
+
+
+def after_the_first(call: Continue, new: int) -> Lap:
+    """The time of more tokens, less the time of a call for one."""
+    one, many = timed(partial(call, 1)), timed(partial(call, new + 1))
+    return lambda: -one() + many()
 
 
 def random_prompts(rows: int, tokens: int) -> list[list[int]]:
@@ -153,8 +151,7 @@ def decoders(models: Models, setting: Setting, batch: int) -> dict[str, Lap]:
     """Everybody who decodes a batch; the textbook's way, uncached, only for one text."""
     prompts, new = random_prompts(batch, setting.prompt), setting.new
     laps = {f"hectogpt {form}": decode_ours(m, prompts, new) for form, m in models.quantized.items()}
-    laps |= {f"hf {form}": decode_huggingface(m, prompts, new) for form, m in models.huggingface.items()}
-    laps |= {f"ctranslate2 {form}": decode_ctranslate(m, prompts, new) for form, m in models.ctranslate.items()}
+    laps |= {name: after_the_first(call, new) for name, call in others(models, prompts).items()}
     for form, path in models.llama.items():
         model = llama.Llama(path, torch.get_num_threads(), batch, setting.prompt + new)
         laps[f"llama.cpp {form}"] = llama.decode_lap(model, prompts, new)
@@ -174,17 +171,10 @@ def decode_uncached(model: Transformer, ids: Tensor, new: int) -> None:
 def prefills(models: Models, tokens: int) -> dict[str, Lap]:
     """Everybody who can pass over a prompt, up to its first new token."""
     prompts = random_prompts(1, tokens)
-    ids, texts = torch.tensor(prompts), spell(prompts)
     works: dict[str, Work] = {}
     for form, model in models.quantized.items():
         works[f"hectogpt {form}"] = partial(lambda m: list(generate(m, prompts, Sampling(1))), model)
-    for form, model in models.huggingface.items():
-        fixed = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 50256}
-        works[f"hf {form}"] = partial(model.generate, ids, max_new_tokens=1, **fixed)
-    for form, generator in models.ctranslate.items():
-        works[f"ctranslate2 {form}"] = partial(
-            generator.generate_batch, texts, max_length=1, include_prompt_in_result=False
-        )
+    works |= {name: partial(call, 1) for name, call in others(models, prompts).items()}
     for form, path in models.llama.items():
         works[f"llama.cpp {form}"] = partial(llama.Llama(path, torch.get_num_threads(), 1, tokens).prefill, prompts)
     return {name: timed(work) for name, work in works.items()}
