@@ -7,7 +7,6 @@ processes give the same bits. Knows nothing of how processes speak to each other
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -115,14 +114,22 @@ class Exchange:
 
 @dataclass
 class _Part:
-    """One parameter's way into its bucket. waiting: sums of subtrees that wait for their neighbours, the largest first;
-    None for a subtree that gave the parameter no gradient. place: its part of the bucket."""
+    """One parameter's way into its bucket. place: its part of the bucket. waiting: sums of subtrees that wait for their
+    neighbours, the largest first; None for a subtree that gave the parameter no gradient."""
 
     parameter: nn.Parameter
-    bucket: int
     place: Tensor
     waiting: list[Tensor | None] = field(default_factory=list)
     leaves: int = 0  # so many have been added
+
+
+@dataclass
+class _Bucket:
+    """Gradients that are sent together. table: the gradient of a lookup table, if that is all it holds."""
+
+    numbers: Tensor
+    parts: list[_Part]
+    table: Tensor | None
 
 
 class LeafGradients(Gradients):
@@ -145,37 +152,23 @@ class LeafGradients(Gradients):
         self.exchange = exchange
         self._agreed_to_stop = False
         leaves = run.data.leaves or 1
-        self.leaves, self.own = leaves, leaves // self.exchange.size
-        self.buckets, self.parts = _lay_out(self.parameters, self.exchange.size)
-        self.tables = self._find_tables(model)
-        self.missing = [0] * len(self.buckets)  # parts that a bucket waits for
+        self.leaves, self.own = leaves, leaves // exchange.size
+        tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        self.buckets = _lay_out(self.parameters, tables, exchange.size)
+        self.parts = [part for bucket in self.buckets for part in bucket.parts]
         self.sent = 0  # buckets
-        self.hooks = [
-            p.register_post_accumulate_grad_hook(partial(self._take, part))
-            for p, part in zip(self.parameters, self.parts, strict=True)
-        ]
+        self.hooks = [p.parameter.register_post_accumulate_grad_hook(partial(self._take, p)) for p in self.parts]
 
     @property
     def stopping(self) -> bool:
         """Whether a signal had come to any process of the run when the last step's losses were added up."""
         return self._agreed_to_stop
 
-    def _find_tables(self, model: Transformer) -> list[Tensor | None]:
-        """For each bucket the gradient of a lookup table, if that is all it holds."""
-        looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        alone = Counter(part.bucket for part in self.parts)
-        tables: list[Tensor | None] = [None] * len(self.buckets)
-        for part in self.parts:
-            if id(part.parameter) in looked_up and alone[part.bucket] == 1:
-                tables[part.bucket] = part.place
-        return tables
-
     def compute(self, step: int) -> Tensor:
         exchange, run = self.exchange, self.run
         exchange.begin(step)
         for part in self.parts:
             part.waiting, part.leaves = [], 0
-            self.missing[part.bucket] += 1
         self.sent = 0
         batch, first = self.batches.at(step), exchange.rank * self.own
         n_targets = batch.shape[0] * (batch.shape[1] - 1)
@@ -232,34 +225,33 @@ class LeafGradients(Gradients):
                 part.place.zero_()
             elif gradient is not part.place:
                 part.place.copy_(gradient)
-            self.missing[part.bucket] -= 1
-            while self.sent < len(self.buckets) and not self.missing[self.sent]:
-                self.exchange.start(self.buckets[self.sent], self.tables[self.sent])
+            while self.sent < len(self.buckets) and self._is_full(self.buckets[self.sent]):
+                self.exchange.start(self.buckets[self.sent].numbers, self.buckets[self.sent].table)
                 self.sent += 1
+
+    def _is_full(self, bucket: _Bucket) -> bool:
+        return all(part.leaves == self.own for part in bucket.parts)
 
     def close(self) -> None:
         for hook in self.hooks:
             hook.remove()
 
 
-def _lay_out(parameters: list[nn.Parameter], processes: int) -> tuple[list[Tensor], list[_Part]]:
-    """Buckets of gradients, in the order in which a backward pass fills them, and every parameter's part of one. What
-    is larger than a bucket has one to itself."""
-    groups: list[list[int]] = []
-    for number in reversed(range(len(parameters))):
-        p = parameters[number]
-        full = not groups or sum(parameters[n].nbytes for n in groups[-1]) + p.nbytes > BUCKET
-        if full or parameters[groups[-1][0]].dtype != p.dtype:
+def _lay_out(parameters: list[nn.Parameter], tables: set[int], processes: int) -> list[_Bucket]:
+    """Buckets of gradients, in the order in which a backward pass fills them. What is larger than a bucket has one to
+    itself. tables: the ids of the parameters that are lookup tables."""
+    groups: list[list[nn.Parameter]] = []
+    for p in reversed(parameters):
+        full = not groups or sum(other.nbytes for other in groups[-1]) + p.nbytes > BUCKET
+        if full or groups[-1][0].dtype != p.dtype:
             groups.append([])
-        groups[-1].append(number)
-    buckets: list[Tensor] = []
-    parts: dict[int, _Part] = {}
-    for numbers in groups:
-        sizes = [-(-parameters[n].numel() // ALIGN) * ALIGN for n in numbers]
-        whole = -(-sum(sizes) // (ALIGN * processes)) * ALIGN * processes
-        bucket = parameters[numbers[0]].new_zeros(whole)
-        for n, place in zip(numbers, bucket[: sum(sizes)].split(sizes), strict=True):
-            p = parameters[n]
-            parts[n] = _Part(p, len(buckets), place[: p.numel()].view_as(p))
-        buckets.append(bucket)
-    return buckets, [parts[n] for n in range(len(parameters))]
+        groups[-1].append(p)
+    buckets = []
+    for group in groups:
+        sizes = [-(-p.numel() // ALIGN) * ALIGN for p in group]
+        numbers = group[0].new_zeros(-(-sum(sizes) // (ALIGN * processes)) * ALIGN * processes)
+        places = numbers[: sum(sizes)].split(sizes)
+        parts = [_Part(p, place[: p.numel()].view_as(p)) for p, place in zip(group, places, strict=True)]
+        is_table = len(group) == 1 and id(group[0]) in tables
+        buckets.append(_Bucket(numbers, parts, parts[0].place if is_table else None))
+    return buckets

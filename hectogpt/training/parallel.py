@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -183,45 +184,15 @@ class World:
 
 
 @dataclass
-class _Rows:
-    """The rows of a lookup table's gradient that are not zero at every process, side by side. packed: [n], zeros at
-    the end; n is a multiple of ALIGN times the number of processes."""
+class _Sum:
+    """A sum under way. numbers: [n], this process's own, at the end the sum; received: its shard from every process, in
+    the order of ranks; table, rows: where the numbers belong, if they are rows of a lookup table."""
 
-    table: Tensor
-    rows: Tensor
-    packed: Tensor
-
-    def put_back(self) -> None:
-        """Write the packed rows into the table."""
-        width = self.table.shape[1]
-        self.table[self.rows] = self.packed[: len(self.rows) * width].view(-1, width)
-
-
-def _pack(table: Tensor, size: int) -> _Rows | None:
-    """Agree with the other processes on the rows that travel; None if it is more than half of them."""
-    mine = (table.amax(1) != 0) | (table.amin(1) != 0)
-    every = [torch.empty_like(mine, dtype=torch.uint8) for _ in range(size)]
-    dist.all_gather(every, mine.to(torch.uint8))
-    rows = torch.stack(every).any(0).nonzero().squeeze(1)
-    if 2 * len(rows) > len(table):
-        return None
-    width = table.shape[1]
-    count, unit = len(rows) * width, ALIGN * size
-    packed = table.new_zeros(max(1, -(-count // unit)) * unit)
-    torch.index_select(table, 0, rows, out=packed[:count].view(-1, width))
-    return _Rows(table, rows, packed)
-
-
-@dataclass
-class _Bucket:
-    """A bucket under way. shards: [processes, n] of its own numbers; received: the others' parts of this process's
-    shard, in the order of ranks with its own left out; rows: what the numbers are, if they are a table's rows."""
-
-    shards: Tensor
+    numbers: Tensor
     received: Tensor
-    works: list[dist.Work]
-    rows: _Rows | None
-    is_summed: bool = False
+    work: dist.Work
+    table: Tensor | None
+    rows: Tensor | None
 
 
 class TreeExchange(Exchange):
@@ -229,49 +200,55 @@ class TreeExchange(Exchange):
 
     def __init__(self, world: World) -> None:
         self.world, self.rank, self.size = world, world.rank, world.size
-        self.others = [rank for rank in range(self.size) if rank != self.rank]
-        self.under_way: list[_Bucket] = []
+        self.sent: deque[_Sum] = deque()
+        self.summed: list[_Sum] = []
 
     def begin(self, step: int) -> None:
         self.world.board.begin(step)
 
     def start(self, bucket: Tensor, table: Tensor | None = None) -> None:
-        number = len(self.under_way)
         with self.world.board.guarded("the sum of gradients", mark=False):
-            rows = None if table is None else _pack(table, self.size)
-            shards = (bucket if rows is None else rows.packed).view(self.size, -1)
-            received = torch.empty_like(shards[1:])
-            operations = [dist.P2POp(dist.irecv, into, rank) for into, rank in zip(received, self.others, strict=True)]
-            operations += [dist.P2POp(dist.isend, shards[rank], rank) for rank in self.others]
-            works = dist.batch_isend_irecv(operations)
-            self.under_way.append(_Bucket(shards, received, works, rows))
-            if number >= AHEAD:
-                self._sum(self.under_way[number - AHEAD])
+            rows = None if table is None else self._rows_in_use(table)
+            numbers = bucket if table is None or rows is None else self._pack(table, rows)
+            received = torch.empty_like(numbers)
+            work = dist.all_to_all_single(received, numbers, async_op=True)
+            self.sent.append(_Sum(numbers, received, work, table, rows))
+            if len(self.sent) > AHEAD:
+                self._sum()
 
-    def _sum(self, bucket: _Bucket) -> None:
-        """Add up this process's shard, and begin to give it to the others."""
-        for work in bucket.works:
-            work.wait()
-        mine = bucket.shards[self.rank]
-        parts = list(bucket.received)
-        parts.insert(self.rank, mine)
-        if (summed := add_in_tree(parts)) is not mine:
-            mine.copy_(summed)
-        operations = [dist.P2POp(dist.irecv, bucket.shards[rank], rank) for rank in self.others]
-        operations += [dist.P2POp(dist.isend, mine, rank) for rank in self.others]
-        bucket.works, bucket.is_summed = dist.batch_isend_irecv(operations), True
+    def _rows_in_use(self, table: Tensor) -> Tensor | None:
+        """Agree with the other processes on the rows that travel; None if it is more than half of them."""
+        mine = (table.amax(1) != 0) | (table.amin(1) != 0)
+        every = [torch.empty_like(mine, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(every, mine.to(torch.uint8))
+        rows = torch.stack(every).any(0).nonzero().squeeze(1)
+        return rows if 2 * len(rows) <= len(table) else None
+
+    def _pack(self, table: Tensor, rows: Tensor) -> Tensor:
+        """The rows side by side, with zeros at the end: a multiple of ALIGN times the number of processes."""
+        count, unit = len(rows) * table.shape[1], ALIGN * self.size
+        packed = table.new_zeros(max(1, -(-count // unit)) * unit)
+        torch.index_select(table, 0, rows, out=packed[:count].view(-1, table.shape[1]))
+        return packed
+
+    def _sum(self) -> None:
+        """Add up this process's shard of the sum that was sent first, and begin to give it to the others."""
+        one = self.sent.popleft()
+        one.work.wait()
+        mine = add_in_tree(list(one.received.view(self.size, -1)))
+        one.work = dist.all_gather(list(one.numbers.view(self.size, -1)), mine, async_op=True)
+        self.summed.append(one)
 
     def finish(self) -> None:
         with self.world.board.guarded("the sum of gradients"):
-            for bucket in self.under_way:
-                if not bucket.is_summed:
-                    self._sum(bucket)
-            for bucket in self.under_way:
-                for work in bucket.works:
-                    work.wait()
-                if bucket.rows is not None:
-                    bucket.rows.put_back()
-        self.under_way = []
+            while self.sent:
+                self._sum()
+            for one in self.summed:
+                one.work.wait()
+                if one.table is not None and one.rows is not None:
+                    width = one.table.shape[1]
+                    one.table[one.rows] = one.numbers[: len(one.rows) * width].view(-1, width)
+        self.summed = []
 
     def total(self, numbers: Tensor) -> Tensor:
         every = [torch.empty_like(numbers) for _ in range(self.size)]

@@ -19,7 +19,7 @@ LINES = {
     "hectogpt/lab": 5430,
     "hectogpt/grade": 4047,
     "hectogpt/assignment": 421,
-    "hectogpt/training": 4663,
+    "hectogpt/training": 4632,
     "hectogpt/web": 382,
     "hectogpt/interop": 1556,
     "hectogpt/generation": 898,
