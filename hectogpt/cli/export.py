@@ -7,14 +7,13 @@ from typing import Any
 from hectogpt.cli.console import one_line, remarks, show
 from hectogpt.cli.options import ExportOptions
 from hectogpt.display import columns, value_text
-from hectogpt.interop.export import check_target, export
+from hectogpt.interop.export import export
 
 MOST_FIELDS = 20  # differing fields that are listed
 
 
 def main(options: ExportOptions) -> None:
     """Export, and say what was done and why. Raises UserError."""
-    check_target(options.folder, options.overwrite)
     done = export(
         options.model,
         options.folder,

@@ -31,6 +31,7 @@ from hectogpt.interop.open import find_checkpoint, find_folder, ideas_of, is_rea
 from hectogpt.json_files import read_bytes
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, saved_tensors
+from hectogpt.run_records import RUN
 from hectogpt.serialization import dump
 
 README = "README.md"
@@ -74,8 +75,7 @@ def export(
     export that fails.
     """
     check_target(folder, overwrite)
-    target = folder.resolve()
-    place = find_folder(source, download=True)
+    target, place = folder.resolve(), find_folder(source, download=True)
     at = find_checkpoint(place, step, note)
     fields, sources = read_fields(place, at), ideas_of(place)
     if fields and sources and not is_readable(fields):
@@ -87,15 +87,29 @@ def export(
     model, tokenizer = open_model(place, step=step if at is None else at, note=note)
     differences = gpt2_differences(model.config)
     name = place.name if place.resolve() == Path(source).resolve() else str(source)  # no path, which names a home
-    write = _write_gguf if to == "gguf" else _write_remote if differences else _write_gpt2
-    new = temporary_folder(target)
+    kind = "gguf" if to == "gguf" else "HectoGPTForCausalLM" if differences else "GPT2LMHeadModel"
+    if kind == "gguf" and differences:
+        raise UserError(
+            f"the model of {name} cannot be written as GGUF",
+            why=f"llama.cpp knows GPT-2, and this model differs from it in {', '.join(differences)}",
+            fix=set_to("to", "hf") + ": a folder with the model's own code, for transformers",
+        )
+    facts, new = read_facts(place, at), temporary_folder(target)
     try:
         with lock(target.parent / f".{target.name}.lock", f"exporting to {folder}", patience=0.0, remove=True):
             remove_leftovers(target)
             new.mkdir()
-            kind = write(_Job(model, tokenizer, place, at, name, new, folder, differences))
-            if to == "hf":
+            if kind == "gguf":
+                gguf_file.write(model, tokenizer, new / gguf_file.FILE, title_of(facts, name))
+            else:
+                _write_folder(new, model, tokenizer, has_code=bool(differences))
                 check_logits(new, kind, model, note)
+            if not (place / RUN).exists() and (place / README).is_file():  # it says whose the weights are
+                card: str | bytes = read_bytes(place / README, LARGEST_CARD)
+            else:
+                parameters = sum(p.numel() for p in model.parameters())
+                card = write_card(facts, name, folder.name, parameters, differences, not tokenizer.is_gpt2)
+            write_atomic(new / README, card)
             written = tuple(sorted(path.name for path in new.iterdir()))
             replace_folder(new, target)
     except (OSError, SafetensorError) as error:
@@ -125,91 +139,47 @@ def check_target(folder: Path, overwrite: bool) -> None:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One export. place: the model's folder. step: of a run's checkpoint, if it is one. name: as the user wrote it.
-    new: where to write. target: where it goes."""
-
-    model: Transformer
-    tokenizer: Tokenizer
-    place: Path
-    step: int | None
-    name: str
-    new: Path
-    target: Path
-    differences: dict[str, tuple[Any, Any]]
-
-
-def _write_gpt2(job: _Job) -> str:
-    config = write_config(job.model.config, job.tokenizer.end_of_text, _dtype(job.model))
-    state = to_huggingface(saved_tensors(job.model), job.model.config.n_layers, tied=job.model.config.lm_head.tied)
-    _write_shared(job, config, state)
-    return "GPT2LMHeadModel"
+def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_code: bool) -> None:
+    """What transformers reads, all but README.md: of a GPT2LMHeadModel, or of a model with code of its own."""
+    config, state, end = model.config, saved_tensors(model), tokenizer.end_of_text
+    dtype = str(model.embeddings.weight.dtype).removeprefix("torch.")
+    if has_code:
+        write_atomic(folder / CODE, Path(__file__).with_name(CODE).read_bytes())
+        settings = _own_config(model, end, dtype)
+        state = {PREFIX + name: tensor for name, tensor in state.items()}
+    else:
+        settings = write_config(config, end, dtype)
+        state = to_huggingface(state, config.n_layers, tied=config.lm_head.tied)
+    _write_json(folder / "config.json", settings)
+    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "tokenizer.json", _tokenizer_json(tokenizer), indent=None)
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(config.context_length))
 
 
-def _write_remote(job: _Job) -> str:
-    settings, module = job.model.config, CODE.removesuffix(".py")
-    config = {
+def _own_config(model: Transformer, end_of_text: int, dtype: str) -> dict[str, Any]:
+    """The content of config.json beside modeling_hectogpt.py."""
+    config, module = model.config, CODE.removesuffix(".py")
+    return {
         "architectures": ["HectoGPTForCausalLM"],
         "model_type": MODEL_TYPE,
         "auto_map": {
             "AutoConfig": f"{module}.HectoGPTConfig",
             "AutoModelForCausalLM": f"{module}.HectoGPTForCausalLM",
         },
-        "model": dump(settings),
-        "head_rows": len(job.model.lm_head.weight) if settings.lm_head.compact_vocab else None,
-        "vocab_size": settings.vocab_size,
-        "max_position_embeddings": settings.context_length,
-        "hidden_size": settings.d_model,
-        "num_hidden_layers": settings.n_layers,
-        "num_attention_heads": settings.n_heads,
-        "bos_token_id": job.tokenizer.end_of_text,
-        "eos_token_id": job.tokenizer.end_of_text,
-        "tie_word_embeddings": settings.lm_head.tied,
+        "model": dump(config),
+        "head_rows": len(model.lm_head.weight) if config.lm_head.compact_vocab else None,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "tie_word_embeddings": config.lm_head.tied,
         "use_cache": True,
-        "dtype": _dtype(job.model),
+        "dtype": dtype,
     }
-    write_atomic(job.new / CODE, Path(__file__).with_name(CODE).read_bytes())
-    _write_shared(job, config, {PREFIX + name: tensor for name, tensor in saved_tensors(job.model).items()})
-    return "HectoGPTForCausalLM"
-
-
-def _write_gguf(job: _Job) -> str:
-    if job.differences:
-        fields = ", ".join(job.differences)
-        raise UserError(
-            f"the model of {job.name} cannot be written as GGUF",
-            why=f"llama.cpp knows GPT-2, and this model differs from it in {fields}",
-            fix=set_to("to", "hf") + ": a folder with the model's own code, for transformers",
-        )
-    gguf_file.write(
-        job.model, job.tokenizer, job.new / gguf_file.FILE, title_of(read_facts(job.place, job.step), job.name)
-    )
-    _write_card(job)
-    return "gguf"
-
-
-def _write_shared(job: _Job, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
-    """The files that every folder for transformers has."""
-    end = job.tokenizer.end_of_text
-    _write_json(job.new / "config.json", config)
-    _write_json(job.new / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
-    save_file(state, job.new / "model.safetensors", metadata={"format": "pt"})
-    _write_json(job.new / "tokenizer.json", _tokenizer_json(job.tokenizer), indent=None)
-    _write_json(job.new / "tokenizer_config.json", _tokenizer_config(job.model.config.context_length))
-    _write_card(job)
-
-
-def _write_card(job: _Job) -> None:
-    """README.md: of a run a new one; of another folder its own, which says whose the weights are."""
-    old = job.place / README
-    if not (job.place / "run.json").exists() and old.is_file():
-        write_atomic(job.new / README, read_bytes(old, LARGEST_CARD))
-        return
-    parameters = sum(p.numel() for p in job.model.parameters())
-    own = not job.tokenizer.is_gpt2
-    card = write_card(read_facts(job.place, job.step), job.name, job.target.name, parameters, job.differences, own)
-    write_atomic(job.new / README, card)
 
 
 def _write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
@@ -254,10 +224,6 @@ def _tokenizer_config(context_length: int) -> dict[str, Any]:
         "model_max_length": context_length,
         **names,
     }
-
-
-def _dtype(model: Transformer) -> str:
-    return str(model.embeddings.weight.dtype).removeprefix("torch.")
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
