@@ -13,13 +13,14 @@ from hectogpt.cli.options import CheckOptions
 from hectogpt.cli.train import print_result
 from hectogpt.data import open_corpus
 from hectogpt.display import Progress, printable
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
+from hectogpt.idea_file import imported, load_idea, read_idea
 from hectogpt.json_files import MANIFEST, damage, read_manifest
 from hectogpt.lab import ideas
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.weights import check_manifest
 from hectogpt.run_records import CHECKPOINTS, read_state
-from hectogpt.serialization import dump
+from hectogpt.serialization import dump, idea_module
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
 from hectogpt.training.run import Run
@@ -105,9 +106,18 @@ def repair(options: CheckOptions) -> None:
 
 def read_own_run(folder: Path, options: CheckOptions) -> Run:
     """The run of a folder, after the files of the user's own that made it were imported. Raises UserError."""
-    ideas.load_files(options.idea)
+    for path in options.idea:
+        load_idea(read_idea(path))
     run = read_run(folder)
-    ideas.check_loaded(run, folder)
+    if any(imported(idea_module(sha256)) is None for sha256 in run.ideas):
+        copies = sorted(folder.glob("idea*.py"))
+        raise UserError(
+            f"the run in {folder} was made by a file of its user's own, {run.recipe}",
+            why="importing a file runs it, so it is not imported unasked",
+            fix=(f"look at {copies[0]}, and if you trust it, " if copies else "")
+            + set_to("idea", copies[0] if copies else "it"),
+            code=errors.CHECKPOINT,
+        )
     return run
 
 

@@ -20,8 +20,9 @@ from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import read_idea
 from hectogpt.lab.compare import short_name
+from hectogpt.lab.ideas import functions_of
 from hectogpt.lab.judge import STOPPED, judge, replay
-from hectogpt.lab.judgement import Judgement, entrant_of, find_entrant, functions_of, interval_text, read_judgement
+from hectogpt.lab.judgement import Judgement, entrant_of, find_entrant, interval_text, read_judgement
 from hectogpt.lab.record import check_writable
 from hectogpt.lab.verdict import OPENINGS
 from hectogpt.web.page import fill

@@ -9,14 +9,13 @@ carries the hash of the source, so an edited file is another idea.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch import nn
 
 from hectogpt import errors
 from hectogpt.data import find_tokenizer
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, imported, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig, Transformer
@@ -33,15 +32,13 @@ from hectogpt.model.inputs import InputPart, TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions
 from hectogpt.model.weights import saved_tensors
-from hectogpt.serialization import IDEA_MODULE, Value, classes_in, did_you_mean, dump
+from hectogpt.serialization import IDEA_MODULE, Value, classes_in, did_you_mean, dump, idea_module
 from hectogpt.training.first_weights import FirstWeights, hash_state, open_source
 from hectogpt.training.run import Run, load_run
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
 MOST_CHECKED = 50_000_000  # parameters of the layers that are tried on two tokens when an idea is read
 WRITTEN = "an idea is written FILE.py:FUNCTION"
-
-_loaded: dict[str, IdeaFile] = {}  # by the hash of its source
 
 
 def is_idea(name: str) -> bool:
@@ -59,13 +56,14 @@ def find_run(name: str, base: str | Run = "top") -> Run:
         return recipes.recipe(name)
     match = SPEC.match(name)
     if match is None:
-        raise _no_function(name)
+        raise _not_written(name)
     base = match["base"] or base
     before = find_run(base) if isinstance(base, str) else base
     idea = read_idea(match["path"])
-    module = take(idea)
+    function = getattr(load_idea(idea), match["function"], None)
+    if not callable(function):
+        raise no_function(idea, match["function"])
     title = f"{idea.path.name}:{match['function']}"
-    function = _function(idea, module, match["function"])
     with running(title):
         after = function(before)
     if not isinstance(after, Run):
@@ -83,12 +81,12 @@ def find_run(name: str, base: str | Run = "top") -> Run:
     return run
 
 
-def _no_function(name: str) -> UserError:
+def _not_written(name: str) -> UserError:
     """What is wrong with a name that has a colon or .py but is no FILE.py:FUNCTION."""
     path = name.rstrip(":")
     if not path.endswith(".py"):
         return UserError(f"no recipe {name}", why=WRITTEN, fix=f"recipes: {', '.join(recipes.names())}")
-    known = _functions(load_idea(read_idea(path)))
+    known = functions_of(read_idea(path))
     fix = ", or ".join(f"{path}:{function}" for function in known[:3]) or f"write a function in {path}"
     return UserError(f"{path} alone names no function", why=WRITTEN, fix=fix)
 
@@ -98,19 +96,20 @@ def find_default() -> str:
     return recipes.recipe("top").recipe
 
 
-def _functions(module: ModuleType) -> list[str]:
-    """The public functions that the file itself defines."""
-    own = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
-    return [name for name in own if not name.startswith("_") and name != "print"]
+def functions_of(file: IdeaFile) -> list[str]:
+    """The public functions at the top of a file, found without running it. Raises UserError for what is no Python."""
+    try:
+        tree = ast.parse(file.source)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{file.path} is not Python", why=str(error)) from None
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
 
 
-def _function(idea: IdeaFile, module: ModuleType, name: str) -> Callable[[Run], Any]:
-    found = getattr(module, name, None)
-    if callable(found):
-        return found
-    known = _functions(module)
-    raise UserError(
-        f"{idea.path.name} has no function {name!r}",
+def no_function(file: IdeaFile, name: str) -> UserError:
+    """What is wrong with a function that the file does not have."""
+    known = functions_of(file)
+    return UserError(
+        f"{file.path.name} has no function {name!r}",
         why=f"its functions: {', '.join(known) or 'none'}",
         fix=did_you_mean(name, known) if known else "hectogpt idea FILE.py writes an example",
     )
@@ -212,54 +211,17 @@ def _fields_of(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 # --- the files of a run -----------------------------------------------------------------------------------------------
 
 
-def sources_of(run: Run) -> list[dict[str, str]]:
-    """Path and source of the run's ideas, to be sent to another process."""
-    return [{"path": str(idea.path), "source": idea.source} for idea in files_of(run)]
-
-
 def files_of(run: Run) -> list[IdeaFile]:
-    """The files that made the run. Raises UserError for one that this process has not loaded."""
-    missing = [sha256 for sha256 in run.ideas if sha256 not in _loaded]
+    """The files that made the run. Raises UserError for one that this process has not imported."""
+    files = {sha256: imported(idea_module(sha256)) for sha256 in run.ideas}
+    missing = [sha256 for sha256, file in files.items() if file is None]
     if missing:
         raise UserError(
             f"{run.recipe} comes from a file that is not loaded",
             why=f"its source has the SHA-256 {missing[0][:16]}...",
             fix="name it as FILE.py:FUNCTION",
         )
-    return [_loaded[sha256] for sha256 in run.ideas]
-
-
-def take(idea: IdeaFile) -> ModuleType:
-    """Import a file, which the user has named, so that the runs that it made can be built. Raises UserError."""
-    module = load_idea(idea)
-    _loaded[idea.sha256] = idea
-    return module
-
-
-def load_sources(sources: Iterable[dict[str, str]]) -> None:
-    """Import the ideas that `sources_of` gave in another process."""
-    for source in sources:
-        take(IdeaFile(Path(source["path"]), source["source"]))
-
-
-def load_files(paths: Iterable[Path]) -> None:
-    """Import users' own files, which the user has named. Raises UserError for one that cannot be read or imported."""
-    for path in paths:
-        take(read_idea(path))
-
-
-def check_loaded(run: Run, folder: Path) -> None:
-    """Refuse a run whose own files are not loaded, saying how to name them; `folder` holds copies. Raises UserError."""
-    missing = [sha256 for sha256 in run.ideas if sha256 not in _loaded]
-    if missing:
-        copies = sorted(folder.glob("idea*.py"))
-        raise UserError(
-            f"the run in {folder} was made by a file of its user's own, {run.recipe}",
-            why="importing a file runs it, so it is not imported unasked",
-            fix=(f"look at {copies[0]}, and if you trust it, " if copies else "")
-            + set_to("idea", copies[0] if copies else "it"),
-            code=errors.CHECKPOINT,
-        )
+    return [file for file in files.values() if file is not None]
 
 
 def folder_name(name: str) -> str:
@@ -312,7 +274,6 @@ def start_from(
     ]
     for file in files:
         remember(file)  # the user has run it; the run's own process opens the weights again
-        take(file)
     own = dict.fromkeys((*run.ideas, *(file.sha256 for file in files)))
     first = FirstWeights(source, hash_state(saved_tensors(model)))
     data = replace(run.data, seq_len=min(run.data.seq_len, model.config.context_length))

@@ -27,7 +27,7 @@ from hectogpt.errors import UserError
 from hectogpt.files import append_line
 from hectogpt.idea_file import IdeaFile, read_idea
 from hectogpt.json_files import parse_json_object, read_bytes
-from hectogpt.lab.ideas import SPEC
+from hectogpt.lab.ideas import SPEC, functions_of, no_function
 from hectogpt.lab.recipes import recipe
 from hectogpt.lab.sequential import Looks, look
 
@@ -64,10 +64,8 @@ def find_entrant(name: str, base: str = "minute") -> Entrant:
     if match is None:
         raise UserError(f"no idea {name}", why="an idea is written FILE.py:FUNCTION", fix="hectogpt judge my.py:idea")
     file, function, base = read_idea(match["path"]), match["function"], match["base"] or base
-    known = functions_of(file)
-    if function not in known:
-        why = f"its functions: {', '.join(known) or 'none'}"
-        raise UserError(f"{file.path.name} has no function {function!r}", why=why)
+    if function not in functions_of(file):
+        raise no_function(file, function)
     other = SPEC.match(base)
     if other is None:
         recipe(base)
@@ -89,15 +87,6 @@ def entrant_of(begin: Mapping[str, Any]) -> Entrant:
     base = begin["base"]
     base_file = IdeaFile(Path(base.partition(":")[0]), begin["base_source"]) if begin["base_source"] else None
     return Entrant(IdeaFile(Path(name), begin["source"]), function, base, base_file)
-
-
-def functions_of(file: IdeaFile) -> list[str]:
-    """The public functions at the top of a file, found without running it. Raises UserError for what is no Python."""
-    try:
-        tree = ast.parse(file.source)
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"{file.path} is not Python", why=str(error)) from None
-    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
 
 
 def weights_in_source(file: IdeaFile) -> tuple[str, str]:

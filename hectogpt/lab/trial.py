@@ -16,10 +16,10 @@ from typing import Any
 from hectogpt import __version__, errors, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
-from hectogpt.idea_file import explain
+from hectogpt.idea_file import IdeaFile, explain, load_idea
 from hectogpt.lab.adaptive import scores_adapting
 from hectogpt.lab.counting import scores_with_counts
-from hectogpt.lab.ideas import load_sources, sources_of
+from hectogpt.lab.ideas import files_of
 from hectogpt.lab.retrieval import scores_with_retrieval
 from hectogpt.lab.tracks import Scoring
 from hectogpt.serialization import dump
@@ -39,7 +39,7 @@ SCORINGS = {
 def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scoring: Scoring = "alone") -> dict[str, Any]:
     """What a trial's process is asked, as plain values that another machine understands too."""
     return {
-        "ideas": sources_of(run),
+        "ideas": [{"path": str(idea.path), "source": idea.source} for idea in files_of(run)],
         "run": dump(run),
         "splits": list(splits),
         "scoring": scoring,
@@ -85,7 +85,8 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     Raises UserError for all that goes wrong but divergence.
     """
-    load_sources(request["ideas"])
+    for idea in request["ideas"]:
+        load_idea(IdeaFile(Path(idea["path"]), idea["source"]))
     run = load_run(request["run"])
     corpus, splits = open_corpus(request["corpus"], progress=False), request["splits"]
     if corpus.sha256 != request["corpus_sha256"]:

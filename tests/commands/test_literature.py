@@ -20,7 +20,7 @@ from hectogpt.lab import ideas
 from hectogpt.training.run_folder import read_steps
 
 LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
-NAMES = ideas._functions(ideas.take(read_idea(LITERATURE)))
+NAMES = ideas.functions_of(read_idea(LITERATURE))
 DEFAULT = ("distilled", "grouped", "short_first")  # a loss, a part of the model, a data order
 SMALL = """
 from hectogpt import Run, replace

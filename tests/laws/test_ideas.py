@@ -196,7 +196,7 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
 # --- ideas from the literature ----------------------------------------------------------------------------------------
 
 LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
-NAMES = [name for name in ideas._functions(ideas.take(read_idea(LITERATURE))) if name not in ("distilled",)]
+NAMES = [name for name in ideas.functions_of(read_idea(LITERATURE)) if name not in ("distilled",)]
 LAYERS = """
 def layers(run):
     model = replace(run.model, d_model=16, n_heads=2, n_layers=3, context_length=16)

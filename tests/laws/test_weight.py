@@ -15,13 +15,13 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2541,  # the ground, and what Python users call
-    "hectogpt/cli": 3501,
-    "hectogpt/lab": 5430,
+    "hectogpt/cli": 3511,
+    "hectogpt/lab": 5381,
     "hectogpt/grade": 4047,
     "hectogpt/assignment": 421,
     "hectogpt/training": 4632,
     "hectogpt/web": 382,
-    "hectogpt/interop": 1556,
+    "hectogpt/interop": 1522,
     "hectogpt/generation": 898,
     "hectogpt/data": 1705,
     "hectogpt/kernels": 659,
