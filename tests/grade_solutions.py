@@ -8,9 +8,10 @@ import sys
 from types import ModuleType
 
 from hectogpt.grade import laws, outcomes
+from hectogpt.grade.calls import Transcript
 from hectogpt.grade.child import replies
 from hectogpt.grade.result import PartResult
-from hectogpt.grade.transcript import Answer, Transcript, answer_of_error
+from hectogpt.grade.run_part import Answer, answer_of_error
 
 BASE = """
 import math

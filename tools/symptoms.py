@@ -22,7 +22,7 @@ from hectogpt.grade.calls import Call, pattern, short
 from hectogpt.grade.computation import Computation, Mistake, kind_of
 from hectogpt.grade.laws import Setting, Size, given, gradient_sizes, order, shapes, weights
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
-from hectogpt.grade.transcript import Answer, answer_of_error
+from hectogpt.grade.run_part import Answer, answer_of_error
 from tools import ROOT
 
 FILE = ROOT / "hectogpt" / "grade" / "symptoms.json"

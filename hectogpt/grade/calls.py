@@ -1,10 +1,11 @@
-"""What a part returned, call by call, beside what it should have returned, and what a known mistake would return."""
+"""What came back, call by call, beside what should have, and what a known mistake would return."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,11 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.computation import Computation, Mistake, kind_of
 from hectogpt.grade.laws import INPUT, Setting, cotangent, given, gradient_sizes, order, weights
-from hectogpt.grade.transcript import Answer, Transcript
+from hectogpt.grade.result import Outcome
+from hectogpt.grade.run_part import Answer, of_frame
 
 Made = Tensor | str  # what a computation returns, or the name of the error that it raises
+ALL_BYTES, EACH = 32 << 20, 8 << 10  # of one child, each frame counting EACH more than it has
 
 
 @lru_cache(maxsize=20_000)
@@ -238,17 +241,61 @@ class Case:
         return max(call.tolerance for calls in self.calls.values() for call in calls)
 
 
-def case_of(part: str, variant: str, transcript: Transcript) -> Case:
-    """The answers of a variant; in float32 where float64 raised and float32 did so less often."""
-    case = Case(part)
-    for setting in dict.fromkeys(law.setting for law in laws.laws_of(part)):
-        double, single = (transcript.answers.get((setting.name, variant, dtype)) for dtype in laws.TOLERANCE)
-        if double is not None:
-            coarse = single is not None and errors_in(single) < errors_in(double)
-            answers, dtype = (single, "float32") if coarse and single is not None else (double, "float64")
-            case.calls[setting.name] = [Call(setting, place, one, dtype) for place, one in enumerate(answers)]
-    return case
+@dataclass
+class Transcript:
+    """All that came back.
+
+    files: modules that were handed in. calls: (setting, variant) -> calls in order. imports: module -> why it cannot be
+    imported. missing: packages that stand-ins took the place of. ends: setting -> (outcome, words) of a child that died
+    in it; "" for the import. empty: parts whose function consists of nothing. keywords: part -> arguments that it has
+    no name for.
+    """
+
+    files: set[str] = field(default_factory=set)
+    calls: dict[tuple[str, str], list[Call]] = field(default_factory=dict)
+    imports: dict[str, Answer] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    ends: dict[str, tuple[Outcome, str]] = field(default_factory=dict)
+    empty: set[str] = field(default_factory=set)
+    keywords: dict[str, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+    now: str = ""  # the setting that the child is in; "" while it imports
+    variant: str = ""
+    ready: bool = False  # whether the child has begun with the submission
+    size: int = 0  # of all frames, in bytes
+
+    def begin(self) -> None:
+        """A new child."""
+        self.now, self.variant, self.ready, self.size = "", "", False, 0
+
+    def receive(self, header: dict[str, Any], body: bytes, asked: set[str]) -> None:
+        """Take in one frame. asked: the settings that the child was given. Raises what `of_frame` does, and TypeError
+        or AttributeError, for one that cannot be understood, or is more than answers to these can be."""
+        self.size += EACH + len(str(header)) + len(body)
+        if self.size > ALL_BYTES:
+            raise ValueError("more answers than there are questions")
+        if "ready" in header:
+            self.ready = True
+        elif "begin" in header:
+            self.now, self.variant = one_of(asked, header["begin"]), one_of({"patched", "own"}, header["variant"])
+        elif "imports" in header:
+            self.imports = {one_of(self.files, name): of_frame(one, b"") for name, one in header["imports"].items()}
+            self.missing = {str(name)[:60] for name in header["missing"][:20]}
+            self.empty = {one_of(set(BY_NAME), part) for part in header["empty"]}
+            self.keywords = {one_of(set(BY_NAME), p): [str(n)[:60] for n in ns] for p, ns in header["keywords"].items()}
+        else:
+            calls = self.calls.setdefault((self.now, self.variant), [])
+            dtype = one_of(set(laws.TOLERANCE), header["dtype"])
+            calls.append(Call(laws.SETTINGS[self.now], len(calls), of_frame(header, body), dtype))
+
+    def case(self, part: str, variant: str) -> Case:
+        """The calls of a part in a variant."""
+        names = dict.fromkeys(law.setting.name for law in laws.laws_of(part))
+        return Case(part, {name: calls for name in names if (calls := self.calls.get((name, variant)))})
 
 
-def errors_in(answers: list[Answer]) -> int:
-    return sum((a.kind == "error") + (a.gradient is None and "gradient" in a.facts) for a in answers)
+def one_of(known: set[str], name: Any) -> str:
+    """The name, if it is one of the known ones. Raises ValueError."""
+    if not isinstance(name, str) or name not in known:
+        raise ValueError("an unknown name")
+    return name

@@ -24,7 +24,7 @@ from hectogpt.grade.calls import Call, Case, Made, difference, listed, outcome, 
 from hectogpt.grade.computation import Change, Computation, Method, Mistake, combines, symptoms
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.result import Diagnosis
-from hectogpt.grade.transcript import Answer
+from hectogpt.grade.run_part import Answer
 
 IN_WORDS = 3  # explanations of the same results that are given in words
 PAIRS = 3000  # that are tried at most: a second or two

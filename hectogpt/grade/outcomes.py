@@ -10,13 +10,13 @@ from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
-from hectogpt.grade.calls import Call, Case, case_of, difference, listed, pattern, short
+from hectogpt.grade.calls import Call, Case, Transcript, difference, listed, pattern, short
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.explain import by_words, diagnose, fault_diagnosis
 from hectogpt.grade.laws import SETTINGS, Law
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
+from hectogpt.grade.run_part import Answer
 from hectogpt.grade.train_case import BATCHES, MISTAKES, NO_ROW, RIGHT, STEPS, TOLERANCE, Run, close, curve
-from hectogpt.grade.transcript import Answer, Transcript
 
 
 def judge(transcript: Transcript) -> tuple[PartResult, ...]:
@@ -43,7 +43,7 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
         return PartResult(part, "not started", "the function is empty")
     if part in laws.ONCE:
         return judge_once(part, transcript)
-    cases = [case_of(part, variant, transcript) for variant in ("patched", "own")]
+    cases = [transcript.case(part, variant) for variant in ("patched", "own")]
     if not cases[0].is_whole:
         return PartResult(part, "grader fault", "nothing came back")
     patched, own = ([*findings_of(case), *lacking(part, transcript)] for case in cases)
@@ -79,12 +79,13 @@ def outcome_of(part: str, answers: list[Answer], transcript: Transcript) -> tupl
         return "not started", first.text
     if first.text.startswith("parameters differ") and not ("missing" in first.text or "other shape" in first.text):
         return "changed", f"{short(first.text)}: not comparable"
-    for (name, _, _), (answer, *_) in transcript.answers.items():
-        if SETTINGS[name].part not in below or not answer.facts.get("building"):
+    for call, *_ in transcript.calls.values():
+        answer, title = call.answer, BY_NAME[call.setting.part].title
+        if call.setting.part not in below or not answer.facts.get("building"):
             continue
         same = (answer.error, answer.text) == (first.error, first.text) or answer.error == first.error == "LookupError"
         if same or "has no class" in answer.text:
-            return "blocked", f"{BY_NAME[SETTINGS[name].part].title} cannot be built: {describe(answer)}"
+            return "blocked", f"{title} cannot be built: {describe(answer)}"
     return "failed", ""
 
 
@@ -193,7 +194,7 @@ CHECKS: dict[str, Callable[[list[Call]], str]] = {
 def judge_once(part: str, transcript: Transcript) -> PartResult:
     """The result of such a part, with notes on what happened after that which counts."""
     names = [law.setting.name for law in laws.laws_of(part)]
-    made = [transcript.answers.get((name, "patched", "float64"), []) for name in names]
+    made = [[call.answer for call in transcript.calls.get((name, "patched"), [])] for name in names]
     answers = [answer for group in made for answer in group]
     if not all(made):
         return PartResult(part, "grader fault", "nothing came back")

@@ -1,4 +1,4 @@
-"""What a submission's parts return in each setting: the child's work. No right value is known here.
+"""What a submission's parts return in each setting, as answers: the child's work. No right value is known here.
 
 Parts that the judged one rests on are replaced by the grader's own functions ("patched"), so that a mistake below does
 not spread; the same calls are made with the submission's own parts as well.
@@ -7,7 +7,9 @@ not spread; the same calls are made with the submission's own parts as well.
 from __future__ import annotations
 
 import inspect
+import os
 import random
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,15 +19,95 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from hectogpt.assignment.parts import BY_NAME, PARTS, Part
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, gradient_sizes, order, shapes, state_of
-from hectogpt.grade.transcript import LARGEST, Answer, answer_of, answer_of_error
+from hectogpt.hardware import is_out_of_memory
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 DEVICE_WORDS = ("expected device", "same device", "different device", "is on the device", "device meta")
+
+FILES = ("model_solution.py", "train.py", "utils.py")
+LARGEST = 2_000_000  # numbers in a result that is looked at
+FACTS = 12  # facts of an answer that are believed
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    """What one call gave.
+
+    kind: tensor, error, other (no tensor), memory. text: the message of an error, or what came instead of a tensor.
+    line: where in the submission an error arose, as "model_solution.py:88: code". facts: what was seen beside.
+    gradient: flat, in the order of laws.gradient_sizes; None if there is none, and facts["gradient"] says why."""
+
+    kind: str
+    tensor: Tensor | None = None
+    text: str = ""
+    error: str = ""
+    line: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    gradient: Tensor | None = None
+
+    def frame(self) -> tuple[dict[str, Any], bytes]:
+        """As JSON; and its numbers and gradient as the bytes of a safetensors file."""
+        tensors = {"tensor": self.tensor, "gradient": self.gradient}
+        header = {name: value for name, value in vars(self).items() if name not in tensors}
+        return header, save_tensors({name: value.contiguous() for name, value in tensors.items() if value is not None})
+
+
+def of_frame(header: dict[str, Any], body: bytes) -> Answer:
+    """A frame as an answer. Raises ValueError, KeyError and what safetensors raises for one that is none."""
+    tensors = load_tensors(body) if body else {}
+    kind, text, error, line = (str(header[name])[:2000] for name in ("kind", "text", "error", "line"))
+    facts = dict(list(header["facts"].items())[:FACTS])
+    if (kind == "tensor") != ("tensor" in tensors):
+        raise ValueError("a tensor is missing")
+    return Answer(kind, tensors.get("tensor"), text, error, line, facts, tensors.get("gradient"))
+
+
+def answer_of(result: Any, facts: dict[str, Any]) -> Answer:
+    """What a call returned."""
+    if isinstance(result, Tensor) and result.layout == torch.strided and not result.is_complex():
+        if result.numel() > LARGEST:
+            return Answer("other", text=f"a tensor of shape {list(result.shape)}", facts=facts)
+        return Answer("tensor", result.detach().cpu(), facts=facts)
+    if isinstance(result, bool | int | float):
+        return Answer("tensor", torch.tensor(result, dtype=torch.float64), facts=facts)
+    text = "None" if result is None else f"a {type(result).__name__}"
+    if isinstance(result, tuple | list):
+        text += f" of {len(result)}"
+    return Answer("other", text=text, facts=facts)
+
+
+def answer_of_error(error: BaseException, facts: dict[str, Any] | None = None) -> Answer:
+    """An exception as an answer. The message may hold anything: the parent shortens and escapes it."""
+    try:
+        text, memory = str(error)[:2000], is_out_of_memory(error)
+    except BaseException:
+        text, memory = "(its message cannot be made)", False
+    name = type(error).__name__
+    return Answer("memory" if memory else "error", text=text, error=name, line=place(error), facts=facts or {})
+
+
+def place(error: BaseException) -> str:
+    """The innermost line of the submission in the traceback."""
+    try:
+        if isinstance(error, SyntaxError) and error.filename:
+            file, number, code = error.filename, error.lineno, error.text
+        else:
+            frames = traceback.extract_tb(error.__traceback__)[-200:]
+            own = [f for f in frames if os.path.split(f.filename)[0] in ("", os.getcwd())]
+            file, number, code, _ = next(f for f in reversed(own) if f.filename.endswith(FILES))
+        return f"{os.path.basename(file)}:{number}: {(code or '').strip()[:160]}"
+    except BaseException:
+        return ""
+
 
 # --- what a submission's functions look like --------------------------------------------------------------------------
 

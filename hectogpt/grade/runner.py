@@ -28,10 +28,10 @@ from hectogpt.assignment import kit
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.errors import UserError
 from hectogpt.grade import laws
+from hectogpt.grade.calls import Transcript
 from hectogpt.grade.outcomes import judge
 from hectogpt.grade.result import Outcome, PartResult, Result, read
 from hectogpt.grade.submission import SOLUTION, Limits, Submission, of_folder, temporary
-from hectogpt.grade.transcript import Transcript
 
 CHILD = "hectogpt.grade.child"
 ALL_FILES = 512 << 20  # bytes that a submission may write

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, weights
-from hectogpt.grade.run_part import accepted, config, load, no_first_weights, patch
-from hectogpt.grade.transcript import Answer, answer_of_error
+from hectogpt.grade.run_part import Answer, accepted, answer_of_error, config, load, no_first_weights, patch
 
 SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS, BATCH, RATE = 6, 4, 3e-3

@@ -18,7 +18,7 @@ from hectogpt.grade.calls import Call
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.laws import SETTINGS
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
-from hectogpt.grade.transcript import Answer
+from hectogpt.grade.run_part import Answer
 from tools.symptoms import measure
 
 IN_ORDER = [list(range(4 * n, 4 * n + 4)) for n in range(train_case.STEPS)]

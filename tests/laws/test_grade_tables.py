@@ -20,11 +20,10 @@ from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, outcomes
-from hectogpt.grade.calls import case_of
+from hectogpt.grade.calls import Call
 from hectogpt.grade.child import Absent, Finder, import_submission
 from hectogpt.grade.result import PartResult
 from hectogpt.grade.run_part import answers
-from hectogpt.grade.transcript import Transcript
 
 MODEL = ("gelu", "mlp", "attention", "block", "forward", "generate", "loss")
 HERE = {name: source for name, source in RIGHT.items() if "not installed" not in name}  # that one needs a child
@@ -54,10 +53,8 @@ def test_right_ones_stay_a_hundred_times_below_the_tolerance() -> None:
         solution = module("model_solution", source)
         for law in laws.LAWS:
             for dtype in worst if law.check == "values" and law.counts else ():
-                found = Transcript(
-                    answers={(law.setting.name, "patched", "float64"): answers(law.setting, solution, True, dtype)}
-                )
-                calls = case_of(law.part, "patched", found).calls[law.setting.name]
+                made = answers(law.setting, solution, True, dtype)
+                calls = [Call(law.setting, place, one, dtype) for place, one in enumerate(made)]
                 worst[dtype] = max(worst[dtype], *(call.error for call in calls))
     assert worst["float64"] * 100 <= laws.TOLERANCE["float64"]
     assert worst["float32"] * 50 <= laws.TOLERANCE["float32"]
@@ -212,9 +209,9 @@ def test_lazy_annotations_and_packages_that_are_not_here(tmp_path: Path, monkeyp
 def test_what_did_not_come_back_passes_nobody() -> None:
     """A child that dies with the submission's own lower parts leaves no answers there; none may count as right."""
     found = transcript(edited(BASE, (TOKEN, TOKEN.replace("argmax", "argmin"))), ("generate",))
-    found.answers = {key: made for key, made in found.answers.items() if key[1] != "own"}
+    found.calls = {key: made for key, made in found.calls.items() if key[1] != "own"}
     assert outcomes.judge_part("generate", found).outcome == "failed"
-    del found.answers["generate", "patched", "float64"]
+    del found.calls["generate", "patched"]
     assert outcomes.judge_part("generate", found).outcome == "grader fault"
 
 
