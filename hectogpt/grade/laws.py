@@ -125,32 +125,23 @@ def weights(setting: Setting) -> dict[str, Tensor]:
     return state
 
 
-def activations(setting: Setting, call: int) -> Tensor:
-    """[batch, seq, d_model] float64, the input of a call of GELU, MLP, attention or block."""
+@lru_cache(maxsize=256)
+def given(setting: Setting, call: int) -> Tensor:
+    """The input of a call: [batch, seq, d_model] float64 for GELU, MLP, attention and block; [batch, seq] int64 for the
+    transformer, with token 0 in every row longer than two. Made once; not to be changed."""
     batch, seq = setting.inputs[call]
     generator = torch.Generator().manual_seed(setting.seed + 1 + call)
+    if setting.part in ("forward", "generate", "loss"):
+        ids = torch.randint(1, setting.size.vocab_size, (batch, seq), generator=generator)
+        if seq > 2:
+            ids[torch.arange(batch), torch.arange(batch) % (seq - 1) + 1] = 0
+        return ids
     x = torch.randn(batch, seq, setting.size.d_model, generator=generator, dtype=torch.float64)
     if setting.kind == "quiet":
         return 3e-3 * x
     if setting.part == "gelu":
         return 0.3 * x - 2.3 if setting.kind == "bend" else 2 * x
     return x
-
-
-def token_ids(setting: Setting, call: int) -> Tensor:
-    """[batch, seq] int64, the input of a call of the transformer. Token 0 occurs in every row longer than two."""
-    batch, seq = setting.inputs[call]
-    generator = torch.Generator().manual_seed(setting.seed + 1 + call)
-    ids = torch.randint(1, setting.size.vocab_size, (batch, seq), generator=generator)
-    if seq > 2:
-        ids[torch.arange(batch), torch.arange(batch) % (seq - 1) + 1] = 0
-    return ids
-
-
-@lru_cache(maxsize=256)
-def given(setting: Setting, call: int) -> Tensor:
-    """The input of a call. Made once; not to be changed."""
-    return token_ids(setting, call) if setting.part in ("forward", "generate", "loss") else activations(setting, call)
 
 
 def state_of(setting: Setting) -> dict[str, Tensor]:
@@ -181,13 +172,6 @@ def cotangent(setting: Setting, shape: torch.Size) -> Tensor:
 def order(setting: Setting) -> list[int]:
     """The numbers of the inputs in the order of the calls: each once, then the first again."""
     return [*range(len(setting.inputs)), 0]
-
-
-def prepare(setting: Setting) -> None:
-    """Make weights and inputs now, before foreign code can change what torch does."""
-    weights(setting)
-    for call in range(len(setting.inputs)):
-        given(setting, call)
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hectogpt.grade.explain import by_words, diagnose, fault_diagnosis
 from hectogpt.grade.laws import SETTINGS, Law
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.run_part import Answer
-from hectogpt.grade.train_case import BATCHES, MISTAKES, NO_ROW, RIGHT, STEPS, TOLERANCE, Run, close, curve
+from hectogpt.grade.train_case import BATCHES, MISTAKES, NO_ROW, TOLERANCE, Run, close, curve
 
 
 def judge(transcript: Transcript) -> tuple[PartResult, ...]:
@@ -191,6 +191,10 @@ CHECKS: dict[str, Callable[[list[Call]], str]] = {
 # --- parts that are run once: first weights, training, the picture ----------------------------------------------------
 
 
+Group = list[list[Answer]]  # of each setting
+Seen = tuple[str, Diagnosis | None]  # the symptom, "" if there is none, and the mistake
+
+
 def judge_once(part: str, transcript: Transcript) -> PartResult:
     """The result of such a part, with notes on what happened after that which counts."""
     names = [law.setting.name for law in laws.laws_of(part)]
@@ -198,33 +202,30 @@ def judge_once(part: str, transcript: Transcript) -> PartResult:
     answers = [answer for group in made for answer in group]
     if not all(made):
         return PartResult(part, "grader fault", "nothing came back")
-    if broken := next((answer for answer in answers if answer.tensor is None), None):
-        outcome, reason = outcome_of(part, [a for a in answers if a.tensor is None], transcript)
+    notes = []
+    if broken := [answer for answer in answers if answer.tensor is None]:
+        outcome, reason = outcome_of(part, broken, transcript)
         if outcome != "failed":
             return PartResult(part, outcome, reason)
-        more = "".join(f"; {value}" for value in broken.facts.values()) if broken.kind == "other" else ""
-        found = fault_diagnosis(part, broken) if broken.kind == "error" else None
-        return failed(part, describe(broken) + more, found)
-    notes = []
-    if any(answer.facts.get("graph kept") for answer in answers):
-        words = "losses are kept as tensors with their graph: memory grows with every step"
-        notes.append(Finding("plain numbers kept", words, "Losses are recorded as numbers."))
-    if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
-        what = "losses were recorded" if part == "train" else "picture was saved"
-        notes.append(Finding("to the end", f"after the {what}: {short(after)}", "The function ends without an error."))
-    return {"init": judge_init, "train": judge_train, "plot": judge_plot}[part](made, tuple(notes))
-
-
-Group = list[list[Answer]]  # of each setting
-Notes = tuple[Finding, ...]
-
-
-def failed(part: str, symptom: str, diagnosis: Diagnosis | None = None, notes: Notes = ()) -> PartResult:
+        first = broken[0]
+        more = "".join(f"; {value}" for value in first.facts.values()) if first.kind == "other" else ""
+        symptom, found = describe(first) + more, fault_diagnosis(part, first) if first.kind == "error" else None
+    else:
+        if any(answer.facts.get("graph kept") for answer in answers):
+            words = "losses are kept as tensors with their graph: memory grows with every step"
+            notes.append(Finding("plain numbers kept", words, "Losses are recorded as numbers."))
+        if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
+            words = f"after the {'losses were recorded' if part == 'train' else 'picture was saved'}: {short(after)}"
+            notes.append(Finding("to the end", words, "The function ends without an error."))
+        symptom, found = {"init": judge_init, "train": judge_train, "plot": judge_plot}[part](made, notes)
+    if not symptom:
+        tolerance = TOLERANCE if part == "train" else None
+        return PartResult(part, "passed", "", tuple(notes), tolerance=tolerance)
     law = laws.laws_of(part)[0]
-    return PartResult(part, "failed", "", (Finding(law.name, symptom, law.says, True), *notes), diagnosis)
+    return PartResult(part, "failed", "", (Finding(law.name, symptom, law.says, True), *notes), found)
 
 
-def judge_train(made: Group, notes: Notes) -> PartResult:
+def judge_train(made: Group, notes: list[Finding]) -> Seen:
     """Without clipping and with it. The first that holds: wrong batches, the right curve, a known mistake, another
     optimizer or schedule."""
     both = []
@@ -233,25 +234,24 @@ def judge_train(made: Group, notes: Notes) -> PartResult:
         batches = [[row for row in batch if row != NO_ROW] for batch in rows.tolist()]
         both.append(Run(setting, losses.float(), norms.float(), batches))
     for run in both:
-        if found := next(((name, what) for applies, name, what in BATCHES if applies(run.batches)), None):
+        for name, what in (row[1:] for row in BATCHES if row[0](run.batches)):
             rows_taken = "; ".join(str(batch[:6]) for batch in run.batches[:3])
-            effect = symptoms()["train"][found[0]]
-            what = Diagnosis(found[:1], "how the text is cut into batches", found[1], effect=effect)
-            return failed("train", f"rows of the text in the first steps: {rows_taken}", what, notes)
+            found = Diagnosis((name,), "how the text is cut into batches", what, effect=symptoms()["train"][name])
+            return f"rows of the text in the first steps: {rows_taken}", found
     comparable = all(run.comparable for run in both)
-    wrong = [run for run in both if not (comparable and run.follows(RIGHT))]
+    wrong = [run for run in both if not comparable or run.difference()]
     if not wrong:
-        return PartResult("train", "passed", "", notes, tolerance=TOLERANCE)
+        return "", None
+    symptom = next(filter(None, (run.difference() for run in both)), "losses and gradient norms differ")
     # Some mistakes show in one of the two only.
-    if known := [loop for loop in MISTAKES if comparable and all(run.follows(loop) for run in wrong)]:
+    if known := [loop for loop in MISTAKES if comparable and not any(run.difference(loop) for run in wrong)]:
         first, *others = (loop.name for loop in known)
         effect = symptoms()["train"][first]
-        what = Diagnosis((first,), "the training loop", known[0].what, tuple(others), effect=effect)
-        return failed("train", first_difference(both), what, notes)
+        return symptom, Diagnosis((first,), "the training loop", known[0].what, tuple(others), effect=effect)
     if words := another_schedule(both[0], comparable):
-        note = Finding("another optimizer or schedule", words, "The assignment's baseline uses AdamW.")
-        return PartResult("train", "passed", "", (*notes, note), tolerance=TOLERANCE)
-    return failed("train", first_difference(both), None, notes)
+        notes.append(Finding("another optimizer or schedule", words, "The assignment's baseline uses AdamW."))
+        return "", None
+    return symptom, None
 
 
 def another_schedule(run: Run, comparable: bool) -> str:
@@ -266,35 +266,15 @@ def another_schedule(run: Run, comparable: bool) -> str:
     return "the first step is right and the loss falls; the rest follows another optimizer or schedule: not comparable"
 
 
-def first_difference(both: list[Run]) -> str:
-    """The first number that differs."""
-    for run in both:
-        numbers = {"loss": run.losses, "gradient norm": run.norms}
-        for name, yours in numbers.items():
-            if len(yours) != STEPS:
-                return f"{len(yours)} numbers for {name}, expected {STEPS} (one a step)"
-        if not run.comparable:
-            continue
-        right = curve(run.setting, run.batches)
-        for (name, yours), expected in zip(numbers.items(), right, strict=True):
-            for step, (mine, value) in enumerate(zip(yours, expected, strict=True), 1):
-                if not close(mine, value):
-                    clipping = " with clipping" * (run is both[1])
-                    return f"{name} of step {step}{clipping}: yours {float(mine):.6g}, expected {float(value):.6g}"
-    return "losses and gradient norms differ"
-
-
-def judge_init(made: Group, notes: Notes) -> PartResult:
+def judge_init(made: Group, notes: list[Finding]) -> Seen:
     """Every weight N(0, 0.02), or smaller by the root of 2 n_layers in the projections into the stream."""
     values = {str(a.facts.get("name"))[:100]: a.tensor.double() for a in made[0] if a.tensor is not None}
     wrong = [f"{name}: {fault}" for name, value in values.items() if (fault := fault_of(name, value))]
-    if not wrong:
-        return PartResult("init", "passed")
-    diagnosis = None
+    found = None
     if "embeddings.weight" in values and float(values["embeddings.weight"].std()) > 0.5:
         what = "The weights are PyTorch's own first ones: _init_weights does not reach them."
-        diagnosis = Diagnosis(("weights not initialised",), "the constructor of Transformer", what)
-    return failed("init", listed(wrong, between="; "), diagnosis)
+        found = Diagnosis(("weights not initialised",), "the constructor of Transformer", what)
+    return listed(wrong, between="; "), found
 
 
 def fault_of(name: str, value: Tensor) -> str:
@@ -308,16 +288,15 @@ def fault_of(name: str, value: Tensor) -> str:
     return f"standard deviation {found:.3g}, expected {allowed[0]:g}"
 
 
-def judge_plot(made: Group, notes: Notes) -> PartResult:
+def judge_plot(made: Group, notes: list[Finding]) -> Seen:
     """Blank, or the same for other losses or gradient norms: these are not in it."""
     grey, *others = [answer.tensor.double() for answer in made[0] if answer.tensor is not None]
     same = [name for other, name in zip(others, ("loss", "gradient norm"), strict=False) if torch.equal(other, grey)]
     if grey.numel() < 100 or float(grey.std()) < 1e-3 or len(torch.unique((grey * 255).round())) < 4:
         what = "The picture is saved after it was shown or closed: it is blank."
-        found = Diagnosis(("blank picture",), "the order of saving and showing", what)
-        return failed("plot", "the picture is blank", found, notes)
+        return "the picture is blank", Diagnosis(("blank picture",), "the order of saving and showing", what)
     if same:
         what = f"The {same[0]} is not drawn: two panels are asked for, the loss and the gradient norm."
-        found = Diagnosis(("a panel is missing",), "the panels", what)
-        return failed("plot", f"the picture is the same whatever the {same[0]} is", found, notes)
-    return PartResult("plot", "passed", "", notes)
+        symptom = f"the picture is the same whatever the {same[0]} is"
+        return symptom, Diagnosis(("a panel is missing",), "the panels", what)
+    return "", None

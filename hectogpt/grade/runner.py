@@ -32,15 +32,12 @@ from hectogpt.grade.calls import Transcript
 from hectogpt.grade.outcomes import judge
 from hectogpt.grade.result import Outcome, PartResult, Result, read
 from hectogpt.grade.submission import SOLUTION, Limits, Submission, of_folder, temporary
+from hectogpt.process import CancelledError
 
 CHILD = "hectogpt.grade.child"
 ALL_FILES = 512 << 20  # bytes that a submission may write
 # What a frame raises that cannot be understood: the submission has written to the private channel.
 RUBBISH = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, SafetensorError)
-
-
-class CancelledError(Exception):
-    """The grading was asked to stop."""
 
 
 # --- one submission in child processes --------------------------------------------------------------------------------

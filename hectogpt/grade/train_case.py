@@ -133,9 +133,19 @@ class Run:
         known = all(row >= 0 for batch in self.batches for row in batch)
         return known and len(self.batches) == len(self.losses) == STEPS
 
-    def follows(self, loop: Loop) -> bool:
-        losses, norms = curve(self.setting, self.batches, loop)
-        return close(self.losses, losses) and close(self.norms, norms)
+    def difference(self, loop: Loop = RIGHT) -> str:
+        """The first number that is not the loop's; "" if there is none, or none that can be compared."""
+        numbers = {"loss": self.losses, "gradient norm": self.norms}
+        for name, yours in numbers.items():
+            if len(yours) != STEPS:
+                return f"{len(yours)} numbers for {name}, expected {STEPS} (one a step)"
+        expected = curve(self.setting, self.batches, loop) if self.comparable else ()
+        for (name, yours), values in zip(numbers.items(), expected, strict=False):
+            for step, (mine, value) in enumerate(zip(yours, values, strict=True), 1):
+                if not close(mine, value):
+                    clipping = " with clipping" * (clip_of(self.setting) is not None)
+                    return f"{name} of step {step}{clipping}: yours {float(mine):.6g}, expected {float(value):.6g}"
+        return ""
 
 
 # Batches that are no way to read a text: (whether it is so, name, sentence), tried in order.
