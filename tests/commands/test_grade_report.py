@@ -14,7 +14,7 @@ import pytest
 from grade_solutions import BASE, edited, judged
 from helpers import ROOT
 
-from hectogpt.cli.grade_autograder import archive
+from hectogpt.cli.grade import archive
 from hectogpt.errors import UserError
 from hectogpt.grade import laws, report, runner, submission
 from hectogpt.grade.result import PartResult, Result
