@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hectogpt.lab.judgement import Judgement, interval_text, read_judgement
+from hectogpt.lab.judgement import Judgement, read_judgement
 from tools import ROOT
 
 RECORDS = ROOT / "results" / "judgements"
@@ -28,13 +28,13 @@ def table(judgements: list[Judgement]) -> str:
     rows = [["idea", "base", "verdict", "gain", "each corpus", "seeds", "seconds, base", "judged", "record"]]
     for found in sorted(judgements, key=lambda one: -float(one.gains().mean()) if len(one.gains()) else 99.0):
         begin, seconds = found.begin, (found.cost("seconds", "idea"), found.cost("seconds", "base"))
-        each = "; ".join(f"{name} {interval_text(found.looks(name))}" for name in begin["corpora"])
+        each = "; ".join(f"{name} {found.pair(name) or ''}" for name in begin["corpora"])
         rows.append(
             [
                 f"`{begin['idea']}`",
                 f"`{begin['base']}`",
                 found.word + "".join(f": {reason}" for reason in found.reasons),
-                interval_text(found.looks()),
+                str(found.pair() or ""),
                 each,
                 str(len(found.gains())),
                 ", ".join("" if one is None else f"{one:.0f}" for one in seconds),

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hectogpt.cli.console import note, remarks, show
 from hectogpt.cli.options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
@@ -22,7 +20,7 @@ from hectogpt.idea_file import read_idea
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.ideas import functions_of
 from hectogpt.lab.judge import STOPPED, judge, replay
-from hectogpt.lab.judgement import Judgement, entrant_of, find_entrant, interval_text, read_judgement
+from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
 from hectogpt.lab.record import check_writable
 from hectogpt.lab.verdict import OPENINGS
 from hectogpt.web.page import fill
@@ -35,7 +33,7 @@ KINDS = {"better": "good", "worse": "bad", "dishonest": "bad", "refused": "bad"}
 
 def main(options: JudgeOptions) -> None:
     """Judge, and leave with the exit code of the verdict."""
-    if bool(options.idea or options.replay) == (options.queue is not None):
+    if [bool(options.idea), options.replay is not None, options.queue is not None].count(True) != 1:
         raise UserError("judge takes an idea, or replay, or queue", fix="hectogpt judge my_idea.py:idea")
     if options.seeds < 1 or not options.minutes > 0 or not options.hours > 0:
         raise UserError("seeds, minutes and hours", why="they must be positive")
@@ -81,9 +79,8 @@ def judge_one(options: JudgeOptions, idea: str) -> Judgement:
 def replay_record(options: JudgeOptions, path: Path) -> list[str]:
     """Do a judgement again; what does not hold."""
     judgement = read_judgement(path)
-    entrant = find_entrant(options.idea, options.base) if options.idea else entrant_of(judgement.begin)
     corpora = [open_corpus(name) for name in options.corpus if short_name(name) in judgement.begin["corpora"]]
-    found = replay(judgement, entrant, corpora, lambda line: note(line, options.quiet))
+    found = replay(judgement, corpora, lambda line: note(line, options.quiet))
     answer = {"record": str(path), "holds": not found, "differences": found}
     show(options.json, answer, found or [f"{path} holds: {judgement.name} is {judgement.word}"])
     return found
@@ -131,16 +128,15 @@ def records_in(folder: Path) -> list[Judgement]:
 
 def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     """A paragraph that can be quoted by itself."""
-    begin, looks, seeds = found.begin, found.looks(), len(found.gains())
+    begin, pair, seeds = found.begin, found.pair(), len(found.gains())
     corpora = " and ".join(begin["corpora"])
     if found.word in OPENINGS:
         texts = [OPENINGS[found.word].format(arm=begin["idea"], first=begin["base"])]
-        if looks is not None:
-            texts[0] += f": gain {interval_text(looks)} nats per token of test text on {corpora}"
+        if pair is not None:
+            texts[0] += f": gain {pair} nats per token of test text on {corpora}"
             texts[0] += f", {seeds} seed{'s' * (seeds != 1)} drawn from a secret ({found.ended})"
-        texts += [
-            f"{name}: {interval_text(found.looks(name))}" for name in begin["corpora"] if len(begin["corpora"]) > 1
-        ]
+        if len(begin["corpora"]) > 1:
+            texts += [f"{name}: {found.pair(name) or ''}" for name in begin["corpora"]]
         texts += [line] if (line := cost_text(found)) else []
     else:
         texts = [f"{begin['idea']} on {begin['base']} is {found.word}: {'; '.join(found.reasons)}"]
@@ -166,12 +162,8 @@ def cost_text(found: Judgement) -> str:
 
 def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
     """The verdict as plain values."""
-    looks = {name: found.looks(name if name != "all" else None) for name in ["all", *found.begin["corpora"]]}
-    gains = {
-        name: {"gain": float(one.gain[-1]), "low": finite(one.low[-1]), "high": finite(one.high[-1])}
-        for name, one in looks.items()
-        if one is not None
-    }
+    pairs = {"all": found.pair(), **{name: found.pair(name) for name in found.begin["corpora"]}}
+    gains = {name: {"gain": p.gain, "low": p.low, "high": p.high} for name, p in pairs.items() if p is not None}
     return {
         "idea": found.begin["idea"],
         "base": found.begin["base"],
@@ -185,11 +177,6 @@ def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
         "earlier": [judgement.word for judgement in earlier],
         "record": str(found.path),
     }
-
-
-def finite(value: float) -> float | None:
-    """The number, or None for an interval without a bound, which JSON cannot say."""
-    return float(value) if np.isfinite(value) else None
 
 
 def page_data(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from hectogpt.lab.judgement import (
     Judgement,
     draw_positions,
     draw_seed,
+    entrant_of,
     folder_for,
     read_judgement,
     rules_broken,
@@ -314,18 +315,15 @@ def load_array(path: Path) -> np.ndarray:
     return array
 
 
-def replay(judgement: Judgement, entrant: Entrant, corpora: Sequence[Corpus], tell: Tell) -> list[str]:
-    """Do a judgement again, with the seeds and questions of its record. Returns what does not hold, in words; [] if all
-    does. On another machine or version a loss may differ by ACROSS_MACHINES.
+def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell) -> list[str]:
+    """Do a judgement again, with the source, seeds and questions of its record. Returns what does not hold, in words;
+    [] if all does. On another machine or version a loss may differ by ACROSS_MACHINES.
 
-    Raises UserError for a record without a verdict, and for a file or a text that is not the one that was judged.
+    Raises UserError for a record without a verdict, and for a text that is not the one that was judged.
     """
     begin, secret = judgement.begin, judgement.secret
     if secret is None:
         raise UserError(f"{judgement.path} has no verdict", why="it was not finished, and its secret is not known")
-    if (entrant.file.sha256, entrant.idea, entrant.base) != (begin["sha256"], begin["idea"], begin["base"]):
-        fix = f"its record has the source, in line 1 of {judgement.path}"
-        raise UserError(f"{entrant.file.path} is not what was judged", why="its hash or its base is another", fix=fix)
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     if {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpus_sha256"]:
         raise UserError("these are not the texts that were judged", why=f"they were {', '.join(begin['corpora'])}")
@@ -335,7 +333,7 @@ def replay(judgement: Judgement, entrant: Entrant, corpora: Sequence[Corpus], te
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         journal = Journal(Path(folder, "record.jsonl"), secret)
         journal.begin(begin)
-        judging = Judging(entrant, texts, journal, begin["threads"], tell)
+        judging = Judging(entrant_of(begin), texts, journal, begin["threads"], tell)
         whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
         word, _, _ = judging.outcome(math.inf, whole or 1)
         again = read_judgement(journal.path)

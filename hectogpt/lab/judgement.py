@@ -29,7 +29,8 @@ from hectogpt.idea_file import IdeaFile, read_idea
 from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.ideas import SPEC, functions_of, no_function
 from hectogpt.lab.recipes import recipe
-from hectogpt.lab.sequential import Looks, look
+from hectogpt.lab.sequential import pair_of
+from hectogpt.lab.statistics import Paired
 
 MOST_SECONDS = 600  # of training, as on the tracks
 MOST_PARAMETERS = 60_000_000
@@ -212,33 +213,23 @@ class Judgement:
         means = np.array(rows, dtype=np.float64).reshape(-1, len(corpora)).mean(axis=1)
         return means[np.isfinite(means)]
 
-    def looks(self, corpus: str | None = None) -> Looks | None:
+    def pair(self, corpus: str | None = None) -> Paired | None:
         """What the sequential test says of these gains (lab/sequential.py); None before the first."""
-        gains = self.gains(corpus)
-        return look(gains) if len(gains) else None
+        gains = self.gains(corpus).tolist()
+        return pair_of(gains) if gains else None
 
     def decided(self) -> str:
         """ "better", "worse" or "tie" once the gains decide it, else "unproven". What is better on the whole and worse
         on one corpus is unproven."""
-        looks = self.looks()
-        word = "unproven" if looks is None else str(looks.word[-1])
-        each = [self.looks(name) for name in self.begin["corpora"]]
-        if word == "better" and any(one is not None and one.word[-1] == "worse" for one in each):
+        pair, each = self.pair(), [self.pair(name) for name in self.begin["corpora"]]
+        if pair is None or (pair.verdict == "better" and any(one and one.verdict == "worse" for one in each)):
             return "unproven"
-        return word
+        return pair.verdict
 
     def cost(self, name: str, arm: str) -> float | None:
         """Mean of "seconds", "peak_mb" or "params" over the arm's trials; None without any."""
         values = [t[name] for t in self.trials if t["arm"] == arm and t.get(name) is not None]
         return float(np.mean(values)) if values else None
-
-
-def interval_text(looks: Looks | None) -> str:
-    """ "+0.0312 [+0.0120, +0.0504]", the interval valid at every look; without bounds the gain alone."""
-    if looks is None:
-        return ""
-    gain, low, high = float(looks.gain[-1]), float(looks.low[-1]), float(looks.high[-1])
-    return f"{gain:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if np.isfinite(low) else "")
 
 
 def read_judgement(path: Path) -> Judgement:

@@ -22,7 +22,7 @@ testing" (arXiv:2208.07610).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,28 +117,29 @@ def e_gain(n: np.ndarray, mean: np.ndarray, squares: np.ndarray) -> np.ndarray:
 
 def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
     """Compare losses by seed as `statistics.compare_pairs` does, by this test, at the first look that decides; at the
-    last one if none does, and then the verdict is "unproven". None if they share no seed.
-
-    Of the result, low and high are the interval that is valid at every look (None while it has no bounds), and p is
-    1 / e_gain, at most 1. Seeds are taken in their order.
-    """
-    seeds = sorted(new.keys() & old.keys())
-    if not seeds:
+    last one if none does, and then the verdict is "unproven". None if they share no seed. Seeds are taken in their
+    order."""
+    gains = [old[seed] - new[seed] for seed in sorted(new.keys() & old.keys())]
+    if not gains:
         return None
-    gains = np.array([old[seed] - new[seed] for seed in seeds])
-    looks = look(gains)
-    deciding = np.flatnonzero(looks.word != "unproven")
-    at = int(deciding[0]) if len(deciding) else len(seeds) - 1
-    sd = float(np.std(gains[: at + 1], ddof=1)) if at else None
-    bounded = bool(np.isfinite(looks.high[at]))
-    word: VerdictWord = str(looks.word[at])  # type: ignore[assignment]
+    deciding = np.flatnonzero(look(gains).word != "unproven")
+    return pair_of(gains[: int(deciding[0]) + 1] if len(deciding) else gains)
+
+
+def pair_of(gains: Sequence[float]) -> Paired:
+    """What the last look at these gains says. low and high are the interval that is valid at every look (None while it
+    has no bounds), and p is 1 / e_gain, at most 1."""
+    looks, n = look(gains), len(gains)
+    sd = float(np.std(gains, ddof=1)) if n > 1 else None
+    bounded = bool(np.isfinite(looks.high[-1]))
+    word: VerdictWord = str(looks.word[-1])  # type: ignore[assignment]
     return Paired(
-        n=at + 1,
-        gain=float(looks.gain[at]),
+        n=n,
+        gain=float(looks.gain[-1]),
         sd=sd,
-        low=float(looks.low[at]) if bounded else None,
-        high=float(looks.high[at]) if bounded else None,
-        p=min(1.0, 1 / max(float(looks.e_value[at]), 1e-300)) if at else None,
-        noise_floor=None if sd is None else 2 * sd / (at + 1) ** 0.5,
+        low=float(looks.low[-1]) if bounded else None,
+        high=float(looks.high[-1]) if bounded else None,
+        p=min(1.0, 1 / max(float(looks.e_value[-1]), 1e-300)) if n > 1 else None,
+        noise_floor=None if sd is None else 2 * sd / n**0.5,
         verdict=word,
     )
