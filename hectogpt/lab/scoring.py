@@ -1,15 +1,10 @@
 """What follows the last step of a run: its held-out score and what that is compared with, picture, continuations,
 summary.
-
-`hectogpt train baseline` saves its curve in the user's cache, by training text and number of steps; one for the
-embedded corpus comes with the package. A curve that cannot be written or read is left out, and never ends a run.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +14,7 @@ import numpy as np
 from hectogpt.data import Corpus
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
-from hectogpt.files import cache_dir, write_atomic
 from hectogpt.generation import Sampling, complete
-from hectogpt.json_files import read_json_object
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.run_records import METRICS, PICTURE, read_scores
@@ -77,10 +70,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
     models = NgramModels(counted, run.model.vocab_size)
     ngrams = models.losses(corpus.dev)
     together = mix(score_both(models.order_5, corpus.dev, found))
-    is_baseline = run.recipe == "baseline" and not modified
-    if is_baseline:
-        save_curve(session.result())
-    baseline = None if is_baseline else find_curve(corpus, run.steps)
+    baseline = None if run.recipe == "baseline" and not modified else find_curve(corpus, run.steps)
     try:
         plot_run(
             folder.path / PICTURE,
@@ -160,37 +150,11 @@ class Curve:
     dev_loss: float
 
 
-def save_curve(result: RunResult) -> None:
-    """Keep the curve of a run that is finished and scored on dev, its numbers rounded to seven digits."""
-    with suppress(OSError, UserError, ValueError):  # ValueError: a loss that is not finite
-        path = cache_dir() / "baselines" / _curve_name(result.corpus_sha256["train"], result.run.steps)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        curves = {"losses": result.losses, "grad_norms": result.grad_norms}
-        row: dict[str, object] = {name: [float(f"{value:.7g}") for value in curve] for name, curve in curves.items()}
-        row |= {"corpus": result.corpus, "dev_loss": result.scores["dev"].loss}
-        write_atomic(path, json.dumps(row, allow_nan=False) + "\n")
-
-
 def find_curve(corpus: Corpus, steps: int) -> Curve | None:
-    """The baseline's curve on this training text over so many steps, from the cache or the package; None without one,
-    or with one that is damaged."""
-    name = _curve_name(corpus.sha256["train"], steps)
-    with suppress(UserError):  # no folder for the cache
-        if curve := _read_curve(cache_dir() / "baselines" / name, steps):
-            return curve
-    return _read_curve(Path(__file__).parent / "baselines" / name, steps)
-
-
-def _read_curve(path: Path, steps: int) -> Curve | None:
-    """The curve of a file, if it is one: a finite number for every step."""
-    with suppress(UserError, KeyError, TypeError, ValueError):
-        row = read_json_object(path)
-        losses, norms = (tuple(map(float, row[name])) for name in ("losses", "grad_norms"))
-        curve = Curve(losses, norms, float(row["dev_loss"]))
-        if len(losses) == len(norms) == steps and all(map(math.isfinite, (*losses, *norms, curve.dev_loss))):
-            return curve
-    return None
-
-
-def _curve_name(train_sha256: str, steps: int) -> str:
-    return f"{train_sha256[:16]}-{steps}.json"
+    """The baseline's curve on this training text over so many steps, of those that come with the package: that of the
+    embedded corpus over 100 steps. None for another."""
+    path = Path(__file__).parent / "baselines" / f"{corpus.sha256['train'][:16]}-{steps}.json"
+    if not path.is_file():
+        return None
+    row = json.loads(path.read_text(encoding="utf-8"))
+    return Curve(tuple(row["losses"]), tuple(row["grad_norms"]), row["dev_loss"])

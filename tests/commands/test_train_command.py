@@ -18,7 +18,7 @@ from hectogpt.cli.help import RUN_FIELDS, TRAIN_GROUPS, recipe_lines, train_help
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
-from hectogpt.lab.scoring import default_prompt
+from hectogpt.lab.scoring import default_prompt, find_curve
 from hectogpt.serialization import dump
 from tools.recipes import LIST, list_recipes
 
@@ -155,6 +155,13 @@ def test_a_small_text_is_said_to_be_small(tmp_path: Path, here: Here) -> None:
     assert "note: the held-out text has only 121 tokens, so the score is rough: its standard error is about" in said
     assert here(*arguments, "--dry-run", "--quiet").stderr == ""
     assert "note" not in here("train", "--dry-run", "--corpus", "sotu").stderr
+
+
+def test_the_baselines_curve_on_sotu_comes_with_the_package() -> None:
+    curve = find_curve(corpus := open_corpus("sotu"), 100)
+    assert curve is not None
+    assert len(curve.losses) == len(curve.grad_norms) == 100
+    assert find_curve(corpus, 99) is None
 
 
 def test_the_prompt_fits_the_corpus(tmp_path: Path) -> None:

@@ -25,12 +25,11 @@ from records import ESCAPE, MARKUP, SCRIPT
 from safetensors.torch import load_file, save_file
 
 from hectogpt import errors
-from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.text import check_memory
 from hectogpt.interop import open_model
-from hectogpt.lab import recipes, scoring
+from hectogpt.lab import recipes
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.model import Init, Transformer
 from hectogpt.model.inputs import NgramHash
@@ -245,25 +244,6 @@ def test_what_compare_writes_is_read(tmp_path: Path) -> None:
     assert len(found) >= 14
     assert found[0].overrides == {"optim.eps": "inf"}
     assert found[0].key() == Record(**{**found[0].__dict__}).key()
-
-
-def test_a_damaged_curve_is_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is decoration, and costs no run."""
-    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
-    corpus = open_corpus("sotu")
-    curve = scoring.find_curve(corpus, 100)
-    assert curve is not None, "the packaged one"
-    good = {"losses": [3.0, 2.0], "grad_norms": [1.0, 1.0], "dev_loss": 3.0}
-    path = tmp_path / "cache" / "baselines" / f"{corpus.sha256['train'][:16]}-2.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(good))
-    assert scoring.find_curve(corpus, 2) == scoring.Curve((3.0, 2.0), (1.0, 1.0), 3.0)
-    for damage in (b"", b'{"losses": [', b"\xff\xfe", b"[]", b"{}", b"[" * 100_000):
-        path.write_bytes(damage)
-        assert scoring.find_curve(corpus, 2) is None
-    for change in ({"losses": [1.0]}, {"losses": ["x", "y"]}, {"dev_loss": "nan"}, {"grad_norms": 3}):
-        path.write_text(json.dumps(good | change))
-        assert scoring.find_curve(corpus, 2) is None
 
 
 # --- the lines and the page of `make proof` ---------------------------------------------------------------------------
