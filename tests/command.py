@@ -57,6 +57,12 @@ class Here:
         printed = self.capsys.readouterr()
         return subprocess.CompletedProcess([str(a) for a in arguments], code, printed.out, printed.err)
 
+    def ok(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """A command that has to end with code 0."""
+        done = self(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done
+
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """Start a command; stdout and stderr are pipes."""

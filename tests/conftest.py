@@ -63,6 +63,10 @@ def pytest_configure(config: pytest.Config) -> None:
         home = Path(tempfile.mkdtemp(prefix="hectogpt-tests-"))
         config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
         os.environ.update({name: str(home / folder) for name, folder in KEPT_AT_HOME.items()})
+        # Compiled kernels stay from one session to the next: their names hold the hash of all that they are made of.
+        assert config.cache is not None
+        (home / KEPT_AT_HOME["HECTOGPT_CACHE"]).mkdir(parents=True)
+        (home / KEPT_AT_HOME["HECTOGPT_CACHE"] / "kernels").symlink_to(config.cache.mkdir("kernels"))
     # tools/ and bench/ are not installed; pytest may have been started anywhere, or as a program of its own.
     # Modules of tests/faults are programs of their own (`make proof`), and some other tests use them.
     sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests" / "faults")]
@@ -129,12 +133,19 @@ def reference(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The data folder that developers have beside the checkout; skips where there is none."""
-    folder = CHECKOUT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
-    return folder
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small corpus with some order in it."""
+    from experiments import make_corpus
+
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of tokens, for commands."""
+    from command import write_tokens
+
+    return write_tokens(tmp_path_factory.mktemp("tokens") / "stories.bin")
 
 
 @pytest.fixture(scope="session")

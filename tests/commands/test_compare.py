@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from experiments import SMALL, make_corpus, record_of, small_command, small_comparison
+from command import Here, assert_good_error
+from experiments import SMALL, record_of, small_command, small_comparison
 
-from hectogpt import cli, errors
+from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison, best_of
 from hectogpt.lab.ngram import NgramModels
@@ -23,18 +24,11 @@ from hectogpt.serialization import load
 from hectogpt.training.run import Run
 from hectogpt.training.setup import training_tokens
 
-Capture = pytest.CaptureFixture[str]
-
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def performed(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def performed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """A sound arm and one that diverges, on one seed of two; in this process, which loads torch once."""
-    this = small_comparison(tiny, tmp_path_factory.mktemp("records") / "r.jsonl", 1e-2, 1e38)
+    this = small_comparison(corpus, tmp_path_factory.mktemp("records") / "r.jsonl", 1e-2, 1e38)
     origin = {"version": "0", "commit": None, "dirty": False}
     for one in this.missing()[:2]:
         this.add(one, origin | list(train_and_score(this.request(one)))[-1], time.perf_counter())
@@ -44,7 +38,7 @@ def performed(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Compari
 # --- trials and records -----------------------------------------------------------------------------------------------
 
 
-def test_records_say_everything(performed: Comparison, tiny: Corpus) -> None:
+def test_records_say_everything(performed: Comparison, corpus: Corpus) -> None:
     known = {"steps", "params", "train_loss_last10", "test_bpb", "ngram_kn2", "seconds", "peak_mb", "commit", "dirty"}
     for line in performed.out.read_text().splitlines():
         assert json.loads(line).keys() >= known | {"wall_seconds", "losses", "grad_norms"}
@@ -53,14 +47,14 @@ def test_records_say_everything(performed: Comparison, tiny: Corpus) -> None:
     for record in records:
         run = load(Run, record.run)
         assert run == replace(run, seed=record.seed, steps=record.steps or 0, recipe=record.recipe)
-        assert record.corpus == run.corpus == tiny.folder.name
-        assert record.corpus_sha256 == tiny.sha256
+        assert record.corpus == run.corpus == corpus.folder.name
+        assert record.corpus_sha256 == corpus.sha256
         assert record.modified is True
         assert record.train_tokens == 3 * 2 * 16
         assert record.rules_broken == ["3 steps, not 100"]
         assert (record.machine or {})["threads"] == 1
-    read = training_tokens(load(Run, records[0].run), tiny)
-    counted = NgramModels(read, tiny.n_vocab).losses(tiny.dev)
+    read = training_tokens(load(Run, records[0].run), corpus)
+    counted = NgramModels(read, corpus.n_vocab).losses(corpus.dev)
     assert (records[0].ngram_split, records[0].ngram_kn3) == ("dev", counted.kn3)
 
 
@@ -75,73 +69,57 @@ def test_diverged_seeds_stay(performed: Comparison) -> None:
     assert best_of([sound, diverged])[0] is sound
 
 
-def test_nothing_is_run_twice(performed: Comparison, tiny: Corpus) -> None:
-    assert small_comparison(tiny, performed.out, 1e-2, 1e38, seeds=1).missing() == []
-    more = small_comparison(tiny, performed.out, 1e-2, 2e-2).missing()
+def test_nothing_is_run_twice(performed: Comparison, corpus: Corpus) -> None:
+    assert small_comparison(corpus, performed.out, 1e-2, 1e38, seeds=1).missing() == []
+    more = small_comparison(corpus, performed.out, 1e-2, 2e-2).missing()
     assert [(t.arm.label, t.seed) for t in more] == [("lr 0.02", 0), ("lr 0.01", 1), ("lr 0.02", 1)]
-    untested = small_comparison(tiny, performed.out, 1e-2, seeds=1, test=True)
+    untested = small_comparison(corpus, performed.out, 1e-2, seeds=1, test=True)
     assert len(untested.missing()) == 1, "no test score is recorded"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def compare(arguments: Sequence[str], capsys: Capture) -> str:
-    """What `hectogpt compare` prints to stdout."""
-    capsys.readouterr()
-    cli.main(["compare", *arguments])
-    return capsys.readouterr().out
-
-
 def made_up(corpus: Corpus, out: Path, *losses: Sequence[float], **more: object) -> list[str]:
-    """Arguments of a comparison of arms with these losses, which are recorded; without the number of seeds."""
+    """The command of a comparison of arms with these losses, which are recorded; without the number of seeds."""
     sweep = [*SMALL, f"optim.lr={','.join(str(place / 10) for place in range(1, len(losses) + 1))}"]
     for arm, values in zip(plan(["baseline"], sweep=sweep), losses, strict=True):
         for seed, loss in enumerate(values):
             append_record(out, replace(record_of(corpus, arm, seed, loss, **more), modified=True))
-    return ["baseline", "--corpus", corpus.name, "--out", str(out), "--sweep", *sweep]
+    return ["compare", "baseline", "--corpus", corpus.name, "--out", str(out), "--sweep", *sweep]
 
 
 def test_crashes_end_with_code_1_and_will_be_run_again(
-    tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
 ) -> None:
-    given = ["compare", *small_command(tiny, tmp_path / "r.jsonl")]
+    given = ["compare", *small_command(corpus, tmp_path / "r.jsonl")]
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHASHSEED", "not a number")
-        with pytest.raises(SystemExit) as caught:
-            cli.main([*given, "--quiet"])
-    assert caught.value.code == 1
-    printed = capsys.readouterr().err
-    for part in ("2 of 2 trials crashed", "PYTHONHASHSEED must be", "the same command runs them again"):
-        assert part in printed
+        done = here(*given, "--quiet")
+    assert_good_error(done, 1, "2 of 2 trials crashed", "PYTHONHASHSEED must be", "the same command runs them again")
     assert [record.status for record in read_records(tmp_path / "r.jsonl")] == ["failed", "failed"]
-    assert "2 to run" in compare([*given[1:], "--dry-run"], capsys)
+    assert "2 to run" in here(*given, "--dry-run").stdout
 
 
-def test_only_divergence_is_an_error(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
-    given = made_up(tiny, tmp_path / "r.jsonl", [10.8], [10.8], status="diverged", error="loss nan")
-    with pytest.raises(SystemExit) as caught:
-        compare([*given, "--seeds", "1"], capsys)
-    assert caught.value.code == errors.DIVERGED
-    assert "why: loss nan" in capsys.readouterr().err
+def test_only_divergence_is_an_error(corpus: Corpus, tmp_path: Path, here: Here) -> None:
+    given = made_up(corpus, tmp_path / "r.jsonl", [10.8], [10.8], status="diverged", error="loss nan")
+    done = here(*given, "--seeds", "1")
+    assert (done.returncode, "why: loss nan" in done.stderr) == (errors.DIVERGED, True)
 
 
-def test_table_verdicts_and_json(
-    tiny: Corpus, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = made_up(tiny, tmp_path / "r.jsonl", [5.0, 5.1, 5.2], [4.9, 5.01, 5.09], [5.0, 5.1, 5.2])
+def test_table_verdicts_and_json(corpus: Corpus, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = made_up(corpus, tmp_path / "r.jsonl", [5.0, 5.1, 5.2], [4.9, 5.01, 5.09], [5.0, 5.1, 5.2])
     given += ["--seeds", "3"]
     monkeypatch.setenv("COLUMNS", "80")
-    lines = compare(given, capsys).splitlines()
+    lines = here(*given).stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split("  ")[1:2] == ["arm"]
     printed = " ".join(lines)
     for part in ("5.0000 ± 0.0954", "+0.1000 [", "optim.lr=0.2 is better than baseline", "ties with baseline"):
         assert part in printed
-    cli.main(["compare", *given, "--json"])
-    out, err = capsys.readouterr()
-    assert "9 trials, 9 recorded" in err, "--quiet alone hides progress"
-    answer = json.loads(out)
+    done = here(*given, "--json")
+    assert "9 trials, 9 recorded" in done.stderr, "--quiet alone hides progress"
+    answer = json.loads(done.stdout)
     better, tie = answer["verdicts"]
     assert (better["word"], tie["word"], better["sequential"], answer["ended"]) == ("better", "tie", False, None)
     assert better["gain"] == pytest.approx(0.1)
@@ -150,48 +128,47 @@ def test_table_verdicts_and_json(
     assert answer["ngrams"] == pytest.approx({"unigram": 6.4, "kn3": 4.9})
 
 
-def test_until_decided_looks_seed_by_seed(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
+def test_until_decided_looks_seed_by_seed(corpus: Corpus, tmp_path: Path, here: Here) -> None:
     """The recorded seeds decide after three of five; interval and p are those of the sequential test."""
     first = [5.0, 5.1, 5.2, 5.3, 5.4]
-    given = made_up(tiny, tmp_path / "r.jsonl", first, [value - 0.1 - 0.001 * value for value in first])
-    answer = json.loads(compare([*given, "--until", "decided", "--json"], capsys))
+    given = made_up(corpus, tmp_path / "r.jsonl", first, [value - 0.1 - 0.001 * value for value in first])
+    answer = json.loads(here(*given, "--until", "decided", "--json").stdout)
     assert answer["seeds"] == [0, 1, 2]
     assert answer["ended"] == "decided after 3 seeds"
     (verdict,) = answer["verdicts"]
     assert (verdict["word"], verdict["sequential"], verdict["seeds"]) == ("better", True, [0, 1, 2])
-    fixed = json.loads(compare([*given, "--seeds", "3", "--json"], capsys))["verdicts"][0]
+    fixed = json.loads(here(*given, "--seeds", "3", "--json").stdout)["verdicts"][0]
     assert verdict["gain"] == pytest.approx(fixed["gain"])
     assert verdict["low"] < fixed["low"] < fixed["high"] < verdict["high"], "the price of looking"
     pair = answer["arms"][1]["to_first"]
     assert (pair["low"], pair["high"], pair["p"]) == (verdict["low"], verdict["high"], verdict["p"])
-    assert "Seeds: decided after 3 seeds." in compare([*given, "--until", "decided"], capsys)
-    undecided = json.loads(compare([*given, "--until", "decided", "--seeds", "2", "--json"], capsys))
+    assert "Seeds: decided after 3 seeds." in here(*given, "--until", "decided").stdout
+    undecided = json.loads(here(*given, "--until", "decided", "--seeds", "2", "--json").stdout)
     assert undecided["verdicts"][0]["word"] == "unproven"
     assert undecided["ended"] == "all of 2 seeds are run, not decided"
 
 
 @pytest.mark.thorough
-def test_a_small_budget_runs_one_seed(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
+def test_a_small_budget_runs_one_seed(corpus: Corpus, tmp_path: Path, here: Here) -> None:
     """With real trials: the first seed is run, the second would not fit."""
     page = tmp_path / "new" / "v.html"
-    given = small_command(tiny, tmp_path / "r.jsonl", "--budget", "1s", "--html", str(page))
+    given = small_command(corpus, tmp_path / "r.jsonl", "--budget", "1s", "--html", str(page))
     del given[given.index("--seeds") : given.index("--seeds") + 2]
-    cli.main(["compare", *given, "--json"])
-    out, err = capsys.readouterr()
-    answer = json.loads(out)
+    done = here("compare", *given, "--json")
+    answer = json.loads(done.stdout)
     assert answer["seeds"] == [0]
     assert answer["ended"].startswith("budget of 1.0 s: 1 seed in ")
     assert [verdict["word"] for verdict in answer["verdicts"]] == ["unproven"]
     assert len(read_records(tmp_path / "r.jsonl")) == 2
-    assert "seed by seed, at most 1000 seeds, 1.0 s" in err
-    assert "1 of 2: baseline" in err
+    assert "seed by seed, at most 1000 seeds, 1.0 s" in done.stderr
+    assert "1 of 2: baseline" in done.stderr
     assert "One seed proves nothing" in page.read_text(encoding="utf-8")
 
 
-def test_a_dry_run_runs_nothing(tiny: Corpus, tmp_path: Path, capsys: Capture) -> None:
-    given = small_command(tiny, tmp_path / "r.jsonl", "--dry-run")
-    assert "2 trials, 0 recorded" in compare(given, capsys)
-    printed = compare([*given, "--budget", "2h", "--html", str(tmp_path / "v.html")], capsys)
+def test_a_dry_run_runs_nothing(corpus: Corpus, tmp_path: Path, here: Here) -> None:
+    given = ["compare", *small_command(corpus, tmp_path / "r.jsonl", "--dry-run")]
+    assert "2 trials, 0 recorded" in here(*given).stdout
+    printed = here(*given, "--budget", "2h", "--html", str(tmp_path / "v.html")).stdout
     assert "1 a seed" in printed
     assert "at most 1 seed, 2.0 h" in printed
     assert list(tmp_path.iterdir()) == []
@@ -207,9 +184,5 @@ def test_a_dry_run_runs_nothing(tiny: Corpus, tmp_path: Path, capsys: Capture) -
         (["--sweep", "lr"], errors.USAGE, "--sweep optim.lr=0.001,0.003"),
     ],
 )
-def test_usage(tiny: Corpus, tmp_path: Path, capsys: Capture, more: list[str], code: int, named: str) -> None:
-    given = made_up(tiny, tmp_path / "r.jsonl", [5.0], [5.1])
-    with pytest.raises(SystemExit) as caught:
-        compare([*given, *more], capsys)
-    assert caught.value.code == code
-    assert named in capsys.readouterr().err
+def test_usage(corpus: Corpus, tmp_path: Path, here: Here, more: list[str], code: int, named: str) -> None:
+    assert_good_error(here(*made_up(corpus, tmp_path / "r.jsonl", [5.0], [5.1]), *more), code, named)

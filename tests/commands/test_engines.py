@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from experiments import SMALL, make_corpus, numbered_arms, small_comparison
+from experiments import SMALL, numbered_arms, small_comparison
 
 from hectogpt import process
 from hectogpt.data import Corpus
@@ -32,11 +32,6 @@ from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.trial import OnStep
 
 CLOCKS = ("seconds", "wall_seconds", "peak_mb", "dirty")  # the tree may be edited while the tests run
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("tiny"))
 
 
 class Threads:
@@ -90,10 +85,10 @@ def compared(corpus: Corpus, out: Path, arms: int = 3, seeds: Sequence[int] = ra
     return Comparison(numbered_arms(arms), seeds, corpus, TRACKS["closed"], out, **options)
 
 
-def test_several_workers_write_what_one_writes(tiny: Corpus, tmp_path: Path) -> None:
+def test_several_workers_write_what_one_writes(corpus: Corpus, tmp_path: Path) -> None:
     records = {}
     for workers in (1, 4):
-        this, made = compared(tiny, tmp_path / f"{workers}.jsonl"), Threads(workers, losses, 0.2)
+        this, made = compared(corpus, tmp_path / f"{workers}.jsonl"), Threads(workers, losses, 0.2)
         news = list(run_trials(this, this.missing(), made.engine))
         assert sorted(made.done) == [(lr, seed) for lr in (1.0, 2.0, 3.0) for seed in range(4)]
         assert made.most == workers
@@ -105,12 +100,12 @@ def test_several_workers_write_what_one_writes(tiny: Corpus, tmp_path: Path) -> 
     assert read_records(tmp_path / "4.jsonl")[0].machine == {"kind": "cpu", "workers": 4}
 
 
-def test_processes_share_the_trials_of_one_file(tiny: Corpus, tmp_path: Path) -> None:
+def test_processes_share_the_trials_of_one_file(corpus: Corpus, tmp_path: Path) -> None:
     """Three of them at once: each trial is run once, and all three end with all records."""
     done: list[tuple[float, int]] = []
 
     def work() -> None:
-        this, made = compared(tiny, tmp_path / "r.jsonl"), Threads(1, losses, 0.03)
+        this, made = compared(corpus, tmp_path / "r.jsonl"), Threads(1, losses, 0.03)
         list(run_trials(this, this.missing(), made.engine))
         done.extend(made.done)
         assert this.missing() == []
@@ -124,8 +119,8 @@ def test_processes_share_the_trials_of_one_file(tiny: Corpus, tmp_path: Path) ->
     assert len(read_records(tmp_path / "r.jsonl")) == 12
 
 
-def test_leaving_ends_what_is_under_way(tiny: Corpus, tmp_path: Path) -> None:
-    this, made = compared(tiny, tmp_path / "r.jsonl"), Threads(3, losses, longest=1e4)
+def test_leaving_ends_what_is_under_way(corpus: Corpus, tmp_path: Path) -> None:
+    this, made = compared(corpus, tmp_path / "r.jsonl"), Threads(3, losses, longest=1e4)
     news = run_trials(this, this.missing(), made.engine)
     next(news)
     news.close()
@@ -147,12 +142,12 @@ def run_rounds(corpus: Corpus, out: Path, made: Threads, arms: int = 3, **option
     return this
 
 
-def test_decisions_do_not_depend_on_workers(tiny: Corpus, tmp_path: Path) -> None:
+def test_decisions_do_not_depend_on_workers(corpus: Corpus, tmp_path: Path) -> None:
     """The same is said of each arm, however many trials run at a time and whichever ends first."""
     said = []
     for workers in (1, 5, 16):
         made = Threads(workers, losses)
-        this = run_rounds(tiny, tmp_path / f"{workers}.jsonl", made, sequential=True, seeds=range(40))
+        this = run_rounds(corpus, tmp_path / f"{workers}.jsonl", made, sequential=True, seeds=range(40))
         assert len(made.done) == len(set(made.done)), "no trial is run twice"
         assert this.ended.startswith("decided after")
         said.append([result.to_first for result in this.results()])
@@ -162,28 +157,28 @@ def test_decisions_do_not_depend_on_workers(tiny: Corpus, tmp_path: Path) -> Non
     assert counts[2] < counts[1] == counts[0], "a decided arm is not run further"
 
 
-def test_a_budget_holds_as_many_seeds_as_fit(tiny: Corpus, tmp_path: Path) -> None:
+def test_a_budget_holds_as_many_seeds_as_fit(corpus: Corpus, tmp_path: Path) -> None:
     made = Threads(1, losses, seconds=10.0)
-    this = run_rounds(tiny, tmp_path / "r.jsonl", made, arms=2, budget=65.0)
+    this = run_rounds(corpus, tmp_path / "r.jsonl", made, arms=2, budget=65.0)
     assert this.seeds == [0, 1, 2], "three seeds of two trials of 10 s; a fourth would end at 80 s"
     assert this.ended == "budget of 65.0 s: 3 seeds in 60.0 s; the next takes about 20.0 s"
-    small = run_rounds(tiny, tmp_path / "one.jsonl", Threads(1, losses), arms=2, budget=1e-9)
+    small = run_rounds(corpus, tmp_path / "one.jsonl", Threads(1, losses), arms=2, budget=1e-9)
     assert small.seeds == [0], "one seed is run in any case"
-    recorded = run_rounds(tiny, tmp_path / "r.jsonl", again := Threads(1, losses, seconds=10.0), arms=2, budget=45.0)
+    recorded = run_rounds(corpus, tmp_path / "r.jsonl", again := Threads(1, losses, seconds=10.0), arms=2, budget=45.0)
     assert recorded.seeds == [0, 1, 2, 3, 4], "recorded trials take no time"
     assert len(again.done) == 4
 
 
-def test_what_ends_rounds(tiny: Corpus, tmp_path: Path) -> None:
-    undecided = run_rounds(tiny, tmp_path / "r.jsonl", Threads(1, losses), sequential=True, seeds=(5, 6))
+def test_what_ends_rounds(corpus: Corpus, tmp_path: Path) -> None:
+    undecided = run_rounds(corpus, tmp_path / "r.jsonl", Threads(1, losses), sequential=True, seeds=(5, 6))
     assert (undecided.seeds, undecided.ended) == ([5, 6], "all of 2 seeds are run, not decided")
     crashing = Threads(1, lambda lr, seed: None if lr == 2.0 else 5.0)
-    ended = run_rounds(tiny, tmp_path / "c.jsonl", crashing, arms=2, sequential=True).ended
+    ended = run_rounds(corpus, tmp_path / "c.jsonl", crashing, arms=2, sequential=True).ended
     assert ended == "lr 2 crashed twice in a row"
     once = Threads(1, lambda lr, seed: None if (lr, seed) == (1.0, 1) else losses(2 * lr - 1, seed))
-    assert run_rounds(tiny, tmp_path / "o.jsonl", once, arms=2, sequential=True).ended.startswith("decided after")
+    assert run_rounds(corpus, tmp_path / "o.jsonl", once, arms=2, sequential=True).ended.startswith("decided after")
     with pytest.raises(UserError, match="nothing to decide"):
-        compared(tiny, tmp_path / "n.jsonl", arms=1, sequential=True)
+        compared(corpus, tmp_path / "n.jsonl", arms=1, sequential=True)
 
 
 def test_durations() -> None:
@@ -197,9 +192,9 @@ def test_durations() -> None:
 # --- cores and GPUs ---------------------------------------------------------------------------------------------------
 
 
-def test_trials_do_not_share_cores(tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_do_not_share_cores(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hectogpt.hardware.usable_cores", lambda: 4)
-    this = small_comparison(tiny, tmp_path / "r.jsonl", 1e-2)
+    this = small_comparison(corpus, tmp_path / "r.jsonl", 1e-2)
     check_cores(this, 4)
     with pytest.raises(UserError, match="5 trials at a time of 1 thread each do not fit 4 cores") as caught:
         check_cores(this, 5)
@@ -229,27 +224,27 @@ def test_each_trial_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def alone(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The records of two arms at two seeds, one trial after another."""
     out = tmp_path_factory.mktemp("alone") / "r.jsonl"
-    done = run_command(tiny, out)
+    done = run_command(corpus, out)
     assert done.returncode == 0, done.stderr
     return plain(read_records(out))
 
 
-def command(tiny: Corpus, out: Path, *more: str, steps: int = 20) -> list[str]:
-    given = ["--corpus", tiny.name, "--threads", "1", "--out", str(out), "--seeds", "2", "--steps", str(steps), *more]
+def command(corpus: Corpus, out: Path, *more: str, steps: int = 20) -> list[str]:
+    given = ["--corpus", corpus.name, "--threads", "1", "--out", str(out), "--seeds", "2", "--steps", str(steps), *more]
     return [sys.executable, "-m", "hectogpt", "compare", "baseline", *given, "--sweep", *SMALL, "optim.lr=1e-5,1e-2"]
 
 
-def run_command(tiny: Corpus, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(tiny, out, *more), capture_output=True, text=True, timeout=300, cwd=out.parent)
+def run_command(corpus: Corpus, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(corpus, out, *more), capture_output=True, text=True, timeout=300, cwd=out.parent)
 
 
-def start(tiny: Corpus, out: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
+def start(corpus: Corpus, out: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
     """The command, some trials of which have begun."""
     running = subprocess.Popen(
-        command(tiny, out, *more, **options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(corpus, out, *more, **options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until = time.monotonic() + 300
     while not trials_below(running.pid):
@@ -260,34 +255,34 @@ def start(tiny: Corpus, out: Path, *more: str, **options: Any) -> subprocess.Pop
 
 
 @pytest.mark.thorough
-def test_a_killed_worker_costs_its_trial(tiny: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
+def test_a_killed_worker_costs_its_trial(corpus: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
     """Two workers give the bits of one; Ctrl-C ends both; the same command goes on."""
     out = tmp_path / "r.jsonl"
-    with start(tiny, out, "--workers", "2", steps=99_999) as running:
+    with start(corpus, out, "--workers", "2", steps=99_999) as running:
         found = trials_below(running.pid)
         running.send_signal(signal.SIGINT)
         assert "interrupted, 4 of 4 trials missing" in running.communicate(timeout=30)[1]
         assert running.returncode == 130
         assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in found)
-    with start(tiny, out, "--workers", "2") as running:
+    with start(corpus, out, "--workers", "2") as running:
         os.kill(trials_below(running.pid)[0], signal.SIGKILL)
         said = running.communicate(timeout=300)[1]
         assert running.returncode == 1
     assert "1 of 4 trials crashed" in said
     assert "SIGKILL" in said
-    assert run_command(tiny, out, "--workers", "2").returncode == 0
+    assert run_command(corpus, out, "--workers", "2").returncode == 0
     assert plain([record for record in read_records(out) if record.counts]) == alone
 
 
 @pytest.mark.thorough
-def test_an_array_has_a_task_for_each_missing_trial(tiny: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
+def test_an_array_has_a_task_for_each_trial(corpus: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
     """The script that `--engine slurm` writes, run by processes that play the tasks."""
     out = tmp_path / "r.jsonl"
-    shown = run_command(tiny, out, "--engine", "slurm", "--workers", "3", "--dry-run").stdout
+    shown = run_command(corpus, out, "--engine", "slurm", "--workers", "3", "--dry-run").stdout
     assert list(tmp_path.iterdir()) == []
     assert "#SBATCH --array=0,1,2,3%3\n" in shown
     assert "#SBATCH --cpus-per-task=1\n" in shown
-    asked = run_command(tiny, out, "--engine", "slurm", "--workers", "3")
+    asked = run_command(corpus, out, "--engine", "slurm", "--workers", "3")
     assert asked.returncode == 0, asked.stderr
     script = tmp_path / "r.sbatch.sh"
     assert "submit it with" in asked.stderr
@@ -298,16 +293,16 @@ def test_an_array_has_a_task_for_each_missing_trial(tiny: Corpus, tmp_path: Path
         assert done.returncode == 0, done.stderr
     assert [record.seed for record in read_records(out)] == [1, 0, 0, 1], "each its own"
     assert plain(read_records(out)) == alone
-    assert "optim.lr=0.01" in run_command(tiny, out, "--engine", "slurm").stdout
+    assert "optim.lr=0.01" in run_command(corpus, out, "--engine", "slurm").stdout
 
 
 @pytest.mark.thorough
-def test_ray_gives_the_bits_of_one_process(tiny: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
+def test_ray_gives_the_bits_of_one_process(corpus: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
     """Real Ray workers; one is killed, and its trial is given to another."""
     pytest.importorskip("ray")
     out = tmp_path / "r.jsonl"
     os.environ["RAY_ADDRESS"] = "local"
-    with start(tiny, out, "--engine", "ray", "--workers", "2", "--json") as running:
+    with start(corpus, out, "--engine", "ray", "--workers", "2", "--json") as running:
         parent = Path(f"/proc/{trials_below(running.pid)[0]}/stat").read_text().rpartition(")")[2].split()[1]
         os.kill(int(parent), signal.SIGKILL)
         answer, said = running.communicate(timeout=200)

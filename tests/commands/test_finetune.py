@@ -107,8 +107,7 @@ def test_the_command_shows_before_and_after_and_goes_on(tmp_path: Path, here: He
     write_tokens(tmp_path / "a.bin")
     write_run(tmp_path / "base")
     options = ["--corpus", "a.bin", "--steps", "4", "--threads", "1", "--data.batch-size", "2"]
-    done = here("train", "finetune", "--init", "base", *options, "--out", "whole", "--save-every", "2")
-    assert done.returncode == 0, done.stderr
+    done = here.ok("train", "finetune", "--init", "base", *options, "--out", "whole", "--save-every", "2")
     assert "before training" in done.stdout
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text(encoding="utf-8"))
     run = json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["run"]
@@ -119,8 +118,7 @@ def test_the_command_shows_before_and_after_and_goes_on(tmp_path: Path, here: He
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000004", ignore_errors=True)
     shutil.rmtree(tmp_path / "base")
-    again = here("train", "--resume", "half/checkpoints/step-00000002", "--quiet", "--json")
-    assert again.returncode == 0, again.stderr
+    again = here.ok("train", "--resume", "half/checkpoints/step-00000002", "--quiet", "--json")
     told = json.loads(again.stdout)
     assert {name: told[name] for name in ("dev_loss", "dev_loss_before", "first_weights")} == {
         name: summary[name] for name in ("dev_loss", "dev_loss_before", "first_weights")

@@ -15,7 +15,6 @@ import torch
 from command import Here, assert_good_error
 
 from hectogpt import errors
-from hectogpt.cli import main
 from hectogpt.cli.generate import BATCH_ROWS
 from hectogpt.data import load_tokenizer
 from hectogpt.model import SIZES, Transformer
@@ -36,8 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, here: Here) -> None:
-    done = here("generate", run, "My fellow", "--max-new-tokens", "30")
-    assert done.returncode == 0, done.stderr
+    done = here.ok("generate", run, "My fellow", "--max-new-tokens", "30")
     assert done.stdout.startswith("My fellow")
     note, speed = done.stderr.splitlines()
     assert note.startswith(f"note: past the context of {CONTEXT} tokens each token recomputes the last {CONTEXT}")
@@ -46,22 +44,20 @@ def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, here: Here) -> Non
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
 
 
-def test_json_holds_the_texts_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_the_texts_alone(run: Path, here: Here) -> None:
     options = ["--temperature", "2", "--num-return-sequences", "3", "--max-new-tokens", "5", "--seed", "7"]
-    main(["generate", str(run), "My fellow", *options, "--json", "--quiet"])
-    found = capsys.readouterr()
-    result = json.loads(found.out)
-    assert found.err == ""
+    found = here("generate", run, "My fellow", *options, "--json", "--quiet")
+    result = json.loads(found.stdout)
+    assert found.stderr == ""
     assert set(result) == {"model", "prompt", "prompts", "precision", "seed", "seconds", "texts"}
     assert result["seconds"] > 0
     assert [text["seed"] for text in result["texts"]] == [7, 8, 9]
     assert [len(text["ids"]) for text in result["texts"]] == [5, 5, 5]
     assert all(load_tokenizer().decode(text["ids"]) == text["text"] for text in result["texts"])
-    main(["generate", str(run), "My fellow", *options])
-    shown = capsys.readouterr()
+    shown = here("generate", run, "My fellow", *options)
     for number, text in enumerate(result["texts"], start=1):
-        assert f"--- {number} of 3 ---\nMy fellow{text['text']}\n" in shown.out
-    assert "past the context" not in shown.err  # 2 + 5 tokens fit
+        assert f"--- {number} of 3 ---\nMy fellow{text['text']}\n" in shown.stdout
+    assert "past the context" not in shown.stderr  # 2 + 5 tokens fit
 
 
 # --- several prompts --------------------------------------------------------------------------------------------------

@@ -300,7 +300,7 @@ def test_watching_goes_deeper_after_a_save_that_changes_nothing(tmp_path: Path) 
 def test_the_autograder_in_gradescopes_folders(here: Here, tmp_path: Path) -> None:
     """Unpacked and run as there, with this Python in place of the one that setup.sh installs."""
     source = tmp_path / "source"
-    assert here("grade", "--make-autograder", "autograder.zip").returncode == 0
+    here.ok("grade", "--make-autograder", "autograder.zip")
     with zipfile.ZipFile(tmp_path / "autograder.zip") as file:
         file.extractall(source)
     subprocess.run(["bash", "-n", str(source / "setup.sh")], check=True)

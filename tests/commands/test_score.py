@@ -26,9 +26,8 @@ TEXT = "\n\n".join(f"Document {n}: the hello world of well-known words, number {
 def test_a_run_has_the_score_of_its_summary(tmp_path: Path, here: Here) -> None:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     options = ["--corpus", "text.txt", "--quiet", "--out", "run", "--dtype", "float32", "--head-dtype", "float32"]
-    done = here("train", "baseline", *TINY, *options)
-    assert done.returncode == 0, done.stderr
-    assert here("export", "run", "exported").returncode == 0
+    here.ok("train", "baseline", *TINY, *options)
+    here.ok("export", "run", "exported")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     found = json.loads(here("score", "run", "--corpus", "text.txt", "--json").stdout)
     assert found["models"][0]["loss"] == pytest.approx(summary["dev_loss"], abs=1e-9)

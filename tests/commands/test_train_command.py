@@ -26,11 +26,6 @@ FILES = {"run.json", "metrics.jsonl", "losses_and_grad_norms.png", "model.safete
 FILES |= {"manifest.json"}
 
 
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokens(tmp_path_factory.mktemp("corpus") / "stories.bin")
-
-
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
@@ -39,8 +34,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> None:
-    done = here("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", "--optim.lr", "1e-2")
-    assert done.returncode == 0, done.stderr
+    done = here.ok("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", "--optim.lr", "1e-2")
     lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
     assert len(lines) == 4  # plain lines where there is no terminal
     assert "loss" in lines[0]
@@ -72,12 +66,15 @@ def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> N
 
 
 def test_json_quiet_and_dry_run(tokens: Path, tmp_path: Path, here: Here) -> None:
+    """A file that has the name of the run's folder is somebody's: the next name is taken."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "baseline").touch()
     more = ["--corpus", tokens, "--json", "--quiet", "--save-every", "2", "--prompt", "Once"]
     done = here("train", "baseline", *TINY, *more)
     summary = json.loads(done.stdout)
     assert all(sample.startswith("Once") for sample in summary["samples"].values())
-    assert (summary["folder"], summary["steps"], done.stderr) == ("runs/baseline", 4, "")
-    assert summary == read(tmp_path / "runs" / "baseline" / "summary.json")
+    assert (summary["folder"], summary["steps"], done.stderr) == ("runs/baseline-2", 4, "")
+    assert summary == read(tmp_path / "runs" / "baseline-2" / "summary.json")
     old = here("train", "rare", "--dry-run", "--corpus", tokens)
     assert old.stderr.count("note: the recipe rare is now called soap_rare_tokens\n") == 1
     assert json.loads(old.stdout.rsplit("\n", 3)[0])["recipe"] == "soap_rare_tokens"
@@ -88,7 +85,7 @@ def test_json_quiet_and_dry_run(tokens: Path, tmp_path: Path, here: Here) -> Non
     assert json.loads(run) == dump(recipes.recipe("baseline")) | {"corpus": str(tokens)}
     again = here("train", "baseline", *TINY, "--corpus", tokens, "--dry-run", "--resume", "auto", "--extend", "2")
     assert json.loads(again.stdout.rsplit("\n", 3)[0])["steps"] == 6
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["baseline"]
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["baseline", "baseline-2"]
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -132,8 +129,7 @@ def test_neither_a_picture_nor_a_lock_that_fails_costs_the_run(
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     (tmp_path / "run" / "losses_and_grad_norms.png").mkdir(parents=True)
-    done = here("train", "baseline", *TINY, "--out", "run", "--corpus", tokens)
-    assert done.returncode == 0, done.stderr
+    done = here.ok("train", "baseline", *TINY, "--out", "run", "--corpus", tokens)
     said = " ".join(done.stderr.split())
     assert "has no locks: start no second run there" in said
     assert "note: no picture: " in said

@@ -43,8 +43,7 @@ def write_texts(folder: Path, held_out: str = "") -> list[str]:
 
 
 def build(here: Here, source: str, *options: object) -> dict[str, Any]:
-    done = here("data", "build", source, "--vocab", N, "--json", *options)
-    assert done.returncode == 0, done.stderr
+    done = here.ok("data", "build", source, "--vocab", N, "--json", *options)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
@@ -75,18 +74,18 @@ def test_every_command_uses_it(here: Here, tmp_path: Path) -> None:
     folder = build(here, "texts")["folder"]
     small = ["adamw_128", *TINY, "--quiet"]
     for name, corpus in (("own", folder), ("gpt2", "texts")):
-        assert here("train", *small, "--corpus", corpus, "--out", name).returncode == 0
+        here.ok("train", *small, "--corpus", corpus, "--out", name)
     run = json.loads((tmp_path / "own/run.json").read_text())
     assert run["run"]["model"]["vocab_size"] == N
     model, tokenizer = hectogpt.load(tmp_path / "own")
     assert (model.config.vocab_size, tokenizer.sha256) == (N, find_tokenizer(folder).sha256)
-    assert here("check", "own").returncode == 0
+    here.ok("check", "own")
     # It needs no text any more.
     (tmp_path / folder / "merges.txt").rename(tmp_path / folder / "kept")
     assert here("generate", "own", "the union", "--max-new-tokens", 8).stdout.startswith("the union")
     (tmp_path / folder / "kept").rename(tmp_path / folder / "merges.txt")
     transformers = pytest.importorskip("transformers")
-    assert here("export", "own", "exported").returncode == 0
+    here.ok("export", "own", "exported")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
     for text in (prose(0, 300), "".join(WORDS), " a  b\n\n c", "él 😀😀"):
         assert theirs.encode(text) == tokenizer.encode(text).tolist()
@@ -99,11 +98,10 @@ def test_every_command_uses_it(here: Here, tmp_path: Path) -> None:
     assert "nats/token" in alone
     assert "nats/token" not in mixed
     assert "only bits per byte" in mixed
-    done = here("compare", "adamw_128", "baseline", "--corpus", folder, "--dry-run")
-    assert done.returncode == 0, done.stderr
+    done = here.ok("compare", "adamw_128", "baseline", "--corpus", folder, "--dry-run")
     assert min(int(n.replace(",", "")) for n in re.findall(r" ([\d,]{5,}) ", done.stdout)) < 100_000
     first = ["--init", "own", *TINY[-4:], "--quiet"]
-    assert here("train", "finetune", *first, "--corpus", folder, "--out", "tuned").returncode == 0
+    here.ok("train", "finetune", *first, "--corpus", folder, "--out", "tuned")
     assert_good_error(here("train", "finetune", *first, "--corpus", "texts"), errors.DATA, "another tokenizer")
 
 

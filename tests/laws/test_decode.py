@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import Here
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, L, build, random_ids
 from torch import Tensor
 
 from hectogpt import torch_private
-from hectogpt.cli import main
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.quantize import WeightFormat, quantize, round_rows, weight_bytes
@@ -204,9 +204,8 @@ def test_own_code_decodes_a_row_as_if_it_were_alone_and_uncached(kind: str) -> N
 
 
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])
-def test_the_command_has_every_format(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_has_every_format(form: str, tmp_path: Path, here: Here) -> None:
     save_model(Transformer(replace(GPT2, vocab_size=50257)), tmp_path)
-    main(["generate", str(tmp_path), "Hello", "--max-new-tokens", "3", "--precision", form, "--eos-token-id", "-1"])
-    shown = capsys.readouterr()
-    assert shown.out.startswith("Hello")
-    assert f"({form})" in shown.err
+    shown = here("generate", ".", "Hello", "--max-new-tokens", "3", "--precision", form, "--eos-token-id", "-1")
+    assert shown.stdout.startswith("Hello")
+    assert f"({form})" in shown.stderr

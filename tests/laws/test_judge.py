@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import make_corpus
 from grade_hostile import LANDLOCK
 from helpers import ROOT
 
@@ -67,11 +66,6 @@ CHAINS |= {"reports_half_of_its_loss", "more_tokens"}
 def cases(table: dict[str, str]) -> list[Any]:
     marks = {name: pytest.mark.thorough if name in CHAINS else pytest.mark.slow for name in table if name not in QUICK}
     return [pytest.param(name, marks=marks.get(name, ())) for name in table]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("tokens"))
 
 
 def start(function: str, corpus: Corpus, out: Path) -> judge.Judging:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import fused_loss, small_run, tiny_corpus
+from helpers import fused_loss, small_run
 from torch import Tensor
 
+from hectogpt.data import Corpus
 from hectogpt.kernels import build, native
 from hectogpt.kernels.build import check_library, compile_library
 from hectogpt.model import Init, ModelConfig, Transformer
@@ -166,9 +167,8 @@ def test_a_model_computes_the_same_with_and_without(dtype: torch.dtype) -> None:
         assert distance(ours, theirs) < (0.02 if dtype == torch.bfloat16 else 1e-4)
 
 
-def test_large_steps_use_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_steps_use_them(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     run = small_run()
-    corpus = tiny_corpus(tmp_path)
     model = setup.build_model(run, precision.choose(run), corpus)
     assert setup.choose_kernels(run, model, precision.choose(run)) == "eager"
     assert setup.choose_kernels(run, model, precision.choose(run), "native") == "native"
@@ -177,9 +177,9 @@ def test_large_steps_use_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert setup.choose_kernels(run, model, precision.choose(run), "eager") == "eager"
 
 
-def test_a_session_uses_them_for_its_own_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_uses_them_for_its_own_steps_alone(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions whose steps alternate compute what they compute alone."""
-    corpus, runs = tiny_corpus(tmp_path), [small_run(dtype=dtype, head_dtype=dtype) for dtype in ("float32", "float64")]
+    runs = [small_run(dtype=dtype, head_dtype=dtype) for dtype in ("float32", "float64")]
     monkeypatch.setattr(setup, "NATIVE_FROM", 1)
     alone = [[step.loss for step in Session.open(run, corpus).steps()] for run in runs]
     sessions = [Session.open(run, corpus) for run in runs]

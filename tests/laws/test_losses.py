@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from experiments import make_corpus, small_run
+from experiments import small_run
 from model_kinds import KINDS, build, random_ids
 
+from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.training.losses import CrossEntropy, Loss, Predictions
 from hectogpt.training.session import train
@@ -52,8 +52,7 @@ def test_sums_are_those_of_the_logits(kind: str) -> None:
     assert made.plain.item() == pytest.approx(each.sum().item()), "further losses leave it"
 
 
-def test_a_loss_trains_and_the_plain_one_is_reported(tmp_path: Path) -> None:
-    corpus = make_corpus(tmp_path)
+def test_a_loss_trains_and_the_plain_one_is_reported(corpus: Corpus) -> None:
     run = replace(small_run(), gradient_clipping=None, data=replace(small_run().data, micro_batch=1))
     plain, halved = train(run, corpus), train(replace(run, loss=HalfLoss()), corpus)
     assert halved.losses[0] == plain.losses[0]

@@ -10,7 +10,6 @@ from typing import Any
 import forks
 import pytest
 import torch
-from experiments import make_corpus
 from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,9 +89,9 @@ def shared(count: int, run: Run, corpus: Corpus, folder: Path, stop: int = 0, sa
     ("name", "steps"),
     [("top", 4), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("baseline", "top"))],
 )
-def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, tmp_path: Path) -> None:
+def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, corpus: Corpus, tmp_path: Path) -> None:
     """Losses, gradient norms and weights, with dropout; a run that moves from four to one, to two, to none as well."""
-    corpus, run, at = make_corpus(tmp_path), small(name, steps), 0
+    run, at = small(name, steps), 0
     found: dict[int | str, Any] = {count: shared(count, run, corpus, tmp_path / str(count)) for count in (0, 1, 2, 4)}
     for count, stop in ((4, steps // 4), (1, steps // 2), (2, steps - 1)):
         shared(count, run, corpus, tmp_path / "moved", stop, at)
@@ -105,26 +104,13 @@ def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, tm
 
 
 LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
-
-
-SEAMS = [
-    "short_first",
-    "small_first",
-    "averaged",
-    "sam",
-    "ahead",
-    "orthogonal",
-    "parallel",
-    "swiglu",
-    "grouped",
-    "masked",
-]
 DEFAULT = ("small_first", "averaged", "sam")
+SEAMS = [*DEFAULT, *["short_first", "ahead", "orthogonal", "parallel", "swiglu", "grouped", "masked"]]
 
 
 @pytest.mark.parametrize("name", [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.thorough) for n in SEAMS])
-def test_a_users_own_seams_give_the_same_bits_in_two_processes(name: str, tmp_path: Path) -> None:
-    corpus, run = make_corpus(tmp_path), small(f"{LITERATURE}:{name}", 4)
+def test_a_users_own_seams_give_the_same_bits_in_two_processes(name: str, corpus: Corpus, tmp_path: Path) -> None:
+    run = small(f"{LITERATURE}:{name}", 4)
     (alone,) = shared(0, run, corpus, tmp_path / "0")
     assert len({loss for loss, _ in alone["numbers"]}) == 4
     assert shared(2, run, corpus, tmp_path / "2") == [alone] * 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments import make_corpus, small_run
+from experiments import small_run
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
@@ -218,11 +218,6 @@ def test_without_all_leaves_out_each_rung_once() -> None:
 
 
 # --- tracks: which rules a trial breaks -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("tiny"))
 
 
 def test_rules(corpus: Corpus) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import subprocess
 import sys
@@ -36,13 +35,6 @@ from hectogpt.training import precision, setup
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.run import Constant, Cosine, Data, LinearDecay, Run
 from hectogpt.training.session import Session
-
-PROGRAMS = ROOT / "tests" / "programs"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return tiny_corpus(tmp_path_factory.mktemp("text"))
 
 
 def build(run: Run, corpus: Corpus) -> Transformer:
@@ -132,18 +124,13 @@ def test_every_part_draws_its_first_weights_from_the_run_s_seed(corpus: Corpus) 
 # --- compiled code ------------------------------------------------------------------------------------------------
 
 
-def run_program(name: str, *arguments: object, **environment: str) -> list[str]:
-    command = [sys.executable, str(PROGRAMS / name), *map(str, arguments)]
-    done = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_compiled_blocks_compute_the_same(corpus: Corpus) -> None:
-    (difference,) = run_program("compiled_run.py", corpus.name)
-    assert float(difference) < 1e-4
+    command = [sys.executable, str(ROOT / "tests" / "programs" / "compiled_run.py"), corpus.name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-4
 
 
 # --- the Run ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import make_corpus, make_up, numbered_arms, record_of
+from experiments import make_up, numbered_arms, record_of
 
 from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison, Result
@@ -18,11 +18,6 @@ from hectogpt.lab.comparison_page import page_data, stack
 from hectogpt.lab.plan import plan
 from hectogpt.lab.statistics import seeds_needed
 from hectogpt.lab.verdict import ComparisonResult, Verdict
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("tiny"))
 
 
 def compared(corpus: Corpus, folder: Path, *losses: list[float], **more: Any) -> Comparison:
