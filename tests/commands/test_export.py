@@ -1,5 +1,5 @@
 """`hectogpt export`: transformers computes our numbers and our texts, an import gives the same model, errors leave
-nothing."""
+nothing. GGUF: transformers' reader gives our logits, llama.cpp our texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import contextlib
 import inspect
 import json
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
 from hectogpt.interop import modeling_hectogpt, open_model
-from hectogpt.interop.export import export
+from hectogpt.interop.export import Exported, export
+from hectogpt.interop.gguf_file import tensors
 from hectogpt.model import Init, ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm
@@ -38,9 +40,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 
-def check_logits_and_texts(folder: Path, kind: str, dtype: torch.dtype) -> None:
+def check_logits_and_texts(folder: Path, config: ModelConfig, dtype: torch.dtype = torch.float64) -> Exported:
     """Logits with and without a cache, and greedy texts that run past the context."""
-    model, done = export_kind(folder, kind, dtype)
+    model = write_model(folder / "run", config, dtype)
+    done = export(folder / "run", folder / "out")
     theirs, length = open_theirs(done.folder), model.config.context_length
     ids = random_ids(3, length, VOCAB)
     with torch.no_grad():
@@ -52,21 +55,13 @@ def check_logits_and_texts(folder: Path, kind: str, dtype: torch.dtype) -> None:
     new = length - half.shape[1] if done.kind == "GPT2LMHeadModel" else length + 4  # a GPT2LMHeadModel ends there
     if new:
         assert torch.equal(theirs.generate(half, max_new_tokens=new, **options), model.generate(half, new))
+    return done
 
 
 @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.thorough), False])
 def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
     own: dict[str, Any] = {"norm": LayerNorm(eps=1e-3), "attention_scale": 8**-0.5}  # what GPT-2's config.json can say
-    model = write_model(tmp_path / "run", replace(GPT2, lm_head=LMHeadConfig(tied=tied), **own))
-    done = export(tmp_path / "run", tmp_path / "out")
-    from transformers import GPT2LMHeadModel
-
-    theirs = GPT2LMHeadModel.from_pretrained(done.folder)
-    ids = random_ids(3, 10, VOCAB)
-    with torch.no_grad():
-        assert difference(model(ids), theirs(ids).logits) <= 1e-12
-    texts = theirs.generate(ids[:, :4], max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)
-    assert torch.equal(texts, model.generate(ids[:, :4], 6))
+    done = check_logits_and_texts(tmp_path, replace(GPT2, lm_head=LMHeadConfig(tied=tied), **own))
     assert (done.kind, done.differences) == ("GPT2LMHeadModel", {})
     assert set(done.files) == {
         *("README.md", "config.json", "generation_config.json", "model.safetensors"),
@@ -77,7 +72,7 @@ def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
 
 
 def test_any_other_model_brings_its_code(tmp_path: Path) -> None:
-    check_logits_and_texts(tmp_path, "everything else", torch.float64)
+    check_logits_and_texts(tmp_path, KINDS["everything else"])
     code = (tmp_path / "out" / "modeling_hectogpt.py").read_text(encoding="utf-8")
     assert "import hectogpt" not in code
     assert "from hectogpt" not in code
@@ -89,17 +84,10 @@ def test_any_other_model_brings_its_code(tmp_path: Path) -> None:
 
 
 def test_the_modelling_file_has_every_part_of_the_package() -> None:
-    """A new part, or a new field of an old one, has to be written there too."""
+    """What a new field of an old one computes is compared at every export."""
     kinds = [kind for kind in all_classes(Value) if kind.__module__.startswith("hectogpt.model") and kind is not Init]
     assert len(kinds) >= 14
     assert {kind.__name__ for kind in kinds if not inspect.isabstract(kind)} <= set(modeling_hectogpt.PARTS)
-    sizes = {"d_model", "n_heads", "n_layers", "context_length", "vocab_size"}
-    known = {"norm", "activation", "positions", "inputs", "value_embeddings", "attention_parts", "attention_scale"}
-    known |= {"biases", "lm_head", "pointer"}
-    own = {"block", "attention", "mlp"}  # None, or of a user's file, which export refuses
-    assert {field.name for field in fields(ModelConfig)} == sizes | known | own
-    head = {"bias", "soft_cap", "tied", "compact_vocab", "embedding_map"}
-    assert {field.name for field in fields(LMHeadConfig)} == head
 
 
 def test_what_computes_otherwise_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +116,7 @@ def test_prompts_of_unequal_length_in_one_batch(tmp_path: Path) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "everything else"])
 def test_every_kind_of_model(tmp_path: Path, kind: str) -> None:
-    check_logits_and_texts(tmp_path, kind, torch.float32 if kind == "everything" else torch.float64)
+    check_logits_and_texts(tmp_path, KINDS[kind], torch.float32 if kind == "everything" else torch.float64)
 
 
 @pytest.mark.thorough
@@ -172,8 +160,7 @@ def test_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_the_command_says_what_it_did_and_why(tmp_path: Path, here: Here) -> None:
     write_model(tmp_path / "run", KINDS["pointer"])
-    done = here("export", "run", "out")
-    assert done.returncode == 0, done.stderr
+    done = here.ok("export", "run", "out")
     assert "HectoGPTForCausalLM" in done.stdout
     assert all(field in done.stdout for field in ("positions", "NoPositions()", "inputs", "pointer"))
     assert "trust_remote_code" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
@@ -239,3 +226,61 @@ def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:
     assert card.splitlines().count("---") == 2
     assert "| held-out loss | 5.2500 nats per token |" in card
     assert "| Kneser-Ney trigram, same text | 5.0000 nats per token |" in card
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+SMALL = replace(GPT2, d_model=32, n_heads=2, context_length=32)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_file_holds_the_weights_and_the_vocabulary(tmp_path: Path, tied: bool) -> None:
+    gguf = pytest.importorskip("gguf")
+    model = write_model(tmp_path / "run", replace(SMALL, lm_head=LMHeadConfig(tied=tied)), torch.float32)
+    done = export(tmp_path / "run", tmp_path / "out", "gguf")
+    assert (done.kind, done.files) == ("gguf", ("README.md", "model.gguf"))
+    reader = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
+    expected = dict(tensors(model))
+    written = {tensor.name: tensor for tensor in reader.tensors}
+    assert written.keys() == expected.keys()
+    assert ("output.weight" in written) != tied
+    for name, tensor in written.items():
+        assert (tensor.data == expected[name]).all()
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["gpt2.context_length"] == 32
+    assert fields["gpt2.attention.head_count"] == 2
+    assert len(fields["tokenizer.ggml.tokens"]) == VOCAB
+    assert fields["tokenizer.ggml.merges"] == ["h e", "l l", "he ll", "Ġ w", "hell o"]
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_reads_it(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    from transformers import AutoModelForCausalLM
+
+    model = write_model(tmp_path / "run", SMALL, torch.float32)
+    export(tmp_path / "run", tmp_path / "out", "gguf")
+    # Its reader leaves n_positions at 1024 unless it is told.
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", gguf_file="model.gguf", n_positions=32).eval()
+    ids = random_ids(2, 32, VOCAB)
+    with torch.no_grad():
+        assert difference(model(ids), theirs(ids).logits) <= 2e-5
+
+
+@pytest.mark.thorough
+def test_llama_cpp_continues_as_we_do(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    llama_cpp = pytest.importorskip("llama_cpp")
+    config = replace(SMALL, d_model=64, n_heads=4, context_length=128, lm_head=LMHeadConfig(tied=True))
+    model = write_model(tmp_path / "run", config, torch.float32)
+    export(tmp_path / "run", tmp_path / "out", "gguf")
+    theirs = llama_cpp.Llama(str(tmp_path / "out" / "model.gguf"), n_ctx=128, n_threads=1, verbose=False)
+    prompt = random_ids(1, 8, VOCAB - 1)
+    expected = model.generate(prompt, 40)[0, 8:].tolist()
+    written = islice(theirs.generate(prompt[0].tolist(), top_k=1, temp=0.0, repeat_penalty=1.0), 40)
+    assert list(written) == expected
+    text = "hello world, he'll  say\n\nwell"
+    tokenizer = open_model(tmp_path / "run")[1]
+    assert theirs.tokenize(text.encode(), add_bos=False) == tokenizer.encode(text).tolist()

@@ -1,24 +1,30 @@
-"""Ideas end to end: the examples, parts and optimizers of a user's own, a strange run folder, the document."""
+"""Ideas end to end: the examples, parts and optimizers of a user's own, a strange run folder; each function of the
+example `literature` trained, resumed, scored, continued, shown; exported or refused."""
 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from command import TINY, Here, assert_good_error
 from experiments import make_corpus
+from exported_models import difference, open_theirs
 from helpers import ROOT
 
 import hectogpt as public
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.idea_file import read_idea
+from hectogpt.lab import ideas
 from hectogpt.lab.ideas import find_run
 from hectogpt.serialization import idea_module
 from hectogpt.training.run import sections_changed
+from hectogpt.training.run_folder import read_steps
 
 KINDS = ("schedule", "optimizer", "attention", "input", "data", "rates", "loss")
 EXAMPLES = {kind: ROOT / "hectogpt" / "lab" / "examples" / f"{kind}.py" for kind in KINDS}
@@ -82,8 +88,7 @@ def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -
         file.write("\nprint('noise')\nForward = RecentMeanLayer.forward\n")
         file.write("RecentMeanLayer.forward = lambda *given: print('noise') or Forward(*given)\n")
     options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "tokens", "--json", "--sweep", *SWEEP]
-    done = here("compare", *(f"{kind}.py:idea" for kind in KINDS), *options)
-    assert done.returncode == 0, done.stderr
+    done = here.ok("compare", *(f"{kind}.py:idea" for kind in KINDS), *options)
     found = json.loads(done.stdout)
     losses = {arm["arm"].partition(":")[0]: arm["dev"]["mean"] for arm in found["arms"]}
     assert [name.removesuffix(".py") for name in losses] == list(KINDS)
@@ -92,13 +97,11 @@ def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -
     assert len(set(losses.values())) == len(KINDS)
     assert len(list(Path("runs/ideas").iterdir())) == len(KINDS)
     for kind in KINDS:
-        done = here("train", f"{kind}.py:idea", *SMALL, "--json")
-        assert done.returncode == 0, done.stderr
+        done = here.ok("train", f"{kind}.py:idea", *SMALL, "--json")
         assert json.loads(done.stdout)["recipe"] == f"{kind}.py:idea"
         run = folder / "runs" / f"{kind}-idea"
         assert (run / "idea.py").read_text() == (folder / f"{kind}.py").read_text()
-        done = here("generate", run, "The", "--max-new-tokens", "3", "--json")
-        assert done.returncode == 0, done.stderr
+        done = here.ok("generate", run, "The", "--max-new-tokens", "3", "--json")
         assert len(json.loads(done.stdout)["texts"][0]["ids"]) == 3
 
 
@@ -135,8 +138,7 @@ def test_alibi_by_the_score_bias_seam_is_ours_to_the_bit(here: Here, folder: Pat
     (folder / "alibi.py").write_text(MY_ALIBI)
     summaries = {}
     for name in ("mine", "ours"):
-        done = here("train", f"alibi.py:{name}@rotary_positions", *SMALL, "--steps", "6", "--json", "--out", name)
-        assert done.returncode == 0, done.stderr
+        done = here.ok("train", f"alibi.py:{name}@rotary_positions", *SMALL, "--steps", "6", "--json", "--out", name)
         summaries[name] = json.loads(done.stdout)
     for number in ("dev_loss", "train_loss_first", "train_loss_last"):
         assert summaries["mine"][number] == summaries["ours"][number]
@@ -175,8 +177,7 @@ def strange(here: Here, folder: Path) -> Path:
     """A run folder that was made elsewhere; its idea.py writes a file when it is imported."""
     canary = f"from pathlib import Path\nPath({str(folder / 'canary')!r}).touch()\n"
     (folder / "mine.py").write_text(MY_ALIBI + canary)
-    done = here("train", "mine.py:mine@rotary_positions", *SMALL, "--quiet", "--out", "made")
-    assert done.returncode == 0, done.stderr
+    here.ok("train", "mine.py:mine@rotary_positions", *SMALL, "--quiet", "--out", "made")
     sys.modules.pop(idea_module(read_idea(folder / "mine.py").sha256))
     for name in ("canary", "mine.py"):
         (folder / name).unlink()
@@ -196,10 +197,82 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     assert_good_error(done, errors.CHECKPOINT, "mine.py is not the file that made made", "--idea made/idea.py")
     assert not canary.exists()
 
-    assert here("generate", "made", "The", "--max-new-tokens", "2", "--idea", "made/idea.py").returncode == 0
+    here.ok("generate", "made", "The", "--max-new-tokens", "2", "--idea", "made/idea.py")
     assert canary.exists()
-    done = here(*export, "--idea", "made/idea.py")
-    assert done.returncode == 0, done.stderr
+    here.ok(*export, "--idea", "made/idea.py")
     model, _ = public.load("made", idea="made/idea.py")
     assert type(model.config.attention_parts[0]).__name__ == "MyALiBi"
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
+
+
+# --- ideas from the literature ----------------------------------------------------------------------------------------
+
+LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
+NAMES = ideas.functions_of(read_idea(LITERATURE))
+USUAL = ("distilled", "grouped", "short_first")  # a loss, a part of the model, a data order
+SMALL_IDEA = """
+from hectogpt import Run, replace
+
+def small(run: Run) -> Run:
+    model = replace(run.model, d_model=16, n_heads=2, n_layers=2, context_length=32)
+    return replace(run, model=model, data=replace(run.data, batch_size=4, seq_len=32), steps=4, threads=1)
+"""
+
+
+@pytest.fixture
+def small(here: Here, tmp_path: Path) -> Path:
+    """A working folder with the examples, a small base, and a folder of two texts."""
+    here("idea", "literature.py", "--kind", "literature")
+    (tmp_path / "small.py").write_text(SMALL_IDEA)
+    (tmp_path / "texts").mkdir()
+    for name, words in (("a", "alpha beta gamma"), ("b", "one two three four")):
+        some = [" ".join(random.Random(n).choices(words.split(), k=60)) for n in range(300)]
+        (tmp_path / "texts" / f"{name}.txt").write_text("\n\n".join(some))
+    here.ok("data", "build", "texts")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [n if n in USUAL else pytest.param(n, marks=pytest.mark.thorough) for n in NAMES])
+def test_a_function_of_the_literature_goes_through_the_commands(
+    here: Here, small: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    idea, more = f"literature.py:{name}@small.py:small@minute", ["--corpus", "texts", "--quiet"]
+    if name == "distilled":
+        here.ok("train", "small.py:small@minute", *more, "--out", "runs/teacher")
+    here.ok("train", idea, *more, "--save-every", "1", "--out", "run")
+    tokens = [step.tokens for step in read_steps(Path("run"))]
+    assert tokens == ([64, 128, 256, 384] if name == "small_first" else [128, 256, 384, 512])
+    done = here("check", "run", "--replay", "--step", "2", "--json")
+    assert json.loads(done.stdout)["weights_equal"] is True, done.stderr
+    here.ok("train", idea, *more, "--resume", "run", "--extend", "1")
+    done = here("generate", "run", "alpha beta", "--max-new-tokens", "3", "--json")
+    assert len(json.loads(done.stdout)["texts"][0]["ids"]) == 3, done.stderr
+    here.ok("score", "run", "--corpus", "texts")
+    model, tokenizer = public.load("run")
+    own = any(type(part).__module__.startswith("hectogpt_idea") for _, part in ideas.parts_of(model.config))
+    # Ten seconds for what each head is worth, which a model without parts of its own has elsewhere.
+    if name == "grouped" or (own and request.config.getoption("--thorough")):
+        here.ok("explore", "export", "model", "--model", "run", "--prompt", "one two three", "--out", "page.html")
+
+    done = here("export", "run", "exported", "--quiet")
+    if own:
+        assert_good_error(
+            done, errors.USAGE, "the model in run cannot be exported", "literature.py, which other programs"
+        )
+        return
+    assert done.returncode == 0, done.stderr
+    rows = torch.from_numpy(tokenizer.encode("one two three").astype(int))[None]
+    with torch.no_grad():
+        assert difference(model(rows), open_theirs(Path("exported"))(rows).logits) < 1e-4
+
+
+@pytest.mark.thorough
+def test_all_functions_of_the_literature_are_compared(here: Here, small: Path) -> None:
+    base = "small.py:small@minute"
+    here.ok("train", base, "--corpus", "texts", "--quiet", "--out", "runs/teacher")
+    arms = [f"literature.py:{name}@{base}" for name in NAMES]
+    options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "texts", "--json"]
+    done = here.ok("compare", base, *arms, *options)
+    losses = {arm["arm"]: arm["dev"]["mean"] for arm in json.loads(done.stdout)["arms"]}
+    assert len(losses) == len(NAMES) + 1
+    assert len(set(losses.values())) > len(NAMES) - 3

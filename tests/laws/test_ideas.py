@@ -1,8 +1,10 @@
-"""Recipes from a user's own file: names, what is refused, trials told apart by their source, what a trial survives."""
+"""Recipes from a user's own file: names, what is refused, trials told apart by their source, what a trial survives. The
+file is imported as it was read, its errors told with the line."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiments import make_corpus, perform, run_trial, small_run
+from experiments import perform
 from helpers import ROOT, peaked
 
 from hectogpt.data import Corpus
@@ -19,14 +21,15 @@ from hectogpt.errors import UserError
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.model_view import trace
 from hectogpt.generation.quantize import quantize
-from hectogpt.idea_file import read_idea
+from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remember, remembered
 from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.ideas import find_run
 from hectogpt.lab.plan import plan
 from hectogpt.lab.tracks import TRACKS
+from hectogpt.model.parts import ScoreBias
 from hectogpt.model.weights import load_model, save_model
-from hectogpt.serialization import dump
+from hectogpt.serialization import classes_of, dump, idea_module, load
 from hectogpt.training.run import load_run, sections_changed
 from hectogpt.training.session import Session, train
 from tools.report import write_report
@@ -71,11 +74,6 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         return tmp_path / name
 
     return write_idea
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("tiny"))
 
 
 def ignore(step: int, loss: float) -> None:
@@ -143,6 +141,10 @@ def test_names_that_name_nothing(write: Write) -> None:
     refused("mine.py:double@nothing", "unknown recipe 'nothing'")
     write("x = 1\n", "empty.py", head="")
     refused("empty.py", "write a function in empty.py")
+    write("", "bytes.py").write_bytes(b"\xff\xfe\x00")
+    refused("bytes.py:x", "bytes.py")
+    (write("", "folder.py").parent / "a.py").mkdir()
+    refused("a.py:x", "a.py")
     refused("empty.py:x", "no function 'x'", "its functions: none")
 
 
@@ -315,37 +317,105 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
     assert not Path("canary").exists()
 
 
-@pytest.mark.thorough
-def test_an_idea_that_prints_and_changes_the_process_harms_no_other_trial(corpus: Corpus, write: Write) -> None:
-    write(
-        """
-import os, sys
-os.environ["OMP_NUM_THREADS"] = "no number"
-@dataclass(frozen=True)
-class Rude(Schedule):
-    def factor(self, step, steps):
-        print("{}")
-        sys.stdout.write('{"step": 7, "loss": 1.0}\\n')
-        torch.set_default_dtype(torch.float64)
-        torch.manual_seed(0)
-        return 1.0
-def f(run):
-    print("{}")
-    return replace(small(run), schedule=Rude())
-""",
-        head=SMALL,
-    )
-    seen: list[int] = []
-    run = find_run("mine.py:f")
-    rude = run_trial(run, corpus, ("dev",), lambda step, loss: seen.append(step))
-    assert (rude["status"], rude["error"], seen) == ("ok", None, [1, 2, 3])
-    torch.set_num_threads(1)
-    assert run_trial(small_run(), corpus, ("dev",), ignore)["dev_loss"] == train(small_run(), corpus).dev_loss
-
-
 def test_a_build_that_gives_no_group_is_named(corpus: Corpus, write: Write) -> None:
     optim = "@dataclass(frozen=True)\nclass Plain(Optim):\n    def build(self, model):\n"
     optim += "        return torch.optim.SGD(model.parameters(), lr=0.1)\n"
     write(optim + "def f(run):\n    return replace(small(run), optim=Plain())\n", head=SMALL)
     with pytest.raises(UserError, match=r"optim: Plain.build returned SGD, not an OptimizerGroup"):
         train(find_run("mine.py:f"), corpus)
+
+
+# --- the file itself --------------------------------------------------------------------------------------------------
+
+
+def write_file(folder: Path, source: str, name: str = "mine.py") -> IdeaFile:
+    (folder / name).write_text(source, encoding="utf-8")
+    return read_idea(folder / name)
+
+
+def test_the_source_that_was_read_is_imported_and_once(tmp_path: Path) -> None:
+    idea = write_file(tmp_path, "from beside import number\nvalues = []\nsource = 'as it was read'\n")
+    (tmp_path / "beside.py").write_text("number = 7\n")
+    idea.path.write_text("raise ValueError('edited meanwhile')\n")
+    module = load_idea(idea)
+    assert (module.source, module.number, module.__file__) == ("as it was read", 7, str(idea.path))
+    module.values.append(1)
+    assert load_idea(idea).values == [1]
+    assert not list(tmp_path.rglob("__pycache__/mine*")), "an import leaves nothing beside the file"
+
+
+def test_what_the_file_prints_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = "import sys\nprint('one')\nsys.stdout.write('two\\n')\n"
+    source += "def later(file):\n    print('three')\n    print('four', file=file)\n"
+    module = load_idea(write_file(tmp_path, source))
+    with open(tmp_path / "out", "w") as file:
+        module.later(file)
+    told = capsys.readouterr()
+    assert (told.out, told.err.split()) == ("", ["one", "two", "three"])
+    assert (tmp_path / "out").read_text() == "four\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("x = 1\ndef f(:\n", "SyntaxError: invalid syntax (mine.py, line 2: def f(:)"),
+        (
+            "def f():\n    return 1 / 0\n\nx = f()\n",
+            "ZeroDivisionError: division by zero (mine.py, line 2: return 1 / 0)",
+        ),
+        ("import no_such_module_at_all\n", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("import sys\nsys.exit()\n", "it called exit() (mine.py, line 2: sys.exit())"),
+    ],
+)
+def test_a_file_that_does_not_import_is_told_with_its_line(tmp_path: Path, source: str, why: str) -> None:
+    idea = write_file(tmp_path, source)
+    with pytest.raises(UserError) as caught:
+        load_idea(idea)
+    error = caught.value
+    assert idea_module(idea.sha256) not in sys.modules
+    assert "mine.py cannot be imported" in error.what
+    assert why in error.why + error.fix
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+BIAS = """
+from dataclasses import dataclass
+from hectogpt import ScoreBias
+
+@dataclass(frozen=True)
+class Same(ScoreBias):
+    {field}: float = 1.0
+    def build(self, n_heads, d_head):
+        raise NotImplementedError
+"""
+
+
+def test_a_file_finds_its_own_classes_whatever_others_define(tmp_path: Path) -> None:
+    one = write_file(tmp_path, BIAS.format(field="a"))
+    other = write_file(tmp_path, BIAS.format(field="b"), "other.py")
+    kinds = {idea.sha256: load_idea(idea).Same for idea in (one, other)}
+    for idea, field in ((one, "a"), (other, "b"), (one, "a")):
+        with classes_of([idea.sha256]):
+            found = load(ScoreBias, {"type": "Same", field: 2.0})
+        assert type(found) is kinds[idea.sha256]
+    for names in ((), ("0" * 64,)):
+        with classes_of(names), pytest.raises(UserError, match="unknown type 'Same'"):
+            load(ScoreBias, {"type": "Same"})
+
+
+# --- remembering ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_remembered_while_it_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
+    idea = write_file(tmp_path, "x = 1\n")
+    assert remembered(idea.sha256) is None
+    remember(idea)
+    assert remembered(idea.sha256) == idea
+    idea.path.write_text("x = 2\n")
+    assert remembered(idea.sha256) is None
+    idea.path.write_text("x = 1\n")
+    assert remembered(idea.sha256) == idea
+    idea.path.rename(tmp_path / "moved.py")
+    assert remembered(idea.sha256) is None
