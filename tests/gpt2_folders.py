@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers import peaked
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 24, "vocab_size": 60}
 MERGES = ["h e", "l l", "he ll", "Ġ w", "hell o"]
@@ -18,11 +19,7 @@ def make_gpt2(dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
 
     config = GPT2Config(**(SIZES | {"bos_token_id": 0, "eos_token_id": 0} | changes))
     model: Any = GPT2LMHeadModel(config)
-    model = model.to(dtype).eval()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data = (torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3).to(dtype)
-    return model
+    return peaked(model.to(dtype).eval(), scale=0.3)
 
 
 def rewrite_config(folder: Path, **changes: Any) -> None:

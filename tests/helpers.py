@@ -3,6 +3,7 @@ a few seconds."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,8 @@ def peaked(model: AnyModule, seed: int = 0, scale: float = 0.5) -> AnyModule:
     with torch.no_grad():
         for name, p in model.named_parameters():
             draw = torch.randn(p.shape, generator=generator, dtype=torch.float64)
-            p.copy_(draw * (scale if p.ndim == 2 else 0.3) + ("norm.weight" in name))
+            is_gain = re.search(r"(norm|ln_.)\.weight", name) is not None
+            p.copy_(draw * (scale if p.ndim == 2 else 0.3) + is_gain)
     return model
 
 

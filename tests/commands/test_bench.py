@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench import QUESTIONS
-from bench.page import PAGES, UNMEASURED, render
+from bench.page import PAGES, render
 from bench.race import race
 from bench.record import RESULTS, ROOT
 from tools.same_bits import Result, first_difference, read_result
@@ -69,60 +68,12 @@ def test_tiny_questions_run_and_are_recorded_only_where_asked(tmp_path: Path) ->
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def lines(*records: dict[str, Any]) -> str:
-    """Records of a question each, a day and a processor unless they say otherwise."""
-    same = {"date": "2026-01-02T03:04:05+00:00", "machine": "a", "threads": 2, "load": 0.5, "commit": "1234567"}
-    return "".join(json.dumps(same | {"versions": {"torch": "2"}} | record) + "\n" for record in records)
-
-
-def row(contender: str, seconds: float, **more: Any) -> dict[str, Any]:
-    return {"contender": contender, "rounds": 5, "seconds": seconds, **more}
-
-
-def fill(mark: str, results: str) -> str:
-    """What is written at a mark."""
-    begin, end = f"<!-- bench: {mark} -->", "<!-- end -->"
-    return render(f"text {begin}old\n{end} text", results).removeprefix(f"text {begin}").removesuffix(f"{end} text")
-
-
 def test_the_committed_pages_are_what_the_committed_records_give() -> None:
     """Byte for byte; `python -m bench --page` writes them."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert render(text, RESULTS.read_text(encoding="utf-8")) == text, page.name
     assert "<!-- bench: tables" in PAGES[0].read_text(encoding="utf-8")
-
-
-def asked(setting: str, day: int, settings: tuple[str, ...] = ("small", "wide")) -> dict[str, Any]:
-    begun = f"2026-01-0{day}T00:00:00+00:00"
-    return {"bench": "step", "setting": setting, "settings": list(settings), "begun": begun, "date": begun}
-
-
-def test_a_table_has_whatever_the_newest_rows_have() -> None:
-    """Of each setting the newest run; what the module no longer has or asks is left out; columns differ."""
-    results = lines(
-        asked("large", 1, ("large", "small")) | {"question": "step", "rows": [row("ours", 1.0, setting="large")]},
-        asked("wide", 1) | {"question": "step", "rows": [row("ours", 3.0, setting="wide", peak_mb=7)]},
-        asked("small", 1) | {"question": "step", "rows": [row("ours", 2.0, setting="small")]},
-        asked("small", 1) | {"question": "step, memory", "rows": [row("ours", 2.0, setting="small")]},
-        asked("small", 2)
-        | {"question": "step", "rows": [row("ours", 1234.5, setting="small"), row("new|er", 0.00012, setting="small")]},
-    )
-    text = fill("tables step", results)
-    assert text.splitlines() == [
-        "",
-        "| setting | contender | seconds | peak MB |",
-        "| --- | --- | --: | --: |",
-        "| small | ours | 1,234 |  |",
-        "| small | new\\|er | 0.00012 |  |",
-        "| wide | ours | 3 | 7 |",
-        "",
-        "Rounds: 5.",
-    ]
-    assert fill("value step | small | ours | seconds", results) == "1,234"
-    assert fill("value step | large | ours | seconds", results) == UNMEASURED
-    assert fill("tables step,*", results).strip() == UNMEASURED, "the newest run of small no longer asks it"
-    assert fill("tables nothing", results).strip() == UNMEASURED
 
 
 # --- tools.same_bits --------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from tools.report import TEMPLATE, ladder_names, recipe_descriptions
 from tools.report.front import WINDOW, code_length, steps_to_trigram
 from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import Leaderboard, build_leaderboards
-from tools.report.ngram_file import NgramFile
 from tools.report.tables import ladder_table
 from tools.report.template import Filler
 
@@ -154,7 +153,7 @@ def test_steps_to_the_trigram_and_code_length(records: list[Record]) -> None:
     assert code_length(record) is None, "of a whole run only"
 
 
-# --- the written answer, baselines that were counted later ------------------------------------------------------------
+# --- the written answer -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -165,23 +164,3 @@ def test_a_placeholder_that_names_nothing(key: str, committed: report.Found) -> 
     assert filler.fill(r"$\frac{a}{{b} c}$", Path("t.md")).endswith(r"$\frac{a}{{b} c}$"), "formulas stay"
     with pytest.raises(UserError, match=r"t\.md, line 2"):
         filler.fill("first\n{{" + key + "}}", Path("t.md"))
-
-
-def test_baselines_counted_later_reach_the_records_that_lack_them(records: list[Record], tmp_path: Path) -> None:
-    first, second = (replace(record, ngram_mkn5=None, ngram_best=None, ngram_kn3=3.33) for record in records[:2])
-    path = tmp_path / "n.jsonl"
-
-    def counted(**changes: Any) -> NgramFile:
-        line = dict[str, Any](train_sha256=first.corpus_sha256["train"], split=first.ngram_split, seed=first.seed)
-        line |= {"steps": first.run["steps"], "data": first.run["data"], "kn3": 3.33, "mkn5": 3.2, "best": 2.9}
-        path.write_text(json.dumps(line | changes) + "\n")
-        return NgramFile(path)
-
-    found = counted().complete([first, second])
-    assert [(r.ngram_mkn5, r.ngram_best) for r in found] == [(3.2, 2.9), (None, None)]
-    known = replace(first, ngram_mkn5=3.1, ngram_best=3.0)
-    assert counted().complete([known]) == [known]
-    for changes in ({"split": "none"}, {"steps": 3}, {"data": {"seq_len": 3}}, {"train_sha256": "another"}):
-        assert counted(**changes).complete([first]) == [first], changes
-    with pytest.raises(UserError, match=rf"seed {first.seed}.* 3\.4"):
-        counted(kn3=3.4).complete([first])

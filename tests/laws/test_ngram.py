@@ -17,7 +17,7 @@ from model_kinds import KINDS, build
 from hectogpt.errors import UserError
 from hectogpt.lab.counting import FIRST, Scored, fit_weights, losses, mix, score_both
 from hectogpt.lab.ngram import ADDED, DISCOUNT, ORDER, KneserNey, NgramModels, Pattern, neighbours
-from hectogpt.training.evaluate import cut, evaluate
+from hectogpt.training.evaluate import evaluate
 from tools.best_counting import GAPS, NEIGHBOURS, Mixture
 
 GPT2_IDS = 50_257
@@ -123,20 +123,6 @@ def test_scores_every_token_after_the_first() -> None:
     starts = [(i - 1) // 8 * 8 for i in range(1, 50)]
     five = [models.order_5.score([held_out[None, a : i + 1]])[0][-1] for i, a in enumerate(starts, start=1)]
     assert scores.kn5 == pytest.approx(-np.log(five).mean())
-
-
-def test_counts_stay_within_rows() -> None:
-    apart = KneserNey(np.array([[0, 1], [2, 3]]), 4, neighbours(2))
-    one, three = (apart.score([np.array([[x, 2]])])[0] for x in (1, 3))
-    assert one == three, "nothing follows 1, as nothing follows 3"
-
-
-def test_cuts_as_networks_are_scored() -> None:
-    whole, rest = cut(np.arange(11), 4)
-    assert whole.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
-    assert rest.tolist() == [[8, 9, 10]]
-    assert [part.tolist() for part in cut(np.arange(9), 8)] == [[list(range(9))]]
-    assert [part.tolist() for part in cut(np.arange(3), 8)] == [[[0, 1, 2]]]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from hectogpt.data import Corpus, open_corpus
+from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import ladder, recipes
 from hectogpt.lab.ladder import LADDER, TOP, Recipe
+from hectogpt.model.pointer import PointerHead
 from hectogpt.serialization import dump, load
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.optim import AdamW
@@ -22,15 +22,6 @@ from hectogpt.training.session import Session
 
 SNAPSHOT = Path(__file__).parents[1] / "data" / "recipes.json"
 ABLATIONS = [recipes.WITHOUT + change.__name__ for change in LADDER]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("text") / "words.bin"
-    generator = np.random.default_rng(0)
-    documents = [np.append(generator.integers(0, 900, 300), 50256) for _ in range(90)]
-    np.concatenate(documents).astype("<u2").tofile(path)
-    return open_corpus(str(path), cache=Path(path).parent / "cache")
 
 
 @pytest.mark.parametrize("name", [*recipes.names(), *ABLATIONS])
@@ -105,11 +96,6 @@ def merge(value: Any, change: Any) -> Any:
     return change
 
 
-def test_the_command_and_python_train_the_same_by_default() -> None:
-    """The command has its own constant, since importing the recipes would load torch for --help."""
-    assert recipes.DEFAULT in recipes.names()
-
-
 def test_no_recipe_has_changed_a_field_since_it_was_recorded() -> None:
     snapshot = read_snapshot()
     younger = {"minute", "half_minute", "finetune", "without-where_to_copy"}
@@ -180,10 +166,11 @@ def test_a_rung_of_several_ideas_is_its_ideas(name: str) -> None:
 # --- width_128_shared_row ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("more", [{}, {"bias": True, "soft_cap": 3.0}])
 @pytest.mark.parametrize("eps", [1e-30, 1e-5])
-def test_a_compact_head_learns_the_same_as_a_whole_one(eps: float, corpus: Corpus) -> None:
+def test_a_compact_head_learns_the_same_as_a_whole_one(eps: float, more: dict[str, Any], corpus: Corpus) -> None:
     """From zero, rows of tokens that never occur have equal gradients and stay equal: one row stands for all. With an
-    epsilon that counts, the size of its gradient does too."""
+    epsilon that counts, the size of its gradient does too; and the norm that is clipped is the whole head's."""
     run = recipes.recipe("width_128_shared_row")
     assert run.model.lm_head.compact_vocab
     assert isinstance(run.optim, AdamW)
@@ -191,10 +178,11 @@ def test_a_compact_head_learns_the_same_as_a_whole_one(eps: float, corpus: Corpu
     run = replace(run, data=replace(run.data, batch_size=4, seq_len=32), device="cpu", threads=1, head_dtype="float64")
     run = replace(run, model=replace(run.model, d_model=12, n_layers=1, context_length=32), steps=6, dtype="float64")
     run = replace(run, init=replace(run.init, head=0.0))  # a whole head starts at zero only if told to
+    pointer = PointerHead() if more else None  # its copies are mixed in
     losses = {}
     for compact in (True, False):
-        lm_head = replace(run.model.lm_head, compact_vocab=compact)
-        session = Session.open(replace(run, model=replace(run.model, lm_head=lm_head)), corpus)
+        lm_head = replace(run.model.lm_head, compact_vocab=compact, **more)
+        session = Session.open(replace(run, model=replace(run.model, lm_head=lm_head, pointer=pointer)), corpus)
         trained = [step.loss for step in session.steps()]
         score = evaluate(session.model, corpus.dev, corpus.tokenizer.token_bytes, 32)
         losses[compact] = [*trained, score.loss]

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gpt2_folders import make_gpt2
+from helpers import peaked
 from model_solution import GELU, CausalAttention, ModelConfig, Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 from utils import state_dict_converter
+
+from hectogpt.interop.hf_model import to_ours
 
 CONFIG = ModelConfig(d_model=48, n_heads=4, n_layers=2, context_length=16, vocab_size=61)
 ASSIGNMENT = ModelConfig(d_model=33, n_heads=3, n_layers=3, context_length=512, vocab_size=50257)
@@ -30,73 +33,22 @@ precisions = pytest.mark.parametrize(
 
 def hugging_face(dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
     """A random GPT-2 whose every weight matters; its dropout is on, and silenced by eval() alone."""
-    settings: dict[str, Any] = {
-        "n_embd": CONFIG.d_model,
-        "n_head": CONFIG.n_heads,
-        "n_layer": CONFIG.n_layers,
-        "n_positions": CONFIG.context_length,
-        "vocab_size": CONFIG.vocab_size,
-        "attn_implementation": "eager",
-        "tie_word_embeddings": False,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    model = GPT2LMHeadModel(GPT2Config(**settings | changes)).double().eval()
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if ".ln_" in name:
-            noise = 0.5 * noise + (1 if name.endswith("weight") else 0)
-        elif name.endswith("bias"):
-            noise = 0.5 * noise
-        elif "c_attn" in name:
-            noise = 2.5 * noise / math.sqrt(CONFIG.d_model)
-        elif "c_fc" in name or "c_proj" in name or "lm_head" in name:
-            noise = noise / math.sqrt(CONFIG.d_model)
-        parameter.data = noise
-    return model.to(dtype)
+    sizes = {"n_embd": CONFIG.d_model, "n_head": CONFIG.n_heads, "n_layer": CONFIG.n_layers, "vocab_size": 61}
+    own = {"n_positions": CONFIG.context_length, "attn_implementation": "eager", "tie_word_embeddings": False}
+    return peaked(make_gpt2(dtype, **sizes | own | changes), seed, scale=0.3)
 
 
-def in_our_names(theirs: GPT2LMHeadModel, of: Callable[[Tensor], Tensor | None]) -> dict[str, Tensor]:
-    """`of` every parameter (its data, its gradient) under our names; written apart from utils.py, to check it."""
-
-    def get(parameter: Tensor) -> Tensor:
-        value = of(parameter)
-        return torch.zeros_like(parameter) if value is None else value
-
-    body = theirs.transformer
-    named = {
-        "embeddings.weight": get(body.wte.weight),
-        "position_embeddings.weight": get(body.wpe.weight),
-        "final_layer_norm.weight": get(body.ln_f.weight),
-        "final_layer_norm.bias": get(body.ln_f.bias),
-        "lm_head.weight": get(theirs.lm_head.weight),
-    }
-    block: Any  # of transformers, which gives a layer no type
-    for n, block in enumerate(body.h):
-        d = block.ln_1.weight.shape[0]
-        for i, letter in enumerate("qkv"):
-            columns = slice(i * d, (i + 1) * d)
-            named[f"backbone.{n}.attention.W_{letter}.weight"] = get(block.attn.c_attn.weight)[:, columns].T
-            named[f"backbone.{n}.attention.W_{letter}.bias"] = get(block.attn.c_attn.bias)[columns]
-        for name, layer in (
-            ("attention.W_o", block.attn.c_proj),
-            ("mlp.fc1", block.mlp.c_fc),
-            ("mlp.fc2", block.mlp.c_proj),
-        ):
-            named[f"backbone.{n}.{name}.weight"] = get(layer.weight).T
-            named[f"backbone.{n}.{name}.bias"] = get(layer.bias)
-        for name, norm in (("pre_layer_norm", block.ln_1), ("post_layer_norm", block.ln_2)):
-            named[f"backbone.{n}.{name}.weight"] = get(norm.weight)
-            named[f"backbone.{n}.{name}.bias"] = get(norm.bias)
-    return named
+def in_our_names(theirs: GPT2LMHeadModel, gradients: bool = False) -> dict[str, Tensor]:
+    """Every parameter, or its gradient, under our names by the table of the package; utils.py has one of its own."""
+    named = theirs.named_parameters(remove_duplicate=False)
+    return to_ours({name: p.data if not gradients or p.grad is None else p.grad for name, p in named}, CONFIG.n_layers)
 
 
 def pair(dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Transformer, GPT2LMHeadModel]:
     """The same weights twice. Ours stays in training mode: it has no part that depends on it."""
     theirs = hugging_face(dtype, seed)
     ours = Transformer(CONFIG).to(dtype)
-    ours.load_state_dict(in_our_names(theirs, lambda parameter: parameter.data))
+    ours.load_state_dict(in_our_names(theirs))
     return ours, theirs
 
 
@@ -117,7 +69,7 @@ def test_the_weights_tell_right_from_nearly_right() -> None:
     for pattern in patterns:
         late = pattern[:, :, 8:]  # a query with nine or more keys; even attention would give its best key 0.11 or less
         assert late.max(dim=-1).values.mean() > 0.6
-    for name, value in in_our_names(theirs, lambda parameter: parameter.data).items():
+    for name, value in in_our_names(theirs).items():
         assert value.std() > 0.1, name
 
 
@@ -169,7 +121,7 @@ def test_forward_agrees(dtype: torch.dtype, tolerance: float, length: int) -> No
 
 def test_names_and_sizes() -> None:
     names = set(Transformer(CONFIG).state_dict())
-    assert names == set(in_our_names(hugging_face(), lambda parameter: parameter.data))
+    assert names == set(in_our_names(hugging_face()))
     assert len(names) == 37
     model = Transformer(ASSIGNMENT)
     assert sum(parameter.numel() for parameter in model.parameters()) == 3_374_415
@@ -242,7 +194,7 @@ def test_loss_agrees(dtype: torch.dtype, tolerance: float) -> None:
     assert_close(loss, by_hand, tolerance)
     loss.backward()
     by_hand.backward()
-    gradients = in_our_names(theirs, lambda parameter: parameter.grad)
+    gradients = in_our_names(theirs, gradients=True)
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None
         assert_close(parameter.grad, gradients[name], tolerance, name)
@@ -261,7 +213,7 @@ def test_converter_agrees(prefix: str, masks: bool) -> None:
             state[f"{prefix}h.{n}.attn.bias"] = torch.ones(1, 1, 16, 16).tril()
             state[f"{prefix}h.{n}.attn.masked_bias"] = torch.tensor(-1e4)
     converted = state_dict_converter(state)
-    expected = in_our_names(theirs, lambda parameter: parameter.data)
+    expected = in_our_names(theirs)
     assert converted.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(converted[name], value), name

@@ -15,12 +15,12 @@ from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig
 from hectogpt.model.inputs import NgramHash, Smear
-from hectogpt.model.parts import LearnedPositions, Positions, QKNorm, ReLU2, RMSNorm, Rotary, SinusoidalPositions
+from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.serialization import Value, current_name, current_path, diff, dump, load
 from hectogpt.training.first_weights import BigramInit
-from hectogpt.training.optim import AdamW, Muon, PerKind
-from hectogpt.training.run import Cosine, Data, LinearDecay, Run, Schedule, load_run, sections_changed
+from hectogpt.training.optim import AdamW, Muon
+from hectogpt.training.run import Cosine, Run, Schedule, load_run, sections_changed
 
 
 def departed() -> Run:
@@ -84,28 +84,7 @@ def test_numbers_that_json_lacks() -> None:
             dump(value)
 
 
-# --- names of before ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "old", "now"),
-    [
-        (Schedule, {"type": "Linear", "warmup": 3}, LinearDecay(3)),
-        (Positions, {"type": "Learned"}, LearnedPositions()),
-        (Positions, {"type": "Sinusoidal", "base": 5.0}, SinusoidalPositions(5.0)),
-        (BigramInit, {"type": "BigramStart", "smoothing": 2.0}, BigramInit(2.0)),
-        (PointerHead, {"type": "Copying", "sharpness": 2.0, "gate": -1.0}, PointerHead(2.0, -1.0)),
-        (Data, {"window": 64, "batch_size": 2}, Data(2, 64)),
-        (
-            AdamW,
-            {"type": "AdamW", "rates": {"head": 0.5}, "row_fall": 0.25, "touches": {"head": 0.125}},
-            AdamW(lrs=PerKind(head=0.5), row_lr_power=0.25, row_update_threshold=PerKind(head=0.125)),
-        ),
-    ],
-)
-def test_old_names_of_classes_and_fields_load(kind: type, old: dict[str, Any], now: object) -> None:
-    assert load(kind, old) == now
-    assert load(kind, dump(now)) == now
+# --- names of before: tests/data/recipes.json has all of them, and test_recipes.py reads it ---------------------------
 
 
 def test_a_field_that_is_gone_is_passed_over_and_one_that_never_was_is_not() -> None:

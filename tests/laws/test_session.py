@@ -13,7 +13,7 @@ import torch
 from command import TINY as TINY_OPTIONS
 from command import Here
 from experiments import run_trial
-from helpers import TINY, small_run, tiny_corpus
+from helpers import TINY, small_run
 from torch import Tensor, nn
 
 import hectogpt
@@ -24,18 +24,12 @@ from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import Session, train
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return tiny_corpus(tmp_path_factory.mktemp("text"))
-
-
 def numbers(summary: dict[str, object]) -> dict[str, object]:
     """What must not depend on who drives the run."""
     own = ("seconds", "peak_mb", "losses", "grad_norms", "status", "error", "version", "commit", "dirty")
     return {key: value for key, value in summary.items() if key not in own}
 
 
-@pytest.mark.thorough
 def test_command_line_trial_and_python_give_one_definition(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,8 +44,10 @@ def test_command_line_trial_and_python_give_one_definition(
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "train/loss" in row]
     here = train(run, corpus)
-    tried = run_trial(run, corpus, ("dev",), lambda step, loss: None)
+    seen: list[tuple[int, float]] = []
+    tried = run_trial(run, corpus, ("dev",), lambda step, loss: seen.append((step, loss)))
 
+    assert seen == list(enumerate(here.losses, start=1))
     summary = json.loads(json.dumps(here.summary()))
     assert numbers(tried) == numbers(summary)
     for name, value in numbers(summary).items():

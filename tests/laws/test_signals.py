@@ -10,9 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from hectogpt.signals import (
-    WORDS,
     Stopped,
-    code_of,
     ignore_more,
     postponed,
     raise_on_signal,
@@ -31,14 +29,6 @@ def _usual_handlers() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.parametrize(("number", "code"), ALL)
-def test_a_signal_is_raised_with_its_exit_code(number: int, code: int) -> None:
-    with pytest.raises(Stopped) as stop, raise_on_signal():
-        signal.raise_signal(number)
-    assert code_of(stop.value) == code
-    assert WORDS[code] in ("interrupted", "terminated", "hung up")
 
 
 @pytest.mark.parametrize(("second", "code"), ALL)

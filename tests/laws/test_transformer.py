@@ -10,7 +10,7 @@ import torch
 from helpers import peaked
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_kinds import KINDS, build, random_ids
+from model_kinds import GPT2, KINDS, build, random_ids
 from torch import Tensor
 
 from hectogpt.errors import UserError
@@ -135,6 +135,22 @@ def test_only_n_grams_of_common_tokens_have_a_row() -> None:
     torch.testing.assert_close(common(nothing, tokens), every(nothing, tokens) * has_row[..., None], rtol=0, atol=0)
     common(nothing, tokens)[0, ~has_row[0]].sum().backward()
     assert not common.get_parameter("table.weight").grad.any()  # a pair without a row does not move one
+
+
+def test_a_compact_head_and_an_embedding_map_start_at_zero() -> None:
+    mapped = Transformer(replace(GPT2, lm_head=LMHeadConfig(embedding_map=0.3)), Init(head=0.5))
+    assert not mapped.lm_head.embedding_map.weight.any()
+    compact = build(replace(GPT2, lm_head=LMHeadConfig(compact_vocab=True)))
+    compact.init_weights(Init(head=0.5), seed=0)
+    assert not compact.lm_head.weight.any()
+
+
+def test_a_tied_head_is_the_embeddings() -> None:
+    model = build(replace(GPT2, lm_head=LMHeadConfig(bias=True, soft_cap=9.0, tied=True)))
+    assert model.lm_head.weight is model.embeddings.weight
+    hidden = torch.randn(2, 16, dtype=torch.float64)
+    expected = 9 * torch.tanh(hidden @ model.embeddings.weight.T / 9) + model.get_parameter("lm_head.bias")
+    torch.testing.assert_close(model.lm_head(hidden, model.embeddings.weight), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_more_tokens_than_the_context_are_refused() -> None:

@@ -28,33 +28,10 @@ from hectogpt.training.session import Session, train
 from hectogpt.training.setup import make_batches, training_tokens
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("tiny"))
-
-
 def tried(run: Run, corpus: Corpus, *splits: str, scoring: Scoring = "alone") -> dict[str, Any]:
     """What the process of a trial sends at its end; in this process."""
     *_, last = train_and_score(request_of(run, corpus, splits, scoring))
     return last
-
-
-def test_a_trial_is_a_session(corpus: Corpus) -> None:
-    """The numbers from the child process are those of the same run in this one."""
-    torch.set_num_threads(1)
-    seen: list[tuple[int, float]] = []
-    result = run_trial(small_run(), corpus, ("dev", "test"), lambda step, loss: seen.append((step, loss)))
-    here = train(small_run(), corpus)
-    assert result["status"] == "ok"
-    assert result["error"] is None
-    assert seen == list(enumerate(here.losses, start=1))
-    names = ("dev_loss", "dev_bpb", "train_loss_last", "train_loss_last10", "params", "train_tokens", "machine")
-    assert {name: result[name] for name in names} == {name: here.summary()[name] for name in names}
-    assert result["losses"] == pytest.approx(here.losses, rel=1e-4)
-    assert result["grad_norms"] == pytest.approx(here.grad_norms, rel=1e-4)
-    assert 0 < result["test_loss"] < 11
-    assert result["seconds"] > 0
-    assert result["peak_mb"] > 50
 
 
 def test_a_trial_can_be_scored_with_counts(corpus: Corpus) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, small_run, tiny_corpus
+from helpers import TINY, small_run
 from model_kinds import GPT2, KINDS, build, random_ids
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary, ScoreBias, SinusoidalPositions
+from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.model.weights import load_model, model_of, save_model
 from hectogpt.serialization import dump
@@ -48,35 +49,13 @@ def all_tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
-@dataclass(frozen=True)
-class PositionParity(ScoreBias):
-    """A user's own part whose layer computes a buffer that is not saved, on whatever device is current."""
-
-    def build(self, n_heads: int, d_head: int) -> nn.Module:
-        return PositionParityLayer(n_heads)
-
-
-class PositionParityLayer(nn.Module):
-    def __init__(self, n_heads: int) -> None:
-        super().__init__()
-        self.register_buffer("per_head", torch.arange(n_heads).float()[:, None, None], persistent=False)
-
-    def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        return self.get_buffer("per_head") * ((query_positions + key_positions) % 2)
-
-
-CASES = {**KINDS, "a part of one's own": replace(GPT2, attention_parts=(PositionParity(),))}
-CASES |= {"sines": replace(GPT2, positions=SinusoidalPositions(), attention_parts=(Rotary(),))}
-CASES |= {"compact, own part": replace(CASES["everything else"], attention_parts=(PositionParity(),))}
-
-
 # --- there and back ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_model_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None:
     """It is built without memory first; buffers that files do not hold have to be real all the same."""
-    model = build(CASES[kind], dtype=torch.float32)
+    model = build(KINDS[kind], dtype=torch.float32)
     save_model(model, tmp_path)
     random_state = torch.get_rng_state()
     again = load_model(tmp_path)
@@ -92,11 +71,11 @@ def test_a_saved_model_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_the_saved_config_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+def test_the_saved_config_is_the_one_that_was_asked_for(corpus: Corpus, tmp_path: Path) -> None:
     """What the corpus adds to a run's model, the tokens in use, stands in the weights and not in the config."""
     asked = replace(TINY, n_layers=1, lm_head=LMHeadConfig(compact_vocab=True))
     run = small_run(model=asked)
-    model = build_model(run, choose(run), tiny_corpus(tmp_path))
+    model = build_model(run, choose(run), corpus)
     assert model.config == asked
     assert len(model.lm_head.weight) < 500 < asked.vocab_size
     save_model(model, tmp_path)
