@@ -70,7 +70,9 @@ def postponed() -> Iterator[None]:
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
     """What is raised while Python frees an object is lost, and printed: such a signal comes again a moment later."""
     if isinstance(stop := unraisable.exc_value, Stopped):
-        threading.Timer(0.01, signal.raise_signal, stop.args).start()
+        # To the main thread, so that what it waits for ends at once; Windows has no pthread_kill.
+        send = getattr(signal, "pthread_kill", lambda _, number: signal.raise_signal(number))
+        threading.Timer(0.01, send, (threading.main_thread().ident, *stop.args)).start()
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -71,9 +71,11 @@ def test_a_signal_while_an_object_is_freed_is_not_lost(capsys: pytest.CaptureFix
             del [Freed()][0]
             time.sleep(10)
 
+    begun = time.monotonic()
     with pytest.raises(Stopped) as stop:
         wait()
     assert stop.value.code == 143
+    assert time.monotonic() - begun < 5
     assert capsys.readouterr().err == ""
 
 
