@@ -14,17 +14,10 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-<<<<<<< HEAD
-    "hectogpt": 2541,  # the ground, and what Python users call
+    "hectogpt": 2543,  # the ground, and what Python users call
     "hectogpt/cli": 3489,
     "hectogpt/lab": 5335,
     "hectogpt/grade": 3982,
-=======
-    "hectogpt": 2543,  # the ground, and what Python users call
-    "hectogpt/cli": 3511,
-    "hectogpt/lab": 5381,
-    "hectogpt/grade": 4047,
->>>>>>> 89151c6 (signals: what is raised while an object is freed ends the wait of the main thread)
     "hectogpt/assignment": 421,
     "hectogpt/training": 4632,
     "hectogpt/web": 382,
@@ -33,11 +26,7 @@ LINES = {
     "hectogpt/data": 1705,
     "hectogpt/kernels": 659,
     "hectogpt/model": 2222,
-<<<<<<< HEAD
     "tests": 18919,
-=======
-    "tests": 18919,
->>>>>>> 89151c6 (signals: what is raised while an object is freed ends the wait of the main thread)
     "tools": 5436,
     "bench": 1749,
     "reference": 817,
