@@ -26,7 +26,8 @@ from hectogpt import (
     recipe,
 )
 from hectogpt.model import ModelConfig
-from hectogpt.model.attention import AttentionView, LayerCache
+from hectogpt.model.attention import AttentionView
+from hectogpt.model.inputs import LayerCache
 
 
 def small(run: Run) -> Run:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from hectogpt import torch_private
 from hectogpt.kernels import decoding
 from hectogpt.kernels.dtypes import prefers_bf16
-from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache
-from hectogpt.model.inputs import Cache
+from hectogpt.model.attention import AttentionView, CausalAttention
+from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.lm_head import LMHead
 from hectogpt.model.transformer import DecoderBlock, Transformer
 

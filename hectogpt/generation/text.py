@@ -9,13 +9,14 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from hectogpt import errors, hardware
+from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError, set_to
 from hectogpt.generation.decode import Decoder, Sampling, choose
 from hectogpt.model.transformer import Transformer, evaluating
@@ -173,7 +174,7 @@ def _check_numbers(totals: list[float], rows: set[int]) -> None:
 
 
 def complete(
-    model: Transformer, tokenizer: TextTokenizer, prompt: str, sampling: Sampling | None = None, *, seed: int = 0
+    model: Transformer, tokenizer: Tokenizer, prompt: str, sampling: Sampling | None = None, *, seed: int = 0
 ) -> str:
     """The continuation of a text (without the text): that of its first row if there are several.
 
@@ -192,21 +193,6 @@ def complete(
     if ids and ids[-1] in sampling.eos_token_id:
         ids.pop()
     return tokenizer.decode_bytes(ids).decode("utf-8", errors="replace")
-
-
-@runtime_checkable
-class TextTokenizer(Protocol):
-    """What `complete` asks of a tokenizer: hectogpt.data's, or one of your own."""
-
-    end_of_text: int
-
-    def encode(self, text: str) -> Any:
-        """Ids."""
-        ...
-
-    def decode_bytes(self, ids: Any) -> bytes:
-        """The bytes the ids stand for."""
-        ...
 
 
 class StopStrings:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hectogpt.kernels import native
 from hectogpt.model.config import ModelConfig
-from hectogpt.model.inputs import Cache
+from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.parts import AttentionPart, QKNormLayer, RotaryLayer, ScoreBias, visible_keys
 
 
@@ -35,20 +35,6 @@ class AttentionView(NamedTuple):
     visible: Bool[Tensor, "rows 1 time slot"] | None
     prepared: tuple[Any, ...]
     entered: list[Tensor] = []  # noqa: RUF012  each forward pass brings its own
-
-
-class LayerCache(NamedTuple):
-    """One layer's cached keys and values, [batch, head, slot, d_head], and the slots [time] of this call's own."""
-
-    keys: Tensor
-    values: Tensor
-    slots: Tensor
-
-    def update(
-        self, k: Float[Tensor, "batch head time d_key"], v: Float[Tensor, "batch head time d_head"]
-    ) -> tuple[Float[Tensor, "batch head slot d_key"], Float[Tensor, "batch head slot d_head"]]:
-        """Write k and v into their slots; return all keys and all values."""
-        return self.keys.index_copy_(2, self.slots, k), self.values.index_copy_(2, self.slots, v)
 
 
 class CausalAttention(nn.Module):

@@ -1,48 +1,27 @@
 """Modules applied to the token embeddings before the first block: each a frozen config whose `build` makes the module.
 
 A module is called with (x, ids, cache) and returns the new x. It looks at earlier tokens only through `shift`, which
-asks the cache while tokens are decoded one by one. A model's `value_embeddings` are modules of the same kind.
+asks the cache while tokens are decoded one by one. A model's `value_embeddings` are modules of the same kind. The cache
+is here too.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hectogpt.errors import UserError
 from hectogpt.kernels.dtypes import widest_dtype
-from hectogpt.model.parts import Norm
+from hectogpt.model.parts import Norm, visible_keys
 from hectogpt.serialization import Value
-
-
-@runtime_checkable
-class Cache(Protocol):
-    """What the model asks of a cache while tokens are decoded; hectogpt.generation.decode has the implementation."""
-
-    key_positions: Int[Tensor, "rows slot"]
-    visible: Bool[Tensor, "rows 1 time slot"] | None
-
-    def layer(self, index: int) -> Any:
-        """The LayerCache of layer `index` for this call."""
-        ...
-
-    def shift(self, key: object, x: Tensor, n: int) -> Tensor:
-        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls under this key move in,
-        zeros where the text starts (padding is not text)."""
-        ...
-
-    def append(self, key: object, x: Tensor) -> Tensor:
-        """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for each slot so far."""
-        ...
-
-    def visible_so_far(self) -> Bool[Tensor, "batch time slot"]:
-        """Which of the slots so far each token of this call may look at."""
-        ...
 
 
 def shift(x: Tensor, n: int, key: object, cache: Cache | None) -> Tensor:
@@ -177,3 +156,116 @@ class NgramHashLayer(nn.Module):
         if self.common is not None:
             vectors = vectors * (ranks <= float(self.common) ** self.order)[..., None]
         return x + vectors
+
+
+# --- what a model remembers of earlier tokens while it decodes --------------------------------------------------------
+
+# The first slots of a buffer are attended to, in steps of this many: few shapes, little waste.
+SLOTS_STEP = 64
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, not garbage: a masked slot has weight 0, and 0 times a NaN is NaN. On the CPU numpy asks the system for
+    them, which gives a page when it is first used, most of them never."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+
+
+class LayerCache(NamedTuple):
+    """One layer's cached keys and values, [batch, head, slot, d_head], and the slots [time] of this call's own."""
+
+    keys: Tensor
+    values: Tensor
+    slots: Tensor
+
+    def update(
+        self, k: Float[Tensor, "batch head time d_key"], v: Float[Tensor, "batch head time d_head"]
+    ) -> tuple[Float[Tensor, "batch head slot d_key"], Float[Tensor, "batch head slot d_head"]]:
+        """Write k and v into their slots; return all keys and all values."""
+        return self.keys.index_copy_(2, self.slots, k), self.values.index_copy_(2, self.slots, v)
+
+
+class Cache:
+    """What a model remembers of earlier tokens while a text is decoded: keys and values of every layer, in buffers that
+    are allocated once, and what other parts keep. A slot is a column; row b's text starts at slot `starts[b]`.
+
+    A call of the model is opened by `advance`, which sets what the call sees: slots [time], where its own keys and
+    values go, key_positions [batch, slot], and visible [batch, 1, time, slot], which slots each query sees (None: the
+    plain causal mask, from slot 0 on, nothing padded).
+
+    capacity: slots. heads: for each layer the number of heads, and of numbers in a key; d_value: of those in a value.
+    """
+
+    def __init__(
+        self,
+        starts: Int[Tensor, " batch"],
+        capacity: int,
+        context_length: int,
+        heads: Sequence[tuple[int, int]],
+        d_value: int,
+        dtype: torch.dtype,
+    ) -> None:
+        rows, device = len(starts), starts.device
+        self.keys = [zeros((rows, n, capacity, d_key), dtype, device) for n, d_key in heads]
+        self.values = [zeros((rows, n, capacity, d_value), dtype, device) for n, _ in heads]
+        self.starts, self.capacity, self.context_length = starts, capacity, context_length
+        self.padded = bool((starts > 0).any())
+        self.length = 0
+        self.slots = torch.arange(0, device=starts.device)
+        self.key_positions: Int[Tensor, "batch slot"] = torch.empty(len(starts), 0, dtype=torch.long)
+        self.visible: Bool[Tensor, "batch 1 time slot"] | None = None
+        self.text: Bool[Tensor, "batch time"] | None = None  # which slots of this call are text; None: all
+        self.remembered: dict[object, Tensor] = {}
+        self.appended: dict[object, Tensor] = {}
+
+    def advance(self, time: int) -> Int[Tensor, "batch time"]:
+        """Open the next `time` slots for one call of the model; return the positions of their tokens."""
+        device = self.starts.device
+        self.slots = torch.arange(self.length, self.length + time, device=device)
+        first, self.length = self.length == 0, self.length + time
+        end = self.length if first else min(-(-self.length // SLOTS_STEP) * SLOTS_STEP, self.capacity)
+        self.key_positions = torch.arange(end, device=device) - self.starts[:, None]
+        positions = self.slots - self.starts[:, None]
+        self.text = positions >= 0 if first and self.padded else None
+        plain = first and not self.padded
+        self.visible = None if plain else visible_keys(positions, self.key_positions)[:, None]
+        # Padding gets position 0; a row past the context length is recomputed elsewhere and ignored here.
+        return positions.clamp(0, self.context_length - 1)
+
+    def layer(self, index: int) -> LayerCache:
+        """What layer `index` needs during this call."""
+        end = self.key_positions.shape[1]
+        keys, values = (buffers[index].narrow(2, 0, end) for buffers in (self.keys, self.values))
+        return LayerCache(keys, values, self.slots)
+
+    def shift(self, key: object, x: Tensor, n: int) -> Tensor:
+        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls under this key move in,
+        zeros where the text starts (padding is not text)."""
+        if self.text is not None:
+            x = x * self.text.reshape(*self.text.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
+        before = self.remembered[key] if key in self.remembered else x.new_zeros(x.shape[0], n, *x.shape[2:])
+        joined = torch.cat((before, x), dim=1)
+        self.remembered[key] = joined[:, -n:]
+        return joined[:, : x.shape[1]]
+
+    def append(self, key: object, x: Tensor) -> Tensor:
+        """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for each slot so far."""
+        if key not in self.appended:
+            self.appended[key] = zeros((x.shape[0], self.capacity, *x.shape[2:]), x.dtype, x.device)
+        so_far = self.appended[key][:, : self.length]
+        so_far[:, self.length - x.shape[1] :] = x
+        return so_far
+
+    def visible_so_far(self) -> Bool[Tensor, "batch time slot"]:
+        """Which of the slots so far each token of this call may look at."""
+        positions = self.slots - self.starts[:, None]
+        return visible_keys(positions, self.key_positions[:, : self.length])
+
+    def repeat(self, copies: int) -> None:
+        """Repeat every row `copies` times, the copies side by side."""
+        self.keys = [k.repeat_interleave(copies, 0) for k in self.keys]
+        self.values = [v.repeat_interleave(copies, 0) for v in self.values]
+        for kept in (self.remembered, self.appended):
+            kept.update({key: rows.repeat_interleave(copies, 0) for key, rows in kept.items()})
+        self.starts = self.starts.repeat_interleave(copies)

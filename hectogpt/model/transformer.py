@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from hectogpt.errors import UserError
-from hectogpt.model.attention import AttentionView, CausalAttention, LayerCache, split_qkv, wants_layer
+from hectogpt.model.attention import AttentionView, CausalAttention, split_qkv, wants_layer
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
-from hectogpt.model.inputs import Cache
+from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.lm_head import LMHead
 
 
