@@ -15,18 +15,18 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2543,  # the ground, and what Python users call
-    "hectogpt/cli": 3489,
+    "hectogpt/cli": 3487,
     "hectogpt/lab": 5335,
     "hectogpt/grade": 3982,
     "hectogpt/assignment": 421,
     "hectogpt/training": 4632,
-    "hectogpt/web": 382,
+    "hectogpt/web": 331,
     "hectogpt/interop": 1522,
     "hectogpt/generation": 794,
     "hectogpt/data": 1705,
     "hectogpt/kernels": 659,
     "hectogpt/model": 2300,
-    "tests": 18908,
+    "tests": 18881,
     "tools": 5437,
     "bench": 1749,
     "reference": 817,
