@@ -176,13 +176,11 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, keep: Path | None = None) -> None:
-    """Remove what killed processes have left of new and old versions of `folder`, but for the folder `keep`. Call it
-    under the folder's lock."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left of new and old versions of `folder`. Call it under the folder's lock."""
     for kind in ("new", "old"):
         for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.{kind}-*"):
-            if leftover != keep:
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from tools import ROOT
 
@@ -31,15 +32,13 @@ EPILOG = """example, a quick one:
 
 OPTIONS of `hectogpt train` go to both sides, or THEIR OPTIONS to the other commit where it has other names for them.
 Exit codes: 0 equal, 1 different, 2 something could not run."""
-NUMBERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "BF16": "<u2"}
 
 
 class Result(NamedTuple):
-    """What a run computed. steps: step, loss, gradient norm. tensors: name -> dtype, shape, bytes. dtypes: of blocks
-    and head."""
+    """What a run computed. steps: step, loss, gradient norm. tensors: by name. dtypes: of blocks and head."""
 
     steps: list[tuple[int, float, float]]
-    tensors: dict[str, tuple[str, list[int], bytes]]
+    tensors: dict[str, Tensor]
     dtypes: list[str]
 
 
@@ -47,10 +46,8 @@ def read_result(folder: Path) -> Result:
     """The result in a folder that `hectogpt train` wrote."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [(r["step"], r["train/loss"], r["train/grad_norm"]) for r in rows if "train/loss" in r]
-    found = safetensors.deserialize((folder / "model.safetensors").read_bytes())
     machine = json.loads((folder / "run.json").read_text(encoding="utf-8"))["machine"]
-    tensors = {name: (t["dtype"], list(t["shape"]), bytes(t["data"])) for name, t in found}
-    return Result(steps, tensors, [machine["dtype"], machine["head_dtype"]])
+    return Result(steps, load_file(folder / "model.safetensors"), [machine["dtype"], machine["head_dtype"]])
 
 
 def first_difference(theirs: Result, ours: Result) -> str:
@@ -66,25 +63,17 @@ def first_difference(theirs: Result, ours: Result) -> str:
     for name in sorted(theirs.tensors.keys() | ours.tensors.keys()):
         if name not in ours.tensors or name not in theirs.tensors:
             return f"tensor {name} exists only {'there' if name in theirs.tensors else 'here'}"
-        (kind, shape, their_bytes), (our_kind, our_shape, our_bytes) = theirs.tensors[name], ours.tensors[name]
-        if (kind, shape) != (our_kind, our_shape):
-            return f"tensor {name}: {kind} {shape} there, {our_kind} {our_shape} here"
-        if their_bytes != our_bytes:
-            count, largest = differing(kind, their_bytes, our_bytes)
-            return f"tensor {name}: {count:,} entries of {kind} {shape} differ, by {largest!r} at most"
+        there, here = theirs.tensors[name], ours.tensors[name]
+        kinds = [f"{one.dtype} {list(one.shape)}".removeprefix("torch.") for one in (there, here)]
+        if kinds[0] != kinds[1]:
+            return f"tensor {name}: {kinds[0]} there, {kinds[1]} here"
+        bits = [
+            one.flatten().view(torch.uint8).view(-1, one.itemsize) for one in (there, here)
+        ]  # NaN is NaN, -0 is not 0
+        if count := int((bits[0] != bits[1]).any(-1).sum()):
+            largest = (there.double() - here.double()).abs().nan_to_num().max().item()
+            return f"tensor {name}: {count:,} entries of {kinds[0]} differ, by {largest!r} at most"
     return ""
-
-
-def differing(kind: str, theirs: bytes, ours: bytes) -> tuple[int, float]:
-    """How many entries of two tensors of one kind and shape differ in their bits, and the largest difference."""
-    dtype = np.dtype(NUMBERS.get(kind, "u1"))
-    bits = [np.frombuffer(raw, f"<u{dtype.itemsize}") for raw in (theirs, ours)]
-    where = np.flatnonzero(bits[0] != bits[1])
-    if kind == "BF16":  # the upper half of a float32
-        bits, dtype = [raw.astype("<u4") << 16 for raw in bits], np.dtype("<f4")
-    a, b = (raw[where].view(dtype).astype(np.float64) for raw in bits)
-    with np.errstate(invalid="ignore"):
-        return len(where), float(np.abs(a - b).max(initial=0.0))
 
 
 def copy_packages(folder: Path, commit: str) -> None:

@@ -4,6 +4,7 @@ tools.same_bits: what it compares."""
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -79,21 +80,25 @@ def test_the_committed_pages_are_what_the_committed_records_give() -> None:
 # --- tools.same_bits --------------------------------------------------------------------------------------------------
 
 
-def result(losses: tuple[float, ...] = (10.5, 9.25), **tensors: tuple[str, list[int], bytes]) -> Result:
-    """A result with these losses, and these tensors (dtype, shape, bytes) beside one."""
+def result(losses: tuple[float, ...] = (10.5, 9.25), **tensors: torch.Tensor) -> Result:
+    """A result with these losses, and these tensors beside one."""
     steps = [(n, loss, 1.5) for n, loss in enumerate(losses, start=1)]
-    return Result(steps, {"w": ("F32", [1], b"\0\0\0\0"), **tensors}, ["float32", "float32"])
+    return Result(steps, {"w": torch.zeros(1), **tensors}, ["float32", "float32"])
 
 
 def test_the_first_difference_is_named_with_both_values() -> None:
     after = float(np.nextafter(9.25, 10))
     assert first_difference(result(), result((10.5, after))) == f"step 2, train/loss: 9.25 there, {after!r} here"
     assert first_difference(result(), result((10.5,))) == "2 steps there, 1 here"
-    more = result(a=("F32", [1], b"\0\0\0\0"))
+    more = result(a=torch.zeros(()))
     assert first_difference(more, result()) == "tensor a exists only there"
     assert first_difference(result(), more) == "tensor a exists only here"
-    half = result(w=("BF16", [2], b"\0\0\0\0"))
-    assert first_difference(result(), half) == "tensor w: F32 [1] there, BF16 [2] here"
+    assert first_difference(more, more) == ""
+    half = result(w=torch.zeros(2, dtype=torch.bfloat16))
+    assert first_difference(result(), half) == "tensor w: float32 [1] there, bfloat16 [2] here"
+    numbers = [result(w=torch.tensor([math.nan, 0.0, x], dtype=torch.bfloat16)) for x in (0.0, -0.0)]
+    assert first_difference(numbers[0], numbers[0]) == ""
+    assert first_difference(*numbers) == "tensor w: 1 entries of bfloat16 [3] differ, by 0.0 at most"
 
 
 def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
@@ -106,4 +111,4 @@ def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
     a, b = read_result(tmp_path / "a"), read_result(tmp_path / "b")
     assert (a.steps, a.dtypes) == ([(1, 0.1, 2.0)], ["float32", "bfloat16"])
     assert first_difference(a, read_result(tmp_path / "a")) == ""
-    assert first_difference(a, b) == "tensor w: 1 entries of F32 [2, 1] differ, by 0.25 at most"
+    assert first_difference(a, b) == "tensor w: 1 entries of float32 [2, 1] differ, by 0.25 at most"
