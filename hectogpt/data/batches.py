@@ -71,16 +71,7 @@ class Batches:
         data_order: DataOrder = Shuffled(),
         steps: int = 1,
     ) -> None:
-        """Raises UserError: DATA if `tokens` do not fill one sequence, USAGE for a size or seed out of range."""
-        for field, value, least, most in (
-            ("data.seq_len", seq_len, 1, 2**31),
-            ("data.batch_size", batch_size, 1, 2**31),
-            ("seed", seed, 0, 2**63 - 1),
-        ):
-            if not least <= value <= most:
-                name = field.removeprefix("data.")
-                why = f"it must lie in [{least}, {most}]"
-                raise UserError(f"{name} is {value}", why=why, fix=set_to(field, least))
+        """Raises UserError (DATA) if `tokens` do not fill one sequence."""
         self.n_sequences = len(tokens) // seq_len
         if self.n_sequences == 0:
             raise UserError(

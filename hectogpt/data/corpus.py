@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -223,28 +223,21 @@ class CorpusCache:
         """Tokenise the source and replace the folder; the caller holds the lock."""
         noted: list[str] = []
         assigned, others = _assign(source, noted)
-        text, done = f"tokenising {source.name}", 0
-        with (
-            token_files.TokenFolderWriter(self.folder, self.tokenizer) as writer,
-            Progress(quiet=not progress).bar(source.size, text) as show,
-        ):
-            for chunks in encode_documents(
-                chain(assigned.documents, others), self.tokenizer, workers or hardware.usable_cores()
-            ):
-                for chunk in chunks:
-                    writer.append(chunk)
-                    done += chunk.n_bytes
-                    show(done, text)
-            repeats = ["the text repeats itself: equal passages are in more than one split"]
-            writer.commit(
-                {
-                    "source": source.identity,
-                    "fingerprint": source.fingerprint,
-                    "split": SPLIT_RULE,
-                    "passages": assigned.passage_length,
-                    "problems": (repeats if assigned.repetitive else []) + noted,
-                }
+        if assigned.repetitive:
+            noted.insert(0, "the text repeats itself: equal passages are in more than one split")
+        about = {
+            "source": source.identity,
+            "fingerprint": source.fingerprint,
+            "split": SPLIT_RULE,
+            "passages": assigned.passage_length,
+            "problems": noted,
+        }
+        documents, text = chain(assigned.documents, others), f"tokenising {source.name}"
+        with Progress(quiet=not progress).bar(source.size, text) as show:
+            chunks = encode_documents(
+                documents, self.tokenizer, workers or hardware.usable_cores(), lambda done: show(done, text)
             )
+            token_files.write_folder(self.folder, self.tokenizer, chunks, about)
 
 
 def _assign(source: Source, noted: list[str]) -> tuple[Assignment, Iterator[Document]]:
@@ -294,12 +287,15 @@ def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
 # --- encoding ---------------------------------------------------------------------------------------------------------
 
 
-def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, workers: int) -> Iterator[list[EncodedChunk]]:
-    """Consecutive documents, encoded: at most one chunk for each split. Few of them are in memory at a time.
+def encode_documents(
+    documents: Iterable[Document], tokenizer: Tokenizer, workers: int, show: Callable[[int], None]
+) -> Iterator[EncodedChunk]:
+    """Consecutive documents, encoded and joined, those of each split apart. Few of them are in memory at a time.
 
-    Documents without a split get theirs by hash. workers: threads; tiktoken releases the interpreter lock.
+    Documents without a split get theirs by hash. workers: threads; tiktoken releases the interpreter lock. show: is
+    called with the bytes of text that are done.
     """
-    own = threading.local()
+    own, done = threading.local(), 0
 
     def start() -> None:
         own.tokenizer = tokenizer.for_another_thread()
@@ -307,7 +303,10 @@ def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, worker
     tasks = _group(documents)
     with ThreadPoolExecutor(workers, initializer=start) as pool:
         while some := list(islice(tasks, 8 * workers)):
-            yield from pool.map(lambda task: _encode_task(task, own.tokenizer), some)
+            for chunks in pool.map(lambda task: _encode_task(task, own.tokenizer), some):
+                yield from chunks
+                done += sum(chunk.n_bytes for chunk in chunks)
+                show(done)
 
 
 def _group(documents: Iterable[Document]) -> Iterator[list[Document]]:

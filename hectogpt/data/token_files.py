@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -77,51 +77,32 @@ class EncodedChunk(NamedTuple):
     n_bytes: int
 
 
-class TokenFolderWriter:
-    """A new folder of token files that takes the place of `folder` when it is committed.
+def write_folder(folder: Path, tokenizer: Tokenizer, chunks: Iterable[EncodedChunk], about: dict[str, Any]) -> None:
+    """Write chunks, in their order, as a new folder of token files that takes the place of `folder`. If that fails, the
+    old one stays, and nothing is left of the new one. The caller holds `lock_folder(folder)`.
 
-    A context manager; without `commit` the old folder stays, and nothing is left of the new one. The caller holds
-    `lock_folder(folder)`. Raises UserError (STORAGE) when the disk refuses.
+    about: what the index says of the source, as it is after the last chunk. Raises UserError: DATA if a split is empty,
+    STORAGE when the disk refuses.
     """
-
-    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
-        self._folder, self._tokenizer = folder, tokenizer
-        self._new = files.temporary_folder(folder)
-        self._open: dict[str, BinaryIO] = {}
-        self._hashes = {split: hashlib.sha256() for split in SPLITS}
-        counts = {"tokens": 0, "documents": 0, "bytes": 0}
-        self._entries: dict[str, dict[str, Any]] = {split: {"file": f"{split}.bin", **counts} for split in SPLITS}
-
-    def __enter__(self) -> TokenFolderWriter:
-        try:
-            with _writing(self._folder):
-                self._new.mkdir(parents=True)
-                for split in SPLITS:
-                    self._open[split] = (self._new / f"{split}.bin").open("wb")
-        except UserError:
-            self.__exit__()
-            raise
-        return self
-
-    def append(self, chunk: EncodedChunk) -> None:
-        """Write the next chunk of its split."""
-        raw, entry = (
-            chunk.ids.astype(token_type(self._tokenizer.n_vocab), copy=False).tobytes(),
-            self._entries[chunk.split],
-        )
-        with _writing(self._folder):
-            self._open[chunk.split].write(raw)
-        self._hashes[chunk.split].update(raw)
-        entry["tokens"] += len(chunk.ids)
-        entry["documents"] += chunk.n_documents
-        entry["bytes"] += chunk.n_bytes
-
-    def commit(self, about: dict[str, Any]) -> None:
-        """Write the index, in which `about` describes the source, and put the folder in its place.
-
-        Raises UserError (DATA) if a split is empty.
-        """
-        if empty := [split for split in SPLITS if not self._entries[split]["tokens"]]:
+    dtype, new = token_type(tokenizer.n_vocab), files.temporary_folder(folder)
+    hashes = {split: hashlib.sha256() for split in SPLITS}
+    counts = {"tokens": 0, "documents": 0, "bytes": 0}
+    entries: dict[str, dict[str, Any]] = {split: {"file": f"{split}.bin", **counts} for split in SPLITS}
+    opened: dict[str, BinaryIO] = {}
+    try:
+        with _writing(folder):
+            new.mkdir(parents=True)
+            for split in SPLITS:
+                opened[split] = (new / f"{split}.bin").open("wb")
+        for chunk in chunks:
+            raw, entry = chunk.ids.astype(dtype, copy=False).tobytes(), entries[chunk.split]
+            with _writing(folder):
+                opened[chunk.split].write(raw)
+            hashes[chunk.split].update(raw)
+            entry["tokens"] += len(chunk.ids)
+            entry["documents"] += chunk.n_documents
+            entry["bytes"] += chunk.n_bytes
+        if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
             raise UserError(
                 f"{about['source']}: no document falls into {' and '.join(empty)}",
                 why="documents are assigned to train, dev and test by their hash, 85 : 7.5 : 7.5",
@@ -130,30 +111,28 @@ class TokenFolderWriter:
             )
         index = {
             "format": FORMAT,
-            "dtype": f"{token_type(self._tokenizer.n_vocab).name} little-endian",
-            "n_vocab": self._tokenizer.n_vocab,
-            "end_of_text": self._tokenizer.end_of_text,
-            "tokenizer": {"name": self._tokenizer.name, "sha256": self._tokenizer.sha256},
-            "splits": {s: entry | {"sha256": self._hashes[s].hexdigest()} for s, entry in self._entries.items()},
+            "dtype": f"{dtype.name} little-endian",
+            "n_vocab": tokenizer.n_vocab,
+            "end_of_text": tokenizer.end_of_text,
+            "tokenizer": {"name": tokenizer.name, "sha256": tokenizer.sha256},
+            "splits": {split: entry | {"sha256": hashes[split].hexdigest()} for split, entry in entries.items()},
             **about,
         }
-        with _writing(self._folder):
-            self._open[INDEX] = (self._new / INDEX).open("wb")
-            self._open[INDEX].write(render_index(index))
-            if not self._tokenizer.is_gpt2:
-                self._open[MERGES] = (self._new / MERGES).open("wb")
-                self._open[MERGES].write(self._tokenizer.merges + b"\n")
-            for file in self._open.values():
+        with _writing(folder):
+            more = {INDEX: render_index(index)} | ({} if tokenizer.is_gpt2 else {MERGES: tokenizer.merges + b"\n"})
+            for name, content in more.items():
+                opened[name] = (new / name).open("wb")
+                opened[name].write(content)
+            for file in opened.values():
                 file.flush()
                 files.sync(file.fileno())
                 file.close()
-            files.replace_folder(self._new, self._folder)
-
-    def __exit__(self, *error: object) -> None:
-        for file in self._open.values():
+            files.replace_folder(new, folder)
+    finally:
+        for file in opened.values():
             with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer
                 file.close()
-        shutil.rmtree(self._new, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
 
 
 @contextlib.contextmanager

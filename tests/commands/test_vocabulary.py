@@ -20,7 +20,7 @@ import hectogpt
 from hectogpt import errors
 from hectogpt.data import CorpusCache, Tokenizer, find_tokenizer, open_corpus
 from hectogpt.data.documents import split_of
-from hectogpt.data.token_files import EncodedChunk, TokenFolderWriter
+from hectogpt.data.token_files import EncodedChunk, write_folder
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.training.run import Data, Run
 
@@ -136,11 +136,11 @@ def test_a_vocabulary_above_65536(tmp_path: Path) -> None:
     assert tokenizer.n_vocab > 70_000
     draw = random.Random(0)
     documents = [np.array([draw.choice((3, 69_999, 70_001)) for _ in range(60)]) for _ in range(30)]
-    with TokenFolderWriter(tmp_path / "large", tokenizer) as writer:
-        for number, ids in enumerate(documents):
-            split = ("train", "dev", "test")[max(number - 27, 0)]
-            writer.append(EncodedChunk(split, np.append(ids, tokenizer.end_of_text), 1, 100))
-        writer.commit({"source": "large", "fingerprint": "", "split": "", "passages": 0, "problems": []})
+    splits = ["train"] * 28 + ["dev", "test"]
+    ends = [np.append(ids, tokenizer.end_of_text) for ids in documents]
+    chunks = [EncodedChunk(split, ids, 1, 100) for split, ids in zip(splits, ends, strict=True)]
+    about = {"source": "large", "fingerprint": "", "split": "", "passages": 0, "problems": []}
+    write_folder(tmp_path / "large", tokenizer, chunks, about)
     corpus = open_corpus(str(tmp_path / "large"))
     assert corpus.train.dtype == np.uint32
     assert corpus.train[:61].tolist() == [*documents[0].tolist(), tokenizer.end_of_text]
