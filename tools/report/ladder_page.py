@@ -32,7 +32,7 @@ A part **helps** where the loss is higher without it. Nothing is tuned again whe
 takes the hidden matrices at the 0.005 of the first rungs, which is not its best learning rate at this size.
 """
 NEAR_DUPLICATE = """\
-One test document (1945-Roosevelt-2) is a near duplicate of a training document: 61 % of its sequences of eight tokens
+One test document (1945-Roosevelt-2) is a near duplicate of a training document: 62 % of its sequences of eight tokens
 occur there. Below: the test text with it and without its {tokens:,} tokens as targets (`python -m
 tools.near_duplicate`, one seed of a row; seed 41 is before where_to_copy). It helps order 5 most, the network with that
 mixed in (*closed+counting*) about two thirds as much, the network alone (*closed*) little. Without it the network leads
@@ -52,9 +52,10 @@ LEGEND = f"""\
   that both recipes have ("pairs" counts them), with a 95 % interval and a one-sided p. It is measured on the test text
   if both recipes were scored on it, else on dev.
 * **Tie**: the gain is within the noise (2 SD of the gains / sqrt(pairs)) or {LEAST_DIFFERENCE}. **Better** and
-  **worse** are beyond both. **Unproven** is a gain with p >= {SIGNIFICANCE}, or what a single pair shows. layers_4 on
-  sotu is at the limit: its fifth seed was added when four had gained 0.0197. A run that diverged counts as a uniform
-  guess. A trial that crashed is left out and listed under Notes.
+  **worse** are beyond both. **Unproven** is a gain with p >= {SIGNIFICANCE}, or what a single pair shows. On sotu
+  width_128_shared_row, linear_decay, smear_3, width_256 and layers_4 got further seeds because three pairs had not
+  given p < {SIGNIFICANCE}, which makes their p too small. A run that diverged counts as a uniform guess. A trial that
+  crashed is left out and listed under Notes.
 * **{ONE_MACHINE}** is the time of 100 steps of today's recipe, for recipes timed in one pass (Loss against seconds).
 * **s** and **MiB** are time and memory of the trials' training, without scoring. The trials ran on different machines,
   so these seconds cannot be compared with each other.
@@ -63,11 +64,11 @@ LEGEND = f"""\
 * **batch 100** is the number that the assignment asks for: the training loss of the last batch before its update.
   **last 10** is the mean of the last ten batches. Neither is used for ranking.
 
-In runs of d_model = 128 or more, the blocks compute in bf16 if the machine multiplies bf16, and so does the head of
-every recipe but the baseline. All else, and every score, is float32. The notes name seeds with other threads or dtypes
-than the rest of their rung, because sums then round in another order. SOAP enlarges such differences: from one thread
-to two, the loss of one seed of soap_rare_tokens changed by 0.004 (dev) and 0.006 (test), about as much as from seed to
-seed. Records of recipes with a memory of n-grams are left out (LOG.md has their figures).
+In today's version the blocks of runs of d_model = 128 or more compute in bf16 if the machine multiplies bf16, and so
+does the head of every recipe but the baseline. All else, and every score, is float32. The notes name seeds with other
+threads or dtypes than the rest of their rung, because sums then round in another order. SOAP enlarges such
+differences: from one thread to two, the loss of one seed of soap_rare_tokens changed by 0.004 (dev) and 0.006 (test),
+about as much as from seed to seed. Records of recipes with a memory of n-grams are left out (LOG.md has their figures).
 
 **N-gram baselines** count exactly the tokens that a run reads, here those of the highest rung's seeds. The Kneser-Ney
 bigram and trigram (kn2, kn3) have one discount of 0.75. kn5, mkn5 and best see what a network sees: the tokens before
@@ -195,9 +196,13 @@ def _notes(board: Leaderboard, shown: Sequence[Entry]) -> list[str]:
 
 
 def _mixed(entry: Entry) -> list[str]:
-    """Where the seeds of an entry were computed with different numbers of threads, or dtypes of the blocks."""
+    """Where the seeds of an entry were computed with different numbers of threads, or dtypes of blocks or head."""
     notes = []
-    for name, label in (("threads", "threads"), ("dtype", "dtypes of the blocks")):
+    for name, label in (
+        ("threads", "threads"),
+        ("dtype", "dtypes of the blocks"),
+        ("head_dtype", "dtypes of the head"),
+    ):
         seeds: dict[str, list[int]] = {}
         for record in entry.records:
             seeds.setdefault(str((record.machine or {}).get(name)), []).append(record.seed)

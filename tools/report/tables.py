@@ -172,7 +172,7 @@ def selection_bias_note(entries: Sequence[Entry]) -> str:
     """By how much the best of several settings is expected to look better than it is."""
     spreads = [s.sd for e in entries if (s := e.summary(e.split)) is not None and s.sd is not None]
     if not spreads:
-        best = f"The best of {len(entries)} settings is biased low"
+        best = f"The best of these {len(entries)} settings is biased low"
         return f"{best}; with one seed per setting the bias cannot be estimated."
     sd = (sum(x * x for x in spreads) / len(spreads)) ** 0.5 / min(len(e.records) for e in entries) ** 0.5
     return (

@@ -10,6 +10,7 @@ from pathlib import Path
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from tools.report.leaderboard import Entry, Leaderboard, compare_entries, count_pairs, mean_ngrams
+from tools.report.seconds import Seconds
 from tools.report.tables import (
     Table,
     format_gain,
@@ -60,13 +61,14 @@ class Filler:
     """What a template can name.
 
     ladder: names of the rungs, the baseline first. descriptions: name -> what a recipe does, then why. pictures: the
-    path from the written answer to the folder of the pictures.
+    path from the written answer to the folder of the pictures. seconds: what a hundred steps take on one machine.
     """
 
     boards: Sequence[Leaderboard]
     ladder: Sequence[str]
     descriptions: Mapping[str, str]
     pictures: str
+    seconds: Seconds
 
     def fill(self, template: str, path: Path) -> str:
         """The template with every {{...}} replaced; `path` is named in errors.
@@ -113,7 +115,7 @@ class Filler:
         return next((board for board in self.boards if (board.corpus, board.track) == (corpus, track)), None)
 
     def rung_section(self, name: str) -> str:
-        """A rung's heading, description, gains on every leaderboard of networks alone, and its curves on the first."""
+        """A rung's heading, description, gains and costs on every leaderboard of networks alone, and its curves."""
         parts = [f"### {list(self.ladder).index(name)} {name}", self.descriptions.get(name, "")]
         measured, picture = [], ""
         for board in self.boards:
@@ -131,10 +133,18 @@ class Filler:
                     facts += [f"p {format_p(pair)}"] if pair.p is not None else []
                     facts += [pair.verdict] if pair.verdict != "better" else []
                     text += f"; gained {format_gain(pair)} over {below.name} ({', '.join(facts)})"
-            measured.append(f"* {text}.")
+            measured.append(f"* {text}; {self._costs(board, place)}.")
             picture = picture or f"![{name}]({self.pictures}/{picture_name(board, place)})"
         parts += ["\n".join(measured), picture]
         return "\n\n".join(part for part in parts if part)
+
+    def _costs(self, board: Leaderboard, place: int) -> str:
+        """Seconds on one machine and parameters of a rung, and those of the rung below."""
+        rungs = board.rungs[max(place - 1, 0) : place + 1]
+        seconds = [self.seconds.of.get((board.corpus, rung.name)) for rung in rungs]
+        sizes = [(rung.mean("params") or 0) / 1e6 for rung in rungs]
+        costs = [f"{' -> '.join(f'{s:.0f}' for s in seconds if s is not None)} s"] if all(seconds) else []
+        return ", ".join([*costs, f"{' -> '.join(f'{size:.1f}' for size in sizes)} million parameters"])
 
 
 def short_table(board: Leaderboard) -> Table:
