@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.assignment.parts import BY_NAME, PARTS, Part
+from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES, Part
 from hectogpt.data.documents import Document, Source, split_of
 from hectogpt.data.sources import find_source
 from hectogpt.errors import UserError, set_to
@@ -25,7 +25,6 @@ from hectogpt.serialization import did_you_mean
 PACKAGED = Path(__file__).parent / "files"
 CHECKOUT = Path(__file__).parents[2]
 TEXT_BYTES = 600_000  # about 130,000 of GPT-2's tokens
-SOURCES = ("model_solution.py", "train.py", "utils.py")
 SCRIPT = "create_submission.sh"
 TEXT = "text.txt"
 ELSEWHERE = re.compile(r"!\[([^\]]*)\]\(\.\./(results/[^)]*)\)")  # a picture that a kit does not hold

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
-from hectogpt.assignment.kit import SOURCES
-from hectogpt.assignment.parts import BY_NAME
+from hectogpt.assignment.parts import BY_NAME, SOURCES
 from hectogpt.errors import UserError
 from hectogpt.process import Ending, answer, ask
 

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hectogpt import errors, files, hardware
+from hectogpt.assignment.parts import SOURCES
 from hectogpt.cli.console import note
 from hectogpt.errors import UserError
 from hectogpt.grade import submission
@@ -238,14 +239,14 @@ def archive(visibility: str, hints: int) -> bytes:
 
 def package_files() -> dict[str, bytes]:
     """Path below a folder that is to be on PYTHONPATH -> content: the package, and the solution that it is tried on."""
-    from hectogpt.assignment import kit
+    from hectogpt.assignment.kit import find
 
     solution = PACKAGE / "assignment" / "files"
     found = {}
     for path in sorted(PACKAGE.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and solution not in path.parents:
             found[path.relative_to(PACKAGE.parent).as_posix()] = path.read_bytes()
-    return found | {f"{TEXTBOOK}/{name}": (kit.find("reference") / name).read_bytes() for name in kit.SOURCES}
+    return found | {f"{TEXTBOOK}/{name}": (find("reference") / name).read_bytes() for name in SOURCES}
 
 
 def requirements() -> str:

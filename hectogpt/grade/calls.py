@@ -211,7 +211,7 @@ class Call:
 
 @dataclass
 class Case:
-    """All calls of a part in one variant: setting -> calls. settings: those in which the values count."""
+    """All calls of a part in one variant: setting -> calls."""
 
     part: str
     calls: dict[str, list[Call]] = field(default_factory=dict)

@@ -23,7 +23,7 @@ from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, train_case
 from hectogpt.grade.laws import Setting
-from hectogpt.grade.run_part import Answer, answer_of_error, answers, empty_parts, fresh, lacking_keywords
+from hectogpt.grade.run_part import Answer, answer_of_error, answers, fresh, looks
 
 
 def prepare_everything() -> None:
@@ -33,7 +33,7 @@ def prepare_everything() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for setting in (*laws.SETTINGS.values(), train_case.model_setting()):
+    for setting in (*laws.SETTINGS.values(), train_case.MODEL):
         laws.weights(setting)
         for call in range(len(setting.inputs)):
             laws.given(setting, call)
@@ -72,8 +72,7 @@ def replies(
     each with the submission's own ("own"), that it begins, and its answers. What dies with our lower parts is the
     part's own fault, and what dies later costs nothing."""
     failed = {name: error.frame()[0] for name, error in errors.items()}
-    looks = {"empty": empty_parts(modules), "keywords": lacking_keywords(modules)}
-    yield {"imports": failed, "missing": sorted(missing), **looks}, b""
+    yield {"imports": failed, "missing": sorted(missing), **looks(modules)}, b""
     for variant in ("patched", "own"):
         for setting in (s for s in settings if BY_NAME[s.part].module in modules):
             yield {"begin": setting.name, "variant": variant}, b""

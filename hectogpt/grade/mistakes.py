@@ -59,36 +59,27 @@ MLP = [
 ]  # fmt: skip
 
 
-# What is done to a part's result at its end: (name, sentence, function).
-ENDS: list[tuple[str, str, Change]] = [
-    ("ReLU at the end", "The result goes through a ReLU.", lambda s, y: y.relu()),
-    ("GELU at the end", "The result goes through a GELU.", lambda s, y: Computation.gelu(s, y)),
-    ("tanh at the end", "The result goes through a tanh.", lambda s, y: y.tanh()),
-    ("sigmoid at the end", "The result goes through a sigmoid.", lambda s, y: y.sigmoid()),
-    ("softmax at the end", "The result goes through a softmax.", lambda s, y: y.softmax(-1)),
-    ("norm at the end", "The result is normalised, without gain and bias.", lambda s, y: F.layer_norm(y, y.shape[-1:], eps=1e-5)),
-    ("averaged over positions", "The result is averaged over the positions.", lambda s, y: y.mean(1)),
-    ("averaged over positions, axis kept", "The result is averaged over the positions.", lambda s, y: y.mean(1, keepdim=True)),
-    ("summed over positions", "The result is summed over the positions.", lambda s, y: y.sum(1)),
-    ("averaged over the batch", "The result is averaged over the batch.", lambda s, y: y.mean(0)),
-    ("first position only", "Only the first position comes back.", lambda s, y: y[:, 0]),
-    ("last position only", "Only the last position comes back.", lambda s, y: y[:, -1]),
-    ("first row only", "Only the first row of the batch comes back.", lambda s, y: y[0]),
-    ("rows and positions swapped", "The axes of batch and positions are swapped in the result.", lambda s, y: y.transpose(0, 1)),
-    ("axes transposed at the end", "The last two axes of the result are swapped.", lambda s, y: y.transpose(-1, -2)),
-    ("axes of length one squeezed away", "Axes of length one are squeezed away.", lambda s, y: y.squeeze()),
-    ("sign of the result", "The sign of the result is wrong.", lambda s, y: -y),
-    ("cumulative sum", "The result is summed up along the positions.", lambda s, y: y.cumsum(1)),
+# What is done to a part's result at its end, in whatever part.
+ENDS = [
+    mistake("ReLU at the end", "the result", "The result goes through a ReLU.", after=lambda s, y: y.relu()),
+    mistake("GELU at the end", "the result", "The result goes through a GELU.", after=lambda s, y: Computation.gelu(s, y)),
+    mistake("tanh at the end", "the result", "The result goes through a tanh.", after=lambda s, y: y.tanh()),
+    mistake("sigmoid at the end", "the result", "The result goes through a sigmoid.", after=lambda s, y: y.sigmoid()),
+    mistake("softmax at the end", "the result", "The result goes through a softmax.", after=lambda s, y: y.softmax(-1)),
+    mistake("norm at the end", "the result", "The result is normalised, without gain and bias.", after=lambda s, y: F.layer_norm(y, y.shape[-1:], eps=1e-5)),
+    mistake("averaged over positions", "the result", "The result is averaged over the positions.", after=lambda s, y: y.mean(1)),
+    mistake("averaged over positions, axis kept", "the result", "The result is averaged over the positions.", after=lambda s, y: y.mean(1, keepdim=True)),
+    mistake("summed over positions", "the result", "The result is summed over the positions.", after=lambda s, y: y.sum(1)),
+    mistake("averaged over the batch", "the result", "The result is averaged over the batch.", after=lambda s, y: y.mean(0)),
+    mistake("first position only", "the result", "Only the first position comes back.", after=lambda s, y: y[:, 0]),
+    mistake("last position only", "the result", "Only the last position comes back.", after=lambda s, y: y[:, -1]),
+    mistake("first row only", "the result", "Only the first row of the batch comes back.", after=lambda s, y: y[0]),
+    mistake("rows and positions swapped", "the result", "The axes of batch and positions are swapped in the result.", after=lambda s, y: y.transpose(0, 1)),
+    mistake("axes transposed at the end", "the result", "The last two axes of the result are swapped.", after=lambda s, y: y.transpose(-1, -2)),
+    mistake("axes of length one squeezed away", "the result", "Axes of length one are squeezed away.", after=lambda s, y: y.squeeze()),
+    mistake("sign of the result", "the result", "The sign of the result is wrong.", after=lambda s, y: -y),
+    mistake("cumulative sum", "the result", "The result is summed up along the positions.", after=lambda s, y: y.cumsum(1)),
 ]  # fmt: skip
-
-
-def ends(listed: list[Mistake]) -> list[Mistake]:
-    """The mistakes at the end of a part, where none of the listed ones has that name."""
-    names = {mistake.name for mistake in listed}
-    return [mistake(n, "the result", what, after=f) for n, what, f in ENDS if n not in names]
-
-
-MLP += ends(MLP)
 
 
 def normalised(axis: int | tuple[int, ...] = -1, mean: bool = True, sample: int = 0, outside: bool = False) -> Method:
@@ -177,7 +168,6 @@ BLOCK = [
     mistake("input added twice", SUMS, "The block's input is added once too often.", block=lambda s, p, x: x + s.second_half(p, s.first_half(p, x))),
     *(mistake(name, "the norms", what, **{method: f}) for name, what, method, f in NORM_MISTAKES),
 ]  # fmt: skip
-BLOCK += ends(BLOCK)
 
 
 # --- attention ---------------------------------------------------------------------------------------------------------
@@ -361,7 +351,6 @@ ATTENTION = [
     mistake("pattern transposed", "how the values are weighed", "The weights are transposed when they meet the values.", mix=lambda s, a, v: a.transpose(-1, -2) @ v),
     mistake("residual inside attention", "the result", "The input is added inside attention; the residual sum belongs to the block.", attention=lambda s, p, x: x + Computation.attention(s, p, x)),
 ]  # fmt: skip
-ATTENTION += ends(ATTENTION)
 
 
 # --- forward, generate, loss -------------------------------------------------------------------------------------------
@@ -447,7 +436,6 @@ FORWARD = [
     mistake("axes of length one dropped", "the result", "Axes of length one are squeezed away.", shown=lambda s, y: y.squeeze()),
     mistake("logits scaled", "the result", "The logits are divided by the root of d_model.", shown=lambda s, y: y * s.size.d_model**-0.5),
 ]  # fmt: skip
-FORWARD += ends(FORWARD)
 
 
 C, R = "the choice of the next token", "the text that comes back"
@@ -560,10 +548,10 @@ LOSS = [
 
 MISTAKES = {
     "gelu": GELU,
-    "mlp": MLP,
-    "attention": ATTENTION,
-    "block": BLOCK,
-    "forward": FORWARD,
+    "mlp": MLP + ENDS,
+    "attention": ATTENTION + ENDS,
+    "block": BLOCK + ENDS,
+    "forward": FORWARD + ENDS,
     "generate": GENERATE,
     "loss": LOSS,
 }

@@ -23,15 +23,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from hectogpt.assignment.parts import BY_NAME, PARTS, Part
+from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, gradient_sizes, order, shapes, state_of
 from hectogpt.hardware import is_out_of_memory
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 DEVICE_WORDS = ("expected device", "same device", "different device", "is on the device", "device meta")
-
-FILES = ("model_solution.py", "train.py", "utils.py")
 LARGEST = 2_000_000  # numbers in a result that is looked at
 FACTS = 12  # facts of an answer that are believed
 
@@ -103,7 +101,7 @@ def place(error: BaseException) -> str:
         else:
             frames = traceback.extract_tb(error.__traceback__)[-200:]
             own = [f for f in frames if os.path.split(f.filename)[0] in ("", os.getcwd())]
-            file, number, code, _ = next(f for f in reversed(own) if f.filename.endswith(FILES))
+            file, number, code, _ = next(f for f in reversed(own) if f.filename.endswith(SOURCES))
         return f"{os.path.basename(file)}:{number}: {(code or '').strip()[:160]}"
     except BaseException:
         return ""
@@ -115,25 +113,6 @@ def place(error: BaseException) -> str:
 KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
 
 
-def function_of(part: Part, modules: dict[str, ModuleType]) -> Any:
-    """The part's function, None if it is not there."""
-    value: Any = modules.get(part.module)
-    for step in part.functions[-1].split("."):
-        value = getattr(value, step, None)
-    return value
-
-
-def empty_parts(modules: dict[str, ModuleType]) -> list[str]:
-    """Parts whose function consists of nothing, `pass` or `return None` say: it uses no name and no attribute."""
-    functions = {part.name: function_of(part, modules) for part in PARTS}
-    codes = {n: getattr(getattr(f, "__wrapped__", f), "__code__", None) for n, f in functions.items()}
-    return [
-        name
-        for name, code in codes.items()
-        if isinstance(code, CodeType) and not (code.co_names or code.co_cellvars or code.co_freevars)
-    ]
-
-
 def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Of the arguments, those that the function has a name for. Raises TypeError and ValueError for what is no function
     that can be looked at."""
@@ -142,14 +121,23 @@ def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[st
     return {name: value for name, value in arguments.items() if every or name in known}
 
 
-def lacking_keywords(modules: dict[str, ModuleType]) -> dict[str, list[str]]:
-    """Part -> arguments that the official tests pass by name, and its function has no name for."""
-    found: dict[str, list[str]] = {}
-    for part, names in KEYWORDS.items():
+def looks(modules: dict[str, ModuleType]) -> dict[str, Any]:
+    """What the parts' functions look like. empty: parts whose function consists of nothing, `pass` or `return None`
+    say: it uses no name and no attribute. keywords: part -> arguments that the official tests pass by name, and its
+    function has no name for."""
+    empty, keywords = [], {}
+    for part in PARTS:
+        function: Any = modules.get(part.module)
+        for step in part.functions[-1].split("."):
+            function = getattr(function, step, None)
+        code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+        if isinstance(code, CodeType) and not (code.co_names or code.co_cellvars or code.co_freevars):
+            empty.append(part.name)
         with suppress(TypeError, ValueError):
-            known = accepted(function_of(BY_NAME[part], modules), dict.fromkeys(names))
-            found |= {part: lacking} if (lacking := [name for name in names if name not in known]) else {}
-    return found
+            known = accepted(function, dict.fromkeys(KEYWORDS.get(part.name, ())))
+            if lacking := [name for name in KEYWORDS.get(part.name, ()) if name not in known]:
+                keywords[part.name] = lacking
+    return {"empty": empty, "keywords": keywords}
 
 
 # --- building ---------------------------------------------------------------------------------------------------------

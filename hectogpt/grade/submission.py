@@ -16,10 +16,10 @@ from itertools import islice
 from pathlib import Path
 
 from hectogpt import errors, hardware
+from hectogpt.assignment.parts import SOURCES
 from hectogpt.errors import UserError
 
 SOLUTION = "model_solution.py"
-GRADED_FILES = (SOLUTION, "utils.py", "train.py")
 LARGEST = 2_000_000  # bytes of one file
 MOST = 60  # files of one submission
 DEEPEST = 4  # folders between a path that is given and a submission
@@ -164,7 +164,7 @@ def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
     elif path.is_dir() and depth < DEEPEST:
         # in a folder of submissions, other files than archives and Python's are no submissions
         for entry in _entries(path):
-            if not entry.is_symlink() and entry.name not in GRADED_FILES:
+            if not entry.is_symlink() and entry.name not in SOURCES:
                 yield from _below(entry, root, depth + 1)
 
 
@@ -216,7 +216,7 @@ def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
     """The Python files among these that are read, those that are graded first. Raises ValueError."""
     if SOLUTION not in inside:
         raise ValueError(f"there is no {SOLUTION} in it that is a file; links are not followed")
-    python = sorted(filter(NAME.fullmatch, inside), key=lambda name: (name not in GRADED_FILES, name))
+    python = sorted(filter(NAME.fullmatch, inside), key=lambda name: (name not in SOURCES, name))
     return {name: _content(inside[name]) for name in python[:MOST]}
 
 

@@ -27,17 +27,13 @@ SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS, BATCH, RATE = 6, 4, 3e-3
 ROWS = 3 * STEPS * BATCH  # so that a part may be held out, and no row has to come twice
 NO_ROW = -2  # fills up the rows of shorter batches; a row that is not in the text is -1
+MODEL = Setting("train model", "train", "", "", SIZE)  # of the weights that training starts from
 TOLERANCE = 1e-3  # of each number: float32 sums in another order, through six steps
 
 
 def clip_of(setting: Setting) -> float | None:
     """So small that AdamW's own eps is felt: that, unlike the direction, depends on the size of the gradient."""
     return 1e-6 if setting.name.endswith("clipped") else None
-
-
-def model_setting() -> Setting:
-    """The weights that training starts from."""
-    return Setting("train model", "train", "", "", SIZE)
 
 
 @lru_cache(maxsize=1)
@@ -89,7 +85,7 @@ MISTAKES = (
 
 def curve(setting: Setting, batches: list[list[int]], loop: Loop = RIGHT) -> tuple[Tensor, Tensor]:
     """Losses and gradient norms, float32, of training our own computation on these rows."""
-    state = {name: value.float().requires_grad_() for name, value in weights(model_setting()).items()}
+    state = {name: value.float().requires_grad_() for name, value in weights(MODEL).items()}
     parameters, limit = list(state.values()), clip_of(setting)
     optimizer = torch.optim.AdamW(parameters, lr=RATE)
     losses, norms = [], []
@@ -209,11 +205,10 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
 
 def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
     """A transformer with our weights, blocks and loss, which adds to `batches` the rows that it is trained on."""
-    setting = model_setting()
     with no_first_weights(solution):
-        made = solution.Transformer(config(solution, setting.size))
-    load(made, setting, torch.float32, patched=True)
-    patch(made, setting, {})
+        made = solution.Transformer(config(solution, SIZE))
+    load(made, MODEL, torch.float32, patched=True)
+    patch(made, MODEL, {})
     forward = made.forward
 
     def note(ids: Tensor) -> None:
@@ -223,7 +218,7 @@ def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
     def loss(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
         note(input_ids)
         own = dict(made.named_parameters(remove_duplicate=False))
-        return Computation(own, setting.size).loss(input_ids.long())
+        return Computation(own, SIZE).loss(input_ids.long())
 
     def noted(ids: Tensor, *_: Any, **__: Any) -> Tensor:
         note(ids)

@@ -23,8 +23,8 @@ from helpers import ROOT
 from wrong_assignments import FILES, RIGHT, WRONG, Change
 
 from hectogpt import errors
-from hectogpt.assignment.kit import SOURCES, choose, exercises, stubs, with_stubs, write_kit
-from hectogpt.assignment.parts import PARTS
+from hectogpt.assignment.kit import choose, exercises, stubs, with_stubs, write_kit
+from hectogpt.assignment.parts import PARTS, SOURCES
 from hectogpt.assignment.progress import TOGETHER, Progress, check_kit
 
 TEXTBOOK = {name: (ROOT / "reference" / name).read_text(encoding="utf-8") for name in SOURCES}
