@@ -15,10 +15,10 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2541,  # the ground, and what Python users call
-    "hectogpt/cli": 3487,
+    "hectogpt/cli": 3488,
     "hectogpt/lab": 5342,
-    "hectogpt/grade": 3982,
-    "hectogpt/assignment": 421,
+    "hectogpt/grade": 3952,
+    "hectogpt/assignment": 417,
     "hectogpt/training": 4632,
     "hectogpt/web": 331,
     "hectogpt/interop": 1522,

@@ -22,7 +22,7 @@ given = {name: (folder / name).read_text(encoding="utf-8") for name in ("model_s
 
 torch.set_num_threads(1)
 for part, file, source in request["solutions"]:
-    for name in ("model_solution", "train", "utils", "checking"):
+    for name in ("model_solution", "train", "utils", "checking", f"test_{part}"):
         sys.modules.pop(name, None)
     (folder / file).write_text(source, encoding="utf-8")
     torch.manual_seed(1)
