@@ -3,11 +3,11 @@
 PYTHON ?= python3
 ENV ?= .venv
 BIN := $(ENV)/bin
-# The exact versions that were tested, for this Python; `python -m tools.versions` renews them.
+# The exact versions that were tested, for this Python; `make versions` renews them.
 VERSIONS = $$($(BIN)/python -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py313.txt")')
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERSIONS) --editable
 
-.PHONY: train test install check proof bench answers site package clean
+.PHONY: train test install check proof bench answers site package versions clean
 
 train: install  ## install, then train the default recipe on the embedded corpus
 	$(BIN)/hectogpt train
@@ -61,6 +61,13 @@ site: $(ENV)/.install  ## the site in build/site, from README and docs/: warning
 
 package: $(ENV)/.test  ## wheel and source archive in dist/, built from the tracked files and checked
 	$(BIN)/python -m tools.package
+
+versions:  ## renew the exact versions of PYTHON in constraints/: 3.11 has the oldest torch, 3.13 the newest of all
+	rm -rf build/versions && $(PYTHON) -m venv build/versions
+	build/versions/bin/python -m pip install --editable '.[dev,site]' $$($(PYTHON) -c 'import re, sys; \
+	  print(re.sub(r"(?s).*\"torch>=([\d.]+).*", r"torch==\1.*", open("pyproject.toml").read()) * (sys.version_info < (3, 12)))')
+	build/versions/bin/python -m pip freeze --exclude-editable | sed -n 's/^\([A-Za-z0-9._-]*==[^+]*\).*/\1/p' \
+	  > constraints/$$($(PYTHON) -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py313")').txt
 
 clean:
 	rm -rf .venv .venv313 build dist *.egg-info

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 import hectogpt
 from hectogpt import torch_private
-from tools import package, versions
+from tools import package
 
 PROJECT_TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PROJECT_TEXT)["project"]
@@ -62,11 +62,6 @@ def test_the_exact_versions_lie_within_the_ranges(file: str, torch: str) -> None
             assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
     ((low, high), _) = torch_private.TORCH, torch_private.PYTHON
     assert f"torch>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}" in PROJECT["dependencies"]
-
-
-def test_versions_are_written_without_build_marks() -> None:
-    assert versions.oldest_torch(PROJECT_TEXT) == "torch==2.13.*"
-    assert versions.without_marks("a==1.0+cpu\n# x\n-e /b\nc-d==2\n") == "a==1.0\nc-d==2\n"
 
 
 def core() -> dict[str, importlib.metadata.Distribution]:
