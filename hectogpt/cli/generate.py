@@ -43,7 +43,7 @@ def main(options: GenerateOptions) -> None:
     model, tokenizer = open_for(options)
     sampling = Sampling(**sampling_options(options, tokenizer.end_of_text))
     prompts = [tokenizer.encode(text).tolist() for text in texts]
-    check_lengths(options, prompts, model.config.context_length)
+    say_lengths(options, prompts, model.config.context_length)
     batch = sorted(map(len, prompts))[-max(1, BATCH_ROWS // sampling.num_return_sequences) :]
     check_memory(model, batch, sampling, TOKEN_BYTES * -(-len(prompts) // len(batch)))
     model = place(model, options)
@@ -98,19 +98,13 @@ def sampling_options(options: GenerateOptions, end_of_text: int) -> dict[str, An
     return same | {"do_sample": not options.greedy, "eos_token_id": () if eos < 0 else (eos,)}
 
 
-def check_lengths(options: GenerateOptions, prompts: Sequence[Sequence[int]], context: int) -> None:
-    """Say that prompts are longer than the context, or refuse them; and say that texts may become longer than it."""
+def say_lengths(options: GenerateOptions, prompts: Sequence[Sequence[int]], context: int) -> None:
+    """Say that prompts are longer than the context, or that texts may become so."""
     remark = remarks(options.quiet)
     for number, prompt in enumerate(prompts, start=1):
-        name, tokens = f"prompt {number}" if len(prompts) > 1 else "the prompt", len(prompt)
-        if tokens > context and options.strict:
-            raise UserError(
-                f"{name} has {tokens} tokens",
-                why=f"the model's context is {context}",
-                fix="shorten the prompt, or leave out --strict to use its end",
-            )
-        if tokens > context:
-            remark(f"{name}'s first {tokens - context} tokens lie outside the model's context")
+        name = f"prompt {number}" if len(prompts) > 1 else "the prompt"
+        if len(prompt) > context:
+            remark(f"{name}'s first {len(prompt) - context} tokens lie outside the model's context")
     if min(max(map(len, prompts)), context) + options.max_new_tokens - 1 > context:
         remark(f"past the context of {context} tokens each token recomputes the last {context}, which is slower")
 

@@ -120,8 +120,6 @@ class GenerateOptions:
     """Where to compute."""
     threads: int | None = None
     """Processor threads. Without, torch's choice."""
-    strict: bool = False
-    """Refuse a prompt longer than the model's context instead of using its end."""
     json: Json = False
     quiet: Quiet = False
 

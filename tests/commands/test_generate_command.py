@@ -95,7 +95,6 @@ def test_standard_input_can_be_one_prompt(run: Path, here: Here, monkeypatch: py
         (["--prompts", "latin.txt"], errors.DATA, "latin.txt is not UTF-8"),
         (["--prompts", "empty.txt"], errors.DATA, "no prompt in empty.txt"),
         (["-", "--prompts", "-"], errors.USAGE, "standard input is named twice"),
-        (["a b", "one two " * CONTEXT, "--strict"], errors.USAGE, f"prompt 2 has {2 * CONTEXT + 1} tokens"),
     ],
 )
 def test_unreadable_prompts(run: Path, tmp_path: Path, here: Here, arguments: list[str], code: int, named: str) -> None:
