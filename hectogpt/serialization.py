@@ -127,6 +127,10 @@ def load(kind: Any, data: Any, where: str = "") -> Any:
         return data
     if origin is tuple and isinstance(data, list):
         return _load_tuple(kind, arguments, data, where)
+    if origin is list and isinstance(data, list):
+        return [load(arguments[0], item, f"{where}.{i}") for i, item in enumerate(data)]
+    if origin is dict and isinstance(data, dict):
+        return data if arguments[1] is Any else {key: load(arguments[1], item, where) for key, item in data.items()}
     if dataclasses.is_dataclass(kind) and isinstance(data, dict):
         return _load_dataclass(typing.cast(type, kind), dict(data), where)
     if kind is float and isinstance(data, str) and data in ("inf", "-inf", "nan"):

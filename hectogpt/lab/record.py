@@ -11,13 +11,11 @@ import hashlib
 import json
 import math
 import os
-import types
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from hectogpt import errors
 from hectogpt.display import NGRAMS, printable
@@ -25,7 +23,7 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.files import append_line, is_whole_object
 from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.recipes import current_recipe
-from hectogpt.serialization import current_path, diff, dump
+from hectogpt.serialization import current_path, diff, dump, load
 from hectogpt.training.run import Run, load_run
 
 # Left out of an experiment's identity: the seed, and the text's name, as its hash is there. Threads change the order in
@@ -186,7 +184,8 @@ def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
-_NEEDED = ("corpus", "track", "recipe", "seed", "run")
+_NAMES = [f.name for f in dataclasses.fields(Record)]
+_SHORT = ("corpus", "track", "recipe", "arm")  # stand in cells of tables
 _SCORES = ("train_loss_last", "train_loss_last10", "dev_loss", "dev_bpb", "test_loss", "test_bpb")
 LARGEST_FILE = 1 << 30  # bytes; a record has about 3000
 LARGEST = 1e12  # of any number but a whole one; no loss, time (s) or memory (MiB) comes near it
@@ -234,82 +233,57 @@ def _lines_of(path: Path) -> list[bytes]:
 
 
 def _read(path: Path, number: int, line: bytes) -> Record:
+    """The record of a line, which may come from others and from other versions: what else it has is left out."""
     try:
         row = {Record.OLD_FIELDS.get(name, name): value for name, value in parse_json_object(line).items()}
-        row = {name: _checked(name, value) for name, value in row.items() if name in _kinds()}
-        absent = [name for name in _NEEDED if name not in row]
-        if row.get("status", "ok") != "failed" and row.get("dev_loss") is None:
-            absent.append("dev_loss")
-        if absent:
-            raise ValueError(f"it has no field {absent[0]!r}")
-    except ValueError as error:
+        record: Record = load(Record, {name: value for name, value in row.items() if name in _NAMES})
+        load(int, record.run.get("steps"), "run.steps")
+        if record.counts and record.dev_loss is None:
+            raise ValueError("it has no field 'dev_loss'")
+        _check_bounds(record)
+    except (UserError, ValueError) as error:
+        why = f"{error.what}; {error.why}" if isinstance(error, UserError) else str(error)
         what = f"{path}, line {number} is not a record"
-        raise UserError(what, why=str(error), fix="remove that line", code=errors.DATA) from None
-    return _current(row)
+        raise UserError(what, why=printable(why), fix="remove that line", code=errors.DATA) from None
+    return _current(record)
 
 
-@cache
-def _kinds() -> dict[str, Any]:
-    """Field of a record -> its type. What else a row has is of another version, and is left out."""
-    hints = get_type_hints(Record)
-    return {f.name: hints[f.name] for f in dataclasses.fields(Record)}
+def _check_bounds(record: Record) -> None:
+    """Raise ValueError for a number that nothing here can be, and for a name that is too long to be shown."""
+    for name in _NAMES:
+        value = getattr(record, name)
+        for number in value if isinstance(value, list) else [value, record.run["steps"]]:
+            if isinstance(number, int | float) and not 0 <= number <= (LARGEST if isinstance(number, float) else 2**64):
+                raise ValueError(f"{name} is {str(number)[:60]}; numbers go from 0 to {LARGEST:g}")
+    if max(len(getattr(record, name)) for name in _SHORT) > LONGEST_NAME:
+        raise ValueError(f"a name has at most {LONGEST_NAME} characters")
 
 
-def _checked(name: str, value: Any) -> Any:
-    """The value of a field, control characters in its texts as escapes. Raises ValueError for one that it cannot have:
-    a file of records comes from others."""
-    try:
-        found = _clean(_kinds()[name], value)
-        if name == "run":  # the rest may be of a version that knows other fields
-            _clean(int, found.get("steps"))
-        if name == "overrides":
-            return {printable(field): changed for field, changed in found.items()}
-        if name in ("corpus", "track", "recipe", "arm") and len(found := found.replace("\n", "\\n")) > LONGEST_NAME:
-            raise ValueError(f"a name has at most {LONGEST_NAME} characters")
-    except ValueError as error:
-        raise ValueError(f"field {name!r} is {repr(value)[:60]}; {error}") from None
-    return found
-
-
-def _clean(kind: Any, value: Any) -> Any:
-    """The value as this type. Raises ValueError with what it should be."""
-    of, inner = get_origin(kind) or kind, get_args(kind)
-    if of in (Union, types.UnionType):  # X | None
-        return None if value is None else _clean(inner[0], value)
-    if of is float:  # nan is not within the bounds
-        fits, wanted = type(value) in (int, float) and 0 <= value <= LARGEST, f"a number from 0 to {LARGEST:g}"
-    elif of is int:
-        fits, wanted = type(value) is int and 0 <= value < 2**64, "a whole number of at most 64 bits"
-    elif of is Literal:
-        fits, wanted = value in inner, f"one of {', '.join(map(str, inner))}"
-    else:
-        names = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
-        fits, wanted = type(value) is of, names[of]
-    if not fits:
-        raise ValueError(f"it should be {wanted}")
-    if of is list:
-        return [_clean(inner[0], item) for item in value]
-    if of is dict and inner[1] is str:
-        return {name: _clean(str, text) for name, text in value.items()}
-    return printable(value) if of is str else float(value) if of is float else value
-
-
-def _current(row: dict[str, Any]) -> Record:
-    """The record of a row with today's names and without what this version does not know."""
-    run = parse_run(row["run"])
-    old_recipe, old_overrides = row["recipe"], row.get("overrides", {})
-    recipe = current_recipe(old_recipe)
-    overrides = {current_path(run, name): value for name, value in old_overrides.items()}
-    arm = row.get("arm", arm_label(old_recipe, old_overrides))
-    row |= {
+def _current(read: Record) -> Record:
+    """The record with today's names, and with control characters in its texts as escapes."""
+    texts = {name: _printable(getattr(read, name)) for name in _NAMES if name != "run"}
+    old = dataclasses.replace(read, **texts | {name: texts[name].replace("\n", "\\n") for name in _SHORT})
+    run, recipe = parse_run(old.run), current_recipe(old.recipe)
+    overrides = {current_path(run, name): value for name, value in old.overrides.items()}
+    is_made = old.arm in ("", arm_label(old.recipe, old.overrides))
+    changed: dict[str, Any] = {
+        "run": old.run if run is None else dump(run),
         "recipe": recipe,
-        "run": row["run"] if run is None else dump(run),
         "overrides": overrides,
-        "arm": arm_label(recipe, overrides) if arm == arm_label(old_recipe, old_overrides) else current_recipe(arm),
+        "arm": arm_label(recipe, overrides) if is_made else current_recipe(old.arm),
     }
-    if row.get("status") == "failed":  # older versions wrote the loss of a uniform guess
-        row |= dict.fromkeys(_SCORES)
-    return Record(**row)
+    if not old.counts:  # older versions wrote the loss of a uniform guess
+        changed |= dict.fromkeys(_SCORES)
+    return dataclasses.replace(old, **changed)
+
+
+def _printable(value: Any) -> Any:
+    """A JSON value with control characters in its texts as escapes."""
+    if isinstance(value, dict):
+        return {printable(name): _printable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def check_writable(path: Path, field: str = "out") -> None:
