@@ -127,18 +127,16 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
     gpus = gpus_for(comparison.arms) if workers > 1 else []
     if not gpus and workers > 1:
         check_cores(comparison, workers)
-    free = SimpleQueue[str]()  # each GPU as often as trials share it
-    for number in range(workers if len(gpus) > 1 else 0):
-        free.put(gpus[number % len(gpus)])
+    free = SimpleQueue[dict[str, str]]()  # what each worker's trials have in their environment: its GPU
+    for number in range(workers):
+        free.put({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if len(gpus) > 1 else {})
 
     def do(request: dict[str, Any], on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
-        if len(gpus) < 2:
-            return ask(request, on_step, {}, cancelled)
-        gpu = free.get()
+        environment = free.get()
         try:
-            return ask(request, on_step, {"CUDA_VISIBLE_DEVICES": gpu}, cancelled)
+            return ask(request, on_step, environment, cancelled)
         finally:
-            free.put(gpu)
+            free.put(environment)
 
     return Engine(workers, do)
 

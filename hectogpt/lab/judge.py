@@ -42,7 +42,7 @@ from hectogpt.lab.judgement import (
     rules_broken,
     weights_in_source,
 )
-from hectogpt.process import Child, Ending, revision
+from hectogpt.process import Child, revision
 from hectogpt.signals import code_of
 from hectogpt.training.evaluate import SEQ_LEN
 
@@ -219,7 +219,10 @@ class Judging:
         request = {"task": task, "folder": str(folder), "recipe": recipe_name, "seed": seed, "threads": self.threads}
         ending = child.listen(request | {"stop": stop}, receive, first_seconds=HANGS, seconds=HANGS)
         if ending.code != 0 or "replaced" not in answers.values:
-            self.raise_for(arm, task, ending)
+            how = ending.last_words or f"its process ended ({ending.how}, exit code {ending.code})"
+            if arm == "base":
+                raise UserError(f"{self.entrant.base} cannot be judged against", why=how)
+            raise RefusedError(f"it cannot {task}: {how}")
         run = {name: value for name, value in answers.values["run"].items() if name != "seed"}
         same = self.runs.setdefault(arm, run) == run
         if arm == "idea":
@@ -228,13 +231,6 @@ class Judging:
             self.check("reads its file and the training text alone", "; ".join(answers.values["attempts"]), seen)
             self.check("changes no code of hectogpt or torch", ", ".join(answers.values["replaced"]))
         return answers
-
-    def raise_for(self, arm: str, task: str, ending: Ending) -> None:
-        """Say how a process ended that should not have."""
-        how = ending.last_words or f"its process ended ({ending.how}, exit code {ending.code})"
-        if arm == "base":
-            raise UserError(f"{self.entrant.base} cannot be judged against", why=how)
-        raise RefusedError(f"it cannot {task}: {how}")
 
     # --- the checks ---
 

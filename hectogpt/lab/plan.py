@@ -130,10 +130,8 @@ def arms_of(runs: Sequence[Run | str], steps: int | None = None, threads: int = 
 
 def _overrides(run: Run) -> dict[str, Any]:
     """What was changed in a run's recipe, as dotted field -> value; {} for a run that is no recipe's."""
-    with suppress(UserError):
-        own = recipes.recipe(run.recipe)
-        return {path: pair[1] for path, pair in differences(own, run).items()}
-    return {}
+    own = recipes.recipe_of(run)
+    return {} if own is None else {path: new for path, (_, new) in differences(own, run).items()}
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

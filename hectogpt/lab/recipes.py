@@ -253,6 +253,13 @@ OTHERS: tuple[Recipe, ...] = (
 
 # --- by name ----------------------------------------------------------------------------------------------------------
 
+# Name -> the changes that make it of the baseline: the baseline first, the ladder in order, then the others.
+RECIPES: dict[str, tuple[Recipe, ...]] = {
+    "baseline": (),
+    **{rung.__name__: LADDER[:n] for n, rung in enumerate(LADDER, start=1)},
+    **{other.__name__: (other,) for other in OTHERS},
+}
+
 
 def compound(changes: Iterable[Recipe], name: str) -> Run:
     """The baseline with the changes applied in order, called `name`. Their dtypes are the machine's choice."""
@@ -287,19 +294,15 @@ def recipe(name: str) -> Run:
         return replace(baseline(), dtype="float32", head_dtype="float32")
     if name.startswith(WITHOUT):
         return without(name.removeprefix(WITHOUT))
-    for n, change in enumerate(LADDER, start=1):
-        if change.__name__ == name:
-            return compound(LADDER[:n], name)
-    for change in OTHERS:
-        if change.__name__ == name:
-            return compound((change,), name)
+    if name in RECIPES:
+        return compound(RECIPES[name], name)
     if name in GONE:
         raise UserError(
             f"the recipe {name} was taken out of hectoGPT",
             why="mixing in counts where a model is scored gives as much",
             fix="top, or commit 94687c7, the last that has it",
         )
-    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(names())}", fix=did_you_mean(name, names()))
+    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(RECIPES)}", fix=did_you_mean(name, RECIPES))
 
 
 def recipe_of(run: Run) -> Run | None:
@@ -318,8 +321,8 @@ def current_recipe(name: str) -> str:
 
 
 def names() -> list[str]:
-    """Every recipe's name, the baseline first, the ladder in order, then the others."""
-    return ["baseline", *(change.__name__ for change in (*LADDER, *OTHERS))]
+    """Every recipe's name, in the order of RECIPES."""
+    return list(RECIPES)
 
 
 def describe(name: str) -> str:
@@ -333,6 +336,5 @@ def explain(name: str) -> str:
 
 
 def _paragraphs(name: str) -> list[str]:
-    functions = {change.__name__: change for change in (*LADDER, *OTHERS)} | {"baseline": baseline}
-    text = functions[current_recipe(name)].__doc__ or ""
+    text = (baseline, *RECIPES[current_recipe(name)])[-1].__doc__ or ""
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]

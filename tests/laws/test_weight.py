@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2545,  # the ground, and what Python users call
     "hectogpt/cli": 3480,
-    "hectogpt/lab": 5316,
+    "hectogpt/lab": 5310,
     "hectogpt/grade": 3952,
     "hectogpt/assignment": 417,
     "hectogpt/training": 4632,
