@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hectogpt.cli import main
+from hectogpt.kernels.build import find
 
 HECTOGPT = [sys.executable, "-m", "hectogpt"]
 TINY = ["--model.d-model", "16", "--model.n-heads", "2", "--model.n-layers", "1", "--model.context-length", "64"]
@@ -44,6 +45,7 @@ class Here:
 
     def __init__(self, cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
+        find()  # kernels that are compiled already, which a cache of its own has not
         monkeypatch.chdir(cwd)
         monkeypatch.setenv("HECTOGPT_CACHE", str(cwd / "cache"))
         monkeypatch.setenv("NO_COLOR", "1")

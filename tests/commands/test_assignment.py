@@ -274,7 +274,7 @@ def changed(change: Change) -> list[str]:
 def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """By "kind part: name": part, state and reason of a solution, in a kit whose other files are the textbook's. Those
     of the model are the grader's own tables; all with --thorough, else some of each part."""
-    step = 1 if request.config.getoption("--thorough") else 8
+    step = 1 if request.config.getoption("--thorough") else 16
     model = "model_solution.py"
     asked = {f"textbook {p}": [p, model, TEXTBOOK[model]] for p in [*NAMES, "together"]}
     some = [c for part in NAMES for c in [c for c in WRONG if c.part == part][: None if step == 1 else 2]]

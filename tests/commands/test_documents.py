@@ -160,6 +160,8 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path, server: str) -> Non
         make_checkout(source := work)
         server = ""  # which has the code of this checkout
     work.mkdir(exist_ok=True)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "kernels").symlink_to(Path(os.environ["HECTOGPT_CACHE"], "kernels"))  # compiled already
     corpus.write_text("\n\n".join(f"My fellow citizens, this is address {n}. " * 12 for n in range(200)))
     (work / "stories.txt").write_text(STORIES)
     for name in ("hectogpt", "torchrun"):
