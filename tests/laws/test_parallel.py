@@ -86,8 +86,7 @@ def shared(count: int, run: Run, corpus: Corpus, folder: Path, stop: int = 0, sa
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"),
-    [("top", 4), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("baseline", "top"))],
+    ("name", "steps"), [("top", 4), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("baseline", "top"))]
 )
 def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, corpus: Corpus, tmp_path: Path) -> None:
     """Losses, gradient norms and weights, with dropout; a run that moves from four to one, to two, to none as well."""

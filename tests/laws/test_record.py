@@ -18,14 +18,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ladder, recipes
 from hectogpt.lab.ladder import TOP, baseline
 from hectogpt.lab.plan import override, parse_sweep, plan
-from hectogpt.lab.record import (
-    Record,
-    append_record,
-    experiment_key,
-    failures,
-    read_records,
-    trial_key,
-)
+from hectogpt.lab.record import Record, append_record, experiment_key, failures, read_records, trial_key
 from hectogpt.lab.tracks import TRACKS, broken_rules, find_track
 from hectogpt.serialization import dump, load
 from hectogpt.training.first_weights import BigramInit

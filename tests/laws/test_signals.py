@@ -9,14 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hectogpt.signals import (
-    Stopped,
-    ignore_more,
-    postponed,
-    raise_on_signal,
-    stop_behind,
-    stop_on_signal,
-)
+from hectogpt.signals import Stopped, ignore_more, postponed, raise_on_signal, stop_behind, stop_on_signal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 

@@ -13,22 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from hectogpt.lab.sequential import (
-    ALPHA,
-    EFFECT_VARIANCE,
-    compare_sequentially,
-    e_gain,
-    e_value,
-    half_width,
-    look,
-)
-from hectogpt.lab.statistics import (
-    LEAST_DIFFERENCE,
-    compare_pairs,
-    seeds_needed,
-    selection_bias,
-    summarize,
-)
+from hectogpt.lab.sequential import ALPHA, EFFECT_VARIANCE, compare_sequentially, e_gain, e_value, half_width, look
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, compare_pairs, seeds_needed, selection_bias, summarize
 
 losses = st.floats(0, 12, allow_nan=False)
 
