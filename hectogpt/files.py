@@ -184,10 +184,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, what: str, patience: float = 600.0, remove: bool = False) -> Iterator[bool]:
-    """Hold the lock file `path` for the length of the block; yields False where the file system has no locks.
-
-    remove: take the file away at the end.
+def lock(path: Path, what: str, patience: float) -> Iterator[bool]:
+    """Hold the lock file `path` for the length of the block, then take it away; yields False where the file system has
+    no locks.
 
     Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names `what` and the holder. The
     kernel frees the lock when its holder dies, so it is never stale. Raises OSError if the file cannot be made.
@@ -221,9 +220,8 @@ def lock(path: Path, what: str, patience: float = 600.0, remove: bool = False) -
             try:
                 yield held
             finally:
-                if remove:
-                    with contextlib.suppress(OSError):  # a lock file that stays locks nothing
-                        path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a lock file that stays locks nothing
+                    path.unlink(missing_ok=True)
             return
 
 

@@ -144,7 +144,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with _writing(folder):
             path, what = folder.with_name(f".{folder.name}.lock"), "building these token files"
-            locked = stack.enter_context(files.lock(path, what, LOCK_PATIENCE_S, remove=True))
+            locked = stack.enter_context(files.lock(path, what, LOCK_PATIENCE_S))
         if locked:
             files.remove_leftovers(folder)
         yield

@@ -96,7 +96,7 @@ def export(
         )
     facts, new = read_facts(place, at), temporary_folder(target)
     try:
-        with lock(target.parent / f".{target.name}.lock", f"exporting to {folder}", patience=0.0, remove=True):
+        with lock(target.parent / f".{target.name}.lock", f"exporting to {folder}", patience=0.0):
             remove_leftovers(target)
             new.mkdir()
             if kind == "gguf":

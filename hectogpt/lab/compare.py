@@ -207,7 +207,7 @@ class Comparison:
         held.callback(_remove_empty, path.parent)
         for _ in range(100):
             try:  # a tenth of a second is for one that only asks whether it is locked
-                held.enter_context(lock(path, "running this trial", patience=0.1, remove=True))
+                held.enter_context(lock(path, "running this trial", patience=0.1))
             except (FileNotFoundError, FileExistsError):  # a holder is taking the folder away, which is empty
                 continue
             except UserError:

@@ -268,7 +268,7 @@ def read_steps(folder: Path) -> list[Step]:
 def _lock(path: Path, held: ExitStack) -> bool:
     """Hold the folder as long as `held` is open; False where the file system has no locks."""
     try:
-        return held.enter_context(files.lock(path / LOCK, "training in this folder", patience=0.0, remove=True))
+        return held.enter_context(files.lock(path / LOCK, "training in this folder", patience=0.0))
     except UserError as error:
         raise UserError(
             f"{path} is in use",

@@ -92,14 +92,14 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
 def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:
     """That of a killed process is free: `python tests/faults two_at_once`."""
     path = tmp_path / "new" / "lock"
-    with files.lock(path, "at work") as held:
+    with files.lock(path, "at work", patience=0.0) as held:
         assert held is True
         with pytest.raises(UserError, match="is locked") as caught, files.lock(path, "at work", patience=0.1):
             pass
         assert caught.value.code == errors.LOCKED
         assert f"process {os.getpid()}" in caught.value.why
         assert "is at work" in caught.value.why
-    with pytest.raises(ValueError, match="inside"), files.lock(path, "at work"):
+    with pytest.raises(ValueError, match="inside"), files.lock(path, "at work", patience=0.0):
         raise ValueError("inside")
     with files.lock(path, "at work", patience=0.0) as held:
         assert held is True

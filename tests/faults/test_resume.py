@@ -147,11 +147,10 @@ def test_no_run_an_idle_option_and_a_run_under_way(run: Path, tmp_path: Path, he
     assert_good_error(here("train", "baseline", "--save-every", "-1", *TINY), 2, "save_every = -1")
     back_to(run, 4)
     before = files(run)
-    with lock(run / ".lock", "training in this folder"):
+    with lock(run / ".lock", "training in this folder", patience=0.0):
         assert_good_error(here("train", "--resume", run), 9, "is in use", f"process {os.getpid()}", "kept: its run")
         assert_good_error(here("train", "baseline", *TINY, "--out", run), 9, "is in use")
         assert json.loads(here("show", run, "--json").stdout)["state"] == "running"
-    (run / ".lock").unlink()
     assert files(run) == before
 
 

@@ -14,7 +14,7 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2545,  # the ground, and what Python users call
+    "hectogpt": 2543,  # the ground, and what Python users call
     "hectogpt/cli": 3480,
     "hectogpt/lab": 5310,
     "hectogpt/grade": 3952,
@@ -26,7 +26,7 @@ LINES = {
     "hectogpt/data": 1660,
     "hectogpt/kernels": 659,
     "hectogpt/model": 2300,
-    "tests": 18848,
+    "tests": 18847,
     "tools": 5380,
     "bench": 1749,
     "reference": 817,
