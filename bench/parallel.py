@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.record import Row
+from bench.step import Setting
 from hectogpt.data import open_corpus
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig
@@ -30,14 +30,6 @@ from hectogpt.training.session import Session
 
 PACKAGES = ()
 WARM_UP, STEPS = 2, 3  # of a turn
-
-
-class Setting(NamedTuple):
-    """Sizes of the model and of the batch."""
-
-    config: ModelConfig
-    rows: int
-    tokens: int
 
 
 SETTINGS = {
