@@ -27,7 +27,7 @@ from tools import ROOT
 from tools.best_counting import mixture_losses
 from tools.report import ladder_names
 from tools.report.leaderboard import build_leaderboards
-from tools.report.ngram_file import NgramFile
+from tools.report.ngram_file import find_ngrams, read_ngrams
 
 TARGET = ROOT / "results" / "ngrams.jsonl"
 DIGITS = 5  # of a loss; the last digits depend on the processor
@@ -36,12 +36,12 @@ DIGITS = 5  # of a loss; the last digits depend on the processor
 def wanted(folder: Path) -> list[Record]:
     """The trials of the highest rung of each ladder whose baselines are incomplete and not in the file yet, the first
     of each ladder before the second of any."""
-    known = NgramFile(folder / TARGET.name)
+    known = read_ngrams(folder / TARGET.name)
     boards = build_leaderboards(read_records(folder / "ladder.jsonl"), ladder_names())
     by_board = [board.top.records for board in boards if board.top]
     in_turn = (record for same_place in zip_longest(*by_board) for record in same_place if record is not None)
     tops = {(record.corpus, record.seed): record for record in in_turn}.values()  # two tracks may have read the same
-    return [record for record in tops if record.ngram_best is None and known.find(record) is None]
+    return [record for record in tops if record.ngram_best is None and find_ngrams(known, record) is None]
 
 
 def count(record: Record, corpus: Corpus) -> dict[str, object]:

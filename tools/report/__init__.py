@@ -23,7 +23,7 @@ from hectogpt.lab.record import read_records
 from tools.report.front import Front, build_fronts
 from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import Leaderboard, build_leaderboards
-from tools.report.ngram_file import NgramFile
+from tools.report.ngram_file import completed, read_ngrams
 from tools.report.plots import plot_front, plot_ladder, plot_learning_curves, plot_rung
 from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import Filler, picture_name
@@ -50,7 +50,8 @@ def read_all(records: Path) -> Found:
     found = read_records(records)
     if not found:
         raise UserError(f"no records in {records}", fix="record trials with `hectogpt compare`", code=errors.DATA)
-    boards = build_leaderboards(NgramFile(records.with_name("ngrams.jsonl")).complete(found), ladder_names())
+    ngrams = read_ngrams(records.with_name("ngrams.jsonl"))
+    boards = build_leaderboards([completed(ngrams, record) for record in found], ladder_names())
     seconds = read_seconds(records.with_name("seconds.jsonl"))
     near = records.with_name("near_duplicate.jsonl")
     lines = near.read_text(encoding="utf-8").splitlines() if near.exists() else []
