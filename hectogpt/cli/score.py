@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hectogpt.errors import UserError
 from hectogpt.interop.open import find_folder, open_model
 from hectogpt.lab import ideas
 from hectogpt.lab.counting import mix, score_both
-from hectogpt.lab.ngram import NgramModels
+from hectogpt.lab.ngram import KneserNey, NgramModels
 from hectogpt.model import Transformer
 from hectogpt.run_records import RUN, read_record
 from hectogpt.training import setup
@@ -45,85 +44,66 @@ class Score:
     ngram_weights: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class Scores:
-    """models and n-gram models on one held-out text. counted: the tokens that the n-gram models count."""
-
-    models: list[Score]
-    ngrams: list[Score]
-    counted: int
-
-
 def main(options: ScoreOptions) -> None:
     """Score and print a line for each model. Raises UserError."""
     if not options.models:
         raise UserError("no model to score", fix="hectogpt score runs/minute, which hectogpt train makes, or gpt2")
+    if options.max_tokens is not None and options.max_tokens < 2:
+        raise UserError(f"max_tokens = {options.max_tokens}", why="scoring takes at least 2")
     for name in options.models:
         find_folder(name, download=True)  # before a text is tokenised
     corpus, split = open_corpus(options.corpus), options.split
-    settings: dict[str, Any] = {"step": options.step, "max_tokens": options.max_tokens, "idea": options.idea}
-    found = score_models(options.models, corpus, split, **settings, note=remarks(options.quiet))
-    rows = [(NGRAMS[score.name], score.loss, score.bits_per_byte) for score in found.ngrams]
-    for score in found.models:
+    counted = tokens_of_run(options.models[0], corpus, options.step) if len(options.models) == 1 else None
+    counted = corpus.train if counted is None else counted
+    counts, texts = NgramModels(counted, corpus.n_vocab), texts_of(corpus, options)
+    models = [score_model(name, texts, corpus.tokenizer, counts.order_5, options) for name in options.models]
+    n, n_bytes = len(texts[split]) - 1, max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
+    losses = asdict(counts.losses(texts[split])).items()
+    ngrams = [Score(name, loss, loss * n / (math.log(2) * n_bytes), n) for name, loss in losses]
+
+    rows = [(NGRAMS[score.name], score.loss, score.bits_per_byte) for score in ngrams]
+    for score in models:
         rows.append((score.name, score.loss, score.bits_per_byte))
         if (loss := score.with_ngrams) is not None:
             rows.append((f"{score.name} + n-grams", loss, loss * score.bits_per_byte / score.loss))
-    same = all(score.with_ngrams is not None for score in found.models)
-    what = "the whole training text" if found.counted == len(corpus.train) else "what the run has read"
-    counted = f"The n-gram models count {what}, {found.counted:,} tokens."
-    answer = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split} | asdict(found)
-    lines = [f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows, same), counted]
+    same = all(score.with_ngrams is not None for score in models)
+    what = "the whole training text" if counted.size == len(corpus.train) else "what the run has read"
+    answer: dict[str, Any] = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split}
+    answer |= {"models": [asdict(score) for score in models], "ngrams": [asdict(score) for score in ngrams]}
+    lines = [f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows, same)]
+    lines += [f"The n-gram models count {what}, {counted.size:,} tokens."]
     lines += [] if same else ["The models predict different tokens, so only bits per byte of the text compare them."]
-    show(options.json, answer, lines)
+    show(options.json, answer | {"counted": counted.size}, lines)
 
 
-def score_models(
-    names: Sequence[str],
-    corpus: Corpus,
-    split: str = "dev",
-    *,
-    step: int | None = None,
-    max_tokens: int | None = None,
-    idea: Sequence[Path | str] = (),
-    note: Callable[[str], None] = lambda text: None,
-) -> Scores:
-    """The scores of runs, folders in Hugging Face's layout and models on the hub on a held-out split.
+def texts_of(corpus: Corpus, options: ScoreOptions) -> dict[str, np.ndarray]:
+    """The tokens that are scored, and those of dev, on which the weights of n-grams are fitted."""
+    return {split: corpus.tokens[split][: options.max_tokens] for split in ("dev", options.split)}
 
-    The n-gram models count what the run has read if one run is scored on its own corpus, else the whole training split.
-    A model with another tokenizer than the corpus reads the same text in its own tokens. step: of runs, as for
-    `open_model`. max_tokens: only so many of the corpus's tokens are scored, from the first on. The weights of the
-    n-grams are fitted on dev (`counting.mix`), so for test a model is scored on dev too. Raises UserError as
-    `open_model` does, and (DATA) for too few tokens and for text that is no text.
+
+def score_model(
+    name: str, texts: dict[str, np.ndarray], tokenizer: Tokenizer, order_5: KneserNey, options: ScoreOptions
+) -> Score:
+    """The score of a run, a folder in Hugging Face's layout or a model on the hub. texts: of `texts_of`, in tokens of
+    `tokenizer`; a model with another one reads the same text in its own tokens. order_5: the n-grams that are mixed in.
+
+    Raises UserError as `open_model` does, and (DATA) for too few tokens and for text that is no text.
     """
-    counted = tokens_of_run(names[0], corpus, step) if len(names) == 1 else None
-    counted = corpus.train if counted is None else counted
-    if max_tokens is not None and max_tokens < 2:
-        raise UserError(f"max_tokens = {max_tokens}", why="scoring takes at least 2")
-    texts = {which: corpus.tokens[which][:max_tokens] for which in ("dev", split)}
-    counts = NgramModels(counted, corpus.n_vocab)
-    models = []
-    for name in names:
-        model, tokenizer = open_model(name, step=step, download=True, idea=idea, note=note)
-        parameters = sum(p.numel() for p in model.parameters())
-        same = tokenizer.sha256 == corpus.tokenizer.sha256
-        read = texts if same else {split: encoded_anew(texts[split], corpus.tokenizer, tokenizer)}
-        found = {}
-        for which, tokens in read.items():
-            note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
-            _check_vocabulary(model, tokens, name)
-            found[which] = evaluate(model, tokens, tokenizer.token_bytes)
-        its = found[split]
-        score = Score(name, its.loss, its.bits_per_byte, its.tokens, parameters)
-        if same:
-            both = {which: score_both(counts.order_5, read[which], one) for which, one in found.items()}
-            mixed = mix(both[split], None if split == "dev" else both["dev"])
-            score = replace(score, with_ngrams=mixed.loss, ngram_weights=mixed.weights)
-        models.append(score)
-    n_bytes = max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
-    n = len(texts[split]) - 1
-    losses = asdict(counts.losses(texts[split]))
-    ngrams = [Score(name, loss, loss * n / (math.log(2) * n_bytes), n) for name, loss in losses.items()]
-    return Scores(models, ngrams, counted.size)
+    note, split = remarks(options.quiet), options.split
+    model, own = open_model(name, step=options.step, download=True, idea=options.idea, note=note)
+    parameters = sum(p.numel() for p in model.parameters())
+    same, found = own.sha256 == tokenizer.sha256, {}
+    for which, tokens in (texts if same else {split: encoded_anew(texts[split], tokenizer, own)}).items():
+        note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
+        _check_vocabulary(model, tokens, name)
+        found[which] = evaluate(model, tokens, own.token_bytes)
+    its = found[split]
+    score = Score(name, its.loss, its.bits_per_byte, its.tokens, parameters)
+    if not same:
+        return score
+    both = {which: score_both(order_5, texts[which], one) for which, one in found.items()}
+    mixed = mix(both[split], None if split == "dev" else both["dev"])
+    return replace(score, with_ngrams=mixed.loss, ngram_weights=mixed.weights)
 
 
 def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray | None:
