@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
-from hectogpt.kernels.build import Library, find
+from hectogpt.kernels.build import find
 from hectogpt.kernels.native import call
 
 COLUMNS, GROUP = 64, 32  # as in linear.cpp
@@ -53,26 +53,23 @@ def pack(numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out 1"]) -> Pack
 
 
 def linear_int8(
-    x: Float[Tensor, "*rows in"], weights: Packed, bias: Float[Tensor, " out"] | None, library: Library | None = None
+    x: Float[Tensor, "*rows in"], weights: Packed, bias: Float[Tensor, " out"] | None
 ) -> Float[Tensor, "*rows out"]:
-    """x W^T + bias in float32; each row of x is rounded to multiples of max|row| / 127. library: not this machine's."""
+    """x W^T + bias in float32; each row of x is rounded to multiples of max|row| / 127."""
     x, width, out = x.float().contiguous(), x.shape[-1], len(weights.scale)
     y = torch.empty(*x.shape[:-1], out)
-    call(library or _found(), "linear_int8", x, x.numel() // width, width, out, *weights, bias, y)
+    _call("linear_int8", x, x.numel() // width, width, out, *weights, bias, y)
     return y
 
 
 def linear(
-    x: Float[Tensor, "*rows in"],
-    weight: Float[Tensor, "out in"],
-    bias: Float[Tensor, " out"] | None,
-    library: Library | None = None,
+    x: Float[Tensor, "*rows in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None
 ) -> Float[Tensor, "*rows out"]:
     """x W^T + bias in float32, for weights in float32 or bf16, which are widened as they are read."""
     x, width, out = x.float().contiguous(), x.shape[-1], len(weight)
     y = torch.empty(*x.shape[:-1], out)
     is_bf16 = ctypes.c_int(weight.dtype == torch.bfloat16)
-    call(library or _found(), "linear", is_bf16, x, x.numel() // width, width, out, weight, bias, y)
+    _call("linear", is_bf16, x, x.numel() // width, width, out, weight, bias, y)
     return y
 
 
@@ -83,7 +80,6 @@ def attend(
     starts: Int64[Tensor, " batch"],
     first: int,
     scale: float,
-    library: Library | None = None,
 ) -> Float[Tensor, "batch time head_d"]:
     """Causal attention of the queries at slots first, first + 1 ... over float32 keys and values that lie in a cache's
     buffers. Row b sees slots from starts[b] on; before them its result is 0."""
@@ -92,11 +88,11 @@ def attend(
     assert keys.stride() == values.stride() == (heads * capacity * d, capacity * d, d, 1)
     out = torch.empty(batch, time, heads * d)
     sizes = (batch, heads, time, d, capacity, first)
-    call(library or _found(), "attend", q, keys, values, starts, out, *sizes, float(scale))
+    _call("attend", q, keys, values, starts, out, *sizes, float(scale))
     return out
 
 
-def _found() -> Library:
+def _call(name: str, *arguments: object) -> None:
     library = find().library
     assert library is not None
-    return library
+    call(library, name, *arguments)

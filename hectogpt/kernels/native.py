@@ -25,7 +25,9 @@ _in_use: Library | None = None
 
 def use(wanted: bool) -> bool:
     """Use the kernels from now on, or do not; returns whether they are used."""
-    return _take(find().library if wanted else None)
+    global _in_use
+    _in_use = find().library if wanted else None
+    return _in_use is not None
 
 
 def in_use() -> bool:
@@ -34,19 +36,14 @@ def in_use() -> bool:
 
 
 @contextmanager
-def using(wanted: bool | Library) -> Iterator[bool]:
-    """Use the kernels within the context, those of this machine or of one library, or do not."""
+def using(wanted: bool) -> Iterator[bool]:
+    """Use the kernels within the context, or do not."""
+    global _in_use
     before = _in_use
     try:
-        yield _take(wanted) if isinstance(wanted, Library) else use(wanted)
+        yield use(wanted)
     finally:
-        _take(before)
-
-
-def _take(library: Library | None) -> bool:
-    global _in_use
-    _in_use = library
-    return library is not None
+        _in_use = before
 
 
 # --- the softmax of the head ------------------------------------------------------------------------------------------

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 from hectogpt import hardware
 from hectogpt.errors import UserError
 from hectogpt.signals import postponed
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
-from hectogpt.training.loop import Step
 from hectogpt.training.session import Session
 
 AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
@@ -110,15 +109,3 @@ class Autosave:
         finally:
             self._cost = copied + (time.thread_time() - begun) / hardware.physical_cores()
             self._duration = time.monotonic() - self._begun
-
-
-def drive(session: Session, autosave: Autosave, signals: Sequence[int] = ()) -> Iterator[Step]:
-    """Train to the run's end, or until a signal has come to it, one Step at a time; a checkpoint follows a step when it
-    is due. Whoever takes the steps has had each one before its checkpoint is made. Raises UserError as `Session.steps`
-    does."""
-    for step in session.steps(signals):
-        yield step
-        if session.stopping:
-            return
-        if step.number < session.run.steps:
-            autosave.after(session)

@@ -20,7 +20,7 @@ from hectogpt.model.weights import save_model
 from hectogpt.run_records import METRICS, read_rows
 from hectogpt.serialization import dump
 from hectogpt.signals import CODES, code_of, ignore_more, raise_on_signal, stop_behind, stop_on_signal
-from hectogpt.training.autosave import Autosave, drive
+from hectogpt.training.autosave import Autosave
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.loop import Step
 from hectogpt.training.parallel import ALONE, Alone, World
@@ -122,11 +122,15 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
         stop_on_signal() as signals,
     ):
         try:
-            for step in progress.follow(drive(session, autosave, signals), run.steps, line, done=session.step):
+            for step in progress.follow(session.steps(signals), run.steps, line, done=session.step):
                 folder.add(step, session.metrics)
                 _look(session, folder, progress, step, task.eval_every)
                 if step.number == line.done + 5 and task.shorter and (seconds := line.seconds_of_run(step)) > LONG:
                     progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
+                if session.stopping:
+                    break
+                if step.number < run.steps:
+                    autosave.after(session)
             interrupted = session.stopping and session.step < run.steps
             save_last(session, folder, autosave, progress, needed=interrupted)
             if interrupted:

@@ -138,20 +138,15 @@ class RunFolder:
             with suppress(OSError):
                 (self.path / name).unlink(missing_ok=True)
 
-    def keep_ideas(self, ideas: Sequence[IdeaFile]) -> None:
-        """Copy the user's own files that made the run, and name them in run.json. Call it before `begin`."""
+    def begin(self, machine: Machine, ideas: Sequence[IdeaFile], tokenizer: Tokenizer) -> None:
+        """Write what the run is made of: what the machine chose, copies of the user's own files, and the vocabulary of
+        the text if it is not GPT-2's, so that the folder's model can be used without it. Open metrics.jsonl."""
         for number, idea in enumerate(ideas, start=1):
             name = "idea.py" if number == 1 else f"idea_{number}.py"
             idea.keep(self.path / name)
             self.ideas.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
-
-    def keep_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Write the vocabulary of the text if it is not GPT-2's, so that the folder's model can be used without it."""
         if not tokenizer.is_gpt2:
             write_atomic(self.path / MERGES, tokenizer.merges + b"\n")
-
-    def begin(self, machine: Machine) -> None:
-        """Write what the machine chose, and open metrics.jsonl."""
         record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()} | self.sharing
         write_atomic(self.path / RUN, _render(record | ({"ideas": self.ideas} if self.ideas else {})))
         self._open_metrics([])

@@ -106,9 +106,7 @@ def _begin_new(task: Task, progress: Progress, world: Alone | World) -> tuple[Ru
         session = Session.open(task.run, task.corpus, world=world)
         check_space(session, folder, progress)
         say_what_is_done(session, folder, progress)
-        folder.keep_ideas(task.own_files)
-        folder.keep_tokenizer(task.corpus.tokenizer)
-        folder.begin(session.machine)
+        folder.begin(session.machine, task.own_files, task.corpus.tokenizer)
     except BaseException:
         folder.give_up()
         with suppress(OSError):  # a folder that holds something else stays
@@ -164,8 +162,7 @@ def _go_on(task: Task, resume: Resume, progress: Progress, world: Alone | World)
         elif at is None:
             progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
             folder.start_over()
-            folder.keep_ideas(task.own_files)
-            folder.begin(session.machine)
+            folder.begin(session.machine, task.own_files, task.corpus.tokenizer)
         else:
             exact = f"no ({', '.join(differences)})" if differences else "yes"
             progress.line(f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}")

@@ -65,12 +65,8 @@ class Muon(Optim):
     def build(self, model: Transformer) -> OptimizerGroup:
         kind_of = kinds(model)
         matrices = {name for name, kind in kind_of.items() if kind == "matrix"}
-        optimizer = self.matrix_optimizer(list(whole_matrices(model, matrices)))
+        optimizer = MuonOptimizer(self, list(whole_matrices(model, matrices)))
         return OptimizerGroup([optimizer, *self.rest.optimizers(model, set(kind_of) - matrices)])
-
-    def matrix_optimizer(self, matrices: list[tuple[Tensor, int]]) -> MuonOptimizer:
-        """The optimizer of (parameter, number of matrices stacked in its rows) pairs."""
-        return MuonOptimizer(self, matrices)
 
     def product_dtype(self, updates: Tensor) -> torch.dtype:
         """The dtype in which these updates are orthogonalised on their device."""
@@ -82,6 +78,20 @@ class Muon(Optim):
         if step >= self.momentum_steps:
             return self.momentum
         return self.momentum_start + (self.momentum - self.momentum_start) * step / self.momentum_steps
+
+    def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
+        """The context of all products in this dtype: which library computes them."""
+        return nullcontext()
+
+    def precondition(
+        self,
+        gradient: Float[Tensor, "stack rows columns"],
+        momentum: Float[Tensor, "stack rows columns"],
+        state: dict[str, Tensor],
+        step: int,
+    ) -> Float[Tensor, "stack rows columns"]:
+        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the stack's to keep."""
+        return momentum
 
 
 def whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:
@@ -118,31 +128,17 @@ class MuonOptimizer(QuickOptimizer):
             buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             update = p.grad.lerp(buffer, group["momentum"]) if self.config.nesterov else buffer
             stack = (self.stacks[p], -1, p.shape[-1])
-            with self.products(p.dtype):
-                update = self.precondition(p.grad.view(stack), update.view(stack), state, group["step"])
+            with self.config.products(p.dtype):
+                update = self.config.precondition(p.grad.view(stack), update.view(stack), state, group["step"])
             for matrix, part in zip(p.view(stack), update, strict=True):
                 by_shape.setdefault(tuple(part.shape), []).append((matrix, part))
         for (rows, columns), pairs in by_shape.items():
-            with self.products(pairs[0][1].dtype):
+            with self.config.products(pairs[0][1].dtype):
                 stacked = torch.stack([u for _, u in pairs])
                 updates = orthogonalize(stacked, self.config.newton_schulz_steps, self.config.product_dtype(stacked))
             scale = math.sqrt(max(1.0, rows / columns))
             for (p, _), update in zip(pairs, updates, strict=True):
                 p.mul_(1 - group["lr"] * self.config.weight_decay).add_(update, alpha=-group["lr"] * scale)
-
-    def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
-        """The context of all products: which library computes them."""
-        return nullcontext()
-
-    def precondition(
-        self,
-        gradient: Float[Tensor, "stack rows columns"],
-        momentum: Float[Tensor, "stack rows columns"],
-        state: dict[str, Tensor],
-        step: int,
-    ) -> Float[Tensor, "stack rows columns"]:
-        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the stack's to keep."""
-        return momentum
 
 
 # --- SOAP: the momentum is rescaled in the eigenbases of the gradients' covariances, then orthogonalised --------------
@@ -162,15 +158,6 @@ class SOAPMuon(Muon):
     beta: float = 0.9
     every: int = 5
 
-    def matrix_optimizer(self, matrices: list[tuple[Tensor, int]]) -> MuonOptimizer:
-        return SOAPMuonOptimizer(self, matrices)
-
-
-class SOAPMuonOptimizer(MuonOptimizer):
-    """MuonOptimizer with SOAP as the preconditioner of its momentum."""
-
-    config: SOAPMuon
-
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
         return float32_by_onednn(dtype)
 
@@ -181,7 +168,7 @@ class SOAPMuonOptimizer(MuonOptimizer):
         state: dict[str, Tensor],
         step: int,
     ) -> Float[Tensor, "stack rows columns"]:
-        beta, every = self.config.beta, self.config.every
+        beta, every = self.beta, self.every
         for side, product in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
             if side not in state:
                 state[side] = product
