@@ -29,7 +29,7 @@ from hectogpt.run_records import PICTURE, RUN, read_state
 from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import file_hashes
-from hectogpt.training.full_run import FOLDER, follow
+from hectogpt.training.full_run import follow
 from hectogpt.training.launch import Launch, NotJoinedError, PeerError, find_launch
 from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.parallel import ALONE, Alone, World, recorded
@@ -281,6 +281,8 @@ def train_shared(launch: Launch, asked: Asked) -> None:
 
 def _train_as_one(launch: Launch, asked: Asked) -> None:
     options = asked.options
+    if launch.attempt:  # torchrun has started all processes again: the run of the attempt before goes on
+        asked = replace(asked, options=replace(options, resume=options.resume or "auto"))
     world = World(launch, options.dist_timeout)
     with world:
         config = dump(asked.run)
@@ -291,7 +293,7 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
 
         def decide() -> dict[str, Any] | None:
             nonlocal plan
-            plan = _begun_before(world) or find_plan(asked, progress)
+            plan = find_plan(asked, progress)
             if plan is None:
                 return None
             data: dict[str, Any] = dump(replace(plan.run, data=choose_leaves(plan.run.data, world.size)))
@@ -308,11 +310,3 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
             follow(run, corpus, world)
         else:
             finish(asked, replace(plan, run=run), corpus, progress, world)
-
-
-def _begun_before(world: World) -> Plan | None:
-    """The run that an earlier attempt of this launch has begun, if there was one."""
-    folder = world.kept(FOLDER) if world.launch.attempt else None
-    if folder is None or not (Path(folder) / RUN).exists():
-        return None
-    return Plan(read_run(Path(folder)), Resume(Path(folder)))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
+from hectogpt.data.tokenizer import check_ids
 from hectogpt.errors import UserError
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.transformer import DecoderBlock, Transformer
@@ -63,12 +64,7 @@ def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: in
     ids = tokenizer.encode(text)
     if not len(ids):
         raise UserError("the prompt is empty", why="a map needs at least one token", fix="type a few words")
-    if ids.max() >= model.config.vocab_size:
-        raise UserError(
-            f"token {int(ids.max())} is not in the model's vocabulary of {model.config.vocab_size}",
-            fix="use the tokenizer that the model was trained with",
-            code=errors.DATA,
-        )
+    check_ids(ids, model.config.vocab_size, "the prompt")
     room = min(model.config.context_length, longest or len(ids))
     return Prompt(ids[-room:], max(0, len(ids) - room))
 

@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from hectogpt import errors, hardware
 from hectogpt.data import Tokenizer
+from hectogpt.data.tokenizer import check_ids
 from hectogpt.errors import UserError, set_to
 from hectogpt.generation.decode import Decoder, Sampling, choose
 from hectogpt.model.transformer import Transformer, evaluating
@@ -58,7 +60,8 @@ def generate(
     if start is None:
         start = (*sampling.eos_token_id, model.config.vocab_size - 1)[0]
     texts = [list(map(int, prompt)) or [start] for prompt in prompts]
-    check_ids(texts, model.config.vocab_size)
+    for row, text in enumerate(texts):
+        check_ids(np.array(text), model.config.vocab_size, f"prompt {row}")
     if sampling.stop_strings and decode_bytes is None:
         raise UserError("stop_strings need a tokenizer", fix="pass decode_bytes=tokenizer.decode_bytes")
     rows = len(texts) * sampling.num_return_sequences
@@ -147,19 +150,6 @@ def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling,
             fix=set_to("num_return_sequences", fits) if fewer else set_to("max_new_tokens", words="a smaller number"),
             code=errors.MEMORY,
         )
-
-
-def check_ids(texts: Sequence[Sequence[int]], vocab_size: int) -> None:
-    """Raise UserError (DATA) naming the first id outside [0, vocab_size)."""
-    for row, text in enumerate(texts):
-        for position, token in enumerate(text):
-            if not 0 <= token < vocab_size:
-                raise UserError(
-                    f"prompt {row}: id {token} at position {position} is out of range",
-                    why=f"the model's vocabulary has {vocab_size:,} ids, 0 to {vocab_size - 1:,}",
-                    fix="use the tokenizer that belongs to the model",
-                    code=errors.DATA,
-                )
 
 
 def _check_numbers(totals: list[float], rows: set[int]) -> None:

@@ -32,7 +32,6 @@ from hectogpt.training.trackers import Trackers
 
 T = TypeVar("T")
 LONG = 90.0  # seconds of a run from which a quicker one is named
-FOLDER = "folder"  # under which the run's folder is kept for attempts of torchrun after a failure
 LOOK = 10  # steps after which tensors that have not moved are named
 Facts = dict[str, Any]  # what a summary says beside the result's numbers
 
@@ -52,7 +51,6 @@ def run_to_folder(
         folder, session = begin(task, progress, world)
         trackers = Trackers(task.track, progress.line)
         with folder:
-            world.keep(FOLDER, str(folder.path.resolve()))
             world.share(lambda: session.step)  # for `follow`
             facts: Facts = {"modified": folder.modified, "folder": str(folder.path)}
             facts |= score_before(session, folder, progress)

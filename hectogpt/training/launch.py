@@ -143,7 +143,6 @@ class Board:
         self.launch, self.rank, self.size, self.timeout = launch, launch.rank, launch.size, timeout
         self.step = 0
         self.is_gone = False
-        self.kept_texts = dist.PrefixStore("hectogpt", store)  # over restarts
         self.store = dist.PrefixStore(f"hectogpt/{launch.attempt}", store)
         self.store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
 
@@ -163,10 +162,9 @@ class Board:
         except RuntimeError:
             raise PeerError(self._store_failure(), self.size) from None
 
-    def read(self, key: str, limit: float = LOOK, store: dist.Store | None = None) -> str | None:
+    def read(self, key: str, limit: float = LOOK) -> str | None:
         """A text of the store; None if it is not there. Raises RuntimeError as `_ask`."""
-        place = store or self.store
-        return self._ask(lambda: place.get(key).decode() if place.check([key]) else None, limit)
+        return self._ask(lambda: self.store.get(key).decode() if self.store.check([key]) else None, limit)
 
     def _ask(self, question: Callable[[], T], limit: float) -> T:
         """What the store answers within so many seconds. Raises RuntimeError, at once if it did not answer before."""

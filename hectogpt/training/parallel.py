@@ -47,9 +47,6 @@ class Alone:
         """What `find` returns."""
         return find()
 
-    def keep(self, name: str, value: str) -> None:
-        """Nothing: there is no later attempt."""
-
 
 ALONE = Alone()
 
@@ -148,16 +145,6 @@ class World:
         Raises PeerError."""
         with self.board.guarded(operation):
             dist.all_reduce(torch.zeros(1))
-
-    def keep(self, name: str, value: str) -> None:
-        """Keep a text for later attempts of the same launch."""
-        self.board.kept_texts.set(name, value)
-
-    def kept(self, name: str) -> str | None:
-        """A text that this attempt or an earlier one has kept."""
-        with suppress(RuntimeError):
-            return self.board.read(name, self.timeout, self.board.kept_texts)
-        return None
 
     def agree(self, facts: dict[str, Any]) -> None:
         """Compare what every process has. Raises DisagreementError, at all of them, which names the odd ones out."""
