@@ -178,16 +178,8 @@ class CorpusCache:
         return []
 
     def repair(self, progress: bool = True) -> list[str]:
-        """Build the token files again if they are damaged; return what `verify` found. Raises UserError (DATA) for
-        damaged token files that are used as they are."""
-        damage = self.verify()
-        if damage and isinstance(self.source, TokenFiles):
-            raise UserError(
-                f"cannot repair {self.source.name}",
-                why=f"these files are used as they are, not made from text here; {damage[0]}",
-                fix="make them again, or name the text they come from",
-                code=errors.DATA,
-            )
+        """Build the token files again if they are damaged, and made here; return what `verify` found of such."""
+        damage = self.verify() if isinstance(self.source, Source) else []
         if damage:
             self.build(progress)
         return damage

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from hectogpt import __version__, errors, hardware
-from hectogpt.data import Batches, Corpus, open_corpus
+from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
@@ -99,7 +99,8 @@ class Session:
             model.fit_to(resume.state.weights())
         elif run.first_weights is not None:
             run.first_weights.load_into(model)
-        kernels = _choose_kernels(world, run, model, machine, chosen.get("head"))
+        first: str = world.share(lambda: setup.choose_kernels(run, model, machine, chosen.get("head")))
+        kernels = setup.choose_kernels(run, model, machine, first)  # at all ranks as at rank 0
         session = cls(run, corpus, world, machine, model, setup.build_optimizer(run, model), kernels)
         if resume is not None:
             session._go_on_from(resume)
@@ -117,7 +118,9 @@ class Session:
         """Train to the run's end, one Step at a time. signals: those that have come to this process, which may grow.
         Raises UserError: DIVERGED, or PEER if another process has failed."""
         batches = setup.make_batches(self.run, self.corpus)
-        gradients = _make_gradients(self.world, self.run, self.model, batches, self.machine, signals)
+        parts = (self.run, self.model, batches, self.machine, signals)
+        in_leaves = self.run.data.leaves is not None
+        gradients = LeafGradients(*parts, make_exchange(self.world)) if in_leaves else Gradients(*parts)
         steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, self.done, gradients)
         if self.machine.device.type == "cpu":
             precision.keep_freed_memory()
@@ -298,13 +301,6 @@ def _choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) -
     return precision.choose(run, world.share(lambda: precision.choose(run, usual).describe()))
 
 
-def _choose_kernels(world: Alone | World, run: Run, model: Transformer, machine: Machine, chosen: str | None) -> str:
-    """`setup.choose_kernels`, at all ranks as at rank 0. chosen: what was chosen when the run began, None for a new
-    run."""
-    first: str = world.share(lambda: setup.choose_kernels(run, model, machine, chosen))
-    return setup.choose_kernels(run, model, machine, first)
-
-
 def _check_equal(world: Alone | World, model: Transformer, facts: Mapping[str, Any]) -> None:
     """See that all processes have the same kind of machine and the same weights. Raises DisagreementError."""
     if isinstance(world, Alone):
@@ -312,15 +308,6 @@ def _check_equal(world: Alone | World, model: Transformer, facts: Mapping[str, A
     weights = hash_state({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     machine = {name: value for name, value in facts.items() if name != "device"}
     world.agree({"machine": machine, "weights": weights})
-
-
-def _make_gradients(
-    world: Alone | World, run: Run, model: Transformer, batches: Batches, machine: Machine, signals: Sequence[int]
-) -> Gradients:
-    """How this process computes its share of a batch's gradients."""
-    if run.data.leaves is None:
-        return Gradients(run, model, batches, machine, signals)
-    return LeafGradients(run, model, batches, machine, signals, make_exchange(world))
 
 
 def train(run: Run, corpus: Corpus | None = None) -> RunResult:

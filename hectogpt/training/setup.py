@@ -76,7 +76,8 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
-    _fit_to_text(model, run, corpus)
+    if run.model.lm_head.compact_vocab:
+        model.lm_head.compact(used_tokens(run, corpus))
     dtype = torch.float64 if machine.dtype == torch.float64 else torch.float32
     model.init_weights(run.init, seed=run.seed)
     if run.init_from_counts is not None:
@@ -102,12 +103,6 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
     return optimizer
 
 
-def _fit_to_text(model: Transformer, run: Run, corpus: Corpus) -> None:
-    """Give the head, whose size may depend on what the run reads, its size."""
-    if model.config.lm_head.compact_vocab:
-        model.lm_head.compact(used_tokens(run, corpus))
-
-
 def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
     """int64 [used]: the ids that occur in what the run reads, ascending."""
     batches, seen = make_batches(run, corpus), np.zeros(run.model.vocab_size, dtype=bool)
@@ -123,7 +118,8 @@ def count_parameters(run: Run, corpus: Corpus) -> int:
     """Number of parameters of the model that build_model would build, without allocating them."""
     with torch.device("meta"):
         model = Transformer(run.model)
-    _fit_to_text(model, run, corpus)
+    if run.model.lm_head.compact_vocab:
+        model.lm_head.compact(used_tokens(run, corpus))
     return sum(p.numel() for p in model.parameters())
 
 

@@ -354,8 +354,7 @@ def test_given_splits_are_used_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "dev.bin").write_bytes(b"\x01")
     refused(tmp_path, "dev.bin", "1 bytes are no uint16 tokens")
     assert "dev.bin" in CorpusCache(str(tmp_path)).verify()[0]
-    with pytest.raises(UserError, match="cannot repair"):
-        CorpusCache(str(tmp_path)).repair()
+    assert CorpusCache(str(tmp_path)).repair() == []  # they are not made here
 
 
 def test_a_cache_folder_is_a_source_and_checked(tmp_path: Path) -> None:
