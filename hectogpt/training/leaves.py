@@ -38,49 +38,29 @@ def choose_leaves(data: Data, processes: int) -> Data:
     """The data with a number of leaves that so many processes can share; as it is, if it names one that they can.
 
     Without a number: the largest power of two up to 8 that divides the batch, or what the processes need. A micro-batch
-    gives way to leaves that are no larger. Raises UserError that lists the numbers of processes that would do, and for
-    a micro-batch that no such leaves respect.
+    gives way to leaves that are no larger. Raises UserError that lists the numbers of processes that would do.
     """
-    if data.leaves is not None:
-        counts = process_counts(data.leaves)
-        if processes not in counts:
-            raise UserError(
-                f"{processes} processes cannot share data.leaves = {data.leaves}",
-                why=f"each owns a whole subtree of the sum, so there may be {_list(counts)}",
-                fix="another number of processes, or "
-                + set_to(
-                    "data.leaves",
-                    words=f"a power of two times {processes} that divides data.batch_size = {data.batch_size}",
-                ),
-            )
-        return data
-    divisors = [n for n in range(1, data.batch_size + 1) if data.batch_size % n == 0]
-    fitting = [n for n in divisors if processes in process_counts(n)]
+    parts, what = [data.leaves or 1], f"data.leaves = {data.leaves}"
+    if data.leaves is None:
+        parts = [n for n in range(1, data.batch_size + 1) if data.batch_size % n == 0]
+        what = f"a batch of data.batch_size = {data.batch_size} rows"
+        if data.micro_batch is not None:
+            parts = [n for n in parts if data.batch_size // n <= data.micro_batch]
+            what += f" in parts of at most data.micro_batch = {data.micro_batch}"
+    fitting = [n for n in parts if processes in process_counts(n)]
     if not fitting:
-        counts = sorted({count for n in divisors for count in process_counts(n)})
-        larger = -(-data.batch_size // processes) * processes
+        *counts, most = map(str, sorted({count for n in parts for count in process_counts(n)}))
+        field, more = ("data.batch_size", "") if data.leaves is None else ("data.leaves", " that divides the batch")
         raise UserError(
-            f"{processes} processes cannot share a batch of data.batch_size = {data.batch_size} rows",
-            why=f"all take equal parts, so there may be {_list(counts)}",
-            fix="another number of processes, or " + set_to("data.batch_size", larger),
+            f"{processes} processes cannot share {what}",
+            why=f"all take equal parts, so there may be {', '.join(counts)}{' or ' * bool(counts)}{most}",
+            fix="another number of processes, or " + set_to(field, words=f"a power of two times {processes}{more}"),
         )
-    least = 1 if data.micro_batch is None else -(-data.batch_size // data.micro_batch)
-    small = [n for n in fitting if n >= least]
-    if not small:
-        raise UserError(
-            f"data.micro_batch = {data.micro_batch} with {processes} processes",
-            why=f"they cut a batch of {data.batch_size} rows into at most {fitting[-1]} equal leaves of "
-            f"{data.batch_size // fitting[-1]} rows",
-            fix=set_to("data.micro_batch", data.batch_size // fitting[-1])
-            + f", or data.batch_size to a power of two times {processes}",
-        )
+    if data.leaves is not None:
+        return data
     # Of one process powers of two first, so that others may share the run later.
-    by_choice = [n for n in small if processes > 1 or n.bit_count() == 1] or small
+    by_choice = [n for n in fitting if processes > 1 or n.bit_count() == 1] or fitting
     return replace(data, leaves=max([n for n in by_choice if n <= USUAL], default=by_choice[0]), micro_batch=None)
-
-
-def _list(counts: list[int]) -> str:
-    return ", ".join(map(str, counts[:-1])) + (" or " if len(counts) > 1 else "") + str(counts[-1])
 
 
 def add_in_tree(parts: list[Tensor]) -> Tensor:
