@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from hectogpt import errors
@@ -62,27 +62,20 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
     of the kit behind, if the folder holds something or cannot be written.
     """
     kit = contents(parts, solution)  # before anything is written
-    made: list[Path] = []
-    try:
+    with errors.writing(folder), ExitStack() as undo:
         check_empty(folder)
         for name, content in kit.items():
             path = folder / name
             for parent in reversed(path.parents):
                 if not parent.exists():
                     parent.mkdir()
-                    made.append(parent)
+                    undo.callback(parent.rmdir)
             with path.open("xb") as file:
-                made.append(path)
+                undo.callback(path.unlink)
                 file.write(content)
             if path.suffix == ".sh":
                 path.chmod(path.stat().st_mode | 0o111)
-    except BaseException as error:
-        for path in reversed(made):
-            with suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
-        if isinstance(error, OSError):
-            raise errors.unwritable(folder, error) from None
-        raise
+        undo.pop_all()
 
 
 def check_empty(folder: Path) -> None:

@@ -43,7 +43,7 @@ class Progress:
 def find_parts(folder: Path) -> list[str]:
     """The parts that a kit has tests for, in the assignment's order, and `together`. Raises UserError for no kit."""
     missing = [name for name in SOURCES if not (folder / name).is_file()]
-    names = [name for name in (*BY_NAME, TOGETHER) if test_file(folder, name).is_file()]
+    names = [name for name in (*BY_NAME, TOGETHER) if (folder / "tests" / f"test_{name}.py").is_file()]
     if missing or not names:
         raise UserError(
             f"{folder} is no kit of the assignment",
@@ -52,11 +52,6 @@ def find_parts(folder: Path) -> list[str]:
             code=errors.DATA,
         )
     return names
-
-
-def test_file(folder: Path, part: str) -> Path:
-    """Where a part's tests are."""
-    return folder / "tests" / f"test_{part}.py"
 
 
 def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIMIT) -> list[Progress]:

@@ -125,7 +125,8 @@ def looks(modules: dict[str, ModuleType]) -> dict[str, Any]:
     """What the parts' functions look like. empty: parts whose function consists of nothing, `pass` or `return None`
     say: it uses no name and no attribute. keywords: part -> arguments that the official tests pass by name, and its
     function has no name for."""
-    empty, keywords = [], {}
+    empty: list[str] = []
+    keywords: dict[str, list[str]] = {}
     for part in PARTS:
         function: Any = modules.get(part.module)
         for step in part.functions[-1].split("."):
@@ -133,10 +134,10 @@ def looks(modules: dict[str, ModuleType]) -> dict[str, Any]:
         code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
         if isinstance(code, CodeType) and not (code.co_names or code.co_cellvars or code.co_freevars):
             empty.append(part.name)
-        with suppress(TypeError, ValueError):
-            known = accepted(function, dict.fromkeys(KEYWORDS.get(part.name, ())))
-            if lacking := [name for name in KEYWORDS.get(part.name, ()) if name not in known]:
-                keywords[part.name] = lacking
+        for name in KEYWORDS.get(part.name, ()):
+            with suppress(TypeError, ValueError):
+                if name not in accepted(function, {name: None}):
+                    keywords.setdefault(part.name, []).append(name)
     return {"empty": empty, "keywords": keywords}
 
 
