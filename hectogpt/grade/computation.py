@@ -132,14 +132,14 @@ class Computation:
     def embed(self, ids: Tensor) -> Tensor:
         return self.tokens(ids) + self.positions(ids)
 
-    def layers(self) -> list[int]:
-        return list(range(self.size.n_layers))
+    def layers(self, n: int) -> list[int]:
+        return list(range(n))
 
     def layer(self, number: int, x: Tensor) -> Tensor:
         return self.block(f"backbone.{number}.", x)
 
     def backbone(self, x: Tensor) -> Tensor:
-        for number in self.layers():
+        for number in self.layers(self.size.n_layers):
             x = self.layer(number, x)
         return x
 

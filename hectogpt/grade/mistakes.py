@@ -38,10 +38,6 @@ CURVES: dict[str, tuple[str, Change]] = {
 GELU = [mistake(name, "GELU.forward", what + ".", gelu=f) for name, (what, f) in CURVES.items()]
 
 
-def without_bias(name: str) -> Method:
-    return lambda self, p, x: x @ self.w[f"{p}{name}.weight"].T
-
-
 MLP = [
     *(mistake(name, "the activation between fc1 and fc2", f"The activation is not the tanh GELU: {what}.", bend=f) for name, (what, f) in CURVES.items() if name in ("erf GELU", "sigmoid GELU") or name.endswith("for GELU")),
     mistake("no GELU", "the activation between fc1 and fc2", "There is no activation between the two linear layers.", bend=lambda s, h: h),
@@ -50,8 +46,8 @@ MLP = [
     mistake("GELU after fc2 only", "the order of fc1, GELU and fc2", "The activation comes after the second layer, not between the two.", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h)), bend=lambda s, h: h),
     mistake("GELU before fc1", "the order of fc1, GELU and fc2", "The activation comes before the first layer, not between the two.", widen=lambda s, p, x: s.linear(p + "fc1", s.gelu(x)), bend=lambda s, h: h),
     mistake("GELU before fc1 too", "before fc1", "The input of the first layer goes through GELU once more.", widen=lambda s, p, x: s.linear(p + "fc1", s.gelu(x))),
-    mistake("fc1 without bias", "fc1", "The bias of the first layer is not added.", widen=without_bias("fc1")),
-    mistake("fc2 without bias", "fc2", "The bias of the second layer is not added.", narrow=without_bias("fc2")),
+    mistake("fc1 without bias", "fc1", "The bias of the first layer is not added.", widen=lambda s, p, x: x @ s.w[p + "fc1.weight"].T),
+    mistake("fc2 without bias", "fc2", "The bias of the second layer is not added.", narrow=lambda s, p, x: x @ s.w[p + "fc2.weight"].T),
     mistake("no fc2", "fc2", "The second layer is not applied: the result has width 4 d_model.", narrow=lambda s, p, h: h),
     mistake("residual inside the MLP", "the result", "The input is added inside the MLP; the residual sum belongs to the block.", mlp=lambda s, p, x: x + Computation.mlp(s, p, x)),
     mistake("softmax in the MLP", "the activation between fc1 and fc2", "A softmax stands where the activation belongs.", bend=lambda s, h: h.softmax(-1)),
@@ -175,18 +171,6 @@ BLOCK = [
 Factor = Callable[[Computation, Tensor], float]
 
 
-def scaled(factor: Factor) -> Change:
-    return lambda self, scores: scores * factor(self, scores)
-
-
-def filled(where: Change, value: float) -> Change:
-    return lambda self, scores: scores.masked_fill(where(self, scores), value)
-
-
-def added(value: Change) -> Change:
-    return lambda self, scores: scores + value(self, scores).to(scores.dtype)
-
-
 def beside(scores: Tensor, diagonal: int) -> Tensor:
     """[query, key]: True where the key is later than the query by at least `diagonal`."""
     return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
@@ -197,23 +181,7 @@ def whole_mask(self: Computation) -> Tensor:
     return torch.ones(self.size.context_length, self.size.context_length, dtype=torch.bool).triu(1)
 
 
-# (name, sentence, factor on the scores)
-SCALES: list[tuple[str, str, Factor]] = [
-    ("no scale", "The scores are not divided by anything.", lambda s, t: 1.0),
-    ("scale by d_model", "The scores are divided by the root of d_model instead of the width of one head.", lambda s, t: s.size.d_model**-0.5),
-    ("scale by n_heads", "The scores are divided by the root of the number of heads instead of the width of one head.", lambda s, t: s.size.n_heads**-0.5),
-    ("scale twice", "The scores are divided by the width of one head; its root is asked for (or the scale is applied twice).", lambda s, t: 1 / s.size.d_attention),
-    ("multiplied by the scale", "The scores are multiplied by the root of the head's width instead of divided.", lambda s, t: s.size.d_attention**0.5),
-    ("divided by d_model", "The scores are divided by d_model itself.", lambda s, t: 1 / s.size.d_model),
-    ("divided by n_heads", "The scores are divided by the number of heads.", lambda s, t: 1 / s.size.n_heads),
-    ("scale by the sequence length", "The scores are divided by the root of the number of positions.", lambda s, t: t.shape[-1] ** -0.5),
-    ("scale by the context length", "The scores are divided by the root of the context length.", lambda s, t: s.size.context_length**-0.5),
-    ("fourth root of the width", "The scores are divided by the fourth root of the head's width (only q or only k is scaled?).", lambda s, t: s.size.d_attention**-0.25),
-    ("scale by twice the width", "The scores are divided by the root of twice the head's width.", lambda s, t: (2 * s.size.d_attention) ** -0.5),
-    ("scores negated", "The sign of the scores is wrong.", lambda s, t: -(s.size.d_attention**-0.5)),
-]  # fmt: skip
-
-# What else the scores may be divided by: (words, value). Its powers follow.
+# What the scores may be multiplied with or divided by in other powers: (words, value).
 BASES: list[tuple[str, Factor]] = [
     ("the head's width", lambda s, t: s.size.d_attention),
     ("d_model", lambda s, t: s.size.d_model),
@@ -225,44 +193,8 @@ POWERS = {-1.0: "multiplied by", 1.0: "divided by", 1.5: "divided by the power 1
 NAMED_ABOVE = {("the head's width", 1.0), ("d_model", 1.0), ("the number of heads", 1.0)}
 
 
-def raised(base: Factor, power: float) -> Factor:
-    return lambda self, scores: base(self, scores) ** -power
-
-
-SCALES += [
-    (f"scores {word} {name}", f"The scores are {word} {name}.", raised(base, power))
-    for name, base in BASES
-    for power, word in POWERS.items()
-    if (name, power) not in NAMED_ABOVE
-]
-SCALES += [
-    (f"multiplied by the root of {name}", f"The scores are multiplied by the root of {name}.", raised(base, -0.5))
-    for name, base in BASES[1:]
-]
-
-MASK = "the causal mask"
-MASKS: list[tuple[str, str, Change]] = [
-    ("no causal mask", "There is no causal mask: every position sees the whole row.", lambda s, t: t),
-    ("mask inverted", "The mask is inverted: the past is hidden and the future is seen.", filled(lambda s, t: ~s.future(t), -math.inf)),
-    ("mask inverted, itself seen", "The mask is inverted: each position sees itself and the future.", filled(lambda s, t: ~beside(t, 0), -math.inf)),
-    ("diagonal masked", "The diagonal is hidden too: no position sees itself, and the first sees nothing.", filled(lambda s, t: beside(t, 0), -math.inf)),
-    ("diagonal masked, finite", "The diagonal is hidden too: no position sees itself.", filled(lambda s, t: beside(t, 0), -1e9)),
-    ("one future token seen", "The mask begins one place too late: each position sees one later token.", filled(lambda s, t: beside(t, 2), -math.inf)),
-    ("mask added as ones", "The mask of ones and zeros is added to the scores: 1 is added to the past, and the future stays visible.", added(lambda s, t: ~s.future(t))),
-    ("mask of the future added as ones", "Ones are added to the scores of the future instead of minus infinity.", added(Computation.future)),
-    ("mask subtracted as ones", "The mask is a mere 1 that is subtracted: the future stays visible.", added(lambda s, t: -s.future(t).to(t.dtype))),
-    ("mask multiplied", "The scores are multiplied by the mask: a score of 0 is not a probability of 0.", lambda s, t: t * ~s.future(t)),
-    ("mask filled with the smallest positive number", "The future is filled with a tiny positive number, not with minus infinity.", filled(Computation.future, torch.finfo(torch.float32).tiny)),
-    ("mask of plus infinity", "The future is filled with plus infinity: the sign is missing.", filled(Computation.future, math.inf)),
-    ("mask of 1e9", "The future is filled with a large positive number: the sign is missing.", filled(Computation.future, 1e9)),
-    ("mask cut from the last rows", "The mask's last rows are taken, not its first: early positions see the future.", lambda s, t: t.masked_fill(whole_mask(s)[-t.shape[-1]:, :t.shape[-1]], -math.inf)),
-    ("mask cut from the last columns", "The mask's last columns are taken, not its first: the past is hidden.", lambda s, t: t.masked_fill(whole_mask(s)[:t.shape[-1], -t.shape[-1]:], -math.inf)),
-    ("mask not sliced", "The mask is not cut to the length of the input: shorter inputs raise an error.", lambda s, t: t.masked_fill(whole_mask(s), -math.inf)),
-    ("mask in the first row of the batch only", "The mask reaches the first row of the batch only.", filled(lambda s, t: s.future(t) & (torch.arange(t.shape[0]) == 0).view(-1, 1, 1, 1), -math.inf)),
-    ("mask in the first head only", "The mask reaches the first head only.", filled(lambda s, t: s.future(t) & (torch.arange(t.shape[1]) == 0).view(-1, 1, 1), -math.inf)),
-    ("additive mask multiplied", "The mask of zeros and minus infinity is multiplied with the scores; it is to be added.", lambda s, t: t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)),
-    ("mask sees only itself", "Every position sees itself alone.", filled(lambda s, t: ~torch.eye(t.shape[-1], dtype=torch.bool), -math.inf)),
-]  # fmt: skip
+def raised(base: Factor, power: float) -> Change:
+    return lambda self, scores: scores * base(self, scores) ** -power
 
 
 def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = "") -> Method:
@@ -297,13 +229,45 @@ def join_dealt(self: Computation, z: Tensor) -> Tensor:
 
 
 QKV = {"q": "queries", "k": "keys", "v": "values"}
-HEADS = "how heads are cut and joined"
+SCALE, MASK, HEADS = "the scale of the scores", "the causal mask", "how heads are cut and joined"
 ATTENTION = [
-    *(mistake(n, "the scale of the scores", what, scale=scaled(f)) for n, what, f in SCALES),
-    *(mistake(n, MASK, what, hide=f) for n, what, f in MASKS),
+    mistake("no scale", SCALE, "The scores are not divided by anything.", scale=lambda s, t: t),
+    mistake("scale by d_model", SCALE, "The scores are divided by the root of d_model instead of the width of one head.", scale=lambda s, t: t * s.size.d_model**-0.5),
+    mistake("scale by n_heads", SCALE, "The scores are divided by the root of the number of heads instead of the width of one head.", scale=lambda s, t: t * s.size.n_heads**-0.5),
+    mistake("scale twice", SCALE, "The scores are divided by the width of one head; its root is asked for (or the scale is applied twice).", scale=lambda s, t: t / s.size.d_attention),
+    mistake("multiplied by the scale", SCALE, "The scores are multiplied by the root of the head's width instead of divided.", scale=lambda s, t: t * s.size.d_attention**0.5),
+    mistake("divided by d_model", SCALE, "The scores are divided by d_model itself.", scale=lambda s, t: t / s.size.d_model),
+    mistake("divided by n_heads", SCALE, "The scores are divided by the number of heads.", scale=lambda s, t: t / s.size.n_heads),
+    mistake("scale by the sequence length", SCALE, "The scores are divided by the root of the number of positions.", scale=lambda s, t: t * t.shape[-1] ** -0.5),
+    mistake("scale by the context length", SCALE, "The scores are divided by the root of the context length.", scale=lambda s, t: t * s.size.context_length**-0.5),
+    mistake("fourth root of the width", SCALE, "The scores are divided by the fourth root of the head's width (only q or only k is scaled?).", scale=lambda s, t: t * s.size.d_attention**-0.25),
+    mistake("scale by twice the width", SCALE, "The scores are divided by the root of twice the head's width.", scale=lambda s, t: t * (2 * s.size.d_attention) ** -0.5),
+    mistake("scores negated", SCALE, "The sign of the scores is wrong.", scale=lambda s, t: t * -(s.size.d_attention**-0.5)),
+    *(mistake(f"scores {word} {name}", SCALE, f"The scores are {word} {name}.", scale=raised(base, power)) for name, base in BASES for power, word in POWERS.items() if (name, power) not in NAMED_ABOVE),
+    *(mistake(f"multiplied by the root of {name}", SCALE, f"The scores are multiplied by the root of {name}.", scale=raised(base, -0.5)) for name, base in BASES[1:]),
+    mistake("no causal mask", MASK, "There is no causal mask: every position sees the whole row.", hide=lambda s, t: t),
+    mistake("mask inverted", MASK, "The mask is inverted: the past is hidden and the future is seen.", hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf)),
+    mistake("mask inverted, itself seen", MASK, "The mask is inverted: each position sees itself and the future.", hide=lambda s, t: t.masked_fill(~beside(t, 0), -math.inf)),
+    mistake("diagonal masked", MASK, "The diagonal is hidden too: no position sees itself, and the first sees nothing.", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf)),
+    mistake("diagonal masked, finite", MASK, "The diagonal is hidden too: no position sees itself.", hide=lambda s, t: t.masked_fill(beside(t, 0), -1e9)),
+    mistake("one future token seen", MASK, "The mask begins one place too late: each position sees one later token.", hide=lambda s, t: t.masked_fill(beside(t, 2), -math.inf)),
+    mistake("mask added as ones", MASK, "The mask of ones and zeros is added to the scores: 1 is added to the past, and the future stays visible.", hide=lambda s, t: t + ~s.future(t)),
+    mistake("mask of the future added as ones", MASK, "Ones are added to the scores of the future instead of minus infinity.", hide=lambda s, t: t + s.future(t)),
+    mistake("mask subtracted as ones", MASK, "The mask is a mere 1 that is subtracted: the future stays visible.", hide=lambda s, t: t - s.future(t).to(t.dtype)),
+    mistake("mask multiplied", MASK, "The scores are multiplied by the mask: a score of 0 is not a probability of 0.", hide=lambda s, t: t * ~s.future(t)),
+    mistake("mask filled with the smallest positive number", MASK, "The future is filled with a tiny positive number, not with minus infinity.", hide=lambda s, t: t.masked_fill(s.future(t), torch.finfo(torch.float32).tiny)),
+    mistake("mask of plus infinity", MASK, "The future is filled with plus infinity: the sign is missing.", hide=lambda s, t: t.masked_fill(s.future(t), math.inf)),
+    mistake("mask of 1e9", MASK, "The future is filled with a large positive number: the sign is missing.", hide=lambda s, t: t.masked_fill(s.future(t), 1e9)),
+    mistake("mask cut from the last rows", MASK, "The mask's last rows are taken, not its first: early positions see the future.", hide=lambda s, t: t.masked_fill(whole_mask(s)[-t.shape[-1]:, :t.shape[-1]], -math.inf)),
+    mistake("mask cut from the last columns", MASK, "The mask's last columns are taken, not its first: the past is hidden.", hide=lambda s, t: t.masked_fill(whole_mask(s)[:t.shape[-1], -t.shape[-1]:], -math.inf)),
+    mistake("mask not sliced", MASK, "The mask is not cut to the length of the input: shorter inputs raise an error.", hide=lambda s, t: t.masked_fill(whole_mask(s), -math.inf)),
+    mistake("mask in the first row of the batch only", MASK, "The mask reaches the first row of the batch only.", hide=lambda s, t: t.masked_fill(s.future(t) & (torch.arange(t.shape[0]) == 0).view(-1, 1, 1, 1), -math.inf)),
+    mistake("mask in the first head only", MASK, "The mask reaches the first head only.", hide=lambda s, t: t.masked_fill(s.future(t) & (torch.arange(t.shape[1]) == 0).view(-1, 1, 1), -math.inf)),
+    mistake("additive mask multiplied", MASK, "The mask of zeros and minus infinity is multiplied with the scores; it is to be added.", hide=lambda s, t: t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)),
+    mistake("mask sees only itself", MASK, "Every position sees itself alone.", hide=lambda s, t: t.masked_fill(~torch.eye(t.shape[-1], dtype=torch.bool), -math.inf)),
     mistake("mask after softmax", "the order of mask and softmax", "The future is set to 0 after the softmax: the weights of a query no longer sum to 1.", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), 0.0)),
     mistake("minus infinity after softmax", "the order of mask and softmax", "The mask is applied to the probabilities, after the softmax.", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), -math.inf)),
-    mistake("scale after softmax", "the scale of the scores", "The probabilities are divided by the root of the head's width; the scores have to be.", scale=lambda s, t: t, normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5),
+    mistake("scale after softmax", SCALE, "The probabilities are divided by the root of the head's width; the scores have to be.", scale=lambda s, t: t, normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5),
     mistake("softmax over queries", "the axis of the softmax", "The softmax runs over the queries, not over the keys.", normalise=lambda s, t: t.softmax(-2)),
     mistake("softmax over heads", "the axis of the softmax", "The softmax runs over the heads, not over the keys.", normalise=lambda s, t: t.softmax(1)),
     mistake("softmax over the batch", "the axis of the softmax", "The softmax runs over the batch, not over the keys.", normalise=lambda s, t: t.softmax(0)),
@@ -311,7 +275,7 @@ ATTENTION = [
     mistake("no softmax", "the softmax", "There is no softmax: raw scores weigh the values.", normalise=lambda s, t: t.nan_to_num(neginf=0.0)),
     mistake("log softmax", "the softmax", "The logarithm of the softmax weighs the values.", normalise=lambda s, t: t.log_softmax(-1)),
     mistake("sigmoid for softmax", "the softmax", "A sigmoid stands where the softmax belongs.", normalise=lambda s, t: t.sigmoid()),
-    mistake("NaN replaced by 0", "the softmax", "Rows of NaN are patched over with zeros: some query sees no key at all.", hide=filled(lambda s, t: beside(t, 0), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
+    mistake("NaN replaced by 0", "the softmax", "Rows of NaN are patched over with zeros: some query sees no key at all.", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
     mistake("q and k swapped", "queries and keys", "Queries and keys have changed places.", project=projecting("kqv")),
     mistake("scores transposed", "the scores", "The scores are transposed: rows are keys, not queries.", scores=lambda s, q, k: k @ q.transpose(-1, -2)),
     *(mistake(f"{name} and v swapped", f"{words} and values", f"{words.capitalize()} and values have changed places.", project=projecting(matrices)) for name, words, matrices in (("k", "keys", "qvk"), ("q", "queries", "vkq"))),
@@ -367,10 +331,6 @@ def sinusoids(self: Computation, ids: Tensor) -> Tensor:
     return table.to(self.w["lm_head.weight"].dtype).expand(*ids.shape, -1)
 
 
-def through(layers: Callable[[int], list[int]]) -> Callable[[Computation], list[int]]:
-    return lambda self: layers(self.size.n_layers)
-
-
 def final(method: str, change: Method) -> Change:
     """The final norm alone with a mistake in a norm."""
 
@@ -404,17 +364,17 @@ FORWARD = [
     mistake("first token everywhere", T, "Every position looks up the row's first token.", tokens=lambda s, ids: s.w["embeddings.weight"][ids[:, :1].expand_as(ids)]),
     mistake("first row for all", T, "Every row of the batch is computed from the first.", tokens=lambda s, ids: s.w["embeddings.weight"][ids[:1].expand_as(ids)]),
     mistake("embeddings normalised", T, "The embeddings are normalised before the first block.", embed=lambda s, ids: s.final_norm(s.tokens(ids) + s.positions(ids))),
-    mistake("no blocks", B, "The blocks are not applied.", layers=through(lambda n: [])),
-    mistake("first block only", B, "Only the first block is applied.", layers=through(lambda n: [0])),
-    mistake("last block skipped", B, "The last block is left out.", layers=through(lambda n: list(range(n - 1)))),
-    mistake("first block skipped", B, "The first block is left out.", layers=through(lambda n: list(range(1, n)))),
-    mistake("first block each time", B, "The first block is applied n times instead of each block once.", layers=through(lambda n: [0] * n)),
-    mistake("last block each time", B, "The last block is applied n times instead of each block once; perhaps one block object stands in all places.", layers=through(lambda n: [n - 1] * n)),
-    mistake("blocks in reverse", B, "The blocks are applied in reverse order.", layers=through(lambda n: list(range(n))[::-1])),
-    mistake("blocks twice", B, "The blocks are applied twice.", layers=through(lambda n: [*range(n), *range(n)])),
-    mistake("each block reads the embeddings", B, "Every block reads the embeddings: the result of the one before is thrown away.", backbone=lambda s, x: s.layer(s.layers()[-1], x)),
+    mistake("no blocks", B, "The blocks are not applied.", layers=lambda s, n: []),
+    mistake("first block only", B, "Only the first block is applied.", layers=lambda s, n: [0]),
+    mistake("last block skipped", B, "The last block is left out.", layers=lambda s, n: list(range(n - 1))),
+    mistake("first block skipped", B, "The first block is left out.", layers=lambda s, n: list(range(1, n))),
+    mistake("first block each time", B, "The first block is applied n times instead of each block once.", layers=lambda s, n: [0] * n),
+    mistake("last block each time", B, "The last block is applied n times instead of each block once; perhaps one block object stands in all places.", layers=lambda s, n: [n - 1] * n),
+    mistake("blocks in reverse", B, "The blocks are applied in reverse order.", layers=lambda s, n: list(range(n))[::-1]),
+    mistake("blocks twice", B, "The blocks are applied twice.", layers=lambda s, n: [*range(n), *range(n)]),
+    mistake("each block reads the embeddings", B, "Every block reads the embeddings: the result of the one before is thrown away.", backbone=lambda s, x: s.layer(s.layers(s.size.n_layers)[-1], x)),
     mistake("positions added before each block", B, "The position embeddings are added before every block, not once.", layer=lambda s, n, x: Computation.layer(s, n, x + s.w["position_embeddings.weight"][: x.shape[1]] * (n > 0))),
-    mistake("last block only", B, "Only the last block is applied.", layers=through(lambda n: [n - 1])),
+    mistake("last block only", B, "Only the last block is applied.", layers=lambda s, n: [n - 1]),
     mistake("residual around the blocks", B, "The stream is added once more around each block.", layer=lambda s, n, x: x + Computation.layer(s, n, x)),
     mistake("final norm after each block", B, "The final norm is applied after each block.", layer=lambda s, n, x: s.norm("final_layer_norm", Computation.layer(s, n, x))),
     mistake("no final norm", "the final norm", "The final norm is not applied.", final_norm=lambda s, x: x),
@@ -489,10 +449,6 @@ GENERATE = [
 ]  # fmt: skip
 
 
-def against(logits: Callable[[Tensor], Tensor], targets: Callable[[Tensor], Tensor]) -> Method:
-    return lambda self, y, ids: (logits(y), targets(ids))
-
-
 def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
     """(batch, n, vocab) viewed as (batch, vocab, n), and that as rows: classes and positions are mixed up."""
     batch, n, vocab = logits.shape
@@ -501,21 +457,21 @@ def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
 
 S, L = "which logits are held against which tokens", "the mean"
 LOSS = [
-    mistake("no shift", S, "There is no shift: each position is held against its own token, which it has seen.", align=against(lambda y: y, lambda t: t)),
-    mistake("no shift, last position left out", S, "There is no shift: each position is held against its own token, which it has seen.", align=against(lambda y: y[:, :-1], lambda t: t[:, :-1])),
-    mistake("no shift, first position left out", S, "There is no shift: each position is held against its own token, which it has seen.", align=against(lambda y: y[:, 1:], lambda t: t[:, 1:])),
-    mistake("shift twice", S, "The shift is made twice: each position is held against the token after the next.", align=against(lambda y: y[:, :-2], lambda t: t[:, 2:])),
-    mistake("shift the wrong way", S, "The shift goes the wrong way: each position is held against the token before it.", align=against(lambda y: y[:, 1:], lambda t: t[:, :-1])),
-    mistake("targets rolled", S, "The targets are rolled: the last position is held against the row's first token.", align=against(lambda y: y, lambda t: t.roll(-1, 1))),
-    mistake("targets padded with 0", S, "The last position is held against a padding of 0.", align=against(lambda y: y, lambda t: F.pad(t[:, 1:], (0, 1)))),
-    mistake("first prediction left out", S, "The first prediction is left out.", align=against(lambda y: y[:, 1:-1], lambda t: t[:, 2:])),
-    mistake("last prediction left out", S, "The last prediction is left out.", align=against(lambda y: y[:, :-2], lambda t: t[:, 1:-1])),
-    mistake("last prediction only", S, "Only the last prediction counts.", align=against(lambda y: y[:, -2:-1], lambda t: t[:, -1:])),
+    mistake("no shift", S, "There is no shift: each position is held against its own token, which it has seen.", align=lambda s, y, t: (y, t)),
+    mistake("no shift, last position left out", S, "There is no shift: each position is held against its own token, which it has seen.", align=lambda s, y, t: (y[:, :-1], t[:, :-1])),
+    mistake("no shift, first position left out", S, "There is no shift: each position is held against its own token, which it has seen.", align=lambda s, y, t: (y[:, 1:], t[:, 1:])),
+    mistake("shift twice", S, "The shift is made twice: each position is held against the token after the next.", align=lambda s, y, t: (y[:, :-2], t[:, 2:])),
+    mistake("shift the wrong way", S, "The shift goes the wrong way: each position is held against the token before it.", align=lambda s, y, t: (y[:, 1:], t[:, :-1])),
+    mistake("targets rolled", S, "The targets are rolled: the last position is held against the row's first token.", align=lambda s, y, t: (y, t.roll(-1, 1))),
+    mistake("targets padded with 0", S, "The last position is held against a padding of 0.", align=lambda s, y, t: (y, F.pad(t[:, 1:], (0, 1)))),
+    mistake("first prediction left out", S, "The first prediction is left out.", align=lambda s, y, t: (y[:, 1:-1], t[:, 2:])),
+    mistake("last prediction left out", S, "The last prediction is left out.", align=lambda s, y, t: (y[:, :-2], t[:, 1:-1])),
+    mistake("last prediction only", S, "Only the last prediction counts.", align=lambda s, y, t: (y[:, -2:-1], t[:, -1:])),
     mistake("first row only", S, "Only the first row of the batch counts.", rows=lambda s, ids: ids[:1]),
-    mistake("shift along the batch", S, "The shift is made along the batch, not along the positions.", align=against(lambda y: y[:-1], lambda t: t[1:])),
-    mistake("shift after flattening", S, "The shift is made after the rows were joined: the end of a row predicts the next row's start.", align=against(lambda y: y.flatten(0, 1)[None, :-1], lambda t: t.flatten()[None, 1:])),
-    mistake("shift the wrong way, from shorter rows", S, "The shift goes the wrong way: the model is given all but the first token, and held against all but the last.", seen=lambda s, ids: ids[:, 1:], align=against(lambda y: y, lambda t: t[:, :-1])),
-    mistake("no shift, first token left out", S, "There is no shift: the model is given the very tokens that it is held against.", seen=lambda s, ids: ids[:, 1:], align=against(lambda y: y, lambda t: t[:, 1:])),
+    mistake("shift along the batch", S, "The shift is made along the batch, not along the positions.", align=lambda s, y, t: (y[:-1], t[1:])),
+    mistake("shift after flattening", S, "The shift is made after the rows were joined: the end of a row predicts the next row's start.", align=lambda s, y, t: (y.flatten(0, 1)[None, :-1], t.flatten()[None, 1:])),
+    mistake("shift the wrong way, from shorter rows", S, "The shift goes the wrong way: the model is given all but the first token, and held against all but the last.", seen=lambda s, ids: ids[:, 1:], align=lambda s, y, t: (y, t[:, :-1])),
+    mistake("no shift, first token left out", S, "There is no shift: the model is given the very tokens that it is held against.", seen=lambda s, ids: ids[:, 1:], align=lambda s, y, t: (y, t[:, 1:])),
     mistake("last row only", S, "Only the last row of the batch counts.", rows=lambda s, ids: ids[-1:]),
     mistake("sigmoid before cross entropy", "the cross entropy", "Cross entropy is given a sigmoid of the logits; it wants the logits.", surprise=lambda s, y, t: Computation.surprise(s, y.sigmoid(), t)),
     mistake("accuracy", "the cross entropy", "It is the share of right guesses, not a cross entropy.", surprise=lambda s, y, t: (y.argmax(-1) == t).to(y.dtype)),
