@@ -62,12 +62,9 @@ def main() -> None:
     frames.done()
 
 
-Frame = tuple[dict[str, Any], bytes]
-
-
 def replies(
     settings: list[Setting], modules: dict[str, ModuleType], errors: dict[str, Answer], missing: set[str]
-) -> Iterator[Frame]:
+) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The frames of a submission: what was imported; and for each setting with our lower parts ("patched"), then for
     each with the submission's own ("own"), that it begins, and its answers. What dies with our lower parts is the
     part's own fault, and what dies later costs nothing."""

@@ -29,6 +29,7 @@ LOOKS = re.compile(
     r"|__subclasses__|__import__|import_module|spec_from_file|\bexec\(|\beval\(|model_solution\.py"
 )
 NAME = re.compile(r"\w[\w.-]{0,100}\.py")
+NOTHING, LINK = f"there is no {SOLUTION} in it", "it is a link; links are not followed"
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
 
 
@@ -106,15 +107,15 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
         if not path.exists():
             raise UserError(f"there is no {path}", fix="give a file, a folder or several")
         here = list(_below(path, path, 0))
-        if not here and len(paths) > 1:  # one of a class must not stop the others
-            here = [Submission(_name(path, path), path, {}, f"there is no {SOLUTION} in it")]
-        if not here:
-            raise UserError(
-                f"no submission in {path}",
-                why=f"no {SOLUTION} and no .zip archive with one is in it, or up to {DEEPEST} folders below",
-                fix=f"give the folder with {SOLUTION}",
-            )
-        found += here + list(_empty_handed(path, here))
+        if all(one.fault in (NOTHING, LINK) for one in here):
+            if len(paths) == 1:
+                raise UserError(
+                    f"no submission in {path}",
+                    why=f"no {SOLUTION} and no .zip archive with one is in it, or up to {DEEPEST} folders below",
+                    fix=f"give the folder with {SOLUTION}",
+                )
+            here = [Submission(_name(path, path), path, {}, NOTHING)]  # one of a class must not stop the others
+        found += here
     once = {os.path.abspath(submission.path): submission for submission in found}  # links stay themselves
     names: Counter[str] = Counter()
     result = []
@@ -143,17 +144,8 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
     return Submission(paths[0].resolve().name, paths[0], {}, fault)
 
 
-def _empty_handed(root: Path, found: list[Submission]) -> Iterator[Submission]:
-    """The folders right below `root` in which there was nothing to grade."""
-    if not root.is_dir() or any(one.path == root for one in found):
-        return
-    for entry in _entries(root):
-        if entry.is_dir() and not any(one.path == entry or entry in one.path.parents for one in found):
-            why = "it is a link; links are not followed" if entry.is_symlink() else f"there is no {SOLUTION} in it"
-            yield Submission(entry.name, entry, {}, why)
-
-
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
+    """What is to be graded in a path; and with a fault each folder right below `root` that has nothing of it."""
     name = _name(path, root)
     if path.is_file() and path.suffix == ".py":
         yield of_file(path, name)
@@ -164,8 +156,10 @@ def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
     elif path.is_dir() and depth < DEEPEST:
         # in a folder of submissions, other files than archives and Python's are no submissions
         for entry in _entries(path):
-            if not entry.is_symlink() and entry.name not in SOURCES:
-                yield from _below(entry, root, depth + 1)
+            inside = [] if entry.is_symlink() or entry.name in SOURCES else list(_below(entry, root, depth + 1))
+            if not inside and depth == 0 and entry.is_dir():
+                inside = [Submission(entry.name, entry, {}, LINK if entry.is_symlink() else NOTHING)]
+            yield from inside
 
 
 def _entries(folder: Path) -> list[Path]:

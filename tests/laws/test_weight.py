@@ -17,8 +17,8 @@ LINES = {
     "hectogpt": 2543,  # the ground, and what Python users call
     "hectogpt/cli": 3454,
     "hectogpt/lab": 5310,
-    "hectogpt/grade": 3952,
-    "hectogpt/assignment": 417,
+    "hectogpt/grade": 3900,
+    "hectogpt/assignment": 405,
     "hectogpt/training": 4548,
     "hectogpt/web": 331,
     "hectogpt/interop": 1522,
