@@ -70,27 +70,17 @@ def render(page: str, results: str) -> str:
 
 
 def choose(records: Sequence[Record]) -> list[Record]:
-    """The records that stand, of one machine and number of threads."""
+    """The records that stand: of one machine and number of threads the newest run of each setting that its module has,
+    in the order of the module's settings."""
     machines: dict[tuple[str, int], list[Record]] = {}
     for record in records:
-        machines.setdefault((record["machine"], record["threads"]), []).append(record)
-    if not machines:
-        return []
-    chosen = max(machines.values(), key=lambda own: (len({r["question"] for r in own}), own[-1]["date"]))
-    return keep_newest([record for record in chosen if "bench" in record])
-
-
-def keep_newest(records: Sequence[Record]) -> list[Record]:
-    """The records of the newest run of each setting that its module has, in the order of the module's settings."""
-    newest = {record["bench"]: record for record in records}
-    begun = {(record["bench"], record["setting"]): record["begun"] for record in records}
-    kept = [
-        record
-        for record in records
-        if record["setting"] in newest[record["bench"]]["settings"]
-        and record["begun"] == begun[record["bench"], record["setting"]]
-    ]
-    return sorted(kept, key=lambda record: newest[record["bench"]]["settings"].index(record["setting"]))
+        if "bench" in record:  # older ones do not say what they are a setting of
+            machines.setdefault((record["machine"], record["threads"]), []).append(record)
+    found = max(machines.values(), key=lambda own: (len({r["question"] for r in own}), own[-1]["date"]), default=[])
+    settings = {r["bench"]: r["settings"] for r in found}
+    begun = {(r["bench"], r["setting"]): r["begun"] for r in found}
+    kept = [r for r in found if r["setting"] in settings[r["bench"]] and r["begun"] == begun[r["bench"], r["setting"]]]
+    return sorted(kept, key=lambda r: settings[r["bench"]].index(r["setting"]))
 
 
 def where(records: Sequence[Record]) -> str:
@@ -98,21 +88,20 @@ def where(records: Sequence[Record]) -> str:
     if not records:
         return UNMEASURED
     dates = sorted({record["date"][:10] for record in records})
-    commits = dict.fromkeys(record["commit"] + ("+" if record.get("dirty") else "") for record in records)
+    commits = dict.fromkeys(record["commit"] + "+" * record["dirty"] for record in records)
     versions: dict[str, str] = {}
     for record in records:
-        versions |= record.get("versions", {})
-    loads = [record["load"] for record in records if isinstance(record.get("load"), int | float)]
-    threads = records[0]["threads"]
+        versions |= record["versions"]
+    loads, threads = [record["load"] for record in records], records[0]["threads"]
     words = [
         f"Measured on {' and '.join(dates) if len(dates) < 3 else f'{dates[0]} to {dates[-1]}'}",
         f"{records[0]['machine']}, with {threads} thread{'s' * (threads != 1)}",
-        f"load {min(loads):g} to {max(loads):g}" if loads else "",
+        f"load {min(loads):g} to {max(loads):g}",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
         f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
-        + (" (+: with changes)" * any(record.get("dirty") for record in records)),
+        + (" (+: with changes)" * any(record["dirty"] for record in records)),
     ]
-    return textwrap.fill("; ".join(word for word in words if word) + ".", 120, break_on_hyphens=False)
+    return textwrap.fill("; ".join(words) + ".", 120, break_on_hyphens=False)
 
 
 def tables(records: Sequence[Record], patterns: Sequence[str]) -> str:
