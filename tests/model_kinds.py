@@ -28,6 +28,7 @@ KINDS = {
     "value embeddings": replace(BARE, value_embeddings=(TokenTable(), NgramHash(3, 89)), biases=False),
     "embedding map": replace(GPT2, lm_head=LMHeadConfig(embedding_map=0.3)),
     "pointer": replace(BARE, inputs=(Smear(),), pointer=PointerHead(gate=-0.5, score_biases=True)),
+    "documents": replace(BARE, vocab_size=5, document_start=2, pointer=PointerHead(gate=-0.5)),
     "everything": replace(
         GPT2,
         positions=SinusoidalPositions(),
@@ -46,6 +47,7 @@ KINDS = {
         value_embeddings=(TokenTable(), NgramHash(3, 89)),
         lm_head=LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=True, embedding_map=0.3),
         pointer=PointerHead(1.5, 0.0, score_biases=True),
+        document_start=7,
     ),
 }
 

@@ -117,7 +117,7 @@ class OwnAttention(nn.Module):
     def __init__(self, attention: CausalAttention) -> None:
         super().__init__()
         self.attention, self.kv_heads, self.d_key = attention, attention.kv_heads, attention.d_key
-        self.fits = type(attention) is CausalAttention and attention.causal and not len(attention.score_biases)
+        self.fits = attention.is_plain
 
     def view(self, positions: Int[Tensor, "rows time"], cache: Cache | None = None) -> AttentionView:
         """The attention's view of a forward pass."""
@@ -130,11 +130,13 @@ class OwnAttention(nn.Module):
         cache: LayerCache | None = None,
         ve: Float[Tensor, "batch time d"] | None = None,
     ) -> Float[Tensor, "batch time d"]:
-        if cache is None or not self.fits or cache.keys.dtype != torch.float32:
+        fits = self.fits and (view.first is None or x.shape[1] == 1)
+        if cache is None or not fits or cache.keys.dtype != torch.float32:
             return self.attention(x, view, cache, ve)
         q, k, v = self.attention.qkv(x, view, ve)
         k, v = cache.update(k, v)
         starts = view.key_positions[:, 0].neg()
+        starts = starts if view.first is None else starts.maximum(view.first[:, 0])
         return self.attention.W_o(decoding.attend(q, k, v, starts, int(cache.slots[0]), self.attention.scale))
 
 

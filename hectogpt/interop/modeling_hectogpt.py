@@ -38,11 +38,12 @@ class TextCache:
         self.ids: Tensor | None = None
         self.text: Tensor | None = None
 
-    def begin(self, ids: Tensor, text: Tensor | None) -> Tensor:
+    def begin(self, ids: Tensor, text: Tensor | None, document_start: int | None) -> Tensor:
         """Append the tokens [batch, time] of a call; return their positions. text: of all columns (None: all are).
 
-        `visible` [batch, time, column] is the causal mask. Padding has position -1: no token sees it, but a token of
-        the padding sees its own place, for a row of the softmax must not be empty.
+        `visible` [batch, time, column] is the causal mask, and `attended` what attention sees of it: no further back
+        than to the last token `document_start`, if one is given. Padding has position -1: no token sees it, but a token
+        of the padding sees its own place, for a row of the softmax must not be empty.
         """
         new = torch.ones_like(ids, dtype=torch.bool) if text is None else text[:, -ids.shape[1] :]
         self.ids = ids if self.ids is None else torch.cat((self.ids, ids), dim=1)
@@ -50,7 +51,11 @@ class TextCache:
         self.key_positions = torch.where(self.text, self.text.long().cumsum(dim=1) - 1, -1)
         positions = self.key_positions[:, -ids.shape[1] :]
         q, k = positions[..., None], self.key_positions[:, None]
-        self.visible = ((k <= q) & (k >= 0)) | (k == q)
+        self.visible = self.attended = ((k <= q) & (k >= 0)) | (k == q)
+        if document_start is not None:
+            columns = torch.arange(self.ids.shape[1], device=ids.device)
+            first = torch.where(self.ids == document_start, columns, 0).cummax(dim=1).values[:, -ids.shape[1] :]
+            self.attended = self.visible & (columns >= first[..., None])
         return positions.clamp(min=0)
 
     def append(self, key: Any, x: Tensor, dim: int = 1) -> Tensor:
@@ -253,7 +258,7 @@ class Attention(nn.Module):
         for part in self.qk_parts:
             q, k = part(q, k, positions)
         k, v = cache.append((self, "k"), k, dim=2), cache.append((self, "v"), v, dim=2)
-        mask = cache.visible[:, None]
+        mask = cache.attended[:, None]
         if self.score_biases:
             places = positions[:, None, :, None], cache.key_positions[:, None, None, :]
             mask = torch.where(mask, sum(part(*places) for part in self.score_biases), float("-inf")).to(q.dtype)
@@ -285,6 +290,7 @@ class Transformer(nn.Module):
         super().__init__()
         d, vocab, norm, head = settings["d_model"], settings["vocab_size"], settings["norm"], settings["lm_head"]
         self.context_length: int = settings["context_length"]
+        self.document_start: int | None = settings.get("document_start")
         self.soft_cap, self.map_scale = head["soft_cap"], head["embedding_map"]
         self.embeddings = nn.Embedding(vocab, d)
         self.position_embeddings = build(settings["positions"], self.context_length, d)
@@ -300,7 +306,7 @@ class Transformer(nn.Module):
     def forward(self, ids: Tensor, text: Tensor | None, cache: TextCache, rows: int = 0) -> Tensor:
         """Logits [batch, rows, vocab] after the last `rows` (0: all) of the tokens [batch, time], which follow those in
         the cache; text: as for `TextCache.begin`. A text longer than the context is computed anew from its end."""
-        positions, limit = cache.begin(ids, text), self.context_length
+        positions, limit = cache.begin(ids, text, self.document_start), self.context_length
         long = (positions >= limit).any(dim=1)
         logits = self.continue_texts(ids, positions.clamp(max=limit - 1), cache, rows)
         if cache.ids is not None and bool(long.any()):

@@ -121,8 +121,8 @@ struct Sizes {
 };
 
 template <class T, int D>
-void forward_head(const T* q, const T* k, const T* v, T* out, float* lse, i64 sq, i64 sk, i64 sv, i64 so, Sizes size,
-                  char* memory) {
+void forward_head(const T* q, const T* k, const T* v, T* out, float* lse, const i64* first, i64 sq, i64 sk, i64 sv,
+                  i64 so, Sizes size, char* memory) {
     constexpr i64 P = PER<T>;
     constexpr int V = D / W < VECTORS ? D / W : VECTORS;
     const i64 n = size.n, padded = (n + B - 1) / B * B;
@@ -138,8 +138,8 @@ void forward_head(const T* q, const T* k, const T* v, T* out, float* lse, i64 sq
     to_units<T>(rows, padded, D, v_units);
     to_rows<T, D>(q, sq, n, padded, size.d, rows);
     for (i64 q0 = 0; q0 < n; q0 += 16) {
-        const i64 keys = (q0 + 16 + B - 1) / B * B;
-        for (i64 k0 = 0; k0 < keys; k0 += VECTORS * W)
+        const i64 keys = (q0 + 16 + B - 1) / B * B, low = first ? first[q0] / B * B : 0;
+        for (i64 k0 = low; k0 < keys; k0 += VECTORS * W)
             for (i64 r0 = 0; r0 < 16; r0 += ROWS) {
                 const auto t = product<T, VECTORS>((const int32_t*)(rows + (q0 + r0) * D), D / P, 1,
                                                    k_lanes + k0 * (D / P), W * (D / P), W, D / P);
@@ -150,14 +150,16 @@ void forward_head(const T* q, const T* k, const T* v, T* out, float* lse, i64 sq
         float inverse[16];
         for (i64 r = 0; r < 16; r++) {
             float* s = scores + r * padded;
-            const i64 query = q0 + r, seen = query + 1;  // keys 0 .. query
+            const i64 query = q0 + r, seen = query + 1;  // keys low .. query
             const i64 end = (seen + W - 1) / W * W;
             for (i64 j = seen; j < end; j++) s[j] = -INFINITY;
+            if (first && query < n)
+                for (i64 j = low; j < first[query]; j++) s[j] = -INFINITY;
             vf top_each = load(s + end - W);
-            for (i64 j = 0; j < end - W; j += W) top_each = larger(top_each, load(s + j));
+            for (i64 j = low; j < end - W; j += W) top_each = larger(top_each, load(s + j));
             const float top = largest(top_each);
             vf total_each = vf{};
-            for (i64 j = 0; j < end; j += W) {
+            for (i64 j = low; j < end; j += W) {
                 const vf e = exponential(load(s + j) - top);
                 total_each = total_each + e;
                 store(p + r * padded + j, e);
@@ -169,7 +171,8 @@ void forward_head(const T* q, const T* k, const T* v, T* out, float* lse, i64 sq
         }
         for (i64 r0 = 0; r0 < 16; r0 += ROWS) {
             for (int d = 0; d < D; d += V * W) {
-                const auto t = product<T, V>((const int32_t*)(p + r0 * padded), padded / P, 1, v_units + d, W, D, keys / P);
+                const auto t = product<T, V>((const int32_t*)(p + r0 * padded + low), padded / P, 1,
+                                             v_units + low / P * D + d, W, D, (keys - low) / P);
                 for (int r = 0; r < ROWS; r++)
                     for (int c = 0; c < V; c++) store(sums + r * D + d + c * W, t.sum[r][c] * inverse[r0 + r]);
             }
@@ -180,8 +183,8 @@ void forward_head(const T* q, const T* k, const T* v, T* out, float* lse, i64 sq
 }
 
 template <class T, int D>
-void backward_head(const T* q, const T* k, const T* v, const T* out, const T* grad, const float* lse, T* dq, T* dk,
-                   T* dv, const i64* s, Sizes size, char* memory) {
+void backward_head(const T* q, const T* k, const T* v, const T* out, const T* grad, const float* lse, const i64* first,
+                   T* dq, T* dk, T* dv, const i64* s, Sizes size, char* memory) {
     constexpr i64 P = PER<T>;
     constexpr int V = D / W < VECTORS ? D / W : VECTORS;
     const i64 n = size.n, padded = (n + B - 1) / B * B;
@@ -229,7 +232,7 @@ void backward_head(const T* q, const T* k, const T* v, const T* out, const T* gr
             shift[r] = lse[q0 + r];
         }
         memset(dq_sums, 0, B * D * 4);
-        for (i64 k0 = 0; k0 <= q0; k0 += B) {
+        for (i64 k0 = first ? first[q0] / B * B : 0; k0 <= q0; k0 += B) {
             for (i64 r0 = 0; r0 < B; r0 += ROWS)
                 for (i64 c0 = 0; c0 < B; c0 += VECTORS * W) {
                     const i64 at = (k0 + c0) * (D / P);
@@ -240,6 +243,8 @@ void backward_head(const T* q, const T* k, const T* v, const T* out, const T* gr
                             vf e = exponential(t.sum[r][c] * scale - shift[r0 + r]);
                             if (k0 == q0)
                                 e = load_as<vi>(lane) + (int32_t)(c0 + c * W) <= all((int32_t)(r0 + r)) ? e : vf{};
+                            if (first && q0 + r0 + r < n)
+                                e = load_as<vi>(lane) + (int32_t)(k0 + c0 + c * W) >= all((int32_t)first[q0 + r0 + r]) ? e : vf{};
                             t.sum[r][c] = e;
                             store(p + (r0 + r) * B + c0 + c * W, e);
                         }
@@ -281,6 +286,7 @@ struct Call {
     const T *q, *k, *v, *grad;
     T *out, *dq, *dk, *dv;
     float* lse;
+    const i64* first;
     const Strides* s;
     i64 heads;
     Sizes size;
@@ -289,13 +295,14 @@ struct Call {
     void head(i64 unit, char* memory) const {
         const i64 b = unit / heads, h = unit % heads;
         float* row_lse = lse + unit * size.n;
+        const i64* row_first = first ? first + b * size.n : nullptr;
         if (!grad)
-            return forward_head<T, D>(AT(q, 0), AT(k, 1), AT(v, 2), AT(out, 3), row_lse, s[0].time, s[1].time, s[2].time,
-                                      s[3].time, size, memory);
+            return forward_head<T, D>(AT(q, 0), AT(k, 1), AT(v, 2), AT(out, 3), row_lse, row_first, s[0].time, s[1].time,
+                                      s[2].time, s[3].time, size, memory);
         i64 times[8];
         for (int i = 0; i < 8; i++) times[i] = s[i].time;
-        backward_head<T, D>(AT(q, 0), AT(k, 1), AT(v, 2), AT(out, 3), AT(grad, 4), row_lse, AT(dq, 5), AT(dk, 6),
-                            AT(dv, 7), times, size, memory);
+        backward_head<T, D>(AT(q, 0), AT(k, 1), AT(v, 2), AT(out, 3), AT(grad, 4), row_lse, row_first, AT(dq, 5),
+                            AT(dk, 6), AT(dv, 7), times, size, memory);
     }
 };
 
@@ -322,14 +329,14 @@ int attend_all(const Call<T>& call, i64 batch, int threads) {
 
 // softmax(scale q k^T) v under the causal mask, and with `grad` the gradients dq, dk, dv. All but lse
 // [batch, head, time] are [batch, head, time, d], d at most 128, by strides (batch, head, time) of q, k, v, out, grad,
-// dq, dk, dv. Returns 0, or 1 for a d that there is no code for, 2 without memory.
+// dq, dk, dv. first [batch, time], if it is there: the first key that each query sees, which never falls. Returns 0, or 1 for a d that there is no code for, 2 without memory.
 extern "C" int causal_attention(int is_bf16, const void* q, const void* k, const void* v, void* out, const void* grad,
-                                void* dq, void* dk, void* dv, float* lse, const i64* strides, i64 batch, i64 heads,
+                                void* dq, void* dk, void* dv, float* lse, const i64* first, const i64* strides, i64 batch, i64 heads,
                                 i64 n, i64 d, float scale, int threads) {
     const auto call = [&](auto zero) {
         typedef decltype(zero) T;
         return attend_all<T>({(const T*)q, (const T*)k, (const T*)v, (const T*)grad, (T*)out, (T*)dq, (T*)dk, (T*)dv,
-                              lse, (const Strides*)strides, heads, {n, d, scale}},
+                              lse, first, (const Strides*)strides, heads, {n, d, scale}},
                              batch, threads);
     };
     return is_bf16 ? call(bf16()) : call(0.0f);

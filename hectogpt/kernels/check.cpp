@@ -9,7 +9,7 @@
 extern "C" {
 int head_softmax(int, void*, void*, i64, i64, const float*, float, const i64*, const float*, float, float*, float*, int);
 int causal_attention(int, const void*, const void*, const void*, void*, const void*, void*, void*, void*, float*,
-                     const i64*, i64, i64, i64, i64, float, int);
+                     const i64*, const i64*, i64, i64, i64, i64, float, int);
 int norm_rotate(int, const void*, const void*, void*, const float*, const float*, const i64*, i64, i64, i64, i64, i64,
                 float, int);
 int gelu(int, const void*, const void*, void*, i64, int);
@@ -98,8 +98,10 @@ double check_softmax(float cap) {
 }
 
 template <class T>
-double check_attention(i64 d) {
-    const i64 n = 70;
+double check_attention(i64 d, i64 document = 0) {  // document: tokens of each; 0 for one alone
+    const i64 n = document ? 150 : 70;
+    std::vector<i64> first(n);
+    for (i64 t = 0; document && t < n; t++) first[t] = t / document * document;
     const double scale = 0.2;
     const auto q = drawn<T>(n * d), k = drawn<T>(n * d), v = drawn<T>(n * d), g = drawn<T>(n * d);
     std::vector<T> out(n * d), dq(n * d), dk(n * d), dv(n * d);
@@ -107,19 +109,19 @@ double check_attention(i64 d) {
     i64 strides[24];
     for (int i = 0; i < 24; i++) strides[i] = i % 3 == 2 ? d : n * d;
     causal_attention(sizeof(T) == 2, q.data(), k.data(), v.data(), out.data(), nullptr, nullptr, nullptr, nullptr,
-                     lse.data(), strides, 1, 1, n, d, (float)scale, 1);
+                     lse.data(), document ? first.data() : nullptr, strides, 1, 1, n, d, (float)scale, 1);
     causal_attention(sizeof(T) == 2, q.data(), k.data(), v.data(), out.data(), g.data(), dq.data(), dk.data(), dv.data(),
-                     lse.data(), strides, 1, 1, n, d, (float)scale, 1);
+                     lse.data(), document ? first.data() : nullptr, strides, 1, 1, n, d, (float)scale, 1);
     const Numbers Q = wide(q), K = wide(k), V = wide(v), G = wide(g);
     Numbers exact[4] = {Numbers(n * d), Numbers(n * d), Numbers(n * d), Numbers(n * d)};
     for (i64 t = 0; t < n; t++) {
         Numbers p(t + 1), dp(t + 1);
         double total = 0, delta = 0;
-        for (i64 j = 0; j <= t; j++) {
+        for (i64 j = first[t]; j <= t; j++) {
             for (i64 i = 0; i < d; i++) p[j] += Q[t * d + i] * K[j * d + i] * scale;
             total += p[j] = std::exp(p[j]);
         }
-        for (i64 j = 0; j <= t; j++) {
+        for (i64 j = first[t]; j <= t; j++) {
             p[j] /= total;
             for (i64 i = 0; i < d; i++) {
                 exact[0][t * d + i] += p[j] * V[j * d + i];
@@ -128,7 +130,7 @@ double check_attention(i64 d) {
             }
             delta += p[j] * dp[j];
         }
-        for (i64 j = 0; j <= t; j++)
+        for (i64 j = first[t]; j <= t; j++)
             for (i64 i = 0; i < d; i++) {
                 const double ds = p[j] * (dp[j] - delta) * scale;
                 exact[1][t * d + i] += ds * K[j * d + i];
@@ -286,6 +288,8 @@ std::vector<Check> run() {
         {"attention float32, 128", check_attention<float>(128), 1e-6},
         {"attention bf16, 64", check_attention<bf16>(64), narrow},
         {"attention bf16, 24", check_attention<bf16>(24), narrow},
+        {"attention float32 in documents", check_attention<float>(64, 37), 1e-6},
+        {"attention bf16 in documents", check_attention<bf16>(64, 37), narrow},
         {"norm and rotation float32", check_norm<float>(), 1e-6},
         {"norm and rotation bf16", check_norm<bf16>(), narrow},
         {"GELU float32", check_gelu<float>(), 1e-6},

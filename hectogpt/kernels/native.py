@@ -84,24 +84,27 @@ def causal_attention(
     k: Float[Tensor, "batch head time d"],
     v: Float[Tensor, "batch head time d"],
     scale: float,
+    first: Int[Tensor, "batch time"] | None = None,
 ) -> Float[Tensor, "batch head time d"]:
-    """softmax(scale q k^T) v under the causal mask, as torch's scaled_dot_product_attention.
+    """softmax(scale q k^T) v under the causal mask, as torch's scaled_dot_product_attention. first: the first key that
+    each query sees, which never falls along a text; None: 0.
 
     Scores are never stored (2205.14135). Products of bf16 numbers have float32 sums.
     """
-    attended: Tensor = _CausalAttention.apply(q, k, v, scale)
+    attended: Tensor = _CausalAttention.apply(q, k, v, scale, first)
     return attended
 
 
 class _CausalAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, scale):  # type: ignore[no-untyped-def]
+    def forward(ctx, q, k, v, scale, first):  # type: ignore[no-untyped-def]
+        first = None if first is None else first.contiguous()
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
         out, lse = _like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
         sizes = _sizes(q, (q, k, v, out))
-        _call("causal_attention", _is_bf16(q), q, k, v, out, None, None, None, None, lse, *sizes, scale)
+        _call("causal_attention", _is_bf16(q), q, k, v, out, None, None, None, None, lse, first, *sizes, scale)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.scale = scale
+        ctx.scale, ctx.first = scale, first
         return out
 
     @staticmethod
@@ -111,8 +114,8 @@ class _CausalAttention(torch.autograd.Function):
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grads = [_like(t) for t in (q, k, v)]
         tensors = (q, k, v, out, grad, *grads)
-        _call("causal_attention", _is_bf16(q), *tensors, lse, *_sizes(q, tensors), ctx.scale)
-        return (*grads, None)
+        _call("causal_attention", _is_bf16(q), *tensors, lse, ctx.first, *_sizes(q, tensors), ctx.scale)
+        return (*grads, None, None)
 
 
 # --- norm and rotation of queries and keys, GELU ----------------------------------------------------------------------

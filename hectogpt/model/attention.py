@@ -26,7 +26,8 @@ class AttentionView(NamedTuple):
     """What every layer's attention needs to know of one forward pass.
 
     visible: which keys each query sees; None means the plain causal mask, which the fused kernel has built in.
-    prepared: for each QKPart, what it made of the positions. entered: what entered each layer up to this one, of a
+    prepared: for each QKPart, what it made of the positions. first: the first slot of each query's document; None if
+    attention does not stop there. entered: what entered each layer up to this one, of a
     model with its own block or attention, or with parts that differ between layers.
     """
 
@@ -35,6 +36,7 @@ class AttentionView(NamedTuple):
     visible: Bool[Tensor, "rows 1 time slot"] | None
     prepared: tuple[Any, ...]
     entered: list[Tensor] = []  # noqa: RUF012  each forward pass brings its own
+    first: Int[Tensor, "rows time"] | None = None
 
 
 class CausalAttention(nn.Module):
@@ -96,8 +98,12 @@ class CausalAttention(nn.Module):
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)
-        q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)
-        return self.W_o(self.attend(q, k, v, mask, cache is None).transpose(1, 2).flatten(-2))
+        if view.first is not None and cache is None and self.is_plain and self._native(q):
+            attended = self._attend_by_kernel(q, k, v, view.first)
+        else:
+            q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)
+            attended = self.attend(q, k, v, mask, cache is None)
+        return self.W_o(attended.transpose(1, 2).flatten(-2))
 
     def change(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, view: AttentionView
@@ -128,20 +134,33 @@ class CausalAttention(nn.Module):
     ) -> Float[Tensor, "batch head time d_head"]:
         """The attended values. whole: queries and keys are those of the same tokens, from the first on."""
         is_causal = mask is None and self.causal
-        if whole and is_causal and q.device.type == "cpu" and native.in_use():
-            narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
-            if native.attention_fits(narrow, q.shape[-1]):
-                return native.causal_attention(q.to(narrow), k.to(narrow), v.to(narrow), self.scale)
+        if whole and is_causal and self._native(q):
+            return self._attend_by_kernel(q, k, v)
         # The CPU kernel works in vectors of 16: heads of 11 dimensions take twice the time of heads of 16.
         pad = -q.shape[-1] % 16 if q.device.type == "cpu" and whole else 0
         q, k, v = (F.pad(t, (0, pad)) for t in (q, k, v)) if pad else (q, k, v)
         attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=self.scale)
         return attended[..., : attended.shape[-1] - pad]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is causal attention and nothing else."""
+        return type(self) is CausalAttention and self.causal and not len(self.score_biases)
+
+    def _native(self, q: Tensor) -> bool:
+        return q.device.type == "cpu" and native.in_use() and native.attention_fits(_narrow(q), q.shape[-1])
+
+    def _attend_by_kernel(self, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None = None) -> Tensor:
+        q, k, v = (t.to(_narrow(q)) for t in (q, k, v))
+        return native.causal_attention(q, k, v, self.scale, first)
+
     def mask(self, view: AttentionView, dtype: torch.dtype) -> Tensor | None:
         """What the fused kernel takes as its mask: booleans, or numbers to add to the scores; None for the plain causal
         mask (or, with `causal = False`, for none)."""
         visible = view.visible if self.causal else None
+        if self.causal and view.first is not None:
+            causal = visible_keys(view.query_positions, view.key_positions)[:, None] if visible is None else visible
+            visible = causal & (torch.arange(causal.shape[-1], device=causal.device) >= view.first[:, None, :, None])
         if not len(self.score_biases):
             return visible
         queries, keys = view.query_positions[:, None, :, None], view.key_positions[:, None, None, :]
@@ -159,6 +178,11 @@ class CausalAttention(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
         return scores.softmax(dim=-1)[..., -x.shape[1] :]
+
+
+def _narrow(q: Tensor) -> torch.dtype:
+    """The dtype that products of these queries have."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
 
 
 def wants_layer(part: AttentionPart) -> bool:

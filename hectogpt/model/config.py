@@ -64,6 +64,8 @@ class ModelConfig:
     block, attention, mlp: those of every layer (None: GPT-2's).
     biases: whether the linear maps of the blocks have one.
     pointer: a second distribution that copies earlier tokens, mixed with the softmax.
+    document_start: the token that stands before each document of a text. If it is given, attention looks no further
+        back than to its last place.
     """
 
     old_fields: ClassVar[dict[str, str | None]] = {
@@ -95,6 +97,7 @@ class ModelConfig:
     block: Block | None = None
     attention: Attention | None = None
     mlp: MLP | None = None
+    document_start: int | None = None
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
@@ -108,6 +111,9 @@ class ModelConfig:
             if len(getattr(self, name)) > MOST_PARTS:
                 n_parts = len(getattr(self, name))
                 raise UserError(f"model.{name} has {n_parts:,} parts", why=f"it may have at most {MOST_PARTS}")
+        if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
+            why = f"token ids run from 0 to {self.vocab_size - 1:,}"
+            raise UserError(f"model.document_start = {_shown(self.document_start)}", why=why)
         if self.d_model % self.n_heads:
             divisors = [n for n in range(1, min(self.d_model, 1024) + 1) if self.d_model % n == 0]
             raise UserError(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
@@ -177,15 +177,23 @@ class Transformer(nn.Module):
         ve = torch.zeros_like(x) if self.value_embeddings else None
         for part in self.value_embeddings:
             ve = part(ve, ids, cache)
+        start = self.config.document_start
+        first = None if start is None else self._first_of_document(ids == start, cache)
         entered: list[Tensor] = []
         view: AttentionView | None = None
         for index, block in enumerate(cast(Iterable[DecoderBlock], self.backbone)):
             if view is None or not self.shares_view:
-                view = block.attention.view(positions, cache)._replace(entered=entered)
+                view = block.attention.view(positions, cache)._replace(entered=entered, first=first)
             if not self.shares_view:
                 entered.append(x)
             x = block(x, view, None if cache is None else cache.layer(index), ve)
         return self.final_layer_norm(x)
+
+    def _first_of_document(self, starts: Bool[Tensor, "batch time"], cache: Cache | None) -> Int[Tensor, "batch time"]:
+        """The place of the last start of a document up to each token, 0 if there is none."""
+        so_far = starts if cache is None else cache.append((self, "starts of documents"), starts)
+        places = torch.arange(so_far.shape[1], device=starts.device)
+        return (so_far * places).cummax(dim=1).values[:, -starts.shape[1] :]
 
     def forward(
         self,

@@ -44,7 +44,10 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
 
 def fit_vocabulary(run: Run, tokenizer: Tokenizer) -> Run:
     """The run with a model of as many ids as the tokenizer of its text, if that is not GPT-2's."""
-    return run if tokenizer.is_gpt2 else replace(run, model=replace(run.model, vocab_size=tokenizer.n_vocab))
+    if tokenizer.is_gpt2:
+        return run
+    start = None if run.model.document_start is None else tokenizer.end_of_text
+    return replace(run, model=replace(run.model, vocab_size=tokenizer.n_vocab, document_start=start))
 
 
 def make_batches(run: Run, corpus: Corpus) -> Batches:

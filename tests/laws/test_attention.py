@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hectogpt.model import ModelConfig
 from hectogpt.model.attention import CausalAttention
-from hectogpt.model.parts import ALiBi, QKNorm, Rotary, visible_keys
+from hectogpt.model.parts import ALiBi, NoPositions, QKNorm, Rotary, visible_keys
 
 # --- the mask ---------------------------------------------------------------------------------------------------------
 
@@ -110,6 +110,18 @@ def test_qk_norm_leaves_only_directions() -> None:
     before = layer.weights(x, layer.view(positions))
     layer.W_qkv.weight.data[:32] *= 7  # rows of W_q and W_k
     torch.testing.assert_close(layer.weights(x, layer.view(positions)), before)
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def test_a_document_is_read_as_if_it_stood_alone() -> None:
+    """Where only attention looks back and positions are distances."""
+    config = replace(GPT2, positions=NoPositions(), attention_parts=(Rotary(), QKNorm()), document_start=3)
+    model, ids = build(config), random_ids(2, 10).clamp(min=4)
+    ids[:, 4] = 3
+    torch.testing.assert_close(model(ids)[:, 4:], model(ids[:, 4:]))
+    torch.testing.assert_close(model(ids)[:, :4], model(ids[:, :4]))
 
 
 # --- the pointer ------------------------------------------------------------------------------------------------------
