@@ -64,9 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
         os.environ.update({name: str(home / folder) for name, folder in KEPT_AT_HOME.items()})
         # Compiled kernels stay from one session to the next: their names hold the hash of all that they are made of.
-        assert config.cache is not None
-        (home / KEPT_AT_HOME["HECTOGPT_CACHE"]).mkdir(parents=True)
-        (home / KEPT_AT_HOME["HECTOGPT_CACHE"] / "kernels").symlink_to(config.cache.mkdir("kernels"))
+        kernels, cache = CHECKOUT / "build" / "kernels", home / KEPT_AT_HOME["HECTOGPT_CACHE"]
+        for folder in (kernels, cache):
+            folder.mkdir(parents=True, exist_ok=True)
+        (cache / "kernels").symlink_to(kernels)
     # tools/ and bench/ are not installed; pytest may have been started anywhere, or as a program of its own.
     # Modules of tests/faults are programs of their own (`make proof`), and some other tests use them.
     sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests" / "faults")]
