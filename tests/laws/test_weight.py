@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2543,  # the ground, and what Python users call
     "hectogpt/cli": 3454,
-    "hectogpt/lab": 5310,
+    "hectogpt/lab": 5322,
     "hectogpt/grade": 3900,
     "hectogpt/assignment": 405,
     "hectogpt/training": 4551,
