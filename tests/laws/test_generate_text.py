@@ -140,8 +140,6 @@ def test_ids_out_of_range_are_refused_before_the_model(bad: int) -> None:
 
 # --- how the next token is chosen -------------------------------------------------------------------------------------
 
-# --- draws ------------------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     "sampling",

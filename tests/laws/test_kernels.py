@@ -221,23 +221,22 @@ EMPTY = 'while [ "$1" != -o ]; do shift; done; echo nothing > "$2"'  # says that
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [(None, "there is no program"), (BROKEN, "failed: error: out of order"), (EMPTY, "it cannot be loaded")],
+    [
+        (None, "there is no program"),
+        (BROKEN, "failed: error: out of order"),
+        (EMPTY, "it cannot be loaded"),
+        ("sleep 60", "has not compiled within"),
+    ],
 )
-def test_a_compiler_that_is_missing_or_wrong_leaves_torch(
+def test_a_compiler_that_is_missing_wrong_or_slow_leaves_torch(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, compiler: str | None, reason: str
 ) -> None:
     path = elsewhere / "compiler"
+    monkeypatch.setattr(build, "SECONDS", 0.2 if reason.startswith("has not") else build.SECONDS)
     monkeypatch.setenv("CXX", str(path if compiler is None else script(path, compiler)))
     assert not native.use(True)
     assert build.describe().startswith("none, torch's operations do the work; ")
     assert reason in build.describe()
-
-
-def test_a_slow_compiler_is_given_up(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hectogpt.kernels.build.SECONDS", 0.2)
-    monkeypatch.setenv("CXX", str(script(elsewhere / "compiler", "sleep 9")))
-    assert build.find().library is None
-    assert "has not compiled within" in build.describe()
 
 
 @pytest.mark.parametrize(
