@@ -86,17 +86,6 @@ def classes_of(ideas: Iterable[str]) -> Iterator[None]:
         _CLASSES.update(before)
 
 
-def classes_in(value: Any) -> Iterator[type]:
-    """The classes of a value and of all that its fields hold."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield type(value)
-        for field in dataclasses.fields(value):
-            yield from classes_in(getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from classes_in(item)
-
-
 def idea_module(sha256: str) -> str:
     """The name of the module that a user's own file becomes."""
     return IDEA_MODULE + sha256[:16]

@@ -7,6 +7,7 @@ trial that breaks the rules of its track is recorded with the rules that it brok
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -24,7 +25,7 @@ from hectogpt.lab.ngram import NgramLosses, NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, RecordFile, append_record, trial_key
 from hectogpt.lab.sequential import compare_sequentially
-from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, selection_bias_of, summarize
+from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, selection_bias, summarize
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import request_of
 from hectogpt.serialization import dump
@@ -260,10 +261,12 @@ def _remove_empty(folder: Path) -> None:
 
 
 def best_of(results: Sequence[Result]) -> tuple[Result, float]:
-    """The arm with the lowest mean loss, and its selection bias: how much of its lead is expected to be luck."""
-    summaries = [result.compared for result in results]
+    """The arm with the lowest mean loss, and its selection bias: how much of its lead is expected to be luck, by the
+    root mean square of the arms' spreads."""
     best = min(results, key=lambda result: result.compared.mean)
-    return best, selection_bias_of(summaries)
+    variances = [result.compared.sd**2 for result in results if result.compared.sd is not None] or [0.0]
+    n = min(result.compared.n for result in results)  # the least sure of them
+    return best, selection_bias(math.sqrt(sum(variances) / len(variances) / n), len(results))
 
 
 def ngram_means(results: Sequence[Result]) -> dict[str, float]:

@@ -32,7 +32,7 @@ from hectogpt.model.inputs import InputPart, TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions
 from hectogpt.model.weights import saved_tensors
-from hectogpt.serialization import IDEA_MODULE, Value, classes_in, did_you_mean, dump, idea_module
+from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump, idea_module
 from hectogpt.training.first_weights import FirstWeights, hash_state, open_source
 from hectogpt.training.run import Run, load_run
 
@@ -149,16 +149,17 @@ def _check(title: str, run: Run) -> None:
             f"{title}: {', '.join(changed)} does not come back from a run file as it was",
             why="its classes must be frozen dataclasses whose fields are numbers, texts, tuples or other such classes",
         )
-    for where, part in parts_of(run.model, "model"):
+    own = [one for one in parts_of(run.model, "model") if type(one[1]).__module__.startswith(IDEA_MODULE)]
+    for where, part in own:
         build = next((build for kind, build in BUILDS.items() if isinstance(part, kind)), None)
-        if build is None or not type(part).__module__.startswith(IDEA_MODULE):
+        if build is None:
             continue
         with running(f"{title}: {where} cannot be built"):
             module = build(part, run.model)
         if not isinstance(module, nn.Module) and not (module is None and isinstance(part, Positions)):
             why = f"{type(part).__name__}.build returned {type(module).__name__}, not a torch.nn.Module"
             raise UserError(f"{title}: {where} cannot be built", why=why)
-    if any(type(part).__module__.startswith(IDEA_MODULE) for _, part in parts_of(run.model)):
+    if own:
         _check_shapes(title, run.model)
     with running(f"{title}: schedule"):
         factor = run.schedule.factor(0, run.steps)
@@ -269,9 +270,8 @@ def start_from(
             fix="a text in the model's tokens, or a model with those of the text",
             code=errors.DATA,
         )
-    files = [
-        file for name in sorted({kind.__module__ for kind in classes_in(model.config)}) if (file := imported(name))
-    ]
+    modules = sorted({type(part).__module__ for _, part in parts_of(model.config)})
+    files = [file for name in modules if (file := imported(name))]
     for file in files:
         remember(file)  # the user has run it; the run's own process opens the weights again
     own = dict.fromkeys((*run.ideas, *(file.sha256 for file in files)))

@@ -115,11 +115,3 @@ def selection_bias(sd: float, settings: int) -> float:
     sd: of one setting's mean.
     """
     return sd * math.sqrt(2 * math.log(settings)) if settings > 1 else 0.0
-
-
-def selection_bias_of(summaries: Sequence[Summary]) -> float:
-    """The selection bias of the best of several samples, from the root mean square of their spreads and the smallest
-    sample's size; 0 if no sample has two values."""
-    variances = [summary.sd**2 for summary in summaries if summary.sd is not None] or [0.0]
-    n = min(summary.n for summary in summaries)
-    return selection_bias(math.sqrt(sum(variances) / len(variances) / n), len(summaries))
