@@ -19,7 +19,7 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line
 from hectogpt.lab.ngram import NgramModels
-from hectogpt.lab.record import Record, read_records
+from hectogpt.lab.record import Record, parse_run, read_records
 from hectogpt.serialization import dump
 from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.setup import training_tokens
@@ -46,7 +46,7 @@ def wanted(folder: Path) -> list[Record]:
 
 def count(record: Record, corpus: Corpus) -> dict[str, object]:
     """The line of one trial. Raises UserError if the corpus is not the one that the trial read."""
-    run = record.parsed_run()
+    run = parse_run(record.run)
     if run is None or corpus.sha256 != record.corpus_sha256:
         raise UserError(f"{record.corpus}: not the text that seed {record.seed} read")
     split = record.ngram_split or "dev"

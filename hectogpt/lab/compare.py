@@ -156,14 +156,9 @@ class Comparison:
     def _key(self, trial: Trial) -> str:
         return trial_key(dump(self.run_of(trial)), self.corpus.sha256, self.track.name, trial.seed)
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that a trial is scored on."""
-        return ("dev", "test") if self.test else ("dev",)
-
     def request(self, trial: Trial) -> dict[str, Any]:
         """What the trial's process is asked."""
-        return request_of(self.run_of(trial), self.corpus, self.splits, self.track.scoring)
+        return request_of(self.run_of(trial), self.corpus, ["dev", *["test"] * self.test], self.track.scoring)
 
     def add(self, trial: Trial, result: dict[str, Any], begun: float) -> Record:
         """Append the record of a trial that has ended; its ideas are kept beside the records. result: of `trial.ask`.

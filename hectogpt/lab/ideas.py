@@ -26,6 +26,7 @@ from hectogpt.data import find_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, imported, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
+from hectogpt.lab.ladder import TOP
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.config import MLP, Attention, Block
 from hectogpt.model.inputs import InputPart, TokenTable
@@ -73,7 +74,7 @@ def find_run(name: str, base: str | Run = "top") -> Run:
             why="an idea takes a Run and returns a changed one",
             fix="return replace(run, ...)",
         )
-    label = title if before.recipe == find_default() else f"{title}@{before.recipe}"
+    label = title if before.recipe == TOP else f"{title}@{before.recipe}"
     ideas = (*before.ideas, *(() if idea.sha256 in before.ideas else (idea.sha256,)))
     run = replace(after, recipe=label, ideas=ideas)
     _check(title, run)
@@ -89,11 +90,6 @@ def _not_written(name: str) -> UserError:
     known = functions_of(read_idea(path))
     fix = ", or ".join(f"{path}:{function}" for function in known[:3]) or f"write a function in {path}"
     return UserError(f"{path} alone names no function", why=WRITTEN, fix=fix)
-
-
-def find_default() -> str:
-    """The name of the recipe that ideas are applied to by default."""
-    return recipes.recipe("top").recipe
 
 
 def functions_of(file: IdeaFile) -> list[str]:

@@ -339,14 +339,10 @@ def names() -> list[str]:
 
 def describe(name: str) -> str:
     """What a recipe does, or, for a rung, what it adds to the one before: one sentence or two."""
-    return _paragraphs(name)[0]
+    return paragraphs(name)[0]
 
 
-def explain(name: str) -> str:
-    """Why it should help, as far as the recipe says; may be empty."""
-    return "\n\n".join(_paragraphs(name)[1:])
-
-
-def _paragraphs(name: str) -> list[str]:
+def paragraphs(name: str) -> list[str]:
+    """What a recipe says of itself: what it does, and, as far as it says, why that should help."""
     text = (baseline, *RECIPES[current_recipe(name)])[-1].__doc__ or ""
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]

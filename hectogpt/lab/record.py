@@ -111,10 +111,6 @@ class Record:
         facts += [f"{self.seconds:.1f} s"] if self.seconds is not None else []
         return ", ".join(facts + ([f"{self.status}: {self.error}"] if self.status != "ok" else []))
 
-    def parsed_run(self) -> Run | None:
-        """The Run; None for one that this version cannot express."""
-        return parse_run(self.run)
-
 
 def parse_run(run: Mapping[str, Any]) -> Run | None:
     """The Run that `dump` wrote, by this version or an older one; None for one that this version cannot express."""

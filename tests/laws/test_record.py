@@ -18,7 +18,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ladder, recipes
 from hectogpt.lab.ladder import TOP, baseline
 from hectogpt.lab.plan import override, parse_sweep, plan
-from hectogpt.lab.record import Record, append_record, experiment_key, failures, read_records, trial_key
+from hectogpt.lab.record import Record, append_record, experiment_key, failures, parse_run, read_records, trial_key
 from hectogpt.lab.tracks import TRACKS, broken_rules, find_track
 from hectogpt.serialization import dump, load
 from hectogpt.training.first_weights import BigramInit
@@ -100,7 +100,7 @@ def test_identity_is_the_run_the_texts_the_track_and_the_seed() -> None:
 def test_a_run_that_this_version_cannot_express_stands_for_itself(tmp_path: Path) -> None:
     strange = record().run | {"optim": {"type": "Lion", "lr": 0.1}}
     one, same, other = (replace(record(), run=run) for run in (strange, strange | {"seed": 3}, strange | {"steps": 4}))
-    assert one.parsed_run() is None
+    assert parse_run(one.run) is None
     assert one.key() == same.key() != other.key()
     append_record(tmp_path / "r.jsonl", one)
     assert read_records(tmp_path / "r.jsonl")[0].run == strange
@@ -133,7 +133,7 @@ def test_the_ladders_records_are_those_of_todays_recipes() -> None:
     both texts, and the recipes beside them."""
     records = read_records(LADDER)
     assert len(records) >= 284
-    with_memory = {r.recipe for r in records if r.parsed_run() is None}
+    with_memory = {r.recipe for r in records if parse_run(r.run) is None}
     assert with_memory == {"ngram_memory", "minute"}
     texts = {r.corpus: r.corpus_sha256 for r in records}
     runs = {name: dump(recipes.recipe(name)) for name in recipes.names()}

@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2532,  # the ground, and what Python users call
     "hectogpt/cli": 3454,
-    "hectogpt/lab": 5317,
+    "hectogpt/lab": 5300,
     "hectogpt/grade": 3900,
     "hectogpt/assignment": 405,
     "hectogpt/training": 4551,

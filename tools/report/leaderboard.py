@@ -18,7 +18,7 @@ from scipy import stats
 
 from hectogpt.display import NGRAMS
 from hectogpt.lab.comparison_page import gain_curves, stack
-from hectogpt.lab.record import NOT_IDENTITY, Record, arm_label
+from hectogpt.lab.record import NOT_IDENTITY, Record, arm_label, parse_run
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, summarize
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.training.run import sections_changed
@@ -176,7 +176,7 @@ def compare_curves(new: Entry, old: Entry) -> np.ndarray:
 def changed_sections(new: Entry, old: Entry) -> str:
     """The sections of the run in which two entries differ, for example "model, optim"."""
     ignored = {*NOT_IDENTITY, "recipe", "device", "dtype", "head_dtype"}
-    before, after = old.records[-1].parsed_run(), new.records[-1].parsed_run()
+    before, after = parse_run(old.records[-1].run), parse_run(new.records[-1].run)
     assert before is not None
     assert after is not None  # others have no entries
     return ", ".join(sorted(sections_changed(before, after) - ignored))
@@ -189,7 +189,7 @@ def build_leaderboards(records: Sequence[Record], ladder: Sequence[str]) -> list
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        if record.parsed_run() is not None:
+        if parse_run(record.run) is not None:
             groups.setdefault((record.corpus, record.track), []).append(record)
     corpora = list(dict.fromkeys(corpus for corpus, _ in groups))
     tracks = list(TRACKS)

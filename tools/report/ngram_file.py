@@ -10,7 +10,7 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.lab.record import Record
+from hectogpt.lab.record import Record, parse_run
 from hectogpt.serialization import load
 from hectogpt.training.run import Data
 
@@ -29,7 +29,7 @@ def read_ngrams(path: Path) -> dict[Key, dict[str, Any]]:
 
 def find_ngrams(rows: Mapping[Key, dict[str, Any]], record: Record) -> dict[str, Any] | None:
     """The baselines of the text that a trial read, on the split that its own baselines are of."""
-    run, sha256 = record.parsed_run(), record.corpus_sha256.get("train", "")
+    run, sha256 = parse_run(record.run), record.corpus_sha256.get("train", "")
     if run is None or record.ngram_split is None:
         return None
     return rows.get((sha256, record.ngram_split, record.seed, run.steps, run.data))
