@@ -80,13 +80,12 @@ def kinds_of(run: Run) -> Callable[[int], str]:
 
 def take_step(session: Session, number: int) -> float:
     """Take one step as if `number` steps were done. Returns its seconds."""
-    run = session.run
-    batches = setup.make_batches(run, session.corpus)
-    gradients = loop.Gradients(run, session.model, batches, session.machine)
+    batches = setup.make_batches(session.run, session.corpus)
+    gradients = loop.Gradients(session.run, session.model, batches, session.machine)
     session.model.train()
     begun = time.perf_counter()
     with native.using(session.kernels == "native"):
-        loop.update(run, session.model, session.optimizer, gradients, number)
+        loop.update(gradients, session.optimizer, number)
     return time.perf_counter() - begun
 
 

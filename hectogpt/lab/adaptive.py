@@ -25,7 +25,7 @@ from hectogpt.lab.retrieval import Places, interpolated, join, look_up, places_s
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import put_state, take_state
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult, evaluate
-from hectogpt.training.loop import Gradients, accumulate, update
+from hectogpt.training.loop import Gradients, update
 from hectogpt.training.session import Session
 
 WINDOWS = 8  # that are scored, and then learned from, at a time
@@ -65,8 +65,7 @@ def read_on(
             rows = np.stack([part[at : at + seq_len + 1] for at in range(0, windows * seq_len, seq_len)])
             gradients.rows = torch.from_numpy(rows).to(session.machine.device)
             with native.using(session.kernels == "native"):
-                step = session.run.steps + number
-                update(session.run, session.model, session.optimizer, gradients, step, factor)
+                update(gradients, session.optimizer, session.run.steps + number, factor)
     return np.concatenate(losses), join(seen)
 
 
@@ -76,4 +75,4 @@ class RowsScored(Gradients):
     rows: Tensor
 
     def compute(self, step: int) -> Tensor:
-        return accumulate(self.run, self.model, self.rows, self.machine, step)
+        return self.accumulate(self.rows, step)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hectogpt.training import loop, setup
+from hectogpt.training import setup
+from hectogpt.training.loop import Gradients
 from hectogpt.training.session import Session
 
 
@@ -45,7 +46,7 @@ def diagnose(session: Session, most: int = 3) -> Finding:
     watch = _Watch(model)
     model.train()
     try:
-        loss = loop.accumulate(run, model, batch, machine, session.step)
+        loss = Gradients(run, model, batches, machine).accumulate(batch, session.step)
     finally:
         watch.stop()
     norm = float(model.gradient_norm())

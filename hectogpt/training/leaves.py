@@ -20,7 +20,7 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import unchanging_weights
-from hectogpt.training.loop import Gradients, backward
+from hectogpt.training.loop import Gradients
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Data, Run
 
@@ -145,7 +145,7 @@ class LeafGradients(Gradients):
         return self._agreed_to_stop
 
     def compute(self, step: int) -> Tensor:
-        exchange, run = self.exchange, self.run
+        exchange = self.exchange
         exchange.begin(step)
         for part in self.parts:
             part.waiting, part.leaves = [], 0
@@ -160,7 +160,7 @@ class LeafGradients(Gradients):
         with unchanging_weights():
             for number, rows in enumerate(ids.split(sizes)):
                 if len(rows):
-                    losses[number] += backward(run, self.model, rows, self.machine, step, first + number, n_targets)
+                    losses[number] += self.backward(rows, step, first + number, n_targets)
                 for part in self.parts:
                     if part.leaves == number:  # nothing has come
                         self._add(part, None)

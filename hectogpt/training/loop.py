@@ -43,6 +43,15 @@ class Step:
     own_tokens: int
 
 
+@contextmanager
+def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
+    """Within the context torch's random numbers are a pure function of these three, so there is no state to save; what
+    they were before comes back. For dropout and other chance in a user's own parts: ours have none."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1))
+        yield
+
+
 class Gradients:
     """Computes the gradients of a run's batches, here the whole batch or micro-batches in turn.
 
@@ -63,46 +72,56 @@ class Gradients:
     def compute(self, step: int) -> Tensor:
         """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss, float64 []."""
         batch = torch.from_numpy(self.batches.at(step)).to(self.machine.device, non_blocking=True)
-        return accumulate(self.run, self.model, batch, self.machine, step)
+        return self.accumulate(batch, step)
+
+    def accumulate(self, batch: Tensor, step: int) -> Tensor:
+        """Add up gradients of the mean loss of 0-based `step`'s batch, `rows_at_once` rows at a time, or more if a data
+        order has made them shorter; each token weighs the same."""
+        data, n_targets = self.run.data, batch.shape[0] * (batch.shape[1] - 1)
+        total = torch.zeros((), dtype=widest_dtype(batch.device), device=batch.device)
+        at_once = data.rows_at_once * max(1, data.seq_len // batch.shape[1])
+        for part, rows in enumerate(batch.split(at_once)):
+            total += self.backward(rows, step, part, n_targets)
+        return total
+
+    def backward(self, rows: Tensor, step: int, part: int, n_targets: int) -> Tensor:
+        """Differentiate the run's loss of the part-th rows of a batch; returns their share of its mean cross entropy.
+        n_targets: of the whole batch."""
+        run, machine = self.run, self.machine
+        with seeded(run.seed, step, part, machine.device):
+            with machine.autocast():
+                progress = min(step / run.steps, 1.0)
+                made = Predictions(self.model, rows[:, :-1], rows[:, 1:], machine.head_dtype, progress)
+                loss = total_of(run.loss, made) / n_targets
+                plain = made.plain / n_targets
+            loss.backward()
+        return plain
 
     def close(self) -> None:
         """Let go of the model."""
 
 
-def steps(
-    run: Run,
-    model: Transformer,
-    optimizer: OptimizerGroup,
-    batches: Batches,
-    machine: Machine,
-    done: Sequence[Step] = (),
-    gradients: Gradients | None = None,
-) -> Iterator[Step]:
-    """Train to the run's end. done: the steps that are done already. gradients: how those of a batch are computed, if
-    not here and in one process. Raises UserError (DIVERGED) at a number that is not finite."""
-    gradients = Gradients(run, model, batches, machine) if gradients is None else gradients
+def steps(gradients: Gradients, optimizer: OptimizerGroup, done: Sequence[Step] = ()) -> Iterator[Step]:
+    """Train to the run's end. done: the steps that are done already. Raises UserError (DIVERGED) at a number that is
+    not finite."""
     tokens = done[-1].tokens if done else 0
-    model.train()
-    for step in range(len(done), run.steps):
+    gradients.model.train()
+    for step in range(len(done), gradients.run.steps):
         begun = time.perf_counter()
-        loss, norm = update(run, model, optimizer, gradients, step)
+        loss, norm = update(gradients, optimizer, step)
         seconds = time.perf_counter() - begun
-        own = batches.tokens(step)
+        own = gradients.batches.tokens(step)
         tokens += own
         yield Step(step + 1, tokens, loss, norm, optimizer.lr, seconds, own)
 
 
 def update(
-    run: Run,
-    model: Transformer,
-    optimizer: OptimizerGroup,
-    gradients: Gradients,
-    step: int,
-    factor: float | None = None,
+    gradients: Gradients, optimizer: OptimizerGroup, step: int, factor: float | None = None
 ) -> tuple[float, float]:
     """Compute the gradients of 0-based `step`, clip and apply them; returns loss and gradient norm, both before the
     update. factor: of every learning rate, instead of the schedule's. Raises UserError (DIVERGED), before any weight is
     changed."""
+    run, model = gradients.run, gradients.model
     loss = gradients.compute(step)
     norm = model.gradient_norm()
     loss_value, norm_value = torch.stack([t.to(widest_dtype(t.device)) for t in (loss, norm)]).tolist()
@@ -125,40 +144,6 @@ def _compute_again(gradients: Gradients, optimizer: OptimizerGroup, step: int) -
     """An optimizer's closure: gradients of a step's batch with the weights as they are now; returns its loss."""
     optimizer.zero_grad()
     return gradients.compute(step)
-
-
-@contextmanager
-def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
-    """Within the context torch's random numbers are a pure function of these three, so there is no state to save; what
-    they were before comes back. For dropout and other chance in a user's own parts: ours have none."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1))
-        yield
-
-
-def accumulate(run: Run, model: Transformer, batch: Tensor, machine: Machine, step: int) -> Tensor:
-    """Add up gradients of the mean loss of 0-based `step`'s batch, `rows_at_once` rows at a time, or more if a data
-    order has made them shorter; each token weighs the same."""
-    n_targets = batch.shape[0] * (batch.shape[1] - 1)
-    total = torch.zeros((), dtype=widest_dtype(machine.device), device=machine.device)
-    at_once = run.data.rows_at_once * max(1, run.data.seq_len // batch.shape[1])
-    for part, rows in enumerate(batch.split(at_once)):
-        total += backward(run, model, rows, machine, step, part, n_targets)
-    return total
-
-
-def backward(
-    run: Run, model: Transformer, rows: Tensor, machine: Machine, step: int, part: int, n_targets: int
-) -> Tensor:
-    """Differentiate the run's loss of the part-th rows of a batch; returns their share of its mean cross entropy.
-    n_targets: of the whole batch."""
-    with seeded(run.seed, step, part, machine.device):
-        with machine.autocast():
-            made = Predictions(model, rows[:, :-1], rows[:, 1:], machine.head_dtype, min(step / run.steps, 1.0))
-            loss = total_of(run.loss, made) / n_targets
-            plain = made.plain / n_targets
-        loss.backward()
-    return plain
 
 
 def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserError:

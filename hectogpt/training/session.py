@@ -121,7 +121,7 @@ class Session:
         parts = (self.run, self.model, batches, self.machine, signals)
         in_leaves = self.run.data.leaves is not None
         gradients = LeafGradients(*parts, make_exchange(self.world)) if in_leaves else Gradients(*parts)
-        steps = loop.steps(self.run, self.model, self.optimizer, batches, self.machine, self.done, gradients)
+        steps = loop.steps(gradients, self.optimizer, self.done)
         if self.machine.device.type == "cpu":
             precision.keep_freed_memory()
         try:

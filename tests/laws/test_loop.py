@@ -35,7 +35,8 @@ def batches(run: Run, corpus: Corpus) -> Batches:
 def begin(run: Run, corpus: Corpus) -> tuple[Transformer, Iterator[Step]]:
     machine = precision.choose(run)
     model = setup.build_model(run, machine, corpus)
-    return model, loop.steps(run, model, run.optim.build(model), batches(run, corpus), machine)
+    gradients = loop.Gradients(run, model, batches(run, corpus), machine)
+    return model, loop.steps(gradients, run.optim.build(model))
 
 
 def train(run: Run, corpus: Corpus) -> tuple[Transformer, list[Step]]:
@@ -88,7 +89,8 @@ def test_accumulated_gradients_are_the_batch_s(corpus: Corpus) -> None:
     whole = torch.autograd.grad(expected, list(model.parameters()))
     for micro_batch in (1, 3, 8):
         model.zero_grad()
-        loss = loop.accumulate(replace(run, data=replace(run.data, micro_batch=micro_batch)), model, batch, machine, 0)
+        cut = replace(run, data=replace(run.data, micro_batch=micro_batch))
+        loss = loop.Gradients(cut, model, batches(run, corpus), machine).compute(0)
         torch.testing.assert_close(loss, expected.double(), rtol=1e-12, atol=1e-12)
         for p, gradient in zip(model.parameters(), whole, strict=True):
             torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
@@ -185,7 +187,8 @@ def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus) -> None
         machine = precision.choose(run)
         model = setup.build_model(run, machine, corpus)
         watched = Watched(run.optim.build(model).optimizers)
-        norms = [s.grad_norm for s in loop.steps(run, model, watched, batches(run, corpus), machine)]
+        gradients = loop.Gradients(run, model, batches(run, corpus), machine)
+        norms = [s.grad_norm for s in loop.steps(gradients, watched)]
         assert watched.norms == pytest.approx([0.01, 0.01] if bound else norms, rel=1e-3)
 
 
