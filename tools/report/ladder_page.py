@@ -138,9 +138,7 @@ def _headline(board: Leaderboard) -> str:
     top = board.rungs[-1]
     summary, levels = top.summary(top.split), board.ngrams.get(top.split, {})
     assert summary is not None  # `split` names a text that the entry was scored on
-    text = (
-        f"Lowest loss of today's recipes: **{summary.mean:.3f}** nats per token ({top.split}, {top.name}, {top.seeds})"
-    )
+    text = f"The top of the ladder: **{summary.mean:.3f}** nats per token ({top.split}, {top.name}, {top.seeds})"
     models = {"kn3": "the Kneser-Ney trigram of the same tokens", "best": "the best counting of them"}
     sides = [
         f"{abs(levels[name] - summary.mean):.3f} {'below' if summary.mean < levels[name] else 'above'} {model}"
