@@ -266,12 +266,12 @@ def test_a_function_of_the_literature_goes_through_the_commands(
 
 
 @pytest.mark.thorough
-def test_all_functions_of_the_literature_are_compared(here: Here, small: Path) -> None:
+def test_functions_of_the_literature_are_compared(here: Here, small: Path) -> None:
     base = "small.py:small@minute"
     here.ok("train", base, "--corpus", "texts", "--quiet", "--out", "runs/teacher")
-    arms = [f"literature.py:{name}@{base}" for name in NAMES]
+    arms = [f"literature.py:{name}@{base}" for name in {"distilled", *NAMES[::4]}]
     options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "texts", "--json"]
     done = here.ok("compare", base, *arms, *options)
     losses = {arm["arm"]: arm["dev"]["mean"] for arm in json.loads(done.stdout)["arms"]}
-    assert len(losses) == len(NAMES) + 1
-    assert len(set(losses.values())) > len(NAMES) - 3
+    assert len(losses) == len(arms) + 1
+    assert len(set(losses.values())) >= len(arms)
