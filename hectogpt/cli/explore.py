@@ -51,6 +51,8 @@ class ExportOptions:
     """File to write."""
     text: Path | None = None
     """For train: a text file that stands first. For model: the text on which effects of heads are measured."""
+    weights: Path | None = None
+    """For train: folder of a run whose weights it begins with."""
     model: str | None = None
     """For model: its folder (default: the run below ./runs that finished last)."""
     prompt: str | None = None
@@ -89,7 +91,7 @@ def make(a: ExportOptions) -> str:
     if a.view == "train":
         from hectogpt.web.train_page import train_page
 
-        return train_page(None if a.text is None or text is None else (a.text.name, text))
+        return train_page(None if a.text is None or text is None else (a.text.name, text), a.weights)
     if a.view != "model":
         return fill(a.view, None)
     from hectogpt.generation.model_view import find_newest_run

@@ -15,18 +15,18 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2532,  # the ground, and what Python users call
-    "hectogpt/cli": 3454,
+    "hectogpt/cli": 3456,
     "hectogpt/lab": 5299,
     "hectogpt/grade": 3900,
     "hectogpt/assignment": 405,
     "hectogpt/training": 4537,
-    "hectogpt/web": 331,
+    "hectogpt/web": 382,
     "hectogpt/interop": 1528,
     "hectogpt/generation": 782,
     "hectogpt/data": 1652,
     "hectogpt/kernels": 655,
     "hectogpt/model": 2338,
-    "tests": 18867,
+    "tests": 18894,
     "tools": 5356,
     "bench": 1730,
     "reference": 817,

@@ -25,6 +25,7 @@ import { shuffledOrder, TorchNormal } from "./random.js";
  * @property {number | null} lr   in place of the recipe's for every parameter without an own one
  * @property {boolean | null} muon  in place of the recipe's choice
  * @property {"float32" | "float64"} dtype  of every number
+ * @typedef {{ids: number[], tensors: Record<string, Float32Array>}} FirstWeights  rows of the embeddings and the head by token
  * @typedef {{step: number, loss: number, gradNorm: number, seconds: number}} Step
  */
 
@@ -42,8 +43,9 @@ export class Trainer {
    * @param {Corpus} corpus
    * @param {number} vocabulary size of the tokenizer's
    * @param {Partial<Settings>} settings
+   * @param {FirstWeights | null} [first] in place of drawn weights
    */
-  constructor(kernels, corpus, vocabulary, settings) {
+  constructor(kernels, corpus, vocabulary, settings, first = null) {
     const all = { ...DEFAULTS, ...settings };
     all.context = Math.max(all.context, all.seqLen);
     const known = RECIPES.map((recipe) => recipe.name);
@@ -76,6 +78,7 @@ export class Trainer {
       qkNorm: recipe.qkNorm, scale: recipe.scale,
     }); // prettier-ignore
     this.drawWeights();
+    if (first) this.takeWeights(first);
     const adamw = all.lr === null ? recipe.adamw : { ...recipe.adamw, lr: all.lr };
     const muon = all.muon === null ? recipe.muon : all.muon ? (recipe.muon ?? JORDAN) : null;
     this.optimizer = new Optimizer(this.model, adamw, muon);
@@ -122,6 +125,32 @@ export class Trainer {
       kernels.floats(block.down.weight.data).set(draw(4 * d * d, residual));
     }
     if (!this.settings.compact) kernels.floats(this.model.head.data).set(draw(this.vocabulary * d));
+  }
+
+  /** Weights from elsewhere; tokens that are not among them keep what was drawn. @param {FirstWeights} first */
+  takeWeights({ ids, tensors }) {
+    const { model } = this;
+    const d = model.config.dModel;
+    const place = new Map(ids.map((id, i) => [id, i]));
+    for (const parameter of model.parameters) {
+      const to = model.kernels.floats(parameter.data);
+      if (parameter === model.embeddings || parameter === model.head) {
+        const rows = parameter === model.head ? this.used : this.embedded;
+        const from = tensors[parameter.name];
+        rows.forEach((id, row) => {
+          const i = place.get(id);
+          if (i !== undefined) to.set(from.subarray(i * d, (i + 1) * d), row * d);
+        });
+        if (parameter === model.head && this.settings.compact) to.set(tensors["lm_head.shared"], this.used.length * d);
+        continue;
+      }
+      const names = parameter.name.includes("W_qkv") ? ["W_q", "W_k", "W_v"].map((part) => parameter.name.replace("W_qkv", part)) : [parameter.name];
+      const found = names.map((name) => tensors[name]);
+      if (found.some((tensor) => !tensor) || found.reduce((n, tensor) => n + tensor.length, 0) !== to.length) {
+        throw new Error(`The weights that this page was made with do not fit: ${parameter.name} has another size. Take their width, heads and layers.`);
+      }
+      found.reduce((at, tensor) => (to.set(tensor, at), at + tensor.length), 0);
+    }
   }
 
   /** The first embeddings of the whole vocabulary. */

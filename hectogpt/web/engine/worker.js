@@ -29,14 +29,14 @@ const commands = {
     return { recipes: RECIPES.map((r) => r.name), defaults: DEFAULTS };
   },
 
-  /** A run from its first weights. `keep`: names of runs that stay in memory. @param {{name: string, text: string, settings: object, keep: string[]}} message */
-  open({ name, text, settings, keep }) {
+  /** A run from its first weights. `keep`: names of runs that stay in memory. @param {{name: string, text: string, settings: object, keep: string[], first?: any}} message */
+  open({ name, text, settings, keep, first }) {
     for (const other of [...runs.keys()]) if (!keep.includes(other)) runs.delete(other);
     if (!runs.size) for (const own of Object.values(kernels)) own.clear();
     const corpus = readCorpus(text, tokenizer);
     const own = kernels[/** @type {any} */ (settings).dtype ?? DEFAULTS.dtype];
     if (!own) throw new Error("dtype is float32 or float64.");
-    const trainer = new Trainer(own, corpus, tokenizer.size, settings);
+    const trainer = new Trainer(own, corpus, tokenizer.size, settings, first);
     const bytes = own.size * trainer.model.parameters.reduce((n, p) => n + p.data.length, 0);
     const steps = trainer.settings.steps;
     const every = [1, 2, 5, 10, 20, 50].find((n) => (bytes * steps) / n <= MOST_SAVED) ?? steps;

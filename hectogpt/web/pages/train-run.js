@@ -68,10 +68,17 @@ export const changed = new EventTarget();
 /** @param {string} name @param {any} [detail] */
 const tell = (name, detail) => changed.dispatchEvent(new CustomEvent(name, { detail }));
 
+/** The weights that the page was made with, if it was. */
+function firstWeights() {
+  if (!data.first) return null;
+  const entries = Object.entries(data.first.tensors).map(([name, text]) => [name, new Float32Array(fromBase64(/** @type {string} */ (text)).buffer)]);
+  return { ids: data.first.ids, tensors: Object.fromEntries(entries) };
+}
+
 /** Begin a run; nothing is trained yet. @param {string} text @param {Record<string, any>} settings */
 export async function openRun(text, settings) {
   await engine.ready;
-  const opened = await engine.send("open", { name: "run", text, settings, keep: [] });
+  const opened = await engine.send("open", { name: "run", text, settings: { ...settings, ...data.first?.settings }, keep: [], first: firstWeights() });
   run = { text, opened, steps: [], heldOut: null, shown: 0, looks: null };
   tell("opened");
   return run;
