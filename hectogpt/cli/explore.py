@@ -29,7 +29,7 @@ class Options:
     Examples
       hectogpt explore
       hectogpt explore runs/minute --prompt "The state of the Union"
-      hectogpt explore export train --out train.html --text mine.txt
+      hectogpt explore export train --out train.html --text mine.txt --weights runs/baseline
       hectogpt explore export attention --out page.html
     """
 

@@ -96,12 +96,15 @@ class HubSource(Source):
 
     def documents(self) -> Iterator[Document | LeftOut]:
         rows, column = self._load()
-        for number, row in enumerate(rows.select_columns([column])):
-            text = row[column]
-            if isinstance(text, str) and text.strip():
-                yield Document(f"{self.name} row {number}", text)
-            else:
-                yield LeftOut(f"row {number}", "empty")
+        try:
+            for number, row in enumerate(rows.select_columns([column])):
+                text = row[column]
+                if isinstance(text, str) and text.strip():
+                    yield Document(f"{self.name} row {number}", text)
+                else:
+                    yield LeftOut(f"row {number}", "empty")
+        except (OSError, RuntimeError) as error:  # the stream has ended in the middle
+            raise self._not_given(error) from None
 
     def _load(self) -> tuple[Any, str]:
         """The data set's rows and the column that holds its text."""
@@ -119,14 +122,7 @@ class HubSource(Source):
                 fix='pip install "hectogpt[hf]"',
             ) from None
         except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split: all from the hub
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise cannot_use(
-                self.name,
-                f"the Hugging Face hub did not give {self.dataset} ({self.split}): {first[:200]}",
-                'where there is a network, run  python -c "import datasets; '
-                f"datasets.load_dataset('{self.dataset}', split='{self.split}').to_json('corpus.jsonl')\"  "
-                "then copy corpus.jsonl here and " + set_to("corpus", "corpus.jsonl"),
-            ) from None
+            raise self._not_given(error) from None
         dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
         strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
         column = column_of_text(strings, self.column)
@@ -134,6 +130,16 @@ class HubSource(Source):
             why = f"its text columns are {', '.join(strings) or 'none'}"
             raise cannot_use(self.name, why, set_to("corpus", f"hf:{self.dataset}:COLUMN"))
         return rows, column
+
+    def _not_given(self, error: Exception) -> UserError:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return cannot_use(
+            self.name,
+            f"the Hugging Face hub did not give {self.dataset} ({self.split}): {first[:200]}",
+            'where there is a network, run  python -c "import datasets; '
+            f"datasets.load_dataset('{self.dataset}', split='{self.split}').to_json('corpus.jsonl')\"  "
+            "then copy corpus.jsonl here and " + set_to("corpus", "corpus.jsonl"),
+        )
 
 
 def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Source | TokenFiles:

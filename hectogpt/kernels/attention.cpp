@@ -243,8 +243,10 @@ void backward_head(const T* q, const T* k, const T* v, const T* out, const T* gr
                             vf e = exponential(t.sum[r][c] * scale - shift[r0 + r]);
                             if (k0 == q0)
                                 e = load_as<vi>(lane) + (int32_t)(c0 + c * W) <= all((int32_t)(r0 + r)) ? e : vf{};
-                            if (first && q0 + r0 + r < n)
-                                e = load_as<vi>(lane) + (int32_t)(k0 + c0 + c * W) >= all((int32_t)first[q0 + r0 + r]) ? e : vf{};
+                            if (first && q0 + r0 + r < n) {
+                                const vi key = load_as<vi>(lane) + (int32_t)(k0 + c0 + c * W);
+                                e = key >= all((int32_t)first[q0 + r0 + r]) ? e : vf{};
+                            }
                             t.sum[r][c] = e;
                             store(p + (r0 + r) * B + c0 + c * W, e);
                         }
@@ -329,10 +331,11 @@ int attend_all(const Call<T>& call, i64 batch, int threads) {
 
 // softmax(scale q k^T) v under the causal mask, and with `grad` the gradients dq, dk, dv. All but lse
 // [batch, head, time] are [batch, head, time, d], d at most 128, by strides (batch, head, time) of q, k, v, out, grad,
-// dq, dk, dv. first [batch, time], if it is there: the first key that each query sees, which never falls. Returns 0, or 1 for a d that there is no code for, 2 without memory.
+// dq, dk, dv. first [batch, time], if it is there: the first key that each query sees, which never falls along a text.
+// Returns 0, or 1 for a d that there is no code for, 2 without memory.
 extern "C" int causal_attention(int is_bf16, const void* q, const void* k, const void* v, void* out, const void* grad,
-                                void* dq, void* dk, void* dv, float* lse, const i64* first, const i64* strides, i64 batch, i64 heads,
-                                i64 n, i64 d, float scale, int threads) {
+                                void* dq, void* dk, void* dv, float* lse, const i64* first, const i64* strides,
+                                i64 batch, i64 heads, i64 n, i64 d, float scale, int threads) {
     const auto call = [&](auto zero) {
         typedef decltype(zero) T;
         return attend_all<T>({(const T*)q, (const T*)k, (const T*)v, (const T*)grad, (T*)out, (T*)dq, (T*)dk, (T*)dv,

@@ -27,8 +27,8 @@ class AttentionView(NamedTuple):
 
     visible: which keys each query sees; None means the plain causal mask, which the fused kernel has built in.
     prepared: for each QKPart, what it made of the positions. first: the first slot of each query's document; None if
-    attention does not stop there. entered: what entered each layer up to this one, of a
-    model with its own block or attention, or with parts that differ between layers.
+    attention does not stop there. entered: what entered each layer up to this one, of a model with its own block or
+    attention, or with parts that differ between layers.
     """
 
     query_positions: Int[Tensor, "rows time"]

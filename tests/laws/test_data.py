@@ -283,6 +283,16 @@ def test_tinystories() -> None:
     assert sum(corpus.n_documents.values()) == 21_197
 
 
+DEVELOPERS = ROOT.parent / "shared" / "data" / "tinystories" / "train.bin"
+
+
+@pytest.mark.skipif(not DEVELOPERS.exists(), reason="needs the data folder that developers have beside the checkout")
+def test_developers_tinystories() -> None:
+    corpus = open_corpus(str(DEVELOPERS))
+    assert corpus.sha256["train"] == "8150053636d3565b163db2c573ea015625ee722e2ee5a2e60450e349d7801b81"
+    assert corpus.n_documents == {"train": 5059, "dev": 589, "test": 587}
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
