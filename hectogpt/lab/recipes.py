@@ -173,17 +173,6 @@ def one_pass(run: Run) -> Run:
     return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, seq_len=512))
 
 
-def own_document(run: Run) -> Run:
-    """The whole ladder, and attention that sees its own document alone: it looks no further back than to the last token
-    between two documents, <|endoftext|>.
-
-    A row of 512 tokens holds two or three stories of TinyStories, and no attention head has to learn to leave the
-    others alone. What copies tokens still sees all of them: names recur from story to story.
-    """
-    run = apply(run, *LADDER)
-    return replace(run, model=replace(run.model, document_start=50256))
-
-
 def large_batch(run: Run) -> Run:
     """The whole ladder with six layers and 32 rows a step, which read a million tokens 1.6 times (track open-cpu)."""
     run = apply(run, *LADDER)
@@ -249,7 +238,6 @@ OTHERS: tuple[Recipe, ...] = (
     counts,
     soap,
     one_pass,
-    own_document,
     large_batch,
     adamw_gpt2,
     modded_nanogpt,
