@@ -166,7 +166,8 @@ def _check(title: str, run: Run) -> None:
 
 def _check_shapes(title: str, model: ModelConfig) -> None:
     """Run the layers of the model, which has parts of the user's own, on two tokens. Raises UserError."""
-    small = replace(model, vocab_size=2, inputs=(), lm_head=LMHeadConfig(), pointer=None)
+    start = model.document_start and 1
+    small = replace(model, vocab_size=2, inputs=(), lm_head=LMHeadConfig(), pointer=None, document_start=start)
     if small.min_parameters() > MOST_CHECKED:
         return
     small = replace(small, value_embeddings=(TokenTable(),) if model.value_embeddings else ())
