@@ -180,16 +180,15 @@ def make_cases(folder: Path, steps: int = 30) -> dict[str, Case]:
 def _shrunk(run: Run, corpus: Corpus, steps: int) -> Run:
     inputs = tuple(replace(part, rows=512) if isinstance(part, NgramHash) else part for part in run.model.inputs)
     sizes = dict[str, Any](d_model=16, n_heads=2, n_layers=1, context_length=64, vocab_size=corpus.n_vocab)
+    start = run.model.document_start and corpus.tokenizer.end_of_text
+    machine = dict[str, Any](threads=1, device="cpu", dtype="float32", head_dtype="float32")
     return replace(
         run,
-        model=replace(run.model, inputs=inputs, **sizes),
+        model=replace(run.model, inputs=inputs, document_start=start, **sizes),
         data=Data(batch_size=4, seq_len=64, micro_batch=2),
         corpus=corpus.name,
         steps=steps,
-        threads=1,
-        device="cpu",
-        dtype="float32",
-        head_dtype="float32",
+        **machine,
     )
 
 
