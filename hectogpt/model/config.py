@@ -113,7 +113,7 @@ class ModelConfig:
                 raise UserError(f"model.{name} has {n_parts:,} parts", why=f"it may have at most {MOST_PARTS}")
         if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
             why = f"token ids run from 0 to {self.vocab_size - 1:,}"
-            raise UserError(f"model.document_start = {_shown(self.document_start)}", why=why)
+            raise UserError(f"model.document_start = {_shown(self.document_start)}", why=why, fix="an id, or None")
         if self.d_model % self.n_heads:
             divisors = [n for n in range(1, min(self.d_model, 1024) + 1) if self.d_model % n == 0]
             raise UserError(
