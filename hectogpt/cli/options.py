@@ -80,16 +80,13 @@ class GenerateOptions:
     Examples
       hectogpt generate runs/minute "My fellow citizens" --max-new-tokens 40
       hectogpt generate runs/minute "First" "Second" --temperature 0.5 --json
-      hectogpt generate gpt2 --prompts prompts.txt > texts.txt
+      hectogpt generate gpt2 "$(cat prompt.txt)" > text.txt
     """
 
     model: Positional[str]
     """Folder or hub name, such as runs/minute or gpt2."""
     prompt: Positional[tuple[str, ...]] = ()
-    """Texts to continue. Quote each: unquoted words are a prompt each. - reads one from standard input; without a
-    prompt a new text is started."""
-    prompts: Path | None = None
-    """File with a prompt on each line, after those above; empty lines are skipped. - is standard input."""
+    """Texts to continue. Quote each: unquoted words are a prompt each. Without a prompt a new text is started."""
     step: Step = None
     idea: Idea = ()
     max_new_tokens: int = 100
@@ -118,8 +115,6 @@ class GenerateOptions:
     """Format of the weights: float32, or bfloat16 or int8, which are faster and slightly inexact."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
-    threads: int | None = None
-    """Processor threads. Without, torch's choice."""
     json: Json = False
     quiet: Quiet = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
@@ -69,38 +68,17 @@ def texts_of(run: Path, here: Here, *arguments: str) -> list[dict[str, Any]]:
     return json.loads(done.stdout)["texts"]
 
 
-def test_prompts_of_all_sorts_are_continued_in_their_order(run: Path, tmp_path: Path, here: Here) -> None:
+def test_prompts_of_all_sorts_are_continued_in_their_order(run: Path, here: Here) -> None:
     """A text is that of its prompt and seed alone, whatever is continued beside it."""
     prompts = ["My fellow", "", "The state of our union is strong", *(f"in {year}" for year in range(1790, 1810))]
     assert len(prompts) > BATCH_ROWS
-    (tmp_path / "more.txt").write_text("\n".join([*prompts[3:], "", "  "]).replace("in 1799\n", "in 1799\r\n"))
-    texts = texts_of(run, here, *prompts[:3], "--prompts", "more.txt", "--seed", "5")
+    texts = texts_of(run, here, *prompts, "--seed", "5")
     assert [text["prompt"] for text in texts] == prompts
     assert [text["seed"] for text in texts] == list(range(5, 5 + len(prompts)))
     for number in (0, 1, 2, BATCH_ROWS, len(prompts) - 1):
         (alone,) = texts_of(run, here, prompts[number], "--seed", str(5 + number))
         assert alone["ids"] == texts[number]["ids"]
         assert alone["logprobs"] == pytest.approx(texts[number]["logprobs"], abs=1e-4)
-
-
-def test_standard_input_can_be_one_prompt(run: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"two\nlines")))
-    assert [text["prompt"] for text in texts_of(run, here, "-", "second")] == ["two\nlines", "second"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "named"),
-    [
-        (["--prompts", "nowhere.txt"], errors.DATA, "cannot read nowhere.txt"),
-        (["--prompts", "latin.txt"], errors.DATA, "latin.txt is not UTF-8"),
-        (["--prompts", "empty.txt"], errors.DATA, "no prompt in empty.txt"),
-        (["-", "--prompts", "-"], errors.USAGE, "standard input is named twice"),
-    ],
-)
-def test_unreadable_prompts(run: Path, tmp_path: Path, here: Here, arguments: list[str], code: int, named: str) -> None:
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
-    (tmp_path / "empty.txt").write_text("\n \n")
-    assert_good_error(here("generate", run, *arguments), code, named)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
