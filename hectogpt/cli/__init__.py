@@ -99,7 +99,7 @@ def _perform(arguments: list[str], debug: bool) -> None:
         shown = error if isinstance(error, UserError) else _explain(error)
         if debug or (shown is None and isinstance(error, SystemExit)):
             raise
-        shown = shown or explain(error, arguments)
+        shown = shown or explain(error)
         print(shown, file=sys.stderr)
         raise SystemExit(shown.code) from None
 

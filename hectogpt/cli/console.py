@@ -8,17 +8,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
-import shlex
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TextIO, cast
 
-from hectogpt import __version__, errors
+from hectogpt import errors
 from hectogpt.display import Unfailing, columns, printable
 from hectogpt.errors import UserError
 
@@ -27,7 +23,6 @@ STORAGE_ERRORS = (
     *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENAMETOOLONG"),
     *("EEXIST", "ENOTDIR", "EISDIR"),  # a file where a folder should be, or the other way round
 )
-LONGEST = 300  # characters of an exception that are shown
 
 
 def note(line: str, quiet: bool = False) -> None:
@@ -65,9 +60,9 @@ def loss_table(rows: Sequence[tuple[str, float, float]], same_tokens: bool = Tru
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def explain(error: BaseException, arguments: Sequence[str]) -> UserError:
-    """The error to show in place of an exception. A full disk and used-up memory are named as such; anything else is a
-    bug, about which a report is written."""
+def explain(error: BaseException) -> UserError:
+    """The error to show for an exception. A full disk and used-up memory are named as such; anything else is a bug: its
+    traceback is printed."""
     from hectogpt.hardware import is_out_of_memory
 
     if isinstance(error, OSError) and error.errno in {getattr(errno, name, None) for name in STORAGE_ERRORS}:
@@ -77,39 +72,13 @@ def explain(error: BaseException, arguments: Sequence[str]) -> UserError:
             fix="check the disk's free space and who may write there; --debug shows where it happened",
             code=errors.STORAGE,
         )
-    first = errors.first_line(error)
-    why = f"{type(error).__name__}: {first}"[:LONGEST] if first else type(error).__name__
+    why = f"{type(error).__name__}: {errors.first_line(error)}".removesuffix(": ")
     if is_out_of_memory(error):
         fix = "close other programs, or use a smaller model or batch; --debug shows where it happened"
         return UserError("out of memory", why=why, fix=fix, code=errors.MEMORY)
-    path = write_report(error, arguments)
-    fix = (f"the report of it is {path}; " if path else "") + "--debug shows the traceback"
+    note("".join(traceback.format_exception(error)))
+    fix = "report it, with the lines above and those of `hectogpt doctor`"
     return UserError("this is a bug in hectogpt", why=why, fix=fix, code=errors.BUG)
-
-
-def write_report(error: BaseException, arguments: Sequence[str]) -> Path | None:
-    """Write what is needed to find a bug: the traceback, the command, versions and platform; no environment and no
-    content of files. Returns its path, in the cache or else in the folder for temporary files; None if neither can be
-    written."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from hectogpt.files import cache_dir
-
-    versions = {"hectogpt": __version__, "Python": platform.python_version()}
-    for package in ("torch", "numpy"):
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    lines = [f"command:  {shlex.join(['hectogpt', *arguments])}"]
-    lines += [f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}"]
-    lines += [f"platform: {platform.platform()}, {sys.getfilesystemencoding()}", "", *traceback.format_exception(error)]
-    for folder_of in (lambda: cache_dir() / "reports", lambda: Path(tempfile.gettempdir())):
-        with suppress(OSError, UserError):
-            folder = folder_of()
-            folder.mkdir(parents=True, exist_ok=True)
-            name = tempfile.mkstemp(prefix="hectogpt-bug-", suffix=".txt", dir=folder)[1]
-            Path(name).write_text(printable("\n".join(lines)), encoding="utf-8")
-            return Path(name)
-    return None
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class Child:
         except BaseException as error:
             if stop := stop_behind(error):
                 return code_of(stop)
-            shown = explain(error, ["proof"])
+            shown = explain(error)
             print(shown, file=sys.stderr)
             if shown.code == errors.BUG:
                 traceback.print_exc()
