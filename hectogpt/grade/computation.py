@@ -149,13 +149,10 @@ class Computation:
     def head(self, x: Tensor) -> Tensor:
         return x @ self.w["lm_head.weight"].T
 
-    def shown(self, logits: Tensor) -> Tensor:
-        return logits
-
     def forward(self, ids: Tensor) -> Tensor:
         if ids.shape[1] > self.size.context_length:
             raise IndexError("index out of range: more tokens than the context")
-        return self.shown(self.head(self.final_norm(self.backbone(self.embed(ids)))))
+        return self.head(self.final_norm(self.backbone(self.embed(ids))))
 
     # --- generation: ids [batch, seq] -> [batch, seq + n] ----------------------------------------------------------
 

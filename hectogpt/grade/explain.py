@@ -67,15 +67,15 @@ def wrong_gradient(case: Case) -> Diagnosis | None:
     told = next((str(call.answer.facts["gradient"]) for call in asked if call.answer.facts.get("gradient")), "")
     if found := by_words(case.part, told):
         return found
-    for count in (1, 2):
-        usable = filter(combines, combinations(GRADIENTS[case.part], count))
-        if fitting := [m for m in usable if not any(call.wrong_gradients(m) for call in asked)]:
-            return diagnosis(case.part, fitting)
-    wrong = {name: call for call in asked for name in call.wrong_gradients()}
-    without = [name for name, call in wrong.items() if name in call.answer.facts.get("without", ())]
+    if fitting := [(one,) for one in GRADIENTS[case.part] if not any(call.wrong_gradients((one,)) for call in asked)]:
+        return diagnosis(case.part, fitting)
+    wrong = list(dict.fromkeys(name for call in asked for name in call.wrong_gradients()))
+    without = [name for name in wrong if any(name in call.answer.facts.get("without", ()) for call in asked)]
     if without and not told:
         what = "On the way to it something is detached, taken by .data, or computed under no_grad."
-        return Diagnosis(("no gradient of some weights",), listed(without), what)
+        few = without == wrong and len(wrong) <= 4
+        names = tuple(f"{name} by .data" for name in wrong) if few else ("no gradient of some weights",)
+        return Diagnosis(names, listed(without), what)
     if not wrong and not told:
         return None
     return Diagnosis(("wrong gradient",), "the gradient", "The values are right, their gradient is not.")
@@ -205,7 +205,7 @@ FAMILIES: list[tuple[str, Family]] = [
     ("attention", Family(SCALE, lambda v: {"scale": lambda s, t: t * v[0]}, (
         Number("scores times", "The scores are multiplied by {value}, whatever the width of a head.", None, (0.1, 1.0)),))),
     ("attention", Family(SCALE, lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5}, (
-        Number("scale times", "The scores, divided by the root of the head's width, are {value} times what they should be.", 1.0, (0.5, 2.0)),))),
+        Number("scale times", "The scores, divided by the root of the head's width, are {value} times what they should be.", 1.0, (0.5, 2.0, -1.0)),))),
     ("attention", Family(MASK, lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])}, (
         Number("mask of", f"The future is filled with {{value}}, {FILLED}.", None, (-1.0, -8.0, -15.0)),))),
     ("attention", Family(MASK, lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)}, (

@@ -23,12 +23,6 @@ CURVES: dict[str, tuple[str, Change]] = {
     "ReLU for GELU": ("it is a ReLU", lambda s, x: x.relu()),
     "SiLU for GELU": ("it is x times the sigmoid of x (SiLU)", lambda s, x: F.silu(x)),
     "sigmoid GELU": ("it is the sigmoid approximation (factor 1.702), another one", lambda s, x: x * (1.702 * x).sigmoid()),
-    "tanh for GELU": ("it is a plain tanh", lambda s, x: x.tanh()),
-    "leaky ReLU for GELU": ("it is a leaky ReLU", lambda s, x: F.leaky_relu(x)),
-    "ELU for GELU": ("it is an ELU", lambda s, x: F.elu(x)),
-    "sigmoid for GELU": ("it is a sigmoid", lambda s, x: x.sigmoid()),
-    "softplus for GELU": ("it is a softplus", lambda s, x: F.softplus(x)),
-    "squared ReLU for GELU": ("it is a squared ReLU", lambda s, x: x.relu() ** 2),
     "bracket misplaced in GELU": ("the factor sqrt(2/pi) multiplies x alone; it stands before the whole bracket", lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))),
     "1 + inside tanh": ("the 1 is added inside tanh", lambda s, x: 0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "no x before the bracket": ("the x before the bracket is missing", lambda s, x: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
@@ -43,48 +37,33 @@ MLP = [
     mistake("no GELU", "the activation between fc1 and fc2", "There is no activation between the two linear layers.", bend=lambda s, h: h),
     mistake("GELU twice", "the activation between fc1 and fc2", "The activation is applied twice between the two layers.", bend=lambda s, h: s.gelu(s.gelu(h))),
     mistake("GELU after fc2 too", "after fc2", "The result of the second layer goes through GELU once more.", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h))),
-    mistake("GELU after fc2 only", "the order of fc1, GELU and fc2", "The activation comes after the second layer, not between the two.", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h)), bend=lambda s, h: h),
-    mistake("GELU before fc1", "the order of fc1, GELU and fc2", "The activation comes before the first layer, not between the two.", widen=lambda s, p, x: s.linear(p + "fc1", s.gelu(x)), bend=lambda s, h: h),
     mistake("GELU before fc1 too", "before fc1", "The input of the first layer goes through GELU once more.", widen=lambda s, p, x: s.linear(p + "fc1", s.gelu(x))),
     mistake("fc1 without bias", "fc1", "The bias of the first layer is not added.", widen=lambda s, p, x: x @ s.w[p + "fc1.weight"].T),
     mistake("fc2 without bias", "fc2", "The bias of the second layer is not added.", narrow=lambda s, p, x: x @ s.w[p + "fc2.weight"].T),
     mistake("no fc2", "fc2", "The second layer is not applied: the result has width 4 d_model.", narrow=lambda s, p, h: h),
     mistake("residual inside the MLP", "the result", "The input is added inside the MLP; the residual sum belongs to the block.", mlp=lambda s, p, x: x + Computation.mlp(s, p, x)),
-    mistake("softmax in the MLP", "the activation between fc1 and fc2", "A softmax stands where the activation belongs.", bend=lambda s, h: h.softmax(-1)),
-    mistake("batches summed", "the result", "The result is averaged over the batch.", mlp=lambda s, p, x: Computation.mlp(s, p, x).mean(0, keepdim=True).expand_as(x)),
 ]  # fmt: skip
 
 
 # What is done to a part's result at its end, in whatever part.
 ENDS = [
     mistake("ReLU at the end", "the result", "The result goes through a ReLU.", after=lambda s, y: y.relu()),
-    mistake("GELU at the end", "the result", "The result goes through a GELU.", after=lambda s, y: Computation.gelu(s, y)),
-    mistake("tanh at the end", "the result", "The result goes through a tanh.", after=lambda s, y: y.tanh()),
-    mistake("sigmoid at the end", "the result", "The result goes through a sigmoid.", after=lambda s, y: y.sigmoid()),
     mistake("softmax at the end", "the result", "The result goes through a softmax.", after=lambda s, y: y.softmax(-1)),
     mistake("norm at the end", "the result", "The result is normalised, without gain and bias.", after=lambda s, y: F.layer_norm(y, y.shape[-1:], eps=1e-5)),
     mistake("averaged over positions", "the result", "The result is averaged over the positions.", after=lambda s, y: y.mean(1)),
-    mistake("averaged over positions, axis kept", "the result", "The result is averaged over the positions.", after=lambda s, y: y.mean(1, keepdim=True)),
-    mistake("summed over positions", "the result", "The result is summed over the positions.", after=lambda s, y: y.sum(1)),
-    mistake("averaged over the batch", "the result", "The result is averaged over the batch.", after=lambda s, y: y.mean(0)),
-    mistake("first position only", "the result", "Only the first position comes back.", after=lambda s, y: y[:, 0]),
     mistake("last position only", "the result", "Only the last position comes back.", after=lambda s, y: y[:, -1]),
-    mistake("first row only", "the result", "Only the first row of the batch comes back.", after=lambda s, y: y[0]),
     mistake("rows and positions swapped", "the result", "The axes of batch and positions are swapped in the result.", after=lambda s, y: y.transpose(0, 1)),
     mistake("axes transposed at the end", "the result", "The last two axes of the result are swapped.", after=lambda s, y: y.transpose(-1, -2)),
     mistake("axes of length one squeezed away", "the result", "Axes of length one are squeezed away.", after=lambda s, y: y.squeeze()),
-    mistake("sign of the result", "the result", "The sign of the result is wrong.", after=lambda s, y: -y),
-    mistake("cumulative sum", "the result", "The result is summed up along the positions.", after=lambda s, y: y.cumsum(1)),
 ]  # fmt: skip
 
 
-def normalised(axis: int | tuple[int, ...] = -1, mean: bool = True, sample: int = 0, outside: bool = False) -> Method:
+def normalised(axis: int = -1, mean: bool = True, sample: int = 0, outside: bool = False) -> Method:
     """A norm over another axis, without the mean, by the sample variance (sample=1), with eps outside the root."""
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
         centred = x - x.mean(axis, keepdim=True) if mean else x
-        count = x[0].numel() if isinstance(axis, tuple) else x.shape[axis]
-        variance = (centred**2).mean(axis, keepdim=True) * (count / (count - sample))
+        variance = (centred**2).mean(axis, keepdim=True) * (x.shape[axis] / (x.shape[axis] - sample))
         root = variance.sqrt() + self.eps() if outside else torch.sqrt(variance + self.eps())
         return self.affine(name, centred / root)
 
@@ -94,13 +73,10 @@ def normalised(axis: int | tuple[int, ...] = -1, mean: bool = True, sample: int 
 # Mistakes in a norm written by hand, in whatever part it stands: (name, sentence, method, what takes its place).
 NORM_MISTAKES: list[tuple[str, str, str, Method]] = [
     ("norm over positions", "The norm is taken over positions, not over d_model.", "norm", normalised(1)),
-    ("norm over the batch", "The norm is taken over the batch, not over d_model.", "norm", normalised(0)),
-    ("norm over positions and channels", "The norm is taken over positions and d_model together.", "norm", normalised((1, 2))),
     ("RMS norm", "The mean is not subtracted: this is an RMS norm.", "norm", normalised(mean=False)),
     ("norm by the sample variance", "The norm is written by hand with the sample variance, divided by n - 1; layer norm divides by n.", "norm", normalised(sample=1)),
     ("norm by the sample deviation", "The norm is written by hand with the sample deviation (divided by n - 1), to which eps is added.", "norm", normalised(sample=1, outside=True)),
     ("eps outside the root", "Eps is added to the deviation; it belongs to the variance, under the root.", "norm", normalised(outside=True)),
-    ("norm not divided", "The mean is subtracted, but nothing is divided by the deviation.", "norm", lambda s, name, x: s.affine(name, x - x.mean(-1, keepdim=True))),
     ("norm divided by the variance", "The variance divides, not its root.", "norm", lambda s, name, x: s.affine(name, (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps()))),
     ("norm without gain and bias", "The norm's gain and bias are not applied.", "affine", lambda s, n, x: x),
     ("norm without bias", "The norm's bias is not added.", "affine", lambda s, n, x: x * s.w[n + ".weight"]),
@@ -110,58 +86,48 @@ NORM_MISTAKES: list[tuple[str, str, str, Method]] = [
 Half = Callable[[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor]  # of stream, norm and part
 
 
-def halves(change: Half, *names: str) -> dict[str, Method]:
-    """A change in both halves of the block, or in that of "attention" or "MLP"."""
-    methods = {
-        "attention": ("first_half", lambda s, p, x: change(x, partial(s.first_norm, p), partial(s.attend, p))),
-        "MLP": ("second_half", lambda s, p, x: change(x, partial(s.second_norm, p), partial(s.think, p))),
+PLACES = {
+    "": "both halves of the block",
+    " at attention": "the attention half of the block",
+    " at the MLP": "the MLP half of the block",
+}
+
+
+def halves(change: Half, place: str = "") -> dict[str, Method]:
+    """A change in both halves of the block, or in one."""
+    methods: dict[str, tuple[str, Method]] = {
+        " at attention": ("first_half", lambda s, p, x: change(x, partial(s.first_norm, p), partial(s.attend, p))),
+        " at the MLP": ("second_half", lambda s, p, x: change(x, partial(s.second_norm, p), partial(s.think, p))),
     }
-    return dict(methods[name] for name in names or methods)
+    return dict(changed for where, changed in methods.items() if place in ("", where))
 
 
+# What may be wrong in either half of the block, or in both: name, sentence, and what such a half computes.
+HALVES: list[tuple[str, str, Half]] = [
+    ("post-norm", "the norm is applied to the sum; GPT-2 normalises what goes into the part", lambda x, norm, part: norm(x + part(x))),
+    ("norm after the part", "the norm is applied to what the part returns, not to what goes into it", lambda x, norm, part: x + norm(part(x))),
+    ("residual from the normalised stream", "the normalised stream is added to; it has to be the stream before the norm", lambda x, norm, part: (y := norm(x)) + part(y)),
+    ("no residual", "the input is not added to what the part returns", lambda x, norm, part: part(norm(x))),
+    ("no norm", "what goes into the part is not normalised", lambda x, norm, part: x + part(x)),
+]  # fmt: skip
 SUMS, NORMS = "the residual sums", "where the norms stand"
-FIRST, SECOND = "the attention half of the block", "the MLP half of the block"
+_, FIRST, SECOND = PLACES.values()
 BLOCK = [
     mistake("norms swapped", "which norm belongs to which part", "The two norms are swapped. Mind the names: post_layer_norm is the norm before the MLP.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x), second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
     mistake("pre_layer_norm used twice", "the norm before the MLP", "pre_layer_norm is used before both parts.", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
     mistake("post_layer_norm used twice", "the norm before attention", "post_layer_norm is used before both parts.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)),
-    mistake("post-norm", NORMS, "The norms are applied to the sums (post-norm); GPT-2 normalises what goes into each part.", **halves(lambda x, norm, part: norm(x + part(x)))),
-    mistake("post-norm at attention", FIRST, "In the attention half the norm is applied to the sum, not to the input.", **halves(lambda x, norm, part: norm(x + part(x)), "attention")),
-    mistake("post-norm at the MLP", SECOND, "In the MLP half the norm is applied to the sum, not to the input.", **halves(lambda x, norm, part: norm(x + part(x)), "MLP")),
-    mistake("norm after attention", FIRST, "The norm is applied to what attention returns, not to what goes into it.", **halves(lambda x, norm, part: x + norm(part(x)), "attention")),
-    mistake("norm after the MLP", SECOND, "The norm is applied to what the MLP returns, not to what goes into it.", **halves(lambda x, norm, part: x + norm(part(x)), "MLP")),
-    mistake("norms after both parts", NORMS, "The norms are applied to what the parts return, not to what goes into them.", **halves(lambda x, norm, part: x + norm(part(x)))),
-    mistake("residual from the normalised stream, both", SUMS, "What is added to is the normalised stream; the residual has to be the stream before each norm.", **halves(lambda x, norm, part: (y := norm(x)) + part(y))),
-    mistake("residual from the normalised stream, at attention", FIRST, "The sum after attention starts from the normalised stream.", **halves(lambda x, norm, part: (y := norm(x)) + part(y), "attention")),
-    mistake("residual from the normalised stream, at the MLP", SECOND, "The sum after the MLP starts from the normalised stream.", **halves(lambda x, norm, part: (y := norm(x)) + part(y), "MLP")),
     mistake("parallel block", "what goes into the MLP", "Both parts read the block's input; the MLP has to read the stream after attention was added.", block=lambda s, p, x: x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))),
     mistake("second residual from the block's input", SUMS, "The second sum starts from the block's input: what attention added is lost from the stream.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x)))),
     mistake("MLP reads attention alone", "what goes into the MLP", "The MLP reads what attention returns, without the residual.", block=lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + x + s.think(p, s.second_norm(p, a))),
-    mistake("first residual only at the end", SUMS, "Attention's own result takes the place of the stream, and the input is added at the very end only.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.attend(p, s.first_norm(p, x))))),
-    mistake("second sum starts from attention alone", SUMS, "The second sum starts from what attention returned, without the stream.", block=lambda s, p, x: (a := s.attend(p, s.first_norm(p, x))) + s.think(p, s.second_norm(p, x + a))),
-    mistake("no residual sums", SUMS, "The input of each part is not added to its result: there is no residual stream.", **halves(lambda x, norm, part: part(norm(x)))),
-    mistake("no residual at attention", FIRST, "The input is not added to what attention returns.", **halves(lambda x, norm, part: part(norm(x)), "attention")),
-    mistake("no residual at the MLP", SECOND, "The stream is not added to what the MLP returns.", **halves(lambda x, norm, part: part(norm(x)), "MLP")),
-    mistake("MLP not normalised", "the norm before the MLP", "What goes into the MLP is not normalised.", second_norm=lambda s, p, x: x),
-    mistake("attention not normalised", "the norm before attention", "What goes into attention is not normalised.", first_norm=lambda s, p, x: x),
-    mistake("norms before and after the MLP", SECOND, "The second norm is applied twice: before the MLP and to its result.", **halves(lambda x, norm, part: x + norm(part(norm(x))), "MLP")),
-    mistake("norms before and after attention", FIRST, "The first norm is applied twice: before attention and to its result.", **halves(lambda x, norm, part: x + norm(part(norm(x))), "attention")),
     mistake("post_layer_norm at the end too", NORMS, "The block's result is normalised once more, by post_layer_norm.", block=lambda s, p, x: s.second_norm(p, s.second_half(p, s.first_half(p, x)))),
     mistake("post_layer_norm at the end only", NORMS, "post_layer_norm stands at the end of the block instead of before the MLP.", block=lambda s, p, x: s.second_norm(p, (y := s.first_half(p, x)) + s.think(p, y))),
-    mistake("post_layer_norm after attention's sum, not before the MLP alone", NORMS, "The stream itself is normalised between the two parts.", block=lambda s, p, x: s.second_norm(p, s.first_half(p, x)) + s.think(p, s.first_half(p, x))),
-    mistake("MLP's result subtracted", SUMS, "What the MLP returns is subtracted.", **halves(lambda x, norm, part: x - part(norm(x)), "MLP")),
-    mistake("attention's result subtracted", SUMS, "What attention returns is subtracted.", **halves(lambda x, norm, part: x - part(norm(x)), "attention")),
-    mistake("GELU on the MLP's result", SECOND, "What the MLP returns goes through GELU once more.", second_half=lambda s, p, x: x + s.gelu(s.think(p, s.second_norm(p, x)))),
-    mistake("sums averaged", SUMS, "Each sum is divided by two.", **halves(lambda x, norm, part: (x + part(norm(x))) / 2)),
-    mistake("second sum averaged", SUMS, "The second sum is divided by two.", **halves(lambda x, norm, part: (x + part(norm(x))) / 2, "MLP")),
-    mistake("no norms", NORMS, "Neither part's input is normalised.", first_norm=lambda s, p, x: x, second_norm=lambda s, p, x: x),
     mistake("MLP before attention", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
     mistake("MLP before attention, norms by place", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: (y := x + s.think(p, s.first_norm(p, x))) + s.attend(p, s.second_norm(p, y))),
     mistake("no attention", FIRST, "Attention is not used.", first_half=lambda s, p, x: x),
     mistake("no MLP", SECOND, "The MLP is not used.", second_half=lambda s, p, x: x),
     mistake("attention twice", SECOND, "Attention stands where the MLP belongs.", second_half=lambda s, p, x: x + s.attend(p, s.second_norm(p, x))),
-    mistake("MLP twice", FIRST, "The MLP stands where attention belongs.", first_half=lambda s, p, x: x + s.think(p, s.first_norm(p, x))),
     mistake("input added twice", SUMS, "The block's input is added once too often.", block=lambda s, p, x: x + s.second_half(p, s.first_half(p, x))),
+    *(mistake(name + at, where, f"In {where} {what}.", **halves(change, at)) for name, what, change in HALVES for at, where in PLACES.items()),
     *(mistake(name, "the norms", what, **{method: f}) for name, what, method, f in NORM_MISTAKES),
 ]  # fmt: skip
 
@@ -176,25 +142,22 @@ def beside(scores: Tensor, diagonal: int) -> Tensor:
     return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
 
 
-def whole_mask(self: Computation) -> Tensor:
-    """[context, context]: True where the key is later than the query."""
-    return torch.ones(self.size.context_length, self.size.context_length, dtype=torch.bool).triu(1)
+# What the scores may be multiplied with or divided by.
+SIZES: dict[str, Factor] = {
+    "the head's width": lambda s, t: s.size.d_attention,
+    "d_model": lambda s, t: s.size.d_model,
+    "the number of heads": lambda s, t: s.size.n_heads,
+    "the sequence length": lambda s, t: t.shape[-1],
+    "the context length": lambda s, t: s.size.context_length,
+}
+POWERS = {"multiplied by": 1.0, "multiplied by the root of": 0.5, "divided by": -1.0, "divided by the root of": -0.5}
 
 
-# What the scores may be multiplied with or divided by in other powers: (words, value).
-BASES: list[tuple[str, Factor]] = [
-    ("the head's width", lambda s, t: s.size.d_attention),
-    ("d_model", lambda s, t: s.size.d_model),
-    ("the number of heads", lambda s, t: s.size.n_heads),
-    ("the sequence length", lambda s, t: t.shape[-1]),
-    ("the context length", lambda s, t: s.size.context_length),
-]
-POWERS = {-1.0: "multiplied by", 1.0: "divided by", 1.5: "divided by the power 1.5 of", 2.0: "divided by the square of"}
-NAMED_ABOVE = {("the head's width", 1.0), ("d_model", 1.0), ("the number of heads", 1.0)}
-
-
-def raised(base: Factor, power: float) -> Change:
-    return lambda self, scores: scores * base(self, scores) ** -power
+def scaled(how: str, name: str) -> Mistake:
+    """The scores with a size in some power in place of the root of the head's width."""
+    short = f"scale by {name}" if how == "divided by the root of" else f"scores {how} {name}"
+    what = f"The scores are {how} {name}; they are to be divided by the root of the head's width."
+    return mistake(short, "the scale of the scores", what, scale=lambda s, t: t * SIZES[name](s, t) ** POWERS[how])
 
 
 def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = "") -> Method:
@@ -219,11 +182,6 @@ def heads_last(self: Computation, t: Tensor) -> Tensor:
     return t.unflatten(-1, (self.size.n_heads, -1))
 
 
-def exchanged(self: Computation, t: Tensor) -> Tensor:
-    batch, seq, _ = t.shape
-    return t.reshape(batch, seq, self.size.d_attention, self.size.n_heads).transpose(1, 2)
-
-
 def join_dealt(self: Computation, z: Tensor) -> Tensor:
     return z.permute(0, 2, 3, 1).flatten(2)
 
@@ -232,19 +190,8 @@ QKV = {"q": "queries", "k": "keys", "v": "values"}
 SCALE, MASK, HEADS = "the scale of the scores", "the causal mask", "how heads are cut and joined"
 ATTENTION = [
     mistake("no scale", SCALE, "The scores are not divided by anything.", scale=lambda s, t: t),
-    mistake("scale by d_model", SCALE, "The scores are divided by the root of d_model instead of the width of one head.", scale=lambda s, t: t * s.size.d_model**-0.5),
-    mistake("scale by n_heads", SCALE, "The scores are divided by the root of the number of heads instead of the width of one head.", scale=lambda s, t: t * s.size.n_heads**-0.5),
-    mistake("scale twice", SCALE, "The scores are divided by the width of one head; its root is asked for (or the scale is applied twice).", scale=lambda s, t: t / s.size.d_attention),
-    mistake("multiplied by the scale", SCALE, "The scores are multiplied by the root of the head's width instead of divided.", scale=lambda s, t: t * s.size.d_attention**0.5),
-    mistake("divided by d_model", SCALE, "The scores are divided by d_model itself.", scale=lambda s, t: t / s.size.d_model),
-    mistake("divided by n_heads", SCALE, "The scores are divided by the number of heads.", scale=lambda s, t: t / s.size.n_heads),
-    mistake("scale by the sequence length", SCALE, "The scores are divided by the root of the number of positions.", scale=lambda s, t: t * t.shape[-1] ** -0.5),
-    mistake("scale by the context length", SCALE, "The scores are divided by the root of the context length.", scale=lambda s, t: t * s.size.context_length**-0.5),
     mistake("fourth root of the width", SCALE, "The scores are divided by the fourth root of the head's width (only q or only k is scaled?).", scale=lambda s, t: t * s.size.d_attention**-0.25),
-    mistake("scale by twice the width", SCALE, "The scores are divided by the root of twice the head's width.", scale=lambda s, t: t * (2 * s.size.d_attention) ** -0.5),
-    mistake("scores negated", SCALE, "The sign of the scores is wrong.", scale=lambda s, t: t * -(s.size.d_attention**-0.5)),
-    *(mistake(f"scores {word} {name}", SCALE, f"The scores are {word} {name}.", scale=raised(base, power)) for name, base in BASES for power, word in POWERS.items() if (name, power) not in NAMED_ABOVE),
-    *(mistake(f"multiplied by the root of {name}", SCALE, f"The scores are multiplied by the root of {name}.", scale=raised(base, -0.5)) for name, base in BASES[1:]),
+    *(scaled(how, name) for name in SIZES for how in POWERS if (name, how) != ("the head's width", "divided by the root of")),
     mistake("no causal mask", MASK, "There is no causal mask: every position sees the whole row.", hide=lambda s, t: t),
     mistake("mask inverted", MASK, "The mask is inverted: the past is hidden and the future is seen.", hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf)),
     mistake("mask inverted, itself seen", MASK, "The mask is inverted: each position sees itself and the future.", hide=lambda s, t: t.masked_fill(~beside(t, 0), -math.inf)),
@@ -253,18 +200,12 @@ ATTENTION = [
     mistake("one future token seen", MASK, "The mask begins one place too late: each position sees one later token.", hide=lambda s, t: t.masked_fill(beside(t, 2), -math.inf)),
     mistake("mask added as ones", MASK, "The mask of ones and zeros is added to the scores: 1 is added to the past, and the future stays visible.", hide=lambda s, t: t + ~s.future(t)),
     mistake("mask of the future added as ones", MASK, "Ones are added to the scores of the future instead of minus infinity.", hide=lambda s, t: t + s.future(t)),
-    mistake("mask subtracted as ones", MASK, "The mask is a mere 1 that is subtracted: the future stays visible.", hide=lambda s, t: t - s.future(t).to(t.dtype)),
     mistake("mask multiplied", MASK, "The scores are multiplied by the mask: a score of 0 is not a probability of 0.", hide=lambda s, t: t * ~s.future(t)),
     mistake("mask filled with the smallest positive number", MASK, "The future is filled with a tiny positive number, not with minus infinity.", hide=lambda s, t: t.masked_fill(s.future(t), torch.finfo(torch.float32).tiny)),
     mistake("mask of plus infinity", MASK, "The future is filled with plus infinity: the sign is missing.", hide=lambda s, t: t.masked_fill(s.future(t), math.inf)),
     mistake("mask of 1e9", MASK, "The future is filled with a large positive number: the sign is missing.", hide=lambda s, t: t.masked_fill(s.future(t), 1e9)),
-    mistake("mask cut from the last rows", MASK, "The mask's last rows are taken, not its first: early positions see the future.", hide=lambda s, t: t.masked_fill(whole_mask(s)[-t.shape[-1]:, :t.shape[-1]], -math.inf)),
-    mistake("mask cut from the last columns", MASK, "The mask's last columns are taken, not its first: the past is hidden.", hide=lambda s, t: t.masked_fill(whole_mask(s)[:t.shape[-1], -t.shape[-1]:], -math.inf)),
-    mistake("mask not sliced", MASK, "The mask is not cut to the length of the input: shorter inputs raise an error.", hide=lambda s, t: t.masked_fill(whole_mask(s), -math.inf)),
-    mistake("mask in the first row of the batch only", MASK, "The mask reaches the first row of the batch only.", hide=lambda s, t: t.masked_fill(s.future(t) & (torch.arange(t.shape[0]) == 0).view(-1, 1, 1, 1), -math.inf)),
-    mistake("mask in the first head only", MASK, "The mask reaches the first head only.", hide=lambda s, t: t.masked_fill(s.future(t) & (torch.arange(t.shape[1]) == 0).view(-1, 1, 1), -math.inf)),
+    mistake("mask not sliced", MASK, "The mask is not cut to the length of the input: shorter inputs raise an error.", hide=lambda s, t: t.masked_fill(torch.ones(s.size.context_length, s.size.context_length, dtype=torch.bool).triu(1), -math.inf)),
     mistake("additive mask multiplied", MASK, "The mask of zeros and minus infinity is multiplied with the scores; it is to be added.", hide=lambda s, t: t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)),
-    mistake("mask sees only itself", MASK, "Every position sees itself alone.", hide=lambda s, t: t.masked_fill(~torch.eye(t.shape[-1], dtype=torch.bool), -math.inf)),
     mistake("mask after softmax", "the order of mask and softmax", "The future is set to 0 after the softmax: the weights of a query no longer sum to 1.", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), 0.0)),
     mistake("minus infinity after softmax", "the order of mask and softmax", "The mask is applied to the probabilities, after the softmax.", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), -math.inf)),
     mistake("scale after softmax", SCALE, "The probabilities are divided by the root of the head's width; the scores have to be.", scale=lambda s, t: t, normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5),
@@ -274,12 +215,10 @@ ATTENTION = [
     mistake("softmax twice", "the softmax", "The softmax is applied twice.", normalise=lambda s, t: t.softmax(-1).softmax(-1)),
     mistake("no softmax", "the softmax", "There is no softmax: raw scores weigh the values.", normalise=lambda s, t: t.nan_to_num(neginf=0.0)),
     mistake("log softmax", "the softmax", "The logarithm of the softmax weighs the values.", normalise=lambda s, t: t.log_softmax(-1)),
-    mistake("sigmoid for softmax", "the softmax", "A sigmoid stands where the softmax belongs.", normalise=lambda s, t: t.sigmoid()),
     mistake("NaN replaced by 0", "the softmax", "Rows of NaN are patched over with zeros: some query sees no key at all.", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
     mistake("q and k swapped", "queries and keys", "Queries and keys have changed places.", project=projecting("kqv")),
     mistake("scores transposed", "the scores", "The scores are transposed: rows are keys, not queries.", scores=lambda s, q, k: k @ q.transpose(-1, -2)),
     *(mistake(f"{name} and v swapped", f"{words} and values", f"{words.capitalize()} and values have changed places.", project=projecting(matrices)) for name, words, matrices in (("k", "keys", "qvk"), ("q", "queries", "vkq"))),
-    *(mistake(f"q, k, v rotated{more}", "queries, keys and values", "The three projections have changed places in a circle.", project=projecting(matrices)) for more, matrices in (("", "kvq"), (" the other way", "vqk"))),
     *(mistake(f"W_{name} for {QKV[to]} too", f"the {QKV[to]}", f"{QKV[to].capitalize()} are made with the matrix of the {QKV[name]}.", project=projecting("qkv".replace(to, name))) for name, to in permutations(QKV, 2)),
     *(mistake(f"W_{name} for all three", "queries, keys and values", f"One matrix, W_{name}, makes queries, keys and values.", project=projecting(name * 3)) for name in QKV),
     mistake("no biases of q, k and v", "queries, keys and values", "The biases of the three projections are not added.", project=projecting(biasless="qkv")),
@@ -291,27 +230,18 @@ ATTENTION = [
     mistake("one head", HEADS, "The input is not cut into heads: there is one head of the full width.", cut=lambda s, t: t[:, None], join=lambda s, z: z[:, 0]),
     mistake("heads attend to heads", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.", cut=heads_last, hide=lambda s, t: t, join=lambda s, z: z.flatten(2)),
     mistake("heads attend to heads, masked", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.", cut=heads_last, join=lambda s, z: z.flatten(2)),
-    mistake("number and width of heads exchanged", HEADS, "The number of heads and their width have changed places.", cut=exchanged, scale=lambda s, t: t / s.size.n_heads**0.5),
-    mistake("number and width of heads exchanged in cutting", HEADS, "The number of heads and their width have changed places.", cut=exchanged),
-    mistake("first head everywhere", HEADS, "All heads compute what the first one computes.", cut=lambda s, t: t[:, None, :, : s.size.d_attention].expand(-1, s.size.n_heads, -1, -1)),
+    mistake("number and width of heads exchanged in cutting", HEADS, "The number of heads and their width have changed places.", cut=lambda s, t: t.reshape(*t.shape[:2], s.size.d_attention, s.size.n_heads).transpose(1, 2)),
     mistake("heads joined without transposing", HEADS, "Heads are joined by a reshape without transposing first: positions and heads are mixed up.", join=lambda s, z: z.reshape(z.shape[0], z.shape[2], -1)),
     mistake("heads joined column by column", HEADS, "The joined heads are interleaved; each has to stay a run of neighbouring columns.", join=join_dealt),
-    mistake("heads joined in reverse", HEADS, "The heads are joined in reverse order.", join=lambda s, z: z.flip(1).transpose(1, 2).flatten(2)),
     mistake("heads averaged", HEADS, "The heads are averaged instead of put side by side.", join=lambda s, z: z.mean(1).repeat(1, 1, s.size.n_heads)),
-    mistake("heads summed", HEADS, "The heads are summed instead of put side by side.", join=lambda s, z: z.sum(1).repeat(1, 1, s.size.n_heads)),
     mistake("heads not joined", HEADS, "The heads are not joined: the result has four axes.", join=lambda s, z: z, output=lambda s, p, z: z),
     mistake("heads not joined, transposed", HEADS, "The heads are not joined: the result has four axes.", join=lambda s, z: z.transpose(1, 2), output=lambda s, p, z: z),
     *(mistake(f"{' and '.join(f'W_{name}' for name in names)} not transposed", "the projections", "A projection is written by hand, and multiplies by the stored matrix instead of its transpose.", project=projecting(untransposed=names)) for names in ("q", "k", "v", "qkv")),
     mistake("W_o not transposed", "W_o", "The output projection multiplies by the stored matrix instead of its transpose.", output=lambda s, p, z: z @ s.w[p + "W_o.weight"] + s.w[p + "W_o.bias"]),
-    mistake("ReLU for softmax", "the softmax", "A ReLU stands where the softmax belongs.", normalise=lambda s, t: t.relu()),
-    mistake("weights divided by their sum", "the softmax", "The scores are divided by their sum: the exponential is missing.", normalise=lambda s, t: (u := t.nan_to_num(neginf=0.0)) / u.sum(-1, keepdim=True)),
     mistake("exponential without the sum", "the softmax", "The exponentials are not divided by their sum.", normalise=lambda s, t: t.exp()),
-    mistake("softmax on the values", "the values", "The values go through a softmax.", mix=lambda s, a, v: a @ v.softmax(-1)),
     mistake("no output projection", "W_o", "The output projection W_o is not applied.", output=lambda s, p, z: z),
     mistake("W_o without bias", "W_o", "The bias of W_o is not added.", output=lambda s, p, z: z @ s.w[p + "W_o.weight"].T),
     mistake("W_o twice", "W_o", "The output projection is applied twice.", output=lambda s, p, z: s.linear(p + "W_o", s.linear(p + "W_o", z))),
-    mistake("W_v for the output", "W_o", "The output goes through W_v instead of W_o.", output=lambda s, p, z: s.linear(p + "W_v", z)),
-    mistake("W_o before the heads are mixed", "W_o", "W_o is applied to the values, before they are weighed.", project=lambda s, p, x: (s.linear(p + "W_q", x), s.linear(p + "W_k", x), s.linear(p + "W_o", s.linear(p + "W_v", x))), output=lambda s, p, z: z),
     mistake("pattern transposed", "how the values are weighed", "The weights are transposed when they meet the values.", mix=lambda s, a, v: a.transpose(-1, -2) @ v),
     mistake("residual inside attention", "the result", "The input is added inside attention; the residual sum belongs to the block.", attention=lambda s, p, x: x + Computation.attention(s, p, x)),
 ]  # fmt: skip
@@ -322,13 +252,6 @@ ATTENTION = [
 
 def positioned(index: Change) -> Change:
     return lambda self, ids: self.w["position_embeddings.weight"][index(self, ids)].expand(*ids.shape, -1)
-
-
-def sinusoids(self: Computation, ids: Tensor) -> Tensor:
-    d = self.size.d_model
-    angle = torch.arange(ids.shape[1])[:, None] * torch.exp(torch.arange(0, d, 2) * (-math.log(10000.0) / d))
-    table = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
-    return table.to(self.w["lm_head.weight"].dtype).expand(*ids.shape, -1)
 
 
 def final(method: str, change: Method) -> Change:
@@ -345,25 +268,13 @@ FORWARD = [
     mistake("no position embeddings", P, "The position embeddings are not added.", positions=lambda s, ids: torch.zeros(())),
     mistake("positions from 1", P, "Positions are counted from 1.", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1))),
     mistake("positions from 1, modulo the context", P, "Positions are counted from 1, and the last one is 0 again.", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1) % s.size.context_length)),
-    mistake("positions from 1, the last one twice", P, "Positions are counted from 1, up to the last one of the table.", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1).clamp(max=s.size.context_length - 1))),
     mistake("positions backwards", P, "Positions run backwards, from the last to the first.", positions=positioned(lambda s, ids: torch.arange(ids.shape[1]).flip(0))),
-    mistake("positions from the end of the context", P, "Positions are counted from the end of the context.", positions=positioned(lambda s, ids: torch.arange(s.size.context_length - ids.shape[1], s.size.context_length))),
     mistake("positions from the batch axis", P, "Positions are counted along the batch: all tokens of a row have the same one.", positions=positioned(lambda s, ids: torch.arange(ids.shape[0])[:, None])),
     mistake("one position for all", P, "All tokens have position 0.", positions=positioned(lambda s, ids: torch.zeros(1, dtype=torch.long))),
-    mistake("the last position for all", P, "All tokens have the last position.", positions=positioned(lambda s, ids: torch.tensor([ids.shape[1] - 1]))),
-    mistake("position of the length for all", P, "All tokens have the number of positions as their position.", positions=positioned(lambda s, ids: torch.tensor([ids.shape[1]]))),
     mistake("token ids as positions", P, "The position table is asked for the token ids.", positions=positioned(lambda s, ids: ids)),
     mistake("whole position table", P, "The whole position table is added, whatever the length of the input.", positions=lambda s, ids: s.w["position_embeddings.weight"].expand(ids.shape[0], -1, -1)),
-    mistake("positions multiplied", P, "The position embeddings are multiplied with the tokens instead of added.", embed=lambda s, ids: s.tokens(ids) * s.positions(ids)),
-    mistake("positions subtracted", P, "The position embeddings are subtracted.", embed=lambda s, ids: s.tokens(ids) - s.positions(ids)),
-    mistake("positions added twice", P, "The position embeddings are added twice.", embed=lambda s, ids: s.tokens(ids) + 2 * s.positions(ids)),
-    mistake("sinusoids for positions", P, "Sinusoids stand where the learned position embeddings belong.", positions=sinusoids),
     mistake("no token embeddings", T, "The tokens are never looked up: only positions go into the blocks.", embed=lambda s, ids: s.positions(ids)),
-    mistake("token embeddings from the head", T, "The tokens are looked up in the head's matrix.", tokens=lambda s, ids: s.w["lm_head.weight"][ids]),
     mistake("token embeddings times the root of d_model", T, "The token embeddings are multiplied by the root of d_model, as in the first transformer; GPT-2 does not.", tokens=lambda s, ids: s.w["embeddings.weight"][ids] * s.size.d_model**0.5),
-    mistake("first token everywhere", T, "Every position looks up the row's first token.", tokens=lambda s, ids: s.w["embeddings.weight"][ids[:, :1].expand_as(ids)]),
-    mistake("first row for all", T, "Every row of the batch is computed from the first.", tokens=lambda s, ids: s.w["embeddings.weight"][ids[:1].expand_as(ids)]),
-    mistake("embeddings normalised", T, "The embeddings are normalised before the first block.", embed=lambda s, ids: s.final_norm(s.tokens(ids) + s.positions(ids))),
     mistake("no blocks", B, "The blocks are not applied.", layers=lambda s, n: []),
     mistake("first block only", B, "Only the first block is applied.", layers=lambda s, n: [0]),
     mistake("last block skipped", B, "The last block is left out.", layers=lambda s, n: list(range(n - 1))),
@@ -371,45 +282,28 @@ FORWARD = [
     mistake("first block each time", B, "The first block is applied n times instead of each block once.", layers=lambda s, n: [0] * n),
     mistake("last block each time", B, "The last block is applied n times instead of each block once; perhaps one block object stands in all places.", layers=lambda s, n: [n - 1] * n),
     mistake("blocks in reverse", B, "The blocks are applied in reverse order.", layers=lambda s, n: list(range(n))[::-1]),
-    mistake("blocks twice", B, "The blocks are applied twice.", layers=lambda s, n: [*range(n), *range(n)]),
     mistake("each block reads the embeddings", B, "Every block reads the embeddings: the result of the one before is thrown away.", backbone=lambda s, x: s.layer(s.layers(s.size.n_layers)[-1], x)),
-    mistake("positions added before each block", B, "The position embeddings are added before every block, not once.", layer=lambda s, n, x: Computation.layer(s, n, x + s.w["position_embeddings.weight"][: x.shape[1]] * (n > 0))),
-    mistake("last block only", B, "Only the last block is applied.", layers=lambda s, n: [n - 1]),
     mistake("residual around the blocks", B, "The stream is added once more around each block.", layer=lambda s, n, x: x + Computation.layer(s, n, x)),
     mistake("final norm after each block", B, "The final norm is applied after each block.", layer=lambda s, n, x: s.norm("final_layer_norm", Computation.layer(s, n, x))),
     mistake("no final norm", "the final norm", "The final norm is not applied.", final_norm=lambda s, x: x),
     mistake("final norm twice", "the final norm", "The final norm is applied twice.", final_norm=lambda s, x: s.norm("final_layer_norm", s.norm("final_layer_norm", x))),
     mistake("final norm before the blocks only", "the final norm", "The final norm stands before the blocks instead of after them.", embed=lambda s, ids: s.norm("final_layer_norm", s.tokens(ids) + s.positions(ids)), final_norm=lambda s, x: x),
-    mistake("final norm after the head", "the final norm", "A softmax or norm stands after the head.", final_norm=lambda s, x: x, head=lambda s, x: F.layer_norm(x @ s.w["lm_head.weight"].T, (s.size.vocab_size,))),
-    mistake("final residual of the embeddings", "the final norm", "The embeddings are added once more before the final norm.", forward=lambda s, ids: s.head(s.final_norm(s.backbone(s.embed(ids)) + s.embed(ids)))),
     *(mistake(f"final {name}" if name[0] != "R" else "final RMS norm", "the final norm", what, final_norm=final(method, f)) for name, what, method, f in NORM_MISTAKES if "eps" not in name),  # its input is too large for eps to show
     mistake("head tied to the embeddings", "the head", "The logits are made with the embeddings; lm_head is a matrix of its own here.", head=lambda s, x: x @ s.w["embeddings.weight"].T),
     mistake("no head", "the head", "The head is not applied: vectors of d_model come back, not a score for each token.", head=lambda s, x: x),
-    mistake("softmax returned", "the result", "Probabilities come back, not logits.", shown=lambda s, y: y.softmax(-1)),
-    mistake("log softmax returned", "the result", "Log-probabilities come back, not logits.", shown=lambda s, y: y.log_softmax(-1)),
-    mistake("argmax returned", "the result", "The likeliest tokens come back, not logits.", shown=lambda s, y: y.argmax(-1)),
-    mistake("logits of the last position only", "the result", "Only the last position's logits come back.", shown=lambda s, y: y[:, -1]),
-    mistake("logits of the last position, axis kept", "the result", "Only the last position's logits come back.", shown=lambda s, y: y[:, -1:]),
-    mistake("logits of all but the last position", "the result", "The last position's logits are cut off.", shown=lambda s, y: y[:, :-1]),
-    mistake("logits transposed", "the result", "The axes of positions and vocabulary are swapped in the result.", shown=lambda s, y: y.transpose(1, 2)),
-    mistake("logits flattened", "the result", "The axes of batch and positions are merged in the result.", shown=lambda s, y: y.flatten(0, 1)),
-    mistake("axes of length one dropped", "the result", "Axes of length one are squeezed away.", shown=lambda s, y: y.squeeze()),
-    mistake("logits scaled", "the result", "The logits are divided by the root of d_model.", shown=lambda s, y: y * s.size.d_model**-0.5),
+    mistake("log softmax returned", "the result", "Log-probabilities come back, not logits.", after=lambda s, y: y.log_softmax(-1)),
+    mistake("argmax returned", "the result", "The likeliest tokens come back, not logits.", after=lambda s, y: y.argmax(-1)),
+    mistake("logits flattened", "the result", "The axes of batch and positions are merged in the result.", after=lambda s, y: y.flatten(0, 1)),
 ]  # fmt: skip
 
 
 C, R = "the choice of the next token", "the text that comes back"
 GENERATE = [
     mistake("row 0's token for every row", C, "Every row gets the token that the first row chose.", choose=lambda s, y: y[:1].argmax(-1, keepdim=True).expand(y.shape[0], 1)),
-    mistake("one token for the whole batch", C, "One maximum is taken over the whole batch.", choose=lambda s, y: (y.flatten().argmax() % y.shape[-1]).expand(y.shape[0], 1)),
-    mistake("the flat index as token", C, "The maximum is taken over the flattened logits, and its flat index is used as a token.", choose=lambda s, y: y.flatten().argmax().expand(y.shape[0], 1)),
     mistake("logits of the first position", C, "The logits of the first position choose the token.", last=lambda s, y: y[:, 0]),
     mistake("logits of the last but one position", C, "The logits of the last but one position choose the token.", last=lambda s, y: y[:, -2]),
     mistake("second-last position", C, "The logits of the second-last position choose the token, wherever there are two.", last=lambda s, y: y[:, -2 if y.shape[1] > 1 else -1]),
-    mistake("logits averaged over positions", C, "The logits of all positions are averaged before the choice.", last=lambda s, y: y.mean(1)),
-    mistake("logits summed over the batch", C, "The logits of all rows are mixed before the choice.", last=lambda s, y: y[:, -1].mean(0, keepdim=True).expand(y.shape[0], -1)),
     mistake("the least likely token", C, "The least likely token is chosen.", choose=lambda s, y: y.argmin(-1, keepdim=True)),
-    mistake("the second likeliest token", C, "The second likeliest token is chosen.", choose=lambda s, y: y.topk(2).indices[:, 1:]),
     mistake("argmax over the batch", C, "The maximum is taken over the batch axis: row numbers are used as tokens.", choose=lambda s, y: y.argmax(0)[: y.shape[0], None]),
     mistake("argmax over positions", C, "The maximum is taken over the positions, not over the vocabulary.", last=lambda s, y: y, choose=lambda s, y: y.argmax(1)[:, -1:]),
     mistake("logits for tokens", C, "The value of the highest logit is appended instead of its token.", choose=lambda s, y: y.max(-1, keepdim=True).values.long()),
@@ -418,15 +312,8 @@ GENERATE = [
     mistake("prompt at first, then the last token alone", "what the model is given at each step", "After the first step the model is given the new token alone.", context=lambda s, text, ids, n: s.window(ids) if text is ids else text[:, -1:]),
     mistake("last token missing in the context", "what the model is given at each step", "The model is given the text without its last token.", window=lambda s, ids: ids[:, :-1] if ids.shape[1] > 1 else ids),
     mistake("first token lost from the context", "what the model is given at each step", "The first token is cut from the context at each step.", window=lambda s, ids: ids[:, 1:] if ids.shape[1] > 1 else ids),
-    mistake("window of the new length", "what the model is given at each step", "The model is given as many tokens as the prompt has, whatever has been added.", context=lambda s, text, ids, n: text[:, -ids.shape[1] :]),
-    *(mistake(f"only the last {k} tokens as context", "what the model is given at each step", f"The model is given the last {k} tokens only.", window=lambda s, ids, k=k: ids[:, -k:]) for k in (2, 3, 4, 5, 6)),
-    *(mistake(f"context shorter by {k}", "what the model is given at each step", f"The model is given {k} tokens less than the context holds.", window=lambda s, ids, k=k: ids[:, -(s.size.context_length - k):]) for k in (3,)),
-    mistake("window from the beginning of the text", "what the model is given at each step", "The model is given the beginning of the text, not its end.", window=lambda s, ids: ids[:, : max(1, s.size.context_length // 2)]),
-    mistake("text twice", R, "The text comes back twice.", result=lambda s, t, p: torch.cat([t, t], 1)),
-    mistake("logits returned", R, "The last logits come back, not the text.", result=lambda s, t, p: s.forward(s.window(t[:, :-1]))),
     mistake("window of num_new_tokens", "what the model is given at each step", "The model is given the last num_new_tokens tokens only.", context=lambda s, text, ids, n: text[:, -n:]),
     mistake("a token dropped for each one added", R, "For each new token the first of the text is dropped.", append=lambda s, ids, t: torch.cat([ids[:, 1:], t], 1)),
-    mistake("first row for all rows", "what the model is given at each step", "The model is given the first row for every row.", window=lambda s, ids: ids[:1, -s.size.context_length :].expand(ids.shape[0], -1)),
     mistake("all tokens from one pass", "what the model is given at each step", "All new tokens are read from one pass over the prompt.", result=lambda s, t, p: torch.cat([p, s.forward(s.window(p)).argmax(-1)[:, p.shape[1] - t.shape[1] :]], 1)),
     mistake("only new tokens returned", R, "Only the new tokens come back; the prompt has to come first.", result=lambda s, t, p: t[:, p.shape[1] :]),
     mistake("only the last token returned", R, "Only the last token comes back.", result=lambda s, t, p: t[:, -1:]),
@@ -436,11 +323,8 @@ GENERATE = [
     mistake("batch axis dropped", R, "The first row comes back without the batch axis.", result=lambda s, t, p: t[0]),
     mistake("axes of length one dropped", R, "Axes of length one are squeezed away.", result=lambda s, t, p: t.squeeze()),
     mistake("floats returned", R, "Tokens come back as floating-point numbers.", result=lambda s, t, p: t.double()),
-    mistake("prompt's first token dropped", R, "The first token of the prompt is lost.", result=lambda s, t, p: t[:, 1:]),
     mistake("returned text cropped", R, "The returned text is cut to the context, so that the beginning of the prompt is lost; only what the model is given may be cut.", append=lambda s, ids, t: torch.cat([s.window(ids), t], 1)),
     mistake("new tokens in front", R, "New tokens are put in front of the text.", append=lambda s, ids, t: torch.cat([t, ids], 1)),
-    mistake("last token overwritten", R, "The new token replaces the last one of the text.", append=lambda s, ids, t: torch.cat([ids[:, :-1], t], 1)),
-    mistake("each token appended twice", R, "Each new token is appended twice.", append=lambda s, ids, t: torch.cat([ids, t, t], 1)),
     mistake("num_new_tokens taken as the total length", "the number of new tokens", "num_new_tokens is taken as the length of the whole text.", count=lambda s, ids, n: n - ids.shape[1]),
     mistake("one token too few", "the number of new tokens", "One token too few is made.", count=lambda s, ids, n: n - 1),
     mistake("one token too many", "the number of new tokens", "One token too many is made.", count=lambda s, ids, n: n + 1),
@@ -472,34 +356,22 @@ LOSS = [
     mistake("shift after flattening", S, "The shift is made after the rows were joined: the end of a row predicts the next row's start.", align=lambda s, y, t: (y.flatten(0, 1)[None, :-1], t.flatten()[None, 1:])),
     mistake("shift the wrong way, from shorter rows", S, "The shift goes the wrong way: the model is given all but the first token, and held against all but the last.", seen=lambda s, ids: ids[:, 1:], align=lambda s, y, t: (y, t[:, :-1])),
     mistake("no shift, first token left out", S, "There is no shift: the model is given the very tokens that it is held against.", seen=lambda s, ids: ids[:, 1:], align=lambda s, y, t: (y, t[:, 1:])),
-    mistake("last row only", S, "Only the last row of the batch counts.", rows=lambda s, ids: ids[-1:]),
-    mistake("sigmoid before cross entropy", "the cross entropy", "Cross entropy is given a sigmoid of the logits; it wants the logits.", surprise=lambda s, y, t: Computation.surprise(s, y.sigmoid(), t)),
-    mistake("accuracy", "the cross entropy", "It is the share of right guesses, not a cross entropy.", surprise=lambda s, y, t: (y.argmax(-1) == t).to(y.dtype)),
-    mistake("binary cross entropy", "the cross entropy", "It is a binary cross entropy for each token of the vocabulary.", surprise=lambda s, y, t: F.binary_cross_entropy_with_logits(y, F.one_hot(t, y.shape[-1]).to(y.dtype), reduction="none").mean(-1)),
     mistake("softmax before cross entropy", "the cross entropy", "Cross entropy is given probabilities; it makes its own from logits.", surprise=lambda s, y, t: Computation.surprise(s, y.softmax(-1), t)),
     mistake("sign", "the cross entropy", "The sign is wrong: this is the log-likelihood.", finish=lambda s, x, t: -x),
     mistake("bits for nats", "the cross entropy", "The logarithm has base 2.", finish=lambda s, x, t: x / math.log(2)),
     mistake("probability for its logarithm", "the cross entropy", "The logarithm is missing: probabilities are averaged.", surprise=lambda s, y, t: -(-Computation.surprise(s, y, t)).exp()),
     mistake("raw logits of the targets", "the cross entropy", "The softmax is missing: raw logits of the targets are averaged.", surprise=lambda s, y, t: -y.gather(-1, t[..., None])[..., 0]),
-    mistake("squared error", "the cross entropy", "It is a squared error, not a cross entropy.", surprise=lambda s, y, t: (y - F.one_hot(t, y.shape[-1]).to(y.dtype)).square().mean(-1)),
     mistake("softmax over positions", "the cross entropy", "The softmax runs over the positions, not over the vocabulary.", surprise=lambda s, y, t: -y.log_softmax(1).gather(-1, t[..., None])[..., 0]),
     mistake("vocabulary and positions mixed up", "the cross entropy", "The logits are reshaped where they have to be transposed: vocabulary and positions are mixed up.", surprise=scrambled),
-    mistake("targets transposed", "the cross entropy", "The targets are flattened in another order than the logits.", surprise=lambda s, y, t: Computation.surprise(s, y, t.T.reshape(t.shape))),
     mistake("sum for mean", L, "The losses are summed, not averaged.", reduce=lambda s, x, t: x.sum()),
     mistake("sum over positions", L, "The losses are summed over the positions and averaged over the rows.", reduce=lambda s, x, t: x.sum() / x.shape[0]),
-    mistake("sum over rows", L, "The losses are summed over the rows and averaged over the positions.", reduce=lambda s, x, t: x.sum() / x.shape[1]),
     mistake("divided by all positions", L, "The sum is divided by all positions, though the last makes no prediction.", reduce=lambda s, x, t: x.sum() / (x.shape[0] * (x.shape[1] + 1))),
     mistake("divided by the batch size once more", L, "The mean is divided by the batch size once more.", finish=lambda s, x, t: x / t.shape[0]),
     mistake("divided by the length once more", L, "The mean is divided by the number of positions once more.", finish=lambda s, x, t: x / (t.shape[1] + 1)),
-    mistake("divided by the number of predictions once more", L, "The mean is divided by the number of predictions once more.", finish=lambda s, x, t: x / t.shape[1]),
     mistake("token 0 ignored", L, "Token 0 is left out of the mean, as if it were padding.", reduce=lambda s, x, t: x[t != 0].mean()),
-    mistake("token 0 counts nothing", L, "The losses of token 0 are set to 0, as if it were padding.", reduce=lambda s, x, t: (x * (t != 0)).mean()),
     mistake("a loss per position", L, "The losses are not averaged: a number per position comes back.", reduce=lambda s, x, t: x),
-    mistake("a loss per row", L, "The losses are averaged over positions only: a number per row comes back.", reduce=lambda s, x, t: x.mean(1)),
     mistake("a flat list of losses", L, "The losses are not averaged: a number per prediction comes back.", reduce=lambda s, x, t: x.flatten()),
     mistake("perplexity", L, "The exponential of the loss comes back (the perplexity).", finish=lambda s, x, t: x.exp()),
-    mistake("largest loss", L, "The largest loss comes back, not the mean.", reduce=lambda s, x, t: x.max()),
-    mistake("median loss", L, "The median comes back, not the mean.", reduce=lambda s, x, t: x.flatten().median()),
 ]  # fmt: skip
 
 MISTAKES = {
@@ -539,27 +411,6 @@ def cut(
     return Mistake(name, where, sentence, {method: by(method) for method in methods} | changes)
 
 
-def linear(self: Computation, name: str, x: Tensor, bias: bool) -> Tensor:
-    b = self.w[name + ".bias"]
-    return x @ self.w[name + ".weight"].detach().T + (b.detach() if bias else b)
-
-
-def one_of_three(name: str, change: Callable[[Computation, str, Tensor], Tensor]) -> Method:
-    """Queries, keys and values, that of the matrix `name` in another way."""
-    return lambda self, p, x: tuple(
-        (change if n == name else type(self).linear)(self, p + n, x) for n in ("W_q", "W_k", "W_v")
-    )
-
-
-def data(names: tuple[str, ...], changes: Callable[[str, bool], dict[str, Method]]) -> list[Mistake]:
-    """For each matrix: its weight, or weight and bias, taken by .data."""
-    made = []
-    for name, bias in ((name, bias) for name in names for bias in (False, True)):
-        what = f"The weight{' and the bias' * bias} of {name} {'are' if bias else 'is'} cut off from the gradient, by .data or detach."
-        made.append(Mistake(f"{name}'s weight{' and bias' * bias} by .data", name, what, changes(name, bias)))
-    return made
-
-
 RESULT = "the result"
 GRADIENTS: dict[str, list[Mistake]] = {
     "gelu": [
@@ -570,23 +421,17 @@ GRADIENTS: dict[str, list[Mistake]] = {
         cut("no gradient", "MLP.forward", "narrow", what=RESULT),
         cut("hidden layer detached", "what goes into fc2", "bend"),
         cut("input detached", "what goes into fc1", "widen", by=of_detached, what="the input"),
-        *data(("fc1", "fc2"), lambda name, bias: {"widen" if name == "fc1" else "narrow": lambda s, p, x: linear(s, p + name, x, bias)}),
     ],
     "attention": [
         cut("no gradient", "CausalAttention.forward", "output", what=RESULT),
         cut("pattern detached", "scores and softmax", "pattern", what="the pattern of attention"),
         cut("heads detached", "what goes into W_o", "join"),
         cut("input detached", "what goes into W_q, W_k and W_v", "project", by=of_detached, what="the input"),
-        *(cut(f"{words} detached", f"the {words}", what=f"what {name} returns", project=one_of_three(name, lambda s, n, x: s.linear(n, x).detach())) for name, words in (("W_q", "queries"), ("W_k", "keys"), ("W_v", "values"))),
-        *data(("W_q", "W_k", "W_v"), lambda name, bias: {"project": one_of_three(name, lambda s, n, x: linear(s, n, x, bias))}),
-        *data(("W_o",), lambda name, bias: {"output": lambda s, p, z: linear(s, p + name, z, bias)}),
-        *(mistake(f"all projections{' and biases' * bias} by .data", "the projections", "The weights of the projections are cut off from the gradient, by .data or detach.", project=lambda s, p, x, bias=bias: tuple(linear(s, p + n, x, bias) for n in ("W_q", "W_k", "W_v"))) for bias in (False, True)),
+        *(cut(f"{words} detached", f"the {words}", what=f"what {name} returns", project=lambda s, p, x, name=name: tuple(t.detach() if n == name else t for n, t in zip(("W_q", "W_k", "W_v"), Computation.project(s, p, x), strict=True))) for name, words in (("W_q", "queries"), ("W_k", "keys"), ("W_v", "values"))),
     ],
     "block": [
         cut("no gradient", "DecoderBlock.forward", "second_half", what=RESULT),
-        cut("residual detached", "the residual sums", what="in both sums the stream", **halves(lambda x, norm, part: x.detach() + part(norm(x)))),
-        cut("first residual detached", "the first sum", what="in the first sum the stream", **halves(lambda x, norm, part: x.detach() + part(norm(x)), "attention")),
-        cut("second residual detached", "the second sum", what="in the second sum the stream", **halves(lambda x, norm, part: x.detach() + part(norm(x)), "MLP")),
+        *(cut("residual detached" + at, "the residual sums", what=f"the stream that is added to in {where}", **halves(lambda x, norm, part: x.detach() + part(norm(x)), at)) for at, where in PLACES.items()),
         cut("attention under no_grad", "the attention half of the block", "attend", what="what attention returns"),
         cut("MLP under no_grad", "the MLP half of the block", "think", what="what the MLP returns"),
         cut("pre_layer_norm detached", "what goes into attention", "first_norm"),
@@ -598,12 +443,9 @@ GRADIENTS: dict[str, list[Mistake]] = {
     ],
     "forward": [
         cut("no gradient", "Transformer.forward", "head", what=RESULT),
-        cut("token embeddings detached", "the token embeddings", "tokens", what="the token embeddings' table"),
-        cut("position embeddings detached", "the position embeddings", "positions", what="the position embeddings' table"),
         cut("embeddings detached", "what goes into the blocks", "embed"),
         cut("blocks under no_grad", "what comes out of the blocks", "backbone"),
         cut("final norm detached", "what goes into lm_head", "final_norm"),
-        mistake("lm_head by .data", "the head", "The weight of lm_head is cut off from the gradient, by .data or detach.", head=lambda s, x: x @ s.w["lm_head.weight"].detach().T),
         cut("stream detached before each block", "the loop over the blocks", "block", by=of_detached, what="what goes into each block"),
     ],
     "loss": [mistake("no gradient", "the gradient", "The result carries no gradient: it was detached or made a plain number.", finish=detached("finish"))],
