@@ -17,7 +17,7 @@ LINES = {
     "hectogpt": 2532,  # the ground, and what Python users call
     "hectogpt/cli": 3456,
     "hectogpt/lab": 5299,
-    "hectogpt/grade": 3739,
+    "hectogpt/grade": 3900,
     "hectogpt/assignment": 405,
     "hectogpt/training": 4537,
     "hectogpt/web": 382,
