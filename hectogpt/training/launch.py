@@ -179,11 +179,9 @@ class Board:
     # --- failures ---
 
     @contextmanager
-    def guarded(self, operation: str, mark: bool = True) -> Iterator[None]:
-        """What goes wrong with other processes inside the context becomes PeerError, with the first cause. mark:
-        whether to write into the store that this process is there, for a process that waits for it in vain."""
-        if mark:
-            self.mark(operation)
+    def guarded(self, operation: str) -> Iterator[None]:
+        """What goes wrong with other processes inside the context becomes PeerError, with the first cause."""
+        self.mark(operation)
         try:
             yield
         except RuntimeError as error:  # torch's own errors of processes derive from it

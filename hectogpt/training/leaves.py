@@ -8,8 +8,7 @@ processes give the same bits. Knows nothing of how processes speak to each other
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -25,8 +24,6 @@ from hectogpt.training.precision import Machine
 from hectogpt.training.run import Data, Run
 
 USUAL = 8  # leaves of a run that does not name a number, if that divides its batch
-BUCKET = 4 << 20  # bytes of gradients that are sent together
-ALIGN = 16  # numbers: every parameter's part of a bucket begins at a multiple of 64 bytes
 
 
 def process_counts(leaves: int) -> list[int]:
@@ -79,45 +76,16 @@ class Exchange:
     def begin(self, step: int) -> None:
         """Note that this process begins 0-based `step`."""
 
-    def start(self, bucket: Tensor, table: Tensor | None = None) -> None:
-        """Begin to add up a bucket of gradients in place, [n] with n a multiple of ALIGN times `size`. All processes
-        start the same buckets in the same order. table: the bucket as [rows, d], if it holds the gradient of a lookup
-        table, of which most rows may be zero."""
-
-    def finish(self) -> None:
-        """Wait until all buckets are added up."""
+    def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
+        """Add up gradients in place. tables: those of lookup tables, of which most rows may be zero."""
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum of a few numbers, float64 [n]."""
         return numbers
 
 
-@dataclass
-class _Part:
-    """One parameter's way into its bucket. place: its part of the bucket. waiting: sums of subtrees that wait for their
-    neighbours, the largest first; None for a subtree that gave the parameter no gradient."""
-
-    parameter: nn.Parameter
-    place: Tensor
-    waiting: list[Tensor | None] = field(default_factory=list)
-    leaves: int = 0  # so many have been added
-
-
-@dataclass
-class _Bucket:
-    """Gradients that are sent together. table: the gradient of a lookup table, if that is all it holds."""
-
-    numbers: Tensor
-    parts: list[_Part]
-    table: Tensor | None
-
-
 class LeafGradients(Gradients):
-    """Gradients of the leaves that this process owns, added up over all processes.
-
-    A parameter's gradient is added to its neighbour's as soon as the backward pass has it; a bucket is sent while the
-    last leaf's backward pass goes on.
-    """
+    """Gradients of the leaves that this process owns, added up over all processes."""
 
     def __init__(
         self,
@@ -131,13 +99,7 @@ class LeafGradients(Gradients):
         super().__init__(run, model, batches, machine, signals)
         self.exchange = exchange
         self._agreed_to_stop = False
-        leaves = run.data.leaves or 1
-        self.leaves, self.own = leaves, leaves // exchange.size
-        tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        self.buckets = _lay_out(self.parameters, tables, exchange.size)
-        self.parts = [part for bucket in self.buckets for part in bucket.parts]
-        self.sent = 0  # buckets
-        self.hooks = [p.parameter.register_post_accumulate_grad_hook(partial(self._take, p)) for p in self.parts]
+        self.tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
 
     @property
     def stopping(self) -> bool:
@@ -145,93 +107,54 @@ class LeafGradients(Gradients):
         return self._agreed_to_stop
 
     def compute(self, step: int) -> Tensor:
-        exchange = self.exchange
+        exchange, leaves = self.exchange, self.run.data.leaves or 1
         exchange.begin(step)
-        for part in self.parts:
-            part.waiting, part.leaves = [], 0
-        self.sent = 0
-        batch, first = self.batches.at(step), exchange.rank * self.own
-        n_targets = batch.shape[0] * (batch.shape[1] - 1)
+        batch, own = self.batches.at(step), leaves // exchange.size
+        first, n_targets = exchange.rank * own, batch.shape[0] * (batch.shape[1] - 1)
         # Where a data order has cut the batch, leaves may have one row more or less, and none.
-        bounds = [leaf * len(batch) // self.leaves for leaf in range(first, first + self.own + 1)]
+        bounds = [leaf * len(batch) // leaves for leaf in range(first, first + own + 1)]
         ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(self.machine.device, non_blocking=True)
-        sizes = [end - begin for begin, end in pairwise(bounds)]
-        losses = [torch.zeros((), dtype=widest_dtype(self.machine.device), device=self.machine.device) for _ in sizes]
-        with unchanging_weights():
-            for number, rows in enumerate(ids.split(sizes)):
-                if len(rows):
-                    losses[number] += self.backward(rows, step, first + number, n_targets)
-                for part in self.parts:
-                    if part.leaves == number:  # nothing has come
-                        self._add(part, None)
-        exchange.finish()
-        return self._close_step(add_in_tree(losses))
+        parts = ids.split([end - begin for begin, end in pairwise(bounds)])
 
-    def _close_step(self, loss: Tensor) -> Tensor:
-        """Agree on the loss, on stopping, and on which parameters have a gradient; set the gradients."""
-        had = [float(part.waiting[0] is not None) for part in self.parts]
-        mine = torch.tensor([float(bool(self.signals)), *had], dtype=loss.dtype, device=loss.device)
-        total = self.exchange.total(torch.cat((loss[None], mine)))
-        self._agreed_to_stop, *counts = (total[1:] > 0).tolist()
-        for part, any_has in zip(self.parts, counts, strict=True):
-            part.waiting = []
-            part.parameter.grad = part.place if any_has else None
-        return total[0]
+        def subtree(begin: int, end: int) -> list[Tensor | None]:
+            """The sums of loss and gradients of some of the parts."""
+            if end - begin == 1:
+                return self._leaf(parts[begin], step, first + begin, n_targets)
+            middle = begin + (1 << (end - begin - 1).bit_length() - 1)
+            return [_sum_of(a, b) for a, b in zip(subtree(begin, middle), subtree(middle, end), strict=True)]
+
+        with unchanging_weights():
+            loss, *gradients = subtree(0, own)
+        assert loss is not None
+        return self._share(loss, gradients)
+
+    def _leaf(self, rows: Tensor, step: int, number: int, n_targets: int) -> list[Tensor | None]:
+        """Loss and gradients of one leaf; None for a parameter that gets no gradient."""
+        loss = torch.zeros((), dtype=widest_dtype(rows.device), device=rows.device)
+        if len(rows):
+            loss += self.backward(rows, step, number, n_targets)
+        gradients = [p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+        return [loss, *gradients]
 
     @torch.no_grad()
-    def _take(self, part: _Part, parameter: nn.Parameter) -> None:
-        """What a parameter does when the backward pass has its gradient."""
-        gradient, parameter.grad = parameter.grad, None
-        self._add(part, gradient)
-
-    def _add(self, part: _Part, gradient: Tensor | None) -> None:
-        """Add one leaf's gradient to its neighbours', as far as these are there."""
-        part.leaves += 1
-        number, last = part.leaves, part.leaves == self.own
-        merges = (number & -number).bit_length() - 1  # levels of the tree that are complete now
-        if last:
-            merges = len(part.waiting)
-        for level in range(merges):
-            left = part.waiting.pop()
-            if left is None or gradient is None:
-                gradient = left if gradient is None else gradient
-            elif last and level == merges - 1:
-                gradient = torch.add(left, gradient, out=part.place)
-            else:
-                gradient = left.add_(gradient)
-        part.waiting.append(gradient)
-        if last:
-            if gradient is None:
-                part.place.zero_()
-            elif gradient is not part.place:
-                part.place.copy_(gradient)
-            while self.sent < len(self.buckets) and self._is_full(self.buckets[self.sent]):
-                self.exchange.start(self.buckets[self.sent].numbers, self.buckets[self.sent].table)
-                self.sent += 1
-
-    def _is_full(self, bucket: _Bucket) -> bool:
-        return all(part.leaves == self.own for part in bucket.parts)
-
-    def close(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
+    def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
+        """Agree on the loss, on stopping, and on which parameters have a gradient; set the gradients."""
+        mine = torch.tensor([bool(self.signals), *(g is not None for g in gradients)], dtype=loss.dtype)
+        total = self.exchange.total(torch.cat((loss[None], mine.to(loss.device))))
+        self._agreed_to_stop, *counts = (total[1:] > 0).tolist()
+        sums: list[Tensor] = []
+        tables: list[Tensor] = []
+        for p, gradient, any_has in zip(self.parameters, gradients, counts, strict=True):
+            p.grad = None
+            if any_has:
+                p.grad = torch.zeros_like(p) if gradient is None else gradient
+                (tables if id(p) in self.tables else sums).append(p.grad)
+        self.exchange.sum(sums, tables)
+        return total[0]
 
 
-def _lay_out(parameters: list[nn.Parameter], tables: set[int], processes: int) -> list[_Bucket]:
-    """Buckets of gradients, in the order in which a backward pass fills them. What is larger than a bucket has one to
-    itself. tables: the ids of the parameters that are lookup tables."""
-    groups: list[list[nn.Parameter]] = []
-    for p in reversed(parameters):
-        full = not groups or sum(other.nbytes for other in groups[-1]) + p.nbytes > BUCKET
-        if full or groups[-1][0].dtype != p.dtype:
-            groups.append([])
-        groups[-1].append(p)
-    buckets = []
-    for group in groups:
-        sizes = [-(-p.numel() // ALIGN) * ALIGN for p in group]
-        numbers = group[0].new_zeros(-(-sum(sizes) // (ALIGN * processes)) * ALIGN * processes)
-        places = numbers[: sum(sizes)].split(sizes)
-        parts = [_Part(p, place[: p.numel()].view_as(p)) for p, place in zip(group, places, strict=True)]
-        is_table = len(group) == 1 and id(group[0]) in tables
-        buckets.append(_Bucket(numbers, parts, parts[0].place if is_table else None))
-    return buckets
+def _sum_of(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    """The sum, in the left one's place; None has nothing to add."""
+    return right if left is None else left if right is None else left.add_(right)

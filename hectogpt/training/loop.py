@@ -97,9 +97,6 @@ class Gradients:
             loss.backward()
         return plain
 
-    def close(self) -> None:
-        """Let go of the model."""
-
 
 def steps(gradients: Gradients, optimizer: OptimizerGroup, done: Sequence[Step] = ()) -> Iterator[Step]:
     """Train to the run's end. done: the steps that are done already. Raises UserError (DIVERGED) at a number that is

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -20,12 +18,11 @@ from torch import Tensor
 
 from hectogpt import errors
 from hectogpt.training.launch import LOOK, Board, Launch, NotJoinedError, describe_odd, within
-from hectogpt.training.leaves import ALIGN, Exchange, add_in_tree
+from hectogpt.training.leaves import Exchange, add_in_tree
 
 T = TypeVar("T")
 
 TIMEOUT = 120.0  # seconds that one process waits for another
-AHEAD = 2  # buckets of gradients that may be under way before the first of them is waited for
 
 
 def recorded(work: Callable[[], None]) -> Callable[[], None]:
@@ -164,22 +161,11 @@ class World:
 
 # --- the sums of gradients, in the tree of the leaves -----------------------------------------------------------------
 #
-# The order of additions does not depend on how many processes there are. Every process adds up one shard of a bucket:
-# it gets this shard from all others, adds the parts in the order of ranks by the same tree as the leaves, and gives the
-# sum to all others. That is the traffic of an all-reduce, whose own order depends on the number of processes. Of a
-# lookup table only those rows travel that any process has a gradient for.
+# The order of additions does not depend on how many processes there are. Every process adds up one shard of the
+# numbers: it gets this shard from all others, adds the parts in the order of ranks by the same tree as the leaves, and
+# gives the sum to all others. That is the traffic of an all-reduce, whose own order depends on the number of processes.
 
-
-@dataclass
-class _Sum:
-    """A sum under way. numbers: [n], this process's own, at the end the sum; received: its shard from every process, in
-    the order of ranks; table, rows: where the numbers belong, if they are rows of a lookup table."""
-
-    numbers: Tensor
-    received: Tensor
-    work: dist.Work
-    table: Tensor | None
-    rows: Tensor | None
+SUM = "the sum of gradients"
 
 
 class TreeExchange(Exchange):
@@ -187,59 +173,39 @@ class TreeExchange(Exchange):
 
     def __init__(self, world: World) -> None:
         self.world, self.rank, self.size = world, world.rank, world.size
-        self.sent: deque[_Sum] = deque()
-        self.summed: list[_Sum] = []
 
     def begin(self, step: int) -> None:
         self.world.board.begin(step)
 
-    def start(self, bucket: Tensor, table: Tensor | None = None) -> None:
-        with self.world.board.guarded("the sum of gradients", mark=False):
-            rows = None if table is None else self._rows_in_use(table)
-            numbers = bucket if table is None or rows is None else self._pack(table, rows)
-            received = torch.empty_like(numbers)
-            work = dist.all_to_all_single(received, numbers, async_op=True)
-            self.sent.append(_Sum(numbers, received, work, table, rows))
-            if len(self.sent) > AHEAD:
-                self._sum()
+    def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
+        with self.world.board.guarded(SUM):
+            for table in tables:  # of which those rows travel that any process has a gradient for
+                rows = self._rows_in_use(table)
+                if len(rows):
+                    table[rows] = self._sum(table[rows])
+            if gradients:
+                summed = self._sum(torch.cat([gradient.flatten() for gradient in gradients]))
+                for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
+                    gradient.copy_(part.view_as(gradient))
 
-    def _rows_in_use(self, table: Tensor) -> Tensor | None:
-        """Agree with the other processes on the rows that travel; None if it is more than half of them."""
+    def _rows_in_use(self, table: Tensor) -> Tensor:
         mine = (table.amax(1) != 0) | (table.amin(1) != 0)
         every = [torch.empty_like(mine, dtype=torch.uint8) for _ in range(self.size)]
         dist.all_gather(every, mine.to(torch.uint8))
-        rows = torch.stack(every).any(0).nonzero().squeeze(1)
-        return rows if 2 * len(rows) <= len(table) else None
+        return torch.stack(every).any(0).nonzero().squeeze(1)
 
-    def _pack(self, table: Tensor, rows: Tensor) -> Tensor:
-        """The rows side by side, with zeros at the end: a multiple of ALIGN times the number of processes."""
-        count, unit = len(rows) * table.shape[1], ALIGN * self.size
-        packed = table.new_zeros(max(1, -(-count // unit)) * unit)
-        torch.index_select(table, 0, rows, out=packed[:count].view(-1, table.shape[1]))
-        return packed
-
-    def _sum(self) -> None:
-        """Add up this process's shard of the sum that was sent first, and begin to give it to the others."""
-        one = self.sent.popleft()
-        one.work.wait()
-        mine = add_in_tree(list(one.received.view(self.size, -1)))
-        one.work = dist.all_gather(list(one.numbers.view(self.size, -1)), mine, async_op=True)
-        self.summed.append(one)
-
-    def finish(self) -> None:
-        with self.world.board.guarded("the sum of gradients"):
-            while self.sent:
-                self._sum()
-            for one in self.summed:
-                one.work.wait()
-                if one.table is not None and one.rows is not None:
-                    width = one.table.shape[1]
-                    one.table[one.rows] = one.numbers[: len(one.rows) * width].view(-1, width)
-        self.summed = []
+    def _sum(self, numbers: Tensor) -> Tensor:
+        flat = numbers.flatten()
+        flat = torch.nn.functional.pad(flat, (0, -len(flat) % self.size))
+        received = torch.empty_like(flat)
+        dist.all_to_all_single(received, flat)
+        mine = add_in_tree(list(received.view(self.size, -1)))
+        dist.all_gather(list(flat.view(self.size, -1)), mine)
+        return flat[: numbers.numel()].view_as(numbers)
 
     def total(self, numbers: Tensor) -> Tensor:
         every = [torch.empty_like(numbers) for _ in range(self.size)]
-        with self.world.board.guarded("the sum of losses"):
+        with self.world.board.guarded(SUM):
             dist.all_gather(every, numbers)
             return add_in_tree(every)
 

@@ -124,20 +124,17 @@ class Session:
         steps = loop.steps(gradients, self.optimizer, self.done)
         if self.machine.device.type == "cpu":
             precision.keep_freed_memory()
-        try:
-            while True:
-                with native.using(self.kernels == "native"):  # for this step alone: another session may take its own
-                    step = next(steps, None)
-                if step is None:
-                    precision.give_back_memory()
-                    return
-                self.done.append(step)
-                self._after_step()
-                self.stopping = gradients.stopping
-                self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
-                yield step
-        finally:
-            gradients.close()
+        while True:
+            with native.using(self.kernels == "native"):  # for this step alone: another session may take its own
+                step = next(steps, None)
+            if step is None:
+                precision.give_back_memory()
+                return
+            self.done.append(step)
+            self._after_step()
+            self.stopping = gradients.stopping
+            self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
+            yield step
 
     @torch.no_grad()
     def _after_step(self) -> None:

@@ -19,7 +19,6 @@ from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab.ideas import find_run
 from hectogpt.model.inputs import NgramHash
-from hectogpt.training import leaves
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.launch import Launch
 from hectogpt.training.leaves import add_in_tree, choose_leaves, process_counts
@@ -57,7 +56,6 @@ def small(name: str, steps: int) -> Run:
 
 def take_steps(run: Run, corpus: Corpus, world: World | Alone, folder: Path, stop: int, saved: int) -> dict[str, Any]:
     """Train from the checkpoint of step `saved` (0: from the start) to step `stop`, and save one there."""
-    leaves.BUCKET = 1 << 20  # so that the table of tokens, small here, has a bucket to itself as a large one has
     checkpoints = Checkpoints(folder)
     session = Session.open(run, corpus, checkpoints.load(saved) if saved and world.is_first else None, world)
     for step in session.steps():
