@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from html import escape
-from typing import Any, TextIO, TypeVar, cast
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -25,36 +25,6 @@ NGRAMS = {
     "mkn5": "Kneser-Ney of order 5, fitted",
     "best": "best counting",
 }
-FAILURES = (OSError, ValueError, AttributeError)  # of a stream that cannot be written to, is closed, is None
-
-
-class Unfailing:
-    """A stream for remarks and progress: a write that fails, because the disk behind it is full or the terminal gone,
-    is silently dropped. Without a stream it writes to what sys.stderr is at the time."""
-
-    def __init__(self, stream: Any = None) -> None:
-        self._chosen = stream
-
-    def _find(self) -> Any:
-        """The stream; the one behind it while rich, which shows progress through this one, stands in its place."""
-        stream = sys.stderr if self._chosen is None else self._chosen
-        return getattr(stream, "rich_proxied_file", stream)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "rich_proxied_file":
-            raise AttributeError(name)
-        return getattr(self._find(), name)
-
-    def write(self, text: str) -> int:
-        """Write the text if that can be done; returns its length."""
-        with suppress(*FAILURES):
-            self._find().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Pass on what is buffered if that can be done."""
-        with suppress(*FAILURES):
-            self._find().flush()
 
 
 def printable(text: str) -> str:
@@ -141,7 +111,7 @@ class Progress:
         self.quiet, self.lines = quiet, lines
         from rich.console import Console  # here, so that a program that shows nothing loads none of it
 
-        self.console = Console(file=cast(TextIO, Unfailing()), force_jupyter=False)
+        self.console = Console(stderr=True, force_jupyter=False)
 
     def line(self, text: str) -> None:
         """Print one line."""

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,7 @@ def keep_in(
         os.close(ruleset)
 
 
+@cache
 def _cpu_blocks() -> list[dict[str, str]]:
     return [_fields(block) for block in _read("/proc/cpuinfo").split("\n\n") if block.strip()]
 

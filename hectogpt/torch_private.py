@@ -32,18 +32,6 @@ def untested() -> str:
     return f"not tested with {' and '.join(odd)}" if odd else ""
 
 
-def has_amx_tiles() -> bool:
-    """Whether this processor multiplies tiles of bf16 (AMX)."""
-    ask = find("cpu._is_amx_tile_supported")
-    return ask is not None and bool(ask())
-
-
-def has_avx512_bf16() -> bool:
-    """Whether this processor has AVX512-BF16."""
-    ask = find("cpu._is_avx512_bf16_supported")
-    return ask is not None and bool(ask())
-
-
 def onednn_has_bf16() -> bool:
     """Whether this processor has what oneDNN's bf16 products need (on x86 from AVX-512 on), which raise without it."""
     import torch

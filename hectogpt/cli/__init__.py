@@ -126,23 +126,28 @@ def _run(arguments: list[str]) -> None:
     if command not in COMMANDS:
         why = f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"unknown command {command!r}", why=why, fix=did_you_mean(command, COMMANDS))
-    from hectogpt.cli.help import read_options, train_help
-    from hectogpt.cli.options import OPTIONS, TrainOptions
+    from hectogpt.cli.help import command_help, read_options
+    from hectogpt.cli.options import TrainOptions
 
     if command == "train" and {"-h", "--help"} & set(given):
-        return print(train_help(TrainOptions))
-    kind = OPTIONS.get(command)
-    if kind is None and command != "train":
-        module = importlib.import_module(COMMANDS[command][0])
-        kind, inner = getattr(module, "Options", None), getattr(module, "SUBCOMMANDS", {})
-        if given and given[0] in inner:
-            kind, command, given = inner[given[0]], f"{command} {given[0]}", given[1:]
+        return print(command_help(TrainOptions, command))
+    kind = options_of(command)
+    inner = getattr(sys.modules.get(COMMANDS[command][0]), "SUBCOMMANDS", {})
+    if given and given[0] in inner:
+        kind, command, given = inner[given[0]], f"{command} {given[0]}", given[1:]
     options = given if kind is None else read_options(kind, given, command)
     try:
         importlib.import_module(COMMANDS[arguments[0]][0]).main(options)
     except UserError as error:
         error.fix = name_options(error.fix, kind)
         raise
+
+
+def options_of(command: str) -> type | None:
+    """The class of a command's options; None for one that reads its words itself, as train does."""
+    from hectogpt.cli.options import OPTIONS
+
+    return OPTIONS.get(command) or getattr(importlib.import_module(COMMANDS[command][0]), "Options", None)
 
 
 def name_options(fix: str, kind: type | None = None) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from hectogpt import errors
-from hectogpt.display import Unfailing, columns, printable
+from hectogpt.display import columns, printable
 from hectogpt.errors import UserError
 
 # Errors of the operating system that the user's disk, rights and limits cause, not our code.
@@ -82,6 +82,28 @@ def explain(error: BaseException) -> UserError:
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
+
+
+class Unfailing:
+    """A stream for remarks and progress: a write that fails, because the disk behind it is full or the terminal gone,
+    is silently dropped."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text if that can be done; returns its length."""
+        with suppress(OSError, ValueError):  # ValueError: a closed stream
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what is buffered if that can be done."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 @contextmanager

@@ -39,6 +39,16 @@ IDEA = (
     "Your own file, FILE.py, if a model has classes of it; it is imported. A file that you ran here and that has not "
 )
 Idea = Annotated[tuple[Path, ...], text(f"{IDEA}changed since need not be named.", metavar="FILE ...")]
+# Fields of the run that --help names beside the options: how they are written, and their texts.
+RUN_FIELDS = {
+    "corpus": ("--corpus NAME", "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin"),
+    "steps": ("--steps N", "Gradient steps. (default 100)"),
+    "seed": ("--seed N", "Draws the first weights and the data's order. (default 0)"),
+    "device": ("--device NAME", "auto, cpu, cuda, cuda:1 or mps."),
+    "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; so --head-dtype."),
+    "threads": ("--threads N", "0 for one on each physical core."),
+    "compile": ("--compile", "Generate code for the blocks; pays for long runs."),
+}
 
 
 def read_options(kind: type[T], argv: list[str], command: str) -> T:
@@ -58,15 +68,20 @@ def read_options(kind: type[T], argv: list[str], command: str) -> T:
 def command_help(kind: type, command: str) -> str:
     """Usage, what the command does, its arguments, its options with their defaults, examples."""
     columns, rows = width(), rows_of(kind)
-    arguments = [left for left, _ in rows.values() if not left.startswith("--")]
+    arguments = [left for left, _ in rows if not left.startswith("--")]
     required = [field.default is dataclasses.MISSING for field in dataclasses.fields(kind)]
     usage = [left if needed else f"[{left}]" for left, needed in zip(arguments, required, strict=False)]
+    if command == "train":
+        usage, rows = ["[RECIPE | FILE.py:FUNCTION[@BASE]]"], list(RUN_FIELDS.values()) + rows
     text, examples = about(kind, columns)
     lines = [" ".join([f"usage: hectogpt {command}", *usage, "[options]"]), "", text, ""]
-    lines += [
-        line for row in sorted(rows.values(), key=lambda row: row[0][:2] == "--") for line in lines_of(*row, columns)
-    ]
-    return "\n".join([*lines, *(["", examples] if examples else [])])
+    lines += [line for row in sorted(rows, key=lambda row: row[0][:2] == "--") for line in lines_of(*row, columns)]
+    lines += ["", examples] if examples else []
+    if command == "train":
+        lines += ["", "Recipes: the ladder from the baseline up, each with what it adds; then others"]
+        for name, sentence in recipe_lines():
+            lines.append(f"  {name:<22}{textwrap.shorten(sentence, columns - 24, placeholder=' ...')}")
+    return "\n".join(lines)
 
 
 def width() -> int:
@@ -81,30 +96,27 @@ def about(kind: type, columns: int) -> tuple[str, str]:
     return "\n\n".join(paragraphs), (title + examples).strip()
 
 
-def rows_of(kind: type) -> dict[str, tuple[str, str]]:
-    """Field -> how it is written (arguments without dashes), and its text with its default."""
-    described, rows = read_texts(kind), {}
+def rows_of(kind: type) -> list[tuple[str, str]]:
+    """How each field is written (arguments without dashes), and its text with its default."""
+    described, rows = read_texts(kind), []
     for field, hint in zip(dataclasses.fields(kind), get_type_hints(kind, include_extras=True).values(), strict=True):
         inner, notes = (get_args(hint)[0], hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
         text = next(filter(None, (getattr(note, "help", None) for note in notes)), described.get(field.name, ""))
         value = next(filter(None, (getattr(note, "metavar", None) for note in notes)), value_of(inner))
         if any("Positional" in repr(note) for note in notes):
-            rows[field.name] = field.name.upper(), text or value
+            rows.append((field.name.upper(), text or value))
         else:
             option = f"--{field.name.replace('_', '-')} {value}".rstrip()
-            rows[field.name] = option, text + default_of(field.default, text)
+            rows.append((option, text + default_of(field.default, text)))
     return rows
 
 
 def lines_of(left: str, text: str, columns: int) -> list[str]:
     """An option and its text in two columns."""
-    body = textwrap.wrap(text, columns - COLUMN) or [""]
-    first = (
-        [f"  {left:<{COLUMN - 2}}{body[0]}".rstrip()]
-        if len(left) <= COLUMN - 4
-        else [f"  {left}", " " * COLUMN + body[0]]
-    )
-    return first + [" " * COLUMN + line for line in body[1:]]
+    indent, begin = " " * COLUMN, f"  {left:<{COLUMN - 2}}"
+    if begin.endswith("  "):
+        return textwrap.wrap(text, columns, initial_indent=begin, subsequent_indent=indent) or [begin.rstrip()]
+    return [begin, *textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent)]
 
 
 def read_texts(kind: type) -> dict[str, str]:
@@ -134,43 +146,6 @@ def default_of(default: Any, text: str) -> str:
     shown = " ".join(default) if isinstance(default, tuple) else str(default)
     named = "efault" in text or shown in re.split(r"[ ,.;:]+", text)
     return "" if hidden or named else f" (default {shown})"
-
-
-# --- the help of train ------------------------------------------------------------------------------------------------
-
-# Fields of the run that --help names beside the options: how they are written, and their texts.
-RUN_FIELDS = {
-    "corpus": ("--corpus NAME", "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin"),
-    "steps": ("--steps N", "Gradient steps. (default 100)"),
-    "seed": ("--seed N", "Draws the first weights and the data's order. (default 0)"),
-    "device": ("--device NAME", "auto, cpu, cuda, cuda:1 or mps."),
-    "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; so --head-dtype."),
-    "threads": ("--threads N", "0 for one on each physical core."),
-    "compile": ("--compile", "Generate code for the blocks; pays for long runs."),
-}
-# The options of `hectogpt train --help`, in its order.
-TRAIN_GROUPS = {
-    "Text": ("corpus", "encoding", "force"),
-    "Run": ("steps", "eval_every", "seed", "init", "idea"),
-    "Going on": ("save_every", "keep_checkpoints", "resume", "extend", "require_exact"),
-    "Machine": ("device", "dtype", "threads", "compile", "dist_timeout"),
-    "Output": ("out", "prompt", "track", "json", "quiet", "dry_run"),
-}
-
-USAGE = "usage: hectogpt train [RECIPE | FILE.py:FUNCTION[@BASE]] [options]"
-
-
-def train_help(kind: type) -> str:
-    """The text of `hectogpt train --help`. kind: the class of its options."""
-    rows, columns = RUN_FIELDS | rows_of(kind), width()
-    text, examples = about(kind, columns)
-    lines = [USAGE, "", text]
-    for title, names in TRAIN_GROUPS.items():
-        lines += [title, *(line for name in names for line in lines_of(*rows[name], columns))]
-    lines += ["", examples, "", "Recipes: the ladder from the baseline up, each with what it adds; then others"]
-    for name, sentence in recipe_lines():
-        lines.append(f"  {name:<22}{textwrap.shorten(sentence, columns - 24, placeholder=' ...')}")
-    return "\n".join(lines)
 
 
 def recipe_lines() -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hectogpt import hardware, torch_private
+from hectogpt import hardware
 
 WITHOUT_FLOAT64 = frozenset({"mps"})  # kinds of devices
 
@@ -44,7 +44,7 @@ def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
 @functools.cache
 def prefers_onednn() -> bool:
     """Whether float32 products are faster by oneDNN, and the same: on x86 processors of AMD without AMX tiles."""
-    return is_x86() and "amd" in hardware.cpu_name().lower() and not torch_private.has_amx_tiles()
+    return is_x86() and "amd" in hardware.cpu_name().lower() and not hardware.has_cpu_flag("amx_tile")
 
 
 def prefers_bf16() -> bool:
@@ -52,7 +52,7 @@ def prefers_bf16() -> bool:
     AMD (895 and 373 GFLOP/s); measured on Intel without AMX: 150 and 250 GFLOP/s. Without such instructions, and on
     ARM, a product in bf16 takes 12 to 400 times as long (pytorch issue 146508)."""
     is_amd = "amd" in hardware.cpu_name().lower()
-    return is_x86() and (torch_private.has_amx_tiles() or (is_amd and torch_private.has_avx512_bf16()))
+    return hardware.has_cpu_flag("amx_tile") or (is_amd and hardware.has_cpu_flag("avx512_bf16"))
 
 
 def is_x86() -> bool:

@@ -22,7 +22,6 @@ from hectogpt import cli, errors, idea_file
 from hectogpt.cli import COMMANDS, main, name_options
 from hectogpt.cli.console import steady_streams
 from hectogpt.cli.data import Options as DataOptions
-from hectogpt.display import Unfailing
 from hectogpt.errors import UserError, set_to
 
 FULL = Path("/dev/full")
@@ -236,7 +235,6 @@ class Failing(io.StringIO):
 
 def test_a_stderr_that_fails_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Failing())
-    print("progress", file=Unfailing(), flush=True)
     with steady_streams():
         print("progress", file=sys.stderr, flush=True)
 

@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -100,8 +99,6 @@ class Child:
                 return code_of(stop)
             shown = explain(error)
             print(shown, file=sys.stderr)
-            if shown.code == errors.BUG:
-                traceback.print_exc()
             return shown.code
 
     def send(self, number: int) -> None:
