@@ -261,8 +261,6 @@ WRONG: tuple[Wrong, ...] = (
     wrong("gelu", "factor 0.7 + coefficient 0.05", (GELU_LINE, GELU_LINE.replace("0.044715", "0.05").replace("math.sqrt(2 / math.pi)", "0.7"))),
     wrong("attention", "mask of -12.5", (FILL, "scores = scores.masked_fill(mask == 0, -12.5)")),
     wrong("attention", "scores times 0.31", (SCALE, "scores = scores * 0.31")),
-    # init
-    wrong("init", "weights not initialised", ("        self.apply(self._init_weights)\n", "")),
 )  # fmt: skip
 
 NOTES: tuple[tuple[str, str], ...] = (
@@ -270,10 +268,6 @@ NOTES: tuple[tuple[str, str], ...] = (
     ("attention", edited(BASE, (FILL, FILL.replace('float("-inf")', "-1e4")))),
     ("attention", edited(BASE, (SCALE, "scores = (scores - 1000.0 * (1 - self.causal_mask[:, :, :T, :T])) / math.sqrt(self.d_attention)"), (FILL, ""))),
     ("attention", edited(BASE, (SOFTMAX, "weights = F.dropout(F.softmax(scores, dim=-1), 0.1, self.training)"))),
-    ("generate", edited(BASE, ("for _ in range(num_new_tokens):", "self.eval()\n        for _ in range(num_new_tokens):"))),
-    ("generate", edited(BASE, ("    @torch.no_grad()\n", ""))),
-    ("forward", edited(BASE, (POS, "pos = self.position_embeddings(torch.arange(T))"))),
-    ("attention", edited(BASE, (SLICE, "mask = torch.tril(torch.ones(T, T))"))),
     ("generate", edited(BASE, ("def generate(self, x,", "def generate(self, idx,"), ("for _ in range(num_new_tokens):", "x = idx\n        for _ in range(num_new_tokens):"))),
     ("loss", edited(BASE, ("def get_loss_on_batch(self, input_ids):", "def get_loss_on_batch(self, batch):\n        input_ids = batch"))),
 )  # fmt: skip

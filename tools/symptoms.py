@@ -128,7 +128,7 @@ def made_by(kind: Kind, setting: Setting, number: int, state: dict[str, Tensor] 
 
 
 def asked(part: str) -> list[Setting]:
-    return list(dict.fromkeys(x.setting for x in laws.laws_of(part) if x.check == "values" and x.counts))
+    return [setting for setting in laws.settings_of(part) if setting.counts]
 
 
 def in_letters(shape: torch.Size, setting: Setting) -> str:
@@ -222,7 +222,7 @@ def of_model(part: str, mistake: Mistake) -> str:
 
 def of_gradient(part: str, mistake: Mistake) -> str:
     """Values are right; which weights get no gradient, and what training comes to."""
-    setting = next(x.setting for x in laws.laws_of(part) if x.check == "gradient")
+    setting = next(setting for setting in laws.settings_of(part) if setting.gradient)
     made, expected = (calls.gradient(mistakes, setting, 0) for mistakes in ((mistake,), ()))
     training = of_training(kind_of((mistake,)))
     if made is None or expected is None:

@@ -47,14 +47,14 @@ PARTS: tuple[Part, ...] = (
     Part("mlp", "MLP", M, ("MLP.forward",), 1, "3(a)ii", "backbone.0.mlp.", ("gelu",), CHANNELS),
     Part("attention", "CausalAttention", M, ("CausalAttention.forward",), 6, "3(a)iii", "backbone.0.attention.", (), CHANNELS),
     Part("block", "DecoderBlock", M, ("DecoderBlock.forward",), 2, "3(a)iv", "backbone.0.", BLOCKS[1:], CHANNELS),
-    Part("init", "Transformer._init_weights", M, ("Transformer._init_weights",), rests_on=BLOCKS),
+    Part("init", "Transformer._init_weights", M, ("Transformer._init_weights",)),
     Part("forward", "Transformer.forward", M, ("Transformer.forward",), 6, "3(a)v", "", BLOCKS, ("row", "position", "token")),
     Part("generate", "Transformer.generate", M, ("Transformer.generate",), 5, "3(a)vi", "", BLOCKS, ("row", "position")),
     Part("loss", "Transformer.get_loss_on_batch", M, ("Transformer.get_loss_on_batch",), 7, "3(b)ii", "", BLOCKS),
     Part("converter", "state_dict_converter", "utils.py", ("switch_backbone_key", "state_dict_converter")),
     Part("pretrained", "Transformer.from_pretrained", M, ("Transformer.from_pretrained",)),
     Part("chunks", "get_chunked_tinystories", "train.py", ("get_chunked_tinystories",)),
-    Part("train", "train", "train.py", ("train",), 3, "3(b)iii", rests_on=BLOCKS),
+    Part("train", "train", "train.py", ("train",), 3, "3(b)iii"),
     Part("plot", "plot_results", "train.py", ("plot_results",)),
 )  # fmt: skip
 BY_NAME: dict[str, Part] = {part.name: part for part in PARTS}

@@ -219,8 +219,7 @@ class Case:
     @cached_property
     def counted(self) -> list[Call]:
         """Those in which values count."""
-        asked = {law.setting.name for law in laws.laws_of(self.part) if law.counts and law.check == "values"}
-        return [call for name, calls in self.calls.items() if name in asked for call in calls]
+        return [call for calls in self.calls.values() for call in calls if call.setting.counts]
 
     @cached_property
     def built(self) -> list[Call]:
@@ -234,11 +233,7 @@ class Case:
     @property
     def is_whole(self) -> bool:
         """Whether something came back in every setting that counts."""
-        return all(self.calls.get(law.setting.name) for law in laws.laws_of(self.part) if law.counts)
-
-    @property
-    def tolerance(self) -> float:
-        return max(call.tolerance for calls in self.calls.values() for call in calls)
+        return all(self.calls.get(setting.name) for setting in laws.settings_of(self.part) if setting.counts)
 
 
 @dataclass
@@ -290,7 +285,7 @@ class Transcript:
 
     def case(self, part: str, variant: str) -> Case:
         """The calls of a part in a variant."""
-        names = dict.fromkeys(law.setting.name for law in laws.laws_of(part))
+        names = [setting.name for setting in laws.settings_of(part)]
         return Case(part, {name: calls for name in names if (calls := self.calls.get((name, variant)))})
 
 

@@ -23,7 +23,7 @@ from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, train_case
 from hectogpt.grade.laws import Setting
-from hectogpt.grade.run_part import Answer, answer_of_error, answers, fresh, looks
+from hectogpt.grade.run_part import Answer, answer_of_error, answers, looks
 
 
 def prepare_everything() -> None:
@@ -37,7 +37,6 @@ def prepare_everything() -> None:
         laws.weights(setting)
         for call in range(len(setting.inputs)):
             laws.given(setting, call)
-    torch.nn.Linear(1, 1, device="meta")(torch.empty(1, 1, device="meta"))  # the first call there takes a second
     torch.ones(1, requires_grad=True).sum().backward()  # starts the threads of autograd
 
 
@@ -82,12 +81,12 @@ def replies(
 def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str) -> tuple[str, list[Answer]]:
     """(dtype, answers) of a setting: in float64, or in float32 where float64 raised and float32 does so less often.
     What is not a part of the model is run as "patched" only."""
-    other = {"init": fresh, "train": train_case.training, "plot": train_case.picture}
-    if setting.part in other:
+    if setting.part in laws.ONCE:
+        once = train_case.training if setting.part == "train" else train_case.picture
         try:
-            return "float64", other[setting.part](setting, modules) if variant == "patched" else []
+            return "float64", once(setting, modules) if variant == "patched" else []
         except BaseException as error:
-            return "float64", [answer_of_error(error, {"building": setting.part == "init"})]
+            return "float64", [answer_of_error(error)]
 
     def errors(made: list[Answer]) -> int:
         return sum((a.kind == "error") + (a.gradient is None and "gradient" in a.facts) for a in made)

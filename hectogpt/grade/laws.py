@@ -1,12 +1,11 @@
-"""What a submission is run on and judged by: settings, and laws as data.
+"""What a submission is run on and judged by: settings, each with the law that is checked in it.
 
 A setting is a model of a part on weights on which mistakes show, with inputs; the grader and its child both make them.
 The weights are drawn so that nothing is trivial: attention is peaked, gains and biases of norms differ, rows and
 prompts differ, and no two axes have the same length. All are float64, from a generator of their own, so two processes
 that ask for the same setting get the same numbers.
 
-A law is what is checked in a setting, and the sentence it rests on. One that does not count is a note: the assignment
-never asks for it. Tolerances are relative to the spread of the right result. In float64 the allowed difference is a
+A law that does not count is a note: the assignment never asks for it. Tolerances are relative to the spread of the right result. In float64 the allowed difference is a
 hundred times the error of right solutions that round to float32 inside (3e-7; without such rounding 1e-14), and the
 nearest mistake is four hundred times above it. A submission that cannot run in float64 is judged in float32, with fifty
 times on both sides. Tests measure these numbers.
@@ -16,10 +15,8 @@ times on both sides. Tests measure these numbers.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,13 +49,12 @@ NARROW = Size(d_model=32, n_heads=8, n_layers=3, context_length=7, vocab_size=19
 class Setting:
     """One model of a part, and the inputs it is called with, in this order; the first is given again at the end.
 
-    law, says: the name of what is checked first in it, and the sentence of the assignment that it rests on, in our
-    words. counts: whether breaking it fails the part; otherwise it is a note.
-    inputs: (batch, seq) of each call. kind: "trained"; "bend" (the MLP works where the two forms of GELU differ most);
-    "loud" (scores of some 10^5); "quiet" (inputs so small that a norm's eps matters);
-    "elsewhere" (on torch's meta device, which has no numbers: only devices are compared). new_tokens: for generate, one
-    number a call. train_mode: the module is left in train mode. gradient: the gradient of a weighted sum of the result
-    comes back as well, by the input (if it is no token ids) and by every weight of the part.
+    law, says: the name of what is checked in it, and the sentence of the assignment that it rests on, in our words.
+    counts: whether breaking it fails the part; otherwise it is a note. inputs: (batch, seq) of each call. kind:
+    "trained"; "bend" (the MLP works where the two forms of GELU differ most); "loud" (scores of some 10^5); "quiet"
+    (inputs so small that a norm's eps matters). new_tokens: for generate, one number a call. train_mode: the module is
+    left in train mode. gradient: the gradient of a weighted sum of the result comes back as well, by the input (if it
+    is no token ids) and by every weight of the part.
     """
 
     name: str
@@ -174,37 +170,10 @@ def order(setting: Setting) -> list[int]:
     return [*range(len(setting.inputs)), 0]
 
 
-# --- laws -------------------------------------------------------------------------------------------------------------
+# --- the settings -----------------------------------------------------------------------------------------------------
 
 TOLERANCE = {"float64": 5e-5, "float32": 5e-4}  # by the dtype of the weights that the submission ran with
 GRADIENT = 10  # a gradient may be off by this many times as much
-
-Check = Literal[
-    "values",  # the result is the right one, of the right shape and kind of dtype
-    "again",  # the first input, given again at the end, gives the same result
-    "gradient",  # gradients of the result by every weight and by the input are the right ones
-    "input kept",  # the caller's tensor has not been changed
-    "mode kept",  # the module is in the mode it was in
-    "no graph",  # no gradient is recorded
-    "device",  # tensors are made on the device of the input
-    "run",  # what is run once: the weights of a new model, a few steps of training, a picture
-]
-
-
-@dataclass(frozen=True)
-class Law:
-    """name: as shown. says, counts: see Setting."""
-
-    name: str
-    setting: Setting
-    check: Check
-    says: str
-    counts: bool = True
-
-    @property
-    def part(self) -> str:
-        return self.setting.part
-
 
 FORMULA = "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."
 MLP = "MLP(x) = fc2(GELU(fc1(x))), for x of shape (batch, seq, d_model)."
@@ -226,13 +195,11 @@ SETTINGS: dict[str, Setting] = {setting.name: setting for setting in (
     Setting("attention, eight heads", "attention", "values with eight heads", ATTENTION, NARROW, ((3, 5), (2, 7))),
     Setting("attention, large scores", "attention", "a mask that no score outweighs", "The causal mask hides the future.", WIDE, ((2, 6),), kind="loud", counts=False),
     Setting("attention, train mode", "attention", "no dropout", "The assignment's attention has no dropout.", NARROW, ((3, 5),), train_mode=True, counts=False),
-    Setting("attention, on another device", "attention", "any device", "The model runs on a GPU as well.", NARROW, ((3, 5),), kind="elsewhere", counts=False),
     Setting("block", "block", "values", BLOCK, gradient=True),
     Setting("block, small activations", "block", "values for small activations", "Layer norm with eps 1e-5, as GPT-2's.", NARROW, ((3, 5),), kind="quiet"),
     Setting("forward", "forward", "values", FORWARD, gradient=True),
     Setting("forward, three layers", "forward", "values with three layers", FORWARD, NARROW, ((3, 5), (2, 7))),
     Setting("forward, train mode", "forward", "no dropout", "The assignment's transformer has no dropout.", NARROW, ((3, 5),), train_mode=True, counts=False),
-    Setting("forward, on another device", "forward", "any device", "The model runs on a GPU as well.", NARROW, ((3, 5),), kind="elsewhere", counts=False),
     Setting("generate", "generate", "tokens", GREEDY, WIDE, PROMPTS, new_tokens=(6, 2, 4, 1, 3)),
     Setting("generate, up to the context", "generate", "tokens up to the context", GREEDY, NARROW, ((3, 4), (2, 6)), new_tokens=(3, 1)),
     Setting("generate, past the context", "generate", "past the context", UNSAID, NARROW, ((3, 5),), new_tokens=(7,), counts=False),
@@ -240,39 +207,15 @@ SETTINGS: dict[str, Setting] = {setting.name: setting for setting in (
     Setting("generate, train mode", "generate", "in train mode", "Greedy decoding does not draw random numbers.", WIDE, ((2, 4),), new_tokens=(3,), train_mode=True, counts=False),
     Setting("loss", "loss", "values", LOSS, WIDE, ROWS, gradient=True),
     Setting("loss, three layers", "loss", "values with three layers", LOSS, NARROW, ((3, 5), (2, 7)), gradient=True),
-    Setting("init", "init", "fresh weights", "Weights N(0, 0.02), biases 0, norms 1 and 0.", NARROW),
     Setting("train", "train", "losses and gradient norms", "Loss, backward, gradient norm, step, for every batch."),
     Setting("train, clipped", "train", "clipping", "Gradients are clipped to the given norm before each step."),
     Setting("plot", "plot", "picture", "A figure with the training loss and the gradient norm is saved."),
 )}  # fmt: skip
-ONCE = ("init", "train", "plot")  # parts that are run once, and judged each in its own way
-TWICE = "The same input gives the same output, whatever was computed in between."
-GRADIENT_SAYS = "Training differentiates it: the gradient of the input and of every weight is that of the formula."
-KEPT = "A forward pass computes, and changes nothing."
-
-
-def laws_in(setting: Setting) -> Iterator[Law]:
-    """What is checked in a setting: its own law, and the others that its calls can show."""
-    check: Check = "run" if setting.part in ONCE else "device" if setting.kind == "elsewhere" else "values"
-    yield Law(setting.law, setting, check, setting.says, setting.counts)
-    if setting.name == setting.part and setting.part not in ONCE:
-        yield Law("a second call", setting, "again", TWICE)
-    if setting.gradient:
-        yield Law(setting.law.replace("values", "gradient"), setting, "gradient", GRADIENT_SAYS)
-
-
-LAWS: tuple[Law, ...] = (
-    *(law for setting in SETTINGS.values() for law in laws_in(setting)),
-    Law("the caller's input unchanged", SETTINGS["attention"], "input kept", KEPT, counts=False),
-    Law("the caller's input unchanged", SETTINGS["block"], "input kept", KEPT, counts=False),
-    Law("the caller's prompt unchanged", SETTINGS["generate"], "input kept", "Generation makes a new text.", counts=False),
-    Law("the mode kept", SETTINGS["generate, train mode"], "mode kept", "Generation leaves the model in the mode it was in.", counts=False),
-    Law("no graph", SETTINGS["generate"], "no graph", "Generation needs no gradient.", counts=False),
-)  # fmt: skip
-GRADED = tuple(dict.fromkeys(law.part for law in LAWS))
+ONCE = ("train", "plot")  # parts that are run once, and judged each in its own way
+GRADED = tuple(part for part in BY_NAME if any(setting.part == part for setting in SETTINGS.values()))
 
 
 @lru_cache
-def laws_of(part: str) -> list[Law]:
-    """The laws of a part, those that count first, and of these gradients last."""
-    return sorted((law for law in LAWS if law.part == part), key=lambda law: (not law.counts, law.check == "gradient"))
+def settings_of(part: str) -> list[Setting]:
+    """The settings of a part, those that count first."""
+    return sorted((one for one in SETTINGS.values() if one.part == part), key=lambda one: not one.counts)

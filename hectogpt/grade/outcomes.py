@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.calls import Call, Case, Transcript, difference, listed, pattern, short
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.explain import by_words, diagnose, fault_diagnosis
-from hectogpt.grade.laws import SETTINGS, Law
+from hectogpt.grade.laws import SETTINGS, Setting
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.run_part import Answer
-from hectogpt.grade.train_case import BATCHES, MISTAKES, NO_ROW, TOLERANCE, Run, close, curve
+from hectogpt.grade.train_case import BATCHES, MISTAKES, NO_ROW, Run, close, curve
 
 
 def judge(transcript: Transcript) -> tuple[PartResult, ...]:
     """The result of every part that is graded, in the order of the assignment."""
-    return tuple(judge_part(part, transcript) for part in sorted(laws.GRADED, key=list(BY_NAME).index))
+    return tuple(judge_part(part, transcript) for part in laws.GRADED)
 
 
 def judge_part(part: str, transcript: Transcript) -> PartResult:
@@ -36,7 +32,7 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
         if error.kind == "memory":
             return PartResult(part, "out of memory", words)
         return PartResult(part, "blocked", words, diagnosis=fault_diagnosis(part, error))
-    names = [law.setting.name for law in laws.laws_of(part)]
+    names = [setting.name for setting in laws.settings_of(part)]
     if ended := next((transcript.ends[name] for name in names if name in transcript.ends), None):
         return PartResult(part, *ended, diagnosis=by_words(part, ": ".join(ended)))
     if part in transcript.empty:
@@ -51,17 +47,14 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
     wrong_alone = wrong_alone or not cases[1].is_whole  # a child that died there shows nothing
     # wrong with our lower parts, right with its own: a call that ours do not have
     case, findings = (cases[1], own) if wrong and not wrong_alone else (cases[0], patched)
-    worst = max((call.error for call in case.built), default=math.inf)
-    measured = (worst if math.isfinite(worst) else None, case.tolerance)
     if not (wrong and wrong_alone):
-        return PartResult(part, "passed", "", tuple(findings), None, *measured)
+        return PartResult(part, "passed", "", tuple(findings))
     outcome, reason = outcome_of(part, [call.answer for call in case.counted], transcript)
     if outcome in ("not started", "blocked"):
         return PartResult(part, outcome, reason)
-    compared = {law.name for law in laws.laws_of(part) if law.check == "values" and not law.counts}
+    compared = [setting.law for setting in laws.settings_of(part)]
     findings = [f for f in findings if f.counts or f.law not in compared]  # other inputs show the same
-    found = diagnose(case) if outcome == "failed" else None
-    return PartResult(part, outcome, reason, tuple(findings), found, *measured)
+    return PartResult(part, outcome, reason, tuple(findings), diagnose(case) if outcome == "failed" else None)
 
 
 def outcome_of(part: str, answers: list[Answer], transcript: Transcript) -> tuple[Outcome, str]:
@@ -104,6 +97,8 @@ def describe(answer: Answer) -> str:
     return f"{answer.error}: {short(answer.text)}{at}" if answer.text else f"{answer.error}{at}"
 
 
+DIFFERENTIATED = "Training differentiates it: the gradient of the input and of every weight is that of the formula."
+
 # --- laws that are broken ---------------------------------------------------------------------------------------------
 
 
@@ -116,29 +111,42 @@ def lacking(part: str, transcript: Transcript) -> list[Finding]:
 
 
 def findings_of(case: Case) -> list[Finding]:
-    """The broken laws, those that count first. A gradient counts where the values are right: that of wrong values is
-    wrong."""
+    """The broken laws. A gradient counts where the values are right: that of wrong values is wrong."""
     found: list[Finding] = []
-    for law in laws.laws_of(case.part):
-        calls = case.calls.get(law.setting.name, [])
-        if not calls or (law.check == "gradient" and any(finding.counts for finding in found)):
-            continue
-        if symptom := CHECKS[law.check](calls):
-            found.append(Finding(law.name, symptom, law.says, law.counts or is_cropped(law, calls)))
+    for setting in laws.settings_of(case.part):
+        calls = case.calls.get(setting.name, [])
+        if symptom := wrong_values(calls):
+            found.append(Finding(setting.law, symptom, setting.says, setting.counts or is_cropped(setting, calls)))
+    main = case.calls.get(case.part, [])
+    first, again = (call.answer.tensor for call in (main[0], main[-1])) if main else (None, None)
+    if first is not None and again is not None and difference(again, first) > main[0].tolerance:
+        words, says = (
+            "the first input, given again after others, gives another result",
+            "The same input gives the same output.",
+        )
+        found.append(Finding("a second call", words, says, True))
+    if not any(finding.counts for finding in found):
+        asked = [setting for setting in laws.settings_of(case.part) if setting.gradient]
+        for setting, symptom in ((one, wrong_gradients(case.calls.get(one.name, []))) for one in asked):
+            if symptom:
+                found.append(Finding(setting.law.replace("values", "gradient"), symptom, DIFFERENTIATED, True))
+    if any(call.answer.facts.get("input kept") is False for call in main):
+        words, says = "the tensor that was given has been changed in place", "A forward pass changes nothing."
+        found.append(Finding("the caller's input unchanged", words, says))
     return found
 
 
-def is_cropped(law: Law, calls: list[Call]) -> bool:
+def is_cropped(setting: Setting, calls: list[Call]) -> bool:
     """Past the context: an error is a note, and so is another choice; a text whose beginning is lost is wrong."""
-    if law.setting.part != "generate" or law.check != "values" or law.setting.train_mode:
+    if setting.part != "generate" or setting.train_mode:
         return False
     return all((yours := call.answer.tensor) is not None and yours.shape != call.right.shape for call in calls)
 
 
-# Checks: what was seen in the calls of a setting, "" where the law holds.
+# What was seen in the calls of a setting, "" where the law holds.
 
 
-def check_values(calls: list[Call]) -> str:
+def wrong_values(calls: list[Call]) -> str:
     for call in calls:
         if call.answer.tensor is None:
             return describe(call.answer)
@@ -148,14 +156,7 @@ def check_values(calls: list[Call]) -> str:
     return ""
 
 
-def check_again(calls: list[Call]) -> str:
-    first, again = calls[0].answer.tensor, calls[-1].answer.tensor
-    if first is None or again is None or difference(again, first) <= calls[0].tolerance:
-        return ""
-    return "the first input, given again after others, gives another result"
-
-
-def check_gradient(calls: list[Call]) -> str:
+def wrong_gradients(calls: list[Call]) -> str:
     for call in calls:
         if told := call.answer.facts.get("gradient"):
             return f"backward: {short(str(told))}"
@@ -167,28 +168,7 @@ def check_gradient(calls: list[Call]) -> str:
     return ""
 
 
-def check_device(calls: list[Call]) -> str:
-    seen = next((call.answer.line for call in calls if call.answer.facts.get("device")), None)
-    return f"a tensor is made on the CPU, whatever device the input is on: {seen}" if seen is not None else ""
-
-
-def never(fact: str, value: bool, words: str) -> Callable[[list[Call]], str]:
-    """A check that a fact has this value in no call."""
-    return lambda calls: words if any(call.answer.facts.get(fact) is value for call in calls) else ""
-
-
-CHECKS: dict[str, Callable[[list[Call]], str]] = {
-    "values": check_values,
-    "again": check_again,
-    "gradient": check_gradient,
-    "device": check_device,
-    "input kept": never("input kept", False, "the tensor that was given has been changed in place"),
-    "mode kept": never("mode kept", False, "the model was left in another mode (train or eval)"),
-    "no graph": never("graph", True, "gradients are recorded in generation: memory grows with every token"),
-}
-
-
-# --- parts that are run once: first weights, training, the picture ----------------------------------------------------
+# --- parts that are run once: training, the picture ----------------------------------------------------
 
 
 Group = list[list[Answer]]  # of each setting
@@ -197,7 +177,7 @@ Seen = tuple[str, Diagnosis | None]  # the symptom, "" if there is none, and the
 
 def judge_once(part: str, transcript: Transcript) -> PartResult:
     """The result of such a part, with notes on what happened after that which counts."""
-    names = [law.setting.name for law in laws.laws_of(part)]
+    names = [setting.name for setting in laws.settings_of(part)]
     made = [[call.answer for call in transcript.calls.get((name, "patched"), [])] for name in names]
     answers = [answer for group in made for answer in group]
     if not all(made):
@@ -217,12 +197,11 @@ def judge_once(part: str, transcript: Transcript) -> PartResult:
         if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
             words = f"after the {'losses were recorded' if part == 'train' else 'picture was saved'}: {short(after)}"
             notes.append(Finding("to the end", words, "The function ends without an error."))
-        symptom, found = {"init": judge_init, "train": judge_train, "plot": judge_plot}[part](made, notes)
+        symptom, found = (judge_train if part == "train" else judge_plot)(made, notes)
     if not symptom:
-        tolerance = TOLERANCE if part == "train" else None
-        return PartResult(part, "passed", "", tuple(notes), tolerance=tolerance)
-    law = laws.laws_of(part)[0]
-    return PartResult(part, "failed", "", (Finding(law.name, symptom, law.says, True), *notes), found)
+        return PartResult(part, "passed", "", tuple(notes))
+    setting = laws.settings_of(part)[0]
+    return PartResult(part, "failed", "", (Finding(setting.law, symptom, setting.says, True), *notes), found)
 
 
 def judge_train(made: Group, notes: list[Finding]) -> Seen:
@@ -264,28 +243,6 @@ def another_schedule(run: Run, comparable: bool) -> str:
     if not (close(run.losses[:1], loss) and close(run.norms[:1], norm)):
         return ""
     return "the first step is right and the loss falls; the rest follows another optimizer or schedule: not comparable"
-
-
-def judge_init(made: Group, notes: list[Finding]) -> Seen:
-    """Every weight N(0, 0.02), or smaller by the root of 2 n_layers in the projections into the stream."""
-    values = {str(a.facts.get("name"))[:100]: a.tensor.double() for a in made[0] if a.tensor is not None}
-    wrong = [f"{name}: {fault}" for name, value in values.items() if (fault := fault_of(name, value))]
-    found = None
-    if "embeddings.weight" in values and float(values["embeddings.weight"].std()) > 0.5:
-        what = "The weights are PyTorch's own first ones: _init_weights does not reach them."
-        found = Diagnosis(("weights not initialised",), "the constructor of Transformer", what)
-    return listed(wrong, between="; "), found
-
-
-def fault_of(name: str, value: Tensor) -> str:
-    if "norm" in name or name.endswith("bias"):
-        wanted = 1.0 if name.endswith("weight") else 0.0
-        return "" if bool((value == wanted).all()) else f"expected {wanted:g} everywhere"
-    allowed = [0.02, 0.02 / math.sqrt(8)] if name.endswith(("W_o.weight", "fc2.weight")) else [0.02]
-    found = float(value.std())
-    if abs(float(value.mean())) < 0.004 and any(abs(found - std) < 0.12 * std for std in allowed):
-        return ""
-    return f"standard deviation {found:.3g}, expected {allowed[0]:g}"
 
 
 def judge_plot(made: Group, notes: list[Finding]) -> Seen:

@@ -52,13 +52,6 @@ def said(part: PartResult, level: int) -> list[str]:
     return [] if part.outcome == "passed" else [f"{kind}: {sentence}" for kind, sentence in hints(part, level)]
 
 
-def measured(part: PartResult) -> str:
-    """How near the numbers of a part that passed are."""
-    if part.outcome != "passed" or not part.error or part.tolerance is None:
-        return ""
-    return f"largest relative error {part.error:.0e}, allowed {part.tolerance:.0e}"
-
-
 def points(result: Result | PartResult) -> str:
     return f"{result.points}/{result.max_points}" if result.max_points else ""
 
@@ -77,7 +70,7 @@ def text(result: Result, level: int = 3) -> str:
     told = [part.reason for part in result.parts if part.reason in often and part.outcome in LOUD]
     lines += [f"  {one(reason)}" for reason in dict.fromkeys(told) if reason]
     for part in result.parts:
-        beside = measured(part) or ("" if part.broken or part.reason in often else one(part.reason))
+        beside = "" if part.broken or part.reason in often else one(part.reason)
         lines.append(f"  {part.outcome:<14} {part.title:<30} {points(part):>5}  {beside}".rstrip())
         if part.outcome != "passed":
             below = [(kind, words) for kind, words in hints(part, level) if kind != "reason" or part.broken]
@@ -219,7 +212,7 @@ def submission_page(result: Result, level: int) -> dict[str, Any]:
 
 def part_rows(part: PartResult, level: int) -> list[list[Any]]:
     kind = "good" if part.outcome == "passed" else "bad" if part.outcome in WRONG else "other"  # its colour
-    first, *others = said(part, level) or [measured(part)]
+    first, *others = said(part, level) or [""]
     row = [part.title, {"text": part.outcome, "kind": kind}, points(part), first]
     return [row, *(["", "", "", sentence] for sentence in others)]
 

@@ -60,16 +60,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class PartResult:
-    """error, tolerance: the largest relative error where values count, and what is allowed; None if nothing was
-    compared, or nothing that has an error."""
+    """What became of a part. reason: in words, if it is not one of the findings."""
 
     part: str
     outcome: Outcome
     reason: str = ""
     findings: tuple[Finding, ...] = ()
     diagnosis: Diagnosis | None = None
-    error: float | None = None
-    tolerance: float | None = None
 
     old_fields: ClassVar = COMPUTED
 

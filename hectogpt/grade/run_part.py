@@ -25,11 +25,10 @@ from torch import Tensor, nn
 
 from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, gradient_sizes, order, shapes, state_of
+from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, gradient_sizes, order, state_of
 from hectogpt.hardware import is_out_of_memory
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-DEVICE_WORDS = ("expected device", "same device", "different device", "is on the device", "device meta")
 LARGEST = 2_000_000  # numbers in a result that is looked at
 FACTS = 12  # facts of an answer that are believed
 
@@ -144,17 +143,10 @@ def looks(modules: dict[str, ModuleType]) -> dict[str, Any]:
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Built:
-    """A part ready to be called, and the module that it belongs to. watch: what our parts below saw."""
-
-    module: nn.Module
-    call: Callable[..., Any]
-    watch: dict[str, Any] = field(default_factory=dict)
-
-
-def build(setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dtype) -> Built:
-    """The part with the setting's weights, and below it, if patched, our own parts."""
+def build(
+    setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dtype
+) -> tuple[nn.Module, Callable[..., Any]]:
+    """The part with the setting's weights, and below it, if patched, our own parts; and how it is called."""
     name = BY_NAME[setting.part].owner
     if not hasattr(solution, name):
         raise AttributeError(f"model_solution.py has no class {name}")
@@ -163,10 +155,10 @@ def build(setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dt
     load(module, setting, dtype, patched)
     module.train(setting.train_mode)
     method = BY_NAME[setting.part].functions[-1].rpartition(".")[2]
-    built = Built(module, module if method == "forward" else getattr(module, method))
+    call = module if method == "forward" else getattr(module, method)
     if patched:
-        patch(module, setting, built.watch)
-    return built
+        patch(module, setting)
+    return module, call
 
 
 @contextmanager
@@ -217,7 +209,7 @@ def load(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool 
             own[name].copy_(state[name])
 
 
-def patch(module: nn.Module, setting: Setting, watch: dict[str, Any]) -> None:
+def patch(module: nn.Module, setting: Setting) -> None:
     """Replace the parts right below the judged one by ours, which use the module's own parameters."""
     part, wanted = setting.part, state_of(setting)
 
@@ -231,11 +223,7 @@ def patch(module: nn.Module, setting: Setting, watch: dict[str, Any]) -> None:
         return Computation(usable, setting.size)
 
     def replace(owner: Any, function: Callable[[Tensor], Tensor]) -> None:
-        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            watch["graph"] = watch.get("graph", False) or torch.is_grad_enabled()
-            return function(x)
-
-        owner.forward = forward
+        owner.forward = lambda x, *args, **kwargs: function(x)
 
     if part == "mlp" and isinstance(getattr(module, "gelu", None), nn.Module):
         replace(module.gelu, lambda x: ours(module).gelu(x))
@@ -260,61 +248,32 @@ def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -
     random.seed(0)
     np.random.seed(0)  # the submission may draw from the global generator
     made: list[Answer] = []
-    if setting.kind == "elsewhere":
-        return [elsewhere(setting, solution)]
     try:
         built = build(setting, solution, patched, DTYPES[dtype])
     except BaseException as error:
         return [answer_of_error(error, {"building": True})]
     for number in order(setting):
-        made.append(one_call(setting, built, number, DTYPES[dtype]))
+        made.append(one_call(setting, *built, number, DTYPES[dtype]))
         if made[-1].kind == "memory":
             break  # filling memory takes seconds; once is enough
     return made
 
 
-def elsewhere(setting: Setting, solution: ModuleType) -> Answer:
-    """Whether the part runs on another device than the CPU: "meta", which every machine has. Tables that are asked
-    with a tensor of another device raise there as they do on a GPU. Other errors tell nothing about devices."""
-
-    def same_device(module: nn.Module, given: tuple[Any, ...]) -> None:
-        if isinstance(given[0], Tensor) and given[0].device != next(module.parameters()).device:
-            raise RuntimeError(f"{given[0].device} and {next(module.parameters()).device}: not the same device")
-
-    try:
-        built = build(setting, solution, False, torch.float32)
-        built.module.to("meta")  # makes new parameters, so that ours below come after it
-        patch(built.module, setting, built.watch)
-        for table in built.module.modules():
-            if isinstance(table, nn.Embedding):
-                table.register_forward_pre_hook(same_device)
-        with torch.no_grad():
-            built.call(given(setting, 0).to("meta", torch.float32 if setting.part == "attention" else None))
-    except BaseException as error:
-        answer = answer_of_error(error)
-        if any(word in answer.text.lower() for word in DEVICE_WORDS):
-            return Answer("other", line=answer.line, facts={"device": answer.text[:200]})
-    return Answer("other")
-
-
-def one_call(setting: Setting, built: Built, number: int, dtype: torch.dtype) -> Answer:
+def one_call(setting: Setting, module: nn.Module, call: Callable[..., Any], number: int, dtype: torch.dtype) -> Answer:
     kept = given(setting, number)
     kept = kept.to(dtype) if kept.is_floating_point() else kept
     leaf = kept.clone().requires_grad_(setting.gradient and kept.is_floating_point())
-    built.watch.clear()
-    built.module.zero_grad(set_to_none=True)
+    module.zero_grad(set_to_none=True)
     arguments = {"num_new_tokens": setting.new_tokens[number]} if setting.new_tokens else {}
     try:
-        with torch.set_grad_enabled(setting.gradient or setting.part == "generate"):
+        with torch.set_grad_enabled(setting.gradient):
             x = leaf.clone()  # what is done to it in place shows, and is done to no leaf
-            result = built.call(x, **arguments)
+            result = call(x, **arguments)
     except BaseException as error:
         return answer_of_error(error)
-    facts = {"input kept": torch.equal(x, kept), "mode kept": built.module.training == setting.train_mode}
-    facts["graph"] = bool(built.watch.get("graph"))
-    answer = answer_of(result, facts)
+    answer = answer_of(result, {"input kept": torch.equal(x, kept)})
     if setting.gradient:
-        differentiate(setting, built.module, number, leaf, result, answer)
+        differentiate(setting, module, number, leaf, result, answer)
     return answer
 
 
@@ -339,14 +298,3 @@ def differentiate(setting: Setting, module: nn.Module, number: int, leaf: Tensor
     answer.facts["without"] = [name for name, grad in found.items() if grad is None]
     flat = [torch.zeros(size) if (g := found.get(name)) is None else g.flatten() for name, size in expected.items()]
     answer.gradient = torch.cat([g.double().cpu() for g in flat])
-
-
-# --- first weights --------------------------------------------------------------------------------------------------
-
-
-def fresh(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
-    """The parameters of a new model, one tensor a name of ours."""
-    torch.manual_seed(0)
-    solution, size = modules["model_solution"], Size(64, 4, 4, 64, 97)
-    own = dict(solution.Transformer(config(solution, size)).named_parameters(remove_duplicate=False))
-    return [answer_of(own[name].float(), {"name": name}) for name in shapes(size) if name in own]

@@ -208,7 +208,7 @@ def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
     with no_first_weights(solution):
         made = solution.Transformer(config(solution, SIZE))
     load(made, MODEL, torch.float32, patched=True)
-    patch(made, MODEL, {})
+    patch(made, MODEL)
     forward = made.forward
 
     def note(ids: Tensor) -> None:

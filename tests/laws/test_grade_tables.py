@@ -41,7 +41,7 @@ def named(result: PartResult) -> tuple[str, ...]:
     "name", [pytest.param(name, marks=[pytest.mark.thorough] if n % 4 else []) for n, name in enumerate(HERE)]
 )
 def test_a_right_solution_passes_without_a_note(name: str) -> None:
-    results = judged(HERE[name], *MODEL, "init")
+    results = judged(HERE[name], *MODEL)
     assert {result.outcome for result in results.values()} == {"passed"}
     assert [note.symptom for result in results.values() for note in result.notes] == []
 
@@ -51,10 +51,10 @@ def test_right_ones_stay_a_hundred_times_below_the_tolerance() -> None:
     worst: dict[str, float] = dict.fromkeys(laws.TOLERANCE, 0.0)
     for source in HERE.values():
         solution = module("model_solution", source)
-        for law in laws.LAWS:
-            for dtype in worst if law.check == "values" and law.counts else ():
-                made = answers(law.setting, solution, True, dtype)
-                calls = [Call(law.setting, place, one, dtype) for place, one in enumerate(made)]
+        for setting in (one for one in laws.SETTINGS.values() if one.counts and one.part in MODEL):
+            for dtype in worst:
+                made = answers(setting, solution, True, dtype)
+                calls = [Call(setting, place, one, dtype) for place, one in enumerate(made)]
                 worst[dtype] = max(worst[dtype], *(call.error for call in calls))
     assert worst["float64"] * 100 <= laws.TOLERANCE["float64"]
     assert worst["float32"] * 50 <= laws.TOLERANCE["float32"]
@@ -74,7 +74,7 @@ def test_what_the_assignment_does_not_ask_for_is_a_note(part: str, source: str) 
 
 def test_there_are_enough_and_they_differ() -> None:
     assert len({case.source for case in WRONG}) == len(WRONG) >= 190
-    assert {case.part for case in WRONG} == {*MODEL, "init"}
+    assert {case.part for case in WRONG} == set(MODEL)
 
 
 @pytest.mark.parametrize("case", WRONG[::6], ids=lambda case: case.id)
@@ -89,8 +89,7 @@ def test_a_wrong_solution_is_caught_and_named(case: Wrong) -> None:
 def test_the_document_tells_what_plain_tests_let_through_and_that_all_are_named() -> None:
     """docs/grading.md. The plain tests are those of a course: a fresh initialisation, inputs of one shape, 1e-5."""
     passed, unnamed, missed = [], [], []
-    cases = [case for case in WRONG if case.part != "init"]
-    for case in cases:
+    for case in WRONG:
         result = judged(case.source, case.part)[case.part]
         passed += [case.id] if result.outcome == "passed" else []
         unnamed += [case.id] if not set(named(result)) & set(case.names) else []
@@ -103,7 +102,7 @@ def test_the_document_tells_what_plain_tests_let_through_and_that_all_are_named(
         for title in dict.fromkeys(t for t, _ in missed)
     ]
     text = " ".join((ROOT / "docs" / "grading.md").read_text(encoding="utf-8").split())
-    assert f"Of {len(cases)} wrong solutions in our tests, plain tests let {len(missed)} through" in text
+    assert f"Of {len(WRONG)} wrong solutions in our tests, plain tests let {len(missed)} through" in text
     assert [line for line in lines if line not in text] == []
 
 
@@ -153,7 +152,7 @@ def test_a_mistake_in_one_part_leaves_the_others_right() -> None:
     """Each part is judged with our own parts below it."""
     shapes = [case for case in WRONG if case.names[0] in ("d_ff is not 4 d_model", "bias missing in a layer")]
     for case in [*WRONG[::4], *shapes]:
-        if case.names[0] in ("layers outside a ModuleList", "weights not initialised"):
+        if case.names[0] == "layers outside a ModuleList":
             continue  # the model has no layers; no part of MODEL
         results = judged(case.source, *MODEL)
         assert [part for part, result in results.items() if result.outcome != "passed"] == [case.part], case.id
@@ -181,9 +180,9 @@ def test_a_stub_is_not_started_and_blocks_what_rests_on_it() -> None:
     for part, old in ends.items():
         results = judged(edited(BASE, (old, old.replace(old.split("\n")[0], "return torch.empty(1)"))), *MODEL)
         assert {p: r.outcome for p, r in results.items() if r.outcome != "passed"} == {part: "not started"}
-    results = judged(edited(BASE, ("class DecoderBlock(", "class Block(")), *MODEL, "init")
+    results = judged(edited(BASE, ("class DecoderBlock(", "class Block(")), *MODEL)
     found = {part: result.outcome for part, result in results.items() if result.outcome != "passed"}
-    assert found == {"block": "not started", **dict.fromkeys(("forward", "generate", "loss", "init"), "blocked")}
+    assert found == {"block": "not started", **dict.fromkeys(("forward", "generate", "loss"), "blocked")}
 
 
 def test_lazy_annotations_and_packages_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
