@@ -1,8 +1,7 @@
 """`hectogpt train [RECIPE]`: reads the options, trains and prints the result, alone or as one of torchrun's processes.
 
 Progress goes to stderr, the final table (or --json) to stdout. Under torchrun rank 0 does what one alone does and
-prints, the others follow it. It names the failure of another process with its cause; if it cannot, rank 1 does. A
-process that has not found the others says so itself.
+prints, the others follow it. A process that fails says so itself; that another has failed say ranks 0 and 1.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import file_hashes
 from hectogpt.training.full_run import follow
-from hectogpt.training.launch import Launch, NotJoinedError, PeerError, find_launch
+from hectogpt.training.launch import DisagreementError, Launch, PeerError, find_launch
 from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.parallel import ALONE, Alone, World, recorded
 from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
@@ -38,6 +37,8 @@ from hectogpt.training.run_folder import read_run
 from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus, named_folder, runs_of, size_notes
 from hectogpt.training.trackers import parse_names
 
+# Codes with which all processes of a run end together.
+COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
 SHORTER = "`hectogpt train half_minute` takes six tenths of the time, and reaches a slightly higher loss"
 
 
@@ -270,11 +271,10 @@ def train_shared(launch: Launch, asked: Asked) -> None:
     try:
         recorded(lambda: _train_as_one(launch, asked))()
     except Exception as error:
-        failure = error.failure if isinstance(error, PeerError) else {}
-        silent = failure.get("rank") == 0 and "wordless" in failure  # rank 0 cannot print it
-        if launch.rank == 0 or isinstance(error, NotJoinedError) or (launch.rank == 1 and silent):
+        if launch.rank == 0 or "--debug" in sys.argv:
             raise
-        if "--debug" in sys.argv:
+        common = isinstance(error, DisagreementError) or getattr(error, "code", None) in COMMON
+        if not common and not (isinstance(error, PeerError) and launch.rank > 1):  # rank 0 may be what has failed
             raise
         raise SystemExit(error.code if isinstance(error, UserError) else errors.BUG) from None
 

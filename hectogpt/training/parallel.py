@@ -1,14 +1,15 @@
 """The processes of one run, as torchrun starts them: what they send each other, and how they add up gradients.
 
-Small things go by the board (launch.py), as texts; tensors go from process to process. No Python object travels.
+Small things go as texts; tensors go from process to process. No Python object travels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -17,12 +18,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hectogpt import errors
-from hectogpt.training.launch import LOOK, Board, Launch, NotJoinedError, describe_odd, within
+from hectogpt.errors import UserError
+from hectogpt.training.launch import Launch, PeerError, describe_odd, within
 from hectogpt.training.leaves import Exchange, add_in_tree
 
 T = TypeVar("T")
 
 TIMEOUT = 120.0  # seconds that one process waits for another
+START = 3600.0  # seconds that a process waits for what rank 0 does before training: it may build a corpus
 
 
 def recorded(work: Callable[[], None]) -> Callable[[], None]:
@@ -49,37 +52,39 @@ ALONE = Alone()
 
 
 class World:
-    """This process among those of the run. Use as a context manager."""
+    """This process among those of the run. Use as a context manager.
+
+    step: the one that this process is in, from 1; 0 before the first. Small things go by the store, a table of texts
+    that torchrun keeps, or rank 0.
+    """
 
     def __init__(self, launch: Launch, timeout: float = TIMEOUT) -> None:
-        """Join the others. Raises NotJoinedError if they do not all come within the timeout, or for a port in use."""
+        """Join the others. Raises UserError if they do not all come within the timeout, or for a port in use."""
         self.launch, self.rank, self.size, self.timeout = launch, launch.rank, launch.size, timeout
+        self.step = 0
         self._shared = 0  # texts so far
         limit = timedelta(seconds=timeout)
         owns = not launch.agent and launch.rank == 0
         try:
             # A stranger that listens on the port may never answer, and torch's own limit is not for that.
             base = within(
-                timeout + LOOK,
+                timeout + 3,
                 lambda: dist.TCPStore(launch.address, launch.port, None, owns, limit, wait_for_workers=False),
             )
-            self.board = Board(launch, base, timeout)
+            self.store = dist.PrefixStore(f"hectogpt/{launch.attempt}", base)
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(
-                backend, store=self.board.store, rank=self.rank, world_size=self.size, timeout=limit
-            )
+            dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=limit)
         except (RuntimeError, ValueError) as error:
             raise self._not_joined(error, owns) from None
-        self.board.mark("has joined")
 
-    def _not_joined(self, error: Exception, owns: bool) -> NotJoinedError:
+    def _not_joined(self, error: Exception, owns: bool) -> UserError:
         if owns and ("EADDRINUSE" in str(error) or "in use" in str(error)):
-            return NotJoinedError(
+            return UserError(
                 f"port {self.launch.port} is in use",
                 why="rank 0 listens there for the other processes",
                 fix="another MASTER_PORT, or torchrun's standalone mode, which finds a free one",
             )
-        return NotJoinedError(
+        return UserError(
             f"the {self.size} processes of the run did not find each other at {self.launch.address}:{self.launch.port}",
             why=errors.first_line(error),
             fix="see that all are started, that no other program has the port, and that their machines reach each "
@@ -91,10 +96,8 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
-        if error is not None:
-            self.board.publish(error)
-        elif dist.is_initialized():
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        if error is None and dist.is_initialized():
             dist.destroy_process_group()
 
     @property
@@ -114,22 +117,46 @@ class World:
 
     # --- texts and tensors ---
 
+    @contextmanager
+    def guarded(self, doing: str) -> Iterator[None]:
+        """What goes wrong with other processes inside the context becomes PeerError."""
+        try:
+            yield
+        except RuntimeError as error:  # torch's own errors of processes derive from it
+            raise PeerError(f"{doing}: {errors.first_line(error)}", self.step, self.size) from None
+
+    def begin(self, step: int) -> None:
+        """Note that 0-based `step` begins. Raises PeerError if whoever started the run is gone: its processes would
+        train on as nobody's."""
+        self.step = step + 1
+        self._read("begun")
+
+    def _read(self, key: str) -> str | None:
+        """A text of the store; None if it is not there. Raises PeerError if the store does not answer."""
+        with self.guarded(f"torchrun or rank 0 at {self.launch.address} has ended or cannot be reached"):
+            return within(self.timeout, lambda: self.store.get(key).decode() if self.store.check([key]) else None)
+
     def share(self, find: Callable[[], T]) -> T:
         """What `find` returns at rank 0, a plain value (what JSON can hold), at all ranks. Raises PeerError."""
         self._shared += 1
         key = f"shared/{self._shared}"
         if self.is_first:
             value = find()
-            self.board.store.set(key, json.dumps(value, allow_nan=False))
-        else:
-            value = json.loads(self.board.wait_for(key))
-        return value
+            self.store.set(key, json.dumps(value, allow_nan=False))
+            return value
+        deadline = time.monotonic() + START
+        while (text := self._read(key)) is None:
+            if time.monotonic() > deadline:
+                raise PeerError(f"nothing came from rank 0 in {START:.0f} s", self.step, self.size)
+            time.sleep(0.05)
+        found: T = json.loads(text)
+        return found
 
     def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of rank 0 at all ranks, on the CPU. What others pass is not looked at."""
         kinds: list[Any] = self.share(lambda: [[n, str(t.dtype), list(t.shape)] for n, t in tensors.items()])
         found = tensors if self.is_first else {}
-        with self.board.guarded("sending the checkpoint"):
+        with self.guarded("sending the checkpoint"):
             for name, dtype, shape in kinds:
                 if not self.is_first:
                     found[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
@@ -140,7 +167,7 @@ class World:
     def wait_for_all(self, operation: str) -> None:
         """Wait until all processes have come here: one that ends before others have read its text seems to have failed.
         Raises PeerError."""
-        with self.board.guarded(operation):
+        with self.guarded(operation):
             dist.all_reduce(torch.zeros(1))
 
     def agree(self, facts: dict[str, Any]) -> None:
@@ -148,12 +175,12 @@ class World:
         whole = json.dumps(facts, sort_keys=True, allow_nan=False)
         mine = torch.frombuffer(bytearray(hashlib.sha256(whole.encode()).digest()), dtype=torch.uint8)
         every = [torch.empty_like(mine) for _ in range(self.size)]
-        self.board.store.set(f"facts/{self.rank}", whole)
-        with self.board.guarded("the comparison of runs"):
+        self.store.set(f"facts/{self.rank}", whole)
+        with self.guarded("the comparison of runs"):
             dist.all_gather(every, mine)
         if all(torch.equal(mine, other) for other in every):
             return
-        texts = [json.loads(self.board.store.get(f"facts/{rank}")) for rank in range(self.size)]
+        texts = [json.loads(self.store.get(f"facts/{rank}")) for rank in range(self.size)]
         with suppress(RuntimeError):
             dist.barrier()  # all have read before the one that keeps the store ends
         raise describe_odd(texts)
@@ -175,10 +202,10 @@ class TreeExchange(Exchange):
         self.world, self.rank, self.size = world, world.rank, world.size
 
     def begin(self, step: int) -> None:
-        self.world.board.begin(step)
+        self.world.begin(step)
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
-        with self.world.board.guarded(SUM):
+        with self.world.guarded(SUM):
             for table in tables:  # of which those rows travel that any process has a gradient for
                 rows = self._rows_in_use(table)
                 if len(rows):
@@ -205,7 +232,7 @@ class TreeExchange(Exchange):
 
     def total(self, numbers: Tensor) -> Tensor:
         every = [torch.empty_like(numbers) for _ in range(self.size)]
-        with self.world.board.guarded(SUM):
+        with self.world.guarded(SUM):
             dist.all_gather(every, numbers)
             return add_in_tree(every)
 

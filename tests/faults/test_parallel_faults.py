@@ -62,14 +62,14 @@ def in_two(cwd: list[Path], argv: list[list[str]], hung: int | None = None, **en
 @pytest.mark.parametrize(
     ("fault", "rank", "code", "cause"),
     [
-        ("killed", 1, -9, "its process has ended without a word"),
-        ("raised", 1, 1, "ValueError: the idea fell over"),
-        ("hung", 1, -9, "it did not come to the sum of gradients of step 3 in {} s; its last sign: computes, step 3"),
+        ("killed", 1, -9, ""),
+        ("raised", 1, 2, "ValueError: the idea fell over"),
+        ("hung", 1, -9, ""),
         ("hung", 0, -9, ""),
     ],
 )
-def test_a_failed_process_is_named_with_its_cause(fault: str, rank: int, code: int, cause: str, folder: Path) -> None:
-    """Rank 0 tells it, with what is kept, or rank 1 if rank 0 has failed; the others say nothing of their own."""
+def test_a_failed_process_ends_the_others(fault: str, rank: int, code: int, cause: str, folder: Path) -> None:
+    """It says why, if it can; rank 0 says what is kept."""
     hung = rank if fault == "hung" else None
     for patience in ("60",) if hung is None else ("3", "30"):  # a busy machine may need 3 s for the steps before
         out = f"{fault}-{rank}-{patience}"
@@ -79,11 +79,10 @@ def test_a_failed_process_is_named_with_its_cause(fault: str, rank: int, code: i
         if "failed in step 3\n" in teller.said:
             break
     assert (teller.code, failed.code) == (10, code)
-    assert teller.said.startswith(f"error: rank {rank} of the run's 2 processes failed in step 3\nwhy: ")
-    assert cause.format(patience) in teller.said
+    assert "error: another of the run's 2 processes failed in step 3\nwhy: the sum of gradients: " in teller.said
     if rank == 1:
         assert f"kept: the checkpoint of step 2, metrics and run.json in {out}\n" in teller.said
-        assert failed.said == ""
+        assert cause in failed.said
         assert [path.name for path in (folder / out / "checkpoints").glob("*")] == ["step-00000002"]
 
 
@@ -187,7 +186,7 @@ def test_processes_whose_torchrun_was_killed_end_in_order(folder: Path, whole: P
     while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [worker for worker in workers if worker.exists()]
-    assert "error: a process of the run's 2 processes failed in step" in err
+    assert "error: another of the run's 2 processes failed in step" in err
 
 
 def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path, whole: Path) -> None:

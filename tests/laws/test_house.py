@@ -44,7 +44,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     ),
     "speak to other processes of a run": (
         ("torch.distributed", "torch.multiprocessing"),
-        {"training/parallel.py", "training/launch.py"},
+        {"training/parallel.py"},
     ),
     "read what can run code": (("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml.load"), set()),
 }
