@@ -184,14 +184,10 @@ class Call:
         index = [int(i) for i in torch.unravel_index(torch.tensor(flat), b.shape)] if b.dim() else []
         place = ", ".join(f"{name} {i}" for name, i in zip(BY_NAME[setting.part].axes, index, strict=False))
         x, y = float(a.flatten()[flat]), float(b.flatten()[flat])
-        if math.isnan(x):
-            share = float(a.isnan().double().mean())
-            return f"{where} NaN at {place or 'the result'} ({share:.0%} of the numbers), expected {y:.6g}"
         part = f"; {float(wrong.double().mean()):.0%} of the numbers differ" if b.numel() > 1 else ""
         at = f" first differs at {place}:" if place else ""
-        if setting.part == "generate":
-            return f"{where}{at} yours {x:.0f}, expected {y:.0f}{part}"
-        return f"{where}{at} yours {x:.6g}, expected {y:.6g}, difference {x - y:.2g}{part}"
+        size = "" if setting.part == "generate" else f", difference {x - y:.2g}"
+        return f"{where}{at} yours {x:.6g}, expected {y:.6g}{size}{part}"
 
     def wrong_gradients(self, mistakes: tuple[Mistake, ...] = ()) -> list[str]:
         """Names of the gradients that are not those of the mistakes (of the right part). A difference is relative to
@@ -242,8 +238,7 @@ class Transcript:
 
     files: modules that were handed in. calls: (setting, variant) -> calls in order. imports: module -> why it cannot be
     imported. missing: packages that stand-ins took the place of. ends: setting -> (outcome, words) of a child that died
-    in it; "" for the import. empty: parts whose function consists of nothing. keywords: part -> arguments that it has
-    no name for.
+    in it; "" for the import. empty: parts whose function consists of nothing.
     """
 
     files: set[str] = field(default_factory=set)
@@ -252,7 +247,6 @@ class Transcript:
     missing: set[str] = field(default_factory=set)
     ends: dict[str, tuple[Outcome, str]] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
-    keywords: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
     now: str = ""  # the setting that the child is in; "" while it imports
     variant: str = ""
@@ -277,7 +271,6 @@ class Transcript:
             self.imports = {one_of(self.files, name): of_frame(one, b"") for name, one in header["imports"].items()}
             self.missing = {str(name)[:60] for name in header["missing"][:20]}
             self.empty = {one_of(set(BY_NAME), part) for part in header["empty"]}
-            self.keywords = {one_of(set(BY_NAME), p): [str(n)[:60] for n in ns] for p, ns in header["keywords"].items()}
         else:
             calls = self.calls.setdefault((self.now, self.variant), [])
             dtype = one_of(set(laws.TOLERANCE), header["dtype"])

@@ -23,7 +23,7 @@ from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, train_case
 from hectogpt.grade.laws import Setting
-from hectogpt.grade.run_part import Answer, answer_of_error, answers, looks
+from hectogpt.grade.run_part import Answer, answer_of_error, answers, empty
 
 
 def prepare_everything() -> None:
@@ -68,7 +68,7 @@ def replies(
     each with the submission's own ("own"), that it begins, and its answers. What dies with our lower parts is the
     part's own fault, and what dies later costs nothing."""
     failed = {name: error.frame()[0] for name, error in errors.items()}
-    yield {"imports": failed, "missing": sorted(missing), **looks(modules)}, b""
+    yield {"imports": failed, "missing": sorted(missing), "empty": empty(modules)}, b""
     for variant in ("patched", "own"):
         for setting in (s for s in settings if BY_NAME[s.part].module in modules):
             yield {"begin": setting.name, "variant": variant}, b""

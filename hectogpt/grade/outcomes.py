@@ -6,13 +6,13 @@ import torch
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
-from hectogpt.grade.calls import Call, Case, Transcript, difference, listed, pattern, short
+from hectogpt.grade.calls import Call, Case, Transcript, listed, pattern, short
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.explain import by_words, diagnose, fault_diagnosis
 from hectogpt.grade.laws import SETTINGS, Setting
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.run_part import Answer
-from hectogpt.grade.train_case import BATCHES, MISTAKES, NO_ROW, Run, close, curve
+from hectogpt.grade.train_case import BATCHES, MISTAKES, Run, close, curve
 
 
 def judge(transcript: Transcript) -> tuple[PartResult, ...]:
@@ -39,22 +39,18 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
         return PartResult(part, "not started", "the function is empty")
     if part in laws.ONCE:
         return judge_once(part, transcript)
-    cases = [transcript.case(part, variant) for variant in ("patched", "own")]
-    if not cases[0].is_whole:
+    patched, own = (transcript.case(part, variant) for variant in ("patched", "own"))
+    if not patched.is_whole:
         return PartResult(part, "grader fault", "nothing came back")
-    patched, own = ([*findings_of(case), *lacking(part, transcript)] for case in cases)
-    wrong, wrong_alone = (any(f.counts for f in findings) for findings in (patched, own))
-    wrong_alone = wrong_alone or not cases[1].is_whole  # a child that died there shows nothing
-    # wrong with our lower parts, right with its own: a call that ours do not have
-    case, findings = (cases[1], own) if wrong and not wrong_alone else (cases[0], patched)
-    if not (wrong and wrong_alone):
-        return PartResult(part, "passed", "", tuple(findings))
-    outcome, reason = outcome_of(part, [call.answer for call in case.counted], transcript)
+    found = findings_of(patched)
+    for case, findings in ((patched, found), (own, findings_of(own))):  # its own lower parts may have other arguments
+        if case.is_whole and not any(finding.counts for finding in findings):
+            return PartResult(part, "passed", "", tuple(findings))
+    outcome, reason = outcome_of(part, [call.answer for call in patched.counted], transcript)
     if outcome in ("not started", "blocked"):
         return PartResult(part, outcome, reason)
-    compared = [setting.law for setting in laws.settings_of(part)]
-    findings = [f for f in findings if f.counts or f.law not in compared]  # other inputs show the same
-    return PartResult(part, outcome, reason, tuple(findings), diagnose(case) if outcome == "failed" else None)
+    counted = tuple(finding for finding in found if finding.counts)  # the notes say the same of other inputs
+    return PartResult(part, outcome, reason, counted, diagnose(patched) if outcome == "failed" else None)
 
 
 def outcome_of(part: str, answers: list[Answer], transcript: Transcript) -> tuple[Outcome, str]:
@@ -97,17 +93,10 @@ def describe(answer: Answer) -> str:
     return f"{answer.error}: {short(answer.text)}{at}" if answer.text else f"{answer.error}{at}"
 
 
-DIFFERENTIATED = "Training differentiates it: the gradient of the input and of every weight is that of the formula."
-
 # --- laws that are broken ---------------------------------------------------------------------------------------------
 
-
-def lacking(part: str, transcript: Transcript) -> list[Finding]:
-    """A note on arguments that the official tests pass by name."""
-    names = transcript.keywords.get(part, [])
-    words = f"it has no argument named {' and '.join(names)}, which the course's own tests pass by name"
-    says = "The course's own tests call generate(x=..., num_new_tokens=...) and get_loss_on_batch(input_ids=...)."
-    return [Finding("names of arguments", words, says)] if names else []
+DIFFERENTIATED = "Training differentiates it: the gradient of the input and of every weight is that of the formula."
+BY_NAME_CALLED = "The course's own tests call generate(x=..., num_new_tokens=...) and get_loss_on_batch(input_ids=...)."
 
 
 def findings_of(case: Case) -> list[Finding]:
@@ -117,22 +106,15 @@ def findings_of(case: Case) -> list[Finding]:
         calls = case.calls.get(setting.name, [])
         if symptom := wrong_values(calls):
             found.append(Finding(setting.law, symptom, setting.says, setting.counts or is_cropped(setting, calls)))
-    main = case.calls.get(case.part, [])
-    first, again = (call.answer.tensor for call in (main[0], main[-1])) if main else (None, None)
-    if first is not None and again is not None and difference(again, first) > main[0].tolerance:
-        words, says = (
-            "the first input, given again after others, gives another result",
-            "The same input gives the same output.",
-        )
-        found.append(Finding("a second call", words, says, True))
-    if not any(finding.counts for finding in found):
-        asked = [setting for setting in laws.settings_of(case.part) if setting.gradient]
-        for setting, symptom in ((one, wrong_gradients(case.calls.get(one.name, []))) for one in asked):
-            if symptom:
-                found.append(Finding(setting.law.replace("values", "gradient"), symptom, DIFFERENTIATED, True))
-    if any(call.answer.facts.get("input kept") is False for call in main):
-        words, says = "the tensor that was given has been changed in place", "A forward pass changes nothing."
-        found.append(Finding("the caller's input unchanged", words, says))
+    differentiated = [] if any(finding.counts for finding in found) else case.calls.items()
+    for name, calls in differentiated:
+        if symptom := wrong_gradients(calls):
+            law = laws.SETTINGS[name].law.replace("values", "gradient")
+            found.append(Finding(law, symptom, DIFFERENTIATED, True))
+    if names := next((call.answer.facts["unnamed"] for call in case.counted if call.answer.facts.get("unnamed")), ()):
+        named = short(" and ".join(map(str, names)), 60)
+        words = f"it has no argument named {named}, which the course's own tests pass by name"
+        found.append(Finding("names of arguments", words, BY_NAME_CALLED))
     return found
 
 
@@ -157,7 +139,7 @@ def wrong_values(calls: list[Call]) -> str:
 
 
 def wrong_gradients(calls: list[Call]) -> str:
-    for call in calls:
+    for call in (call for call in calls if call.setting.gradient):
         if told := call.answer.facts.get("gradient"):
             return f"backward: {short(str(told))}"
         if wrong := call.wrong_gradients():
@@ -209,9 +191,9 @@ def judge_train(made: Group, notes: list[Finding]) -> Seen:
     optimizer or schedule."""
     both = []
     for setting, answers in zip((SETTINGS["train"], SETTINGS["train, clipped"]), made, strict=True):
-        losses, norms, rows = [answer.tensor for answer in answers if answer.tensor is not None][:3]
-        batches = [[row for row in batch if row != NO_ROW] for batch in rows.tolist()]
-        both.append(Run(setting, losses.float(), norms.float(), batches))
+        losses, norms = [answer.tensor.float() for answer in answers if answer.tensor is not None]
+        batches = [[int(row) for row in batch] for batch in answers[0].facts["batches"]]
+        both.append(Run(setting, losses, norms, batches))
     for run in both:
         for name, what in (row[1:] for row in BATCHES if row[0](run.batches)):
             rows_taken = "; ".join(str(batch[:6]) for batch in run.batches[:3])

@@ -15,7 +15,6 @@ from hectogpt.display import printable
 from hectogpt.grade import laws
 from hectogpt.grade.result import WRONG, PartResult, Result
 
-LOUD = {*WRONG, "grader fault"} - {"not started"}  # outcomes whose reason is told also if many parts share it
 LEVELS = {1: "symptom", 2: "where", 3: "what"}
 
 
@@ -65,12 +64,10 @@ def text(result: Result, level: int = 3) -> str:
     if result.fault:
         return f"{one(result.name)}: not graded: {one(result.fault)}"
     lines = [f"{one(result.name)}: {result.points} of {result.max_points} points"]
-    reasons = Counter(part.reason for part in result.parts)
-    often = {reason for reason in reasons if reasons[reason] > 1}
-    told = [part.reason for part in result.parts if part.reason in often and part.outcome in LOUD]
-    lines += [f"  {one(reason)}" for reason in dict.fromkeys(told) if reason]
+    told = {""}  # a reason of several parts is told at the first
     for part in result.parts:
-        beside = "" if part.broken or part.reason in often else one(part.reason)
+        beside = "" if part.broken or part.reason in told else one(part.reason)
+        told.add(part.reason)
         lines.append(f"  {part.outcome:<14} {part.title:<30} {points(part):>5}  {beside}".rstrip())
         if part.outcome != "passed":
             below = [(kind, words) for kind, words in hints(part, level) if kind != "reason" or part.broken]
@@ -156,9 +153,7 @@ def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> d
             "max_score": part.max_points,
             "status": "passed" if part.outcome == "passed" else "failed",
             "output": "\n".join([part.outcome, *said(part, level), *(f"note: {note}" for note in notes(part))]),
-            "output_format": "text",
             "visibility": visibility,
-            "tags": [part.outcome],
             "extra_data": {"diagnosis": part.diagnosis.id if part.diagnosis else None, "outcome": part.outcome},
         }
         for part in result.parts
@@ -169,11 +164,8 @@ def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> d
         "score": result.points,
         "execution_time": round(result.seconds),
         "output": output,
-        "output_format": "text",
-        "test_output_format": "text",
         "visibility": "visible" if result.fault and visibility != "hidden" else visibility,  # hand it in again
         "stdout_visibility": "hidden",
-        "extra_data": {"key": result.key, "looks": result.looks},
         "tests": tests,
     }
 

@@ -108,9 +108,6 @@ def place(error: BaseException) -> str:
 
 # --- what a submission's functions look like --------------------------------------------------------------------------
 
-# Arguments that the official tests pass by name.
-KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
-
 
 def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Of the arguments, those that the function has a name for. Raises TypeError and ValueError for what is no function
@@ -120,24 +117,17 @@ def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[st
     return {name: value for name, value in arguments.items() if every or name in known}
 
 
-def looks(modules: dict[str, ModuleType]) -> dict[str, Any]:
-    """What the parts' functions look like. empty: parts whose function consists of nothing, `pass` or `return None`
-    say: it uses no name and no attribute. keywords: part -> arguments that the official tests pass by name, and its
-    function has no name for."""
-    empty: list[str] = []
-    keywords: dict[str, list[str]] = {}
+def empty(modules: dict[str, ModuleType]) -> list[str]:
+    """The parts whose function consists of nothing, `pass` or `return None` say: it uses no name and no attribute."""
+    found: list[str] = []
     for part in PARTS:
         function: Any = modules.get(part.module)
         for step in part.functions[-1].split("."):
             function = getattr(function, step, None)
         code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
         if isinstance(code, CodeType) and not (code.co_names or code.co_cellvars or code.co_freevars):
-            empty.append(part.name)
-        for name in KEYWORDS.get(part.name, ()):
-            with suppress(TypeError, ValueError):
-                if name not in accepted(function, {name: None}):
-                    keywords.setdefault(part.name, []).append(name)
-    return {"empty": empty, "keywords": keywords}
+            found.append(part.name)
+    return found
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -240,6 +230,8 @@ def patch(module: nn.Module, setting: Setting) -> None:
 
 # --- calling ----------------------------------------------------------------------------------------------------------
 
+KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}  # that the official tests pass by name
+
 
 def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:
     """The answers to all calls of a setting, in the order of `laws.order`; one error for all if the part cannot be
@@ -260,18 +252,19 @@ def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -
 
 
 def one_call(setting: Setting, module: nn.Module, call: Callable[..., Any], number: int, dtype: torch.dtype) -> Answer:
-    kept = given(setting, number)
-    kept = kept.to(dtype) if kept.is_floating_point() else kept
-    leaf = kept.clone().requires_grad_(setting.gradient and kept.is_floating_point())
+    leaf = given(setting, number).clone()
+    leaf = leaf.to(dtype).requires_grad_(setting.gradient) if leaf.is_floating_point() else leaf
     module.zero_grad(set_to_none=True)
     arguments = {"num_new_tokens": setting.new_tokens[number]} if setting.new_tokens else {}
     try:
         with torch.set_grad_enabled(setting.gradient):
-            x = leaf.clone()  # what is done to it in place shows, and is done to no leaf
-            result = call(x, **arguments)
+            result = call(leaf.clone(), **arguments)  # in place nothing may be done to a leaf
     except BaseException as error:
         return answer_of_error(error)
-    answer = answer_of(result, {"input kept": torch.equal(x, kept)})
+    facts: dict[str, Any] = {}
+    with suppress(TypeError, ValueError):  # nothing that can be looked at
+        facts["unnamed"] = [name for name in KEYWORDS.get(setting.part, ()) if not accepted(call, {name: None})]
+    answer = answer_of(result, facts)
     if setting.gradient:
         differentiate(setting, module, number, leaf, result, answer)
     return answer

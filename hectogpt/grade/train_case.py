@@ -26,7 +26,6 @@ from hectogpt.grade.run_part import Answer, accepted, answer_of_error, config, l
 SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS, BATCH, RATE = 6, 4, 3e-3
 ROWS = 3 * STEPS * BATCH  # so that a part may be held out, and no row has to come twice
-NO_ROW = -2  # fills up the rows of shorter batches; a row that is not in the text is -1
 MODEL = Setting("train model", "train", "", "", SIZE)  # of the weights that training starts from
 TOLERANCE = 1e-3  # of each number: float32 sums in another order, through six steps
 
@@ -163,8 +162,8 @@ def data_file(folder: Path) -> None:
 
 
 def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
-    """Three tensors: losses and gradient norms, as train() gives them to plot_results, or returns them; and the rows of
-    each batch. An error after they were given is a fact of the first."""
+    """Losses and gradient norms, as train() gives them to plot_results, or returns them. Facts of the first: the rows of
+    each batch, and an error after they were given."""
     train, solution = modules["train"], modules["model_solution"]
     recorded: list[tuple[Any, Any]] = []
     batches: list[list[int]] = []
@@ -174,33 +173,26 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
         "get_chunked_tinystories": lambda *_, **__: text().clone(),
     }
     before = {name: value for name, value in vars(train).items() if name in replaced}
-    arguments: dict[str, Any] = {
-        "learning_rate": RATE,
-        "gradient_clipping": clip_of(setting),
-        "batch_size": BATCH,
-        "max_steps": STEPS,
-    }
-    arguments["model_config"] = config(solution, SIZE)
-    facts: dict[str, Any] = {}
+    arguments = {"learning_rate": RATE, "gradient_clipping": clip_of(setting), "batch_size": BATCH, "max_steps": STEPS}
+    facts: dict[str, Any] = {"batches": batches}
     result: Any = None
     try:
         torch.manual_seed(0)
         vars(train).update(replaced)
-        result = train.train(**accepted(train.train, arguments))
+        result = train.train(**accepted(train.train, arguments | {"model_config": config(solution, SIZE)}))
     except BaseException as error:
         if not recorded:
             raise
-        facts = after(error)
+        facts |= after(error)
     finally:
         vars(train).update(before)
-    losses, norms = recorded[-1] if recorded else returned(result)
-    if losses is None:
+    if not recorded and isinstance(result, tuple | list) and len(result) >= 2:
+        recorded.append((result[0], result[1]))
+    if not recorded:
         lacks = {"lacks": "neither returned nor given to plot_results"}
         return [Answer("other", text="None" if result is None else f"a {type(result).__name__}", facts=lacks)]
-    width = max(map(len, batches), default=0)
-    rows = [batch + [NO_ROW] * (width - len(batch)) for batch in batches]
-    table = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width)
-    return [numbers(losses, facts), numbers(norms, {}), Answer("tensor", table)]
+    losses, norms = recorded[-1]
+    return [numbers(losses, facts), numbers(norms, {})]
 
 
 def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
@@ -215,14 +207,13 @@ def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
         if torch.is_grad_enabled() and len(batches) < 1000:
             batches.append(rows_of(ids))
 
-    def loss(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
-        note(input_ids)
-        own = dict(made.named_parameters(remove_duplicate=False))
-        return Computation(own, SIZE).loss(input_ids.long())
-
     def noted(ids: Tensor, *_: Any, **__: Any) -> Tensor:
         note(ids)
         return forward(ids)
+
+    def loss(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        note(input_ids)
+        return Computation(dict(made.named_parameters(remove_duplicate=False)), SIZE).loss(input_ids.long())
 
     made.get_loss_on_batch, made.forward = loss, noted
     made._init_weights = lambda *_, **__: None  # train() may draw again after a seed of its own
@@ -233,15 +224,6 @@ def after(error: BaseException) -> dict[str, Any]:
     """An error after what counts, as a fact."""
     answer = answer_of_error(error)
     return {"after": f"{answer.error}: {answer.text[:200]}, at {answer.line}"}
-
-
-def returned(result: Any) -> tuple[Any, Any]:
-    """Losses and gradient norms in what train returned."""
-    if isinstance(result, tuple | list) and len(result) >= 2:
-        return result[0], result[1]
-    named = result.items() if isinstance(result, dict) else ()
-    losses, norms = (next((v for k, v in named if word in str(k)), None) for word in ("loss", "norm"))
-    return losses, norms
 
 
 def numbers(values: Any, facts: dict[str, Any]) -> Answer:
