@@ -17,7 +17,7 @@ LINES = {
     "hectogpt": 2492,  # the ground, and what Python users call
     "hectogpt/cli": 3456,
     "hectogpt/lab": 5299,
-    "hectogpt/grade": 3571,
+    "hectogpt/grade": 3505,
     "hectogpt/assignment": 405,
     "hectogpt/training": 4290,
     "hectogpt/web": 382,
