@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import sys
@@ -30,6 +31,7 @@ IDEA_MODULE = "hectogpt_idea_"  # begins the names of the modules that users' ow
 MOST_ITEMS = 1000  # of a list in a file; ours have a handful
 
 _CLASSES: dict[str, type[Value]] = {}
+_type_hints = functools.cache(typing.get_type_hints)  # takes most of the time of reading a record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +161,9 @@ def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
             raise UserError(what, why=why, fix=did_you_mean(key, names))
         values[current] = item
     needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
-    absent = [name for name in needed if name not in values]
-    if absent:
+    if absent := [name for name in needed if name not in values]:
         raise UserError(f"{here}: no {', '.join(absent)}", why=f"{kind.__name__} needs it")
-    hints = typing.get_type_hints(kind)
-    prefix = f"{where}." if where else ""
+    hints, prefix = _type_hints(kind), f"{where}." if where else ""
     return kind(**{key: load(hints[key], item, prefix + key) for key, item in values.items()})
 
 
