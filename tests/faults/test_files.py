@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from hectogpt import errors, files
+from hectogpt import files
 from hectogpt.errors import UserError
 
 PROGRAMS = ROOT / "tests" / "programs"
@@ -58,9 +58,8 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     for error in (ValueError, KeyboardInterrupt):
         with pytest.raises(error):
             write(error)
-    with pytest.raises(UserError, match="cannot write") as caught:
+    with pytest.raises(UserError, match="cannot write"):
         files.write_atomic(path / "below a file", "text")
-    assert caught.value.code == errors.STORAGE
     write(None)
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
@@ -96,8 +95,7 @@ def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:
         assert held is True
         with pytest.raises(UserError, match="is locked") as caught, files.lock(path, "at work", patience=0.1):
             pass
-        assert caught.value.code == errors.LOCKED
-        assert f"process {os.getpid()}" in caught.value.why
+        assert f"process {os.getpid()} " in caught.value.why
         assert "is at work" in caught.value.why
     with pytest.raises(ValueError, match="inside"), files.lock(path, "at work", patience=0.0):
         raise ValueError("inside")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -99,9 +100,8 @@ def test_a_sound_header_gives_what_the_library_reads(tmp_path: Path) -> None:
         n: tuple(t.shape) for n, t in load_file(path).items()
     }
     assert [found[f"t{i}"][0] for i in range(7)] == ["F64", "F32", "F16", "BF16", "I64", "U8", "BOOL"]
-    with pytest.raises(UserError, match="its header should have") as caught:
+    with pytest.raises(UserError, match="its header should have"):
         check_header(path, most_tensors=2)
-    assert caught.value.code == errors.CHECKPOINT
 
 
 # --- models of others -------------------------------------------------------------------------------------------------
@@ -112,8 +112,9 @@ def convert(weights: Path, dtype: str) -> None:
     save_file({name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(weights).items()}, weights)
 
 
-def test_a_run_s_weights_of_another_dtype_are_refused(sound: Path, tmp_path: Path) -> None:
-    """No number is converted in silence. Float64, which a run in float64 saves, is read as it is."""
+def test_weights_of_another_dtype(sound: Path, tmp_path: Path) -> None:
+    """No number is converted in silence: a run's weights are refused, but for float64, which a run in float64 saves; a
+    GPT-2's half precision is widened with a note. Whole, boolean, complex and float8 numbers are no weights."""
     weights = copy(sound, "run", tmp_path) / "model.safetensors"
     convert(weights, "float64")
     state = load_file(weights)
@@ -122,13 +123,8 @@ def test_a_run_s_weights_of_another_dtype_are_refused(sound: Path, tmp_path: Pat
     with pytest.raises(UserError, match=r"has the dtype float(32|64), expected float"):
         open_model(weights.parent)
     convert(weights, "bfloat16")
-    with pytest.raises(UserError, match="has the dtype bfloat16, expected float32") as caught:
+    with pytest.raises(UserError, match="has the dtype bfloat16, expected float32"):
         open_model(weights.parent)
-    assert caught.value.code == errors.CHECKPOINT
-
-
-def test_a_gpt2_s_half_precision_is_widened_with_a_note(sound: Path, tmp_path: Path) -> None:
-    """Whole, boolean, complex and float8 numbers are no weights."""
     weights = copy(sound, "gpt2", tmp_path) / "model.safetensors"
     notes: list[str] = []
     convert(weights, "bfloat16")
@@ -136,35 +132,28 @@ def test_a_gpt2_s_half_precision_is_widened_with_a_note(sound: Path, tmp_path: P
     assert model.embeddings.weight.dtype == torch.float32
     assert notes == [f"the weights in {weights.parent} are bfloat16; they were converted to float32"]
     convert(weights, "float8_e4m3fn")
-    with pytest.raises(UserError, match="no weights that can be used") as caught:
+    with pytest.raises(UserError, match="no weights that can be used"):
         open_model(weights.parent, note=pytest.fail)
-    assert caught.value.code == errors.CHECKPOINT
 
 
-def test_a_tokenizer_of_another_size_than_the_model_is_refused(sound: Path, tmp_path: Path) -> None:
-    """A model with more ids would write some that no text belongs to, in the middle of a text."""
+def test_a_tokenizer_that_does_not_fit_or_is_no_tokenizer(sound: Path, tmp_path: Path) -> None:
+    """A model with more ids would write some that no text belongs to. Thirty merges that double would make a token of a
+    gigabyte."""
     folder = copy(sound, "gpt2", tmp_path)
+    (folder / "merges.txt").write_text("\n".join(f"{'a' * 2**i} {'a' * 2**i}" for i in range(20)), encoding="utf-8")
+    with pytest.raises(UserError, match="at most 4,096 bytes"):
+        open_model(folder)
+    (folder / "merges.txt").write_bytes(b"a b\n" * (2 << 20))
+    with pytest.raises(UserError, match=r"merges\.txt(.|\n)*bytes"):
+        open_model(folder)
+    shutil.copy(sound / "gpt2" / "merges.txt", folder)
     state = load_file(folder / "model.safetensors")
     table = state["transformer.wte.weight"]
     save_file(state | {"transformer.wte.weight": torch.cat((table, table[:40]))}, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"vocab_size": 297}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UserError, match="no usable tokenizer") as caught:
+    with pytest.raises(UserError, match=r"no usable tokenizer(.|\n)*it has 257 ids, the model 297"):
         open_model(folder)
-    assert "it has 257 ids, the model 297" in caught.value.why
-
-
-def test_merges_that_double_are_refused(sound: Path, tmp_path: Path) -> None:
-    """Thirty lines would make a token of a gigabyte."""
-    folder = copy(sound, "gpt2", tmp_path)
-    (folder / "merges.txt").write_text("\n".join(f"{'a' * 2**i} {'a' * 2**i}" for i in range(20)), encoding="utf-8")
-    with pytest.raises(UserError) as caught:
-        open_model(folder)
-    assert "at most 4,096 bytes" in caught.value.why
-    (folder / "merges.txt").write_bytes(b"a b\n" * (2 << 20))
-    with pytest.raises(UserError, match=r"merges\.txt") as caught:
-        open_model(folder)
-    assert "bytes" in caught.value.why
 
 
 # --- sizes and numbers beyond all reason ------------------------------------------------------------------------------
@@ -178,9 +167,8 @@ def test_numbers_beyond_all_reason_are_refused() -> None:
         (lambda: small_run(seed=2**63), "seed = "),
         (lambda: small_run(threads=4096), "threads = "),
     ):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=re.escape(field)):
             build()
-        assert field in str(caught.value)
     assert small_run(seed=2**63 - 1).seed == 2**63 - 1
 
 
@@ -190,14 +178,12 @@ def test_more_texts_than_memory_are_refused_at_once() -> None:
     sampling = Sampling(num_return_sequences=copies, do_sample=True)
     with pytest.raises(UserError, match=f"{copies:,} texts of up to 20 new tokens do not fit") as caught:
         generate(model, [[1, 2]], sampling)
-    assert caught.value.code == errors.MEMORY
     number = caught.value.fix.removeprefix("set num_return_sequences to ")
     check_memory(model, [2], replace(sampling, num_return_sequences=int(number)))
     long = Sampling(max_new_tokens=10**12)
     check_memory(model, [1], long)  # the cache ends at the context
-    with pytest.raises(UserError, match="a text of up to 1,000,000,000,000 new tokens does not fit") as caught:
+    with pytest.raises(UserError, match="a text of up to 1,000,000,000,000 new tokens does not fit"):
         check_memory(model, [1], long, per_token=200)
-    assert (caught.value.code, caught.value.fix) == (errors.MEMORY, "set max_new_tokens to a smaller number")
 
 
 def test_a_seed_that_no_generator_takes_is_refused() -> None:

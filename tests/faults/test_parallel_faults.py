@@ -156,10 +156,6 @@ def whole(folder: Path) -> Path:
     return folder / "whole"
 
 
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
-
-
 def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(folder: Path, whole: Path) -> None:
     argv = ["--max-restarts", "1", *FAULTY, "--steps", "6", "--save-every", "2"]
     done = torchrun(folder, *argv, "--out", "again", FAULT="killed 1 8")
@@ -167,7 +163,7 @@ def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(fold
     assert done.returncode == 0, told
     record = json.loads((folder / "again" / "run.json").read_text())
     assert [entry["step"] for entry in record["resumed"]] == [3]
-    assert weights(folder / "again") == weights(whole)
+    assert (folder / "again/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")

@@ -22,12 +22,14 @@ class FaultLayer(torch.nn.Module):
     def forward(self, x, ids, cache=None):
         kind, rank, call = os.environ.get("FAULT", "none 0 0").split()
         FaultLayer.calls += self.training
-        here = self.training and FaultLayer.calls == int(call) and os.environ.get("RANK") == rank
+        here = self.training and FaultLayer.calls == int(call) and os.environ.get("RANK", "0") == rank
         if here and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             if kind == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind == "raised":
                 raise ValueError("the idea fell over")
+            if kind == "memory":
+                torch.empty(1 << 50, dtype=torch.uint8)
             if kind == "hung":
                 time.sleep(1000)
             if kind == "stopped":
