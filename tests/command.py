@@ -66,18 +66,6 @@ class Here:
         return done
 
 
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """Start a command; stdout and stderr are pipes."""
-    return subprocess.Popen(
-        [*HECTOGPT, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(cwd),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not condition():

@@ -29,21 +29,15 @@ def read_all() -> str:
     return "\n".join((answers.FOLDER / name).read_text(encoding="utf-8") for name in answers.ORDER)
 
 
-def test_every_question_has_a_heading_with_its_points() -> None:
-    found = re.findall(r"^##? (\d\([a-e]\)i*)\. [^(\n]+\((?:bonus, )?(\d+)(?: of the 10)? points?\)$", read_all(), re.M)
-    assert {name: int(points) for name, points in found} == POINTS
-    assert [name for name, _ in found] == list(POINTS), "in the assignment's order"
+def test_every_question_has_a_heading_with_its_points_and_begins_with_its_answer() -> None:
+    text = read_all()
+    found = re.findall(r"^##? (\d\([a-e]\)i*)\. [^(\n]+\((?:bonus, )?(\d+)(?: of the 10)? points?\)$", text, re.M)
+    assert [(name, int(points)) for name, points in found] == list(POINTS.items()), "in the assignment's order"
     assert sum(points for name, points in POINTS.items() if name < "2") == 14
     assert sum(points for name, points in POINTS.items() if "2" <= name < "3") == 6
-    assert re.findall(r"^# ([123])\. \w.*\((\d+) points", read_all(), re.M) == [("1", "14"), ("2", "6"), ("3", "30")]
-
-
-def test_every_question_begins_with_its_answer() -> None:
-    sections = re.split(r"^##? (?=\d\()", read_all(), flags=re.M)[1:]
-    assert len(sections) == len(POINTS)
-    for section in sections:
-        heading, first = section.split("\n\n")[:2]
-        assert first.startswith("**Answer"), heading
+    assert re.findall(r"^# ([123])\. \w.*\((\d+) points", text, re.M) == [("1", "14"), ("2", "6"), ("3", "30")]
+    sections = re.split(r"^##? (?=\d\()", text, flags=re.M)[1:]
+    assert [section for section in sections if not section.split("\n\n")[1].startswith("**Answer")] == []
     sentence = sections[0].split("\n\n")[1].removeprefix("**Answer.** ")
     assert len(re.findall(r"\.(?:\s|$)", sentence)) == 1, "1(a)i asks for one sentence"
     assert "](losses_and_grad_norms.png)" in sections[-2]
@@ -112,9 +106,9 @@ def test_the_committed_pdf_has_a_page_for_every_question() -> None:
     text = subprocess.run(["pdftotext", "-layout", printed, "-"], capture_output=True, text=True, check=True).stdout
     pages = text.split("\f")[:-1]
     starts = [
-        n for name in POINTS for n, page in enumerate(pages) if re.search(rf"^ *{re.escape(name)}\. ", page, re.M)
+        [n for n, page in enumerate(pages) if re.search(rf"^ *{re.escape(name)}\. ", page, re.M)] for name in POINTS
     ]
-    assert len(starts) == len(POINTS)
+    assert [len(found) for found in starts] == [1] * len(POINTS)
     assert all(a < b for a, b in pairwise(starts)), "no two questions on one page"
 
 

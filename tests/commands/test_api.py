@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import Here
-from experiments import SMALL, small_command, small_run
+from experiments import SMALL, record_of, small_command, small_run
 
 import hectogpt as package
-from hectogpt import ComparisonResult, Cosine, RunResult, Schedule, UserError
+from hectogpt import Cosine, RunResult, Schedule, UserError
 from hectogpt.data import Corpus
 from hectogpt.lab import recipes
 from hectogpt.lab.plan import arms_of, check_classes, plan
+from hectogpt.lab.record import append_record
 from hectogpt.training.run import Run
 
 PACKAGE = Path(package.__file__).parent
@@ -96,9 +97,7 @@ def test_generate_continues_as_the_command_does(result: RunResult, here: Here) -
 
 def test_attention_maps_of_a_result_and_of_its_folder(result: RunResult) -> None:
     maps = package.attention_maps(result, "Once upon a time, there was a house")
-    layers, heads, t, s = maps.shape
-    assert (layers, heads) == (result.model.config.n_layers, result.model.config.n_heads)
-    assert t == s == 8 + 1
+    assert maps.shape == (result.model.config.n_layers, result.model.config.n_heads, 8 + 1, 8 + 1)
     np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
     assert (np.triu(maps, 1) == 0).all()
     assert result.model.training  # as training left it
@@ -109,20 +108,14 @@ def test_attention_maps_of_a_result_and_of_its_folder(result: RunResult) -> None
         package.attention_maps(result, "")
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
-
-
-def test_a_run_is_shown_by_its_fields(tokens: Path) -> None:
+def test_a_run_is_shown_by_its_fields() -> None:
     """What differs from its recipe, which only the lab knows, is what `hectogpt show` says."""
     run = replace(package.recipe("top"), steps=50, schedule=package.Cosine(warmup=5))
     lines = str(run).splitlines()
     assert lines[0] == f"Run {run.recipe}"
-    assert [line for line in lines if line.split() == ["steps", "50"]]
-    assert [line for line in lines if "Cosine(warmup=5" in line]
+    assert [line for line in lines if line.split() == ["steps", "50"] or "Cosine(warmup=5" in line][1:]
     html = replace(run, recipe="<b>mine", corpus="a&b")._repr_html_()
-    assert "&lt;b&gt;mine" in html
-    assert "a&amp;b" in html
-    assert "<b>" not in html
+    assert ("&lt;b&gt;mine" in html, "a&amp;b" in html, "<b>" in html) == (True, True, False)
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------
@@ -136,26 +129,11 @@ class Mine(Schedule):
         return 0.5
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("records") / "compare.jsonl"
-
-
-@pytest.fixture(scope="module")
-def compared(corpus: Corpus, out: Path) -> ComparisonResult:
-    runs = [arm.run for arm in plan(["baseline"], sweep=[*SMALL, "optim.lr=1e-5,1e-2"])]
-    return package.compare(runs, seeds=1, corpus=corpus, steps=3, threads=1, out=out, quiet=True)
-
-
 def test_labels_say_how_a_run_differs_from_the_first_of_its_name() -> None:
     run = package.recipe("baseline")
     arms = arms_of([run, replace(run, steps=50), replace(run, seed=7, schedule=Cosine(warmup=3)), "muon"])
-    assert [arm.label for arm in arms] == [
-        "baseline",
-        "baseline steps=50",
-        "baseline schedule=Cosine(warmup=3, final=0.0)",
-        "muon",
-    ]
+    labels = ["baseline", "baseline steps=50", "baseline schedule=Cosine(warmup=3, final=0.0)", "muon"]
+    assert [arm.label for arm in arms] == labels
     assert [sorted(arm.overrides) for arm in arms] == [[], ["steps"], ["schedule"], []]
     same_name = arms_of([replace(run, recipe="a", steps=n) for n in (1, 2, 3)])
     assert len({arm.label for arm in same_name}) == 3
@@ -163,24 +141,22 @@ def test_labels_say_how_a_run_differs_from_the_first_of_its_name() -> None:
 
 def test_a_class_without_a_file_is_refused_before_anything_runs() -> None:
     run = package.recipe("baseline")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=rf"Mine is defined in the module {__name__}(.|\n)*FILE\.py:FUNCTION"):
         package.compare([run, replace(run, schedule=Mine())], quiet=True)
-    assert caught.value.what == f"Mine is defined in the module {__name__}"
-    assert "FILE.py:FUNCTION" in caught.value.fix
     cell = type("Cell", (Schedule,), {"factor": lambda self, step, steps: 1.0, "__module__": "__main__"})
     with pytest.raises(UserError, match="Cell is defined in a notebook or script"):
         check_classes(replace(run, schedule=cell()))
 
 
-def test_the_results_are_those_of_the_command(
-    compared: ComparisonResult, corpus: Corpus, out: Path, here: Here
-) -> None:
-    """The command finds the trials that Python recorded, and says the same of them."""
-    lines = out.read_text().splitlines()
-    assert [json.loads(line)["arm"] for line in lines] == [result.arm.label for result in compared.results]
-    done = here.ok("compare", *small_command(corpus, out, "--json", "--steps", "3"))
-    assert out.read_text().splitlines() == lines
-    answer = json.loads(done.stdout)
+def test_the_results_are_those_of_the_command(corpus: Corpus, tmp_path: Path, here: Here) -> None:
+    """Both find the trials that are recorded, and say the same of them."""
+    out, arms = tmp_path / "r.jsonl", plan(["baseline"], sweep=[*SMALL, "steps=3", "threads=1", "optim.lr=1e-5,1e-2"])
+    for arm, loss in zip(arms, (5.0, 4.9), strict=True):
+        append_record(out, replace(record_of(corpus, arm, 0, loss), modified=True))
+    runs, before = [arm.run for arm in arms], out.read_bytes()
+    compared = package.compare(runs, seeds=1, corpus=corpus, threads=1, out=out, quiet=True)
+    answer = json.loads(here.ok("compare", *small_command(corpus, out, "--json", "--steps", "3")).stdout)
+    assert out.read_bytes() == before
     ours = [json.loads(json.dumps(result.as_json())) for result in compared.results]
     assert [arm | {"arm": ""} for arm in answer["arms"]] == [arm | {"arm": ""} for arm in ours]
     assert [verdict["gain"] for verdict in answer["verdicts"]] == [verdict.gain for verdict in compared.verdicts]
@@ -190,7 +166,6 @@ def test_a_trial_that_crashes_is_named(corpus: Corpus, tmp_path: Path, capsys: p
     run = replace(small_run(), device="mars")
     with pytest.raises(UserError, match="999 trials at a time"):
         package.compare([run], seeds=1, corpus=corpus, workers=999)
-    with pytest.raises(UserError, match="none of 1 trials gave a result") as caught:
+    with pytest.raises(UserError, match=r"none of 1 trials gave a result(.|\n)*mars"):
         package.compare([run], seeds=1, corpus=corpus)
-    assert "mars" in caught.value.why
     assert "1 of 1: baseline" in capsys.readouterr().err

@@ -3,10 +3,9 @@ nothing. GGUF: transformers' reader gives our logits, llama.cpp our texts."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
-from collections.abc import Iterator
+import re
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import torch
 from command import Here, assert_good_error
 from exported_models import VOCAB, contents, difference, export_kind, open_theirs, write_model
+from helpers import small_run
 from model_kinds import GPT2, KINDS, random_ids
 
 from hectogpt import errors
@@ -27,14 +27,7 @@ from hectogpt.interop.gguf_file import tensors
 from hectogpt.model import Init, ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm
-from hectogpt.serialization import Value
-
-
-def all_classes(kind: type[Any]) -> Iterator[type[Any]]:
-    for child in kind.__subclasses__():
-        yield child
-        yield from all_classes(child)
-
+from hectogpt.serialization import Value, dump
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
@@ -63,10 +56,8 @@ def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
     own: dict[str, Any] = {"norm": LayerNorm(eps=1e-3), "attention_scale": 8**-0.5}  # what GPT-2's config.json can say
     done = check_logits_and_texts(tmp_path, replace(GPT2, lm_head=LMHeadConfig(tied=tied), **own))
     assert (done.kind, done.differences) == ("GPT2LMHeadModel", {})
-    assert set(done.files) == {
-        *("README.md", "config.json", "generation_config.json", "model.safetensors"),
-        *("tokenizer.json", "tokenizer_config.json"),
-    }
+    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+    assert set(done.files) == {"README.md", "model.safetensors", *names}
     again = export(done.folder, tmp_path / "again")
     assert contents(again.folder) == contents(done.folder)
 
@@ -74,8 +65,7 @@ def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
 def test_any_other_model_brings_its_code(tmp_path: Path) -> None:
     check_logits_and_texts(tmp_path, KINDS["everything else"])
     code = (tmp_path / "out" / "modeling_hectogpt.py").read_text(encoding="utf-8")
-    assert "import hectogpt" not in code
-    assert "from hectogpt" not in code
+    assert not re.search("(import|from) hectogpt", code)
     again = export(tmp_path / "out", tmp_path / "again")
     assert contents(again.folder) == contents(tmp_path / "out")
     ours, back = open_model(tmp_path / "run")[0], open_model(tmp_path / "out")[0]
@@ -85,18 +75,25 @@ def test_any_other_model_brings_its_code(tmp_path: Path) -> None:
 
 def test_the_modelling_file_has_every_part_of_the_package() -> None:
     """What a new field of an old one computes is compared at every export."""
-    kinds = [kind for kind in all_classes(Value) if kind.__module__.startswith("hectogpt.model") and kind is not Init]
-    assert len(kinds) >= 14
-    assert {kind.__name__ for kind in kinds if not inspect.isabstract(kind)} <= set(modeling_hectogpt.PARTS)
+    kinds: list[type[Value]] = [Value]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    ours = {kind for kind in kinds if kind.__module__.startswith("hectogpt.model") and not inspect.isabstract(kind)}
+    assert len(ours) >= 14
+    assert {kind.__name__ for kind in ours - {Init}} <= set(modeling_hectogpt.PARTS)
 
 
-def test_what_computes_otherwise_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is opened again before it has its name."""
-    monkeypatch.setitem(modeling_hectogpt.PARTS, "GELU", torch.nn.ReLU)
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is opened again before it has its name: what computes otherwise is not exported."""
     write_model(tmp_path / "run", KINDS["pointer"])
-    with pytest.raises(UserError, match="does not compute the same"):
+    with monkeypatch.context() as patch:
+        patch.setitem(modeling_hectogpt.PARTS, "GELU", torch.nn.ReLU)
+        with pytest.raises(UserError, match="does not compute the same"):
+            export(tmp_path / "run", tmp_path / "out")
+    monkeypatch.setattr("hectogpt.interop.export.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(UserError, match="cannot write"):
         export(tmp_path / "run", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_prompts_of_unequal_length_in_one_batch(tmp_path: Path) -> None:
@@ -171,31 +168,17 @@ def test_the_command_says_what_it_did_and_why(tmp_path: Path, here: Here) -> Non
     assert (done["kind"], "pointer" in done["differences"]) == ("HectoGPTForCausalLM", True)
     assert (tmp_path / "out" / "config.json").read_text(encoding="utf-8") != "old"
     (tmp_path / "out" / "mine.txt").touch()
-    assert_good_error(here("export", "run", "out", "--overwrite"), errors.USAGE, "mine.txt")
-    assert_good_error(here("export", "run", "other", "--to", "gguf"), errors.USAGE, "pointer", "--to hf")
-    assert_good_error(here("export", "nowhere/at/all", "other"), errors.USAGE, "no folder")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
-
-
-def test_a_target_is_never_overwritten(tmp_path: Path) -> None:
-    write_model(tmp_path / "run", GPT2)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is a file"):
-        export(tmp_path / "run", tmp_path / "file")
-    (tmp_path / "empty").mkdir()
-    with contextlib.chdir(tmp_path / "empty"), pytest.raises(UserError, match="where you are"):
-        export(tmp_path / "run", Path("."))
-    assert export(tmp_path / "run", tmp_path / "empty").kind == "GPT2LMHeadModel"
-    with pytest.raises(UserError, match="not empty"):
-        export(tmp_path / "run", tmp_path / "run", overwrite=True)  # it has merges.txt, which no export writes
-
-
-def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_model(tmp_path / "run", GPT2)
-    monkeypatch.setattr("hectogpt.interop.export.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(UserError, match="cannot write"):
-        export(tmp_path / "run", tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    for words, *said in (
+        (["run", "out", "--overwrite"], "mine.txt"),
+        (["run", "run", "--overwrite"], "not empty"),  # it has merges.txt, which no export writes
+        (["run", "file"], "is a file"),
+        (["run", "."], "where you are"),
+        (["run", "other", "--to", "gguf"], "pointer", "--to hf"),
+        (["nowhere/at/all", "other"], "no folder"),
+    ):
+        assert_good_error(here("export", *words), errors.USAGE, *said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out", "run"]
 
 
 def test_a_model_with_a_class_of_a_user_s_file_is_refused(tmp_path: Path) -> None:
@@ -206,24 +189,18 @@ def test_a_model_with_a_class_of_a_user_s_file_is_refused(tmp_path: Path) -> Non
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     config["norm"] = {"type": "MyNorm"}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UserError, match="cannot be exported") as caught:
+    with pytest.raises(UserError, match=r"cannot be exported(.|\n)*mine\.py"):
         export(tmp_path / "run", tmp_path / "other")
-    assert "mine.py" in caught.value.why
 
 
 def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:
-    from helpers import small_run
-
-    from hectogpt.serialization import dump
-
     write_model(tmp_path / "run", GPT2)
     run = dump(replace(small_run(), recipe="a|b\n# <script>", corpus="---\nx: `y`"))
     (tmp_path / "run" / "run.json").write_text(json.dumps({"run": run}), encoding="utf-8")
     (tmp_path / "run" / "summary.json").write_text(json.dumps({"dev_loss": 5.25, "ngrams": {"kn3": 5.0}}))
     export(tmp_path / "run", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "<script>" not in card
-    assert card.splitlines().count("---") == 2
+    assert ("<script>" in card, card.splitlines().count("---")) == (False, 2)
     assert "| held-out loss | 5.2500 nats per token |" in card
     assert "| Kneser-Ney trigram, same text | 5.0000 nats per token |" in card
 

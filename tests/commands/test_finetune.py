@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import Here, assert_good_error, write_tokens
+from exported_models import write_model
 from helpers import peaked, small_run, tiny_corpus
 from model_kinds import KINDS, build
 
@@ -54,13 +55,11 @@ def test_one_model_has_one_hash_in_every_layout(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     export(tmp_path / "run", tmp_path / "exported")
     runs = [start_from(small_run(), str(tmp_path / name)) for name in ("run", "exported")]
-    hashes = [run.first_weights.sha256 for run in runs if run.first_weights]
-    assert len(hashes) == 2
-    assert hashes[0] == hashes[1]
     state = saved_tensors(open_source(str(tmp_path / "run"))[0])
-    assert hash_state(state) == hashes[0]
+    assert [run.first_weights and run.first_weights.sha256 for run in runs] == [hash_state(state)] * 2
+    before = hash_state(state)
     state["final_layer_norm.bias"][3] += 1e-6
-    assert hash_state(state) != hashes[0]
+    assert hash_state(state) != before
 
 
 def test_a_compact_vocabulary_becomes_a_whole_one() -> None:
@@ -74,9 +73,8 @@ def test_a_compact_vocabulary_becomes_a_whole_one() -> None:
 def test_weights_that_are_gone_changed_or_of_another_shape(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     corpus, run = tiny_corpus(tmp_path), start_from(small_run(), str(tmp_path / "run"))
-    with pytest.raises(UserError, match="do not fit") as caught:
+    with pytest.raises(UserError, match=r"do not fit(.|\n)*is missing"):
         Session.open(replace(run, model=replace(run.model, n_layers=2)), corpus)
-    assert "is missing" in caught.value.why
     save_model(peaked(Transformer(SMALL), seed=1), tmp_path / "run")
     with pytest.raises(UserError, match="have changed"):
         Session.open(run, corpus)
@@ -86,8 +84,6 @@ def test_weights_that_are_gone_changed_or_of_another_shape(tmp_path: Path) -> No
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    from exported_models import write_model
-
     write_model(tmp_path / "run", KINDS["gpt2"])
     with pytest.raises(UserError, match="another tokenizer than the text"):
         start_from(recipes.recipe("finetune"), str(tmp_path / "run"))
@@ -118,11 +114,9 @@ def test_the_command_shows_before_and_after_and_goes_on(tmp_path: Path, here: He
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000004", ignore_errors=True)
     shutil.rmtree(tmp_path / "base")
-    again = here.ok("train", "--resume", "half/checkpoints/step-00000002", "--quiet", "--json")
-    told = json.loads(again.stdout)
-    assert {name: told[name] for name in ("dev_loss", "dev_loss_before", "first_weights")} == {
-        name: summary[name] for name in ("dev_loss", "dev_loss_before", "first_weights")
-    }
+    told = json.loads(here.ok("train", "--resume", "half/checkpoints/step-00000002", "--quiet", "--json").stdout)
+    same = ("dev_loss", "dev_loss_before", "first_weights")
+    assert [told[name] for name in same] == [summary[name] for name in same]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("half", "whole")]
     assert weights[0] == weights[1]
     assert "before training" in here("show", "whole").stdout

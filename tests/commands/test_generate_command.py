@@ -1,19 +1,17 @@
-"""`hectogpt generate` as from a shell: text on stdout, remarks on stderr, and what it says about a damaged model."""
+"""`hectogpt generate` as from a shell: text on stdout, remarks on stderr."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command import Here, assert_good_error
+from command import Here
 
-from hectogpt import errors
 from hectogpt.cli.generate import BATCH_ROWS
 from hectogpt.data import load_tokenizer
 from hectogpt.model import SIZES, Transformer
@@ -49,9 +47,7 @@ def test_json_holds_the_texts_alone(run: Path, here: Here) -> None:
     result = json.loads(found.stdout)
     assert found.stderr == ""
     assert set(result) == {"model", "prompt", "prompts", "precision", "seed", "seconds", "texts"}
-    assert result["seconds"] > 0
-    assert [text["seed"] for text in result["texts"]] == [7, 8, 9]
-    assert [len(text["ids"]) for text in result["texts"]] == [5, 5, 5]
+    assert [(text["seed"], len(text["ids"])) for text in result["texts"]] == [(7, 5), (8, 5), (9, 5)]
     assert all(load_tokenizer().decode(text["ids"]) == text["text"] for text in result["texts"])
     shown = here("generate", run, "My fellow", *options)
     for number, text in enumerate(result["texts"], start=1):
@@ -63,8 +59,8 @@ def test_json_holds_the_texts_alone(run: Path, here: Here) -> None:
 
 
 def texts_of(run: Path, here: Here, *arguments: str) -> list[dict[str, Any]]:
-    done = here("generate", run, *arguments, "--max-new-tokens", 6, "--temperature", "1.5", "--json", "--quiet")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = here.ok("generate", run, *arguments, "--max-new-tokens", 6, "--temperature", "1.5", "--json", "--quiet")
+    assert done.stderr == ""
     return json.loads(done.stdout)["texts"]
 
 
@@ -73,20 +69,8 @@ def test_prompts_of_all_sorts_are_continued_in_their_order(run: Path, here: Here
     prompts = ["My fellow", "", "The state of our union is strong", *(f"in {year}" for year in range(1790, 1810))]
     assert len(prompts) > BATCH_ROWS
     texts = texts_of(run, here, *prompts, "--seed", "5")
-    assert [text["prompt"] for text in texts] == prompts
-    assert [text["seed"] for text in texts] == list(range(5, 5 + len(prompts)))
+    assert [(text["prompt"], text["seed"]) for text in texts] == [(prompt, 5 + n) for n, prompt in enumerate(prompts)]
     for number in (0, 1, 2, BATCH_ROWS, len(prompts) - 1):
         (alone,) = texts_of(run, here, prompts[number], "--seed", str(5 + number))
         assert alone["ids"] == texts[number]["ids"]
         assert alone["logprobs"] == pytest.approx(texts[number]["logprobs"], abs=1e-4)
-
-
-# --- what is refused --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_damaged_model_is_refused_with_a_way_out(run: Path, tmp_path: Path, here: Here, whole: bool) -> None:
-    shutil.copytree(run, tmp_path / "copy")
-    weights = tmp_path / "copy" / "model.safetensors"
-    weights.unlink() if whole else weights.write_bytes(weights.read_bytes()[:-1000])
-    assert_good_error(here("generate", "copy", "x"), errors.CHECKPOINT, "\nfix: ", "copy")

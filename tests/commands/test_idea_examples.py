@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,18 @@ import torch
 from command import TINY, Here, assert_good_error
 from experiments import make_corpus
 from exported_models import difference, open_theirs
-from helpers import ROOT
+from helpers import ROOT, small_run
+from helpers import TINY as TINY_MODEL
 
 import hectogpt as public
 from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.data import open_corpus
 from hectogpt.idea_file import read_idea
-from hectogpt.lab import ideas
 from hectogpt.lab.ideas import find_run
 from hectogpt.serialization import idea_module
 from hectogpt.training.run import sections_changed
 from hectogpt.training.run_folder import read_steps
+from hectogpt.training.session import train
 
 KINDS = ("schedule", "optimizer", "attention", "input", "data", "rates", "loss")
 EXAMPLES = {kind: ROOT / "hectogpt" / "lab" / "examples" / f"{kind}.py" for kind in KINDS}
@@ -43,26 +45,19 @@ def folder(tmp_path: Path) -> Path:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_a_file_and_says_what_to_type(here: Here, tmp_path: Path) -> None:
-    done = here("idea")
-    assert done.stdout.splitlines()[-2:] == [
-        "  hectogpt train my_idea.py:idea",
-        "  hectogpt compare top my_idea.py:idea",
-    ]
+def test_the_command_writes_a_file_says_what_to_type_and_never_overwrites(here: Here, tmp_path: Path) -> None:
+    shown = here.ok("idea").stdout.splitlines()
+    assert shown[-2:] == ["  hectogpt train my_idea.py:idea", "  hectogpt compare top my_idea.py:idea"]
+    assert (tmp_path / "my_idea.py").read_bytes() == EXAMPLES["schedule"].read_bytes()
     for kind, example in EXAMPLES.items():
         assert here("idea", f"my {kind}.py", "--kind", kind).stdout.endswith(f"compare top 'my {kind}.py:idea'\n")
         assert (tmp_path / f"my {kind}.py").read_bytes() == example.read_bytes()
-    assert (tmp_path / "my_idea.py").read_bytes() == EXAMPLES["schedule"].read_bytes()
     assert here("idea", "many.py", "--kind", "literature").stdout.endswith("compare top many.py:swiglu\n")
-
-
-def test_the_command_never_overwrites(here: Here, tmp_path: Path) -> None:
     (tmp_path / "my_idea.py").write_text("mine")
     assert_good_error(here("idea"), errors.USAGE, "my_idea.py exists")
     assert (tmp_path / "my_idea.py").read_text() == "mine"
     assert_good_error(here("idea", "mine"), errors.USAGE, "mine.py")
     assert_good_error(here("idea", "absent/mine.py"), errors.STORAGE, "absent/mine.py")
-    assert here("idea", "mine.py", "--kind", "magic").returncode == errors.USAGE
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +75,7 @@ def test_an_example_is_short_and_changes_what_it_says(kind: str) -> None:
 
 
 @pytest.mark.thorough
-def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -> None:
+def test_every_kind_trains_and_is_compared(here: Here, folder: Path) -> None:
     """In one comparison, which prints JSON and nothing else although one of the files prints as well."""
     for kind in KINDS:
         here("idea", f"{kind}.py", "--kind", kind)
@@ -88,21 +83,13 @@ def test_every_kind_trains_is_compared_and_generates(here: Here, folder: Path) -
         file.write("\nprint('noise')\nForward = RecentMeanLayer.forward\n")
         file.write("RecentMeanLayer.forward = lambda *given: print('noise') or Forward(*given)\n")
     options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "tokens", "--json", "--sweep", *SWEEP]
-    done = here.ok("compare", *(f"{kind}.py:idea" for kind in KINDS), *options)
-    found = json.loads(done.stdout)
+    found = json.loads(here.ok("compare", *(f"{kind}.py:idea" for kind in KINDS), *options).stdout)
     losses = {arm["arm"].partition(":")[0]: arm["dev"]["mean"] for arm in found["arms"]}
     assert [name.removesuffix(".py") for name in losses] == list(KINDS)
     # After 2 steps all are near each other; the schedules have been equal so far.
     assert all(abs(loss - losses["schedule.py"]) < 0.5 for loss in losses.values())
     assert len(set(losses.values())) == len(KINDS)
     assert len(list(Path("runs/ideas").iterdir())) == len(KINDS)
-    for kind in KINDS:
-        done = here.ok("train", f"{kind}.py:idea", *SMALL, "--json")
-        assert json.loads(done.stdout)["recipe"] == f"{kind}.py:idea"
-        run = folder / "runs" / f"{kind}-idea"
-        assert (run / "idea.py").read_text() == (folder / f"{kind}.py").read_text()
-        done = here.ok("generate", run, "The", "--max-new-tokens", "3", "--json")
-        assert len(json.loads(done.stdout)["texts"][0]["ids"]) == 3
 
 
 # --- parts of a user's own --------------------------------------------------------------------------------------------
@@ -134,16 +121,16 @@ def ours(run: Run) -> Run:
 """
 
 
-def test_alibi_by_the_score_bias_seam_is_ours_to_the_bit(here: Here, folder: Path) -> None:
+def test_alibi_by_the_score_bias_seam_is_ours_to_the_bit(folder: Path) -> None:
+    """In training and in decoding."""
     (folder / "alibi.py").write_text(MY_ALIBI)
-    summaries = {}
+    found = []
     for name in ("mine", "ours"):
-        done = here.ok("train", f"alibi.py:{name}@rotary_positions", *SMALL, "--steps", "6", "--json", "--out", name)
-        summaries[name] = json.loads(done.stdout)
-    for number in ("dev_loss", "train_loss_first", "train_loss_last"):
-        assert summaries["mine"][number] == summaries["ours"][number]
-    texts = [here("generate", name, "The", "--max-new-tokens", "20", "--quiet").stdout for name in ("mine", "ours")]
-    assert texts[0] == texts[1] != ""
+        model = find_run(f"{folder / 'alibi.py'}:{name}@baseline").model
+        run = small_run(model=replace(TINY_MODEL, attention_parts=model.attention_parts))
+        result = train(run, open_corpus(str(folder / "tokens")))
+        found.append((result.losses, result.model.generate(torch.arange(4)[None], 20).tolist()))
+    assert found[0] == found[1]
 
 
 # --- errors while it trains -------------------------------------------------------------------------------------------
@@ -190,8 +177,6 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     export = ["explore", "export", "model", "--model", "made", "--out", "page.html"]
     for command in (["generate", "made", "The"], export):
         assert_good_error(here(*command), errors.CHECKPOINT, "made has classes of mine.py", advice)
-    with pytest.raises(UserError, match=r"classes of mine\.py"):
-        public.load("made")
     (strange.parent / "mine.py").write_text("print('another version')\n")
     done = here("generate", "made", "The", "--idea", "mine.py")
     assert_good_error(done, errors.CHECKPOINT, "mine.py is not the file that made made", "--idea made/idea.py")
@@ -207,9 +192,6 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
 
 # --- ideas from the literature ----------------------------------------------------------------------------------------
 
-LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
-NAMES = ideas.functions_of(read_idea(LITERATURE))
-USUAL = ("grouped", "short_first")  # a part of the model, a data order
 SMALL_IDEA = """
 from hectogpt import Run, replace
 
@@ -219,59 +201,29 @@ def small(run: Run) -> Run:
 """
 
 
-@pytest.fixture
-def small(here: Here, tmp_path: Path) -> Path:
-    """A working folder with the examples, a small base, and a folder of two texts."""
+@pytest.mark.parametrize("name", ["grouped", pytest.param("small_first", marks=pytest.mark.thorough)])
+def test_ideas_of_the_literature_go_through_the_commands(here: Here, tmp_path: Path, name: str) -> None:
+    """A part of the model, which no other program has, and a data order. tests/laws/test_ideas.py has all of them."""
     here("idea", "literature.py", "--kind", "literature")
     (tmp_path / "small.py").write_text(SMALL_IDEA)
     (tmp_path / "texts").mkdir()
-    for name, words in (("a", "alpha beta gamma"), ("b", "one two three four")):
+    for text, words in (("a", "alpha beta gamma"), ("b", "one two three four")):
         some = [" ".join(random.Random(n).choices(words.split(), k=60)) for n in range(300)]
-        (tmp_path / "texts" / f"{name}.txt").write_text("\n\n".join(some))
-    here.ok("data", "build", "texts")
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", [n if n in USUAL else pytest.param(n, marks=pytest.mark.thorough) for n in NAMES])
-def test_a_function_of_the_literature_goes_through_the_commands(
-    here: Here, small: Path, name: str, request: pytest.FixtureRequest
-) -> None:
-    idea, more = f"literature.py:{name}@small.py:small@minute", ["--corpus", "texts", "--quiet"]
-    if name == "distilled":
-        here.ok("train", "small.py:small@minute", *more, "--out", "runs/teacher")
-    here.ok("train", idea, *more, "--save-every", "1", "--out", "run")
+        (tmp_path / "texts" / f"{text}.txt").write_text("\n\n".join(some))
+    train = ["train", f"literature.py:{name}@small.py:small@minute", "--corpus", "texts", "--quiet"]
+    here.ok(*train, "--save-every", "1", "--out", "run")
     tokens = [step.tokens for step in read_steps(Path("run"))]
     assert tokens == ([64, 128, 256, 384] if name == "small_first" else [128, 256, 384, 512])
-    done = here("check", "run", "--replay", "--step", "2", "--json")
-    assert json.loads(done.stdout)["weights_equal"] is True, done.stderr
-    here.ok("train", idea, *more, "--resume", "run", "--extend", "1")
-    done = here("generate", "run", "alpha beta", "--max-new-tokens", "3", "--json")
-    assert len(json.loads(done.stdout)["texts"][0]["ids"]) == 3, done.stderr
+    assert json.loads(here.ok("check", "run", "--replay", "--step", "2", "--json").stdout)["weights_equal"] is True
+    here.ok(*train, "--resume", "run", "--extend", "1")
+    assert len(json.loads(here.ok("generate", "run", "alpha", "--max-new-tokens", "3", "--json").stdout)["texts"]) == 1
     here.ok("score", "run", "--corpus", "texts")
-    model, tokenizer = public.load("run")
-    own = any(type(part).__module__.startswith("hectogpt_idea") for _, part in ideas.parts_of(model.config))
-    if own and request.config.getoption("--thorough"):  # twenty seconds, for what each head is worth
-        here.ok("explore", "export", "model", "--model", "run", "--prompt", "one two three", "--out", "page.html")
-
-    done = here("export", "run", "exported", "--quiet")
-    if own:
-        assert_good_error(
-            done, errors.USAGE, "the model in run cannot be exported", "literature.py, which other programs"
-        )
+    exported = here("export", "run", "exported", "--quiet")
+    if name == "grouped":
+        assert_good_error(exported, errors.USAGE, "the model in run cannot be exported", "literature.py, which other")
         return
-    assert done.returncode == 0, done.stderr
+    assert exported.returncode == 0, exported.stderr
+    model, tokenizer = public.load("run")
     rows = torch.from_numpy(tokenizer.encode("one two three").astype(int))[None]
     with torch.no_grad():
         assert difference(model(rows), open_theirs(Path("exported"))(rows).logits) < 1e-4
-
-
-@pytest.mark.thorough
-def test_functions_of_the_literature_are_compared(here: Here, small: Path) -> None:
-    base = "small.py:small@minute"
-    here.ok("train", base, "--corpus", "texts", "--quiet", "--out", "runs/teacher")
-    arms = [f"literature.py:{name}@{base}" for name in {"distilled", *NAMES[::4]}]
-    options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "texts", "--json"]
-    done = here.ok("compare", base, *arms, *options)
-    losses = {arm["arm"]: arm["dev"]["mean"] for arm in json.loads(done.stdout)["arms"]}
-    assert len(losses) == len(arms) + 1
-    assert len(set(losses.values())) >= len(arms)

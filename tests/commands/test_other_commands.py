@@ -33,32 +33,27 @@ def test_a_machine_that_can_train(here: Here) -> None:
 
 
 def test_without_what_training_needs(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    """And without optional things, which are notes."""
+    for module in ("tiktoken", "gguf"):
+        monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "runs").write_text("a file")
     monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "runs" / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "g++")
     done = here("doctor")
     assert done.returncode == 1
     assert re.findall(r"^missing +(\w+)", done.stdout, re.MULTILINE) == ["packages", "runs", "cache"]
     assert "why: packages: not installed: tiktoken; runs: " in done.stderr
     fixes = "python -m pip install tiktoken; --out FOLDER, one of yours; set HECTOGPT_CACHE to a folder of yours"
     assert done.stderr.endswith(f"fix: {fixes}\n")
-
-
-def test_without_optional_things(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CXX", "g++")
     answer = json.loads(here("doctor", "--json").stdout)
-    assert answer["ready"] is True
-    assert [finding["name"] for finding in answer["findings"]] == NAMES
+    assert (answer["ready"], [finding["name"] for finding in answer["findings"]]) == (False, NAMES)
     found = {finding["name"]: finding for finding in answer["findings"]}
     for name, word, fix in (
         ("extra gguf", "`hectogpt export` to GGUF", "pip install 'hectogpt[gguf]'"),
         ("C++ compiler", "no program g++", "apt-get install g++"),
     ):
-        assert found[name]["state"] == "note"
-        assert word in found[name]["fact"]
-        assert fix in found[name]["fix"]
+        assert (found[name]["state"], word in found[name]["fact"], fix in found[name]["fix"]) == ("note", True, True)
 
 
 def test_the_tables_are_those_of_the_package() -> None:
@@ -74,34 +69,24 @@ def test_the_tables_are_those_of_the_package() -> None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stories(tmp_path: Path, here: Here) -> Here:
+def test_damage_is_found_and_repaired(here: Here, tmp_path: Path) -> None:
+    """Building prints each split with its hash."""
     (tmp_path / "stories.txt").write_text("\n\n".join(f"Story {n}: there were {n} cats." for n in range(300)))
-    return here
-
-
-def test_building_prints_each_split_with_its_hash(stories: Here, tmp_path: Path) -> None:
-    done = stories("data", "build", "stories.txt")
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(stories("data", "verify", "stories.txt", "--json").stdout)
-    assert set(found) == {"corpus", "folder", "n_vocab", "splits", "repaired", "problems"}
-    assert Path(found["folder"]).parent == tmp_path / "cache"
-    for line, (split, facts) in zip(done.stdout.splitlines(), found["splits"].items(), strict=True):
-        words = [split, f"{facts['tokens']:,}", "tokens", f"{facts['documents']:,}", "documents", facts["sha256"]]
+    built, found = here.ok("data", "build", "stories.txt"), here.ok("data", "verify", "stories.txt", "--json")
+    facts = json.loads(found.stdout)
+    assert set(facts) == {"corpus", "folder", "n_vocab", "splits", "repaired", "problems"}
+    for line, (split, n) in zip(built.stdout.splitlines(), facts["splits"].items(), strict=True):
+        words = [split, f"{n['tokens']:,}", "tokens", f"{n['documents']:,}", "documents", n["sha256"]]
         assert line.split() == words
-
-
-def test_damage_is_found_and_repaired(stories: Here) -> None:
-    folder = Path(json.loads(stories("data", "build", "stories.txt", "--json").stdout)["folder"])
-    sound = (folder / "dev.bin").read_bytes()
-    (folder / "dev.bin").write_bytes(b"\x00" + sound[1:])
-    assert_good_error(stories("data", "verify", "stories.txt"), errors.DATA, "dev.bin", "data repair stories.txt")
-    done = stories("data", "repair", "stories.txt", "--json")
-    assert done.returncode == 0
-    assert len(json.loads(done.stdout)["repaired"]) == 1
-    assert done.stderr.startswith("repaired: ")
-    assert (folder / "dev.bin").read_bytes() == sound
-    assert json.loads(stories("data", "repair", "stories.txt", "--json").stdout)["repaired"] == []
+    file = Path(facts["folder"]) / "dev.bin"
+    assert file.parent.parent == tmp_path / "cache"
+    sound = file.read_bytes()
+    file.write_bytes(b"\x00" + sound[1:])
+    assert_good_error(here("data", "verify", "stories.txt"), errors.DATA, "dev.bin", "data repair stories.txt")
+    done = here.ok("data", "repair", "stories.txt", "--json")
+    assert (len(json.loads(done.stdout)["repaired"]), done.stderr.startswith("repaired: ")) == (1, True)
+    assert file.read_bytes() == sound
+    assert json.loads(here("data", "repair", "stories.txt", "--json").stdout)["repaired"] == []
 
 
 # --- completion -------------------------------------------------------------------------------------------------------

@@ -76,16 +76,6 @@ def test_the_committed_pictures_are_what_the_committed_records_give(committed: r
     assert [name for name, content in pictures.items() if (there / name).read_bytes() != content] == []
 
 
-def test_no_records_and_no_record(tmp_path: Path) -> None:
-    path = tmp_path / "l.jsonl"
-    for content in (None, '{"corpus": "half a li', "{}\n"):
-        if content is not None:
-            path.write_text(content)
-        with pytest.raises(UserError, match=r"no records|line 1 is not a record"):
-            report.write_report(path, tmp_path / "out", tmp_path, tmp_path / "bands.json")
-    assert not (tmp_path / "out").exists()
-
-
 # --- leaderboards -----------------------------------------------------------------------------------------------------
 
 

@@ -9,11 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
-from command import TINY, Here, assert_good_error, start, wait_for, write_tokens
+from command import TINY, Here, assert_good_error, wait_for, write_tokens
 from safetensors.torch import load_file
 
+from hectogpt.cli import main
 from hectogpt.cli.help import RUN_FIELDS, command_help, recipe_lines
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import open_corpus
@@ -36,9 +38,7 @@ def read(path: Path) -> dict[str, Any]:
 def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> None:
     done = here.ok("train", "baseline", *TINY, "--corpus", tokens, "--out", "here", "--optim.lr", "1e-2")
     lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
-    assert len(lines) == 4  # plain lines where there is no terminal
-    assert "loss" in lines[0]
-    assert "eta" in lines[0]
+    assert (len(lines), "loss" in lines[0], "eta" in lines[0]) == (4, True, True)  # plain where there is no terminal
     for word in ("unigram", "uniform", "baseline (modified)", "greedy", "sampled", "losses_and_grad_norms.png"):
         assert word in done.stdout
     folder = tmp_path / "here"
@@ -49,11 +49,8 @@ def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> N
     assert columns | {"train/tok_per_sec", "mem_mb"} == set(rows[0])
     assert {"dev/loss", "dev/bpb"} <= set(rows[-1])
     summary = read(folder / "summary.json")
-    assert summary["state"] == "done"
-    assert summary["modified"] is True
-    assert summary["folder"] == "here"
-    assert summary["dev_loss"] == rows[-1]["dev/loss"]
-    assert summary["dev_bpb"] == rows[-1]["dev/bpb"]
+    assert (summary["state"], summary["modified"], summary["folder"]) == ("done", True, "here")
+    assert (summary["dev_loss"], summary["dev_bpb"]) == (rows[-1]["dev/loss"], rows[-1]["dev/bpb"])
     assert summary["train_loss_last"] == rows[-2]["train/loss"]
     assert summary["seconds"] > sum(row["train/dt"] for row in rows[:-1])  # building is in it
     assert set(summary["ngrams"]) == {"uniform", "unigram", "kn2", "kn3", "kn5"}
@@ -104,21 +101,22 @@ def test_a_run_that_cannot_be_set_up_leaves_no_folder(tokens: Path, tmp_path: Pa
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_signal_keeps_what_was_learned(tokens: Path, tmp_path: Path) -> None:
-    child = start("train", "baseline", *TINY[:-1], 3000, "--out", "stopped", "--corpus", tokens, cwd=tmp_path)
-    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    out, metrics = tmp_path / "stopped", tmp_path / "stopped" / "metrics.jsonl"
+    child = forks.Child(lambda: main(["train", "baseline", *TINY[:-1], "3000", f"--out={out}", f"--corpus={tokens}"]))
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
-    child.send_signal(signal.SIGINT)
-    wait_for((tmp_path / "stopped" / "summary.json").exists)
-    child.send_signal(signal.SIGTERM)  # while it ends, which changes nothing
-    _, stderr = child.communicate(timeout=60)
-    assert child.returncode == 130, stderr
-    assert stderr.splitlines()[-1] == "kept: weights, metrics and run.json in stopped"
-    assert "Traceback" not in stderr
-    summary = read(tmp_path / "stopped" / "summary.json")
+    child.send(signal.SIGINT)
+    wait_for((out / "summary.json").exists)
+    child.send(signal.SIGTERM)  # while it ends, which changes nothing
+    ended = child.wait()
+    assert ended.code == 130, ended.said
+    assert ended.said.splitlines()[-1] == f"kept: weights, metrics and run.json in {out}"
+    assert "Traceback" not in ended.said
+    summary = read(out / "summary.json")
     assert summary["state"] == "interrupted"
     assert summary["steps"] == metrics.read_text().count("\n") >= 3
-    assert (tmp_path / "stopped" / "model.safetensors").exists()
+    assert (out / "model.safetensors").exists()
 
 
 def test_neither_a_picture_nor_a_lock_that_fails_costs_the_run(

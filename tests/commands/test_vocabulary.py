@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,12 +32,11 @@ def write_texts(folder: Path, held_out: str = "") -> list[str]:
     """A folder of texts. held_out: is added to those that are not for training, which stay so."""
     folder.mkdir()
     texts = [f"{number} {prose(number, 150)}" for number in range(120)]
-    for number, text in enumerate(texts if held_out else ()):
-        if split_of(text) != "train":
+    for number, text in enumerate(texts):
+        if held_out and split_of(text) != "train":
             tries = (text + held_out * n for n in range(1, 50))
             texts[number] = next(longer for longer in tries if split_of(longer) != "train")
-    for number, text in enumerate(texts):
-        (folder / f"{number:03}.txt").write_text(text, encoding="utf-8")
+        (folder / f"{number:03}.txt").write_text(texts[number], encoding="utf-8")
     return texts
 
 
@@ -75,8 +73,6 @@ def test_every_command_uses_it(here: Here, tmp_path: Path) -> None:
     small = ["adamw_128", *TINY, "--quiet"]
     for name, corpus in (("own", folder), ("gpt2", "texts")):
         here.ok("train", *small, "--corpus", corpus, "--out", name)
-    run = json.loads((tmp_path / "own/run.json").read_text())
-    assert run["run"]["model"]["vocab_size"] == N
     model, tokenizer = hectogpt.load(tmp_path / "own")
     assert (model.config.vocab_size, tokenizer.sha256) == (N, find_tokenizer(folder).sha256)
     here.ok("check", "own")
@@ -93,16 +89,9 @@ def test_every_command_uses_it(here: Here, tmp_path: Path) -> None:
 
     found = json.loads(here("score", "own", "exported", "gpt2", "--corpus", "texts", "--json").stdout)["models"]
     assert found[0]["bits_per_byte"] == pytest.approx(found[1]["bits_per_byte"], abs=1e-5)
-    alone = here("score", "own", "exported", "--corpus", folder).stdout
+    assert "nats/token" in here("score", "own", "exported", "--corpus", folder).stdout
     mixed = here("score", "own", "gpt2", "--corpus", "texts").stdout
-    assert "nats/token" in alone
-    assert "nats/token" not in mixed
-    assert "only bits per byte" in mixed
-    done = here.ok("compare", "adamw_128", "baseline", "--corpus", folder, "--dry-run")
-    assert min(int(n.replace(",", "")) for n in re.findall(r" ([\d,]{5,}) ", done.stdout)) < 100_000
-    first = ["--init", "own", *TINY[-4:], "--quiet"]
-    here.ok("train", "finetune", *first, "--corpus", folder, "--out", "tuned")
-    assert_good_error(here("train", "finetune", *first, "--corpus", "texts"), errors.DATA, "another tokenizer")
+    assert ("nats/token" in mixed, "only bits per byte" in mixed) == (False, True)
 
 
 def test_what_has_no_vocabulary_of_its_own_is_refused(here: Here, tmp_path: Path) -> None:
@@ -115,8 +104,7 @@ def test_what_has_no_vocabulary_of_its_own_is_refused(here: Here, tmp_path: Path
         "is not empty": ("build", "texts", "--vocab", N, "--out", "texts"),
     }.items():
         done = here("data", *options)
-        assert done.returncode != 0
-        assert words in done.stderr
+        assert (done.returncode != 0, words in done.stderr) == (True, True)
     build(here, "texts")
     again = here("data", "build", f"texts-vocab-{N}", "--vocab", N)
     assert_good_error(again, errors.DATA, "holds ids")
@@ -130,20 +118,18 @@ def test_what_has_no_vocabulary_of_its_own_is_refused(here: Here, tmp_path: Path
 def test_a_vocabulary_above_65536(tmp_path: Path) -> None:
     """Ids that uint16 would cut are stored, read, counted and trained as they are."""
     shown = list(Tokenizer(b"").vocabulary())[:256]
-    pairs = [f"{a} {b}" for a in shown for b in shown]
-    pairs += [f"{shown[0]}{a} {b}" for a in shown[:20] for b in shown]
+    pairs = [f"{a} {b}" for a in [*shown, *(shown[0] + a for a in shown[:20])] for b in shown]
     tokenizer = Tokenizer("\n".join(pairs).encode(), "large")
     assert tokenizer.n_vocab > 70_000
     draw = random.Random(0)
-    documents = [np.array([draw.choice((3, 69_999, 70_001)) for _ in range(60)]) for _ in range(30)]
+    documents = [[draw.choice((3, 69_999, 70_001)) for _ in range(60)] + [tokenizer.end_of_text] for _ in range(30)]
     splits = ["train"] * 28 + ["dev", "test"]
-    ends = [np.append(ids, tokenizer.end_of_text) for ids in documents]
-    chunks = [EncodedChunk(split, ids, 1, 100) for split, ids in zip(splits, ends, strict=True)]
+    chunks = [EncodedChunk(split, np.array(ids), 1, 100) for split, ids in zip(splits, documents, strict=True)]
     about = {"source": "large", "fingerprint": "", "split": "", "passages": 0, "problems": []}
     write_folder(tmp_path / "large", tokenizer, chunks, about)
     corpus = open_corpus(str(tmp_path / "large"))
     assert corpus.train.dtype == np.uint32
-    assert corpus.train[:61].tolist() == [*documents[0].tolist(), tokenizer.end_of_text]
+    assert corpus.train[:61].tolist() == documents[0]
     assert NgramModels(corpus.train, corpus.n_vocab).losses(corpus.dev).unigram < 3
     model = replace(hectogpt.recipe("adamw_128").model, d_model=8, n_heads=1, n_layers=1, context_length=32)
     run = Run(replace(model, vocab_size=50_257), data=Data(2, 32), steps=2, threads=1)
