@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hectogpt import errors
 from hectogpt.data import find_tokenizer
@@ -28,10 +27,8 @@ from hectogpt.idea_file import IdeaFile, imported, load_idea, read_idea, remembe
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import TOP
 from hectogpt.model import ModelConfig, Transformer
-from hectogpt.model.config import MLP, Attention, Block
-from hectogpt.model.inputs import InputPart, TokenTable
+from hectogpt.model.inputs import TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions
 from hectogpt.model.weights import saved_tensors
 from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump, idea_module
 from hectogpt.training.first_weights import FirstWeights, hash_state, open_source
@@ -39,7 +36,6 @@ from hectogpt.training.run import Run, load_run
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
 MOST_CHECKED = 50_000_000  # parameters of the layers that are tried on two tokens when an idea is read
-WRITTEN = "an idea is written FILE.py:FUNCTION"
 
 
 def is_idea(name: str) -> bool:
@@ -57,7 +53,8 @@ def find_run(name: str, base: str | Run = "top") -> Run:
         return recipes.recipe(name)
     match = SPEC.match(name)
     if match is None:
-        raise _not_written(name)
+        fix = f"{name.partition(':')[0].removesuffix('.py')}.py:idea"
+        raise UserError(f"{name} names no function of a file", why="an idea is written FILE.py:FUNCTION", fix=fix)
     base = match["base"] or base
     before = find_run(base) if isinstance(base, str) else base
     idea = read_idea(match["path"])
@@ -82,16 +79,6 @@ def find_run(name: str, base: str | Run = "top") -> Run:
     return run
 
 
-def _not_written(name: str) -> UserError:
-    """What is wrong with a name that has a colon or .py but is no FILE.py:FUNCTION."""
-    path = name.rstrip(":")
-    if not path.endswith(".py"):
-        return UserError(f"no recipe {name}", why=WRITTEN, fix=f"recipes: {', '.join(recipes.names())}")
-    known = functions_of(read_idea(path))
-    fix = ", or ".join(f"{path}:{function}" for function in known[:3]) or f"write a function in {path}"
-    return UserError(f"{path} alone names no function", why=WRITTEN, fix=fix)
-
-
 def functions_of(file: IdeaFile) -> list[str]:
     """The public functions at the top of a file, found without running it. Raises UserError for what is no Python."""
     try:
@@ -113,20 +100,10 @@ def no_function(file: IdeaFile, name: str) -> UserError:
 
 # --- what an idea returned --------------------------------------------------------------------------------------------
 
-# How a part of the model is built, by its class.
-BUILDS: dict[type | tuple[type, ...], Callable[[Any, ModelConfig], Any]] = {
-    InputPart: lambda part, model: part.build(model.d_model, model.vocab_size, model.norm),
-    AttentionPart: lambda part, model: part.build(model.n_heads, model.d_attention),
-    Positions: lambda part, model: part.build(model.context_length, model.d_model),
-    Norm: lambda part, model: part.build(model.d_model),
-    (Block, Attention, MLP): lambda part, model: part.build(0, model),
-    Activation: lambda part, model: part.build(),
-}
-
 
 def _check(title: str, run: Run) -> None:
-    """Raise UserError, naming the field, for a run that cannot be written to a run file and read back, and for a part
-    that cannot be built."""
+    """Raise UserError for a run that cannot be written to a run file and read back, naming the field, and for layers
+    that cannot be built or do not fit together."""
     classes: dict[str, type] = {}
     for where, value in _fields_of(run, ""):
         if fault := _fault(value):
@@ -145,17 +122,7 @@ def _check(title: str, run: Run) -> None:
             f"{title}: {', '.join(changed)} does not come back from a run file as it was",
             why="its classes must be frozen dataclasses whose fields are numbers, texts, tuples or other such classes",
         )
-    own = [one for one in parts_of(run.model, "model") if type(one[1]).__module__.startswith(IDEA_MODULE)]
-    for where, part in own:
-        build = next((build for kind, build in BUILDS.items() if isinstance(part, kind)), None)
-        if build is None:
-            continue
-        with running(f"{title}: {where} cannot be built"):
-            module = build(part, run.model)
-        if not isinstance(module, nn.Module) and not (module is None and isinstance(part, Positions)):
-            why = f"{type(part).__name__}.build returned {type(module).__name__}, not a torch.nn.Module"
-            raise UserError(f"{title}: {where} cannot be built", why=why)
-    if own:
+    if any(type(part).__module__.startswith(IDEA_MODULE) for _, part in parts_of(run.model)):
         _check_shapes(title, run.model)
     with running(f"{title}: schedule"):
         factor = run.schedule.factor(0, run.steps)

@@ -1,5 +1,5 @@
-"""Ideas end to end: the examples, parts and optimizers of a user's own, a strange run folder; each function of the
-example `literature` trained, resumed, scored, continued, shown; exported or refused."""
+"""Ideas end to end: the example, parts and optimizers of a user's own, a strange run folder; each function of
+docs/literature.py trained, resumed, scored, continued, shown; exported or refused."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ from hectogpt.training.run import sections_changed
 from hectogpt.training.run_folder import read_steps
 from hectogpt.training.session import train
 
-KINDS = ("schedule", "optimizer", "attention", "input", "data", "rates", "loss")
-EXAMPLES = {kind: ROOT / "hectogpt" / "lab" / "examples" / f"{kind}.py" for kind in KINDS}
+EXAMPLE = ROOT / "hectogpt" / "lab" / "examples" / "schedule.py"
+LITERATURE = ROOT / "docs" / "literature.py"
 SMALL = [*TINY[:-1], "2", "--corpus", "tokens"]
-SWEEP = ["model.d_model=16", "model.n_heads=2", "model.n_layers=1", "model.context_length=64"]
-SWEEP += ["data.seq_len=64", "data.batch_size=4"]
 
 
 @pytest.fixture
@@ -48,11 +46,8 @@ def folder(tmp_path: Path) -> Path:
 def test_the_command_writes_a_file_says_what_to_type_and_never_overwrites(here: Here, tmp_path: Path) -> None:
     shown = here.ok("idea").stdout.splitlines()
     assert shown[-2:] == ["  hectogpt train my_idea.py:idea", "  hectogpt compare top my_idea.py:idea"]
-    assert (tmp_path / "my_idea.py").read_bytes() == EXAMPLES["schedule"].read_bytes()
-    for kind, example in EXAMPLES.items():
-        assert here("idea", f"my {kind}.py", "--kind", kind).stdout.endswith(f"compare top 'my {kind}.py:idea'\n")
-        assert (tmp_path / f"my {kind}.py").read_bytes() == example.read_bytes()
-    assert here("idea", "many.py", "--kind", "literature").stdout.endswith("compare top many.py:swiglu\n")
+    assert (tmp_path / "my_idea.py").read_bytes() == EXAMPLE.read_bytes()
+    assert here("idea", "my own.py").stdout.endswith("compare top 'my own.py:idea'\n")
     (tmp_path / "my_idea.py").write_text("mine")
     assert_good_error(here("idea"), errors.USAGE, "my_idea.py exists")
     assert (tmp_path / "my_idea.py").read_text() == "mine"
@@ -60,36 +55,28 @@ def test_the_command_writes_a_file_says_what_to_type_and_never_overwrites(here: 
     assert_good_error(here("idea", "absent/mine.py"), errors.STORAGE, "absent/mine.py")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_example_is_short_and_changes_what_it_says(kind: str) -> None:
-    source = EXAMPLES[kind].read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 45
-    assert source.startswith('"""Idea: ')
-    assert "Expected: " in source
-    run, top = find_run(f"{EXAMPLES[kind]}:idea"), public.recipe("top")
-    sections = {"attention": "model", "input": "model", "rates": "optim", "optimizer": "optim"}
-    assert sections_changed(top, run) == {sections.get(kind, kind), "ideas"}
-
-
-# --- the kinds ----------------------------------------------------------------------------------------------------
+def test_the_first_example_changes_the_schedule() -> None:
+    run, top = find_run(f"{EXAMPLE}:idea"), public.recipe("top")
+    assert sections_changed(top, run) == {"schedule", "ideas"}
 
 
 @pytest.mark.thorough
-def test_every_kind_trains_and_is_compared(here: Here, folder: Path) -> None:
-    """In one comparison, which prints JSON and nothing else although one of the files prints as well."""
-    for kind in KINDS:
-        here("idea", f"{kind}.py", "--kind", kind)
-    with open("input.py", "a") as file:
-        file.write("\nprint('noise')\nForward = RecentMeanLayer.forward\n")
-        file.write("RecentMeanLayer.forward = lambda *given: print('noise') or Forward(*given)\n")
-    options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "tokens", "--json", "--sweep", *SWEEP]
-    found = json.loads(here.ok("compare", *(f"{kind}.py:idea" for kind in KINDS), *options).stdout)
-    losses = {arm["arm"].partition(":")[0]: arm["dev"]["mean"] for arm in found["arms"]}
-    assert [name.removesuffix(".py") for name in losses] == list(KINDS)
-    # After 2 steps all are near each other; the schedules have been equal so far.
-    assert all(abs(loss - losses["schedule.py"]) < 0.5 for loss in losses.values())
-    assert len(set(losses.values())) == len(KINDS)
-    assert len(list(Path("runs/ideas").iterdir())) == len(KINDS)
+def test_an_idea_that_prints_is_trained_compared_and_continued(here: Here, folder: Path) -> None:
+    """What is printed as JSON is JSON and nothing else."""
+    here("idea", "mine.py")
+    with open("mine.py", "a") as file:
+        file.write("\nprint('noise')\nfactor = SqrtCooldown.factor\n")
+        file.write("SqrtCooldown.factor = lambda *given: print('noise') or factor(*given)\n")
+    assert json.loads(here.ok("train", "mine.py:idea", *SMALL, "--json").stdout)["recipe"] == "mine.py:idea"
+    run = folder / "runs" / "mine-idea"
+    assert (run / "idea.py").read_text() == (folder / "mine.py").read_text()
+    done = here.ok("generate", run, "The", "--max-new-tokens", "3", "--json")
+    assert len(json.loads(done.stdout)["texts"][0]["ids"]) == 3
+    sweep = ["model.d_model=16", "model.n_heads=2", "data.seq_len=64", "data.batch_size=4"]
+    options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "tokens", "--json", "--sweep", *sweep]
+    (arm,) = json.loads(here.ok("compare", "mine.py:idea", *options).stdout)["arms"]
+    assert arm["seeds"] == {"0": "ok"}
+    assert len(list(Path("runs/ideas").iterdir())) == 1
 
 
 # --- parts of a user's own --------------------------------------------------------------------------------------------
@@ -204,7 +191,7 @@ def small(run: Run) -> Run:
 @pytest.mark.parametrize("name", ["grouped", pytest.param("small_first", marks=pytest.mark.thorough)])
 def test_ideas_of_the_literature_go_through_the_commands(here: Here, tmp_path: Path, name: str) -> None:
     """A part of the model, which no other program has, and a data order. tests/laws/test_ideas.py has all of them."""
-    here("idea", "literature.py", "--kind", "literature")
+    shutil.copy(LITERATURE, tmp_path)
     (tmp_path / "small.py").write_text(SMALL_IDEA)
     (tmp_path / "texts").mkdir()
     for text, words in (("a", "alpha beta gamma"), ("b", "one two three four")):

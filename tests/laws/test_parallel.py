@@ -100,7 +100,7 @@ def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, co
         assert answers == [alone] * len(answers), f"{how} processes"
 
 
-LITERATURE = ROOT / "hectogpt" / "lab" / "examples" / "literature.py"
+LITERATURE = ROOT / "docs" / "literature.py"
 DEFAULT = ("small_first", "averaged", "sam")
 SEAMS = [*DEFAULT, *["short_first", "ahead", "orthogonal", "parallel", "swiglu", "grouped", "masked"]]
 

@@ -14,6 +14,7 @@ from torch import nn
 import hectogpt
 from hectogpt import (
     MLP,
+    AdamW,
     AfterStep,
     Attention,
     Block,
@@ -23,6 +24,7 @@ from hectogpt import (
     Init,
     InputPart,
     Loss,
+    Muon,
     Optim,
     OptimizerGroup,
     Predictions,
@@ -31,9 +33,27 @@ from hectogpt import (
     ScoreBias,
     Shuffled,
     Transformer,
+    kinds,
+    shift,
 )
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Smoothed(Loss):
+    """Label smoothing (1512.00567): a share of each target's weight goes to all tokens alike. And a z-loss
+    (2204.02311): log Z is pulled to 0."""
+
+    share: float = 0.1
+    z: float = 1e-4
+
+    def total(self, predictions: Predictions) -> torch.Tensor:
+        return (1 - self.share) * predictions.cross_entropy() + predictions.sum(self.rest)
+
+    def rest(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        log_z = logits.logsumexp(-1)
+        return self.share * (log_z - logits.mean(-1)) + self.z * log_z**2
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,10 @@ class Distilled(Loss):
         return 0.5 * predictions.cross_entropy() + 0.5 * predictions.sum(cross, hidden)
 
 
+def smoothed(run: Run) -> Run:
+    return replace(run, loss=Smoothed())
+
+
 def ahead(run: Run) -> Run:
     return replace(run, loss=Ahead())
 
@@ -117,33 +141,8 @@ class SwiGLULayer(nn.Module):
         return self.fc2(F.silu(gate) * value)
 
 
-@dataclass(frozen=True)
-class Experts(MLP):
-    """A mixture of experts: every token goes to the one its router likes best (2101.03961), without a balance."""
-
-    experts: int = 4
-
-    def build(self, layer, config):
-        return ExpertsLayer(self.experts, config)
-
-
-class ExpertsLayer(nn.Module):
-    def __init__(self, n, config):
-        super().__init__()
-        self.router = nn.Linear(config.d_model, n, bias=False)
-        self.experts = nn.ModuleList(SwiGLULayer(config.d_model, config.d_model, config.biases) for _ in range(n))
-
-    def forward(self, x):
-        share, chosen = self.router(x).softmax(-1).max(-1, keepdim=True)
-        return sum((chosen == n) * share * expert(x) for n, expert in enumerate(self.experts))
-
-
 def swiglu(run: Run) -> Run:
     return replace(run, model=replace(run.model, mlp=SwiGLU()))
-
-
-def experts(run: Run) -> Run:
-    return replace(run, model=replace(run.model, mlp=Experts()))
 
 
 # --- the block --------------------------------------------------------------------------------------------------------
@@ -337,6 +336,27 @@ def grouped(run: Run) -> Run:
 
 
 @dataclass(frozen=True)
+class RecentMean(InputPart):
+    """A learned share of the mean of the last embeddings: the first layer sees a topic at once."""
+
+    tokens: int = 8
+
+    def build(self, d_model, vocab_size, norm):
+        return RecentMeanLayer(d_model, self.tokens)
+
+
+class RecentMeanLayer(nn.Module):
+    def __init__(self, d_model, tokens):
+        super().__init__()
+        self.tokens, self.share = tokens, nn.Parameter(torch.full((d_model,), 0.1))
+
+    def forward(self, x, ids, cache=None):
+        """Earlier tokens come through `shift` alone, which asks the cache while a text is continued."""
+        mean = sum(shift(x, back, (self, back), cache) for back in range(1, self.tokens + 1)) / self.tokens
+        return x + self.share * mean
+
+
+@dataclass(frozen=True)
 class Masked(InputPart):
     """While it trains, some tokens are replaced by one learned vector; all are predicted."""
 
@@ -354,6 +374,10 @@ class MaskedLayer(nn.Module):
     def forward(self, x, ids, cache=None):
         masked = torch.rand(ids.shape, device=x.device) < (self.share if self.training else 0.0)
         return torch.where(masked[..., None], self.vector.to(x.dtype), x)
+
+
+def recent_mean(run: Run) -> Run:
+    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, RecentMean())))
 
 
 def masked(run: Run) -> Run:
@@ -380,20 +404,47 @@ class Averaged(AfterStep):
         return {"distance": distance**0.5}
 
 
+class LionOptimizer(torch.optim.Optimizer):
+    def __init__(self, parameters, lr, betas):
+        super().__init__(parameters, {"lr": lr, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:  # group["lr"] is the learning rate times the schedule's factor
+            for p in group["params"]:
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                p.sub_(momentum.lerp(p.grad, 1 - group["betas"][0]).sign_(), alpha=group["lr"])
+                momentum.lerp_(p.grad, 1 - group["betas"][1])
+
+
+@dataclass(frozen=True)
+class Lion(Optim):
+    """Lion (2302.06675) for the matrices of the blocks; `rest` takes embeddings, head, gains and biases."""
+
+    rest: AdamW
+    lr: float = 0.002
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def build(self, model):
+        kind_of = kinds(model)  # the name of every parameter -> "matrix", "embedding", "head", ...
+        matrices = [p for name, p in model.named_parameters() if kind_of[name] == "matrix"]
+        others = {name for name in kind_of if kind_of[name] != "matrix"}
+        return OptimizerGroup([LionOptimizer(matrices, self.lr, self.betas), *self.rest.optimizers(model, others)])
+
+
 class SAMOptimizer(torch.optim.AdamW):
     def step(self, closure):  # type: ignore[override]
         """A closure without a default is asked for: it computes the batch's gradients again."""
-        weights = [
-            (p, p.detach().clone()) for group in self.param_groups for p in group["params"] if p.grad is not None
-        ]
-        norm = torch.stack([p.grad.norm() for p, _ in weights]).norm()
+        weights = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        before = [p.detach().clone() for p in weights]
+        norm = torch.stack([p.grad.norm() for p in weights]).norm()
         with torch.no_grad():
-            for p, _ in weights:
+            for p in weights:
                 p.add_(p.grad, alpha=0.05 / float(norm + 1e-12))
         closure()
         with torch.no_grad():
-            for p, before in weights:
-                p.copy_(before)
+            for p, was in zip(weights, before, strict=True):
+                p.copy_(was)
         super().step()
 
 
@@ -472,6 +523,10 @@ class SmallFirst(Shuffled):
 
 def averaged(run: Run) -> Run:
     return replace(run, after_step=(Averaged(),))
+
+
+def lion(run: Run) -> Run:
+    return replace(run, optim=Lion(rest=run.optim.rest if isinstance(run.optim, Muon) else AdamW()))
 
 
 def sam(run: Run) -> Run:
