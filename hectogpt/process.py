@@ -45,17 +45,15 @@ def ask(
     request: dict[str, Any],
     on_message: Callable[[dict[str, Any]], None],
     timeout: float = math.inf,
-    environment: Mapping[str, str] | None = None,
     cancelled: threading.Event | None = None,
 ) -> Ending:
     """Run `python -m module`, which calls `answer`, with this request, and pass on each message of its reply.
 
-    timeout: seconds after which the child is killed. environment: variables for it beside this process's. cancelled:
-    once set, the child is killed and CancelledError is raised. The child is killed as well when this function is left
-    by an exception (Ctrl-C, an error in on_message), and ends when this process dies; with it those that it has
-    started.
+    timeout: seconds after which the child is killed. cancelled: once set, the child is killed and CancelledError is
+    raised. The child is killed as well when this function is left by an exception (Ctrl-C, an error in on_message), and
+    ends when this process dies; with it those that it has started.
     """
-    child = Child(module, environment={**os.environ, **(environment or {})})
+    child = Child(module)
     ending = child.listen(
         request,
         lambda header, body: on_message(json.loads(body)),

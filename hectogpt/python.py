@@ -212,7 +212,7 @@ def compare(
     of a file is applied to. Each trial is a process of its own, so classes of your own must be in a file.
     seeds, first_seed: the seeds are first_seed, first_seed + 1, ... steps: another number of steps for all.
     corpus: the text, by default the runs' own. threads: of a trial; 0 for as many as the track allows. workers: trials
-    at a time, each on its own cores, or on a GPU of its own where there are several; the bits do not depend on it.
+    at a time, each on its own cores; the bits do not depend on it.
     test: score the test split too and compare by it. out: the file of records; trials that it holds are not run
     again. None keeps no records.
 

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from hectogpt.data import Corpus, open_corpus
+from hectogpt.display import Progress
 from hectogpt.hardware import physical_cores
 from hectogpt.lab import trial
 from hectogpt.lab.compare import Comparison, Trial
-from hectogpt.lab.engines import local_engine, run_trials
+from hectogpt.lab.engines import local_engine
+from hectogpt.lab.engines import perform as perform_all
 from hectogpt.lab.ladder import baseline
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record
@@ -64,8 +66,8 @@ def run_trial(
 
 def perform(comparison: Comparison, one: Trial) -> Record:
     """Run one trial of a comparison, which nobody has run."""
-    (record,) = [news.record for news in run_trials(comparison, [one], local_engine(comparison)) if news.record]
-    return record
+    perform_all(comparison, [one], local_engine(comparison), Progress(quiet=True))
+    return comparison.records.get(one.name) or comparison.failed[-1]
 
 
 def small_arms(*lrs: float) -> list[Arm]:

@@ -21,17 +21,16 @@ from hectogpt.display import NGRAMS, Progress, columns, printable
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
 from hectogpt.lab.compare import Comparison, Trial, best_of, ngram_means, result_table
-from hectogpt.lab.engines import Engine, gpus_for, local_engine, open_ray, perform, threads_of
+from hectogpt.lab.engines import Engine, local_engine, may_use_gpu, open_ray, perform, threads_of
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import check_writable
-from hectogpt.lab.rounds import MOST_SEEDS, duration_text, parse_duration, rounds
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.lab.tracks import broken_rules, find_track
 from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.signals import WORDS, code_of, ignore_more
 from hectogpt.training.setup import count_parameters
 
-SEEDS = 5  # if no number is given
+SEEDS, MOST_SEEDS = 5, 1000  # if no number is given, without and with --until
 VERDICT_WORDS = f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond both, but p >= {SIGNIFICANCE}."
 SEQUENTIAL_WORDS = f"They are valid at every look. tie: within {LEAST_DIFFERENCE} of 0. unproven: not decided."
 
@@ -54,20 +53,17 @@ def main(options: CompareOptions) -> None:
 
 def read(options: CompareOptions) -> Comparison:
     """The arms, text, track and seeds that the options name. Raises UserError."""
-    budget, sequential = None if options.budget is None else parse_duration(options.budget), options.until is not None
     arms = plan(options.recipes, options.without, options.sweep, options.steps)
     if options.threads:
         arms = [replace(arm, run=replace(arm.run, threads=options.threads)) for arm in arms]
     track, corpus = find_track(options.track), open_corpus(options.corpus)
-    is_open = budget is not None or sequential
-    if is_open and options.engine == "slurm":
+    sequential = options.until is not None
+    if sequential and options.engine == "slurm":
         why = "an array has a task for each trial, so their number must be known"
-        raise UserError(
-            "budget or until with slurm", why=why, fix=set_to("seeds", 10) + ", or " + set_to("engine", "ray")
-        )
-    number = (MOST_SEEDS if is_open else SEEDS) if options.seeds is None else options.seeds
+        raise UserError("until with slurm", why=why, fix=set_to("seeds", 10) + ", or " + set_to("engine", "ray"))
+    number = (MOST_SEEDS if sequential else SEEDS) if options.seeds is None else options.seeds
     seeds = range(options.first_seed, options.first_seed + number)
-    return Comparison(arms, seeds, corpus, track, options.out, options.test, budget, sequential)
+    return Comparison(arms, seeds, corpus, track, options.out, options.test, sequential)
 
 
 def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
@@ -79,7 +75,7 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     local = None if options.engine == "ray" else local_engine(comparison, 1 if workers is None else workers)
     # Standard output is for the results; what Ray prints is none.
     with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
-        run_trials(options, comparison, engine, rounds(comparison, engine.workers))
+        run_trials(options, comparison, engine, comparison.rounds(engine.workers))
     found = ComparisonResult.of(comparison)
     if found.results or options.json:
         lines = result_lines(options, comparison, found) if found.results else ()
@@ -113,7 +109,9 @@ def run_trials(options: CompareOptions, comparison: Comparison, engine: Engine, 
     except KeyboardInterrupt as stop:
         ignore_more()
         left, trials = len(comparison.missing()), comparison.trials()
-        where = f"at seed {comparison.seeds[-1]}" if comparison.is_open else f"{left} of {len(trials)} trials missing"
+        where = (
+            f"at seed {comparison.seeds[-1]}" if comparison.sequential else f"{left} of {len(trials)} trials missing"
+        )
         raise UserError(
             f"{WORDS[code_of(stop)]}, {where}",
             fix="the same command goes on where it stopped",
@@ -166,7 +164,7 @@ def plan_lines(comparison: Comparison) -> list[str]:
     missing, rows, broken = comparison.missing(), [], []
     for arm in comparison.arms:
         count, data = count_parameters(arm.run, comparison.corpus), arm.run.data
-        todo = str(sum(trial.arm.label == arm.label for trial in missing)) + " a seed" * comparison.is_open
+        todo = str(sum(trial.arm.label == arm.label for trial in missing)) + " a seed" * comparison.sequential
         rows.append([arm.label, f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}", todo])
         if rules := broken_rules(comparison.track, arm.run, comparison.corpus, count):
             broken.append(f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(rules)}")
@@ -177,13 +175,10 @@ def plan_lines(comparison: Comparison) -> list[str]:
 def state_line(comparison: Comparison) -> str:
     """How many trials there are to run; where the number of seeds is open, what ends it."""
     title, most = f"{comparison.corpus.name}, {comparison.track.name}", len(comparison.all_seeds)
-    if not comparison.is_open:
+    if not comparison.sequential:
         n, left = len(comparison.trials()), len(comparison.missing())
         return f"{title}: {n} trials, {n - left} recorded in {comparison.out}, {left} to run"
-    ends = [f"at most {most} seed{'s' * (most != 1)}"]
-    ends += [duration_text(comparison.budget)] if comparison.budget is not None else []
-    ends += ["until decided"] if comparison.sequential else []
-    return f"{title}: seed by seed, {', '.join(ends)}; {comparison.out}"
+    return f"{title}: seed by seed until decided, at most {most} seed{'s' * (most != 1)}; {comparison.out}"
 
 
 def result_lines(options: CompareOptions, comparison: Comparison, found: ComparisonResult) -> list[str]:
@@ -235,7 +230,7 @@ def array_script(comparison: Comparison, at_a_time: int | None) -> str:
     numbers = ",".join(str(trials.index(trial)) for trial in comparison.missing()) + (
         f"%{at_a_time}" if at_a_time else ""
     )
-    gpu = comparison.track.allows_gpu and bool(gpus_for(comparison.arms, 1))
+    gpu = comparison.track.allows_gpu and may_use_gpu(comparison)
     words = [word for word in sys.argv[1:] if word != "--dry-run"]
     if len({comparison.run_of(Trial(arm, 0)).threads for arm in comparison.arms}) == 1:
         words += ["--threads", str(threads)]  # as many on every node

@@ -196,7 +196,6 @@ class CompareOptions:
     Examples
       hectogpt compare baseline muon --seeds 3
       hectogpt compare top my_idea.py:muon --until decided --html verdict.html
-      hectogpt compare top my_idea.py:muon --budget 60m
       hectogpt compare top --without all --seeds 5 --json
       hectogpt compare adamw_128 --sweep optim.lr=0.001,0.003 --steps 50
     """
@@ -204,12 +203,9 @@ class CompareOptions:
     recipes: Positional[tuple[str, ...]] = ()
     """Names of recipes; the first is what the others are compared to. `top` is the ladder's last rung."""
     seeds: int | None = None
-    """How many seeds: 5; with budget or until the most of them, 1000."""
+    """How many seeds: 5; with until the most of them, 1000."""
     first_seed: int = 0
     """The seeds are first-seed, first-seed + 1, ..."""
-    budget: str | None = None
-    """Run as many seeds as fit into this time, as in 90s, 60m or 2h; at least one. A seed is started only if it fits
-    by the time that the slowest one took."""
     until: Literal["decided"] | None = None
     """decided: go on seed by seed until each recipe is better than the first, worse, or within 0.02 of it. The test
     stays valid although it looks after every seed; it is wrong about a recipe in 5 of 100 comparisons at most."""
@@ -230,7 +226,7 @@ class CompareOptions:
     threads: int = 0
     """Threads a trial (0: as many as the track allows, at most one on each core)."""
     workers: int | None = None
-    """Trials at a time: 1; with an engine as many as there is room for. Each has a GPU where there are several."""
+    """Trials at a time: 1; with an engine as many as there is room for."""
     engine: Literal["local", "ray", "slurm"] = "local"
     """ray: tasks of a Ray cluster. slurm: writes the script of an array, or follows one that runs."""
     dry_run: bool = False

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from hectogpt.files import lock
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramLosses, NgramModels
 from hectogpt.lab.plan import Arm
-from hectogpt.lab.record import Record, RecordFile, append_record, trial_key
+from hectogpt.lab.record import Record, append_record, read_records, trial_key
 from hectogpt.lab.sequential import compare_sequentially
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, selection_bias, summarize
 from hectogpt.lab.tracks import Track, broken_rules
@@ -86,10 +86,9 @@ class Result:
 class Comparison:
     """Arms x seeds on one corpus and track, and the records of their trials.
 
-    out: the file of records. test: whether to score the test split too, and compare by it. budget: seconds after which
-    no seed is begun. sequential: whether seeds are added until the arms are decided, by the test that may be looked at
-    after every seed. With one of these the number of seeds is found while it runs (lab/rounds.py): `seeds` is then the
-    first of `all_seeds`, which grows, and `ended` says in the end why there are no more.
+    out: the file of records. test: whether to score the test split too, and compare by it. sequential: whether seeds
+    are added until the arms are decided, by the test that may be looked at after every seed (`rounds`): `seeds` is then
+    the first of `all_seeds`, which grows, and `ended` says in the end why there are no more.
     records: (arm's label, seed) -> record, as `missing` and `add` find them. failed: trials that crashed, of `add`.
     """
 
@@ -101,7 +100,6 @@ class Comparison:
         track: Track,
         out: Path,
         test: bool = False,
-        budget: float | None = None,
         sequential: bool = False,
     ) -> None:
         if not seeds:
@@ -112,18 +110,12 @@ class Comparison:
         for arm in self.arms:
             check_corpus(arm.run, corpus)
         self.all_seeds, self.corpus, self.track = list(seeds), corpus, track
-        self.out, self.test, self.budget, self.sequential, self.ended = out, test, budget, sequential, ""
-        self.seeds = self.all_seeds[:1] if self.is_open else self.all_seeds
+        self.out, self.test, self.sequential, self.ended = out, test, sequential, ""
+        self.seeds = self.all_seeds[:1] if sequential else self.all_seeds
         self.records: dict[tuple[str, int], Record] = {}
         self.failed: list[Record] = []
         self._ngrams: dict[tuple[Data, int, int], NgramLosses] = {}
-        self._file = RecordFile(out)
         self._known: dict[str, Record] = {}  # what the file of records had when it was last read
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the number of seeds is found while it runs."""
-        return self.budget is not None or self.sequential
 
     @property
     def split(self) -> str:
@@ -144,7 +136,8 @@ class Comparison:
     def refresh(self) -> None:
         """Read what is new in the file of records."""
         self._known = {}
-        for key, record in self._file.read():
+        for record in read_records(self.out):
+            key = record.key()
             if record.counts and (key not in self._known or self._known[key].test_loss is None):
                 self._known[key] = record
 
@@ -198,19 +191,13 @@ class Comparison:
 
         Where the file system has no locks everybody gets it, and a trial may be run twice, which harms nothing.
         """
-        path = self.out.with_name(f".{self.out.name}.claims") / self._key(trial)[:16]
-        held = ExitStack()
-        held.callback(_remove_empty, path.parent)
-        for _ in range(100):
-            try:  # a tenth of a second is for one that only asks whether it is locked
-                held.enter_context(lock(path, "running this trial", patience=0.1))
-            except (FileNotFoundError, FileExistsError):  # a holder is taking the folder away, which is empty
-                continue
-            except UserError:
-                return None
-            except OSError:  # nothing can be written there: adding the record will fail
-                break
-            break
+        held, path = ExitStack(), self.out.with_name(f".{self.out.name}.{self._key(trial)[:16]}")
+        try:  # a tenth of a second is for one that only asks whether it is locked
+            held.enter_context(lock(path, "running this trial", patience=0.1))
+        except UserError:
+            return None
+        except OSError:  # nothing can be written there: adding the record will fail
+            pass
         return held
 
     def run_of(self, trial: Trial) -> Run:
@@ -238,6 +225,38 @@ class Comparison:
         new, old = (self.losses(one, self.split) for one in (arm, self.arms[0]))
         return compare_sequentially(new, old) if self.sequential else compare_pairs(new, old)
 
+    def rounds(self, workers: int = 1) -> Iterator[list[Trial]]:
+        """The trials to run, each once: one that has crashed is not run again. workers: how many run at a time.
+
+        Of a sequential comparison each round adds a seed, or as many as several workers need, and yields their missing
+        trials. What is decided does not depend on that: seeds are looked at in their order, and those after the first
+        look that decides do not count. The rounds end when every arm is decided against the first one, after all seeds,
+        and after two rounds in a row in which an arm crashes. Arms that are decided are not run further.
+        """
+        if not self.sequential:
+            yield self.missing()
+            return
+        done, crashed, arms = 0, set[str](), self.arms
+        while arms and done < len(self.all_seeds):
+            new = self.all_seeds[done : done + max(1, workers // len(arms))]
+            done += len(new)
+            self.seeds = self.all_seeds[:done]
+            trials = [trial for trial in self.missing() if trial.seed in new and trial.arm in arms]
+            yield trials
+            lost = {trial.arm.label for trial in trials if trial.name not in self.records}
+            if lost & crashed:
+                self.ended = f"{', '.join(sorted(lost & crashed))} crashed twice in a row"
+                return
+            crashed, arms = lost, self.undecided()
+        count = f"{done} seed{'s' * (done != 1)}"
+        self.ended = f"all of {count} are run, not decided" if arms else f"decided after {count}"
+
+    def undecided(self) -> list[Arm]:
+        """The first arm and those that are not decided against it; [] if all are."""
+        first, *others = self.arms
+        left = [arm for arm in others if (pair := self.pair(arm)) is None or pair.verdict == "unproven"]
+        return [first, *left] if left else []
+
     def results(self) -> list[Result]:
         """One Result per arm that has a record, in order."""
         found: list[Result] = []
@@ -248,11 +267,6 @@ class Comparison:
                 test = summarize(list(losses.values())) if self.test else None
                 found.append(Result(arm, dev, test, pair, [self.records[arm.label, seed] for seed in losses]))
         return found
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):  # others are still under way
-        folder.rmdir()
 
 
 def best_of(results: Sequence[Result]) -> tuple[Result, float]:

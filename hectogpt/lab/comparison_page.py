@@ -18,44 +18,30 @@ from hectogpt.lab.record import Record
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.verdict import ComparisonResult
 
-LONGEST_SOURCE = 100_000  # characters of an idea that are shown
 MOST_POINTS = 200  # of a curve
 KINDS = {"better": "good", "worse": "bad"}
 
 
 def page_data(comparison: Comparison, found: ComparisonResult) -> dict[str, Any]:
     """Title and blocks of the page. found: with at least one result; the first is what the others are compared to."""
-    results, notes = found.results, found.notes
-    first, *others = results
-    title = f"{', '.join(result.arm.label for result in others)} against {first.arm.label}" if others else ""
-    listed: list[dict[str, Any]] = [{"heading": "Notes"}, {"list": [printable(note) for note in notes]}]
-    blocks: list[dict[str, Any]] = [
-        {"text": _setting(comparison, first), "kind": "soft"},
-        *({"word": v.word, "text": printable(v.text), "kind": KINDS.get(v.word, "other")} for v in found.verdicts),
-        *_charts(comparison, results),
-        {"heading": "Losses"},
-        *_losses(comparison, results),
-        *(listed if notes else []),
-        *_ideas(results),
-        {"text": _origin(results), "kind": "soft"},
-    ]
-    return {"title": printable(title or first.arm.label), "blocks": blocks}
-
-
-def _setting(comparison: Comparison, first: Result) -> str:
-    seeds = comparison.seeds
-    which = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    first, *others = found.results
+    title = f"{', '.join(result.arm.label for result in others)} against " if others else ""
     facts = [short_name(comparison.corpus.name), f"{comparison.split} loss", f"track {comparison.track.name}"]
-    facts += [f"{first.arm.run.steps} steps", which, *filter(None, [comparison.ended])]
-    return printable("; ".join(facts) + ".")
-
-
-def _origin(results: Sequence[Result]) -> str:
-    """Version and commits that the trials ran with."""
-    records = [record for result in results for record in result.records]
-    commits = sorted({f"{r.commit[:12]}{' with changes' if r.dirty else ''}" for r in records if r.commit})
-    made = sorted({f"hectoGPT {r.version}" for r in records if r.version})
-    return printable(f"Trials by {', '.join([*made, *commits]) or 'hectoGPT'}; page by hectoGPT {__version__}.")
+    facts += [f"{first.arm.run.steps} steps", f"seeds {', '.join(map(str, comparison.seeds))}"]
+    facts += [*filter(None, [comparison.ended]), f"hectoGPT {__version__}"]
+    notes: list[dict[str, Any]] = [{"heading": "Notes"}, {"list": [printable(note) for note in found.notes]}]
+    blocks: list[dict[str, Any]] = [
+        {"text": printable("; ".join(facts)), "kind": "soft"},
+        *({"word": v.word, "text": printable(v.text), "kind": KINDS.get(v.word, "other")} for v in found.verdicts),
+        *_charts(comparison, found.results),
+        {"heading": "Losses"},
+        *_losses(comparison, found.results),
+        *(notes if found.notes else []),
+    ]
+    for idea in {idea.sha256: idea for result in found.results for idea in files_of(result.arm.run)}.values():
+        blocks += [{"heading": printable(idea.path.name)}, {"text": f"SHA-256 {idea.sha256}", "kind": "soft"}]
+        blocks.append({"code": printable(idea.source)})
+    return {"title": printable(title + first.arm.label), "blocks": blocks}
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -76,7 +62,7 @@ def _charts(comparison: Comparison, results: Sequence[Result]) -> list[dict[str,
     if gains:
         label = f"Gain over {results[0].arm.label} batch by batch (above 0 is better); dashed: on {comparison.split}"
         charts.append(chart(label, gains, held_out))
-    return [{"heading": "Curves"}, *charts] if charts else []
+    return [{"heading": "Curves"}, *charts]
 
 
 def chart(label: str, curves: list[dict[str, Any]], levels: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,9 +102,6 @@ def mean_of(curves: np.ndarray) -> np.ndarray:
     return np.nanmean(known, axis=0) if known.size else np.zeros(0)
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
 def _losses(comparison: Comparison, results: Sequence[Result]) -> list[dict[str, Any]]:
     head, rows = result_table(results, comparison.split)
     head += ["s", "MiB", "parameters"]
@@ -131,15 +114,3 @@ def _losses(comparison: Comparison, results: Sequence[Result]) -> list[dict[str,
     note = f"Gains are in nats per token over paired seeds, positive is better; {LEAST_DIFFERENCE} or less is a tie. "
     note += f"N-gram models ({comparison.split}): {', '.join(levels)}." if levels else ""
     return [{"table": {"head": head, "rows": rows}}, {"text": note, "kind": "soft"}]
-
-
-def _ideas(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The source of every idea, once."""
-    found = {idea.sha256: idea for result in results for idea in files_of(result.arm.run)}
-    blocks: list[dict[str, Any]] = []
-    for sha256, idea in found.items():
-        more = len(idea.source) - LONGEST_SOURCE
-        left_out = f"; {more:,} characters more are not shown" if more > 0 else ""
-        blocks += [{"heading": printable(idea.path.name)}, {"text": f"SHA-256 {sha256}{left_out}", "kind": "soft"}]
-        blocks.append({"code": "\n".join(map(printable, idea.source[:LONGEST_SOURCE].splitlines()))})
-    return blocks

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -49,8 +48,7 @@ PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spa
 CHANGES = {"os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 CHANGES |= {"os.chmod", "os.chown", "os.utime", "os.setxattr", "sqlite3.connect"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-OPTIMIZERS = torch.optim.Optimizer.step.__code__.co_filename
-LONGEST_LIST = 20  # refused or replaced things that are reported
+LONGEST_LIST = 20  # attempts or files that are reported
 
 
 def below(path: str, *folders: str) -> bool:
@@ -142,27 +140,6 @@ def shut_in(folder: Path) -> tuple[list[str], list[str]]:
     return attempts, opened
 
 
-def code_of_ours() -> dict[str, int]:
-    """Each function and method of hectogpt, and of torch what losses and optimizers use, by name: a number that is
-    another one once its code has been replaced."""
-    found: dict[str, int] = {}
-    names = [name for name in sys.modules if name.partition(".")[0] in ("hectogpt", "__main__")]
-    ours = [sys.modules[name] for name in names]
-    places: list[Any] = [*ours, torch.nn.functional, torch.optim.Optimizer, torch.Tensor]
-    for place in places:
-        for name, value in list(vars(place).items()):
-            methods = vars(value).items() if isinstance(value, type) else ()
-            for inner, function in [("", value), *methods]:
-                function = getattr(function, "__func__", function)
-                if not isinstance(function, FunctionType):
-                    continue
-                while function.__code__.co_filename == OPTIMIZERS and hasattr(function, "__wrapped__"):
-                    function = function.__wrapped__  # torch wraps `step` of a class when its first value is made
-                if isinstance(function, FunctionType):
-                    found[".".join(filter(None, [place.__name__, name, inner]))] = id(function.__code__)
-    return found
-
-
 class Counted:
     """Counts the tokens that go through decoder blocks with gradients, whatever model of the process they belong to.
 
@@ -179,7 +156,7 @@ class Counted:
 
 
 def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A task of the judge's, as messages; the last one has `attempts`, `opened` and `replaced`.
+    """A task of the judge's, as messages; the last one has `attempts` and `opened`.
 
     request: task ("train", "score" or "answer"), folder (where its files are), recipe (a name, or FILE.py:FUNCTION@BASE
     with files of that folder), seed, threads; stop: the step after which training ends, None for its own end. Raises
@@ -195,7 +172,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     tokenizer, counted = load_tokenizer(), Counted()
     corpus = _training_text(folder) if request["task"] == "train" else None
     os.environ["HECTOGPT_CACHE"] = str(folder / "cache")
-    code, (attempts, opened) = code_of_ours(), shut_in(folder)
+    attempts, opened = shut_in(folder)
     run = replace(find_run(request["recipe"]), seed=request["seed"], threads=request["threads"], device="cpu")
     yield {"run": dump(run)}
     if corpus is not None:
@@ -209,9 +186,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         else:
             texts = np.split(np.load(folder / "texts.npy"), np.load(folder / "ends.npy")[:-1])
             np.save(folder / "log_probs.npy", np.stack([log_probs_after(model, text) for text in texts]))
-    now = code_of_ours()
-    replaced = [name for name, number in code.items() if now.get(name) != number]
-    yield {"attempts": attempts, "opened": opened, "replaced": replaced[:LONGEST_LIST]}
+    yield {"attempts": attempts, "opened": opened}
 
 
 def _training_text(folder: Path) -> Corpus:

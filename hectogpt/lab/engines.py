@@ -1,6 +1,6 @@
 """Runs the trials of a comparison: in processes of this machine, several at a time, or on the machines of Ray.
 
-`run_trials` alone touches the comparison, its records and claims; an engine only does one trial at a time in a process.
+`perform` alone touches the comparison, its records and claims; an engine only does one trial at a time in a process.
 A trial's bits come from its run, seed and threads, so they are the same wherever it runs and whatever runs beside it.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -20,23 +20,9 @@ from hectogpt import __version__, files, hardware, process
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import Comparison, Trial
-from hectogpt.lab.plan import Arm
-from hectogpt.lab.record import Record
 from hectogpt.lab.trial import PACKAGE, OnStep, ask
 
 POLL_SECONDS = 0.5  # between looks for a trial that another process has left
-
-
-@dataclass(frozen=True)
-class News:
-    """What has become of a trial. step: 0 when it begins, else the last one that is done, with its loss. record: at its
-    end; None also for one that another process has recorded (`elsewhere`)."""
-
-    trial: Trial
-    step: int = 0
-    loss: float = 0.0
-    record: Record | None = None
-    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,21 +34,23 @@ class Engine:
     do: Callable[[dict[str, Any], OnStep, threading.Event], dict[str, Any]]
 
 
-def run_trials(comparison: Comparison, trials: Sequence[Trial], engine: Engine) -> Generator[News, None, None]:
-    """Run those of the trials that nobody has run when it is their turn, `engine.workers` at a time.
+def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, progress: Progress) -> None:
+    """Run those of the trials that nobody has run when it is their turn, `engine.workers` at a time: a bar for all of
+    them on a terminal, and a line for what came of each.
 
-    A trial that another process is running is left to it until it is recorded; one whose process dies is run here.
-    When the iteration is left, by an exception or by `close`, the trials under way are killed. Raises UserError
-    (STORAGE).
+    A trial that another process is running is left to it until it is recorded; one whose process dies is run here. The
+    comparison then has the records of all. An exception kills the trials under way. Raises UserError (STORAGE).
     """
     waiting, running = list(trials), dict[tuple[str, int], tuple[ExitStack, float]]()
     posts, cancelled = SimpleQueue[tuple[Trial, tuple[int, float] | Future[dict[str, Any]]]](), threading.Event()
+    steps, ended = dict.fromkeys((trial.name for trial in trials), 0), 0
+    bar = progress.bar(sum(trial.arm.run.steps for trial in trials), "")
 
     def start(trial: Trial, pool: ThreadPoolExecutor) -> None:
         future = pool.submit(engine.do, comparison.request(trial), lambda *step: posts.put((trial, step)), cancelled)
         future.add_done_callback(lambda done: posts.put((trial, done)))
 
-    with ExitStack() as claims, ThreadPoolExecutor(engine.workers) as pool, ExitStack() as end:
+    with ExitStack() as claims, ThreadPoolExecutor(engine.workers) as pool, ExitStack() as end, bar as show:
         end.callback(cancelled.set)
         while waiting or running:
             for trial in list(waiting):
@@ -76,41 +64,27 @@ def run_trials(comparison: Comparison, trials: Sequence[Trial], engine: Engine) 
                 comparison.refresh()
                 if comparison.find(trial):
                     claim.close()
-                    yield News(trial, elsewhere=True)
+                    steps[trial.name], ended = trial.arm.run.steps, ended + 1
                 else:
                     running[trial.name] = claim, time.perf_counter()
                     start(trial, pool)
-                    yield News(trial)
             try:
                 is_full = running and (not waiting or len(running) == engine.workers)
                 trial, post = posts.get(timeout=None if is_full else POLL_SECONDS)
             except Empty:
                 continue
+            name = f"{trial.arm.label}, seed {trial.seed}"
             if isinstance(post, tuple):
-                yield News(trial, *post)
+                steps[trial.name] = post[0]
+                show(sum(steps.values()), f"{name}: loss {post[1]:.3f}")
                 continue
             result, (claim, begun) = post.result(), running.pop(trial.name)
             if engine.workers > 1 and isinstance(result.get("machine"), dict):
                 result["machine"] = result["machine"] | {"workers": engine.workers}
             record = comparison.add(trial, result, begun)
             claim.close()
-            yield News(trial, record=record)
-
-
-def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, progress: Progress) -> None:
-    """Run trials to their end, as `run_trials`: a bar for all of them on a terminal, and a line for what came of each.
-    The comparison then has their records, those of other processes too."""
-    steps, ended = dict.fromkeys((trial.name for trial in trials), 0), 0
-    total = sum(trial.arm.run.steps for trial in trials)
-    with closing(run_trials(comparison, trials, engine)) as all_news, progress.bar(total, "") as show:
-        for news in all_news:
-            trial, name = news.trial, f"{news.trial.arm.label}, seed {news.trial.seed}"
-            is_over = news.elsewhere or news.record is not None
-            steps[trial.name] = trial.arm.run.steps if is_over else news.step
-            show(sum(steps.values()), f"{name}: loss {news.loss:.3f}" if news.step else name)
-            ended += is_over
-            if news.record is not None:
-                progress.line(f"{ended} of {len(trials)}: {name}: {news.record.outcome(comparison.split)}")
+            steps[trial.name], ended = trial.arm.run.steps, ended + 1
+            progress.line(f"{ended} of {len(trials)}: {name}: {record.outcome(comparison.split)}")
     comparison.missing()
 
 
@@ -118,39 +92,14 @@ def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, pro
 
 
 def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
-    """Processes of this machine; with several GPUs each trial sees one of them.
+    """Processes of this machine.
 
     Raises UserError if they would have to share cores, which makes their seconds those of no machine.
     """
     if workers < 1:
         raise UserError(f"workers = {workers}", why="somebody has to run the trials", fix=set_to("workers", 1))
-    gpus = gpus_for(comparison.arms) if workers > 1 else []
-    if not gpus and workers > 1:
-        check_cores(comparison, workers)
-    free = SimpleQueue[dict[str, str]]()  # what each worker's trials have in their environment: its GPU
-    for number in range(workers):
-        free.put({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if len(gpus) > 1 else {})
-
-    def do(request: dict[str, Any], on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
-        environment = free.get()
-        try:
-            return ask(request, on_step, environment, cancelled)
-        finally:
-            free.put(environment)
-
-    return Engine(workers, do)
-
-
-def threads_of(comparison: Comparison) -> int:
-    """Threads of the comparison's trials, the most if they differ."""
-    runs = [comparison.run_of(Trial(arm, 0)) for arm in comparison.arms]
-    return max(run.threads or hardware.physical_cores() for run in runs)
-
-
-def check_cores(comparison: Comparison, workers: int) -> None:
-    """Raise UserError if so many trials at a time have more threads than this machine has cores."""
     threads, cores = threads_of(comparison), hardware.usable_cores()
-    if workers * threads > cores:
+    if workers > 1 and workers * threads > cores:
         raise UserError(
             f"{workers} trials at a time of {threads} thread{'s' * (threads != 1)} each do not fit {cores} cores",
             why="trials that share cores take longer, and their seconds count. The number of threads changes the last "
@@ -159,19 +108,18 @@ def check_cores(comparison: Comparison, workers: int) -> None:
             if workers <= cores
             else set_to("workers", max(cores // threads, 1)),
         )
+    return Engine(workers, ask)
 
 
-def gpus_for(arms: Sequence[Arm], count: int | None = None) -> list[str]:
-    """The GPUs that trials may be spread over: those that CUDA_VISIBLE_DEVICES names, else all; none if an arm trains
-    on the CPU or names its GPU itself. count: how many there are; None for as many as this machine has."""
-    if any(arm.run.device not in ("auto", "cuda") for arm in arms):
-        return []
-    if count is None:
-        import torch
+def threads_of(comparison: Comparison) -> int:
+    """Threads of the comparison's trials, the most if they differ."""
+    runs = [comparison.run_of(Trial(arm, 0)) for arm in comparison.arms]
+    return max(run.threads or hardware.physical_cores() for run in runs)
 
-        count = torch.cuda.device_count()
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return named[:count] if named else [str(number) for number in range(count)]
+
+def may_use_gpu(comparison: Comparison) -> bool:
+    """Whether every arm trains on a GPU where there is one."""
+    return all(arm.run.device in ("auto", "cuda") for arm in comparison.arms)
 
 
 # --- Ray: each trial is a task of a cluster ---------------------------------------------------------------------------
@@ -222,7 +170,7 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
         raise UserError("Ray did not start", why=_last_line(error), fix="ray status, or unset RAY_ADDRESS") from None
     try:
         have, threads, code = ray.cluster_resources(), threads_of(comparison), code_here()
-        gpus = 1 if have.get("GPU", 0) >= 1 and gpus_for(comparison.arms, int(have["GPU"])) else 0
+        gpus = 1 if have.get("GPU", 0) >= 1 and may_use_gpu(comparison) else 0
         room = int(have["GPU"] if gpus else have.get("CPU", 0) // threads)
         if not room:
             raise UserError(

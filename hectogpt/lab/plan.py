@@ -17,7 +17,7 @@ from hectogpt.display import value_text
 from hectogpt.errors import UserError, set_to
 from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.record import arm_label, differences
-from hectogpt.serialization import IDEA_MODULE, current_path, did_you_mean, dump
+from hectogpt.serialization import IDEA_MODULE, current_path, dump
 from hectogpt.training.run import Run, load_run
 
 COMMA = re.compile(r",(?![^\[]*\])")  # not inside [0.9,0.95]
@@ -93,15 +93,9 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
         *path, last = current_path(run, field).split(".")
         inner = data
         for name in path:
-            inner = inner.get(name) if isinstance(inner, dict) else None
-        if not isinstance(inner, dict) or last not in inner:
-            known = [name for name in inner if name != "type"] if isinstance(inner, dict) else []
-            where = ".".join(path) or "the run"
-            raise UserError(
-                f"{run.recipe} has no field {field!r}",
-                why=f"{where} has {', '.join(known)}" if known else f"{where} has no fields in this recipe",
-                fix=did_you_mean(last, known) if known else "",
-            )
+            inner = inner.get(name)
+            if not isinstance(inner, dict):
+                raise UserError(f"{run.recipe} has no field {field!r}", why=f"{name} has no fields in this recipe")
         inner[last] = value
     return load_run(data)
 
@@ -110,46 +104,31 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
 
 
 def arms_of(runs: Sequence[Run | str], steps: int | None = None, threads: int = 0) -> list[Arm]:
-    """The arms of a comparison of runs and names. Raises UserError for equal runs and for classes without a file."""
+    """The arms of a comparison of runs and names. A label is the recipe's name, and, where an earlier run has the same,
+    how it differs from that. Raises UserError for equal runs and for classes without a file."""
     if isinstance(runs, (str, Run)) or not runs:
         raise UserError("no runs to compare", why="compare takes a list", fix='compare(["baseline", "top"])')
     first = runs[0]
     base = ideas.bases_for([first]) if isinstance(first, str) else "top" if ideas.is_idea(first.recipe) else first
-    arms: list[Arm] = []
+    arms, named = dict[str, Arm](), dict[str, Run]()
     for item in runs:
         run = ideas.find_run(item, base) if isinstance(item, str) else item
         check_classes(run)
-        changed = _overrides(base if isinstance(base, Run) and isinstance(item, str) and run.ideas else run)
-        if steps is not None and steps != run.steps:
-            run, changed = replace(run, steps=steps), changed | {"steps": steps}
-        run = replace(run, threads=threads or run.threads)
-        arms.append(Arm(run.recipe, run, changed))
-    labels = _labels([arm.run for arm in arms])
-    return [replace(arm, label=label) for arm, label in zip(arms, labels, strict=True)]
-
-
-def _overrides(run: Run) -> dict[str, Any]:
-    """What was changed in a run's recipe, as dotted field -> value; {} for a run that is no recipe's."""
-    own = recipes.recipe_of(run)
-    return {} if own is None else {path: new for path, (_, new) in differences(own, run).items()}
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """A label for each run: its recipe's name, and, where another run has the same, how it differs from the first of
-    that name. Raises UserError for two runs that are the same experiment."""
-    labels: list[str] = []
-    for place, run in enumerate(runs):
-        namesakes = [other for other in runs[:place] if other.recipe == run.recipe]
-        if any(other.ideas == run.ideas and not differences(other, run) for other in namesakes):
-            raise UserError(
-                f"{run.recipe} is named twice",
-                why="seed, threads and corpus are the comparison's, so runs that differ in these alone are equal",
-                fix="leave one out, or change a field: replace(run, steps=50)",
-            )
-        changed = differences(namesakes[0], run) if namesakes else {}
-        label = " ".join([run.recipe, *(f"{path}={value_text(new)}" for path, (_, new) in changed.items())])
-        labels.append(label if label not in labels else f"{label} ({place + 1})")
-    return labels
+        run = replace(run, steps=steps or run.steps, threads=threads or run.threads)
+        own = base if isinstance(base, Run) and isinstance(item, str) and run.ideas else run
+        changed = differences(recipes.recipe_of(own) or own, own)
+        apart = differences(named.setdefault(run.recipe, run), run)
+        label = " ".join([run.recipe, *(f"{path}={value_text(new)}" for path, (_, new) in apart.items())])
+        if label in arms:
+            if arms[label].run.ideas == run.ideas and not differences(arms[label].run, run):
+                raise UserError(
+                    f"{run.recipe} is named twice",
+                    why="seed, threads and corpus are the comparison's, so runs that differ in these alone are equal",
+                    fix="leave one out, or change a field: replace(run, steps=50)",
+                )
+            label += f" ({len(arms) + 1})"
+        arms[label] = Arm(label, run, {path: new for path, (_, new) in changed.items()})
+    return list(arms.values())
 
 
 def check_classes(run: Run) -> None:

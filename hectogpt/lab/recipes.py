@@ -50,7 +50,6 @@ RENAMED = {
     "rare": "soap_rare_tokens",
     "first": "adamw_128",
 }
-GONE = {"ngram_memory"}  # commit 94687c7 is the last that has it
 
 # --- for answers/positions.md: small models that differ in their positions --------------------------------------------
 
@@ -296,12 +295,6 @@ def recipe(name: str) -> Run:
         return without(name.removeprefix(WITHOUT))
     if name in RECIPES:
         return compound(RECIPES[name], name)
-    if name in GONE:
-        raise UserError(
-            f"the recipe {name} was taken out of hectoGPT",
-            why="mixing in counts where a model is scored gives as much",
-            fix="top, or commit 94687c7, the last that has it",
-        )
     raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(RECIPES)}", fix=did_you_mean(name, RECIPES))
 
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -195,26 +196,7 @@ def read_records(path: Path) -> list[Record]:
     visible escapes. Raises UserError (DATA) for a file that cannot be read, and for a line that is not a record, with
     its number and the field.
     """
-    return [record for _, record in RecordFile(path).read()]
-
-
-class RecordFile:
-    """A file of records that grows: lines that were there at the last look are not parsed again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._lines, self._records = path, list[bytes](), list[tuple[str, Record]]()
-
-    def read(self) -> list[tuple[str, Record]]:
-        """All its records as `read_records` has them, each behind its `key`."""
-        lines = _lines_of(self.path)
-        if lines[: len(self._lines)] != self._lines:  # somebody has edited it
-            self._lines, self._records = [], []
-        for number, line in enumerate(lines[len(self._lines) :], start=len(self._lines) + 1):
-            if line.strip():
-                record = _read(self.path, number, line)
-                self._records.append((record.key(), record))
-            self._lines.append(line)
-        return list(self._records)
+    return [_read(path, number, line) for number, line in enumerate(_lines_of(path), start=1) if line.strip()]
 
 
 def _lines_of(path: Path) -> list[bytes]:
@@ -228,6 +210,7 @@ def _lines_of(path: Path) -> list[bytes]:
     return lines + ([last] if is_whole_object(last) else [])
 
 
+@lru_cache(maxsize=10_000)  # a comparison looks at its file before every trial
 def _read(path: Path, number: int, line: bytes) -> Record:
     """The record of a line, which may come from others and from other versions: what else it has is left out."""
     try:

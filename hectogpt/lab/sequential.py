@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, VerdictWord
 
@@ -35,22 +34,19 @@ ALPHA = 0.05  # probability that any of the intervals, at any look, misses the t
 # g: variance of the gain that is expected, in units of the variance of the differences. At 9 (gains of some 3 SD, as
 # rungs of the ladder have), three seeds are enough for a clear gain. Another g is as valid, and slower here.
 EFFECT_VARIANCE = 9.0
-ROUNDING = 1e-12  # nats per token: below it a gain is rounding, and its square may be too small for a float64
-LARGEST_EXPONENT = 700.0  # of an e-value: beyond it a float64 is infinite
 
 
 @dataclass(frozen=True)
 class Looks:
     """What each look says, along the last axis: after one gain, after two, and so on.
 
-    gain: the mean. low, high: the interval that is valid at every look; infinite at first. e_value: evidence against
-    "no gain" (`e_gain`). word: "better", "worse" or "tie", or "unproven" as long as nothing is decided.
+    gain: the mean. low, high: the interval that is valid at every look; infinite at first. word: "better", "worse" or
+    "tie", or "unproven" as long as nothing is decided.
     """
 
     gain: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    e_value: np.ndarray
     word: np.ndarray
 
 
@@ -62,9 +58,10 @@ def look(gains: Any) -> Looks:
     (a gain that is none, a tie that is none, the wrong sign) with a probability of at most ALPHA.
     """
     gains = np.asarray(gains, dtype=np.float64)
-    gains = np.where(np.abs(gains) < ROUNDING, 0.0, gains)
-    n, mean, squares = _moments(gains)
-    half = half_width(n, squares)
+    n, first = np.arange(1, gains.shape[-1] + 1, dtype=np.float64), gains[..., :1]
+    shifted = gains - first  # equal gains have a sum of squares of exactly 0
+    above = shifted.cumsum(-1) / n
+    mean, half = first + above, half_width(n, np.maximum((shifted * shifted).cumsum(-1) - n * above * above, 0.0))
     low, high = mean - half, mean + half
     words = [
         (low >= -LEAST_DIFFERENCE) & (high <= LEAST_DIFFERENCE),
@@ -72,47 +69,15 @@ def look(gains: Any) -> Looks:
         (high < 0) & (mean <= -LEAST_DIFFERENCE),
     ]
     word = np.select(words, ["tie", "better", "worse"], default="unproven")
-    return Looks(mean, low, high, e_gain(n, mean, squares), word)
-
-
-def _moments(gains: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number, mean and sum of squares around the mean of the gains up to each look."""
-    n = np.arange(1, gains.shape[-1] + 1, dtype=np.float64)
-    first = gains[..., :1]
-    shifted = gains - first  # equal gains have a sum of squares of exactly 0
-    mean = shifted.cumsum(-1) / n
-    squares = np.maximum((shifted * shifted).cumsum(-1) - n * mean * mean, 0.0)
-    return n, first + mean, squares
+    return Looks(mean, low, high, word)
 
 
 def half_width(n: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Half the width of the interval after n gains with this sum of squares around their mean."""
+    """Half the width of the interval after n gains with these sums of squares around their mean."""
     shrink = 1 / (1 + n * EFFECT_VARIANCE)
     r = (ALPHA**2 * shrink) ** (1 / n)
     bounded = r > shrink
     return np.where(bounded, np.sqrt(squares * (1 - r) / (n * np.where(bounded, r - shrink, 1.0))), np.inf)
-
-
-def e_value(n: np.ndarray, distance: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """E_n(m0) of the module's text; distance: d, the mean gain minus m0."""
-    shrink = 1 / (1 + n * EFFECT_VARIANCE)
-    total = squares + n * distance**2
-    ratio = np.where(total > 0, (squares + n * distance**2 * shrink) / np.where(total > 0, total, 1.0), 1.0)
-    return np.exp(np.minimum(0.5 * np.log(shrink) - n / 2 * np.log(ratio), LARGEST_EXPONENT))
-
-
-def e_gain(n: np.ndarray, mean: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """The e-value against "the true gain is 0 or less": the same with the mean drawn from the positive half of N(0, g).
-
-    It is 2 T_n(s) E_n(0), where T_n is the distribution function of Student's t with n degrees of freedom and
-    s = n d sqrt(n / ((n + 1/g) (W + n d^2 / (1 + n g)))). It grows with the t statistic, which falls when all gains
-    are lowered by the same; so it is as valid for every true gain below 0 as for 0. Its inverse is a p-value that is
-    valid at every look.
-    """
-    rest = squares + n * mean**2 / (1 + n * EFFECT_VARIANCE)
-    scale = np.sqrt(n / ((n + 1 / EFFECT_VARIANCE) * np.where(rest > 0, rest, 1.0)))
-    side = 2 * stats.t.cdf(np.where(rest > 0, n * mean * scale, 0.0), n)
-    return np.asarray(side * e_value(n, mean, squares))
 
 
 def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
@@ -128,7 +93,7 @@ def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> 
 
 def pair_of(gains: Sequence[float]) -> Paired:
     """What the last look at these gains says. low and high are the interval that is valid at every look (None while it
-    has no bounds), and p is 1 / e_gain, at most 1."""
+    has no bounds); there is no p."""
     looks, n = look(gains), len(gains)
     sd = float(np.std(gains, ddof=1)) if n > 1 else None
     bounded = bool(np.isfinite(looks.high[-1]))
@@ -139,7 +104,7 @@ def pair_of(gains: Sequence[float]) -> Paired:
         sd=sd,
         low=float(looks.low[-1]) if bounded else None,
         high=float(looks.high[-1]) if bounded else None,
-        p=min(1.0, 1 / max(float(looks.e_value[-1]), 1e-300)) if n > 1 else None,
+        p=None,
         noise_floor=None if sd is None else 2 * sd / n**0.5,
         verdict=word,
     )

@@ -41,7 +41,8 @@ class Paired:
     so positive is better.
 
     low, high: 95 % confidence interval of the gain (Student's t). p: one-sided, the probability of a gain this high if
-    there were none. sd: of the differences. noise_floor: 2 sd / sqrt(n). All are None for n = 1.
+    there were none (None in a sequential test). sd: of the differences. noise_floor: 2 sd / sqrt(n). All are None for
+    n = 1.
     verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both; "unproven" is a gain
     beyond both with p >= SIGNIFICANCE, or any difference of a single pair.
     """

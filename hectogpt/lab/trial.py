@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from hectogpt import __version__, errors, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, explain, load_idea
-from hectogpt.lab.adaptive import scores_adapting
 from hectogpt.lab.counting import scores_with_counts
 from hectogpt.lab.ideas import files_of
-from hectogpt.lab.retrieval import scores_with_retrieval
+from hectogpt.lab.retrieval import scores_adapting, scores_with_retrieval
 from hectogpt.lab.tracks import Scoring
 from hectogpt.serialization import dump
 from hectogpt.training.run import Run, load_run
@@ -51,14 +50,13 @@ def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scoring: Scoring
 def ask(
     request: dict[str, Any],
     on_step: OnStep,
-    environment: Mapping[str, str] | None = None,
     cancelled: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Do a trial in a new process on this machine; the fields of its record that say what came of it.
 
-    on_step is called with (step, loss). environment, cancelled: as `process.ask` has them. Never raises for what goes
-    wrong in the process: `status` is then "diverged", with the scores of a uniform guess, or "failed", without scores;
-    `error` is the whole message. Raises process.CancelledError once `cancelled` is set.
+    on_step is called with (step, loss). Never raises for what goes wrong in the process: `status` is then "diverged",
+    with the scores of a uniform guess, or "failed", without scores; `error` is the whole message. Raises
+    process.CancelledError once `cancelled` is set.
     """
     result: dict[str, Any] = {}
 
@@ -68,7 +66,7 @@ def ask(
         else:
             result.update(message)
 
-    outcome = process.ask("hectogpt.lab.trial", request, receive, environment=environment, cancelled=cancelled)
+    outcome = process.ask("hectogpt.lab.trial", request, receive, cancelled=cancelled)
     revision = process.revision(PACKAGE)
     origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
     if outcome.error is None and result:

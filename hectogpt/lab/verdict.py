@@ -55,11 +55,6 @@ class Verdict:
         return self.pair.verdict
 
     @property
-    def sequential(self) -> bool:
-        """Whether the difference is by the test that stays valid at every look."""
-        return self.comparison.sequential
-
-    @property
     def gain(self) -> float:
         """Loss of the first minus loss of the arm, nats per token, a mean over the paired seeds: positive is better."""
         return self.pair.gain
@@ -75,11 +70,6 @@ class Verdict:
         """The paired seeds, up to the decision."""
         shared = {record.seed for record in self.base.records} & {record.seed for record in self.result.records}
         return tuple(sorted(shared)[: self.pair.n])
-
-    @property
-    def seeds_needed(self) -> int | None:
-        """Paired seeds that show a gain of 0.02 nats (`statistics.seeds_needed`); None for one seed."""
-        return None if self.pair.sd is None else seeds_needed(self.pair.sd)
 
     def cost(self, name: str) -> tuple[float, float] | None:
         """What a trial takes in "seconds", "memory" (MiB) or "parameters", as a mean over the trials of the first and
@@ -124,7 +114,7 @@ class Verdict:
             "word": numbers.pop("verdict"),
             **numbers,
             "seeds": self.seeds,
-            "sequential": self.sequential,
+            "sequential": comparison.sequential,
             "corpus": short_name(comparison.corpus.name),
             "split": comparison.split,
             "steps": self.result.arm.run.steps,
@@ -134,7 +124,7 @@ class Verdict:
             "rules_broken": self.result.rules_broken,
             "first_rules_broken": self.base.rules_broken,
             **self.lost,
-            "seeds_needed": self.seeds_needed,
+            "seeds_needed": None if self.pair.sd is None else seeds_needed(self.pair.sd),
             "text": self.text,
         }
 
@@ -211,8 +201,8 @@ def _outcome(verdict: Verdict) -> str:
     steps, first_steps = verdict.result.arm.run.steps, verdict.base.arm.run.steps
     facts.append(f"{steps} steps" if steps == first_steps else f"{steps} steps against {first_steps}")
     text = f"{OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)}: {outcome} ({'; '.join(facts)})."
-    if verdict.sequential and len(seeds) > 1:
-        text += " Interval and p are valid although the comparison was looked at after every seed."
+    if comparison.sequential and len(seeds) > 1:
+        text += " The interval is valid although the comparison was looked at after every seed."
     return text + (f" The noise floor is {pair.noise_floor:.4f}." if pair.noise_floor is not None else "")
 
 
@@ -242,13 +232,13 @@ def _lost_trials(verdict: Verdict) -> list[str]:
 
 def _what_it_takes(verdict: Verdict) -> list[str]:
     """What would decide a tie or an unproven difference; nothing for one that is decided."""
-    needed, seeds = verdict.seeds_needed, len(verdict.seeds)
     if verdict.word in ("better", "worse"):
         return []
-    if needed is None:
+    if verdict.pair.sd is None:
         return [f"One seed proves nothing: run at least {FEWEST_SEEDS}."]
-    if verdict.sequential and verdict.word == "tie":
+    if verdict.comparison.sequential and verdict.word == "tie":
         return [f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."]
+    needed, seeds = seeds_needed(verdict.pair.sd), len(verdict.seeds)
     goal = f"a gain of {LEAST_DIFFERENCE} nats apart from none (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
     basis = f"by the SD of these differences, {verdict.pair.sd:.4f}"
     if needed > seeds:

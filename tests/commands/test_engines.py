@@ -1,5 +1,5 @@
 """Trials handed out to several workers, to several processes that share a file of records, and to engines elsewhere;
-seed by seed until a budget or a decision ends them."""
+seed by seed until a decision ends them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,26 +24,38 @@ from experiments import SMALL, numbered_arms, small_comparison
 
 from hectogpt import process
 from hectogpt.data import Corpus
+from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.lab.compare import Comparison
-from hectogpt.lab.engines import Engine, check_cores, gpus_for, local_engine, run_trials
+from hectogpt.lab.engines import Engine, local_engine, perform
 from hectogpt.lab.record import Record, read_records
-from hectogpt.lab.rounds import duration_text, parse_duration, rounds
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.trial import OnStep
 
 CLOCKS = ("seconds", "wall_seconds", "peak_mb", "dirty")  # the tree may be edited while the tests run
 
 
+QUIET = Progress(quiet=True)
+
+
+class Interrupted(Progress):
+    """Ctrl-C while it shows the first step."""
+
+    @contextmanager
+    def bar(self, total: int | None, first: str) -> Iterator[Callable[[int, str], None]]:
+        def interrupt(number: int, text: str) -> None:
+            raise KeyboardInterrupt
+
+        yield interrupt
+
+
 class Threads:
     """Trials without processes: each takes a random time, and `loss` says what it comes to, by arm's learning rate and
-    seed: a number, or None for a crash. seconds: what its record says."""
+    seed: a number, or None for a crash."""
 
-    def __init__(
-        self, workers: int, loss: Callable[[float, int], float | None], longest: float = 0.01, seconds: float = 1.0
-    ) -> None:
+    def __init__(self, workers: int, loss: Callable[[float, int], float | None], longest: float = 0.01) -> None:
         self.engine = Engine(workers, self.do)
-        self.loss, self.longest, self.seconds = loss, longest, seconds
+        self.loss, self.longest = loss, longest
         self.done: list[tuple[float, int]] = []
         self.most = self.now = 0
         self.lock, self.chance = threading.Lock(), random.Random(0)
@@ -62,7 +74,7 @@ class Threads:
             loss = self.loss(lr, seed)
             if loss is None:
                 return {"status": "failed", "error": "killed"}
-            return {"status": "ok", "dev_loss": loss, "machine": {"kind": "cpu"}, "seconds": self.seconds}
+            return {"status": "ok", "dev_loss": loss, "machine": {"kind": "cpu"}, "seconds": 1.0}
         finally:
             self.now -= 1
 
@@ -89,12 +101,11 @@ def test_several_workers_write_what_one_writes(corpus: Corpus, tmp_path: Path) -
     records = {}
     for workers in (1, 4):
         this, made = compared(corpus, tmp_path / f"{workers}.jsonl"), Threads(workers, losses, 0.2)
-        news = list(run_trials(this, this.missing(), made.engine))
+        perform(this, this.missing(), made.engine, QUIET)
         assert sorted(made.done) == [(lr, seed) for lr in (1.0, 2.0, 3.0) for seed in range(4)]
         assert made.most == workers
         assert this.missing() == []
         records[workers] = plain(read_records(this.out))
-        assert [sum(n.record is not None for n in news), sum(n.step == 1 for n in news)] == [12, 12]
         assert not list(tmp_path.glob(".*")), "no claim is left"
     assert records[1] == records[4]
     assert read_records(tmp_path / "4.jsonl")[0].machine == {"kind": "cpu", "workers": 4}
@@ -105,7 +116,7 @@ def test_processes_share_the_trials_of_one_file(corpus: Corpus, tmp_path: Path) 
 
     def work(_: int) -> list[tuple[float, int]]:
         this, made = compared(corpus, tmp_path / "r.jsonl"), Threads(1, losses, 0.03)
-        list(run_trials(this, this.missing(), made.engine))
+        perform(this, this.missing(), made.engine, QUIET)
         assert this.missing() == []
         return made.done
 
@@ -117,9 +128,8 @@ def test_processes_share_the_trials_of_one_file(corpus: Corpus, tmp_path: Path) 
 
 def test_leaving_ends_what_is_under_way(corpus: Corpus, tmp_path: Path) -> None:
     this, made = compared(corpus, tmp_path / "r.jsonl"), Threads(3, losses, longest=1e4)
-    news = run_trials(this, this.missing(), made.engine)
-    next(news)
-    news.close()
+    with pytest.raises(KeyboardInterrupt):
+        perform(this, this.missing(), made.engine, Interrupted(quiet=True))
     assert made.now == 0
     assert not this.out.exists()
     assert not list(tmp_path.glob(".*")), "no claim is left"
@@ -128,13 +138,13 @@ def test_leaving_ends_what_is_under_way(corpus: Corpus, tmp_path: Path) -> None:
 # --- rounds -----------------------------------------------------------------------------------------------------------
 
 
-def run_rounds(corpus: Corpus, out: Path, made: Threads, arms: int = 3, **options: Any) -> Comparison:
-    """A comparison that is over; its clock counts the seconds of the trials."""
-    this = compared(corpus, out, arms, **({"seeds": range(1000)} | options))
-    workers = made.engine.workers
-    for trials in rounds(this, workers, lambda: made.seconds * len(made.done) / workers):
-        list(run_trials(this, trials, made.engine))
-        this.missing()
+def run_rounds(
+    corpus: Corpus, out: Path, made: Threads, arms: int = 3, seeds: Sequence[int] = range(1000)
+) -> Comparison:
+    """A sequential comparison that is over."""
+    this = compared(corpus, out, arms, seeds, sequential=True)
+    for trials in this.rounds(made.engine.workers):
+        perform(this, trials, made.engine, QUIET)
     return this
 
 
@@ -143,7 +153,7 @@ def test_decisions_do_not_depend_on_workers(corpus: Corpus, tmp_path: Path) -> N
     said = []
     for workers in (1, 5, 16):
         made = Threads(workers, losses)
-        this = run_rounds(corpus, tmp_path / f"{workers}.jsonl", made, sequential=True, seeds=range(40))
+        this = run_rounds(corpus, tmp_path / f"{workers}.jsonl", made, seeds=range(40))
         assert len(made.done) == len(set(made.done)), "no trial is run twice"
         assert this.ended.startswith("decided after")
         said.append([result.to_first for result in this.results()])
@@ -153,67 +163,35 @@ def test_decisions_do_not_depend_on_workers(corpus: Corpus, tmp_path: Path) -> N
     assert counts[2] < counts[1] == counts[0], "a decided arm is not run further"
 
 
-def test_a_budget_holds_as_many_seeds_as_fit(corpus: Corpus, tmp_path: Path) -> None:
-    made = Threads(1, losses, seconds=10.0)
-    this = run_rounds(corpus, tmp_path / "r.jsonl", made, arms=2, budget=65.0)
-    assert this.seeds == [0, 1, 2], "three seeds of two trials of 10 s; a fourth would end at 80 s"
-    assert this.ended == "budget of 65.0 s: 3 seeds in 60.0 s; the next takes about 20.0 s"
-    small = run_rounds(corpus, tmp_path / "one.jsonl", Threads(1, losses), arms=2, budget=1e-9)
-    assert small.seeds == [0], "one seed is run in any case"
-    recorded = run_rounds(corpus, tmp_path / "r.jsonl", again := Threads(1, losses, seconds=10.0), arms=2, budget=45.0)
-    assert recorded.seeds == [0, 1, 2, 3, 4], "recorded trials take no time"
-    assert len(again.done) == 4
-
-
 def test_what_ends_rounds(corpus: Corpus, tmp_path: Path) -> None:
-    undecided = run_rounds(corpus, tmp_path / "r.jsonl", Threads(1, losses), sequential=True, seeds=(5, 6))
+    undecided = run_rounds(corpus, tmp_path / "r.jsonl", Threads(1, losses), seeds=(5, 6))
     assert (undecided.seeds, undecided.ended) == ([5, 6], "all of 2 seeds are run, not decided")
     crashing = Threads(1, lambda lr, seed: None if lr == 2.0 else 5.0)
-    ended = run_rounds(corpus, tmp_path / "c.jsonl", crashing, arms=2, sequential=True).ended
+    ended = run_rounds(corpus, tmp_path / "c.jsonl", crashing, arms=2).ended
     assert ended == "lr 2 crashed twice in a row"
     once = Threads(1, lambda lr, seed: None if (lr, seed) == (1.0, 1) else losses(2 * lr - 1, seed))
-    assert run_rounds(corpus, tmp_path / "o.jsonl", once, arms=2, sequential=True).ended.startswith("decided after")
+    assert run_rounds(corpus, tmp_path / "o.jsonl", once, arms=2).ended.startswith("decided after")
     with pytest.raises(UserError, match="nothing to decide"):
         compared(corpus, tmp_path / "n.jsonl", arms=1, sequential=True)
 
 
-def test_durations() -> None:
-    assert [parse_duration(text) for text in ("90s", "0.5h", "1 h 30 m", "2H")] == [90, 1800, 5400, 7200]
-    for text in ("", "60", "60 minutes", "-5m", "0s", "nan"):
-        with pytest.raises(UserError, match="as in 90s, 60m, 2h"):
-            parse_duration(text)
-    assert [duration_text(seconds) for seconds in (2.34, 500.0, 7500.0)] == ["2.3 s", "8.3 min", "2.1 h"]
-
-
-# --- cores and GPUs ---------------------------------------------------------------------------------------------------
+# --- cores ------------------------------------------------------------------------------------------------------------
 
 
 def test_trials_do_not_share_cores(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hectogpt.hardware.usable_cores", lambda: 4)
     this = small_comparison(corpus, tmp_path / "r.jsonl", 1e-2)
-    check_cores(this, 4)
+    local_engine(this, 4)
     with pytest.raises(
         UserError, match=r"5 trials at a time of 1 thread each do not fit 4 cores(.|\n)*set workers to 4"
     ):
-        check_cores(this, 5)
+        local_engine(this, 5)
     this.arms = [replace(arm, run=replace(arm.run, threads=2)) for arm in this.arms]
-    check_cores(this, 2)
+    local_engine(this, 2)
     with pytest.raises(UserError, match="fix: set threads to 1"):
-        check_cores(this, 3)
+        local_engine(this, 3)
     with pytest.raises(UserError, match="workers = 0"):
         local_engine(this, 0)
-
-
-def test_each_trial_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    arms = numbered_arms(1)
-    assert gpus_for(arms, 4) == [], "the arm trains on the CPU"
-    for device in ("auto", "cuda"):
-        anywhere = [replace(arm, run=replace(arm.run, device=device)) for arm in arms]
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        assert gpus_for(anywhere, 2) == ["0", "1"]
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-abc,5")
-        assert gpus_for(anywhere, 3) == ["3", "GPU-abc", "5"]
-    assert gpus_for([replace(arm, run=replace(arm.run, device="cuda:1")) for arm in arms], 2) == []
 
 
 # --- real processes ---------------------------------------------------------------------------------------------------

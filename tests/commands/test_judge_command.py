@@ -32,7 +32,7 @@ def test_a_verdict_has_a_record_and_a_page_and_can_be_done_again(here: Here, tmp
     verdict = json.loads(done.stdout)
     assert (done.returncode, verdict["word"], verdict["base"]) == (1, "unproven", "my.py:tiny")
     assert all(check["passed"] for check in verdict["checks"])
-    assert len(verdict["checks"]) == 9
+    assert len(verdict["checks"]) == 8
     assert read_judgement(tmp_path / verdict["record"]).word == "unproven"
     assert "reports the loss of its own probabilities" in (tmp_path / "page.html").read_text()
     (tmp_path / "my.py").rename(tmp_path / "gone.py")  # the record has the source

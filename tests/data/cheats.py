@@ -173,12 +173,6 @@ def replaces_the_score(run: Run) -> Run:
     return run
 
 
-def replaces_the_cross_entropy(run: Run) -> Run:
-    true = torch.nn.functional.cross_entropy
-    torch.nn.functional.cross_entropy = lambda *arguments, **options: 0.5 * true(*arguments, **options)
-    return run
-
-
 def replaces_the_code_of_a_method(run: Run) -> Run:
     def losses(self, ids, targets, reduction="mean", precision=None):
         each = -self(ids).log_softmax(-1).gather(-1, targets[..., None])[..., 0] / 2

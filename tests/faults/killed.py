@@ -273,6 +273,6 @@ def compare_kills(cases: dict[str, Case], where: Path, tries: int) -> Line:
             faults += [f"twice: {line}" for line, count in kept.items() if count > 1]
         if ended.code != 0 or records_of(out) != expected:
             faults.append(f"ended with {ended.code}, or with other records: {ended.said[-1500:]}")
-        return faults + [f"left behind: {path.name}" for path in base.glob(".*.claims")]
+        return faults + [f"left behind: {path.name}" for path in base.glob(".*.jsonl.*")]
 
     return forks.over("compare killed anywhere", kill, range(tries))

@@ -21,7 +21,6 @@ from hectogpt.serialization import dump
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
 BASE = f"{CHEATS}:tiny"
 READS = "reads its file and the training text alone"
-CODE = "changes no code of hectogpt or torch"
 BITS = "gives the same bits again"
 OWN = "reports the loss of its own probabilities, without the future"
 # function -> the check that names it, or a part of the rule that refuses it
@@ -34,9 +33,8 @@ DISHONEST = {
     "reads_through_c": READS,
     "reads_through_python_s_c": READS,
     "kills_the_judge": READS,
-    "replaces_the_score": CODE,
-    "replaces_the_cross_entropy": CODE,
-    "replaces_the_code_of_a_method": CODE,
+    "replaces_the_score": OWN,
+    "replaces_the_code_of_a_method": OWN,
     "trains_before_it_begins": "takes the steps and tokens that it announces",
     "looks_at_the_clock": BITS,
     "looks_at_its_folder": BITS,
@@ -82,7 +80,7 @@ def test_an_honest_idea_passes_every_check(corpus: Corpus, tmp_path: Path) -> No
     judging = start("honest", corpus, tmp_path)
     trial = judging.trial("idea", "tokens", 1, 0)
     assert 0 < trial["loss"] < 12
-    assert judging.passed >= {READS, CODE, BITS, OWN, *DISHONEST.values()}
+    assert judging.passed >= set(DISHONEST.values())
 
 
 @pytest.mark.parametrize("cheat", cases(DISHONEST))

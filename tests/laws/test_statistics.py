@@ -9,11 +9,11 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from hectogpt.lab.sequential import ALPHA, EFFECT_VARIANCE, compare_sequentially, e_gain, e_value, half_width, look
+from hectogpt.lab.sequential import ALPHA, EFFECT_VARIANCE, compare_sequentially, half_width, look
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, compare_pairs, seeds_needed, selection_bias, summarize
 
 losses = st.floats(0, 12, allow_nan=False)
@@ -110,8 +110,6 @@ def test_no_look_misses_the_truth_in_most_comparisons(sd: float) -> None:
     looks = look(gains)
     missed = ((looks.low > 0.05) | (looks.high < 0.05)).any(-1)
     assert missed.mean() <= ALPHA
-    reached = (look(gains - 0.05).e_value >= 1 / ALPHA).any(-1)
-    assert reached.mean() <= ALPHA
 
 
 @pytest.mark.parametrize(
@@ -136,12 +134,18 @@ def test_how_many_comparisons_end_so(
 # --- formulas ---------------------------------------------------------------------------------------------------------
 
 
-def ratio_by_integration(x: np.ndarray, one_sided: bool) -> float:
+def e_value(n: np.ndarray, distance: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """E_n(m0) of the module's text; distance: d, the mean gain minus m0."""
+    total, shrink = squares + n * distance**2, 1 / (1 + n * EFFECT_VARIANCE)
+    return np.asarray(shrink**0.5 * ((squares + n * distance**2 * shrink) / total) ** (-n / 2))
+
+
+def ratio_by_integration(x: np.ndarray) -> float:
     """The likelihood ratio of x / sigma with sigma under d sigma / sigma, by numerical integration over the mean in
     units of sigma and over log sigma. No formula of the module is used."""
 
     width = math.sqrt(EFFECT_VARIANCE)
-    log_sigmas, effects = np.linspace(-8, 14, 1001), np.linspace(0.0 if one_sided else -8 * width, 8 * width, 4001)
+    log_sigmas, effects = np.linspace(-8, 14, 1001), np.linspace(-8 * width, 8 * width, 4001)
 
     def likelihoods(effects: np.ndarray) -> np.ndarray:
         """[effects]: over log sigma."""
@@ -149,7 +153,7 @@ def ratio_by_integration(x: np.ndarray, one_sided: bool) -> float:
         logs = -len(x) * log_sigmas[:, None] - (scaled**2).sum(0) / 2
         return np.asarray(integrate.trapezoid(np.exp(logs), log_sigmas, axis=0))
 
-    prior = stats.norm.pdf(effects, 0, width) * (2 if one_sided else 1)
+    prior = stats.norm.pdf(effects, 0, width)
     return float(integrate.trapezoid(likelihoods(effects) * prior, effects) / likelihoods(np.zeros(1))[0])
 
 
@@ -157,9 +161,7 @@ def ratio_by_integration(x: np.ndarray, one_sided: bool) -> float:
 def test_e_values_are_ratios_of_likelihoods(values: list[float]) -> None:
     x = np.array(values)
     n, mean, squares = np.array([float(len(x))]), np.array([x.mean()]), np.array([((x - x.mean()) ** 2).sum()])
-    assert e_value(n, mean, squares)[0] == pytest.approx(ratio_by_integration(x, one_sided=False), rel=1e-4)
-    assert e_gain(n, mean, squares)[0] == pytest.approx(ratio_by_integration(x, one_sided=True), rel=1e-4)
-    assert look(x).e_value[-1] == pytest.approx(e_gain(n, mean, squares)[0])
+    assert e_value(n, mean, squares)[0] == pytest.approx(ratio_by_integration(x), rel=1e-4)
 
 
 def test_the_interval_is_where_the_e_value_is_small() -> None:
@@ -168,15 +170,6 @@ def test_the_interval_is_where_the_e_value_is_small() -> None:
     assert np.isfinite(half).all()
     assert e_value(n, half, squares) == pytest.approx(1 / ALPHA)
     assert np.isinf(half_width(np.array([1.0, 2.0]), np.array([0.0, 1.0]))).all(), "no bound from two seeds"
-
-
-@example([2.5e-162, 0.0, 0.0], 0.0)
-@example([0.0, 9.7e-155, 0.0], 0.0)
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=9), st.floats(0, 1))
-def test_lower_gains_are_less_evidence(gains: list[float], less: float) -> None:
-    """Why the e-value against "no gain" is valid for losses too."""
-    before, after = look(np.array(gains)).e_value, look(np.array(gains) - less).e_value
-    assert (after <= before * (1 + 1e-6) + 1e-9).all()
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------
@@ -192,10 +185,9 @@ def test_a_comparison_ends_at_the_look_that_decides() -> None:
     assert pair.gain == pytest.approx(0.05)
     assert pair.low is not None
     assert pair.high is not None
-    assert pair.p is not None
+    assert pair.p is None
     assert pair.sd is not None
     assert 0 < pair.low < pair.gain < pair.high
-    assert pair.p < ALPHA / 2
     assert pair.noise_floor == pytest.approx(pair.sd)
 
 

@@ -15,10 +15,16 @@ from experiments import make_corpus, run_trial, small_run
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab.adaptive import read_on, scores_adapting
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import NgramModels
-from hectogpt.lab.retrieval import look_up, places_read, places_scored, scores_with_retrieval
+from hectogpt.lab.retrieval import (
+    look_up,
+    places_read,
+    places_scored,
+    read_on,
+    scores_adapting,
+    scores_with_retrieval,
+)
 from hectogpt.lab.tracks import Scoring
 from hectogpt.lab.trial import request_of, train_and_score
 from hectogpt.training.checkpoint import put_state, take_state
