@@ -280,7 +280,7 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     some = [c for part in NAMES for c in [c for c in WRONG if c.part == part][: None if step == 1 else 2]]
     asked |= {f"wrong {c.part}: {c.name}": changed(c) for c in some}
     asked |= {f"right {c.part}: {c.name}": changed(c) for c in RIGHT}
-    asked |= {f"wrong {n} {c.id}": [c.part, model, c.source] for n, c in enumerate(WRONG_MODELS[::step])}
+    asked |= {f"wrong {n} {c.id}": [c.part, model, c.source] for n, c in enumerate(WRONG_MODELS[:: min(step, 8)])}
     right = [name for name in RIGHT_MODELS if "not installed" not in name]
     styles = [name for n, name in enumerate(right) if n % step == 0 or "by index" in name]
     asked |= {f"right {p}: {name}": [p, model, RIGHT_MODELS[name]] for name in styles for p in MODEL}

@@ -8,17 +8,13 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
-import torch
 from grade_right import NO_CROP, RIGHT
 from grade_solutions import BASE, edited, judged, module, transcript
 from grade_wrong import NOTES, OUT, SCALE, TOKEN, WRONG, Wrong
 from helpers import ROOT
-from torch import Tensor
 
-from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, outcomes
 from hectogpt.grade.calls import Call
 from hectogpt.grade.child import Absent, Finder, import_submission
@@ -73,78 +69,19 @@ def test_what_the_assignment_does_not_ask_for_is_a_note(part: str, source: str) 
 
 
 def test_there_are_enough_and_they_differ() -> None:
-    assert len({case.source for case in WRONG}) == len(WRONG) >= 190
+    assert len({case.source for case in WRONG}) == len(WRONG) >= 125
     assert {case.part for case in WRONG} == set(MODEL)
 
 
-@pytest.mark.parametrize("case", WRONG[::6], ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(one, id=one.id, marks=[pytest.mark.thorough] if n % 6 else []) for n, one in enumerate(WRONG)],
+)
 def test_a_wrong_solution_is_caught_and_named(case: Wrong) -> None:
     result = judged(case.source, case.part)[case.part]
     assert (result.outcome, result.points) == ("failed", 0)
     assert set(named(result)) & set(case.names), named(result)
     assert result.broken[0].symptom
-
-
-@pytest.mark.thorough
-def test_the_document_tells_what_plain_tests_let_through_and_that_all_are_named() -> None:
-    """docs/grading.md. The plain tests are those of a course: a fresh initialisation, inputs of one shape, 1e-5."""
-    passed, unnamed, missed = [], [], []
-    for case in WRONG:
-        result = judged(case.source, case.part)[case.part]
-        passed += [case.id] if result.outcome == "passed" else []
-        unnamed += [case.id] if not set(named(result)) & set(case.names) else []
-        title = BY_NAME[case.part].title.removeprefix("Transformer.")
-        missed += [] if caught_by_plain_tests(case) else [(title, case.names[0])]
-    assert passed == []
-    assert unnamed == []
-    lines = [
-        f"* {title}: {', '.join(dict.fromkeys(n for t, n in missed if t == title))}"
-        for title in dict.fromkeys(t for t, _ in missed)
-    ]
-    text = " ".join((ROOT / "docs" / "grading.md").read_text(encoding="utf-8").split())
-    assert f"Of {len(WRONG)} wrong solutions in our tests, plain tests let {len(missed)} through" in text
-    assert [line for line in lines if line not in text] == []
-
-
-def caught_by_plain_tests(case: Wrong) -> bool:
-    right = plain_result(module("model_solution", BASE), case.part)
-    made = plain_result(module("model_solution", case.source), case.part)
-    assert right is not None
-    if not isinstance(made, Tensor) or made.shape != right.shape:
-        return True
-    return not torch.allclose(made.double(), right.double(), rtol=0, atol=1e-5)
-
-
-def plain_result(solution: ModuleType, part: str) -> Tensor | None:
-    """What a part gives in the plain test; None if it raises or gives no tensor."""
-    generator = torch.Generator().manual_seed(1)
-    x, ids = torch.rand(2, 16, 48, generator=generator), torch.randint(16, (2, 14), generator=generator)
-    torch.manual_seed(0)
-    try:
-        model: Any = solution.Transformer(solution.ModelConfig(48, 2, 2, 16, 16)).eval()
-        with torch.no_grad():
-            for name, parameter in sorted(model.named_parameters()):  # as the course's starter draws them
-                trivial = float(name.endswith("norm.weight"))
-                fresh = "norm" not in name and not name.endswith("bias")
-                parameter.copy_(
-                    0.02 * torch.randn(parameter.shape, generator=generator)
-                    if fresh
-                    else torch.full_like(parameter, trivial)
-                )
-            first = model.backbone[0]
-            calls = {
-                "gelu": lambda: solution.GELU()(torch.linspace(-0.3, 0.3, 100)),
-                "mlp": lambda: first.mlp(x),
-                "attention": lambda: first.attention(x),
-                "block": lambda: first(x),
-                "forward": lambda: model(ids),
-                "generate": lambda: model.generate(torch.tensor([[1], [1]]), 2),
-                "loss": lambda: model.get_loss_on_batch(torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])),
-            }
-            made: Tensor | None = calls[part]()
-            return made
-    except Exception:
-        return None
 
 
 @pytest.mark.thorough
