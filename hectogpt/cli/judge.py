@@ -151,23 +151,20 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
 
 def cost_text(found: Judgement) -> str:
     """What a training takes, of the idea and of the base."""
-    costs = {name: (found.cost(name, "idea"), found.cost(name, "base")) for name in COSTS}
-    texts = [
-        f"{COSTS[name].format(own)} instead of {COSTS[name].format(base)}"
-        for name, (own, base) in costs.items()
-        if own is not None and base is not None
-    ]
+    costs = [(form, found.cost(name, "idea"), found.cost(name, "base")) for name, form in COSTS.items()]
+    texts = [f"{form.format(own)} instead of {form.format(base)}" for form, own, base in costs if own and base]
     return f"A training takes {', '.join(texts)}" if texts else ""
 
 
 def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
     """The verdict as plain values."""
-    pairs = {"all": found.pair(), **{name: found.pair(name) for name in found.begin["corpora"]}}
-    gains = {name: {"gain": p.gain, "low": p.low, "high": p.high} for name, p in pairs.items() if p is not None}
+    pairs = {corpus: found.pair(corpus) for corpus in (None, *found.begin["corpora"])}
+    gains = {corpus: {"gain": p.gain, "interval": [p.low, p.high]} for corpus, p in pairs.items() if p is not None}
     return {
         "idea": found.begin["idea"],
         "base": found.begin["base"],
-        "word": found.word,
+        "verdict": found.word,
+        **gains.pop(None, {"gain": None, "interval": None}),
         "reasons": list(found.reasons),
         "gains": gains,
         "seeds": len(found.gains()),

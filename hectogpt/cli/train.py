@@ -44,21 +44,14 @@ SHORTER = "`hectogpt train half_minute` takes six tenths of the time, and reache
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks for. run: the recipe with the overrides of the command line. name: for the run's folder;
-    None if no recipe is named. words: the command line."""
+    """What a command line asks for. run: the recipe with the overrides of the command line, or the run to go on with
+    (`resume`). name: for the run's folder; None if no recipe is named. words: the command line."""
 
     options: TrainOptions
     run: Run
     recipe: Run
     name: str | None
     words: list[str]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be trained: a new run, or one to go on with (`resume`)."""
-
-    run: Run
     resume: Resume | None = None
 
 
@@ -77,8 +70,7 @@ def main(argv: list[str]) -> None:
     elif launch is None or launch.rank == 0:
         progress = Progress(options.quiet)
         if plan := find_plan(asked, progress):
-            corpus = find_corpus(plan.run, progress, options.encoding, options.force)
-            finish(asked, plan, corpus, progress)
+            finish(plan, find_corpus(plan.run, progress, options.encoding, options.force), progress)
 
 
 def parse(argv: list[str], base: Run | None = None) -> Asked:
@@ -125,18 +117,18 @@ def value_of(option: str, words: list[str]) -> str | None:
 # --- what is to be trained --------------------------------------------------------------------------------------------
 
 
-def find_plan(asked: Asked, progress: Progress) -> Plan | None:
-    """What is to be trained; None if there is nothing left to do. Raises UserError."""
+def find_plan(asked: Asked, progress: Progress) -> Asked | None:
+    """The same with the run to go on with, if there is one; None if there is nothing left to do. Raises UserError."""
     options = asked.options
     if options.resume is None:
-        return Plan(asked.run)
+        return asked
     where = find(asked)
     if where is None:
         progress.line(f"nothing to go on with {f'in {options.out}' if options.out else 'below runs'}: a new run")
-        return Plan(asked.run)
+        return asked
     run, state = continued(asked, where.folder), read_state(where.folder)
     if options.extend is not None:
-        return Plan(extended(where.folder, run, options.extend, progress), where)
+        return replace(asked, run=extended(where.folder, run, options.extend, progress), resume=where)
     if state == "done" and where.step is None:
         print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
         return None
@@ -148,7 +140,7 @@ def find_plan(asked: Asked, progress: Progress) -> Plan | None:
             kept="the run, untouched",
             code=errors.DIVERGED,
         )
-    return Plan(run, where)
+    return replace(asked, run=run, resume=where)
 
 
 def find(asked: Asked) -> Resume | None:
@@ -203,27 +195,27 @@ def continued(asked: Asked, folder: Path) -> Run:
 # --- the run and its result -------------------------------------------------------------------------------------------
 
 
-def finish(asked: Asked, plan: Plan, corpus: Corpus, progress: Progress, world: Alone | World = ALONE) -> None:
+def finish(plan: Asked, corpus: Corpus, progress: Progress, world: Alone | World = ALONE) -> None:
     """Train to the end and print what came of it; with --dry-run print what would be trained. world: the processes that
     share the run, of which this is rank 0."""
-    options, modified = asked.options, plan.resume is None and is_modified(asked.recipe, asked.run)
-    name = plan.resume.folder.name if plan.resume else asked.name or DEFAULT
+    options, run, resume = plan.options, plan.run, plan.resume
+    modified, name = resume is None and is_modified(plan.recipe, run), plan.name or DEFAULT
     task = Task(
-        run=plan.run,
+        run=run,
         corpus=corpus,
         name=name,
         out=options.out,
-        resume=plan.resume,
+        resume=resume,
         modified=modified,
-        own_files=ideas.files_of(plan.run),
+        own_files=ideas.files_of(run),
         save_every=options.save_every,
         eval_every=options.eval_every,
         track=parse_names(options.track),
-        shorter=SHORTER if name == DEFAULT and not modified else "",
+        shorter=SHORTER if name == DEFAULT and resume is None and not modified else "",
         keep_checkpoints=options.keep_checkpoints,
     )
     if options.dry_run:
-        show_plan(plan.run, corpus, label_of(plan.run, modified), progress)
+        show_plan(run, corpus, label_of(run, modified), progress)
     else:
         print_result(run_and_score(task, progress, options.prompt, world), options.json, options.quiet)
 
@@ -289,7 +281,7 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
         facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}
         world.agree(facts | {"configuration": config, "options": [options.dist_timeout]})
         progress = Progress(options.quiet or not world.is_first)
-        plan: Plan | None = None
+        plan: Asked | None = None
 
         def decide() -> dict[str, Any] | None:
             nonlocal plan
@@ -309,4 +301,4 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
         if plan is None:  # only rank 0 has decided
             follow(run, corpus, world)
         else:
-            finish(asked, replace(plan, run=run), corpus, progress, world)
+            finish(replace(plan, run=run), corpus, progress, world)

@@ -30,7 +30,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_a_verdict_has_a_record_and_a_page_and_can_be_done_again(here: Here, tmp_path: Path) -> None:
     done = here("judge", "my.py:honest@my.py:tiny", "--seeds", "1", "--json", "--html", "page.html", *SMALL)
     verdict = json.loads(done.stdout)
-    assert (done.returncode, verdict["word"], verdict["base"]) == (1, "unproven", "my.py:tiny")
+    assert (done.returncode, verdict["verdict"], verdict["base"]) == (1, "unproven", "my.py:tiny")
+    assert verdict["interval"][0] <= verdict["gain"] == verdict["gains"]["tokens"]["gain"]
     assert all(check["passed"] for check in verdict["checks"])
     assert len(verdict["checks"]) == 8
     assert read_judgement(tmp_path / verdict["record"]).word == "unproven"
@@ -47,7 +48,7 @@ def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, t
     (tmp_path / "ideas" / "b.py").write_text("this is no Python")
     queue = ["judge", "--queue", "ideas", "--base", "my.py:tiny", "--json", *SMALL]
     done = here(*queue)
-    assert [json.loads(line)["word"] for line in done.stdout.splitlines()] == ["refused"]
+    assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["refused"]
     assert "b.py is not Python" in done.stderr
     again = here(*queue)
     assert (again.stdout, "a.py has a verdict" in again.stderr) == ("", True)
