@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
     "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),
     "explore": ("hectogpt.cli.explore", "attention, positions and models on interactive pages"),
-    "data": ("hectogpt.cli.data", "build, verify or repair a corpus of tokens"),
+    "data": ("hectogpt.cli.data", "tokenise a corpus, or check its tokens"),
     "show": ("hectogpt.cli.show", "show a run; without a name the runs here, recipes, corpora"),
     "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
     "check": ("hectogpt.cli.check", "check a run's hashes; mend it, or compute a step again"),
@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # A command of an earlier version, or two words of one: what does its work now.
 GONE = {
     "list": "hectogpt show, without a name",
-    "verify": "hectogpt check RUN, for a corpus hectogpt data verify SOURCE",
+    "verify": "hectogpt check RUN, for a corpus hectogpt data build SOURCE",
     "finish": "hectogpt check RUN --repair",
     "replay": "hectogpt check RUN --replay",
     "diagnose": "hectogpt check RUN --diagnose",

@@ -1,4 +1,4 @@
-"""`hectogpt data build|verify|repair SOURCE`: tokenises a corpus into its cache, checks the cache, builds it again."""
+"""`hectogpt data build SOURCE`: tokenises a corpus into its cache, or in a vocabulary of its own into a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from hectogpt import errors
 from hectogpt.cli.console import note, show
 from hectogpt.cli.help import Json
 from hectogpt.data import CorpusCache
@@ -18,7 +17,7 @@ from hectogpt.errors import UserError
 
 @dataclass(frozen=True)
 class Options:
-    """Tokenise a corpus into its cache (build), check the cache against its hashes (verify), or rebuild it (repair).
+    """Tokenise a corpus into its cache; one that is there is checked against its hashes.
 
     Tokens are those of GPT-2. With --vocab a vocabulary is trained on the training part of the text, and the tokens go
     into a folder, which is the corpus from then on.
@@ -26,10 +25,10 @@ class Options:
     Examples
       hectogpt data build stories.txt
       hectogpt data build stories.txt --vocab 1000      makes stories-vocab-1000
-      hectogpt data verify sotu --json
+      hectogpt data build sotu --json
     """
 
-    action: Positional[Literal["build", "verify", "repair"]]
+    action: Positional[Literal["build"]]
     source: Positional[str] = "sotu"
     """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
     encoding: str = "utf-8"
@@ -37,22 +36,17 @@ class Options:
     force: bool = False
     """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
     vocab: int | None = None
-    """For build: train a vocabulary of so many tokens."""
+    """Train a vocabulary of so many tokens."""
     out: Path | None = None
     """With --vocab: the folder for tokens and vocabulary (default: SOURCE-vocab-N)."""
     json: Json = False
 
 
 def main(options: Options) -> None:
-    """Do what the options say, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
-    if (options.vocab is not None and options.action != "build") or (options.vocab is None and options.out is not None):
-        raise UserError("--vocab and --out are for build, --out with --vocab alone", fix="leave them out")
+    """Build, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
+    if options.vocab is None and options.out is not None:
+        raise UserError("--out is for --vocab", fix="leave it out")
     cache = CorpusCache(options.source, encoding=options.encoding, force=options.force)
-    if options.action == "verify" and (damage := cache.verify()):
-        raise UserError(damage[0], fix=cache.fix, code=errors.DATA)
-    repaired = cache.repair() if options.action == "repair" else []
-    for line in repaired:
-        note(f"repaired: {line}")
     if options.vocab is None:
         corpus = cache.open()
     else:
@@ -67,6 +61,6 @@ def main(options: Options) -> None:
     lines = [line.format(split, **facts) for split, facts in splits.items()]
     if options.vocab is not None:
         lines.append(f"{corpus.n_vocab:,} tokens of its own: hectogpt train --corpus {corpus.name}")
-    show(options.json, answer | {"repaired": repaired, "problems": list(corpus.problems)}, lines)
+    show(options.json, answer | {"problems": list(corpus.problems)}, lines)
     for problem in () if options.json else corpus.problems:
         note(f"note: {problem}")

@@ -159,7 +159,7 @@ def cost_text(found: Judgement) -> str:
 def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
     """The verdict as plain values."""
     pairs = {corpus: found.pair(corpus) for corpus in (None, *found.begin["corpora"])}
-    gains = {corpus: {"gain": p.gain, "interval": [p.low, p.high]} for corpus, p in pairs.items() if p is not None}
+    gains = {name: {"gain": p.gain, "interval": [p.low, p.high]} for name, p in pairs.items() if p is not None}
     return {
         "idea": found.begin["idea"],
         "base": found.begin["base"],

@@ -9,7 +9,6 @@ import copy
 import hashlib
 import os
 import re
-import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -128,11 +127,7 @@ class CorpusCache:
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         self.folder = cache / f"{slug}-{digest[:12]}"
-        self.fix = f"hectogpt data repair {shlex.quote(name)}"
-        changed = [set_to("encoding", encoding)] * (encoding != "utf-8") + [set_to("force", True)] * force
-        for mark, setting in zip((" (", ", "), changed, strict=False):
-            self.fix += mark + setting
-        self.fix += ")" * bool(changed)
+        self.fix = f"remove the folder {self.folder}: the next use makes it again"
 
     def open(self, progress: bool = True, check: bool = True) -> Corpus:
         """Return the corpus. Builds the token files if there are none or the source has changed since."""
@@ -167,22 +162,6 @@ class CorpusCache:
         twin.tokenizer, twin.folder = train_tokenizer(texts, n_vocab, folder.name), folder
         twin.build(progress)
         return open_corpus(str(folder))
-
-    def verify(self) -> list[str]:
-        """Return what is wrong with the token files, as messages; nothing if they are sound or not built yet."""
-        try:
-            if self.folder.exists():
-                self._load()
-        except UserError as error:
-            return [f"{error.what}: {error.why}"]
-        return []
-
-    def repair(self, progress: bool = True) -> list[str]:
-        """Build the token files again if they are damaged, and made here; return what `verify` found of such."""
-        damage = self.verify() if isinstance(self.source, Source) else []
-        if damage:
-            self.build(progress)
-        return damage
 
     def _is_fresh(self, source: Source) -> bool:
         """Whether there are token files of the source as it is now. Raises UserError (DATA) for a damaged index."""
