@@ -29,7 +29,6 @@ EXTRAS = {
     "gguf": (("gguf",), "`hectogpt export` to GGUF"),
     "ray": (("ray",), "`hectogpt compare` on a Ray cluster"),
     "tensorboard": (("tensorboard",), "`hectogpt train --track tensorboard`"),
-    "trackio": (("trackio",), "`hectogpt train --track trackio`"),
     "wandb": (("wandb",), "`hectogpt train --track wandb`"),
 }
 State = Literal["ok", "note", "missing"]

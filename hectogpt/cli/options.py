@@ -181,7 +181,7 @@ class TrainOptions:
     prompt: str | None = None
     """What the trained model continues at the end."""
     track: Annotated[str, arg(metavar="NAMES")] = ""
-    """Send metrics to tensorboard, trackio or wandb too."""
+    """Send metrics to tensorboard or wandb too."""
     json: Json = False
     quiet: Silent = False
     dry_run: bool = False

@@ -115,10 +115,8 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
     """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
     checkpoint, its weights and a summary are written."""
     run, line = session.run, StepLine(session.run, session.step)
-    with (
-        Autosave(folder.checkpoints, task.save_every, progress.line, folder.sync_metrics) as autosave,
-        stop_on_signal() as signals,
-    ):
+    autosave = Autosave(folder.checkpoints, task.save_every, progress.line, folder.sync_metrics)
+    with stop_on_signal() as signals:
         try:
             for step in progress.follow(session.steps(signals), run.steps, line, done=session.step):
                 folder.add(step, session.metrics)
@@ -210,7 +208,6 @@ def _explained(
     if isinstance(error, UserError) and error.code == errors.PEER and session.step:  # the steps done are whole here
         with suppress(UserError):
             autosave.last(session)
-    autosave.wait()
     steps = folder.checkpoints.steps()
     kept = f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in {folder.path}"
     if stop := stop_behind(error):

@@ -1,4 +1,4 @@
-"""Trackers of a run: TensorBoard, Trackio and Weights & Biases get what metrics.jsonl gets, and the run's fields.
+"""Trackers of a run: TensorBoard and Weights & Biases get what metrics.jsonl gets, and the run's fields.
 
 They work in the run's own process. One that raises is named once and left out; the run goes on. One that hangs holds
 the run up.
@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -60,30 +60,12 @@ class Wandb:
         self.link, self.log, self.end = own.url or f"wandb sync {Path(own.dir).parent}", own.log, own.finish
 
 
-class Trackio:
-    """Trackio, which keeps runs in a database on this machine."""
-
-    def __init__(self, run: dict[str, Any]) -> None:
-        import trackio
-
-        options: dict[str, Any] = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False, "resume": "allow"}
-        trackio.init(PROJECT, name=f"{run['name']} {run['id']}", config=dict(_flat(run["fields"])), **options)
-        self.link, self.log, self.end = "trackio show", trackio.log, trackio.finish
-
-
-def _flat(fields: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested fields with dotted names."""
-    for key, value in fields.items():
-        name = f"{where}.{key}" if where else key.lstrip("_")
-        yield from _flat(value, name) if isinstance(value, dict) else [(name, value)]
-
-
-Tracker = TensorBoard | Trackio | Wandb  # link: how to look at the run
-TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
+Tracker = TensorBoard | Wandb  # link: how to look at the run
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
 def parse_names(names: str) -> tuple[str, ...]:
-    """ "tensorboard,trackio" as names of trackers. Raises UserError for one that is unknown or not installed."""
+    """ "tensorboard,wandb" as names of trackers. Raises UserError for one that is unknown or not installed."""
     found = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in found:
         if name not in TRACKERS:

@@ -80,7 +80,7 @@ BEFORE = {
     "docs/judge": "hectogpt idea my_idea.py && cat > small.py <<'END'\n" + SMALL_RUN + "END",
     "docs/watch": "hectogpt train && hectogpt train && mkdir -p copied/from && cp -r runs/minute copied/from/elsewhere",
 }
-NEEDED = {"docs/watch": ["tensorboard", "trackio"]}  # extras
+NEEDED = {"docs/watch": ["tensorboard"]}  # extras
 
 
 def read_blocks(page: str) -> list[tuple[str, str, str]]:

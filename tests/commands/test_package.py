@@ -23,7 +23,7 @@ from tools import package
 
 PROJECT_TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PROJECT_TEXT)["project"]
-HEAVY = {"plotly", "marimo", "datasets", "transformers", "tensorboard", "trackio", "wandb", "ray", "pandas"}
+HEAVY = {"plotly", "marimo", "datasets", "transformers", "tensorboard", "wandb", "ray", "pandas"}
 ACTION = re.compile(r"uses: ([\w./-]+)(@\S+)?(.*)")
 
 

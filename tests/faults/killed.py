@@ -22,7 +22,7 @@ from typing import Any
 import forks
 import runs
 from forks import Line
-from operations import Point, Points
+from operations import Points
 from runs import Breakage, Case, Undisturbed
 
 from hectogpt.lab import trial
@@ -37,7 +37,7 @@ AT_A_TIME = 4  # random kills of one run, before it is left to end
 STEPS = 60  # of runs that are killed or stopped at random moments
 FEW_STEPS = 5  # of those that are killed at every point: the first checkpoint is removed at the fourth
 STARTS = 10
-AT_MOMENT = 3  # temporary files that the other thread may be writing when a start is killed
+AT_MOMENT = 3  # temporary files that a start may be writing when it is killed
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -76,7 +76,7 @@ def at_random(undisturbed: dict[str, Undisturbed], number: int) -> list[str]:
     return run.faults(*[kill] * AT_A_TIME)
 
 
-def killed_at(happens: Callable[[Point, str], bool]) -> Breakage:
+def killed_at(happens: Callable[[int, str], bool]) -> Breakage:
     """A kill at the first point that is chosen."""
 
     def kill(folder: Path, train: Callable[[], None]) -> list[str]:
@@ -90,18 +90,18 @@ def killed_at(happens: Callable[[Point, str], bool]) -> Breakage:
     return kill
 
 
-def nth(name: str, times: int) -> Callable[[Point, str], bool]:
+def nth(name: str, times: int) -> Callable[[int, str], bool]:
     """Whether a point of this name is passed for the nth time."""
     seen = []
 
-    def happens(_: Point, named: str) -> bool:
+    def happens(_: int, named: str) -> bool:
         seen.extend([1] if named == name else [])
         return len(seen) == times
 
     return happens
 
 
-def points_of(run: Undisturbed, begin: Path | None = None, steps: bool = True) -> list[tuple[Point, str]]:
+def points_of(run: Undisturbed, begin: Path | None = None, steps: bool = True) -> list[tuple[int, str]]:
     """Every point that the run passes, and its name. begin: a folder to begin with a copy of. steps: those of passes
     and updates too."""
     folder = run.new_folder()
@@ -111,7 +111,6 @@ def points_of(run: Undisturbed, begin: Path | None = None, steps: bool = True) -
         points = Points(folder)
         if begin is not None:
             shutil.copytree(begin, folder)
-            points.counts.clear()
             points.names.clear()
         if steps:
             points.and_steps()
@@ -119,7 +118,7 @@ def points_of(run: Undisturbed, begin: Path | None = None, steps: bool = True) -
         passed.write_text(json.dumps(points.names))
 
     forks.value_of(work)
-    found = [((thread, number), name) for (thread, number), name in json.loads(passed.read_text())]
+    found = list(enumerate(json.loads(passed.read_text())))
     shutil.rmtree(folder.parent)
     return found
 

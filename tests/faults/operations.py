@@ -13,8 +13,6 @@ import os
 import random
 import shutil
 import signal
-import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,8 +126,6 @@ class Writing:
 
 # --- points -----------------------------------------------------------------------------------------------------------
 
-Point = tuple[str, int]  # the thread, "main" or "save", and how many points of its were passed before
-
 
 def die() -> None:
     """End this process as kill -9 does."""
@@ -139,30 +135,26 @@ def die() -> None:
 class Points(Watch):
     """The points that this process passes, and what happens at some of them.
 
-    happens: whether `act` is called at this point, of this name. What can be interrupted has two points: before it, and
-    when half of it is done. Saving has a thread of its own, so its points are counted apart.
+    happens: whether `act` is called at this point, of this name. point: how many were passed before. What can be
+    interrupted has two points: before it, and when half of it is done.
     """
 
     def __init__(
         self,
         folder: Path,
-        happens: Callable[[Point, str], bool] = lambda point, name: False,
+        happens: Callable[[int, str], bool] = lambda point, name: False,
         act: Callable[[], object] = die,
     ) -> None:
         self.happens, self.act = happens, act
-        self.counts: Counter[str] = Counter()
-        self.names: list[tuple[Point, str]] = []
+        self.names: list[str] = []
         super().__init__(folder)
 
     def before(self, name: str, half: Callable[[], object] | None = None) -> None:
         """A point is passed, or two."""
-        thread = "save" if threading.current_thread() is not threading.main_thread() else "main"
         for part in (None,) if half is None else (None, half):
-            point = (thread, self.counts[thread])
-            self.counts[thread] += 1
             named = name if part is None else f"half of {name}"
-            self.names.append((point, named))
-            if self.happens(point, named):
+            self.names.append(named)
+            if self.happens(len(self.names) - 1, named):
                 if part is not None:
                     part()
                 self.act()

@@ -17,7 +17,7 @@ import forks
 import killed
 import runs
 from forks import Line
-from operations import Point, Points
+from operations import Points
 from runs import Undisturbed
 
 from hectogpt import errors
@@ -88,12 +88,12 @@ def fill_disk(run: Undisturbed, kilobytes: int) -> list[str]:
         return run.faults(fill, folder=disk / "run", ignore=MAY_DIFFER)
 
 
-def fail_at(run: Undisturbed, point: Point, name: str, number: int, for_good: bool) -> list[str]:
+def fail_at(run: Undisturbed, point: int, name: str, number: int, for_good: bool) -> list[str]:
     """Train with a file operation that fails, and all after it if it does so for good."""
     error = errno.ENOSPC if number % 4 else errno.EIO
 
-    def happens(here: Point, _: str) -> bool:
-        return here == point or (for_good and here[0] == point[0] and here[1] > point[1])
+    def happens(here: int, _: str) -> bool:
+        return here == point or (for_good and here > point)
 
     def raise_it() -> None:
         raise OSError(error, os.strerror(error))

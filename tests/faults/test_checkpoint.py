@@ -42,9 +42,9 @@ def run_until(session: Session, step: int) -> Session:
 
 def save_along(session: Session, *arguments: Any, **options: Any) -> Autosave:
     """Train to the end with checkpoints by an Autosave, which is returned."""
-    with Autosave(*arguments, **options) as autosave:
-        for _ in session.steps():
-            autosave.after(session)
+    autosave = Autosave(*arguments, **options)
+    for _ in session.steps():
+        autosave.after(session)
     return autosave
 
 

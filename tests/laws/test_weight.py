@@ -19,7 +19,7 @@ LINES = {
     "hectogpt/lab": 5299,
     "hectogpt/grade": 3505,
     "hectogpt/assignment": 405,
-    "hectogpt/training": 4290,
+    "hectogpt/training": 4229,
     "hectogpt/web": 382,
     "hectogpt/interop": 1528,
     "hectogpt/generation": 782,
