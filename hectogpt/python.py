@@ -39,7 +39,7 @@ from hectogpt.training.run import Run, is_modified, label_of
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import Session
 from hectogpt.training.setup import check_corpus, fit_vocabulary
-from hectogpt.training.task import Resume, Task, check_same, describe, extended, find_corpus
+from hectogpt.training.task import Resume, Task, check_same, describe, find_corpus
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
 TEMPERATURE = 0.8  # of the draws, if none is named: small models repeat themselves where the likeliest token is taken
@@ -66,7 +66,6 @@ def train(
     keep_checkpoints: int = KEEP,
     eval_every: int = 0,
     resume: bool = False,
-    extend: int | None = None,
 ) -> RunResult:
     """Train a run to its end and score it on held-out text, as `hectogpt train` does, to the same bits.
 
@@ -74,8 +73,7 @@ def train(
     prompt: what the trained model continues for summary.json. quiet: no progress on stderr.
     save_every: steps between checkpoints in the folder, 0 for none; by default they are saved by time, and go when the
     run is done. keep_checkpoints: how many stay, the newest. eval_every: steps between held-out scores, 0 for none.
-    resume: go on with this run if it was begun in `out` before, from its newest checkpoint. extend: steps to add to a
-    run there that is done.
+    resume: go on with this run if it was begun in `out` before, from its newest checkpoint.
 
     Raises UserError as the command does. Ctrl-C lets the step under way finish; with a folder, a checkpoint, weights,
     metrics and a summary in state "interrupted" are in it before KeyboardInterrupt goes on.
@@ -96,7 +94,8 @@ def train(
         return _train_without_folder(run, corpus, progress, label_of(run, modified), eval_every)
     folder, going_on = Path(out).expanduser(), None
     if resume and (folder / RUN).exists():
-        run, going_on = _continued(run, folder, extend, progress)
+        check_same(folder, read_run(folder), run)
+        going_on = Resume(folder)
     try:
         own = ideas.files_of(run)
         task = Task(
@@ -110,15 +109,6 @@ def train(
         if error.code in (errors.TERMINATED, errors.HANGUP):
             raise SystemExit(error.code) from None
         raise
-
-
-def _continued(run: Run, folder: Path, extend: int | None, progress: Progress) -> tuple[Run, Resume]:
-    """The run in a folder, after a check that it is this one, a number of added steps aside."""
-    before = read_run(folder)
-    check_same(folder, before, run if extend is None else replace(run, steps=before.steps))
-    if extend is not None:
-        return extended(folder, before, extend, progress), Resume(folder)
-    return run, Resume(folder)
 
 
 def _train_without_folder(run: Run, corpus: Corpus, progress: Progress, label: str, eval_every: int) -> RunResult:

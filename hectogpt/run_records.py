@@ -124,7 +124,8 @@ def read_record(folder: Path) -> RunRecord:
 
 def read_state(folder: Path) -> str:
     """How a run stands: "done", "interrupted", "diverged" or "unscored" as its summary says, RUNNING while a process
-    holds it, else UNFINISHED, as a run is that is being extended. Raises UserError (CHECKPOINT) for damaged files."""
+    holds it, else UNFINISHED, also with fewer steps than run.json plans. Raises UserError (CHECKPOINT) for damaged
+    files."""
     return _state_of(folder, run_of(folder, read_object(folder / RUN)), read_summary(folder))
 
 
@@ -132,8 +133,8 @@ def _state_of(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> str
     if is_locked(folder / LOCK):
         return RUNNING
     state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
-    extended = state == "done" and count_of(run.get("steps")) not in (None, count_of(summary.get("steps")))
-    return UNFINISHED if extended else state
+    is_short = state == "done" and count_of(run.get("steps")) not in (None, count_of(summary.get("steps")))
+    return UNFINISHED if is_short else state
 
 
 def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:

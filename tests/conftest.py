@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +35,6 @@ KEPT_AT_HOME = {
     "XDG_DATA_HOME": ".local/share",
     "XDG_STATE_HOME": ".local/state",
     "HECTOGPT_CACHE": ".cache/hectogpt",
-    "TORCHINDUCTOR_CACHE_DIR": ".cache/inductor",
     "MPLCONFIGDIR": ".cache/matplotlib",
     "HF_HOME": ".cache/huggingface",
 }
@@ -105,18 +103,6 @@ def find_browser() -> str | None:
     from tools.answers import find_browser as find  # not above: run-time type checks come with pytest_configure
 
     return find()
-
-
-@pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what torch.compile makes on the CPU: it writes C++ that includes Python's header."""
-    # torch keeps compiled headers in tempfile's folder, whatever its cache folder is.
-    monkeypatch.setattr(tempfile, "tempdir", os.environ["TMPDIR"])
-    program = os.environ.get("CXX", "g++")
-    if shutil.which(program) is None:
-        pytest.skip(f"no C++ compiler: the program `{program}` is not on the PATH; Debian: apt-get install g++")
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        pytest.skip("no Python.h, which compiled code includes; Debian: apt-get install python3-dev")
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def find_all() -> Iterator[Finding]:
     fact = f"{physical} physical, {usable} logical; training uses {physical}, one thread on each (--threads)"
     yield Finding("cores", "ok", fact)
     fault = cpp_compiler_fault()
-    lost = f"{fault}: `train --compile`, faster heads and faster generation are not there" if fault else ""
+    lost = f"{fault}: faster heads and faster generation are not there" if fault else ""
     yield judged("C++ compiler", f"{cpp_compiler()} works", lost, "Debian: apt-get install g++ python3-dev")
     kernels = describe()  # compiles them where there are none yet
     yield judged("kernels", kernels, kernels if ";" in kernels else "")

@@ -47,7 +47,6 @@ RUN_FIELDS = {
     "device": ("--device NAME", "auto, cpu, cuda, cuda:1 or mps."),
     "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; so --head-dtype."),
     "threads": ("--threads N", "0 for one on each physical core."),
-    "compile": ("--compile", "Generate code for the blocks; pays for long runs."),
 }
 
 

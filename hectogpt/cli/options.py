@@ -170,8 +170,6 @@ class TrainOptions:
     """How many checkpoints stay, the newest."""
     resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
     """Go on with the recipe's newest run, or with a folder."""
-    extend: int | None = None
-    """With --resume: steps to add to a run that is done."""
     require_exact: bool = False
     """With --resume: refuse if bits may differ."""
     dist_timeout: float = 120.0

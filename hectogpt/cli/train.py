@@ -34,7 +34,7 @@ from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.parallel import ALONE, Alone, World, recorded
 from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.task import Resume, Task, check_same, extended, find_corpus, named_folder, runs_of, size_notes
+from hectogpt.training.task import Resume, Task, check_same, find_corpus, named_folder, runs_of, size_notes
 from hectogpt.training.trackers import parse_names
 
 # Codes with which all processes of a run end together.
@@ -60,8 +60,6 @@ def main(argv: list[str]) -> None:
     asked, launch = parse(argv), find_launch()
     options = asked.options
     parse_names(options.track)  # before anything is done
-    if options.extend is not None and options.resume is None:
-        raise UserError("--extend without --resume", why="it adds steps to a run that is there", fix="--resume RUN")
     if options.resume is None and asked.run.recipe == "finetune" and asked.run.first_weights is None:
         fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
@@ -127,8 +125,6 @@ def find_plan(asked: Asked, progress: Progress) -> Asked | None:
         progress.line(f"nothing to go on with {f'in {options.out}' if options.out else 'below runs'}: a new run")
         return asked
     run, state = continued(asked, where.folder), read_state(where.folder)
-    if options.extend is not None:
-        return replace(asked, run=extended(where.folder, run, options.extend, progress), resume=where)
     if state == "done" and where.step is None:
         print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
         return None
@@ -157,12 +153,12 @@ def find(asked: Asked) -> Resume | None:
 
 
 def is_begun_by(folder: Path, run: Run) -> bool:
-    """Whether the run in a folder is this one, a number of added steps aside."""
+    """Whether the run in a folder is this one."""
     try:
         before = read_run(folder)
     except UserError:  # of an idea that is not this one, or damaged
         return False
-    return before.recipe == run.recipe and not changes(before, replace(run, steps=max(run.steps, before.steps)))
+    return before.recipe == run.recipe and not changes(before, run)
 
 
 def continued(asked: Asked, folder: Path) -> Run:

@@ -30,7 +30,7 @@ PARTS = ("leaves", "micro_batch")  # of a batch, which change no more than the l
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", *(f"data.{part}" for part in PARTS)}
 CHANGEABLE |= {"corpus", "recipe"}
 # Changing these does not make a run another recipe: they choose text, luck and machine.
-UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads", "compile"}
+UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
@@ -183,13 +183,13 @@ class Run:
     seed: decides both the weights' initial draw and the order of the data.
     ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
     threads: 0 means all physical cores.
-    compile: torch generates code for the blocks: half a minute at the start, worth it for longer runs of larger models.
     """
 
     old_fields: ClassVar[dict[str, str | None]] = {
         "statistics": "init_from_counts",
         "memory_optim": None,
         "on_spike": None,
+        "compile": None,
     }
 
     model: ModelConfig
@@ -211,7 +211,6 @@ class Run:
     dtype: Dtype = "auto"
     head_dtype: Dtype = "auto"
     threads: int = 0
-    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:

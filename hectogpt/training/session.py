@@ -239,19 +239,9 @@ class Session:
 
 
 def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA). A run may have more steps than its
-    checkpoint says if that is its last one: it is being extended."""
-    before, kept = load_run(then.get("run")), "the run, untouched"
-    if before.steps != run.steps and not step == before.steps < run.steps:
-        extended = f"if it was extended, a checkpoint of step {before.steps} or later; else "
-        raise UserError(
-            f"the checkpoint of step {step} is of a run of {before.steps} steps",
-            why=f"the run now has {run.steps}, and learning rates depend on it",
-            fix=extended * (before.steps < run.steps) + f"set steps in run.json back to {before.steps}",
-            kept=kept,
-            code=errors.CHECKPOINT,
-        )
-    if changed := changes(replace(before, steps=run.steps), run):
+    """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA)."""
+    kept = "the run, untouched"
+    if changed := changes(load_run(then.get("run")), run):
         what = f"the checkpoint of step {step} is another run's"
         raise UserError(what, why="; ".join(changed[:3]), kept=kept, code=errors.CHECKPOINT)
     texts = ("corpus_sha256", "tokenizer_sha256")

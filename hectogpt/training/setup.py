@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from hectogpt import errors, files
+from hectogpt import errors
 from hectogpt.data import Batches, Corpus, Tokenizer
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
-from hectogpt.kernels.build import cpp_compiler_fault, find
+from hectogpt.kernels.build import find
 from hectogpt.model import Transformer
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
@@ -67,15 +66,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
 
     The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read) and
     `init_from_counts` (counts of the tokens that it will read).
-
-    Raises UserError if the run asks for compiled blocks on the CPU and no C++ compiler works.
     """
-    if run.compile and machine.device.type == "cpu" and (fault := cpp_compiler_fault()):
-        raise UserError(
-            "compile = True, but no C++ compiler works",
-            why=fault,
-            fix="install one (Debian: apt-get install g++ python3-dev), or " + set_to("compile", False),
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
@@ -85,12 +76,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     model.init_weights(run.init, seed=run.seed)
     if run.init_from_counts is not None:
         run.init_from_counts.apply(model, training_tokens(run, corpus))
-    model = model.to(machine.device, dtype)
-    if run.compile:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_dir() / "inductor"))
-        for block in model.backbone:
-            block.compile()
-    return model
+    return model.to(machine.device, dtype)
 
 
 def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,9 +16,8 @@ from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
-from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, RUN, STEP_FOLDER, read_state
+from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, RUN, STEP_FOLDER
 from hectogpt.training import precision, setup
-from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.run import Run, changes, label_of
 from hectogpt.training.run_folder import RunFolder, read_steps
@@ -206,40 +205,9 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         raise UserError(
             f"{folder} holds another run",
             why="; ".join(found[:3]) + more,
-            fix="leave these options out, or "
-            + set_to("out", words="another folder for a new run")
-            + "; "
-            + set_to("extend")
-            + " for more steps",
+            fix="leave these options out, or " + set_to("out", words="another folder for a new run"),
             kept="the old run, untouched",
         )
-
-
-def extended(folder: Path, run: Run, steps: int, progress: Progress) -> Run:
-    """The run with `steps` more steps, if it has taken all it was to take; else as it is. Says what that means for the
-    learning rates. Raises UserError for a number that is none."""
-    if steps < 1:
-        raise UserError(f"extend = {steps}", why="it counts the steps to add")
-    if read_state(folder) not in ("done", "unscored"):
-        progress.line(f"note: {folder} is not done: it goes on to step {run.steps}; extend it after that")
-        return run
-    if run.steps not in Checkpoints(folder / CHECKPOINTS).steps():
-        raise UserError(
-            f"{folder} has no checkpoint of its last step",
-            why="more steps go on from the state of the optimizer, which the weights alone do not hold",
-            fix="a run that keeps checkpoints: " + set_to("save_every"),
-            kept="the run, untouched",
-            code=errors.CHECKPOINT,
-        )
-    longer = replace(run, steps=run.steps + steps)
-    old = run.schedule.factor(run.steps - 1, run.steps)
-    new = [run.schedule.factor(step, longer.steps) for step in (run.steps, longer.steps - 1)]
-    progress.line(
-        f"steps {run.steps + 1} to {longer.steps}: the schedule {type(run.schedule).__name__} is now that of "
-        f"{longer.steps} steps; factor on the learning rates: {old:.3g} at step {run.steps}, {new[0]:.3g} at step "
-        f"{run.steps + 1}, {new[1]:.3g} at the end"
-    )
-    return longer
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
     ("fix", "said", "named"),
     [
         (set_to("data.seq_len", 64), "set data.seq_len to 64", "--data.seq-len 64"),
-        (set_to("compile", False), "set compile to False", "--no-compile"),
+        (set_to("resume", False), "set resume to False", "--no-resume"),
         (set_to("model.lm_head.bias", False), "set model.lm_head.bias to False", "--model.lm-head.no-bias"),
         (set_to("out", words="another") + ", or no", "set out to another, or no", "--out with another, or no"),
         ("a text (" + set_to("force", True) + ")", "a text (set force to True)", "a text (--force)"),

@@ -115,7 +115,7 @@ def _newest(folder: Path, names: dict[str, str]) -> str:
 
 
 def weights_saving(case: Case) -> Saving:
-    """The weights of an extended run, in the place of its earlier ones."""
+    """The weights of a run, in the place of others."""
     models = []
     for seed in (1, 2):
         models.append(Session.open(case.with_seed(seed).run, case.corpus).model)

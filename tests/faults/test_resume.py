@@ -123,9 +123,7 @@ def test_what_is_not_gone_on_with(run: Path, tmp_path: Path, here: Here) -> None
     for arguments, code, named in (
         (["baseline", "--optim.lr", "0.5", "--resume", run], 2, "optim.lr was 1e-05, now 0.5"),
         (["muon", "--resume", run], 2, "holds a run of baseline, not of muon"),
-        (["--resume", run, "--extend", "0"], 2, "extend = 0"),
         (["--resume", tmp_path / "none"], 4, "no run in"),
-        (["--extend", "3"], 2, "--extend without --resume"),
         (["baseline", "--save-every", "-1", *TINY], 2, "save_every = -1"),
     ):
         assert_good_error(here("train", *arguments), code, named)
@@ -140,7 +138,7 @@ def test_what_is_not_gone_on_with(run: Path, tmp_path: Path, here: Here) -> None
 
 
 def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> None:
-    """Killed again, or while it is extended, it is unfinished; its old weights are still checked."""
+    """Killed again, or with more steps planned, it is unfinished; its old weights are still checked."""
     before = read_run(run)
     for longer, summary in ((before, "interrupted"), (replace(before, steps=9), "done")):
         path = run / "summary.json"
@@ -154,22 +152,6 @@ def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> N
         assert here("check", run).returncode == 0
         assert json.loads((run / "manifest.json").read_text())["files"].keys() == {"config.json", "model.safetensors"}
         path.write_text(json.dumps({"state": "done", "steps": 6}))
-
-
-@pytest.mark.thorough
-def test_more_steps(whole: Path, run: Path, tmp_path: Path, here: Here) -> None:
-    """The baseline's rate is constant: 6 + 4 steps are 10 steps, bit for bit. What the schedule means is said."""
-    done = here.ok("train", "--resume", run, "--extend", "4", "--save-every", "2")
-    assert "steps 7 to 10: the schedule Constant is now that of 10 steps" in " ".join(done.stderr.split())
-    ten = [*SIX[: SIX.index("6")], "10", "--save-every", "2", "--quiet"]
-    here.ok("train", "baseline", *ten, "--corpus", whole / "tokens.bin", "--out", "ten")
-    assert (run / "model.safetensors").read_bytes() == (tmp_path / "ten" / "model.safetensors").read_bytes()
-    assert [row for row in rows(run) if "train/loss" in row] == rows(tmp_path / "ten")[:-1]
-    assert json.loads((run / "summary.json").read_text())["steps"] == 10
-    shutil.rmtree(run / "checkpoints")
-    before = files(run)
-    assert_good_error(here("train", "--resume", run, "--extend", "4"), 4, "has no checkpoint of its last step")
-    assert files(run) == before
 
 
 @pytest.mark.thorough
@@ -331,8 +313,6 @@ def test_python_goes_on_too(whole: Path, run: Path, here: Here, monkeypatch: pyt
     assert len(result.losses) == 6
     assert_as_whole(run, whole)
     assert json.loads(here("check", "--replay", run, "--step", "4", "--json").stdout)["weights_equal"] is True
-    longer = hectogpt.train(before, out=run, resume=True, extend=2, quiet=True)
-    assert len(longer.losses) == 8
     with pytest.raises(UserError, match="holds another run"):
         hectogpt.train(recipes.recipe("muon"), out=run, resume=True, corpus=str(whole / "tokens.bin"), quiet=True)
 

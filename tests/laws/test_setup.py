@@ -6,8 +6,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, small_run, tiny_corpus
+from helpers import TINY, small_run, tiny_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -115,18 +113,6 @@ def test_every_part_draws_its_first_weights_from_the_run_s_seed(corpus: Corpus) 
         assert torch.equal(value, first[name]), f"{name}: changed by the parts beside it"
     scales = [first[name] for name in own if "qk_parts" in name]
     assert not torch.equal(*scales), "each layer has draws of its own"
-
-
-# --- compiled code ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_compiled_blocks_compute_the_same(corpus: Corpus) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "programs" / "compiled_run.py"), corpus.name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1e-4
 
 
 # --- the Run ----------------------------------------------------------------------------------------------------------
