@@ -29,7 +29,7 @@ from hectogpt.lab.plan import plan
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
-from hectogpt.training.run import load_run, sections_changed
+from hectogpt.training.run import Data, Run, load_run, sections_changed
 from hectogpt.training.session import Session, train
 from tools.report import write_report
 
@@ -76,9 +76,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return write_idea
 
 
-def refused(name: str, *told: str) -> UserError:
+def refused(name: str, *told: str, base: str | Run = "top") -> UserError:
     with pytest.raises(UserError) as caught:
-        find_run(name)
+        find_run(name, base)
     for text in told:
         assert text in str(caught.value), str(caught.value)
     assert "--" not in str(caught.value), "only the command line spells options"
@@ -189,22 +189,27 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
 # --- ideas from the literature ----------------------------------------------------------------------------------------
 
 LITERATURE = ROOT / "docs" / "literature.py"
-NAMES = [name for name in ideas.functions_of(read_idea(LITERATURE)) if name not in ("distilled",)]
-LAYERS = """
-def layers(run):
-    model = replace(run.model, d_model=16, n_heads=2, n_layers=3, context_length=16)
-    return replace(run, model=model, data=replace(run.data, batch_size=2, seq_len=16), steps=3, threads=1)
-"""
+NAMES = [name for name in ideas.functions_of(read_idea(LITERATURE)) if name != "distilled"]
+SMALL_RUN = replace(
+    recipes.recipe("minute"),
+    model=replace(recipes.recipe("minute").model, d_model=16, n_heads=2, n_layers=3, context_length=16),
+    data=Data(batch_size=2, seq_len=16),
+    steps=3,
+    threads=1,
+)
+
+
+@pytest.fixture(scope="module")
+def losses_without(corpus: Corpus) -> list[float]:
+    return [step.loss for step in Session.open(SMALL_RUN, corpus).steps()]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explored(
-    corpus: Corpus, write: Write, tmp_path: Path, name: str
+    corpus: Corpus, losses_without: list[float], tmp_path: Path, name: str
 ) -> None:
-    write(LAYERS, "small.py")
-    run = find_run(f"{LITERATURE}:{name}@small.py:layers@minute")
-    small = find_run("small.py:layers@minute")
-    assert len(sections_changed(small, run) - {"ideas"}) == 1, "one seam"
+    run = find_run(f"{LITERATURE}:{name}", SMALL_RUN)
+    assert len(sections_changed(SMALL_RUN, run) - {"ideas"}) == 1, "one seam"
     session = Session.open(run, corpus)
     steps = session.steps()
     first, at = next(steps), session.checkpoint()
@@ -212,9 +217,8 @@ def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explor
     again = Session.open(run, corpus, at)
     assert [(step.loss, dict(again.metrics)) for step in again.steps()] == rest
     assert len({first.loss, *(loss for loss, _ in rest)}) == 3
-    without = [step.loss for step in Session.open(small, corpus).steps()]
     # An average changes the model at the end alone, the window is longer than these rows.
-    assert name in ("averaged", "window") or [first.loss, *(loss for loss, _ in rest)] != without
+    assert name in ("averaged", "window") or [first.loss, *(loss for loss, _ in rest)] != losses_without
     assert [set(numbers) for _, numbers in rest] == [{"own/distance"} if name == "averaged" else set()] * 2
     model = peaked(session.model.eval(), scale=0.2)
 
@@ -244,12 +248,12 @@ def test_a_mixture_draws_its_share_from_the_rows_of_the_first_text() -> None:
     assert 990 < numbers.max() < 1000
 
 
-def test_a_student_learns_from_its_teacher(corpus: Corpus, write: Write, tmp_path: Path) -> None:
-    write(LAYERS, "small.py")
-    run = find_run("small.py:layers@minute")
+@pytest.mark.usefixtures("write")
+def test_a_student_learns_from_its_teacher(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "runs" / "teacher").mkdir(parents=True)
-    save_model(train(run, corpus).model, tmp_path / "runs" / "teacher")
-    assert train(find_run(f"{LITERATURE}:distilled", run), corpus).losses[0] == train(run, corpus).losses[0]
+    teacher = train(SMALL_RUN, corpus)
+    save_model(teacher.model, tmp_path / "runs" / "teacher")
+    assert train(find_run(f"{LITERATURE}:distilled", SMALL_RUN), corpus).losses[0] == teacher.losses[0]
 
 
 @pytest.mark.parametrize(
@@ -263,8 +267,8 @@ def test_a_student_learns_from_its_teacher(corpus: Corpus, write: Write, tmp_pat
 def test_a_part_that_does_not_fit_is_named(write: Write, body: str, told: str) -> None:
     part = f"@dataclass(frozen=True)\nclass Wrong({body}):\n    def build(self, layer, config):\n"
     part += "        return nn.Linear(config.d_model, 4)\ndef f(run):\n"
-    write(LAYERS + part + f"    return replace(run, model=replace(run.model, {body.lower()}=Wrong()))\n", "small.py")
-    error = " ".join(str(refused("small.py:f@small.py:layers@minute", "do not fit together")).split())
+    write(part + f"    return replace(run, model=replace(run.model, {body.lower()}=Wrong()))\n")
+    error = " ".join(str(refused("mine.py:f", "do not fit together", base=SMALL_RUN)).split())
     assert told.replace(", why:", " why:") in error
 
 
