@@ -37,29 +37,24 @@ def rules(result: Result, *broken: str) -> Result:
 
 def test_a_gain_with_everything_it_costs(corpus: Corpus, tmp_path: Path) -> None:
     this = compared(corpus, tmp_path, [5.0, 5.1, 5.2], [4.9, 5.01, 5.09])
-    for record in list(this.records.values()):
-        if record.arm == "lr 2":
-            changed = replace(record, seconds=(record.seconds or 0) * 1.5, peak_mb=700.0, params=1_000_100)
-            this.records[record.arm, record.seed] = changed
+    for key in [key for key in this.records if key[0] == "lr 2"]:
+        this.records[key] = replace(this.records[key], seconds=21.0, peak_mb=700.0, params=1_000_100)
     verdict = verdict_of(this)
     assert verdict.pair == this.results()[1].to_first
     assert verdict.gain == pytest.approx(0.1)
     low, high = verdict.interval or (0.0, 0.0)
     assert 0 < low < verdict.gain < high
     assert (verdict.word, verdict.seeds) == ("better", (0, 1, 2))
-    assert verdict.cost("seconds") == (14.0, 21.0)
-    text = verdict.text
     for part in (
         f"lr 2 is better than lr 1: its dev loss on {corpus.folder.name} is 0.1000 nats per token lower (gain +0.1000",
         f"; 95 % interval {low:+.4f} to {high:+.4f}; one-sided p = 0.002; 3 paired seeds, 0 to 2; 3 st",
         "A trial takes 21.0 s instead of 14.0 (x 1.5), 700 MiB of memory instead of 560 (x 1.25), 1,000,100 parameters",
         "It keeps the rules of track closed.",
     ):
-        assert part in text
-    assert str(verdict) == text
+        assert part in verdict.text
     answer = json.loads(json.dumps(verdict.as_json(), allow_nan=False))
     assert answer["seconds"] == {"first": 14.0, "arm": 21.0}
-    assert (answer["text"], answer["gain"]) == (text, verdict.gain)
+    assert (answer["text"], answer["gain"]) == (verdict.text, verdict.gain)
 
 
 def test_a_loss_and_a_tie(corpus: Corpus, tmp_path: Path) -> None:
@@ -71,6 +66,9 @@ def test_a_loss_and_a_tie(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
+    one = verdict_of(compared(corpus, tmp_path / "one", [5.0], [4.0]))
+    assert (one.word, one.interval, one.pair.p, one.as_json()["seeds_needed"]) == ("unproven", None, None, None)
+    assert one.text.endswith("One seed proves nothing: run at least 3.")
     noisy = verdict_of(compared(corpus, tmp_path, [5.0, 5.1, 5.2], [4.9, 5.15, 5.23]))
     assert noisy.word == "tie"
     assert noisy.pair.sd is not None
@@ -82,13 +80,6 @@ def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
     assert "what is missing is p" in replace(enough, pair=replace(enough.pair, verdict="unproven")).text
     noisy.comparison.sequential = True
     assert "more seeds are not needed" in noisy.text
-
-
-def test_one_seed_is_unproven(corpus: Corpus, tmp_path: Path) -> None:
-    verdict = verdict_of(compared(corpus, tmp_path, [5.0], [4.0]))
-    assert verdict.word == "unproven"
-    assert (verdict.interval, verdict.pair.p, verdict.as_json()["seeds_needed"]) == (None,) * 3
-    assert verdict.text.endswith("One seed proves nothing: run at least 3.")
 
 
 def test_lost_trials_and_broken_rules_are_said(corpus: Corpus, tmp_path: Path) -> None:
@@ -123,15 +114,6 @@ def test_a_sequential_verdict_counts_the_seeds_up_to_the_decision(corpus: Corpus
 
 # --- the page about a comparison --------------------------------------------------------------------------------------
 
-IDEA = '''"""An idea: <b>slower</b> & </pre><script>window.hacked = 1</script>."""
-
-from dataclasses import replace
-
-
-def slower(run):
-    return replace(run, optim=replace(run.optim, lr=1e-5))
-'''
-
 
 def page_of(comparison: Comparison, notes: tuple[str, ...] = ()) -> str:
     """The page's data as JSON, which is all that differs between pages."""
@@ -139,29 +121,17 @@ def page_of(comparison: Comparison, notes: tuple[str, ...] = ()) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
 
 
-@pytest.fixture(scope="module")
-def with_idea(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    folder = tmp_path_factory.mktemp("idea")
-    (folder / "mine.py").write_text(IDEA, encoding="utf-8")
-    arms = plan(["baseline", f"{folder}/mine.py:slower", "muon"])
+def test_everything_is_on_the_page(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from hectogpt import replace\ndef fast(run):\n    return replace(run, seed=1)\n")
+    arms = plan(["baseline", f"{tmp_path}/mine.py:fast", "muon"])
     losses = dict(zip([arm.label for arm in arms], ([5.0, 5.1, 5.2], [4.9, 5.01, 5.09], [5.0, 5.1, 5.21]), strict=True))
-    return make_up(corpus, folder / "r.jsonl", arms, losses)
-
-
-def test_everything_is_on_the_page(with_idea: Comparison) -> None:
+    with_idea = make_up(corpus, tmp_path / "r.jsonl", arms, losses)
     with_idea.ended = "decided after 3 seeds"
     page = page_of(with_idea, ("a note", "red \x1b[31m"))
     for verdict in ComparisonResult.of(with_idea).verdicts:
         assert json.dumps(verdict.text, ensure_ascii=False) in page
     (idea,) = (arm for arm in with_idea.arms if arm.run.ideas)
-    parts = (
-        "mine.py",
-        "a note",
-        r"red \\x1b[31m",
-        "decided after 3 seeds",
-        "Kneser-Ney trigram 4.90",
-        "unigram counts 6.40",
-    )
+    parts = ("mine.py", "a note", r"red \\x1b[31m", "decided after 3 seeds", "trigram 4.90", "unigram counts 6.40")
     assert [part for part in (*parts, idea.run.ideas[0]) if part not in page] == []
     assert page.count('"points"') == 3 + 2, "three arms, two gains"
 
