@@ -39,7 +39,7 @@ def rows_of(tokens: Iterable[Token], rows: int) -> list[list[int]]:
 def test_a_row_alone_is_the_row_in_a_batch_and_a_seed_is_a_text(kind: str) -> None:
     model = build(KINDS[kind])
     prompts = [[1, 2, 3], [4], [], [5] * 12]
-    sampling = Sampling(max_new_tokens=12, do_sample=True, temperature=1.5, repetition_penalty=1.3)
+    sampling = Sampling(max_new_tokens=8, do_sample=True, temperature=1.5, repetition_penalty=1.3)
     together = rows_of(generate(model, prompts, sampling, seed=7), 4)
     assert together == rows_of(generate(model, prompts, sampling, seed=7), 4)
     assert together != rows_of(generate(model, prompts, sampling, seed=8), 4)
@@ -208,24 +208,15 @@ def test_temperature_zero_is_greedy(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "fits"),
+    ("name", "value"),
     [
-        ("temperature", math.nan, False),
-        ("top_p", 1.1, False),
-        ("top_p", 0.0, True),
-        ("min_p", math.nan, False),
-        ("repetition_penalty", math.nan, False),
-        ("num_return_sequences", 0, False),
-        ("stop_strings", ("",), False),
+        *((name, math.nan) for name in ("temperature", "min_p", "repetition_penalty")),
+        *(("top_p", 1.1), ("num_return_sequences", 0), ("stop_strings", ("",))),
     ],
 )
-def test_numbers_of_sampling_work_or_are_refused_by_name(name: str, value: Any, fits: bool) -> None:
-    if not fits:
-        with pytest.raises(UserError, match=name):
-            Sampling(do_sample=True, **{name: value})
-        return
-    sampling = replace(Sampling(do_sample=True, max_new_tokens=3), **{name: value})
-    assert len(list(generate(build(GPT2), [[1]], sampling))) == 3
+def test_numbers_of_sampling_that_make_no_sense_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=name):
+        Sampling(do_sample=True, **{name: value})
 
 
 def test_command_line_and_library_share_names() -> None:

@@ -172,13 +172,12 @@ def test_a_model_computes_the_same_with_and_without(document_start: int | None, 
 
 
 def test_large_steps_use_them(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = small_run()
-    model = setup.build_model(run, precision.choose(run), corpus)
-    assert setup.choose_kernels(run, model, precision.choose(run)) == "eager"
-    assert setup.choose_kernels(run, model, precision.choose(run), "native") == "native"
-    monkeypatch.setattr(setup, "NATIVE_FROM", 1)
-    assert setup.choose_kernels(run, model, precision.choose(run)) == "native"
-    assert setup.choose_kernels(run, model, precision.choose(run), "eager") == "eager"
+    run, machine = small_run(), precision.choose(small_run())
+    model = setup.build_model(run, machine, corpus)
+    for least, chosen, wanted in ((setup.NATIVE_FROM, "eager", "native"), (1, "native", "eager")):
+        monkeypatch.setattr(setup, "NATIVE_FROM", least)
+        assert setup.choose_kernels(run, model, machine) == chosen
+        assert setup.choose_kernels(run, model, machine, wanted) == wanted
 
 
 def test_a_session_uses_them_for_its_own_steps_alone(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,12 +208,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     build.find.cache_clear()
 
 
-def script(path: Path, text: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
-
-
 BROKEN = "echo 'error: out of order' >&2; exit 1"
 EMPTY = 'while [ "$1" != -o ]; do shift; done; echo nothing > "$2"'  # says that all is well
 
@@ -232,8 +225,11 @@ def test_a_compiler_that_is_missing_wrong_or_slow_leaves_torch(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, compiler: str | None, reason: str
 ) -> None:
     path = elsewhere / "compiler"
+    if compiler is not None:
+        path.write_text(f"#!/bin/sh\n{compiler}\n")
+        path.chmod(0o755)
     monkeypatch.setattr(build, "SECONDS", 0.2 if reason.startswith("has not") else build.SECONDS)
-    monkeypatch.setenv("CXX", str(path if compiler is None else script(path, compiler)))
+    monkeypatch.setenv("CXX", str(path))
     assert not native.use(True)
     assert build.describe().startswith("none, torch's operations do the work; ")
     assert reason in build.describe()

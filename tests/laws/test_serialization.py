@@ -111,8 +111,6 @@ def test_current_names() -> None:
         "optim.rest.row_fall": "optim.rest.row_lr_power",
         "data.seq_len": "data.seq_len",
         "nothing.known": "nothing.known",
-        "model.inputs.0.rows": "model.inputs.0.rows",
-        "": "",
     }
     assert {path: current_path(run, path) for path in paths} == paths
     assert current_path(replace(run, init_from_counts=None), "statistics.smoothing") == "init_from_counts.smoothing"
