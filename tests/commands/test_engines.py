@@ -225,8 +225,9 @@ def start(corpus: Corpus, out: Path, *more: str, **options: Any) -> subprocess.P
 
 
 @pytest.mark.thorough
-def test_a_killed_worker_costs_its_trial(corpus: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
-    """Two workers give the bits of one; Ctrl-C ends both; the same command goes on."""
+def test_a_kill_costs_the_trials_under_way(corpus: Corpus, tmp_path: Path, alone: list[dict[str, Any]]) -> None:
+    """Of the command, by Ctrl-C and by SIGKILL, and of a worker: no record is lost or made twice; the same command goes
+    on, and two workers give the bits of one."""
     out = tmp_path / "r.jsonl"
     with start(corpus, out, "--workers", "2", steps=99_999) as running:
         found = trials_below(running.pid)
@@ -234,6 +235,11 @@ def test_a_killed_worker_costs_its_trial(corpus: Corpus, tmp_path: Path, alone: 
         assert "interrupted, 4 of 4 trials missing" in running.communicate(timeout=30)[1]
         assert running.returncode == 130
         assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in found)
+    with start(corpus, out, "--workers", "1") as running:
+        wait_for(lambda: bool(out.exists() and read_records(out)))
+        running.kill()
+        running.communicate()
+    kept = plain(read_records(out))
     with start(corpus, out, "--workers", "2") as running:
         os.kill(trials_below(running.pid)[0], signal.SIGKILL)
         said = running.communicate(timeout=300)[1]
@@ -241,7 +247,8 @@ def test_a_killed_worker_costs_its_trial(corpus: Corpus, tmp_path: Path, alone: 
     assert "1 of 4 trials crashed" in said
     assert "SIGKILL" in said
     assert run_command(corpus, out, "--workers", "2").returncode == 0
-    assert plain([record for record in read_records(out) if record.counts]) == alone
+    found_all = plain([record for record in read_records(out) if record.counts])
+    assert (found_all, [row for row in kept if row not in found_all]) == (alone, [])
 
 
 @pytest.mark.thorough

@@ -203,7 +203,6 @@ def test_ideas_of_the_literature_go_through_the_commands(here: Here, tmp_path: P
     assert tokens == ([64, 128, 256, 384] if name == "small_first" else [128, 256, 384, 512])
     assert json.loads(here.ok("check", "run", "--replay", "--step", "2", "--json").stdout)["weights_equal"] is True
     assert len(json.loads(here.ok("generate", "run", "alpha", "--max-new-tokens", "3", "--json").stdout)["texts"]) == 1
-    here.ok("score", "run", "--corpus", "texts")
     exported = here("export", "run", "exported", "--quiet")
     if name == "grouped":
         assert_good_error(exported, errors.USAGE, "the model in run cannot be exported", "literature.py, which other")

@@ -11,13 +11,9 @@ import json
 import random
 import shutil
 import signal
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import forks
 import runs
@@ -25,11 +21,6 @@ from forks import Line
 from operations import Points
 from runs import Breakage, Case, Undisturbed
 
-from hectogpt.lab import trial
-from hectogpt.lab.compare import Comparison
-from hectogpt.lab.plan import Arm
-from hectogpt.lab.record import read_records
-from hectogpt.lab.tracks import TRACKS
 from hectogpt.run_records import METRICS, RUN, SUMMARY
 from hectogpt.signals import CODES
 
@@ -55,7 +46,6 @@ def check(quick: bool) -> list[Line]:
                 for name, case in kinds.items()
             ),
             *([] if quick else [score_kills(cases["plain"], where, every=2)]),
-            compare_kills({name: cases[name] for name in ("plain", "top")}, where, 2 if quick else 8),
             forks.over("stopped by a signal", lambda n: by_time.faults(one_signal(by_time, n)), stopped),
             forks.over("stopped by two", lambda n: longer["idea"].faults(two_signals(longer["idea"], n)), stopped[::2]),
             crash_loop(cases["idea"], where),
@@ -214,64 +204,3 @@ def two_signals(run: Undisturbed, number: int) -> Breakage:
         return [] if ended.code in (0, CODES[kind]) else [f"ended with {ended.code}: {ended.said[-1000:]}"]
 
     return stop
-
-
-# --- comparisons ------------------------------------------------------------------------------------------------------
-
-CLOCKS = ("seconds", "wall_seconds", "peak_mb")
-
-
-def compare(cases: dict[str, Case], out: Path, side: Path) -> None:
-    """Perform the trials that are missing, two seeds of each case; starts and ends of trials are written to `side`.
-
-    The trials' side runs in this process: what kills a trial's own process is that, and what kills the caller ends the
-    trial with it.
-    """
-    corpus = next(iter(cases.values())).corpus
-    trial.open_corpus = lambda *_, **__: corpus
-    comparison = Comparison([Arm(n, case.run, {}) for n, case in cases.items()], (0, 1), corpus, TRACKS["closed"], out)
-    for missing in comparison.missing():
-        messages = list(_performed(comparison.request(missing), side))
-        comparison.add(missing, {"version": "", "commit": None, "dirty": False} | messages[-1], time.perf_counter())
-        _note(side, f"done {missing.arm.label} {missing.seed}")
-
-
-def _performed(request: dict[str, Any], side: Path) -> Any:
-    for number, message in enumerate(trial.train_and_score(request)):
-        if number == 0:
-            _note(side, f"began {message.get('step')}")
-        yield message
-
-
-def _note(side: Path, text: str) -> None:
-    with open(side, "ab", buffering=0) as file:
-        file.write(f"{text}\n".encode())
-
-
-def records_of(out: Path) -> list[dict[str, Any]]:
-    """The records without what clocks have measured, in order of arm and seed."""
-    found = [{k: v for k, v in asdict(record).items() if k not in CLOCKS} for record in read_records(out)]
-    return sorted(found, key=lambda record: (record["arm"], record["seed"]))
-
-
-def compare_kills(cases: dict[str, Case], where: Path, tries: int) -> Line:
-    """The line of a comparison that is killed at random moments: no record is lost or made twice."""
-    cases = {name: case.with_steps(25) for name, case in cases.items()}
-    alone, begun = Path(tempfile.mkdtemp(dir=where)), time.monotonic()
-    forks.value_of(lambda: compare(cases, alone / "a.jsonl", alone / "side"))
-    seconds, expected = time.monotonic() - begun, records_of(alone / "a.jsonl")
-
-    def kill(number: int) -> list[str]:
-        base, chance, faults = Path(tempfile.mkdtemp(dir=where)), random.Random(number), []
-        out, side = base / "a.jsonl", base / "side"
-        for delay in [*(seconds * chance.uniform(0.1, 0.4) for _ in range(3)), None]:
-            ended = forks.run(lambda: compare(cases, out, side), kill_after=delay)
-            told = side.read_text().splitlines() if side.exists() else []
-            kept = Counter(f"done {record.arm} {record.seed}" for record in read_records(out))
-            faults += [f"lost: {line}" for line in told if line.startswith("done") and not kept[line]]
-            faults += [f"twice: {line}" for line, count in kept.items() if count > 1]
-        if ended.code != 0 or records_of(out) != expected:
-            faults.append(f"ended with {ended.code}, or with other records: {ended.said[-1500:]}")
-        return faults + [f"left behind: {path.name}" for path in base.glob(".*.jsonl.*")]
-
-    return forks.over("compare killed anywhere", kill, range(tries))

@@ -15,7 +15,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,29 +61,31 @@ LINES: dict[str, bytes] = {
 }
 
 
-@cache
-def _recipe(name: str) -> Row:
-    return dump(replace(recipes.recipe(name), threads=1))
-
-
 def good_row(recipe: str, seed: int) -> Row:
     """A record as `hectogpt compare` writes it, with a made-up curve."""
     loss = (3.5 if recipe == "baseline" else 3.0) + seed / 100
-    run, curve = _recipe(recipe) | {"seed": seed}, [round(loss + 7 * 0.9**step, 4) for step in range(1, 101)]
+    run, curve = dump(replace(recipes.recipe(recipe), threads=1, seed=seed)), [loss + 7 * 0.9**n for n in range(100)]
     row: Row = {"corpus": "c", "track": "closed", "recipe": recipe, "arm": recipe, "seed": seed, "run": run}
-    row |= {"corpus_sha256": {}, "overrides": {}, "modified": False, "steps": 100, "commit": "0" * 40}
-    row |= {"dev_loss": loss, "dev_bpb": 1.1, "test_loss": loss, "test_bpb": 1.1, "seconds": 9.5, "params": 1000}
-    return row | {"peak_mb": 500.0, "losses": curve, "grad_norms": curve, "version": "0", "dirty": False}
+    row |= dict.fromkeys(("dev_loss", "test_loss"), loss) | dict.fromkeys(("losses", "grad_norms"), curve)
+    row |= {"dev_bpb": 1.1, "test_bpb": 1.1, "seconds": 9.5, "params": 1000, "peak_mb": 500.0, "steps": 100}
+    return row | {
+        "corpus_sha256": {},
+        "overrides": {},
+        "modified": False,
+        "commit": "0" * 40,
+        "version": "0",
+        "dirty": False,
+    }
 
 
 def files(quick: bool) -> Iterator[bytes]:
     """Files with a record that has an odd value in one field, and with lines that are none. quick: some of them."""
-    good = good_row("baseline", 0) | {"machine": {}, "error": None, "rules_broken": [], "status": "ok"}
-    good |= {"ngram_kn3": 3.3, "ngram_split": "test"}
+    good, sound = good_row("baseline", 0), json.dumps(good_row("learning_rate", 1))
+    good |= {"machine": {}, "error": None, "rules_broken": [], "status": "ok", "ngram_kn3": 3.3, "ngram_split": "test"}
     odd = list(itertools.product([*good, MARKUP], ODD))
     for number, (field, value) in enumerate(random.Random(0).sample(odd, QUICK) if quick else odd):
         row = good | ({"status": "failed"} if number % 5 == 0 else {}) | {field: value}
-        yield f"{json.dumps(good_row('learning_rate', 1))}\n{json.dumps(row)}\n".encode()
+        yield f"{sound}\n{json.dumps(row)}\n".encode()
     yield from (line + b"\n" for line in LINES.values())
 
 

@@ -1,4 +1,4 @@
-"""Two at once: runs, resumed runs, comparisons and corpora that are started together, by two processes and by four.
+"""Two at once: runs, resumed runs and corpora that are started together, by two processes and by four.
 
 Nothing is shared and nothing is lost: each run has a folder of its own or is refused, and its numbers are those that it
 has alone.
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import forks
-import killed
 import runs
 from forks import Line
 from runs import Case, Undisturbed
@@ -49,7 +48,6 @@ def starts(case: Case, where: Path, count: int, names: tuple[str, ...] = ()) -> 
         "one name": started.with_one_name,
         "one folder": started.with_one_folder,
         "resumed": started.resumed,
-        "compared": started.compared,
         "corpora": started.corpora,
     }
 
@@ -82,9 +80,6 @@ class Started:
     def __init__(self, case: Case, where: Path) -> None:
         self.cases = [case.with_steps(5).with_seed(seed) for seed in range(4)]
         self.alone = [Undisturbed(one, where, begin) for one in self.cases]
-        out = where / "compared.jsonl"
-        forks.value_of(lambda: killed.compare({"plain": self.cases[0]}, out, where / "side"))
-        self.compared_alone = killed.records_of(out)
 
     def differs(self, folder: Path) -> list[str]:
         """What is not in this folder as the run of its seed leaves it when it is alone."""
@@ -125,17 +120,6 @@ class Started:
         if any(earlier[1] > later[0] for earlier, later in itertools.pairwise(held)):
             faults.append("two processes were in the folder at once")
         return faults + self.differs(folder)
-
-    def compared(self, base: Path, n: int, chance: random.Random) -> list[str]:
-        """Comparisons with one file of records: each trial is in it, and those that were done twice are equal."""
-        out, cases = base / "a.jsonl", {"plain": self.cases[0]}
-        ended = together([lambda: killed.compare(cases, out, base / "side")] * n, chance)
-        found, faults = (
-            killed.records_of(out),
-            [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code],
-        )
-        faults += ["a record is lost" for record in self.compared_alone if record not in found]
-        return faults + ["a record differs" for record in found if record not in self.compared_alone]
 
     def corpora(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Processes that open one text, which nobody has tokenised yet: all read the same, and it is sound."""
