@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def count(record: Record, corpus: Corpus) -> dict[str, object]:
     split = record.ngram_split or "dev"
     tokens, fit_on = training_tokens(replace(run, seed=record.seed), corpus), None if split == "dev" else corpus.dev
     held_out = corpus.tokens[split].astype(np.int64)
-    found = asdict(NgramModels(tokens, corpus.n_vocab).losses(held_out))
+    found = NgramModels(tokens, corpus.n_vocab).losses(held_out)
     found["mkn5"], found["best"] = mixture_losses(tokens, held_out, corpus.n_vocab, SEQ_LEN, fit_on)
     levels = {name: round(loss, DIGITS) for name, loss in found.items()}
     about = {"corpus": record.corpus, "train_sha256": corpus.sha256["train"], "seed": record.seed, "split": split}

@@ -58,7 +58,7 @@ def main(options: ScoreOptions) -> None:
     counts, texts = NgramModels(counted, corpus.n_vocab), texts_of(corpus, options)
     models = [score_model(name, texts, corpus.tokenizer, counts.order_5, options) for name in options.models]
     n, n_bytes = len(texts[split]) - 1, max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
-    losses = asdict(counts.losses(texts[split])).items()
+    losses = counts.losses(texts[split]).items()
     ngrams = [Score(name, loss, loss * n / (math.log(2) * n_bytes), n) for name, loss in losses]
 
     rows = [(NGRAMS[score.name], score.loss, score.bits_per_byte) for score in ngrams]

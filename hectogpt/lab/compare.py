@@ -21,7 +21,7 @@ from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.lab.ideas import files_of
-from hectogpt.lab.ngram import NgramLosses, NgramModels
+from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record, read_records, trial_key
 from hectogpt.lab.sequential import compare_sequentially
@@ -114,7 +114,7 @@ class Comparison:
         self.seeds = self.all_seeds[:1] if sequential else self.all_seeds
         self.records: dict[tuple[str, int], Record] = {}
         self.failed: list[Record] = []
-        self._ngrams: dict[tuple[Data, int, int], NgramLosses] = {}
+        self._ngrams: dict[tuple[Data, int, int], dict[str, float]] = {}
         self._known: dict[str, Record] = {}  # what the file of records had when it was last read
 
     @property
@@ -212,8 +212,7 @@ class Comparison:
         if reads not in self._ngrams:
             tokens = training_tokens(run, self.corpus)
             self._ngrams[reads] = NgramModels(tokens, self.corpus.n_vocab).losses(self.corpus.tokens[self.split])
-        levels = asdict(self._ngrams[reads])
-        return {"ngram_split": self.split, **{f"ngram_{name}": level for name, level in levels.items()}}
+        return {"ngram_split": self.split} | {f"ngram_{name}": loss for name, loss in self._ngrams[reads].items()}
 
     def losses(self, arm: Arm, split: str) -> dict[int, float]:
         """Seed -> held-out loss of the trials recorded so far."""

@@ -32,20 +32,6 @@ def neighbours(order: int) -> tuple[Pattern, ...]:
     return tuple(tuple(range(n)) for n in range(1, order))
 
 
-@dataclass(frozen=True)
-class NgramLosses:
-    """Held-out cross entropy of the n-gram models, in nats per token.
-
-    kn2, kn3: Kneser-Ney with one fixed discount. kn5: modified Kneser-Ney of order 5, its discounts by formula.
-    """
-
-    uniform: float
-    unigram: float
-    kn2: float
-    kn3: float
-    kn5: float
-
-
 class NgramModels:
     """All n-gram models of some tokens.
 
@@ -61,20 +47,21 @@ class NgramModels:
         self.trigram = KneserNey(rows, vocab, neighbours(3), DISCOUNT)
         self.order_5 = KneserNey(rows, vocab, neighbours(ORDER))
 
-    def losses(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> NgramLosses:
-        """Score every token of `held_out` [n >= 2] after the first.
+    def losses(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, float]:
+        """The cross entropy of every token of `held_out` [n >= 2] after the first by each model, nats per token. kn2,
+        kn3: Kneser-Ney with one fixed discount. kn5: modified Kneser-Ney of order 5, its discounts by formula.
 
         seq_len: order 5 sees what a network sees, the tokens before the target in sequences of this length. Bigram and
         trigram take their contexts from the whole stream. Raises UserError (DATA) for tokens that cannot be scored.
         """
         stream = check_ids(held_out, self.vocab)
-        return NgramLosses(
-            uniform=math.log(self.vocab),
-            unigram=_cross_entropy(self.unigram[stream[1:]]),
-            kn2=_cross_entropy(self.bigram.score([stream[None]])[0]),
-            kn3=_cross_entropy(self.trigram_probabilities(stream)),
-            kn5=_cross_entropy(self.order_5.score(cut(stream, seq_len))[0]),
-        )
+        probabilities = {
+            "unigram": self.unigram[stream[1:]],
+            "kn2": self.bigram.score([stream[None]])[0],
+            "kn3": self.trigram_probabilities(stream),
+            "kn5": self.order_5.score(cut(stream, seq_len))[0],
+        }
+        return {"uniform": math.log(self.vocab)} | {name: float(-np.log(p).mean()) for name, p in probabilities.items()}
 
     def trigram_probabilities(self, stream: np.ndarray) -> np.ndarray:
         """Of every token after the first; of the second, which has one token before it, the bigram's."""
@@ -93,10 +80,6 @@ def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
         why = "the tokens are of another tokenizer"
         raise UserError(f"token id {outside.max()} with a vocabulary of {vocab}", why=why, code=errors.DATA)
     return ids
-
-
-def _cross_entropy(probabilities: np.ndarray) -> float:
-    return float(-np.log(probabilities).mean())
 
 
 # --- Kneser-Ney -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ summary.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,14 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
             f"{run.recipe}{' (modified)' if modified else ''} on {corpus.name}, seed {run.seed}",
             baseline=(baseline.losses, baseline.grad_norms) if baseline else None,
             held_out=read_scores(folder.path / METRICS),
-            levels={"unigram counts": ngrams.unigram},
+            levels={"unigram counts": ngrams["unigram"]},
         )
     except Exception as error:  # whatever it is: a picture is not worth a run
         progress.line(f"note: no picture: {type(error).__name__}: {error}")
     prompt = default_prompt(corpus) if prompt is None else prompt
     summary = session.result().summary() | facts
     summary |= {"dev_loss_with_ngrams": together.loss, "ngram_weights": list(together.weights)}
-    summary |= {"ngrams": asdict(ngrams), "samples": samples(session, prompt), "state": "done"}
+    summary |= {"ngrams": ngrams, "samples": samples(session, prompt), "state": "done"}
     folder.finish(summary)
     return FullRun(replace(session.result(), folder=folder.path), summary, baseline)
 

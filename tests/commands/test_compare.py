@@ -55,7 +55,7 @@ def test_records_say_everything(performed: Comparison, corpus: Corpus) -> None:
         assert (record.machine or {})["threads"] == 1
     read = training_tokens(load(Run, records[0].run), corpus)
     counted = NgramModels(read, corpus.n_vocab).losses(corpus.dev)
-    assert (records[0].ngram_split, records[0].ngram_kn3) == ("dev", counted.kn3)
+    assert (records[0].ngram_split, records[0].ngram_kn3) == ("dev", counted["kn3"])
 
 
 def test_diverged_seeds_stay(performed: Comparison) -> None:

@@ -128,7 +128,7 @@ def test_a_vocabulary_above_65536(tmp_path: Path) -> None:
     corpus = open_corpus(str(tmp_path / "large"))
     assert corpus.train.dtype == np.uint32
     assert corpus.train[:61].tolist() == documents[0]
-    assert NgramModels(corpus.train, corpus.n_vocab).losses(corpus.dev).unigram < 3
+    assert NgramModels(corpus.train, corpus.n_vocab).losses(corpus.dev)["unigram"] < 3
     model = replace(hectogpt.recipe("adamw_128").model, d_model=8, n_heads=1, n_layers=1, context_length=32)
     run = Run(replace(model, vocab_size=50_257), data=Data(2, 32), steps=2, threads=1)
     found = hectogpt.train(run, corpus=corpus, quiet=True)

@@ -114,15 +114,15 @@ def test_probabilities_over_a_large_vocabulary_sum_to_one() -> None:
 def test_scores_every_token_after_the_first() -> None:
     models, held_out = NgramModels(zipf(2_000, 30).reshape(20, 100), 30), zipf(50, 30, 1)
     scores = models.losses(held_out, 8)
-    assert scores.uniform == math.log(30)
-    assert scores.unigram == pytest.approx(-np.log(models.unigram[held_out[1:]]).mean())
+    assert scores["uniform"] == math.log(30)
+    assert scores["unigram"] == pytest.approx(-np.log(models.unigram[held_out[1:]]).mean())
     two = [models.bigram.score([held_out[None, i - 1 : i + 1]])[0][0] for i in range(1, 50)]
     three = [models.trigram.score([held_out[None, i - 2 : i + 1]])[0][1] for i in range(2, 50)]
-    assert scores.kn2 == pytest.approx(-np.log(two).mean())
-    assert scores.kn3 == pytest.approx(-np.log([two[0], *three]).mean())
+    assert scores["kn2"] == pytest.approx(-np.log(two).mean())
+    assert scores["kn3"] == pytest.approx(-np.log([two[0], *three]).mean())
     starts = [(i - 1) // 8 * 8 for i in range(1, 50)]
     five = [models.order_5.score([held_out[None, a : i + 1]])[0][-1] for i, a in enumerate(starts, start=1)]
-    assert scores.kn5 == pytest.approx(-np.log(five).mean())
+    assert scores["kn5"] == pytest.approx(-np.log(five).mean())
 
 
 @pytest.mark.parametrize(
