@@ -153,7 +153,6 @@ def test_names_that_name_nothing(write: Write) -> None:
             "return replace(run, model=replace(run.model, attention_parts=(QKNorm(), Bad())))",
             "the parts of the model do not fit together",
         ),
-        ("return replace(run, model=replace(run.model, attention_parts=(Bad(4),)))", "do not fit together"),
     ],
 )
 def test_what_a_function_may_not_do(write: Write, body: str, told: str) -> None:
