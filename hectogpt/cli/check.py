@@ -121,35 +121,26 @@ def read_own_run(folder: Path, options: CheckOptions) -> Run:
     return run
 
 
-def open_at(options: CheckOptions, step: int | None) -> tuple[Session, Checkpoint]:
-    """A session where a checkpoint of the run has it. step: how many steps are done; None for the newest that is whole.
-    Raises UserError."""
-    folder = options.run
-    run = read_own_run(folder, options)
-    checkpoints = Checkpoints(folder / CHECKPOINTS)
-    progress = Progress(options.quiet or options.json)
-    at = checkpoints.newest(progress.line) if step is None else checkpoints.load(step)
-    if at is None:
+def open_at(options: CheckOptions, steps: int | None = None) -> tuple[Session, Checkpoint]:
+    """A session where a checkpoint has it: the one that is asked for, or the newest that has a next step among so many
+    (None: those of the run). Raises UserError."""
+    folder, step = options.run, options.step
+    run, checkpoints = read_own_run(folder, options), Checkpoints(folder / CHECKPOINTS)
+    usable = [s for s in checkpoints.steps() if s < (run.steps if steps is None else steps)]
+    if not usable or step not in (None, *usable):
         raise UserError(
-            f"{folder} has no checkpoint",
-            why="its process ended before the first one, or it was to save none",
-            fix="train it with checkpoints: hectogpt train --save-every 10",
+            f"{folder} has no step to compute again" if step is None else f"step {step} of {folder} has no next step",
+            why="it takes a checkpoint and the step after it",
+            fix=f"--step {usable[-1]}" if usable else "train with checkpoints on the way: --save-every 10",
             code=errors.CHECKPOINT,
         )
+    at = checkpoints.load(usable[-1] if step is None else step)
     return Session.open(run, open_corpus(run.corpus), at), at
 
 
 def diagnose(options: CheckOptions) -> None:
     """Compute the step after a checkpoint again and print where its numbers stop being finite. Raises UserError."""
-    folder = options.run
-    session, at = open_at(options, options.step)
-    if at.step >= session.run.steps:
-        known = [str(s) for s in Checkpoints(folder / CHECKPOINTS).steps() if s < session.run.steps]
-        raise UserError(
-            f"{folder} has taken all its {session.run.steps} steps",
-            why="there is none to compute after its last checkpoint",
-            fix=f"--step {known[-1]}" if known else "",
-        )
+    session, _ = open_at(options)
     fault = find_fault(session)
     place = "there is none" if fault.stage is None else f"{STAGES[fault.stage]} of {fault.module}"
     kind = "rows whose loss is not finite" if fault.stage == "forward" else "rows with the largest losses"
@@ -165,19 +156,10 @@ def diagnose(options: CheckOptions) -> None:
 def replay(options: CheckOptions) -> None:
     """Compute a step again, compare its bits with what the run has recorded, print. Raises UserError: EXACTNESS if
     anything differs, CHECKPOINT if there is no step to compute."""
-    folder, step = options.run, options.step
-    checkpoints, recorded = Checkpoints(folder / CHECKPOINTS), read_steps(folder)
-    usable = [s for s in checkpoints.steps() if s < len(recorded)]
-    if step is None and usable:
-        step = usable[-1]
-    if step is None or step >= len(recorded):
-        raise UserError(
-            f"{folder} has no step to compute again" if step is None else f"step {step} of {folder} has no next step",
-            why=f"it takes a checkpoint and the step after it; {len(recorded)} steps are recorded",
-            fix=f"--step {usable[-1]}" if usable else "train with checkpoints on the way: --save-every 10",
-            code=errors.CHECKPOINT,
-        )
-    session, at = open_at(options, step)
+    folder, checkpoints = options.run, Checkpoints(options.run / CHECKPOINTS)
+    recorded = read_steps(folder)
+    session, at = open_at(options, len(recorded))
+    step = at.step
     before, again = recorded[step], next(itertools.islice(session.steps(), 1))
     pairs = {"loss": (before.loss, again.loss), "grad_norm": (before.grad_norm, again.grad_norm)}
     found = {f"{name}: {one!r}, again {two!r}": one == two for name, (one, two) in pairs.items()}

@@ -248,8 +248,8 @@ def test_diagnose_names_module_and_text(whole: Path, run: Path, here: Here, tmp_
     assert found["rows"] == [0, 1, 2, 3]
     assert len(found["sequences"]) == 4
     assert_good_error(here("train", "--resume", "d"), 6, "has diverged")
-    assert "first number that is not finite: there is none" in here("check", "--diagnose", run, "--step", "4").stdout
-    assert_good_error(here("check", "--diagnose", run), 2, "has taken all its 6 steps", "--step 4")
+    assert "first number that is not finite: there is none" in here("check", "--diagnose", run).stdout
+    assert_good_error(here("check", "--diagnose", run, "--step", "6"), 4, "has no next step", "--step 4")
 
 
 # --- a checkpoint as a model ------------------------------------------------------------------------------------------
