@@ -185,8 +185,7 @@ def _cure(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"install what has the module {error.name}, with python -m pip install"
     place = _place(error)
-    how = ": write @dataclass(frozen=True)" if "non-frozen dataclass" in str(error) else ""
-    return f"mend {place[0].path}{how}" if place else ""
+    return f"mend {place[0].path}" if place else ""
 
 
 @contextlib.contextmanager

@@ -305,9 +305,8 @@ def revision(folder: Path) -> Revision:
     """The revision of `folder`; only files below it count as changes."""
     git = ["git", "-C", str(folder)]
     with suppress(OSError, subprocess.CalledProcessError):
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
-        return Revision(head.stdout.strip(), bool(changed.stdout.strip()))
+        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        return Revision(commit.strip(), bool(subprocess.check_output([*git, "status", "--porcelain", "--", "."])))
     return Revision(None, None)
 
 

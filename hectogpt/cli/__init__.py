@@ -86,31 +86,23 @@ def _perform(arguments: list[str], debug: bool) -> None:
     try:
         try:
             _run(arguments)
-        except SystemExit:
+        finally:
             sys.stdout.flush()  # while a failure can still be printed
-            raise
-        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except (Exception, SystemExit) as error:
         if stop := stop_behind(error):
             raise stop from None
         ignore_more()
-        shown = error if isinstance(error, UserError) else _explain(error)
-        if debug or (shown is None and isinstance(error, SystemExit)):
+        ideas = sys.modules.get("hectogpt.idea_file")
+        own: UserError | None = None if ideas is None else ideas.explain(error)  # code of the user's own file raised it
+        if debug or (own is None and isinstance(error, SystemExit)):
             raise
-        shown = shown or explain(error)
+        if own is not None:
+            own.fix += ("; " if own.fix else "") + "--debug shows the traceback"
+        shown = error if isinstance(error, UserError) else own or explain(error)
         print(shown, file=sys.stderr)
         raise SystemExit(shown.code) from None
-
-
-def _explain(error: BaseException) -> UserError | None:
-    """An error that code of the user's own file raised, with the file's line; None for others."""
-    ideas = sys.modules.get("hectogpt.idea_file")
-    own: UserError | None = None if ideas is None else ideas.explain(error)
-    if own is not None:
-        own.fix += ("; " if own.fix else "") + "--debug shows the traceback"
-    return own
 
 
 def _run(arguments: list[str]) -> None:

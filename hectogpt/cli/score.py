@@ -19,7 +19,6 @@ from hectogpt.interop.open import find_folder, open_model
 from hectogpt.lab import ideas
 from hectogpt.lab.counting import mix, score_both
 from hectogpt.lab.ngram import KneserNey, NgramModels
-from hectogpt.model import Transformer
 from hectogpt.run_records import RUN, read_record
 from hectogpt.training import setup
 from hectogpt.training.evaluate import evaluate
@@ -55,7 +54,10 @@ def main(options: ScoreOptions) -> None:
     corpus, split = open_corpus(options.corpus), options.split
     counted = tokens_of_run(options.models[0], corpus, options.step) if len(options.models) == 1 else None
     counted = corpus.train if counted is None else counted
-    counts, texts = NgramModels(counted, corpus.n_vocab), texts_of(corpus, options)
+    counts = NgramModels(counted, corpus.n_vocab)
+    texts: dict[str, np.ndarray] = {}
+    for which in ("dev", split):  # weights of n-grams are fitted on dev
+        texts[which] = corpus.tokens[which][: options.max_tokens]
     models = [score_model(name, texts, corpus.tokenizer, counts.order_5, options) for name in options.models]
     n, n_bytes = len(texts[split]) - 1, max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
     losses = counts.losses(texts[split]).items()
@@ -76,16 +78,11 @@ def main(options: ScoreOptions) -> None:
     show(options.json, answer | {"counted": counted.size}, lines)
 
 
-def texts_of(corpus: Corpus, options: ScoreOptions) -> dict[str, np.ndarray]:
-    """The tokens that are scored, and those of dev, on which the weights of n-grams are fitted."""
-    return {split: corpus.tokens[split][: options.max_tokens] for split in ("dev", options.split)}
-
-
 def score_model(
     name: str, texts: dict[str, np.ndarray], tokenizer: Tokenizer, order_5: KneserNey, options: ScoreOptions
 ) -> Score:
-    """The score of a run, a folder in Hugging Face's layout or a model on the hub. texts: of `texts_of`, in tokens of
-    `tokenizer`; a model with another one reads the same text in its own tokens. order_5: the n-grams that are mixed in.
+    """The score of a run, a folder in Hugging Face's layout or a model on the hub. texts: of dev and of the split, in
+    tokens of `tokenizer`; a model with another one reads the same text in its own. order_5: the n-grams mixed in.
 
     Raises UserError as `open_model` does, and (DATA) for too few tokens and for text that is no text.
     """
@@ -95,7 +92,12 @@ def score_model(
     same, found = own.sha256 == tokenizer.sha256, {}
     for which, tokens in (texts if same else {split: encoded_anew(texts[split], tokenizer, own)}).items():
         note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
-        _check_vocabulary(model, tokens, name)
+        if len(tokens) and int(tokens.max()) >= model.config.vocab_size:
+            raise UserError(
+                f"{name}: the text has the id {int(tokens.max())}, the model {model.config.vocab_size:,} ids",
+                why="the text's token ids are of another tokenizer than the model's",
+                code=errors.DATA,
+            )
         found[which] = evaluate(model, tokens, own.token_bytes)
     its = found[split]
     score = Score(name, its.loss, its.bits_per_byte, its.tokens, parameters)
@@ -135,12 +137,3 @@ def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarr
             ) from None
         pieces += [ids, *([np.array([new.end_of_text], dtype=ids.dtype)] if len(text) < len(document) else [])]
     return np.concatenate(pieces)
-
-
-def _check_vocabulary(model: Transformer, tokens: np.ndarray, name: str) -> None:
-    if len(tokens) and int(tokens.max()) >= model.config.vocab_size:
-        raise UserError(
-            f"{name}: the text has the id {int(tokens.max())}, the model {model.config.vocab_size:,} ids",
-            why="the text's token ids are of another tokenizer than the model's",
-            code=errors.DATA,
-        )

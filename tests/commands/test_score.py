@@ -15,7 +15,7 @@ from model_kinds import KINDS
 
 from hectogpt import errors
 from hectogpt.cli.options import ScoreOptions
-from hectogpt.cli.score import encoded_anew, score_model, texts_of
+from hectogpt.cli.score import encoded_anew, score_model
 from hectogpt.data import Tokenizer, load_tokenizer, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
@@ -54,7 +54,7 @@ def test_a_model_with_its_own_tokenizer_reads_the_same_text(tmp_path: Path) -> N
     corpus = open_corpus(str(tmp_path / "text.txt"), cache=tmp_path / "cache")
     model = write_model(tmp_path / "model", KINDS["gpt2"], torch.float32)
     options, counts = ScoreOptions(models=(), max_tokens=200), NgramModels(corpus.train, corpus.n_vocab)
-    score = score_model(str(tmp_path / "model"), texts_of(corpus, options), corpus.tokenizer, counts.order_5, options)
+    score = score_model(str(tmp_path / "model"), {"dev": corpus.dev[:200]}, corpus.tokenizer, counts.order_5, options)
     assert score.with_ngrams is None, "its probabilities are of other tokens"
     own = open_model(tmp_path / "model")[1]
     anew = encoded_anew(corpus.dev[:200], corpus.tokenizer, own)
