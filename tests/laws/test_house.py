@@ -22,7 +22,6 @@ from tools import errors, layers
 
 PACKAGE = ROOT / "hectogpt"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-PROGRAMS = ROOT / "tests" / "programs"
 MAKE = "run `.venv/bin/python -m tools.layers`"
 
 # What few may do: the names that do it ("time" stands for all of time), and the files that use them.
@@ -116,11 +115,17 @@ def test_what_is_made_from_the_code_is_of_today() -> None:
 # --- the door opens quickly, and in silence ---------------------------------------------------------------------------
 
 
+def run_python(program: str, *arguments: str) -> str:
+    """What a program of its own, started in the checkout, prints."""
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def loaded(program: str) -> list[str]:
     """The slow packages that a program has loaded when it ends."""
-    program = f"import sys\n{program}\nprint(*{{'torch', 'numpy', 'tyro', 'rich'}} & set(sys.modules), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    return done.stderr.split()
+    ending = "print('', *{'torch', 'numpy', 'tyro', 'rich'} & set(sys.modules))"
+    return run_python(f"import sys\n{program}\n{ending}").splitlines()[-1].split()
 
 
 def test_help_and_the_package_need_neither_torch_nor_tyro() -> None:
@@ -128,24 +133,67 @@ def test_help_and_the_package_need_neither_torch_nor_tyro() -> None:
     assert loaded(program + "try: c.main(['--help'])\nexcept SystemExit as e: assert not e.code") == []
 
 
+LOADING = """
+import sys
+from pathlib import Path
+from hectogpt.cli import generate, main, train
+from hectogpt.model import Transformer
+from hectogpt.model.weights import save_model
+from hectogpt.training.session import Session
+
+def say(when):
+    slow = {"matplotlib", "pandas", "plotly", "scipy", "transformers", "marimo", "datasets", "sympy", "torch._dynamo"}
+    print(f"\\nloaded {when}:", *sorted(slow & set(sys.modules)), flush=True)
+
+text, folder = sys.argv[1:]
+say("imported")
+small = ["--model.d-model", "12", "--data.seq-len", "8", "--data.batch-size", "2", "--quiet", "--corpus", text]
+run = train.parse(["muon", *small]).run
+save_model(Transformer(run.model), Path(folder))
+main(["generate", folder, "The", "--max-new-tokens", "1", "--quiet", "--device", "cpu"])
+say("a token")
+next(Session.open(run).steps())
+say("a step")
+"""
+
+
 def test_what_is_slow_to_load_waits_until_it_is_used(tmp_path: Path) -> None:
     """Neither a first token nor a first step needs what draws or tests; torch.optim loads torch's compiler."""
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"A line of words, number {n}." for n in range(300)), encoding="utf-8")
-    command = [sys.executable, str(PROGRAMS / "loaded_modules.py"), str(text), str(tmp_path / "model")]
-    (tmp_path / "model").mkdir()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("train", "generate"))]
-    assert lines[:3] == ["generate, imported", "train, imported", "generate, a token"]
-    assert lines[3] in ("train, a step", "train, a step sympy torch._dynamo")
+    printed = run_python(LOADING, str(text), str(tmp_path))
+    lines = [line.removeprefix("loaded ") for line in printed.splitlines() if line.startswith("loaded ")]
+    assert lines[:2] == ["imported:", "a token:"]
+    assert lines[2] in ("a step:", "a step: sympy torch._dynamo")
+
+
+# Imports every module while an audit hook watches; fonts are found once, when matplotlib has no list of them.
+WATCHING = """
+import importlib, pkgutil, subprocess, sys
+watched = {"socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.fork"}
+watched |= {"os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn", "webbrowser.open"}
+found, imported = [], ""
+
+def watch(event, arguments):
+    if event in watched and not (arguments and arguments[0] in ("fc-list", "system_profiler")):
+        found.append(f"{imported}: {event} {arguments!r}"[:300])
+
+sys.addaudithook(watch)
+import hectogpt
+for module in pkgutil.walk_packages(hectogpt.__path__, "hectogpt."):
+    imported = module.name
+    if not imported.endswith("__main__") and not imported.startswith("hectogpt.lab.examples"):
+        importlib.import_module(imported)
+print(*found)
+seen = len(found)
+subprocess.run([sys.executable, "-c", ""], check=True)
+assert len(found) > seen, "the hook sees nothing"
+"""
 
 
 @pytest.mark.thorough
 def test_no_import_opens_a_socket_or_starts_a_process() -> None:
-    command = [sys.executable, str(PROGRAMS / "quiet_imports.py")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    assert run_python(WATCHING) == "\n"
 
 
 # --- owners -----------------------------------------------------------------------------------------------------------
