@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 
 def wait_until(page: Any, condition: Callable[[], bool], seconds: float = 5) -> None:
@@ -40,42 +41,10 @@ def axe_faults(page: Any) -> list[tuple[str, str]]:
     return [(fault["id"], node["html"][:200]) for fault in found["violations"] for node in fault["nodes"]]
 
 
-class Firefox:
-    """Firefox by its own protocol, Marionette: messages are a length, a colon and JSON."""
-
-    def __init__(self, connection: socket.socket, answers: BinaryIO) -> None:
-        self.connection, self.answers, self.asked = connection, answers, 0
-        self._read()  # its greeting
-        self._call("WebDriver:NewSession", {})
-
-    def open(self, address: str) -> None:
-        self._call("WebDriver:Navigate", {"url": address})
-
-    def evaluate(self, promise: str, *arguments: object, seconds: float = 120) -> Any:
-        """What a promise gives; `promise` is JavaScript, with the arguments as `arguments`."""
-        script = f"const done = arguments[arguments.length - 1]; {promise}.then(done, (error) => done(String(error)))"
-        options = {"script": script, "args": arguments, "scriptTimeout": 1000 * seconds}
-        return self._call("WebDriver:ExecuteAsyncScript", options)["value"]
-
-    def _call(self, name: str, options: dict[str, object]) -> Any:
-        self.asked += 1
-        message = json.dumps([0, self.asked, name, options]).encode()
-        self.connection.sendall(b"%d:%b" % (len(message), message))
-        _, _, error, result = self._read()
-        assert error is None, error["message"]
-        return result
-
-    def _read(self) -> Any:
-        length = b""
-        while (byte := self.answers.read(1)) != b":":
-            assert byte, "Firefox has ended"
-            length += byte
-        return json.loads(self.answers.read(int(length)))
-
-
 @contextmanager
-def firefox(program: str, profile: Path) -> Iterator[Firefox]:
-    """A Firefox without a window, with a profile of its own."""
+def firefox(program: str, profile: Path) -> Iterator[Callable[..., Any]]:
+    """Calls of a Firefox without a window, with a profile of its own. Its protocol Marionette: messages are a length, a
+    colon and JSON."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -92,7 +61,25 @@ def firefox(program: str, profile: Path) -> Iterator[Firefox]:
             time.sleep(0.2)
         assert connection is not None, "Firefox does not answer"
         with connection, connection.makefile("rb") as answers:
-            yield Firefox(connection, answers)
+            numbers = itertools.count()
+
+            def read() -> Any:
+                length = b""
+                while (byte := answers.read(1)) != b":":
+                    assert byte, "Firefox has ended"
+                    length += byte
+                return json.loads(answers.read(int(length)))
+
+            def call(name: str, **options: object) -> Any:
+                message = json.dumps([0, next(numbers), name, options]).encode()
+                connection.sendall(b"%d:%b" % (len(message), message))
+                _, _, error, result = read()
+                assert error is None, error["message"]
+                return result
+
+            read()  # its greeting
+            call("WebDriver:NewSession")
+            yield call
     finally:
         process.terminate()
         process.wait(20)

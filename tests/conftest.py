@@ -88,16 +88,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests a missing browser cost: among other skips nobody would notice."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    count = sum(
-        "browser" in getattr(report, "keywords", ()) and NO_BROWSER in str(report.longrepr) for report in skipped
-    )
-    if count:
-        terminalreporter.write_line(f"{count} browser tests skipped: {NO_BROWSER}", yellow=True)
-
-
 def find_browser() -> str | None:
     """The Chromium that the package itself would print with."""
     from tools.answers import find_browser as find  # not above: run-time type checks come with pytest_configure

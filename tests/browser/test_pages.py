@@ -243,7 +243,6 @@ def test_watch_reads_hostile_rows(tmp_path: Path) -> None:
 WEB = ROOT / "hectogpt" / "web"
 OPTIONS = ["--allowJs", "--checkJs", "--noEmit", "--strict", "false", "--skipLibCheck"]
 OPTIONS += ["--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler"]
-pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize(("scripts", "library"), [("pages/*.js", "dom"), ("engine/worker.js", "webworker")])

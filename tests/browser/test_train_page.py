@@ -137,10 +137,12 @@ def test_firefox_computes_the_same(page: Any, text: Path, tmp_path: Path) -> Non
     if program is None:
         pytest.skip("no Firefox here")
     options = {"recipe": "muon", "steps": 8, "seed": 3, "fields": FIELDS}
-    losses = "hecto.train(arguments[0]).then((run) => Array.from(run.losses))"
-    with firefox(program, tmp_path / "profile") as other:
-        other.open(text.with_name("train.html").as_uri())
-        found = other.evaluate(losses, options)
+    script = (
+        "const end = arguments[1]; hecto.train(arguments[0]).then((run) => end([...run.losses]), (e) => end(`${e}`))"
+    )
+    with firefox(program, tmp_path / "profile") as call:
+        call("WebDriver:Navigate", url=text.with_name("train.html").as_uri())
+        found = call("WebDriver:ExecuteAsyncScript", script=script, args=[options], scriptTimeout=120_000)["value"]
     assert found == train_in(page, "muon", 8)["losses"]
 
 
