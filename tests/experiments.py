@@ -70,12 +70,9 @@ def perform(comparison: Comparison, one: Trial) -> Record:
     return comparison.records.get(one.name) or comparison.failed[-1]
 
 
-def small_arms(*lrs: float) -> list[Arm]:
-    return [Arm(f"lr {lr}", small_run(lr), {"optim.lr": lr}) for lr in lrs]
-
-
 def small_comparison(corpus: Corpus, out: Path, *lrs: float, seeds: int = 2, test: bool = False) -> Comparison:
-    return Comparison(small_arms(*lrs), range(seeds), corpus, TRACKS["closed"], out, test)
+    arms = [Arm(f"lr {lr}", small_run(lr), {"optim.lr": lr}) for lr in lrs]
+    return Comparison(arms, range(seeds), corpus, TRACKS["closed"], out, test)
 
 
 # Options of `hectogpt compare` that make the baseline small: a plan of two arms.
