@@ -244,9 +244,10 @@ def transcript(source: str, parts: tuple[str, ...] = (), **others: str) -> Trans
             sys.modules.pop(name, None)
             if old is not None:
                 sys.modules[name] = old
-    asked = {name: setting for name, setting in laws.SETTINGS.items() if not parts or setting.part in parts}
-    for header, body in replies(list(asked.values()), modules, errors, set()):
-        found.receive(json.loads(json.dumps(header)), body, set(asked))
+    asked = [setting for setting in laws.SETTINGS.values() if not parts or setting.part in parts]
+    found.begin([setting.name for setting in asked])
+    for header, body in replies(asked, modules, errors, set()):
+        found.receive(json.loads(json.dumps(header)), body)
     return found
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from hectogpt.grade import calls, laws, train_case
 from hectogpt.grade.calls import Call, pattern, short
 from hectogpt.grade.computation import Computation, Mistake, kind_of
-from hectogpt.grade.laws import Setting, Size, given, gradient_sizes, order, shapes, weights
+from hectogpt.grade.laws import Setting, Size, given, order, shapes, weights
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.run_part import Answer, answer_of_error
 from tools import ROOT
@@ -227,9 +227,8 @@ def of_gradient(part: str, mistake: Mistake) -> str:
     training = of_training(kind_of((mistake,)))
     if made is None or expected is None:
         return f"The values are right, and nothing has a gradient. {training}"
-    sizes = gradient_sizes(setting, 0)
     groups: dict[str, list[bool]] = {}
-    for name, mine, theirs in zip(sizes, *(one.split(list(sizes.values())) for one in (made, expected)), strict=True):
+    for name, (mine, theirs) in {name: (made[name], expected[name]) for name in expected}.items():
         group = ".".join(step for step in name.split(".")[:-1] if step != "backbone" and not step.isdigit()) or name
         groups.setdefault(group, []).append(bool((mine == 0).all() and (theirs.abs() > 1e-12).any()))
     none = [name for name, zero in groups.items() if all(zero)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.computation import Computation, Mistake, kind_of
-from hectogpt.grade.laws import INPUT, Setting, cotangent, given, gradient_sizes, order, weights
+from hectogpt.grade.laws import INPUT, Setting, cotangent, given, order, state_of, weights
 from hectogpt.grade.result import Outcome
 from hectogpt.grade.run_part import Answer, of_frame
 
@@ -49,8 +50,9 @@ def outcome(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Mad
 
 
 @lru_cache(maxsize=20_000)
-def gradient(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Tensor | None:
-    """The flat gradient of a part with these mistakes (none: the right one); None if its result has none."""
+def gradient(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> dict[str, Tensor] | None:
+    """The gradient of a part with these mistakes (none: the right one) by its weights and, if that is no token ids, its
+    input; None if its result has none."""
     state = {name: value.clone().requires_grad_() for name, value in weights(setting).items()}
     x = given(setting, number).clone()
     x.requires_grad_(x.is_floating_point())
@@ -58,10 +60,9 @@ def gradient(mistakes: tuple[Mistake, ...], setting: Setting, number: int) -> Te
     if not result.requires_grad:
         return None
     result.backward(cotangent(setting, result.shape))
-    sizes, prefix = gradient_sizes(setting, number), BY_NAME[setting.part].prefix
-    grads = {name: x.grad if name == INPUT else state[prefix + name].grad for name in sizes}
-    flat = [torch.zeros(sizes[n], dtype=torch.float64) if g is None else g.flatten() for n, g in grads.items()]
-    return torch.cat(flat)
+    prefix = BY_NAME[setting.part].prefix
+    leaves = {name: state[prefix + name] for name in state_of(setting)} | ({INPUT: x} if x.requires_grad else {})
+    return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -192,17 +193,23 @@ class Call:
     def wrong_gradients(self, mistakes: tuple[Mistake, ...] = ()) -> list[str]:
         """Names of the gradients that are not those of the mistakes (of the right part). A difference is relative to
         the gradient's size, or to a tenth of the largest one's: that of W_k's bias is zero but for rounding."""
-        made, yours = gradient(mistakes, self.setting, self.number), self.answer.gradient
-        sizes = gradient_sizes(self.setting, self.number)
-        if made is None or yours is None or made.numel() != yours.numel():
-            return [] if made is yours else list(sizes)
-        absent, lengths = self.answer.facts.get("absent", ()), list(sizes.values())
-        rows = zip(sizes, yours.split(lengths), made.split(lengths), strict=True)
-        found = {name: (a, b, float(b.square().mean().sqrt())) for name, a, b in rows}
-        least = max(0.1 * max(size for _, _, size in found.values()), 1e-12)
-        limit = laws.GRADIENT * self.tolerance
-        errors = {name: float((a - b).abs().max()) / max(size, least) for name, (a, b, size) in found.items()}
-        return [name for name, error in errors.items() if name not in absent and not error <= limit]
+        made, facts = gradient(mistakes, self.setting, self.number), self.answer.facts
+        if made is None or "gradient" in facts:
+            return [] if made is None and "gradient" in facts else ["all"]
+        sizes = {name: float(right.square().mean().sqrt()) for name, right in made.items()}
+        least, limit = max(0.1 * max(sizes.values()), 1e-12), laws.GRADIENT * self.tolerance
+
+        def is_right(name: str, right: Tensor) -> bool:
+            yours = self.answer.gradient.get(name, torch.zeros_like(right))
+            return yours.shape == right.shape and float((yours - right).abs().max()) <= limit * max(sizes[name], least)
+
+        return [
+            name for name, right in made.items() if name not in facts.get("absent", ()) and not is_right(name, right)
+        ]
+
+    def without(self, names: list[str]) -> list[str]:
+        """Those of the names that no gradient reaches."""
+        return [name for name in names if name not in self.answer.gradient]
 
 
 @dataclass
@@ -248,32 +255,33 @@ class Transcript:
     ends: dict[str, tuple[Outcome, str]] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
     seconds: float = 0.0
-    now: str = ""  # the setting that the child is in; "" while it imports
+    asked: list[str] = field(default_factory=list)  # the settings that the child was given
+    now: str = ""  # the one that it is in; "" while it imports
     variant: str = ""
     ready: bool = False  # whether the child has begun with the submission
     size: int = 0  # of all frames, in bytes
 
-    def begin(self) -> None:
+    def begin(self, asked: list[str]) -> None:
         """A new child."""
-        self.now, self.variant, self.ready, self.size = "", "", False, 0
+        self.asked, self.now, self.variant, self.ready, self.size = asked, "", "", False, 0
 
-    def receive(self, header: dict[str, Any], body: bytes, asked: set[str]) -> None:
-        """Take in one frame. asked: the settings that the child was given. Raises what `of_frame` does, and TypeError
-        or AttributeError, for one that cannot be understood, or is more than answers to these can be."""
+    def receive(self, header: dict[str, Any], body: bytes) -> None:
+        """Take in one frame. Raises what `of_frame` does, and TypeError or AttributeError, for one that cannot be
+        understood, or is more than answers to the settings can be."""
         self.size += EACH + len(str(header)) + len(body)
         if self.size > ALL_BYTES:
             raise ValueError("more answers than there are questions")
         if "ready" in header:
             self.ready = True
         elif "begin" in header:
-            self.now, self.variant = one_of(asked, header["begin"]), one_of({"patched", "own"}, header["variant"])
+            self.now, self.variant = one_of(self.asked, header["begin"]), one_of(("patched", "own"), header["variant"])
         elif "imports" in header:
             self.imports = {one_of(self.files, name): of_frame(one, b"") for name, one in header["imports"].items()}
             self.missing = {str(name)[:60] for name in header["missing"][:20]}
-            self.empty = {one_of(set(BY_NAME), part) for part in header["empty"]}
+            self.empty = {one_of(BY_NAME, part) for part in header["empty"]}
         else:
             calls = self.calls.setdefault((self.now, self.variant), [])
-            dtype = one_of(set(laws.TOLERANCE), header["dtype"])
+            dtype = one_of(laws.TOLERANCE, header["dtype"])
             calls.append(Call(laws.SETTINGS[self.now], len(calls), of_frame(header, body), dtype))
 
     def case(self, part: str, variant: str) -> Case:
@@ -282,7 +290,7 @@ class Transcript:
         return Case(part, {name: calls for name in names if (calls := self.calls.get((name, variant)))})
 
 
-def one_of(known: set[str], name: Any) -> str:
+def one_of(known: Collection[str], name: Any) -> str:
     """The name, if it is one of the known ones. Raises ValueError."""
     if not isinstance(name, str) or name not in known:
         raise ValueError("an unknown name")

@@ -229,11 +229,8 @@ class Computation:
         return self.after(self.compute(part, x, n))
 
     def compute(self, part: str, x: Tensor, n: int) -> Tensor:
-        result: Tensor
-        if prefix := BY_NAME[part].prefix:
-            result = getattr(self, part)(prefix, x)
-        else:
-            result = self.generate(x, n) if part == "generate" else getattr(self, part)(x)
+        prefix = BY_NAME[part].prefix
+        result: Tensor = getattr(self, part)(*((prefix, x) if prefix else (x, n) if part == "generate" else (x,)))
         return result
 
 
@@ -265,12 +262,6 @@ def symptoms() -> dict[str, dict[str, str]]:
 def mistake(name: str, where: str, what: str, **changes: Method) -> Mistake:
     """A line of a table."""
     return Mistake(name, where, what, changes)
-
-
-def combines(mistakes: tuple[Mistake, ...]) -> bool:
-    """Whether no two of the mistakes change the same step."""
-    changes = [name for one in mistakes for name in one.changes]
-    return len(changes) == len(set(changes))
 
 
 def kind_of(mistakes: tuple[Mistake, ...]) -> type[Computation]:

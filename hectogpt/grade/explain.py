@@ -21,7 +21,7 @@ from scipy.optimize import least_squares
 from torch import Tensor
 
 from hectogpt.grade.calls import Call, Case, Made, difference, listed, outcome, outcome_of
-from hectogpt.grade.computation import Change, Computation, Method, Mistake, combines, symptoms
+from hectogpt.grade.computation import Change, Computation, Method, Mistake, symptoms
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.result import Diagnosis
 from hectogpt.grade.run_part import Answer
@@ -71,7 +71,7 @@ def wrong_gradient(case: Case) -> Diagnosis | None:
     if fitting := [(one,) for one in GRADIENTS[case.part] if not any(call.wrong_gradients((one,)) for call in asked)]:
         return diagnosis(case.part, fitting)
     wrong = list(dict.fromkeys(name for call in asked for name in call.wrong_gradients()))
-    without = [name for name in wrong if any(name in call.answer.facts.get("without", ()) for call in asked)]
+    without = [name for name in wrong if any(call.without([name]) for call in asked)]
     if without and not told:
         what = "On the way to it something is detached, taken by .data, or computed under no_grad."
         few = without == wrong and len(wrong) <= 4
@@ -148,7 +148,8 @@ def pairs_of(part: str, calls: list[Call]) -> Sequence[Mistakes]:
                 return False
         return True
 
-    return list(filter(combines, combinations(filter(may_be, MISTAKES[part]), 2)))[:PAIRS]
+    pairs = combinations(filter(may_be, MISTAKES[part]), 2)
+    return [(one, two) for one, two in pairs if not one.changes.keys() & two.changes.keys()][:PAIRS]
 
 
 def diagnosis(part: str, found: Sequence[Mistakes]) -> Diagnosis:

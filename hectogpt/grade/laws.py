@@ -151,13 +151,6 @@ def state_of(setting: Setting) -> dict[str, Tensor]:
 INPUT = "the input"
 
 
-def gradient_sizes(setting: Setting, call: int) -> dict[str, int]:
-    """Name -> length of what a gradient is taken by, in the order in which one flat tensor holds all of them."""
-    x = given(setting, call)
-    own = {INPUT: x.numel()} if x.is_floating_point() else {}
-    return own | {name: value.numel() for name, value in state_of(setting).items()}
-
-
 def cotangent(setting: Setting, shape: torch.Size) -> Tensor:
     """What the result is multiplied with before its sum is differentiated: random numbers; 1 for a loss."""
     if setting.part == "loss":

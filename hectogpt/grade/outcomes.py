@@ -143,8 +143,7 @@ def wrong_gradients(calls: list[Call]) -> str:
         if told := call.answer.facts.get("gradient"):
             return f"backward: {short(str(told))}"
         if wrong := call.wrong_gradients():
-            without = [name for name in wrong if name in call.answer.facts.get("without", ())]
-            if without:
+            if without := call.without(wrong):
                 return f"no gradient reaches {listed(without)}"
             return f"the gradient is not the right one, by {listed(wrong)}"
     return ""

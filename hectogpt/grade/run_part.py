@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, gradient_sizes, order, state_of
+from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, order, state_of
 from hectogpt.hardware import is_out_of_memory
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -41,7 +41,7 @@ class Answer:
 
     kind: tensor, error, other (no tensor), memory. text: the message of an error, or what came instead of a tensor.
     line: where in the submission an error arose, as "model_solution.py:88: code". facts: what was seen beside.
-    gradient: flat, in the order of laws.gradient_sizes; None if there is none, and facts["gradient"] says why."""
+    gradient: by name, without those that none reaches; empty if there is none, and facts["gradient"] says why."""
 
     kind: str
     tensor: Tensor | None = None
@@ -49,13 +49,13 @@ class Answer:
     error: str = ""
     line: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    gradient: Tensor | None = None
+    gradient: dict[str, Tensor] = field(default_factory=dict)
 
     def frame(self) -> tuple[dict[str, Any], bytes]:
         """As JSON; and its numbers and gradient as the bytes of a safetensors file."""
-        tensors = {"tensor": self.tensor, "gradient": self.gradient}
-        header = {name: value for name, value in vars(self).items() if name not in tensors}
-        return header, save_tensors({name: value.contiguous() for name, value in tensors.items() if value is not None})
+        header = {name: value for name, value in vars(self).items() if name not in ("tensor", "gradient")}
+        tensors = self.gradient | ({} if self.tensor is None else {"": self.tensor})
+        return header, save_tensors({name: value.contiguous() for name, value in tensors.items()})
 
 
 def of_frame(header: dict[str, Any], body: bytes) -> Answer:
@@ -63,9 +63,9 @@ def of_frame(header: dict[str, Any], body: bytes) -> Answer:
     tensors = load_tensors(body) if body else {}
     kind, text, error, line = (str(header[name])[:2000] for name in ("kind", "text", "error", "line"))
     facts = dict(list(header["facts"].items())[:FACTS])
-    if (kind == "tensor") != ("tensor" in tensors):
+    if (kind == "tensor") != ("" in tensors):
         raise ValueError("a tensor is missing")
-    return Answer(kind, tensors.get("tensor"), text, error, line, facts, tensors.get("gradient"))
+    return Answer(kind, tensors.pop("", None), text, error, line, facts, tensors)
 
 
 def answer_of(result: Any, facts: dict[str, Any]) -> Answer:
@@ -271,8 +271,7 @@ def one_call(setting: Setting, module: nn.Module, call: Callable[..., Any], numb
 
 
 def differentiate(setting: Setting, module: nn.Module, number: int, leaf: Tensor, result: Any, answer: Answer) -> None:
-    """Add the gradients to the answer; what gets none counts as zeros. facts["absent"]: weights that the module lacks,
-    or has in another shape; facts["without"]: those that no gradient reaches."""
+    """Add the gradients to the answer. facts["absent"]: weights that the module lacks, or has in another shape."""
     if not isinstance(result, Tensor) or result.numel() > LARGEST:
         answer.facts["gradient"] = "it carries no gradient"
         return
@@ -285,9 +284,7 @@ def differentiate(setting: Setting, module: nn.Module, number: int, leaf: Tensor
         answer.facts["gradient"] = f"{type(error).__name__}: {str(error)[:400]}"
         return
     own = dict(module.named_parameters(remove_duplicate=False)) | {INPUT: leaf}
-    expected = gradient_sizes(setting, number)
-    found = {name: own[name].grad for name, size in expected.items() if name in own and own[name].numel() == size}
-    answer.facts["absent"] = [name for name in expected if name not in found]
-    answer.facts["without"] = [name for name, grad in found.items() if grad is None]
-    flat = [torch.zeros(size) if (g := found.get(name)) is None else g.flatten() for name, size in expected.items()]
-    answer.gradient = torch.cat([g.double().cpu() for g in flat])
+    wanted = state_of(setting) | {INPUT: given(setting, number)}
+    found = {name: own[name] for name, value in wanted.items() if name in own and own[name].shape == value.shape}
+    answer.facts["absent"] = [name for name in wanted if name not in found]
+    answer.gradient = {name: one.grad.double().cpu() for name, one in found.items() if one.grad is not None}

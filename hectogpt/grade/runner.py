@@ -31,7 +31,7 @@ from hectogpt.grade import laws
 from hectogpt.grade.calls import Transcript
 from hectogpt.grade.outcomes import judge
 from hectogpt.grade.result import Outcome, PartResult, Result, read
-from hectogpt.grade.submission import SOLUTION, Limits, Submission, of_folder, temporary
+from hectogpt.grade.submission import SOLUTION, Limits, Submission, read_submission, temporary
 from hectogpt.process import CancelledError
 
 CHILD = "hectogpt.grade.child"
@@ -108,7 +108,19 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event, spar
             break
         with closing(spare if spare and spare.child.process.poll() is None else Spare()) as waiting:
             submission.write(waiting.folder)
-            ending = attempt(transcript, waiting, left, limits, rest, cancelled)
+            transcript.begin(left)
+            try:
+                ending = waiting.child.listen(
+                    {"settings": left, "modules": modules, "memory": limits.memory},
+                    transcript.receive,
+                    first_seconds=min(limits.start_seconds, rest),
+                    seconds=limits.seconds,
+                    total_seconds=rest,
+                    output_bytes=limits.output,
+                    cancelled=lambda: cancelled.is_set() or size_of(waiting.folder) > ALL_FILES,
+                )
+            except RUBBISH as error:
+                ending = process.Ending("broken", None, str(error)[:200])
         spare = None
         if cancelled.is_set():
             raise CancelledError
@@ -122,26 +134,6 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event, spar
         left = [name for name in left[left.index(transcript.now) + 1 :] if laws.SETTINGS[name].part != part]
     transcript.seconds = time.monotonic() - begun
     return transcript
-
-
-def attempt(
-    transcript: Transcript, waiting: Spare, left: list[str], limits: Limits, rest: float, cancelled: threading.Event
-) -> process.Ending:
-    """One child with the settings that are left. rest: seconds for it."""
-    transcript.begin()
-    asked = set(left)
-    try:
-        return waiting.child.listen(
-            {"settings": left, "modules": sorted(transcript.files), "memory": limits.memory},
-            lambda header, body: transcript.receive(header, body, asked),
-            first_seconds=min(limits.start_seconds, rest),
-            seconds=limits.seconds,
-            total_seconds=rest,
-            output_bytes=limits.output,
-            cancelled=lambda: cancelled.is_set() or size_of(waiting.folder) > ALL_FILES,
-        )
-    except RUBBISH as error:
-        return process.Ending("broken", None, str(error)[:200])
 
 
 def size_of(folder: Path) -> int:
@@ -204,7 +196,7 @@ def check_reference(limits: Limits) -> None:
     mark = files.cache_dir() / "grader" / f"{key}.txt"
     if mark.is_file():
         return
-    found = grade(of_folder(kit.find("reference"), "reference"), limits)
+    found = grade(read_submission(kit.find("reference"), "reference"), limits)
     wrong = [part for part in found.parts if part.outcome != "passed"]
     if wrong or found.fault:
         why = found.fault or f"{wrong[0].title}: {wrong[0].outcome}: {wrong[0].why()}"

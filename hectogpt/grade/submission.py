@@ -147,63 +147,44 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
     """What is to be graded in a path; and with a fault each folder right below `root` that has nothing of it."""
     name = _name(path, root)
-    if path.is_file() and path.suffix == ".py":
-        yield of_file(path, name)
-    elif path.is_file() and path.suffix == ".zip":
-        yield of_archive(path, name.removesuffix(".zip"))
-    elif (path / SOLUTION).is_file():
-        yield of_folder(path, name)
+    if (path.is_file() and path.suffix in (".py", ".zip")) or (path / SOLUTION).is_file():
+        yield read_submission(path, name.removesuffix(".zip"))
     elif path.is_dir() and depth < DEEPEST:
         # in a folder of submissions, other files than archives and Python's are no submissions
-        for entry in _entries(path):
+        try:
+            entries = sorted(p for p in path.iterdir() if p.name not in SKIPPED and not p.name.startswith("."))
+        except OSError as error:
+            raise errors.unreadable(path, error) from None
+        for entry in entries:
             inside = [] if entry.is_symlink() or entry.name in SOURCES else list(_below(entry, root, depth + 1))
             if not inside and depth == 0 and entry.is_dir():
                 inside = [Submission(entry.name, entry, {}, LINK if entry.is_symlink() else NOTHING)]
             yield from inside
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What is right in a folder, without what is nobody's. Raises UserError (DATA)."""
-    try:
-        return sorted(p for p in folder.iterdir() if p.name not in SKIPPED and not p.name.startswith("."))
-    except OSError as error:
-        raise errors.unreadable(folder, error) from None
-
-
 def _name(path: Path, root: Path) -> str:
     return path.resolve().name if path == root else path.relative_to(root).as_posix()
 
 
-def of_file(path: Path, name: str) -> Submission:
-    """A lone file, under whatever name. utils.py and train.py beside a file named model_solution.py belong to it."""
+def read_submission(path: Path, name: str) -> Submission:
+    """A folder's Python files, but not those below it; a .zip archive, whose files may be one folder down; or a lone
+    file under whatever name. utils.py and train.py beside a file named model_solution.py belong to it. Links are not
+    followed: they may lead to files of the teacher's. Nothing is unpacked to disk here."""
     if path.name == SOLUTION:
-        return of_folder(path.parent, path.parent.resolve().name)
+        path, name = path.parent, path.parent.resolve().name
     try:
-        return Submission(name, path, {SOLUTION: _content(path)})
-    except (OSError, ValueError) as error:
-        return Submission(name, path, {}, str(error))
-
-
-def of_folder(folder: Path, name: str) -> Submission:
-    """A folder's Python files; not those below it, and no links: they may lead to files of the teacher's."""
-    try:
-        inside = {path.name: path for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
-        return Submission(name, folder, _contents(inside))
-    except (OSError, ValueError) as error:
-        return Submission(name, folder, {}, str(error))
-
-
-def of_archive(path: Path, name: str) -> Submission:
-    """A .zip archive; the files may be one folder down. Nothing is unpacked to disk here."""
-    try:
+        if path.is_dir():
+            here = {file.name: file for file in path.iterdir() if file.is_file() and not file.is_symlink()}
+            return Submission(name, path, _contents(here))
+        if path.suffix != ".zip":
+            return Submission(name, path, {SOLUTION: _content(path)})
         with zipfile.ZipFile(path) as archive:
             homes = [n.removesuffix(SOLUTION) for n in archive.namelist() if n.rpartition("/")[2] == SOLUTION]
             inside = zipfile.Path(archive, min(homes, key=len, default="")).iterdir()
             return Submission(name, path, _contents({file.name: file for file in inside if file.is_file()}))
-    except ValueError as error:
-        return Submission(name, path, {}, str(error))
     except Exception as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
-        return Submission(name, path, {}, f"the archive cannot be read: {error}")
+        damaged = path.suffix == ".zip" and not isinstance(error, ValueError)
+        return Submission(name, path, {}, "the archive cannot be read: " * damaged + str(error))
 
 
 def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:

@@ -70,7 +70,7 @@ def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(par
     assert right is not None
     for mistake in GRADIENTS[part]:
         made = calls.gradient((mistake,), setting, 0)
-        assert made is None or not torch.allclose(made, right), mistake.name
+        assert made is None or not all(torch.allclose(made[name], right[name]) for name in right), mistake.name
         same = Call(setting, 0, Answer("tensor", value), "float64")
         assert same.agrees(calls.outcome((mistake,), setting, 0)), mistake.name
 
