@@ -23,8 +23,8 @@ from hectogpt.data import open_corpus
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig
 from hectogpt.training.launch import find_launch
-from hectogpt.training.leaves import choose_leaves
-from hectogpt.training.parallel import ALONE, World
+from hectogpt.training.leaves import ALONE, choose_leaves
+from hectogpt.training.parallel import SharedWorld
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
 
@@ -57,7 +57,7 @@ def take_steps(setting: str, leaves: bool) -> list[list[float]]:
     """Seconds of some steps and of this process's processor time in them, here and in those that torchrun has started
     with it."""
     run, launch = make_run(setting, leaves, WARM_UP + STEPS), find_launch()
-    world = ALONE if launch is None else World(launch)
+    world = ALONE if launch is None else SharedWorld(launch)
     session = Session.open(run, open_corpus("sotu"), world=world)
     found, before = [], time.process_time()
     for step in session.steps():

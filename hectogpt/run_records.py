@@ -29,7 +29,7 @@ STATE_MODEL = "model."  # before the names of weights in it
 OWN = "own/"  # before the names of an idea's own numbers in metrics.jsonl
 MOST_STATE_TENSORS = 50_000  # of it; 500 layers with AdamW have 26,000
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
-FORMAT, IN_PARTS = 1, 2  # of a checkpoint; in parts, several files, is what earlier versions wrote with fsdp
+FORMAT = 1  # of a checkpoint
 LONGEST_ROW, LARGEST_METRICS = 100_000, 1 << 30  # bytes; a row of ours has about 200
 FIX = "name a folder that `hectogpt train` wrote; `hectogpt show` lists those here"
 RUNNING = "running"  # a process holds the folder
@@ -216,8 +216,6 @@ def checkpoint_problem(folder: Path, step: int) -> str:
     path = checkpoint_folder(folder, step)
     try:
         manifest = read_manifest(path)
-        if manifest.get("format") == IN_PARTS:
-            return f"{path}: it is in parts, which a version with sharded weights (fsdp) wrote and alone reads"
         if manifest.get("format") != FORMAT or manifest.get("step") != step:
             return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
         if STATE not in manifest["files"]:

@@ -26,13 +26,12 @@ class Stopped(KeyboardInterrupt):
         self.code = CODES[number]
 
 
-_late: list[int] | None = None  # the signals that have arrived while they are postponed, or no longer matter
+_ignoring = False  # whether further signals no longer matter
 
 
 def _stop(number: int, frame: FrameType | None = None) -> None:
-    if _late is None:
+    if not _ignoring:
         raise Stopped(number)
-    _late.append(number)
 
 
 @contextmanager
@@ -42,29 +41,12 @@ def raise_on_signal(last: bool = False) -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is _stop:
         yield
         return
-    global _late
+    global _ignoring
     with _handling(_stop, last):
         try:
             yield
         finally:
-            _late = None
-
-
-@contextmanager
-def postponed() -> Iterator[None]:
-    """Within the context no signal raises Stopped; the first that has arrived does at its end.
-
-    For code of others that an exception between any two of its lines breaks: `Thread.start` and `Thread.join` of Python
-    3.11 then raise a RuntimeError instead, or take a thread that runs for one that has ended.
-    """
-    global _late
-    before, _late = _late, []
-    try:
-        yield
-    finally:
-        late, _late = _late, before
-        if late:
-            _stop(late[0])
+            _ignoring = False
 
 
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
@@ -80,8 +62,8 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
 def ignore_more() -> None:
     """Until the end of `raise_on_signal` no other signal changes anything: what the first one has begun is finished,
     and said once."""
-    global _late
-    _late = []
+    global _ignoring
+    _ignoring = True
 
 
 def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:

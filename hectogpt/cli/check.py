@@ -149,7 +149,6 @@ def diagnose(options: CheckOptions) -> None:
     lines = [f"step {fault.step}: loss {fault.loss:.6g}, gradient norm {fault.grad_norm:.6g}"]
     lines += [f"first number that is not finite: {place}"]
     lines += [f"{kind}: " + ", ".join(f"row {row} ({origin}loss {loss:.4g})" for row, origin, loss in rows)]
-    lines += ["largest outputs: " + ", ".join(f"{name} {value:.4g}" for name, value in fault.largest)]
     show(options.json, dump(fault), lines, options.quiet)
 
 

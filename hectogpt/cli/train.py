@@ -30,8 +30,8 @@ from hectogpt.training import setup
 from hectogpt.training.checkpoint import file_hashes
 from hectogpt.training.full_run import follow
 from hectogpt.training.launch import DisagreementError, Launch, PeerError, find_launch
-from hectogpt.training.leaves import choose_leaves
-from hectogpt.training.parallel import ALONE, Alone, World, recorded
+from hectogpt.training.leaves import ALONE, World, choose_leaves
+from hectogpt.training.parallel import SharedWorld, recorded
 from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.task import Resume, Task, check_same, find_corpus, named_folder, runs_of, size_notes
@@ -191,7 +191,7 @@ def continued(asked: Asked, folder: Path) -> Run:
 # --- the run and its result -------------------------------------------------------------------------------------------
 
 
-def finish(plan: Asked, corpus: Corpus, progress: Progress, world: Alone | World = ALONE) -> None:
+def finish(plan: Asked, corpus: Corpus, progress: Progress, world: World = ALONE) -> None:
     """Train to the end and print what came of it; with --dry-run print what would be trained. world: the processes that
     share the run, of which this is rank 0."""
     options, run, resume = plan.options, plan.run, plan.resume
@@ -271,7 +271,7 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
     options = asked.options
     if launch.attempt:  # torchrun has started all processes again: the run of the attempt before goes on
         asked = replace(asked, options=replace(options, resume=options.resume or "auto"))
-    world = World(launch, options.dist_timeout)
+    world = SharedWorld(launch, options.dist_timeout)
     with world:
         config = dump(asked.run)
         facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}

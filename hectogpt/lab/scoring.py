@@ -21,7 +21,7 @@ from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
 from hectogpt.training.evaluate import RunResult
 from hectogpt.training.full_run import Facts, run_to_folder
-from hectogpt.training.parallel import ALONE, Alone, World
+from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
 from hectogpt.training.task import Task
@@ -48,7 +48,7 @@ class FullRun:
     baseline: Curve | None
 
 
-def run_and_score(task: Task, progress: Progress, prompt: str | None = None, world: Alone | World = ALONE) -> FullRun:
+def run_and_score(task: Task, progress: Progress, prompt: str | None = None, world: World = ALONE) -> FullRun:
     """Train, score, draw, summarise. prompt: what the trained model continues at the end. Raises UserError as
     `run_to_folder` does."""
     check_prompt(prompt)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
-from hectogpt.signals import postponed
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.session import Session
 
@@ -37,7 +36,7 @@ class Autosave:
 
     def after(self, session: Session) -> None:
         """To be called after each step: saves the session's state if it is time, and if memory has room for a copy:
-        training must not die of its own safety. A second signal waits for it."""
+        training must not die of its own safety."""
         if not self._is_due(session.step):
             return
         begun, problem = time.monotonic(), ""
@@ -46,9 +45,8 @@ class Autosave:
             problem = f"no checkpoint for now: a copy takes {needed:,} bytes of memory, {free:,} are free"
         else:
             try:
-                with postponed():
-                    self.before()
-                    self.checkpoints.save(session.checkpoint())
+                self.before()
+                self.checkpoints.save(session.checkpoint())
             except (UserError, OSError) as error:
                 problem = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
                 if isinstance(error, UserError) and error.code == errors.CHECKPOINT:  # nor can any later one be

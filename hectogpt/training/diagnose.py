@@ -24,7 +24,6 @@ class Finding:
     or gradient it is. rows: the rows of the batch with a loss that is not finite, from 0; if there are none, those with
     the largest losses. sequences: the rows' numbers among the sequences of the training text, () of a batch that a data
     order has cut. row_losses: their losses.
-    largest: the modules with the largest outputs, and the outputs' largest absolute values.
     """
 
     step: int
@@ -35,7 +34,6 @@ class Finding:
     rows: tuple[int, ...]
     sequences: tuple[int, ...]
     row_losses: tuple[float, ...]
-    largest: tuple[tuple[str, float], ...]
 
 
 def diagnose(session: Session, most: int = 3) -> Finding:
@@ -72,7 +70,6 @@ def diagnose(session: Session, most: int = 3) -> Finding:
         rows=tuple(rows),
         sequences=() if batches.cuts else tuple(batches.numbers(session.step)[row] for row in rows),
         row_losses=tuple(losses[row] for row in rows),
-        largest=tuple(sorted(watch.largest.items(), key=lambda pair: -pair[1])[:most]),
     )
 
 
@@ -88,13 +85,11 @@ def _row_losses(session: Session, batch: Tensor) -> list[float]:
 
 class _Watch:
     """Watches every module: the first whose output, and the first whose output's gradient, is not finite. Modules
-    inside others are done before them, so the first is an innermost one. largest: of each output the largest absolute
-    value."""
+    inside others are done before them, so the first is an innermost one."""
 
     def __init__(self, model: nn.Module) -> None:
         self.forward: str | None = None
         self.backward: str | None = None
-        self.largest: dict[str, float] = {}
         self.handles = [
             module.register_forward_hook(partial(self._look, name)) for name, module in model.named_modules() if name
         ]
@@ -104,8 +99,6 @@ class _Watch:
             return
         if self.forward is None and not output.isfinite().all():
             self.forward = name
-        if output.numel():
-            self.largest[name] = max(self.largest.get(name, 0.0), float(output.detach().abs().nan_to_num().max()))
         if output.requires_grad:
             output.register_hook(lambda gradient: self._see_gradient(name, gradient))
 

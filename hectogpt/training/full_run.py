@@ -22,8 +22,8 @@ from hectogpt.serialization import dump
 from hectogpt.signals import CODES, code_of, ignore_more, raise_on_signal, stop_behind, stop_on_signal
 from hectogpt.training.autosave import Autosave
 from hectogpt.training.evaluate import evaluate
+from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.loop import Step
-from hectogpt.training.parallel import ALONE, Alone, World
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
@@ -40,7 +40,7 @@ def run_to_folder(
     task: Task,
     progress: Progress,
     score: Callable[[Session, RunFolder, Facts], T],
-    world: Alone | World = ALONE,
+    world: World = ALONE,
 ) -> T:
     """Take the run's folder, train to the end, score. Returns what `score` does, which finishes the folder.
 

@@ -2,14 +2,15 @@
 
 With eight leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), whoever computes the leaves. A process that owns a whole
 subtree adds it up alone, and the sums of all processes are the upper part of the same tree: one, two, four and eight
-processes give the same bits. Knows nothing of how processes speak to each other.
+processes give the same bits. Of several processes parallel.py has the World.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,12 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import unchanging_weights
+from hectogpt.training.launch import Launch
 from hectogpt.training.loop import Gradients
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Data, Run
+
+T = TypeVar("T")
 
 USUAL = 8  # leaves of a run that does not name a number, if that divides its batch
 
@@ -68,20 +72,48 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
     return parts[0]
 
 
-class Exchange:
-    """Adds up what all processes of a run have, in the fixed tree; here of one process alone, which has it all."""
+class World:
+    """The processes that share a run, as one of them sees them: here the one process of a run that no other shares.
+
+    launch: how torchrun started it. in_words: how many there are. record: the same for run.json.
+    """
 
     rank, size = 0, 1
+    launch: Launch | None = None
+    in_words = ""
+
+    def __init__(self) -> None:
+        self.record: dict[str, Any] = {}
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which prints and owns the run's folder."""
+        return self.rank == 0
+
+    def share(self, find: Callable[[], T]) -> T:
+        """What `find` returns at rank 0, a plain value (what JSON can hold), at all ranks. Raises PeerError."""
+        return find()
+
+    def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of rank 0 at all ranks, on the CPU. What others pass is not looked at."""
+        return tensors
+
+    def agree(self, facts: dict[str, Any]) -> None:
+        """Compare what every process has. Raises DisagreementError, at all of them, which names the odd ones out."""
 
     def begin(self, step: int) -> None:
-        """Note that this process begins 0-based `step`."""
+        """Note that 0-based `step` begins. Raises PeerError if whoever started the run is gone: its processes would
+        train on as nobody's."""
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
-        """Add up gradients in place. tables: those of lookup tables, of which most rows may be zero."""
+        """Add up gradients in place, in the fixed tree. tables: of lookup tables, of which most rows may be zero."""
 
     def total(self, numbers: Tensor) -> Tensor:
-        """The sum of a few numbers, float64 [n]."""
+        """The sum of a few numbers, float64 [n], in the same tree."""
         return numbers
+
+
+ALONE = World()
 
 
 class LeafGradients(Gradients):
@@ -94,10 +126,10 @@ class LeafGradients(Gradients):
         batches: Batches,
         machine: Machine,
         signals: Sequence[int],
-        exchange: Exchange,
+        world: World,
     ) -> None:
         super().__init__(run, model, batches, machine, signals)
-        self.exchange = exchange
+        self.world = world
         self._agreed_to_stop = False
         self.tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
 
@@ -107,10 +139,10 @@ class LeafGradients(Gradients):
         return self._agreed_to_stop
 
     def compute(self, step: int) -> Tensor:
-        exchange, leaves = self.exchange, self.run.data.leaves or 1
-        exchange.begin(step)
-        batch, own = self.batches.at(step), leaves // exchange.size
-        first, n_targets = exchange.rank * own, batch.shape[0] * (batch.shape[1] - 1)
+        world, leaves = self.world, self.run.data.leaves or 1
+        world.begin(step)
+        batch, own = self.batches.at(step), leaves // world.size
+        first, n_targets = world.rank * own, batch.shape[0] * (batch.shape[1] - 1)
         # Where a data order has cut the batch, leaves may have one row more or less, and none.
         bounds = [leaf * len(batch) // leaves for leaf in range(first, first + own + 1)]
         ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(self.machine.device, non_blocking=True)
@@ -142,7 +174,7 @@ class LeafGradients(Gradients):
     def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
         """Agree on the loss, on stopping, and on which parameters have a gradient; set the gradients."""
         mine = torch.tensor([bool(self.signals), *(g is not None for g in gradients)], dtype=loss.dtype)
-        total = self.exchange.total(torch.cat((loss[None], mine.to(loss.device))))
+        total = self.world.total(torch.cat((loss[None], mine.to(loss.device))))
         self._agreed_to_stop, *counts = (total[1:] > 0).tolist()
         sums: list[Tensor] = []
         tables: list[Tensor] = []
@@ -151,7 +183,7 @@ class LeafGradients(Gradients):
             if any_has:
                 p.grad = torch.zeros_like(p) if gradient is None else gradient
                 (tables if id(p) in self.tables else sums).append(p.grad)
-        self.exchange.sum(sums, tables)
+        self.world.sum(sums, tables)
         return total[0]
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,10 +20,11 @@ from torch import Tensor
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.training.launch import Launch, PeerError, describe_odd, within
-from hectogpt.training.leaves import Exchange, add_in_tree
+from hectogpt.training.leaves import World, add_in_tree
 
 T = TypeVar("T")
 
+SUM = "the sum of gradients"
 TIMEOUT = 120.0  # seconds that one process waits for another
 START = 3600.0  # seconds that a process waits for what rank 0 does before training: it may build a corpus
 
@@ -36,31 +37,20 @@ def recorded(work: Callable[[], None]) -> Callable[[], None]:
     return wrapped
 
 
-class Alone:
-    """The one process of a run that no other shares; has what World has, without anything to send."""
-
-    is_first = True
-    in_words = ""
-    record: ClassVar[dict[str, Any]] = {}
-
-    def share(self, find: Callable[[], T]) -> T:
-        """What `find` returns."""
-        return find()
-
-
-ALONE = Alone()
-
-
-class World:
-    """This process among those of the run. Use as a context manager.
+class SharedWorld(World):
+    """This process among those that torchrun has started. Use as a context manager.
 
     step: the one that this process is in, from 1; 0 before the first. Small things go by the store, a table of texts
     that torchrun keeps, or rank 0.
     """
 
+    launch: Launch
+
     def __init__(self, launch: Launch, timeout: float = TIMEOUT) -> None:
         """Join the others. Raises UserError if they do not all come within the timeout, or for a port in use."""
         self.launch, self.rank, self.size, self.timeout = launch, launch.rank, launch.size, timeout
+        self.in_words = f"{self.size} process{'' if self.size == 1 else 'es'}"
+        self.record = {"sharing": {"processes": self.size}}
         self.step = 0
         self._shared = 0  # texts so far
         limit = timedelta(seconds=timeout)
@@ -93,27 +83,12 @@ class World:
             code=errors.PEER,
         )
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> SharedWorld:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         if error is None and dist.is_initialized():
             dist.destroy_process_group()
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is rank 0, which prints and owns the run's folder."""
-        return self.rank == 0
-
-    @property
-    def in_words(self) -> str:
-        """How many processes share the run."""
-        return f"{self.size} process{'' if self.size == 1 else 'es'}"
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """How the run is shared, for run.json."""
-        return {"sharing": {"processes": self.size}}
 
     # --- texts and tensors ---
 
@@ -126,8 +101,6 @@ class World:
             raise PeerError(f"{doing}: {errors.first_line(error)}", self.step, self.size) from None
 
     def begin(self, step: int) -> None:
-        """Note that 0-based `step` begins. Raises PeerError if whoever started the run is gone: its processes would
-        train on as nobody's."""
         self.step = step + 1
         self._read("begun")
 
@@ -137,7 +110,6 @@ class World:
             return within(self.timeout, lambda: self.store.get(key).decode() if self.store.check([key]) else None)
 
     def share(self, find: Callable[[], T]) -> T:
-        """What `find` returns at rank 0, a plain value (what JSON can hold), at all ranks. Raises PeerError."""
         self._shared += 1
         key = f"shared/{self._shared}"
         if self.is_first:
@@ -153,7 +125,6 @@ class World:
         return found
 
     def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of rank 0 at all ranks, on the CPU. What others pass is not looked at."""
         kinds: list[Any] = self.share(lambda: [[n, str(t.dtype), list(t.shape)] for n, t in tensors.items()])
         found = tensors if self.is_first else {}
         with self.guarded("sending the checkpoint"):
@@ -171,7 +142,6 @@ class World:
             dist.all_reduce(torch.zeros(1))
 
     def agree(self, facts: dict[str, Any]) -> None:
-        """Compare what every process has. Raises DisagreementError, at all of them, which names the odd ones out."""
         whole = json.dumps(facts, sort_keys=True, allow_nan=False)
         mine = torch.frombuffer(bytearray(hashlib.sha256(whole.encode()).digest()), dtype=torch.uint8)
         every = [torch.empty_like(mine) for _ in range(self.size)]
@@ -185,27 +155,15 @@ class World:
             dist.barrier()  # all have read before the one that keeps the store ends
         raise describe_odd(texts)
 
-
-# --- the sums of gradients, in the tree of the leaves -----------------------------------------------------------------
-#
-# The order of additions does not depend on how many processes there are. Every process adds up one shard of the
-# numbers: it gets this shard from all others, adds the parts in the order of ranks by the same tree as the leaves, and
-# gives the sum to all others. That is the traffic of an all-reduce, whose own order depends on the number of processes.
-
-SUM = "the sum of gradients"
-
-
-class TreeExchange(Exchange):
-    """Sums in the fixed tree, between the processes of a world."""
-
-    def __init__(self, world: World) -> None:
-        self.world, self.rank, self.size = world, world.rank, world.size
-
-    def begin(self, step: int) -> None:
-        self.world.begin(step)
+    # --- the sums of gradients, in the tree of the leaves ---
+    #
+    # The order of additions does not depend on how many processes there are. Every process adds up one shard of the
+    # numbers: it gets this shard from all others, adds the parts in the order of ranks by the same tree as the leaves,
+    # and gives the sum to all others. That is the traffic of an all-reduce, whose own order depends on the number of
+    # processes.
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
-        with self.world.guarded(SUM):
+        with self.guarded(SUM):
             for table in tables:  # of which those rows travel that any process has a gradient for
                 rows = self._rows_in_use(table)
                 if len(rows):
@@ -232,11 +190,6 @@ class TreeExchange(Exchange):
 
     def total(self, numbers: Tensor) -> Tensor:
         every = [torch.empty_like(numbers) for _ in range(self.size)]
-        with self.world.guarded(SUM):
+        with self.guarded(SUM):
             dist.all_gather(every, numbers)
             return add_in_tree(every)
-
-
-def make_exchange(world: Alone | World) -> Exchange:
-    """How the processes of a world add up."""
-    return Exchange() if isinstance(world, Alone) or world.size == 1 else TreeExchange(world)

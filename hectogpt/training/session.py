@@ -30,10 +30,9 @@ from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, State, code_hash, put_state, take_state
 from hectogpt.training.evaluate import EvalResult, FirstNumbers, RunResult, evaluate
 from hectogpt.training.first_weights import hash_state
-from hectogpt.training.leaves import LeafGradients
+from hectogpt.training.leaves import ALONE, LeafGradients, World
 from hectogpt.training.loop import Gradients, Step
 from hectogpt.training.optim import OptimizerGroup
-from hectogpt.training.parallel import ALONE, Alone, World, make_exchange
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import PARTS, Run, changes, load_run
 
@@ -53,7 +52,7 @@ class Session:
         self,
         run: Run,
         corpus: Corpus,
-        world: Alone | World,
+        world: World,
         machine: Machine,
         model: Transformer,
         optimizer: OptimizerGroup,
@@ -77,7 +76,7 @@ class Session:
         run: Run,
         corpus: Corpus | None = None,
         resume: Checkpoint | None = None,
-        world: Alone | World = ALONE,
+        world: World = ALONE,
     ) -> Session:
         """Choose the machine, build model and optimizer. corpus: the run's own unless given.
 
@@ -120,7 +119,7 @@ class Session:
         batches = setup.make_batches(self.run, self.corpus)
         parts = (self.run, self.model, batches, self.machine, signals)
         in_leaves = self.run.data.leaves is not None
-        gradients = LeafGradients(*parts, make_exchange(self.world)) if in_leaves else Gradients(*parts)
+        gradients = LeafGradients(*parts, self.world) if in_leaves else Gradients(*parts)
         steps = loop.steps(gradients, self.optimizer, self.done)
         if self.machine.device.type == "cpu":
             precision.keep_freed_memory()
@@ -254,9 +253,9 @@ def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, 
 # --- what the processes of a run settle before the first step: rank 0 decides, all check ------------------------------
 
 
-def _share_checkpoint(world: Alone | World, at: Checkpoint | None) -> Checkpoint | None:
+def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
     """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
-    if isinstance(world, Alone):
+    if world.size == 1:
         return at
     facts: dict[str, Any] | None = world.share(
         lambda: None if at is None else {"step": at.step, "values": at.state.values, "facts": at.facts}
@@ -268,14 +267,14 @@ def _share_checkpoint(world: Alone | World, at: Checkpoint | None) -> Checkpoint
     return Checkpoint(facts["step"], State(tensors, facts["values"]), history, facts["facts"])
 
 
-def _choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) -> Machine:
+def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machine:
     """The same dtypes and threads for all processes, as rank 0 finds them; each has a GPU of its own.
 
     chosen: the machine that a checkpoint names, {} without one. Raises UserError for more processes than GPUs.
     """
-    if isinstance(world, Alone):
-        return precision.choose(run, chosen)
     local = world.launch
+    if local is None:
+        return precision.choose(run, chosen)
     if torch.cuda.is_available() and run.device in ("auto", "cuda"):
         if local.local_size > torch.cuda.device_count():
             raise UserError(
@@ -288,9 +287,9 @@ def _choose_machine(world: Alone | World, run: Run, chosen: Mapping[str, Any]) -
     return precision.choose(run, world.share(lambda: precision.choose(run, usual).describe()))
 
 
-def _check_equal(world: Alone | World, model: Transformer, facts: Mapping[str, Any]) -> None:
+def _check_equal(world: World, model: Transformer, facts: Mapping[str, Any]) -> None:
     """See that all processes have the same kind of machine and the same weights. Raises DisagreementError."""
-    if isinstance(world, Alone):
+    if world.size == 1:
         return
     weights = hash_state({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     machine = {name: value for name, value in facts.items() if name != "device"}

@@ -18,7 +18,7 @@ from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
 from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, RUN, STEP_FOLDER
 from hectogpt.training import precision, setup
-from hectogpt.training.parallel import ALONE, Alone, World
+from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.run import Run, changes, label_of
 from hectogpt.training.run_folder import RunFolder, read_steps
 from hectogpt.training.session import Session
@@ -86,7 +86,7 @@ def find_corpus(
 # --- beginning --------------------------------------------------------------------------------------------------------
 
 
-def begin(task: Task, progress: Progress, world: Alone | World = ALONE) -> tuple[RunFolder, Session]:
+def begin(task: Task, progress: Progress, world: World = ALONE) -> tuple[RunFolder, Session]:
     """The task's folder, taken, and its session, at its first step or where the run to go on with is. Raises
     UserError."""
     if task.resume is None:
@@ -94,7 +94,7 @@ def begin(task: Task, progress: Progress, world: Alone | World = ALONE) -> tuple
     return _go_on(task, task.resume, progress, world)
 
 
-def _begin_new(task: Task, progress: Progress, world: Alone | World) -> tuple[RunFolder, Session]:
+def _begin_new(task: Task, progress: Progress, world: World) -> tuple[RunFolder, Session]:
     """Take the run's folder, then build the model and say what will be done; if that fails, nothing of the folder is
     left."""
     wanted = task.out or Path("runs") / task.name
@@ -136,7 +136,7 @@ def check_space(session: Session, folder: RunFolder, progress: Progress) -> None
         progress.line(f"note: {free:,} bytes are free on the disk of {folder.path}: one checkpoint is kept at a time")
 
 
-def _go_on(task: Task, resume: Resume, progress: Progress, world: Alone | World) -> tuple[RunFolder, Session]:
+def _go_on(task: Task, resume: Resume, progress: Progress, world: World) -> tuple[RunFolder, Session]:
     """Take the folder of a run that was begun before, and bring model and optimizer to where it is."""
     run = task.run
     folder = RunFolder.reopen(resume.folder, run)

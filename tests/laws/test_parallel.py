@@ -21,8 +21,8 @@ from hectogpt.lab.ideas import find_run
 from hectogpt.model.inputs import NgramHash
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.launch import Launch
-from hectogpt.training.leaves import add_in_tree, choose_leaves, process_counts
-from hectogpt.training.parallel import ALONE, Alone, World
+from hectogpt.training.leaves import ALONE, World, add_in_tree, choose_leaves, process_counts
+from hectogpt.training.parallel import SharedWorld
 from hectogpt.training.run import Data, Run
 from hectogpt.training.session import Session
 
@@ -54,7 +54,7 @@ def small(name: str, steps: int) -> Run:
     return replace(whole, model=model, data=data, **more)
 
 
-def take_steps(run: Run, corpus: Corpus, world: World | Alone, folder: Path, stop: int, saved: int) -> dict[str, Any]:
+def take_steps(run: Run, corpus: Corpus, world: World, folder: Path, stop: int, saved: int) -> dict[str, Any]:
     """Train from the checkpoint of step `saved` (0: from the start) to step `stop`, and save one there."""
     checkpoints = Checkpoints(folder)
     session = Session.open(run, corpus, checkpoints.load(saved) if saved and world.is_first else None, world)
@@ -77,7 +77,7 @@ def shared(count: int, run: Run, corpus: Corpus, folder: Path, stop: int = 0, sa
     def work(rank: int) -> Any:
         if count == 0:
             return take_steps(run, corpus, ALONE, folder, stop, saved)
-        with World(Launch(rank, count, rank, count, "127.0.0.1", port, 0, False), 60.0) as world:
+        with SharedWorld(Launch(rank, count, rank, count, "127.0.0.1", port, 0, False), 60.0) as world:
             return take_steps(run, corpus, world, folder, stop, saved)
 
     return forks.values_of([lambda rank=rank: work(rank) for rank in range(count or 1)])

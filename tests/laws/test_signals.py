@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hectogpt.signals import Stopped, ignore_more, postponed, raise_on_signal, stop_behind, stop_on_signal
+from hectogpt.signals import Stopped, ignore_more, raise_on_signal, stop_behind, stop_on_signal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -37,20 +37,10 @@ def test_the_first_signal_is_collected_and_any_second_one_is_raised(
     assert capsys.readouterr().err == "finishing this step (Ctrl-C again to stop at once)\n"
 
 
-def test_a_postponed_signal_is_raised_at_the_end_and_found_behind_an_error() -> None:
-    done = []
-
-    def work() -> None:
-        with raise_on_signal(), postponed():
-            signal.raise_signal(signal.SIGTERM)
-            done.append(True)
-
-    with pytest.raises(Stopped) as stop:
-        work()
-    assert done
-    error = RuntimeError("release unlocked lock")  # what Python's own threading makes of it
-    error.__context__ = stop.value
-    assert stop_behind(error) is stop.value
+def test_a_signal_is_found_behind_the_error_that_it_caused() -> None:
+    error = RuntimeError()
+    error.__context__ = stop = Stopped(signal.SIGTERM)
+    assert stop_behind(error) is stop
     assert stop_behind(ValueError()) is None
 
 
@@ -75,7 +65,7 @@ def test_a_signal_while_an_object_is_freed_is_not_lost(capsys: pytest.CaptureFix
 def test_what_ends_in_order_is_left_alone_by_further_signals() -> None:
     with raise_on_signal():
         ignore_more()
-        with raise_on_signal(), postponed():
+        with raise_on_signal():
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(Stopped), raise_on_signal():
