@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from corpora import SPLITS, all_documents, documents, prose, refused, write_bin, write_jsonl
 from helpers import ROOT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hectogpt.data import Batches, CorpusCache, open_corpus, sources, token_files
@@ -74,7 +74,6 @@ def test_one_book_is_cut_into_passages_and_keeps_its_bytes(tmp_path: Path) -> No
     assert sorted(pieces) == sorted(all_documents(corpus))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ab \n\r\t😀"), max_size=400), st.integers(1, 20))
 def test_passages_join_to_the_text(text: str, length: int) -> None:
     pieces = list(cut_passages(text, length))
@@ -98,7 +97,6 @@ def test_every_split_has_text_whatever_the_source(tmp_path: Path) -> None:
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 50), st.integers(0, 2**63 - 1), st.data())
 def test_batches_follow_the_definition(n: int, seq_len: int, batch_size: int, seed: int, draw: st.DataObject) -> None:
     """Against the definition written out naively."""

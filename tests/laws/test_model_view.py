@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import peaked
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hectogpt.data import load_tokenizer
@@ -79,7 +79,6 @@ def test_one_token_predicts_the_next_and_has_no_loss() -> None:
     assert seen.next_probabilities.sum() == pytest.approx(1)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60))
 def test_visible_tokens_hold_every_byte(text: str) -> None:
     tokenizer = load_tokenizer()

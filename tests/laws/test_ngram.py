@@ -77,7 +77,7 @@ def by_hand(model: KneserNey, rows: list[list[int]], pattern: Pattern, history: 
 
 
 @given(rows_of(), st.lists(st.integers(0, IDS - 1), min_size=2, max_size=7))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_kneser_ney_equals_its_formula(rows: np.ndarray, text: list[int]) -> None:
     one = np.array([text])
     for patterns, discount in (((*NEIGHBOURS, *GAPS), None), (neighbours(3), DISCOUNT)):
@@ -165,7 +165,7 @@ def test_network_and_ngrams_sum_to_one() -> None:
 
 
 @given(st.integers(0, 99))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_fitted_weights_are_the_best_and_halves_do_not_see_each_other(seed: int) -> None:
     draw = np.random.default_rng(seed)
     known = draw.integers(0, ORDER - 1, 400)  # the longest context never occurs
@@ -189,7 +189,7 @@ def test_fitted_weights_are_the_best_and_halves_do_not_see_each_other(seed: int)
 
 
 @given(rows_of(), rows_of(2), st.lists(st.integers(0, IDS - 1), max_size=8))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_the_best_counting_sums_to_one(rows: np.ndarray, held_out: np.ndarray, history: list[int]) -> None:
     model = Mixture(rows, IDS)
     model.fit([held_out])

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
@@ -27,7 +27,6 @@ def compared(new: list[float], old: list[float], sequentially: bool = False) -> 
 
 
 @given(st.lists(st.tuples(losses, losses), min_size=2, max_size=9))
-@settings(deadline=None)
 def test_paired_is_scipys_paired_test(pairs: list[tuple[float, float]]) -> None:
     new, old = ([pair[i] for pair in pairs] for i in (0, 1))
     gains = np.subtract(old, new)
