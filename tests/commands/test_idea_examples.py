@@ -1,10 +1,9 @@
-"""Ideas end to end: the example, parts and optimizers of a user's own, a strange run folder; each function of
-docs/literature.py trained, resumed, scored, continued, shown; exported or refused."""
+"""Ideas end to end: the example, a part of a user's own, a strange run folder. laws/test_ideas.py has each function of
+docs/literature.py."""
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import sys
 from dataclasses import replace
@@ -14,7 +13,6 @@ import pytest
 import torch
 from command import TINY, Here, assert_good_error
 from experiments import make_corpus
-from exported_models import difference, open_theirs
 from helpers import ROOT, small_run
 from helpers import TINY as TINY_MODEL
 
@@ -25,11 +23,9 @@ from hectogpt.idea_file import read_idea
 from hectogpt.lab.ideas import find_run
 from hectogpt.serialization import idea_module
 from hectogpt.training.run import sections_changed
-from hectogpt.training.run_folder import read_steps
 from hectogpt.training.session import train
 
 EXAMPLE = ROOT / "hectogpt" / "lab" / "examples" / "schedule.py"
-LITERATURE = ROOT / "docs" / "literature.py"
 SMALL = [*TINY[:-1], "2", "--corpus", "tokens"]
 
 
@@ -151,7 +147,7 @@ def strange(here: Here, folder: Path) -> Path:
     """A run folder that was made elsewhere; its idea.py writes a file when it is imported."""
     canary = f"from pathlib import Path\nPath({str(folder / 'canary')!r}).touch()\n"
     (folder / "mine.py").write_text(MY_ALIBI + canary)
-    here.ok("train", "mine.py:mine@rotary_positions", *SMALL, "--quiet", "--out", "made")
+    here.ok("train", "mine.py:mine@rotary_positions", *SMALL, "--quiet", "--save-every", "1", "--out", "made")
     sys.modules.pop(idea_module(read_idea(folder / "mine.py").sha256))
     for name in ("canary", "mine.py"):
         (folder / name).unlink()
@@ -172,43 +168,9 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     here.ok("generate", "made", "The", "--max-new-tokens", "2", "--idea", "made/idea.py")
     assert canary.exists()
     here.ok(*export, "--idea", "made/idea.py")
+    assert_good_error(here("export", "made", "exported"), errors.USAGE, "cannot be exported", "mine.py, which other")
+    replayed = here.ok("check", "made", "--replay", "--idea", "made/idea.py", "--json")
+    assert json.loads(replayed.stdout)["weights_equal"] is True
     model, _ = public.load("made", idea="made/idea.py")
     assert type(model.config.attention_parts[0]).__name__ == "MyALiBi"
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
-
-
-# --- ideas from the literature ----------------------------------------------------------------------------------------
-
-SMALL_IDEA = """
-from hectogpt import Run, replace
-
-def small(run: Run) -> Run:
-    model = replace(run.model, d_model=16, n_heads=2, n_layers=2, context_length=32)
-    return replace(run, model=model, data=replace(run.data, batch_size=4, seq_len=32), steps=4, threads=1)
-"""
-
-
-@pytest.mark.parametrize("name", ["grouped", pytest.param("small_first", marks=pytest.mark.thorough)])
-def test_ideas_of_the_literature_go_through_the_commands(here: Here, tmp_path: Path, name: str) -> None:
-    """A part of the model, which no other program has, and a data order. tests/laws/test_ideas.py has all of them."""
-    shutil.copy(LITERATURE, tmp_path)
-    (tmp_path / "small.py").write_text(SMALL_IDEA)
-    (tmp_path / "texts").mkdir()
-    for text, words in (("a", "alpha beta gamma"), ("b", "one two three four")):
-        some = [" ".join(random.Random(n).choices(words.split(), k=60)) for n in range(300)]
-        (tmp_path / "texts" / f"{text}.txt").write_text("\n\n".join(some))
-    train = ["train", f"literature.py:{name}@small.py:small@minute", "--corpus", "texts", "--quiet"]
-    here.ok(*train, "--save-every", "1", "--out", "run")
-    tokens = [step.tokens for step in read_steps(Path("run"))]
-    assert tokens == ([64, 128, 256, 384] if name == "small_first" else [128, 256, 384, 512])
-    assert json.loads(here.ok("check", "run", "--replay", "--step", "2", "--json").stdout)["weights_equal"] is True
-    assert len(json.loads(here.ok("generate", "run", "alpha", "--max-new-tokens", "3", "--json").stdout)["texts"]) == 1
-    exported = here("export", "run", "exported", "--quiet")
-    if name == "grouped":
-        assert_good_error(exported, errors.USAGE, "the model in run cannot be exported", "literature.py, which other")
-        return
-    assert exported.returncode == 0, exported.stderr
-    model, tokenizer = public.load("run")
-    rows = torch.from_numpy(tokenizer.encode("one two three").astype(int))[None]
-    with torch.no_grad():
-        assert difference(model(rows), open_theirs(Path("exported"))(rows).logits) < 1e-4

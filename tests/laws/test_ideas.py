@@ -214,6 +214,7 @@ def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explor
     steps = session.steps()
     first, at = next(steps), session.checkpoint()
     rest = [(step.loss, dict(session.metrics)) for step in steps]
+    assert (first.tokens < 2 * 16) == (name == "small_first")
     again = Session.open(run, corpus, at)
     assert [(step.loss, dict(again.metrics)) for step in again.steps()] == rest
     assert len({first.loss, *(loss for loss, _ in rest)}) == 3
