@@ -26,7 +26,6 @@ from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.result import Diagnosis
 from hectogpt.grade.run_part import Answer
 
-IN_WORDS = 3  # explanations of the same results that are given in words
 EXACT = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-14)  # where least squares end
 PAIRS = 3000  # that are tried at most: a second or two
 Mistakes = tuple[Mistake, ...]
@@ -153,13 +152,12 @@ def pairs_of(part: str, calls: list[Call]) -> Sequence[Mistakes]:
 
 
 def diagnosis(part: str, found: Sequence[Mistakes]) -> Diagnosis:
-    """The first of the explanations, with the names of the others; the first few in words as well."""
-    names = [tuple(one.name for one in mistakes) for mistakes in found]
-    wheres = ["; ".join(dict.fromkeys(one.where for one in mistakes)) for mistakes in found[:IN_WORDS]]
-    what, *others = [" ".join(one.what for one in mistakes) for mistakes in found[:IN_WORDS]]
-    equivalent = tuple(" + ".join(other) for other in names[1:])
-    effect = symptoms()[part].get(names[0][0], "") if len(names[0]) == 1 else ""
-    return Diagnosis(names[0], ", or ".join(dict.fromkeys(wheres)), what, equivalent, tuple(others), effect)
+    """The first of the explanations, with the names of the others."""
+    first, *others = (tuple(one.name for one in mistakes) for mistakes in found)
+    wheres = ["; ".join(dict.fromkeys(one.where for one in mistakes)) for mistakes in found[:3]]
+    what = " ".join(one.what for one in found[0])
+    effect = symptoms()[part].get(first[0], "") if len(first) == 1 else ""
+    return Diagnosis(first, ", or ".join(dict.fromkeys(wheres)), what, tuple(map(" + ".join, others)), effect)
 
 
 # --- numbers that may be mistyped -------------------------------------------------------------------------------------

@@ -40,10 +40,8 @@ def hints(part: PartResult, level: int) -> Iterator[tuple[str, str]]:
         yield "what", found.what
         if found.effect:
             yield "effect", found.effect
-        for sentence in found.alternatives:
-            yield "or", sentence + " (It gives the same results.)"
-        if more := found.equivalent[len(found.alternatives) :]:
-            yield "or", "; ".join(more[:3]) + " (the same results)"
+        if found.equivalent:
+            yield "or", "; ".join(found.equivalent) + " (the same results)"
 
 
 def said(part: PartResult, level: int) -> list[str]:

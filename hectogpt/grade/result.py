@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.serialization import dump, load
+from hectogpt.serialization import dump
 
 # The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are wrong.
 Outcome = Literal[
@@ -31,14 +31,12 @@ COMPUTED: dict[str, str | None] = {"title": None, "points": None, "max_points": 
 @dataclass(frozen=True)
 class Diagnosis:
     """names: the mistake, or both of a pair. equivalent: other names that explain the same results. where, what: the
-    second and the third hint. alternatives: what else explains the same results, the first few as sentences. effect:
-    what else the mistake does, in training say."""
+    second and the third hint. effect: what else the mistake does, in training say."""
 
     names: tuple[str, ...]
     where: str
     what: str
     equivalent: tuple[str, ...] = ()
-    alternatives: tuple[str, ...] = ()
     effect: str = ""
 
     @property
@@ -154,11 +152,3 @@ class Result:
         for part, row in zip(self.parts, made["parts"], strict=True):
             row |= {"title": part.title, "points": part.points, "max_points": part.max_points}
         return made
-
-
-def read(record: dict[str, Any]) -> Result:
-    """A record as a Result. Raises KeyError and UserError for one that is none."""
-    found: Result = load(Result, record)
-    if found.points > found.max_points:
-        raise KeyError("more points than there are")
-    return found
