@@ -17,7 +17,7 @@ LINES = {
     "hectogpt": 2459,  # the ground, and what Python users call
     "hectogpt/cli": 3456,
     "hectogpt/lab": 5299,
-    "hectogpt/grade": 3454,
+    "hectogpt/grade": 3467,
     "hectogpt/assignment": 405,
     "hectogpt/training": 4140,
     "hectogpt/web": 382,
