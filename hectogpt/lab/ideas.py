@@ -102,15 +102,13 @@ def no_function(file: IdeaFile, name: str) -> UserError:
 
 
 def _check(title: str, run: Run) -> None:
-    """Raise UserError for a run that cannot be written to a run file and read back, naming the field, and for layers
-    that cannot be built or do not fit together."""
+    """Raise UserError for a run that cannot be written to a run file and read back, and for layers that cannot be built
+    or do not fit together."""
     classes: dict[str, type] = {}
-    for where, value in _fields_of(run, ""):
-        if fault := _fault(value):
-            raise UserError(f"{title}: {where} is {fault}", why="a run's fields are written to files, and read back")
-        if isinstance(value, Value) and classes.setdefault(type(value).__name__, type(value)) is not type(value):
+    for part in parts_of(run):
+        if classes.setdefault(type(part).__name__, type(part)) is not type(part):
             raise UserError(
-                f"{title}: {where} is a second class called {type(value).__name__}",
+                f"{title}: a second class called {type(part).__name__}",
                 why="run files name classes, and two of one name in one run look the same there",
                 fix="another name for one of them",
             )
@@ -122,7 +120,7 @@ def _check(title: str, run: Run) -> None:
             f"{title}: {', '.join(changed)} does not come back from a run file as it was",
             why="its classes must be frozen dataclasses whose fields are numbers, texts, tuples or other such classes",
         )
-    if any(type(part).__module__.startswith(IDEA_MODULE) for _, part in parts_of(run.model)):
+    if any(type(part).__module__.startswith(IDEA_MODULE) for part in parts_of(run.model)):
         _check_shapes(title, run.model)
     with running(f"{title}: schedule"):
         factor = run.schedule.factor(0, run.steps)
@@ -146,31 +144,15 @@ def _check_shapes(title: str, model: ModelConfig) -> None:
         Transformer(small).hidden(torch.zeros(1, min(2, model.context_length), dtype=torch.long))
 
 
-def _fault(value: Any) -> str:
-    """What a field is that a run file cannot hold; "" for one that it can."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}, not one of its values: {value.__name__}()"
-    if isinstance(value, list):
-        return "a list: fields hold tuples"
-    fits = dataclasses.is_dataclass(value) or isinstance(value, (tuple, bool, int, float, str, type(None)))
-    return "" if fits else f"of type {type(value).__name__}"
-
-
-def parts_of(value: Any, where: str = "") -> Iterator[tuple[str, Value]]:
-    """(field, value) for every exchangeable part inside a value."""
-    return ((field, part) for field, part in _fields_of(value, where) if isinstance(part, Value))
-
-
-def _fields_of(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """(field, value) of a value and of all that is inside it."""
-    yield where, value
-    inner: Iterable[tuple[Any, Any]] = ()
+def parts_of(value: Any) -> Iterator[Value]:
+    """Every exchangeable part inside a value, itself among them."""
+    if isinstance(value, Value):
+        yield value
+    inner: Iterable[Any] = value if isinstance(value, tuple) else ()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        inner = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    elif isinstance(value, tuple):
-        inner = enumerate(value)
-    for name, item in inner:
-        yield from _fields_of(item, f"{where}.{name}" if where else str(name))
+        inner = (getattr(value, field.name) for field in dataclasses.fields(value))
+    for item in inner:
+        yield from parts_of(item)
 
 
 # --- the files of a run -----------------------------------------------------------------------------------------------
@@ -234,7 +216,7 @@ def start_from(
             fix="a text in the model's tokens, or a model with those of the text",
             code=errors.DATA,
         )
-    modules = sorted({type(part).__module__ for _, part in parts_of(model.config)})
+    modules = sorted({type(part).__module__ for part in parts_of(model.config)})
     files = [file for name in modules if (file := imported(name))]
     for file in files:
         remember(file)  # the user has run it; the run's own process opens the weights again

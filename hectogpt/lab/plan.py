@@ -133,7 +133,7 @@ def arms_of(runs: Sequence[Run | str], steps: int | None = None, threads: int = 
 
 def check_classes(run: Run) -> None:
     """Raise UserError for a part of the run whose class another process could not import."""
-    for _, part in ideas.parts_of(run):
+    for part in ideas.parts_of(run):
         module = type(part).__module__
         if module.partition(".")[0] != "hectogpt" and not module.startswith(IDEA_MODULE):
             name = type(part).__name__
